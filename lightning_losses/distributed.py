@@ -1,0 +1,56 @@
+"""What one process needs from the others; the only file that names `torch.distributed`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as differentiable
+from torch import Tensor
+
+
+def world_size() -> int:
+    """The number of processes; 1 outside a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather_batch(value: Any) -> Any:
+    """Concatenate every process's batch along the first dimension, differentiably.
+
+    On each process the result is the same, in rank order; processes may hold different numbers of rows. If every
+    process computes the same loss of the gathered batch, the parameter gradients after DDP's or FSDP2's averaging are
+    those of one process with the whole batch: the backward pass adds the world's gradients of each row, the averaging
+    divides by the world. Outside a process group, and for anything but tensors with a first dimension and mappings of
+    them (scalars such as `progress`), the result is the value itself.
+
+    Args:
+        value: [B, ...] tensor, {name: [B, ...] tensor}, or a scalar.
+
+    Example:
+        >>> gather_batch(torch.zeros(2, 3)).shape
+        torch.Size([2, 3])
+    """
+    if world_size() == 1:
+        return value
+    if isinstance(value, Mapping):
+        return {name: gather_batch(tensor) for name, tensor in value.items()}
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    sizes = _batch_sizes(value)
+    padded = value
+    if value.shape[0] < max(sizes):
+        padding = value.new_zeros(max(sizes) - value.shape[0], *value.shape[1:])
+        padded = torch.cat([value, padding])
+    if value.requires_grad:
+        pieces = differentiable.all_gather(padded.contiguous())
+    else:
+        pieces = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(pieces, padded.contiguous())
+    return torch.cat([piece[:size] for piece, size in zip(pieces, sizes, strict=True)])
+
+
+def _batch_sizes(value: Tensor) -> list[int]:
+    own = torch.tensor([value.shape[0]], device=value.device)
+    sizes = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(sizes, own)
+    return [int(size) for size in sizes]

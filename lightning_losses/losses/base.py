@@ -1,0 +1,49 @@
+"""The contract that every loss keeps."""
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+Status = Literal["confirmed", "paper", "experimental"]
+
+
+def forward_inputs(function: Callable[..., Any]) -> dict[str, bool]:
+    """The tensors that a loss takes, by name: True where it can't do without."""
+    parameters = inspect.signature(function).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name: p.default is inspect.Parameter.empty for p in parameters if p.kind in named and p.name != "self"}
+
+
+class Loss(nn.Module):
+    """Base of the losses: tensors in, one value out; no Lightning, no configuration, no process group.
+
+    The names of `forward`'s arguments come from the glossary (`logits`, `target`, `teacher_logits`, ...): an
+    `Objective` feeds them by name. An argument with a default is optional.
+
+    Attributes:
+        batch_coupled: True where the value of one sample depends on the others in the batch; a mixin then gathers
+            the batch of all processes first.
+        status: "confirmed" against the authors' code, from the "paper" alone, or "experimental".
+    """
+
+    batch_coupled: ClassVar[bool] = False
+    status: ClassVar[Status] = "confirmed"
+
+    @classmethod
+    def inputs(cls) -> dict[str, bool]:
+        """The tensors that `forward` takes, by name: True where it can't do without."""
+        return forward_inputs(cls.forward)
+
+    @classmethod
+    def identifier(cls) -> str:
+        """The snake_case id: the name of the method's file, configuration, test and catalogue line."""
+        return cls.__module__.rpartition(".")[2] if cls.__module__.startswith("lightning_losses.") else re.sub(
+            r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+    def extra_repr(self) -> str:
+        """The hyperparameters as the constructor takes them."""
+        names = [n for n in inspect.signature(type(self).__init__).parameters if n != "self" and hasattr(self, n)]
+        return ", ".join(f"{n}={getattr(self, n)!r}" for n in names if not isinstance(getattr(self, n), nn.Module))

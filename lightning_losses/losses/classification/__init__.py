@@ -1,0 +1,1 @@
+"""Objectives over classes, without a teacher."""

@@ -1,0 +1,77 @@
+"""The mixin that gives a LightningModule a frozen teacher."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.teacher import CachedLogits
+
+
+class DistillationMixin(ObjectiveMixin):
+    """Gives a LightningModule a frozen teacher, and its objective the `teacher_logits`.
+
+    Set `self.teacher`, to a module, or to what `lightning_losses.teacher` makes of a timm name, a checkpoint or a
+    cache of logits. The teacher is no submodule: it is in neither `state_dict` nor `parameters`, no optimizer, DDP or
+    FSDP sees it, and `train()` leaves it in evaluation mode. It follows the module's device and precision, and runs
+    without gradients on the step's `inputs` whenever a term takes `teacher_logits`. Override `teacher_tensors` to
+    hand more than logits to the objective.
+
+    Example:
+        >>> import lightning
+        >>> from lightning_losses import KD, Objective
+        >>> class Student(DistillationMixin, lightning.LightningModule):
+        ...     def __init__(self, teacher):
+        ...         super().__init__()
+        ...         self.network = nn.Linear(4, 3)
+        ...         self.teacher = teacher
+        ...         self.objective = Objective({"kd": KD()})
+        ...     def training_step(self, batch, batch_idx):
+        ...         inputs, target = batch
+        ...         return self.apply_objective(inputs=inputs, logits=self.network(inputs), target=target)
+        >>> student = Student(nn.Linear(4, 3))
+        >>> sorted(student.state_dict())
+        ['network.bias', 'network.weight']
+    """
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The frozen teacher, outside `parameters` and `state_dict`; None until it is set."""
+        return self.__dict__.get("_teacher")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; `teacher` is kept out of the submodules, frozen and in evaluation mode."""
+        if name != "teacher":
+            super().__setattr__(name, value)
+            return
+        if value is not None and not isinstance(value, nn.Module):
+            raise ValueError(f"teacher: a {type(value).__name__} came; give a module; timm_teacher, "
+                             "checkpoint_teacher and CachedLogits of lightning_losses.teacher make one.")
+        self.__dict__["_teacher"] = None if value is None else value.eval().requires_grad_(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        if self.teacher is not None:
+            self.teacher._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Add what the teacher says about this batch, where the objective asks for it."""
+        tensors = super().objective_tensors(tensors)
+        if self.objective.needs("teacher_logits") and "teacher_logits" not in tensors:
+            tensors.update(self.teacher_tensors(tensors))
+        return tensors
+
+    @torch.no_grad()
+    def teacher_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """What the teacher says about this batch, under glossary names; override it to give features too."""
+        if self.teacher is None:
+            raise ValueError(f"{type(self).__name__}: the objective takes 'teacher_logits', but no teacher is set; "
+                             "set self.teacher, or give apply_objective teacher_logits=....")
+        needed = "index" if isinstance(self.teacher, CachedLogits) else "inputs"
+        if needed not in tensors:
+            raise ValueError(f"{type(self).__name__}: the teacher works on '{needed}', but the step offered "
+                             f"{', '.join(map(repr, sorted(tensors)))}; give apply_objective {needed}=....")
+        output = self.teacher(tensors[needed])
+        return {"teacher_logits": output if isinstance(output, Tensor) else output.logits}

@@ -1,0 +1,79 @@
+"""The mixin that lets an `Objective` decide what a LightningModule minimises."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lightning_losses.distributed import gather_batch
+from lightning_losses.objective import Objective
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule as _Base
+else:
+    _Base = object
+
+
+class ObjectiveMixin(_Base):
+    """Lets an `Objective` decide what a LightningModule minimises.
+
+    Set `self.objective`, then return `self.apply_objective(...)` from `training_step`, with whatever tensors the step
+    has under their glossary names. The mixin adds `step`, `progress` and `epoch_progress`, gives batch-coupled losses
+    the batch of all processes, logs every part as ``train/loss/<term>`` and returns
+    ``{"loss": total, "logits": ..., "target": ..., ...}``, which callbacks can read.
+
+    Attributes:
+        objective: what is minimised; its parameters, if any, train and are saved with the module's.
+        gather_batches: False keeps batch-coupled losses to each process's own batch.
+
+    Example:
+        >>> import lightning, torch
+        >>> from lightning_losses.losses import CrossEntropy
+        >>> class Linear(ObjectiveMixin, lightning.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.network = torch.nn.Linear(4, 3)
+        ...         self.objective = Objective({"ce": CrossEntropy(label_smoothing=0.1)})
+        ...     def training_step(self, batch, batch_idx):
+        ...         inputs, target = batch
+        ...         return self.apply_objective(inputs=inputs, logits=self.network(inputs), target=target)
+        >>> sorted(Linear().training_step((torch.zeros(2, 4), torch.tensor([0, 1])), 0))
+        ['inputs', 'logits', 'loss', 'target']
+    """
+
+    objective: Objective
+    gather_batches: bool = True
+
+    def apply_objective(self, **tensors: Any) -> dict[str, Any]:
+        """Evaluate `self.objective` on the step's tensors, log its parts, and return the step's output."""
+        value = self.evaluate_objective(self.objective, "train/loss", self.objective_tensors(tensors))
+        return {"loss": value, **tensors}
+
+    def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """The tensors offered to the objective; other mixins add theirs here, and call `super()`."""
+        return {**tensors, **self.training_clock()}
+
+    def training_clock(self) -> dict[str, float]:
+        """`step`, `progress` and `epoch_progress`, as far as the trainer knows them."""
+        if self._trainer is None:
+            return {}
+        clock: dict[str, float] = {"step": self.trainer.global_step}
+        steps = self.trainer.estimated_stepping_batches
+        if math.isfinite(steps) and steps > 0:
+            clock["progress"] = min(self.trainer.global_step / steps, 1.0)
+        if self.trainer.max_epochs is not None and self.trainer.max_epochs > 0:
+            clock["epoch_progress"] = min((self.trainer.current_epoch + 1) / self.trainer.max_epochs, 1.0)
+        return clock
+
+    def evaluate_objective(self, objective: Objective, prefix: str, tensors: dict[str, Any]) -> Tensor:
+        """Evaluate one objective and log its parts as ``<prefix>/<term>``, the total as ``<prefix>``."""
+        value = objective(gather=gather_batch if self.gather_batches else None, **tensors)
+        if self._trainer is not None:
+            parts = {f"{prefix}/{name}": part.detach() for name, part in value.parts.items()}
+            self.log_dict({prefix: value.total.detach(), **parts}, on_step=False, on_epoch=True,
+                          batch_size=_batch_size(tensors))
+        return value.total
+
+
+def _batch_size(tensors: dict[str, Any]) -> int:
+    return next((len(tensor) for tensor in tensors.values() if isinstance(tensor, Tensor) and tensor.ndim > 0), 1)

@@ -1,0 +1,121 @@
+"""Where a teacher comes from: timm, a checkpoint, or a cache of its logits. Files are never unpickled."""
+
+import difflib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+class CachedLogits(nn.Module):
+    """A teacher that was evaluated once: logits by the samples' `index`.
+
+    Args:
+        logits: [n, C] the teacher's logits of every sample of the training set.
+
+    Example:
+        >>> CachedLogits(torch.eye(3))(torch.tensor([2, 0])).tolist()
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+
+    logits: Tensor
+
+    def __init__(self, logits: Float[Tensor, "samples classes"]) -> None:
+        super().__init__()
+        if logits.ndim != 2 or not logits.is_floating_point():
+            raise ValueError(f"CachedLogits: logits of shape {list(logits.shape)} and dtype {logits.dtype} came; give "
+                             "floating-point [n, C].")
+        self.register_buffer("logits", logits.detach())
+
+    def forward(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
+        """The logits of the samples at these positions of the training set."""
+        return self.logits[index]
+
+    def save(self, path: str | Path) -> None:
+        """Write the cache as safetensors."""
+        save_file({"logits": self.logits.contiguous().cpu()}, str(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "CachedLogits":
+        """Read a cache that `save` wrote."""
+        weights = read_weights(path)
+        if set(weights) != {"logits"}:
+            raise ValueError(f"CachedLogits: {path} holds {sorted(weights)[:5]}; a cache of logits holds 'logits' "
+                             "alone.")
+        return cls(weights["logits"])
+
+
+def timm_teacher(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """A timm network as teacher.
+
+    Args:
+        name: a name that `timm.list_models()` lists.
+        num_classes: the number of classes of its head.
+        **options: handed to `timm.create_model` (`in_chans`, `img_size`, `checkpoint_path`, ...); `pretrained` is False
+            unless given, since weights come over the network.
+
+    Raises:
+        ValueError: a name that timm does not know; the message lists the nearest.
+    """
+    import timm
+
+    if name.split(".")[0] not in timm.list_models():
+        near = difflib.get_close_matches(name, timm.list_models(), n=5)
+        raise ValueError(f"timm_teacher: timm has no model '{name}'; " +
+                         (f"near it are {', '.join(near)}." if near else "timm.list_models() lists them."))
+    network: nn.Module = timm.create_model(name, num_classes=num_classes, **{"pretrained": False, **options})
+    return network
+
+
+def checkpoint_teacher(path: str | Path, network: nn.Module, prefix: str = "network.") -> nn.Module:
+    """Load the weights of a Lightning checkpoint, a state dict or a safetensors file into a network.
+
+    Args:
+        path: a `.ckpt`, `.pt` or `.safetensors` file.
+        network: the network whose weights the file holds.
+        prefix: the attribute under which the LightningModule held the network; a file without it is taken whole.
+
+    Raises:
+        ValueError: a file that needs unpickling, or weights that don't fit the network.
+    """
+    weights = read_weights(path)
+    if any(name.startswith(prefix) for name in weights):
+        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"checkpoint_teacher: the weights in {path} don't fit {type(network).__name__}; build the "
+                         f"network as it was trained. {error}") from None
+    return network
+
+
+def read_weights(path: str | Path) -> Mapping[str, Tensor]:
+    """The tensors of a safetensors file or of a checkpoint, read without running anything that the file holds.
+
+    Raises:
+        ValueError: no such file, or one that holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"read_weights: there is no file {path}; give a .ckpt, .pt or .safetensors file.")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"read_weights: {path} was refused, because it holds Python objects that only unpickling could "
+                         "restore, and that can run any code; save the weights alone, by torch.save(module.state_dict(),"
+                         f" ...) or as safetensors ({str(error).splitlines()[0]}).") from None
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"read_weights: {path} is no readable checkpoint ({str(error).splitlines()[0]}); it may be "
+                         "truncated.") from None
+    weights = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise ValueError(f"read_weights: {path} holds no state dict; give a Lightning checkpoint or a saved "
+                         "module.state_dict().")
+    return weights
