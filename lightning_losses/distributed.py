@@ -42,7 +42,7 @@ def gather_batch(value: Any) -> Any:
         padding = value.new_zeros(max(sizes) - value.shape[0], *value.shape[1:])
         padded = torch.cat([value, padding])
     if value.requires_grad:
-        pieces = differentiable.all_gather(padded.contiguous())
+        pieces = differentiable.all_gather(padded.contiguous())  # type: ignore[no-untyped-call]
     else:
         pieces = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(pieces, padded.contiguous())

@@ -29,8 +29,10 @@ class FeatureTap:
     def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
         modules = dict(network.named_modules())
         if missing := [layer for layer in layers if layer not in modules]:
-            raise ValueError(f"FeatureTap: {missing} came, but {type(network).__name__} has no such layers; its layers "
-                             f"are {', '.join(name for name in modules if name)}.")
+            raise ValueError(
+                f"FeatureTap: {missing} came, but {type(network).__name__} has no such layers; its layers "
+                f"are {', '.join(name for name in modules if name)}."
+            )
         self.features: dict[str, Tensor] = {}
         self._handles = [modules[layer].register_forward_hook(_Keep(self.features, layer)) for layer in layers]
 
@@ -80,6 +82,8 @@ def penultimate_stage(network: nn.Module) -> str:
     """
     info = getattr(network, "feature_info", None)
     if info is None or len(info) < 2:
-        raise ValueError(f"penultimate_stage: {type(network).__name__} does not tell its stages (feature_info); name "
-                         "the layer to tap.")
+        raise ValueError(
+            f"penultimate_stage: {type(network).__name__} does not tell its stages (feature_info); name "
+            "the layer to tap."
+        )
     return str(info[-2]["module"])

@@ -92,8 +92,9 @@ class WarmUp:
 
 def _check_span(schedule: str, begin: float, until: float) -> None:
     if not 0 <= begin < until <= 1:
-        raise ValueError(f"{schedule}: begin={begin} and until={until} came; give 0 <= begin < until <= 1, "
-                         "fractions of training.")
+        raise ValueError(
+            f"{schedule}: begin={begin} and until={until} came; give 0 <= begin < until <= 1, fractions of training."
+        )
 
 
 def _fraction(progress: float, begin: float, until: float) -> float:
@@ -114,8 +115,9 @@ class Term(nn.Module):
         {'logits': True, 'target': True}
     """
 
-    def __init__(self, loss: Callable[..., Tensor], weight: float | Schedule = 1.0,
-                 inputs: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, loss: Callable[..., Tensor], weight: float | Schedule = 1.0, inputs: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__()
         if not callable(loss):
             raise ValueError(f"Term: loss={loss!r} came; give a Loss, a module or a function.")
@@ -127,8 +129,9 @@ class Term(nn.Module):
         renamed = dict(inputs or {})
         if unknown := sorted(set(renamed) - set(takes)):
             raise ValueError(f"Term: inputs name {unknown}, which {_name(loss)} does not take; it takes {list(takes)}.")
-        self._arguments = {argument: (renamed.get(argument, argument), required)
-                           for argument, required in takes.items()}
+        self._arguments = {
+            argument: (renamed.get(argument, argument), required) for argument, required in takes.items()
+        }
 
     @property
     def needs(self) -> dict[str, bool]:
@@ -145,14 +148,17 @@ class Term(nn.Module):
         if not callable(self.weight):
             return self.weight
         if progress is None:
-            raise ValueError(f"Term: the weight of {_name(self.loss)} follows a schedule, but the step gave no "
-                             "'progress'; set max_epochs or max_steps, or give a number as weight.")
+            raise ValueError(
+                f"Term: the weight of {_name(self.loss)} follows a schedule, but the step gave no "
+                "'progress'; set max_epochs or max_steps, or give a number as weight."
+            )
         return self.weight(float(progress))
 
     def forward(self, tensors: Mapping[str, Any]) -> Tensor:
         """Evaluate the loss, unweighted, on the tensors that it takes."""
-        return self.loss(**{argument: tensors[source] for argument, (source, _) in self._arguments.items()
-                            if source in tensors})
+        return self.loss(
+            **{argument: tensors[source] for argument, (source, _) in self._arguments.items() if source in tensors}
+        )
 
     def extra_repr(self) -> str:
         """The weight."""
@@ -188,8 +194,9 @@ class Objective(nn.Module):
         super().__init__()
         if not terms:
             raise ValueError("Objective: no terms came; give at least one, for example {'ce': Term(CrossEntropy())}.")
-        self.terms = nn.ModuleDict({name: term if isinstance(term, Term) else Term(term)
-                                    for name, term in terms.items()})
+        self.terms = nn.ModuleDict(
+            {name: term if isinstance(term, Term) else Term(term) for name, term in terms.items()}
+        )
 
     def needs(self, tensor: str) -> bool:
         """Whether some term takes this tensor, required or not."""
@@ -213,8 +220,10 @@ class Objective(nn.Module):
         for name, term in self._terms().items():
             missing = [needed for needed, required in term.needs.items() if required and needed not in tensors]
             if missing:
-                raise ValueError(f"Objective: term '{name}' ({_name(term.loss)}) needs {', '.join(map(repr, missing))}; "
-                                 f"the step offered {', '.join(map(repr, sorted(tensors)))}.")
+                raise ValueError(
+                    f"Objective: term '{name}' ({_name(term.loss)}) needs {', '.join(map(repr, missing))}; the "
+                    f"step offered {', '.join(map(repr, sorted(tensors)))}."
+                )
             offered: Mapping[str, Any] = tensors
             if gather is not None and term.batch_coupled:
                 for needed in term.needs:
@@ -223,8 +232,10 @@ class Objective(nn.Module):
                 offered = gathered
             part = term(offered)
             if part.ndim != 0:
-                raise ValueError(f"Objective: term '{name}' returned shape {list(part.shape)}; an objective adds "
-                                 "scalars, so give that loss reduction='mean' or 'sum'.")
+                raise ValueError(
+                    f"Objective: term '{name}' returned shape {list(part.shape)}; an objective adds "
+                    "scalars, so give that loss reduction='mean' or 'sum'."
+                )
             parts[name] = part
             weighted = term.weight_at(tensors.get("progress")) * part
             total = weighted if total is None else total + weighted
@@ -233,9 +244,10 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def materialize(self, **tensors: Any) -> None:
-        """Give lazily shaped parameters their shapes by one evaluation on example tensors."""
-        if self.lazy:
-            self(**tensors)
+        """Give lazily shaped parameters their shapes, by one evaluation of their terms on example tensors."""
+        for term in self._terms().values():
+            if any(is_lazy(parameter) for parameter in term.parameters()):
+                term(tensors)
 
     def _terms(self) -> dict[str, Term]:
         return {name: term for name, term in self.terms.items() if isinstance(term, Term)}

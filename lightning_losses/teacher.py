@@ -28,8 +28,10 @@ class CachedLogits(nn.Module):
     def __init__(self, logits: Float[Tensor, "samples classes"]) -> None:
         super().__init__()
         if logits.ndim != 2 or not logits.is_floating_point():
-            raise ValueError(f"CachedLogits: logits of shape {list(logits.shape)} and dtype {logits.dtype} came; give "
-                             "floating-point [n, C].")
+            raise ValueError(
+                f"CachedLogits: logits of shape {list(logits.shape)} and dtype {logits.dtype} came; give "
+                "floating-point [n, C]."
+            )
         self.register_buffer("logits", logits.detach())
 
     def forward(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
@@ -45,8 +47,9 @@ class CachedLogits(nn.Module):
         """Read a cache that `save` wrote."""
         weights = read_weights(path)
         if set(weights) != {"logits"}:
-            raise ValueError(f"CachedLogits: {path} holds {sorted(weights)[:5]}; a cache of logits holds 'logits' "
-                             "alone.")
+            raise ValueError(
+                f"CachedLogits: {path} holds {sorted(weights)[:5]}; a cache of logits holds 'logits' alone."
+            )
         return cls(weights["logits"])
 
 
@@ -66,8 +69,10 @@ def timm_teacher(name: str, num_classes: int, **options: Any) -> nn.Module:
 
     if name.split(".")[0] not in timm.list_models():
         near = difflib.get_close_matches(name, timm.list_models(), n=5)
-        raise ValueError(f"timm_teacher: timm has no model '{name}'; " +
-                         (f"near it are {', '.join(near)}." if near else "timm.list_models() lists them."))
+        raise ValueError(
+            f"timm_teacher: timm has no model '{name}'; "
+            + (f"near it are {', '.join(near)}." if near else "timm.list_models() lists them.")
+        )
     network: nn.Module = timm.create_model(name, num_classes=num_classes, **{"pretrained": False, **options})
     return network
 
@@ -89,8 +94,10 @@ def checkpoint_teacher(path: str | Path, network: nn.Module, prefix: str = "netw
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"checkpoint_teacher: the weights in {path} don't fit {type(network).__name__}; build the "
-                         f"network as it was trained. {error}") from None
+        raise ValueError(
+            f"checkpoint_teacher: the weights in {path} don't fit {type(network).__name__}; build the "
+            f"network as it was trained. {error}"
+        ) from None
     return network
 
 
@@ -108,14 +115,18 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"read_weights: {path} was refused, because it holds Python objects that only unpickling could "
-                         "restore, and that can run any code; save the weights alone, by torch.save(module.state_dict(),"
-                         f" ...) or as safetensors ({str(error).splitlines()[0]}).") from None
+        raise ValueError(
+            f"read_weights: {path} was refused, because it holds Python objects that only unpickling "
+            "could restore, and that can run any code; save the weights alone, as safetensors or by "
+            f"torch.save(module.state_dict(), path) ({str(error).splitlines()[0]})."
+        ) from None
     except (RuntimeError, EOFError) as error:
-        raise ValueError(f"read_weights: {path} is no readable checkpoint ({str(error).splitlines()[0]}); it may be "
-                         "truncated.") from None
+        raise ValueError(
+            f"read_weights: {path} is no readable checkpoint ({str(error).splitlines()[0]}); it may be truncated."
+        ) from None
     weights = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise ValueError(f"read_weights: {path} holds no state dict; give a Lightning checkpoint or a saved "
-                         "module.state_dict().")
+        raise ValueError(
+            f"read_weights: {path} holds no state dict; give a Lightning checkpoint or a saved module.state_dict()."
+        )
     return weights

@@ -29,8 +29,15 @@ def debug(enabled: bool = True) -> Iterator[None]:
         _debug = before
 
 
-def check_number(loss: str, name: str, value: Any, *, above: float | None = None, least: float | None = None,
-                 most: float | None = None) -> None:
+def check_number(
+    loss: str,
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+) -> None:
     """Raise ``ValueError`` unless `value` is a number with `above` < value, `least` <= value <= `most`."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     inside = number and value == value
@@ -76,8 +83,9 @@ class Rows(NamedTuple):
     kept: Bool[Tensor, "*rows"] | None
 
 
-def classification_rows(loss: str, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."] | None,
-                        ignore_index: int = -100) -> Rows:
+def classification_rows(
+    loss: str, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."] | None, ignore_index: int = -100
+) -> Rows:
     """Check logits against a target and neutralise the rows whose target is `ignore_index`.
 
     Args:
@@ -87,7 +95,7 @@ def classification_rows(loss: str, logits: Float[Tensor, "*rows classes"], targe
         ignore_index: rows with this target count for nothing; their logits and target are set to 0.
 
     Returns:
-        Logits in float32 or float64; the target, without `ignore_index`; the mask of kept rows, or None if all are kept.
+        Logits in float32 or float64; the target without `ignore_index`; the mask of kept rows, None if all are kept.
 
     Raises:
         ValueError: dtypes or shapes that do not fit; under `debug`, targets outside [0, C) and NaN logits.
@@ -102,22 +110,29 @@ def classification_rows(loss: str, logits: Float[Tensor, "*rows classes"], targe
         return Rows(logits, None, None)
     if target.is_floating_point():
         if target.shape != logits.shape:
-            raise ValueError(f"{loss}: a floating-point target of shape {list(target.shape)} came with logits of shape "
-                             f"{list(logits.shape)}; probabilities have the shape of the logits, indices are int64.")
+            raise ValueError(
+                f"{loss}: a floating-point target of shape {list(target.shape)} came with logits of shape "
+                f"{list(logits.shape)}; probabilities have the shape of the logits, indices are int64."
+            )
         return Rows(logits, target.to(logits.dtype), None)
     if target.dtype != torch.int64:
-        raise ValueError(f"{loss}: target has dtype {target.dtype}; give int64 class indices or floating-point "
-                         "probabilities.")
+        raise ValueError(
+            f"{loss}: target has dtype {target.dtype}; give int64 class indices or floating-point probabilities."
+        )
     if target.shape != logits.shape[:-1]:
-        raise ValueError(f"{loss}: target of shape {list(target.shape)} came with logits of shape "
-                         f"{list(logits.shape)}; class indices have shape {list(logits.shape[:-1])}.")
+        raise ValueError(
+            f"{loss}: target of shape {list(target.shape)} came with logits of shape "
+            f"{list(logits.shape)}; class indices have shape {list(logits.shape[:-1])}."
+        )
     kept = target != ignore_index
     if _debug:
         classes = logits.shape[-1]
         bad = kept & ((target < 0) | (target >= classes))
         if bool(bad.any()):
-            raise ValueError(f"{loss}: target {int(target[bad][0])} came with {classes} classes; give 0 to "
-                             f"{classes - 1}, or ignore_index={ignore_index}.")
+            raise ValueError(
+                f"{loss}: target {int(target[bad][0])} came with {classes} classes; give 0 to "
+                f"{classes - 1}, or ignore_index={ignore_index}."
+            )
     # An ignored row may hold anything, also inf: zeros keep its (discarded) value and gradient finite.
     return Rows(logits.masked_fill(~kept.unsqueeze(-1), 0.0), target.masked_fill(~kept, 0), kept)
 
@@ -131,8 +146,13 @@ class PairedRows(NamedTuple):
     kept: Bool[Tensor, "*rows"] | None
 
 
-def distillation_rows(loss: str, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                      target: Shaped[Tensor, "..."] | None = None, ignore_index: int = -100) -> PairedRows:
+def distillation_rows(
+    loss: str,
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."] | None = None,
+    ignore_index: int = -100,
+) -> PairedRows:
     """Check a student's logits against a teacher's, detach the teacher, neutralise ignored rows in both.
 
     Args:
@@ -151,8 +171,10 @@ def distillation_rows(loss: str, logits: Float[Tensor, "*rows classes"], teacher
         detail = "train the student on the teacher's classes, or select the shared ones"
         if logits.shape[-1] == teacher_logits.shape[-1]:
             detail = "give both the same samples"
-        raise ValueError(f"{loss}: teacher_logits of shape {list(teacher_logits.shape)} came with logits of shape "
-                         f"{list(logits.shape)}; {detail}.")
+        raise ValueError(
+            f"{loss}: teacher_logits of shape {list(teacher_logits.shape)} came with logits of shape "
+            f"{list(logits.shape)}; {detail}."
+        )
     teacher = full_precision(teacher_logits.detach()).to(rows.logits.dtype)
     if rows.kept is not None:
         teacher = teacher.masked_fill(~rows.kept.unsqueeze(-1), 0.0)
@@ -164,14 +186,16 @@ def class_indices(target: Shaped[Tensor, "..."]) -> Int[Tensor, "*rows"]:
     return target.argmax(dim=-1) if target.is_floating_point() else target
 
 
-def log_probabilities(logits: Float[Tensor, "*rows classes"],
-                      temperature: float = 1.0) -> Float[Tensor, "*rows classes"]:
+def log_probabilities(
+    logits: Float[Tensor, "*rows classes"], temperature: float = 1.0
+) -> Float[Tensor, "*rows classes"]:
     """``log softmax(logits / temperature)`` over the last dimension."""
     return torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
 
 
-def without_class(logits: Float[Tensor, "*rows classes"],
-                  target: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows classes"]:
+def without_class(
+    logits: Float[Tensor, "*rows classes"], target: Int[Tensor, "*rows"]
+) -> Float[Tensor, "*rows classes"]:
     """The logits with the target class masked by -inf: their softmax is over the other classes."""
     return logits.scatter(-1, target.unsqueeze(-1), -torch.inf)
 
@@ -181,14 +205,16 @@ def pick(values: Float[Tensor, "*rows classes"], target: Int[Tensor, "*rows"]) -
     return values.gather(-1, target.unsqueeze(-1)).squeeze(-1)
 
 
-def expectation(log_p: Float[Tensor, "*rows classes"],
-                values: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows"]:
+def expectation(
+    log_p: Float[Tensor, "*rows classes"], values: Float[Tensor, "*rows classes"]
+) -> Float[Tensor, "*rows"]:
     """``sum_k p_k values_k``, where classes whose value is infinite (masked in either network) add nothing."""
     return (log_p.exp() * values.masked_fill(~torch.isfinite(values), 0.0)).sum(dim=-1)
 
 
-def kl_divergence(log_p: Float[Tensor, "*rows classes"],
-                  log_q: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows"]:
+def kl_divergence(
+    log_p: Float[Tensor, "*rows classes"], log_q: Float[Tensor, "*rows classes"]
+) -> Float[Tensor, "*rows"]:
     """``KL(p || q) = sum_k p_k (log p_k - log q_k)`` per row; classes masked by -inf in either add nothing."""
     return expectation(log_p, log_p - log_q)
 
@@ -198,8 +224,9 @@ def entropy(log_p: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows"]:
     return -expectation(log_p, log_p)
 
 
-def reduce(value: Float[Tensor, "*rows"], reduction: Reduction = "mean",
-           kept: Bool[Tensor, "*rows"] | None = None) -> Float[Tensor, "..."]:
+def reduce(
+    value: Float[Tensor, "*rows"], reduction: Reduction = "mean", kept: Bool[Tensor, "*rows"] | None = None
+) -> Float[Tensor, "..."]:
     """Reduce values per row: the mean over kept rows, their sum, or each (0 where ignored).
 
     With no row kept the mean is 0, with zero gradients.

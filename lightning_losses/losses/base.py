@@ -40,8 +40,11 @@ class Loss(nn.Module):
     @classmethod
     def identifier(cls) -> str:
         """The snake_case id: the name of the method's file, configuration, test and catalogue line."""
-        return cls.__module__.rpartition(".")[2] if cls.__module__.startswith("lightning_losses.") else re.sub(
-            r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        return (
+            cls.__module__.rpartition(".")[2]
+            if cls.__module__.startswith("lightning_losses.")
+            else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        )
 
     def extra_repr(self) -> str:
         """The hyperparameters as the constructor takes them."""

@@ -41,20 +41,26 @@ class DistillationMixin(ObjectiveMixin):
         """The frozen teacher, outside `parameters` and `state_dict`; None until it is set."""
         return self.__dict__.get("_teacher")
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; `teacher` is kept out of the submodules, frozen and in evaluation mode."""
-        if name != "teacher":
-            super().__setattr__(name, value)
-            return
+    @teacher.setter
+    def teacher(self, value: nn.Module | None) -> None:
         if value is not None and not isinstance(value, nn.Module):
-            raise ValueError(f"teacher: a {type(value).__name__} came; give a module; timm_teacher, "
-                             "checkpoint_teacher and CachedLogits of lightning_losses.teacher make one.")
+            raise ValueError(
+                f"teacher: a {type(value).__name__} came; give a module, such as timm_teacher, checkpoint_teacher and "
+                "CachedLogits of lightning_losses.teacher make."
+            )
         self.__dict__["_teacher"] = None if value is None else value.eval().requires_grad_(False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; nn.Module would register a `teacher` as submodule before its setter is asked."""
+        if name == "teacher":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         if self.teacher is not None:
-            self.teacher._apply(fn)
-        return super()._apply(fn, recurse)
+            self.teacher._apply(fn)  # type: ignore[no-untyped-call]
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Add what the teacher says about this batch, where the objective asks for it."""
@@ -67,11 +73,15 @@ class DistillationMixin(ObjectiveMixin):
     def teacher_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """What the teacher says about this batch, under glossary names; override it to give features too."""
         if self.teacher is None:
-            raise ValueError(f"{type(self).__name__}: the objective takes 'teacher_logits', but no teacher is set; "
-                             "set self.teacher, or give apply_objective teacher_logits=....")
+            raise ValueError(
+                f"{type(self).__name__}: the objective takes 'teacher_logits', but no teacher is set; "
+                "set self.teacher, or give apply_objective teacher_logits=...."
+            )
         needed = "index" if isinstance(self.teacher, CachedLogits) else "inputs"
         if needed not in tensors:
-            raise ValueError(f"{type(self).__name__}: the teacher works on '{needed}', but the step offered "
-                             f"{', '.join(map(repr, sorted(tensors)))}; give apply_objective {needed}=....")
+            raise ValueError(
+                f"{type(self).__name__}: the teacher works on '{needed}', but the step offered "
+                f"{', '.join(map(repr, sorted(tensors)))}; give apply_objective {needed}=...."
+            )
         output = self.teacher(tensors[needed])
         return {"teacher_logits": output if isinstance(output, Tensor) else output.logits}

@@ -70,8 +70,9 @@ class ObjectiveMixin(_Base):
         value = objective(gather=gather_batch if self.gather_batches else None, **tensors)
         if self._trainer is not None:
             parts = {f"{prefix}/{name}": part.detach() for name, part in value.parts.items()}
-            self.log_dict({prefix: value.total.detach(), **parts}, on_step=False, on_epoch=True,
-                          batch_size=_batch_size(tensors))
+            self.log_dict(
+                {prefix: value.total.detach(), **parts}, on_step=False, on_epoch=True, batch_size=_batch_size(tensors)
+            )
         return value.total
 
 

@@ -42,14 +42,20 @@ class OnlineDistillationMixin(ObjectiveMixin):
     def apply_objective(self, **tensors: Any) -> dict[str, Any]:
         """Evaluate both objectives, each network against the other's detached logits, and add them."""
         if "inputs" not in tensors or "logits" not in tensors:
-            raise ValueError(f"{type(self).__name__}: online distillation needs 'inputs' (for the peer) and 'logits'; "
-                             f"the step offered {', '.join(map(repr, sorted(tensors)))}.")
+            raise ValueError(
+                f"{type(self).__name__}: online distillation needs 'inputs' (for the peer) and 'logits'; "
+                f"the step offered {', '.join(map(repr, sorted(tensors)))}."
+            )
         logits: Tensor = tensors["logits"]
         output = self.peer(tensors["inputs"])
         peer_logits: Tensor = output if isinstance(output, Tensor) else output.logits
         offered = self.objective_tensors(tensors)
-        student = self.evaluate_objective(self.objective, "train/loss",
-                                          {**offered, "teacher_logits": peer_logits.detach()})
-        peer = self.evaluate_objective(self.peer_objective, "train/peer_loss",
-                                       {**offered, "logits": peer_logits, "teacher_logits": logits.detach()})
+        student = self.evaluate_objective(
+            self.objective, "train/loss", {**offered, "teacher_logits": peer_logits.detach()}
+        )
+        peer = self.evaluate_objective(
+            self.peer_objective,
+            "train/peer_loss",
+            {**offered, "logits": peer_logits, "teacher_logits": logits.detach()},
+        )
         return {"loss": student + peer, **tensors, "peer_logits": peer_logits}

@@ -19,8 +19,9 @@ class PastPredictions:
         self.probabilities = torch.zeros(0, 0)
         self.seen = torch.zeros(0, dtype=torch.bool)
 
-    def lookup(self, index: Int[Tensor, " batch"],
-               fallback: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
+    def lookup(
+        self, index: Int[Tensor, " batch"], fallback: Float[Tensor, "batch classes"]
+    ) -> Float[Tensor, "batch classes"]:
         """The past prediction for each sample; `fallback` for a sample that was not seen yet."""
         host = index.cpu()
         self._grow(host, fallback.shape[-1])
@@ -72,6 +73,12 @@ class SelfDistillationMixin(ObjectiveMixin):
         """Offer a layer's output, pooled to [B, D], as `features`; by default the network's last but one stage."""
         self.__dict__["_feature_tap"] = FeatureTap(network, [layer or penultimate_stage(network)])
 
+    def tapped_features(self) -> Float[Tensor, "batch features"]:
+        """What the tapped layer put out in the latest forward pass, pooled to one vector per sample."""
+        tap: FeatureTap = self.__dict__["_feature_tap"]
+        (feature,) = tap.features.values()
+        return pooled(feature)
+
     @property
     def past_predictions(self) -> PastPredictions:
         """The network's latest prediction for every training sample."""
@@ -91,10 +98,8 @@ class SelfDistillationMixin(ObjectiveMixin):
         tensors = super().objective_tensors(tensors)
         if self.objective.needs("past_probabilities") and "past_probabilities" not in tensors:
             tensors["past_probabilities"] = self._past_probabilities(tensors)
-        tap: FeatureTap | None = self.__dict__.get("_feature_tap")
-        if tap is not None and self.objective.needs("features") and "features" not in tensors:
-            (feature,) = tap.features.values()
-            tensors["features"] = pooled(feature)
+        if self.objective.needs("features") and "features" not in tensors and "_feature_tap" in self.__dict__:
+            tensors["features"] = self.tapped_features()
         return tensors
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -113,8 +118,10 @@ class SelfDistillationMixin(ObjectiveMixin):
 
     def _past_probabilities(self, tensors: dict[str, Any]) -> Float[Tensor, "batch classes"]:
         if "index" not in tensors:
-            raise ValueError(f"{type(self).__name__}: the objective learns from past predictions and needs the samples' "
-                             f"'index'; the step offered {', '.join(map(repr, sorted(tensors)))}.")
+            raise ValueError(
+                f"{type(self).__name__}: the objective learns from past predictions and needs the samples' "
+                f"'index'; the step offered {', '.join(map(repr, sorted(tensors)))}."
+            )
         target, classes = tensors["target"], tensors["logits"].shape[-1]
         one_hot = target if target.is_floating_point() else F.one_hot(target.clamp(min=0), classes).float()
         return self.past_predictions.lookup(tensors["index"], one_hot)

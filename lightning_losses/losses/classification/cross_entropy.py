@@ -11,22 +11,34 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.tensors import Reduction, check_number, classification_rows, reduce
 
 
-def cross_entropy_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *,
-                       class_weight: Float[Tensor, " classes"] | None = None, label_smoothing: float = 0.0,
-                       ignore_index: int = -100, reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def cross_entropy_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    class_weight: Float[Tensor, " classes"] | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Cross-entropy; see `CrossEntropy`."""
     check_number("cross_entropy", "label_smoothing", label_smoothing, least=0, most=1)
     rows = classification_rows("cross_entropy", logits, target, ignore_index)
     assert rows.target is not None
     classes = rows.logits.shape[-1]
     if class_weight is not None and class_weight.shape != (classes,):
-        raise ValueError(f"cross_entropy: class_weight of shape {list(class_weight.shape)} came with {classes} classes; "
-                         f"give shape [{classes}].")
+        raise ValueError(
+            f"cross_entropy: class_weight of shape {list(class_weight.shape)} came with {classes} classes; "
+            f"give shape [{classes}]."
+        )
     weight = None if class_weight is None else class_weight.to(rows.logits)
     soft = rows.target.is_floating_point()
-    value = F.cross_entropy(rows.logits.reshape(-1, classes),
-                            rows.target.reshape(-1, classes) if soft else rows.target.reshape(-1),
-                            weight=weight, label_smoothing=label_smoothing, reduction="none")
+    value = F.cross_entropy(
+        rows.logits.reshape(-1, classes),
+        rows.target.reshape(-1, classes) if soft else rows.target.reshape(-1),
+        weight=weight,
+        label_smoothing=label_smoothing,
+        reduction="none",
+    )
     value = value.reshape(rows.logits.shape[:-1])
     if reduction != "mean" or weight is None or soft:
         return reduce(value, reduction, rows.kept)
@@ -67,8 +79,13 @@ class CrossEntropy(Loss):
 
     class_weight: Tensor | None
 
-    def __init__(self, class_weight: Sequence[float] | Tensor | None = None, label_smoothing: float = 0.0,
-                 ignore_index: int = -100, reduction: Reduction = "mean") -> None:
+    def __init__(
+        self,
+        class_weight: Sequence[float] | Tensor | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
         super().__init__()
         check_number("cross_entropy", "label_smoothing", label_smoothing, least=0, most=1)
         weight = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.float32)
@@ -77,9 +94,13 @@ class CrossEntropy(Loss):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return cross_entropy_loss(logits, target, class_weight=self.class_weight,
-                                  label_smoothing=self.label_smoothing, ignore_index=self.ignore_index,
-                                  reduction=self.reduction)
+        return cross_entropy_loss(
+            logits,
+            target,
+            class_weight=self.class_weight,
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )

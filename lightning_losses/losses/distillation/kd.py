@@ -14,9 +14,15 @@ from lightning_losses.tensors import (
 )
 
 
-def kd_loss(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-            target: Shaped[Tensor, "..."] | None = None, *, temperature: float = 4.0, ignore_index: int = -100,
-            reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def kd_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."] | None = None,
+    *,
+    temperature: float = 4.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Temperature-scaled KL divergence from teacher to student; see `KD`."""
     check_temperature("kd", temperature)
     rows = distillation_rows("kd", logits, teacher_logits, target, ignore_index)
@@ -64,8 +70,18 @@ class KD(Loss):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return kd_loss(logits, teacher_logits, target, temperature=self.temperature, ignore_index=self.ignore_index,
-                       reduction=self.reduction)
+        return kd_loss(
+            logits,
+            teacher_logits,
+            target,
+            temperature=self.temperature,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )

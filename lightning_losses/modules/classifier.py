@@ -1,0 +1,124 @@
+"""A ready LightningModule: a network, an objective, and the metrics of a classifier."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
+from lightning_losses.mixins import SelfDistillationMixin
+from lightning_losses.objective import Objective
+
+Batch = dict[str, Tensor]
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], torch.optim.lr_scheduler.LRScheduler]
+
+
+class Classifier(SelfDistillationMixin, L.LightningModule):
+    """Trains a network on classes with any objective that needs no teacher.
+
+    Batches are mappings with the glossary's names: `inputs`, `target` and, for methods that remember samples, `index`.
+    Validation and test log cross-entropy as ``loss``, ``accuracy`` and 15-bin ``ece``, and return
+    ``{"loss", "logits", "target"}`` for callbacks.
+
+    Args:
+        network: maps `inputs` to logits [B, C].
+        objective: what is minimised. If it takes `features`, the network's last but one stage is tapped.
+        num_classes: C.
+        optimizer: makes the optimizer from the parameters; AdamW at its defaults if None.
+        scheduler: makes a learning-rate scheduler, stepped every optimizer step.
+        feature_layer: the layer to tap instead of the last but one stage.
+        example_inputs: a batch of inputs, needed only where a loss takes its shapes from the features it sees.
+
+    Example:
+        >>> from lightning_losses import CrossEntropy
+        >>> module = Classifier(nn.Linear(4, 3), Objective({"ce": CrossEntropy()}), num_classes=3)
+        >>> batch = {"inputs": torch.zeros(2, 4), "target": torch.tensor([0, 1])}
+        >>> round(module.training_step(batch, 0)["loss"].item(), 1) > 0
+        True
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        num_classes: int,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        feature_layer: str | None = None,
+        example_inputs: Float[Tensor, "batch ..."] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.objective = objective
+        self.make_optimizer: OptimizerFactory = optimizer or torch.optim.AdamW
+        self.make_scheduler = scheduler
+        if objective.needs("features"):
+            self.tap_features(network, feature_layer)
+            if objective.lazy:
+                self._materialize(example_inputs, num_classes)
+        metrics = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+                "ece": MulticlassCalibrationError(num_classes, n_bins=15),
+            }
+        )
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+
+    def forward(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+        """The logits of a batch of inputs."""
+        return self.network(inputs)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The objective of one batch."""
+        return self.apply_objective(logits=self(batch["inputs"]), **batch)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Metrics on one batch."""
+        return self._evaluate(batch, self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Metrics on one batch."""
+        return self._evaluate(batch, self.test_metrics)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The logits of one batch, beside its target."""
+        return {"logits": self(batch["inputs"]), "target": batch["target"]}
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer for the network and for the objective's own parameters."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+        }
+
+    def _evaluate(self, batch: Batch, metrics: MetricCollection) -> dict[str, Tensor]:
+        logits, target = self(batch["inputs"]), batch["target"]
+        loss = F.cross_entropy(logits.float(), target)
+        metrics.update(logits.float().softmax(dim=-1), target)
+        self.log(f"{metrics.prefix}loss", loss, batch_size=len(target), sync_dist=True)
+        self.log_dict(metrics, batch_size=len(target))
+        return {"loss": loss, "logits": logits, "target": target}
+
+    @torch.no_grad()
+    def _materialize(self, inputs: Tensor | None, num_classes: int) -> None:
+        if inputs is None:
+            raise ValueError(
+                f"{type(self).__name__}: the objective takes its shapes from the features it sees; give "
+                "example_inputs=, a batch of inputs, or the loss its feature_dim."
+            )
+        training = self.network.training
+        logits = self.network.eval()(inputs)
+        self.network.train(training)
+        target = torch.arange(len(inputs), device=logits.device) % num_classes
+        self.objective.materialize(inputs=inputs, logits=logits, target=target, features=self.tapped_features())

@@ -1,0 +1,55 @@
+"""Ready LightningModules for a student: with a frozen teacher, or with a peer that trains too."""
+
+from typing import Any
+
+from torch import nn
+
+from lightning_losses.mixins import DistillationMixin, OnlineDistillationMixin
+from lightning_losses.modules.classifier import Classifier
+from lightning_losses.objective import Objective
+
+
+class Distiller(DistillationMixin, Classifier):
+    """Trains a student with any objective: the teacher runs only where a term takes `teacher_logits`.
+
+    Args:
+        teacher: a frozen network, or None for objectives that need none; `lightning_losses.teacher` makes one from a
+            timm name, a checkpoint or a cache of logits.
+        **classifier: as `Classifier` takes them; `network` is the student.
+
+    Example:
+        >>> import torch
+        >>> from lightning_losses import KD
+        >>> student = Distiller(nn.Linear(4, 3), network=nn.Linear(4, 3), objective=Objective({"kd": KD()}),
+        ...                     num_classes=3)
+        >>> any("teacher" in name for name in student.state_dict())
+        False
+    """
+
+    def __init__(self, teacher: nn.Module | None = None, **classifier: Any) -> None:
+        super().__init__(**classifier)
+        self.teacher = teacher
+
+
+class OnlineDistiller(OnlineDistillationMixin, Classifier):
+    """Trains a student and its peer together, each learning from the other (BD-KD, deep mutual learning).
+
+    Validation and test measure the student.
+
+    Args:
+        peer: the second network; it trains too.
+        peer_objective: what the peer minimises.
+        **classifier: as `Classifier` takes them; `network` is the student.
+
+    Example:
+        >>> from lightning_losses import KD, CrossEntropy
+        >>> mutual = Objective({"ce": CrossEntropy(), "kd": KD(temperature=1.0)})
+        >>> pair = OnlineDistiller(nn.Linear(4, 3), mutual, network=nn.Linear(4, 3), objective=mutual, num_classes=3)
+        >>> sorted(name for name in pair.state_dict() if "weight" in name)
+        ['network.weight', 'peer.weight']
+    """
+
+    def __init__(self, peer: nn.Module, peer_objective: Objective, **classifier: Any) -> None:
+        super().__init__(**classifier)
+        self.peer = peer
+        self.peer_objective = peer_objective
