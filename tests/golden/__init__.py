@@ -1,0 +1,1 @@
+"""Golden evidence: values and gradients computed by the authors' own code, against this library's."""
