@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -110,19 +111,19 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"read_weights: there is no file {path}; give a .ckpt, .pt or .safetensors file.")
-    if path.suffix == ".safetensors":
-        return load_file(path)
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"read_weights: {path} was refused, because it holds Python objects that only unpickling "
             "could restore, and that can run any code; save the weights alone, as safetensors or by "
-            f"torch.save(module.state_dict(), path) ({str(error).splitlines()[0]})."
+            f"torch.save(module.state_dict(), path) ({_first_line(error)})."
         ) from None
-    except (RuntimeError, EOFError) as error:
+    except (SafetensorError, RuntimeError, EOFError) as error:
         raise ValueError(
-            f"read_weights: {path} is no readable checkpoint ({str(error).splitlines()[0]}); it may be truncated."
+            f"read_weights: {path} is no readable checkpoint ({_first_line(error)}); it may be truncated."
         ) from None
     weights = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
@@ -130,3 +131,7 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
             f"read_weights: {path} holds no state dict; give a Lightning checkpoint or a saved module.state_dict()."
         )
     return weights
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

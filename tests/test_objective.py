@@ -1,0 +1,110 @@
+"""Terms, schedules and weighted sums."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_losses import KD, CrossEntropy, Objective, Term
+from lightning_losses.objective import Constant, Cosine, Linear, WarmUp
+
+
+def example():
+    return {"logits": torch.randn(4, 3), "teacher_logits": torch.randn(4, 3), "target": torch.tensor([0, 1, 2, 0])}
+
+
+def test_total_is_the_weighted_sum_of_parts():
+    step = example()
+    value = Objective({"ce": Term(CrossEntropy(), 0.1), "kd": Term(KD(2.0), 0.9)})(**step)
+    torch.testing.assert_close(value.total, 0.1 * value.parts["ce"] + 0.9 * value.parts["kd"])
+    torch.testing.assert_close(value.parts["kd"], KD(2.0)(step["logits"], step["teacher_logits"]))
+
+
+def test_missing_tensor_names_term_tensor_and_offer():
+    with pytest.raises(
+        ValueError, match=r"term 'kd' \(KD\) needs 'teacher_logits'; the step offered 'logits', 'target'"
+    ):
+        Objective({"kd": KD()})(logits=torch.zeros(1, 2), target=torch.zeros(1, dtype=torch.int64))
+
+
+def test_schedules_at_their_ends():
+    for schedule, start, middle, end in [
+        (Constant(3.0), 3.0, 3.0, 3.0),
+        (Linear(0.0, 2.0), 0.0, 1.0, 2.0),
+        (Cosine(0.0, 2.0), 0.0, 1.0, 2.0),
+        (WarmUp(2.0, until=0.5), 0.0, 2.0, 2.0),
+        (Linear(4.0, 0.0, begin=0.5, until=0.75), 4.0, 4.0, 0.0),
+    ]:
+        assert [schedule(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([start, middle, end])
+    with pytest.raises(ValueError, match="begin=0.5 and until=0.2"):
+        Linear(0, 1, begin=0.5, until=0.2)
+
+
+def test_scheduled_weight_follows_progress_and_asks_for_it():
+    objective = Objective({"ce": Term(CrossEntropy(), Linear(0.0, 1.0))})
+    step = {k: v for k, v in example().items() if k != "teacher_logits"}
+    assert objective(**step, progress=0.0).total == 0
+    value = objective(**step, progress=0.25)
+    torch.testing.assert_close(value.total, 0.25 * value.parts["ce"])
+    with pytest.raises(ValueError, match="gave no 'progress'"):
+        objective(**step)
+
+
+def test_third_party_module_and_function_become_terms():
+    step = example()
+    module = Term(nn.CrossEntropyLoss(), inputs={"input": "logits"})
+
+    def margin(scores, labels, scale=1.0):
+        return scale * scores.gather(1, labels[:, None]).mean()
+
+    function = Term(margin, 2.0, inputs={"scores": "logits", "labels": "target"})
+    value = Objective({"ce": module, "margin": function})(**step)
+    torch.testing.assert_close(value.parts["ce"], CrossEntropy()(step["logits"], step["target"]))
+    with pytest.raises(ValueError, match=r"inputs name \['output'\]"):
+        Term(nn.CrossEntropyLoss(), inputs={"output": "logits"})
+
+
+def test_what_is_no_objective_is_refused():
+    with pytest.raises(ValueError, match="no terms"):
+        Objective({})
+    with pytest.raises(ValueError, match="loss='kd'"):
+        Term("kd")
+    with pytest.raises(ValueError, match="weight='heavy'"):
+        Term(KD(), "heavy")
+    with pytest.raises(ValueError, match=r"term 'ce' returned shape \[4\]"):
+        Objective({"ce": CrossEntropy(reduction="none")})(**example())
+
+
+def test_only_batch_coupled_terms_see_the_gathered_batch():
+    class Coupled(nn.Module):
+        batch_coupled = True
+
+        def forward(self, logits):
+            return logits.sum()
+
+    calls = []
+
+    def gather(tensor):
+        calls.append(tensor.shape)
+        return torch.cat([tensor, tensor])
+
+    step = example()
+    value = Objective({"ce": CrossEntropy(), "coupled": Coupled(), "again": Coupled()})(gather=gather, **step)
+    torch.testing.assert_close(value.parts["coupled"], 2 * step["logits"].sum())
+    torch.testing.assert_close(value.parts["ce"], CrossEntropy()(step["logits"], step["target"]))
+    assert calls == [torch.Size([4, 3])]
+
+
+def test_parameters_of_losses_train_and_materialize():
+    class Projected(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.LazyLinear(3)
+
+        def forward(self, features):
+            return self.head(features).square().mean()
+
+    objective = Objective({"ce": CrossEntropy(), "projected": Projected()})
+    assert objective.lazy
+    objective.materialize(features=torch.zeros(2, 5))
+    assert not objective.lazy
+    assert objective.state_dict()["terms.projected.loss.head.weight"].shape == (3, 5)

@@ -1,0 +1,89 @@
+"""Teachers from timm, from checkpoints, from caches; nothing is unpickled."""
+
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lightning_losses.teacher import CachedLogits, checkpoint_teacher, read_weights, timm_teacher
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_cache_answers_by_index_and_survives_saving(tmp_path):
+    cache = CachedLogits(torch.randn(5, 3))
+    cache.save(tmp_path / "logits.safetensors")
+    loaded = CachedLogits.load(tmp_path / "logits.safetensors")
+    index = torch.tensor([4, 0, 4])
+    assert torch.equal(loaded(index), cache.logits[index])
+    with pytest.raises(ValueError, match="give floating-point"):
+        CachedLogits(torch.zeros(3, dtype=torch.int64))
+
+
+def test_cache_of_something_else_is_refused(tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"holds \['weight'\]"):
+        CachedLogits.load(tmp_path / "other.safetensors")
+
+
+def test_timm_name_and_its_misspelling():
+    assert timm_teacher("test_resnet", num_classes=4, in_chans=1)(torch.zeros(2, 1, 16, 16)).shape == (2, 4)
+    with pytest.raises(ValueError, match="no model 'resnet181'; near it are .*resnet18"):
+        timm_teacher("resnet181", num_classes=4)
+
+
+@pytest.mark.parametrize("form", ["lightning", "state_dict", "safetensors"])
+def test_weights_come_from_every_safe_form(tmp_path, form):
+    trained, fresh = nn.Linear(3, 2), nn.Linear(3, 2)
+    if form == "lightning":
+        path = tmp_path / "last.ckpt"
+        state = {f"network.{name}": tensor for name, tensor in trained.state_dict().items()}
+        torch.save({"state_dict": state, "epoch": 3, "hyper_parameters": {"width": 4}}, path)
+    elif form == "state_dict":
+        path = tmp_path / "weights.pt"
+        torch.save(trained.state_dict(), path)
+    else:
+        path = tmp_path / "weights.safetensors"
+        save_file(trained.state_dict(), path)
+    assert torch.equal(checkpoint_teacher(path, fresh).weight, trained.weight)
+
+
+def test_malicious_checkpoint_is_refused_and_not_run(tmp_path):
+    path, trace = tmp_path / "evil.ckpt", tmp_path / "created"
+    torch.save({"state_dict": {"network.weight": torch.zeros(1)}, "payload": Malicious(trace)}, path)
+    with pytest.raises(ValueError, match="was refused, because it holds Python objects") as error:
+        checkpoint_teacher(path, nn.Linear(3, 2))
+    assert not trace.exists()
+    assert "\n" not in str(error.value)
+
+
+def test_unreadable_files_are_one_sentence(tmp_path):
+    (tmp_path / "pickle.ckpt").write_bytes(pickle.dumps({"a": Malicious(tmp_path / "created")}))
+    for name, content, message in [
+        ("empty.ckpt", b"", "no readable checkpoint"),
+        ("text.ckpt", b"hello", "was refused"),
+        ("short.safetensors", b"hello", "no readable checkpoint"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            read_weights(tmp_path / name)
+    with pytest.raises(ValueError, match="was refused|no readable checkpoint"):
+        read_weights(tmp_path / "pickle.ckpt")
+    assert not (tmp_path / "created").exists()
+    with pytest.raises(ValueError, match="there is no file"):
+        read_weights(tmp_path / "nowhere.ckpt")
+
+
+def test_weights_that_do_not_fit_say_so(tmp_path):
+    torch.save(nn.Linear(4, 2).state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match="don't fit Linear"):
+        checkpoint_teacher(tmp_path / "weights.pt", nn.Linear(3, 2))

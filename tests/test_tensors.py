@@ -1,0 +1,102 @@
+"""Shared numerics, checks and reductions."""
+
+import math
+
+import pytest
+import torch
+
+from lightning_losses import tensors
+
+
+def test_reduction_means_over_kept_rows():
+    value, kept = torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False])
+    assert tensors.reduce(value, "mean", kept) == 1.5
+    assert tensors.reduce(value, "sum", kept) == 3.0
+    assert tensors.reduce(value, "none", kept).tolist() == [1.0, 2.0, 0.0]
+
+
+def test_reduction_of_nothing_is_zero_with_zero_gradient():
+    value = torch.tensor([1.0, 2.0], requires_grad=True)
+    tensors.reduce(value, "mean", torch.tensor([False, False])).backward()
+    assert value.grad.tolist() == [0.0, 0.0]
+    assert tensors.reduce(torch.zeros(0)) == 0
+
+
+def test_reduction_refuses_other_names():
+    with pytest.raises(ValueError, match=r"reduction='batchmean'.*'mean', 'sum', 'none'"):
+        tensors.reduce(torch.zeros(2), "batchmean")
+
+
+def test_divergence_is_finite_where_classes_are_masked():
+    logits = torch.tensor([[0.0, 1.0, -math.inf]], requires_grad=True)
+    log_q = tensors.log_probabilities(logits)
+    log_p = tensors.log_probabilities(torch.tensor([[1.0, 0.0, -math.inf]]))
+    value = tensors.kl_divergence(log_p, log_q)
+    value.sum().backward()
+    two = torch.log_softmax(torch.tensor([[1.0, 0.0]]), -1), torch.log_softmax(torch.tensor([[0.0, 1.0]]), -1)
+    torch.testing.assert_close(value, tensors.kl_divergence(*two))
+    assert logits.grad.isfinite().all()
+    assert logits.grad[0, 2] == 0
+
+
+def test_entropy_of_uniform_and_one_hot():
+    assert tensors.entropy(torch.full((1, 8), -math.log(8))).item() == pytest.approx(math.log(8))
+    assert tensors.entropy(tensors.log_probabilities(torch.tensor([[0.0, -math.inf]]))).item() == 0
+
+
+def test_ignored_rows_may_hold_anything():
+    logits = torch.tensor([[1.0, 2.0], [math.inf, math.nan]], requires_grad=True)
+    rows = tensors.classification_rows("demo", logits, torch.tensor([1, -100]))
+    rows.logits.logsumexp(-1).sum().backward()
+    assert rows.kept.tolist() == [True, False]
+    assert logits.grad[1].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("logits", "target", "message"),
+    [
+        (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), "logits has dtype torch.int64"),
+        (
+            torch.zeros(2, 3),
+            torch.zeros(3, dtype=torch.int64),
+            r"target of shape \[3\] came with logits of shape \[2, 3\]",
+        ),
+        (torch.zeros(2, 3), torch.zeros(2, dtype=torch.int32), "target has dtype torch.int32"),
+        (torch.zeros(2, 3), torch.zeros(2, 4), r"floating-point target of shape \[2, 4\]"),
+        (torch.zeros(2, 0), None, "C of at least 1"),
+        ("scores", None, "logits is a str"),
+    ],
+)
+def test_misfits_are_one_sentence(logits, target, message):
+    with pytest.raises(ValueError, match=message) as error:
+        tensors.classification_rows("demo", logits, target)
+    assert str(error.value).startswith("demo: ")
+
+
+def test_debug_checks_range_and_nan_and_ends_with_its_context():
+    logits, target = torch.zeros(2, 3), torch.tensor([0, 3])
+    with tensors.debug(), pytest.raises(ValueError, match="target 3 came with 3 classes"):
+        tensors.classification_rows("demo", logits, target)
+    with tensors.debug(), pytest.raises(ValueError, match="logits hold NaN"):
+        tensors.classification_rows("demo", logits + math.nan, None)
+    tensors.classification_rows("demo", logits, target)
+
+
+def test_teacher_of_other_classes_is_refused():
+    with pytest.raises(ValueError, match=r"teacher_logits of shape \[2, 4\] came with logits of shape \[2, 3\]"):
+        tensors.distillation_rows("demo", torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, "2", None, True])
+def test_temperature_is_a_positive_number(value):
+    with pytest.raises(ValueError, match="demo: temperature="):
+        tensors.check_temperature("demo", value)
+
+
+def test_half_precision_becomes_float32_and_float64_stays():
+    for given, kept in [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float64, torch.float64),
+    ]:
+        assert tensors.classification_rows("demo", torch.zeros(1, 2, dtype=given), None).logits.dtype == kept
