@@ -1,0 +1,1 @@
+"""Figures: curves and reliability diagrams in one style."""
