@@ -4,8 +4,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -14,9 +16,10 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 # A second cue beside colour, for grey-scale print.
 LINE_STYLES = ("-", "--", "-.", ":")
 
-_SETTINGS = {
+_SETTINGS: Any = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["Helvetica", "Arial", "Nimbus Sans", "DejaVu Sans"],
+    # It comes with matplotlib, so that a figure looks the same wherever it is drawn.
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.titleweight": "bold",
@@ -25,7 +28,7 @@ _SETTINGS = {
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": mpl.cycler(color=COLORS),
+    "axes.prop_cycle": cycler(color=COLORS),
     "axes.axisbelow": True,
     "axes.grid": True,
     "grid.color": "#e6e6e6",
