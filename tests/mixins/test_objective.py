@@ -1,0 +1,59 @@
+"""The objective inside a LightningModule."""
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from lightning_losses import CrossEntropy, Objective, ObjectiveMixin, Term
+from lightning_losses.objective import Linear
+
+
+class Plain(ObjectiveMixin, L.LightningModule):
+    def __init__(self, weight=1.0):
+        super().__init__()
+        self.network = nn.Linear(4, 3)
+        self.objective = Objective({"ce": Term(CrossEntropy(), weight)})
+        self.clocks = []
+
+    def training_step(self, batch, batch_idx):
+        self.clocks.append(self.training_clock())
+        inputs, target = batch
+        return self.apply_objective(inputs=inputs, logits=self.network(inputs), target=target)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def fit(module, **options):
+    data = torch.utils.data.TensorDataset(torch.randn(8, 4), torch.arange(8) % 3)
+    trainer = L.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, **options,
+    )  # fmt: skip
+    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=4))
+    return trainer
+
+
+def test_clock_counts_steps_progress_and_epochs():
+    module = Plain()
+    fit(module, max_epochs=2)
+    assert [clock["step"] for clock in module.clocks] == [0, 1, 2, 3]
+    assert [clock["progress"] for clock in module.clocks] == [0.0, 0.25, 0.5, 0.75]
+    assert [clock["epoch_progress"] for clock in module.clocks] == [0.5, 0.5, 1.0, 1.0]
+
+
+def test_parts_and_total_are_logged_under_their_names():
+    trainer = fit(Plain(weight=2.0), max_epochs=1)
+    assert {"train/loss", "train/loss/ce"} <= set(trainer.callback_metrics)
+    torch.testing.assert_close(trainer.callback_metrics["train/loss"], 2 * trainer.callback_metrics["train/loss/ce"])
+
+
+def test_schedule_without_an_end_of_training_is_refused():
+    with pytest.raises(ValueError, match="set max_epochs or max_steps"):
+        fit(Plain(weight=Linear(0.0, 1.0)), max_epochs=-1, max_time={"seconds": 20})
+
+
+def test_step_returns_its_tensors_under_glossary_names():
+    output = Plain().training_step((torch.randn(2, 4), torch.tensor([0, 1])), 0)
+    assert set(output) == {"loss", "inputs", "logits", "target"}
