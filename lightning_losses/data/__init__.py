@@ -1,0 +1,7 @@
+"""LightningDataModules on real data that installs with pip."""
+
+from lightning_losses.data.digits import Digits
+from lightning_losses.data.image_data import ImageData, ImageDataset
+from lightning_losses.data.mnist5k import MNIST5k
+
+__all__ = ["Digits", "ImageData", "ImageDataset", "MNIST5k"]

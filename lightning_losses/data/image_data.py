@@ -1,0 +1,150 @@
+"""Images that fit in memory, as a LightningDataModule whose batches carry the glossary's names."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from lightning_losses.data.splits import stratified_split
+
+Batch = dict[str, Tensor]
+
+
+class Images(NamedTuple):
+    """What a data set reads: [n, channels, height, width] pixels in [0, 1], and [n] class indices."""
+
+    pixels: NDArray[np.float32]
+    target: NDArray[np.int64]
+
+
+class ImageDataset(Dataset[Batch]):
+    """Images in memory; asked for a list of positions, it answers with the whole batch.
+
+    `index` counts within this dataset, from 0: what methods that remember samples go by.
+
+    Example:
+        >>> dataset = ImageDataset(torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 0]))
+        >>> dataset.__getitems__([2, 1])["target"].tolist()
+        [0, 1]
+    """
+
+    def __init__(self, inputs: Float[Tensor, "samples channels height width"], target: Int[Tensor, " samples"]) -> None:
+        self.inputs = inputs
+        self.target = target
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, position: int) -> Batch:
+        return {name: tensor[0] for name, tensor in self.__getitems__([position]).items()}
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        """The batch of the samples at these positions."""
+        index = torch.as_tensor(positions)
+        return {"inputs": self.inputs[index], "target": self.target[index], "index": index}
+
+
+class ImageData(L.LightningDataModule):
+    """Base of the image data sets: a fixed split, normalised inputs, batches ``{"inputs", "target", "index"}``.
+
+    A subclass reads its images in `read` and states `name`, `num_classes`, `input_shape` and `class_names`. Inputs are shifted
+    and scaled to mean 0 and variance 1 over the training split. The order of training samples depends on `seed` and
+    the epoch alone, so that a resumed run sees what an uninterrupted one sees.
+
+    Args:
+        batch_size: the samples of one optimizer step, over all processes together.
+        val_fraction: the share of validation.
+        test_fraction: the share of test.
+        split_seed: fixes the split.
+        seed: fixes the order of the training samples.
+        num_classes: if given, what the data must have; a configuration builds its networks by it.
+        input_shape: likewise, [channels, height, width].
+
+    Attributes:
+        train, val, test: the three splits, once `setup` has run.
+
+    Raises:
+        ValueError: a batch size that the processes can't share; classes or a shape that the data don't have.
+    """
+
+    num_classes: int
+    input_shape: tuple[int, ...]
+    class_names: ClassVar[tuple[str, ...]]
+    train: ImageDataset
+    val: ImageDataset
+    test: ImageDataset
+
+    def __init__(self, batch_size: int = 64, val_fraction: float = 0.2, test_fraction: float = 0.2, split_seed: int = 0,
+                 seed: int = 0, num_classes: int | None = None, input_shape: Sequence[int] | None = None) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"{self.name}: batch_size={batch_size} came; give at least 1.")
+        if num_classes is not None and num_classes != self.num_classes:
+            raise ValueError(f"{self.name}: num_classes={num_classes} came; it has {self.num_classes} classes.")
+        if input_shape is not None and tuple(input_shape) != self.input_shape:
+            raise ValueError(f"{self.name}: input_shape={list(input_shape)} came; it has {list(self.input_shape)}.")
+        self.batch_size = batch_size
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.split_seed = split_seed
+        self.seed = seed
+
+    def read(self) -> Images:
+        """The whole data set."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, split and normalise; done once."""
+        if hasattr(self, "train"):
+            return
+        images = self.read()
+        split = stratified_split(images.target, val_fraction=self.val_fraction, test_fraction=self.test_fraction,
+                                 seed=self.split_seed)
+        seen = images.pixels[split.train]
+        mean = seen.mean(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
+        deviation = seen.std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
+        inputs = torch.from_numpy(((images.pixels - mean) / np.maximum(deviation, 1e-8)).astype(np.float32))
+        target = torch.from_numpy(images.target)
+        self.train, self.val, self.test = (ImageDataset(inputs[part], target[part]) for part in split)
+
+    def fingerprint(self) -> str:
+        """A hash of every sample of the three splits, as the networks see them."""
+        self.setup()
+        content = hashlib.sha256()
+        for dataset in (self.train, self.val, self.test):
+            content.update(dataset.inputs.numpy().tobytes())
+            content.update(dataset.target.numpy().tobytes())
+        return content.hexdigest()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled batches, each process its share."""
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        if self.batch_size % world:
+            raise ValueError(f"{self.name}: batch_size={self.batch_size} came with {world} processes; give a multiple "
+                             f"of {world}, each process takes its share.")
+        # Also for one process, since Lightning tells this sampler the epoch: the order is that of (seed, epoch).
+        sampler: DistributedSampler[Batch] = DistributedSampler(self.train, world, rank, shuffle=True, seed=self.seed)
+        return _loader(self.train, self.batch_size // world, sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The validation split in order, whole on every process."""
+        return _loader(self.val, 4 * self.batch_size)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test split in order, whole on every process."""
+        return _loader(self.test, 4 * self.batch_size)
+
+
+def _loader(dataset: ImageDataset, batch_size: int, sampler: Any = None) -> DataLoader[Batch]:
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=_as_is)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

