@@ -1,0 +1,148 @@
+"""The contract that every post-hoc calibrator keeps: fit once, then map logits to calibrated logits."""
+
+import importlib
+import inspect
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lightning_losses.tensors import check_floating, full_precision
+
+
+class Calibrator(nn.Module):
+    """Base of the post-hoc calibrators: `fit(logits, target)` once, then `forward(logits)` gives calibrated logits.
+
+    The softmax of what `forward` returns (the sigmoid, for binary logits of shape [N]) is the calibrated probability.
+    What was learned is held in buffers, empty until `fit`: an unfitted calibrator refuses to be used, and a fitted one
+    follows devices, is saved in checkpoints and exports with `torch.export`.
+
+    A subclass names its buffers in `learned` and writes `_fit`, which receives checked float rows and class indices,
+    with gradients enabled, and returns the buffers' values, and `_calibrate`, which maps logits to logits.
+
+    Attributes:
+        learned: the names of the buffers that `fit` fills.
+        keeps_argmax: whether the calibrated prediction is always the uncalibrated one, so that accuracy can't change.
+        takes_binary: whether binary logits of shape [N], one score per sample, are accepted too.
+    """
+
+    learned: ClassVar[tuple[str, ...]] = ()
+    keeps_argmax: ClassVar[bool] = False
+    takes_binary: ClassVar[bool] = False
+
+    def __init__(self, ignore_index: int = -100) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        for name in self.learned:
+            self.register_buffer(name, torch.empty(0))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether `fit` or a loaded state has filled the buffers."""
+        return all(self.get_buffer(name).numel() > 0 for name in self.learned)
+
+    def fit(self, logits: Float[Tensor, "*rows classes"], target: Int[Tensor, "*rows"]) -> Self:
+        """Learn the calibration map from held-out logits, deterministically, also within `torch.inference_mode`.
+
+        Args:
+            logits: [..., C] scores of data that the model was not trained on; [N] where binary logits are accepted.
+            target: [...] int64 class indices; rows with `ignore_index` are left out.
+
+        Returns:
+            The calibrator itself.
+
+        Raises:
+            ValueError: shapes or dtypes that do not fit, NaN or inf logits, targets outside the classes, no rows.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            rows, labels = self._rows(logits, target)
+            for name, value in self._fit(rows, labels).items():
+                setattr(self, name, value.detach().to(device=rows.device, dtype=rows.dtype))
+        return self
+
+    def forward(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
+        """Calibrated logits; half-precision logits become float32."""
+        if not self.fitted:
+            raise ValueError(f"{type(self).__name__}: it is not fitted; call fit(logits, target) on held-out data, or "
+                             "load a saved one.")
+        check_floating(type(self).__name__, "logits", logits)
+        return self._calibrate(full_precision(logits))
+
+    def save(self, path: str | Path) -> None:
+        """Write the learned values and the options as one safetensors file."""
+        if not self.fitted:
+            raise ValueError(f"{type(self).__name__}: it is not fitted; there is nothing to save yet.")
+        tensors = {name: self.get_buffer(name).detach().cpu().contiguous() for name in self.learned}
+        save_file(tensors, str(path), metadata={"calibrator": type(self).__name__, "options": json.dumps(self.options)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a calibrator that `save` wrote; called on `Calibrator` itself, of whichever kind the file holds."""
+        home = importlib.import_module("lightning_losses.calibration")
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            name = metadata.get("calibrator", "")
+            kind = getattr(home, name, None) if name in home.__all__ else None
+            if not (isinstance(kind, type) and issubclass(kind, cls)):
+                raise ValueError(f"{cls.__name__}: {path} holds {name or 'no calibrator'!r}; give a file that "
+                                 f"{cls.__name__}.save wrote.")
+            calibrator: Self = kind(**json.loads(metadata["options"]))
+            calibrator.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+        return calibrator
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments, by name."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def extra_repr(self) -> str:
+        """The options, and whether it is fitted."""
+        return ", ".join([*(f"{name}={value!r}" for name, value in self.options.items()), f"fitted={self.fitted}"])
+
+    def _fit(self, logits: Float[Tensor, "*shape"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        raise NotImplementedError
+
+    def _rows(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of finite logits in full precision and their class indices, without the ignored ones."""
+        name = type(self).__name__
+        check_floating(name, "logits", logits)
+        binary = self.takes_binary and logits.ndim == 1
+        if logits.ndim < 2 and not binary:
+            raise ValueError(f"{name}: logits have shape {list(logits.shape)}; give [N, C]"
+                             f"{' or, for two classes, [N]' if self.takes_binary else ''}.")
+        if target.dtype != torch.int64 or target.shape != (logits.shape if binary else logits.shape[:-1]):
+            raise ValueError(f"{name}: target of dtype {target.dtype} and shape {list(target.shape)} came with logits "
+                             f"of shape {list(logits.shape)}; give one int64 class index per row.")
+        # A clone, because tensors made in inference mode can't take part in autograd.
+        logits, target = full_precision(logits.detach().clone()), target.detach().clone()
+        if not binary:
+            logits, target = logits.reshape(-1, logits.shape[-1]), target.reshape(-1)
+        kept = target != self.ignore_index
+        if not bool(kept.all()):
+            logits, target = logits[kept], target[kept]
+        if len(target) == 0:
+            raise ValueError(f"{name}: no rows came to fit on; give at least one sample that is not ignore_index.")
+        classes = 2 if binary else logits.shape[-1]
+        if int(target.min()) < 0 or int(target.max()) >= classes:
+            raise ValueError(f"{name}: targets from {int(target.min())} to {int(target.max())} came with {classes} "
+                             f"classes; give 0 to {classes - 1}, or ignore_index={self.ignore_index}.")
+        if not bool(torch.isfinite(logits).all()):
+            raise ValueError(f"{name}: logits hold NaN or inf; fit on finite logits (a masked class is no class to "
+                             "calibrate).")
+        return logits, target
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Buffers have no shape before the fit: take the shapes that the state brings.
+        for name in self.learned:
+            value = state_dict.get(prefix + name)
+            if isinstance(value, Tensor):
+                setattr(self, name, torch.empty_like(value, device=self.get_buffer(name).device))
+        super()._load_from_state_dict(state_dict, prefix, *args)

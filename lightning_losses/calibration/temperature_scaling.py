@@ -1,0 +1,129 @@
+"""Temperature scaling: one number divides all logits."""
+
+import math
+import warnings
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.calibration.base import Calibrator
+from lightning_losses.tensors import pick
+
+_CHUNK = 1 << 18
+_SAMPLE = 1 << 15
+
+
+class TemperatureScaling(Calibrator):
+    """Temperature scaling: the calibrated logits are ``logits / T``.
+
+    ``T = argmin_T mean_n CE(logits_n / T, target_n)``. The problem is convex in ``1 / T``; it is solved in float64 to
+    machine precision by Newton's method inside a bracket. Dividing by ``T > 0`` keeps the order of the classes, so
+    accuracy does not change.
+
+    Args:
+        minimum: the smallest temperature, above 0; a model that is right on every sample would get 0.
+        maximum: the largest temperature; a model no better than chance would get infinity.
+        ignore_index: samples with this target count for nothing.
+
+    Attributes:
+        temperature: [] the fitted T, empty before `fit`.
+
+    Shapes:
+        logits: [..., C] or, binary, [N]; target: [...] class indices.
+
+    Raises:
+        ValueError: not ``0 < minimum < maximum``; input that `fit` can't use; use before `fit`.
+
+    Warns:
+        UserWarning: the optimum lies outside ``[minimum, maximum]`` and was clamped.
+
+    Source:
+        Guo, Pleiss, Sun, Weinberger, 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599. Common codes
+        take a fixed number of L-BFGS steps at a small learning rate and may stop before the optimum; this one doesn't.
+
+    Example:
+        >>> logits = torch.tensor([[3.0, 0.0]]).repeat(4, 1)
+        >>> calibrator = TemperatureScaling().fit(logits, torch.tensor([0, 0, 0, 1]))
+        >>> torch.softmax(calibrator(logits[0]), dim=-1)
+        tensor([0.7500, 0.2500])
+    """
+
+    learned: ClassVar[tuple[str, ...]] = ("temperature",)
+    keeps_argmax: ClassVar[bool] = True
+    takes_binary: ClassVar[bool] = True
+    temperature: Tensor
+
+    def __init__(self, minimum: float = 0.05, maximum: float = 20.0, ignore_index: int = -100) -> None:
+        super().__init__(ignore_index)
+        if not 0 < minimum < maximum < math.inf:
+            raise ValueError(f"TemperatureScaling: minimum={minimum!r} and maximum={maximum!r} came; give "
+                             "0 < minimum < maximum.")
+        self.minimum = minimum
+        self.maximum = maximum
+
+    def _fit(self, logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
+        if logits.ndim == 1:
+            logits = torch.stack([torch.zeros_like(logits), logits], dim=-1)
+        with torch.no_grad():
+            inverse = 1.0
+            if len(logits) > 4 * _SAMPLE:
+                # The optimum of every k-th row is close to that of all: most Newton steps are then cheap.
+                every = len(logits) // _SAMPLE
+                inverse = optimal_inverse_temperature(logits[::every], target[::every], 1 / self.maximum,
+                                                      1 / self.minimum)
+            inverse = optimal_inverse_temperature(logits, target, 1 / self.maximum, 1 / self.minimum, inverse)
+        temperature = min(max(1 / inverse, self.minimum), self.maximum)
+        if inverse in (1 / self.maximum, 1 / self.minimum):
+            warnings.warn(f"TemperatureScaling: the best temperature lies outside [{self.minimum:g}, "
+                          f"{self.maximum:g}] and was clamped to {temperature:g}; at the lower end the model is right "
+                          "on (nearly) every sample, at the upper end it is no better than chance.", stacklevel=4)
+        return {"temperature": torch.tensor(temperature, dtype=torch.float64)}
+
+    def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return logits / self.temperature.to(logits.dtype)
+
+
+def optimal_inverse_temperature(logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"], lowest: float,
+                                highest: float, start: float = 1.0) -> float:
+    """The inverse temperature in [lowest, highest] of smallest mean cross-entropy, by Newton's method in a bracket."""
+    low, high = lowest, highest
+    inverse = min(max(start, low), high)
+    for _ in range(200):
+        slope, curvature = _derivatives(logits, target, inverse)
+        if slope == 0.0:
+            return inverse
+        if slope > 0:
+            high = inverse
+        else:
+            low = inverse
+        if low >= high:
+            return inverse
+        following = inverse - slope / curvature if curvature > 0 else math.copysign(math.inf, -slope)
+        if not low < following < high:
+            # At an end of the range that was never tried, try the end itself; inside, halve the bracket.
+            end = highest if slope < 0 and high == highest else lowest if slope > 0 and low == lowest else None
+            following = math.sqrt(low * high) if end is None or end == inverse else end
+        if abs(following - inverse) <= 1e-13 * inverse:
+            return following
+        inverse = following
+    return inverse
+
+
+def _derivatives(logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"],
+                 inverse: float) -> tuple[float, float]:
+    """The first and second derivative of the mean cross-entropy of ``inverse * logits`` with respect to `inverse`."""
+    rows = max(_CHUNK // logits.shape[-1], 1)
+    total = torch.zeros(2, dtype=torch.float64, device=logits.device)
+    for chunk, labels in zip(torch.split(logits, rows), torch.split(target, rows), strict=True):
+        scores = chunk.double()
+        scores = scores - scores.amax(dim=-1, keepdim=True)
+        mass = scores.mul(inverse).exp_()
+        norm = mass.sum(dim=-1)
+        weighted = mass.mul_(scores)
+        mean = weighted.sum(dim=-1) / norm
+        square = weighted.mul_(scores).sum(dim=-1) / norm
+        total += torch.stack([(mean - pick(scores, labels)).sum(), (square - mean.square()).sum()])
+    slope, curvature = (total / len(logits)).tolist()
+    return slope, curvature

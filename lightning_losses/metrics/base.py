@@ -1,0 +1,104 @@
+"""The shared part of the metrics: rows in, exact sums or kept rows as state, a value and its interval out."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from lightning_losses.metrics.bootstrap import Interval, IntervalMethod, bootstrap_interval
+from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
+from lightning_losses.tensors import check_choice
+
+
+class PredictionMetric(Metric):
+    """Base of the metrics of predictions: exact over batches and processes, with a bootstrap interval.
+
+    A subclass maps predictions to statistics of each sample in `_rows`. Where the value is a function of sums over
+    samples it sets `streaming`, gives `_sums` and `_value`, and only float64 sums are kept, which processes add up;
+    else it gives `_statistic`, and the samples' statistics are kept and gathered. `keep_rows=True` keeps them always,
+    which `interval` needs.
+
+    Args:
+        inputs: "logits" or "probabilities"; what the predictions are is never guessed.
+        task: "multiclass" ([N, C] with [N]), "binary" ([N] with [N]) or "multilabel" ([N, L] with [N, L]).
+        ignore_index: rows with this target are left out.
+        keep_rows: keep per-sample statistics, so that `interval` can resample them.
+        validate: False skips the checks of values, which synchronise the device.
+        **kwargs: as of `torchmetrics.Metric`.
+    """
+
+    is_differentiable: bool | None = False
+    higher_is_better: bool | None = False
+    full_state_update: bool | None = False
+    plot_lower_bound: float | None = 0.0
+
+    row_names: ClassVar[tuple[str, ...]] = ("row",)
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary", "multilabel")
+    least: ClassVar[float | None] = 0.0
+
+    def __init__(self, *, inputs: Inputs, task: Task = "multiclass", ignore_index: int = -100, keep_rows: bool = False,
+                 validate: bool = True, streaming_shape: Sequence[int] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_choice(type(self).__name__, "inputs", inputs, Inputs)
+        check_choice(type(self).__name__, "task", task, self.tasks)
+        self.inputs: Inputs = inputs
+        self.task: Task = task
+        self.ignore_index = ignore_index
+        self.validate = validate
+        self.streaming = streaming_shape is not None
+        self.keep_rows = keep_rows or not self.streaming
+        if streaming_shape is not None:
+            self.add_state("sums", torch.zeros(tuple(streaming_shape), dtype=torch.float64), dist_reduce_fx="sum")
+        if self.keep_rows:
+            for name in self.row_names:
+                self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, predictions: Tensor, target: Tensor) -> None:
+        """Take in a batch of predictions and targets."""
+        predictions, target = checked_predictions(type(self).__name__, predictions, target, inputs=self.inputs,
+                                                  task=self.task, ignore_index=self.ignore_index,
+                                                  validate=self.validate)
+        rows = self._rows(predictions, target)
+        if self.streaming:
+            self.sums: Tensor = self.sums + self._sums(*rows)
+        if self.keep_rows:
+            for name, row in zip(self.row_names, rows, strict=True):
+                getattr(self, name).append(row)
+
+    def compute(self) -> Tensor:
+        """The value over everything taken in so far; NaN if that is nothing."""
+        return self._value(self.sums) if self.streaming else self._statistic(*self._kept())
+
+    def interval(self, level: float = 0.95, *, resamples: int = 500, seed: int = 0,
+                 method: IntervalMethod = "basic") -> Interval:
+        """The bootstrap confidence interval of the value; see `bootstrap_interval`."""
+        if not self.keep_rows:
+            raise ValueError(f"{type(self).__name__}: only sums were kept, which can't be resampled; construct it with "
+                             "keep_rows=True.")
+        with self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync):
+            return bootstrap_interval(self._statistic, *self._kept(), level=level, resamples=resamples, seed=seed,
+                                      method=method, least=self.least)
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
+        """Plot one or several values on matplotlib axes; the current one if none is given."""
+        return self._plot(val, ax)
+
+    def _kept(self) -> tuple[Tensor, ...]:
+        empty = torch.empty(0, device=self.device)
+        return tuple(dim_zero_cat(getattr(self, name)) if len(getattr(self, name)) else empty
+                     for name in self.row_names)
+
+    def _rows(self, predictions: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        raise NotImplementedError
+
+    def _sums(self, *rows: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _value(self, sums: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _statistic(self, *rows: Tensor) -> Tensor:
+        return self._value(self._sums(*rows))

@@ -1,0 +1,92 @@
+"""Confidences in bins: the sums that calibration errors and reliability diagrams are made of."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from lightning_losses.metrics.predictions import Inputs, Task, to_probabilities
+from lightning_losses.tensors import check_number
+
+Binning = Literal["width", "mass"]
+Scope = Literal["top_label", "classwise"]
+
+
+class Binned(NamedTuple):
+    """Per bin and column: how many samples, their mean confidence and their mean outcome (0 in empty bins)."""
+
+    samples: Float[Tensor, "bins columns"]
+    confidence: Float[Tensor, "bins columns"]
+    outcome: Float[Tensor, "bins columns"]
+
+
+def confidences(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs, task: Task,
+                scope: Scope) -> tuple[Float[Tensor, "rows columns"], Float[Tensor, "rows columns"]]:
+    """What is said and what came true, one column per binary question.
+
+    "top_label" asks once, whether the predicted class is right; "classwise" asks for each class whether it is the
+    target. Binary predictions ask about class 1, multi-label ones about each label.
+    """
+    probabilities = to_probabilities(predictions, inputs=inputs, task=task)
+    if task == "binary":
+        return probabilities.unsqueeze(-1), target.to(probabilities).unsqueeze(-1)
+    if task == "multilabel":
+        return probabilities, target.to(probabilities)
+    if scope == "top_label":
+        confidence, prediction = probabilities.max(dim=-1, keepdim=True)
+        return confidence, (prediction == target.unsqueeze(-1)).to(probabilities)
+    classes = torch.arange(probabilities.shape[-1], device=target.device)
+    return probabilities, (target.unsqueeze(-1) == classes).to(probabilities)
+
+
+def width_bins(confidence: Float[Tensor, "rows columns"], num_bins: int) -> Int[Tensor, "rows columns"]:
+    """The equal-width bin of each confidence: bin b is ``(b / B, (b + 1) / B]``, with 0 in the first."""
+    return (confidence.double().mul(num_bins).ceil().long() - 1).clamp(0, num_bins - 1)
+
+
+def mass_bins(confidence: Float[Tensor, "rows columns"], num_bins: int) -> Int[Tensor, "rows columns"]:
+    """The equal-mass bin of each confidence, per column: counts equal up to 1, but equal confidences share a bin.
+
+    With fewer samples than bins each sample gets its own.
+    """
+    rows = len(confidence)
+    if rows == 0:
+        return torch.zeros_like(confidence, dtype=torch.long)
+    bins = min(num_bins, rows)
+    ordered = confidence.sort(dim=0).values
+    # The first `rows % bins` bins take one sample more; each bin is closed by its largest confidence.
+    sizes = torch.full((bins,), rows // bins, device=confidence.device)
+    sizes[:rows % bins] += 1
+    upper = ordered[sizes.cumsum(0)[:-1] - 1]
+    return torch.searchsorted(upper.T.contiguous(), confidence.T.contiguous(), side="left").T
+
+
+def bin_sums(confidence: Float[Tensor, "rows columns"], outcome: Float[Tensor, "rows columns"],
+             index: Int[Tensor, "rows columns"], num_bins: int) -> Float[Tensor, "three bins columns"]:
+    """Counts, summed confidences and summed outcomes of each bin, in float64."""
+    columns = confidence.shape[-1] if confidence.ndim > 1 else 1
+    slot = (index * columns + torch.arange(columns, device=index.device)).reshape(-1)
+    size = num_bins * columns
+    sums = torch.stack([_summed(values, slot, size) for values in (None, confidence, outcome)])
+    return sums.reshape(3, num_bins, columns)
+
+
+def binned(sums: Float[Tensor, "three bins columns"]) -> Binned:
+    """Counts and means of each bin from `bin_sums`."""
+    count, confidence, outcome = sums.unbind(0)
+    filled = count.clamp(min=1)
+    return Binned(count, confidence / filled, outcome / filled)
+
+
+def check_bins(metric: str, num_bins: int) -> None:
+    """Raise ``ValueError`` unless `num_bins` is an integer of at least 1."""
+    check_number(metric, "num_bins", num_bins, least=1)
+    if not isinstance(num_bins, int):
+        raise ValueError(f"{metric}: num_bins={num_bins!r} came; give an integer.")
+
+
+def _summed(values: Shaped[Tensor, "..."] | None, slot: Int[Tensor, " entries"], size: int) -> Float[Tensor, " bins"]:
+    zeros = torch.zeros(size, dtype=torch.float64, device=slot.device)
+    source = torch.ones_like(slot, dtype=torch.float64) if values is None else values.reshape(-1).double()
+    return zeros.index_add_(0, slot, source)

@@ -1,0 +1,143 @@
+"""The calibration error in bins, of any norm: what every binned calibration metric is a special case of."""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.metrics.base import PredictionMetric
+from lightning_losses.metrics.bins import (
+    Binned,
+    Binning,
+    Scope,
+    bin_sums,
+    binned,
+    check_bins,
+    confidences,
+    mass_bins,
+    width_bins,
+)
+from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
+from lightning_losses.tensors import check_choice, check_number
+
+Weighting = Literal["count", "uniform"]
+
+
+def calibration_error(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
+                      task: Task = "multiclass", num_bins: int = 15, norm: float | Literal["max"] = 1,
+                      binning: Binning = "width", scope: Scope = "top_label", weighting: Weighting = "count",
+                      debiased: bool = False, ignore_index: int = -100,
+                      validate: bool = True) -> Float[Tensor, ""]:
+    """The calibration error in bins; see `CalibrationError`."""
+    _check_options("calibration_error", num_bins, norm, binning, scope, weighting, debiased)
+    predictions, target = checked_predictions("calibration_error", predictions, target, inputs=inputs, task=task,
+                                              ignore_index=ignore_index, validate=validate)
+    confidence, outcome = confidences(predictions, target, inputs=inputs, task=task, scope=scope)
+    index = (width_bins if binning == "width" else mass_bins)(confidence, num_bins)
+    return _error(binned(bin_sums(confidence, outcome, index, num_bins)), norm, weighting, debiased)
+
+
+class CalibrationError(PredictionMetric):
+    """The calibration error in bins: how far confidence is from accuracy.
+
+    ``(sum_b w_b |outcome_b - confidence_b|^p)^(1/p)`` over the non-empty bins b, with mean outcomes and confidences
+    and ``w_b = n_b / N``. With ``scope="classwise"`` (and for multi-label) the p-th power is averaged over the classes;
+    with ``norm="max"`` the largest gap is taken. Equal-width bins stream: only sums are kept.
+
+    Args:
+        inputs: "logits" or "probabilities".
+        task: "multiclass", "binary" (the probability of class 1 against how often it came) or "multilabel".
+        num_bins: B, at least 1.
+        norm: p, at least 1, or "max".
+        binning: "width", bins ``(b / B, (b + 1) / B]``; or "mass", as many samples in each, equal confidences together.
+        scope: "top_label", the predicted class; or "classwise", each class against the rest.
+        weighting: "count", ``w_b = n_b / N``; or "uniform", each non-empty bin the same.
+        debiased: with norm 2, take off each bin's expected squared noise ``outcome (1 - outcome) / (n_b - 1)``; bins
+            of one sample then count 0, and a negative total gives 0.
+        num_classes: C (or labels), needed where classes are apart and bins of equal width, for the sums' shape.
+        ignore_index: rows with this target are left out.
+        keep_rows: keep each sample's confidence and outcome, for `interval`.
+        validate: False skips the checks of values.
+
+    Shapes:
+        predictions: [N, C], [N] for binary or [N, L] for multi-label; target: [N] or [N, L].
+
+    Returns:
+        A float64 scalar; NaN of no samples.
+
+    Raises:
+        ValueError: options or shapes that do not fit; NaN, targets or probabilities out of range.
+
+    Source:
+        Naeini, Cooper, Hauskrecht, 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning"; Guo et al.,
+        2017, arXiv:1706.04599; Nixon et al., 2019, "Measuring Calibration in Deep Learning", arXiv:1904.01685; Kumar,
+        Liang, Ma, 2019, "Verified Uncertainty Calibration", arXiv:1909.10155 (debiased). torchmetrics' bins are closed
+        on the left, these on the right (Guo's code): they differ only for confidences on an edge.
+
+    Example:
+        >>> metric = CalibrationError(inputs="probabilities", num_bins=10)
+        >>> round(metric(torch.tensor([[0.9, 0.1], [0.7, 0.3]]), torch.tensor([0, 1])).item(), 4)
+        0.4
+    """
+
+    row_names: ClassVar[tuple[str, ...]] = ("confidence", "outcome")
+
+    def __init__(self, *, inputs: Inputs, task: Task = "multiclass", num_bins: int = 15,
+                 norm: float | Literal["max"] = 1, binning: Binning = "width", scope: Scope = "top_label",
+                 weighting: Weighting = "count", debiased: bool = False, num_classes: int | None = None,
+                 ignore_index: int = -100, keep_rows: bool = False, validate: bool = True, **kwargs: Any) -> None:
+        _check_options(type(self).__name__, num_bins, norm, binning, scope, weighting, debiased)
+        apart = task == "multilabel" or (task == "multiclass" and scope == "classwise")
+        shape = None
+        if binning == "width":
+            if apart and num_classes is None:
+                raise ValueError(f"{type(self).__name__}: num_classes is missing; give it, for the classes' sums.")
+            shape = (3, num_bins, (num_classes or 1) if apart else 1)
+        super().__init__(inputs=inputs, task=task, ignore_index=ignore_index, keep_rows=keep_rows, validate=validate,
+                         streaming_shape=shape, **kwargs)
+        self.num_bins = num_bins
+        self.norm: float | Literal["max"] = norm
+        self.binning: Binning = binning
+        self.scope: Scope = scope
+        self.weighting: Weighting = weighting
+        self.debiased = debiased
+        self.num_classes = num_classes
+
+    def _rows(self, predictions: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        return confidences(predictions, target, inputs=self.inputs, task=self.task, scope=self.scope)
+
+    def _sums(self, *rows: Tensor) -> Tensor:
+        confidence, outcome = rows
+        index = (width_bins if self.binning == "width" else mass_bins)(confidence, self.num_bins)
+        return bin_sums(confidence, outcome, index, self.num_bins)
+
+    def _value(self, sums: Tensor) -> Tensor:
+        return _error(binned(sums), self.norm, self.weighting, self.debiased)
+
+
+def _error(bins: Binned, norm: float | Literal["max"], weighting: Weighting, debiased: bool) -> Float[Tensor, ""]:
+    filled = bins.samples > 0
+    gap = (bins.outcome - bins.confidence).abs()
+    if norm == "max":
+        largest = gap.masked_fill(~filled, 0.0).max()
+        return torch.where(filled.any(), largest, torch.nan)
+    power = gap**norm
+    if debiased:
+        noise = bins.outcome * (1 - bins.outcome) / (bins.samples - 1).clamp(min=1)
+        power = torch.where(bins.samples >= 2, power - noise, 0.0)
+    weight = bins.samples if weighting == "count" else filled.double()
+    per_column = (weight * power).sum(dim=0) / weight.sum(dim=0)
+    return per_column.clamp(min=0).mean() ** (1 / norm)
+
+
+def _check_options(metric: str, num_bins: int, norm: float | Literal["max"], binning: Binning, scope: Scope,
+                   weighting: Weighting, debiased: bool) -> None:
+    check_bins(metric, num_bins)
+    check_choice(metric, "binning", binning, Binning)
+    check_choice(metric, "scope", scope, Scope)
+    check_choice(metric, "weighting", weighting, Weighting)
+    if norm != "max":
+        check_number(metric, "norm", norm, least=1)
+    if debiased and norm != 2:
+        raise ValueError(f"{metric}: debiased=True came with norm={norm!r}; the correction is for norm=2.")

@@ -1,0 +1,83 @@
+"""What the metrics accept, said explicitly and checked: logits or probabilities, multi-class, binary or multi-label."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.tensors import check_choice, full_precision
+
+Inputs = Literal["logits", "probabilities"]
+Task = Literal["multiclass", "binary", "multilabel"]
+
+# Probabilities that a network made in half precision sum to 1 only to about 1e-3.
+SUM_TOLERANCE = 1e-2
+
+
+def checked_predictions(metric: str, predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
+                        task: Task = "multiclass", ignore_index: int = -100,
+                        validate: bool = True) -> tuple[Float[Tensor, "..."], Int[Tensor, "..."]]:
+    """Predictions in full precision and their targets, flattened to rows, without the ignored ones.
+
+    Args:
+        metric: the name that errors begin with.
+        predictions: [..., C] for "multiclass", [...] for "binary", [..., L] for "multilabel".
+        target: [...] class indices; 0 or 1 of shape [...] for "binary" and of shape [..., L] for "multilabel".
+        inputs: what the predictions are; never guessed.
+        task: what the shapes mean.
+        ignore_index: rows with this target are left out (entries of "multilabel" can't be).
+        validate: False skips the checks of values, which synchronise the device.
+
+    Raises:
+        ValueError: shapes, dtypes or choices that do not fit; with `validate`, NaN, targets outside the classes,
+            probabilities outside [0, 1] or, multi-class, that do not sum to 1 (to 1e-2).
+    """
+    check_choice(metric, "inputs", inputs, Inputs)
+    check_choice(metric, "task", task, Task)
+    if not (isinstance(predictions, Tensor) and predictions.is_floating_point()):
+        came = predictions.dtype if isinstance(predictions, Tensor) else type(predictions).__name__
+        raise ValueError(f"{metric}: predictions of type {came} came; give floating-point {inputs}.")
+    if target.is_floating_point() or target.is_complex():
+        raise ValueError(f"{metric}: target has dtype {target.dtype}; give integers.")
+    expected = predictions.shape[:-1] if task == "multiclass" else predictions.shape
+    if predictions.ndim == 0 or (task != "binary" and predictions.ndim < 2) or target.shape != expected:
+        raise ValueError(f"{metric}: predictions of shape {list(predictions.shape)} came with a target of shape "
+                         f"{list(target.shape)} for task={task!r}; multiclass takes [N, C] and [N], binary [N] and "
+                         "[N], multilabel [N, L] and [N, L].")
+    predictions, target = full_precision(predictions.detach()), target.detach().long()
+    if task == "binary":
+        predictions, target = predictions.reshape(-1), target.reshape(-1)
+    else:
+        predictions = predictions.reshape(-1, predictions.shape[-1])
+        target = target.reshape(-1) if task == "multiclass" else target.reshape(predictions.shape)
+    if task != "multilabel":
+        kept = target != ignore_index
+        predictions, target = predictions[kept], target[kept]
+    if validate and target.numel() > 0:
+        _check_values(metric, predictions, target, inputs, task)
+    return predictions, target
+
+
+def to_probabilities(predictions: Float[Tensor, "..."], *, inputs: Inputs, task: Task) -> Float[Tensor, "..."]:
+    """Probabilities as they are; of logits, the softmax (multi-class) or the sigmoid."""
+    if inputs == "probabilities":
+        return predictions
+    return torch.softmax(predictions, dim=-1) if task == "multiclass" else torch.sigmoid(predictions)
+
+
+def _check_values(metric: str, predictions: Tensor, target: Tensor, inputs: Inputs, task: Task) -> None:
+    if bool(torch.isnan(predictions).any()):
+        raise ValueError(f"{metric}: predictions hold NaN; a metric of them would say nothing about the others.")
+    classes = predictions.shape[-1] if task == "multiclass" else 2
+    if int(target.min()) < 0 or int(target.max()) >= classes:
+        raise ValueError(f"{metric}: targets from {int(target.min())} to {int(target.max())} came for task={task!r} "
+                         f"with {classes} classes; give 0 to {classes - 1}.")
+    if inputs == "logits":
+        return
+    if float(predictions.min()) < 0 or float(predictions.max()) > 1:
+        raise ValueError(f"{metric}: probabilities from {float(predictions.min()):g} to {float(predictions.max()):g} "
+                         "came; give values in [0, 1], or inputs='logits'.")
+    if task == "multiclass" and float((predictions.sum(dim=-1) - 1).abs().max()) > SUM_TOLERANCE:
+        raise ValueError(f"{metric}: probabilities came whose rows do not sum to 1; normalise them, or give "
+                         "inputs='logits' or task='multilabel'.")
