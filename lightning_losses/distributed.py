@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as differentiable
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def world_size() -> int:
@@ -36,21 +36,28 @@ def gather_batch(value: Any) -> Any:
         return {name: gather_batch(tensor) for name, tensor in value.items()}
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
-    sizes = _batch_sizes(value)
-    padded = value
-    if value.shape[0] < max(sizes):
+    return _GatherBatch.apply(value)
+
+
+class _GatherBatch(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        own = torch.tensor([value.shape[0]], device=value.device)
+        gathered = [torch.empty_like(own) for _ in range(world_size())]
+        dist.all_gather(gathered, own)
+        sizes = [int(size) for size in gathered]
+        # all_gather takes equal shapes: shorter batches are padded, and the padding is cut off again.
         padding = value.new_zeros(max(sizes) - value.shape[0], *value.shape[1:])
-        padded = torch.cat([value, padding])
-    if value.requires_grad:
-        pieces = differentiable.all_gather(padded.contiguous())  # type: ignore[no-untyped-call]
-    else:
+        padded = torch.cat([value, padding]) if len(padding) else value.contiguous()
         pieces = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(pieces, padded.contiguous())
-    return torch.cat([piece[:size] for piece, size in zip(pieces, sizes, strict=True)])
+        dist.all_gather(pieces, padded)
+        ctx.start = sum(sizes[: dist.get_rank()])
+        ctx.size = value.shape[0]
+        return torch.cat([piece[:size] for piece, size in zip(pieces, sizes, strict=True)])
 
-
-def _batch_sizes(value: Tensor) -> list[int]:
-    own = torch.tensor([value.shape[0]], device=value.device)
-    sizes = [torch.empty_like(own) for _ in range(world_size())]
-    dist.all_gather(sizes, own)
-    return [int(size) for size in sizes]
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total[ctx.start : ctx.start + ctx.size]

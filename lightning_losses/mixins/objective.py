@@ -71,7 +71,11 @@ class ObjectiveMixin(_Base):
         if self._trainer is not None:
             parts = {f"{prefix}/{name}": part.detach() for name, part in value.parts.items()}
             self.log_dict(
-                {prefix: value.total.detach(), **parts}, on_step=False, on_epoch=True, batch_size=_batch_size(tensors)
+                {prefix: value.total.detach(), **parts},
+                on_step=False,
+                on_epoch=True,
+                sync_dist=True,
+                batch_size=_batch_size(tensors),
             )
         return value.total
 
