@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_losses.losses.base import forward_inputs
+from lightning_losses.losses.base import Loss, forward_inputs
 
 Schedule = Callable[[float], float]
 
@@ -143,6 +143,13 @@ class Term(nn.Module):
         """Whether the loss must see the batch of all processes."""
         return bool(getattr(self.loss, "batch_coupled", False))
 
+    def denominator(self, tensors: Mapping[str, Any]) -> Tensor | None:
+        """What the loss's mean divides by on these tensors; None for what is no mean over samples or not ours."""
+        if not isinstance(self.loss, Loss) or getattr(self.loss, "reduction", None) != "mean":
+            return None
+        taken = {argument: tensors.get(source) for argument, (source, _) in self._arguments.items()}
+        return self.loss.denominator(**{name: value for name, value in taken.items() if isinstance(value, Tensor)})
+
     def weight_at(self, progress: float | None) -> float:
         """The weight at this fraction of training."""
         if not callable(self.weight):
@@ -207,11 +214,19 @@ class Objective(nn.Module):
         """Whether some loss has parameters whose shapes are not known before the first call."""
         return any(is_lazy(parameter) for parameter in self.parameters())
 
-    def forward(self, *, gather: Callable[[Any], Any] | None = None, **tensors: Any) -> ObjectiveValue:
+    def forward(
+        self,
+        *,
+        gather: Callable[[Any], Any] | None = None,
+        share: Callable[[Tensor], Tensor] | None = None,
+        **tensors: Any,
+    ) -> ObjectiveValue:
         """Evaluate every term.
 
         Args:
             gather: makes the batch of all processes from this process's; applied to what batch-coupled terms take.
+            share: maps a mean's denominator on this process to the factor that makes it its share of the mean over
+                all processes; applied to the other terms.
             **tensors: the step's tensors under their glossary names; `progress` drives scheduled weights.
         """
         gathered: dict[str, Any] = {}
@@ -236,6 +251,9 @@ class Objective(nn.Module):
                     f"Objective: term '{name}' returned shape {list(part.shape)}; an objective adds "
                     "scalars, so give that loss reduction='mean' or 'sum'."
                 )
+            if share is not None and not term.batch_coupled:
+                denominator = term.denominator(tensors)
+                part = part if denominator is None else part * share(denominator)
             parts[name] = part
             weighted = term.weight_at(tensors.get("progress")) * part
             total = weighted if total is None else total + weighted

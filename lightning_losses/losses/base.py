@@ -5,7 +5,8 @@ import re
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Status = Literal["confirmed", "paper", "experimental"]
 
@@ -45,6 +46,18 @@ class Loss(nn.Module):
             if cls.__module__.startswith("lightning_losses.")
             else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
         )
+
+    def denominator(self, **tensors: Tensor) -> Tensor:
+        """What reduction "mean" divides by: how many of these samples are not ignored.
+
+        Processes with different counts need it to weigh their means; a loss that averages otherwise overrides it.
+        """
+        target, ignore_index = tensors.get("target"), getattr(self, "ignore_index", None)
+        if target is not None and not target.is_floating_point() and ignore_index is not None:
+            return (target != ignore_index).sum()
+        first = tensors.get("logits", next(iter(tensors.values())))
+        rows = first.shape[:-1].numel() if "logits" in tensors else len(first)
+        return torch.tensor(rows, device=first.device)
 
     def extra_repr(self) -> str:
         """The hyperparameters as the constructor takes them."""

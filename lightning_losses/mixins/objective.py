@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lightning_losses.distributed import gather_batch
+from lightning_losses.distributed import gather_batch, share_of_mean, world_size
 from lightning_losses.objective import Objective
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ class ObjectiveMixin(_Base):
 
     Attributes:
         objective: what is minimised; its parameters, if any, train and are saved with the module's.
-        gather_batches: False keeps batch-coupled losses to each process's own batch.
+        gather_batches: True makes every loss on several processes the loss of one process with the whole batch:
+            batch-coupled losses see the gathered batch, and the other means weigh each process by its samples, so
+            that an uneven last batch or unequal numbers of ignored tokens change nothing. False keeps each process
+            to its own batch.
 
     Example:
         >>> import lightning, torch
@@ -67,7 +70,8 @@ class ObjectiveMixin(_Base):
 
     def evaluate_objective(self, objective: Objective, prefix: str, tensors: dict[str, Any]) -> Tensor:
         """Evaluate one objective and log its parts as ``<prefix>/<term>``, the total as ``<prefix>``."""
-        value = objective(gather=gather_batch if self.gather_batches else None, **tensors)
+        several = self.gather_batches and world_size() > 1
+        value = objective(gather=gather_batch if several else None, share=share_of_mean if several else None, **tensors)
         if self._trainer is not None:
             parts = {f"{prefix}/{name}": part.detach() for name, part in value.parts.items()}
             self.log_dict(

@@ -104,3 +104,11 @@ class CrossEntropy(Loss):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
         )
+
+    def denominator(self, **tensors: Tensor) -> Tensor:
+        """What reduction "mean" divides by: the samples that are not ignored, each with its class's weight."""
+        target = tensors["target"]
+        if self.class_weight is None or target.is_floating_point():
+            return super().denominator(**tensors)
+        kept = target != self.ignore_index
+        return reduce(self.class_weight[target.masked_fill(~kept, 0)], "sum", kept)
