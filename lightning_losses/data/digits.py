@@ -17,7 +17,7 @@ class Digits(ImageData):
         >>> digits = Digits(batch_size=32)
         >>> digits.setup()
         >>> len(digits.train), len(digits.val), len(digits.test)
-        (1078, 359, 360)
+        (1079, 359, 359)
     """
 
     name = "digits"

@@ -54,9 +54,9 @@ class ImageDataset(Dataset[Batch]):
 class ImageData(L.LightningDataModule):
     """Base of the image data sets: a fixed split, normalised inputs, batches ``{"inputs", "target", "index"}``.
 
-    A subclass reads its images in `read` and states `name`, `num_classes`, `input_shape` and `class_names`. Inputs are shifted
-    and scaled to mean 0 and variance 1 over the training split. The order of training samples depends on `seed` and
-    the epoch alone, so that a resumed run sees what an uninterrupted one sees.
+    A subclass reads its images in `read` and states `name`, `num_classes`, `input_shape` and `class_names`. Inputs are
+    shifted and scaled to mean 0 and variance 1 over the training split. The order of training samples depends on `seed`
+    and the epoch alone, so that a resumed run sees what an uninterrupted one sees.
 
     Args:
         batch_size: the samples of one optimizer step, over all processes together.

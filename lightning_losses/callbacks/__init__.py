@@ -1,0 +1,7 @@
+"""Callbacks: one file per intervention or monitor."""
+
+from lightning_losses.callbacks.epoch_seed import EpochSeed
+from lightning_losses.callbacks.history import History
+from lightning_losses.callbacks.last_checkpoint import LastCheckpoint
+
+__all__ = ["EpochSeed", "History", "LastCheckpoint"]

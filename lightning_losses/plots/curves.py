@@ -1,0 +1,82 @@
+"""Curves over the epochs of training."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lightning_losses.plots.style import COLORS, LINE_STYLES, new_figure, paper_style
+
+History = Mapping[str, Sequence[float]]
+_PREFIXES = ("train/loss", "train/peer_loss")
+
+
+def loss_curves(histories: Mapping[str, History]) -> Figure:
+    """Every part of every network's training loss, unweighted, a panel a network, on a logarithmic scale.
+
+    Args:
+        histories: by the network's label, the values after each epoch under the names that
+            `lightning_losses.mixins.ObjectiveMixin` logs: ``train/loss``, the weighted sum, and
+            ``train/loss/<term>``; for a peer that trains too, ``train/peer_loss`` likewise.
+    """
+    with paper_style():
+        figure, axes = new_figure(columns=len(histories), width=2.6, height=2.4)
+        for axis, (label, history) in zip(axes, histories.items(), strict=True):
+            for order, (name, values) in enumerate(_parts(history).items()):
+                _draw(axis, values, name, order)
+            _finish(axis, label)
+            positive = all(value > 0 for values in _parts(history).values() for value in values)
+            axis.set_yscale("log" if positive else "linear")
+        axes[0].set_ylabel("training loss (nats per sample)")
+    return figure
+
+
+def validation_curves(histories: Mapping[str, History]) -> Figure:
+    """Accuracy and cross-entropy on the validation split, a line a network.
+
+    Args:
+        histories: by the network's label, the values after each epoch of ``val/accuracy`` and ``val/loss``.
+    """
+    with paper_style():
+        figure, (accuracy, loss) = new_figure(columns=2, width=3.1, height=2.5)
+        for order, (label, history) in enumerate(histories.items()):
+            _draw(accuracy, [100 * value for value in history["val/accuracy"]], label, order)
+            _draw(loss, history["val/loss"], label, order)
+        accuracy.set_ylabel("validation accuracy (%)")
+        loss.set_ylabel("validation cross-entropy (nats)")
+        loss.set_yscale("log")
+        for axis in (accuracy, loss):
+            _finish(axis, "")
+        accuracy.get_legend().remove()
+    return figure
+
+
+def _parts(history: History) -> dict[str, Sequence[float]]:
+    """The parts by the names that a reader knows; the sum only where it is one of several."""
+    parts: dict[str, Sequence[float]] = {}
+    for prefix in _PREFIXES:
+        own = {name.removeprefix(f"{prefix}/"): values for name, values in history.items()
+               if name.startswith(f"{prefix}/")}
+        peer = "peer: " if prefix == "train/peer_loss" else ""
+        if prefix in history and len(own) > 1:
+            parts[f"{peer}weighted sum"] = history[prefix]
+        parts |= {peer + name: values for name, values in own.items()}
+    return parts
+
+
+def _draw(axis: Axes, values: Sequence[float], label: str, order: int) -> None:
+    epochs = range(1, len(values) + 1)
+    # A line through one point is invisible.
+    marker = "o" if len(values) == 1 else None
+    axis.plot(epochs, values, label=label, color=COLORS[order % len(COLORS)],
+              linestyle=LINE_STYLES[order % len(LINE_STYLES)], marker=marker, markersize=3)
+
+
+def _finish(axis: Axes, title: str) -> None:
+    axis.set_xlabel("epoch")
+    axis.set_title(title)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axis.grid(axis="x", visible=False)
+    if axis.get_lines():
+        axis.legend()

@@ -1,0 +1,1 @@
+"""What a recipe is made of: train a network, keep it, evaluate it, and start from a command line."""

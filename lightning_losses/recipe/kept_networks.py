@@ -1,0 +1,86 @@
+"""Trained networks, kept under a hash of everything that made them."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+WEIGHTS, RECORD = "weights.safetensors", "record.json"
+
+
+class KeptNetworks:
+    """A folder of trained networks, one sub-folder each: weights as safetensors, and a record as JSON.
+
+    A network is found again by its identity, the plain values that decide what training makes of it. The record holds
+    the identity and the weights' hash, and both are compared when it is read: a folder that was damaged or that belongs
+    to something else is not used.
+
+    Args:
+        folder: where they are kept; made when the first one comes.
+
+    Example:
+        >>> import tempfile
+        >>> from torch import nn
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     kept = KeptNetworks(folder)
+        ...     kept.save({"seed": 0}, nn.Linear(2, 2), {"seconds": 1.5})
+        ...     kept.load({"seed": 0}, nn.Linear(2, 2)), kept.load({"seed": 1}, nn.Linear(2, 2))
+        ({'seconds': 1.5}, None)
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+
+    def place(self, identity: dict[str, Any]) -> Path:
+        """The sub-folder of the network that this identity makes."""
+        return self.folder / hashlib.sha256(_canonical(identity).encode()).hexdigest()[:16]
+
+    def load(self, identity: dict[str, Any], network: nn.Module) -> dict[str, Any] | None:
+        """Fill the network with the kept weights; the values kept beside them, or None if there is no good one."""
+        place = self.place(identity)
+        try:
+            record = json.loads((place / RECORD).read_text())
+            if _canonical(record["identity"]) != _canonical(identity):
+                return None
+            if record["sha256"] != _digest(place / WEIGHTS):
+                return None
+            load_model(network, place / WEIGHTS)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
+            return None
+        values: dict[str, Any] = record["values"]
+        return values
+
+    def save(self, identity: dict[str, Any], network: nn.Module, values: dict[str, Any]) -> None:
+        """Keep a network; all of it becomes visible at once. One that is there already and whole stays."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=".partial."))
+        try:
+            save_model(network, str(partial / WEIGHTS))
+            record = {"identity": identity, "sha256": _digest(partial / WEIGHTS), "values": values}
+            (partial / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
+            self._publish(partial, self.place(identity))
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _publish(self, partial: Path, place: Path) -> None:
+        if place.exists():
+            # Only a damaged one gets here, or one that another process has just written: both may be replaced.
+            damaged = Path(tempfile.mkdtemp(dir=self.folder, prefix=".replaced."))
+            os.replace(place, damaged)
+            shutil.rmtree(damaged, ignore_errors=True)
+        os.rename(partial, place)
+
+
+def _canonical(identity: dict[str, Any]) -> str:
+    return json.dumps(identity, sort_keys=True, allow_nan=False)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

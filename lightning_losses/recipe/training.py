@@ -1,0 +1,194 @@
+"""Train one network from its configuration, so that it can be interrupted, resumed and kept."""
+
+import functools
+import json
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+import lightning_losses
+from lightning_losses.callbacks import EpochSeed, History, LastCheckpoint
+from lightning_losses.data import ImageData
+from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints
+from lightning_losses.recipe.kept_networks import KeptNetworks
+
+Weights = Literal["last", "best"]
+# What a trainer's configuration says about looks alone.
+_LOOKS = ("enable_progress_bar", "enable_model_summary", "log_every_n_steps")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, in evaluation mode, on the CPU, and what its training was like."""
+
+    name: str
+    network: nn.Module
+    history: dict[str, list[float]]
+    seconds: float
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one network is trained: everything that decides the result.
+
+    Args:
+        name: what the run calls the network: "teacher", "baseline", "student".
+        module: the configuration of its LightningModule.
+        data: the configuration of its data.
+        trainer: the configuration of its Trainer.
+        scheduler: the configuration of its learning rate over time; None keeps it.
+        callbacks: further callbacks' configurations, by name.
+        seed: of the first weights, of the order of the samples, and of what is random in an epoch.
+        weights: "last" takes the weights after the last epoch; "best" those after the epoch of best validation
+            accuracy, the first of equals.
+        teacher: the training of the teacher, if there is one.
+    """
+
+    name: str
+    module: DictConfig
+    data: DictConfig
+    trainer: DictConfig
+    scheduler: DictConfig | None = None
+    callbacks: DictConfig | None = None
+    seed: int = 0
+    weights: Weights = "last"
+    teacher: "Training | None" = field(default=None, repr=False)
+
+    @functools.cached_property
+    def datamodule(self) -> ImageData:
+        """The data, read and split."""
+        data: ImageData = instantiate(self.data, seed=self.seed)
+        data.prepare_data()
+        data.setup()
+        return data
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The plain values that decide what training makes; versions of the libraries among them."""
+        plain = {name: OmegaConf.to_container(value, resolve=True) if isinstance(value, DictConfig) else value
+                 for name, value in (("module", self.module), ("data", self.data), ("trainer", self.trainer),
+                                     ("scheduler", self.scheduler), ("callbacks", self.callbacks))}
+        assert isinstance(plain["trainer"], dict)
+        plain["trainer"] = {name: value for name, value in plain["trainer"].items() if name not in _LOOKS}
+        return {**plain, "seed": self.seed, "weights": self.weights, "samples": self.datamodule.fingerprint(),
+                "teacher": None if self.teacher is None else self.teacher.identity,
+                "versions": {"lightning_losses": lightning_losses.__version__, "torch": torch.__version__}}
+
+    def build(self, teacher: nn.Module | None = None) -> L.LightningModule:
+        """The LightningModule before training, the same for the same seed."""
+        with _quiet():
+            L.seed_everything(self.seed, verbose=False)
+        make = instantiate(self.module, _partial_=True, _convert_="all")
+        live: dict[str, Any] = {"example_inputs": self.datamodule.val.inputs[:8]}
+        if teacher is not None:
+            live["teacher"] = teacher
+        if self.scheduler is not None:
+            live["scheduler"] = functools.partial(instantiate(self.scheduler, _partial_=True),
+                                                  total_steps=self.total_steps)
+        module: L.LightningModule = make(**live)
+        return module
+
+    @property
+    def total_steps(self) -> int:
+        """The optimizer steps of the whole training."""
+        batches = math.ceil(len(self.datamodule.train) / self.datamodule.batch_size)
+        steps = math.ceil(batches / self.trainer.get("accumulate_grad_batches", 1)) * self.trainer.max_epochs
+        return max(steps, 1)
+
+    def rehearse(self) -> None:
+        """Take one step with untrained networks, so that what can't work is known before anything was trained."""
+        teacher = None if self.teacher is None else self.teacher.build().get_submodule("network")
+        module = self.build(teacher)
+        dataset = self.datamodule.train
+        batch = dataset.__getitems__(list(range(min(len(dataset), self.datamodule.batch_size, 8))))
+        step: Any = module.training_step({**batch, "step": 0, "progress": 0.0, "epoch_progress": 0.0}, 0)
+        step["loss"].backward()
+        module.configure_optimizers()
+
+    def run(self, folder: Path, *, resume: bool = False, logger: Any = False,
+            teacher: nn.Module | None = None) -> Trained:
+        """Train, leaving checkpoints in a folder, or go on from the checkpoint there.
+
+        Raises:
+            KeyboardInterrupt: the training was interrupted; the checkpoint is there.
+            ValueError: the checkpoint to resume from was made by other settings.
+        """
+        folder = folder / self.name
+        last = folder / "last.ckpt"
+        resume = resume and last.is_file()
+        self._claim(folder / "identity.json", resume)
+        module = self.build(teacher)
+        history = History()
+        monitor = "val/accuracy" if self.weights == "best" else None
+        further = [] if self.callbacks is None else list(instantiate(self.callbacks, _convert_="all").values())
+        progress: list[Callback] = [RichProgressBar()] if self.trainer.get("enable_progress_bar", True) else []
+        with _quiet():
+            trainer: L.Trainer = instantiate(
+                self.trainer, _convert_="all", _partial_=True)(
+                default_root_dir=folder, logger=logger, plugins=[AtomicCheckpoints()],
+                callbacks=[EpochSeed(self.seed), history, LastCheckpoint(folder, monitor), *progress, *further])
+            try:
+                trainer.fit(module, self.datamodule, ckpt_path=last if resume else None, weights_only=True)
+            except SystemExit:
+                # Lightning's answer to Ctrl-C, after it has shut down.
+                raise KeyboardInterrupt from None
+        # Read back from the file, since strategies that train in other processes leave no callback state in this one.
+        final = torch.load(last, map_location="cpu", weights_only=True)
+        state = final["callbacks"][history.state_key]
+        chosen = final if self.weights == "last" else torch.load(folder / "best.ckpt", map_location="cpu",
+                                                                 weights_only=True)
+        module.load_state_dict(chosen["state_dict"])
+        network = module.get_submodule("network").cpu().eval().requires_grad_(False)
+        return Trained(self.name, network, state["metrics"], state["seconds"])
+
+    def run_once(self, kept: KeptNetworks, folder: Path, *, resume: bool = False) -> Trained:
+        """The network that this training made before, or train it now and keep it, unless it diverged."""
+        network = self.build().get_submodule("network")
+        values = kept.load(self.identity, network)
+        if values is not None:
+            return Trained(self.name, network.eval().requires_grad_(False), kept=True, **values)
+        trained = self.run(folder, resume=resume)
+        if all(math.isfinite(value) for values in trained.history.values() for value in values):
+            kept.save(self.identity, trained.network, {"history": trained.history, "seconds": trained.seconds})
+        return trained
+
+    def _claim(self, path: Path, resume: bool) -> None:
+        if not resume:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self.identity, indent=1, sort_keys=True))
+            return
+        before = json.loads(path.read_text())
+        if differing := sorted(_differences(before, self.identity)):
+            raise ValueError(f"resume: the {self.name} in {path.parent} was begun with other settings "
+                             f"({', '.join(differing)}); resume with the settings of that run, or start a new one.")
+
+
+def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in {*before, *now}:
+            yield from _differences(before.get(name), now.get(name), f"{prefix}.{name}" if prefix else name)
+    elif before != now:
+        yield prefix
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # The data are tensors in memory: processes that load them would only cost time.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # A small data set has fewer steps in an epoch than the logger's interval; the epoch's values are what counts.
+        warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        yield
