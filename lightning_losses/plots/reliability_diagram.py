@@ -1,0 +1,169 @@
+"""The reliability diagram: accuracy against confidence, with gaps, intervals, counts, and before against after."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from torch import Tensor
+
+from lightning_losses.metrics.bins import (
+    Binned,
+    Binning,
+    bin_sums,
+    binned,
+    check_bins,
+    confidences,
+    mass_bins,
+    width_bins,
+)
+from lightning_losses.metrics.bootstrap import Interval, bootstrap_interval
+from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
+from lightning_losses.plots.style import COLORS, paper_style
+
+
+def reliability_diagram(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
+                        after: Float[Tensor, "..."] | None = None, names: tuple[str, str] = ("before", "after"),
+                        task: Task = "multiclass", num_bins: int = 15, binning: Binning = "width",
+                        level: float = 0.95, resamples: int = 200, title: str | None = None,
+                        ignore_index: int = -100) -> Figure:
+    """Draw a reliability diagram above a histogram of confidence.
+
+    Each bin's bar is its accuracy, with a Wilson score interval; the hatched bar is the gap to its mean confidence.
+    The legend gives the expected calibration error with its bootstrap interval. With `after`, the bars show the
+    calibrated predictions and a line the uncalibrated ones, in both panels.
+
+    Args:
+        predictions: [..., C] for "multiclass", [...] for "binary", [..., L] for "multilabel" (all labels pooled).
+        target: [...] class indices; 0 or 1 for "binary" and "multilabel".
+        inputs: "logits" or "probabilities"; of `predictions` and of `after`.
+        after: the same samples' predictions after calibration.
+        names: what `predictions` and `after` are called.
+        task: what the shapes mean.
+        num_bins: at least 1.
+        binning: "width" or "mass".
+        level: the confidence of all intervals, in (0, 1).
+        resamples: of the bootstrap.
+        title: above the figure.
+        ignore_index: rows with this target are left out.
+
+    Returns:
+        A figure outside pyplot's registry; `plots.style.save_figure` writes it.
+
+    Raises:
+        ValueError: shapes or options that do not fit; NaN or probabilities out of range; no samples.
+
+    Source:
+        DeGroot, Fienberg, 1983, "The Comparison and Evaluation of Forecasters"; Niculescu-Mizil, Caruana, 2005,
+        "Predicting Good Probabilities with Supervised Learning". Wilson, 1927, for the bars' intervals.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+        >>> figure = reliability_diagram(logits, torch.tensor([0, 1, 1]), inputs="logits", after=logits / 2)
+        >>> [axis.get_ylabel() for axis in figure.axes]
+        ['accuracy', 'samples']
+    """
+    check_bins("reliability_diagram", num_bins)
+
+    def series(values: Tensor) -> "_Series":
+        values, labels = checked_predictions("reliability_diagram", values, target, inputs=inputs, task=task,
+                                             ignore_index=ignore_index)
+        if labels.numel() == 0:
+            raise ValueError("reliability_diagram: no samples came; there is nothing to draw.")
+        confidence, outcome = confidences(values, labels, inputs=inputs, task=task, scope="top_label")
+        return _Series(confidence.reshape(-1, 1), outcome.reshape(-1, 1), num_bins, binning, level, resamples)
+
+    before = series(predictions)
+    shown = before if after is None else series(after)
+    outcome_name = "accuracy" if task == "multiclass" else "frequency of 1"
+    with paper_style():
+        figure = Figure(figsize=(3.4, 4.4), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        _draw_bars(above, shown, shown.summary(outcome_name if after is None else names[1]))
+        _draw_histogram(below, shown)
+        if after is not None:
+            _draw_line(above, below, before, before.summary(names[0]))
+        above.plot([0, 1], [0, 1], color="#777777", linewidth=0.8, linestyle="--", zorder=1)
+        above.set(xlim=(0, 1), ylim=(0, 1), ylabel=outcome_name)
+        below.set(xlabel="confidence" if task == "multiclass" else "probability of 1", ylabel="samples")
+        if title:
+            above.set_title(title)
+        figure.legend(loc="outside upper left", fontsize=7.5, labelspacing=0.3, handlelength=1.6)
+        figure.align_ylabels((above, below))
+    return figure
+
+
+class _Series:
+    """The bins of one set of predictions, on the host, with their intervals."""
+
+    def __init__(self, confidence: Tensor, outcome: Tensor, num_bins: int, binning: Binning, level: float,
+                 resamples: int) -> None:
+        index = (width_bins if binning == "width" else mass_bins)(confidence, num_bins)
+        bins = binned(bin_sums(confidence, outcome, index, num_bins))
+        filled = bins.samples[:, 0] > 0
+        self.bins = Binned(*(values[filled, 0].cpu() for values in bins))
+        if binning == "width":
+            edges = torch.arange(num_bins + 1, dtype=torch.float64) / num_bins
+            self.left, self.width = edges[:-1][filled.cpu()], torch.full((int(filled.sum()),), 1 / num_bins)
+        else:
+            upper = torch.stack([confidence[index == b].max() for b in torch.nonzero(filled)[:, 0]]).double().cpu()
+            self.left = torch.cat([confidence.min().double().cpu().reshape(1), upper[:-1]])
+            self.width = upper - self.left
+
+        def error(confidence: Tensor, outcome: Tensor) -> Tensor:
+            index = (width_bins if binning == "width" else mass_bins)(confidence, num_bins)
+            drawn = binned(bin_sums(confidence, outcome, index, num_bins))
+            return (drawn.samples / len(confidence) * (drawn.confidence - drawn.outcome).abs()).sum()
+
+        sizes = bin_sums(confidence, outcome, width_bins(confidence, num_bins), num_bins)[0, :, 0]
+        self.histogram: list[float] = sizes.tolist()
+        self.error = float(error(confidence, outcome))
+        self.interval: Interval = bootstrap_interval(error, confidence, outcome, level=level, resamples=resamples)
+        self.level = level
+
+    def summary(self, name: str) -> str:
+        return f"{name}, ECE {self.error:.3f} [{float(self.interval.low):.3f}, {float(self.interval.high):.3f}]"
+
+    def whiskers(self) -> tuple[list[float], list[float]]:
+        """How far each bin's Wilson interval reaches below and above its outcome."""
+        z = math.sqrt(2) * float(torch.erfinv(torch.tensor(self.level, dtype=torch.float64)))
+        count, outcome = self.bins.samples, self.bins.outcome
+        centre = (outcome + z**2 / (2 * count)) / (1 + z**2 / count)
+        half = z / (1 + z**2 / count) * (outcome * (1 - outcome) / count + z**2 / (4 * count**2)).sqrt()
+        below, above = outcome - (centre - half), centre + half - outcome
+        return below.clamp(min=0).tolist(), above.clamp(min=0).tolist()
+
+
+def _draw_bars(axes: Axes, series: _Series, label: str) -> None:
+    left, width = series.left.tolist(), series.width.tolist()
+    outcome, confidence = series.bins.outcome, series.bins.confidence
+    axes.bar(left, outcome.tolist(), width, align="edge", color=COLORS[0], alpha=0.75, edgecolor="white", linewidth=0.6,
+             label=label, zorder=2)
+    axes.bar(left, (confidence - outcome).tolist(), width, bottom=outcome.tolist(), align="edge", facecolor="none",
+             edgecolor=COLORS[1], hatch="//////", linewidth=0.6, label="gap to confidence", zorder=3)
+    centres = (series.left + series.width / 2).tolist()
+    axes.errorbar(centres, outcome.tolist(), yerr=series.whiskers(), fmt="none", ecolor="#222222", elinewidth=0.8,
+                  capsize=1.5, zorder=4)
+
+
+def _draw_histogram(axes: Axes, series: _Series) -> None:
+    counts, width, top = series.histogram, 1 / len(series.histogram), max(series.histogram)
+    left = [b * width for b in range(len(counts))]
+    axes.bar(left, counts, width, align="edge", color=COLORS[0], alpha=0.75, edgecolor="white", linewidth=0.6)
+    for edge, count in zip(left, counts, strict=True):
+        if count:
+            text = axes.text(edge + width / 2, count + 0.04 * top, f"{count:.0f}", ha="center", va="bottom",
+                             fontsize=5.5, rotation=90, zorder=6)
+            text.set_path_effects([withStroke(linewidth=1.5, foreground="white")])
+    axes.set_ylim(0, 1.5 * top)
+
+
+def _draw_line(above: Axes, below: Axes, series: _Series, label: str) -> None:
+    above.errorbar(series.bins.confidence.tolist(), series.bins.outcome.tolist(), yerr=series.whiskers(),
+                   color=COLORS[6], marker="o", markersize=3, markerfacecolor="white", linewidth=1.0, elinewidth=0.6,
+                   capsize=1.5, label=label, zorder=5)
+    bins = len(series.histogram)
+    below.stairs(series.histogram, [b / bins for b in range(bins + 1)], color=COLORS[6], linewidth=1.0)
+    below.set_ylim(0, max(below.get_ylim()[1], 1.1 * max(series.histogram)))
