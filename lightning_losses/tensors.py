@@ -1,5 +1,6 @@
 """Shared numerics: full-precision log-probabilities, ignored samples, reductions, and the checks on what comes in."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, get_args
@@ -53,6 +54,12 @@ def check_number(
 def check_temperature(loss: str, temperature: Any) -> None:
     """Raise ``ValueError`` unless `temperature` is a finite number above 0."""
     check_number(loss, "temperature", temperature, above=0, most=1e9)
+
+
+def check_count(loss: str, name: str, value: Any) -> None:
+    """Raise ``ValueError`` unless `value` is a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{loss}: {name}={value!r} came; give a whole number of at least 1.")
 
 
 def check_choice(loss: str, name: str, value: Any, choices: Any) -> None:
@@ -222,6 +229,18 @@ def kl_divergence(
 def entropy(log_p: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows"]:
     """``-sum_k p_k log p_k`` per row, in nats."""
     return -expectation(log_p, log_p)
+
+
+def log_mixture(log_p: Float[Tensor, "*rows classes"], log_q: Float[Tensor, "*rows classes"],
+                weight: float) -> Float[Tensor, "*rows classes"]:
+    """``log(weight p + (1 - weight) q)``, for a weight in [0, 1]; -inf where both are."""
+    if weight in (0, 1):
+        return log_p if weight == 1 else log_q
+    # logaddexp of two -inf has a NaN gradient, which even a zero gradient from above would not stop.
+    neither = torch.isneginf(log_p) & torch.isneginf(log_q)
+    mixed = torch.logaddexp(log_p.masked_fill(neither, 0.0) + math.log(weight),
+                            log_q.masked_fill(neither, 0.0) + math.log1p(-weight))
+    return mixed.masked_fill(neither, -torch.inf)
 
 
 def reduce(

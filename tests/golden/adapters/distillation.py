@@ -1,12 +1,45 @@
 """Distillation losses."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_losses.losses import kd_loss
+from lightning_losses.losses import (
+    bdkd_loss,
+    dkd_loss,
+    forward_kl_loss,
+    generalized_jsd_loss,
+    kd_loss,
+    logit_std_kd_loss,
+    nkd_loss,
+    pskd_loss,
+    reverse_kl_loss,
+    sinkd_loss,
+    skew_kl_loss,
+    skew_rkl_loss,
+    symmetric_kl_loss,
+    total_variation_loss,
+    uskd_loss,
+)
+from lightning_losses.losses.distillation.bdkd import bdkd_weights
+from lightning_losses.losses.distillation.dkd import dkd_parts
+from lightning_losses.losses.distillation.pskd import pskd_target
+from lightning_losses.losses.distillation.sinkd import sinkd_transport
+from lightning_losses.tensors import class_indices, entropy, log_probabilities
 from tests.golden.adapter import Adapter, Params, gradients, leaf
+
+# What a converged case is iterated to; further iterations change nothing at its tolerance.
+CONVERGED = 5000
+
+TOKEN_MEAN = ("mean", "mean over non-ignored tokens", "sum / number of non-ignored tokens")
+
+
+def label(inputs: dict[str, Tensor]) -> Tensor:
+    return inputs["target_probs"] if "target_probs" in inputs else inputs["target"]
 
 
 def kd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
@@ -20,4 +53,153 @@ def kd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
     return {"loss": loss, **gradients(loss, student=student)}
 
 
-ADAPTERS: dict[str, Adapter] = {"kd": kd}
+def dkd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        temperature, factor = given.take("temperature"), given.take("warmup_factor", 1.0)
+        alpha, beta = given.take("alpha"), given.take("beta")
+    student = leaf(inputs["student_logits"])
+    target = label(inputs)
+    loss = factor * dkd_loss(student, inputs["teacher_logits"], target, alpha=alpha, beta=beta,
+                             temperature=temperature)
+    parts = dkd_parts(student, inputs["teacher_logits"], class_indices(target), temperature)
+    return {"loss": loss, "tckd": temperature**2 * parts.target_class.mean(),
+            "nckd": temperature**2 * parts.non_target_class.mean(), **gradients(loss, student=student)}
+
+
+def logit_std_kd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        temperature, eps = given.take("temperature"), given.take("eps")
+        given.choice("std", {"unbiased (C-1)": True})
+    student = leaf(inputs["student_logits"])
+    loss = logit_std_kd_loss(student, inputs["teacher_logits"], temperature=temperature, eps=eps)
+    return {"loss": loss, **gradients(loss, student=student)}
+
+
+def nkd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        temperature, gamma = given.take("temperature"), given.take("gamma")
+    student = leaf(inputs["student_logits"])
+    loss = nkd_loss(student, inputs["teacher_logits"], label(inputs), gamma=gamma, temperature=temperature)
+    return {"loss": loss, **gradients(loss, student=student)}
+
+
+def uskd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        options = {name: given.take(name) for name in ("alpha", "beta", "mu", "rank_mode")}
+    student, feature = leaf(inputs["student_logits"]), leaf(inputs["mid_feature"])
+    weight, bias = leaf(inputs["fc_weight"]), leaf(inputs["fc_bias"])
+    loss = uskd_loss(student, F.linear(feature, weight, bias), label(inputs), **options)
+    return {"loss": loss, **gradients(loss, student=student, feature=feature, fc_weight=weight, fc_bias=bias)}
+
+
+def bdkd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        temperature, boost, base = given.take("temperature"), given.take("boost"), given.take("base")
+        entropy_temperature = given.take("entropy_temperature", "same as temperature")
+        cross_entropy = given.choice("forward_term", {"cross entropy (no teacher-entropy constant)": True}, False)
+        given.choice("reduction", dict.fromkeys(TOKEN_MEAN), None)
+    at = temperature if entropy_temperature == "same as temperature" else float(entropy_temperature)
+    student, teacher = leaf(inputs["student_logits"]), leaf(inputs["teacher_logits"])
+    loss = bdkd_loss(student, teacher, inputs.get("labels"), boost=boost, base=base, temperature=temperature,
+                     entropy_temperature=at)
+    peer = kd_loss(teacher, student, inputs.get("labels"), temperature=temperature)
+    weights = bdkd_weights(student, teacher, boost=boost, base=base, temperature=at)
+    value, entropies = loss, {}
+    if cross_entropy:  # that code: the forward divergence plus the teacher's entropy, and entropies with an epsilon
+        entropies = {f"entropy_{name}": -(p * (p + 1e-9).log()).sum(dim=-1)
+                     for name, p in (("student", student.softmax(dim=-1)), ("teacher", teacher.softmax(dim=-1)))}
+        constant = temperature**2 * weights.forward * entropy(log_probabilities(teacher.detach(), temperature))
+        kept = torch.ones_like(constant, dtype=torch.bool) if "labels" not in inputs else inputs["labels"] != -100
+        value = loss + constant[kept].mean()
+    return {"loss": value, "loss_student_distill": loss, "loss_teacher_distill": peer,
+            "weight_forward": weights.forward, "weight_reverse": weights.reverse, **entropies,
+            **gradients(loss, student=student), **gradients(peer, teacher=teacher)}
+
+
+def sinkd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        options = {name: given.take(name) for name in ("temperature", "epsilon")}
+        n_iters = given.take("n_iters")
+        scale, mass = given.take("scale"), given.take("mass")
+    if isinstance(n_iters, str):
+        if not n_iters.startswith("converged"):
+            raise ValueError(f"the adapter knows n_iters as a number or 'converged', not {n_iters!r}")
+        n_iters = CONVERGED
+    student = leaf(inputs["student_logits"])
+    loss = sinkd_loss(student, inputs["teacher_logits"], n_iters=n_iters, scale=scale, mass=mass, **options)
+    plan, cost = sinkd_transport(student, inputs["teacher_logits"], n_iters=n_iters, **options)
+    return {"loss": loss, "plan": plan if mass == "batch" else plan / len(plan), "cost": cost,
+            **gradients(loss, student=student)}
+
+
+def pskd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        alpha, epochs = given.take("alpha_T"), given.take("total_epochs")
+    target = inputs["target"]
+    past = F.one_hot(target, inputs["logits"].shape[-1]).to(inputs["logits"])
+    trace: dict[str, list[Tensor]] = {"alpha": [], "soft_targets": [], "loss": [], "grad": []}
+    for epoch, scores in enumerate(inputs["logits"]):
+        logits, progress = leaf(scores), (epoch + 1) / epochs
+        loss = pskd_loss(logits, target, past, progress, alpha=alpha)
+        trace["alpha"].append(torch.tensor(alpha * progress, dtype=scores.dtype))
+        trace["soft_targets"].append(pskd_target(target, past, alpha * progress))
+        trace["loss"].append(loss)
+        trace["grad"].append(torch.autograd.grad(loss, logits)[0])
+        past = scores.softmax(dim=-1)
+    return {name: torch.stack(values) for name, values in trace.items()}
+
+
+def divergence(inputs: dict[str, Tensor], params: dict[str, Any], *, loss_function: Callable[..., Tensor],
+               option: tuple[str, str] | None = None,
+               released_entropy: Callable[[float], float] = lambda value: 0.0) -> dict[str, Tensor]:
+    """A divergence per token.
+
+    Args:
+        inputs: logits of both networks, and the labels that tell the ignored tokens.
+        params: the case's parameters.
+        loss_function: ours.
+        option: its own option, by the case's name and by ours.
+        released_entropy: how much of the teacher's entropy, a constant, the released value holds on top of ours.
+    """
+    with Params(params) as given:
+        value = given.take(option[0]) if option else 0.0
+        temperature, tau_squared = given.take("temperature", 1.0), given.take("tau_squared", False)
+        reduction = given.choice("reduction", {**dict.fromkeys(TOKEN_MEAN, "mean"),
+                                               "sum / B (batchmean over dim 0, NOT per token)": "sum"}, "mean")
+    student, teacher, labels = leaf(inputs["student_logits"]), inputs["teacher_logits"], inputs.get("labels")
+    loss = loss_function(student, teacher, labels, temperature=temperature, tau_squared=tau_squared,
+                         reduction=reduction, **({option[1]: value} if option else {}))
+    if reduction == "sum":
+        loss = loss / len(student)
+    constant = entropy(log_probabilities(teacher, temperature))
+    constant = constant.mean() if labels is None else constant[labels != -100].mean()
+    return {"loss": loss, "loss_released": loss + released_entropy(value) * constant,
+            **gradients(loss, student=student)}
+
+
+def generalized_jsd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    if "lam" in params:  # DistiLLM's mixture, whose weight is the student's
+        params = {**params, "beta": 1 - params["lam"]}
+        del params["lam"]
+    return divergence(inputs, params, loss_function=generalized_jsd_loss, option=("beta", "beta"))
+
+
+ADAPTERS: dict[str, Adapter] = {
+    "kd": kd,
+    "dkd": dkd,
+    "logit_std_kd": logit_std_kd,
+    "nkd": nkd,
+    "uskd": uskd,
+    "bdkd": bdkd,
+    "sinkd": sinkd,
+    "pskd": pskd,
+    "forward_kl": partial(divergence, loss_function=forward_kl_loss, released_entropy=lambda _: 1.0),
+    "reverse_kl": partial(divergence, loss_function=reverse_kl_loss),
+    "symmetric_kl": partial(divergence, loss_function=symmetric_kl_loss, option=("lam", "reverse_weight"),
+                            released_entropy=lambda lam: 1 - lam),
+    "generalized_jsd": generalized_jsd,
+    "skew_kl": partial(divergence, loss_function=skew_kl_loss, option=("lam", "skew"),
+                       released_entropy=lambda _: 1.0),
+    "skew_rkl": partial(divergence, loss_function=skew_rkl_loss, option=("lam", "skew")),
+    "total_variation": partial(divergence, loss_function=total_variation_loss),
+}

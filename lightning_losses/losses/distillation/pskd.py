@@ -1,0 +1,95 @@
+"""Progressive self-knowledge distillation: the target moves from the label towards the network's past prediction."""
+
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from lightning_losses.losses.base import Loss
+from lightning_losses.tensors import (
+    Reduction,
+    check_floating,
+    check_number,
+    classification_rows,
+    log_probabilities,
+    reduce,
+)
+
+Progress = float | Float[Tensor, ""]
+
+
+def pskd_target(target: Shaped[Tensor, "..."], past_probabilities: Float[Tensor, "*rows classes"],
+                past_weight: Progress) -> Float[Tensor, "*rows classes"]:
+    """``(1 - past_weight) one-hot(target) + past_weight past_probabilities``, without gradient."""
+    past = past_probabilities.detach()
+    label = target.to(past.dtype) if target.is_floating_point() else F.one_hot(target, past.shape[-1]).to(past.dtype)
+    return (1 - past_weight) * label + past_weight * past
+
+
+def pskd_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."],
+              past_probabilities: Float[Tensor, "*rows classes"], epoch_progress: Progress, *, alpha: float = 0.8,
+              ignore_index: int = -100, reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+    """Cross-entropy to a mixture of the label and the past prediction; see `PSKD`."""
+    check_number("pskd", "alpha", alpha, least=0, most=1)
+    if not isinstance(epoch_progress, Tensor):
+        check_number("pskd", "epoch_progress", epoch_progress, least=0, most=1)
+    check_floating("pskd", "past_probabilities", past_probabilities)
+    rows = classification_rows("pskd", logits, target, ignore_index)
+    if past_probabilities.shape != logits.shape:
+        raise ValueError(f"pskd: past_probabilities of shape {list(past_probabilities.shape)} came with logits of "
+                         f"shape {list(logits.shape)}; give both the same shape.")
+    assert rows.target is not None
+    past = past_probabilities.to(rows.logits.dtype)
+    if rows.kept is not None:
+        past = past.masked_fill(~rows.kept.unsqueeze(-1), 0.0)
+    soft = pskd_target(rows.target, past, alpha * epoch_progress)
+    log_s = log_probabilities(rows.logits)
+    value = -(soft * log_s.masked_fill(soft == 0, 0.0)).sum(dim=-1)
+    return reduce(value, reduction, rows.kept)
+
+
+class PSKD(Loss):
+    """Progressive self-knowledge distillation: the target moves from the label towards the network's past prediction.
+
+    ``-sum_k q_k log s_k`` with ``q = (1 - α_e) one-hot(y) + α_e P``, where P is what the network predicted for this
+    sample one epoch ago and ``α_e = α (e + 1) / E`` grows over the epochs e = 0, ..., E - 1.
+
+    Args:
+        alpha: α, the weight of the past prediction in the last epoch, in [0, 1]. At 0 this is cross-entropy.
+        ignore_index: samples with this target count for nothing.
+        reduction: "mean" over the kept samples, "sum", or "none".
+
+    Shapes:
+        logits, past_probabilities: [..., C]; target: [...] class indices or [..., C] probabilities; epoch_progress:
+        ``(e + 1) / E``, a number or scalar tensor in [0, 1].
+
+    Returns:
+        A scalar, or [...] without reduction.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; an alpha or an epoch_progress outside [0, 1].
+
+    Source:
+        Kim, Ji, Yoon, Hwang, 2021, "Self-Knowledge Distillation with Progressive Refinement of Targets",
+        arXiv:2006.12000, and its code lgcnsai/PS-KD-Pytorch. `SelfDistillationMixin` keeps the past predictions; of a
+        sample not seen yet it offers the one-hot label, so that the first epoch is plain cross-entropy, where the code
+        would read zeros for a sample that a later epoch brings.
+
+    Example:
+        >>> import torch
+        >>> logits, target, past = torch.zeros(1, 2), torch.tensor([0]), torch.tensor([[0.5, 0.5]])
+        >>> round(PSKD()(logits, target, past, 1.0).item(), 4)
+        0.6931
+    """
+
+    def __init__(self, alpha: float = 0.8, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        check_number("pskd", "alpha", alpha, least=0, most=1)
+        self.alpha = alpha
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+
+    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."],
+                past_probabilities: Float[Tensor, "*rows classes"], epoch_progress: Progress) -> Float[Tensor, "..."]:
+        """Evaluate the loss; the class documents it."""
+        return pskd_loss(logits, target, past_probabilities, epoch_progress, alpha=self.alpha,
+                         ignore_index=self.ignore_index, reduction=self.reduction)

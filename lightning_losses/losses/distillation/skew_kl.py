@@ -1,0 +1,83 @@
+"""Skewed forward divergence: the teacher against a mixture of itself and the student."""
+
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from lightning_losses.losses.base import Loss
+from lightning_losses.tensors import (
+    Reduction,
+    check_number,
+    check_temperature,
+    distillation_rows,
+    kl_divergence,
+    log_mixture,
+    log_probabilities,
+    reduce,
+)
+
+
+def skew_kl_loss(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
+                 target: Shaped[Tensor, "..."] | None = None, *, skew: float = 0.1, temperature: float = 1.0,
+                 tau_squared: bool = False, ignore_index: int = -100,
+                 reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+    """Skewed forward KL divergence; see `SkewKL`."""
+    check_number("skew_kl", "skew", skew, least=0, most=1)
+    check_temperature("skew_kl", temperature)
+    rows = distillation_rows("skew_kl", logits, teacher_logits, target, ignore_index)
+    log_s = log_probabilities(rows.logits, temperature)
+    log_t = log_probabilities(rows.teacher_logits, temperature)
+    value = kl_divergence(log_t, log_mixture(log_t, log_s, skew))
+    return reduce(temperature**2 * value if tau_squared else value, reduction, rows.kept)
+
+
+class SkewKL(Loss):
+    """Skewed forward divergence: the teacher against a mixture of itself and the student.
+
+    ``KL(t || λ t + (1 - λ) s)`` with ``s = softmax(logits / τ)`` and ``t = softmax(teacher_logits / τ)``. At most -log
+    λ, where the forward divergence has no bound; at λ = 0 it is that one. The gradient goes through the student inside
+    the mixture.
+
+    Args:
+        skew: λ, the share of the teacher in the mixture, in [0, 1].
+        temperature: τ, above 0.
+        tau_squared: multiply by τ², which keeps the gradient's size independent of the temperature.
+        ignore_index: samples with this target count for nothing.
+        reduction: "mean" over the kept samples, "sum", or "none".
+
+    Shapes:
+        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+
+    Returns:
+        A scalar, or [...] without reduction. Classes masked by -inf in either network add nothing.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; a skew outside [0, 1]; a temperature of 0 or less.
+
+    Source:
+        Ko, Kim, Chen, Yun, 2024, "DistiLLM: Towards Streamlined Distillation for Large Language Models",
+        arXiv:2402.03898, and its code jongwooko/distillm, which leaves out the (constant) entropy of the teacher; this
+        is the divergence itself.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.tensor([[2.0, 0.0]])
+        >>> round(SkewKL()(logits, -logits).item(), 4)
+        1.0988
+    """
+
+    def __init__(self, skew: float = 0.1, temperature: float = 1.0, tau_squared: bool = False, ignore_index: int = -100,
+                 reduction: Reduction = "mean") -> None:
+        super().__init__()
+        check_number("skew_kl", "skew", skew, least=0, most=1)
+        check_temperature("skew_kl", temperature)
+        self.skew = skew
+        self.temperature = temperature
+        self.tau_squared = tau_squared
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+
+    def forward(self, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
+                target: Shaped[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
+        """Evaluate the loss; the class documents it."""
+        return skew_kl_loss(logits, teacher_logits, target, skew=self.skew, temperature=self.temperature,
+                            tau_squared=self.tau_squared, ignore_index=self.ignore_index, reduction=self.reduction)

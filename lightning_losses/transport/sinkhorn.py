@@ -1,0 +1,204 @@
+"""Entropic optimal transport: Sinkhorn's iteration in the log domain, three costs and three gradients."""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lightning_losses.tensors import check_choice, check_count, check_floating, check_number, entropy, full_precision
+
+Gradient = Literal["unrolled", "envelope", "implicit"]
+
+# What the logarithm of a weight of 0 is taken as: far below any other, and without an infinite gradient.
+_LOG_ZERO = -1e5
+
+
+class Transport(NamedTuple):
+    """A transport plan between weights a and b, the potentials that make it, and the problem that it solves.
+
+    ``plan = a b^T exp((f + g - cost) / epsilon)``.
+    """
+
+    plan: Float[Tensor, "*batch n m"]
+    f: Float[Tensor, "*batch n"]
+    g: Float[Tensor, "*batch m"]
+    cost: Float[Tensor, "*batch n m"]
+    a: Float[Tensor, "*batch n"]
+    b: Float[Tensor, "*batch m"]
+    epsilon: float
+    gradient: Gradient
+
+
+def sinkhorn(cost: Float[Tensor, "*batch n m"], a: Float[Tensor, "*batch n"] | None = None,
+             b: Float[Tensor, "*batch m"] | None = None, *, epsilon: float, n_iters: int = 100,
+             tolerance: float | None = None, annealing: int = 0, gradient: Gradient = "implicit") -> Transport:
+    """Entropic optimal transport by Sinkhorn's iteration in the log domain.
+
+    Minimises ``<P, cost> + epsilon KL(P || a b^T)`` over plans P with row sums a and column sums b. An iteration
+    updates the column potential g, then the row potential f, from zero on; rows are exact after each, columns in the
+    limit, about as fast as ``(1 - exp(-osc(cost) / epsilon))^k`` vanishes.
+
+    Args:
+        cost: [..., n, m], finite.
+        a: [..., n] non-negative weights; 1 / n each by default.
+        b: [..., m] non-negative weights of the same sum; 1 / m each by default.
+        epsilon: the entropy's weight, above 0, in units of the cost. Below a hundredth of the largest cost, give
+            `annealing`; in float32, stay above 1e-4 of it.
+        n_iters: the number of iterations, or with a `tolerance` the largest number.
+        tolerance: stop when the column sums are this close to b in the 2-norm, tested at every tenth iteration, which
+            waits for the device; None runs all iterations and never waits.
+        annealing: this many iterations before, with an epsilon halved each time from the cost's range down.
+        gradient: "unrolled" differentiates the iterations themselves, for any function of the result and any number
+            of iterations, and keeps them all in memory. "implicit" differentiates the converged plan, for any
+            function of it. "envelope" is for `kl_cost` and `entropic_cost` alone, converged, and the cheapest.
+
+    Returns:
+        The plan with potentials; in float32 at least.
+
+    Raises:
+        ValueError: shapes that do not fit, an epsilon of 0 or less, an unknown gradient.
+
+    Source:
+        Cuturi, 2013, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport", arXiv:1306.0895; the log
+        domain and its costs as in Peyré, Cuturi, 2019, "Computational Optimal Transport", arXiv:1803.00567; the order
+        of updates as in POT's `sinkhorn_log`.
+
+    Example:
+        >>> cost = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> sinkhorn(cost, epsilon=0.1).plan.round(decimals=3)
+        tensor([[0.5000, 0.0000],
+                [0.0000, 0.5000]])
+    """
+    check_floating("sinkhorn", "cost", cost)
+    check_number("sinkhorn", "epsilon", epsilon, above=0)
+    check_count("sinkhorn", "n_iters", n_iters)
+    check_choice("sinkhorn", "gradient", gradient, get_args(Gradient))
+    if cost.ndim < 2 or cost.numel() == 0:
+        raise ValueError(f"sinkhorn: cost has shape {list(cost.shape)}; give [..., n, m] with n and m of at least 1.")
+    cost = full_precision(cost)
+    a = _weights("a", a, cost, cost.shape[:-1])
+    b = _weights("b", b, cost, (*cost.shape[:-2], cost.shape[-1]))
+    if gradient == "unrolled":
+        f, g = _potentials(cost, a, b, epsilon, n_iters, tolerance, annealing)
+        return Transport(_plan(cost, a, b, f, g, epsilon), f, g, cost, a, b, epsilon, gradient)
+    with torch.no_grad():
+        f, g = _potentials(cost, a, b, epsilon, n_iters, tolerance, annealing)
+        plan = _plan(cost, a, b, f, g, epsilon)
+    if gradient == "implicit":
+        plan = _Implicit.apply(cost, a, b, plan, epsilon)
+    return Transport(plan, f, g, cost, a, b, epsilon, gradient)
+
+
+def sharp_cost(transport: Transport) -> Float[Tensor, "*batch"]:
+    """``<P, cost>``: what the plan costs, without the entropy; POT's `sinkhorn2`.
+
+    Raises:
+        ValueError: a transport made with gradient="envelope", which is not this cost's gradient.
+
+    Example:
+        >>> cost = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> round(sharp_cost(sinkhorn(cost, epsilon=1.0)).item(), 4)
+        0.2689
+    """
+    if transport.gradient == "envelope":
+        raise ValueError("sharp_cost: a transport with gradient='envelope' came, which holds for kl_cost and "
+                         "entropic_cost alone; give gradient='implicit' or 'unrolled'.")
+    return (transport.plan * transport.cost).sum(dim=(-2, -1))
+
+
+def kl_cost(transport: Transport) -> Float[Tensor, "*batch"]:
+    """``<P, cost> + epsilon KL(P || a b^T)``: the minimum itself; geomloss's convention.
+
+    Under the envelope gradient it is the dual objective at the potentials, whose derivatives are P by the cost, f by a
+    and g by b.
+    """
+    plan, f, g, cost, a, b, epsilon, gradient = transport
+    if gradient == "envelope":
+        mass = _plan(cost, a, b, f, g, epsilon).sum(dim=(-2, -1))
+        return (a * f).sum(dim=-1) + (b * g).sum(dim=-1) - epsilon * (mass - a.sum(dim=-1) * b.sum(dim=-1))
+    divergence = _entropy(a, plan.sum(dim=-1)) + _entropy(b, plan.sum(dim=-2)) - entropy(_safe_log(plan).flatten(-2))
+    return (plan * cost).sum(dim=(-2, -1)) + epsilon * divergence
+
+
+def entropic_cost(transport: Transport) -> Float[Tensor, "*batch"]:
+    """``<P, cost> - epsilon H(P)``: Cuturi's convention; `kl_cost` less ``epsilon (H(a) + H(b))``."""
+    return kl_cost(transport) - transport.epsilon * (_entropy(transport.a, transport.a)
+                                                     + _entropy(transport.b, transport.b))
+
+
+def _weights(name: str, weights: Tensor | None, cost: Tensor, shape: Any) -> Tensor:
+    if weights is None:
+        return cost.new_full(tuple(shape), 1.0 / shape[-1])
+    if not weights.is_floating_point() or weights.shape[-1] != shape[-1] or weights.ndim > len(shape):
+        raise ValueError(f"sinkhorn: {name} of shape {list(weights.shape)} and dtype {weights.dtype} came with a cost "
+                         f"of shape {list(cost.shape)}; give floating-point weights of shape {list(shape)}.")
+    return weights.to(cost.dtype).expand(tuple(shape))
+
+
+def _safe_log(weights: Tensor) -> Tensor:
+    positive = weights > 0
+    return torch.where(positive, torch.where(positive, weights, 1.0).log(), _LOG_ZERO)
+
+
+def _entropy(weights: Tensor, mass: Tensor) -> Tensor:
+    return -(mass * _safe_log(weights)).sum(dim=-1)
+
+
+def _plan(cost: Tensor, a: Tensor, b: Tensor, f: Tensor, g: Tensor, epsilon: float) -> Tensor:
+    rows, columns = f / epsilon + _safe_log(a), g / epsilon + _safe_log(b)
+    return (rows.unsqueeze(-1) + columns.unsqueeze(-2) - cost / epsilon).exp()
+
+
+def _potentials(cost: Tensor, a: Tensor, b: Tensor, epsilon: float, n_iters: int, tolerance: float | None,
+                annealing: int) -> tuple[Tensor, Tensor]:
+    log_a, log_b = _safe_log(a).unsqueeze(-1), _safe_log(b).unsqueeze(-2)
+    f, g = torch.zeros_like(a), torch.zeros_like(b)
+
+    def step(f: Tensor, epsilon: float | Tensor) -> tuple[Tensor, Tensor]:
+        g = -torch.logsumexp((f.unsqueeze(-1) - cost) / epsilon + log_a, dim=-2, keepdim=True) * epsilon
+        f = -torch.logsumexp((g - cost) / epsilon + log_b, dim=-1, keepdim=True) * epsilon
+        return f.squeeze(-1), g.squeeze(-2)
+
+    span = (cost.detach().amax(dim=(-2, -1)) - cost.detach().amin(dim=(-2, -1)))[..., None, None]
+    for halving in range(annealing):
+        f, g = step(f, (span * 0.5**halving).clamp(min=epsilon))
+    for iteration in range(n_iters):
+        f, g = step(f, epsilon)
+        if tolerance is not None and iteration % 10 == 9:
+            error = (_plan(cost, a, b, f, g, epsilon).sum(dim=-2) - b).norm(dim=-1).amax()
+            if bool(error <= tolerance):
+                break
+    return f, g
+
+
+class _Implicit(torch.autograd.Function):
+    """The converged plan as a function of the cost and the weights, by the implicit function theorem.
+
+    With W = G P for an incoming gradient G, solve ``[[diag(P 1), P], [P^T, diag(P^T 1)]] s = (W 1, W^T 1)``; then the
+    gradient is ``-(W - P (s_r + s_c)) / epsilon`` by the cost, s_r by a, s_c by b.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cost: Tensor, a: Tensor, b: Tensor, plan: Tensor, epsilon: float) -> Tensor:
+        ctx.save_for_backward(plan)
+        ctx.epsilon = epsilon
+        return plan.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (plan,) = ctx.saved_tensors
+        weighted = gradient * plan
+        rows, columns = plan.sum(dim=-1), plan.sum(dim=-2)
+        inverse = torch.where(rows > 0, 1.0 / torch.where(rows > 0, rows, 1.0), 0.0)
+        scaled = plan * inverse.unsqueeze(-1)
+        schur = torch.diag_embed(torch.where(columns > 0, columns, 1.0)) - plan.mT @ scaled
+        # Adding a constant to s_c and taking it from s_r changes nothing: a rank-one term fixes it.
+        schur = schur + columns.mean(dim=-1)[..., None, None] / columns.shape[-1]
+        right = weighted.sum(dim=-2) - (scaled.mT @ weighted.sum(dim=-1, keepdim=True)).squeeze(-1)
+        s_columns = torch.linalg.solve(schur, right)
+        s_rows = (weighted.sum(dim=-1) - (plan @ s_columns.unsqueeze(-1)).squeeze(-1)) * inverse
+        by_cost = -(weighted - plan * (s_rows.unsqueeze(-1) + s_columns.unsqueeze(-2))) / ctx.epsilon
+        return by_cost, s_rows, s_columns, None, None

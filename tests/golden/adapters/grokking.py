@@ -1,0 +1,115 @@
+"""Interventions on gradients and weights, and their diagnostics."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_losses.losses.classification.stablemax_cross_entropy import (
+    log_stablemax,
+    stablemax_cross_entropy_loss,
+    stablemax_scores,
+)
+from lightning_losses.optim.grokfast import GrokfastEMA, GrokfastMA
+from lightning_losses.optim.orthogonal_gradient import orthogonalize_gradients_, with_orthogonal_gradients
+from lightning_losses.optim.weight_norm import project_weight_norm_
+from tests.golden.adapter import Adapter, Params, gradients, leaf
+
+Tensors = dict[str, Tensor]
+
+
+def numbered(inputs: Tensors, prefix: str) -> list[Tensor]:
+    """Copies of ``<prefix>0``, ``<prefix>1``, ... in order."""
+    found = []
+    while f"{prefix}{len(found)}" in inputs:
+        found.append(inputs[f"{prefix}{len(found)}"].clone())
+    return found
+
+
+def stablemax_cross_entropy(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        reduction = given.take("reduction")
+    logits, target = leaf(inputs["logits"]), inputs["labels"]
+    loss = stablemax_cross_entropy_loss(logits, target, reduction=reduction)
+    return {
+        "s": stablemax_scores(logits).exp(),
+        "log_probs": log_stablemax(logits),
+        "loss": loss,
+        "loss_none": stablemax_cross_entropy_loss(logits, target, reduction="none"),
+        **gradients(loss, logits=logits),
+    }
+
+
+def perp_grad(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    return perp_steps(inputs, params) if "base" in params else perp_gradients(inputs, params)
+
+
+def perp_gradients(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        scope = given.choice("per_tensor", {True: "tensor", False: "model"})
+        given.choice("eps", {1e-30: None})  # far below what float64 resolves: no difference to none
+    outputs = {}
+    for prefix, rescale in [("perp", True), ("perp_norescale", False)]:
+        found = numbered(inputs, "g")
+        orthogonalize_gradients_(numbered(inputs, "w"), found, scope=scope, rescale=rescale)
+        outputs |= {f"{prefix}{number}": gradient for number, gradient in enumerate(found)}
+    return outputs
+
+
+def perp_steps(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        base = given.choice("base", {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW})
+        steps = given.take("steps")
+        names = ["lr", "momentum", "weight_decay", "betas", "eps"]
+        settings = {name: given.take(name) for name in names if name in params}
+    weights = [torch.nn.Parameter(weight) for weight in numbered(inputs, "w")]
+    optimizer = with_orthogonal_gradients(base(weights, **settings))
+    for step in range(steps):
+        for weight, gradient in zip(weights, numbered(inputs, f"g{step}_"), strict=True):
+            weight.grad = gradient
+        optimizer.step()
+    return {f"w_after{number}": weight for number, weight in enumerate(weights)}
+
+
+def grokfast(grokfast_filter: GrokfastEMA | GrokfastMA, inputs: Tensors) -> Tensors:
+    outputs = {}
+    names = sorted({name.partition("_")[2] for name in inputs})
+    for step in range(len(inputs) // len(names)):
+        found = {name: inputs[f"g{step}_{name}"].clone() for name in names}
+        grokfast_filter.filter_(found)
+        outputs |= {f"out{step}_{name}": gradient for name, gradient in found.items()}
+    return outputs
+
+
+def grokfast_ema(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        grokfast_filter = GrokfastEMA(alpha=given.take("alpha"), lamb=given.take("lamb"))
+    return grokfast(grokfast_filter, inputs)
+
+
+def grokfast_ma(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        grokfast_filter = GrokfastMA(
+            window_size=given.take("window_size"),
+            lamb=given.take("lamb"),
+            filter_type=given.take("filter_type"),
+            warmup=given.take("warmup"),
+        )
+    return grokfast(grokfast_filter, inputs)
+
+
+def weight_norm_projection(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        norm = given.take("target_norm")
+    weights = numbered(inputs, "w")
+    project_weight_norm_(weights, norm)
+    return {f"w_after{number}": weight for number, weight in enumerate(weights)}
+
+
+ADAPTERS: dict[str, Adapter] = {
+    "stablemax_cross_entropy": stablemax_cross_entropy,
+    "perp_grad": perp_grad,
+    "grokfast_ema": grokfast_ema,
+    "grokfast_ma": grokfast_ma,
+    "weight_norm_projection": weight_norm_projection,
+}
