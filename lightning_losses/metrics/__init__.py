@@ -1,22 +1,57 @@
 """Metrics of predictions and their confidence: functions, and `torchmetrics.Metric` classes of the same name."""
 
+from lightning_losses.metrics.adaptive_calibration_error import AdaptiveCalibrationError, adaptive_calibration_error
+from lightning_losses.metrics.area_under_risk_coverage import (
+    AreaUnderRiskCoverage,
+    RiskCoverage,
+    area_under_risk_coverage,
+    risk_coverage_curve,
+)
 from lightning_losses.metrics.bootstrap import Interval, bootstrap_interval
-from lightning_losses.metrics.brier_score import BrierDecomposition, BrierScore, brier_decomposition, brier_score
+from lightning_losses.metrics.brier_score import (
+    BrierDecomposition,
+    BrierParts,
+    BrierScore,
+    brier_decomposition,
+    brier_score,
+)
 from lightning_losses.metrics.calibration_error import CalibrationError, calibration_error
+from lightning_losses.metrics.classwise_calibration_error import ClasswiseCalibrationError, classwise_calibration_error
 from lightning_losses.metrics.expected_calibration_error import ExpectedCalibrationError, expected_calibration_error
+from lightning_losses.metrics.kernel_calibration_error import KernelCalibrationError, kernel_calibration_error
+from lightning_losses.metrics.maximum_calibration_error import MaximumCalibrationError, maximum_calibration_error
 from lightning_losses.metrics.negative_log_likelihood import NegativeLogLikelihood, negative_log_likelihood
+from lightning_losses.metrics.overconfidence_error import OverconfidenceError, overconfidence_error
+from lightning_losses.metrics.rms_calibration_error import RMSCalibrationError, rms_calibration_error
 
 __all__ = [
+    "AdaptiveCalibrationError",
+    "AreaUnderRiskCoverage",
     "BrierDecomposition",
+    "BrierParts",
     "BrierScore",
     "CalibrationError",
+    "ClasswiseCalibrationError",
     "ExpectedCalibrationError",
     "Interval",
+    "KernelCalibrationError",
+    "MaximumCalibrationError",
     "NegativeLogLikelihood",
+    "OverconfidenceError",
+    "RMSCalibrationError",
+    "RiskCoverage",
+    "adaptive_calibration_error",
+    "area_under_risk_coverage",
     "bootstrap_interval",
     "brier_decomposition",
     "brier_score",
     "calibration_error",
+    "classwise_calibration_error",
     "expected_calibration_error",
+    "kernel_calibration_error",
+    "maximum_calibration_error",
     "negative_log_likelihood",
+    "overconfidence_error",
+    "risk_coverage_curve",
+    "rms_calibration_error",
 ]

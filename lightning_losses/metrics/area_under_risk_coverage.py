@@ -1,0 +1,126 @@
+"""The area under the risk-coverage curve (AURC), and its excess over the best possible order (E-AURC)."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.metrics.base import PredictionMetric
+from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions, to_probabilities
+from lightning_losses.tensors import check_choice
+
+
+class RiskCoverage(NamedTuple):
+    """The error rate (`risk`) among the most confident fraction (`coverage`) of the samples."""
+
+    coverage: Tensor
+    risk: Tensor
+
+
+def area_under_risk_coverage(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
+                             task: Task = "multiclass", excess: bool = False, ignore_index: int = -100,
+                             validate: bool = True) -> Float[Tensor, ""]:
+    """Area under the risk-coverage curve; see `AreaUnderRiskCoverage`."""
+    confidence, error = _confidence_and_error("area_under_risk_coverage", predictions, target, inputs, task,
+                                              ignore_index, validate)
+    return _area(confidence, error, excess)
+
+
+def risk_coverage_curve(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
+                        task: Task = "multiclass", ignore_index: int = -100, validate: bool = True) -> RiskCoverage:
+    """The risk at each coverage ``k / N``, k = 1 to N; equal confidences share their mean error.
+
+    Example:
+        >>> curve = risk_coverage_curve(torch.tensor([2.0, -1.0]), torch.tensor([1, 1]), inputs="logits", task="binary")
+        >>> curve.risk.tolist()
+        [0.0, 0.5]
+    """
+    confidence, error = _confidence_and_error("risk_coverage_curve", predictions, target, inputs, task, ignore_index,
+                                              validate)
+    risk = _risk(confidence, error)
+    return RiskCoverage(torch.arange(1, len(risk) + 1, device=risk.device) / max(len(risk), 1), risk)
+
+
+class AreaUnderRiskCoverage(PredictionMetric):
+    """The area under the risk-coverage curve: does the model know which of its predictions to withhold?
+
+    ``(1 / N) sum_k risk_k``, where ``risk_k`` is the error rate among the k most confident samples. Equal confidences
+    are taken in random order, in expectation, so that the value does not depend on the order of the samples. The
+    excess is over the value of an order that puts every error last, which no confidence with this accuracy can beat.
+
+    Args:
+        inputs: "logits" or "probabilities".
+        task: "multiclass", or "binary" (predicting class 1 from a probability of 0.5).
+        excess: E-AURC, 0 for a perfect order.
+        ignore_index: rows with this target are left out.
+        **kwargs: as of `torchmetrics.Metric`.
+
+    Shapes:
+        predictions: [N, C], or [N] for binary; target: [N].
+
+    Returns:
+        A float64 scalar; NaN of no samples. Some codes multiply by 1000.
+
+    Raises:
+        ValueError: shapes that do not fit; NaN, targets or probabilities out of range.
+
+    Source:
+        Geifman, Uziel, El-Yaniv, 2019, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers",
+        arXiv:1805.08206. Their excess subtracts a closed form for large N; this subtracts the exact sum, as the code
+        of Kim et al., 2021 (PS-KD) does.
+
+    Example:
+        >>> metric = AreaUnderRiskCoverage(inputs="probabilities")
+        >>> metric(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1])).item()
+        0.25
+    """
+
+    row_names: ClassVar[tuple[str, ...]] = ("confidence", "error")
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary")
+
+    def __init__(self, *, inputs: Inputs, task: Task = "multiclass", excess: bool = False, ignore_index: int = -100,
+                 validate: bool = True, **kwargs: Any) -> None:
+        super().__init__(inputs=inputs, task=task, ignore_index=ignore_index, validate=validate, **kwargs)
+        self.excess = excess
+
+    def _rows(self, predictions: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        return _rows(predictions, target, self.inputs, self.task)
+
+    def _statistic(self, *rows: Tensor) -> Tensor:
+        return _area(rows[0], rows[1], self.excess)
+
+
+def _confidence_and_error(name: str, predictions: Tensor, target: Tensor, inputs: Inputs, task: Task,
+                          ignore_index: int, validate: bool) -> tuple[Tensor, Tensor]:
+    check_choice(name, "task", task, AreaUnderRiskCoverage.tasks)
+    predictions, target = checked_predictions(name, predictions, target, inputs=inputs, task=task,
+                                              ignore_index=ignore_index, validate=validate)
+    return _rows(predictions, target, inputs, task)
+
+
+def _rows(predictions: Tensor, target: Tensor, inputs: Inputs, task: Task) -> tuple[Tensor, Tensor]:
+    probabilities = to_probabilities(predictions, inputs=inputs, task=task)
+    if task == "binary":
+        probabilities = torch.stack([1 - probabilities, probabilities], dim=-1)
+        prediction = (probabilities[:, 1] >= 0.5).long()
+        return probabilities.amax(dim=-1), (prediction != target).to(probabilities)
+    confidence, prediction = probabilities.max(dim=-1)
+    return confidence, (prediction != target).to(probabilities)
+
+
+def _risk(confidence: Tensor, error: Tensor) -> Float[Tensor, " rows"]:
+    ordered, order = confidence.sort(descending=True)
+    _, group, sizes = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(sizes), dtype=torch.float64, device=error.device).index_add_(0, group, error[order].double())
+    shared = (sums / sizes)[group]
+    return shared.cumsum(0) / torch.arange(1, len(error) + 1, device=error.device)
+
+
+def _area(confidence: Tensor, error: Tensor, excess: bool) -> Float[Tensor, ""]:
+    area = _risk(confidence, error).mean()
+    if not excess:
+        return area
+    worst_last = error.double().sort().values
+    best = worst_last.cumsum(0) / torch.arange(1, len(error) + 1, device=error.device)
+    return area - best.mean()
