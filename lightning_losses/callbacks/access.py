@@ -1,0 +1,71 @@
+"""How callbacks reach what trains: gradients by name, sums over processes, places in the trainer's list."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_losses.sharding import refuse_flat_parameters
+
+
+def gradients_of(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer | None = None) -> dict[str, Tensor]:
+    """The gradients there are, by parameter name; of the parameters that an optimizer holds, if one is given."""
+    held = None if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return {
+        name: parameter.grad
+        for name, parameter in parameters.items()
+        if parameter.grad is not None and (held is None or id(parameter) in held)
+    }
+
+
+def refuse_hidden_gradients(who: str, trainer: L.Trainer) -> None:
+    """Raise ``ValueError`` under strategies that keep gradients where no callback sees them whole."""
+    if any(kind.__name__ == "DeepSpeedStrategy" for kind in type(trainer.strategy).__mro__):
+        raise ValueError(f"{who}: DeepSpeed keeps the gradients to itself; use DDP or FSDP2 (ModelParallelStrategy).")
+    assert trainer.strategy.model is not None
+    refuse_flat_parameters(who, trainer.strategy.model.modules())
+
+
+def sum_over_processes(trainer: L.Trainer, values: Tensor) -> Tensor:
+    """The sum of a tensor over the trainer's processes."""
+    total = trainer.strategy.reduce(values, reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return total
+
+
+def refuse_place_after(trainer: L.Trainer, callback: Callback, *others: type[Callback]) -> None:
+    """Raise ``ValueError`` if a callback stands behind one of these in the trainer's list."""
+    callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
+    for other in callbacks[: callbacks.index(callback)]:
+        if isinstance(other, others):
+            raise ValueError(
+                f"{type(callback).__name__}: it stands after {type(other).__name__} in the trainer's callbacks, which "
+                "changes what it is to see; put it before."
+            )
+
+
+def step_logits(who: str, outputs: Any) -> tuple[Tensor, Tensor]:
+    """The logits [n, C] and class indices [n] that a training step returned, without gradient.
+
+    Raises:
+        ValueError: a step that returns no "logits" and "target".
+    """
+    if not isinstance(outputs, Mapping) or not {"logits", "target"} <= set(outputs):
+        raise ValueError(
+            f"{who}: the training step returned no 'logits' and 'target'; return "
+            '{"loss": loss, "logits": logits, "target": target}.'
+        )
+    logits, target = outputs["logits"].detach(), outputs["target"].detach()
+    if target.is_floating_point():
+        target = target.argmax(dim=-1)
+    return logits.reshape(-1, logits.shape[-1]), target.reshape(-1)
+
+
+def on_device(trainer: L.Trainer, values: Any, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Numbers as a tensor on the training device, in a precision that counts exactly where the device has one."""
+    device = trainer.strategy.root_device
+    return torch.as_tensor(values, dtype=torch.float32 if device.type == "mps" else dtype, device=device)

@@ -1,0 +1,102 @@
+"""Amplifies the slow component of the gradients, to shorten the delay of grokking."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_losses.callbacks.access import gradients_of, refuse_hidden_gradients
+from lightning_losses.optim.grokfast import Average, GrokfastEMA, GrokfastMA
+from lightning_losses.optim.selection import select_parameters
+from lightning_losses.sharding import whole_dots
+from lightning_losses.tensors import check_choice
+
+Kind = Literal["ema", "ma"]
+
+
+class Grokfast(Callback):
+    """Adds a moving average of past gradients to the gradients of each optimizer step.
+
+    It acts on the gradients of the whole step: after accumulation, the processes' averaging and AMP's unscaling, and
+    before clipping. A step that AMP will skip, for its gradients overflowed, does not enter the average. Its state is
+    checkpointed: one copy of the gradients for "ema", `window_size` copies for "ma".
+
+    Args:
+        average: "ema", exponential, or "ma", over a window.
+        alpha: the decay of "ema".
+        lamb: how much of the average is added; 2.0 for "ema" and 5.0 for "ma" if None.
+        window_size: the window of "ma".
+        filter_type: "mean" or "sum" of the window of "ma".
+        warmup: whether "ma" waits until its window is full.
+        include: shell-style patterns of the names of the parameters to filter.
+        exclude: patterns of names to leave alone.
+
+    Raises:
+        ValueError: settings out of range; patterns that match nothing; FSDP1 or DeepSpeed; a fused optimizer under
+            float16 AMP, whose gradients are not unscaled in time.
+
+    Source:
+        Lee, Kang, Kim, Lee, 2024, "Grokfast: Accelerated Grokking by Amplifying Slow Gradients", arXiv:2405.20233.
+
+    Example:
+        >>> Grokfast("ma", window_size=50).filter.lamb
+        5.0
+    """
+
+    def __init__(
+        self,
+        average: Kind = "ema",
+        alpha: float = 0.98,
+        lamb: float | None = None,
+        window_size: int = 100,
+        filter_type: Average = "mean",
+        warmup: bool = True,
+        include: Sequence[str] = ("*",),
+        exclude: Sequence[str] = (),
+    ) -> None:
+        check_choice("grokfast", "average", average, Kind)
+        self.filter: GrokfastEMA | GrokfastMA = (
+            GrokfastEMA(alpha=alpha, lamb=2.0 if lamb is None else lamb)
+            if average == "ema"
+            else GrokfastMA(window_size, 5.0 if lamb is None else lamb, filter_type, warmup)
+        )
+        self.include = include
+        self.exclude = exclude
+        self._parameters: dict[str, nn.Parameter] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Find the parameters, once they are where they train."""
+        refuse_hidden_gradients("grokfast", trainer)
+        self._parameters = select_parameters("grokfast", pl_module.named_parameters(), self.include, self.exclude)
+        fused = any(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in trainer.optimizers)
+        if _scales_losses(trainer) and fused:
+            raise ValueError("grokfast: a fused optimizer unscales AMP's gradients too late; give fused=False.")
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        """Filter the gradients that this optimizer is about to use."""
+        gradients = gradients_of(self._parameters, optimizer)
+        if _scales_losses(trainer) and not _finite(list(gradients.values())):
+            return
+        self.filter.filter_(gradients)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages."""
+        return self.filter.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the averages of a checkpoint."""
+        self.filter.load_state_dict(state_dict)
+
+
+def _scales_losses(trainer: L.Trainer) -> bool:
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def _finite(gradients: list[Tensor]) -> bool:
+    # Zero times a finite number is 0, times anything else NaN; sums over shards tell every process.
+    zeros = [torch.zeros_like(gradient) for gradient in gradients]
+    return bool(torch.isfinite(whole_dots(gradients, zeros)).all())

@@ -1,0 +1,75 @@
+"""Trains on what of the gradient does not merely rescale the weights (perpGrad)."""
+
+from collections.abc import Sequence
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+from torch.optim import Optimizer
+
+from lightning_losses.callbacks.access import gradients_of, refuse_hidden_gradients
+from lightning_losses.optim.orthogonal_gradient import Scope, orthogonalize_gradients_
+from lightning_losses.optim.selection import select_parameters
+from lightning_losses.tensors import check_choice
+
+
+class OrthogonalGradient(Callback):
+    """Removes from every gradient its component along the weights, before each optimizer step.
+
+    After a network has memorised, gradient descent on cross-entropy mostly scales its weights up, which lowers the
+    loss without learning anything, until the softmax rounds off and training stops. Without that direction the
+    network goes on learning, and groks.
+
+    It acts on the gradients of the whole step: after accumulation, the processes' averaging and AMP's unscaling, and
+    before clipping. Monitors of the gradient, such as `NLMCosine`, come before it in the trainer's list. It keeps no
+    state.
+
+    Args:
+        scope: "tensor" projects each parameter on its own, "model" their concatenation.
+        rescale: whether a projected gradient keeps the norm it had.
+        include: shell-style patterns of the names of the parameters to project.
+        exclude: patterns of names to leave alone.
+
+    Raises:
+        ValueError: an unknown scope; patterns that match nothing; FSDP1 or DeepSpeed, which hide the gradients.
+
+    Source:
+        Prieto, Barsbey, Mediano, Birdal, 2025, "Grokking at the Edge of Numerical Stability", arXiv:2501.04697. The
+        released optimizer drops its base's betas and cuts schedulers off after a checkpoint is loaded; a callback
+        leaves the optimizer alone.
+
+    Example:
+        >>> L.Trainer(callbacks=[OrthogonalGradient(exclude=["*bias"])], logger=False).callbacks[0].scope
+        'tensor'
+    """
+
+    def __init__(
+        self,
+        scope: Scope = "tensor",
+        rescale: bool = True,
+        include: Sequence[str] = ("*",),
+        exclude: Sequence[str] = (),
+    ) -> None:
+        check_choice("orthogonal_gradient", "scope", scope, Scope)
+        self.scope: Scope = scope
+        self.rescale = rescale
+        self.include = include
+        self.exclude = exclude
+        self._parameters: dict[str, nn.Parameter] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Find the parameters, once they are where they train."""
+        refuse_hidden_gradients("orthogonal_gradient", trainer)
+        self._parameters = select_parameters(
+            "orthogonal_gradient", pl_module.named_parameters(), self.include, self.exclude
+        )
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        """Project the gradients that this optimizer is about to use."""
+        gradients = gradients_of(self._parameters, optimizer)
+        orthogonalize_gradients_(
+            [self._parameters[name] for name in gradients],
+            list(gradients.values()),
+            scope=self.scope,
+            rescale=self.rescale,
+        )

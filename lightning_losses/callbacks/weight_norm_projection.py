@@ -1,0 +1,95 @@
+"""Trains on the sphere of weights of one norm."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_losses.callbacks.access import refuse_hidden_gradients
+from lightning_losses.optim.selection import select_parameters
+from lightning_losses.optim.weight_norm import project_weight_norm_, scale_weights_, weight_norm
+from lightning_losses.tensors import check_number
+
+
+class WeightNormProjection(Callback):
+    """Keeps the norm of all weights together at one value, by one factor after every optimizer step.
+
+    Grokking is the slow way from too large a weight norm to one that generalises: on a sphere of the right radius
+    there is no delay; scaling the initial weights up (``scale`` > 1) brings it about. Use an optimizer without weight
+    decay. The projection runs inside the optimizer's step, so before any averaging of weights, and not after a step
+    that AMP skips. The norm is checkpointed.
+
+    Args:
+        scale: what the initial weights are multiplied by, once.
+        norm: the norm to keep; None keeps that of the scaled initial weights.
+        include: shell-style patterns of the names of the parameters to project.
+        exclude: patterns of names to leave alone, for example those of normalisation layers.
+
+    Attributes:
+        norm: the norm that is kept, once training has started.
+
+    Raises:
+        ValueError: a scale or norm of 0 or less; patterns that match nothing; FSDP1 or DeepSpeed; all weights 0.
+
+    Source:
+        Liu, Michaud, Tegmark, 2022, "Omnigrok: Grokking Beyond Algorithmic Data", arXiv:2210.01117.
+
+    Example:
+        >>> WeightNormProjection(scale=0.8, exclude=["*norm*"]).scale
+        0.8
+    """
+
+    def __init__(
+        self,
+        scale: float = 1.0,
+        norm: float | None = None,
+        include: Sequence[str] = ("*",),
+        exclude: Sequence[str] = (),
+    ) -> None:
+        check_number("weight_norm_projection", "scale", scale, above=0)
+        if norm is not None:
+            check_number("weight_norm_projection", "norm", norm, above=0)
+        self.scale = scale
+        self.norm = norm
+        self.include = include
+        self.exclude = exclude
+        self._started = False
+        self._handles: list[RemovableHandle] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Scale the initial weights, take their norm, and stand behind every optimizer's step."""
+        refuse_hidden_gradients("weight_norm_projection", trainer)
+        parameters: list[nn.Parameter] = list(
+            select_parameters(
+                "weight_norm_projection", pl_module.named_parameters(), self.include, self.exclude
+            ).values()
+        )
+        # A resumed run has done this, and weights projected again are not the same to the last bit.
+        if not self._started:
+            scale_weights_(parameters, self.scale)
+            if self.norm is None:
+                self.norm = float(weight_norm(parameters))
+            project_weight_norm_(parameters, self.norm)
+            self._started = True
+        assert self.norm is not None
+        norm = self.norm
+        for optimizer in trainer.optimizers:
+            handle = optimizer.register_step_post_hook(lambda *step: project_weight_norm_(parameters, norm))
+            self._handles.append(handle)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave the optimizers as they were."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The norm that is kept, and whether the weights have it."""
+        return {"norm": self.norm, "started": self._started}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the norm of a checkpoint."""
+        self.norm = state_dict["norm"]
+        self._started = state_dict["started"]

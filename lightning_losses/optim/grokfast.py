@@ -1,0 +1,166 @@
+"""Grokfast: amplify the slow component of the gradients, found by a moving average over steps."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_losses.sharding import local_part, shard_like, whole
+from lightning_losses.tensors import check_choice, check_number
+
+Average = Literal["mean", "sum"]
+
+
+class GrokfastEMA:
+    """Adds an exponential moving average of past gradients to each gradient.
+
+    ``h <- α h + (1 - α) g``, then ``g <- g + λ h``, with h starting as the first gradient.
+
+    Args:
+        alpha: α, in [0, 1).
+        lamb: λ, at least 0; 0 changes nothing.
+
+    Raises:
+        ValueError: α or λ out of range.
+
+    Source:
+        Lee, Kang, Kim, Lee, 2024, "Grokfast: Accelerated Grokking by Amplifying Slow Gradients", arXiv:2405.20233.
+
+    Example:
+        >>> grokfast = GrokfastEMA(alpha=0.5, lamb=1.0)
+        >>> gradient = torch.tensor([2.0])
+        >>> grokfast.filter_({"weight": gradient})
+        >>> gradient
+        tensor([4.])
+    """
+
+    def __init__(self, alpha: float = 0.98, lamb: float = 2.0) -> None:
+        check_number("grokfast_ema", "alpha", alpha, least=0, most=1)
+        check_number("grokfast_ema", "lamb", lamb, least=0)
+        if alpha == 1:
+            raise ValueError("grokfast_ema: alpha=1 came, which never forgets the first gradient; give less than 1.")
+        self.alpha = alpha
+        self.lamb = lamb
+        self._average: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def filter_(self, gradients: Mapping[str, Tensor]) -> None:
+        """Change one step's gradients, by parameter name, in place."""
+        for name, gradient in gradients.items():
+            average = _resume(self._average, name, gradient)
+            if average is None:
+                # Not lerp_: (1 - α) g + α g may round away from g.
+                average = self._average[name] = gradient.detach().clone()
+            else:
+                local_part(average).mul_(self.alpha).add_(local_part(gradient), alpha=1 - self.alpha)
+            local_part(gradient).add_(local_part(average), alpha=self.lamb)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages, whole; under FSDP2 every process must call this."""
+        return {"average": {name: whole(average).clone() for name, average in self._average.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the averages."""
+        self._average = dict(state["average"])
+
+
+class GrokfastMA:
+    """Adds the average of the last gradients to each gradient.
+
+    ``g <- g + λ avg`` over a window of the last gradients as they came, this one among them.
+
+    Args:
+        window_size: how many gradients; the memory is that many times the parameters.
+        lamb: λ, at least 0.
+        filter_type: "mean" or "sum" of the window.
+        warmup: whether to wait until the window is full.
+
+    Raises:
+        ValueError: a window below 1; λ below 0; an unknown filter type.
+
+    Source:
+        Lee, Kang, Kim, Lee, 2024, "Grokfast: Accelerated Grokking by Amplifying Slow Gradients", arXiv:2405.20233.
+        The released code keeps references to the gradients, which a zeroing in place would empty; here are copies.
+
+    Example:
+        >>> grokfast = GrokfastMA(window_size=1, lamb=2.0)
+        >>> gradient = torch.tensor([2.0])
+        >>> grokfast.filter_({"weight": gradient})
+        >>> gradient
+        tensor([6.])
+    """
+
+    def __init__(
+        self, window_size: int = 100, lamb: float = 5.0, filter_type: Average = "mean", warmup: bool = True
+    ) -> None:
+        check_number("grokfast_ma", "window_size", window_size, least=1)
+        check_number("grokfast_ma", "lamb", lamb, least=0)
+        check_choice("grokfast_ma", "filter_type", filter_type, Average)
+        self.window_size = int(window_size)
+        self.lamb = lamb
+        self.filter_type: Average = filter_type
+        self.warmup = warmup
+        self._window: dict[str, list[Tensor]] = {}
+        self._total: dict[str, Tensor] = {}
+        self._steps: dict[str, int] = {}
+
+    @torch.no_grad()
+    def filter_(self, gradients: Mapping[str, Tensor]) -> None:
+        """Change one step's gradients, by parameter name, in place."""
+        for name, gradient in gradients.items():
+            total = self._push(name, gradient)
+            held = len(self._window[name])
+            if self.warmup and held < self.window_size:
+                continue
+            share = self.lamb / held if self.filter_type == "mean" else self.lamb
+            local_part(gradient).add_(local_part(total), alpha=share)
+
+    def _push(self, name: str, gradient: Tensor) -> Tensor:
+        """Enter a gradient into its window; the window's sum."""
+        window = self._window.setdefault(name, [])
+        for position, held in enumerate(window):
+            window[position] = _as(held, gradient)
+        steps = self._steps.get(name, 0)
+        total = _resume(self._total, name, gradient)
+        if total is None:
+            total = self._total[name] = torch.zeros_like(gradient)
+        place = steps % self.window_size
+        if len(window) < self.window_size:
+            window.append(gradient.detach().clone())
+            local_part(total).add_(local_part(gradient))
+        else:
+            local_part(total).sub_(local_part(window[place])).add_(local_part(gradient))
+            local_part(window[place]).copy_(local_part(gradient))
+        if place == self.window_size - 1:
+            # Once a turn, so that the rounding errors of a running sum do not pile up.
+            local_part(total).copy_(torch.stack([local_part(held) for held in window]).sum(dim=0))
+        self._steps[name] = steps + 1
+        return total
+
+    def state_dict(self) -> dict[str, Any]:
+        """The windows, whole; under FSDP2 every process must call this."""
+        return {
+            "window": {name: [whole(held).clone() for held in window] for name, window in self._window.items()},
+            "total": {name: whole(total).clone() for name, total in self._total.items()},
+            "steps": dict(self._steps),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the windows."""
+        self._window = {name: list(window) for name, window in state["window"].items()}
+        self._total = dict(state["total"])
+        self._steps = dict(state["steps"])
+
+
+def _as(held: Tensor, gradient: Tensor) -> Tensor:
+    """What a checkpoint brought, whole, on the gradient's device and sharded as it."""
+    if type(held) is type(gradient) and held.device == gradient.device:
+        return held
+    return shard_like(held, gradient)
+
+
+def _resume(states: dict[str, Tensor], name: str, gradient: Tensor) -> Tensor | None:
+    if name in states:
+        states[name] = _as(states[name], gradient)
+    return states.get(name)
