@@ -1,5 +1,6 @@
-"""Small networks of ours; larger ones come from timm."""
+"""Small networks of ours, and timm's."""
 
 from lightning_losses.networks.small_cnn import SmallCNN
+from lightning_losses.networks.timm_network import timm_network
 
-__all__ = ["SmallCNN"]
+__all__ = ["SmallCNN", "timm_network"]

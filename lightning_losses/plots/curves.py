@@ -26,6 +26,7 @@ def loss_curves(histories: Mapping[str, History]) -> Figure:
             for order, (name, values) in enumerate(_parts(history).items()):
                 _draw(axis, values, name, order)
             _finish(axis, label)
+            axis.legend()
             positive = all(value > 0 for values in _parts(history).values() for value in values)
             axis.set_yscale("log" if positive else "linear")
         axes[0].set_ylabel("training loss (nats per sample)")
@@ -47,8 +48,8 @@ def validation_curves(histories: Mapping[str, History]) -> Figure:
         loss.set_ylabel("validation cross-entropy (nats)")
         loss.set_yscale("log")
         for axis in (accuracy, loss):
-            _finish(axis, "")
-        accuracy.get_legend().remove()
+            _finish(axis)
+        loss.legend()
     return figure
 
 
@@ -73,10 +74,8 @@ def _draw(axis: Axes, values: Sequence[float], label: str, order: int) -> None:
               linestyle=LINE_STYLES[order % len(LINE_STYLES)], marker=marker, markersize=3)
 
 
-def _finish(axis: Axes, title: str) -> None:
+def _finish(axis: Axes, title: str = "") -> None:
     axis.set_xlabel("epoch")
     axis.set_title(title)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axis.grid(axis="x", visible=False)
-    if axis.get_lines():
-        axis.legend()

@@ -37,7 +37,6 @@ class Evaluation:
 
     Attributes:
         trained: the network and its history.
-        label: what tables and figures call it.
         before: the scores of its logits.
         after: the scores of its logits divided by `temperature`.
         temperature: what temperature scaling fitted on the validation split.
@@ -46,7 +45,6 @@ class Evaluation:
     """
 
     trained: Trained
-    label: str
     before: Scores
     after: Scores
     temperature: float
@@ -65,25 +63,25 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """The plain values of the report."""
-        return {"name": self.trained.name, "label": self.label, "parameters": self.parameters,
+        return {"name": self.trained.name, "label": self.trained.label, "parameters": self.parameters,
                 "seconds": self.trained.seconds, "kept": self.trained.kept, "temperature": self.temperature,
                 "before": asdict(self.before), "after": asdict(self.after), "history": self.trained.history}
 
 
-def evaluate(trained: Trained, data: ImageData, label: str) -> Evaluation:
+def evaluate(trained: Trained, data: ImageData) -> Evaluation:
     """Fit the temperature on the validation split, then score the test split before and after it."""
     calibrator = TemperatureScaling().fit(predict_logits(trained.network, data.val), data.val.target)
     logits, target = predict_logits(trained.network, data.test), data.test.target
-    return Evaluation(trained, label, Scores.of(logits, target), Scores.of(calibrator(logits), target),
+    return Evaluation(trained, Scores.of(logits, target), Scores.of(calibrator(logits), target),
                       calibrator.temperature.item(), logits, target)
 
 
 @torch.no_grad()
 def predict_logits(network: nn.Module, dataset: ImageDataset,
                    batch_size: int = 256) -> Float[Tensor, "samples classes"]:
-    """The network's logits of a whole split, in evaluation mode, on the CPU."""
+    """The network's logits of a whole split, in evaluation mode."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.eval().to(device)
-    logits = torch.cat([network(inputs.to(device)).float().cpu() for inputs in dataset.inputs.split(batch_size)])
+    logits = torch.cat([network(inputs.to(device)).float().cpu() for inputs in torch.split(dataset.inputs, batch_size)])
     network.cpu()
     return logits

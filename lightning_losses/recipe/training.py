@@ -30,9 +30,19 @@ _LOOKS = ("enable_progress_bar", "enable_model_summary", "log_every_n_steps")
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network, in evaluation mode, on the CPU, and what its training was like."""
+    """A trained network, in evaluation mode, on the CPU, and what its training was like.
+
+    Attributes:
+        name: its part in the run: "teacher", "baseline", "student".
+        label: what tables and figures call it.
+        network: it.
+        history: the logged values after each epoch, by name.
+        seconds: of training.
+        kept: whether it was trained by an earlier run.
+    """
 
     name: str
+    label: str
     network: nn.Module
     history: dict[str, list[float]]
     seconds: float
@@ -65,6 +75,11 @@ class Training:
     seed: int = 0
     weights: Weights = "last"
     teacher: "Training | None" = field(default=None, repr=False)
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call the network: its part in the run, and the terms of its objective."""
+        return f"{self.name} ({' + '.join(self.module.objective.terms)})"
 
     @functools.cached_property
     def datamodule(self) -> ImageData:
@@ -104,6 +119,7 @@ class Training:
     def total_steps(self) -> int:
         """The optimizer steps of the whole training."""
         batches = math.ceil(len(self.datamodule.train) / self.datamodule.batch_size)
+        batches = min(batches, self.trainer.get("limit_train_batches") or batches)
         steps = math.ceil(batches / self.trainer.get("accumulate_grad_batches", 1)) * self.trainer.max_epochs
         return max(steps, 1)
 
@@ -151,14 +167,14 @@ class Training:
                                                                  weights_only=True)
         module.load_state_dict(chosen["state_dict"])
         network = module.get_submodule("network").cpu().eval().requires_grad_(False)
-        return Trained(self.name, network, state["metrics"], state["seconds"])
+        return Trained(self.name, self.label, network, state["metrics"], state["seconds"])
 
     def run_once(self, kept: KeptNetworks, folder: Path, *, resume: bool = False) -> Trained:
         """The network that this training made before, or train it now and keep it, unless it diverged."""
         network = self.build().get_submodule("network")
         values = kept.load(self.identity, network)
         if values is not None:
-            return Trained(self.name, network.eval().requires_grad_(False), kept=True, **values)
+            return Trained(self.name, self.label, network.eval().requires_grad_(False), kept=True, **values)
         trained = self.run(folder, resume=resume)
         if all(math.isfinite(value) for values in trained.history.values() for value in values):
             kept.save(self.identity, trained.network, {"history": trained.history, "seconds": trained.seconds})
@@ -190,5 +206,6 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # A small data set has fewer steps in an epoch than the logger's interval; the epoch's values are what counts.
         warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
-        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        # Lightning's own use of a name that torch has renamed.
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated")
         yield

@@ -1,0 +1,130 @@
+"""Checks a composed configuration against what it configures: names and plain types, before anything is built."""
+
+import difflib
+import inspect
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+_PLAIN = (bool, int, float, str)
+
+
+class ConfigError(ValueError):
+    """A configuration that can't be run; its text is all that a user needs to see."""
+
+
+def check_config(config: DictConfig, schema: type) -> None:
+    """Raise `ConfigError` for the first value that does not fit what it is for.
+
+    Every node with a ``_target_`` is compared with that target's signature: argument names, and the values of
+    arguments annotated with plain types. The top level is compared with the annotations of `schema`.
+
+    Args:
+        config: composed, with interpolations.
+        schema: a class whose annotations are the types of the top level's plain values.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).strip().splitlines()[0]) from None
+    assert isinstance(plain, dict)
+    for name, annotation in get_type_hints(schema).items():
+        _check_value(name, plain.get(name), annotation)
+    _check_node("", plain)
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The end of a message about a wrong name: what it may have meant, and all that it could be."""
+    ordered = sorted(choices)
+    near = difflib.get_close_matches(name, ordered, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return f"{guess}Choose one of: {', '.join(ordered)}."
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a value read from a configuration fits an annotation; annotations that aren't understood fit anything."""
+    if annotation is Any or isinstance(value, Mapping) or annotation is inspect.Parameter.empty:
+        return True
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if annotation is None or annotation is type(None):
+        return value is None
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if annotation in _PLAIN:
+        return type(value) is annotation
+    if annotation is Path:
+        return isinstance(value, str)
+    if isinstance(origin or annotation, type):
+        # A class that no plain value is an instance of; lists and tuples are what sequences are written as.
+        return isinstance(value, list) or (value is not None and not isinstance(value, _PLAIN))
+    return True
+
+
+def _check_node(path: str, node: Any) -> None:
+    if isinstance(node, list):
+        for position, item in enumerate(node):
+            _check_node(f"{path}[{position}]", item)
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node:
+        _check_arguments(path, node)
+    for name, value in node.items():
+        _check_node(f"{path}.{name}" if path else str(name), value)
+
+
+def _check_arguments(path: str, node: dict[Any, Any]) -> None:
+    try:
+        target = get_object(node["_target_"])
+    except (ImportError, ValueError, InstantiationException) as error:
+        raise ConfigError(f"{path}._target_={node['_target_']}: it can't be imported ({_first_line(error)}).") from None
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return
+    hints = _hints(target)
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    for name, value in node.items():
+        if name in ("_target_", "_partial_", "_args_", "_convert_", "_recursive_"):
+            continue
+        if name in parameters:
+            _check_value(f"{path}.{name}", value, hints.get(name, Any))
+        elif not takes_any:
+            raise ConfigError(f"{path}.{name}: {node['_target_'].rpartition('.')[2]} takes no '{name}'; "
+                              f"{nearest(str(name), parameters)}")
+
+
+def _check_value(path: str, value: Any, annotation: Any) -> None:
+    if not fits(value, annotation):
+        raise ConfigError(f"{path}={value!r}: give {_words(annotation)}.")
+
+
+def _words(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " or ".join(_words(argument) for argument in get_args(annotation))
+    names: dict[Any, str] = {int: "an integer", float: "a number", str: "a text", bool: "true or false",
+                             type(None): "null"}
+    return names.get(annotation) or str(getattr(annotation, "__name__", annotation))
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(inspect.getattr_static(target, "__init__") if isinstance(target, type) else target)
+    except (NameError, TypeError, AttributeError, SyntaxError):
+        # Annotations that only a type checker can read: nothing to compare with.
+        return {}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

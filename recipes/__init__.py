@@ -1,0 +1,1 @@
+"""Recipes wire: configuration in; a trained model, numbers and pictures out."""
