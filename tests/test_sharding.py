@@ -49,7 +49,7 @@ def fsdp1():
 
 @pytest.mark.distributed
 def test_flat_parameters_are_refused():
-    run_on_processes(in_group, 1, fsdp1)
+    run_on_processes(in_group, 2, fsdp1)
 
 
 def test_other_modules_pass():
