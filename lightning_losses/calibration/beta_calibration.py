@@ -1,0 +1,84 @@
+"""Beta calibration: a three-parameter family that holds the identity, sigmoids and inverse sigmoids."""
+
+import itertools
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_losses.calibration.convex import logistic_regression
+from lightning_losses.calibration.one_vs_rest import OneVsRest
+
+_LEAST = 1e-12
+
+
+class BetaCalibration(OneVsRest):
+    """Beta calibration: ``logit q = a log s - b log(1 - s) + c`` of the probability s, with a and b at least 0.
+
+    a, b and c maximise the likelihood, a convex problem, solved to its optimum in float64: the map is monotone, and
+    ``a = b = 1, c = 0`` leaves probabilities as they are. With more than two classes each probability is mapped against
+    the rest, then normalised; the predicted class may change.
+
+    Args:
+        ignore_index: samples with this target count for nothing.
+
+    Attributes:
+        slopes: [C, 2], [1, 2] for binary logits, the fitted a and b, empty before `fit`.
+        offset: [C] or [1], the fitted c.
+
+    Shapes:
+        logits: [..., C] or, binary, [N]; target: [...] class indices.
+
+    Raises:
+        ValueError: input that `fit` can't use; use before `fit`.
+
+    Warns:
+        UserWarning: a score separates the classes.
+
+    Source:
+        Kull, Silva Filho, Flach, 2017, "Beta calibration: a well-founded and easily implemented improvement on
+        logistic calibration for binary classifiers", AISTATS. Where a or b would be negative the authors drop it and
+        fit again; this takes the best of the fits with any of them dropped, which is the constrained optimum.
+
+    Example:
+        >>> scores = torch.tensor([-1.0, -1.0, 1.0, 1.0, 2.0, 2.0])
+        >>> calibrator = BetaCalibration().fit(scores, torch.tensor([0, 1, 0, 1, 1, 0]))
+        >>> torch.sigmoid(calibrator(torch.tensor([-1.0, 1.0, 2.0])))
+        tensor([0.5000, 0.5000, 0.5000])
+    """
+
+    learned: ClassVar[tuple[str, ...]] = ("slopes", "offset")
+    slopes: Tensor
+    offset: Tensor
+
+    def _fit_class(self, score: Float[Tensor, " rows"], outcome: Float[Tensor, " rows"]) -> dict[str, Tensor]:
+        features = torch.stack([*_log_odds_parts(score.double()), torch.ones_like(outcome)], dim=-1)
+        best, best_value = None, math.inf
+        # By the number of slopes dropped: the first feasible fit is not beaten by one that drops more.
+        for dropped in itertools.chain.from_iterable(itertools.combinations((0, 1), size) for size in range(3)):
+            taken = [i for i in range(3) if i not in dropped]
+            coefficients = features.new_zeros(3)
+            coefficients[taken] = logistic_regression(type(self).__name__, features[:, taken], outcome)
+            if bool((coefficients[:2] < 0).any()):
+                continue
+            scores = features @ coefficients
+            value = float((F.softplus(scores) - outcome * scores).mean())
+            if value < best_value:
+                best, best_value = coefficients, value
+            if not dropped:
+                break
+        assert best is not None
+        return {"slopes": best[:2], "offset": best[2]}
+
+    def _map(self, scores: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
+        slopes, offset = self.slopes.to(scores.dtype), self.offset.to(scores.dtype)
+        log_score, log_rest = _log_odds_parts(scores)
+        return torch.sigmoid(slopes[:, 0] * log_score + slopes[:, 1] * log_rest + offset)
+
+
+def _log_odds_parts(score: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+    """``log s`` and ``-log(1 - s)``, with either probability at least 1e-12."""
+    return score.clamp(min=_LEAST).log(), -torch.log1p(-score.clamp(max=1 - _LEAST))

@@ -1,0 +1,128 @@
+"""Deterministic solvers for the convex problems that calibrators pose, in float64 and to the optimum."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+# A gradient above this, in the solver's scaled coordinates, is no optimum.
+_CONVERGED = 1e-6
+_CHUNK = 1 << 20
+
+Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def minimize(calibrator: str, objective: Objective, start: Float[Tensor, "..."], *,
+             max_iterations: int = 2000) -> Float[Tensor, "..."]:
+    """The minimum of a smooth convex function, by L-BFGS with a strong Wolfe line search.
+
+    Args:
+        calibrator: the name that a warning begins with.
+        objective: maps parameters to the value and its gradient; well scaled, so that curvatures are near 1.
+        start: where to begin, float64.
+        max_iterations: after which to give up.
+
+    Warns:
+        UserWarning: no optimum was reached, as where the data are separable and nothing is penalised.
+    """
+    parameters = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([parameters], max_iter=max_iterations, max_eval=4 * max_iterations, history_size=20,
+                                  tolerance_grad=1e-10, tolerance_change=1e-16, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        value, gradient = objective(parameters.detach())
+        parameters.grad = gradient
+        return value
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    solution = parameters.detach()
+    largest = float(objective(solution)[1].abs().max())
+    if not largest < _CONVERGED:
+        warnings.warn(f"{calibrator}: the fit stopped at a gradient of {largest:.1e}, short of its optimum; data that "
+                      "a perfect calibration separates have none: penalise more, or fit on more data.", stacklevel=5)
+    return solution
+
+
+def affine_softmax(logits: Float[Tensor, "rows features"], target: Int[Tensor, " rows"],
+                   coefficients: Float[Tensor, "classes extended"]) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy of ``W x + b``, and its gradient by ``[W | b]``, in chunks of bounded memory."""
+    weight, bias = coefficients[:, :-1], coefficients[:, -1]
+    value = torch.zeros((), dtype=torch.float64, device=logits.device)
+    gradient = torch.zeros_like(coefficients)
+    rows = max(_CHUNK // logits.shape[-1], 1)
+    for chunk, labels in zip(torch.split(logits, rows), torch.split(target, rows), strict=True):
+        features = chunk.double()
+        scores = torch.addmm(bias, features, weight.T)
+        loss, residual = softmax_residual(scores, labels)
+        value += loss
+        gradient[:, :-1].addmm_(residual.T, features)
+        gradient[:, -1] += residual.sum(dim=0)
+    return value / len(logits), gradient.div_(len(logits))
+
+
+def softmax_residual(scores: Float[Tensor, "rows classes"],
+                     target: Int[Tensor, " rows"]) -> tuple[Float[Tensor, ""], Float[Tensor, "rows classes"]]:
+    """The summed cross-entropy, and its gradient by the scores; the scores are overwritten."""
+    chosen = target.unsqueeze(-1)
+    scores -= scores.amax(dim=-1, keepdim=True)
+    at_target = scores.gather(-1, chosen).sum()
+    mass = scores.exp_()
+    norm = mass.sum(dim=-1, keepdim=True)
+    residual = mass.div_(norm)
+    residual.scatter_add_(-1, chosen, -torch.ones_like(chosen, dtype=residual.dtype))
+    return norm.log().sum() - at_target, residual
+
+
+def evenly_spaced(logits: Tensor, target: Tensor, rows: int = 1 << 14) -> tuple[Tensor, Tensor] | None:
+    """About `rows` evenly spaced rows for a first, cheap solution; None where there are too few to be worth it."""
+    if len(logits) < 8 * rows:
+        return None
+    every = len(logits) // rows
+    return logits[::every].contiguous(), target[::every].contiguous()
+
+
+def logistic_regression(calibrator: str, features: Float[Tensor, "rows inputs"],
+                        target: Float[Tensor, " rows"]) -> Float[Tensor, " inputs"]:
+    """Coefficients of the logistic regression of targets in [0, 1] without penalty, by damped Newton steps.
+
+    Warns:
+        UserWarning: the classes are separable, so that the likelihood has no maximum.
+    """
+    features, target = features.double(), target.double()
+    # Columns of one scale; what a linear change of the features does to the solution is undone at the end.
+    scale = features.square().mean(dim=0).sqrt().clamp(min=1e-300)
+    features = features / scale
+    coefficients = features.new_zeros(features.shape[-1])
+    value = _logistic_value(features, target, coefficients)
+    for _ in range(200):
+        probability = torch.sigmoid(features @ coefficients)
+        gradient = features.T @ (probability - target) / len(target)
+        if float(gradient.abs().max()) < 1e-13:
+            break
+        curvature = features.T @ (features * (probability * (1 - probability)).unsqueeze(-1)) / len(target)
+        curvature += torch.eye(len(curvature), dtype=curvature.dtype, device=curvature.device) * 1e-14
+        step = -torch.linalg.solve(curvature, gradient)
+        length = 1.0
+        while length > 1e-10:
+            following = _logistic_value(features, target, coefficients + length * step)
+            if float(following) <= float(value):
+                break
+            length /= 2
+        if length <= 1e-10 or float(step.abs().max()) < 1e-14:
+            break
+        coefficients, value = coefficients + length * step, following
+        if float(coefficients.abs().max()) > 1e4:
+            break
+    probability = torch.sigmoid(features @ coefficients)
+    largest = float((features.T @ (probability - target)).abs().max() / len(target))
+    if largest > _CONVERGED or float(coefficients.abs().max()) > 1e4:
+        warnings.warn(f"{calibrator}: the scores separate the classes, so that the best fit is infinitely steep; it "
+                      "was stopped: smooth the targets, or fit on more data.", stacklevel=6)
+    return coefficients / scale
+
+
+def _logistic_value(features: Tensor, target: Tensor, coefficients: Tensor) -> Tensor:
+    scores = features @ coefficients
+    return (torch.nn.functional.softplus(scores) - target * scores).mean()

@@ -1,0 +1,106 @@
+"""Matrix scaling: an affine map of the logits, with off-diagonal and intercept regularisation."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.calibration.base import Calibrator
+from lightning_losses.calibration.convex import affine_softmax, evenly_spaced, minimize
+from lightning_losses.tensors import check_number
+
+
+class MatrixScaling(Calibrator):
+    """Matrix scaling: the calibrated logits are ``W logits + b``.
+
+    ``min mean_n CE(W logits_n + b, target_n) + λ / (C (C - 1)) sum_{i≠j} W_ij² + μ / C sum_i b_i²``, a convex problem,
+    solved to its optimum in float64. The penalty (ODIR) leaves the diagonal free: without it, C² parameters overfit
+    soon. It may change the predicted class.
+
+    Args:
+        off_diagonal_penalty: λ, at least 0.
+        intercept_penalty: μ, at least 0.
+        ignore_index: samples with this target count for nothing.
+
+    Attributes:
+        weight: [C, C] the fitted W, empty before `fit`.
+        offset: [C] the fitted b.
+
+    Shapes:
+        logits: [..., C]; target: [...] class indices.
+
+    Raises:
+        ValueError: a negative penalty; input that `fit` can't use; use before `fit`.
+
+    Warns:
+        UserWarning: no optimum was reached.
+
+    Source:
+        Guo, Pleiss, Sun, Weinberger, 2017, arXiv:1706.04599; the penalty: Kull et al., 2019, "Beyond Temperature
+        Scaling", arXiv:1910.12656.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]])
+        >>> calibrator = MatrixScaling().fit(logits, torch.tensor([0, 1, 1, 0]))
+        >>> torch.softmax(calibrator(logits[:1]), dim=-1)
+        tensor([[0.5000, 0.5000]])
+    """
+
+    learned: ClassVar[tuple[str, ...]] = ("weight", "offset")
+    weight: Tensor
+    offset: Tensor
+
+    def __init__(self, off_diagonal_penalty: float = 0.01, intercept_penalty: float = 0.01,
+                 ignore_index: int = -100) -> None:
+        super().__init__(ignore_index)
+        check_number(type(self).__name__, "off_diagonal_penalty", off_diagonal_penalty, least=0)
+        check_number(type(self).__name__, "intercept_penalty", intercept_penalty, least=0)
+        self.off_diagonal_penalty = off_diagonal_penalty
+        self.intercept_penalty = intercept_penalty
+
+    def _features(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
+        return logits
+
+    def _fit(self, logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
+        features, classes = self._features(logits), logits.shape[-1]
+        coefficients = torch.eye(classes, classes + 1, dtype=torch.float64, device=logits.device)
+        if (sample := evenly_spaced(features, target)) is not None:
+            coefficients = self._solve(*sample, coefficients)
+        coefficients = self._solve(features, target, coefficients)
+        return {"weight": coefficients[:, :-1], "offset": coefficients[:, -1]}
+
+    def _solve(self, features: Tensor, target: Tensor, start: Tensor) -> Float[Tensor, "classes extended"]:
+        # In terms of whitened features every direction has about the same curvature.
+        factor = _second_moment_factor(features)
+        classes = len(start)
+        off_diagonal = 1 - torch.eye(classes, classes + 1, dtype=torch.float64, device=start.device)
+        penalty = off_diagonal * self.off_diagonal_penalty / max(classes * (classes - 1), 1)
+        penalty[:, -1] = self.intercept_penalty / classes
+
+        def plain(whitened: Tensor) -> Tensor:
+            return torch.linalg.solve_triangular(factor, whitened, upper=False, left=False)
+
+        def objective(whitened: Tensor) -> tuple[Tensor, Tensor]:
+            coefficients = plain(whitened)
+            value, gradient = affine_softmax(features, target, coefficients)
+            value = value + (penalty * coefficients.square()).sum()
+            gradient = gradient + 2 * penalty * coefficients
+            return value, torch.linalg.solve_triangular(factor, gradient.T, upper=False).T.contiguous()
+
+        return plain(minimize(type(self).__name__, objective, start @ factor))
+
+    def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return self._features(logits) @ self.weight.T.to(logits.dtype) + self.offset.to(logits.dtype)
+
+
+def _second_moment_factor(features: Float[Tensor, "rows classes"]) -> Float[Tensor, "extended extended"]:
+    """The Cholesky factor of the mean outer product of ``[x, 1]``, slightly regularised."""
+    size = features.shape[-1] + 1
+    moment = torch.zeros(size, size, dtype=torch.float64, device=features.device)
+    for chunk in torch.split(features, 1 << 14):
+        extended = torch.cat([chunk.double(), torch.ones(len(chunk), 1, dtype=torch.float64, device=chunk.device)], 1)
+        moment.addmm_(extended.T, extended)
+    moment /= len(features)
+    ridge = 1e-4 * moment.diagonal().mean()
+    return torch.linalg.cholesky(moment + ridge * torch.eye(size, dtype=torch.float64, device=features.device))

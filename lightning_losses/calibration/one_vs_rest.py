@@ -1,0 +1,55 @@
+"""The shared part of calibrators that map each class's score by itself and then normalise."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.calibration.base import Calibrator
+
+
+class OneVsRest(Calibrator):
+    """Base of the calibrators of binary scores; with more classes, each against the rest, then normalised.
+
+    A subclass maps the score and outcome of one class to tensors in `_fit_class`, puts those of all classes together
+    in `_stack`, and maps scores to probabilities in `_map`.
+    """
+
+    takes_binary = True
+
+    def class_probabilities(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Each class's calibrated probability against the rest, before the normalisation."""
+        scores = self._scores(logits, self._single)
+        return self._map(scores.unsqueeze(-1)).squeeze(-1) if self._single else self._map(scores)
+
+    def _scores(self, logits: Float[Tensor, "*shape"], single: bool) -> Float[Tensor, "*shape"]:
+        """What is mapped: probabilities; a subclass that works on logits returns those."""
+        return torch.sigmoid(logits) if single else torch.softmax(logits, dim=-1)
+
+    @property
+    def _single(self) -> bool:
+        """Whether it was fitted on binary logits of shape [N]."""
+        return len(self.get_buffer(self.learned[0])) == 1
+
+    def _fit(self, logits: Float[Tensor, "*shape"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
+        scores = self._scores(logits, logits.ndim == 1)
+        if logits.ndim == 1:
+            return self._stack([self._fit_class(scores, (target == 1).double())])
+        return self._stack([self._fit_class(scores[:, c].contiguous(), (target == c).double())
+                            for c in range(logits.shape[-1])])
+
+    def _fit_class(self, score: Float[Tensor, " rows"], outcome: Float[Tensor, " rows"]) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _stack(self, classes: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.stack([fitted[name] for fitted in classes]) for name in self.learned}
+
+    def _map(self, scores: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
+        raise NotImplementedError
+
+    def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        probabilities = self.class_probabilities(logits)
+        if self._single:
+            return torch.logit(probabilities)
+        total = probabilities.sum(dim=-1, keepdim=True)
+        # Where every class got 0, nothing is known.
+        return torch.where(total > 0, probabilities, 1.0).log()

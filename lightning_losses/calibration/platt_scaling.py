@@ -1,0 +1,79 @@
+"""Platt scaling: a sigmoid of a scaled and shifted score."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_losses.calibration.convex import logistic_regression
+from lightning_losses.calibration.one_vs_rest import OneVsRest
+
+
+class PlattScaling(OneVsRest):
+    """Platt scaling: the calibrated probability is ``sigmoid(a score + b)``.
+
+    a and b maximise the likelihood, a convex problem, solved to its optimum in float64. With more than two classes
+    each logit is scaled against the rest, and the probabilities are normalised; the predicted class may change.
+
+    Args:
+        target_smoothing: fit to ``(N₊ + 1) / (N₊ + 2)`` and ``1 / (N₋ + 2)`` instead of 1 and 0, so that the optimum
+            exists even where the score separates the classes.
+        ignore_index: samples with this target count for nothing.
+
+    Attributes:
+        slope: [C], [1] for binary logits, the fitted a, empty before `fit`.
+        offset: [C] or [1], the fitted b.
+
+    Shapes:
+        logits: [..., C] or, binary, [N]; target: [...] class indices.
+
+    Raises:
+        ValueError: input that `fit` can't use; use before `fit`.
+
+    Warns:
+        UserWarning: a score separates the classes, and the targets were not smoothed.
+
+    Source:
+        Platt, 1999, "Probabilistic Outputs for Support Vector Machines and Comparisons to Regularized Likelihood
+        Methods"; one against the rest: Zadrozny, Elkan, 2002.
+
+    Example:
+        >>> scores = torch.tensor([-1.0, -1.0, 1.0, 1.0])
+        >>> calibrator = PlattScaling(target_smoothing=False).fit(scores, torch.tensor([0, 1, 1, 1]))
+        >>> round(torch.sigmoid(calibrator(torch.tensor(-1.0))).item(), 3)
+        0.5
+    """
+
+    learned: ClassVar[tuple[str, ...]] = ("slope", "offset")
+    slope: Tensor
+    offset: Tensor
+
+    def __init__(self, target_smoothing: bool = True, ignore_index: int = -100) -> None:
+        super().__init__(ignore_index)
+        self.target_smoothing = target_smoothing
+
+    def class_probabilities(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Each class's calibrated probability against the rest, before the normalisation."""
+        return torch.sigmoid(self._scaled(logits))
+
+    def _scores(self, logits: Float[Tensor, "*shape"], single: bool) -> Float[Tensor, "*shape"]:
+        return logits
+
+    def _fit_class(self, score: Float[Tensor, " rows"], outcome: Float[Tensor, " rows"]) -> dict[str, Tensor]:
+        if self.target_smoothing:
+            positive, negative = outcome.sum(), (1 - outcome).sum()
+            outcome = torch.where(outcome > 0, (positive + 1) / (positive + 2), 1 / (negative + 2))
+        score = score.double()
+        mean = score.mean()
+        centred = torch.stack([score - mean, torch.ones_like(score)], dim=-1)
+        slope, offset = logistic_regression(type(self).__name__, centred, outcome)
+        return {"slope": slope, "offset": offset - slope * mean}
+
+    def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        scaled = self._scaled(logits)
+        return scaled if self._single else F.logsigmoid(scaled)
+
+    def _scaled(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return logits * self.slope.to(logits.dtype) + self.offset.to(logits.dtype)
