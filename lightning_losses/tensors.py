@@ -69,6 +69,11 @@ def check_choice(loss: str, name: str, value: Any, choices: Any) -> None:
         raise ValueError(f"{loss}: {name}={value!r} came; choose one of {', '.join(map(repr, allowed))}.")
 
 
+def check_reduction(loss: str, reduction: Any) -> None:
+    """Raise ``ValueError`` unless `reduction` is "mean", "sum" or "none"."""
+    check_choice(loss, "reduction", reduction, Reduction)
+
+
 def check_floating(loss: str, name: str, tensor: Any) -> None:
     """Raise ``ValueError`` unless `tensor` is a floating-point tensor."""
     if not isinstance(tensor, Tensor):

@@ -13,8 +13,9 @@ from lightning_losses.tensors import check_count, check_floating, check_number, 
 _EXP_DOMAIN_LIMIT = {torch.float32: 40.0, torch.float64: 300.0}
 
 
-def row_column_normalization(cost: Float[Tensor, "*batch n m"], *, epsilon: float, n_iters: int,
-                             cost_bound: float | None = None) -> Float[Tensor, "*batch n m"]:
+def row_column_normalization(
+    cost: Float[Tensor, "*batch n m"], *, epsilon: float, n_iters: int, cost_bound: float | None = None
+) -> Float[Tensor, "*batch n m"]:
     """Normalise the rows, then the columns, of ``exp(-cost / epsilon)`` to sum 1, `n_iters` times.
 
     The result's columns sum to 1 exactly, its rows in the limit (for n = m). The gradient is that of these very
@@ -48,8 +49,9 @@ def row_column_normalization(cost: Float[Tensor, "*batch n m"], *, epsilon: floa
     check_number("row_column_normalization", "epsilon", epsilon, above=0)
     check_count("row_column_normalization", "n_iters", n_iters)
     if cost.ndim < 2 or cost.numel() == 0:
-        raise ValueError(f"row_column_normalization: cost has shape {list(cost.shape)}; give [..., n, m] with n and m "
-                         "of at least 1.")
+        raise ValueError(
+            f"row_column_normalization: cost has shape {list(cost.shape)}; give [..., n, m] with n and m of at least 1."
+        )
     cost = full_precision(cost)
     bounded = cost_bound is not None and cost_bound / epsilon <= _EXP_DOMAIN_LIMIT[cost.dtype]
     plan: Tensor = (_Scaling if bounded else _LogScaling).apply(cost, epsilon, n_iters)

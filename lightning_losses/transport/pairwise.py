@@ -42,6 +42,8 @@ class _L1Distances(torch.autograd.Function):
 def _signed_sums(gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """``sum_j gradient_ij sign(x_i - y_j)`` for every i."""
     rows = max(_CHUNK // max(y.numel(), 1), 1)
-    pieces = [torch.bmm(part.unsqueeze(1), (own.unsqueeze(1) - y).sign_()).squeeze(1)
-              for part, own in zip(torch.split(gradient, rows), torch.split(x, rows), strict=True)]
+    pieces = [
+        torch.bmm(part.unsqueeze(1), (own.unsqueeze(1) - y).sign_()).squeeze(1)
+        for part, own in zip(torch.split(gradient, rows), torch.split(x, rows), strict=True)
+    ]
     return torch.cat(pieces) if pieces else torch.zeros_like(x)

@@ -31,9 +31,17 @@ class Transport(NamedTuple):
     gradient: Gradient
 
 
-def sinkhorn(cost: Float[Tensor, "*batch n m"], a: Float[Tensor, "*batch n"] | None = None,
-             b: Float[Tensor, "*batch m"] | None = None, *, epsilon: float, n_iters: int = 100,
-             tolerance: float | None = None, annealing: int = 0, gradient: Gradient = "implicit") -> Transport:
+def sinkhorn(
+    cost: Float[Tensor, "*batch n m"],
+    a: Float[Tensor, "*batch n"] | None = None,
+    b: Float[Tensor, "*batch m"] | None = None,
+    *,
+    epsilon: float,
+    n_iters: int = 100,
+    tolerance: float | None = None,
+    annealing: int = 0,
+    gradient: Gradient = "implicit",
+) -> Transport:
     """Entropic optimal transport by Sinkhorn's iteration in the log domain.
 
     Minimises ``<P, cost> + epsilon KL(P || a b^T)`` over plans P with row sums a and column sums b. An iteration
@@ -103,8 +111,10 @@ def sharp_cost(transport: Transport) -> Float[Tensor, "*batch"]:
         0.2689
     """
     if transport.gradient == "envelope":
-        raise ValueError("sharp_cost: a transport with gradient='envelope' came, which holds for kl_cost and "
-                         "entropic_cost alone; give gradient='implicit' or 'unrolled'.")
+        raise ValueError(
+            "sharp_cost: a transport with gradient='envelope' came, which holds for kl_cost and "
+            "entropic_cost alone; give gradient='implicit' or 'unrolled'."
+        )
     return (transport.plan * transport.cost).sum(dim=(-2, -1))
 
 
@@ -124,16 +134,19 @@ def kl_cost(transport: Transport) -> Float[Tensor, "*batch"]:
 
 def entropic_cost(transport: Transport) -> Float[Tensor, "*batch"]:
     """``<P, cost> - epsilon H(P)``: Cuturi's convention; `kl_cost` less ``epsilon (H(a) + H(b))``."""
-    return kl_cost(transport) - transport.epsilon * (_entropy(transport.a, transport.a)
-                                                     + _entropy(transport.b, transport.b))
+    return kl_cost(transport) - transport.epsilon * (
+        _entropy(transport.a, transport.a) + _entropy(transport.b, transport.b)
+    )
 
 
 def _weights(name: str, weights: Tensor | None, cost: Tensor, shape: Any) -> Tensor:
     if weights is None:
         return cost.new_full(tuple(shape), 1.0 / shape[-1])
     if not weights.is_floating_point() or weights.shape[-1] != shape[-1] or weights.ndim > len(shape):
-        raise ValueError(f"sinkhorn: {name} of shape {list(weights.shape)} and dtype {weights.dtype} came with a cost "
-                         f"of shape {list(cost.shape)}; give floating-point weights of shape {list(shape)}.")
+        raise ValueError(
+            f"sinkhorn: {name} of shape {list(weights.shape)} and dtype {weights.dtype} came with a cost "
+            f"of shape {list(cost.shape)}; give floating-point weights of shape {list(shape)}."
+        )
     return weights.to(cost.dtype).expand(tuple(shape))
 
 
@@ -151,8 +164,9 @@ def _plan(cost: Tensor, a: Tensor, b: Tensor, f: Tensor, g: Tensor, epsilon: flo
     return (rows.unsqueeze(-1) + columns.unsqueeze(-2) - cost / epsilon).exp()
 
 
-def _potentials(cost: Tensor, a: Tensor, b: Tensor, epsilon: float, n_iters: int, tolerance: float | None,
-                annealing: int) -> tuple[Tensor, Tensor]:
+def _potentials(
+    cost: Tensor, a: Tensor, b: Tensor, epsilon: float, n_iters: int, tolerance: float | None, annealing: int
+) -> tuple[Tensor, Tensor]:
     log_a, log_b = _safe_log(a).unsqueeze(-1), _safe_log(b).unsqueeze(-2)
     f, g = torch.zeros_like(a), torch.zeros_like(b)
 

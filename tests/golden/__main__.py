@@ -11,8 +11,9 @@ def main() -> int:
     for result in results:
         print(result.line())
     counts = Counter(result.outcome for result in results)
-    print(f"{len(results)} cases: {counts['passed']} passed, {counts['failed']} failed, "
-          f"{counts['not built']} not built")
+    print(
+        f"{len(results)} cases: {counts['passed']} passed, {counts['failed']} failed, {counts['not built']} not built"
+    )
     return 1 if counts["failed"] else 0
 
 

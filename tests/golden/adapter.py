@@ -24,8 +24,9 @@ class Params:
     def __enter__(self) -> "Params":
         return self
 
-    def __exit__(self, error: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, error: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is None and self._left:
             raise ValueError(f"the adapter does not know the parameters {self._left}")
 
@@ -54,6 +55,7 @@ def leaf(tensor: Tensor) -> Tensor:
 
 def gradients(value: Tensor, **leaves: Tensor) -> dict[str, Tensor]:
     """``{"grad_<name>": d value / d leaf}``; zeros for a leaf that the value does not depend on."""
-    found = torch.autograd.grad(value, list(leaves.values()), retain_graph=True, allow_unused=True,
-                                materialize_grads=True)
+    found = torch.autograd.grad(
+        value, list(leaves.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+    )
     return {f"grad_{name}": gradient for name, gradient in zip(leaves, found, strict=True)}

@@ -50,8 +50,11 @@ class Result:
 
     def line(self) -> str:
         """One line of the report."""
-        errors = [f"{name} {error:.1e}" for name, error in [("values", self.value_error),
-                                                            ("gradients", self.gradient_error)] if error is not None]
+        errors = [
+            f"{name} {error:.1e}"
+            for name, error in [("values", self.value_error), ("gradients", self.gradient_error)]
+            if error is not None
+        ]
         parts = [f"{self.case.id:<44} {self.outcome:<9}", ", ".join(errors), self.detail]
         return "  ".join(part for part in parts if part).rstrip()
 
@@ -70,9 +73,16 @@ def load_cases(folder: Path) -> list[Case]:
 
 
 def _case(entry: Mapping[str, Any], folder: Path) -> Case:
-    return Case(id=entry["id"], method=entry["method"], file=folder / entry["file"], inputs=tuple(entry["inputs"]),
-                params=dict(entry["params"]), expected=tuple(entry["expected"]), rtol=entry["rtol"],
-                atol=entry["atol"])
+    return Case(
+        id=entry["id"],
+        method=entry["method"],
+        file=folder / entry["file"],
+        inputs=tuple(entry["inputs"]),
+        params=dict(entry["params"]),
+        expected=tuple(entry["expected"]),
+        rtol=entry["rtol"],
+        atol=entry["atol"],
+    )
 
 
 def load_adapters() -> dict[str, Adapter]:

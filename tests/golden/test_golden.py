@@ -24,9 +24,16 @@ def folder(tmp_path):
     """One case: y = 2 x, with its gradient, of a method called double."""
     x = np.array([1.0, -3.0])
     np.savez(tmp_path / "double_0.npz", x=x, y=2 * x, grad_x=np.full(2, 2.0))
-    entry = {"id": "double_0", "method": "double", "file": "double_0.npz", "inputs": {"x": ""},
-             "params": {"factor": 2.0, "note": "free text"}, "expected": {"y": "", "grad_x": ""},
-             "rtol": 1e-8, "atol": 1e-10}
+    entry = {
+        "id": "double_0",
+        "method": "double",
+        "file": "double_0.npz",
+        "inputs": {"x": ""},
+        "params": {"factor": 2.0, "note": "free text"},
+        "expected": {"y": "", "grad_x": ""},
+        "rtol": 1e-8,
+        "atol": 1e-10,
+    }
     (tmp_path / "manifest.json").write_text(json.dumps([entry]))
     return tmp_path
 
@@ -53,13 +60,17 @@ def test_a_method_without_adapter_is_not_built(folder):
     assert outcome(folder, None).outcome == "not built"
 
 
-@pytest.mark.parametrize("change", [
-    lambda out: {**out, "y": out["y"] * (1 + 1e-7)},
-    lambda out: {**out, "grad_x": out["grad_x"] + 1e-6},
-    lambda out: {"y": out["y"]},
-    lambda out: {**out, "y": out["y"].unsqueeze(0)},
-    lambda out: {**out, "y": torch.full_like(out["y"], torch.nan)},
-], ids=["value", "gradient", "missing", "shape", "nan"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda out: {**out, "y": out["y"] * (1 + 1e-7)},
+        lambda out: {**out, "grad_x": out["grad_x"] + 1e-6},
+        lambda out: {"y": out["y"]},
+        lambda out: {**out, "y": out["y"].unsqueeze(0)},
+        lambda out: {**out, "y": torch.full_like(out["y"], torch.nan)},
+    ],
+    ids=["value", "gradient", "missing", "shape", "nan"],
+)
 def test_wrong_outputs_fail(folder, change):
     assert outcome(folder, lambda inputs, params: change(double(inputs, params))).outcome == "failed"
 
@@ -71,8 +82,13 @@ def test_an_unknown_parameter_fails_the_case(folder):
 
 
 def command():
-    return subprocess.run([sys.executable, "-m", "tests.golden"], capture_output=True, text=True, check=False,
-                          cwd=Path(__file__).parents[2])
+    return subprocess.run(
+        [sys.executable, "-m", "tests.golden"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
 
 
 def test_the_command_reports_and_exits(folder, monkeypatch):

@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import Reduction, check_number, classification_rows, reduce
+from lightning_losses.tensors import Reduction, check_number, check_reduction, classification_rows, reduce
 
 
 def cross_entropy_loss(
@@ -22,6 +22,7 @@ def cross_entropy_loss(
 ) -> Float[Tensor, "..."]:
     """Cross-entropy; see `CrossEntropy`."""
     check_number("cross_entropy", "label_smoothing", label_smoothing, least=0, most=1)
+    check_reduction("cross_entropy", reduction)
     rows = classification_rows("cross_entropy", logits, target, ignore_index)
     assert rows.target is not None
     classes = rows.logits.shape[-1]
@@ -88,6 +89,7 @@ class CrossEntropy(Loss):
     ) -> None:
         super().__init__()
         check_number("cross_entropy", "label_smoothing", label_smoothing, least=0, most=1)
+        check_reduction("cross_entropy", reduction)
         weight = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.float32)
         self.register_buffer("class_weight", weight, persistent=False)
         self.label_smoothing = label_smoothing

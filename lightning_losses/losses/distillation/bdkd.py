@@ -10,6 +10,7 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.tensors import (
     Reduction,
     check_number,
+    check_reduction,
     check_temperature,
     distillation_rows,
     entropy,
@@ -27,8 +28,14 @@ class BDKDWeights(NamedTuple):
 
 
 @torch.no_grad()
-def bdkd_weights(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"], *,
-                 boost: float = 2.0, base: float = 1.0, temperature: float = 4.0) -> BDKDWeights:
+def bdkd_weights(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    *,
+    boost: float = 2.0,
+    base: float = 1.0,
+    temperature: float = 4.0,
+) -> BDKDWeights:
     """`boost` for the forward divergence where the teacher's entropy is larger, for the reverse where it is smaller."""
     student = entropy(log_probabilities(logits, temperature))
     teacher = entropy(log_probabilities(teacher_logits, temperature))
@@ -37,25 +44,37 @@ def bdkd_weights(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[T
     return BDKDWeights(forward, reverse)
 
 
-def bdkd_loss(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-              target: Shaped[Tensor, "..."] | None = None, *, boost: float = 2.0, base: float = 1.0,
-              temperature: float = 4.0, entropy_temperature: float | None = None, ignore_index: int = -100,
-              reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def bdkd_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."] | None = None,
+    *,
+    boost: float = 2.0,
+    base: float = 1.0,
+    temperature: float = 4.0,
+    entropy_temperature: float | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """The student's term of balanced-divergence distillation; see `BDKD`."""
-    _check_options(boost, base, temperature, entropy_temperature)
+    _check_options(boost, base, temperature, entropy_temperature, reduction)
     rows = distillation_rows("bdkd", logits, teacher_logits, target, ignore_index)
-    weights = bdkd_weights(rows.logits, rows.teacher_logits, boost=boost, base=base,
-                           temperature=entropy_temperature or temperature)
+    weights = bdkd_weights(
+        rows.logits, rows.teacher_logits, boost=boost, base=base, temperature=entropy_temperature or temperature
+    )
     log_s = log_probabilities(rows.logits, temperature)
     log_t = log_probabilities(rows.teacher_logits, temperature)
     value = weights.forward * kl_divergence(log_t, log_s) + weights.reverse * kl_divergence(log_s, log_t)
     return reduce(temperature**2 * value, reduction, rows.kept)
 
 
-def _check_options(boost: float, base: float, temperature: float, entropy_temperature: float | None) -> None:
+def _check_options(
+    boost: float, base: float, temperature: float, entropy_temperature: float | None, reduction: Reduction
+) -> None:
     check_number("bdkd", "boost", boost, least=0)
     check_number("bdkd", "base", base, least=0)
     check_temperature("bdkd", temperature)
+    check_reduction("bdkd", reduction)
     if entropy_temperature is not None:
         check_number("bdkd", "entropy_temperature", entropy_temperature, above=0)
 
@@ -105,11 +124,17 @@ class BDKD(Loss):
 
     status = "paper"
 
-    def __init__(self, boost: float = 2.0, base: float = 1.0, temperature: float = 4.0,
-                 entropy_temperature: float | None = None, ignore_index: int = -100,
-                 reduction: Reduction = "mean") -> None:
+    def __init__(
+        self,
+        boost: float = 2.0,
+        base: float = 1.0,
+        temperature: float = 4.0,
+        entropy_temperature: float | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
         super().__init__()
-        _check_options(boost, base, temperature, entropy_temperature)
+        _check_options(boost, base, temperature, entropy_temperature, reduction)
         self.boost = boost
         self.base = base
         self.temperature = temperature
@@ -117,9 +142,21 @@ class BDKD(Loss):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return bdkd_loss(logits, teacher_logits, target, boost=self.boost, base=self.base,
-                         temperature=self.temperature, entropy_temperature=self.entropy_temperature,
-                         ignore_index=self.ignore_index, reduction=self.reduction)
+        return bdkd_loss(
+            logits,
+            teacher_logits,
+            target,
+            boost=self.boost,
+            base=self.base,
+            temperature=self.temperature,
+            entropy_temperature=self.entropy_temperature,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )

@@ -10,6 +10,7 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.tensors import (
     Reduction,
     check_number,
+    check_reduction,
     check_temperature,
     class_indices,
     distillation_rows,
@@ -28,8 +29,12 @@ class DKDParts(NamedTuple):
     non_target_class: Float[Tensor, "*rows"]
 
 
-def dkd_parts(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-              target: Int[Tensor, "*rows"], temperature: float = 4.0) -> DKDParts:
+def dkd_parts(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Int[Tensor, "*rows"],
+    temperature: float = 4.0,
+) -> DKDParts:
     """``KL([t_y, 1 - t_y] || [s_y, 1 - s_y])`` and ``KL(t without y || s without y)`` per row; see `DKD`."""
     binary, others = [], []
     for scores in (teacher_logits, logits):
@@ -40,13 +45,22 @@ def dkd_parts(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tens
     return DKDParts(kl_divergence(*binary), kl_divergence(*others))
 
 
-def dkd_loss(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-             target: Shaped[Tensor, "..."], *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0,
-             ignore_index: int = -100, reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def dkd_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Decoupled knowledge distillation; see `DKD`."""
     check_number("dkd", "alpha", alpha, least=0)
     check_number("dkd", "beta", beta, least=0)
     check_temperature("dkd", temperature)
+    check_reduction("dkd", reduction)
     rows = distillation_rows("dkd", logits, teacher_logits, target, ignore_index)
     if logits.shape[-1] < 2:
         raise ValueError(f"dkd: logits of shape {list(logits.shape)} came; give at least 2 classes.")
@@ -91,20 +105,39 @@ class DKD(Loss):
         8.2412
     """
 
-    def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, ignore_index: int = -100,
-                 reduction: Reduction = "mean") -> None:
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        temperature: float = 4.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
         super().__init__()
         check_number("dkd", "alpha", alpha, least=0)
         check_number("dkd", "beta", beta, least=0)
         check_temperature("dkd", temperature)
+        check_reduction("dkd", reduction)
         self.alpha = alpha
         self.beta = beta
         self.temperature = temperature
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."],
+    ) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return dkd_loss(logits, teacher_logits, target, alpha=self.alpha, beta=self.beta,
-                        temperature=self.temperature, ignore_index=self.ignore_index, reduction=self.reduction)
+        return dkd_loss(
+            logits,
+            teacher_logits,
+            target,
+            alpha=self.alpha,
+            beta=self.beta,
+            temperature=self.temperature,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )

@@ -6,6 +6,7 @@ from torch import Tensor
 from lightning_losses.losses.base import Loss
 from lightning_losses.tensors import (
     Reduction,
+    check_reduction,
     check_temperature,
     distillation_rows,
     kl_divergence,
@@ -14,11 +15,19 @@ from lightning_losses.tensors import (
 )
 
 
-def forward_kl_loss(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                    target: Shaped[Tensor, "..."] | None = None, *, temperature: float = 1.0, tau_squared: bool = False,
-                    ignore_index: int = -100, reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def forward_kl_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."] | None = None,
+    *,
+    temperature: float = 1.0,
+    tau_squared: bool = False,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Forward KL divergence; see `ForwardKL`."""
     check_temperature("forward_kl", temperature)
+    check_reduction("forward_kl", reduction)
     rows = distillation_rows("forward_kl", logits, teacher_logits, target, ignore_index)
     log_s = log_probabilities(rows.logits, temperature)
     log_t = log_probabilities(rows.teacher_logits, temperature)
@@ -59,17 +68,34 @@ class ForwardKL(Loss):
         1.5232
     """
 
-    def __init__(self, temperature: float = 1.0, tau_squared: bool = False, ignore_index: int = -100,
-                 reduction: Reduction = "mean") -> None:
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        tau_squared: bool = False,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
         super().__init__()
         check_temperature("forward_kl", temperature)
+        check_reduction("forward_kl", reduction)
         self.temperature = temperature
         self.tau_squared = tau_squared
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return forward_kl_loss(logits, teacher_logits, target, temperature=self.temperature,
-                               tau_squared=self.tau_squared, ignore_index=self.ignore_index, reduction=self.reduction)
+        return forward_kl_loss(
+            logits,
+            teacher_logits,
+            target,
+            temperature=self.temperature,
+            tau_squared=self.tau_squared,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )

@@ -7,6 +7,7 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.tensors import (
     Reduction,
     check_number,
+    check_reduction,
     check_temperature,
     distillation_rows,
     kl_divergence,
@@ -16,13 +17,21 @@ from lightning_losses.tensors import (
 )
 
 
-def generalized_jsd_loss(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                         target: Shaped[Tensor, "..."] | None = None, *, beta: float = 0.5, temperature: float = 1.0,
-                         tau_squared: bool = False, ignore_index: int = -100,
-                         reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def generalized_jsd_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."] | None = None,
+    *,
+    beta: float = 0.5,
+    temperature: float = 1.0,
+    tau_squared: bool = False,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Generalised Jensen-Shannon divergence; see `GeneralizedJSD`."""
     check_number("generalized_jsd", "beta", beta, least=0, most=1)
     check_temperature("generalized_jsd", temperature)
+    check_reduction("generalized_jsd", reduction)
     rows = distillation_rows("generalized_jsd", logits, teacher_logits, target, ignore_index)
     log_s = log_probabilities(rows.logits, temperature)
     log_t = log_probabilities(rows.teacher_logits, temperature)
@@ -70,20 +79,38 @@ class GeneralizedJSD(Loss):
         0.3278
     """
 
-    def __init__(self, beta: float = 0.5, temperature: float = 1.0, tau_squared: bool = False, ignore_index: int = -100,
-                 reduction: Reduction = "mean") -> None:
+    def __init__(
+        self,
+        beta: float = 0.5,
+        temperature: float = 1.0,
+        tau_squared: bool = False,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
         super().__init__()
         check_number("generalized_jsd", "beta", beta, least=0, most=1)
         check_temperature("generalized_jsd", temperature)
+        check_reduction("generalized_jsd", reduction)
         self.beta = beta
         self.temperature = temperature
         self.tau_squared = tau_squared
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return generalized_jsd_loss(logits, teacher_logits, target, beta=self.beta, temperature=self.temperature,
-                                    tau_squared=self.tau_squared, ignore_index=self.ignore_index,
-                                    reduction=self.reduction)
+        return generalized_jsd_loss(
+            logits,
+            teacher_logits,
+            target,
+            beta=self.beta,
+            temperature=self.temperature,
+            tau_squared=self.tau_squared,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )

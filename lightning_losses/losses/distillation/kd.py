@@ -6,6 +6,7 @@ from torch import Tensor
 from lightning_losses.losses.base import Loss
 from lightning_losses.tensors import (
     Reduction,
+    check_reduction,
     check_temperature,
     distillation_rows,
     kl_divergence,
@@ -25,6 +26,7 @@ def kd_loss(
 ) -> Float[Tensor, "..."]:
     """Temperature-scaled KL divergence from teacher to student; see `KD`."""
     check_temperature("kd", temperature)
+    check_reduction("kd", reduction)
     rows = distillation_rows("kd", logits, teacher_logits, target, ignore_index)
     student = log_probabilities(rows.logits, temperature)
     teacher = log_probabilities(rows.teacher_logits, temperature)
@@ -66,6 +68,7 @@ class KD(Loss):
     def __init__(self, temperature: float = 4.0, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
         super().__init__()
         check_temperature("kd", temperature)
+        check_reduction("kd", reduction)
         self.temperature = temperature
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction

@@ -10,6 +10,7 @@ from lightning_losses.tensors import (
     Reduction,
     check_floating,
     check_number,
+    check_reduction,
     check_temperature,
     distillation_rows,
     full_precision,
@@ -35,8 +36,10 @@ def standardize_logits(logits: Float[Tensor, "*rows classes"], *, eps: float = 1
     check_floating("logit_std_kd", "logits", logits)
     check_number("logit_std_kd", "eps", eps, least=0)
     if logits.ndim == 0 or logits.shape[-1] < 2:
-        raise ValueError(f"logit_std_kd: logits of shape {list(logits.shape)} came; give at least 2 classes, one has "
-                         "no standard deviation.")
+        raise ValueError(
+            f"logit_std_kd: logits of shape {list(logits.shape)} came; give at least 2 classes, one has "
+            "no standard deviation."
+        )
     logits = full_precision(logits)
     finite = torch.isfinite(logits)
     values = logits.masked_fill(~finite, 0.0)
@@ -48,14 +51,26 @@ def standardize_logits(logits: Float[Tensor, "*rows classes"], *, eps: float = 1
     return torch.where(finite, centred / (deviation + eps), logits)
 
 
-def logit_std_kd_loss(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                      target: Shaped[Tensor, "..."] | None = None, *, temperature: float = 2.0, eps: float = 1e-7,
-                      ignore_index: int = -100, reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def logit_std_kd_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."] | None = None,
+    *,
+    temperature: float = 2.0,
+    eps: float = 1e-7,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Knowledge distillation of standardised logits; see `LogitStdKD`."""
     check_temperature("logit_std_kd", temperature)
+    check_reduction("logit_std_kd", reduction)
     rows = distillation_rows("logit_std_kd", logits, teacher_logits, target, ignore_index)
-    value = kd_loss(standardize_logits(rows.logits, eps=eps), standardize_logits(rows.teacher_logits, eps=eps),
-                    temperature=temperature, reduction="none")
+    value = kd_loss(
+        standardize_logits(rows.logits, eps=eps),
+        standardize_logits(rows.teacher_logits, eps=eps),
+        temperature=temperature,
+        reduction="none",
+    )
     return reduce(value, reduction, rows.kept)
 
 
@@ -92,18 +107,31 @@ class LogitStdKD(Loss):
         True
     """
 
-    def __init__(self, temperature: float = 2.0, eps: float = 1e-7, ignore_index: int = -100,
-                 reduction: Reduction = "mean") -> None:
+    def __init__(
+        self, temperature: float = 2.0, eps: float = 1e-7, ignore_index: int = -100, reduction: Reduction = "mean"
+    ) -> None:
         super().__init__()
         check_temperature("logit_std_kd", temperature)
         check_number("logit_std_kd", "eps", eps, least=0)
+        check_reduction("logit_std_kd", reduction)
         self.temperature = temperature
         self.eps = eps
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return logit_std_kd_loss(logits, teacher_logits, target, temperature=self.temperature, eps=self.eps,
-                                 ignore_index=self.ignore_index, reduction=self.reduction)
+        return logit_std_kd_loss(
+            logits,
+            teacher_logits,
+            target,
+            temperature=self.temperature,
+            eps=self.eps,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )

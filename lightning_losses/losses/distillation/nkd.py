@@ -7,6 +7,7 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.tensors import (
     Reduction,
     check_number,
+    check_reduction,
     check_temperature,
     class_indices,
     distillation_rows,
@@ -18,12 +19,20 @@ from lightning_losses.tensors import (
 )
 
 
-def nkd_loss(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-             target: Shaped[Tensor, "..."], *, gamma: float = 1.5, temperature: float = 1.0, ignore_index: int = -100,
-             reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def nkd_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    gamma: float = 1.5,
+    temperature: float = 1.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Normalised knowledge distillation; see `NKD`."""
     check_number("nkd", "gamma", gamma, least=0)
     check_temperature("nkd", temperature)
+    check_reduction("nkd", reduction)
     rows = distillation_rows("nkd", logits, teacher_logits, target, ignore_index)
     if logits.shape[-1] < 2:
         raise ValueError(f"nkd: logits of shape {list(logits.shape)} came; give at least 2 classes.")
@@ -31,8 +40,10 @@ def nkd_loss(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tenso
     label = class_indices(rows.target)
     log_s, log_t = log_probabilities(rows.logits), log_probabilities(rows.teacher_logits)
     target_term = -pick(log_t, label).exp() * pick(log_s, label)
-    others = -expectation(log_probabilities(without_class(rows.teacher_logits, label), temperature),
-                          log_probabilities(without_class(rows.logits, label), temperature))
+    others = -expectation(
+        log_probabilities(without_class(rows.teacher_logits, label), temperature),
+        log_probabilities(without_class(rows.logits, label), temperature),
+    )
     return reduce(target_term + gamma * temperature**2 * others, reduction, rows.kept)
 
 
@@ -73,18 +84,31 @@ class NKD(Loss):
         1.7982
     """
 
-    def __init__(self, gamma: float = 1.5, temperature: float = 1.0, ignore_index: int = -100,
-                 reduction: Reduction = "mean") -> None:
+    def __init__(
+        self, gamma: float = 1.5, temperature: float = 1.0, ignore_index: int = -100, reduction: Reduction = "mean"
+    ) -> None:
         super().__init__()
         check_number("nkd", "gamma", gamma, least=0)
         check_temperature("nkd", temperature)
+        check_reduction("nkd", reduction)
         self.gamma = gamma
         self.temperature = temperature
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."],
+    ) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return nkd_loss(logits, teacher_logits, target, gamma=self.gamma, temperature=self.temperature,
-                        ignore_index=self.ignore_index, reduction=self.reduction)
+        return nkd_loss(
+            logits,
+            teacher_logits,
+            target,
+            gamma=self.gamma,
+            temperature=self.temperature,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )

@@ -9,6 +9,7 @@ from lightning_losses.tensors import (
     Reduction,
     check_floating,
     check_number,
+    check_reduction,
     classification_rows,
     log_probabilities,
     reduce,
@@ -17,26 +18,37 @@ from lightning_losses.tensors import (
 Progress = float | Float[Tensor, ""]
 
 
-def pskd_target(target: Shaped[Tensor, "..."], past_probabilities: Float[Tensor, "*rows classes"],
-                past_weight: Progress) -> Float[Tensor, "*rows classes"]:
+def pskd_target(
+    target: Shaped[Tensor, "..."], past_probabilities: Float[Tensor, "*rows classes"], past_weight: Progress
+) -> Float[Tensor, "*rows classes"]:
     """``(1 - past_weight) one-hot(target) + past_weight past_probabilities``, without gradient."""
     past = past_probabilities.detach()
     label = target.to(past.dtype) if target.is_floating_point() else F.one_hot(target, past.shape[-1]).to(past.dtype)
     return (1 - past_weight) * label + past_weight * past
 
 
-def pskd_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."],
-              past_probabilities: Float[Tensor, "*rows classes"], epoch_progress: Progress, *, alpha: float = 0.8,
-              ignore_index: int = -100, reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def pskd_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    past_probabilities: Float[Tensor, "*rows classes"],
+    epoch_progress: Progress,
+    *,
+    alpha: float = 0.8,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Cross-entropy to a mixture of the label and the past prediction; see `PSKD`."""
     check_number("pskd", "alpha", alpha, least=0, most=1)
+    check_reduction("pskd", reduction)
     if not isinstance(epoch_progress, Tensor):
         check_number("pskd", "epoch_progress", epoch_progress, least=0, most=1)
     check_floating("pskd", "past_probabilities", past_probabilities)
     rows = classification_rows("pskd", logits, target, ignore_index)
     if past_probabilities.shape != logits.shape:
-        raise ValueError(f"pskd: past_probabilities of shape {list(past_probabilities.shape)} came with logits of "
-                         f"shape {list(logits.shape)}; give both the same shape.")
+        raise ValueError(
+            f"pskd: past_probabilities of shape {list(past_probabilities.shape)} came with logits of "
+            f"shape {list(logits.shape)}; give both the same shape."
+        )
     assert rows.target is not None
     past = past_probabilities.to(rows.logits.dtype)
     if rows.kept is not None:
@@ -84,12 +96,25 @@ class PSKD(Loss):
     def __init__(self, alpha: float = 0.8, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
         super().__init__()
         check_number("pskd", "alpha", alpha, least=0, most=1)
+        check_reduction("pskd", reduction)
         self.alpha = alpha
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."],
-                past_probabilities: Float[Tensor, "*rows classes"], epoch_progress: Progress) -> Float[Tensor, "..."]:
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."],
+        past_probabilities: Float[Tensor, "*rows classes"],
+        epoch_progress: Progress,
+    ) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return pskd_loss(logits, target, past_probabilities, epoch_progress, alpha=self.alpha,
-                         ignore_index=self.ignore_index, reduction=self.reduction)
+        return pskd_loss(
+            logits,
+            target,
+            past_probabilities,
+            epoch_progress,
+            alpha=self.alpha,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )

@@ -27,8 +27,14 @@ class SinKDTransport(NamedTuple):
     cost: Float[Tensor, "rows rows"]
 
 
-def sinkd_transport(logits: Float[Tensor, "rows classes"], teacher_logits: Float[Tensor, "rows classes"], *,
-                    temperature: float = 2.0, epsilon: float = 0.1, n_iters: int = 20) -> SinKDTransport:
+def sinkd_transport(
+    logits: Float[Tensor, "rows classes"],
+    teacher_logits: Float[Tensor, "rows classes"],
+    *,
+    temperature: float = 2.0,
+    epsilon: float = 0.1,
+    n_iters: int = 20,
+) -> SinKDTransport:
     """L1 distances between softened rows, and the plan, whose columns (the teacher's rows) sum to 1."""
     student = log_probabilities(logits, temperature).exp()
     teacher = log_probabilities(teacher_logits, temperature).exp()
@@ -39,10 +45,19 @@ def sinkd_transport(logits: Float[Tensor, "rows classes"], teacher_logits: Float
     return SinKDTransport(plan, cost)
 
 
-def sinkd_loss(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-               target: Shaped[Tensor, "..."] | None = None, *, temperature: float = 2.0, epsilon: float = 0.1,
-               n_iters: int = 20, scale: float = 0.001, mass: Mass = "batch", detach_plan: bool = False,
-               ignore_index: int = -100) -> Float[Tensor, ""]:
+def sinkd_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."] | None = None,
+    *,
+    temperature: float = 2.0,
+    epsilon: float = 0.1,
+    n_iters: int = 20,
+    scale: float = 0.001,
+    mass: Mass = "batch",
+    detach_plan: bool = False,
+    ignore_index: int = -100,
+) -> Float[Tensor, ""]:
     """Sinkhorn distance between the student's and the teacher's rows; see `SinKD`."""
     _check_options(temperature, epsilon, n_iters, scale, mass)
     rows = distillation_rows("sinkd", logits, teacher_logits, target, ignore_index)
@@ -114,8 +129,16 @@ class SinKD(Loss):
 
     batch_coupled = True
 
-    def __init__(self, temperature: float = 2.0, epsilon: float = 0.1, n_iters: int = 20, scale: float = 0.001,
-                 mass: Mass = "batch", detach_plan: bool = False, ignore_index: int = -100) -> None:
+    def __init__(
+        self,
+        temperature: float = 2.0,
+        epsilon: float = 0.1,
+        n_iters: int = 20,
+        scale: float = 0.001,
+        mass: Mass = "batch",
+        detach_plan: bool = False,
+        ignore_index: int = -100,
+    ) -> None:
         super().__init__()
         _check_options(temperature, epsilon, n_iters, scale, mass)
         self.temperature = temperature
@@ -126,9 +149,22 @@ class SinKD(Loss):
         self.detach_plan = detach_plan
         self.ignore_index = ignore_index
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."] | None = None) -> Float[Tensor, ""]:
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, ""]:
         """Evaluate the loss; the class documents it."""
-        return sinkd_loss(logits, teacher_logits, target, temperature=self.temperature, epsilon=self.epsilon,
-                          n_iters=self.n_iters, scale=self.scale, mass=self.mass, detach_plan=self.detach_plan,
-                          ignore_index=self.ignore_index)
+        return sinkd_loss(
+            logits,
+            teacher_logits,
+            target,
+            temperature=self.temperature,
+            epsilon=self.epsilon,
+            n_iters=self.n_iters,
+            scale=self.scale,
+            mass=self.mass,
+            detach_plan=self.detach_plan,
+            ignore_index=self.ignore_index,
+        )

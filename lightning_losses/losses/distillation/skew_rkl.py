@@ -7,6 +7,7 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.tensors import (
     Reduction,
     check_number,
+    check_reduction,
     check_temperature,
     distillation_rows,
     kl_divergence,
@@ -16,13 +17,21 @@ from lightning_losses.tensors import (
 )
 
 
-def skew_rkl_loss(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                  target: Shaped[Tensor, "..."] | None = None, *, skew: float = 0.1, temperature: float = 1.0,
-                  tau_squared: bool = False, ignore_index: int = -100,
-                  reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def skew_rkl_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."] | None = None,
+    *,
+    skew: float = 0.1,
+    temperature: float = 1.0,
+    tau_squared: bool = False,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Skewed reverse KL divergence; see `SkewRKL`."""
     check_number("skew_rkl", "skew", skew, least=0, most=1)
     check_temperature("skew_rkl", temperature)
+    check_reduction("skew_rkl", reduction)
     rows = distillation_rows("skew_rkl", logits, teacher_logits, target, ignore_index)
     log_s = log_probabilities(rows.logits, temperature)
     log_t = log_probabilities(rows.teacher_logits, temperature)
@@ -64,19 +73,38 @@ class SkewRKL(Loss):
         1.0988
     """
 
-    def __init__(self, skew: float = 0.1, temperature: float = 1.0, tau_squared: bool = False, ignore_index: int = -100,
-                 reduction: Reduction = "mean") -> None:
+    def __init__(
+        self,
+        skew: float = 0.1,
+        temperature: float = 1.0,
+        tau_squared: bool = False,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
         super().__init__()
         check_number("skew_rkl", "skew", skew, least=0, most=1)
         check_temperature("skew_rkl", temperature)
+        check_reduction("skew_rkl", reduction)
         self.skew = skew
         self.temperature = temperature
         self.tau_squared = tau_squared
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return skew_rkl_loss(logits, teacher_logits, target, skew=self.skew, temperature=self.temperature,
-                             tau_squared=self.tau_squared, ignore_index=self.ignore_index, reduction=self.reduction)
+        return skew_rkl_loss(
+            logits,
+            teacher_logits,
+            target,
+            skew=self.skew,
+            temperature=self.temperature,
+            tau_squared=self.tau_squared,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )

@@ -7,6 +7,7 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.tensors import (
     Reduction,
     check_number,
+    check_reduction,
     check_temperature,
     distillation_rows,
     kl_divergence,
@@ -15,18 +16,25 @@ from lightning_losses.tensors import (
 )
 
 
-def symmetric_kl_loss(logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                      target: Shaped[Tensor, "..."] | None = None, *, reverse_weight: float = 0.9,
-                      temperature: float = 1.0, tau_squared: bool = False, ignore_index: int = -100,
-                      reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def symmetric_kl_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."] | None = None,
+    *,
+    reverse_weight: float = 0.9,
+    temperature: float = 1.0,
+    tau_squared: bool = False,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Weighted sum of forward and reverse KL divergence; see `SymmetricKL`."""
     check_number("symmetric_kl", "reverse_weight", reverse_weight, least=0, most=1)
     check_temperature("symmetric_kl", temperature)
+    check_reduction("symmetric_kl", reduction)
     rows = distillation_rows("symmetric_kl", logits, teacher_logits, target, ignore_index)
     log_s = log_probabilities(rows.logits, temperature)
     log_t = log_probabilities(rows.teacher_logits, temperature)
-    value = ((1 - reverse_weight) * kl_divergence(log_t, log_s)
-             + reverse_weight * kl_divergence(log_s, log_t))
+    value = (1 - reverse_weight) * kl_divergence(log_t, log_s) + reverse_weight * kl_divergence(log_s, log_t)
     return reduce(temperature**2 * value if tau_squared else value, reduction, rows.kept)
 
 
@@ -64,20 +72,38 @@ class SymmetricKL(Loss):
         1.5232
     """
 
-    def __init__(self, reverse_weight: float = 0.9, temperature: float = 1.0, tau_squared: bool = False,
-                 ignore_index: int = -100, reduction: Reduction = "mean") -> None:
+    def __init__(
+        self,
+        reverse_weight: float = 0.9,
+        temperature: float = 1.0,
+        tau_squared: bool = False,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
         super().__init__()
         check_number("symmetric_kl", "reverse_weight", reverse_weight, least=0, most=1)
         check_temperature("symmetric_kl", temperature)
+        check_reduction("symmetric_kl", reduction)
         self.reverse_weight = reverse_weight
         self.temperature = temperature
         self.tau_squared = tau_squared
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return symmetric_kl_loss(logits, teacher_logits, target, reverse_weight=self.reverse_weight,
-                                 temperature=self.temperature, tau_squared=self.tau_squared,
-                                 ignore_index=self.ignore_index, reduction=self.reduction)
+        return symmetric_kl_loss(
+            logits,
+            teacher_logits,
+            target,
+            reverse_weight=self.reverse_weight,
+            temperature=self.temperature,
+            tau_squared=self.tau_squared,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )

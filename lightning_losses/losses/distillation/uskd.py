@@ -25,17 +25,27 @@ _Reduction = Literal["mean", "sum"]
 _RANK_EPS = 1e-6
 
 
-def uskd_loss(logits: Float[Tensor, "*rows classes"], weak_logits: Float[Tensor, "*rows classes"],
-              target: Shaped[Tensor, "..."], *, alpha: float = 1.0, beta: float = 0.1, mu: float = 0.005,
-              rank_mode: RankMode = "reference", ignore_index: int = -100,
-              reduction: _Reduction = "mean") -> Float[Tensor, ""]:
+def uskd_loss(
+    logits: Float[Tensor, "*rows classes"],
+    weak_logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    alpha: float = 1.0,
+    beta: float = 0.1,
+    mu: float = 0.005,
+    rank_mode: RankMode = "reference",
+    ignore_index: int = -100,
+    reduction: _Reduction = "mean",
+) -> Float[Tensor, ""]:
     """Teacher-free self-distillation, given the weak head's logits; see `USKD`."""
     _check_options(alpha, beta, mu, rank_mode, reduction)
     rows = classification_rows("uskd", logits, target, ignore_index)
     check_floating("uskd", "weak_logits", weak_logits)
     if weak_logits.shape != logits.shape or logits.shape[-1] < 2:
-        raise ValueError(f"uskd: weak_logits of shape {list(weak_logits.shape)} came with logits of shape "
-                         f"{list(logits.shape)}; give both the same shape, with at least 2 classes.")
+        raise ValueError(
+            f"uskd: weak_logits of shape {list(weak_logits.shape)} came with logits of shape "
+            f"{list(logits.shape)}; give both the same shape, with at least 2 classes."
+        )
     assert rows.target is not None
     classes = logits.shape[-1]
     log_s = log_probabilities(rows.logits)
@@ -68,12 +78,14 @@ def uskd_loss(logits: Float[Tensor, "*rows classes"], weak_logits: Float[Tensor,
     return reduce(alpha * target_term + beta * others + mu * weak_term, reduction, rows.kept)
 
 
-def _zipf_labels(log_s: Tensor, log_w: Tensor, is_target: Bool[Tensor, "*rows classes"],
-                 rank_mode: RankMode) -> Float[Tensor, "*rows classes"]:
+def _zipf_labels(
+    log_s: Tensor, log_w: Tensor, is_target: Bool[Tensor, "*rows classes"], rank_mode: RankMode
+) -> Float[Tensor, "*rows classes"]:
     """1 / rank for every class but the targets, normalised; ranks count all classes."""
     s, w = (log_s if rank_mode == "reference" else log_s.exp()), log_w.exp()
-    score = (w / (1 - (w * is_target).sum(dim=-1, keepdim=True) + _RANK_EPS)
-             + s / (1 - s.masked_fill(~is_target, 0.0).sum(dim=-1, keepdim=True) + _RANK_EPS))
+    score = w / (1 - (w * is_target).sum(dim=-1, keepdim=True) + _RANK_EPS) + s / (
+        1 - s.masked_fill(~is_target, 0.0).sum(dim=-1, keepdim=True) + _RANK_EPS
+    )
     order = score.argsort(dim=-1, descending=True)
     ranks = torch.arange(1, s.shape[-1] + 1, device=s.device, dtype=s.dtype).expand_as(s)
     zipf = torch.zeros_like(s).scatter(-1, order, 1 / ranks).masked_fill(is_target, 0.0)
@@ -137,9 +149,17 @@ class USKD(Loss):
 
     batch_coupled = True
 
-    def __init__(self, num_classes: int, feature_dim: int | None = None, alpha: float = 1.0, beta: float = 0.1,
-                 mu: float = 0.005, rank_mode: RankMode = "reference", ignore_index: int = -100,
-                 reduction: _Reduction = "mean") -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        feature_dim: int | None = None,
+        alpha: float = 1.0,
+        beta: float = 0.1,
+        mu: float = 0.005,
+        rank_mode: RankMode = "reference",
+        ignore_index: int = -100,
+        reduction: _Reduction = "mean",
+    ) -> None:
         super().__init__()
         check_number("uskd", "num_classes", num_classes, least=2)
         _check_options(alpha, beta, mu, rank_mode, reduction)
@@ -152,16 +172,31 @@ class USKD(Loss):
         self.reduction: _Reduction = reduction
         self.head = nn.LazyLinear(num_classes) if feature_dim is None else nn.Linear(feature_dim, num_classes)
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], features: Float[Tensor, "*rows dim"],
-                target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        features: Float[Tensor, "*rows dim"],
+        target: Shaped[Tensor, "..."],
+    ) -> Float[Tensor, ""]:
         """Evaluate the loss; the class documents it."""
         check_floating("uskd", "features", features)
         if features.ndim < 2 or features.shape[:-1] != logits.shape[:-1] or logits.shape[-1] != self.num_classes:
-            raise ValueError(f"uskd: features of shape {list(features.shape)} and logits of shape "
-                             f"{list(logits.shape)} came; give [..., D] and [..., {self.num_classes}] with the same "
-                             "samples, maps pooled to vectors.")
+            raise ValueError(
+                f"uskd: features of shape {list(features.shape)} and logits of shape "
+                f"{list(logits.shape)} came; give [..., D] and [..., {self.num_classes}] with the same "
+                "samples, maps pooled to vectors."
+            )
         if not target.is_floating_point() and target.shape == features.shape[:-1]:
             # An ignored row may hold anything; as zeros it adds nothing to the head's gradient.
             features = features.masked_fill((target == self.ignore_index).unsqueeze(-1), 0.0)
-        return uskd_loss(logits, self.head(features), target, alpha=self.alpha, beta=self.beta, mu=self.mu,
-                         rank_mode=self.rank_mode, ignore_index=self.ignore_index, reduction=self.reduction)
+        return uskd_loss(
+            logits,
+            self.head(features.to(self.head.weight.dtype)),
+            target,
+            alpha=self.alpha,
+            beta=self.beta,
+            mu=self.mu,
+            rank_mode=self.rank_mode,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )

@@ -59,11 +59,14 @@ def dkd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
         alpha, beta = given.take("alpha"), given.take("beta")
     student = leaf(inputs["student_logits"])
     target = label(inputs)
-    loss = factor * dkd_loss(student, inputs["teacher_logits"], target, alpha=alpha, beta=beta,
-                             temperature=temperature)
+    loss = factor * dkd_loss(student, inputs["teacher_logits"], target, alpha=alpha, beta=beta, temperature=temperature)
     parts = dkd_parts(student, inputs["teacher_logits"], class_indices(target), temperature)
-    return {"loss": loss, "tckd": temperature**2 * parts.target_class.mean(),
-            "nckd": temperature**2 * parts.non_target_class.mean(), **gradients(loss, student=student)}
+    return {
+        "loss": loss,
+        "tckd": temperature**2 * parts.target_class.mean(),
+        "nckd": temperature**2 * parts.non_target_class.mean(),
+        **gradients(loss, student=student),
+    }
 
 
 def logit_std_kd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
@@ -100,20 +103,30 @@ def bdkd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]
         given.choice("reduction", dict.fromkeys(TOKEN_MEAN), None)
     at = temperature if entropy_temperature == "same as temperature" else float(entropy_temperature)
     student, teacher = leaf(inputs["student_logits"]), leaf(inputs["teacher_logits"])
-    loss = bdkd_loss(student, teacher, inputs.get("labels"), boost=boost, base=base, temperature=temperature,
-                     entropy_temperature=at)
+    loss = bdkd_loss(
+        student, teacher, inputs.get("labels"), boost=boost, base=base, temperature=temperature, entropy_temperature=at
+    )
     peer = kd_loss(teacher, student, inputs.get("labels"), temperature=temperature)
     weights = bdkd_weights(student, teacher, boost=boost, base=base, temperature=at)
     value, entropies = loss, {}
     if cross_entropy:  # that code: the forward divergence plus the teacher's entropy, and entropies with an epsilon
-        entropies = {f"entropy_{name}": -(p * (p + 1e-9).log()).sum(dim=-1)
-                     for name, p in (("student", student.softmax(dim=-1)), ("teacher", teacher.softmax(dim=-1)))}
+        entropies = {
+            f"entropy_{name}": -(p * (p + 1e-9).log()).sum(dim=-1)
+            for name, p in (("student", student.softmax(dim=-1)), ("teacher", teacher.softmax(dim=-1)))
+        }
         constant = temperature**2 * weights.forward * entropy(log_probabilities(teacher.detach(), temperature))
         kept = torch.ones_like(constant, dtype=torch.bool) if "labels" not in inputs else inputs["labels"] != -100
         value = loss + constant[kept].mean()
-    return {"loss": value, "loss_student_distill": loss, "loss_teacher_distill": peer,
-            "weight_forward": weights.forward, "weight_reverse": weights.reverse, **entropies,
-            **gradients(loss, student=student), **gradients(peer, teacher=teacher)}
+    return {
+        "loss": value,
+        "loss_student_distill": loss,
+        "loss_teacher_distill": peer,
+        "weight_forward": weights.forward,
+        "weight_reverse": weights.reverse,
+        **entropies,
+        **gradients(loss, student=student),
+        **gradients(peer, teacher=teacher),
+    }
 
 
 def sinkd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
@@ -128,8 +141,12 @@ def sinkd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor
     student = leaf(inputs["student_logits"])
     loss = sinkd_loss(student, inputs["teacher_logits"], n_iters=n_iters, scale=scale, mass=mass, **options)
     plan, cost = sinkd_transport(student, inputs["teacher_logits"], n_iters=n_iters, **options)
-    return {"loss": loss, "plan": plan if mass == "batch" else plan / len(plan), "cost": cost,
-            **gradients(loss, student=student)}
+    return {
+        "loss": loss,
+        "plan": plan if mass == "batch" else plan / len(plan),
+        "cost": cost,
+        **gradients(loss, student=student),
+    }
 
 
 def pskd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
@@ -149,9 +166,14 @@ def pskd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]
     return {name: torch.stack(values) for name, values in trace.items()}
 
 
-def divergence(inputs: dict[str, Tensor], params: dict[str, Any], *, loss_function: Callable[..., Tensor],
-               option: tuple[str, str] | None = None,
-               released_entropy: Callable[[float], float] = lambda value: 0.0) -> dict[str, Tensor]:
+def divergence(
+    inputs: dict[str, Tensor],
+    params: dict[str, Any],
+    *,
+    loss_function: Callable[..., Tensor],
+    option: tuple[str, str] | None = None,
+    released_entropy: Callable[[float], float] = lambda value: 0.0,
+) -> dict[str, Tensor]:
     """A divergence per token.
 
     Args:
@@ -164,17 +186,30 @@ def divergence(inputs: dict[str, Tensor], params: dict[str, Any], *, loss_functi
     with Params(params) as given:
         value = given.take(option[0]) if option else 0.0
         temperature, tau_squared = given.take("temperature", 1.0), given.take("tau_squared", False)
-        reduction = given.choice("reduction", {**dict.fromkeys(TOKEN_MEAN, "mean"),
-                                               "sum / B (batchmean over dim 0, NOT per token)": "sum"}, "mean")
+        reduction = given.choice(
+            "reduction",
+            {**dict.fromkeys(TOKEN_MEAN, "mean"), "sum / B (batchmean over dim 0, NOT per token)": "sum"},
+            "mean",
+        )
     student, teacher, labels = leaf(inputs["student_logits"]), inputs["teacher_logits"], inputs.get("labels")
-    loss = loss_function(student, teacher, labels, temperature=temperature, tau_squared=tau_squared,
-                         reduction=reduction, **({option[1]: value} if option else {}))
+    loss = loss_function(
+        student,
+        teacher,
+        labels,
+        temperature=temperature,
+        tau_squared=tau_squared,
+        reduction=reduction,
+        **({option[1]: value} if option else {}),
+    )
     if reduction == "sum":
         loss = loss / len(student)
     constant = entropy(log_probabilities(teacher, temperature))
     constant = constant.mean() if labels is None else constant[labels != -100].mean()
-    return {"loss": loss, "loss_released": loss + released_entropy(value) * constant,
-            **gradients(loss, student=student)}
+    return {
+        "loss": loss,
+        "loss_released": loss + released_entropy(value) * constant,
+        **gradients(loss, student=student),
+    }
 
 
 def generalized_jsd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
@@ -195,11 +230,14 @@ ADAPTERS: dict[str, Adapter] = {
     "pskd": pskd,
     "forward_kl": partial(divergence, loss_function=forward_kl_loss, released_entropy=lambda _: 1.0),
     "reverse_kl": partial(divergence, loss_function=reverse_kl_loss),
-    "symmetric_kl": partial(divergence, loss_function=symmetric_kl_loss, option=("lam", "reverse_weight"),
-                            released_entropy=lambda lam: 1 - lam),
+    "symmetric_kl": partial(
+        divergence,
+        loss_function=symmetric_kl_loss,
+        option=("lam", "reverse_weight"),
+        released_entropy=lambda lam: 1 - lam,
+    ),
     "generalized_jsd": generalized_jsd,
-    "skew_kl": partial(divergence, loss_function=skew_kl_loss, option=("lam", "skew"),
-                       released_entropy=lambda _: 1.0),
+    "skew_kl": partial(divergence, loss_function=skew_kl_loss, option=("lam", "skew"), released_entropy=lambda _: 1.0),
     "skew_rkl": partial(divergence, loss_function=skew_rkl_loss, option=("lam", "skew")),
     "total_variation": partial(divergence, loss_function=total_variation_loss),
 }

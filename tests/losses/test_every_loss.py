@@ -1,0 +1,392 @@
+"""What every loss must keep, whatever it computes: a new loss is covered by being there."""
+
+import inspect
+import pickle
+from functools import cache
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+import lightning_losses.losses as losses
+from lightning_losses.objective import Objective
+from lightning_losses.tensors import debug
+from tests.losses.examples import (
+    BATCH,
+    CLASSES,
+    build,
+    floating,
+    takes,
+    tensors,
+    trained,
+    with_gradients,
+)
+
+ROOT = Path(__file__).parents[2]
+
+# Losses with parts that are constants by definition, so that their gradient is not that of their value; their own
+# tests have it in closed form.
+CONSTANT_PARTS = {"uskd": "its soft labels are made from the student, without gradient"}
+
+# Some losses are defined in float64 whatever comes in.
+FULL = (torch.float32, torch.float64)
+
+EVERY = losses.loss_classes()
+
+
+def those(*inputs, without=(), options=(), but=()):
+    """Parametrise over the losses that take these tensors and have these options."""
+    chosen = [
+        loss
+        for loss in EVERY
+        if set(inputs) <= set(loss.inputs())
+        and not set(without) & set(loss.inputs())
+        and all(takes(loss, option) for option in options)
+        and loss.identifier() not in but
+    ]
+    return pytest.mark.parametrize("loss", chosen, ids=lambda loss: loss.identifier())
+
+
+def finite(value, gradients):
+    return bool(torch.isfinite(value).all()) and all(bool(torch.isfinite(g).all()) for g in gradients.values())
+
+
+def zero(gradients):
+    return all(bool((gradient == 0).all()) for gradient in gradients.values())
+
+
+def some_rows(values, rows):
+    """The same tensors with these samples only."""
+    return {
+        name: value[rows] if isinstance(value, torch.Tensor) and value.ndim and len(value) == BATCH else value
+        for name, value in values.items()
+    }
+
+
+# ---- precision
+
+
+@those()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs_are_widened(loss, dtype):
+    module = build(loss).float()
+    values = {**tensors(loss), **{name: value.to(dtype) for name, value in floating(tensors(loss)).items()}}
+    widened = {**values, **{name: value.float() for name, value in floating(values).items()}}
+    result = module(**values)
+    assert result.dtype in FULL
+    # Widening is exact, so the same arithmetic follows: nothing but rounding in float32 may differ.
+    torch.testing.assert_close(result, module(**widened), rtol=1e-6, atol=1e-6)
+
+
+@those()
+def test_autocast_does_not_narrow(loss):
+    module = build(loss).float()
+    values = {**tensors(loss), **{name: value.float() for name, value in floating(tensors(loss)).items()}}
+    with torch.autocast("cpu", torch.bfloat16):
+        result = module(**values)
+    assert result.dtype in FULL
+    # Parameters of a loss are layers, which autocast is meant for: bfloat16 has 8 bits.
+    tolerance = 2e-2 if list(module.parameters()) else 1e-6
+    torch.testing.assert_close(result, module(**values), rtol=tolerance, atol=tolerance)
+
+
+@those()
+def test_float64_stays(loss):
+    assert build(loss)(**tensors(loss)).dtype == torch.float64
+
+
+@those(but=CONSTANT_PARTS)
+def test_gradient_is_that_of_the_value(loss):
+    module, values = build(loss), tensors(loss)
+    names = list(trained(values))
+
+    def evaluate(*leaves):
+        return module(**{**values, **dict(zip(names, leaves, strict=True))})
+
+    assert torch.autograd.gradcheck(evaluate, [values[name].requires_grad_() for name in names])
+
+
+@those()
+def test_layout_in_memory_does_not_matter(loss):
+    module, values = build(loss), tensors(loss)
+    strided = {name: value.t().contiguous().t() for name, value in floating(values).items() if value.ndim == 2}
+    assert all(not value.is_contiguous() for value in strided.values())
+    value, gradients = with_gradients(module, values)
+    other, others = with_gradients(module, {**values, **strided})
+    # Sums may run in another order.
+    torch.testing.assert_close(other, value, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(others, gradients, rtol=1e-12, atol=1e-12)
+
+
+# ---- ignored samples
+
+
+@those("target", options=["ignore_index"])
+def test_ignored_rows_are_as_if_absent(loss):
+    module, values = build(loss), tensors(loss)
+    kept = torch.tensor([0, 2, 3, 5])
+    ignored = torch.tensor([1, 4])
+    values["target"][ignored] = -100
+    value, gradients = with_gradients(module, values)
+    alone, alones = with_gradients(module, some_rows(values, kept))
+    # Sums run over the same numbers and zeros.
+    torch.testing.assert_close(value, alone, rtol=1e-10, atol=1e-12)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient[kept], alones[name], rtol=1e-10, atol=1e-12)
+        assert bool((gradient[ignored] == 0).all())
+
+
+@those("target", options=["ignore_index"])
+@pytest.mark.parametrize("garbage", [torch.nan, torch.inf, -torch.inf])
+def test_ignored_rows_may_hold_anything(loss, garbage):
+    module, values = build(loss), tensors(loss)
+    values["target"][1] = -100
+    value = module(**values)
+    for tensor in floating(values).values():
+        if len(tensor) == BATCH:
+            tensor[1] = garbage
+    assert torch.equal(module(**values), value)
+    assert finite(*with_gradients(module, values))
+
+
+@those("target", options=["ignore_index"])
+def test_ignore_index_may_be_a_class(loss):
+    values = tensors(loss)
+    values["target"] = torch.tensor([0, 1, 2, 3, 0, 1])
+    other = {**values, "target": values["target"].masked_fill(values["target"] == 0, -100)}
+    assert torch.equal(build(loss, ignore_index=0)(**values), build(loss)(**other))
+
+
+@those("target", options=["ignore_index"])
+def test_all_ignored_gives_zero(loss):
+    module, values = build(loss), tensors(loss)
+    values["target"] = torch.full_like(values["target"], -100)
+    value, gradients = with_gradients(module, values)
+    assert bool((value == 0).all())
+    assert zero(gradients)
+    module(**{**values, "logits": values["logits"].requires_grad_()}).sum().backward()
+    assert zero({name: p.grad for name, p in module.named_parameters() if p.grad is not None})
+
+
+# ---- sizes
+
+
+@those()
+def test_empty_batch_gives_zero(loss):
+    value, gradients = with_gradients(build(loss), tensors(loss, batch=0))
+    assert value.item() == 0
+    assert zero(gradients)
+
+
+@those()
+def test_batch_of_one_is_finite(loss):
+    assert finite(*with_gradients(build(loss), tensors(loss, batch=1)))
+
+
+@those("logits")
+def test_two_classes_are_finite(loss):
+    assert finite(*with_gradients(build(loss, classes=2), tensors(loss, classes=2)))
+
+
+@those("logits", "target", without=["features", "index"])
+def test_tokens_are_samples(loss):
+    """[B, T, C] logits are [B * T, C] logits."""
+    module, values = build(loss), tensors(loss)
+    folded = {
+        name: value.reshape(2, BATCH // 2, *value.shape[1:])
+        if isinstance(value, torch.Tensor) and value.ndim and len(value) == BATCH
+        else value
+        for name, value in values.items()
+    }
+    torch.testing.assert_close(module(**folded), module(**values), rtol=1e-12, atol=1e-12)
+
+
+@those(options=["reduction"])
+def test_reductions_agree(loss):
+    values = tensors(loss)
+    if "target" in values and takes(loss, "ignore_index"):
+        values["target"][2] = -100
+    kept = BATCH - 1 if "target" in values and takes(loss, "ignore_index") else BATCH
+    mean, total = build(loss, reduction="mean")(**values), build(loss, reduction="sum")(**values)
+    # The same numbers, added and divided in another order.
+    torch.testing.assert_close(total, mean * kept, rtol=1e-12, atol=1e-12)
+    if not loss.batch_coupled:
+        each = build(loss, reduction="none")(**values)
+        assert each.shape == (BATCH,)
+        torch.testing.assert_close(each.sum(), total, rtol=1e-12, atol=1e-12)
+        single = [build(loss)(**some_rows(values, torch.tensor([row]))) for row in range(BATCH)]
+        torch.testing.assert_close(each, torch.stack(single), rtol=1e-10, atol=1e-12)
+
+
+# ---- extremes
+
+
+@those("logits")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("who", ["logits", "teacher_logits", "both"])
+def test_huge_logits_are_finite(loss, who, dtype):
+    values = tensors(loss)
+    for name in ("logits", "teacher_logits"):
+        if name in values and who in (name, "both"):
+            values[name] = values[name].sign() * 1e4
+    values = {**values, **{name: value.to(dtype) for name, value in floating(values).items()}}
+    assert finite(*with_gradients(build(loss).to(dtype), values))
+
+
+@those("logits")
+@pytest.mark.parametrize("masked", [(0,), (0, 1, 2)], ids=["one", "all but two"])
+def test_masked_classes_are_finite(loss, masked):
+    values = tensors(loss)
+    for name in ("logits", "teacher_logits"):
+        if name in values:
+            values[name][:, list(masked)] = -torch.inf
+    if "past_probabilities" in values:
+        values["past_probabilities"] = values["logits"].softmax(dim=-1)
+    if "target" in values:
+        values["target"] = torch.tensor([3, 4] * (BATCH // 2))
+    assert finite(*with_gradients(build(loss), values))
+
+
+@those("logits", "teacher_logits")
+@pytest.mark.parametrize("teacher", ["one-hot", "uniform"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_teachers_are_finite(loss, teacher, dtype):
+    values = tensors(loss)
+    values["teacher_logits"] = torch.zeros_like(values["teacher_logits"])
+    if teacher == "one-hot":
+        values["teacher_logits"][:, 1] = 1e4
+    values = {**values, **{name: value.to(dtype) for name, value in floating(values).items()}}
+    assert finite(*with_gradients(build(loss).to(dtype), values))
+
+
+@those("logits")
+def test_uniform_student_is_finite(loss):
+    values = tensors(loss)
+    values["logits"] = torch.zeros_like(values["logits"])
+    assert finite(*with_gradients(build(loss), values))
+
+
+# ---- who learns
+
+
+@those()
+def test_constants_get_no_gradient(loss):
+    values = tensors(loss)
+    constants = [name for name in floating(values) if name not in trained(values) and name != "target"]
+    for tensor in floating(values).values():
+        tensor.requires_grad_()
+    build(loss)(**values).backward()
+    assert all(values[name].grad is None for name in constants)
+    assert any(values[name].grad is not None and bool((values[name].grad != 0).any()) for name in trained(values))
+
+
+# ---- bad input
+
+
+@those("logits", "teacher_logits")
+def test_other_number_of_classes_is_refused(loss):
+    values = tensors(loss)
+    values["teacher_logits"] = values["teacher_logits"][:, :-1]
+    with pytest.raises(ValueError, match=rf"^{loss.identifier()}: teacher_logits.*\[6, 4\].*\[6, 5\]"):
+        build(loss)(**values)
+
+
+@those("logits", "target")
+def test_target_of_another_shape_is_refused(loss):
+    values = tensors(loss)
+    values["target"] = values["target"][:-1]
+    with pytest.raises(ValueError, match=rf"^{loss.identifier()}: .*\[{BATCH - 1}\]"):
+        build(loss)(**values)
+
+
+@those("logits")
+def test_integer_logits_are_refused(loss):
+    values = tensors(loss)
+    with pytest.raises(ValueError, match=rf"^{loss.identifier()}: logits.*int64"):
+        build(loss)(**{**values, "logits": values["logits"].long()})
+
+
+@those("logits", "target")
+@pytest.mark.parametrize("bad", [CLASSES, -1])
+def test_target_out_of_range_is_refused_under_debug(loss, bad):
+    values = tensors(loss)
+    values["target"][0] = bad
+    with debug(), pytest.raises(ValueError, match=rf"^{loss.identifier()}: target {bad} .*{CLASSES} classes"):
+        build(loss)(**values)
+
+
+@those(options=["temperature"])
+@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), "4"])
+def test_bad_temperature_is_refused(loss, bad):
+    with pytest.raises(ValueError, match=rf"^{loss.identifier()}: temperature={bad!r}"):
+        build(loss, temperature=bad)
+
+
+@those(options=["reduction"])
+@pytest.mark.parametrize("bad", ["average", None])
+def test_unknown_reduction_is_refused(loss, bad):
+    with pytest.raises(ValueError, match=rf"^{loss.identifier()}: reduction={bad!r} came; choose one of 'mean'"):
+        build(loss, reduction=bad)
+
+
+# ---- what comes with a loss
+
+
+@those()
+def test_pickle_and_state_round_trip(loss):
+    module, values = build(loss), tensors(loss)
+    value = module(**values)
+    assert torch.equal(pickle.loads(pickle.dumps(module))(**values), value)
+    fresh = build(loss)
+    for parameter in fresh.parameters():
+        nn.init.zeros_(parameter)
+    fresh.load_state_dict(module.state_dict())
+    assert torch.equal(fresh(**values), value)
+
+
+@those()
+def test_a_call_leaves_the_inputs_as_they_were(loss):
+    values = tensors(loss)
+    before = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
+    with_gradients(build(loss), values)
+    torch.testing.assert_close(values, before, rtol=0, atol=0)
+
+
+@those()
+def test_it_is_documented(loss):
+    documentation = inspect.getdoc(loss)
+    for section in ("Args:", "Shapes:", "Returns:", "Raises:", "Source:", "Example:"):
+        assert f"\n{section}" in documentation, section
+    assert ">>>" in documentation.partition("\nExample:")[2]
+    documented = documentation.partition("\nArgs:")[2].partition("\nShapes:")[0]
+    for name in inspect.signature(loss).parameters:
+        assert f"    {name}: " in documented, name
+
+
+@those()
+def test_it_has_a_function_and_tests(loss):
+    module = inspect.getmodule(loss)
+    assert any(name.endswith("_loss") and inspect.isfunction(value) for name, value in vars(module).items())
+    family = module.__name__.split(".")[-2]
+    assert (ROOT / "tests" / "losses" / family / f"test_{loss.identifier()}.py").is_file()
+
+
+@cache
+def configured():
+    """The loss classes in the objectives of conf/, by the name of their file."""
+    found = {}
+    for file in sorted((ROOT / "conf" / "objective").glob("*.yaml")):
+        config = OmegaConf.create({"data": {"num_classes": CLASSES}, "objective": OmegaConf.load(file)})
+        objective = hydra.utils.instantiate(config.objective)
+        assert isinstance(objective, Objective), file.name
+        assert file.read_text().startswith("# python recipes/"), f"{file.name} begins with its command"
+        found[file.stem] = {type(term.loss) for term in objective.terms.values()}
+    return found
+
+
+@those()
+def test_it_has_a_configuration(loss):
+    assert any(loss in classes for classes in configured().values())
