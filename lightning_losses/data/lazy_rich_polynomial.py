@@ -1,0 +1,81 @@
+"""Polynomial regression: a quadratic function of one direction, learnt lazily or richly."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_losses.data.resident import Batch, ResidentData
+from lightning_losses.tensors import check_number
+
+
+def quadratic_target(
+    inputs: Float[Tensor, "samples features"], direction: Float[Tensor, " features"]
+) -> Float[Tensor, " samples"]:
+    """``(β·x)² / 2``.
+
+    Example:
+        >>> quadratic_target(torch.tensor([[2.0, 0.0]]), torch.tensor([1.0, 1.0]))
+        tensor([2.])
+    """
+    return (inputs @ direction).square() / 2
+
+
+class LazyRichPolynomial(ResidentData):
+    """Inputs ``x ~ N(0, I / D)`` and target ``(β·x)² / 2`` with ``β ~ N(0, I)``, [n, 1].
+
+    For `lightning_losses.networks.PolynomialNetwork`, whose features have nothing along β at the start: it fits the
+    training split by its initial kernel, and generalises when it turns its weights.
+
+    Args:
+        dimension: D.
+        train_samples: to train on; fewer than the D (D + 1) / 2 that determine a quadratic form.
+        test_samples: held out.
+        seed: of everything.
+        steps_per_epoch: see `ResidentData`.
+
+    Raises:
+        ValueError: numbers below 1.
+
+    Source:
+        Kumar, Bordelon, Gershman, Pehlevan, 2023, "Grokking as the Transition from Lazy to Rich Training Dynamics",
+        arXiv:2310.06110.
+
+    Example:
+        >>> data = LazyRichPolynomial(dimension=4, train_samples=6, test_samples=3)
+        >>> data.setup()
+        >>> data.train["target"].shape
+        torch.Size([6, 1])
+    """
+
+    name = "lazy_rich_polynomial"
+    num_classes = 1
+
+    def __init__(
+        self,
+        dimension: int = 100,
+        train_samples: int = 550,
+        test_samples: int = 1000,
+        seed: int = 0,
+        steps_per_epoch: int = 50,
+    ) -> None:
+        super().__init__(seed, steps_per_epoch)
+        for name, value in (("dimension", dimension), ("train_samples", train_samples),
+                            ("test_samples", test_samples)):  # fmt: skip
+            check_number(self.name, name, value, least=1)
+        self.num_features = dimension
+        self.train_samples = train_samples
+        self.test_samples = test_samples
+
+    def make(self) -> tuple[Batch, Batch]:
+        """Draw the direction, then both splits."""
+        generator = self.generator()
+        direction = torch.randn(self.num_features, generator=generator)
+        train, test = (
+            {"inputs": torch.randn(samples, self.num_features, generator=generator) / math.sqrt(self.num_features)}
+            for samples in (self.train_samples, self.test_samples)
+        )
+        for split in (train, test):
+            split["target"] = quadratic_target(split["inputs"], direction).unsqueeze(1)
+        return train, test

@@ -1,0 +1,101 @@
+"""Modular arithmetic: a op b mod p, of which a part of the table is given."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+
+from lightning_losses.data.resident import Batch, ResidentData, random_split
+from lightning_losses.tensors import check_choice, check_number
+
+Operation = Literal["add", "subtract", "multiply", "divide"]
+Encoding = Literal["one_hot", "tokens"]
+
+
+def operation_table(prime: int, operation: Operation) -> tuple[Int[Tensor, "pairs 2"], Int[Tensor, " pairs"]]:
+    """Every ordered pair (a, b) and ``a op b mod p``; division is by the inverse, without b = 0.
+
+    Example:
+        >>> pairs, target = operation_table(5, "divide")
+        >>> [(a, b, int(c)) for (a, b), c in zip(pairs.tolist(), target) if (a, b) == (3, 2)]
+        [(3, 2, 4)]
+    """
+    pairs = torch.cartesian_prod(torch.arange(prime), torch.arange(prime))
+    if operation == "divide":
+        pairs = pairs[pairs[:, 1] != 0]
+    a, b = pairs.unbind(dim=1)
+    if operation == "add":
+        return pairs, (a + b) % prime
+    if operation == "subtract":
+        return pairs, (a - b) % prime
+    if operation == "multiply":
+        return pairs, a * b % prime
+    inverses = torch.tensor([0] + [pow(value, -1, prime) for value in range(1, prime)])
+    return pairs, a * inverses[b] % prime
+
+
+class ModularArithmetic(ResidentData):
+    """The table of a op b mod p: a network that learns the rule, not the entries, completes it.
+
+    Inputs are the two one-hot vectors side by side, or the two numbers as tokens; the target is the result.
+
+    Args:
+        prime: p.
+        operation: "add", "subtract", "multiply", or "divide" (a times the inverse of b; b is never 0).
+        train_fraction: the share of the table that is given, in (0, 1).
+        encoding: "one_hot" gives [n, 2p] floats, "tokens" [n, 2] int64.
+        seed: of the split.
+        steps_per_epoch: see `ResidentData`.
+
+    Raises:
+        ValueError: p not a prime; a fraction that leaves a split empty; an unknown operation or encoding.
+
+    Source:
+        Power, Burda, Edwards, Babuschkin, Misra, 2022, "Grokking: Generalization Beyond Overfitting on Small
+        Algorithmic Datasets", arXiv:2201.02177; p = 113 and 40% as Prieto et al., 2025, arXiv:2501.04697, whose
+        code divides by integer division, where the field means the inverse.
+
+    Example:
+        >>> data = ModularArithmetic(prime=7, train_fraction=0.5)
+        >>> data.setup()
+        >>> len(data.train["target"]), len(data.test["target"])
+        (24, 25)
+    """
+
+    name = "modular_arithmetic"
+
+    def __init__(
+        self,
+        prime: int = 113,
+        operation: Operation = "add",
+        train_fraction: float = 0.4,
+        encoding: Encoding = "one_hot",
+        seed: int = 0,
+        steps_per_epoch: int = 50,
+    ) -> None:
+        super().__init__(seed, steps_per_epoch)
+        check_choice(self.name, "operation", operation, Operation)
+        check_choice(self.name, "encoding", encoding, Encoding)
+        check_number(self.name, "train_fraction", train_fraction, above=0, most=1)
+        if prime < 2 or any(prime % divisor == 0 for divisor in range(2, int(prime**0.5) + 1)):
+            raise ValueError(f"{self.name}: prime={prime} came, which is not a prime; give one, such as 97 or 113.")
+        self.prime = prime
+        self.operation: Operation = operation
+        self.train_fraction = train_fraction
+        self.encoding: Encoding = encoding
+        self.num_classes = prime
+        self.num_features = 2 * prime if encoding == "one_hot" else 2
+        rows = prime * (prime - 1 if operation == "divide" else prime)
+        self.train_samples = int(train_fraction * rows)
+        if not 0 < self.train_samples < rows:
+            raise ValueError(
+                f"{self.name}: train_fraction={train_fraction} of {rows} rows leaves a split empty; give another."
+            )
+
+    def make(self) -> tuple[Batch, Batch]:
+        """Split the table."""
+        pairs, target = operation_table(self.prime, self.operation)
+        inputs = F.one_hot(pairs, self.prime).flatten(1).float() if self.encoding == "one_hot" else pairs
+        return random_split(inputs, target, self.train_samples, self.generator())

@@ -1,0 +1,109 @@
+"""Data small enough to stay on the device: every step sees the whole training split, without copies or workers."""
+
+from collections.abc import Iterator
+
+import lightning as L
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+
+
+class WholeBatch:
+    """A loader that yields one batch, the same tensors, a number of times.
+
+    Example:
+        >>> [len(batch["target"]) for batch in WholeBatch({"target": torch.zeros(5)}, repeats=2)]
+        [5, 5]
+    """
+
+    def __init__(self, batch: Batch, repeats: int = 1) -> None:
+        self.batch = batch
+        self.repeats = repeats
+
+    def __len__(self) -> int:
+        return self.repeats
+
+    def __iter__(self) -> Iterator[Batch]:
+        for _ in range(self.repeats):
+            # A fresh mapping: what a step adds to its batch is not there in the next one.
+            yield dict(self.batch)
+
+
+class ResidentData(L.LightningDataModule):
+    """Base of the full-batch tasks: batches ``{"inputs", "target"}`` of a whole split, kept on the training device.
+
+    A subclass makes its tensors in `make`, from `self.generator()` alone. Validation and test are both the held-out
+    split: these tasks ask when a network generalises, and choose nothing by it. Under several processes each holds
+    the whole split, which is the same step on each of them.
+
+    Args:
+        seed: of the samples and of the split.
+        steps_per_epoch: how many steps, each on the whole split, an epoch has; what is done per epoch, such as
+            checkpoints, is done once for all of them.
+
+    Attributes:
+        name: snake_case id.
+        train, test: the two splits, once `setup` has run.
+        num_classes: C; 1 for regression.
+        num_features: the width of the inputs.
+
+    Raises:
+        ValueError: fewer than 1 step per epoch.
+    """
+
+    name: str
+    num_classes: int
+    num_features: int
+    train: Batch
+    test: Batch
+
+    def __init__(self, seed: int = 0, steps_per_epoch: int = 50) -> None:
+        super().__init__()
+        if steps_per_epoch < 1:
+            raise ValueError(f"{self.name}: steps_per_epoch={steps_per_epoch} came; give at least 1.")
+        self.seed = seed
+        self.steps_per_epoch = steps_per_epoch
+
+    def make(self) -> tuple[Batch, Batch]:
+        """The training and the held-out split."""
+        raise NotImplementedError
+
+    def generator(self) -> torch.Generator:
+        """The task's own random numbers, whatever else is random in the program."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the splits, once, and move them to the training device."""
+        if not hasattr(self, "train"):
+            self.train, self.test = self.make()
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            self.train = {name: tensor.to(device) for name, tensor in self.train.items()}
+            self.test = {name: tensor.to(device) for name, tensor in self.test.items()}
+
+    def train_dataloader(self) -> WholeBatch:
+        """The training split, `steps_per_epoch` times."""
+        return WholeBatch(self.train, self.steps_per_epoch)
+
+    def val_dataloader(self) -> WholeBatch:
+        """The held-out split."""
+        return WholeBatch(self.test)
+
+    def test_dataloader(self) -> WholeBatch:
+        """The held-out split."""
+        return WholeBatch(self.test)
+
+
+def random_split(
+    inputs: Float[Tensor, "samples features"],
+    target: Shaped[Tensor, "samples ..."],
+    train_samples: int,
+    generator: torch.Generator,
+) -> tuple[Batch, Batch]:
+    """Split samples at random: the first ones of a permutation train, the others are held out."""
+    order: Int[Tensor, " samples"] = torch.randperm(len(target), generator=generator)
+    parts = order[:train_samples], order[train_samples:]
+    train, test = ({"inputs": inputs[part], "target": target[part]} for part in parts)
+    return train, test

@@ -1,0 +1,78 @@
+"""Sparse parity: the parity of a few bits among many."""
+
+import torch
+
+from lightning_losses.data.resident import Batch, ResidentData, random_split
+from lightning_losses.tensors import check_number
+
+
+class SparseParity(ResidentData):
+    """Random bit strings whose class is the parity of their first bits; the other bits say nothing.
+
+    Args:
+        parity_bits: k, how many bits decide.
+        noise_bits: how many do not.
+        train_samples: strings to train on.
+        test_samples: strings held out; all are different.
+        seed: of the strings and of the split.
+        steps_per_epoch: see `ResidentData`.
+
+    Raises:
+        ValueError: numbers below 1 (noise_bits: below 0); more samples than there are strings; more than 62 bits.
+
+    Source:
+        Barak, Edelman, Goel, Kakade, Malach, Zhang, 2022, "Hidden Progress in Deep Learning: SGD Learns Parities Near
+        the Computational Limit", arXiv:2207.08799; 3 of 43 bits and 1000 + 1000 strings as Prieto et al., 2025,
+        arXiv:2501.04697.
+
+    Example:
+        >>> data = SparseParity(parity_bits=2, noise_bits=3, train_samples=16, test_samples=16)
+        >>> data.setup()
+        >>> data.train["inputs"].shape
+        torch.Size([16, 5])
+    """
+
+    name = "sparse_parity"
+    num_classes = 2
+
+    def __init__(
+        self,
+        parity_bits: int = 3,
+        noise_bits: int = 40,
+        train_samples: int = 1000,
+        test_samples: int = 1000,
+        seed: int = 0,
+        steps_per_epoch: int = 50,
+    ) -> None:
+        super().__init__(seed, steps_per_epoch)
+        for name, value in (("parity_bits", parity_bits), ("train_samples", train_samples),
+                            ("test_samples", test_samples)):  # fmt: skip
+            check_number(self.name, name, value, least=1)
+        check_number(self.name, "noise_bits", noise_bits, least=0)
+        self.num_features = parity_bits + noise_bits
+        check_number(self.name, "parity_bits + noise_bits", self.num_features, most=62)
+        if train_samples + test_samples > 2**self.num_features:
+            raise ValueError(
+                f"{self.name}: {train_samples + test_samples} different strings of {self.num_features} bits were "
+                f"asked for; there are {2**self.num_features}."
+            )
+        self.parity_bits = parity_bits
+        self.train_samples = train_samples
+        self.test_samples = test_samples
+
+    def make(self) -> tuple[Batch, Batch]:
+        """Draw different strings, and split them."""
+        generator = self.generator()
+        samples, strings = self.train_samples + self.test_samples, 2**self.num_features
+        if strings <= 4 * samples:
+            codes = torch.randperm(strings, generator=generator)[:samples]
+        else:
+            codes = torch.empty(0, dtype=torch.int64)
+            while len(codes) < samples:
+                drawn = torch.randint(strings, (2 * samples,), generator=generator)
+                # `unique` sorts, so which of them are kept is drawn again.
+                codes = torch.unique(torch.cat([codes, drawn]))
+                codes = codes[torch.randperm(len(codes), generator=generator)][:samples]
+        bits = codes.unsqueeze(1) >> torch.arange(self.num_features) & 1
+        target = bits[:, : self.parity_bits].sum(dim=1) % 2
+        return random_split(bits.float(), target, self.train_samples, generator)

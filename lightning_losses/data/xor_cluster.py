@@ -1,0 +1,77 @@
+"""XOR clusters: four Gaussian clusters whose classes no line separates, in high dimension."""
+
+import torch
+
+from lightning_losses.data.resident import Batch, ResidentData
+from lightning_losses.tensors import check_number
+
+
+class XORCluster(ResidentData):
+    """Two opposite clusters for each of two classes, along two orthogonal directions; noisy labels to train on.
+
+    ``x = ±μ₁ + ξ`` has class 1 and ``x = ±μ₂ + ξ`` class 0, with ξ standard normal and |μ₁| = |μ₂|. The directions
+    are the first two axes, which loses nothing where the network's weights start isotropic. The held-out labels are
+    clean.
+
+    Args:
+        dimension: of x, at least 2; much larger than the samples squared is where one step memorises.
+        signal: the norm of μ₁ and μ₂, above 0.
+        label_noise: the share of flipped training labels, in [0, 0.5); each label is flipped independently.
+        train_samples: n.
+        test_samples: held out.
+        seed: of everything.
+        steps_per_epoch: see `ResidentData`.
+
+    Raises:
+        ValueError: numbers out of range.
+
+    Source:
+        Xu, Wang, Frei, Vardi, Hu, 2023, "Benign Overfitting and Grokking in ReLU Networks for XOR Cluster Data",
+        arXiv:2310.02541; the sizes are ours.
+
+    Example:
+        >>> data = XORCluster(dimension=50, train_samples=8, test_samples=4)
+        >>> data.setup()
+        >>> data.train["inputs"].shape
+        torch.Size([8, 50])
+    """
+
+    name = "xor_cluster"
+    num_classes = 2
+
+    def __init__(
+        self,
+        dimension: int = 4000,
+        signal: float = 20.0,
+        label_noise: float = 0.1,
+        train_samples: int = 200,
+        test_samples: int = 1000,
+        seed: int = 0,
+        steps_per_epoch: int = 50,
+    ) -> None:
+        super().__init__(seed, steps_per_epoch)
+        check_number(self.name, "dimension", dimension, least=2)
+        check_number(self.name, "signal", signal, above=0)
+        check_number(self.name, "label_noise", label_noise, least=0, most=0.5)
+        check_number(self.name, "train_samples", train_samples, least=1)
+        check_number(self.name, "test_samples", test_samples, least=1)
+        self.num_features = dimension
+        self.signal = signal
+        self.label_noise = label_noise
+        self.train_samples = train_samples
+        self.test_samples = test_samples
+
+    def make(self) -> tuple[Batch, Batch]:
+        """Draw both splits; flip labels of the training split."""
+        generator = self.generator()
+        train, test = self._draw(self.train_samples, generator), self._draw(self.test_samples, generator)
+        flipped = torch.rand(self.train_samples, generator=generator) < self.label_noise
+        train["target"] = torch.where(flipped, 1 - train["target"], train["target"])
+        return train, test
+
+    def _draw(self, samples: int, generator: torch.Generator) -> Batch:
+        cluster = torch.randint(4, (samples,), generator=generator)
+        inputs = torch.randn(samples, self.num_features, generator=generator)
+        axis, sign = cluster % 2, 1 - 2 * (cluster // 2)
+        inputs[torch.arange(samples), axis] += self.signal * sign
+        return {"inputs": inputs, "target": 1 - axis}
