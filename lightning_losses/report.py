@@ -17,8 +17,9 @@ from lightning_losses.plots.reliability_diagram import reliability_diagram
 from lightning_losses.plots.style import save_figure
 from lightning_losses.recipe.evaluation import Evaluation
 
-COLUMNS = ("network", "accuracy %", "NLL", "Brier", "ECE %", "temperature", "parameters", "seconds")
-_WIDTH = 120
+COLUMNS = ("network", "accuracy %", "NLL", "Brier", "ECE %", "T", "parameters", "seconds")
+# Wide enough for every cell, whatever the terminal says.
+_WIDTH = 130
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Report:
                  f"{evaluation.trained.seconds:.1f}" + (" (kept)" if evaluation.trained.kept else "")]
                 for evaluation in self.evaluations]
 
-    def show(self, console: Console) -> None:
+    def show(self) -> None:
         """Print the table, whole, however narrow the terminal says it is."""
         table = Table(title=self.title, title_justify="left", title_style="bold", caption=self.note(),
                       caption_justify="left", box=box.SIMPLE_HEAD)
@@ -72,15 +73,15 @@ class Report:
             table.add_column(name, justify="left" if name == "network" else "right", no_wrap=True)
         for row in self.rows():
             table.add_row(*row)
-        console.print(table, width=max(console.width, _WIDTH), crop=False, soft_wrap=False)
+        Console(width=max(Console().width, _WIDTH)).print(table)
 
     def note(self) -> str:
         """What the table's cells mean."""
         samples = len(self.evaluations[0].target)
         errors = [math.sqrt(evaluation.before.accuracy * (1 - evaluation.before.accuracy) / samples)
                   for evaluation in self.evaluations]
-        return (f"{samples} test samples; before → after temperature scaling on the validation split. Accuracy's "
-                f"standard error is at most {100 * max(errors):.1f} points.")
+        return (f"{samples} test samples; before → after scaling by the temperature T, fitted on the validation "
+                f"split. Accuracy's standard error is at most {100 * max(errors):.1f} points.")
 
     def markdown(self, pictures: Sequence[Path]) -> str:
         """The text of ``report.md``."""
@@ -88,8 +89,11 @@ class Report:
                  "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in self.rows()]
         lines += ["", self.note() + " NLL is in nats; ECE has 15 bins of equal width; seconds are those of training, "
-                  "of a kept network those that it took when it was trained.", ""]
-        lines += [f"![{path.stem.replace('_', ' ')}]({path.name})\n" for path in pictures]
+                  "of a kept network those that it took when it was trained. The baseline is the student's network, from "
+                  "the same first weights, without a teacher.", ""]
+        lines += [f"![{path.stem}]({path.name})\n" for path in pictures if not path.stem.startswith("reliability")]
+        lines += [" ".join(f'<img src="{path.name}" alt="{path.stem}" width="32%">' for path in pictures
+                           if path.stem.startswith("reliability")), ""]
         return "\n".join(lines)
 
     def _draw(self, folder: Path) -> list[Path]:

@@ -37,7 +37,7 @@ class Settings:
 def train(config: DictConfig, folder: Path) -> Report:
     """Train what the experiment names, evaluate it, and write the report into the run's folder."""
     started = time.perf_counter()
-    console = Console()
+    console = Console(soft_wrap=True, highlight=False)
     kept = KeptNetworks(config.cache or cache_folder() / "networks")
 
     teacher = _training("teacher", config, config.teacher_seed) if config.modules.teacher else None
@@ -51,9 +51,9 @@ def train(config: DictConfig, folder: Path) -> Report:
     trained: list[Trained] = []
     for training in (teacher, baseline):
         if training is not None:
-            console.rule(training.label, align="left")
             trained.append(training.run_once(kept, checkpoints, resume=resume))
-    console.rule(student.label, align="left")
+            if trained[-1].kept:
+                console.print(f"{training.label}: trained before, kept in {kept.place(training.identity)}")
     logger = make_logger(config, folder)
     trained.append(student.run(checkpoints, resume=resume, logger=logger,
                                teacher=trained[0].network if teacher is not None else None))
@@ -63,8 +63,8 @@ def train(config: DictConfig, folder: Path) -> Report:
                     settings=plain_settings(config), command=command(), seconds=time.perf_counter() - started)
     pictures = report.write(folder / "report")
     log_report(logger, report, pictures)
-    report.show(console)
-    console.print(f"{report.seconds:.0f} s. The report is in {folder / 'report'}", soft_wrap=True)
+    report.show()
+    console.print(f"{report.seconds:.0f} s. The report is in {folder / 'report'}")
     return report
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from lightning_losses.plots.style import COLORS, LINE_STYLES, new_figure, paper_style
 
@@ -21,20 +21,24 @@ def loss_curves(histories: Mapping[str, History]) -> Figure:
             ``train/loss/<term>``; for a peer that trains too, ``train/peer_loss`` likewise.
     """
     with paper_style():
-        figure, axes = new_figure(columns=len(histories), width=2.6, height=2.4)
+        figure, axes = new_figure(columns=len(histories), width=2.4, height=2.4, share_y=True)
+        # One part, one colour, whichever panel it is in.
+        names = list(dict.fromkeys(name for history in histories.values() for name in _parts(history)))
         for axis, (label, history) in zip(axes, histories.items(), strict=True):
-            for order, (name, values) in enumerate(_parts(history).items()):
-                _draw(axis, values, name, order)
+            for name, values in _parts(history).items():
+                _draw(axis, values, name, names.index(name))
             _finish(axis, label)
             axis.legend()
-            positive = all(value > 0 for values in _parts(history).values() for value in values)
-            axis.set_yscale("log" if positive else "linear")
+        if all(value > 0 for history in histories.values() for part in _parts(history).values() for value in part):
+            _logarithmic(axes)
         axes[0].set_ylabel("training loss (nats per sample)")
     return figure
 
 
 def validation_curves(histories: Mapping[str, History]) -> Figure:
     """Accuracy and cross-entropy on the validation split, a line a network.
+
+    The axis of accuracy begins where the slowest network is after a fifth of the epochs.
 
     Args:
         histories: by the network's label, the values after each epoch of ``val/accuracy`` and ``val/loss``.
@@ -45,8 +49,12 @@ def validation_curves(histories: Mapping[str, History]) -> Figure:
             _draw(accuracy, [100 * value for value in history["val/accuracy"]], label, order)
             _draw(loss, history["val/loss"], label, order)
         accuracy.set_ylabel("validation accuracy (%)")
+        # The first epochs would take most of the axis, and the differences are at its end.
+        early = [history["val/accuracy"][len(history["val/accuracy"]) // 5] for history in histories.values()]
+        accuracy.set_ylim(bottom=max(100 * min(early) - 2, 0), top=100)
+        accuracy.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         loss.set_ylabel("validation cross-entropy (nats)")
-        loss.set_yscale("log")
+        _logarithmic([loss])
         for axis in (accuracy, loss):
             _finish(axis)
         loss.legend()
@@ -60,9 +68,9 @@ def _parts(history: History) -> dict[str, Sequence[float]]:
         own = {name.removeprefix(f"{prefix}/"): values for name, values in history.items()
                if name.startswith(f"{prefix}/")}
         peer = "peer: " if prefix == "train/peer_loss" else ""
+        parts |= {peer + name: values for name, values in own.items()}
         if prefix in history and len(own) > 1:
             parts[f"{peer}weighted sum"] = history[prefix]
-        parts |= {peer + name: values for name, values in own.items()}
     return parts
 
 
@@ -72,6 +80,18 @@ def _draw(axis: Axes, values: Sequence[float], label: str, order: int) -> None:
     marker = "o" if len(values) == 1 else None
     axis.plot(epochs, values, label=label, color=COLORS[order % len(COLORS)],
               linestyle=LINE_STYLES[order % len(LINE_STYLES)], marker=marker, markersize=3)
+
+
+def _logarithmic(axes: Sequence[Axes]) -> None:
+    for axis in axes:
+        axis.set_yscale("log")
+    low, high = axes[0].get_ylim()
+    # Over two decades, powers of ten say enough; over less they would leave an axis without numbers.
+    steps = (1.0,) if high > 100 * low else (1.0, 2.0, 5.0)
+    for axis in axes:
+        axis.yaxis.set_major_locator(LogLocator(subs=steps))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.yaxis.set_minor_locator(NullLocator())
 
 
 def _finish(axis: Axes, title: str = "") -> None:

@@ -13,12 +13,12 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import lightning_losses
-from lightning_losses.callbacks import EpochSeed, History, LastCheckpoint
+from lightning_losses.callbacks import EpochSeed, History, LastCheckpoint, Progress
 from lightning_losses.data import ImageData
 from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.recipe.kept_networks import KeptNetworks
@@ -149,7 +149,7 @@ class Training:
         history = History()
         monitor = "val/accuracy" if self.weights == "best" else None
         further = [] if self.callbacks is None else list(instantiate(self.callbacks, _convert_="all").values())
-        progress: list[Callback] = [RichProgressBar()] if self.trainer.get("enable_progress_bar", True) else []
+        progress: list[Callback] = [Progress(self.label)] if self.trainer.get("enable_progress_bar", True) else []
         with _quiet():
             trainer: L.Trainer = instantiate(
                 self.trainer, _convert_="all", _partial_=True)(

@@ -1,0 +1,124 @@
+"""What monitors share: measuring every n steps, remembering, logging, drawing."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lightning_losses.callbacks.access import on_device, step_logits, sum_over_processes
+from lightning_losses.plots.style import save_figure
+from lightning_losses.tensors import check_number
+
+
+class Monitor(Callback):
+    """Base of the monitors: scalars by step, kept in the checkpoint, sent to the loggers, drawn at the end.
+
+    A value at step s belongs to the weights after s optimizer steps. A subclass measures in a hook of its choice,
+    calls `record`, and draws in `figure`.
+
+    Args:
+        every_n_steps: how many optimizer steps lie between measurements, at least 1.
+        folder: where the picture ``<name>.png`` goes when training ends; None draws none.
+
+    Attributes:
+        name: the prefix of what is logged.
+        steps: the steps measured at.
+        values: the values at those steps, by name.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, every_n_steps: int = 10, folder: str | Path | None = None) -> None:
+        check_number(self.name, "every_n_steps", every_n_steps, least=1)
+        self.every_n_steps = int(every_n_steps)
+        self.folder = None if folder is None else Path(folder)
+        self.steps: list[int] = []
+        self.values: dict[str, list[float]] = {}
+
+    def due(self, step: int) -> bool:
+        """Whether to measure at this step; once only, also where a step has several batches."""
+        return step % self.every_n_steps == 0 and (not self.steps or self.steps[-1] < step)
+
+    def record(self, trainer: L.Trainer, step: int, values: Mapping[str, float]) -> None:
+        """Remember and log the values at a step; the names are the same at each."""
+        self.steps.append(step)
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(float(value))
+        named = {f"{self.name}/{name}": float(value) for name, value in values.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(named, step=step)
+
+    def figure(self) -> Figure:
+        """The picture of what was measured."""
+        raise NotImplementedError
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, if there is a folder and something to draw."""
+        if self.folder is not None and self.steps and trainer.is_global_zero:
+            save_figure(self.figure(), self.folder / f"{self.name}.png")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured."""
+        return {"steps": list(self.steps), "values": {name: list(values) for name, values in self.values.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what a checkpoint had measured."""
+        self.steps = list(state_dict["steps"])
+        self.values = {name: list(values) for name, values in state_dict["values"].items()}
+
+
+class LogitMonitor(Monitor):
+    """Base of the monitors that average something over the rows of a training step's logits.
+
+    The step must return ``{"logits", "target", ...}``. All batches of an accumulated step and all processes count,
+    each row once; rows with the target `ignore_index` don't. Nothing is evaluated again: the logits are those that
+    the loss saw.
+    """
+
+    ignore_index: int = -100
+
+    def __init__(self, every_n_steps: int = 10, folder: str | Path | None = None) -> None:
+        super().__init__(every_n_steps, folder)
+        self._step = 0
+        self._sums: Tensor | None = None
+
+    def rows(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """What to average, a value [n] per row, by name."""
+        raise NotImplementedError
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note whose weights make the logits."""
+        self._step = trainer.global_step
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add the batch's rows; record after the step's last batch."""
+        if not self.due(self._step):
+            return
+        logits, target = step_logits(self.name, outputs)
+        kept = target != self.ignore_index
+        measured = self.rows(logits[kept], target[kept])
+        sums = torch.stack([on_device(trainer, value.sum()) for value in [*measured.values(), kept]])
+        self._sums = sums if self._sums is None else self._sums + sums
+        if trainer.global_step > self._step:
+            *totals, count = sum_over_processes(trainer, self._sums).tolist()
+            self._sums = None
+            self.record(
+                trainer, self._step, {name: total / max(count, 1) for name, total in zip(measured, totals, strict=True)}
+            )
+
+
+def check_precisions(who: str, precisions: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless all are names of floating-point types that softmax is computed in."""
+    known = ("float16", "bfloat16", "float32", "float64")
+    if isinstance(precisions, str) or not precisions or any(precision not in known for precision in precisions):
+        raise ValueError(f"{who}: precisions={precisions!r} came; give a list of {', '.join(known)}.")

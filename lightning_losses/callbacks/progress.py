@@ -1,0 +1,37 @@
+"""A progress bar that says what is trained and how far it has come."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeElapsedColumn
+
+# By what a reader calls them.
+_SHOWN = {"train/loss": "loss", "val/accuracy": "accuracy", "val/ece": "ECE"}
+
+
+class Progress(RichProgressBar):
+    """Lightning's rich bar, with the network's name, epochs counted from 1, and the latest epoch's loss and validation metrics.
+
+    Args:
+        label: what is trained.
+    """
+
+    def __init__(self, label: str) -> None:
+        # Where no terminal says how wide it is, a line has room for everything.
+        super().__init__(console_kwargs=None if Console().is_terminal else {"width": 120})
+        self.label = label
+
+    def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
+        """What is trained, how far the epoch is, and the time."""
+        return [TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn()]
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """The metrics after the latest whole epoch."""
+        metrics = trainer.callback_metrics
+        return {short: f"{float(metrics[name]):.3f}" for name, short in _SHOWN.items() if name in metrics}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        epochs = self.trainer.max_epochs
+        return f"{self.label}, epoch {current_epoch + 1}" + (f"/{epochs}" if epochs and epochs > 0 else "")
