@@ -113,15 +113,11 @@ class GrokkingMonitor(Monitor):
             self._held(self.train, self.thresholds["memorised"]), self._held(self.val, self.thresholds["generalised"])
         )
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note the validation's value, once metrics of the epoch are there."""
-        if not trainer.sanity_checking and trainer.state.fn == "fit":
-            self._pending, self._at, self._sum, self._count = self.train_batches, trainer.global_step, 0.0, 0.0
-
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the validation's value."""
+        """Take the validation's value, and begin the training's."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
+        self._pending, self._at, self._sum, self._count = self.train_batches, trainer.global_step, 0.0, 0.0
         if self.val_metric not in trainer.callback_metrics:
             raise ValueError(
                 f"grokking: validation logged {', '.join(sorted(trainer.callback_metrics)) or 'nothing'}, not "

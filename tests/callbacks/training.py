@@ -85,9 +85,9 @@ class PerProcess(L.LightningDataModule):
 
 
 def trainer(folder: Path, callbacks: list[L.Callback], **options: Any) -> L.Trainer:
-    settings = {"max_epochs": 1, "limit_val_batches": 0, **options}
+    settings = {"max_epochs": 1, "limit_val_batches": 0, "logger": False, "log_every_n_steps": 1, **options}
     return L.Trainer(
-        accelerator="cpu", devices=settings.pop("devices", 1), logger=False, enable_progress_bar=False,
+        accelerator="cpu", devices=settings.pop("devices", 1), enable_progress_bar=False,
         enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False, callbacks=callbacks,
         default_root_dir=folder, **settings,
     )  # fmt: skip

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_losses.callbacks.nlm_cosine import nlm_cosine
+from lightning_losses.callbacks.softmax_collapse import collapsed_rows
 from lightning_losses.losses.classification.stablemax_cross_entropy import (
     log_stablemax,
     stablemax_cross_entropy_loss,
@@ -106,10 +108,27 @@ def weight_norm_projection(inputs: Tensors, params: dict[str, Any]) -> Tensors:
     return {f"w_after{number}": weight for number, weight in enumerate(weights)}
 
 
+def softmax_collapse(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        given.take("cast")  # the definition in words
+    precisions = ["float16", "bfloat16", "float32", "float64"]
+    shares = {name: collapsed_rows(inputs["logits"], getattr(torch, name)).double().mean() for name in precisions}
+    return {f"sc_{name}": share for name, share in shares.items()}
+
+
+def nlm(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        given.choice("sign", {"cosine of the descent direction -g with w": None})
+    whole, each = nlm_cosine(numbered(inputs, "w"), numbered(inputs, "g"))
+    return {"global_cos": whole, "per_tensor": each}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "stablemax_cross_entropy": stablemax_cross_entropy,
     "perp_grad": perp_grad,
     "grokfast_ema": grokfast_ema,
     "grokfast_ma": grokfast_ma,
+    "softmax_collapse": softmax_collapse,
+    "nlm_cosine": nlm,
     "weight_norm_projection": weight_norm_projection,
 }
