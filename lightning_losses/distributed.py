@@ -1,5 +1,6 @@
 """What one process needs from the others; the only file that names `torch.distributed`."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,18 @@ from torch.autograd.function import once_differentiable
 def world_size() -> int:
     """The number of processes; 1 outside a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_distributed_tensor(value: Any) -> bool:
+    """Whether a value is a DTensor, as FSDP2 and tensor parallelism make parameters.
+
+    Example:
+        >>> is_distributed_tensor(torch.zeros(2))
+        False
+    """
+    # Imported by whoever made one; importing it here would cost every start a second.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
 
 
 def gather_batch(value: Any) -> Any:

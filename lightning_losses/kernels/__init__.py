@@ -1,0 +1,1 @@
+"""Losses of a classifier head that never hold the [tokens, vocabulary] logits."""

@@ -1,0 +1,62 @@
+"""A classifier head as the chunked losses walk over it: tile by tile of its vocabulary."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_losses.kernels.products import product, spans, working_dtype
+from lightning_losses.kernels.terms import Terms, statistics_dtype
+
+_TILE = 2048
+"""Vocabulary entries scored at once on a CPU: with a chunk of tokens they stay in its cache between two passes."""
+
+
+class Head:
+    """A classifier head, or one process's rows of it.
+
+    Attributes:
+        dtype: what its products run in.
+        statistics: what logsumexps and losses are kept in.
+        tiles: its vocabulary, cut for the cache of a CPU; whole elsewhere.
+        class_weight: [V], ones where none were given.
+    """
+
+    def __init__(self, weight: Float[Tensor, "vocabulary width"], bias: Float[Tensor, " vocabulary"] | None,
+                 terms: Terms) -> None:
+        self.weight, self.bias, self.terms = weight, bias, terms
+        self.dtype, self.statistics = working_dtype(weight), statistics_dtype(weight)
+        self.on_cpu = weight.device.type == "cpu"
+        self.tiles = list(spans(len(weight), _TILE if self.on_cpu else max(len(weight), 1)))
+        ones = weight.new_ones(len(weight), dtype=self.statistics)
+        self.class_weight = ones if terms.class_weight is None else terms.class_weight.to(ones)
+
+    def rows(self, entries: slice | Tensor) -> Float[Tensor, "entries width"]:
+        """Some entries' rows of the weight, in the dtype of the products."""
+        return self.weight[entries].to(self.dtype)
+
+    def scores(self, hidden: Float[Tensor, "rows width"], entries: slice | Tensor,
+               full: bool = False) -> tuple[Float[Tensor, "rows entries"], Float[Tensor, "rows entries"] | None]:
+        """The (softcapped) scores of some entries, to be overwritten, and the softcap's slope.
+
+        Args:
+            hidden: rows in the dtype of the products.
+            entries: which vocabulary entries.
+            full: raise half-precision scores to float32.
+        """
+        scores = product(hidden, self.rows(entries))
+        if full:
+            scores = scores.to(self.statistics)
+        if self.bias is not None:
+            scores.add_(self.bias[entries])
+        cap = self.terms.softcap
+        if cap is None:
+            return scores, None
+        scores.div_(cap).tanh_()
+        slope = 1 - scores * scores
+        return scores.mul_(cap), slope
+
+    def mean_row(self) -> tuple[Float[Tensor, " width"], float | Float[Tensor, ""]]:
+        """The sums over the vocabulary of weight rows and of biases, each times its class weight."""
+        total = self.weight.new_zeros(self.weight.shape[1], dtype=self.statistics)
+        for tile in self.tiles:
+            total += self.class_weight[tile] @ self.weight[tile].to(self.statistics)
+        return total, 0.0 if self.bias is None else self.class_weight @ self.bias.to(self.statistics)

@@ -1,0 +1,217 @@
+"""Cross-entropy of a classifier head without its logits: the front door to every implementation."""
+
+from typing import Literal, NamedTuple, overload
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.kernels import cross_entropy_reference, peers
+from lightning_losses.kernels.choice import Impl, choose_implementation
+from lightning_losses.kernels.cross_entropy_chunked import ChunkedCrossEntropy
+from lightning_losses.kernels.cross_entropy_recompute import RecomputedCrossEntropy, Tiling
+from lightning_losses.kernels.problem import Problem, autocast, check_head, check_targets, filter_threshold, shifted
+from lightning_losses.kernels.terms import Terms, statistics_dtype
+from lightning_losses.tensors import Reduction, check_choice, check_number
+
+_NAME = "linear_cross_entropy"
+
+
+class LinearCrossEntropyValue(NamedTuple):
+    """The loss and what was asked for beside it.
+
+    Attributes:
+        loss: cross-entropy plus z-loss, reduced.
+        lse: logsumexp of each token's scores, 0 where ignored, differentiable; None unless `return_lse`.
+        z_loss: the z-loss's part of the loss, for logging, without gradient; None unless `return_z_loss`.
+    """
+
+    loss: Float[Tensor, "..."]
+    lse: Float[Tensor, "..."] | None = None
+    z_loss: Float[Tensor, "..."] | None = None
+
+
+@overload
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = ..., *,
+                         ignore_index: int = ..., label_smoothing: float = ..., softcap: float | None = ...,
+                         z_loss: float = ..., class_weight: Tensor | None = ..., shift: int | bool = ...,
+                         reduction: Reduction = ..., normalizer: float | Tensor | None = ...,
+                         return_lse: Literal[False] = ..., return_z_loss: Literal[False] = ...,
+                         filter_eps: float | Literal["auto"] | None = ..., sort_vocabulary: bool = ...,
+                         chunk: int | tuple[int, int] | None = ..., accum_dtype: torch.dtype | None = ...,
+                         impl: Impl = ...) -> Tensor: ...
+@overload
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = ..., *,
+                         ignore_index: int = ..., label_smoothing: float = ..., softcap: float | None = ...,
+                         z_loss: float = ..., class_weight: Tensor | None = ..., shift: int | bool = ...,
+                         reduction: Reduction = ..., normalizer: float | Tensor | None = ...,
+                         return_lse: bool = ..., return_z_loss: bool = ...,
+                         filter_eps: float | Literal["auto"] | None = ..., sort_vocabulary: bool = ...,
+                         chunk: int | tuple[int, int] | None = ..., accum_dtype: torch.dtype | None = ...,
+                         impl: Impl = ...) -> Tensor | LinearCrossEntropyValue: ...
+
+
+def linear_cross_entropy(hidden: Float[Tensor, "*tokens width"], weight: Float[Tensor, "vocabulary width"],
+                         target: Int[Tensor, "*tokens"], bias: Float[Tensor, " vocabulary"] | None = None, *,
+                         ignore_index: int = -100, label_smoothing: float = 0.0, softcap: float | None = None,
+                         z_loss: float = 0.0, class_weight: Float[Tensor, " vocabulary"] | None = None,
+                         shift: int | bool = 0, reduction: Reduction = "mean",
+                         normalizer: float | Tensor | None = None, return_lse: bool = False,
+                         return_z_loss: bool = False, filter_eps: float | Literal["auto"] | None = None,
+                         sort_vocabulary: bool = False, chunk: int | tuple[int, int] | None = None,
+                         accum_dtype: torch.dtype | None = None,
+                         impl: Impl = "auto") -> Tensor | LinearCrossEntropyValue:
+    """Cross-entropy of ``hidden @ weight.T + bias`` against `target`, without ever holding these logits.
+
+    With scores ``l``, softcapped to ``s tanh(l / s)`` if asked, and ``lse = log sum_v exp l_v``, a token's loss is
+    ``(1 - ε) w_y (lse - l_y) + ε/V sum_v w_v (lse - l_v) + z lse²``. Ignored tokens are dropped before the product.
+
+    Args:
+        hidden: [..., T, D] hidden states.
+        weight: [V, D] the head's weight.
+        target: [..., T] int64 token ids.
+        bias: [V], or None.
+        ignore_index: tokens with this target count for nothing; it may be a valid id.
+        label_smoothing: ε, in [0, 1].
+        softcap: s, above 0, or None.
+        z_loss: z, at least 0.
+        class_weight: [V] w, or None for 1; the mean of the cross-entropy, not of the z-loss, is weighted by ``w_y``.
+        shift: k: ``hidden[..., :-k, :]`` is scored against ``target[..., k:]``; True is 1, for next-token prediction.
+        reduction: "mean" over the kept tokens, "sum", or "none".
+        normalizer: what the mean divides by instead of its own count: the tokens of all accumulated batches and
+            processes. Where DDP averages gradients over W processes, divide by 1/W of that.
+        return_lse: also return the logsumexps; costs a fourth product, since their gradient comes in backward alone.
+        return_z_loss: also return the z-loss's part.
+        filter_eps: skip a tile of the gradient where every ``|softmax - onehot|`` is below this; "auto" is the
+            dtype's epsilon / 32. By default nothing is skipped.
+        sort_vocabulary: walk the vocabulary by mean score, so that filtering finds more tiles to skip.
+        chunk: tokens held at once, or (tokens, vocabulary entries) for `impl="recompute"`; chosen by default.
+        accum_dtype: what the weight's gradient gathers in over the chunks of `impl="chunked"`, where it matters:
+            float32 for a bfloat16 head; by default the weight's own.
+        impl: "reference" (holds the logits), "chunked" (gradients made in forward), "recompute" (memory independent
+            of V; per-row gradients), "triton", "torch", "cce", "liger", or "auto"; `choose_implementation` says which
+            "auto" takes, and why.
+
+    Shapes:
+        hidden: [..., T, D]; weight: [V, D]; target: [..., T]; lse and an unreduced loss: [..., T - shift].
+
+    Returns:
+        The loss in float32 (float64 for float64); a `LinearCrossEntropyValue` if more was asked for. With every token
+        ignored the mean is 0, with zero gradients.
+
+    Raises:
+        ValueError: shapes, dtypes or ranges that do not fit; an implementation that can't do what is asked, with the
+            reason. On a CPU and under `debug`, a target outside [0, V).
+        RuntimeError: a backward pass with create_graph=True through any implementation but "reference".
+
+    Source:
+        Wijmans et al., 2025, "Cut Your Losses in Large-Vocabulary Language Models", arXiv:2411.09009 (the options and
+        the gradient filter are those of apple/ml-cross-entropy); label smoothing, class weights and z-loss as in
+        linkedin/Liger-Kernel. Where all tokens are ignored, both give NaN. z-loss: Chowdhery et al., 2022, "PaLM",
+        arXiv:2204.02311.
+
+    Example:
+        >>> hidden, weight = torch.eye(3, 4), torch.ones(5, 4)
+        >>> round(linear_cross_entropy(hidden, weight, torch.tensor([0, 1, -100])).item(), 4)
+        1.6094
+    """
+    check_choice(_NAME, "reduction", reduction, Reduction)
+    check_choice(_NAME, "impl", impl, Impl)
+    check_number(_NAME, "label_smoothing", label_smoothing, least=0, most=1)
+    check_number(_NAME, "z_loss", z_loss, least=0)
+    if softcap is not None:
+        check_number(_NAME, "softcap", softcap, above=0)
+    if normalizer is not None and reduction != "mean":
+        raise ValueError(f"{_NAME}: normalizer={normalizer} came with reduction={reduction!r}; it divides a mean.")
+    if normalizer is not None and not isinstance(normalizer, Tensor):
+        check_number(_NAME, "normalizer", normalizer, above=0)
+    if chunk is not None and min(chunk if isinstance(chunk, tuple) else (chunk,)) < 1:
+        raise ValueError(f"{_NAME}: chunk={chunk} came; give sizes of at least 1.")
+    check_head(_NAME, hidden, weight, target, bias, class_weight)
+    threshold = filter_threshold(_NAME, filter_eps, weight)
+    hidden, target = shifted(_NAME, hidden, target, shift)
+    hidden, weight, bias = autocast(hidden, weight, bias)
+    kept = target.reshape(-1) != ignore_index
+    check_targets(_NAME, target.reshape(-1), kept, len(weight), ignore_index)
+    index = kept.nonzero().squeeze(1)
+    rows, flat = hidden.reshape(-1, hidden.shape[-1]), target.reshape(-1)
+    if len(index) < len(flat):
+        rows, flat = rows[index], flat[index]
+    terms = Terms(len(weight), float(label_smoothing), softcap,
+                  None if class_weight is None else class_weight.to(weight.device, statistics_dtype(weight)))
+    scale, z_scale = _scales(rows, reduction, normalizer, terms.row_weight(flat), z_loss)
+    problem = Problem(rows, weight, bias, flat, terms, scale, z_scale, chunk, threshold, sort_vocabulary, accum_dtype)
+    per_row = reduction == "none" or return_lse
+    choice = choose_implementation(rows, weight, per_row=per_row, filtered=threshold is not None, impl=impl)
+    with torch.autocast(hidden.device.type, enabled=False):
+        if choice.impl in ("reference", "recompute"):
+            value = _reduced(problem, *_by_rows(problem, choice.impl), z_loss, index, target.shape, reduction)
+        elif per_row:
+            raise ValueError(f"{_NAME}: impl={impl!r} has no per-row losses or logsumexps; use 'recompute'.")
+        else:
+            value = LinearCrossEntropyValue(*_by_sums(problem, choice.impl))
+    if not (return_lse or return_z_loss):
+        return value.loss
+    return value._replace(lse=value.lse if return_lse else None, z_loss=value.z_loss if return_z_loss else None)
+
+
+def _scales(hidden: Float[Tensor, "tokens width"], reduction: Reduction, normalizer: float | Tensor | None,
+            row_weight: float | Float[Tensor, " tokens"], z_loss: float) -> tuple[float | Tensor, float | Tensor]:
+    """What multiplies the sums over rows of cross-entropy and of ``lse^2``."""
+    if reduction != "mean":
+        return 1.0, z_loss
+    tokens = max(len(hidden), 1)
+    if normalizer is not None:
+        if isinstance(normalizer, Tensor):
+            normalizer = normalizer.detach().to(hidden.device, statistics_dtype(hidden))
+        return 1.0 / normalizer, z_loss / normalizer
+    if isinstance(row_weight, Tensor):
+        mass = row_weight.sum()
+        return 1.0 / torch.where(mass > 0, mass, 1.0), z_loss / tokens
+    return 1.0 / tokens, z_loss / tokens
+
+
+def _by_rows(problem: Problem, impl: str) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+    """Cross-entropy and logsumexp of each kept row."""
+    hidden, weight, bias, target, terms = problem[:5]
+    if impl == "reference":
+        if problem.filter_eps is not None:
+            raise ValueError(f"{_NAME}: filter_eps came with impl='reference', which is exact; use 'recompute'.")
+        return cross_entropy_reference.rows(hidden, weight, bias, target, terms)
+    tokens, vocabulary = problem.chunk if isinstance(problem.chunk, tuple) else (problem.chunk or 512, 2048)
+    tiling = Tiling(tokens, vocabulary, problem.filter_eps, problem.sort_vocabulary)
+    cross_entropy, lse = RecomputedCrossEntropy.apply(hidden, weight, bias, target, terms, tiling)
+    return cross_entropy, lse
+
+
+def _reduced(problem: Problem, cross_entropy: Float[Tensor, " kept"], lse: Float[Tensor, " kept"], z_loss: float,
+             index: Int[Tensor, " kept"], shape: torch.Size, reduction: Reduction) -> LinearCrossEntropyValue:
+    """Rows' losses reduced, or put back among the ignored ones."""
+    def whole(values: Tensor) -> Tensor:
+        return values.new_zeros(shape.numel()).index_put((index,), values).reshape(shape)
+
+    squares = lse.square()
+    if reduction == "none":
+        penalty = z_loss * squares
+        return LinearCrossEntropyValue(whole(cross_entropy + penalty), whole(lse), whole(penalty.detach()))
+    penalty = problem.z_scale * squares.sum()
+    return LinearCrossEntropyValue(problem.scale * cross_entropy.sum() + penalty, whole(lse), penalty.detach())
+
+
+def _by_sums(problem: Problem, impl: str) -> tuple[Tensor, None, Tensor]:
+    """The reduced loss, and the z-loss's part."""
+    if problem.filter_eps is not None:
+        raise ValueError(f"{_NAME}: filter_eps came with impl={impl!r}, which makes every gradient entry; use "
+                         "'recompute'.")
+    if impl != "chunked":
+        return peers.evaluate(problem, impl)
+    if isinstance(problem.chunk, tuple):
+        raise ValueError(f"{_NAME}: chunk={problem.chunk} came with impl='chunked', which cuts tokens alone; give "
+                         "their number, or use 'recompute'.")
+    hidden, weight, bias, target, terms = problem[:5]
+    learns = torch.is_grad_enabled()
+    options = {"row_weight": terms.row_weight(target), "scale": problem.scale, "z_scale": problem.z_scale,
+               "wanted": tuple(learns and t is not None and t.requires_grad for t in (hidden, weight, bias)),
+               "chunk": problem.chunk, "accum_dtype": problem.accum_dtype}
+    loss, z_part = ChunkedCrossEntropy.apply(hidden, weight, bias, target, terms, options)
+    return loss, None, z_part

@@ -1,0 +1,91 @@
+"""Matrix products of the fused losses, each by the routine that this machine runs fastest at full accuracy."""
+
+import platform
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def product(a: Float[Tensor, "rows inner"], b: Float[Tensor, "columns inner"]) -> Float[Tensor, "rows columns"]:
+    """``a @ b.T`` for two matrices of one dtype.
+
+    Example:
+        >>> product(torch.eye(2), torch.ones(3, 2)).shape
+        torch.Size([2, 3])
+    """
+    if a.dtype == torch.float32 and a.device.type == "cpu" and onednn_float32() and a.numel() and b.numel():
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+        return found
+    return torch.mm(a, b.t())
+
+
+def accumulate(total: Float[Tensor, "rows columns"], a: Float[Tensor, "rows inner"],
+               b: Float[Tensor, "columns inner"], first: bool) -> None:
+    """``total += a @ b.T`` in place; with `first` the old content of `total` is overwritten."""
+    by_blas = total.dtype == a.dtype and not (a.dtype == torch.float32 and a.device.type == "cpu" and onednn_float32())
+    if by_blas and first:
+        torch.mm(a, b.t(), out=total)
+    elif by_blas:
+        total.addmm_(a, b.t())
+    elif first:
+        total.copy_(product(a, b))
+    else:
+        total.add_(product(a, b))
+
+
+def working_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype in which the products of such a tensor run: its own, or float32 where that is faster or safer.
+
+    float16 is always raised: the small entries of a gradient underflow in it. bfloat16 is raised on a CPU that has
+    no instructions for it, where its products are emulated.
+    """
+    if tensor.dtype == torch.float16:
+        return torch.float32
+    if tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu" and not cpu_bfloat16():
+        return torch.float32
+    return tensor.dtype
+
+
+@cache
+def cpu_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices natively."""
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@cache
+def onednn_float32() -> bool:
+    """Whether oneDNN beats the BLAS behind `torch.mm` in float32.
+
+    MKL keeps its AVX-512 kernels to Intel's CPUs; elsewhere oneDNN, which torch carries too, is about twice as fast
+    at the same accuracy.
+    """
+    return (torch._C._has_mkldnn and torch._C.has_mkl
+            and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+            and torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _cpu_vendor() == "AuthenticAMD")
+
+
+def _cpu_vendor() -> str:
+    listing = Path("/proc/cpuinfo")
+    if listing.is_file():
+        for line in listing.read_text().splitlines():
+            if line.startswith("vendor_id"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def exponentiate(scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """``exp`` in place."""
+    if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
+        # torch.exp goes to MKL, several times slower than exp2 outside Intel's CPUs, and no faster on them.
+        return scores.mul_(1.4426950408889634).exp2_()
+    return torch.exp(scores, out=scores)
+
+
+def spans(length: int, width: int) -> Iterator[slice]:
+    """Slices of `width` that cover `length`; one empty slice for a length of 0."""
+    for start in range(0, max(length, 1), width):
+        yield slice(start, min(start + width, length))

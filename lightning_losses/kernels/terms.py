@@ -1,0 +1,74 @@
+"""What the implementations of `linear_cross_entropy` share: the terms of one row's loss, and their coefficients."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The options that shape one row's loss.
+
+    Attributes:
+        classes: V, the size of the whole vocabulary.
+        label_smoothing: ε: a row's loss is ``(1 - ε) w_y (lse - l_y) + ε/V sum_v w_v (lse - l_v)``.
+        softcap: s: scores become ``s tanh(l / s)``.
+        class_weight: [V] w in float32 or float64, or None for 1.
+    """
+
+    classes: int
+    label_smoothing: float = 0.0
+    softcap: float | None = None
+    class_weight: Float[Tensor, " vocabulary"] | None = None
+
+    @property
+    def mass(self) -> float | Tensor:
+        """``sum_v w_v`` over the whole vocabulary."""
+        return float(self.classes) if self.class_weight is None else self.class_weight.sum()
+
+    def row_weight(self, target: Int[Tensor, " rows"]) -> float | Float[Tensor, " rows"]:
+        """``w_y`` of each row."""
+        return 1.0 if self.class_weight is None else self.class_weight[target]
+
+    def cross_entropy(self, lse: Float[Tensor, " rows"], picked: Float[Tensor, " rows"],
+                      smooth: Float[Tensor, " rows"] | None,
+                      row_weight: float | Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+        """A row's loss from its logsumexp, its target's score and ``smooth = sum_v w_v l_v``."""
+        value = (1 - self.label_smoothing) * row_weight * (lse - picked)
+        if smooth is not None:
+            value = value + self.label_smoothing / self.classes * (self.mass * lse - smooth)
+        return value
+
+    def probability_factor(self, row_weight: float | Float[Tensor, " rows"]) -> float | Float[Tensor, " rows"]:
+        """The derivative of a row's loss by its logsumexp: what multiplies the probabilities in the gradient."""
+        return (1 - self.label_smoothing) * row_weight + self.label_smoothing * (self.mass / self.classes)
+
+
+class Exchange(Protocol):
+    """How rows of statistics are combined with those of other processes that hold the rest of the vocabulary."""
+
+    def maximum(self, values: Tensor) -> Tensor:
+        """The largest over the processes."""
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over the processes."""
+
+
+class Alone:
+    """One process holds the whole vocabulary."""
+
+    def maximum(self, values: Tensor) -> Tensor:
+        """The values themselves."""
+        return values
+
+    def total(self, values: Tensor) -> Tensor:
+        """The values themselves."""
+        return values
+
+
+def statistics_dtype(tensor: Tensor) -> torch.dtype:
+    """float64 for float64, float32 for the rest: what losses and row statistics are kept in."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

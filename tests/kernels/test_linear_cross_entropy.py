@@ -1,0 +1,362 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lightning_losses import debug
+from lightning_losses.kernels import head
+from lightning_losses.kernels.choice import choose_implementation
+from lightning_losses.kernels.cross_entropy_chunked import default_chunk
+from lightning_losses.kernels.linear_cross_entropy import LinearCrossEntropyValue, linear_cross_entropy
+from tests.golden.adapters.lm_ot import cross_entropy_adapter
+from tests.golden.harness import HERE, load_cases, run_case
+
+pytestmark = pytest.mark.kernels
+
+OWN = {"reference": {}, "chunked": {"chunk": 5}, "recompute": {"chunk": (4, 6)}}
+OPTIONS = {
+    "plain": {},
+    "softcap": {"softcap": 3.0},
+    "label_smoothing": {"label_smoothing": 0.1},
+    "z_loss": {"z_loss": 0.02},
+    "class_weight": {"class_weight": True},
+    "sum": {"reduction": "sum"},
+    "shift": {"shift": 1},
+    "normalizer": {"normalizer": 40},
+    "all": {"softcap": 3.0, "label_smoothing": 0.2, "z_loss": 0.02, "class_weight": True, "shift": True},
+}
+
+
+@pytest.fixture(autouse=True)
+def narrow_tiles(monkeypatch):
+    """The vocabularies of these tests span several tiles."""
+    monkeypatch.setattr(head, "_TILE", 7)
+
+
+def problem(dtype=torch.float64, tokens=(3, 6), width=5, vocabulary=23, scale=1.0, bias=True):
+    generator = torch.Generator().manual_seed(1)
+    hidden = scale * torch.randn(*tokens, width, generator=generator, dtype=torch.float64)
+    weight = torch.randn(vocabulary, width, generator=generator, dtype=torch.float64)
+    target = torch.randint(vocabulary, tokens, generator=generator)
+    target[..., ::4] = -100
+    vector = torch.randn(vocabulary, generator=generator, dtype=torch.float64) if bias else None
+    leaves = [None if t is None else t.to(dtype).requires_grad_() for t in (hidden, weight, vector)]
+    return leaves[0], leaves[1], target, leaves[2]
+
+
+def settled(options, vocabulary=23):
+    if options.get("class_weight"):
+        return {**options, "class_weight": torch.linspace(0.5, 2.0, vocabulary, dtype=torch.float64)}
+    return options
+
+
+def evaluate(call, upstream=1.0, **options):
+    """The loss and the gradients of its inputs."""
+    leaves = [leaf for leaf in (call[0], call[1], call[3]) if leaf is not None]
+    loss = linear_cross_entropy(*call, **options)
+    return [loss.detach(), *torch.autograd.grad((upstream * loss).sum(), leaves)]
+
+
+def assert_same(found, wanted, rtol, atol):
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
+
+
+def by_hand(hidden, weight, target, bias):
+    logits = hidden @ weight.t() + bias
+    return F.cross_entropy(logits.flatten(0, -2), target.flatten())
+
+
+@pytest.mark.parametrize("impl", OWN)
+def test_equals_torch_cross_entropy_on_the_logits(impl):
+    call = problem()
+    value = by_hand(*call)
+    wanted = [value.detach(), *torch.autograd.grad(value, [call[0], call[1], call[3]])]
+    assert_same(evaluate(call, impl=impl, **OWN[impl]), wanted, 1e-12, 1e-14)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("impl", ["chunked", "recompute"])
+def test_every_option_equals_the_reference(impl, name, bias):
+    # float64: a hundred roundings of 1e-16 apart, at most.
+    call, options = problem(bias=bias), settled(OPTIONS[name])
+    wanted = evaluate(call, upstream=-2.5, impl="reference", **options)
+    assert_same(evaluate(call, upstream=-2.5, impl=impl, **OWN[impl], **options), wanted, 1e-11, 1e-13)
+
+
+@pytest.mark.parametrize("case", [case for case in load_cases(HERE / "lm_ot") if case.method == "linear_cross_entropy"],
+                         ids=lambda case: case.id)
+@pytest.mark.parametrize("impl", [*OWN, "auto"])
+def test_golden_through_every_implementation(impl, case):
+    options = {"impl": impl, **({"chunk": OWN[impl]["chunk"]} if OWN.get(impl) else {})}
+    result = run_case(case, {"linear_cross_entropy": cross_entropy_adapter(**options)})
+    assert result.outcome == "passed", result.line()
+
+
+@pytest.mark.parametrize("name", ["plain", "all"])
+@pytest.mark.parametrize("impl", ["chunked", "recompute"])
+def test_gradcheck(impl, name):
+    hidden, weight, target, bias = problem(tokens=(2, 4), vocabulary=9)
+    options = settled(OPTIONS[name], 9)
+    assert torch.autograd.gradcheck(
+        lambda h, w, b: linear_cross_entropy(h, w, target, b, impl=impl, **OWN[impl], **options),
+        (hidden, weight, bias))
+
+
+def test_gradcheck_of_rows_and_logsumexps():
+    hidden, weight, target, bias = problem(tokens=(2, 4), vocabulary=9)
+
+    def rows(h, w, b):
+        value = linear_cross_entropy(h, w, target, b, reduction="none", return_lse=True, impl="chunked", z_loss=0.1)
+        return value.loss, value.lse
+
+    assert torch.autograd.gradcheck(rows, (hidden, weight, bias))
+
+
+@pytest.mark.parametrize("impl", ["chunked", "recompute"])
+def test_the_result_does_not_depend_on_the_chunk(impl):
+    call = problem(tokens=(20,))
+    chunks = [1, 3, 20, 1000] if impl == "chunked" else [(1, 1), (3, 5), (20, 23), (64, 64)]
+    results = [evaluate(call, impl=impl, chunk=chunk, label_smoothing=0.1, z_loss=0.1) for chunk in chunks]
+    for result in results[1:]:
+        assert_same(result, results[0], 1e-12, 1e-14)
+
+
+@pytest.mark.parametrize("impl", OWN)
+def test_per_token_gradients_follow_the_upstream_of_each_token(impl):
+    call = problem(bias=False)
+    upstream = torch.linspace(-1, 2, call[2].numel(), dtype=torch.float64).reshape(call[2].shape)
+    found = evaluate(call, upstream=upstream, reduction="none", impl=impl)
+    value = F.cross_entropy((call[0] @ call[1].t()).flatten(0, 1), call[2].flatten(), reduction="none")
+    wanted = torch.autograd.grad((upstream.flatten() * value).sum(), [call[0], call[1]])
+    assert_same(found, [value.detach().reshape(call[2].shape), *wanted], 1e-11, 1e-13)
+
+
+@pytest.mark.parametrize("impl", OWN)
+def test_ignored_tokens_have_no_gradient_and_may_hold_anything(impl):
+    hidden, weight, target, bias = problem()
+    with torch.no_grad():
+        hidden[target == -100] = torch.inf
+    loss, grad_hidden, grad_weight, _ = evaluate((hidden, weight, target, bias), impl=impl)
+    assert loss.isfinite() and grad_weight.isfinite().all()
+    assert (grad_hidden[target == -100] == 0).all()
+    assert (grad_hidden[target != -100] != 0).any()
+
+
+@pytest.mark.parametrize("impl", OWN)
+@pytest.mark.parametrize("tokens", [0, 3])
+def test_no_token_left_is_zero_with_zero_gradients(impl, tokens):
+    hidden, weight, target, bias = problem(tokens=(tokens,))
+    found = evaluate((hidden, weight, torch.full_like(target, -100), bias), impl=impl, z_loss=0.1,
+                     label_smoothing=0.1)
+    assert all((value == 0).all() for value in found)
+
+
+@pytest.mark.parametrize("impl", OWN)
+@pytest.mark.parametrize(("tokens", "vocabulary"), [((1,), 23), ((4,), 2), ((1, 1), 2)])
+def test_smallest_shapes(impl, tokens, vocabulary):
+    hidden, weight, _, bias = problem(tokens=tokens, vocabulary=vocabulary)
+    call = (hidden, weight, torch.ones(tokens, dtype=torch.int64), bias)
+    value = by_hand(*call)
+    assert_same(evaluate(call, impl=impl), [value.detach(), *torch.autograd.grad(value, [hidden, weight, bias])],
+                1e-12, 1e-14)
+
+
+@pytest.mark.parametrize("impl", ["chunked", "recompute"])
+def test_tensors_need_not_be_contiguous(impl):
+    hidden, weight, target, _ = problem(bias=False)
+    turned = (hidden.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_(),
+              weight.detach().t().contiguous().t().requires_grad_(), target.t().contiguous().t(), None)
+    assert not turned[0].is_contiguous() and not turned[1].is_contiguous()
+    assert_same(evaluate(turned, impl=impl), evaluate((hidden, weight, target, None), impl=impl), 1e-12, 1e-14)
+
+
+@pytest.mark.parametrize("impl", OWN)
+def test_huge_scores_stay_finite(impl):
+    call = problem(torch.float32, scale=1e4)
+    found = evaluate(call, impl=impl)
+    assert all(value.isfinite().all() for value in found)
+    exact = evaluate(problem(scale=1e4), impl="reference")
+    # Scores of 1e4 carry float32 errors of 1e-3, which is what probabilities near ties move by.
+    torch.testing.assert_close(found[0].double(), exact[0], rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("impl", OWN)
+def test_classes_masked_by_minus_infinity(impl):
+    hidden, weight, _, bias = problem(torch.float32)
+    with torch.no_grad():
+        bias[:20] = -torch.inf
+    call = (hidden, weight, torch.full(hidden.shape[:-1], 21), bias)
+    found = evaluate(call, impl=impl)
+    assert all(value.isfinite().all() for value in found)
+    assert (found[2][:20] == 0).all()
+
+
+@pytest.mark.parametrize("impl", ["chunked", "recompute"])
+def test_a_confident_row_keeps_its_small_gradient_in_bfloat16(impl):
+    # p = 1 - 3e-4: the gradient is a difference that bfloat16, with 8 bits, could not hold.
+    weight = torch.tensor([[8.0], [0.0]])
+    exact = evaluate((torch.ones(1, 1).requires_grad_(), weight.requires_grad_(), torch.tensor([0]), None))
+    half = evaluate((torch.ones(1, 1, dtype=torch.bfloat16).requires_grad_(),
+                     weight.detach().bfloat16().requires_grad_(), torch.tensor([0]), None), impl=impl)
+    torch.testing.assert_close(half[1].float(), exact[1], rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("impl", OWN)
+def test_half_precision_is_close_and_its_loss_is_float32(impl, dtype):
+    call = problem(dtype, tokens=(64,), width=16)
+    found = evaluate(call, impl=impl)
+    exact = evaluate(tuple(None if t is None else t.detach().double().requires_grad_() if t.is_floating_point() else t
+                           for t in call), impl="reference")
+    assert found[0].dtype == torch.float32 and found[1].dtype == dtype
+    for one, other in zip(found, exact, strict=True):
+        # 8 bits of bfloat16: 0.4 % a rounding, and a few of them.
+        assert (one.double() - other).norm() <= 0.02 * other.norm()
+
+
+def test_accumulation_in_float32_is_at_least_as_close():
+    call = problem(torch.bfloat16, tokens=(256,), width=16, bias=False)
+    exact = evaluate(tuple(t.detach().double().requires_grad_() if t is not None and t.is_floating_point() else t
+                           for t in call), impl="reference")[2]
+    own, single = (evaluate(call, impl="chunked", chunk=4, accum_dtype=dtype)[2].double()
+                   for dtype in (None, torch.float32))
+    # 64 chunks: rounding 64 times adds up, rounding once does not.
+    assert (single - exact).norm() < 0.5 * (own - exact).norm()
+
+
+@pytest.mark.parametrize("impl", OWN)
+def test_autocast_takes_its_dtype_and_returns_the_gradient_in_the_parameters(impl):
+    call = problem(torch.float32, bias=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = linear_cross_entropy(*call, impl=impl)
+    assert loss.dtype == torch.float32
+    grad = torch.autograd.grad(loss, call[1])[0]
+    exact = evaluate(call, impl="reference")
+    assert grad.dtype == torch.float32
+    assert 0 < (grad - exact[2]).norm() <= 0.02 * exact[2].norm()
+
+
+@pytest.mark.parametrize("impl", OWN)
+def test_only_what_requires_a_gradient_gets_one(impl):
+    hidden, weight, target, bias = problem()
+    exact = evaluate((hidden, weight, target, bias), impl="reference")
+    for number, wanted in enumerate((hidden, weight, bias)):
+        call = [t.detach().requires_grad_(t is wanted) if t is not None and t.is_floating_point() else t
+                for t in (hidden, weight, target, bias)]
+        linear_cross_entropy(*call, impl=impl).backward()
+        grads = [call[0].grad, call[1].grad, call[3].grad]
+        assert [g is not None for g in grads] == [number == n for n in range(3)]
+        torch.testing.assert_close(grads[number], exact[number + 1], rtol=1e-11, atol=1e-13)
+
+
+def test_no_gradient_no_graph():
+    call = problem()
+    with torch.no_grad():
+        loss = linear_cross_entropy(*call, impl="chunked")
+    assert not loss.requires_grad
+
+
+@pytest.mark.parametrize("impl", ["chunked", "recompute"])
+def test_a_retained_graph_gives_the_same_gradient_again(impl):
+    call = problem()
+    loss = linear_cross_entropy(*call, impl=impl)
+    loss.backward(retain_graph=True)
+    once = call[0].grad.clone()
+    (2 * loss).backward()
+    torch.testing.assert_close(call[0].grad, 3 * once)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("impl", ["chunked", "recompute"])
+def test_higher_derivatives_are_refused(impl):
+    hidden, weight, target, bias = problem()
+    loss = linear_cross_entropy(hidden, weight, target, bias, impl=impl)
+    with pytest.raises(RuntimeError, match="create_graph.*impl='reference'"):
+        torch.autograd.grad(loss, hidden, create_graph=True)
+
+
+def test_z_loss_is_a_part_that_can_be_logged():
+    call = problem()
+    value = linear_cross_entropy(*call, z_loss=0.1, return_z_loss=True, impl="chunked")
+    plain = linear_cross_entropy(*call, impl="chunked")
+    assert isinstance(value, LinearCrossEntropyValue) and value.lse is None
+    assert value.z_loss > 0 and not value.z_loss.requires_grad
+    torch.testing.assert_close(value.loss - value.z_loss, plain, rtol=1e-12, atol=0)
+
+
+def test_a_normalizer_joins_uneven_batches_to_one():
+    hidden, weight, target, bias = problem(tokens=(12,))
+    whole = linear_cross_entropy(hidden, weight, target, bias, impl="chunked", z_loss=0.1)
+    count = torch.tensor(float((target != -100).sum()))
+    parts = [linear_cross_entropy(hidden[cut], weight, target[cut], bias, impl="chunked", z_loss=0.1, normalizer=count)
+             for cut in (slice(0, 3), slice(3, 12))]
+    torch.testing.assert_close(sum(parts), whole, rtol=1e-12, atol=0)
+
+
+def test_filtering_changes_a_gradient_by_less_than_its_threshold():
+    call = problem(tokens=(64,), scale=4.0, bias=False)
+    exact = evaluate(call, impl="recompute", reduction="sum")
+    eps = 1e-2
+    for sort in (False, True):
+        found = evaluate(call, impl="recompute", reduction="sum", filter_eps=eps, sort_vocabulary=sort, chunk=(2, 3))
+        assert (found[1] != exact[1]).any()
+        bound = eps * call[1].detach().abs().sum(dim=0)
+        assert ((found[1] - exact[1]).abs() <= bound).all()
+    assert_same(evaluate(call, impl="recompute", reduction="sum", filter_eps=0.0), exact, 0, 0)
+
+
+def test_auto_explains_itself():
+    small = choose_implementation(torch.zeros(8, 4), torch.zeros(10, 4))
+    assert small.impl == "reference" and "320 bytes" in small.reason
+    head = torch.zeros(200_000, 4)
+    assert choose_implementation(torch.zeros(64, 4), head).impl == "chunked"
+    rows = choose_implementation(torch.zeros(64, 4), head, per_row=True)
+    assert rows.impl == "recompute" and "backward" in rows.reason
+    assert choose_implementation(torch.zeros(64, 4), head, filtered=True).impl == "recompute"
+    assert choose_implementation(torch.zeros(64, 4), head, impl="torch").impl == "torch"
+
+
+def test_chunks_are_a_thirty_second_within_bounds():
+    cpu = torch.device("cpu")
+    assert [default_chunk(tokens, cpu) for tokens in (1, 1024, 4096, 8192, 10**6)] == [128, 128, 128, 256, 512]
+    assert default_chunk(8192, torch.device("cuda")) == 1024
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"hidden": torch.zeros(3, 4)}, r"hidden of shape \[3, 4\] came with weight"),
+    ({"weight": torch.zeros(6, 5, dtype=torch.int64)}, "weight has dtype torch.int64"),
+    ({"weight": torch.zeros(6, 5, dtype=torch.float64)}, "one dtype, or call under autocast"),
+    ({"target": torch.zeros(3)}, "give int64 token ids"),
+    ({"target": torch.tensor([0, 1])}, r"of shape \[3\]"),
+    ({"target": torch.tensor([0, 6, 1])}, "target 6 came with a vocabulary of 6"),
+    ({"target": torch.tensor([0, -1, 1])}, "target -1"),
+    ({"bias": torch.zeros(5)}, "bias"),
+    ({"class_weight": torch.zeros(7)}, "class_weight"),
+    ({"shift": 3}, "give 0 to 2"),
+    ({"shift": -1}, "shift=-1"),
+    ({"softcap": 0.0}, "softcap"),
+    ({"label_smoothing": 1.5}, "label_smoothing"),
+    ({"z_loss": -1.0}, "z_loss"),
+    ({"reduction": "avg"}, "reduction"),
+    ({"impl": "cuda"}, "impl='cuda' came"),
+    ({"normalizer": 3, "reduction": "sum"}, "it divides a mean"),
+    ({"filter_eps": -1.0}, "filter_eps"),
+    ({"filter_eps": 1e-3, "impl": "chunked"}, "use 'recompute'"),
+    ({"filter_eps": 1e-3, "impl": "reference"}, "use 'recompute'"),
+    ({"chunk": (2, 2), "impl": "chunked"}, "cuts tokens alone"),
+    ({"chunk": 0}, "chunk=0"),
+    ({"softcap": 3.0, "z_loss": 0.1, "impl": "torch"}, "impl='torch' has no softcap, z_loss"),
+    ({"reduction": "none", "impl": "torch"}, "impl='torch' has no per-row"),
+])
+def test_wrong_calls_are_one_sentence(change, message):
+    call = {"hidden": torch.zeros(3, 5), "weight": torch.zeros(6, 5), "target": torch.tensor([0, 1, 2]), **change}
+    with debug(), pytest.raises(ValueError, match=message):
+        linear_cross_entropy(**call)
+
+
+def test_torch_is_offered_where_its_options_suffice():
+    call, options = problem(), settled({"class_weight": True})
+    assert_same(evaluate(call, impl="torch", **options), evaluate(call, impl="reference", **options), 1e-11, 1e-13)
