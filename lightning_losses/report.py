@@ -88,9 +88,9 @@ class Report:
         lines = [f"# {self.title}", "", f"`{self.command}`", "", "| " + " | ".join(COLUMNS) + " |",
                  "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in self.rows()]
-        lines += ["", self.note() + " NLL is in nats; ECE has 15 bins of equal width; seconds are those of training, "
-                  "of a kept network those that it took when it was trained. The baseline is the student's network, from "
-                  "the same first weights, without a teacher.", ""]
+        lines += ["", f"{self.note()} NLL is in nats; ECE has 15 bins of equal width; seconds are those of training, "
+                  "of a kept network those that it took when it was trained. The baseline is the student's network, "
+                  "from the same first weights, without a teacher.", ""]
         lines += [f"![{path.stem}]({path.name})\n" for path in pictures if not path.stem.startswith("reliability")]
         lines += [" ".join(f'<img src="{path.name}" alt="{path.stem}" width="32%">' for path in pictures
                            if path.stem.startswith("reliability")), ""]

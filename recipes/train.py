@@ -10,6 +10,7 @@
 import time
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -28,6 +29,7 @@ class Settings:
     seed: int
     teacher_seed: int
     weights: Weights
+    threads: int | None
     debug: bool
     resume: str | None
     output: str
@@ -38,6 +40,8 @@ def train(config: DictConfig, folder: Path) -> Report:
     """Train what the experiment names, evaluate it, and write the report into the run's folder."""
     started = time.perf_counter()
     console = Console(soft_wrap=True, highlight=False)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     kept = KeptNetworks(config.cache or cache_folder() / "networks")
 
     teacher = _training("teacher", config, config.teacher_seed) if config.modules.teacher else None

@@ -12,7 +12,7 @@ _SHOWN = {"train/loss": "loss", "val/accuracy": "accuracy", "val/ece": "ECE"}
 
 
 class Progress(RichProgressBar):
-    """Lightning's rich bar, with the network's name, epochs counted from 1, and the latest epoch's loss and validation metrics.
+    """Lightning's rich bar, with the network's name, epochs counted from 1, and the latest epoch's main metrics.
 
     Args:
         label: what is trained.
