@@ -45,8 +45,8 @@ def sinkhorn(
     """Entropic optimal transport by Sinkhorn's iteration in the log domain.
 
     Minimises ``<P, cost> + epsilon KL(P || a b^T)`` over plans P with row sums a and column sums b. An iteration
-    updates the column potential g, then the row potential f, from zero on; rows are exact after each, columns in the
-    limit, about as fast as ``(1 - exp(-osc(cost) / epsilon))^k`` vanishes.
+    updates the column potential g, then the row potential f, from row scalings of 1 on; rows are exact after each,
+    columns in the limit, about as fast as ``(1 - exp(-osc(cost) / epsilon))^k`` vanishes.
 
     Args:
         cost: [..., n, m], finite.
@@ -168,7 +168,8 @@ def _potentials(
     cost: Tensor, a: Tensor, b: Tensor, epsilon: float, n_iters: int, tolerance: float | None, annealing: int
 ) -> tuple[Tensor, Tensor]:
     log_a, log_b = _safe_log(a).unsqueeze(-1), _safe_log(b).unsqueeze(-2)
-    f, g = torch.zeros_like(a), torch.zeros_like(b)
+    # Row scalings of 1, as POT begins.
+    f, g = -epsilon * log_a.squeeze(-1), torch.zeros_like(b)
 
     def step(f: Tensor, epsilon: float | Tensor) -> tuple[Tensor, Tensor]:
         g = -torch.logsumexp((f.unsqueeze(-1) - cost) / epsilon + log_a, dim=-2, keepdim=True) * epsilon

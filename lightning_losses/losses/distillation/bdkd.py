@@ -39,8 +39,8 @@ def bdkd_weights(
     """`boost` for the forward divergence where the teacher's entropy is larger, for the reverse where it is smaller."""
     student = entropy(log_probabilities(logits, temperature))
     teacher = entropy(log_probabilities(teacher_logits, temperature))
-    forward = torch.where(teacher > student, boost, base).to(student.dtype)
-    reverse = torch.where(student > teacher, boost, base).to(student.dtype)
+    forward = torch.full_like(student, base).masked_fill(teacher > student, boost)
+    reverse = torch.full_like(student, base).masked_fill(student > teacher, boost)
     return BDKDWeights(forward, reverse)
 
 

@@ -1,0 +1,53 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_losses.losses import SkewKL, forward_kl_loss, skew_kl_loss
+from tests.losses.strategies import gradient, pairs
+
+skews = st.floats(0.01, 0.99)
+
+
+@given(pairs(), skews)
+def test_value_from_probabilities(pair, skew):
+    s, t = (z.softmax(dim=-1) for z in pair[:2])
+    mixture = skew * t + (1 - skew) * s
+    torch.testing.assert_close(skew_kl_loss(*pair[:2], skew=skew), (t * (t / mixture).log()).sum(dim=-1).mean())
+
+
+@given(pairs(), skews)
+def test_it_is_bounded(pair, skew):
+    assert bool((skew_kl_loss(*pair[:2], skew=skew, reduction="none") <= -math.log(skew) + 1e-12).all())
+
+
+def test_the_bound_is_reached_where_nothing_overlaps():
+    value = SkewKL(0.2)(torch.tensor([[1e4, 0.0]]), torch.tensor([[0.0, 1e4]]))
+    torch.testing.assert_close(value, torch.tensor(-math.log(0.2)))
+
+
+@given(pairs())
+def test_without_skew_it_is_the_divergence(pair):
+    assert torch.equal(skew_kl_loss(*pair[:2], skew=0.0), forward_kl_loss(*pair[:2]))
+    assert skew_kl_loss(*pair[:2], skew=1.0).item() == 0
+
+
+@given(pairs(), skews)
+def test_zero_and_stationary_at_the_teacher(pair, skew):
+    assert abs(skew_kl_loss(pair.logits, pair.logits, skew=skew).item()) < 1e-14
+    assert gradient(SkewKL(skew), pair.logits, pair.logits).abs().max() < 1e-14
+    assert skew_kl_loss(*pair[:2], skew=skew).item() > 0
+
+
+@given(pairs())
+def test_tau_squared(pair):
+    value = 9 * SkewKL(temperature=3.0)(*pair[:2])
+    torch.testing.assert_close(SkewKL(temperature=3.0, tau_squared=True)(*pair[:2]), value)
+
+
+@pytest.mark.parametrize("skew", [-0.1, 1.1])
+def test_a_skew_out_of_range_is_refused(skew):
+    with pytest.raises(ValueError, match=f"^skew_kl: skew={skew}"):
+        SkewKL(skew)
