@@ -9,6 +9,8 @@ from torch import Tensor
 
 # A gradient above this, in the solver's scaled coordinates, is no optimum.
 _CONVERGED = 1e-6
+# A mean cross-entropy below this is that of classes which the scores separate.
+_SEPARATED = 1e-6
 _CHUNK = 1 << 20
 
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -117,7 +119,7 @@ def logistic_regression(calibrator: str, features: Float[Tensor, "rows inputs"],
             break
     probability = torch.sigmoid(features @ coefficients)
     largest = float((features.T @ (probability - target)).abs().max() / len(target))
-    if largest > _CONVERGED or float(coefficients.abs().max()) > 1e4:
+    if largest > _CONVERGED or float(value) < _SEPARATED:
         warnings.warn(f"{calibrator}: the scores separate the classes, so that the best fit is infinitely steep; it "
                       "was stopped: smooth the targets, or fit on more data.", stacklevel=6)
     return coefficients / scale

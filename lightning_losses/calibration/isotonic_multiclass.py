@@ -15,8 +15,8 @@ class IsotonicMulticlass(Calibrator):
     """Joint isotonic regression: one non-decreasing function for the probabilities of all classes, then normalised.
 
     The function of smallest squared error over all N C pairs of a probability and ``1[target = class]``. One function
-    needs less data than one per class, and keeps the order of the classes; a small multiple of the probability itself
-    (1e-9, in float32 1e-6) keeps apart those that it maps to the same value, so that the predicted class stays.
+    needs less data than one per class, and keeps the order of the classes: the predicted class stays. A small multiple
+    of the probability itself, 1e-9, keeps apart classes that it maps to the same value.
 
     Args:
         ignore_index: samples with this target count for nothing.
@@ -56,5 +56,8 @@ class IsotonicMulticlass(Calibrator):
         probabilities = torch.softmax(logits, dim=-1)
         values = interpolate(probabilities.reshape(1, -1), self.knot_scores.to(logits.dtype).unsqueeze(0),
                              self.knot_values.to(logits.dtype).unsqueeze(0)).reshape(logits.shape)
-        tie = 1e-9 if logits.dtype == torch.float64 else 1e-6
-        return (values + tie * probabilities).log()
+        calibrated = (values + 1e-9 * probabilities).log()
+        # The function may map the two most probable classes to one value: keep the first of them ahead by a rounding.
+        best = calibrated.amax(dim=-1, keepdim=True)
+        return calibrated.scatter(-1, logits.argmax(dim=-1, keepdim=True),
+                                  torch.nextafter(best, torch.full_like(best, torch.inf)))

@@ -71,36 +71,51 @@ class MatrixScaling(Calibrator):
         return {"weight": coefficients[:, :-1], "offset": coefficients[:, -1]}
 
     def _solve(self, features: Tensor, target: Tensor, start: Tensor) -> Float[Tensor, "classes extended"]:
-        # In terms of whitened features every direction has about the same curvature.
-        factor = _second_moment_factor(features)
         classes = len(start)
         off_diagonal = 1 - torch.eye(classes, classes + 1, dtype=torch.float64, device=start.device)
         penalty = off_diagonal * self.off_diagonal_penalty / max(classes * (classes - 1), 1)
         penalty[:, -1] = self.intercept_penalty / classes
+        scaled = _Scaled(features, start, 2 * self.off_diagonal_penalty / max(classes * (classes - 1), 1))
 
-        def plain(whitened: Tensor) -> Tensor:
-            return torch.linalg.solve_triangular(factor, whitened, upper=False, left=False)
-
-        def objective(whitened: Tensor) -> tuple[Tensor, Tensor]:
-            coefficients = plain(whitened)
+        def objective(values: Tensor) -> tuple[Tensor, Tensor]:
+            coefficients = scaled.plain(values)
             value, gradient = affine_softmax(features, target, coefficients)
             value = value + (penalty * coefficients.square()).sum()
-            gradient = gradient + 2 * penalty * coefficients
-            return value, torch.linalg.solve_triangular(factor, gradient.T, upper=False).T.contiguous()
+            return value, scaled.gradient(gradient + 2 * penalty * coefficients)
 
-        return plain(minimize(type(self).__name__, objective, start @ factor))
+        return scaled.plain(minimize(type(self).__name__, objective, scaled.scaled(start)))
 
     def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return self._features(logits) @ self.weight.T.to(logits.dtype) + self.offset.to(logits.dtype)
 
 
-def _second_moment_factor(features: Float[Tensor, "rows classes"]) -> Float[Tensor, "extended extended"]:
-    """The Cholesky factor of the mean outer product of ``[x, 1]``, slightly regularised."""
-    size = features.shape[-1] + 1
-    moment = torch.zeros(size, size, dtype=torch.float64, device=features.device)
-    for chunk in torch.split(features, 1 << 14):
-        extended = torch.cat([chunk.double(), torch.ones(len(chunk), 1, dtype=torch.float64, device=chunk.device)], 1)
-        moment.addmm_(extended.T, extended)
-    moment /= len(features)
-    ridge = 1e-4 * moment.diagonal().mean()
-    return torch.linalg.cholesky(moment + ridge * torch.eye(size, dtype=torch.float64, device=features.device))
+class _Scaled:
+    """Coordinates in which the objective has about the same curvature in every direction.
+
+    Its Hessian is near ``K ⊗ M`` plus the penalty, with K the mean covariance of the one-hot class under the model's
+    probabilities and M the second moment of ``[x, 1]``: scaled by the root of that in the eigenvectors of both, few
+    iterations are needed.
+    """
+
+    def __init__(self, features: Float[Tensor, "rows classes"], coefficients: Tensor, penalty: float) -> None:
+        size = features.shape[-1] + 1
+        moment = torch.zeros(size, size, dtype=torch.float64, device=features.device)
+        covariance = torch.zeros(size - 1, size - 1, dtype=torch.float64, device=features.device)
+        for chunk in torch.split(features, 1 << 14):
+            extended = torch.cat([chunk.double(), torch.ones_like(chunk[:, :1], dtype=torch.float64)], dim=1)
+            probabilities = torch.softmax(extended @ coefficients.T, dim=-1)
+            moment.addmm_(extended.T, extended)
+            covariance += probabilities.sum(dim=0).diag().addmm(probabilities.T, probabilities, alpha=-1)
+        class_values, self.class_vectors = torch.linalg.eigh(covariance / len(features))
+        moment_values, self.moment_vectors = torch.linalg.eigh(moment / len(features))
+        curvature = torch.outer(class_values.clamp(min=0), moment_values.clamp(min=0)) + penalty
+        self.root = curvature.clamp(min=1e-6 * float(curvature.max())).sqrt()
+
+    def scaled(self, plain: Tensor) -> Tensor:
+        return (self.class_vectors.T @ plain @ self.moment_vectors) * self.root
+
+    def plain(self, scaled: Tensor) -> Tensor:
+        return self.class_vectors @ (scaled / self.root) @ self.moment_vectors.T
+
+    def gradient(self, plain: Tensor) -> Tensor:
+        return (self.class_vectors.T @ plain @ self.moment_vectors) / self.root
