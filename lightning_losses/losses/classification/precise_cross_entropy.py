@@ -7,7 +7,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import Reduction, check_choice, classification_rows, pick, reduce
+from lightning_losses.tensors import Reduction, check_choice, check_reduction, classification_rows, pick, reduce
 
 SoftmaxDtype = Literal["float16", "float32", "float64"]
 
@@ -22,6 +22,7 @@ def precise_cross_entropy_loss(
 ) -> Float[Tensor, "..."]:
     """Cross-entropy with log-softmax in a chosen precision; see `PreciseCrossEntropy`."""
     check_choice("precise_cross_entropy", "softmax_dtype", softmax_dtype, SoftmaxDtype)
+    check_reduction("precise_cross_entropy", reduction)
     rows = classification_rows("precise_cross_entropy", logits, target, ignore_index)
     assert rows.target is not None
     # Autocast would lift float16 to float32.
@@ -72,6 +73,7 @@ class PreciseCrossEntropy(Loss):
     ) -> None:
         super().__init__()
         check_choice("precise_cross_entropy", "softmax_dtype", softmax_dtype, SoftmaxDtype)
+        check_reduction("precise_cross_entropy", reduction)
         self.softmax_dtype: SoftmaxDtype = softmax_dtype
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction

@@ -11,6 +11,7 @@ from lightning_losses.tensors import (
     Reduction,
     check_choice,
     check_number,
+    check_reduction,
     classification_rows,
     log_probabilities,
     pick,
@@ -49,6 +50,7 @@ def stablemax_cross_entropy_loss(
     """StableMax cross-entropy; see `StableMaxCrossEntropy`."""
     check_number("stablemax_cross_entropy", "label_smoothing", label_smoothing, least=0, most=1)
     check_choice("stablemax_cross_entropy", "compute_dtype", compute_dtype, ComputeDtype)
+    check_reduction("stablemax_cross_entropy", reduction)
     rows = classification_rows("stablemax_cross_entropy", logits, target, ignore_index)
     assert rows.target is not None
     log_q = log_stablemax(rows.logits.to(getattr(torch, compute_dtype)))
@@ -106,6 +108,7 @@ class StableMaxCrossEntropy(Loss):
         super().__init__()
         check_number("stablemax_cross_entropy", "label_smoothing", label_smoothing, least=0, most=1)
         check_choice("stablemax_cross_entropy", "compute_dtype", compute_dtype, ComputeDtype)
+        check_reduction("stablemax_cross_entropy", reduction)
         self.label_smoothing = label_smoothing
         self.compute_dtype: ComputeDtype = compute_dtype
         self.ignore_index = ignore_index
