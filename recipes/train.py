@@ -9,6 +9,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -36,35 +37,54 @@ class Settings:
     cache: str | None
 
 
-def train(config: DictConfig, folder: Path) -> Report:
+def trainings(config: DictConfig) -> dict[str, Training]:
+    """The networks that the experiment trains, in order: the student last, after what it is compared with."""
+    found: dict[str, Training] = {}
+    for name in ("teacher", "baseline", "student"):
+        if config.modules[name] is not None:
+            found[name] = Training(
+                name=name, module=config.modules[name], data=config.data, trainer=config.trainer,
+                scheduler=config.get("scheduler") or None, callbacks=config.get("callbacks") or None,
+                seed=config.teacher_seed if name == "teacher" else config.seed, weights=config.weights,
+                teacher=found.get("teacher") if name == "student" else None)
+    return found
+
+
+def rehearse(config: DictConfig) -> None:
+    """Take one step with every network, so that what can't work is known before anything was trained."""
+    if "runs" in config:
+        return
+    for training in trainings(config).values():
+        training.rehearse()
+
+
+def train(config: DictConfig, folder: Path) -> Any:
     """Train what the experiment names, evaluate it, and write the report into the run's folder."""
+    if "runs" in config:
+        # Several variants of one network, watched while they grok, have a report of their own.
+        from lightning_losses.recipe.grok import grok
+
+        return grok(config, folder)
     started = time.perf_counter()
-    console = Console(soft_wrap=True, highlight=False)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    console = Console(soft_wrap=True, highlight=False)
     kept = KeptNetworks(config.cache or cache_folder() / "networks")
-
-    teacher = _training("teacher", config, config.teacher_seed) if config.modules.teacher else None
-    baseline = _training("baseline", config, config.seed) if config.modules.baseline else None
-    student = _training("student", config, config.seed, teacher)
-    for training in (teacher, baseline, student):
-        if training is not None:
-            training.rehearse()
-
     checkpoints, resume = folder / "checkpoints", config.resume is not None
-    trained: list[Trained] = []
-    for training in (teacher, baseline):
-        if training is not None:
-            trained.append(training.run_once(kept, checkpoints, resume=resume))
-            if trained[-1].kept:
-                console.print(f"{training.label}: trained before, kept in {kept.place(training.identity)}")
-    logger = make_logger(config, folder)
-    trained.append(student.run(checkpoints, resume=resume, logger=logger,
-                               teacher=trained[0].network if teacher is not None else None))
 
-    evaluations = [evaluate(network, student.datamodule) for network in trained]
-    report = Report(title=f"{student.label} on {student.datamodule.name}, seed {config.seed}", evaluations=evaluations,
-                    settings=plain_settings(config), command=command(), seconds=time.perf_counter() - started)
+    *before, student = trainings(config).values()
+    trained: list[Trained] = []
+    for training in before:
+        trained.append(training.run_once(kept, checkpoints, resume=resume))
+        if trained[-1].kept:
+            console.print(f"{training.label}: trained before, kept in {kept.place(training.identity)}")
+    logger = make_logger(config, folder)
+    teacher = next((network.network for network in trained if network.name == "teacher"), None)
+    trained.append(student.run(checkpoints, resume=resume, logger=logger, teacher=teacher))
+
+    report = Report(title=f"{student.label} on {student.datamodule.name}, seed {config.seed}", command=command(),
+                    evaluations=[evaluate(network, student.datamodule) for network in trained],
+                    settings=plain_settings(config), seconds=time.perf_counter() - started)
     pictures = report.write(folder / "report")
     log_report(logger, report, pictures)
     report.show()
@@ -72,15 +92,9 @@ def train(config: DictConfig, folder: Path) -> Report:
     return report
 
 
-def _training(name: str, config: DictConfig, seed: int, teacher: Training | None = None) -> Training:
-    return Training(name=name, module=config.modules[name], data=config.data, trainer=config.trainer,
-                    scheduler=config.get("scheduler"), callbacks=config.get("callbacks"), seed=seed,
-                    weights=config.weights, teacher=teacher)
-
-
 def main() -> None:
     """Start from the command line."""
-    launch(train, config_name="train", schema=Settings)
+    launch(train, rehearse, config_name="train", schema=Settings)
 
 
 if __name__ == "__main__":

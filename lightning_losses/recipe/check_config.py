@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 _PLAIN = (bool, int, float, str)
 
@@ -41,16 +42,18 @@ def check_config(config: DictConfig, schema: type) -> None:
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The end of a message about a wrong name: what it may have meant, and all that it could be."""
-    ordered = sorted(choices)
+    ordered = sorted(choice for choice in choices if not choice.startswith("_"))
     near = difflib.get_close_matches(name, ordered, n=1)
-    guess = f"did you mean {near[0]}? " if near else ""
-    return f"{guess}Choose one of: {', '.join(ordered)}."
+    return f"{f'did you mean {near[0]}? Choose' if near else 'choose'} one of: {', '.join(ordered)}."
 
 
 def fits(value: Any, annotation: Any) -> bool:
     """Whether a value read from a configuration fits an annotation; annotations that aren't understood fit anything."""
-    if annotation is Any or isinstance(value, Mapping) or annotation is inspect.Parameter.empty:
+    if annotation is Any or annotation is inspect.Parameter.empty:
         return True
+    if isinstance(value, Mapping):
+        # What it builds is known only when it is built; one that builds nothing is no module.
+        return "_target_" in value or not (isinstance(annotation, type) and issubclass(annotation, nn.Module))
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return any(fits(value, argument) for argument in arguments)
@@ -109,13 +112,24 @@ def _check_value(path: str, value: Any, annotation: Any) -> None:
 
 
 def _words(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
-    if get_origin(annotation) in (Union, types.UnionType):
-        return " or ".join(_words(argument) for argument in get_args(annotation))
+    """What fits, in words: choices first, then plain types; classes only where nothing plain fits."""
+    options = list(_flat(annotation))
     names: dict[Any, str] = {int: "an integer", float: "a number", str: "a text", bool: "true or false",
                              type(None): "null"}
-    return names.get(annotation) or str(getattr(annotation, "__name__", annotation))
+    choices = dict.fromkeys(str(choice) for option in options if get_origin(option) is Literal
+                            for choice in get_args(option))
+    words = [f"one of {', '.join(choices)}"] if choices else []
+    words += [names[option] for option in options if option in names]
+    return " or ".join(words) or " or ".join(
+        f"a configuration of a {getattr(option, '__name__', option)} (with _target_)" for option in options)
+
+
+def _flat(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        for argument in get_args(annotation):
+            yield from _flat(argument)
+    else:
+        yield annotation
 
 
 def _hints(target: Any) -> dict[str, Any]:

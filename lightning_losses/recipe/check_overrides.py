@@ -18,8 +18,9 @@ from lightning_losses.recipe.check_config import ConfigError, check_config, near
 CONFIG_MODULE = "lightning_losses.conf"
 
 
-def check_overrides(config_name: str, arguments: Sequence[str], schema: type, *, multirun: bool = False) -> None:
-    """Compose the configuration of every job that these overrides start, and raise `ConfigError` if one can't run.
+def check_overrides(config_name: str, arguments: Sequence[str], schema: type, *,
+                    multirun: bool = False) -> list[DictConfig]:
+    """Compose the configurations of the jobs that these overrides start, and raise `ConfigError` if one can't run.
 
     Of a sweep, each value is tried once, the others at their first value.
 
@@ -28,16 +29,19 @@ def check_overrides(config_name: str, arguments: Sequence[str], schema: type, *,
         arguments: overrides as they came from the command line.
         schema: the types of the top level's plain values.
         multirun: whether several values of one key are allowed.
+
+    Returns:
+        The jobs' configurations.
     """
     try:
         overrides = OverridesParser.create().parse_overrides(list(arguments))
     except OverrideParseException as error:
-        raise ConfigError(f"{error.override}: {str(error).splitlines()[0]}. Overrides look like key=value.") from None
+        raise ConfigError(f"{error.override}: overrides look like key=value.") from None
     if not multirun and (sweeps := [override.input_line for override in overrides if override.is_sweep_override()]):
         raise ConfigError(f"{sweeps[0]}: several values are a sweep; add -m (--multirun).")
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        for job in _jobs(overrides):
-            _check_job(config_name, OverridesParser.create().parse_overrides(job), schema)
+        return [_checked(config_name, OverridesParser.create().parse_overrides(job), schema)
+                for job in _jobs(overrides)]
 
 
 def _jobs(overrides: list[Override]) -> Iterator[list[str]]:
@@ -54,7 +58,7 @@ def _jobs(overrides: list[Override]) -> Iterator[list[str]]:
         yield []
 
 
-def _check_job(config_name: str, overrides: list[Override], schema: type) -> None:
+def _checked(config_name: str, overrides: list[Override], schema: type) -> DictConfig:
     loader = GlobalHydra.instance().config_loader()
     groups = _groups(loader)
     chosen = [override for override in overrides if override.key_or_group in groups]
@@ -64,9 +68,10 @@ def _check_job(config_name: str, overrides: list[Override], schema: type) -> Non
     lines = [str(override.input_line) for override in overrides]
     base = _compose(config_name, [str(override.input_line) for override in chosen])
     for override in values:
-        if not (override.is_add() or override.is_force_add() or override.is_delete()):
-            _check_key(base, override, groups)
-    check_config(_compose(config_name, lines), schema)
+        _check_key(base, override, groups)
+    config = _compose(config_name, lines)
+    check_config(config, schema)
+    return config
 
 
 def _groups(loader: ConfigLoader, parent: str = "") -> set[str]:
@@ -86,8 +91,12 @@ def _check_key(base: DictConfig, override: Override, groups: set[str]) -> None:
     key = override.key_or_group
     if key.split(".")[0].split("/")[0] == "hydra":
         return
+    if not key:
+        raise ConfigError(f"{override.input_line}: overrides look like key=value.")
+    # What is added or removed need not be there, but the part of the configuration that it belongs to must.
+    free = override.is_add() or override.is_force_add() or override.is_delete()
     node: object = base
-    for depth, part in enumerate(key.split(".")):
+    for depth, part in enumerate(key.split(".")[:1] if free else key.split(".")):
         if not isinstance(node, DictConfig):
             return
         if part not in node:

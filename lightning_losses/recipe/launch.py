@@ -27,7 +27,7 @@ Task = Callable[[DictConfig, Path], Any]
 _EXPECTED = (ValueError, HydraException, OmegaConfBaseException, MisconfigurationException, ModuleNotFoundError)
 
 
-def launch(task: Task, config_name: str, schema: type) -> None:
+def launch(task: Task, rehearse: Callable[[DictConfig], None], config_name: str, schema: type) -> None:
     """Run a recipe with the overrides of the command line.
 
     A wrong name or value ends in one message and exit code 2; Ctrl-C in one that tells how to go on, and 130.
@@ -36,6 +36,7 @@ def launch(task: Task, config_name: str, schema: type) -> None:
 
     Args:
         task: takes the composed configuration and the run's folder.
+        rehearse: takes the configuration of each job before the first one starts, and raises what would stop it.
         config_name: the primary configuration in ``conf/``.
         schema: a class whose annotations are the types of the configuration's plain top-level values.
     """
@@ -46,8 +47,11 @@ def launch(task: Task, config_name: str, schema: type) -> None:
                     arguments.shell_completion))
         own_config = any((arguments.config_name, arguments.config_path, arguments.config_dir))
         if not asks and not own_config:
-            check_overrides(config_name, arguments.overrides, schema, multirun=arguments.multirun)
-    except ConfigError as error:
+            for config in check_overrides(config_name, arguments.overrides, schema, multirun=arguments.multirun):
+                rehearse(config)
+    except _EXPECTED as error:
+        if "debug=true" in sys.argv or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
         _fail(error)
     hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name, version_base="1.3")(_guarded(task))()
 

@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -124,7 +125,7 @@ class Training:
         return max(steps, 1)
 
     def rehearse(self) -> None:
-        """Take one step with untrained networks, so that what can't work is known before anything was trained."""
+        """Take one step with untrained networks; what can't work raises here, before anything was trained."""
         teacher = None if self.teacher is None else self.teacher.build().get_submodule("network")
         module = self.build(teacher)
         dataset = self.datamodule.train
@@ -133,7 +134,7 @@ class Training:
         step["loss"].backward()
         module.configure_optimizers()
 
-    def run(self, folder: Path, *, resume: bool = False, logger: Any = False,
+    def run(self, folder: Path, *, resume: bool = False, logger: Logger | None = None,
             teacher: nn.Module | None = None) -> Trained:
         """Train, leaving checkpoints in a folder, or go on from the checkpoint there.
 
@@ -153,7 +154,7 @@ class Training:
         with _quiet():
             trainer: L.Trainer = instantiate(
                 self.trainer, _convert_="all", _partial_=True)(
-                default_root_dir=folder, logger=logger, plugins=[AtomicCheckpoints()],
+                default_root_dir=folder, logger=logger or False, plugins=[AtomicCheckpoints()],
                 callbacks=[EpochSeed(self.seed), history, LastCheckpoint(folder, monitor), *progress, *further])
             try:
                 trainer.fit(module, self.datamodule, ckpt_path=last if resume else None, weights_only=True)
