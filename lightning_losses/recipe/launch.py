@@ -40,6 +40,8 @@ def launch(task: Task, rehearse: Callable[[DictConfig], None], config_name: str,
         config_name: the primary configuration in ``conf/``.
         schema: a class whose annotations are the types of the configuration's plain top-level values.
     """
+    # Its advice and inventories; warnings and errors stay.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         sys.argv[1:] = _resumed(sys.argv[1:])
         arguments = get_args_parser().parse_args()
@@ -60,9 +62,6 @@ def _guarded(task: Task) -> Callable[[DictConfig], Any]:
     @functools.wraps(task)
     def guarded(config: DictConfig) -> Any:
         folder = Path(HydraConfig.get().runtime.output_dir)
-        if not config.debug:
-            # Advice and inventories; warnings and errors stay.
-            logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         try:
             with debug(bool(config.debug)):
                 return task(config, folder)

@@ -77,6 +77,14 @@ class Training:
     weights: Weights = "last"
     teacher: "Training | None" = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        epochs, devices, batch_size = self.trainer.max_epochs, self.trainer.get("devices"), self.data.get("batch_size")
+        if not isinstance(epochs, int) or epochs < 1:
+            raise ValueError(f"trainer: max_epochs={epochs} came; give at least 1, so that the run has an end.")
+        if isinstance(devices, int) and devices > 1 and batch_size and batch_size % devices:
+            raise ValueError(f"data: batch_size={batch_size} came with {devices} processes; give a multiple of "
+                             f"{devices}, each process takes its share.")
+
     @property
     def label(self) -> str:
         """What tables and figures call the network: its part in the run, and the terms of its objective."""
@@ -133,6 +141,8 @@ class Training:
         step: Any = module.training_step({**batch, "step": 0, "progress": 0.0, "epoch_progress": 0.0}, 0)
         step["loss"].backward()
         module.configure_optimizers()
+        with _quiet():
+            instantiate(self.trainer, _convert_="all", logger=False, enable_checkpointing=False)
 
     def run(self, folder: Path, *, resume: bool = False, logger: Logger | None = None,
             teacher: nn.Module | None = None) -> Trained:

@@ -1,0 +1,34 @@
+# make train: the default experiment. make test: the tests. make check: formatting rules, types and tests.
+# The first of them makes a virtual environment in $(VENV); later ones use it, and install again when the project's
+# requirements change.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+.PHONY: train test check install clean
+
+train: $(INSTALLED)
+	$(BIN)/python recipes/train.py $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(ARGS)
+
+install: $(INSTALLED)
+
+# Touched last: an installation that was interrupted is done again.
+$(INSTALLED): pyproject.toml setup.py
+	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'Python 3.11 or later is needed; say which by PYTHON=...'"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV)
