@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.head import Head
+from lightning_losses.kernels.head import Head, locate
 from lightning_losses.kernels.products import accumulate, exponentiate, product, spans
 from lightning_losses.kernels.terms import Alone, Exchange, Terms
 
@@ -105,11 +105,7 @@ class Pass:
         tiles = self.head.tiles
         if len(tiles) == 1 and isinstance(self.exchange, Alone):
             return [(torch.arange(len(target), device=target.device), target)]
-        ordered, order = torch.sort(target)
-        edges = [tile.start for tile in tiles] + [tiles[-1].stop]
-        bounds = torch.searchsorted(ordered, torch.tensor(edges, device=target.device)).tolist()
-        return [(order[low:high], ordered[low:high] - tile.start)
-                for tile, low, high in zip(tiles, bounds, bounds[1:], strict=False)]
+        return locate(target, tiles)
 
     def exponentials(self, hidden: Float[Tensor, "rows width"],
                      target: Int[Tensor, " rows"]) -> tuple[Scores, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """A classifier head as the chunked losses walk over it: tile by tile of its vocabulary."""
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.products import product, spans, working_dtype
@@ -60,3 +61,12 @@ class Head:
         for tile in self.tiles:
             total += self.class_weight[tile] @ self.weight[tile].to(self.statistics)
         return total, 0.0 if self.bias is None else self.class_weight @ self.bias.to(self.statistics)
+
+
+def locate(target: Int[Tensor, " rows"], tiles: list[slice]) -> list[tuple[Tensor, Tensor]]:
+    """For each tile of the vocabulary, the rows whose target lies in it, and the columns where."""
+    ordered, order = torch.sort(target)
+    edges = torch.tensor([tile.start for tile in tiles] + [tiles[-1].stop], device=target.device)
+    bounds = torch.searchsorted(ordered, edges).tolist()
+    return [(order[low:high], ordered[low:high] - tile.start)
+            for tile, low, high in zip(tiles, bounds, bounds[1:], strict=False)]

@@ -1,0 +1,188 @@
+"""Distillation between two heads, neither of whose logits is ever held."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.kernels.chunked_head import ChunkedImpl, RowLoss, chunked_head
+from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
+from lightning_losses.kernels.problem import check_head
+from lightning_losses.kernels.products import product, working_dtype
+from lightning_losses.tensors import Reduction, check_floating, check_number
+
+_NAME = "linear_distillation"
+
+
+class TeacherHead(NamedTuple):
+    """A teacher as hidden states and head: a chunk of its logits is computed when it is needed.
+
+    Attributes:
+        hidden: [N, E] the teacher's hidden states, whose width may differ from the student's.
+        weight: [V, E] its head's weight.
+        bias: [V], or None.
+    """
+
+    hidden: Float[Tensor, "tokens width"]
+    weight: Float[Tensor, "vocabulary width"]
+    bias: Float[Tensor, " vocabulary"] | None = None
+
+    def select(self, index: Int[Tensor, " kept"]) -> "TeacherHead":
+        """The same for some of the rows."""
+        return self._replace(hidden=self.hidden[index])
+
+    def scores(self, rows: slice, tiles: list[slice], dtype: torch.dtype) -> Iterator[Tensor]:
+        """The scores of a chunk of rows, tile by tile."""
+        working = working_dtype(self.weight)
+        e = self.hidden[rows].to(working)
+        for tile in tiles:
+            scores = product(e, self.weight[tile].to(working)).to(dtype)
+            yield scores if self.bias is None else scores.add_(self.bias[tile])
+
+
+class TopKLogits(NamedTuple):
+    """A teacher as a cache of its largest logits: the other classes have no probability.
+
+    Attributes:
+        values: [..., k] logits.
+        classes: [..., k] int64, the classes they belong to.
+    """
+
+    values: Float[Tensor, "*tokens k"]
+    classes: Int[Tensor, "*tokens k"]
+
+    def select(self, index: Int[Tensor, " kept"]) -> "TopKLogits":
+        """The same for some of the rows."""
+        return TopKLogits(self.values[index], self.classes[index])
+
+    def scores(self, rows: slice, tiles: list[slice], dtype: torch.dtype) -> Iterator[Tensor]:
+        """The scores of a chunk of rows, tile by tile."""
+        values = self.values[rows].to(dtype)
+        whole = values.new_full((len(values), tiles[-1].stop), -torch.inf).scatter_(1, self.classes[rows], values)
+        for tile in tiles:
+            yield whole[:, tile].clone()
+
+
+class LinearDistillationValue(NamedTuple):
+    """The loss, and its parts before weighting, for logging; `hard` is None without a hard weight."""
+
+    loss: Float[Tensor, "..."]
+    soft: Float[Tensor, "..."]
+    hard: Float[Tensor, "..."] | None
+
+
+def linear_distillation(hidden: Float[Tensor, "*tokens width"], weight: Float[Tensor, "vocabulary width"],
+                        teacher_hidden: Float[Tensor, "*tokens teacher_width"] | TopKLogits,
+                        teacher_weight: Float[Tensor, "vocabulary teacher_width"] | None = None,
+                        target: Int[Tensor, "*tokens"] | None = None, *, objective: RowLoss,
+                        bias: Float[Tensor, " vocabulary"] | None = None,
+                        teacher_bias: Float[Tensor, " vocabulary"] | None = None, hard_weight: float = 0.0,
+                        soft_weight: float = 1.0, shift: int | bool = 0, ignore_index: int = -100,
+                        reduction: Reduction = "mean", normalizer: float | Tensor | None = None,
+                        chunk: int | None = None, accum_dtype: torch.dtype | None = None,
+                        impl: ChunkedImpl = "auto") -> LinearDistillationValue:
+    """Distil a teacher's head into a student's, by any row-wise objective, without either's logits.
+
+    Args:
+        hidden: [..., D] the student's hidden states.
+        weight: [V, D] the student's head.
+        teacher_hidden: [..., E] the teacher's hidden states, or a `TopKLogits` cache.
+        teacher_weight: [V, E] the teacher's head; None beside a cache.
+        target: [...] int64 token ids, or None where the objective needs none.
+        objective: a row-wise `Loss` on `logits` and `teacher_logits`, such as ``KD(temperature=2.0)``; or a function
+            with a ``reduction`` argument.
+        bias: [V] the student's, or None.
+        teacher_bias: [V] the teacher's, or None.
+        hard_weight: weight of cross-entropy on `target`, a second walk over the student's head; 0 leaves it out.
+        soft_weight: weight of the objective.
+        shift: k: hidden states are matched with the targets k places on; the last k have none and are left out.
+        ignore_index: tokens with this target count for nothing.
+        reduction: "mean" over the kept tokens, "sum", or "none".
+        normalizer: what the mean divides by instead of the count of its tokens.
+        chunk: tokens held at once; chosen by default.
+        accum_dtype: what the weight's gradient gathers in; by default its own.
+        impl: as for `chunked_head`.
+
+    Shapes:
+        hidden: [..., T, D]; teacher_hidden: [..., T, E]; target: [..., T].
+
+    Returns:
+        The loss and its parts, in float32 (float64 for float64). The teacher gets no gradient.
+
+    Raises:
+        ValueError: tensors, an objective or options that do not fit.
+
+    Source:
+        The chunked losses of linkedin/Liger-Kernel (``chunked_loss``) have JSD and cosine similarity, without the
+        factor τ² and with weights 0.5; there a larger teacher vocabulary leaks probability, here it is refused.
+
+    Example:
+        >>> from lightning_losses.losses import KD
+        >>> hidden, weight = torch.eye(3, 4), torch.ones(5, 4)
+        >>> round(linear_distillation(hidden, weight, hidden, torch.eye(5, 4), objective=KD(1.0)).loss.item(), 4)
+        0.1092
+    """
+    check_number(_NAME, "hard_weight", hard_weight, least=0)
+    check_number(_NAME, "soft_weight", soft_weight, least=0)
+    if hard_weight and target is None:
+        raise ValueError(f"{_NAME}: hard_weight={hard_weight} came without target; give the tokens' ids.")
+    if shift and target is None:
+        raise ValueError(f"{_NAME}: shift={shift} came without target; it moves the targets.")
+    teacher = _teacher(hidden, weight, teacher_hidden, teacher_weight, teacher_bias)
+    shared: dict[str, Any] = {"ignore_index": ignore_index, "reduction": reduction, "normalizer": normalizer,
+                              "chunk": chunk, "accum_dtype": accum_dtype}
+    if target is not None and shift:
+        check_head(_NAME, hidden, weight, target, bias)
+        target = _aligned(target, int(shift), ignore_index)
+    soft = chunked_head(objective, hidden, weight, target, bias, teacher=teacher, impl=impl, **shared)
+    hard = None
+    if hard_weight and target is not None:
+        hard = linear_cross_entropy(hidden, weight, target, bias,
+                                    impl="reference" if impl == "reference" else "chunked", **shared)
+    loss = soft_weight * soft if hard is None else soft_weight * soft + hard_weight * hard
+    return LinearDistillationValue(loss, soft.detach(), None if hard is None else hard.detach())
+
+
+def _aligned(target: Int[Tensor, "..."], shift: int, ignore_index: int) -> Int[Tensor, "..."]:
+    """Targets moved beside the hidden states that predict them; the last have none."""
+    length = target.shape[-1] if target.ndim else 0
+    if not 0 <= shift < length:
+        raise ValueError(f"{_NAME}: shift={shift} came with sequences of {length}; give 0 to {length - 1}.")
+    moved = torch.full_like(target, ignore_index)
+    moved[..., : length - shift] = target[..., shift:]
+    return moved
+
+
+def _teacher(hidden: Tensor, weight: Tensor, teacher_hidden: Tensor | TopKLogits, teacher_weight: Tensor | None,
+             teacher_bias: Tensor | None) -> TeacherHead | TopKLogits:
+    if isinstance(teacher_hidden, TopKLogits):
+        values, classes = teacher_hidden
+        if teacher_weight is not None or teacher_bias is not None:
+            raise ValueError(f"{_NAME}: a cache of logits came with a teacher's head; give one of them.")
+        if values.shape != classes.shape or values.shape[:-1] != hidden.shape[:-1] or classes.dtype != torch.int64:
+            raise ValueError(f"{_NAME}: cached logits of shape {list(values.shape)} with {classes.dtype} classes of "
+                             f"shape {list(classes.shape)} came with hidden of shape {list(hidden.shape)}; give "
+                             f"{[*hidden.shape[:-1], 'k']} and int64.")
+        k = values.shape[-1]
+        return TopKLogits(values.detach().reshape(-1, k), classes.reshape(-1, k))
+    if teacher_weight is None:
+        raise ValueError(f"{_NAME}: teacher_hidden came without teacher_weight; give the teacher's head, or "
+                         "TopKLogits.")
+    check_floating(_NAME, "teacher_hidden", teacher_hidden)
+    check_floating(_NAME, "teacher_weight", teacher_weight)
+    if teacher_hidden.shape[:-1] != hidden.shape[:-1] or teacher_hidden.shape[-1:] != teacher_weight.shape[1:]:
+        raise ValueError(f"{_NAME}: teacher_hidden of shape {list(teacher_hidden.shape)} and teacher_weight of shape "
+                         f"{list(teacher_weight.shape)} came with hidden of shape {list(hidden.shape)}; give "
+                         f"{[*hidden.shape[:-1], 'E']} and [V, E].")
+    if teacher_weight.shape[0] != weight.shape[0]:
+        raise ValueError(f"{_NAME}: the teacher's vocabulary of {teacher_weight.shape[0]} came with the student's of "
+                         f"{weight.shape[0]}; give both heads the shared rows.")
+    if teacher_bias is not None and teacher_bias.shape != teacher_weight.shape[:1]:
+        raise ValueError(f"{_NAME}: teacher_bias of shape {list(teacher_bias.shape)} came with a vocabulary of "
+                         f"{teacher_weight.shape[0]}; give shape [{teacher_weight.shape[0]}].")
+    device = teacher_hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else teacher_weight.dtype
+    flat = teacher_hidden.detach().reshape(-1, teacher_hidden.shape[-1]).to(dtype)
+    return TeacherHead(flat, teacher_weight.detach().to(dtype), None if teacher_bias is None else teacher_bias.detach())
