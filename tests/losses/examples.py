@@ -24,6 +24,9 @@ def make(name: str, batch: int, classes: int, generator: torch.Generator) -> Ten
     glossary: dict[str, Callable[[], Tensor | float]] = {
         "logits": lambda: 2 * normal(batch, classes),
         "teacher_logits": lambda: 2 * normal(batch, classes),
+        "distillation_logits": lambda: 2 * normal(batch, classes),
+        "mixup_logits": lambda: 2 * normal(batch, classes),
+        "mixup_target": lambda: normal(batch, classes).softmax(dim=-1),
         "past_probabilities": lambda: normal(batch, classes).softmax(dim=-1),
         "target": lambda: torch.randint(0, classes, (batch,), generator=generator),
         "features": lambda: normal(batch, FEATURES),
@@ -52,7 +55,11 @@ def make(name: str, batch: int, classes: int, generator: torch.Generator) -> Ten
 def tensors(loss: type[Loss], batch: int = BATCH, classes: int = CLASSES, seed: int = 0) -> dict[str, Any]:
     """An example of everything that a loss takes."""
     generator = torch.Generator().manual_seed(seed)
-    return {name: make(name, batch, classes, generator) for name in loss.inputs()}
+    values: dict[str, Any] = {name: make(name, batch, classes, generator) for name in loss.inputs()}
+    if batch and {"logits", "target"} <= values.keys():
+        # One prediction is right, so that losses of correctness see both kinds.
+        values["target"][0] = values["logits"][0].argmax()
+    return values
 
 
 def build(loss: type[Loss], classes: int = CLASSES, **options: Any) -> Loss:

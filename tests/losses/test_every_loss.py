@@ -29,7 +29,11 @@ ROOT = Path(__file__).parents[2]
 
 # Losses with parts that are constants by definition, so that their gradient is not that of their value; their own
 # tests have it in closed form.
-CONSTANT_PARTS = {"uskd": "its soft labels are made from the student, without gradient"}
+CONSTANT_PARTS = {
+    "uskd": "its soft labels are made from the student, without gradient",
+    "adaptive_kl": "its weights are made from the student, without gradient",
+    "adaptive_alpha_divergence": "its gradient is that of a surrogate with cut weights",
+}
 
 # Some losses are defined in float64 whatever comes in.
 FULL = (torch.float32, torch.float64)

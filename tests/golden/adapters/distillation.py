@@ -9,13 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_losses.losses import (
+    ab_divergence_loss,
+    adaptive_alpha_divergence_loss,
+    adaptive_kl_loss,
     bdkd_loss,
+    binary_kl_loss,
+    binary_kl_norm_loss,
+    deit_distill_loss,
     dkd_loss,
     forward_kl_loss,
     generalized_jsd_loss,
+    gpg_loss,
     kd_loss,
+    kl_top_loss,
     logit_std_kd_loss,
     nkd_loss,
+    ofa_kd_loss,
     pskd_loss,
     reverse_kl_loss,
     sinkd_loss,
@@ -25,6 +34,7 @@ from lightning_losses.losses import (
     total_variation_loss,
     uskd_loss,
 )
+from lightning_losses.losses.distillation.adaptive_alpha_divergence import alpha_divergence
 from lightning_losses.losses.distillation.bdkd import bdkd_weights
 from lightning_losses.losses.distillation.dkd import dkd_parts
 from lightning_losses.losses.distillation.pskd import pskd_target
@@ -219,6 +229,57 @@ def generalized_jsd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[s
     return divergence(inputs, params, loss_function=generalized_jsd_loss, option=("beta", "beta"))
 
 
+def plain(
+    inputs: dict[str, Tensor],
+    params: dict[str, Any],
+    *,
+    loss_function: Callable[..., Tensor],
+    options: dict[str, str],
+    fixed: dict[str, tuple[Any, ...]] | None = None,
+) -> dict[str, Tensor]:
+    """A loss of two networks' logits and perhaps of labels.
+
+    Args:
+        inputs: the logits and, where there are, labels.
+        params: the case's parameters.
+        loss_function: ours.
+        options: its options by the case's names.
+        fixed: parameters that ours knows by these values alone.
+    """
+    with Params(params) as given:
+        chosen = {ours: given.take(theirs) for theirs, ours in options.items() if theirs in params}
+        for name, known in (fixed or {}).items():
+            given.choice(name, dict.fromkeys(known), None)
+    student, labels = leaf(inputs["student_logits"]), inputs.get("labels", inputs.get("target"))
+    loss = loss_function(student, inputs["teacher_logits"], labels, **chosen)
+    return {"loss": loss, **gradients(loss, student=student)}
+
+
+def adaptive_alpha(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        low, high, clip = given.take("alpha_min"), given.take("alpha_max"), given.take("iw_clip")
+    student = leaf(inputs["student_logits"])
+    loss = adaptive_alpha_divergence_loss(student, inputs["teacher_logits"], alpha_min=low, alpha_max=high, clip=clip)
+    log_s, log_t = log_probabilities(student), log_probabilities(inputs["teacher_logits"])
+    first, second = (alpha_divergence(log_s, log_t, alpha, clip) for alpha in (low, high))
+    surrogate = torch.where(first.value > second.value, first.surrogate, second.surrogate).mean()
+    return {"loss": loss, "surrogate": surrogate, **gradients(loss, student=student)}
+
+
+def deit(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        options = {name: given.take(name) for name in ("kind", "alpha", "temperature")}
+        # The hard kind is a mean over samples whatever the normaliser of the soft one.
+        normalizer = given.choice(
+            "normaliser", {"N*C (DeiT legacy)": "classes", "mean": "batch", "N": "batch"}, "classes"
+        )
+    student, second = leaf(inputs["student_logits"]), leaf(inputs["student_logits_kd"])
+    loss = deit_distill_loss(
+        student, inputs["teacher_logits"], inputs["target"], second, normalizer=normalizer, **options
+    )
+    return {"loss": loss, **gradients(loss, student=student, student_kd=second)}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "kd": kd,
     "dkd": dkd,
@@ -240,4 +301,30 @@ ADAPTERS: dict[str, Adapter] = {
     "skew_kl": partial(divergence, loss_function=skew_kl_loss, option=("lam", "skew"), released_entropy=lambda _: 1.0),
     "skew_rkl": partial(divergence, loss_function=skew_rkl_loss, option=("lam", "skew")),
     "total_variation": partial(divergence, loss_function=total_variation_loss),
+    "ofa_kd": partial(
+        plain,
+        loss_function=ofa_kd_loss,
+        options={"eps": "gamma", "temperature": "temperature"},
+        fixed={"tau_squared": (False,)},
+    ),
+    # The code's clamp of the sigmoids has no effect in float64.
+    "binary_kl": partial(
+        plain, loss_function=binary_kl_loss, options={"temperature": "temperature"}, fixed={"eps": (1e-8,)}
+    ),
+    "binary_kl_norm": partial(
+        plain, loss_function=binary_kl_norm_loss, options={"temperature": "temperature"}, fixed={"eps": (1e-8,)}
+    ),
+    "kl_top": partial(plain, loss_function=kl_top_loss, options={"k": "k", "temperature": "temperature"}),
+    "deit_distill": deit,
+    "ab_divergence": partial(
+        plain,
+        loss_function=ab_divergence_loss,
+        options={"alpha": "alpha", "beta": "beta", "temperature": "temperature"},
+        fixed={"reduction": TOKEN_MEAN},
+    ),
+    "adaptive_kl": partial(
+        plain, loss_function=adaptive_kl_loss, options={"head_mass": "head_mass"}, fixed={"reduction": TOKEN_MEAN}
+    ),
+    "adaptive_alpha_divergence": adaptive_alpha,
+    "gpg_loss": partial(plain, loss_function=gpg_loss, options={"alpha": "alpha"}, fixed={"temperature": (1.0,)}),
 }

@@ -1,0 +1,146 @@
+"""Adaptive α-divergence: whichever of two α-divergences is the larger on a sample."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from lightning_losses.losses.base import Loss
+from lightning_losses.tensors import (
+    Reduction,
+    check_number,
+    check_reduction,
+    distillation_rows,
+    log_probabilities,
+    reduce,
+)
+
+
+class AlphaDivergence(NamedTuple):
+    """A divergence without gradient, and what has its gradient."""
+
+    value: Float[Tensor, "*rows"]
+    surrogate: Float[Tensor, "*rows"]
+
+
+def alpha_divergence(
+    log_s: Float[Tensor, "*rows classes"], log_t: Float[Tensor, "*rows classes"], alpha: float, clip: float
+) -> AlphaDivergence:
+    """The α-divergence per row, with powers of the ratio cut at `clip`; see `AdaptiveAlphaDivergence`."""
+    with torch.no_grad():
+        s, log_ratio = log_s.exp(), log_t - log_s
+        absent = ~torch.isfinite(log_ratio)
+        log_ratio = log_ratio.masked_fill(absent, 0.0)
+        if alpha == 1:
+            value, weight = log_t.exp() * log_ratio, log_t.exp()
+        elif alpha == 0:
+            cut = log_ratio.clamp(max=math.log(clip))
+            value, weight = -s * cut, s * (cut - 1)
+        else:
+            power = (alpha * log_ratio).exp().clamp(max=clip)
+            value = s * (power - 1) / (alpha * (alpha - 1))
+            weight = s * (power / alpha + 1 / (alpha * (alpha - 1)))
+        value, weight = value.masked_fill(absent, 0.0), weight.masked_fill(absent, 0.0)
+    surrogate = -(weight * log_s.masked_fill(absent, 0.0)).sum(dim=-1)
+    return AlphaDivergence(value.sum(dim=-1), surrogate)
+
+
+def adaptive_alpha_divergence_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."] | None = None,
+    *,
+    alpha_min: float = -1.0,
+    alpha_max: float = 1.0,
+    clip: float = 5.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
+    """Adaptive α-divergence; see `AdaptiveAlphaDivergence`."""
+    check_number("adaptive_alpha_divergence", "alpha_min", alpha_min)
+    check_number("adaptive_alpha_divergence", "alpha_max", alpha_max)
+    check_number("adaptive_alpha_divergence", "clip", clip, above=0)
+    check_reduction("adaptive_alpha_divergence", reduction)
+    rows = distillation_rows("adaptive_alpha_divergence", logits, teacher_logits, target, ignore_index)
+    log_s, log_t = log_probabilities(rows.logits), log_probabilities(rows.teacher_logits)
+    low, high = (alpha_divergence(log_s, log_t, alpha, clip) for alpha in (alpha_min, alpha_max))
+    larger = low.value > high.value
+    surrogate = torch.where(larger, low.surrogate, high.surrogate)
+    # The value of the divergence with the gradient of the surrogate.
+    value = torch.where(larger, low.value, high.value) + surrogate - surrogate.detach()
+    return reduce(value, reduction, rows.kept)
+
+
+class AdaptiveAlphaDivergence(Loss):
+    """Adaptive α-divergence: whichever of two α-divergences is the larger on a sample.
+
+    With ``D_α = sum_k s_k ((t_k / s_k)^α - 1) / (α (α - 1))`` and its limits KL(t || s) at α = 1 and KL(s || t) at α =
+    0, the larger of D at `alpha_min` and at `alpha_max`, sample by sample: one punishes a student that is too sure, the
+    other one that is too spread. Powers of the ratio are cut at `clip`, in the value and in the gradient, which is that
+    of the student as a source of samples (``-sum_k s_k ρ_k d log s_k`` with ρ, s constant).
+
+    Args:
+        alpha_min: the smaller α.
+        alpha_max: the larger α.
+        clip: the largest power of the ratio, above 0.
+        ignore_index: samples with this target count for nothing.
+        reduction: "mean" over the kept samples, "sum", or "none".
+
+    Shapes:
+        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+
+    Returns:
+        A scalar, or [...] without reduction.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; an alpha that is no number; a clip of 0 or less.
+
+    Source:
+        Wang, Gong, Li, Liu, Chandra, 2021, "AlphaNet: Improved Training of Supernets with Alpha-Divergence",
+        arXiv:2102.07954, and its code facebookresearch/AlphaNet, whose value is the surrogate; here the value is the
+        divergence, the gradient is the same.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0]])
+        >>> round(AdaptiveAlphaDivergence()(logits, -logits).item(), 4)
+        1.7101
+    """
+
+    def __init__(
+        self,
+        alpha_min: float = -1.0,
+        alpha_max: float = 1.0,
+        clip: float = 5.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        check_number("adaptive_alpha_divergence", "alpha_min", alpha_min)
+        check_number("adaptive_alpha_divergence", "alpha_max", alpha_max)
+        check_number("adaptive_alpha_divergence", "clip", clip, above=0)
+        check_reduction("adaptive_alpha_divergence", reduction)
+        self.alpha_min = alpha_min
+        self.alpha_max = alpha_max
+        self.clip = clip
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """Evaluate the loss; the class documents it."""
+        return adaptive_alpha_divergence_loss(
+            logits,
+            teacher_logits,
+            target,
+            alpha_min=self.alpha_min,
+            alpha_max=self.alpha_max,
+            clip=self.clip,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )
