@@ -42,7 +42,7 @@ class XORCluster(ResidentData):
     def __init__(
         self,
         dimension: int = 4000,
-        signal: float = 20.0,
+        signal: float = 12.0,
         label_noise: float = 0.1,
         train_samples: int = 200,
         test_samples: int = 1000,

@@ -6,10 +6,11 @@ from typing import Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter
 
 from lightning_losses.plots.style import COLORS, LINE_STYLES, new_figure, paper_style
 
+_PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 Points = tuple[Sequence[float], Sequence[float]]
 
 
@@ -43,33 +44,58 @@ def grokking_curves(
     return figure
 
 
-def grokking_panels(panels: Mapping[str, Sequence[Curve]], *, measure: str = "accuracy") -> Figure:
-    """A panel a run, with a common scale: what the runs of a comparison do differently.
+def comparison(
+    panels: Mapping[str, Sequence[Curve]],
+    collapse: Mapping[str, Mapping[str, Curve]] | None = None,
+    *,
+    measure: str = "accuracy",
+) -> Figure:
+    """A column a run, on common scales: training and test above, the share of collapsed softmaxes below.
 
     Args:
         panels: the curves of each run, by its label.
+        collapse: the curves of collapse, in shares, by run and precision; without any there is no lower row.
         measure: "accuracy" or "loss".
     """
-    columns = min(len(panels), 3)
-    rows = math.ceil(len(panels) / columns)
+    below = dict(collapse or {})
     with paper_style():
-        figure, axes = new_figure(columns, rows, width=2.4, height=2.1)
-        for axis, (label, curves) in zip(axes, panels.items(), strict=False):
+        figure, axes = new_figure(len(panels), 2 if below else 1, width=2.2, height=2.0)
+        upper, lower = axes[: len(panels)], axes[len(panels) :]
+        for axis, (label, curves) in zip(upper, panels.items(), strict=True):
             draw_grokking(axis, curves, measure=measure)
             axis.set_title(label)
-        for axis in axes[len(panels) :]:
-            axis.set_visible(False)
-        shown = axes[: len(panels)]
-        low = min(axis.get_xlim()[0] for axis in shown)
-        high = max(axis.get_xlim()[1] for axis in shown)
-        for number, axis in enumerate(shown):
-            axis.set_xlim(low, high)
-            if number % columns:
+        for axis, label in zip(lower, panels, strict=bool(lower)):
+            _draw_collapse(axis, below.get(label, {}))
+        limits = [axis.get_xlim() for axis in upper]
+        heights = [axis.get_ylim() for axis in upper]
+        for axis in axes:
+            axis.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
+            axis.set_xlabel("optimizer step" if axis in (lower or upper) else "")
+        for axis in upper:
+            axis.set_ylim(min(low for low, _ in heights), max(high for _, high in heights))
+        for number, axis in enumerate(axes):
+            if number % len(panels):
                 axis.set_ylabel("")
-            if number + columns < len(shown):
-                axis.set_xlabel("")
-        shown[0].legend(loc="best")
+                axis.tick_params(labelleft=False)
+        upper[0].legend(loc="best")
+        if lower and lower[0].lines:
+            lower[0].legend(loc="best", fontsize=7)
     return figure
+
+
+def _draw_collapse(axis: Axes, curves: Mapping[str, Curve]) -> None:
+    for order, curve in enumerate(curves.values()):
+        steps = [max(step, 0.5) for step in curve.steps]
+        axis.plot(
+            steps,
+            [100 * value for value in curve.values],
+            label=curve.label,
+            color=COLORS[(order + 2) % len(COLORS)],
+            linestyle=LINE_STYLES[order % len(LINE_STYLES)],
+        )
+    log_steps(axis)
+    axis.set_ylim(-3, 103)
+    axis.set_ylabel("collapsed rows (%)")
 
 
 def draw_grokking(axis: Axes, curves: Sequence[Curve], *, measure: str = "accuracy") -> None:
@@ -147,6 +173,8 @@ def value_curves(
                           textcoords="offset points", fontsize=8, color="#555555")  # fmt: skip
         if log_y:
             axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(_PLAIN)
+            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         axis.set_ylabel(ylabel)
         axis.set_xlabel("optimizer step")
         if len(curves) > 1:
@@ -169,12 +197,12 @@ def _line(axis: Axes, steps: Sequence[float], values: Sequence[float], label: st
 
 def _mark_delay(axis: Axes, delay: Any) -> None:
     events = {"memorised": delay.memorised, "generalised": delay.generalised}
-    for name, step in events.items():
+    for order, (name, step) in enumerate(events.items()):
         if not math.isnan(step):
             axis.axvline(max(step, 0.5), color="#999999", linewidth=0.8, linestyle=":")
             axis.annotate(
                 f"{name}\n{step:,.0f}",
-                (max(step, 0.5), 0.02),
+                (max(step, 0.5), 0.02 + 0.14 * order),
                 xycoords=("data", "axes fraction"),
                 xytext=(-2, 2),
                 textcoords="offset points",
