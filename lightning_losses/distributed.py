@@ -27,6 +27,59 @@ def is_distributed_tensor(value: Any) -> bool:
     return module is not None and isinstance(value, module.DTensor)
 
 
+def row_shard(tensor: Any) -> tuple[Any, Any]:
+    """This process's rows of a DTensor split by rows over a 1-D mesh, differentiably, and the mesh's process group.
+
+    Anything but a DTensor is its own shard, of the default group.
+
+    Raises:
+        ValueError: a DTensor that is placed otherwise.
+    """
+    if not is_distributed_tensor(tensor):
+        return tensor, None
+    if tensor.device_mesh.ndim != 1 or not tensor.placements[0].is_shard(0):
+        raise ValueError(f"row_shard: a DTensor placed as {tensor.placements} came; give one that is Shard(0) on a 1-D "
+                         "mesh, or its full_tensor().")
+    return tensor.to_local(), tensor.device_mesh.get_group()
+
+
+def sizes_of_all(size: int, device: torch.device, group: Any = None) -> list[int]:
+    """A number of every process, in rank order.
+
+    Example:
+        >>> sizes_of_all(3, torch.device("cpu"))
+        [3]
+    """
+    if world_size() == 1:
+        return [size]
+    gathered = [torch.empty(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(gathered, torch.tensor([size], device=device), group)
+    return [int(other) for other in gathered]
+
+
+def group_rank(group: Any = None) -> int:
+    """This process's place in a group; 0 outside one."""
+    return dist.get_rank(group) if world_size() > 1 else 0
+
+
+def total_of_all(values: Tensor, group: Any = None) -> Tensor:
+    """The sum over the processes, without gradient."""
+    return _all_reduce(values, dist.ReduceOp.SUM, group)
+
+
+def maximum_of_all(values: Tensor, group: Any = None) -> Tensor:
+    """The largest over the processes, without gradient."""
+    return _all_reduce(values, dist.ReduceOp.MAX, group)
+
+
+def _all_reduce(values: Tensor, operation: Any, group: Any) -> Tensor:
+    if world_size() == 1:
+        return values
+    values = values.detach().clone()
+    dist.all_reduce(values, operation, group)
+    return values
+
+
 def gather_batch(value: Any) -> Any:
     """Concatenate every process's batch along the first dimension, differentiably.
 

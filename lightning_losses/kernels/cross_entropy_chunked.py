@@ -216,7 +216,8 @@ def sums_and_gradients(hidden: Float[Tensor, "tokens width"], weight: Float[Tens
                        bias: Float[Tensor, " vocabulary"] | None, target: Int[Tensor, " tokens"], terms: Terms, *,
                        row_weight: float | Float[Tensor, " tokens"], scale: float | Tensor, z_scale: float | Tensor,
                        wanted: tuple[bool, bool, bool], chunk: int | None = None,
-                       accum_dtype: torch.dtype | None = None, exchange: Exchange | None = None) -> Sums:
+                       accum_dtype: torch.dtype | None = None, exchange: Exchange | None = None,
+                       start: int = 0) -> Sums:
     """``scale sum_i ce_i`` and ``z_scale sum_i lse_i^2`` over rows of which none is ignored, with their gradients.
 
     Args:
@@ -232,8 +233,9 @@ def sums_and_gradients(hidden: Float[Tensor, "tokens width"], weight: Float[Tens
         chunk: tokens at once; by default `default_chunk`.
         accum_dtype: what the weight's gradient gathers in; by default its own dtype, float32 for float16.
         exchange: combines rows' statistics with the processes that hold the rest of the vocabulary.
+        start: the first of the vocabulary's entries that `weight` holds.
     """
-    head = Head(weight, bias, terms)
+    head = Head(weight, bias, terms, start)
     walk = Pass(head, exchange or Alone(), accum_dtype, wanted[1], wanted[2])
     grad_hidden = torch.zeros(hidden.shape, device=hidden.device,
                               dtype=hidden.dtype if exchange is None else head.statistics) if wanted[0] else None

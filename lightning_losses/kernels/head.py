@@ -22,13 +22,14 @@ class Head:
     """
 
     def __init__(self, weight: Float[Tensor, "vocabulary width"], bias: Float[Tensor, " vocabulary"] | None,
-                 terms: Terms) -> None:
+                 terms: Terms, start: int = 0) -> None:
         self.weight, self.bias, self.terms = weight, bias, terms
         self.dtype, self.statistics = working_dtype(weight), statistics_dtype(weight)
         self.on_cpu = weight.device.type == "cpu"
         self.tiles = list(spans(len(weight), _TILE if self.on_cpu else max(len(weight), 1)))
         ones = weight.new_ones(len(weight), dtype=self.statistics)
-        self.class_weight = ones if terms.class_weight is None else terms.class_weight.to(ones)
+        # The terms know the whole vocabulary; this may be its part that begins at `start`.
+        self.class_weight = ones if terms.class_weight is None else terms.class_weight[start:][:len(weight)].to(ones)
 
     def rows(self, entries: slice | Tensor) -> Float[Tensor, "entries width"]:
         """Some entries' rows of the weight, in the dtype of the products."""

@@ -139,7 +139,7 @@ def linear_cross_entropy(hidden: Float[Tensor, "*tokens width"], weight: Float[T
         rows, flat = rows[index], flat[index]
     terms = Terms(len(weight), float(label_smoothing), softcap,
                   None if class_weight is None else class_weight.to(weight.device, statistics_dtype(weight)))
-    scale, z_scale = _scales(rows, reduction, normalizer, terms.row_weight(flat), z_loss)
+    scale, z_scale = scales(rows, reduction, normalizer, terms.row_weight(flat), z_loss)
     problem = Problem(rows, weight, bias, flat, terms, scale, z_scale, chunk, threshold, sort_vocabulary, accum_dtype)
     per_row = reduction == "none" or return_lse
     choice = choose_implementation(rows, weight, per_row=per_row, filtered=threshold is not None, impl=impl)
@@ -155,8 +155,8 @@ def linear_cross_entropy(hidden: Float[Tensor, "*tokens width"], weight: Float[T
     return value._replace(lse=value.lse if return_lse else None, z_loss=value.z_loss if return_z_loss else None)
 
 
-def _scales(hidden: Float[Tensor, "tokens width"], reduction: Reduction, normalizer: float | Tensor | None,
-            row_weight: float | Float[Tensor, " tokens"], z_loss: float) -> tuple[float | Tensor, float | Tensor]:
+def scales(hidden: Float[Tensor, "tokens width"], reduction: str, normalizer: float | Tensor | None,
+           row_weight: float | Float[Tensor, " tokens"], z_loss: float) -> tuple[float | Tensor, float | Tensor]:
     """What multiplies the sums over rows of cross-entropy and of ``lse^2``."""
     if reduction != "mean":
         return 1.0, z_loss

@@ -28,8 +28,9 @@ class Problem(NamedTuple):
     accum_dtype: torch.dtype | None = None
 
 
-def check_head(loss: str, hidden: Any, weight: Any, target: Any, bias: Any = None, class_weight: Any = None) -> None:
-    """Raise ``ValueError`` unless hidden states, head and targets fit together."""
+def check_head(loss: str, hidden: Any, weight: Any, target: Any, bias: Any = None, class_weight: Any = None,
+               empty: bool = False) -> None:
+    """Raise ``ValueError`` unless hidden states, head and targets fit together; `empty` allows a head without rows."""
     check_floating(loss, "hidden", hidden)
     check_floating(loss, "weight", weight)
     for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
@@ -37,7 +38,8 @@ def check_head(loss: str, hidden: Any, weight: Any, target: Any, bias: Any = Non
             raise ValueError(f"{loss}: {name} is a DTensor; give {name}.full_tensor(), or keep the head whole by "
                              "leaving it out of fully_shard; a head split by rows goes to "
                              "vocab_parallel_cross_entropy.")
-    if weight.ndim != 2 or weight.shape[0] == 0 or hidden.ndim == 0 or hidden.shape[-1] != weight.shape[-1]:
+    wrong = weight.ndim != 2 or hidden.ndim == 0 or hidden.shape[-1] != weight.shape[-1]
+    if wrong or (len(weight) == 0 and not empty):
         raise ValueError(f"{loss}: hidden of shape {list(hidden.shape)} came with weight of shape "
                          f"{list(weight.shape)}; give [..., D] and [V, D].")
     if not torch.is_autocast_enabled(hidden.device.type) and hidden.dtype != weight.dtype:

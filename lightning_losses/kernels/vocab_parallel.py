@@ -1,5 +1,21 @@
 """Linear cross-entropy of a head whose rows are split over processes."""
 
+import itertools
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.distributed import group_rank, maximum_of_all, row_shard, sizes_of_all, total_of_all
+from lightning_losses.kernels.cross_entropy_chunked import ChunkedCrossEntropy
+from lightning_losses.kernels.linear_cross_entropy import LinearCrossEntropyValue, scales
+from lightning_losses.kernels.problem import autocast, check_head, check_targets, shifted
+from lightning_losses.kernels.terms import Terms, statistics_dtype
+from lightning_losses.tensors import check_choice, check_number
+
+_NAME = "vocab_parallel_cross_entropy"
+
 
 def vocabulary_range(vocabulary: int, rank: int, processes: int) -> range:
     """The rows of the head that a process holds: as even as can be, the first processes with one more.
@@ -11,3 +27,92 @@ def vocabulary_range(vocabulary: int, rank: int, processes: int) -> range:
     share, extra = divmod(vocabulary, processes)
     start = rank * share + min(rank, extra)
     return range(start, start + share + (rank < extra))
+
+
+class _Group:
+    """Rows' statistics combined over the processes of a group."""
+
+    def __init__(self, group: Any) -> None:
+        self.group = group
+
+    def maximum(self, values: Tensor) -> Tensor:
+        return maximum_of_all(values, self.group)
+
+    def total(self, values: Tensor) -> Tensor:
+        return total_of_all(values, self.group)
+
+
+def vocab_parallel_cross_entropy(hidden: Float[Tensor, "*tokens width"], weight: Float[Tensor, "shard width"],
+                                 target: Int[Tensor, "*tokens"], bias: Float[Tensor, " shard"] | None = None, *,
+                                 group: Any = None, ignore_index: int = -100, label_smoothing: float = 0.0,
+                                 softcap: float | None = None, z_loss: float = 0.0,
+                                 class_weight: Float[Tensor, " vocabulary"] | None = None, shift: int | bool = 0,
+                                 reduction: str = "mean", normalizer: float | Tensor | None = None,
+                                 chunk: int | None = None,
+                                 accum_dtype: torch.dtype | None = None) -> LinearCrossEntropyValue:
+    """`linear_cross_entropy` of a head whose rows lie on several processes, in rank order.
+
+    Every process calls it with the same tokens and its own rows. Two numbers a token travel for the logsumexp, two
+    more for the target and, where labels are smoothed, one; the gradient of the hidden states is added up over the
+    processes, so that each has the whole. Splits may be uneven. Made by chunks of tokens, with the gradients in
+    forward.
+
+    Args:
+        hidden: [..., T, D], the same on every process.
+        weight: [V_r, D] this process's rows, or a DTensor that is Shard(0) on a 1-D mesh.
+        target: [..., T] ids in the whole vocabulary, the same on every process.
+        bias: [V_r] this process's, or a DTensor likewise, or None.
+        group: the process group; by default the DTensor's, or that of all processes.
+        class_weight: [V] of the whole vocabulary.
+        reduction: "mean" or "sum".
+        ignore_index, label_smoothing, softcap, z_loss, shift, normalizer, chunk, accum_dtype: as for
+            `linear_cross_entropy`.
+
+    Returns:
+        The loss, the same on every process, and the z-loss's part of it.
+
+    Raises:
+        ValueError: shapes, dtypes or ranges that do not fit; a DTensor that is not split by rows.
+
+    Source:
+        The vocab-parallel option of apple/ml-cross-entropy, without its restriction to plain tensors. torch's
+        `loss_parallel` has no label smoothing.
+
+    Example:
+        >>> hidden, weight = torch.eye(3, 4), torch.ones(5, 4)
+        >>> round(vocab_parallel_cross_entropy(hidden, weight, torch.tensor([0, 1, 2])).loss.item(), 4)
+        1.6094
+    """
+    check_choice(_NAME, "reduction", reduction, ("mean", "sum"))
+    check_number(_NAME, "label_smoothing", label_smoothing, least=0, most=1)
+    check_number(_NAME, "z_loss", z_loss, least=0)
+    if softcap is not None:
+        check_number(_NAME, "softcap", softcap, above=0)
+    weight, own_group = row_shard(weight)
+    bias, _ = row_shard(bias)
+    group = group if group is not None else own_group
+    check_head(_NAME, hidden, weight, target, bias, empty=True)
+    sizes = sizes_of_all(len(weight), hidden.device, group)
+    vocabulary, start = sum(sizes), [0, *itertools.accumulate(sizes)][group_rank(group)]
+    if class_weight is not None and class_weight.shape != (vocabulary,):
+        raise ValueError(f"{_NAME}: class_weight of shape {list(class_weight.shape)} came with a vocabulary of "
+                         f"{vocabulary} over all processes; give shape [{vocabulary}].")
+    hidden, target = shifted(_NAME, hidden, target, shift)
+    hidden, weight, bias = autocast(hidden, weight, bias)
+    rows, flat = hidden.reshape(-1, hidden.shape[-1]), target.reshape(-1)
+    kept = flat != ignore_index
+    check_targets(_NAME, flat, kept, vocabulary, ignore_index)
+    rows, flat = rows[kept], flat[kept]
+    terms = Terms(vocabulary, float(label_smoothing), softcap,
+                  None if class_weight is None else class_weight.to(hidden.device, statistics_dtype(weight)))
+    row_weight = terms.row_weight(flat)
+    scale, z_scale = scales(rows, reduction, normalizer, row_weight, z_loss)
+    learns = torch.is_grad_enabled()
+    # Whether a gradient travels must not depend on the process: every one needs that of the hidden states.
+    wanted = (learns and hidden.requires_grad, learns and weight.requires_grad,
+              learns and bias is not None and bias.requires_grad)
+    options = {"row_weight": row_weight, "scale": scale, "z_scale": z_scale, "wanted": wanted, "chunk": chunk,
+               "accum_dtype": accum_dtype, "exchange": _Group(group), "start": start}
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss, z_part = ChunkedCrossEntropy.apply(rows, weight, bias, flat - start, terms, options)
+    return LinearCrossEntropyValue(loss, None, z_part)

@@ -1,0 +1,106 @@
+import pytest
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+from lightning_losses.kernels import head
+from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
+from lightning_losses.kernels.vocab_parallel import vocab_parallel_cross_entropy, vocabulary_range
+from tests.distributed.processes import in_group, run_on_processes
+from tests.kernels.test_linear_cross_entropy import problem
+
+pytestmark = pytest.mark.kernels
+
+OPTIONS = {
+    "plain": {},
+    "label_smoothing": {"label_smoothing": 0.1},
+    "z_loss": {"z_loss": 0.02, "reduction": "sum"},
+    "softcap_shift": {"softcap": 3.0, "shift": 1},
+    "all": {"label_smoothing": 0.2, "z_loss": 0.02, "softcap": 3.0, "class_weight": True, "normalizer": 40},
+    "smoothed_weights": {"label_smoothing": 0.2, "class_weight": True},
+}
+SPLITS = [[12, 11], [20, 3], [23, 0], [1, 22]]
+
+
+def call(name, scale):
+    options = dict(OPTIONS[name])
+    if options.pop("class_weight", False):
+        options["class_weight"] = torch.linspace(0.5, 2.0, 23, dtype=torch.float64)
+    return problem(scale=scale), options
+
+
+def check_split(name, split, scale):
+    torch.set_default_dtype(torch.float64)
+    (hidden, weight, target, bias), options = call(name, scale)
+    rank = torch.distributed.get_rank()
+    own = torch.arange(23).split(split)[rank]
+    mine, my_bias = (t.detach()[own].requires_grad_() for t in (weight, bias))
+    value = vocab_parallel_cross_entropy(hidden, mine, target, my_bias, chunk=5, **options)
+    found = [value.loss, *torch.autograd.grad(-2 * value.loss, [hidden, mine, my_bias])]
+    wanted = linear_cross_entropy(hidden, weight, target, bias, impl="reference", return_z_loss=True, **options)
+    gradients = torch.autograd.grad(-2 * wanted.loss, [hidden, weight, bias])
+    # float64 sums in another order: a few roundings.
+    for one, other in zip(found, [wanted.loss, gradients[0], gradients[1][own], gradients[2][own]], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(value.z_loss, wanted.z_loss, rtol=1e-10, atol=1e-12)
+
+
+def check_everything():
+    head._TILE = 7
+    for name in OPTIONS:
+        for split in SPLITS:
+            for scale in (1.0, 200.0):
+                check_split(name, split, scale)
+
+
+@pytest.mark.distributed
+def test_two_processes_equal_one_for_even_and_uneven_splits():
+    run_on_processes(in_group, 2, check_everything)
+
+
+def check_dtensor():
+    (hidden, weight, target, bias), _ = call("plain", 1.0)
+    mesh = init_device_mesh("cpu", (2,))
+    split, split_bias = (distribute_tensor(t.detach(), mesh, [Shard(0)]).requires_grad_() for t in (weight, bias))
+    loss = vocab_parallel_cross_entropy(hidden, split, target, split_bias, label_smoothing=0.1).loss
+    found = torch.autograd.grad(loss, [hidden, split, split_bias])
+    assert isinstance(found[1], DTensor)
+    wanted_loss = linear_cross_entropy(hidden, weight, target, bias, label_smoothing=0.1, impl="reference")
+    wanted = torch.autograd.grad(wanted_loss, [hidden, weight, bias])
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.full_tensor() if isinstance(one, DTensor) else one, other)
+    with pytest.raises(ValueError, match="full_tensor"):
+        linear_cross_entropy(hidden, split, target)
+    with pytest.raises(ValueError, match=r"Shard\(0\)"):
+        vocab_parallel_cross_entropy(hidden, distribute_tensor(weight.detach(), mesh, [Replicate()]), target)
+
+
+@pytest.mark.distributed
+def test_a_dtensor_split_by_rows_is_taken_and_any_other_refused():
+    run_on_processes(in_group, 2, check_dtensor)
+
+
+def test_one_process_alone_is_plain_linear_cross_entropy():
+    hidden, weight, target, bias = problem()
+    value = vocab_parallel_cross_entropy(hidden, weight, target, bias, z_loss=0.1)
+    wanted = linear_cross_entropy(hidden, weight, target, bias, z_loss=0.1, impl="reference")
+    torch.testing.assert_close(value.loss, wanted, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"reduction": "none"}, "choose one of 'mean', 'sum'"),
+    ({"class_weight": torch.ones(3)}, "vocabulary of 23 over all processes"),
+    ({"target": torch.full((3, 6), 23)}, "target 23"),
+])
+def test_wrong_calls_are_one_sentence(change, message):
+    names = ("hidden", "weight", "target", "bias")
+    with pytest.raises(ValueError, match=message):
+        vocab_parallel_cross_entropy(**{**dict(zip(names, problem(), strict=True)), **change})
+
+
+def test_ranges_cover_the_vocabulary_in_order():
+    for vocabulary in range(1, 12):
+        for processes in range(1, 6):
+            ranges = [vocabulary_range(vocabulary, rank, processes) for rank in range(processes)]
+            assert [entry for one in ranges for entry in one] == list(range(vocabulary))
+            assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
