@@ -1,5 +1,6 @@
 """Calibration: metrics, post-hoc calibrators and training objectives."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,23 @@ from lightning_losses.calibration import (
     TemperatureScaling,
     VectorScaling,
 )
+from lightning_losses.losses import (
+    avuc_loss,
+    correctness_aware_loss,
+    cross_entropy_loss,
+    dca_loss,
+    dual_focal_loss,
+    focal_adaptive_loss,
+    focal_loss,
+    mbls_loss,
+    mdca_loss,
+    mmce_loss,
+    mmce_weighted_loss,
+    rankmixup_mndcg_loss,
+    rankmixup_mrl_loss,
+    soft_avuc_loss,
+    soft_binned_ece_loss,
+)
 from lightning_losses.metrics import (
     adaptive_calibration_error,
     area_under_risk_coverage,
@@ -30,7 +48,7 @@ from lightning_losses.metrics import (
     rms_calibration_error,
 )
 from lightning_losses.metrics.bins import bin_sums, binned, confidences, width_bins
-from tests.golden.adapter import Adapter, Params
+from tests.golden.adapter import Adapter, Params, gradients, leaf
 
 ODIR = "lam*sum offdiag^2/(C(C-1)) + mu*sum b^2/C"
 
@@ -76,16 +94,22 @@ def calibration_metrics(inputs: dict[str, Tensor], params: dict[str, Any]) -> di
 def temperature_scaling(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
     with Params(params):
         calibrator = TemperatureScaling().fit(inputs["logits"], inputs["labels"])
-    return {"temperature": calibrator.temperature, "temperature_reference": calibrator.temperature,
-            "nll": F.cross_entropy(calibrator(inputs["logits"]), inputs["labels"])}
+    return {
+        "temperature": calibrator.temperature,
+        "temperature_reference": calibrator.temperature,
+        "nll": F.cross_entropy(calibrator(inputs["logits"]), inputs["labels"]),
+    }
 
 
 def ensemble_temperature_scaling(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
     with Params(params) as given:
         given.choice("loss", {"mse": "mse"})
     calibrator = EnsembleTemperatureScaling().fit(inputs["logits"], inputs["labels"])
-    return {"t": calibrator.temperature, "w": calibrator.weights,
-            "probs": torch.softmax(calibrator(inputs["logits_eval"]), dim=-1)}
+    return {
+        "t": calibrator.temperature,
+        "w": calibrator.weights,
+        "probs": torch.softmax(calibrator(inputs["logits_eval"]), dim=-1),
+    }
 
 
 def isotonic_per_class(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
@@ -102,8 +126,10 @@ def vector_scaling(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[st
         given.choice("penalty", {"mu*sum b^2/C": "intercept"})
     calibrator = VectorScaling(mu).fit(inputs["logits"], inputs["labels"])
     logits = calibrator(inputs["logits"])
-    return {"objective": F.cross_entropy(logits, inputs["labels"]) + mu * calibrator.offset.square().mean(),
-            "probs_first8": torch.softmax(logits[:8], dim=-1)}
+    return {
+        "objective": F.cross_entropy(logits, inputs["labels"]) + mu * calibrator.offset.square().mean(),
+        "probs_first8": torch.softmax(logits[:8], dim=-1),
+    }
 
 
 def affine(kind: type[MatrixScaling]) -> Adapter:
@@ -115,8 +141,10 @@ def affine(kind: type[MatrixScaling]) -> Adapter:
         logits, weight, classes = calibrator(inputs["logits"]), calibrator.weight, inputs["logits"].shape[-1]
         off_diagonal = (weight - torch.diag(weight.diagonal())).square().sum()
         penalty = lam * off_diagonal / (classes * (classes - 1)) + mu * calibrator.offset.square().sum() / classes
-        return {"objective": F.cross_entropy(logits, inputs["labels"]) + penalty,
-                "probs_first8": torch.softmax(logits[:8], dim=-1)}
+        return {
+            "objective": F.cross_entropy(logits, inputs["labels"]) + penalty,
+            "probs_first8": torch.softmax(logits[:8], dim=-1),
+        }
 
     return adapter
 
@@ -137,6 +165,162 @@ def platt_scaling(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str
     return {"a": calibrator.slope[0], "b": calibrator.offset[0]}
 
 
+def objective(read: Callable[[Params], Callable[[Tensor, Tensor], Tensor]]) -> Adapter:
+    """The adapter of a loss of logits and labels, from a reader of its parameters."""
+
+    def adapter(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+        with Params(params) as given:
+            function = read(given)
+        logits = leaf(inputs["logits"])
+        loss = function(logits, inputs["labels"])
+        return {"loss": loss, **gradients(loss, logits=logits)}
+
+    return adapter
+
+
+def focal(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
+    gamma, reduction = given.take("gamma"), given.take("reduction")
+    return lambda logits, target: focal_loss(logits, target, gamma=gamma, reduction=reduction)
+
+
+def focal_adaptive(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
+    gamma, reduction = given.take("gamma"), given.take("reduction")
+    return lambda logits, target: focal_adaptive_loss(logits, target, gammas=(5.0, gamma), reduction=reduction)
+
+
+def dual_focal(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
+    gamma, reduction = given.take("gamma"), given.take("reduction")
+    return lambda logits, target: dual_focal_loss(logits, target, gamma=gamma, reduction=reduction)
+
+
+def dca(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
+    beta = given.take("beta")
+    given.choice("total", {"CE + beta*DCA": None})
+    return lambda logits, target: F.cross_entropy(logits, target) + beta * dca_loss(logits, target)
+
+
+def mmce(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
+    bandwidth = given.choice("kernel", {"laplace 0.4": 0.4})
+    squared = given.choice("returns", {"squared MMCE (no root)": True})
+    return lambda logits, target: mmce_loss(logits, target, bandwidth=bandwidth, squared=squared)
+
+
+def mbls(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
+    margin, alpha = given.take("margin"), given.take("alpha")
+    given.choice("total", {"CE + alpha*mean over N*C": None})
+    return lambda logits, target: mbls_loss(logits, target, margin=margin, alpha=alpha)
+
+
+def label_smoothing(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
+    alpha = given.take("alpha")
+    given.choice("uniform", {"over all C classes": None})
+    return lambda logits, target: cross_entropy_loss(logits, target, label_smoothing=alpha)
+
+
+def avuc(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
+    beta, threshold = given.take("beta"), given.take("threshold")
+    given.choice("eps", {1e-10: None})
+    return lambda logits, target: beta * avuc_loss(logits, target, threshold=threshold)
+
+
+def soft_ece(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
+    bins, temperature = given.take("bins"), given.take("temperature")
+    given.choice("norm", {"l2 with square root": None})
+    given.choice("eps", {1e-5: None})
+    return lambda logits, target: soft_binned_ece_loss(logits, target, num_bins=bins, temperature=temperature)
+
+
+def soft_avuc(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
+    kappa, temperature = given.take("kappa"), given.take("temperature")
+    given.choice("eps", {1e-5: None})
+    return lambda logits, target: soft_avuc_loss(logits, target, threshold=kappa, temperature=temperature)
+
+
+def mdca(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        # The authors average the classes' indicators in float32; the rounding is theirs, and added here.
+        indicators = F.one_hot(target, logits.shape[-1])
+        frequency, rounded = indicators.double().mean(0), indicators.float().mean(0).double()
+        above = torch.sign(logits.detach().softmax(-1).mean(0) - frequency)
+        return mdca_loss(logits, target) + (above * (frequency - rounded)).mean()
+
+    return loss
+
+
+def mmce_weighted(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        bandwidth = given.choice("kernel", {"laplace 0.4": 0.4})
+    logits, target = leaf(inputs["logits"]), inputs["labels"]
+    loss = mmce_weighted_loss(logits, target, bandwidth=bandwidth)
+    # The authors' code divides by the block sizes once more.
+    confidence, prediction = logits.detach().softmax(-1).max(-1)
+    right = prediction == target
+    kernel = torch.exp(-(confidence[:, None] - confidence).abs() / bandwidth)
+    up, down = ((1 - confidence) * right, confidence * ~right)
+    m, n = right.sum(), (~right).sum()
+    blocks = [
+        (up[:, None] * up * kernel).sum() / m**4,
+        (down[:, None] * down * kernel).sum() / n**4,
+        -2 * (up[:, None] * down * kernel).sum() / (m * n) ** 2,
+    ]
+    return {
+        "loss_formula": loss,
+        "loss_ref_code": (sum(blocks) + 1e-10).sqrt(),
+        "grad_formula": gradients(loss, logits=logits)["grad_logits"],
+    }
+
+
+def correctness_aware(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        temperature = given.take("temperature")
+    logits, target = leaf(inputs["logits_original"] / temperature), inputs["labels"]
+    torch.testing.assert_close(logits.detach(), inputs["logits_calibrated"])
+    mean, balanced = (correctness_aware_loss(logits, target, balanced=b) for b in (False, True))
+    return {
+        "loss_mean": mean,
+        "loss_balanced": balanced,
+        "grad_mean": gradients(mean, logits=logits)["grad_logits"],
+        "grad_balanced": gradients(balanced, logits=logits)["grad_logits"],
+        "correctness": (logits.argmax(-1) == target).double(),
+    }
+
+
+def rankmixup_mndcg(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        alpha, mixtures = given.take("alpha"), given.take("Q")
+    raw, mixup, target = leaf(inputs["logits_raw"]), leaf(inputs["logits_mixup"]), inputs["labels"]
+    if len(mixup) != mixtures * len(raw):
+        raise ValueError(f"{len(mixup)} mixtures of {len(raw)} samples came with Q={mixtures}")
+    ce = cross_entropy_loss(raw, target)
+    mndcg = rankmixup_mndcg_loss(raw, target, mixup, inputs["target_mixup"])
+    loss = ce + alpha * mndcg
+    return {"loss": loss, "loss_ce": ce, "loss_mndcg": mndcg, **gradients(loss, raw=raw, mixup=mixup)}
+
+
+def rankmixup_mrl(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        alpha, margin, margin_prob = given.take("alpha"), given.take("margin"), given.take("margin_prob")
+    raw, mixup, target = leaf(inputs["logits_raw"]), leaf(inputs["logits_mixup"]), inputs["labels"]
+    mixed = inputs["target_mixup"]
+    ce = cross_entropy_loss(raw, target)
+    logit = rankmixup_mrl_loss(raw, target, mixup, mixed, margin=margin)
+    mask = (mixed.max(-1).values < 1).double()
+    # The authors' code broadcasts the mask over the batch: a product of means.
+    everything = rankmixup_mrl_loss(raw, target, mixup, 0.5 * mixed, margin=margin)
+    found = gradients(logit, raw_per_sample=raw, mixup_per_sample=mixup)
+    return {
+        "loss_ce": ce,
+        "mask": mask,
+        "mrl_ref_code": mask.mean() * everything,
+        "loss_ref_code": ce + alpha * mask.mean() * everything,
+        "mrl_logit_per_sample": logit,
+        "mrl_prob_per_sample": rankmixup_mrl_loss(
+            raw, target, mixup, mixed, margin=margin_prob, compare="probabilities"
+        ),
+        **found,
+    }
+
+
 ADAPTERS: dict[str, Adapter] = {
     "calibration_metrics": calibration_metrics,
     "temperature_scaling": temperature_scaling,
@@ -147,4 +331,19 @@ ADAPTERS: dict[str, Adapter] = {
     "dirichlet_calibration": affine(DirichletCalibration),
     "histogram_binning": histogram_binning,
     "platt_scaling": platt_scaling,
+    "focal_loss": objective(focal),
+    "focal_adaptive": objective(focal_adaptive),
+    "dual_focal_loss": objective(dual_focal),
+    "mdca": objective(mdca),
+    "dca": objective(dca),
+    "mmce": objective(mmce),
+    "mmce_weighted": mmce_weighted,
+    "mbls": objective(mbls),
+    "label_smoothing": objective(label_smoothing),
+    "avuc": objective(avuc),
+    "soft_binned_ece": objective(soft_ece),
+    "soft_avuc": objective(soft_avuc),
+    "correctness_aware": correctness_aware,
+    "rankmixup_mndcg": rankmixup_mndcg,
+    "rankmixup_mrl": rankmixup_mrl,
 }

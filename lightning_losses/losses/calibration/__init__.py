@@ -1,0 +1,1 @@
+"""Objectives that train a network to know how sure it is."""

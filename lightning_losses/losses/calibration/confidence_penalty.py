@@ -1,0 +1,55 @@
+"""Confidence penalty: the negative entropy of the predictions."""
+
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from lightning_losses.losses.base import Loss
+from lightning_losses.tensors import Reduction, check_reduction, classification_rows, entropy, log_probabilities, reduce
+
+
+def confidence_penalty_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."] | None = None, *,
+                            ignore_index: int = -100, reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+    """Negative entropy of the predictions; see `ConfidencePenalty`."""
+    check_reduction("confidence_penalty", reduction)
+    rows = classification_rows("confidence_penalty", logits, target, ignore_index)
+    return reduce(-entropy(log_probabilities(rows.logits)), reduction, rows.kept)
+
+
+class ConfidencePenalty(Loss):
+    """Confidence penalty: the negative entropy of the predictions, to be added to cross-entropy with a small weight.
+
+    ``sum_c p_c log p_c`` with p the softmax; in [-log C, 0].
+
+    Args:
+        ignore_index: samples with this target count for nothing.
+        reduction: "mean" over the kept samples, "sum", or "none".
+
+    Shapes:
+        logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+
+    Returns:
+        A scalar, or [...] without reduction.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit.
+
+    Source:
+        Pereyra et al., 2017, "Regularizing Neural Networks by Penalizing Confident Output Distributions",
+        arXiv:1701.06548, with a weight of 0.1. Codes that average over the classes too make it C times smaller.
+
+    Example:
+        >>> import torch
+        >>> round(ConfidencePenalty()(torch.zeros(1, 4)).item(), 4)
+        -1.3863
+    """
+
+    def __init__(self, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        check_reduction("confidence_penalty", reduction)
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+
+    def forward(self, logits: Float[Tensor, "*rows classes"],
+                target: Shaped[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
+        """Evaluate the loss; the class documents it."""
+        return confidence_penalty_loss(logits, target, ignore_index=self.ignore_index, reduction=self.reduction)

@@ -1,0 +1,78 @@
+"""Sample-dependent focal loss (FLSD-53): a larger exponent where the target is improbable."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from lightning_losses.losses.base import Loss
+from lightning_losses.losses.calibration.confidence import indexed_rows
+from lightning_losses.losses.calibration.focal import focal_weight
+from lightning_losses.tensors import Reduction, check_number, check_reduction, pick
+
+
+def focal_adaptive_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *,
+                        gammas: Sequence[float] = (5.0, 3.0), threshold: float = 0.2, ignore_index: int = -100,
+                        reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+    """Sample-dependent focal loss; see `FocalAdaptive`."""
+    check_reduction("focal_adaptive", reduction)
+    low, high = _check("focal_adaptive", gammas, threshold)
+    rows = indexed_rows("focal_adaptive", logits, target, ignore_index)
+    log_p = pick(rows.log_p, rows.target)
+    gamma = torch.where(log_p.detach().exp() < threshold, low, high)
+    return rows.reduced(-focal_weight(log_p, gamma) * log_p, reduction)
+
+
+class FocalAdaptive(Loss):
+    """Sample-dependent focal loss (FLSD-53): a larger exponent where the target is improbable.
+
+    ``-(1 - p)^γ log p`` with p the probability of the target, ``γ = gammas[0]`` where ``p < threshold`` and
+    ``gammas[1]`` elsewhere; γ gets no gradient.
+
+    Args:
+        gammas: the exponents below and from the threshold on, each at least 0.
+        threshold: in [0, 1].
+        ignore_index: samples with this target count for nothing.
+        reduction: "mean" over the kept samples, "sum", or "none".
+
+    Shapes:
+        logits: [..., C]; target: [...] class indices.
+
+    Returns:
+        A scalar, or [...] without reduction.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; a target of probabilities; exponents or a threshold out of range.
+
+    Source:
+        Mukhoti et al., 2020, "Calibrating Deep Neural Networks using Focal Loss", arXiv:2002.09437 (FLSD-53).
+
+    Example:
+        >>> round(FocalAdaptive()(torch.zeros(1, 2), torch.tensor([0])).item(), 4)
+        0.0866
+    """
+
+    def __init__(self, gammas: Sequence[float] = (5.0, 3.0), threshold: float = 0.2, ignore_index: int = -100,
+                 reduction: Reduction = "mean") -> None:
+        super().__init__()
+        check_reduction("focal_adaptive", reduction)
+        self.gammas = _check("focal_adaptive", gammas, threshold)
+        self.threshold = threshold
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+
+    def forward(self, logits: Float[Tensor, "*rows classes"],
+                target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Evaluate the loss; the class documents it."""
+        return focal_adaptive_loss(logits, target, gammas=self.gammas, threshold=self.threshold,
+                                   ignore_index=self.ignore_index, reduction=self.reduction)
+
+
+def _check(loss: str, gammas: Sequence[float], threshold: float) -> tuple[float, float]:
+    check_number(loss, "threshold", threshold, least=0, most=1)
+    if len(gammas) != 2:
+        raise ValueError(f"{loss}: gammas={gammas!r} came; give two, for below and from the threshold on.")
+    for gamma in gammas:
+        check_number(loss, "gammas", gamma, least=0)
+    return gammas[0], gammas[1]

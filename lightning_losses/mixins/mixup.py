@@ -1,0 +1,109 @@
+"""The mixin that mixes the samples of a batch, for mixup training and for RankMixup."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.tensors import check_number
+
+
+class MixupMixin(ObjectiveMixin):
+    """Mixes the samples of a batch, and offers the objective `mixup_logits` and `mixup_target`.
+
+    Each mixture adds up `mixup_size` samples, the sample itself and permutations of the batch, with weights drawn from
+    a symmetric Dirichlet distribution, one draw for the batch: with two samples it is mixup, with more its
+    generalisation. There are `mixup_count` mixtures of every sample, in blocks of the batch. They run through the
+    network only if the objective takes them; permutations stay within the process's own batch. A sample whose target is
+    -100 adds nothing to a mixed target.
+
+    Mixup training is cross-entropy of the mixtures, ``Term(CrossEntropy(), inputs={"logits": "mixup_logits", "target":
+    "mixup_target"})``; RankMixup is cross-entropy of the samples and `RankMixupMNDCG` or `RankMixupMRL` of both.
+
+    Attributes:
+        mixup_count: Q, the mixtures of each sample, at least 1.
+        mixup_size: the samples in a mixture, at least 2.
+        mixup_alpha: the Dirichlet concentration, above 0; 1 is uniform, near 0 mixes little.
+
+    Source:
+        Zhang et al., 2018, "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412; mixtures of more samples:
+        Chidambaram, Ge, 2023, "On the Limitations of Temperature Scaling for Distributions with Overlaps",
+        arXiv:2306.00740; several mixtures: Noh et al., 2023, "RankMixup", arXiv:2308.11990.
+
+    Example:
+        >>> import lightning
+        >>> from lightning_losses import CrossEntropy, Objective, Term
+        >>> class Mixed(MixupMixin, lightning.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.network = torch.nn.Linear(4, 3)
+        ...         self.objective = Objective({"mixup": Term(CrossEntropy(), inputs={"logits": "mixup_logits",
+        ...                                                                           "target": "mixup_target"})})
+        ...     def forward(self, inputs):
+        ...         return self.network(inputs)
+        ...     def training_step(self, batch, batch_idx):
+        ...         inputs, target = batch
+        ...         return self.apply_objective(inputs=inputs, logits=self(inputs), target=target)
+        >>> Mixed().training_step((torch.zeros(2, 4), torch.tensor([0, 1])), 0)["loss"].shape
+        torch.Size([])
+    """
+
+    mixup_count: int = 1
+    mixup_size: int = 2
+    mixup_alpha: float = 1.0
+
+    def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Add the mixtures' logits and targets, where the objective asks for them."""
+        tensors = super().objective_tensors(tensors)
+        wanted = self.objective.needs("mixup_logits") or self.objective.needs("mixup_target")
+        if not wanted or "mixup_logits" in tensors:
+            return tensors
+        if missing := [name for name in ("inputs", "logits", "target") if name not in tensors]:
+            raise ValueError(f"{type(self).__name__}: mixtures need {', '.join(map(repr, missing))}; the step offered "
+                             f"{', '.join(map(repr, sorted(tensors)))}.")
+        inputs, target = tensors["inputs"], tensors["target"]
+        mixed = [mix(inputs, target, tensors["logits"].shape[-1], size=self.mixup_size, alpha=self.mixup_alpha)
+                 for _ in range(self.mixup_count)]
+        tensors["mixup_logits"] = self(torch.cat([one for one, _ in mixed]))
+        tensors["mixup_target"] = torch.cat([one for _, one in mixed])
+        return tensors
+
+
+def mix(inputs: Float[Tensor, "batch ..."], target: Shaped[Tensor, "batch ..."], num_classes: int, *, size: int = 2,
+        alpha: float = 1.0) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch classes"]]:
+    """A mixture of every sample with others of its batch, and the mixture's class probabilities.
+
+    Args:
+        inputs: [B, ...] floating-point.
+        target: [B] class indices (-100 adds nothing), or [B, C] probabilities.
+        num_classes: C.
+        size: the samples in a mixture, at least 2.
+        alpha: the Dirichlet concentration, above 0.
+
+    Raises:
+        ValueError: inputs that can't be mixed; a size or a concentration out of range.
+
+    Example:
+        >>> inputs, target = mix(torch.eye(3), torch.tensor([0, 1, 2]), 3)
+        >>> bool(torch.allclose(inputs, target))
+        True
+    """
+    check_number("mix", "size", size, least=2)
+    check_number("mix", "alpha", alpha, above=0)
+    if not inputs.is_floating_point():
+        raise ValueError(f"mix: inputs have dtype {inputs.dtype}; only floating-point inputs can be mixed.")
+    if target.is_floating_point():
+        probabilities = target
+    else:
+        probabilities = F.one_hot(target.clamp(min=0), num_classes).to(inputs.dtype)
+        probabilities = probabilities * (target >= 0).unsqueeze(-1)
+    weights = torch.distributions.Dirichlet(torch.full((size,), float(alpha))).sample().tolist()
+    mixed_inputs, mixed_target = weights[0] * inputs, weights[0] * probabilities
+    for weight in weights[1:]:
+        order = torch.randperm(len(inputs)).to(inputs.device)
+        mixed_inputs = mixed_inputs + weight * inputs[order]
+        mixed_target = mixed_target + weight * probabilities[order]
+    return mixed_inputs, mixed_target

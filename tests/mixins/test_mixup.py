@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch import nn
+
+from lightning_losses import CrossEntropy, Objective, RankMixupMNDCG, Term
+from lightning_losses.mixins.mixup import mix
+from lightning_losses.modules.mixup_classifier import MixupClassifier
+
+MIXUP = {"mixup": Term(CrossEntropy(), inputs={"logits": "mixup_logits", "target": "mixup_target"})}
+
+
+def batch(rows=6):
+    return {"inputs": torch.randn(rows, 4), "target": torch.arange(rows) % 3}
+
+
+def module(terms, **options):
+    return MixupClassifier(network=nn.Linear(4, 3), objective=Objective(terms), num_classes=3, **options)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_mixtures_are_mixed_like_their_targets(size):
+    target = torch.arange(8)
+    inputs, mixed = mix(torch.eye(8), target, 8, size=size)
+    torch.testing.assert_close(inputs, mixed)
+    torch.testing.assert_close(mixed.sum(-1), torch.ones(8))
+    assert (mixed > 0).sum(-1).max() <= size
+    # The same weights for all samples of the batch.
+    assert len({round(float(weight), 6) for weight in mixed.diagonal()}) <= 2**size
+
+
+def test_loss_of_mixtures_is_the_mixture_of_losses():
+    torch.manual_seed(0)
+    learner, data = module(MIXUP), batch()
+    tensors = learner.objective_tensors({**data, "logits": learner(data["inputs"])})
+    logits, target = tensors["mixup_logits"], tensors["mixup_target"]
+    each = -logits.log_softmax(-1)
+    torch.testing.assert_close(learner.objective(**tensors).total, (target * each).sum(-1).mean())
+
+
+def test_there_are_as_many_mixtures_as_asked_for_in_blocks():
+    learner, data = module({"ce": CrossEntropy(), "rank": RankMixupMNDCG()}, mixup_count=3), batch()
+    output = learner.training_step(data, 0)
+    assert torch.isfinite(output["loss"])
+    tensors = learner.objective_tensors({**data, "logits": learner(data["inputs"])})
+    assert tensors["mixup_logits"].shape == (18, 3)
+    own = nn.functional.one_hot(data["target"], 3).bool()
+    assert (tensors["mixup_target"].reshape(3, 6, 3)[:, own] > 0).all()
+
+
+def test_nothing_is_mixed_that_no_term_takes():
+    learner, data = module({"ce": CrossEntropy()}), batch()
+    assert "mixup_logits" not in learner.objective_tensors({**data, "logits": learner(data["inputs"])})
+
+
+def test_ignored_samples_add_nothing_to_a_target():
+    _, mixed = mix(torch.eye(2), torch.tensor([0, -100]), 2)
+    assert mixed[:, 1].sum() == 0
+    assert (mixed.sum(-1) <= 1).all()
+
+
+def test_gradients_flow_through_the_mixtures():
+    learner = module(MIXUP)
+    learner.training_step(batch(), 0)["loss"].backward()
+    assert learner.network.weight.grad.abs().sum() > 0
+
+
+def test_missing_tensors_are_named():
+    with pytest.raises(ValueError, match="mixtures need 'inputs', 'target'; the step offered 'logits'"):
+        module(MIXUP).objective_tensors({"logits": torch.zeros(2, 3)})
+
+
+@pytest.mark.parametrize("options", [{"mixup_count": 0}, {"mixup_size": 1}, {"mixup_alpha": 0}])
+def test_bad_options_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        module(MIXUP, **options)
+
+
+def test_integer_inputs_are_refused():
+    with pytest.raises(ValueError, match="int64"):
+        mix(torch.zeros(2, 3, dtype=torch.long), torch.tensor([0, 1]), 2)
