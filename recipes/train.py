@@ -17,6 +17,8 @@ from rich.console import Console
 
 from lightning_losses.data.cache import cache_folder
 from lightning_losses.recipe.evaluation import evaluate
+from lightning_losses.recipe.grok import grok
+from lightning_losses.recipe.grok import rehearse as rehearse_runs
 from lightning_losses.recipe.kept_networks import KeptNetworks
 from lightning_losses.recipe.launch import command, launch
 from lightning_losses.recipe.loggers import log_report, make_logger, plain_settings
@@ -53,6 +55,7 @@ def trainings(config: DictConfig) -> dict[str, Training]:
 def rehearse(config: DictConfig) -> None:
     """Take one step with every network, so that what can't work is known before anything was trained."""
     if "runs" in config:
+        rehearse_runs(config)
         return
     for training in trainings(config).values():
         training.rehearse()
@@ -60,14 +63,12 @@ def rehearse(config: DictConfig) -> None:
 
 def train(config: DictConfig, folder: Path) -> Any:
     """Train what the experiment names, evaluate it, and write the report into the run's folder."""
-    if "runs" in config:
-        # Several variants of one network, watched while they grok, have a report of their own.
-        from lightning_losses.recipe.grok import grok
-
-        return grok(config, folder)
     started = time.perf_counter()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if "runs" in config:
+        # Several variants of one network, watched while they grok, have a report of their own.
+        return grok(config, folder)
     console = Console(soft_wrap=True, highlight=False)
     kept = KeptNetworks(config.cache or cache_folder() / "networks")
     checkpoints, resume = folder / "checkpoints", config.resume is not None
