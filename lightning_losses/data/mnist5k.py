@@ -84,7 +84,7 @@ def _whole(table: NDArray[np.uint8]) -> bool:
 
 def _kept(path: Path) -> NDArray[np.uint8] | None:
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             table: NDArray[np.uint8] = content["table"]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None

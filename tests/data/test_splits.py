@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_losses.data.splits import stratified_split
+
+
+@given(st.lists(st.integers(5, 30), min_size=2, max_size=5), st.integers(0, 1000))
+def test_every_sample_is_in_one_part_and_every_class_has_its_share(counts, seed):
+    target = np.random.RandomState(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    split = stratified_split(target, val_fraction=0.2, test_fraction=0.3, seed=seed)
+    assert sorted(np.concatenate(split)) == list(range(len(target)))
+    for label, count in enumerate(counts):
+        assert (target[split.val] == label).sum() == round(0.2 * count)
+        assert (target[split.test] == label).sum() == round(0.3 * count)
+
+
+def test_the_seed_decides_the_split():
+    target = np.repeat([0, 1], 50)
+    first, again, other = (stratified_split(target, val_fraction=0.2, test_fraction=0.2, seed=seed)
+                           for seed in (0, 0, 1))
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    assert (first.test != other.test).any()
+    # Frozen: another split would make every kept network and every reported number incomparable.
+    assert first.test[:6].tolist() == [0, 3, 9, 19, 21, 36]
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.0, 0.2), (0.2, 0.0), (0.5, 0.5), (-0.1, 0.2)])
+def test_fractions_that_leave_a_part_empty_are_refused(val, test):
+    with pytest.raises(ValueError, match="stratified_split: val_fraction"):
+        stratified_split(np.repeat([0, 1], 10), val_fraction=val, test_fraction=test, seed=0)
+
+
+def test_too_few_samples_are_refused():
+    with pytest.raises(ValueError, match="samples are left"):
+        stratified_split(np.array([0, 1]), val_fraction=0.2, test_fraction=0.2, seed=0)

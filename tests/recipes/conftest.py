@@ -1,0 +1,39 @@
+"""Runs of the train recipe in this process, short ones, on digits."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from lightning_losses.recipe.check_config import check_config
+from lightning_losses.recipes.train import Settings, train
+
+SHORT = ["data=digits", "trainer.max_epochs=2", "trainer.limit_train_batches=3", "trainer.enable_progress_bar=false",
+         "model.width=4", "teacher.width=8"]
+
+
+def composed(*overrides):
+    with initialize_config_module("lightning_losses.conf", version_base="1.3"):
+        config = compose("train", list(overrides))
+    check_config(config, Settings)
+    return config
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(tmp_path, cache):
+    """Train with overrides; the report, whose files are in the folder `run.folder`."""
+
+    def run(*overrides, folder: Path = tmp_path / "run", short=SHORT):
+        run.folder = folder
+        with warnings.catch_warnings():
+            # A network of three steps may be so unsure that its best temperature lies at the range's end.
+            warnings.filterwarnings("ignore", message="TemperatureScaling: the best temperature lies outside")
+            return train(composed(*short, f"cache={cache}", *overrides), folder)
+
+    return run

@@ -1,0 +1,97 @@
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints
+
+ALONE = ["modules.baseline=null", "trainer.max_epochs=3"]
+
+
+class _CtrlC(Callback):
+    """Interrupts before the given optimizer step of the student."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Let the next student's training be interrupted before a step; 3 steps are an epoch."""
+
+    def interrupt(step):
+        fit = L.Trainer.fit
+
+        def interrupted(self, module, *args, **kwargs):
+            if getattr(module, "teacher", None) is not None:
+                self.callbacks.append(_CtrlC(step))
+                monkeypatch.setattr(L.Trainer, "fit", fit)
+            return fit(self, module, *args, **kwargs)
+
+        monkeypatch.setattr(L.Trainer, "fit", interrupted)
+
+    return interrupt
+
+
+def _weights(folder):
+    return torch.load(folder / "checkpoints" / "student" / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize(("objective", "step"), [("nkd", 0), ("nkd", 4), ("nkd", 6), ("uskd", 8), ("pskd", 5)])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(run, interrupt, tmp_path, objective, step):
+    whole = run(*ALONE, f"objective={objective}", folder=tmp_path / "whole")
+    interrupt(step)
+    folder = tmp_path / "interrupted"
+    with pytest.raises(KeyboardInterrupt):
+        run(*ALONE, f"objective={objective}", folder=folder)
+    # The last whole epoch is there, and is a checkpoint that can be read.
+    assert _weights(folder)["global_step"] == step - step % 3
+    resumed = run(*ALONE, f"objective={objective}", f"resume={folder}", folder=folder)
+    for name, value in _weights(tmp_path / "whole")["state_dict"].items():
+        assert torch.equal(value, _weights(folder)["state_dict"][name]), name
+    assert resumed.evaluations[-1].trained.history == whole.evaluations[-1].trained.history
+    assert torch.equal(resumed.evaluations[-1].logits, whole.evaluations[-1].logits)
+
+
+def test_a_run_with_dropout_resumes_exactly(run, interrupt, tmp_path):
+    dropout = ["model=vit_tiny", "+model.proj_drop_rate=0.3", "model.embed_dim=16", "model.depth=1"]
+    short = ["data=digits", "trainer.limit_train_batches=3", "trainer.enable_progress_bar=false", "teacher.width=8"]
+    run(*ALONE, *dropout, folder=tmp_path / "whole", short=short)
+    interrupt(4)
+    with pytest.raises(KeyboardInterrupt):
+        run(*ALONE, *dropout, folder=tmp_path / "interrupted", short=short)
+    run(*ALONE, *dropout, f"resume={tmp_path / 'interrupted'}", folder=tmp_path / "interrupted", short=short)
+    for name, value in _weights(tmp_path / "whole")["state_dict"].items():
+        assert torch.equal(value, _weights(tmp_path / "interrupted")["state_dict"][name]), name
+
+
+def test_resuming_with_other_settings_is_refused(run, interrupt, tmp_path):
+    interrupt(4)
+    with pytest.raises(KeyboardInterrupt):
+        run(*ALONE)
+    with pytest.raises(ValueError, match=r"begun with other settings .*module\.optimizer\.lr"):
+        run(*ALONE, "optimizer.lr=0.5", f"resume={tmp_path}")
+
+
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    checkpoints, path = AtomicCheckpoints(), tmp_path / "folder" / "last.ckpt"
+    checkpoints.save_checkpoint({"step": 1}, path)
+
+    def torn(content, stream):
+        stream.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save_checkpoint({"step": 2}, path)
+    assert checkpoints.load_checkpoint(path) == {"step": 1}
+
+
+def test_a_checkpoint_with_objects_is_refused(tmp_path):
+    torch.save({"objects": AtomicCheckpoints()}, tmp_path / "foreign.ckpt")
+    with pytest.raises(Exception, match="Weights only load failed"):
+        AtomicCheckpoints().load_checkpoint(tmp_path / "foreign.ckpt", weights_only=False)

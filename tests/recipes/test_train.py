@@ -1,0 +1,132 @@
+import json
+import math
+
+import pytest
+import torch
+
+from lightning_losses.recipes.train import rehearse
+from tests.recipes.conftest import SHORT, composed
+
+
+@pytest.mark.parametrize(("overrides", "parts"), [
+    (["experiment=distill"], {"teacher (ce)", "baseline (ce)", "student (ce + nkd)"}),
+    (["experiment=distill", "objective=sinkd"], {"teacher (ce)", "baseline (ce)", "student (ce + kd + sinkd)"}),
+    (["experiment=online_distill"], {"baseline (ce)", "student (ce + bdkd)"}),
+    (["experiment=online_distill", "objective=mutual_learning"], {"baseline (ce)", "student (ce + kd)"}),
+    (["experiment=self_distill"], {"baseline (ce)", "student (pskd)"}),
+    (["experiment=self_distill", "objective=uskd"], {"baseline (ce)", "student (ce + uskd)"}),
+])
+def test_each_experiment_runs_and_reports(run, overrides, parts):
+    # Experiments without a teacher have no teacher.width to set.
+    short = SHORT if "experiment=self_distill" not in overrides else SHORT[:-1]
+    report = run(*overrides, short=short)
+    assert {evaluation.trained.label for evaluation in report.evaluations} == parts
+    content = json.loads((run.folder / "report" / "report.json").read_text())
+    for network in content["networks"]:
+        assert len(network["history"]["val/accuracy"]) == len(network["history"]["train/loss"]) == 2
+        assert network["before"]["accuracy"] == network["after"]["accuracy"]
+        assert all(math.isfinite(value) for value in [*network["before"].values(), *network["after"].values()])
+    for name in [*content["pictures"], "report.md"]:
+        assert (run.folder / "report" / name).stat().st_size > 500
+    assert f"reliability_{content['networks'][-1]['name']}.png" in content["pictures"]
+
+
+def test_classify_trains_one_network(run):
+    report = run("experiment=classify", short=SHORT[:-1])
+    assert [evaluation.trained.label for evaluation in report.evaluations] == ["student (ce)"]
+
+
+def test_the_first_run_trains_what_the_second_one_finds(run, tmp_path):
+    fresh = f"cache={tmp_path / 'cache'}"
+    first = run(fresh, folder=tmp_path / "first")
+    second = run(fresh, "objective=kd", folder=tmp_path / "second")
+    other_seed = run(fresh, "seed=1", folder=tmp_path / "third")
+    longer = run(fresh, "trainer.max_epochs=3", folder=tmp_path / "fourth")
+
+    def kept(report):
+        return {evaluation.trained.name: evaluation.trained.kept for evaluation in report.evaluations}
+
+    assert kept(first) == {"teacher": False, "baseline": False, "student": False}
+    assert kept(second) == {"teacher": True, "baseline": True, "student": False}
+    assert kept(other_seed) == {"teacher": True, "baseline": False, "student": False}
+    assert kept(longer) == {"teacher": False, "baseline": False, "student": False}
+    for before, after in zip(first.evaluations[:2], second.evaluations[:2], strict=True):
+        assert before.before == after.before
+        assert before.trained.history == after.trained.history
+    assert not (tmp_path / "second" / "checkpoints" / "teacher").exists()
+
+
+def test_student_and_baseline_begin_alike_and_the_same_run_gives_the_same_numbers(run, tmp_path):
+    once = run(folder=tmp_path / "once")
+    again = run(f"cache={tmp_path / 'cache'}", folder=tmp_path / "again")
+    for first, second in zip(once.evaluations, again.evaluations, strict=True):
+        assert torch.equal(first.logits, second.logits)
+    # With an objective equal to the baseline's, the student is the baseline.
+    same = run("objective=ce", folder=tmp_path / "same").evaluations
+    assert torch.equal(same[1].logits, same[2].logits)
+
+
+def test_best_weights_are_those_of_the_best_epoch(run):
+    # A learning rate that leaps away after a good start: the last epoch is not the best.
+    report = run("weights=best", "optimizer=sgd", "optimizer.lr=3", "scheduler=none", "trainer.max_epochs=4",
+                 "modules.teacher=null", "modules.baseline=null", "objective=ce", "optimizer.momentum=0",
+                 "optimizer.nesterov=false")
+    student = report.evaluations[-1].trained
+    values = student.history["val/accuracy"]
+    best = torch.load(run.folder / "checkpoints" / "student" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == values.index(max(values)) != 3
+    assert all(torch.equal(best["state_dict"][f"network.{name}"], value)
+               for name, value in student.network.state_dict().items())
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "vit_tiny"])
+def test_models_of_timm_learn_from_a_small_teacher(run, model):
+    report = run(f"model={model}", "modules.baseline=null", "trainer.max_epochs=1",
+                 short=[override for override in SHORT if not override.startswith("model.")])
+    assert report.evaluations[-1].parameters > 100_000
+
+
+@pytest.mark.distributed
+def test_two_processes_train_what_one_trains(run, tmp_path):
+    # Whole batches only, so that no process pads its share.
+    one = run("modules.baseline=null", "objective=sinkd", folder=tmp_path / "one")
+    two = run("modules.baseline=null", "objective=sinkd", "trainer=ddp_fork", "cache=" + str(tmp_path / "cache"),
+              folder=tmp_path / "two")
+    for single, double in zip(one.evaluations, two.evaluations, strict=True):
+        # Sums in another order, in float32, through six steps of Adam, which divides by small second moments.
+        torch.testing.assert_close(single.logits, double.logits, rtol=1e-2, atol=1e-3)
+        assert double.trained.history["val/loss"] == pytest.approx(single.trained.history["val/loss"], rel=1e-3)
+
+
+def test_early_stopping_and_no_logger_and_no_schedule(run):
+    report = run("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "logger=none", "scheduler=none",
+                 "optimizer=sgd", "optimizer.lr=20", "modules.teacher=null", "modules.baseline=null", "objective=ce",
+                 "trainer.max_epochs=20")
+    assert len(report.evaluations[-1].trained.history["val/loss"]) < 20
+    assert not (run.folder / "logs").exists()
+
+
+def test_the_csv_logger_writes_into_the_runs_folder(run):
+    run("modules.teacher=null", "modules.baseline=null", "objective=ce")
+    (metrics,) = (run.folder / "logs").rglob("metrics.csv")
+    assert "val/accuracy" in metrics.read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (["objective.terms.nkd.loss.temperature=0"], "nkd: temperature=0 came"),
+    (["experiment=classify", "objective=kd"], "needs 'teacher_logits'"),
+    (["objective@supervised=kd"], "needs 'teacher_logits'"),
+    (["data.num_classes=7"], "num_classes=7 came; it has 10"),
+    (["trainer.max_epochs=0"], "max_epochs=0 came"),
+    (["trainer=ddp_fork", "trainer.devices=3"], "batch_size=64 came with 3 processes"),
+    (["scheduler.warmup=2"], "warmup=2"),
+    (["optimizer.lr=-1"], "learning rate"),
+    (["model=vit_tiny", "model.name=vit_tin"], "near it are"),
+])
+def test_a_rehearsal_finds_what_can_not_be_trained(overrides, message):
+    with pytest.raises(Exception, match=message) as found:
+        rehearse(composed("data=digits", *overrides))
+    root = found.value
+    while root.__cause__ is not None:
+        root = root.__cause__
+    assert isinstance(root, ValueError)
