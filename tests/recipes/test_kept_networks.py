@@ -1,0 +1,72 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_losses.recipe.kept_networks import RECORD, WEIGHTS, KeptNetworks
+
+IDENTITY = {"seed": 0, "module": {"width": 4}}
+
+
+@pytest.fixture
+def kept(tmp_path):
+    kept = KeptNetworks(tmp_path / "networks")
+    kept.save(IDENTITY, nn.Linear(3, 2), {"seconds": 1.0})
+    return kept
+
+
+def test_weights_and_values_come_back(tmp_path):
+    kept, network, again = KeptNetworks(tmp_path), nn.Linear(3, 2), nn.Linear(3, 2)
+    kept.save(IDENTITY, network, {"history": {"val/loss": [1.0]}})
+    assert kept.load(dict(reversed(IDENTITY.items())), again) == {"history": {"val/loss": [1.0]}}
+    assert torch.equal(network.weight, again.weight)
+    assert [path.name for path in tmp_path.iterdir()] == [kept.place(IDENTITY).name]
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"module": {"width": 5}}, {"more": None}])
+def test_another_identity_is_another_network(kept, change):
+    assert kept.load({**IDENTITY, **change}, nn.Linear(3, 2)) is None
+
+
+def _truncate(place):
+    (place / WEIGHTS).write_bytes((place / WEIGHTS).read_bytes()[:-4])
+
+
+def _flip(place):
+    content = bytearray((place / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (place / WEIGHTS).write_bytes(bytes(content))
+
+
+def _other_identity(place):
+    record = json.loads((place / RECORD).read_text())
+    (place / RECORD).write_text(json.dumps({**record, "identity": {"seed": 7}}))
+
+
+@pytest.mark.parametrize("damage", [
+    _truncate, _flip, _other_identity, lambda place: (place / RECORD).write_text("{"),
+    lambda place: (place / WEIGHTS).unlink(), lambda place: (place / RECORD).unlink(),
+])
+def test_a_damaged_network_is_not_used_and_can_be_replaced(kept, damage):
+    damage(kept.place(IDENTITY))
+    assert kept.load(IDENTITY, nn.Linear(3, 2)) is None
+    kept.save(IDENTITY, nn.Linear(3, 2), {"seconds": 2.0})
+    assert kept.load(IDENTITY, nn.Linear(3, 2)) == {"seconds": 2.0}
+    assert len(list(kept.folder.iterdir())) == 1
+
+
+def test_weights_of_another_shape_are_not_used(kept):
+    assert kept.load(IDENTITY, nn.Linear(4, 2)) is None
+
+
+def test_an_interruption_leaves_nothing_behind(kept, monkeypatch):
+    from lightning_losses.recipe import kept_networks
+
+    def torn(network, path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kept_networks, "save_model", torn)
+    with pytest.raises(KeyboardInterrupt):
+        kept.save({"seed": 5}, nn.Linear(3, 2), {})
+    assert len(list(kept.folder.iterdir())) == 1
