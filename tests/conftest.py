@@ -19,3 +19,8 @@ hypothesis.settings.load_profile("suite")
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    # A process that has run autograd on threads can't be forked any more: what forks goes first.
+    items.sort(key=lambda item: item.get_closest_marker("distributed") is None)
