@@ -78,8 +78,39 @@ def comparison(
                 axis.set_ylabel("")
                 axis.tick_params(labelleft=False)
         upper[0].legend(loc="best")
-        if lower and lower[0].lines:
-            lower[0].legend(loc="best", fontsize=7)
+        for axis in lower:
+            axis.set_visible(bool(axis.lines))
+            if axis.lines:
+                axis.legend(loc="best", fontsize=7)
+    return figure
+
+
+def overlay(panels: Mapping[str, Sequence[Curve]], *, measure: str = "accuracy") -> Figure:
+    """The training curves of many runs beside their test curves, a line a run: for more than columns can show.
+
+    Args:
+        panels: the curves of each run, by its label.
+        measure: "accuracy" or "loss".
+    """
+    with paper_style():
+        figure, (train, test) = new_figure(2, width=3.2, height=2.8)
+        for order, (label, curves) in enumerate(panels.items()):
+            for curve in curves:
+                steps = [max(step, 0.5) for step in curve.steps]
+                values = [100 * value for value in curve.values] if measure == "accuracy" else curve.values
+                axis = train if curve.role == "train" else test
+                _line(axis, steps, values, label, order)
+        for axis, title in ((train, "training"), (test, "test")):
+            axis.set_title(title)
+            axis.set_xlabel("optimizer step")
+            log_steps(axis)
+            if measure == "accuracy":
+                axis.set_ylim(-3, 103)
+            else:
+                axis.set_yscale("log")
+        train.set_ylabel("accuracy (%)" if measure == "accuracy" else measure)
+        handles, labels = test.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", fontsize=8)
     return figure
 
 
@@ -183,10 +214,16 @@ def value_curves(
     return figure
 
 
+def _step(step: float, _: int | None = None) -> str:
+    if step < 1:
+        return "0"
+    return f"{step:g}" if step < 1000 else f"{step / 1000:g}k"
+
+
 def log_steps(axis: Axes) -> None:
     """A logarithmic axis of steps with plain numbers; 1/2 stands for step 0."""
     axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda step, _: "0" if step < 1 else f"{step:,.0f}"))
+    axis.xaxis.set_major_formatter(FuncFormatter(_step))
 
 
 def _line(axis: Axes, steps: Sequence[float], values: Sequence[float], label: str, order: int) -> None:

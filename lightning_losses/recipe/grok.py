@@ -24,10 +24,13 @@ from lightning_losses.callbacks.last_checkpoint import LastCheckpoint
 from lightning_losses.callbacks.monitor import Monitor
 from lightning_losses.callbacks.softmax_collapse import SoftmaxCollapse
 from lightning_losses.data.resident import ResidentData
-from lightning_losses.plots.grokking import Curve, comparison
+from lightning_losses.plots.grokking import Curve, comparison, overlay
 from lightning_losses.plots.style import save_figure
 from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.recipe.gates import Gate
+
+# More runs than these share one panel.
+_COLUMNS = 4
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def rehearse(config: DictConfig) -> None:
     for run in config.runs.values():
         settings = _settings(config, run)
         data, module = _build(settings)
-        instantiate(settings.callbacks)
+        _callbacks(settings)
         data.setup()
         step: Any = module.training_step(dict(data.train), 0)
         step["loss"].backward()
@@ -102,13 +105,21 @@ def _build(config: DictConfig) -> tuple[ResidentData, L.LightningModule]:
     L.seed_everything(config.seed, verbose=False)
     data: ResidentData = instantiate(config.data, seed=config.seed)
     network = instantiate(config.model, num_features=data.num_features, num_classes=data.num_classes)
+    if config.get("network_wrapper"):
+        network = instantiate(config.network_wrapper, network=network)
     module: L.LightningModule = instantiate(config.modules.student, network=network)
     return data, module
 
 
+def _callbacks(config: DictConfig) -> list[Callback]:
+    """The callbacks in their order; a run leaves one out by null."""
+    made = instantiate(config.callbacks, _convert_="all").values()
+    return [callback for callback in made if callback is not None]
+
+
 def _train(name: str, label: str, config: DictConfig, folder: Path) -> Run:
     data, module = _build(config)
-    callbacks: list[Callback] = list(instantiate(config.callbacks, _convert_="all").values())
+    callbacks = _callbacks(config)
     for callback in callbacks:
         if isinstance(callback, Monitor):
             callback.folder = folder / "report" / name
@@ -171,11 +182,11 @@ def _report(
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     measure = next(iter(runs.values())).measure
-    figure = comparison(
-        {run.label: run.curves for run in runs.values()},
-        {run.label: run.collapse for run in runs.values() if run.collapse},
-        measure=measure,
-    )
+    curves = {run.label: run.curves for run in runs.values()}
+    if len(runs) > _COLUMNS:
+        figure = overlay(curves, measure=measure)
+    else:
+        figure = comparison(curves, {run.label: run.collapse for run in runs.values() if run.collapse}, measure=measure)
     save_figure(figure, folder / "grokking.png")
     shown = [f"final train {measure}", f"final test {measure}", "memorised", "generalised", "delay", "seconds"]
     if any(run.collapse for run in runs.values()):

@@ -1,0 +1,92 @@
+"""Grokking experiments: gates, settings of runs, a whole small run, and its resuming."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from lightning_losses.recipe.gates import Gate
+from lightning_losses.recipe.grok import grok, rehearse
+
+CONF = Path(__file__).parents[2] / "conf"
+EXPERIMENTS = ["grok_perpgrad", "grok_stablemax", "grok_precision", "grok_xor", "grok_lazy_rich", "grok_compare"]
+NUMBERS = {"a": {"delay": 1.0, "never": math.nan}, "b": {"delay": 3.0}}
+
+
+@pytest.mark.parametrize(
+    ("gate", "passes"),
+    [
+        (Gate(["a"], "delay", at_least=1), True),
+        (Gate(["a", "b"], "delay", at_least=2), False),
+        (Gate(["a", "b"], "delay", at_most=3), True),
+        (Gate(["b"], "delay", at_most=2), False),
+        (Gate(["a", "b"], "delay", order="increasing"), True),
+        (Gate(["a", "b"], "delay", order="decreasing"), False),
+        (Gate(["a"], "never", at_most=1e9), False),
+    ],
+)
+def test_gates(gate, passes):
+    assert gate.passes(NUMBERS) is passes
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Gate(["a"], "delay"),
+        lambda: Gate(["a"], "delay", order="increasing"),
+        lambda: Gate(["a", "b"], "delay", order="up"),
+        lambda: Gate(["c"], "delay", at_least=0).passes(NUMBERS),
+        lambda: Gate(["a"], "speed", at_least=0).passes(NUMBERS),
+    ],
+)
+def test_gates_that_say_nothing_are_refused(make):
+    with pytest.raises(ValueError, match="gate on"):
+        make()
+
+
+def config(experiment, *overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=[f"experiment={experiment}", *overrides])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_run_of_every_experiment_takes_a_step(experiment):
+    rehearse(config(experiment))
+
+
+def small():
+    """Two runs of few steps on a small table, one of them with an intervention that keeps a state."""
+    settings = config("grok_perpgrad", "data.prime=11", "data.steps_per_epoch=5", "trainer.val_check_interval=5")
+    OmegaConf.update(settings, "trainer.max_steps", 10)
+    grokfast = {"_target_": "lightning_losses.callbacks.grokfast.Grokfast", "alpha": 0.5}
+    settings.runs.perpgrad.set = {"callbacks.grokfast": grokfast}
+    return settings
+
+
+def test_a_run_writes_its_report(tmp_path):
+    runs = grok(small(), tmp_path)
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert set(report["runs"]) == set(runs) == {"cross_entropy", "perpgrad"}
+    assert report["runs"]["cross_entropy"]["generalised"] is None
+    assert report["runs"]["cross_entropy"]["curves"]["test"]["steps"] == [5, 10]
+    assert report["passed"] is False and [gate["passed"] for gate in report["gates"]] == [False, True, False]
+    assert "FAILED" in (tmp_path / "report" / "report.md").read_text()
+    for picture in ("grokking.png", "perpgrad/grokking.png", "perpgrad/weight_norms.png"):
+        assert (tmp_path / "report" / picture).stat().st_size > 10_000
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path):
+    settings = small()
+    whole = grok(settings, tmp_path / "whole")
+    half = settings.copy()
+    half.trainer.max_steps = 5
+    grok(half, tmp_path / "half")
+    settings.resume = str(tmp_path / "half")
+    resumed = grok(settings, tmp_path / "half")
+    for name, run in whole.items():
+        assert [curve._asdict() for curve in resumed[name].curves] == [curve._asdict() for curve in run.curves]
+        assert resumed[name].collapse == run.collapse
