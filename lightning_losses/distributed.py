@@ -43,6 +43,35 @@ def row_shard(tensor: Any) -> tuple[Any, Any]:
     return tensor.to_local(), tensor.device_mesh.get_group()
 
 
+def whole_parameter(parameter: Tensor) -> Tensor:
+    """A parameter that FSDP2 sharded, whole; its gradient is averaged over the processes as FSDP2 averages.
+
+    For parameters that are used outside their module's forward, where FSDP2 does not gather them. Anything but a
+    DTensor is returned as it is.
+
+    Example:
+        >>> weight = torch.zeros(2)
+        >>> whole_parameter(weight) is weight
+        True
+    """
+    if not is_distributed_tensor(parameter):
+        return parameter
+    module = sys.modules["torch.distributed.tensor"]
+    whole = parameter.full_tensor(grad_placements=[module.Partial()] * parameter.device_mesh.ndim)  # type: ignore[attr-defined]
+    return _DivideGradient.apply(whole, parameter.device_mesh.size())  # type: ignore[attr-defined]
+
+
+class _DivideGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, by: int) -> Tensor:
+        ctx.by = by
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient / ctx.by, None
+
+
 def sizes_of_all(size: int, device: torch.device, group: Any = None) -> list[int]:
     """A number of every process, in rank order.
 

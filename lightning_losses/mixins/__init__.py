@@ -1,8 +1,15 @@
 """What decides the loss of a LightningModule."""
 
 from lightning_losses.mixins.distillation import DistillationMixin
+from lightning_losses.mixins.language_head import LanguageHeadMixin
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.mixins.online_distillation import OnlineDistillationMixin
 from lightning_losses.mixins.self_distillation import SelfDistillationMixin
 
-__all__ = ["DistillationMixin", "ObjectiveMixin", "OnlineDistillationMixin", "SelfDistillationMixin"]
+__all__ = [
+    "DistillationMixin",
+    "LanguageHeadMixin",
+    "ObjectiveMixin",
+    "OnlineDistillationMixin",
+    "SelfDistillationMixin",
+]
