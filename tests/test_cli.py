@@ -1,0 +1,117 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lightning_losses import cli
+from lightning_losses.catalogue import catalogue
+from lightning_losses.losses import loss_classes
+
+SHORT = ["data=digits", "model.width=4", "teacher.width=8", "trainer.limit_train_batches=3"]
+
+
+def _start(*arguments, folder, **options):
+    # Pytest may run where Ctrl-C is ignored, as background jobs do; a child would inherit that.
+    return subprocess.Popen(
+        [sys.executable, "-m", "lightning_losses.cli", *arguments], cwd=folder, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "LIGHTNING_LOSSES_CACHE": str(folder / "cache")},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **options)
+
+
+def _finish(process):
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def test_list_names_every_loss(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lightning-losses", "list"])
+    cli.main()
+    shown = capsys.readouterr().out
+    for loss in loss_classes():
+        assert loss.identifier() in shown and loss.__name__ in shown
+    monkeypatch.setattr(sys, "argv", ["lightning-losses", "list", "--json"])
+    cli.main()
+    entries = {entry["id"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert entries["sinkd"]["batch_coupled"] and not entries["kd"]["batch_coupled"]
+    assert entries["nkd"]["inputs"] == {"logits": True, "teacher_logits": True, "target": True}
+    assert "ce" in entries["cross_entropy"]["configs"] and entries["kd"]["configs"] == ["kd"]
+
+
+def test_the_catalogue_has_one_line_a_loss_and_a_sentence_in_each():
+    entries = catalogue()
+    assert [entry.name for entry in entries] == [loss.__name__ for loss in loss_classes()]
+    assert len({entry.id for entry in entries}) == len(entries)
+    assert all(len(entry.summary) > 20 for entry in entries)
+
+
+@pytest.mark.parametrize("arguments", [[], ["foo"], ["list", "foo"]])
+def test_an_unknown_command_is_a_message(monkeypatch, capsys, arguments):
+    monkeypatch.setattr(sys, "argv", ["lightning-losses", *arguments])
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    assert exit.value.code == 2 and "usage: lightning-losses" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_second_job_is_wrong_ends_before_the_first_in_one_message(tmp_path):
+    code, out, err = _finish(_start("train", "-m", *SHORT, "objective.terms.nkd.loss.temperature=1,0", folder=tmp_path))
+    assert code == 2
+    assert err.startswith("Error: ") and "nkd: temperature=0 came; give a number above 0" in err
+    assert "Traceback" not in out + err and not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_the_teacher_once(tmp_path):
+    code, out, err = _finish(_start("train", "-m", *SHORT, "trainer.max_epochs=1", "objective=kd,nkd", "seed=0,1",
+                                    folder=tmp_path))
+    assert code == 0, err
+    assert out.count("The report is in") == 4
+    assert out.count("teacher (ce): trained before") == 3 and out.count("baseline (ce): trained before") == 2
+    assert len(list((tmp_path / "outputs" / "sweeps").rglob("report.json"))) == 4
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_checkpoint_and_the_command_that_continues(tmp_path):
+    process = _start("train", "data=digits", "modules.baseline=null", "trainer.max_epochs=60", "hydra.run.dir=run",
+                     "modules.teacher=null", "objective=ce", folder=tmp_path)
+    last = tmp_path / "run" / "checkpoints" / "student" / "last.ckpt"
+    while not last.is_file() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    code, _, err = _finish(process)
+    assert code == 130, err
+    assert "resume=run" in err and "Traceback" not in err
+    code, _, err = _finish(_start("train", "resume=run", folder=tmp_path))
+    assert code == 0, err
+    history = json.loads((tmp_path / "run" / "report" / "report.json").read_text())["networks"][0]["history"]
+    assert len(history["val/loss"]) == 60
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["resume=nowhere"], "resume=nowhere: there is no run in that folder"),
+    (["-m", "resume=run"], "one run is resumed at a time"),
+])
+def test_what_can_not_be_resumed_is_a_message(monkeypatch, tmp_path, capsys, arguments, message):
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    (tmp_path / "run" / ".hydra" / "overrides.yaml").write_text("[]")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lightning-losses", "train", *arguments])
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    assert exit.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_wandb_gets_settings_metrics_table_and_pictures_offline(tmp_path):
+    code, _, err = _finish(_start("train", *SHORT, "trainer.max_epochs=1", "logger=wandb", "hydra.run.dir=run",
+                                  folder=tmp_path))
+    assert code == 0, err
+    (run,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    media = [path.name for path in (run / "files" / "media").rglob("*.*")]
+    for name in ("validation", "losses", "reliability_student"):
+        assert any(file.startswith(name) and file.endswith(".png") for file in media)
+    assert any(file.endswith(".table.json") for file in media)
