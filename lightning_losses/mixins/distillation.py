@@ -6,8 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_losses.features import FeatureTap, penultimate_stage, pooled
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.teacher import CachedLogits
+
+_OFFERED = ("teacher_logits", "teacher_features", "teacher_feature_maps")
 
 
 class DistillationMixin(ObjectiveMixin):
@@ -16,8 +19,11 @@ class DistillationMixin(ObjectiveMixin):
     Set `self.teacher`, to a module, or to what `lightning_losses.teacher` makes of a timm name, a checkpoint or a
     cache of logits. The teacher is no submodule: it is in neither `state_dict` nor `parameters`, no optimizer, DDP or
     FSDP sees it, and `train()` leaves it in evaluation mode. It follows the module's device and precision, and runs
-    without gradients on the step's `inputs` whenever a term takes `teacher_logits`. Override `teacher_tensors` to
-    hand more than logits to the objective.
+    without gradients on the step's `inputs` whenever a term takes `teacher_logits`, `teacher_features` (pooled to
+    [B, D]) or `teacher_feature_maps` (as they are). Override `teacher_tensors` to hand more to the objective.
+
+    Attributes:
+        teacher_layer: the layer whose output the teacher's features are; None for its last but one stage.
 
     Example:
         >>> import lightning
@@ -35,6 +41,8 @@ class DistillationMixin(ObjectiveMixin):
         >>> sorted(student.state_dict())
         ['network.bias', 'network.weight']
     """
+
+    teacher_layer: str | None = None
 
     @property
     def teacher(self) -> nn.Module | None:
@@ -65,16 +73,17 @@ class DistillationMixin(ObjectiveMixin):
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Add what the teacher says about this batch, where the objective asks for it."""
         tensors = super().objective_tensors(tensors)
-        if self.objective.needs("teacher_logits") and "teacher_logits" not in tensors:
-            tensors.update(self.teacher_tensors(tensors))
+        if any(self.objective.needs(name) and name not in tensors for name in _OFFERED):
+            tensors = {**self.teacher_tensors(tensors), **tensors}
         return tensors
 
     @torch.no_grad()
     def teacher_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """What the teacher says about this batch, under glossary names; override it to give features too."""
+        """What the teacher says about this batch, under glossary names; override it to give more."""
+        taken = ", ".join(repr(name) for name in _OFFERED if self.objective.needs(name))
         if self.teacher is None:
             raise ValueError(
-                f"{type(self).__name__}: the objective takes 'teacher_logits', but no teacher is set; "
+                f"{type(self).__name__}: the objective takes {taken}, but no teacher is set; "
                 "set self.teacher, or give apply_objective teacher_logits=...."
             )
         needed = "index" if isinstance(self.teacher, CachedLogits) else "inputs"
@@ -83,5 +92,15 @@ class DistillationMixin(ObjectiveMixin):
                 f"{type(self).__name__}: the teacher works on '{needed}', but the step offered "
                 f"{', '.join(map(repr, sorted(tensors)))}; give apply_objective {needed}=...."
             )
-        output = self.teacher(tensors[needed])
-        return {"teacher_logits": output if isinstance(output, Tensor) else output.logits}
+        if not self.objective.needs("teacher_features") and not self.objective.needs("teacher_feature_maps"):
+            output = self.teacher(tensors[needed])
+            return {"teacher_logits": output if isinstance(output, Tensor) else output.logits}
+        layer = self.teacher_layer or penultimate_stage(self.teacher)
+        with FeatureTap(self.teacher, [layer]) as tap:
+            output = self.teacher(tensors[needed])
+        found = {"teacher_logits": output if isinstance(output, Tensor) else output.logits}
+        if self.objective.needs("teacher_features"):
+            found["teacher_features"] = pooled(tap.features[layer])
+        if self.objective.needs("teacher_feature_maps"):
+            found["teacher_feature_maps"] = tap.features[layer]
+        return found

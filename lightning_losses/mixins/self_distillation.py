@@ -98,8 +98,11 @@ class SelfDistillationMixin(ObjectiveMixin):
         tensors = super().objective_tensors(tensors)
         if self.objective.needs("past_probabilities") and "past_probabilities" not in tensors:
             tensors["past_probabilities"] = self._past_probabilities(tensors)
-        if self.objective.needs("features") and "features" not in tensors and "_feature_tap" in self.__dict__:
-            tensors["features"] = self.tapped_features()
+        if "_feature_tap" in self.__dict__:
+            if self.objective.needs("features") and "features" not in tensors:
+                tensors["features"] = self.tapped_features()
+            if self.objective.needs("feature_maps") and "feature_maps" not in tensors:
+                (tensors["feature_maps"],) = self.__dict__["_feature_tap"].features.values()
         return tensors
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

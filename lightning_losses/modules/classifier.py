@@ -29,7 +29,8 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
 
     Args:
         network: maps `inputs` to logits [B, C].
-        objective: what is minimised. If it takes `features`, the network's last but one stage is tapped.
+        objective: what is minimised. If it takes `features` or `feature_maps`, the network's last but one stage is
+            tapped.
         num_classes: C.
         optimizer: makes the optimizer from the parameters; AdamW at its defaults if None.
         scheduler: makes a learning-rate scheduler, stepped every optimizer step.
@@ -59,7 +60,7 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
         self.objective = objective
         self.make_optimizer: OptimizerFactory = optimizer or torch.optim.AdamW
         self.make_scheduler = scheduler
-        if objective.needs("features"):
+        if objective.needs("features") or objective.needs("feature_maps"):
             self.tap_features(network, feature_layer)
             if objective.lazy:
                 self._materialize(example_inputs, num_classes)

@@ -15,6 +15,8 @@ class Distiller(DistillationMixin, Classifier):
     Args:
         teacher: a frozen network, or None for objectives that need none; `lightning_losses.teacher` makes one from a
             timm name, a checkpoint or a cache of logits.
+        teacher_layer: the layer that gives the teacher's features, where a term takes them; its last but one stage if
+            None.
         **classifier: as `Classifier` takes them; `network` is the student.
 
     Example:
@@ -26,9 +28,10 @@ class Distiller(DistillationMixin, Classifier):
         False
     """
 
-    def __init__(self, teacher: nn.Module | None = None, **classifier: Any) -> None:
+    def __init__(self, teacher: nn.Module | None = None, teacher_layer: str | None = None, **classifier: Any) -> None:
         super().__init__(**classifier)
         self.teacher = teacher
+        self.teacher_layer = teacher_layer
 
 
 class OnlineDistiller(OnlineDistillationMixin, Classifier):

@@ -31,6 +31,8 @@ def make(name: str, batch: int, classes: int, generator: torch.Generator) -> Ten
         "target": lambda: torch.randint(0, classes, (batch,), generator=generator),
         "features": lambda: normal(batch, FEATURES),
         "teacher_features": lambda: normal(batch, FEATURES),
+        "feature_maps": lambda: normal(batch, 3, 4, 4),
+        "teacher_feature_maps": lambda: normal(batch, 2, 4, 4),
         "embeddings": lambda: normal(batch, FEATURES),
         "embeddings_b": lambda: normal(batch, FEATURES),
         "hidden": lambda: normal(batch, FEATURES),
@@ -66,8 +68,8 @@ def build(loss: type[Loss], classes: int = CLASSES, **options: Any) -> Loss:
     """The loss with its defaults and these options, in float64, its own parameters drawn from a fixed seed."""
     required = [
         name
-        for name, parameter in inspect.signature(loss).parameters.items()
-        if parameter.default is inspect.Parameter.empty and name not in options
+        for name in constructor_options(loss)
+        if inspect.signature(loss).parameters[name].default is inspect.Parameter.empty and name not in options
     ]
     known = {**ARGUMENTS, "num_classes": classes}
     if loss.inputs().keys() & {"features"} and "feature_dim" in inspect.signature(loss).parameters:
@@ -77,9 +79,15 @@ def build(loss: type[Loss], classes: int = CLASSES, **options: Any) -> Loss:
         return loss(**{name: known[name] for name in required if name not in options}, **options).double()
 
 
+def constructor_options(loss: type[Loss]) -> list[str]:
+    """The names that the constructor takes."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [name for name, parameter in inspect.signature(loss).parameters.items() if parameter.kind in named]
+
+
 def takes(loss: type[Loss], option: str) -> bool:
     """Whether the constructor has this option."""
-    return option in inspect.signature(loss).parameters
+    return option in constructor_options(loss)
 
 
 def floating(values: dict[str, Any]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+import re
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.losses.examples import (
     BATCH,
     CLASSES,
     build,
+    constructor_options,
     floating,
     takes,
     tensors,
@@ -366,7 +368,7 @@ def test_it_is_documented(loss):
         assert f"\n{section}" in documentation, section
     assert ">>>" in documentation.partition("\nExample:")[2]
     documented = documentation.partition("\nArgs:")[2].partition("\nShapes:")[0]
-    for name in inspect.signature(loss).parameters:
+    for name in constructor_options(loss):
         assert f"    {name}: " in documented, name
 
 
@@ -386,9 +388,16 @@ def configured():
         config = OmegaConf.create({"data": {"num_classes": CLASSES}, "objective": OmegaConf.load(file)})
         objective = hydra.utils.instantiate(config.objective)
         assert isinstance(objective, Objective), file.name
-        assert file.read_text().startswith("# python recipes/"), f"{file.name} begins with its command"
         found[file.stem] = {type(term.loss) for term in objective.terms.values()}
     return found
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf" / "objective").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_configuration_begins_with_its_command(file):
+    command = file.read_text().partition("\n")[0]
+    assert re.fullmatch(rf"# python recipes/train\.py experiment=\w+ objective={file.stem}", command)
+    experiment = re.search(r"experiment=(\w+)", command)[1]
+    assert (ROOT / "conf" / "experiment" / f"{experiment}.yaml").is_file()
 
 
 @those()

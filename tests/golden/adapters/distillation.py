@@ -12,6 +12,7 @@ from lightning_losses.losses import (
     ab_divergence_loss,
     adaptive_alpha_divergence_loss,
     adaptive_kl_loss,
+    attention_transfer_loss,
     bdkd_loss,
     binary_kl_loss,
     binary_kl_norm_loss,
@@ -280,6 +281,15 @@ def deit(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]
     return {"loss": loss, **gradients(loss, student=student, student_kd=second)}
 
 
+def attention_transfer(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        options = {name: given.take(name) for name in ("p", "mode")}
+        given.choice("resize", {"adaptive average pool the larger one": None}, None)
+    student = leaf(inputs["student_feature"])
+    loss = attention_transfer_loss(student, inputs["teacher_feature"], **options)
+    return {"loss": loss, **gradients(loss, student=student)}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "kd": kd,
     "dkd": dkd,
@@ -327,4 +337,5 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "adaptive_alpha_divergence": adaptive_alpha,
     "gpg_loss": partial(plain, loss_function=gpg_loss, options={"alpha": "alpha"}, fixed={"temperature": (1.0,)}),
+    "attention_transfer": attention_transfer,
 }

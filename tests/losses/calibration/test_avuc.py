@@ -21,8 +21,9 @@ def share(logits, target, threshold):
 def test_it_is_the_share_of_the_four_kinds(threshold):
     logits, target = sample(30)
     # The code's two constants of 1e-10 are what differs.
-    torch.testing.assert_close(avuc_loss(logits, target, threshold=threshold), -share(logits, target, threshold).log(),
-                               rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(
+        avuc_loss(logits, target, threshold=threshold), -share(logits, target, threshold).log(), rtol=1e-8, atol=1e-9
+    )
 
 
 def test_without_a_threshold_it_is_the_area_under_all():

@@ -22,8 +22,9 @@ def test_balanced_both_kinds_count_alike():
 def test_balanced_of_one_kind_is_plain():
     logits, _ = sample()
     for target in (logits.argmax(-1), logits.argmin(-1)):
-        torch.testing.assert_close(correctness_aware_loss(logits, target, balanced=True),
-                                   correctness_aware_loss(logits, target))
+        torch.testing.assert_close(
+            correctness_aware_loss(logits, target, balanced=True), correctness_aware_loss(logits, target)
+        )
 
 
 def test_it_softens_a_narrow_mistake_that_cross_entropy_sharpens():

@@ -20,8 +20,9 @@ def test_equal_exponents_are_focal_loss():
 
 def test_on_the_threshold_the_second_exponent_holds():
     logits, target = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0])
-    torch.testing.assert_close(focal_adaptive_loss(logits, target, threshold=0.5),
-                               focal_loss(logits, target, gamma=3.0))
+    torch.testing.assert_close(
+        focal_adaptive_loss(logits, target, threshold=0.5), focal_loss(logits, target, gamma=3.0)
+    )
 
 
 @pytest.mark.parametrize("options", [{"gammas": (5.0,)}, {"gammas": (5.0, -1.0)}, {"threshold": 1.5}])

@@ -8,8 +8,9 @@ from tests.losses.calibration.cases import confidences, sample
 def test_it_is_the_double_sum():
     logits, target = sample()
     c, a = confidences(logits, target)
-    total = sum((a[i] - c[i]) * (a[j] - c[j]) * torch.exp(-(c[i] - c[j]).abs() / 0.4)
-                for i in range(12) for j in range(12))
+    total = sum(
+        (a[i] - c[i]) * (a[j] - c[j]) * torch.exp(-(c[i] - c[j]).abs() / 0.4) for i in range(12) for j in range(12)
+    )
     torch.testing.assert_close(mmce_loss(logits, target), total / 144)
     torch.testing.assert_close(mmce_loss(logits, target, squared=False), (total / 144).sqrt())
 

@@ -14,8 +14,11 @@ def test_it_is_the_sum_of_its_blocks():
     def block(x, y, u, v):
         return sum(u[i] * v[j] * torch.exp(-(x[i] - y[j]).abs() / 0.4) for i in range(len(x)) for j in range(len(y)))
 
-    total = (block(right, right, 1 - right, 1 - right) / m**2 + block(wrong, wrong, wrong, wrong) / n**2
-             - 2 * block(right, wrong, 1 - right, wrong) / (m * n))
+    total = (
+        block(right, right, 1 - right, 1 - right) / m**2
+        + block(wrong, wrong, wrong, wrong) / n**2
+        - 2 * block(right, wrong, 1 - right, wrong) / (m * n)
+    )
     torch.testing.assert_close(mmce_weighted_loss(logits, target), total.sqrt())
 
 

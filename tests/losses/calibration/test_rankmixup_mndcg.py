@@ -35,8 +35,10 @@ def test_the_order_of_the_blocks_does_not_matter():
     logits, target = sample()
     mixed, purity = mixtures()
     order = torch.arange(36).reshape(3, 12)[[2, 0, 1]].reshape(-1)
-    torch.testing.assert_close(rankmixup_mndcg_loss(logits, target, mixed[order], purity[order]),
-                               rankmixup_mndcg_loss(logits, target, mixed, purity))
+    torch.testing.assert_close(
+        rankmixup_mndcg_loss(logits, target, mixed[order], purity[order]),
+        rankmixup_mndcg_loss(logits, target, mixed, purity),
+    )
 
 
 def test_ignored_samples_take_their_mixtures_along():
@@ -45,8 +47,10 @@ def test_ignored_samples_take_their_mixtures_along():
     some = target.clone()
     some[6:] = -100
     kept = (torch.arange(36) % 12) < 6
-    torch.testing.assert_close(rankmixup_mndcg_loss(logits, some, mixed, purity),
-                               rankmixup_mndcg_loss(logits[:6], target[:6], mixed[kept], purity[kept]))
+    torch.testing.assert_close(
+        rankmixup_mndcg_loss(logits, some, mixed, purity),
+        rankmixup_mndcg_loss(logits[:6], target[:6], mixed[kept], purity[kept]),
+    )
 
 
 @pytest.mark.parametrize("rows", [11, 18, 0])

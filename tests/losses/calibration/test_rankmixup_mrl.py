@@ -21,8 +21,9 @@ def test_it_is_a_hinge_on_the_largest_logits():
 def test_or_on_the_largest_probabilities():
     logits, target, mixed, purity = case()
     expected = torch.relu(mixed.softmax(-1).max(-1).values - logits.softmax(-1).max(-1).values + 0.05).mean()
-    torch.testing.assert_close(rankmixup_mrl_loss(logits, target, mixed, purity, margin=0.05, compare="probabilities"),
-                               expected)
+    torch.testing.assert_close(
+        rankmixup_mrl_loss(logits, target, mixed, purity, margin=0.05, compare="probabilities"), expected
+    )
 
 
 def test_mixtures_of_one_class_cost_nothing_for_their_own_sample():

@@ -16,8 +16,9 @@ def test_a_hard_edge_is_counting():
     good = (1 - t)[(correct == 1) & ~uncertain].sum() + t[(correct == 0) & uncertain].sum()
     bad = t[(correct == 1) & uncertain].sum() + (1 - t)[(correct == 0) & ~uncertain].sum()
     # The entropy is that of probabilities mixed with 1e-5 of uniform ones.
-    torch.testing.assert_close(soft_avuc_loss(logits, target, threshold=0.4, temperature=1e-4),
-                               torch.log1p(bad / good), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        soft_avuc_loss(logits, target, threshold=0.4, temperature=1e-4), torch.log1p(bad / good), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_it_falls_when_a_wrong_prediction_gets_less_certain():

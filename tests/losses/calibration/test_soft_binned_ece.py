@@ -16,8 +16,9 @@ def test_hard_bins_are_the_equal_width_error_of_norm_2():
 def test_one_bin_is_confidence_against_accuracy():
     logits, target = sample()
     confidence, correct = confidences(logits, target)
-    torch.testing.assert_close(soft_binned_ece_loss(logits, target, num_bins=1),
-                               (confidence.mean() - correct.mean()).abs())
+    torch.testing.assert_close(
+        soft_binned_ece_loss(logits, target, num_bins=1), (confidence.mean() - correct.mean()).abs()
+    )
 
 
 def test_a_calibrated_batch_has_no_gradient_trouble():
