@@ -99,7 +99,8 @@ def main():
             loop, ours, watched = (statistics.median(side) for side in zip(*rounds, strict=True))
             kind = "orthogonal" if orthogonal else "plain"
             print(
-                f"{name:<18} {kind:<11} {1e3 * loop:>8.2f} {1e3 * ours:>10.2f} {ours / loop:>6.2f} {watched / loop:>8.2f}"
+                f"{name:<18} {kind:<11} {1e3 * loop:>8.2f} {1e3 * ours:>10.2f} "
+                f"{ours / loop:>6.2f} {watched / loop:>8.2f}"
             )
 
 

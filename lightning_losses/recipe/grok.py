@@ -220,7 +220,7 @@ def _report(
     (folder / "report.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     table = Table(title=f"{config.title}, seed {config.seed}", title_justify="left")
     for column in ["run", *shown]:
-        table.add_column(column, justify="left" if column == "run" else "right")
+        table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     # Wide enough for every cell, whatever the terminal says.
