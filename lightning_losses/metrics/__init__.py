@@ -16,6 +16,7 @@ from lightning_losses.metrics.brier_score import (
     brier_score,
 )
 from lightning_losses.metrics.calibration_error import CalibrationError, calibration_error
+from lightning_losses.metrics.calibration_summary import calibration_intervals, calibration_summary
 from lightning_losses.metrics.classwise_calibration_error import ClasswiseCalibrationError, classwise_calibration_error
 from lightning_losses.metrics.expected_calibration_error import ExpectedCalibrationError, expected_calibration_error
 from lightning_losses.metrics.kernel_calibration_error import KernelCalibrationError, kernel_calibration_error
@@ -46,6 +47,8 @@ __all__ = [
     "brier_decomposition",
     "brier_score",
     "calibration_error",
+    "calibration_intervals",
+    "calibration_summary",
     "classwise_calibration_error",
     "expected_calibration_error",
     "kernel_calibration_error",

@@ -1,0 +1,133 @@
+"""The logits and targets of a whole evaluation, as one process would have seen them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DistributedSampler
+
+from lightning_losses.distributed import gather_batch, world_size
+
+
+class Evaluated(NamedTuple):
+    """Logits and class indices of every sample, on the host."""
+
+    logits: Float[Tensor, "samples classes"]
+    target: Int[Tensor, " samples"]
+
+
+class EvaluationLogits:
+    """Collects what evaluation steps return, by data loader, and gathers it from all processes.
+
+    Args:
+        who: the name that errors begin with.
+    """
+
+    def __init__(self, who: str) -> None:
+        self.who = who
+        self._batches: dict[int, list[Evaluated]] = {}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._batches = {}
+
+    def add(self, outputs: Any, dataloader_idx: int = 0) -> None:
+        """Take in what a step returned.
+
+        Raises:
+            ValueError: it returned no "logits" and "target".
+        """
+        if not isinstance(outputs, Mapping) or not {"logits", "target"} <= set(outputs):
+            raise ValueError(f"{self.who}: the evaluation step returned no 'logits' and 'target'; return "
+                             '{"logits": logits, "target": target}.')
+        logits, target = outputs["logits"].detach().float(), outputs["target"].detach()
+        if target.is_floating_point():
+            target = target.argmax(dim=-1)
+        batch = Evaluated(logits.reshape(-1, logits.shape[-1]).cpu(), target.reshape(-1).cpu())
+        self._batches.setdefault(dataloader_idx, []).append(batch)
+
+    def gather(self, trainer: L.Trainer, loaders: Any) -> dict[int, Evaluated]:
+        """Every sample once, by data loader, the same on every process; then forget everything.
+
+        Lightning shares out a data set by a sampler that repeats samples until the shares are even: the order is
+        restored and the repeated ones dropped. Where every process has evaluated all samples, one's are taken.
+        """
+        gathered = {}
+        sources = loaders_of(loaders)
+        for number, batches in sorted(self._batches.items()):
+            own = Evaluated(torch.cat([batch.logits for batch in batches]),
+                            torch.cat([batch.target for batch in batches]))
+            gathered[number] = _from_all(trainer, own, sources[number] if number < len(sources) else None)
+        self.clear()
+        return gathered
+
+
+def loaders_of(loaders: Any) -> list[Any]:
+    """The data loaders of a trainer's collection of them, in order."""
+    if loaders is None:
+        return []
+    if isinstance(loaders, Mapping):
+        return list(loaders.values())
+    return list(loaders) if isinstance(loaders, Sequence) else [loaders]
+
+
+@torch.no_grad()
+def predicted(who: str, trainer: L.Trainer, module: L.LightningModule, loaders: Any, limits: Sequence[float],
+              dataloader_idx: int = 0) -> Evaluated:
+    """What the module's `predict_step` gives for every sample of a data loader, in evaluation mode.
+
+    For the ends of a fit, where no loop of the trainer can be run. The module's mode is restored.
+
+    Raises:
+        ValueError: there is no such data loader, or its batches are none.
+    """
+    sources = loaders_of(loaders)
+    if dataloader_idx >= len(sources):
+        raise ValueError(f"{who}: there is no data loader {dataloader_idx} to predict; the trainer has {len(sources)}.")
+    collected = EvaluationLogits(who)
+    modes = {child: child.training for child in module.modules()}
+    module.eval()
+    with trainer.precision_plugin.forward_context():
+        for number, batch in enumerate(_batches(trainer, module, sources, limits, dataloader_idx)):
+            arguments = (batch, number) if len(sources) == 1 else (batch, number, dataloader_idx)
+            collected.add(module.predict_step(*arguments))
+    for child, training in modes.items():
+        child.training = training
+    found = collected.gather(trainer, [sources[dataloader_idx]])
+    if 0 not in found:
+        raise ValueError(f"{who}: data loader {dataloader_idx} has no batches; give validation data.")
+    return found[0]
+
+
+def _batches(trainer: L.Trainer, module: L.LightningModule, sources: Sequence[Any], limits: Sequence[float],
+             dataloader_idx: int) -> Iterator[Any]:
+    limit = limits[dataloader_idx] if dataloader_idx < len(limits) else float("inf")
+    loader = sources[dataloader_idx]
+    for batch in loader if limit == float("inf") else islice(loader, int(limit)):
+        batch = trainer.precision_plugin.convert_input(batch)
+        batch = module._on_before_batch_transfer(batch, dataloader_idx=dataloader_idx)
+        yield trainer.strategy.batch_to_device(batch, dataloader_idx=dataloader_idx)
+
+
+def _from_all(trainer: L.Trainer, own: Evaluated, loader: Any) -> Evaluated:
+    if world_size() == 1:
+        return own
+    device = trainer.strategy.root_device
+    sizes = gather_batch(torch.tensor([len(own.target)], device=device)).tolist()
+    shares = [Evaluated(*pair) for pair in zip(*(torch.split(gather_batch(tensor.to(device)).cpu(), sizes)
+                                                 for tensor in own), strict=True)]
+    first = shares[0]
+    sampler = getattr(loader, "sampler", None)
+    if isinstance(sampler, DistributedSampler) and not sampler.shuffle and len(set(sizes)) == 1:
+        # Share r holds samples r, r + world, r + 2 world, ...
+        logits, target = (torch.stack(tensors, dim=1).flatten(0, 1) for tensors in zip(*shares, strict=True))
+        total = len(sampler.dataset)  # type: ignore[arg-type]
+        return Evaluated(logits[:total], target[:total])
+    if all(share.target.shape == first.target.shape and torch.equal(share.target, first.target)
+           and torch.allclose(share.logits, first.logits, rtol=1e-3, atol=1e-3) for share in shares):
+        return first
+    return Evaluated(*(torch.cat(tensors) for tensors in zip(*shares, strict=True)))

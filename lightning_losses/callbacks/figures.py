@@ -1,0 +1,41 @@
+"""Where a callback's pictures go: a folder, Weights & Biases."""
+
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import WandbLogger
+from matplotlib.figure import Figure
+
+from lightning_losses.plots.style import save_figure
+
+
+def publish(trainer: L.Trainer, name: str, figure: Figure, folder: Path | None) -> None:
+    """Write a picture as PNG and send it to Weights & Biases, from the first process.
+
+    Without a folder it is written beside the files of a logger that keeps files (``<log_dir>/figures``), if there is
+    one.
+
+    Args:
+        trainer: the trainer, for its loggers and its step.
+        name: ``group/picture``; slashes become folders.
+        figure: the picture.
+        folder: where to.
+    """
+    if not trainer.is_global_zero:
+        return
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [figure], step=trainer.global_step)
+        elif folder is None and logger.log_dir is not None:
+            save_figure(figure, Path(logger.log_dir) / "figures" / f"{name}.png")
+    if folder is not None:
+        save_figure(figure, folder / f"{name}.png")
+
+
+def publish_table(trainer: L.Trainer, name: str, columns: list[str], rows: list[list[object]]) -> None:
+    """Send a table to Weights & Biases, from the first process; other loggers have no place for one."""
+    if not trainer.is_global_zero:
+        return
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_table(name, columns=columns, data=rows, step=trainer.global_step)
