@@ -1,1 +1,1 @@
-"""Hydra configuration, installed as `lightning_losses.conf`: a package, so that it is found wherever it is installed."""
+"""Hydra configuration; a package, `lightning_losses.conf`, so that it is found wherever it is installed."""

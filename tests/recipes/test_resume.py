@@ -21,13 +21,13 @@ class _CtrlC(Callback):
 
 @pytest.fixture
 def interrupt(monkeypatch):
-    """Let the next student's training be interrupted before a step; 3 steps are an epoch."""
+    """Let the next training of student or teacher be interrupted before a step; 3 steps are an epoch."""
 
-    def interrupt(step):
+    def interrupt(step, teacher=False):
         fit = L.Trainer.fit
 
         def interrupted(self, module, *args, **kwargs):
-            if getattr(module, "teacher", None) is not None:
+            if teacher or getattr(module, "teacher", None) is not None:
                 self.callbacks.append(_CtrlC(step))
                 monkeypatch.setattr(L.Trainer, "fit", fit)
             return fit(self, module, *args, **kwargs)
@@ -67,6 +67,18 @@ def test_a_run_with_dropout_resumes_exactly(run, interrupt, tmp_path):
     run(*ALONE, *dropout, f"resume={tmp_path / 'interrupted'}", folder=tmp_path / "interrupted", short=short)
     for name, value in _weights(tmp_path / "whole")["state_dict"].items():
         assert torch.equal(value, _weights(tmp_path / "interrupted")["state_dict"][name]), name
+
+
+def test_an_interrupted_teacher_is_resumed_too(run, interrupt, tmp_path):
+    whole = run(*ALONE, f"cache={tmp_path / 'one'}", folder=tmp_path / "whole")
+    interrupt(4, teacher=True)
+    folder = tmp_path / "interrupted"
+    with pytest.raises(KeyboardInterrupt):
+        run(*ALONE, f"cache={tmp_path / 'two'}", folder=folder)
+    assert not (tmp_path / "two").exists() and not (folder / "checkpoints" / "student").exists()
+    resumed = run(*ALONE, f"cache={tmp_path / 'two'}", f"resume={folder}", folder=folder)
+    for before, after in zip(whole.evaluations, resumed.evaluations, strict=True):
+        assert not after.trained.kept and torch.equal(before.logits, after.logits)
 
 
 def test_resuming_with_other_settings_is_refused(run, interrupt, tmp_path):
