@@ -249,3 +249,35 @@ def _mark_delay(axis: Axes, delay: Any) -> None:
             )
     if math.isnan(delay.generalised):
         axis.annotate("not generalised", (0.98, 0.5), xycoords="axes fraction", ha="right", fontsize=8, color="#555555")
+
+
+def spectrum_panels(
+    steps: Sequence[float], values: Mapping[str, Sequence[float]], nodes: Sequence[float], weights: Sequence[float]
+) -> Figure:
+    """Sharpness and trace over steps beside the edge of stability, and the last spectrum.
+
+    Args:
+        steps: of the measurements.
+        values: "largest", "smallest", "edge", "trace" and "trace_error" at the steps.
+        nodes: the last measurement's Ritz values.
+        weights: their shares of the eigenvalues.
+    """
+    with paper_style():
+        figure, (sharpness, trace, density) = new_figure(3, width=2.6, height=2.4)
+        _line(sharpness, steps, values["largest"], "largest", 0)
+        _line(sharpness, steps, values["smallest"], "smallest", 1)
+        sharpness.plot(steps, values["edge"], color="#777777", linestyle="--", linewidth=0.9, label="2 / learning rate")
+        sharpness.set_ylabel("eigenvalue of the Hessian")
+        sharpness.legend(loc="best", fontsize=7)
+        low = [value - error for value, error in zip(values["trace"], values["trace_error"], strict=True)]
+        high = [value + error for value, error in zip(values["trace"], values["trace_error"], strict=True)]
+        _line(trace, steps, values["trace"], "trace", 2)
+        trace.fill_between(steps, low, high, color=COLORS[2], alpha=0.25, linewidth=0)
+        trace.set_ylabel("trace ± standard error")
+        for axis in (sharpness, trace):
+            axis.set_xlabel("optimizer step")
+        density.stem(nodes, weights, linefmt="-", markerfmt=".", basefmt=" ")
+        density.set_yscale("log")
+        density.set_xlabel("eigenvalue")
+        density.set_ylabel(f"share, at step {steps[-1]:,.0f}")
+    return figure

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_losses.callbacks.nlm_cosine import nlm_cosine
 from lightning_losses.callbacks.softmax_collapse import collapsed_rows
+from lightning_losses.diagnostics.hessian_spectrum import hessian_product, hutchinson, lanczos
 from lightning_losses.losses.classification.stablemax_cross_entropy import (
     log_stablemax,
     stablemax_cross_entropy_loss,
@@ -123,11 +124,45 @@ def nlm(inputs: Tensors, params: dict[str, Any]) -> Tensors:
     return {"global_cos": whole, "per_tensor": each}
 
 
+def tiny_network(inputs: Tensors, params: dict[str, Any]) -> torch.nn.Sequential:
+    """The two-layer tanh network whose weights a case gives."""
+    with Params(params) as given:
+        given.take("net")  # the architecture in words; the shapes of the weights say it
+    hidden, features = inputs["0_weight"].shape
+    linear = torch.nn.Linear
+    network = torch.nn.Sequential(linear(features, hidden), torch.nn.Tanh(), linear(hidden, len(inputs["2_bias"])))
+    network.double()
+    state = {name.replace("_", "."): tensor for name, tensor in inputs.items() if name[:2] in ("0_", "2_")}
+    network.load_state_dict(state)
+    return network
+
+
+def hessian_spectrum(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    network = tiny_network(inputs, params)
+    loss = torch.nn.functional.cross_entropy(network(inputs["x"]), inputs["labels"])
+    weights = list(network.parameters())
+    size = sum(weight.numel() for weight in weights)
+    product = hessian_product(loss, weights)
+    values = lanczos(product, size, steps=size, dtype=torch.float64).values
+    trace, square = hutchinson(product, size, probes=None, dtype=torch.float64)
+    largest = values[values.abs().argmax()]
+    return {
+        "loss": loss,
+        "lambda_max": largest,
+        "pyhessian_top": largest,
+        "lambda_max_algebraic": values[-1],
+        "lambda_min": values[0],
+        "trace": torch.tensor(trace.value),
+        "frobenius": torch.tensor(square.value).sqrt(),
+    }
+
+
 ADAPTERS: dict[str, Adapter] = {
     "stablemax_cross_entropy": stablemax_cross_entropy,
     "perp_grad": perp_grad,
     "grokfast_ema": grokfast_ema,
     "grokfast_ma": grokfast_ma,
+    "hessian_spectrum": hessian_spectrum,
     "softmax_collapse": softmax_collapse,
     "nlm_cosine": nlm,
     "weight_norm_projection": weight_norm_projection,

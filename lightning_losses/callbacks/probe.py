@@ -1,0 +1,93 @@
+"""What monitors on a fixed probe share: some training rows, kept, and the network as it is in evaluation."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_losses.callbacks.access import refuse_hidden_gradients
+from lightning_losses.callbacks.monitor import Monitor
+from lightning_losses.sharding import local_part
+from lightning_losses.tensors import check_number
+
+
+class ProbeMonitor(Monitor):
+    """Base of the monitors that evaluate the network on the first rows of the first training batch.
+
+    The rows stay the same throughout, also in a resumed run: they are in the checkpoint. Each process takes rows of
+    its own batch. Batches are mappings with `inputs` and `target`, or (inputs, target); the module, called on the
+    inputs, gives the logits. Measuring changes neither modes, gradients, weights nor random states.
+
+    Args:
+        samples: how many rows, at least 1; of each process.
+        every_n_steps: see `Monitor`.
+        folder: see `Monitor`.
+    """
+
+    def __init__(self, samples: int = 256, every_n_steps: int = 100, folder: str | Path | None = None) -> None:
+        super().__init__(every_n_steps, folder)
+        check_number(self.name, "samples", samples, least=1)
+        self.samples = int(samples)
+        self.probe: tuple[Tensor, Tensor] | None = None
+
+    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor) -> None:
+        """Measure on the probe, and record."""
+        raise NotImplementedError
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse what shards parameters."""
+        refuse_hidden_gradients(self.name, trainer)
+        if any(local_part(parameter) is not parameter for parameter in pl_module.parameters()):
+            raise ValueError(f"{self.name}: FSDP2 shards the parameters, which a probe needs whole; use DDP.")
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Take the probe from the first batch; measure when due."""
+        if self.probe is None:
+            inputs, target = inputs_and_target(self.name, batch)
+            self.probe = inputs[: self.samples].clone(), target[: self.samples].clone()
+        if self.due(trainer.global_step):
+            inputs, target = (tensor.to(pl_module.device) for tensor in self.probe)
+            with evaluating(pl_module):
+                self.measure(trainer, pl_module, inputs, target)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured, and the probe."""
+        return {**super().state_dict(), "probe": self.probe}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with a checkpoint's probe."""
+        super().load_state_dict(state_dict)
+        self.probe = None if state_dict["probe"] is None else tuple(state_dict["probe"])
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Within this context every submodule is in evaluation mode and autocast is off; then all is as before."""
+    modes = [(part, part.training) for part in module.modules()]
+    device = next((parameter.device.type for parameter in module.parameters()), "cpu")
+    module.eval()
+    try:
+        with torch.enable_grad(), torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def inputs_and_target(who: str, batch: Any) -> tuple[Tensor, Tensor]:
+    """The inputs and the target of a batch.
+
+    Raises:
+        ValueError: a batch that has none.
+    """
+    if isinstance(batch, Mapping) and {"inputs", "target"} <= set(batch):
+        return batch["inputs"], batch["target"]
+    if isinstance(batch, Sequence) and len(batch) >= 2 and all(isinstance(part, Tensor) for part in batch[:2]):
+        return batch[0], batch[1]
+    raise ValueError(f"{who}: a batch of type {type(batch).__name__} came; give {{'inputs', 'target'}} or a pair.")

@@ -1,0 +1,173 @@
+"""The spectrum of a loss's Hessian, by products with vectors: extreme eigenvalues, trace, density."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_losses.tensors import check_number
+
+Product = Callable[[Float[Tensor, " size"]], Float[Tensor, " size"]]
+
+
+def hessian_product(loss: Float[Tensor, ""], parameters: Sequence[Tensor]) -> Product:
+    """The product of the loss's Hessian with a flat vector; one backward pass a product.
+
+    The parameters' own gradients stay as they are. The network must be twice differentiable: fused attention and
+    fused cross-entropy are not; use their plain implementations for the probe.
+
+    Args:
+        loss: a scalar with its graph.
+        parameters: what to differentiate by; those that the loss does not depend on count as 0.
+
+    Example:
+        >>> weight = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> hessian_product((weight**3).sum(), [weight])(torch.tensor([1.0, 1.0]))
+        tensor([ 6., 12.])
+    """
+    gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
+    shapes = [parameter.shape for parameter in parameters]
+    sizes = [parameter.numel() for parameter in parameters]
+
+    def product(vector: Tensor) -> Tensor:
+        pieces = [piece.reshape(shape) for piece, shape in zip(torch.split(vector, sizes), shapes, strict=True)]
+        products = torch.autograd.grad(
+            gradients, parameters, grad_outputs=pieces, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return torch.cat([piece.flatten() for piece in products]).detach()
+
+    return product
+
+
+class Spectrum(NamedTuple):
+    """Ritz values, ascending, and their weights, which add up to 1: the spectral density as Lanczos sees it."""
+
+    values: Float[Tensor, " steps"]
+    weights: Float[Tensor, " steps"]
+
+
+@torch.no_grad()
+def lanczos(
+    product: Product,
+    size: int,
+    *,
+    steps: int = 30,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Spectrum:
+    """The extreme eigenvalues and the density of a symmetric operator, by Lanczos with full re-orthogonalisation.
+
+    The outermost Ritz values converge first: a few dozen steps give the largest and the smallest eigenvalue to the
+    digits that the precision has where they are separated; as many steps as dimensions give all. Largest is meant
+    with its sign, not in magnitude as power iteration finds it.
+
+    Args:
+        product: the operator.
+        size: its dimension; `steps` vectors of it are held.
+        steps: at most this many products; it ends sooner where the space is exhausted.
+        generator: draws the starting vector, on the CPU.
+        dtype: of the vectors.
+        device: of the vectors.
+
+    Raises:
+        ValueError: fewer than 1 step or dimension.
+
+    Source:
+        Yao, Gholami, Keutzer, Mahoney, 2020, "PyHessian: Neural Networks Through the Lens of the Hessian",
+        arXiv:1912.07145, for its use on networks.
+
+    Example:
+        >>> values = lanczos(lambda v: torch.tensor([3.0, -1.0]) * v, 2).values
+        >>> [round(value, 4) for value in values.tolist()]
+        [-1.0, 3.0]
+    """
+    check_number("lanczos", "size", size, least=1)
+    check_number("lanczos", "steps", steps, least=1)
+    vector = torch.randn(size, generator=generator, dtype=torch.float64).to(device, dtype)
+    basis = [vector / vector.norm()]
+    diagonal: list[float] = []
+    beside: list[float] = []
+    for _ in range(min(steps, size)):
+        image = product(basis[-1])
+        diagonal.append(float(image @ basis[-1]))
+        rest = image
+        # Twice: once leaves what rounding put back.
+        for _ in range(2):
+            held = torch.stack(basis)
+            rest = rest - held.T @ (held @ rest)
+        length = float(rest.norm())
+        scale = max(map(abs, [*diagonal, *beside]))
+        if length <= 10 * torch.finfo(dtype).eps * scale or len(diagonal) == min(steps, size):
+            break
+        beside.append(length)
+        basis.append(rest / length)
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    if beside:
+        matrix += torch.diag(torch.tensor(beside, dtype=torch.float64), 1)
+        matrix += torch.diag(torch.tensor(beside, dtype=torch.float64), -1)
+    values, vectors = torch.linalg.eigh(matrix)
+    return Spectrum(values, vectors[0].square())
+
+
+class Estimate(NamedTuple):
+    """A mean over random probes, and the standard error of it (NaN for one probe, 0 where it is exact)."""
+
+    value: float
+    error: float
+
+
+@torch.no_grad()
+def hutchinson(
+    product: Product,
+    size: int,
+    *,
+    probes: int | None = 20,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> tuple[Estimate, Estimate]:
+    """The trace of a symmetric operator, and the square of its Frobenius norm.
+
+    ``E[vᵀ H v]`` and ``E[|H v|²]`` over v with entries ±1.
+
+    Args:
+        product: the operator.
+        size: its dimension.
+        probes: how many random vectors; None takes the unit vectors, which is exact and costs `size` products.
+        generator: draws the vectors, on the CPU.
+        dtype: of the vectors.
+        device: of the vectors.
+
+    Raises:
+        ValueError: fewer than 1 probe.
+
+    Example:
+        >>> hutchinson(lambda v: torch.tensor([3.0, -1.0]) * v, 2, probes=None)[0].value
+        2.0
+    """
+    traces, squares = [], []
+    if probes is None:
+        for position in range(size):
+            vector = torch.zeros(size, dtype=dtype, device=device)
+            vector[position] = 1
+            image = product(vector)
+            traces.append(float(image[position]))
+            squares.append(float(image.square().sum()))
+        return Estimate(sum(traces), 0.0), Estimate(sum(squares), 0.0)
+    check_number("hutchinson", "probes", probes, least=1)
+    for _ in range(probes):
+        signs = torch.randint(2, (size,), generator=generator) * 2 - 1
+        vector = signs.to(device, dtype)
+        image = product(vector)
+        traces.append(float(vector @ image))
+        squares.append(float(image.square().sum()))
+    return _mean(traces), _mean(squares)
+
+
+def _mean(values: list[float]) -> Estimate:
+    samples = torch.tensor(values, dtype=torch.float64)
+    error = (samples.std() / len(samples) ** 0.5).item() if len(samples) > 1 else float("nan")
+    return Estimate(samples.mean().item(), error)
