@@ -1,0 +1,93 @@
+"""Weight aligning: new classes' weights are brought to the size of the old ones', after a task is learnt."""
+
+from typing import NamedTuple
+
+import lightning.pytorch as L
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_losses.tensors import check_count
+
+
+class AlignedWeight(NamedTuple):
+    """The classifier's weight, and the factor of the new classes' rows."""
+
+    weight: Float[Tensor, "classes dim"]
+    gamma: Float[Tensor, ""]
+
+
+def align_weight(weight: Float[Tensor, "classes dim"], new_classes: int) -> AlignedWeight:
+    """Multiply the rows of the new classes, the last ones, by the ratio of the mean lengths of old and new rows.
+
+    Rows of length 0, or no old or no new classes, leave the weight as it is.
+
+    Args:
+        weight: [old + new, D]; the bias is not part of it.
+        new_classes: how many classes are new, at least 0.
+
+    Raises:
+        ValueError: more new classes than there are classes.
+
+    Source:
+        Zhao, Xiao, Gan, Zhang, Xia, 2020, "Maintaining Discrimination and Fairness in Class Incremental Learning",
+        arXiv:1911.07053, as re-implemented in LAMDA-CL/PyCIL.
+
+    Example:
+        >>> align_weight(torch.tensor([[3.0, 4.0], [0.0, 10.0]]), new_classes=1).weight
+        tensor([[3., 4.],
+                [0., 5.]])
+    """
+    if weight.ndim != 2 or not 0 <= new_classes <= len(weight):
+        raise ValueError(
+            f"weight_aligning: new_classes={new_classes} came with a weight of shape {list(weight.shape)}; give "
+            "[classes, D] and at most as many new classes."
+        )
+    if new_classes in (0, len(weight)):
+        return AlignedWeight(weight.clone(), weight.new_ones(()))
+    lengths = weight.norm(dim=1)
+    old, new = lengths[:-new_classes].mean(), lengths[-new_classes:].mean()
+    gamma = torch.where((old > 0) & (new > 0), old / torch.where(new > 0, new, 1.0), 1.0)
+    return AlignedWeight(torch.cat([weight[:-new_classes], gamma * weight[-new_classes:]]), gamma)
+
+
+class WeightAligning(L.Callback):
+    """Aligns a classifier's weight when training on a task with new classes ends.
+
+    Train that task with ``(1 - λ) CE + λ KD(temperature=2)`` on the old classes' logits, λ the share of old classes.
+
+    Args:
+        head: the name of the linear classifier within the module, whose last rows are the new classes.
+        new_classes: how many classes the task has brought, at least 1.
+
+    Raises:
+        ValueError: when training begins, a module without such a linear layer.
+
+    Example:
+        >>> WeightAligning(head="network.head", new_classes=2).new_classes
+        2
+    """
+
+    def __init__(self, head: str, new_classes: int) -> None:
+        check_count("weight_aligning", "new_classes", new_classes)
+        self.head = head
+        self.new_classes = new_classes
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check that the head is there."""
+        self._linear(pl_module)
+
+    @torch.no_grad()
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Align the head's weight."""
+        linear = self._linear(pl_module)
+        linear.weight.copy_(align_weight(linear.weight, self.new_classes).weight)
+
+    def _linear(self, module: nn.Module) -> nn.Linear:
+        found = dict(module.named_modules()).get(self.head)
+        if not isinstance(found, nn.Linear):
+            linears = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+            raise ValueError(
+                f"weight_aligning: head={self.head!r} came; give one of the linear layers {', '.join(linears)}."
+            )
+        return found

@@ -1,0 +1,51 @@
+"""Soft labels kept as their k largest probabilities, and made whole again."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.tensors import check_choice
+
+Kind = Literal["spread", "renormalise"]
+
+
+def restore_soft_label(
+    index: Int[Tensor, "*rows k"], value: Float[Tensor, "*rows k"], num_classes: int, *, kind: Kind = "spread"
+) -> Float[Tensor, "*rows classes"]:
+    """Probabilities over all classes from the stored ones; use them as a soft target.
+
+    Args:
+        index: [..., k] the stored classes, each once a row.
+        value: [..., k] their probabilities.
+        num_classes: C, at least k.
+        kind: "spread" shares what is missing to 1 among the other classes alike; "renormalise" divides by the sum.
+
+    Returns:
+        [..., C], of sum 1; with k = C and "spread" exactly what was stored.
+
+    Raises:
+        ValueError: shapes that do not fit; fewer classes than are stored; an unknown kind.
+
+    Source:
+        Shen, Xing, 2022, "A Fast Knowledge Distillation Framework for Visual Recognition", arXiv:2112.01528, and its
+        code szq0214/FKD.
+
+    Example:
+        >>> restore_soft_label(torch.tensor([[2, 0]]), torch.tensor([[0.75, 0.125]]), 4)
+        tensor([[0.1250, 0.0625, 0.7500, 0.0625]])
+    """
+    check_choice("topk_soft_label", "kind", kind, Kind)
+    k = value.shape[-1] if value.ndim else 0
+    if index.shape != value.shape or not 1 <= k <= num_classes:
+        raise ValueError(
+            f"topk_soft_label: index of shape {list(index.shape)} and value of shape {list(value.shape)} came for "
+            f"{num_classes} classes; give both [..., k], with k from 1 to the number of classes."
+        )
+    total = value.sum(dim=-1, keepdim=True)
+    if kind == "renormalise":
+        value, rest = value / total, torch.zeros_like(total)
+    else:
+        rest = (1 - total) / max(num_classes - k, 1)
+    return rest.repeat(*[1] * (rest.ndim - 1), num_classes).scatter(-1, index, value)

@@ -1,0 +1,163 @@
+"""Weighted self-distillation: each generation fits the label and the generation before it."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from lightning_losses.losses.base import Loss
+from lightning_losses.tensors import (
+    Reduction,
+    check_count,
+    check_number,
+    check_reduction,
+    distillation_rows,
+    log_probabilities,
+    reduce,
+)
+
+
+class Generations(NamedTuple):
+    """The targets that each generation of kernel ridge regression fits, and its predictions."""
+
+    targets: Float[Tensor, "steps n"]
+    fits: Float[Tensor, "steps n"]
+    val_fits: Float[Tensor, "steps m"]
+
+
+def kernel_generations(
+    kernel: Float[Tensor, "n n"],
+    val_kernel: Float[Tensor, "m n"],
+    target: Float[Tensor, " n"],
+    *,
+    alpha: float,
+    ridge: float,
+    steps: int,
+) -> Generations:
+    """Generations of kernel ridge regression: each fits ``alpha target + (1 - alpha) fit of the one before``.
+
+    Args:
+        kernel: [n, n] of the training samples with themselves.
+        val_kernel: [m, n] of other samples with the training samples.
+        target: [n] what the first generation fits.
+        alpha: the weight of the target in later generations.
+        ridge: added to the kernel's diagonal, above 0.
+        steps: the number of generations, at least 1.
+    """
+    check_number("self_distill_gt", "ridge", ridge, above=0)
+    check_count("self_distill_gt", "steps", steps)
+    eye = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
+    factor = torch.linalg.cholesky(kernel + ridge * eye)
+    targets, fits, val_fits = [target], [], []
+    for step in range(steps):
+        coefficients = torch.cholesky_solve(targets[-1].unsqueeze(-1), factor).squeeze(-1)
+        fits.append(kernel @ coefficients)
+        val_fits.append(val_kernel @ coefficients)
+        if step < steps - 1:
+            targets.append(alpha * target + (1 - alpha) * fits[-1])
+    return Generations(torch.stack(targets), torch.stack(fits), torch.stack(val_fits))
+
+
+def optimal_alpha(
+    from_target: Float[Tensor, "..."], from_teacher: Float[Tensor, "..."], target: Float[Tensor, "..."]
+) -> Float[Tensor, ""]:
+    """The α that makes ``α from_target + (1 - α) from_teacher`` closest to held-out targets; it may leave [0, 1].
+
+    Args:
+        from_target: held-out predictions of a model fitted to the labels alone.
+        from_teacher: those of a model fitted to the generation before alone.
+        target: the held-out targets.
+
+    Example:
+        >>> optimal_alpha(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.0]), torch.tensor([0.25, 3.0])).item()
+        0.25
+    """
+    difference = from_target - from_teacher
+    return ((target - from_teacher) * difference).sum() / difference.square().sum()
+
+
+def self_distill_gt_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    alpha: float = 0.5,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
+    """Weighted self-distillation; see `SelfDistillGT`."""
+    check_number("self_distill_gt", "alpha", alpha, least=0, most=1)
+    check_reduction("self_distill_gt", reduction)
+    rows = distillation_rows("self_distill_gt", logits, teacher_logits, target, ignore_index)
+    assert rows.target is not None
+    s, t = log_probabilities(rows.logits).exp(), log_probabilities(rows.teacher_logits).exp()
+    label = rows.target if rows.target.is_floating_point() else F.one_hot(rows.target, s.shape[-1]).to(s.dtype)
+    value = alpha * (s - label).square().mean(dim=-1) + (1 - alpha) * (s - t).square().mean(dim=-1)
+    return reduce(value, reduction, rows.kept)
+
+
+class SelfDistillGT(Loss):
+    """Weighted self-distillation: each generation fits the label and the generation before it.
+
+    ``α |s - q|² / C + (1 - α) |s - t|² / C`` between probabilities, q the one-hot (or given) target. Each generation is
+    the next one's teacher. For kernel ridge regression, generations are known in closed form (`kernel_generations`): α
+    = 1 repeats the first fit, α = 0 shrinks it to 0, and between them they converge to a ridge of 1 / α times the size.
+    `optimal_alpha` is the best α for the next generation.
+
+    Args:
+        alpha: α, the weight of the label, in [0, 1].
+        ignore_index: samples with this target count for nothing.
+        reduction: "mean" over the kept samples, "sum", or "none".
+
+    Shapes:
+        logits, teacher_logits: [..., C], the latter of the generation before; target: [...] class indices or [..., C]
+        probabilities.
+
+    Returns:
+        A scalar, or [...] without reduction.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; an alpha outside [0, 1].
+
+    Source:
+        Borup, Andersen, 2021, "Even your Teacher Needs Guidance: Ground-Truth Targets Dampen Regularization Imposed by
+        Self-Distillation", arXiv:2102.13088, and its code Kennethborup/self_distillation. The best α here follows from
+        predictions being linear in the targets; it agrees with the paper's idea, not compared with its theorem. α = 1/2
+        is this library's choice.
+
+    Example:
+        >>> logits, target = torch.tensor([[0.0, 0.0]]), torch.tensor([0])
+        >>> SelfDistillGT(alpha=0.5)(logits, logits, target).item()
+        0.125
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        check_number("self_distill_gt", "alpha", alpha, least=0, most=1)
+        check_reduction("self_distill_gt", reduction)
+        self.alpha = alpha
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."],
+    ) -> Float[Tensor, "..."]:
+        """Evaluate the loss; the class documents it."""
+        return self_distill_gt_loss(
+            logits,
+            teacher_logits,
+            target,
+            alpha=self.alpha,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )
