@@ -281,3 +281,31 @@ def spectrum_panels(
         density.set_xlabel("eigenvalue")
         density.set_ylabel(f"share, at step {steps[-1]:,.0f}")
     return figure
+
+
+def collapse_panels(steps: Sequence[float], values: Mapping[str, Sequence[float]]) -> Figure:
+    """NC1, NC2, NC3 and NC4 over steps, a panel each.
+
+    Args:
+        steps: of the measurements.
+        values: what `lightning_losses.diagnostics.neural_collapse` returns, at the steps; ``nc1/<layer>`` joins NC1.
+    """
+    titles = {"nc1": "NC1: within classes", "nc2": "NC2: lengths and angles", "nc3": "NC3: duality",
+              "nc4": "NC4: nearest mean"}  # fmt: skip
+    with paper_style():
+        figure, axes = new_figure(2, 2, width=2.9, height=2.2)
+        for axis, (prefix, title) in zip(axes, titles.items(), strict=True):
+            members = {name: seen for name, seen in values.items() if name.startswith(prefix)}
+            members.pop("nc1_per_class", None)
+            for order, (name, seen) in enumerate(members.items()):
+                label = name.removeprefix("nc2_").removeprefix("nc1/").replace("_", ", ")
+                _line(axis, steps, seen, label if len(members) > 1 else name, order)
+            axis.set_title(title)
+            if prefix == "nc1":
+                axis.set_yscale("log")
+            if len(members) > 1:
+                axis.legend(loc="best", fontsize=6)
+        axes[3].set_ylim(bottom=0)
+        for axis in axes[2:]:
+            axis.set_xlabel("optimizer step")
+    return figure

@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_losses.callbacks.nlm_cosine import nlm_cosine
 from lightning_losses.callbacks.softmax_collapse import collapsed_rows
 from lightning_losses.diagnostics.hessian_spectrum import hessian_product, hutchinson, lanczos
+from lightning_losses.diagnostics.neural_collapse import neural_collapse
 from lightning_losses.losses.classification.stablemax_cross_entropy import (
     log_stablemax,
     stablemax_cross_entropy_loss,
@@ -157,12 +158,23 @@ def hessian_spectrum(inputs: Tensors, params: dict[str, Any]) -> Tensors:
     }
 
 
+def collapse(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        classes = given.take("C")
+    if len(inputs["weight"]) != classes:
+        raise ValueError(f"{classes} classes are named, {len(inputs['weight'])} rows of weights given")
+    found = neural_collapse(inputs["features"], inputs["labels"], inputs["weight"], inputs["bias"])
+    names = {"nc1": "nc1_trace", "nc1_per_class": "nc1_pinv_over_C", "nc3": "nc3_duality", "nc4": "nc4_mismatch"}
+    return {names.get(name, name): value for name, value in found.items()}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "stablemax_cross_entropy": stablemax_cross_entropy,
     "perp_grad": perp_grad,
     "grokfast_ema": grokfast_ema,
     "grokfast_ma": grokfast_ma,
     "hessian_spectrum": hessian_spectrum,
+    "neural_collapse": collapse,
     "softmax_collapse": softmax_collapse,
     "nlm_cosine": nlm,
     "weight_norm_projection": weight_norm_projection,

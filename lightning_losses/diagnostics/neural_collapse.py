@@ -1,0 +1,120 @@
+"""Neural collapse: how far features and classifier are from the simplex that training ends in."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.tensors import check_choice
+
+Limit = Literal["simplex", "orthogonal"]
+
+
+def _same(values: Tensor) -> Tensor:
+    return values
+
+
+@torch.no_grad()
+def neural_collapse(
+    features: Float[Tensor, "samples d"],
+    target: Int[Tensor, " samples"],
+    weight: Float[Tensor, "classes d"],
+    bias: Float[Tensor, " classes"] | None = None,
+    *,
+    limit: Limit = "simplex",
+    total: Callable[[Tensor], Tensor] = _same,
+) -> dict[str, Tensor]:
+    """NC1 to NC4 of features and the linear classifier behind them.
+
+    - ``nc1``: within-class variability ``tr(Σ_W Σ_B⁺)``; 0 when every sample sits on its class's mean.
+      ``nc1_per_class`` is that over C, as many papers report it.
+    - ``nc2_equinorm_means``, ``..._weights``: the spread of the lengths of the centred class means, and of the
+      classifier's rows: standard deviation over mean.
+    - ``nc2_equiangular_means``, ``..._weights``: the mean distance of their cosines from -1 / (C - 1).
+    - ``nc3``: the squared distance of the classifier from the class means, both at norm 1; from 0 to 4.
+    - ``nc4``: the share of samples that the classifier and the nearest class mean classify differently.
+
+    Computed in float64, without a d by d matrix. The global mean is that of the classes, not of the samples. Classes
+    without samples are left out of everything.
+
+    Args:
+        features: [n, d] the inputs of the classifier.
+        target: [n] class indices.
+        weight: [C, d] the classifier's.
+        bias: [C].
+        limit: "simplex" measures NC2 against the simplex; "orthogonal" against orthogonal class means that are not
+            centred, the limit of bias-free squared loss, also for imbalanced classes.
+        total: sums a tensor over processes, each of which has samples of its own; none by default.
+
+    Returns:
+        Scalars by name, the same on every process.
+
+    Raises:
+        ValueError: an unknown limit; fewer than two classes with samples.
+
+    Source:
+        Papyan, Han, Donoho, 2020, "Prevalence of Neural Collapse during the Terminal Phase of Deep Learning
+        Training", arXiv:2008.08186, and its authors' notebook. "orthogonal": Dang, Tran, Osher, Tran-The, Ho, Nguyen,
+        2023, arXiv:2301.00437.
+
+    Example:
+        >>> corners = torch.eye(3) - 1 / 3
+        >>> found = neural_collapse(corners.repeat(4, 1), torch.arange(3).repeat(4), corners)
+        >>> max(value.item() for value in found.values()) < 1e-12
+        True
+    """
+    check_choice("neural_collapse", "limit", limit, Limit)
+    h, w = features.double(), weight.double()
+    classes = len(w)
+    counts = total(torch.zeros(classes, dtype=h.dtype, device=h.device).index_add(0, target, torch.ones_like(h[:, 0])))
+    sums = total(torch.zeros(classes, h.shape[1], dtype=h.dtype, device=h.device).index_add(0, target, h))
+    present = counts > 0
+    number = int(present.sum())
+    if number < 2:
+        raise ValueError(f"neural_collapse: {number} classes have samples; give at least 2.")
+    means = sums / counts.clamp(min=1).unsqueeze(1)
+    samples = counts.sum()
+    centre = means[present].mean(dim=0)
+    centred = means[present] - centre
+    rows = w[present]
+
+    directions, sizes, _ = torch.linalg.svd(centred.T, full_matrices=False)
+    kept = (sizes > 1e-10 * sizes[0]) & (torch.arange(len(sizes), device=h.device) < number - 1)
+    within = total(((h - means[target]) @ directions[:, kept]).square().sum(dim=0)) / samples
+    nc1 = (number / sizes[kept].square() * within).sum()
+
+    logits = h @ w.T if bias is None else h @ w.T + bias.double()
+    distances = torch.cdist(h, means).masked_fill(~present, torch.inf)
+    differing = total((distances.argmin(dim=1) != logits.argmax(dim=1)).double().sum()) / samples
+
+    directions_of = centred if limit == "simplex" else means[present]
+    cosine = -1 / (number - 1) if limit == "simplex" else 0.0
+    return {
+        "nc1": nc1,
+        "nc1_per_class": nc1 / number,
+        "nc2_equinorm_means": _spread(directions_of),
+        "nc2_equinorm_weights": _spread(rows),
+        "nc2_equiangular_means": _angles(directions_of, cosine),
+        "nc2_equiangular_weights": _angles(rows, cosine),
+        "nc3": (_unit(rows) - _unit(centred)).square().sum(),
+        "nc4": differing,
+    }
+
+
+def _spread(vectors: Tensor) -> Tensor:
+    norms = vectors.norm(dim=1)
+    return norms.std() / norms.mean()
+
+
+def _angles(vectors: Tensor, cosine: float) -> Tensor:
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    off = (unit @ unit.T - cosine).abs()
+    off.fill_diagonal_(0)
+    return off.sum() / (len(vectors) * (len(vectors) - 1))
+
+
+def _unit(matrix: Tensor) -> Tensor:
+    norm = matrix.norm()
+    return torch.where(norm > 0, matrix / torch.where(norm > 0, norm, 1.0), 0.0)
