@@ -67,7 +67,7 @@ class CalibrationMonitor(Callback):
             if self.every_n_epochs and epoch % self.every_n_epochs == 0 and trainer.is_global_zero:
                 figure = reliability_diagram(logits, target, inputs="logits", num_bins=self.num_bins,
                                              title=f"epoch {epoch}")
-                publish(trainer, f"{prefix}/epoch_{epoch}", figure, self.folder)
+                publish(trainer, f"{prefix}/reliability", figure, self.folder, file=f"{prefix}/epoch_{epoch}")
                 confidence, outcome = confidences(logits, target, inputs="logits", task="multiclass", scope="top_label")
                 bins = binned(bin_sums(confidence, outcome, width_bins(confidence, self.num_bins), self.num_bins))
                 publish_table(trainer, f"{prefix}/bins", ["bin", "samples", "confidence", "accuracy"],

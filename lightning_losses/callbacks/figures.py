@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from lightning_losses.plots.style import save_figure
 
 
-def publish(trainer: L.Trainer, name: str, figure: Figure, folder: Path | None) -> None:
+def publish(trainer: L.Trainer, name: str, figure: Figure, folder: Path | None, *, file: str | None = None) -> None:
     """Write a picture as PNG and send it to Weights & Biases, from the first process.
 
     Without a folder it is written beside the files of a logger that keeps files (``<log_dir>/figures``), if there is
@@ -20,16 +20,18 @@ def publish(trainer: L.Trainer, name: str, figure: Figure, folder: Path | None) 
         name: ``group/picture``; slashes become folders.
         figure: the picture.
         folder: where to.
+        file: the name of the PNG, where one name for all steps would overwrite it.
     """
     if not trainer.is_global_zero:
         return
+    file = f"{file or name}.png"
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(name, [figure], step=trainer.global_step)
         elif folder is None and logger.log_dir is not None:
-            save_figure(figure, Path(logger.log_dir) / "figures" / f"{name}.png")
+            save_figure(figure, Path(logger.log_dir) / "figures" / file)
     if folder is not None:
-        save_figure(figure, folder / f"{name}.png")
+        save_figure(figure, folder / file)
 
 
 def publish_table(trainer: L.Trainer, name: str, columns: list[str], rows: list[list[object]]) -> None:

@@ -16,7 +16,7 @@ from lightning_losses.metrics.brier_score import (
     brier_score,
 )
 from lightning_losses.metrics.calibration_error import CalibrationError, calibration_error
-from lightning_losses.metrics.calibration_summary import calibration_intervals, calibration_summary
+from lightning_losses.metrics.calibration_summary import SUMMARY, calibration_intervals, calibration_summary
 from lightning_losses.metrics.classwise_calibration_error import ClasswiseCalibrationError, classwise_calibration_error
 from lightning_losses.metrics.expected_calibration_error import ExpectedCalibrationError, expected_calibration_error
 from lightning_losses.metrics.kernel_calibration_error import KernelCalibrationError, kernel_calibration_error
@@ -26,6 +26,7 @@ from lightning_losses.metrics.overconfidence_error import OverconfidenceError, o
 from lightning_losses.metrics.rms_calibration_error import RMSCalibrationError, rms_calibration_error
 
 __all__ = [
+    "SUMMARY",
     "AdaptiveCalibrationError",
     "AreaUnderRiskCoverage",
     "BrierDecomposition",

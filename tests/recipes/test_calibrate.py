@@ -1,0 +1,146 @@
+"""The calibrate recipe: files and checkpoints in; a calibrator, a table and pictures out."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from safetensors.torch import save_file
+
+from lightning_losses.calibration import Calibrator, TemperatureScaling
+from lightning_losses.metrics import SUMMARY, expected_calibration_error
+from lightning_losses.recipe.check_config import check_config
+from lightning_losses.recipe.logits_source import checkpoint_split, read_logits
+from lightning_losses.recipes.calibrate import Settings, rehearse, run
+
+
+def calibrated(folder, *overrides):
+    with initialize_config_module("lightning_losses.conf", version_base="1.3"):
+        config = compose("calibrate", ["resamples=5", *map(str, overrides)])
+    check_config(config, Settings)
+    rehearse(config)
+    return run(config, folder)
+
+
+@pytest.fixture
+def labelled():
+    logits = 2 * torch.randn(300, 4)
+    return 3 * logits, torch.multinomial(logits.softmax(-1), 1)[:, 0]
+
+
+def written(folder, kind, logits, target):
+    path = folder / f"logits.{kind}"
+    if kind == "npz":
+        np.savez(path, logits=logits.numpy(), target=target.numpy())
+    elif kind == "safetensors":
+        save_file({"logits": logits, "target": target}, path)
+    elif kind == "csv":
+        np.savetxt(path, np.column_stack([logits.numpy(), target.numpy()]), delimiter=",", fmt="%.9g")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npz", "safetensors", "csv"])
+def test_every_kind_of_file_reads_the_same(tmp_path, labelled, kind):
+    logits, target = read_logits(written(tmp_path, kind, *labelled))
+    # Nine digits are float32 exactly.
+    torch.testing.assert_close(logits.float(), labelled[0], rtol=0, atol=0)
+    assert torch.equal(target, labelled[1])
+
+
+def test_a_header_names_the_targets_column(tmp_path):
+    (tmp_path / "a.csv").write_text("a,target,b\n1.5,1,0.5\n0.5,0,2.5\n")
+    logits, target = read_logits(tmp_path / "a.csv")
+    assert logits.tolist() == [[1.5, 0.5], [0.5, 2.5]]
+    assert target.tolist() == [1, 0]
+
+
+def test_it_leaves_a_calibrator_a_table_and_pictures(tmp_path, labelled):
+    found = calibrated(tmp_path / "run", f"logits={written(tmp_path, 'npz', *labelled)}", "fit_fraction=0.7")
+    assert (len(found.split.fit.target), len(found.split.test.target)) == (210, 90)
+    loaded = Calibrator.load(tmp_path / "run" / "calibrator.safetensors")
+    expected = TemperatureScaling().fit(*found.split.fit)
+    torch.testing.assert_close(loaded.temperature, expected.temperature)
+    content = json.loads((tmp_path / "run" / "calibration.json").read_text())
+    assert list(content["before"]) == list(SUMMARY)
+    after = expected_calibration_error(expected(found.split.test.logits), found.split.test.target, inputs="logits")
+    assert content["after"]["ece"]["value"] == pytest.approx(float(after))
+    assert content["after"]["nll"]["value"] < content["before"]["nll"]["value"]
+    assert "| ece | " in (tmp_path / "run" / "calibration.md").read_text()
+    for picture in ("reliability.png", "risk_coverage.png"):
+        assert (tmp_path / "run" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["ensemble_temperature", "vector", "matrix", "dirichlet", "platt", "beta", "isotonic",
+                                  "isotonic_multiclass", "histogram"])
+def test_every_calibrator_can_be_chosen(tmp_path, labelled, name):
+    path = written(tmp_path, "safetensors", *labelled)
+    found = calibrated(tmp_path / "run", f"logits={path}", f"test_logits={path}", f"calibrator={name}")
+    assert found.after.values["brier"] < found.before.values["brier"]
+    assert Calibrator.load(tmp_path / "run" / "calibrator.safetensors").options == found.calibrator.options
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("missing.npz", None, "is no file"),
+    ("a.pkl", b"x", "ends in '.pkl'; give one of .npz"),
+    ("a.npz", b"no zip", "can't be read"),
+    ("a.safetensors", b"nothing", "can't be read"),
+    ("a.csv", b"a,b\n1,2\n", "names no target"),
+    ("b.csv", b"1.0,2.0,0.5\n", "no class indices"),
+])
+def test_bad_files_are_refused_by_name(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        calibrated(tmp_path / "run", f"logits={tmp_path / name}")
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", logits=np.array([[object()]], dtype=object), target=np.zeros(1, dtype=np.int64))
+    with pytest.raises(ValueError, match="can't be read"):
+        read_logits(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(("arrays", "message"), [
+    ({"logits": torch.zeros(3, 2)}, "has no target"),
+    ({"logits": torch.zeros(3, 2), "target": torch.zeros(2)}, r"\[3, 2\]"),
+    ({"logits": torch.zeros(3, 2, dtype=torch.long), "target": torch.zeros(3)}, "int64"),
+])
+def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, message):
+    save_file(arrays, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=message):
+        read_logits(tmp_path / "a.safetensors")
+
+
+def test_one_source_must_be_given(tmp_path):
+    for overrides in ([], ["logits=a.npz", "checkpoint=b.ckpt"]):
+        with pytest.raises(ValueError, match="give one of logits"):
+            calibrated(tmp_path, *overrides)
+
+
+def test_a_split_that_leaves_nothing_is_refused(tmp_path, labelled):
+    path = written(tmp_path, "npz", labelled[0][:2], labelled[1][:2])
+    with pytest.raises(ValueError, match="leaves none"):
+        calibrated(tmp_path, f"logits={path}", "fit_fraction=0.1")
+
+
+def test_a_checkpoint_of_the_train_recipe_is_calibrated(tmp_path, run):
+    report = run()
+    checkpoint = run.folder / "checkpoints" / "student" / "last.ckpt"
+    found = calibrated(tmp_path / "calibrated", f"checkpoint={checkpoint}", "calibrator=temperature")
+    # The train recipe fits the same temperature on the same data.
+    assert float(found.calibrator.temperature) == pytest.approx(report.evaluations[-1].temperature, rel=1e-4)
+    torch.testing.assert_close(found.split.test.logits, report.evaluations[-1].logits)
+
+
+def test_settings_that_build_something_else_are_refused(tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"")
+    (tmp_path / "identity.json").write_text(json.dumps({"data": {"_target_": "os.system"}, "module": {"network": {}}}))
+    with pytest.raises(ValueError, match=r"asks to build os\.system"):
+        checkpoint_split(tmp_path / "last.ckpt")
+
+
+def test_a_checkpoint_without_settings_is_refused(tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"")
+    with pytest.raises(ValueError, match="no checkpoint of a run"):
+        checkpoint_split(tmp_path / "last.ckpt")
