@@ -16,6 +16,7 @@ from lightning_losses.losses import (
     bdkd_loss,
     binary_kl_loss,
     binary_kl_norm_loss,
+    cross_entropy_loss,
     deit_distill_loss,
     dkd_loss,
     forward_kl_loss,
@@ -24,6 +25,7 @@ from lightning_losses.losses import (
     kd_loss,
     kl_top_loss,
     logit_std_kd_loss,
+    mcmi_loss,
     nkd_loss,
     ofa_kd_loss,
     pskd_loss,
@@ -38,6 +40,7 @@ from lightning_losses.losses import (
 from lightning_losses.losses.distillation.adaptive_alpha_divergence import alpha_divergence
 from lightning_losses.losses.distillation.bdkd import bdkd_weights
 from lightning_losses.losses.distillation.dkd import dkd_parts
+from lightning_losses.losses.distillation.mcmi import class_centroids, class_sums
 from lightning_losses.losses.distillation.pskd import pskd_target
 from lightning_losses.losses.distillation.sinkd import sinkd_transport
 from lightning_losses.tensors import class_indices, entropy, log_probabilities
@@ -290,6 +293,23 @@ def attention_transfer(inputs: dict[str, Tensor], params: dict[str, Any]) -> dic
     return {"loss": loss, **gradients(loss, student=student)}
 
 
+def mcmi(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        weight = given.take("lam")
+    logits = leaf(inputs["logits"])
+    information = -mcmi_loss(logits, inputs["target"], inputs["centroids"])
+    ce = cross_entropy_loss(logits, inputs["target"])
+    loss = ce - weight * information
+    return {"ce": ce, "cmi": information, "loss": loss, "grad": gradients(loss, logits=logits)["grad_logits"]}
+
+
+def cmi_metric(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params):
+        logits, target = inputs["logits"], inputs["target"]
+    centroids = class_centroids(*class_sums(logits, target), torch.zeros_like(logits[:1]))
+    return {"centroids": centroids, "cmi": -mcmi_loss(logits, target, centroids)}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "kd": kd,
     "dkd": dkd,
@@ -338,4 +358,6 @@ ADAPTERS: dict[str, Adapter] = {
     "adaptive_alpha_divergence": adaptive_alpha,
     "gpg_loss": partial(plain, loss_function=gpg_loss, options={"alpha": "alpha"}, fixed={"temperature": (1.0,)}),
     "attention_transfer": attention_transfer,
+    "mcmi": mcmi,
+    "cmi_metric": cmi_metric,
 }
