@@ -7,13 +7,17 @@ from torch import Tensor
 
 from lightning_losses.callbacks.nlm_cosine import nlm_cosine
 from lightning_losses.callbacks.softmax_collapse import collapsed_rows
+from lightning_losses.data.lazy_rich_polynomial import quadratic_target
+from lightning_losses.diagnostics.empirical_ntk import empirical_ntk, trace_ntk
 from lightning_losses.diagnostics.hessian_spectrum import hessian_product, hutchinson, lanczos
+from lightning_losses.diagnostics.kernel_similarity import label_alignment, linear_cka, one_sided_alignment
 from lightning_losses.diagnostics.neural_collapse import neural_collapse
 from lightning_losses.losses.classification.stablemax_cross_entropy import (
     log_stablemax,
     stablemax_cross_entropy_loss,
     stablemax_scores,
 )
+from lightning_losses.networks.polynomial_network import PolynomialNetwork
 from lightning_losses.optim.grokfast import GrokfastEMA, GrokfastMA
 from lightning_losses.optim.orthogonal_gradient import orthogonalize_gradients_, with_orthogonal_gradients
 from lightning_losses.optim.weight_norm import project_weight_norm_
@@ -168,6 +172,43 @@ def collapse(inputs: Tensors, params: dict[str, Any]) -> Tensors:
     return {names.get(name, name): value for name, value in found.items()}
 
 
+def ntk(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    network, x = tiny_network(inputs, params), inputs["x"]
+    kernel = trace_ntk(network, x)
+    labels = torch.nn.functional.one_hot(inputs["labels"]).to(kernel)
+    return {
+        "ntk_full": empirical_ntk(network, x),
+        "ntk_trace": kernel,
+        "alignment_uncentred": label_alignment(kernel, labels, centred=False),
+        "cka": label_alignment(kernel, labels),
+    }
+
+
+def cka(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params):
+        return {"cka": linear_cka(inputs["x"], inputs["y"])}
+
+
+def lazy_rich(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        alpha, epsilon = given.take("alpha"), given.take("epsilon")
+        given.choice("input_law", {"x ~ N(0, I/D)": None})
+    hidden, features = inputs["w"].shape
+    network = PolynomialNetwork(features, hidden=hidden, alpha=alpha, epsilon=epsilon).double()
+    network.load_state_dict({"weight": inputs["w"]})
+    x, target = inputs["x"], quadratic_target(inputs["x"], inputs["beta"])
+    kernel = network.kernel(x, x)
+    errors = network.expected_error(inputs["beta"])
+    return {
+        "output": network(x).squeeze(1),
+        "ntk": kernel,
+        "target": target,
+        "cka_double_centred": label_alignment(kernel, target.unsqueeze(1)),
+        "cka_reference_notebook": one_sided_alignment(kernel, target),
+        **{f"test_mse_{name}": value for name, value in errors.items()},
+    }
+
+
 ADAPTERS: dict[str, Adapter] = {
     "stablemax_cross_entropy": stablemax_cross_entropy,
     "perp_grad": perp_grad,
@@ -175,6 +216,9 @@ ADAPTERS: dict[str, Adapter] = {
     "grokfast_ma": grokfast_ma,
     "hessian_spectrum": hessian_spectrum,
     "neural_collapse": collapse,
+    "empirical_ntk": ntk,
+    "linear_cka": cka,
+    "lazy_rich_polynomial": lazy_rich,
     "softmax_collapse": softmax_collapse,
     "nlm_cosine": nlm,
     "weight_norm_projection": weight_norm_projection,

@@ -1,0 +1,112 @@
+"""How alike two kernels, or two representations of the same samples, are."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def kernel_alignment(
+    kernel: Float[Tensor, "samples samples"], other: Float[Tensor, "samples samples"], *, centred: bool = True
+) -> Float[Tensor, ""]:
+    """The cosine of two kernel matrices: 1 where they are multiples of one another.
+
+    Args:
+        kernel: [n, n] symmetric.
+        other: [n, n] symmetric.
+        centred: whether rows and columns of both are centred first (CKA); a kernel of 0 then gives 0.
+
+    Source:
+        Cortes, Mohri, Rostamizadeh, 2012, "Algorithms for Learning Kernels Based on Centered Alignment",
+        arXiv:1203.0550.
+
+    Example:
+        >>> round(kernel_alignment(torch.eye(3), 5 * torch.eye(3)).item(), 4)
+        1.0
+    """
+    if centred:
+        kernel, other = double_centred(kernel), double_centred(other)
+    return _cosine((kernel * other).sum(), kernel.norm(), other.norm())
+
+
+def double_centred(kernel: Float[Tensor, "samples samples"]) -> Float[Tensor, "samples samples"]:
+    """The kernel of the centred features: ``H K H`` with ``H = I - 1/n``."""
+    rows = kernel - kernel.mean(dim=0, keepdim=True)
+    return rows - rows.mean(dim=1, keepdim=True)
+
+
+def label_alignment(
+    kernel: Float[Tensor, "samples samples"], labels: Float[Tensor, "samples outputs"], *, centred: bool = True
+) -> Float[Tensor, ""]:
+    """The alignment of a kernel with the labels' own: ``Y Yᵀ``.
+
+    Example:
+        >>> round(label_alignment(torch.eye(2), torch.tensor([[1.0], [-1.0]])).item(), 4)
+        1.0
+    """
+    return kernel_alignment(kernel, labels @ labels.T, centred=centred)
+
+
+def one_sided_alignment(
+    kernel: Float[Tensor, "samples samples"], labels: Float[Tensor, " samples"]
+) -> Float[Tensor, ""]:
+    """The alignment with centred labels where the kernel is centred over its columns alone.
+
+    ``yᵀ K y / (|K| |y|²)``, as in the code of Kumar et al., 2023, arXiv:2310.06110; `label_alignment` centres both
+    sides, as CKA is defined.
+
+    Example:
+        >>> round(one_sided_alignment(torch.eye(2), torch.tensor([1.0, -1.0])).item(), 4)
+        1.0
+    """
+    y = labels - labels.mean()
+    rows = kernel - kernel.mean(dim=0, keepdim=True)
+    return _cosine(y @ rows @ y, rows.norm(), y.square().sum())
+
+
+def kernel_distance(
+    kernel: Float[Tensor, "samples samples"], start: Float[Tensor, "samples samples"]
+) -> Float[Tensor, ""]:
+    """``|K - K₀| / |K₀|``: 0 where training is lazy.
+
+    Example:
+        >>> kernel_distance(2 * torch.eye(3), torch.eye(3)).item()
+        1.0
+    """
+    size = start.norm()
+    return torch.where(size > 0, (kernel - start).norm() / torch.where(size > 0, size, 1.0), 0.0)
+
+
+def effective_rank(kernel: Float[Tensor, "samples samples"]) -> Float[Tensor, ""]:
+    """The exponential of the entropy of the normalised eigenvalues: n for the identity, 1 for a rank of one.
+
+    Example:
+        >>> round(effective_rank(torch.eye(4)).item(), 4)
+        4.0
+    """
+    values = torch.linalg.eigvalsh(kernel).clamp(min=0)
+    shares = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    return torch.special.entr(shares).sum().exp()
+
+
+def linear_cka(features: Float[Tensor, "samples d"], others: Float[Tensor, "samples e"]) -> Float[Tensor, ""]:
+    """Linear centred kernel alignment of two representations of the same samples, without the n by n kernels.
+
+    ``|Yᵀ X|² / (|Xᵀ X| |Yᵀ Y|)`` with centred columns, in float64. Rotations and scales of either change nothing;
+    constant features give 0.
+
+    Source:
+        Kornblith, Norouzi, Lee, Hinton, 2019, "Similarity of Neural Network Representations Revisited",
+        arXiv:1905.00414.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 5.0]])
+        >>> round(linear_cka(x, -3 * x).item(), 6)
+        1.0
+    """
+    x, y = (part.double() - part.double().mean(dim=0) for part in (features, others))
+    return _cosine((y.T @ x).square().sum(), (x.T @ x).norm(), (y.T @ y).norm())
+
+
+def _cosine(product: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    sizes = left * right
+    return torch.where(sizes > 0, product / torch.where(sizes > 0, sizes, 1.0), 0.0)
