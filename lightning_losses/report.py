@@ -90,14 +90,16 @@ class Report:
         lines += ["| " + " | ".join(row) + " |" for row in self.rows()]
         lines += ["", f"{self.note()} NLL is in nats; ECE has 15 bins of equal width; seconds are those of training, "
                   "of a kept network those that it took when it was trained. The baseline is the student's network, "
-                  "from the same first weights, without a teacher.", ""]
+                  "from the same first weights, without a teacher. The intervals in the diagrams are corrected for the upward "
+                  "bias of a binned ECE (basic bootstrap), so that one may end below its estimate.", ""]
         lines += [f"![{path.stem}]({path.name})\n" for path in pictures if not path.stem.startswith("reliability")]
         lines += [" ".join(f'<img src="{path.name}" alt="{path.stem}" width="32%">' for path in pictures
                            if path.stem.startswith("reliability")), ""]
         return "\n".join(lines)
 
     def _draw(self, folder: Path) -> list[Path]:
-        histories = {evaluation.trained.label: evaluation.trained.history for evaluation in self.evaluations}
+        histories = {evaluation.trained.label: evaluation.trained.history for evaluation in self.evaluations
+                     if evaluation.trained.history}
         pictures = [save_figure(validation_curves(histories), folder / "validation.png"),
                     save_figure(loss_curves(histories), folder / "losses.png")]
         for evaluation in self.evaluations:

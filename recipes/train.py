@@ -31,6 +31,7 @@ class Settings:
 
     seed: int
     teacher_seed: int
+    teacher_weights: str | None
     weights: Weights
     threads: int | None
     debug: bool
@@ -48,7 +49,8 @@ def trainings(config: DictConfig) -> dict[str, Training]:
                 name=name, module=config.modules[name], data=config.data, trainer=config.trainer,
                 scheduler=config.get("scheduler") or None, callbacks=config.get("callbacks") or None,
                 seed=config.teacher_seed if name == "teacher" else config.seed, weights=config.weights,
-                teacher=found.get("teacher") if name == "student" else None)
+                teacher=found.get("teacher") if name == "student" else None,
+                checkpoint=config.teacher_weights if name == "teacher" else None)
     return found
 
 

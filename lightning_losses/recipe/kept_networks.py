@@ -49,7 +49,7 @@ class KeptNetworks:
             record = json.loads((place / RECORD).read_text())
             if _canonical(record["identity"]) != _canonical(identity):
                 return None
-            if record["sha256"] != _digest(place / WEIGHTS):
+            if record["sha256"] != file_digest(place / WEIGHTS):
                 return None
             load_model(network, place / WEIGHTS)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
@@ -63,7 +63,7 @@ class KeptNetworks:
         partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=".partial."))
         try:
             save_model(network, str(partial / WEIGHTS))
-            record = {"identity": identity, "sha256": _digest(partial / WEIGHTS), "values": values}
+            record = {"identity": identity, "sha256": file_digest(partial / WEIGHTS), "values": values}
             (partial / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
             self._publish(partial, self.place(identity))
         finally:
@@ -82,5 +82,12 @@ def _canonical(identity: dict[str, Any]) -> str:
     return json.dumps(identity, sort_keys=True, allow_nan=False)
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not path.is_file():
+        raise ValueError(f"file_digest: there is no file {path}.")
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,6 +1,7 @@
 """Train one network from its configuration, so that it can be interrupted, resumed and kept."""
 
 import functools
+import hashlib
 import json
 import math
 import warnings
@@ -22,7 +23,8 @@ import lightning_losses
 from lightning_losses.callbacks import EpochSeed, History, LastCheckpoint, Progress
 from lightning_losses.data import ImageData
 from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints
-from lightning_losses.recipe.kept_networks import KeptNetworks
+from lightning_losses.recipe.kept_networks import KeptNetworks, file_digest
+from lightning_losses.teacher import checkpoint_teacher
 
 Weights = Literal["last", "best"]
 # What a trainer's configuration says about looks alone.
@@ -65,6 +67,7 @@ class Training:
         weights: "last" takes the weights after the last epoch; "best" those after the epoch of best validation
             accuracy, the first of equals.
         teacher: the training of the teacher, if there is one.
+        checkpoint: a file with the network's weights, to take in place of training it.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Training:
     seed: int = 0
     weights: Weights = "last"
     teacher: "Training | None" = field(default=None, repr=False)
+    checkpoint: str | None = None
 
     def __post_init__(self) -> None:
         epochs, devices, batch_size = self.trainer.max_epochs, self.trainer.get("devices"), self.data.get("batch_size")
@@ -108,7 +112,9 @@ class Training:
         plain["trainer"] = {name: value for name, value in plain["trainer"].items() if name not in _LOOKS}
         return {**plain, "seed": self.seed, "weights": self.weights, "samples": self.datamodule.fingerprint(),
                 "teacher": None if self.teacher is None else self.teacher.identity,
-                "versions": {"lightning_losses": lightning_losses.__version__, "torch": torch.__version__}}
+                "checkpoint": None if self.checkpoint is None else file_digest(Path(self.checkpoint)),
+                "versions": {"lightning_losses": lightning_losses.__version__, "torch": torch.__version__,
+                             "source": source_digest()}}
 
     def build(self, teacher: nn.Module | None = None) -> L.LightningModule:
         """The LightningModule before training, the same for the same seed."""
@@ -134,6 +140,9 @@ class Training:
 
     def rehearse(self) -> None:
         """Take one step with untrained networks; what can't work raises here, before anything was trained."""
+        if self.checkpoint is not None:
+            self.given()
+            return
         teacher = None if self.teacher is None else self.teacher.build().get_submodule("network")
         module = self.build(teacher)
         dataset = self.datamodule.train
@@ -182,6 +191,8 @@ class Training:
 
     def run_once(self, kept: KeptNetworks, folder: Path, *, resume: bool = False) -> Trained:
         """The network that this training made before, or train it now and keep it, unless it diverged."""
+        if self.checkpoint is not None:
+            return self.given()
         network = self.build().get_submodule("network")
         values = kept.load(self.identity, network)
         if values is not None:
@@ -190,6 +201,16 @@ class Training:
         if all(math.isfinite(value) for values in trained.history.values() for value in values):
             kept.save(self.identity, trained.network, {"history": trained.history, "seconds": trained.seconds})
         return trained
+
+    def given(self) -> Trained:
+        """The network with the weights of its checkpoint, not trained here.
+
+        Raises:
+            ValueError: no such file, one that would have to be unpickled, or weights that don't fit.
+        """
+        assert self.checkpoint is not None
+        network = checkpoint_teacher(self.checkpoint, self.build().get_submodule("network"))
+        return Trained(self.name, f"{self.name} (given)", network.eval().requires_grad_(False), {}, 0.0)
 
     def _claim(self, path: Path, resume: bool) -> None:
         if not resume:
@@ -200,6 +221,15 @@ class Training:
         if differing := sorted(_differences(before, self.identity)):
             raise ValueError(f"resume: the {self.name} in {path.parent} was begun with other settings "
                              f"({', '.join(differing)}); resume with the settings of that run, or start a new one.")
+
+
+@functools.cache
+def source_digest() -> str:
+    """A hash of the code that decides what training makes: a network of other code is another network."""
+    root = Path(lightning_losses.__file__).parent
+    parts = ("data", "kernels", "losses", "mixins", "modules", "networks", "optim", "transport")
+    files = [*root.glob("*.py"), *(file for part in parts for file in (root / part).rglob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:16]
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[str]:

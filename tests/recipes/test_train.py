@@ -130,3 +130,18 @@ def test_a_rehearsal_finds_what_can_not_be_trained(overrides, message):
     while root.__cause__ is not None:
         root = root.__cause__
     assert isinstance(root, ValueError)
+
+
+def test_a_given_teacher_is_taken_and_not_trained(run, tmp_path):
+    trained = run(f"cache={tmp_path / 'cache'}", folder=tmp_path / "trained")
+    weights = tmp_path / "trained" / "checkpoints" / "teacher" / "last.ckpt"
+    given = run(f"teacher_weights={weights}", folder=tmp_path / "given")
+    assert torch.equal(given.evaluations[0].logits, trained.evaluations[0].logits)
+    assert torch.equal(given.evaluations[2].logits, trained.evaluations[2].logits)
+    assert given.evaluations[0].trained.label == "teacher (given)"
+    assert (tmp_path / "given" / "report" / "losses.png").is_file()
+
+
+def test_a_given_teacher_that_does_not_fit_stops_the_run_before_anything_is_trained():
+    with pytest.raises(ValueError, match="there is no file nowhere.ckpt"):
+        rehearse(composed(*SHORT, "teacher_weights=nowhere.ckpt"))
