@@ -47,9 +47,19 @@ def catalogue() -> list[Entry]:
     configs = dict[str, list[str]]()
     for objective, class_name in sorted(_named_terms()):
         configs.setdefault(class_name, []).append(objective)
-    return [Entry(loss.identifier(), loss.__name__, loss.__module__.split(".")[-2], _summary(loss), loss.inputs(),
-                  loss.batch_coupled, loss.status, tuple(configs.get(loss.__name__, ())))
-            for loss in loss_classes()]
+    return [
+        Entry(
+            loss.identifier(),
+            loss.__name__,
+            loss.__module__.split(".")[-2],
+            _summary(loss),
+            loss.inputs(),
+            loss.batch_coupled,
+            loss.status,
+            tuple(configs.get(loss.__name__, ())),
+        )
+        for loss in loss_classes()
+    ]
 
 
 def catalogue_table(entries: list[Entry]) -> Table:
@@ -64,8 +74,15 @@ def catalogue_table(entries: list[Entry]) -> Table:
             table.add_section()
             table.add_row(f"[bold]{family}[/bold]")
         inputs = ", ".join(name if required else rf"\[{name}]" for name, required in entry.inputs.items())
-        table.add_row(entry.id, entry.name, entry.summary, inputs, "yes" if entry.batch_coupled else "no",
-                      entry.status, ", ".join(entry.configs) or "–")
+        table.add_row(
+            entry.id,
+            entry.name,
+            entry.summary,
+            inputs,
+            "yes" if entry.batch_coupled else "no",
+            entry.status,
+            ", ".join(entry.configs) or "–",
+        )
     return table
 
 

@@ -10,10 +10,15 @@ from dataclasses import asdict
 def main() -> None:
     """Run a sub-command; what follows `train` goes to the recipe as it is."""
     parser = argparse.ArgumentParser(
-        prog="lightning-losses", description="Training objectives beyond cross-entropy for PyTorch Lightning.")
+        prog="lightning-losses", description="Training objectives beyond cross-entropy for PyTorch Lightning."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="{train,list}")
-    commands.add_parser("train", add_help=False, help="train, calibrate, evaluate, report; takes Hydra overrides, "
-                        "such as objective=kd data=digits; train --help lists them")
+    commands.add_parser(
+        "train",
+        add_help=False,
+        help="train, calibrate, evaluate, report; takes Hydra overrides, "
+        "such as objective=kd data=digits; train --help lists them",
+    )
     listing = commands.add_parser("list", help="every loss: what it is and what it takes")
     listing.add_argument("--json", action="store_true", help="as JSON, for programs")
     arguments, rest = parser.parse_known_args()

@@ -236,15 +236,17 @@ def entropy(log_p: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows"]:
     return -expectation(log_p, log_p)
 
 
-def log_mixture(log_p: Float[Tensor, "*rows classes"], log_q: Float[Tensor, "*rows classes"],
-                weight: float) -> Float[Tensor, "*rows classes"]:
+def log_mixture(
+    log_p: Float[Tensor, "*rows classes"], log_q: Float[Tensor, "*rows classes"], weight: float
+) -> Float[Tensor, "*rows classes"]:
     """``log(weight p + (1 - weight) q)``, for a weight in [0, 1]; -inf where both are."""
     if weight in (0, 1):
         return log_p if weight == 1 else log_q
     # logaddexp of two -inf has a NaN gradient, which even a zero gradient from above would not stop.
     neither = torch.isneginf(log_p) & torch.isneginf(log_q)
-    mixed = torch.logaddexp(log_p.masked_fill(neither, 0.0) + math.log(weight),
-                            log_q.masked_fill(neither, 0.0) + math.log1p(-weight))
+    mixed = torch.logaddexp(
+        log_p.masked_fill(neither, 0.0) + math.log(weight), log_q.masked_fill(neither, 0.0) + math.log1p(-weight)
+    )
     return mixed.masked_fill(neither, -torch.inf)
 
 

@@ -46,11 +46,17 @@ def trainings(config: DictConfig) -> dict[str, Training]:
     for name in ("teacher", "baseline", "student"):
         if config.modules[name] is not None:
             found[name] = Training(
-                name=name, module=config.modules[name], data=config.data, trainer=config.trainer,
-                scheduler=config.get("scheduler") or None, callbacks=config.get("callbacks") or None,
-                seed=config.teacher_seed if name == "teacher" else config.seed, weights=config.weights,
+                name=name,
+                module=config.modules[name],
+                data=config.data,
+                trainer=config.trainer,
+                scheduler=config.get("scheduler") or None,
+                callbacks=config.get("callbacks") or None,
+                seed=config.teacher_seed if name == "teacher" else config.seed,
+                weights=config.weights,
                 teacher=found.get("teacher") if name == "student" else None,
-                checkpoint=config.teacher_weights if name == "teacher" else None)
+                checkpoint=config.teacher_weights if name == "teacher" else None,
+            )
     return found
 
 
@@ -85,9 +91,13 @@ def train(config: DictConfig, folder: Path) -> Any:
     teacher = next((network.network for network in trained if network.name == "teacher"), None)
     trained.append(student.run(checkpoints, resume=resume, logger=logger, teacher=teacher))
 
-    report = Report(title=f"{student.label} on {student.datamodule.name}, seed {config.seed}", command=command(),
-                    evaluations=[evaluate(network, student.datamodule) for network in trained],
-                    settings=plain_settings(config), seconds=time.perf_counter() - started)
+    report = Report(
+        title=f"{student.label} on {student.datamodule.name}, seed {config.seed}",
+        command=command(),
+        evaluations=[evaluate(network, student.datamodule) for network in trained],
+        settings=plain_settings(config),
+        seconds=time.perf_counter() - started,
+    )
     pictures = report.write(folder / "report")
     log_report(logger, report, pictures)
     report.show()

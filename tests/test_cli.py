@@ -17,9 +17,15 @@ SHORT = ["data=digits", "model.width=4", "teacher.width=8", "trainer.limit_train
 def _start(*arguments, folder, **options):
     # Pytest may run where Ctrl-C is ignored, as background jobs do; a child would inherit that.
     return subprocess.Popen(
-        [sys.executable, "-m", "lightning_losses.cli", *arguments], cwd=folder, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env={**os.environ, "LIGHTNING_LOSSES_CACHE": str(folder / "cache")},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **options)
+        [sys.executable, "-m", "lightning_losses.cli", *arguments],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "LIGHTNING_LOSSES_CACHE": str(folder / "cache")},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        **options,
+    )
 
 
 def _finish(process):
@@ -66,8 +72,9 @@ def test_a_sweep_whose_second_job_is_wrong_ends_before_the_first_in_one_message(
 
 @pytest.mark.slow
 def test_a_sweep_trains_the_teacher_once(tmp_path):
-    code, out, err = _finish(_start("train", "-m", *SHORT, "trainer.max_epochs=1", "objective=kd,nkd", "seed=0,1",
-                                    folder=tmp_path))
+    code, out, err = _finish(
+        _start("train", "-m", *SHORT, "trainer.max_epochs=1", "objective=kd,nkd", "seed=0,1", folder=tmp_path)
+    )
     assert code == 0, err
     assert out.count("The report is in") == 4
     assert out.count("teacher (ce): trained before") == 3 and out.count("baseline (ce): trained before") == 2
@@ -76,8 +83,16 @@ def test_a_sweep_trains_the_teacher_once(tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_and_the_command_that_continues(tmp_path):
-    process = _start("train", "data=digits", "modules.baseline=null", "trainer.max_epochs=60", "hydra.run.dir=run",
-                     "modules.teacher=null", "objective=ce", folder=tmp_path)
+    process = _start(
+        "train",
+        "data=digits",
+        "modules.baseline=null",
+        "trainer.max_epochs=60",
+        "hydra.run.dir=run",
+        "modules.teacher=null",
+        "objective=ce",
+        folder=tmp_path,
+    )
     last = tmp_path / "run" / "checkpoints" / "student" / "last.ckpt"
     while not last.is_file() and process.poll() is None:
         time.sleep(0.05)
@@ -91,10 +106,13 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_command_that_continues(tmp_path):
     assert len(history["val/loss"]) == 60
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["resume=nowhere"], "resume=nowhere: there is no run in that folder"),
-    (["-m", "resume=run"], "one run is resumed at a time"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resume=nowhere"], "resume=nowhere: there is no run in that folder"),
+        (["-m", "resume=run"], "one run is resumed at a time"),
+    ],
+)
 def test_what_can_not_be_resumed_is_a_message(monkeypatch, tmp_path, capsys, arguments, message):
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     (tmp_path / "run" / ".hydra" / "overrides.yaml").write_text("[]")
@@ -107,8 +125,9 @@ def test_what_can_not_be_resumed_is_a_message(monkeypatch, tmp_path, capsys, arg
 
 @pytest.mark.slow
 def test_wandb_gets_settings_metrics_table_and_pictures_offline(tmp_path):
-    code, _, err = _finish(_start("train", *SHORT, "trainer.max_epochs=1", "logger=wandb", "hydra.run.dir=run",
-                                  folder=tmp_path))
+    code, _, err = _finish(
+        _start("train", *SHORT, "trainer.max_epochs=1", "logger=wandb", "hydra.run.dir=run", folder=tmp_path)
+    )
     assert code == 0, err
     (run,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     media = [path.name for path in (run / "files" / "media").rglob("*.*")]

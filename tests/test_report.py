@@ -12,8 +12,14 @@ from lightning_losses.recipe.evaluation import Scores, evaluate, predict_logits
 from lightning_losses.recipe.training import Trained
 from lightning_losses.report import COLUMNS, Report
 
-HISTORY = {"train/loss": [2.0, math.nan], "train/loss/ce": [1.5, 0.7], "train/loss/kd": [0.5, 0.3],
-           "val/loss": [1.0, 0.5], "val/accuracy": [0.5, 0.75], "val/ece": [0.1, 0.2]}
+HISTORY = {
+    "train/loss": [2.0, math.nan],
+    "train/loss/ce": [1.5, 0.7],
+    "train/loss/kd": [0.5, 0.3],
+    "val/loss": [1.0, 0.5],
+    "val/accuracy": [0.5, 0.75],
+    "val/ece": [0.1, 0.2],
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +39,10 @@ def evaluations(data):
     with torch.no_grad():
         networks[0][1].weight.copy_(fit + 0.02 * torch.randn_like(fit))
         networks[1][1].weight.copy_(fit)
-    return [evaluate(Trained(name, f"{name} (ce)", network, HISTORY, seconds), data)
-            for name, network, seconds in zip(("baseline", "student"), networks, (1.0, 2.5), strict=True)]
+    return [
+        evaluate(Trained(name, f"{name} (ce)", network, HISTORY, seconds), data)
+        for name, network, seconds in zip(("baseline", "student"), networks, (1.0, 2.5), strict=True)
+    ]
 
 
 def test_scores_are_the_textbooks():
@@ -69,8 +77,9 @@ def test_a_report_is_written_whole(tmp_path, evaluations, capsys):
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == sorted([*names, "report.json", "report.md"])
     for path in pictures:
         assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    content = json.loads((tmp_path / "report" / "report.json").read_text(),
-                         parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    content = json.loads(
+        (tmp_path / "report" / "report.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON")
+    )
     assert content["settings"] == {"seed": 1} and content["test_samples"] == 359
     # What diverged is null, and stays visible as such.
     assert content["networks"][0]["history"]["train/loss"] == [2.0, None]

@@ -30,7 +30,8 @@ class Digits(ImageData):
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
-            raise ValueError("digits: scikit-learn is not installed; pip install 'lightning-losses[data]' brings "
-                             "it.") from error
+            raise ValueError(
+                "digits: scikit-learn is not installed; pip install 'lightning-losses[data]' brings it."
+            ) from error
         pixels, target = load_digits(return_X_y=True)
         return Images((pixels / 16).astype(np.float32).reshape(-1, 1, 8, 8), target.astype(np.int64))

@@ -81,8 +81,16 @@ class ImageData(L.LightningDataModule):
     val: ImageDataset
     test: ImageDataset
 
-    def __init__(self, batch_size: int = 64, val_fraction: float = 0.2, test_fraction: float = 0.2, split_seed: int = 0,
-                 seed: int = 0, num_classes: int | None = None, input_shape: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        batch_size: int = 64,
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        seed: int = 0,
+        num_classes: int | None = None,
+        input_shape: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"{self.name}: batch_size={batch_size} came; give at least 1.")
@@ -105,8 +113,9 @@ class ImageData(L.LightningDataModule):
         if hasattr(self, "train"):
             return
         images = self.read()
-        split = stratified_split(images.target, val_fraction=self.val_fraction, test_fraction=self.test_fraction,
-                                 seed=self.split_seed)
+        split = stratified_split(
+            images.target, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.split_seed
+        )
         seen = images.pixels[split.train]
         mean = seen.mean(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
         deviation = seen.std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
@@ -127,8 +136,10 @@ class ImageData(L.LightningDataModule):
         """Shuffled batches, each process its share."""
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         if self.batch_size % world:
-            raise ValueError(f"{self.name}: batch_size={self.batch_size} came with {world} processes; give a multiple "
-                             f"of {world}, each process takes its share.")
+            raise ValueError(
+                f"{self.name}: batch_size={self.batch_size} came with {world} processes; give a multiple "
+                f"of {world}, each process takes its share."
+            )
         # Also for one process, since Lightning tells this sampler the epoch: the order is that of (seed, epoch).
         sampler: DistributedSampler[Batch] = DistributedSampler(self.train, world, rank, shuffle=True, seed=self.seed)
         return _loader(self.train, self.batch_size // world, sampler)

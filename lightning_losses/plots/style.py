@@ -65,8 +65,9 @@ def paper_style() -> Iterator[None]:
         yield
 
 
-def new_figure(columns: int = 1, rows: int = 1, *, width: float = 3.4,
-               height: float = 2.6, share_y: bool = False) -> tuple[Figure, list[Axes]]:
+def new_figure(
+    columns: int = 1, rows: int = 1, *, width: float = 3.4, height: float = 2.6, share_y: bool = False
+) -> tuple[Figure, list[Axes]]:
     """A figure outside pyplot's registry, with its axes row by row; width and height, in inches, are one panel's."""
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=share_y)

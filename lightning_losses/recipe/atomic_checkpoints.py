@@ -27,8 +27,9 @@ class AtomicCheckpoints(TorchCheckpointIO):
             os.fsync(stream.fileno())
         os.replace(partial, path)
 
-    def load_checkpoint(self, path: str | Path, map_location: Callable[..., Any] | None = None,
-                        weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Read tensors and plain values; anything else in the file is refused."""
         return super().load_checkpoint(path, map_location or _stay, weights_only=True)
 

@@ -35,10 +35,17 @@ class Part:
 
     def plain(self) -> dict[str, dict[str, float | None]]:
         """The values and the ends of their intervals, for JSON, where what is not finite is null."""
-        return {name: {key: number if math.isfinite(number) else None for key, number in
-                       (("value", float(value)), ("low", float(self.intervals[name].low)),
-                        ("high", float(self.intervals[name].high)))}
-                for name, value in self.values.items()}
+        return {
+            name: {
+                key: number if math.isfinite(number) else None
+                for key, number in (
+                    ("value", float(value)),
+                    ("low", float(self.intervals[name].low)),
+                    ("high", float(self.intervals[name].high)),
+                )
+            }
+            for name, value in self.values.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,11 @@ class Calibration:
     @property
     def note(self) -> str:
         """What the table's cells mean."""
-        return (f"Fitted on {len(self.split.fit.target)} samples, evaluated on {len(self.split.test.target)}; "
-                f"{self.num_bins} bins; {100 * self.level:g}% bootstrap intervals, corrected for the upward "
-                "bias of binned errors: they may lie below the value.")
+        return (
+            f"Fitted on {len(self.split.fit.target)} samples, evaluated on {len(self.split.test.target)}; "
+            f"{self.num_bins} bins; {100 * self.level:g}% bootstrap intervals, corrected for the upward "
+            "bias of binned errors: they may lie below the value."
+        )
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
         """The table's lines."""
@@ -85,26 +94,61 @@ class Calibration:
         folder.mkdir(parents=True, exist_ok=True)
         self.calibrator.save(folder / "calibrator.safetensors")
         content: dict[str, Any] = {
-            "title": self.title, "command": command, "calibrator": type(self.calibrator).__name__,
-            "options": self.calibrator.options, "fit_samples": len(self.split.fit.target),
-            "test_samples": len(self.split.test.target), "num_bins": self.num_bins, "level": self.level,
-            "before": self.before.plain(), "after": self.after.plain()}
+            "title": self.title,
+            "command": command,
+            "calibrator": type(self.calibrator).__name__,
+            "options": self.calibrator.options,
+            "fit_samples": len(self.split.fit.target),
+            "test_samples": len(self.split.test.target),
+            "num_bins": self.num_bins,
+            "level": self.level,
+            "before": self.before.plain(),
+            "after": self.after.plain(),
+        }
         (folder / "calibration.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        lines = [f"# {self.title}", "", f"`{command}`", "", "| metric | before | after |", "|---|---:|---:|",
-                 *(f"| {' | '.join(row)} |" for row in self.rows()), "", self.note, "",
-                 "![reliability](reliability.png) ![risk and coverage](risk_coverage.png)", ""]
+        lines = [
+            f"# {self.title}",
+            "",
+            f"`{command}`",
+            "",
+            "| metric | before | after |",
+            "|---|---:|---:|",
+            *(f"| {' | '.join(row)} |" for row in self.rows()),
+            "",
+            self.note,
+            "",
+            "![reliability](reliability.png) ![risk and coverage](risk_coverage.png)",
+            "",
+        ]
         (folder / "calibration.md").write_text("\n".join(lines))
         logits, target = self.split.test
-        save_figure(reliability_diagram(logits, target, inputs="logits", after=self.calibrated, num_bins=self.num_bins,
-                                        level=self.level, title=type(self.calibrator).__name__),
-                    folder / "reliability.png")
-        save_figure(risk_coverage({"before": logits, "after": self.calibrated}, target, inputs="logits"),
-                    folder / "risk_coverage.png")
+        save_figure(
+            reliability_diagram(
+                logits,
+                target,
+                inputs="logits",
+                after=self.calibrated,
+                num_bins=self.num_bins,
+                level=self.level,
+                title=type(self.calibrator).__name__,
+            ),
+            folder / "reliability.png",
+        )
+        save_figure(
+            risk_coverage({"before": logits, "after": self.calibrated}, target, inputs="logits"),
+            folder / "risk_coverage.png",
+        )
 
     def show(self) -> None:
         """Print the table."""
-        table = Table(title=self.title, title_justify="left", title_style="bold", caption=self.note,
-                      caption_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(
+            title=self.title,
+            title_justify="left",
+            title_style="bold",
+            caption=self.note,
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+        )
         for name in ("metric", "before", "after"):
             table.add_column(name, justify="left" if name == "metric" else "right", no_wrap=True)
         for row in self.rows():
@@ -112,8 +156,15 @@ class Calibration:
         Console(width=max(Console().width, 80)).print(table)
 
 
-def calibrate(calibrator: Calibrator, split: Split, *, num_bins: int = 15, level: float = 0.95, resamples: int = 200,
-              seed: int = 0) -> Calibration:
+def calibrate(
+    calibrator: Calibrator,
+    split: Split,
+    *,
+    num_bins: int = 15,
+    level: float = 0.95,
+    resamples: int = 200,
+    seed: int = 0,
+) -> Calibration:
     """Fit a calibrator on one part of a split, and evaluate the other before and after it."""
     calibrator.fit(split.fit.logits, split.fit.target)
     logits, target = split.test
@@ -121,8 +172,11 @@ def calibrate(calibrator: Calibrator, split: Split, *, num_bins: int = 15, level
         calibrated = calibrator(logits)
 
     def part(values: Tensor) -> Part:
-        return Part(calibration_summary(values, target, inputs="logits", num_bins=num_bins),
-                    calibration_intervals(values, target, inputs="logits", num_bins=num_bins, level=level,
-                                          resamples=resamples, seed=seed))
+        return Part(
+            calibration_summary(values, target, inputs="logits", num_bins=num_bins),
+            calibration_intervals(
+                values, target, inputs="logits", num_bins=num_bins, level=level, resamples=resamples, seed=seed
+            ),
+        )
 
     return Calibration(calibrator, split, calibrated, part(logits), part(calibrated), num_bins, level)

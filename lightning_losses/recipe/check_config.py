@@ -102,8 +102,10 @@ def _check_arguments(path: str, node: dict[Any, Any]) -> None:
         if name in parameters:
             _check_value(f"{path}.{name}", value, hints.get(name, Any))
         elif not takes_any:
-            raise ConfigError(f"{path}.{name}: {node['_target_'].rpartition('.')[2]} takes no '{name}'; "
-                              f"{nearest(str(name), parameters)}")
+            raise ConfigError(
+                f"{path}.{name}: {node['_target_'].rpartition('.')[2]} takes no '{name}'; "
+                f"{nearest(str(name), parameters)}"
+            )
 
 
 def _check_value(path: str, value: Any, annotation: Any) -> None:
@@ -114,14 +116,21 @@ def _check_value(path: str, value: Any, annotation: Any) -> None:
 def _words(annotation: Any) -> str:
     """What fits, in words: choices first, then plain types; classes only where nothing plain fits."""
     options = list(_flat(annotation))
-    names: dict[Any, str] = {int: "an integer", float: "a number", str: "a text", bool: "true or false",
-                             type(None): "null"}
-    choices = dict.fromkeys(str(choice) for option in options if get_origin(option) is Literal
-                            for choice in get_args(option))
+    names: dict[Any, str] = {
+        int: "an integer",
+        float: "a number",
+        str: "a text",
+        bool: "true or false",
+        type(None): "null",
+    }
+    choices = dict.fromkeys(
+        str(choice) for option in options if get_origin(option) is Literal for choice in get_args(option)
+    )
     words = [f"one of {', '.join(choices)}"] if choices else []
     words += [names[option] for option in options if option in names]
     return " or ".join(words) or " or ".join(
-        f"a configuration of a {getattr(option, '__name__', option)} (with _target_)" for option in options)
+        f"a configuration of a {getattr(option, '__name__', option)} (with _target_)" for option in options
+    )
 
 
 def _flat(annotation: Any) -> Iterator[Any]:

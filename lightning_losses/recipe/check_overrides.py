@@ -18,8 +18,9 @@ from lightning_losses.recipe.check_config import ConfigError, check_config, near
 CONFIG_MODULE = "lightning_losses.conf"
 
 
-def check_overrides(config_name: str, arguments: Sequence[str], schema: type, *,
-                    multirun: bool = False) -> list[DictConfig]:
+def check_overrides(
+    config_name: str, arguments: Sequence[str], schema: type, *, multirun: bool = False
+) -> list[DictConfig]:
     """Compose the configurations of the jobs that these overrides start, and raise `ConfigError` if one can't run.
 
     Of a sweep, each value is tried once, the others at their first value.
@@ -40,8 +41,9 @@ def check_overrides(config_name: str, arguments: Sequence[str], schema: type, *,
     if not multirun and (sweeps := [override.input_line for override in overrides if override.is_sweep_override()]):
         raise ConfigError(f"{sweeps[0]}: several values are a sweep; add -m (--multirun).")
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        return [_checked(config_name, OverridesParser.create().parse_overrides(job), schema)
-                for job in _jobs(overrides)]
+        return [
+            _checked(config_name, OverridesParser.create().parse_overrides(job), schema) for job in _jobs(overrides)
+        ]
 
 
 def _jobs(overrides: list[Override]) -> Iterator[list[str]]:
@@ -83,8 +85,9 @@ def _groups(loader: ConfigLoader, parent: str = "") -> set[str]:
 def _check_choice(loader: ConfigLoader, override: Override) -> None:
     value, options = override.value(), loader.get_group_options(override.key_or_group)
     if isinstance(value, (str, int, float)) and str(value) not in options:
-        raise ConfigError(f"{override.input_line}: there is no {override.key_or_group} '{value}'; "
-                          f"{nearest(str(value), options)}")
+        raise ConfigError(
+            f"{override.input_line}: there is no {override.key_or_group} '{value}'; {nearest(str(value), options)}"
+        )
 
 
 def _check_key(base: DictConfig, override: Override, groups: set[str]) -> None:
@@ -102,8 +105,9 @@ def _check_key(base: DictConfig, override: Override, groups: set[str]) -> None:
         if part not in node:
             above = ".".join(key.split(".")[:depth])
             known = {str(name) for name in node} | (groups - {"hydra"} if depth == 0 else set())
-            raise ConfigError(f"{override.input_line}: there is no '{part}' in {above or 'the configuration'}; "
-                              f"{nearest(part, known)}")
+            raise ConfigError(
+                f"{override.input_line}: there is no '{part}' in {above or 'the configuration'}; {nearest(part, known)}"
+            )
         node = node._get_node(part)
         if isinstance(node, DictConfig) and node._is_interpolation():
             node = node._maybe_dereference_node()

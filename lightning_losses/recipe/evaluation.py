@@ -25,10 +25,12 @@ class Scores:
     @classmethod
     def of(cls, logits: Float[Tensor, "samples classes"], target: Int[Tensor, " samples"]) -> "Scores":
         """Score logits against class indices."""
-        return cls(accuracy=(logits.argmax(dim=-1) == target).double().mean().item(),
-                   nll=negative_log_likelihood(logits, target, inputs="logits").item(),
-                   brier=brier_score(logits, target, inputs="logits").item(),
-                   ece=expected_calibration_error(logits, target, inputs="logits", num_bins=15).item())
+        return cls(
+            accuracy=(logits.argmax(dim=-1) == target).double().mean().item(),
+            nll=negative_log_likelihood(logits, target, inputs="logits").item(),
+            brier=brier_score(logits, target, inputs="logits").item(),
+            ece=expected_calibration_error(logits, target, inputs="logits", num_bins=15).item(),
+        )
 
 
 @dataclass(frozen=True)
@@ -63,22 +65,37 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """The plain values of the report."""
-        return {"name": self.trained.name, "label": self.trained.label, "parameters": self.parameters,
-                "seconds": self.trained.seconds, "kept": self.trained.kept, "temperature": self.temperature,
-                "before": asdict(self.before), "after": asdict(self.after), "history": self.trained.history}
+        return {
+            "name": self.trained.name,
+            "label": self.trained.label,
+            "parameters": self.parameters,
+            "seconds": self.trained.seconds,
+            "kept": self.trained.kept,
+            "temperature": self.temperature,
+            "before": asdict(self.before),
+            "after": asdict(self.after),
+            "history": self.trained.history,
+        }
 
 
 def evaluate(trained: Trained, data: ImageData) -> Evaluation:
     """Fit the temperature on the validation split, then score the test split before and after it."""
     calibrator = TemperatureScaling().fit(predict_logits(trained.network, data.val), data.val.target)
     logits, target = predict_logits(trained.network, data.test), data.test.target
-    return Evaluation(trained, Scores.of(logits, target), Scores.of(calibrator(logits), target),
-                      calibrator.temperature.item(), logits, target)
+    return Evaluation(
+        trained,
+        Scores.of(logits, target),
+        Scores.of(calibrator(logits), target),
+        calibrator.temperature.item(),
+        logits,
+        target,
+    )
 
 
 @torch.no_grad()
-def predict_logits(network: nn.Module, dataset: ImageDataset,
-                   batch_size: int = 256) -> Float[Tensor, "samples classes"]:
+def predict_logits(
+    network: nn.Module, dataset: ImageDataset, batch_size: int = 256
+) -> Float[Tensor, "samples classes"]:
     """The network's logits of a whole split, in evaluation mode."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.eval().to(device)

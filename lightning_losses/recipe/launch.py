@@ -45,8 +45,7 @@ def launch(task: Task, rehearse: Callable[[DictConfig], None], config_name: str,
     try:
         sys.argv[1:] = _resumed(sys.argv[1:])
         arguments = get_args_parser().parse_args()
-        asks = any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info,
-                    arguments.shell_completion))
+        asks = any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info, arguments.shell_completion))
         own_config = any((arguments.config_name, arguments.config_path, arguments.config_dir))
         if not asks and not own_config:
             for config in check_overrides(config_name, arguments.overrides, schema, multirun=arguments.multirun):
@@ -96,8 +95,10 @@ def _resumed(arguments: list[str]) -> list[str]:
     folder = Path(given[-1].removeprefix("resume=").strip("'\"")).expanduser()
     saved = folder / ".hydra" / "overrides.yaml"
     if not saved.is_file():
-        raise ConfigError(f"{given[-1]}: there is no run in that folder; give the folder of an interrupted run, "
-                          "the one that holds .hydra/.")
+        raise ConfigError(
+            f"{given[-1]}: there is no run in that folder; give the folder of an interrupted run, "
+            "the one that holds .hydra/."
+        )
     if {"-m", "--multirun"} & set(arguments):
         raise ConfigError(f"{given[-1]}: one run is resumed at a time; leave out -m (--multirun).")
     before = [str(line) for line in OmegaConf.load(saved) if not str(line).startswith("resume=")]

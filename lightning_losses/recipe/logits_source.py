@@ -51,7 +51,10 @@ def read_logits(path: Path) -> Labelled:
     if not path.is_file():
         raise ValueError(f"calibrate: {path} is no file.")
     readers: dict[str, Callable[[Path], dict[str, Any]]] = {
-        ".npz": _read_npz, ".safetensors": load_file, ".csv": _read_csv}
+        ".npz": _read_npz,
+        ".safetensors": load_file,
+        ".csv": _read_csv,
+    }
     if path.suffix not in readers:
         raise ValueError(f"calibrate: {path} ends in {path.suffix!r}; give one of {', '.join(readers)}.")
     try:
@@ -62,8 +65,10 @@ def read_logits(path: Path) -> Labelled:
         raise ValueError(f"calibrate: {path} has no {' and no '.join(sorted(missing))}; it has {sorted(arrays)}.")
     logits, target = torch.as_tensor(arrays["logits"]), torch.as_tensor(arrays["target"])
     if logits.ndim != 2 or target.shape != logits.shape[:1] or not logits.is_floating_point():
-        raise ValueError(f"calibrate: {path} holds logits {list(logits.shape)} of {logits.dtype} and a target "
-                         f"{list(target.shape)}; give floating-point [N, C] and [N].")
+        raise ValueError(
+            f"calibrate: {path} holds logits {list(logits.shape)} of {logits.dtype} and a target "
+            f"{list(target.shape)}; give floating-point [N, C] and [N]."
+        )
     whole = target.long()
     if not torch.equal(whole.to(target.dtype), target):
         raise ValueError(f"calibrate: {path} holds targets that are no class indices.")
@@ -89,8 +94,10 @@ def checkpoint_split(path: Path) -> Split:
     """A trained network's logits of its validation and its test data, by the settings that the run left beside it."""
     identity = path.parent / "identity.json"
     if not path.is_file() or not identity.is_file():
-        raise ValueError(f"calibrate: {path} is no checkpoint of a run; give RUN/checkpoints/NETWORK/last.ckpt, which "
-                         "has its settings, identity.json, beside it.")
+        raise ValueError(
+            f"calibrate: {path} is no checkpoint of a run; give RUN/checkpoints/NETWORK/last.ckpt, which "
+            "has its settings, identity.json, beside it."
+        )
     settings = json.loads(identity.read_text())
     _check_targets(identity, settings["data"])
     _check_targets(identity, settings["module"]["network"])
@@ -109,8 +116,9 @@ def _check_targets(path: Path, node: Any) -> None:
     if isinstance(node, dict):
         target = str(node.get("_target_", "lightning_losses."))
         if not target.startswith(_TRUSTED):
-            raise ValueError(f"calibrate: {path} asks to build {target}; only {', '.join(_TRUSTED)}* are built from a "
-                             "file.")
+            raise ValueError(
+                f"calibrate: {path} asks to build {target}; only {', '.join(_TRUSTED)}* are built from a file."
+            )
         for item in node.values():
             _check_targets(path, item)
 

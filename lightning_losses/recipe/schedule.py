@@ -23,8 +23,9 @@ def warmup_cosine(optimizer: Optimizer, *, total_steps: int, warmup: float = 0.1
         [0.5]
     """
     if not 0 <= warmup < 1 or not 0 <= final <= 1:
-        raise ValueError(f"warmup_cosine: warmup={warmup!r} and final={final!r} came; give 0 <= warmup < 1 and "
-                         "0 <= final <= 1.")
+        raise ValueError(
+            f"warmup_cosine: warmup={warmup!r} and final={final!r} came; give 0 <= warmup < 1 and 0 <= final <= 1."
+        )
     rising = round(warmup * total_steps)
 
     def factor(step: int) -> float:

@@ -86,8 +86,10 @@ class Training:
         if not isinstance(epochs, int) or epochs < 1:
             raise ValueError(f"trainer: max_epochs={epochs} came; give at least 1, so that the run has an end.")
         if isinstance(devices, int) and devices > 1 and batch_size and batch_size % devices:
-            raise ValueError(f"data: batch_size={batch_size} came with {devices} processes; give a multiple of "
-                             f"{devices}, each process takes its share.")
+            raise ValueError(
+                f"data: batch_size={batch_size} came with {devices} processes; give a multiple of "
+                f"{devices}, each process takes its share."
+            )
 
     @property
     def label(self) -> str:
@@ -105,16 +107,31 @@ class Training:
     @property
     def identity(self) -> dict[str, Any]:
         """The plain values that decide what training makes; versions of the libraries among them."""
-        plain = {name: OmegaConf.to_container(value, resolve=True) if isinstance(value, DictConfig) else value
-                 for name, value in (("module", self.module), ("data", self.data), ("trainer", self.trainer),
-                                     ("scheduler", self.scheduler), ("callbacks", self.callbacks))}
+        plain = {
+            name: OmegaConf.to_container(value, resolve=True) if isinstance(value, DictConfig) else value
+            for name, value in (
+                ("module", self.module),
+                ("data", self.data),
+                ("trainer", self.trainer),
+                ("scheduler", self.scheduler),
+                ("callbacks", self.callbacks),
+            )
+        }
         assert isinstance(plain["trainer"], dict)
         plain["trainer"] = {name: value for name, value in plain["trainer"].items() if name not in _LOOKS}
-        return {**plain, "seed": self.seed, "weights": self.weights, "samples": self.datamodule.fingerprint(),
-                "teacher": None if self.teacher is None else self.teacher.identity,
-                "checkpoint": None if self.checkpoint is None else file_digest(Path(self.checkpoint)),
-                "versions": {"lightning_losses": lightning_losses.__version__, "torch": torch.__version__,
-                             "source": source_digest()}}
+        return {
+            **plain,
+            "seed": self.seed,
+            "weights": self.weights,
+            "samples": self.datamodule.fingerprint(),
+            "teacher": None if self.teacher is None else self.teacher.identity,
+            "checkpoint": None if self.checkpoint is None else file_digest(Path(self.checkpoint)),
+            "versions": {
+                "lightning_losses": lightning_losses.__version__,
+                "torch": torch.__version__,
+                "source": source_digest(),
+            },
+        }
 
     def build(self, teacher: nn.Module | None = None) -> L.LightningModule:
         """The LightningModule before training, the same for the same seed."""
@@ -125,8 +142,9 @@ class Training:
         if teacher is not None:
             live["teacher"] = teacher
         if self.scheduler is not None:
-            live["scheduler"] = functools.partial(instantiate(self.scheduler, _partial_=True),
-                                                  total_steps=self.total_steps)
+            live["scheduler"] = functools.partial(
+                instantiate(self.scheduler, _partial_=True), total_steps=self.total_steps
+            )
         module: L.LightningModule = make(**live)
         return module
 
@@ -153,8 +171,9 @@ class Training:
         with _quiet():
             instantiate(self.trainer, _convert_="all", logger=False, enable_checkpointing=False)
 
-    def run(self, folder: Path, *, resume: bool = False, logger: Logger | None = None,
-            teacher: nn.Module | None = None) -> Trained:
+    def run(
+        self, folder: Path, *, resume: bool = False, logger: Logger | None = None, teacher: nn.Module | None = None
+    ) -> Trained:
         """Train, leaving checkpoints in a folder, or go on from the checkpoint there.
 
         Raises:
@@ -171,10 +190,12 @@ class Training:
         further = [] if self.callbacks is None else list(instantiate(self.callbacks, _convert_="all").values())
         progress: list[Callback] = [Progress(self.label)] if self.trainer.get("enable_progress_bar", True) else []
         with _quiet():
-            trainer: L.Trainer = instantiate(
-                self.trainer, _convert_="all", _partial_=True)(
-                default_root_dir=folder, logger=logger or False, plugins=[AtomicCheckpoints()],
-                callbacks=[EpochSeed(self.seed), history, LastCheckpoint(folder, monitor), *progress, *further])
+            trainer: L.Trainer = instantiate(self.trainer, _convert_="all", _partial_=True)(
+                default_root_dir=folder,
+                logger=logger or False,
+                plugins=[AtomicCheckpoints()],
+                callbacks=[EpochSeed(self.seed), history, LastCheckpoint(folder, monitor), *progress, *further],
+            )
             try:
                 trainer.fit(module, self.datamodule, ckpt_path=last if resume else None, weights_only=True)
             except SystemExit:
@@ -183,8 +204,9 @@ class Training:
         # Read back from the file, since strategies that train in other processes leave no callback state in this one.
         final = torch.load(last, map_location="cpu", weights_only=True)
         state = final["callbacks"][history.state_key]
-        chosen = final if self.weights == "last" else torch.load(folder / "best.ckpt", map_location="cpu",
-                                                                 weights_only=True)
+        chosen = (
+            final if self.weights == "last" else torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
+        )
         module.load_state_dict(chosen["state_dict"])
         network = module.get_submodule("network").cpu().eval().requires_grad_(False)
         return Trained(self.name, self.label, network, state["metrics"], state["seconds"])
@@ -219,8 +241,10 @@ class Training:
             return
         before = json.loads(path.read_text())
         if differing := sorted(_differences(before, self.identity)):
-            raise ValueError(f"resume: the {self.name} in {path.parent} was begun with other settings "
-                             f"({', '.join(differing)}); resume with the settings of that run, or start a new one.")
+            raise ValueError(
+                f"resume: the {self.name} in {path.parent} was begun with other settings "
+                f"({', '.join(differing)}); resume with the settings of that run, or start a new one."
+            )
 
 
 @functools.cache

@@ -94,11 +94,14 @@ def test_validation_and_test_are_whole_and_in_order(digits):
         assert torch.cat([batch["index"] for batch in loader]).tolist() == list(range(len(part)))
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"batch_size": 0}, "digits: batch_size=0 came"),
-    ({"num_classes": 7}, "digits: num_classes=7 came; it has 10"),
-    ({"input_shape": [1, 28, 28]}, "digits: input_shape"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "digits: batch_size=0 came"),
+        ({"num_classes": 7}, "digits: num_classes=7 came; it has 10"),
+        ({"input_shape": [1, 28, 28]}, "digits: input_shape"),
+    ],
+)
 def test_what_does_not_fit_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Digits(**options)

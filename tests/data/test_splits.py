@@ -18,8 +18,9 @@ def test_every_sample_is_in_one_part_and_every_class_has_its_share(counts, seed)
 
 def test_the_seed_decides_the_split():
     target = np.repeat([0, 1], 50)
-    first, again, other = (stratified_split(target, val_fraction=0.2, test_fraction=0.2, seed=seed)
-                           for seed in (0, 0, 1))
+    first, again, other = (
+        stratified_split(target, val_fraction=0.2, test_fraction=0.2, seed=seed) for seed in (0, 0, 1)
+    )
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
     assert (first.test != other.test).any()
     # Frozen: another split would make every kept network and every reported number incomparable.

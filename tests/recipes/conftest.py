@@ -9,8 +9,14 @@ from hydra import compose, initialize_config_module
 from lightning_losses.recipe.check_config import check_config
 from lightning_losses.recipes.train import Settings, train
 
-SHORT = ["data=digits", "trainer.max_epochs=2", "trainer.limit_train_batches=3", "trainer.enable_progress_bar=false",
-         "model.width=4", "teacher.width=8"]
+SHORT = [
+    "data=digits",
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=3",
+    "trainer.enable_progress_bar=false",
+    "model.width=4",
+    "teacher.width=8",
+]
 
 
 def composed(*overrides):

@@ -71,8 +71,20 @@ def test_it_leaves_a_calibrator_a_table_and_pictures(tmp_path, labelled):
         assert (tmp_path / "run" / picture).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["ensemble_temperature", "vector", "matrix", "dirichlet", "platt", "beta", "isotonic",
-                                  "isotonic_multiclass", "histogram"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ensemble_temperature",
+        "vector",
+        "matrix",
+        "dirichlet",
+        "platt",
+        "beta",
+        "isotonic",
+        "isotonic_multiclass",
+        "histogram",
+    ],
+)
 def test_every_calibrator_can_be_chosen(tmp_path, labelled, name):
     path = written(tmp_path, "safetensors", *labelled)
     found = calibrated(tmp_path / "run", f"logits={path}", f"test_logits={path}", f"calibrator={name}")
@@ -80,14 +92,17 @@ def test_every_calibrator_can_be_chosen(tmp_path, labelled, name):
     assert Calibrator.load(tmp_path / "run" / "calibrator.safetensors").options == found.calibrator.options
 
 
-@pytest.mark.parametrize(("name", "content", "message"), [
-    ("missing.npz", None, "is no file"),
-    ("a.pkl", b"x", "ends in '.pkl'; give one of .npz"),
-    ("a.npz", b"no zip", "can't be read"),
-    ("a.safetensors", b"nothing", "can't be read"),
-    ("a.csv", b"a,b\n1,2\n", "names no target"),
-    ("b.csv", b"1.0,2.0,0.5\n", "no class indices"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.npz", None, "is no file"),
+        ("a.pkl", b"x", "ends in '.pkl'; give one of .npz"),
+        ("a.npz", b"no zip", "can't be read"),
+        ("a.safetensors", b"nothing", "can't be read"),
+        ("a.csv", b"a,b\n1,2\n", "names no target"),
+        ("b.csv", b"1.0,2.0,0.5\n", "no class indices"),
+    ],
+)
 def test_bad_files_are_refused_by_name(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -101,11 +116,14 @@ def test_pickled_arrays_are_refused(tmp_path):
         read_logits(tmp_path / "a.npz")
 
 
-@pytest.mark.parametrize(("arrays", "message"), [
-    ({"logits": torch.zeros(3, 2)}, "has no target"),
-    ({"logits": torch.zeros(3, 2), "target": torch.zeros(2)}, r"\[3, 2\]"),
-    ({"logits": torch.zeros(3, 2, dtype=torch.long), "target": torch.zeros(3)}, "int64"),
-])
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"logits": torch.zeros(3, 2)}, "has no target"),
+        ({"logits": torch.zeros(3, 2), "target": torch.zeros(2)}, r"\[3, 2\]"),
+        ({"logits": torch.zeros(3, 2, dtype=torch.long), "target": torch.zeros(3)}, "int64"),
+    ],
+)
 def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, message):
     save_file(arrays, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match=message):

@@ -44,10 +44,17 @@ def _other_identity(place):
     (place / RECORD).write_text(json.dumps({**record, "identity": {"seed": 7}}))
 
 
-@pytest.mark.parametrize("damage", [
-    _truncate, _flip, _other_identity, lambda place: (place / RECORD).write_text("{"),
-    lambda place: (place / WEIGHTS).unlink(), lambda place: (place / RECORD).unlink(),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _truncate,
+        _flip,
+        _other_identity,
+        lambda place: (place / RECORD).write_text("{"),
+        lambda place: (place / WEIGHTS).unlink(),
+        lambda place: (place / RECORD).unlink(),
+    ],
+)
 def test_a_damaged_network_is_not_used_and_can_be_replaced(kept, damage):
     damage(kept.place(IDENTITY))
     assert kept.load(IDENTITY, nn.Linear(3, 2)) is None

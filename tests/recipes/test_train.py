@@ -8,14 +8,17 @@ from lightning_losses.recipes.train import rehearse
 from tests.recipes.conftest import SHORT, composed
 
 
-@pytest.mark.parametrize(("overrides", "parts"), [
-    (["experiment=distill"], {"teacher (ce)", "baseline (ce)", "student (ce + nkd)"}),
-    (["experiment=distill", "objective=sinkd"], {"teacher (ce)", "baseline (ce)", "student (ce + kd + sinkd)"}),
-    (["experiment=online_distill"], {"baseline (ce)", "student (ce + bdkd)"}),
-    (["experiment=online_distill", "objective=mutual_learning"], {"baseline (ce)", "student (ce + kd)"}),
-    (["experiment=self_distill"], {"baseline (ce)", "student (pskd)"}),
-    (["experiment=self_distill", "objective=uskd"], {"baseline (ce)", "student (ce + uskd)"}),
-])
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["experiment=distill"], {"teacher (ce)", "baseline (ce)", "student (ce + nkd)"}),
+        (["experiment=distill", "objective=sinkd"], {"teacher (ce)", "baseline (ce)", "student (ce + kd + sinkd)"}),
+        (["experiment=online_distill"], {"baseline (ce)", "student (ce + bdkd)"}),
+        (["experiment=online_distill", "objective=mutual_learning"], {"baseline (ce)", "student (ce + kd)"}),
+        (["experiment=self_distill"], {"baseline (ce)", "student (pskd)"}),
+        (["experiment=self_distill", "objective=uskd"], {"baseline (ce)", "student (ce + uskd)"}),
+    ],
+)
 def test_each_experiment_runs_and_reports(run, overrides, parts):
     # Experiments without a teacher have no teacher.width to set.
     short = SHORT if "experiment=self_distill" not in overrides else SHORT[:-1]
@@ -68,21 +71,36 @@ def test_student_and_baseline_begin_alike_and_the_same_run_gives_the_same_number
 
 def test_best_weights_are_those_of_the_best_epoch(run):
     # A learning rate that leaps away after a good start: the last epoch is not the best.
-    report = run("weights=best", "optimizer=sgd", "optimizer.lr=3", "scheduler=none", "trainer.max_epochs=4",
-                 "modules.teacher=null", "modules.baseline=null", "objective=ce", "optimizer.momentum=0",
-                 "optimizer.nesterov=false")
+    report = run(
+        "weights=best",
+        "optimizer=sgd",
+        "optimizer.lr=3",
+        "scheduler=none",
+        "trainer.max_epochs=4",
+        "modules.teacher=null",
+        "modules.baseline=null",
+        "objective=ce",
+        "optimizer.momentum=0",
+        "optimizer.nesterov=false",
+    )
     student = report.evaluations[-1].trained
     values = student.history["val/accuracy"]
     best = torch.load(run.folder / "checkpoints" / "student" / "best.ckpt", weights_only=True)
     assert best["epoch"] == values.index(max(values)) != 3
-    assert all(torch.equal(best["state_dict"][f"network.{name}"], value)
-               for name, value in student.network.state_dict().items())
+    assert all(
+        torch.equal(best["state_dict"][f"network.{name}"], value)
+        for name, value in student.network.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "vit_tiny"])
 def test_models_of_timm_learn_from_a_small_teacher(run, model):
-    report = run(f"model={model}", "modules.baseline=null", "trainer.max_epochs=1",
-                 short=[override for override in SHORT if not override.startswith("model.")])
+    report = run(
+        f"model={model}",
+        "modules.baseline=null",
+        "trainer.max_epochs=1",
+        short=[override for override in SHORT if not override.startswith("model.")],
+    )
     assert report.evaluations[-1].parameters > 100_000
 
 
@@ -90,8 +108,13 @@ def test_models_of_timm_learn_from_a_small_teacher(run, model):
 def test_two_processes_train_what_one_trains(run, tmp_path):
     # Whole batches only, so that no process pads its share.
     one = run("modules.baseline=null", "objective=sinkd", folder=tmp_path / "one")
-    two = run("modules.baseline=null", "objective=sinkd", "trainer=ddp_fork", "cache=" + str(tmp_path / "cache"),
-              folder=tmp_path / "two")
+    two = run(
+        "modules.baseline=null",
+        "objective=sinkd",
+        "trainer=ddp_fork",
+        "cache=" + str(tmp_path / "cache"),
+        folder=tmp_path / "two",
+    )
     for single, double in zip(one.evaluations, two.evaluations, strict=True):
         # Sums in another order, in float32, through six steps of Adam, which divides by small second moments.
         torch.testing.assert_close(single.logits, double.logits, rtol=1e-2, atol=1e-3)
@@ -99,9 +122,18 @@ def test_two_processes_train_what_one_trains(run, tmp_path):
 
 
 def test_early_stopping_and_no_logger_and_no_schedule(run):
-    report = run("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "logger=none", "scheduler=none",
-                 "optimizer=sgd", "optimizer.lr=20", "modules.teacher=null", "modules.baseline=null", "objective=ce",
-                 "trainer.max_epochs=20")
+    report = run(
+        "callbacks=early_stopping",
+        "callbacks.early_stopping.patience=1",
+        "logger=none",
+        "scheduler=none",
+        "optimizer=sgd",
+        "optimizer.lr=20",
+        "modules.teacher=null",
+        "modules.baseline=null",
+        "objective=ce",
+        "trainer.max_epochs=20",
+    )
     assert len(report.evaluations[-1].trained.history["val/loss"]) < 20
     assert not (run.folder / "logs").exists()
 
@@ -112,17 +144,20 @@ def test_the_csv_logger_writes_into_the_runs_folder(run):
     assert "val/accuracy" in metrics.read_text().splitlines()[0]
 
 
-@pytest.mark.parametrize(("overrides", "message"), [
-    (["objective.terms.nkd.loss.temperature=0"], "nkd: temperature=0 came"),
-    (["experiment=classify", "objective=kd"], "needs 'teacher_logits'"),
-    (["objective@supervised=kd"], "needs 'teacher_logits'"),
-    (["data.num_classes=7"], "num_classes=7 came; it has 10"),
-    (["trainer.max_epochs=0"], "max_epochs=0 came"),
-    (["trainer=ddp_fork", "trainer.devices=3"], "batch_size=64 came with 3 processes"),
-    (["scheduler.warmup=2"], "warmup=2"),
-    (["optimizer.lr=-1"], "learning rate"),
-    (["model=vit_tiny", "model.name=vit_tin"], "near it are"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective.terms.nkd.loss.temperature=0"], "nkd: temperature=0 came"),
+        (["experiment=classify", "objective=kd"], "needs 'teacher_logits'"),
+        (["objective@supervised=kd"], "needs 'teacher_logits'"),
+        (["data.num_classes=7"], "num_classes=7 came; it has 10"),
+        (["trainer.max_epochs=0"], "max_epochs=0 came"),
+        (["trainer=ddp_fork", "trainer.devices=3"], "batch_size=64 came with 3 processes"),
+        (["scheduler.warmup=2"], "warmup=2"),
+        (["optimizer.lr=-1"], "learning rate"),
+        (["model=vit_tiny", "model.name=vit_tin"], "near it are"),
+    ],
+)
 def test_a_rehearsal_finds_what_can_not_be_trained(overrides, message):
     with pytest.raises(Exception, match=message) as found:
         rehearse(composed("data=digits", *overrides))
