@@ -97,7 +97,7 @@ def chunked_head(loss: RowLoss, hidden: Float[Tensor, "*tokens width"], weight: 
             rows, target = rows[index], target[index]
             teacher = None if teacher is None else teacher.select(index)
     plan = Plan(_by_rows(loss, ignored), evaluator_of(loss) if impl in ("auto", "chunked") else None, loss, teacher,
-                len(rows) or 1 if impl == "reference" else chunk or default_chunk(len(rows), rows.device), accum_dtype)
+                len(rows) or 1 if impl == "reference" else chunk or default_chunk(len(rows), weight), accum_dtype)
     scale = _scale(settled_reduction, normalizer, rows)
     with torch.autocast(hidden.device.type, enabled=False):
         if settled_reduction != "none":
@@ -225,15 +225,19 @@ def walk(hidden: Float[Tensor, "rows width"], weight: Float[Tensor, "vocabulary 
         weigh = (weigh * outcome.factor).unsqueeze(1)
         side = (e * weigh).to(e.dtype).t().contiguous()
         grad = torch.zeros_like(e, dtype=head.statistics)
+        # In half precision every tile's product would be rounded by itself; all tiles in one product are rounded once.
+        at_once = head.dtype == weight.dtype == torch.bfloat16
+        whole = e.new_empty(len(e), len(weight)) if at_once else e
         for number, tile in enumerate(head.tiles):
             if grad_bias is not None:
                 grad_bias[tile] += weigh.squeeze(1) @ tiles[number]
-            g = tiles[number].to(head.dtype)
-            if grad_hidden is not None:
+            g = whole[:, tile].copy_(tiles[number]) if at_once else tiles[number].to(head.dtype)
+            if grad_hidden is not None and not at_once:
                 grad += product(g, head.rows(tile).t())
             if grad_weight is not None:
                 accumulate(grad_weight[tile], g.t(), side, rows.start == 0)
         if grad_hidden is not None:
+            grad = torch.mm(whole, weight).to(head.statistics) if at_once else grad
             grad_hidden[rows] = grad.mul_(weigh)
     return Walked(values, grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype),
                   None if grad_bias is None or bias is None else grad_bias.to(bias.dtype))

@@ -16,13 +16,14 @@ from lightning_losses.kernels.products import accumulate, exponentiate, product,
 from lightning_losses.kernels.terms import Alone, Exchange, Terms
 
 
-def default_chunk(tokens: int, device: torch.device) -> int:
-    """Tokens in a chunk: 1/32 of them, a power of two, within [128, 512] on a CPU and [1024, 4096] elsewhere.
+def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"]) -> int:
+    """Tokens in a chunk: 1/32 of them, a power of two, within bounds that depend on device and dtype.
 
-    Logits of a chunk then take 3 % of the whole, 1 % of what plain cross-entropy holds. The floor keeps the products
-    efficient; on a GPU the weight's gradient is read and written once a chunk, and its bandwidth asks for 1024 rows.
+    A chunk's logits then take 3 % of the whole, 1 % of what plain cross-entropy holds. The lower bound keeps the
+    products efficient; on a GPU the weight's gradient is read and written once a chunk, and its bandwidth asks for
+    1024 rows.
     """
-    low, high = (128, 512) if device.type == "cpu" else (1024, 4096)
+    low, high = (1024, 4096) if weight.device.type != "cpu" else (96 if weight.element_size() >= 4 else 128, 512)
     power = 1 << max(tokens // 32, 1).bit_length() - 1
     return min(max(power, low), high)
 
@@ -241,7 +242,7 @@ def sums_and_gradients(hidden: Float[Tensor, "tokens width"], weight: Float[Tens
                               dtype=hidden.dtype if exchange is None else head.statistics) if wanted[0] else None
     cross_entropy = hidden.new_zeros((), dtype=head.statistics)
     square = torch.zeros_like(cross_entropy)
-    for rows in spans(len(hidden), chunk or default_chunk(len(hidden), hidden.device)) if len(hidden) else ():
+    for rows in spans(len(hidden), chunk or default_chunk(len(hidden), weight)) if len(hidden) else ():
         weight_of = row_weight[rows] if isinstance(row_weight, Tensor) else row_weight
         e = hidden[rows].to(head.dtype)
         scores, sums, lse = walk.exponentials(e, target[rows])

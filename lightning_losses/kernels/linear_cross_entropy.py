@@ -10,7 +10,9 @@ from lightning_losses.kernels import cross_entropy_reference, peers
 from lightning_losses.kernels.choice import Impl, choose_implementation
 from lightning_losses.kernels.cross_entropy_chunked import ChunkedCrossEntropy
 from lightning_losses.kernels.cross_entropy_recompute import RecomputedCrossEntropy, Tiling
+from lightning_losses.kernels.head import tile_width
 from lightning_losses.kernels.problem import Problem, autocast, check_head, check_targets, filter_threshold, shifted
+from lightning_losses.kernels.products import working_dtype
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 from lightning_losses.tensors import Reduction, check_choice, check_number
 
@@ -178,7 +180,8 @@ def _by_rows(problem: Problem, impl: str) -> tuple[Float[Tensor, " tokens"], Flo
         if problem.filter_eps is not None:
             raise ValueError(f"{_NAME}: filter_eps came with impl='reference', which is exact; use 'recompute'.")
         return cross_entropy_reference.rows(hidden, weight, bias, target, terms)
-    tokens, vocabulary = problem.chunk if isinstance(problem.chunk, tuple) else (problem.chunk or 512, 2048)
+    tile = tile_width(working_dtype(weight))
+    tokens, vocabulary = problem.chunk if isinstance(problem.chunk, tuple) else (problem.chunk or 512, tile)
     tiling = Tiling(tokens, vocabulary, problem.filter_eps, problem.sort_vocabulary)
     cross_entropy, lse = RecomputedCrossEntropy.apply(hidden, weight, bias, target, terms, tiling)
     return cross_entropy, lse

@@ -29,7 +29,7 @@ OPTIONS = {
 @pytest.fixture(autouse=True)
 def narrow_tiles(monkeypatch):
     """The vocabularies of these tests span several tiles."""
-    monkeypatch.setattr(head, "_TILE", 7)
+    monkeypatch.setattr(head, "tile_width", lambda dtype: 7)
 
 
 def problem(dtype=torch.float64, tokens=(3, 6), width=5, vocabulary=23, scale=1.0, bias=True):
@@ -320,9 +320,10 @@ def test_auto_explains_itself():
 
 
 def test_chunks_are_a_thirty_second_within_bounds():
-    cpu = torch.device("cpu")
-    assert [default_chunk(tokens, cpu) for tokens in (1, 1024, 4096, 8192, 10**6)] == [128, 128, 128, 256, 512]
-    assert default_chunk(8192, torch.device("cuda")) == 1024
+    half, single = torch.zeros(1, 1, dtype=torch.bfloat16), torch.zeros(1, 1)
+    assert [default_chunk(tokens, half) for tokens in (1, 1024, 4096, 8192, 10**6)] == [128, 128, 128, 256, 512]
+    assert [default_chunk(tokens, single) for tokens in (1, 1024, 4096)] == [96, 96, 128]
+    assert default_chunk(8192, torch.zeros(1, 1, device="meta")) == 1024
 
 
 @pytest.mark.parametrize(("change", "message"), [
