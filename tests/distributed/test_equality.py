@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from lightning_losses import KD, CrossEntropy, Objective
+from lightning_losses import KD, CrossEntropy, Objective, Term
 from lightning_losses.losses import loss_classes
 from lightning_losses.modules import Distiller
 from tests.distributed.processes import Sharded, one_step
@@ -33,14 +33,20 @@ def coupled_terms(identifier: str) -> Objective:
     objective = instantiate(configuration.objective)
     terms = {name: term for name, term in objective.terms.items() if term.batch_coupled}
     assert terms, f"conf/objective/{identifier}.yaml has no batch-coupled term"
-    return Objective(terms)
+    # DDP waits for a gradient of every parameter, also of the head that losses of features leave out.
+    return Objective({**terms, "every_output": Term(nothing)})
+
+
+def nothing(logits: torch.Tensor) -> torch.Tensor:
+    return 0.0 * logits.sum()
 
 
 def student(objective: Objective) -> Student:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
     return Student(
-        nn.Linear(4, 3),
+        nn.Sequential(nn.Linear(4, 3)),
+        teacher_layer="0",
         network=network,
         objective=objective,
         num_classes=3,

@@ -344,7 +344,9 @@ ADAPTERS: dict[str, Adapter] = {
     "binary_kl_norm": partial(
         plain, loss_function=binary_kl_norm_loss, options={"temperature": "temperature"}, fixed={"eps": (1e-8,)}
     ),
-    "kl_top": partial(plain, loss_function=kl_top_loss, options={"k": "k", "temperature": "temperature"}),
+    "kl_top": partial(
+        plain, loss_function=kl_top_loss, options={"k": "k", "temperature": "temperature", "tail_bucket": "tail_bucket"}
+    ),
     "deit_distill": deit,
     "ab_divergence": partial(
         plain,
@@ -353,7 +355,10 @@ ADAPTERS: dict[str, Adapter] = {
         fixed={"reduction": TOKEN_MEAN},
     ),
     "adaptive_kl": partial(
-        plain, loss_function=adaptive_kl_loss, options={"head_mass": "head_mass"}, fixed={"reduction": TOKEN_MEAN}
+        plain,
+        loss_function=adaptive_kl_loss,
+        options={"head_mass": "head_mass", "temperature": "temperature"},
+        fixed={"reduction": TOKEN_MEAN},
     ),
     "adaptive_alpha_divergence": adaptive_alpha,
     "gpg_loss": partial(plain, loss_function=gpg_loss, options={"alpha": "alpha"}, fixed={"temperature": (1.0,)}),
