@@ -1,5 +1,7 @@
 """Interventions on gradients and weights, and their diagnostics."""
 
+import math
+import re
 from typing import Any
 
 import torch
@@ -8,15 +10,38 @@ from torch import Tensor
 from lightning_losses.callbacks.nlm_cosine import nlm_cosine
 from lightning_losses.callbacks.softmax_collapse import collapsed_rows
 from lightning_losses.data.lazy_rich_polynomial import quadratic_target
+from lightning_losses.diagnostics.continual_accuracy import (
+    windowed_forgetting,
+    windowed_plasticity,
+    worst_case_accuracy,
+)
+from lightning_losses.diagnostics.diffusion_spectral_entropy import (
+    diffusion_spectral_entropy,
+    diffusion_spectral_information,
+)
 from lightning_losses.diagnostics.empirical_ntk import empirical_ntk, trace_ntk
 from lightning_losses.diagnostics.hessian_spectrum import hessian_product, hutchinson, lanczos
 from lightning_losses.diagnostics.kernel_similarity import label_alignment, linear_cka, one_sided_alignment
+from lightning_losses.diagnostics.learning_rate_sensitivity import learning_rate_sensitivity
+from lightning_losses.diagnostics.linear_mode_connectivity import loss_barrier
+from lightning_losses.diagnostics.mahalanobis_score import mahalanobis_distances
+from lightning_losses.diagnostics.mutual_information import (
+    adaptive_bins,
+    adaptive_edges,
+    binned_information,
+    fixed_bins,
+    kde_entropy,
+    kde_information,
+    knn_entropy,
+    uniform_bins,
+)
 from lightning_losses.diagnostics.neural_collapse import neural_collapse
 from lightning_losses.losses.classification.stablemax_cross_entropy import (
     log_stablemax,
     stablemax_cross_entropy_loss,
     stablemax_scores,
 )
+from lightning_losses.losses.regularization.z_loss import z_loss
 from lightning_losses.networks.polynomial_network import PolynomialNetwork
 from lightning_losses.optim.grokfast import GrokfastEMA, GrokfastMA
 from lightning_losses.optim.orthogonal_gradient import orthogonalize_gradients_, with_orthogonal_gradients
@@ -209,6 +234,153 @@ def lazy_rich(inputs: Tensors, params: dict[str, Any]) -> Tensors:
     }
 
 
+_NATS = {"nats": 1.0, "bits": 1 / math.log(2)}
+
+
+def binned(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        width, edges = given.take("binsize"), given.take("num_of_bins")
+        unit = given.choice("units", _NATS)
+    activity, labels = inputs["activity"], inputs["labels"]
+    symbols, uniform = fixed_bins(activity, width), uniform_bins(activity, edges)
+    # What repeated inputs leave open is not information about them.
+    _, same = torch.unique(inputs["inputs"], dim=0, return_inverse=True)
+    found = binned_information(symbols, labels)
+    return {
+        "h_layer": torch.tensor(unit * found.input, dtype=torch.float64),
+        "mi_labels": torch.tensor(unit * found.label, dtype=torch.float64),
+        "mi_input_linspace": torch.tensor(unit * binned_information(uniform, same).label, dtype=torch.float64),
+    }
+
+
+def adaptive(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        bins, low = given.take("bins"), given.take("low_edge")
+        unit = given.choice("units", _NATS)
+    found = binned_information(adaptive_bins(inputs["activity"], bins, low), inputs["labels"])
+    return {
+        "edges": adaptive_edges(inputs["activity"], bins, low),
+        "h_layer": torch.tensor(unit * found.input, dtype=torch.float64),
+        "mi_labels": torch.tensor(unit * found.label, dtype=torch.float64),
+    }
+
+
+def kde(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        variance, unit = given.take("var"), given.choice("units", _NATS)
+    activity = inputs["activity"]
+    found = kde_information(activity, inputs["labels"], variance)
+    values = {
+        "h_upper": kde_entropy(activity, variance),
+        "h_lower": kde_entropy(activity, variance, upper=False),
+        "mi_input_upper": found.input,
+        "mi_label_upper": found.label,
+    }
+    return {name: torch.tensor(unit * value, dtype=torch.float64) for name, value in values.items()}
+
+
+def knn(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        neighbours, unit = given.take("k"), given.choice("units", _NATS)
+        given.choice("norm", {"euclidean": None})
+    return {"entropy": torch.tensor(unit * knn_entropy(inputs["x"], neighbours), dtype=torch.float64)}
+
+
+class Named(dict[str, Tensor]):
+    """Outputs whose names say their settings: each is computed when it is asked for."""
+
+    def __init__(self, pattern: str, compute: Any) -> None:
+        super().__init__()
+        self.pattern, self.compute = re.compile(pattern), compute
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.pattern.fullmatch(name) is not None
+
+    def __getitem__(self, name: str) -> Tensor:
+        match = self.pattern.fullmatch(name)
+        if match is None:
+            raise KeyError(name)
+        return torch.tensor(self.compute(*match.groups()), dtype=torch.float64)
+
+
+def dse(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        given.choice("units", {"bits": None})
+        given.choice("name", {"dse_t<t>_s<sigma>": None})
+    number = r"([\d.]+)"
+
+    def compute(power: str, bandwidth: str) -> float:
+        return diffusion_spectral_entropy(inputs["vectors"], bandwidth=float(bandwidth), power=float(power))
+
+    return Named(f"dse_t{number}_s{number}", compute)
+
+
+def dsmi(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        settings = {"bandwidth": given.take("sigma"), "power": given.take("t")}
+        repetitions = given.take("num_repetitions")
+    points, labels = inputs["vectors"], inputs["labels"]
+    classes, counts = torch.unique(labels, return_counts=True)
+    # The subsets are random: more of them than the case's come nearer to what it estimates.
+    generator = torch.Generator().manual_seed(0)
+    found = diffusion_spectral_information(
+        points, labels, repetitions=20 * repetitions, generator=generator, **settings
+    )
+    given_label = [diffusion_spectral_entropy(points[labels == label], **settings) for label in classes]
+    return {
+        "dse_given_label": torch.tensor(given_label, dtype=torch.float64),
+        "class_counts": counts,
+        "dsmi_reference_subsampling": torch.tensor(found, dtype=torch.float64),
+    }
+
+
+def continual_windowed(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        windows = given.take("windows")
+    outputs = {}
+    for window in windows:
+        fall = windowed_forgetting(inputs["accuracy"], window)
+        rise = windowed_plasticity(inputs["accuracy"], window)
+        outputs |= {f"forgetting_{window}": fall, f"plasticity_{window}": rise, f"plasticity_ref_code_{window}": rise}
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in outputs.items()}
+
+
+def continual_worst_case(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        given.take("convention")  # the definition in words
+    minima, worst = worst_case_accuracy(inputs["accuracy"], inputs["current_task"])
+    return {"min_acc_avg": minima, "wc_acc": worst}
+
+
+def lr_sensitivity(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        given.choice("grid", {"plain mean over a log-spaced grid": None})
+    value = learning_rate_sensitivity(inputs["final_losses"].tolist(), inputs["initial_loss"].item())
+    return {"lr_sensitivity": torch.tensor(value, dtype=torch.float64)}
+
+
+def linear_mode_connectivity(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params):
+        found = loss_barrier(inputs["alphas"].tolist(), inputs["losses"].tolist())
+    names = ["barrier_linear", "barrier_mean_endpoints", "argmax"]
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in zip(names, found, strict=True)}
+
+
+def mahalanobis(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        given.choice("tied_covariance", {True: None})
+    distances = mahalanobis_distances(inputs["features"], inputs["labels"], inputs["query"])
+    return {"distances": distances, "score": -0.5 * distances.amin(dim=1)}
+
+
+def z(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        coefficient = given.take("coefficient")
+    logits = leaf(inputs["logits"])
+    loss = z_loss(logits, coefficient=coefficient)
+    return {"loss": loss, **gradients(loss, logits=logits)}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "stablemax_cross_entropy": stablemax_cross_entropy,
     "perp_grad": perp_grad,
@@ -219,6 +391,18 @@ ADAPTERS: dict[str, Adapter] = {
     "empirical_ntk": ntk,
     "linear_cka": cka,
     "lazy_rich_polynomial": lazy_rich,
+    "binned_mutual_information": binned,
+    "adaptive_binned_mutual_information": adaptive,
+    "kde_mutual_information": kde,
+    "knn_entropy": knn,
+    "diffusion_spectral_entropy": dse,
+    "diffusion_spectral_mutual_information": dsmi,
+    "continual_windowed": continual_windowed,
+    "continual_worst_case": continual_worst_case,
+    "lr_sensitivity": lr_sensitivity,
+    "linear_mode_connectivity": linear_mode_connectivity,
+    "mahalanobis_score": mahalanobis,
+    "z_loss": z,
     "softmax_collapse": softmax_collapse,
     "nlm_cosine": nlm,
     "weight_norm_projection": weight_norm_projection,

@@ -1,0 +1,71 @@
+"""Accuracy while tasks come one after another: forgetting and plasticity in a window, and the worst case."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.tensors import check_number
+
+
+def windowed_forgetting(accuracy: Sequence[float] | Float[Tensor, " evaluations"], window: int = 10) -> float:
+    """The largest fall of a task's accuracy between two of any `window` evaluations in a row; at least 0.
+
+    Source:
+        De Lange, van de Ven, Tuytelaars, 2023, "Continual Evaluation for Lifelong Learning: Identifying the Stability
+        Gap", arXiv:2205.13452.
+
+    Example:
+        >>> round(windowed_forgetting([0.9, 0.4, 0.8], window=2), 4)
+        0.5
+    """
+    return windowed_plasticity([-float(value) for value in accuracy], window)
+
+
+def windowed_plasticity(accuracy: Sequence[float] | Float[Tensor, " evaluations"], window: int = 10) -> float:
+    """The largest rise of a task's accuracy between two of any `window` evaluations in a row; at least 0.
+
+    Exact, where the released code skips evaluations below the largest seen and can miss it.
+
+    Example:
+        >>> round(windowed_plasticity([0.9, 0.4, 0.8], window=2), 4)
+        0.4
+    """
+    check_number("windowed_plasticity", "window", window, least=1)
+    values = [float(value) for value in accuracy]
+    gains = (later - min(values[max(0, end - window + 1) : end + 1]) for end, later in enumerate(values))
+    return max(0.0, *gains) if values else 0.0
+
+
+def worst_case_accuracy(
+    accuracy: Float[Tensor, "evaluations tasks"], current: Int[Tensor, " evaluations"]
+) -> tuple[Float[Tensor, " evaluations"], Float[Tensor, " evaluations"]]:
+    """The average minimum accuracy of learnt tasks, and the worst-case accuracy, after each evaluation.
+
+    A task's minimum is over the evaluations since its training ended. While the k-th task is learnt, from 1, the worst
+    case is ``A_k / k + (1 - 1/k)`` times the average of the minima of the tasks before. A minimum well below the
+    accuracy at a task's end is the stability gap.
+
+    Args:
+        accuracy: [t, tasks] of every task at every evaluation; tasks not yet learnt don't count.
+        current: [t] the task being learnt, from 0, never falling.
+
+    Returns:
+        The average minima, 0 during the first task; the worst-case accuracies.
+
+    Source:
+        De Lange, van de Ven, Tuytelaars, 2023, arXiv:2205.13452.
+
+    Example:
+        >>> minima, worst = worst_case_accuracy(torch.tensor([[0.9, 0.0], [0.5, 0.7]]), torch.tensor([0, 1]))
+        >>> minima.tolist(), [round(value, 4) for value in worst.tolist()]
+        ([0.0, 0.5], [0.9, 0.6])
+    """
+    tasks = torch.arange(accuracy.shape[1], device=accuracy.device)
+    learnt = tasks < current.unsqueeze(1)
+    lowest = torch.where(learnt, accuracy, torch.inf).cummin(dim=0).values
+    before = current.to(accuracy.dtype)
+    minima = torch.where(learnt, lowest, 0.0).sum(dim=1) / before.clamp(min=1)
+    own = accuracy.gather(1, current.unsqueeze(1)).squeeze(1)
+    return minima, own / (before + 1) + before / (before + 1) * minima

@@ -1,0 +1,32 @@
+"""How much a wrong learning rate costs."""
+
+import math
+from collections.abc import Sequence
+
+
+def learning_rate_sensitivity(final_losses: Sequence[float], initial_loss: float) -> float:
+    """The mean, over runs on a logarithmic grid of learning rates, of what each loses against the best.
+
+    ``mean(min(final, initial)) - min(final)``; a run that diverged counts as one that did not start.
+
+    Args:
+        final_losses: of each learning rate; NaN and infinity where it diverged.
+        initial_loss: of the untrained network.
+
+    Raises:
+        ValueError: no runs.
+
+    Source:
+        Wortsman et al., 2023, "Small-scale Proxies for Large-scale Transformer Training Instabilities",
+        arXiv:2309.14322.
+
+    Example:
+        >>> learning_rate_sensitivity([1.0, 2.0, float("nan")], initial_loss=3.0)
+        1.0
+    """
+    if len(final_losses) == 0:
+        raise ValueError("learning_rate_sensitivity: no losses came; give one per learning rate.")
+    reached = [
+        min(float(loss), float(initial_loss)) if math.isfinite(loss) else float(initial_loss) for loss in final_losses
+    ]
+    return sum(reached) / len(reached) - min(reached)

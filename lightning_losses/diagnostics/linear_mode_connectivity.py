@@ -1,0 +1,111 @@
+"""The loss along the straight line between two networks."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_losses.tensors import check_number
+
+
+class Barrier(NamedTuple):
+    """How far a path rises above its ends.
+
+    Attributes:
+        linear: above the straight line between the ends' losses, at least 0.
+        mean: above the mean of the ends' losses.
+        position: where the first is reached, in [0, 1].
+    """
+
+    linear: float
+    mean: float
+    position: float
+
+
+def loss_barrier(positions: Sequence[float], losses: Sequence[float]) -> Barrier:
+    """The barrier of the losses along a path; the first and last are its ends.
+
+    Raises:
+        ValueError: fewer than two points, or unequal numbers.
+
+    Source:
+        Frankle, Dziugaite, Roy, Carbin, 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis",
+        arXiv:1912.05671.
+
+    Example:
+        >>> loss_barrier([0.0, 0.5, 1.0], [1.0, 3.0, 2.0])
+        Barrier(linear=1.5, mean=1.5, position=0.5)
+    """
+    if len(positions) != len(losses) or len(losses) < 2:
+        raise ValueError(f"loss_barrier: {len(positions)} positions came with {len(losses)} losses; give 2 or more.")
+    values = torch.tensor([float(value) for value in losses], dtype=torch.float64)
+    along = torch.tensor([float(value) for value in positions], dtype=torch.float64)
+    above = values - ((1 - along) * values[0] + along * values[-1])
+    return Barrier(
+        linear=max(above.max().item(), 0.0),
+        mean=(values.max() - (values[0] + values[-1]) / 2).item(),
+        position=along[above.argmax()].item(),
+    )
+
+
+@torch.no_grad()
+def interpolated_losses(
+    network: nn.Module,
+    start: Mapping[str, Tensor],
+    end: Mapping[str, Tensor],
+    loss: Callable[[nn.Module], float],
+    *,
+    points: int = 11,
+    prefix: str = "",
+    refresh: Callable[[nn.Module], None] | None = None,
+) -> tuple[list[float], list[float]]:
+    """The loss of a network whose weights go in a straight line from one state to another.
+
+    Floating-point entries are interpolated, others are those of `start`. The network itself is not touched.
+
+    Args:
+        network: of the states' architecture.
+        start: a state dict, such as a checkpoint's.
+        end: another.
+        loss: evaluates a network.
+        points: how many, the ends among them, at least 2.
+        prefix: interpolates only the entries whose name begins with it; the rest stays as in `start`.
+        refresh: called on each interpolated network before it is evaluated: batch normalisation needs its statistics
+            estimated again.
+
+    Returns:
+        Positions in [0, 1], and the losses there; for `loss_barrier`.
+
+    Raises:
+        ValueError: states of different entries; fewer than 2 points; a prefix that no entry has.
+
+    Example:
+        >>> network = nn.Linear(1, 1, bias=False)
+        >>> ends = {"weight": torch.zeros(1, 1)}, {"weight": torch.ones(1, 1)}
+        >>> interpolated_losses(network, *ends, lambda net: net.weight.item(), points=3)
+        ([0.0, 0.5, 1.0], [0.0, 0.5, 1.0])
+    """
+    check_number("linear_mode_connectivity", "points", points, least=2)
+    if start.keys() != end.keys():
+        differing = ", ".join(sorted(start.keys() ^ end.keys()))
+        raise ValueError(f"linear_mode_connectivity: only one of the states has {differing}.")
+    if not any(name.startswith(prefix) for name in start):
+        raise ValueError(f"linear_mode_connectivity: no entry begins with {prefix!r}; there are {', '.join(start)}.")
+    moving = copy.deepcopy(network)
+    positions = [point / (points - 1) for point in range(points)]
+    losses = []
+    for along in positions:
+        # The end itself, not what rounding makes of it.
+        state = {
+            name: (end[name] if along == 1 else torch.lerp(tensor, end[name].to(tensor), along))
+            if tensor.is_floating_point() and name.startswith(prefix)
+            else tensor
+            for name, tensor in start.items()
+        }
+        moving.load_state_dict(state)
+        if refresh is not None:
+            refresh(moving)
+        losses.append(float(loss(moving)))
+    return positions, losses

@@ -1,0 +1,37 @@
+"""The Mahalanobis distance of features from class means, under one covariance for all classes."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@torch.no_grad()
+def mahalanobis_distances(
+    features: Float[Tensor, "samples d"], target: Int[Tensor, " samples"], query: Float[Tensor, "queries d"]
+) -> Float[Tensor, "queries classes"]:
+    """``(q - μ_c)ᵀ Σ⁺ (q - μ_c)`` of each query and class, in float64.
+
+    Σ is the covariance of the features about their class means, over all classes, and may be singular. The score of
+    an input, higher where it is more like the training data, is minus half the smallest distance.
+
+    Args:
+        features: [n, d] of training samples.
+        target: [n] class indices; columns of the result are the different ones, ascending.
+        query: [m, d].
+
+    Source:
+        Lee, Lee, Lee, Shin, 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
+        Adversarial Attacks", arXiv:1807.03888.
+
+    Example:
+        >>> features = torch.tensor([[0.0, 1.0], [0.0, -1.0], [9.0, 2.0], [9.0, -2.0], [8.0, 0.0], [10.0, 0.0]])
+        >>> mahalanobis_distances(features, torch.tensor([0, 0, 1, 1, 1, 1]), torch.tensor([[9.0, 0.0]]))[0, 1].item()
+        0.0
+    """
+    h, queries = features.double(), query.double()
+    classes, position = torch.unique(target, return_inverse=True)
+    means = torch.stack([h[position == number].mean(dim=0) for number in range(len(classes))])
+    rest = h - means[position]
+    precision = torch.linalg.pinv(rest.T @ rest / len(h), hermitian=True)
+    difference = queries.unsqueeze(1) - means
+    return torch.einsum("qci,ij,qcj->qc", difference, precision, difference)

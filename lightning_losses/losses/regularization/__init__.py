@@ -1,0 +1,1 @@
+"""Penalties beside an objective: on logits, weights or features."""
