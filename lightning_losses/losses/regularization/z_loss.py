@@ -5,7 +5,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import Reduction, check_number, classification_rows, reduce
+from lightning_losses.tensors import Reduction, check_number, check_reduction, classification_rows, reduce
 
 
 def z_loss(
@@ -18,6 +18,7 @@ def z_loss(
 ) -> Float[Tensor, "..."]:
     """The squared logarithm of the softmax's normaliser; see `ZLoss`."""
     check_number("z_loss", "coefficient", coefficient, least=0)
+    check_reduction("z_loss", reduction)
     rows = classification_rows("z_loss", logits, target, ignore_index)
     normaliser = torch.logsumexp(rows.logits, dim=-1)
     return reduce(coefficient * normaliser.square(), reduction, rows.kept)
@@ -56,6 +57,7 @@ class ZLoss(Loss):
         super().__init__()
         check_number("z_loss", "coefficient", coefficient, least=0)
         self.coefficient = coefficient
+        check_reduction("z_loss", reduction)
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
