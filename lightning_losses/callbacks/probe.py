@@ -91,3 +91,31 @@ def inputs_and_target(who: str, batch: Any) -> tuple[Tensor, Tensor]:
     if isinstance(batch, Sequence) and len(batch) >= 2 and all(isinstance(part, Tensor) for part in batch[:2]):
         return batch[0], batch[1]
     raise ValueError(f"{who}: a batch of type {type(batch).__name__} came; give {{'inputs', 'target'}} or a pair.")
+
+
+@torch.no_grad()
+def layer_outputs(who: str, module: torch.nn.Module, layers: Sequence[str], inputs: Tensor) -> dict[str, Tensor]:
+    """What named submodules put out for some inputs, [n, d]; further dimensions are flattened into d.
+
+    Raises:
+        ValueError: a layer that the module does not have, or that does not run.
+    """
+    modules = dict(module.named_modules())
+    for layer in layers:
+        if layer not in modules:
+            raise ValueError(f"{who}: there is no module {layer!r}; there are {', '.join(filter(None, modules))}.")
+    found: dict[str, Tensor] = {}
+
+    def keep(layer: str) -> Any:
+        return lambda part, given, output: found.__setitem__(layer, output.detach().flatten(1))
+
+    hooks = [modules[layer].register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        module(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer in layers:
+        if layer not in found:
+            raise ValueError(f"{who}: the module {layer!r} does not run in the forward pass.")
+    return found

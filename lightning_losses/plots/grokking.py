@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter
 
@@ -308,4 +309,27 @@ def collapse_panels(steps: Sequence[float], values: Mapping[str, Sequence[float]
         axes[3].set_ylim(bottom=0)
         for axis in axes[2:]:
             axis.set_xlabel("optimizer step")
+    return figure
+
+
+def information_panel(paths: Mapping[str, Points]) -> Figure:
+    """The information plane: a path a layer, its points from light to dark as training goes on.
+
+    Args:
+        paths: (information about the input, information about the label) at each measurement, in nats, by layer.
+    """
+    with paper_style():
+        figure, (axis,) = new_figure(width=4.2)
+        for order, (layer, (about_input, about_label)) in enumerate(paths.items()):
+            color = COLORS[order % len(COLORS)]
+            axis.plot(about_input, about_label, color=color, linewidth=0.7, alpha=0.5)
+            last = max(len(about_input) - 1, 1)
+            shades = [0.25 + 0.75 * number / last for number in range(len(about_input))]
+            axis.scatter(
+                about_input, about_label, color=[to_rgba(color, shade) for shade in shades], s=14, linewidths=0
+            )
+            axis.scatter(about_input[-1:], about_label[-1:], color=color, s=30, linewidths=0, label=layer)
+        axis.set_xlabel("information about the input (nats)")
+        axis.set_ylabel("information about the label (nats)")
+        figure.legend(loc="outside right upper", fontsize=7)
     return figure
