@@ -23,7 +23,8 @@ class Calibrator(nn.Module):
     follows devices, is saved in checkpoints and exports with `torch.export`.
 
     A subclass names its buffers in `learned` and writes `_fit`, which receives checked float rows and class indices,
-    with gradients enabled, and returns the buffers' values, and `_calibrate`, which maps logits to logits.
+    not to be changed, with gradients enabled, and returns the buffers' values, and `_calibrate`, which maps logits to
+    logits.
 
     Attributes:
         learned: the names of the buffers that `fit` fills.
@@ -121,8 +122,7 @@ class Calibrator(nn.Module):
         if target.dtype != torch.int64 or target.shape != (logits.shape if binary else logits.shape[:-1]):
             raise ValueError(f"{name}: target of dtype {target.dtype} and shape {list(target.shape)} came with logits "
                              f"of shape {list(logits.shape)}; give one int64 class index per row.")
-        # A clone, because tensors made in inference mode can't take part in autograd.
-        logits, target = full_precision(logits.detach().clone()), target.detach().clone()
+        logits, target = full_precision(logits.detach()), target.detach()
         if not binary:
             logits, target = logits.reshape(-1, logits.shape[-1]), target.reshape(-1)
         kept = target != self.ignore_index
@@ -134,7 +134,8 @@ class Calibrator(nn.Module):
         if int(target.min()) < 0 or int(target.max()) >= classes:
             raise ValueError(f"{name}: targets from {int(target.min())} to {int(target.max())} came with {classes} "
                              f"classes; give 0 to {classes - 1}, or ignore_index={self.ignore_index}.")
-        if not bool(torch.isfinite(logits).all()):
+        # The least and the largest, which NaN spreads to: one pass, no copy.
+        if not bool(torch.isfinite(torch.stack(torch.aminmax(logits))).all()):
             raise ValueError(f"{name}: logits hold NaN or inf; fit on finite logits (a masked class is no class to "
                              "calibrate).")
         return logits, target

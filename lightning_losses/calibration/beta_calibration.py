@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_losses.calibration.convex import logistic_regression
@@ -54,18 +54,19 @@ class BetaCalibration(OneVsRest):
     slopes: Tensor
     offset: Tensor
 
-    def _fit_class(self, score: Float[Tensor, " rows"], outcome: Float[Tensor, " rows"]) -> dict[str, Tensor]:
-        features = torch.stack([*_log_odds_parts(score.double()), torch.ones_like(outcome)], dim=-1)
+    def _fit_class(self, score: Float[Tensor, " rows"], outcome: Bool[Tensor, " rows"]) -> dict[str, Tensor]:
+        aim = outcome.double()
+        features = torch.stack([*_log_odds_parts(score.double()), torch.ones_like(aim)], dim=-1)
         best, best_value = None, math.inf
         # By the number of slopes dropped: the first feasible fit is not beaten by one that drops more.
         for dropped in itertools.chain.from_iterable(itertools.combinations((0, 1), size) for size in range(3)):
             taken = [i for i in range(3) if i not in dropped]
             coefficients = features.new_zeros(3)
-            coefficients[taken] = logistic_regression(type(self).__name__, features[:, taken], outcome)
+            coefficients[taken] = logistic_regression(type(self).__name__, features[:, taken], aim)
             if bool((coefficients[:2] < 0).any()):
                 continue
             scores = features @ coefficients
-            value = float((F.softplus(scores) - outcome * scores).mean())
+            value = float((F.softplus(scores) - aim * scores).mean())
             if value < best_value:
                 best, best_value = coefficients, value
             if not dropped:

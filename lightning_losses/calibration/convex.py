@@ -31,7 +31,7 @@ def minimize(calibrator: str, objective: Objective, start: Float[Tensor, "..."],
     """
     parameters = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([parameters], max_iter=max_iterations, max_eval=4 * max_iterations, history_size=20,
-                                  tolerance_grad=1e-10, tolerance_change=1e-16, line_search_fn="strong_wolfe")
+                                  tolerance_grad=1e-8, tolerance_change=1e-16, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         value, gradient = objective(parameters.detach())
@@ -77,7 +77,7 @@ def softmax_residual(scores: Float[Tensor, "rows classes"],
     return norm.log().sum() - at_target, residual
 
 
-def evenly_spaced(logits: Tensor, target: Tensor, rows: int = 1 << 14) -> tuple[Tensor, Tensor] | None:
+def evenly_spaced(logits: Tensor, target: Tensor, rows: int = 1 << 12) -> tuple[Tensor, Tensor] | None:
     """About `rows` evenly spaced rows for a first, cheap solution; None where there are too few to be worth it."""
     if len(logits) < 8 * rows:
         return None

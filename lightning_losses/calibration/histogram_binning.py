@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_losses.calibration.one_vs_rest import OneVsRest
@@ -59,7 +59,7 @@ class HistogramBinning(OneVsRest):
         """Whether `fit` or a loaded state has filled the buffers; one bin has no edges."""
         return self.values.numel() > 0
 
-    def _fit_class(self, score: Float[Tensor, " rows"], outcome: Float[Tensor, " rows"]) -> dict[str, Tensor]:
+    def _fit_class(self, score: Float[Tensor, " rows"], outcome: Bool[Tensor, " rows"]) -> dict[str, Tensor]:
         inner = torch.arange(1, self.num_bins, device=score.device)
         if self.binning == "width":
             edges = inner.to(score.dtype) / self.num_bins
@@ -69,7 +69,7 @@ class HistogramBinning(OneVsRest):
             edges = score.sort().values[last]
         index = torch.searchsorted(edges, score)
         count = torch.bincount(index, minlength=self.num_bins)
-        total = torch.bincount(index, weights=outcome, minlength=self.num_bins)
+        total = torch.bincount(index, weights=outcome.double(), minlength=self.num_bins)
         ends = torch.cat([edges.new_zeros(1), edges, edges.new_ones(1)]).double()
         centre = (ends[1:] + ends[:-1]) / 2
         return {"edges": edges, "values": torch.where(count > 0, total / count.clamp(min=1), centre)}

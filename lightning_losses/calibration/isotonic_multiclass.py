@@ -48,7 +48,7 @@ class IsotonicMulticlass(Calibrator):
     knot_values: Tensor
 
     def _fit(self, logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
-        outcome = F.one_hot(target, logits.shape[-1]).double()
+        outcome = F.one_hot(target, logits.shape[-1]).bool()
         knots = pool_adjacent_violators(torch.softmax(logits, dim=-1).reshape(-1), outcome.reshape(-1))
         return dict(zip(self.learned, knots, strict=True))
 

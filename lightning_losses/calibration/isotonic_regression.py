@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_losses.calibration.one_vs_rest import OneVsRest
@@ -47,7 +47,7 @@ class IsotonicRegression(OneVsRest):
     knot_scores: Tensor
     knot_values: Tensor
 
-    def _fit_class(self, score: Float[Tensor, " rows"], outcome: Float[Tensor, " rows"]) -> dict[str, Tensor]:
+    def _fit_class(self, score: Float[Tensor, " rows"], outcome: Bool[Tensor, " rows"]) -> dict[str, Tensor]:
         return dict(zip(self.learned, pool_adjacent_violators(score, outcome), strict=True))
 
     def _stack(self, classes: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
 """The shared part of calibrators that map each class's score by itself and then normalise."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.calibration.base import Calibrator
+
+_ROWS = 1 << 12
 
 
 class OneVsRest(Calibrator):
@@ -31,13 +33,14 @@ class OneVsRest(Calibrator):
         return len(self.get_buffer(self.learned[0])) == 1
 
     def _fit(self, logits: Float[Tensor, "*shape"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
-        scores = self._scores(logits, logits.ndim == 1)
         if logits.ndim == 1:
-            return self._stack([self._fit_class(scores, (target == 1).double())])
-        return self._stack([self._fit_class(scores[:, c].contiguous(), (target == c).double())
-                            for c in range(logits.shape[-1])])
+            return self._stack([self._fit_class(self._scores(logits, True), target == 1)])
+        columns = logits.new_empty(logits.shape[-1], len(logits))
+        for part, rows in zip(torch.split(columns, _ROWS, dim=1), torch.split(logits, _ROWS), strict=True):
+            part.copy_(self._scores(rows, False).T)
+        return self._stack([self._fit_class(column, target == c) for c, column in enumerate(columns)])
 
-    def _fit_class(self, score: Float[Tensor, " rows"], outcome: Float[Tensor, " rows"]) -> dict[str, Tensor]:
+    def _fit_class(self, score: Float[Tensor, " rows"], outcome: Bool[Tensor, " rows"]) -> dict[str, Tensor]:
         raise NotImplementedError
 
     def _stack(self, classes: list[dict[str, Tensor]]) -> dict[str, Tensor]:

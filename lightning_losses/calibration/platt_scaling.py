@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_losses.calibration.convex import logistic_regression
@@ -61,14 +61,15 @@ class PlattScaling(OneVsRest):
     def _scores(self, logits: Float[Tensor, "*shape"], single: bool) -> Float[Tensor, "*shape"]:
         return logits
 
-    def _fit_class(self, score: Float[Tensor, " rows"], outcome: Float[Tensor, " rows"]) -> dict[str, Tensor]:
+    def _fit_class(self, score: Float[Tensor, " rows"], outcome: Bool[Tensor, " rows"]) -> dict[str, Tensor]:
+        aim = outcome.double()
         if self.target_smoothing:
-            positive, negative = outcome.sum(), (1 - outcome).sum()
-            outcome = torch.where(outcome > 0, (positive + 1) / (positive + 2), 1 / (negative + 2))
+            positive, negative = aim.sum(), (1 - aim).sum()
+            aim = torch.where(outcome, (positive + 1) / (positive + 2), 1 / (negative + 2))
         score = score.double()
         mean = score.mean()
         centred = torch.stack([score - mean, torch.ones_like(score)], dim=-1)
-        slope, offset = logistic_regression(type(self).__name__, centred, outcome)
+        slope, offset = logistic_regression(type(self).__name__, centred, aim)
         return {"slope": slope, "offset": offset - slope * mean}
 
     def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

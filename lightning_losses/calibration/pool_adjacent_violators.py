@@ -1,9 +1,11 @@
 """Isotonic regression by pooling adjacent violators."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Rounds over all blocks at once go on while they pool at least this share of them.
@@ -17,39 +19,39 @@ class Knots(NamedTuple):
     value: Float[Tensor, " knots"]
 
 
-def pool_adjacent_violators(score: Float[Tensor, " rows"], outcome: Float[Tensor, " rows"]) -> Knots:
+def pool_adjacent_violators(score: Float[Tensor, " rows"], outcome: Shaped[Tensor, " rows"]) -> Knots:
     """The non-decreasing function of the score with the smallest squared error to the outcomes.
 
     Equal scores are one point. Adjacent blocks of which the left one's mean is not below the right one's are pooled
     until there are none: all runs of such blocks at once, round after round, while that pools many, then one by one.
-    Which are pooled first doesn't change the result.
+    Which are pooled first doesn't change the result. Computed on the host.
 
     Returns:
         The first and the last score of each block with its mean outcome; linear between blocks.
     """
-    ordered, order = score.sort()
-    point, group = torch.unique_consecutive(ordered, return_inverse=True)
-    weight = torch.bincount(group).double()
-    total = torch.bincount(group, weights=outcome[order].double())
-    first = torch.arange(len(point), device=score.device)
+    ordered, values = _sorted(score, outcome)
+    starts = np.concatenate([[0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1])
+    point = ordered[starts]
+    weight = np.diff(starts, append=len(ordered)).astype(np.float64)
+    total = np.add.reduceat(values, starts, dtype=np.float64)
+    first = np.arange(len(point))
     while len(first) > 1:
         mean = total / weight
-        rises = mean[1:] > mean[:-1]
-        if bool(rises.all()):
+        rises = np.flatnonzero(mean[1:] > mean[:-1])
+        if len(rises) == len(first) - 1:
             break
-        starts = torch.cat([torch.zeros(1, dtype=torch.long, device=score.device), torch.nonzero(rises)[:, 0] + 1])
+        starts = np.concatenate([[0], rises + 1])
         before = len(first)
-        first, total, weight = first[starts], _segment_sums(total, starts), _segment_sums(weight, starts)
+        first, total, weight = first[starts], np.add.reduceat(total, starts), np.add.reduceat(weight, starts)
         if len(first) > (1 - _WORTHWHILE) * before:
             first, total, weight = _pool_one_by_one(first, total, weight)
             break
-    last = torch.cat([first[1:], first.new_tensor([len(point)])]) - 1
-    value = total / weight
-    corners = torch.stack([first, last], dim=-1).reshape(-1)
-    values = value.repeat_interleave(2)
-    distinct = torch.ones_like(corners, dtype=torch.bool)
+    last = np.append(first[1:], len(point)) - 1
+    corners, means = np.stack([first, last], axis=-1).reshape(-1), np.repeat(total / weight, 2)
+    distinct = np.ones(len(corners), dtype=bool)
     distinct[1::2] = first != last
-    return Knots(point[corners[distinct]], values[distinct].to(score.dtype))
+    return Knots(torch.from_numpy(point[corners[distinct]]).to(score),
+                 torch.from_numpy(means[distinct]).to(score))
 
 
 def interpolate(scores: Float[Tensor, "classes rows"], knot_scores: Float[Tensor, "classes knots"],
@@ -73,13 +75,21 @@ def pad_knots(knots: list[Knots]) -> Knots:
     return Knots(torch.stack([padded(one.score) for one in knots]), torch.stack([padded(one.value) for one in knots]))
 
 
-def _segment_sums(values: Float[Tensor, " blocks"], starts: Tensor) -> Float[Tensor, " segments"]:
-    number = torch.zeros(len(values), dtype=torch.long, device=values.device)
-    number[starts[1:]] = 1
-    return torch.bincount(number.cumsum(0), weights=values)
+def _sorted(score: Float[Tensor, " rows"],
+            outcome: Shaped[Tensor, " rows"]) -> tuple[NDArray[np.floating[Any]], NDArray[Any]]:
+    """Scores in order, and their outcomes."""
+    scores, outcomes = score.cpu().numpy(), outcome.cpu().numpy()
+    if scores.dtype == np.float32 and outcomes.dtype == np.bool_ and not np.signbit(scores).any():
+        # Non-negative floats are ordered like their bits, which leave one free for the outcome: sorting whole numbers
+        # is several times faster than finding the order and applying it twice.
+        keys = np.sort((scores.view(np.uint32) << np.uint32(1)) | outcomes)
+        return (keys >> np.uint32(1)).view(np.float32), (keys & np.uint32(1)).astype(np.uint8)
+    order = np.argsort(scores)
+    return scores[order], outcomes[order]
 
 
-def _pool_one_by_one(first: Tensor, total: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _pool_one_by_one(first: NDArray[Any], total: NDArray[Any],
+                     weight: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     stack: list[tuple[int, float, float]] = []
     for start, block, mass in zip(first.tolist(), total.tolist(), weight.tolist(), strict=True):
         while stack and stack[-1][1] * mass >= block * stack[-1][2]:
@@ -87,4 +97,4 @@ def _pool_one_by_one(first: Tensor, total: Tensor, weight: Tensor) -> tuple[Tens
             block, mass = block + earlier, mass + earlier_mass
         stack.append((start, block, mass))
     starts, totals, weights = zip(*stack, strict=True)
-    return first.new_tensor(starts), total.new_tensor(totals), weight.new_tensor(weights)
+    return np.array(starts), np.array(totals), np.array(weights)

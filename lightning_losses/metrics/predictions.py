@@ -53,7 +53,8 @@ def checked_predictions(metric: str, predictions: Float[Tensor, "..."], target: 
         target = target.reshape(-1) if task == "multiclass" else target.reshape(predictions.shape)
     if task != "multilabel":
         kept = target != ignore_index
-        predictions, target = predictions[kept], target[kept]
+        if not bool(kept.all()):
+            predictions, target = predictions[kept], target[kept]
     if validate and target.numel() > 0:
         _check_values(metric, predictions, target, inputs, task)
     return predictions, target
@@ -67,7 +68,9 @@ def to_probabilities(predictions: Float[Tensor, "..."], *, inputs: Inputs, task:
 
 
 def _check_values(metric: str, predictions: Tensor, target: Tensor, inputs: Inputs, task: Task) -> None:
-    if bool(torch.isnan(predictions).any()):
+    # NaN spreads to the least and the largest: one pass, no copy.
+    low, high = torch.stack(torch.aminmax(predictions)).tolist()
+    if low != low or high != high:
         raise ValueError(f"{metric}: predictions hold NaN; a metric of them would say nothing about the others.")
     classes = predictions.shape[-1] if task == "multiclass" else 2
     if int(target.min()) < 0 or int(target.max()) >= classes:
@@ -75,9 +78,9 @@ def _check_values(metric: str, predictions: Tensor, target: Tensor, inputs: Inpu
                          f"with {classes} classes; give 0 to {classes - 1}.")
     if inputs == "logits":
         return
-    if float(predictions.min()) < 0 or float(predictions.max()) > 1:
-        raise ValueError(f"{metric}: probabilities from {float(predictions.min()):g} to {float(predictions.max()):g} "
-                         "came; give values in [0, 1], or inputs='logits'.")
+    if low < 0 or high > 1:
+        raise ValueError(f"{metric}: probabilities from {low:g} to {high:g} came; give values in [0, 1], or "
+                         "inputs='logits'.")
     if task == "multiclass" and float((predictions.sum(dim=-1) - 1).abs().max()) > SUM_TOLERANCE:
         raise ValueError(f"{metric}: probabilities came whose rows do not sum to 1; normalise them, or give "
                          "inputs='logits' or task='multilabel'.")
