@@ -12,7 +12,7 @@ from lightning_losses.callbacks.access import on_device, sum_over_processes
 from lightning_losses.callbacks.probe import ProbeMonitor
 from lightning_losses.diagnostics.empirical_ntk import trace_ntk
 from lightning_losses.diagnostics.kernel_similarity import effective_rank, kernel_distance, label_alignment
-from lightning_losses.plots.grokking import value_curves
+from lightning_losses.plots.grokking import side_by_side
 
 
 class EmpiricalNTK(ProbeMonitor):
@@ -65,9 +65,13 @@ class EmpiricalNTK(ProbeMonitor):
         self.record(trainer, trainer.global_step, means)
 
     def figure(self) -> Figure:
-        """Distance and alignment over steps."""
-        curves = {name: (self.steps, self.values[name]) for name in ("distance", "alignment")}
-        return value_curves(curves, ylabel="tangent kernel: distance from the start, alignment with the labels")
+        """Distance, alignment and rank over steps."""
+        titles = {
+            "distance": "distance from the start",
+            "alignment": "alignment with the labels",
+            "effective_rank": "effective rank",
+        }
+        return side_by_side({title: (self.steps, self.values[name]) for name, title in titles.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """What was measured, the probe, and the first kernel."""

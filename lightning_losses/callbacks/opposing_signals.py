@@ -133,7 +133,7 @@ class OpposingSignals(ProbeMonitor):
             "rise": (self.steps, self.values["rise"]),
             "fall": (self.steps, [-value for value in self.values["fall"]]),
         }
-        return value_curves(curves, ylabel="mean change of the loss of the most moved samples")
+        return value_curves(curves, ylabel="change of the loss (nats)")
 
     def state_dict(self) -> dict[str, Any]:
         """What was measured, the probe, its losses and the groups."""

@@ -252,6 +252,21 @@ def _mark_delay(axis: Axes, delay: Any) -> None:
         axis.annotate("not generalised", (0.98, 0.5), xycoords="axes fraction", ha="right", fontsize=8, color="#555555")
 
 
+def side_by_side(curves: Mapping[str, Points]) -> Figure:
+    """A panel a curve, each on its own scale, named by its label.
+
+    Args:
+        curves: (steps, values) by label.
+    """
+    with paper_style():
+        figure, axes = new_figure(len(curves), width=2.6, height=2.2)
+        for order, (axis, (label, (steps, values))) in enumerate(zip(axes, curves.items(), strict=True)):
+            _line(axis, steps, values, label, order)
+            axis.set_ylabel(label)
+            axis.set_xlabel("optimizer step")
+    return figure
+
+
 def spectrum_panels(
     steps: Sequence[float], values: Mapping[str, Sequence[float]], nodes: Sequence[float], weights: Sequence[float]
 ) -> Figure:
@@ -268,7 +283,9 @@ def spectrum_panels(
         _line(sharpness, steps, values["largest"], "largest", 0)
         _line(sharpness, steps, values["smallest"], "smallest", 1)
         sharpness.plot(steps, values["edge"], color="#777777", linestyle="--", linewidth=0.9, label="2 / learning rate")
-        sharpness.set_ylabel("eigenvalue of the Hessian")
+        # The edge may lie far above, and the smallest is negative.
+        sharpness.set_yscale("symlog", linthresh=max(abs(value) for value in values["largest"]) / 10 or 1.0)
+        sharpness.set_ylabel("eigenvalue")
         sharpness.legend(loc="best", fontsize=7)
         low = [value - error for value, error in zip(values["trace"], values["trace_error"], strict=True)]
         high = [value + error for value, error in zip(values["trace"], values["trace_error"], strict=True)]
