@@ -1,13 +1,14 @@
 """Cross-entropy of a classifier head without its logits: the front door to every implementation."""
 
-from typing import Literal, NamedTuple, overload
+import importlib
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels import cross_entropy_reference, peers
-from lightning_losses.kernels.choice import Impl, choose_implementation
+from lightning_losses.kernels.choice import Impl, choose_implementation, installed
 from lightning_losses.kernels.cross_entropy_chunked import ChunkedCrossEntropy
 from lightning_losses.kernels.cross_entropy_recompute import RecomputedCrossEntropy, Tiling
 from lightning_losses.kernels.head import tile_width
@@ -146,7 +147,8 @@ def linear_cross_entropy(hidden: Float[Tensor, "*tokens width"], weight: Float[T
     per_row = reduction == "none" or return_lse
     choice = choose_implementation(rows, weight, per_row=per_row, filtered=threshold is not None, impl=impl)
     with torch.autocast(hidden.device.type, enabled=False):
-        if choice.impl in ("reference", "recompute"):
+        by_rows = choice.impl in ("reference", "recompute") or (choice.impl == "triton" and (per_row or threshold))
+        if by_rows:
             value = _reduced(problem, *_by_rows(problem, choice.impl), z_loss, index, target.shape, reduction)
         elif per_row:
             raise ValueError(f"{_NAME}: impl={impl!r} has no per-row losses or logsumexps; use 'recompute'.")
@@ -180,6 +182,8 @@ def _by_rows(problem: Problem, impl: str) -> tuple[Float[Tensor, " tokens"], Flo
         if problem.filter_eps is not None:
             raise ValueError(f"{_NAME}: filter_eps came with impl='reference', which is exact; use 'recompute'.")
         return cross_entropy_reference.rows(hidden, weight, bias, target, terms)
+    if impl == "triton":
+        return triton_path().TritonRows.apply(hidden, weight, bias, target, terms, problem.filter_eps)
     tile = tile_width(working_dtype(weight))
     tokens, vocabulary = problem.chunk if isinstance(problem.chunk, tuple) else (problem.chunk or 512, tile)
     tiling = Tiling(tokens, vocabulary, problem.filter_eps, problem.sort_vocabulary)
@@ -201,20 +205,28 @@ def _reduced(problem: Problem, cross_entropy: Float[Tensor, " kept"], lse: Float
     return LinearCrossEntropyValue(problem.scale * cross_entropy.sum() + penalty, whole(lse), penalty.detach())
 
 
+def triton_path() -> Any:
+    """The Triton implementation; imported here, since it costs a second that no other needs."""
+    if not installed("triton"):
+        raise ValueError(f"{_NAME}: impl='triton' needs the package triton, which is not installed; use 'chunked'.")
+    return importlib.import_module("lightning_losses.kernels.cross_entropy_triton")
+
+
 def _by_sums(problem: Problem, impl: str) -> tuple[Tensor, None, Tensor]:
     """The reduced loss, and the z-loss's part."""
     if problem.filter_eps is not None:
         raise ValueError(f"{_NAME}: filter_eps came with impl={impl!r}, which makes every gradient entry; use "
                          "'recompute'.")
-    if impl != "chunked":
+    if impl not in ("chunked", "triton"):
         return peers.evaluate(problem, impl)
     if isinstance(problem.chunk, tuple):
-        raise ValueError(f"{_NAME}: chunk={problem.chunk} came with impl='chunked', which cuts tokens alone; give "
+        raise ValueError(f"{_NAME}: chunk={problem.chunk} came with impl={impl!r}, which cuts tokens alone; give "
                          "their number, or use 'recompute'.")
     hidden, weight, bias, target, terms = problem[:5]
     learns = torch.is_grad_enabled()
     options = {"row_weight": terms.row_weight(target), "scale": problem.scale, "z_scale": problem.z_scale,
                "wanted": tuple(learns and t is not None and t.requires_grad for t in (hidden, weight, bias)),
                "chunk": problem.chunk, "accum_dtype": problem.accum_dtype}
-    loss, z_part = ChunkedCrossEntropy.apply(hidden, weight, bias, target, terms, options)
+    function = triton_path().TritonCrossEntropy if impl == "triton" else ChunkedCrossEntropy
+    loss, z_part = function.apply(hidden, weight, bias, target, terms, options)
     return loss, None, z_part

@@ -14,8 +14,8 @@ from lightning_losses.tensors import reduce
 from tests.golden.adapter import Params, gradients, leaf
 
 
-def cross_entropy_adapter(impl, **options):
-    """An adapter that evaluates by one implementation; those without per-row gradients are asked for the loss alone."""
+def cross_entropy_adapter(impl, cast=torch.float64, **options):
+    """An adapter that evaluates by one implementation, in the dtype that it takes."""
 
     def adapt(inputs, params):
         with Params(params) as given:
@@ -29,7 +29,7 @@ def cross_entropy_adapter(impl, **options):
             }
             z_weight = given.take("z_loss_weight")
             half = given.take("bf16_inputs")
-        dtype = torch.bfloat16 if half else torch.float64
+        dtype = torch.bfloat16 if half else cast
         leaves = {
             name: leaf(inputs[key].to(dtype))
             for name, key in (("e", "e"), ("c", "c"), ("bias", "bias"))
@@ -40,7 +40,7 @@ def cross_entropy_adapter(impl, **options):
         loss = linear_cross_entropy(*call, z_loss=z_weight, **settings)
         # A z-loss of weight 1 shows the mean of lse^2, and what is left is the cross-entropy alone.
         probe = linear_cross_entropy(*call, z_loss=1.0, return_z_loss=True, return_lse=True, **settings)
-        scalar = (loss * inputs["grad_out"]).sum() if "grad_out" in inputs else loss
+        scalar = (loss * inputs["grad_out"].to(loss.dtype)).sum() if "grad_out" in inputs else loss
         made = {name: value.double() for name, value in gradients_once(scalar, leaves).items()}
         return {
             "loss": loss.double(),
@@ -92,10 +92,22 @@ def fused_linear_distillation(inputs, params):
     jsd = GeneralizedJSD(beta, temperature)
     objective = partial(cosine_loss, beta=beta, temperature=temperature) if cosine else jsd
     hidden, weight = leaf(inputs["student_input"]), leaf(inputs["student_weight"])
-    value = linear_distillation(hidden, weight, inputs["teacher_input"], inputs["teacher_weight"], inputs["labels"],
-                                objective=objective, chunk=3, **weights)
-    return {"loss": value.loss, "soft_loss": value.soft, "hard_loss": value.hard,
-            **gradients_once(value.loss, {"student_input": hidden, "student_weight": weight})}
+    value = linear_distillation(
+        hidden,
+        weight,
+        inputs["teacher_input"],
+        inputs["teacher_weight"],
+        inputs["labels"],
+        objective=objective,
+        chunk=3,
+        **weights,
+    )
+    return {
+        "loss": value.loss,
+        "soft_loss": value.soft,
+        "hard_loss": value.hard,
+        **gradients_once(value.loss, {"student_input": hidden, "student_weight": weight}),
+    }
 
 
 def cosine_loss(logits, teacher_logits, *, beta, temperature, reduction):

@@ -1,0 +1,71 @@
+"""The Triton kernels without a GPU: their numbers by the interpreter, their resources from the compiler."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
+
+pytestmark = pytest.mark.kernels
+
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
+# float32 sums of 53 terms; the half types by their bits, and a few roundings. A confident row's loss is a difference.
+TOLERANCE = {"float32": 1e-6, "bfloat16": 2e-2, "float16": 2e-3}
+
+
+@cache
+def lines_of(module, interpreted):
+    environment = {**os.environ, "TRITON_INTERPRET": "1" if interpreted else "0"}
+    done = subprocess.run([sys.executable, "-m", module], capture_output=True, text=True, check=False,
+                          env=environment, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def interpreted():
+    return lines_of("tests.kernels.triton_cases", True)
+
+
+def test_values_and_gradients_equal_float64_for_every_option_shape_and_dtype():
+    cases = [line for line in interpreted() if "errors" in line]
+    assert len(cases) == 7 * 3 * 2 + 2 * 3 * 2
+    for line in cases:
+        certain = "(1, 16, 2)" in line["case"]
+        assert max(line["errors"]) <= TOLERANCE[line["dtype"]] * (100 if certain else 1), line
+
+
+def test_filtering_changes_a_gradient_by_less_than_its_threshold():
+    (line,) = [line for line in interpreted() if line["case"] == "filter"]
+    assert line["exact"] < 1e-4 and line["dropped"] == 0
+    assert line["changed"] > 1e-3
+    assert line["over_bound"] <= 1
+
+
+def test_golden_values_are_met_in_float32():
+    cases = [line for line in interpreted() if "golden" in line]
+    assert len(cases) == 13
+    for line in cases:
+        # Logits of 1e3 leave float32 some 1e-5 of a small cross-entropy.
+        limit = {"ce_bf16_inputs": 2e-2, "ce_large_logits": 1e-4}.get(line["case"], 2e-6)
+        assert line["golden"] and max(line["golden"]) <= limit, line
+
+
+@pytest.mark.slow
+def test_compiled_kernels_neither_spill_nor_exceed_shared_memory():
+    lines = lines_of("tests.kernels.triton_compiled", False)
+    assert len(lines) == 3 * 3 * 2
+    for line in lines:
+        assert line["spilled"] == 0, line
+        assert line["shared"] <= SHARED_MEMORY[line["architecture"]], line
+        assert 0 < line["registers"] <= 255, line
+
+
+def test_without_a_gpu_the_reason_is_given():
+    with pytest.raises(ValueError, match="needs a CUDA device.*TRITON_INTERPRET"):
+        linear_cross_entropy(torch.zeros(2, 4), torch.zeros(5, 4), torch.tensor([0, 1]), impl="triton")
