@@ -79,10 +79,12 @@ def comparison(
                 axis.set_ylabel("")
                 axis.tick_params(labelleft=False)
         upper[0].legend(loc="best")
-        for axis in lower:
+        for above, axis in zip(upper, lower, strict=bool(lower)):
             axis.set_visible(bool(axis.lines))
             if axis.lines:
                 axis.legend(loc="best", fontsize=7)
+            else:
+                above.set_xlabel("optimizer step")
     return figure
 
 
