@@ -1,16 +1,20 @@
 """Other projects' implementations, where they are installed and can do what is asked."""
 
+import importlib
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_losses.kernels.choice import has_torch_operation
+from lightning_losses.kernels.choice import has_torch_operation, installed
 from lightning_losses.kernels.problem import Problem
 
 
 def evaluate(problem: Problem, impl: str) -> tuple[Tensor, None, Tensor]:
-    """The reduced loss by a peer, and the z-loss's part, which is 0."""
-    return {"torch": _torch}[impl](problem), None, problem.hidden.new_zeros(())
+    """The reduced loss by a peer, and the z-loss's part, which is 0 for those without."""
+    loss, z_part = {"torch": _torch, "cce": _cce, "liger": _liger}[impl](problem)
+    return loss, None, problem.hidden.new_zeros(()) if z_part is None else z_part
 
 
 def _refuse(problem: Problem, impl: str, **offered: bool) -> None:
@@ -27,7 +31,39 @@ def _is_zero(scale: float | Tensor) -> bool:
     return not isinstance(scale, Tensor) and scale == 0
 
 
-def _torch(problem: Problem) -> Tensor:
+def _need(package: str, impl: str) -> Any:
+    if not installed(package.partition(".")[0]):
+        raise ValueError(f"linear_cross_entropy: impl={impl!r} needs the package {package.partition('.')[0]}, which is "
+                         "not installed; use impl='auto'.")
+    return importlib.import_module(package)
+
+
+def _cce(problem: Problem) -> tuple[Tensor, None]:
+    """Apple's kernels on CUDA; elsewhere their compiled form, which holds the logits."""
+    package = _need("cut_cross_entropy", "cce")
+    _refuse(problem, "cce", softcap=True)
+    if problem.bias is not None:
+        raise ValueError("linear_cross_entropy: impl='cce' came with a bias, which its releases don't take; use "
+                         "impl='auto'.")
+    form = "cce" if problem.hidden.device.type == "cuda" else "torch_compile"
+    total = package.linear_cross_entropy(problem.hidden, problem.weight, problem.target, softcap=problem.terms.softcap,
+                                         reduction="sum", filter_eps=None, impl=form)
+    return total * problem.scale, None
+
+
+def _liger(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Liger's fused head; its Triton kernels need CUDA, or the interpreter."""
+    package = _need("liger_kernel.ops.fused_linear_cross_entropy", "liger")
+    # It has a softcap and class weights too, which its kernels' interpreted form can't be checked with.
+    _refuse(problem, "liger", z_loss=True, label_smoothing=True, accum_dtype=True)
+    terms, scale = problem.terms, float(problem.scale)
+    found = package.LigerFusedLinearCrossEntropyFunction.apply(
+        problem.hidden, problem.weight, problem.target, problem.bias, None, -100, float(problem.z_scale) / scale,
+        terms.label_smoothing, "sum", None, True, problem.accum_dtype)
+    return found[0] * scale, found[1].detach() * scale
+
+
+def _torch(problem: Problem) -> tuple[Tensor, None]:
     if not has_torch_operation():
         raise ValueError(f"linear_cross_entropy: impl='torch' needs torch.nn.LinearCrossEntropyOptions, which torch "
                          f"{torch.__version__} lacks; use impl='chunked'.")
@@ -37,4 +73,4 @@ def _torch(problem: Problem) -> Tensor:
                                    weight=None if weight is None else weight.to(problem.weight.dtype),
                                    reduction="sum",
                                    options=torch.nn.LinearCrossEntropyOptions())
-    return total * problem.scale
+    return total * problem.scale, None

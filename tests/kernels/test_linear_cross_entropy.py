@@ -361,3 +361,12 @@ def test_wrong_calls_are_one_sentence(change, message):
 def test_torch_is_offered_where_its_options_suffice():
     call, options = problem(), settled({"class_weight": True})
     assert_same(evaluate(call, impl="torch", **options), evaluate(call, impl="reference", **options), 1e-11, 1e-13)
+
+
+@pytest.mark.parametrize(("impl", "package"), [("cce", "cut_cross_entropy"), ("liger", "liger_kernel"),
+                                               ("triton", "triton")])
+def test_a_backend_that_is_not_installed_is_named(monkeypatch, impl, package):
+    for module in ("peers", "linear_cross_entropy"):
+        monkeypatch.setattr(f"lightning_losses.kernels.{module}.installed", lambda name: False)
+    with pytest.raises(ValueError, match=f"impl='{impl}' needs the package {package}"):
+        linear_cross_entropy(*problem(torch.float32), impl=impl)
