@@ -106,7 +106,8 @@ def test_the_monitor_sees_the_training_data_and_disturbs_nothing(tmp_path):
 
 
 @pytest.mark.distributed
-def test_processes_share_the_statistics(tmp_path, monkeypatch):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_processes_share_the_statistics(tmp_path, monkeypatch, strategy):
     monkeypatch.setattr("tests.callbacks.training.Tiny", Called)
 
     def keep():
@@ -118,7 +119,7 @@ def test_processes_share_the_statistics(tmp_path, monkeypatch):
 
     train(tmp_path, keep)
     alone = torch.load(tmp_path / "values0.pt")
-    train(tmp_path, keep, strategy="ddp")
+    train(tmp_path, keep, strategy=strategy)
     for rank in (0, 1):
         for name, values in torch.load(tmp_path / f"values{rank}.pt").items():
             # The weights differ by float32's rounding of the averaged gradients.
