@@ -16,7 +16,7 @@ _CHUNK = 1 << 20
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def minimize(calibrator: str, objective: Objective, start: Float[Tensor, "..."], *,
+def minimize(calibrator: str, objective: Objective, start: Float[Tensor, "..."], *, rough: bool = False,
              max_iterations: int = 2000) -> Float[Tensor, "..."]:
     """The minimum of a smooth convex function, by L-BFGS with a strong Wolfe line search.
 
@@ -24,6 +24,7 @@ def minimize(calibrator: str, objective: Objective, start: Float[Tensor, "..."],
         calibrator: the name that a warning begins with.
         objective: maps parameters to the value and its gradient; well scaled, so that curvatures are near 1.
         start: where to begin, float64.
+        rough: stop at a gradient of 1e-4, without a word, for a start of the next call.
         max_iterations: after which to give up.
 
     Warns:
@@ -31,7 +32,8 @@ def minimize(calibrator: str, objective: Objective, start: Float[Tensor, "..."],
     """
     parameters = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([parameters], max_iter=max_iterations, max_eval=4 * max_iterations, history_size=20,
-                                  tolerance_grad=1e-8, tolerance_change=1e-16, line_search_fn="strong_wolfe")
+                                  tolerance_grad=1e-4 if rough else 1e-7,
+                                  tolerance_change=1e-9 if rough else 1e-16, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         value, gradient = objective(parameters.detach())
@@ -40,6 +42,8 @@ def minimize(calibrator: str, objective: Objective, start: Float[Tensor, "..."],
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     solution = parameters.detach()
+    if rough:
+        return solution
     largest = float(objective(solution)[1].abs().max())
     if not largest < _CONVERGED:
         warnings.warn(f"{calibrator}: the fit stopped at a gradient of {largest:.1e}, short of its optimum; data that "
@@ -48,19 +52,23 @@ def minimize(calibrator: str, objective: Objective, start: Float[Tensor, "..."],
 
 
 def affine_softmax(logits: Float[Tensor, "rows features"], target: Int[Tensor, " rows"],
-                   coefficients: Float[Tensor, "classes extended"]) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of ``W x + b``, and its gradient by ``[W | b]``, in chunks of bounded memory."""
-    weight, bias = coefficients[:, :-1], coefficients[:, -1]
+                   coefficients: Float[Tensor, "classes extended"],
+                   precision: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy of ``W x + b``, and its gradient by ``[W | b]``, in chunks of bounded memory.
+
+    Sums are in float64; what is summed, in `precision`.
+    """
+    weight, bias = coefficients[:, :-1].to(precision), coefficients[:, -1].to(precision)
     value = torch.zeros((), dtype=torch.float64, device=logits.device)
     gradient = torch.zeros_like(coefficients)
     rows = max(_CHUNK // logits.shape[-1], 1)
     for chunk, labels in zip(torch.split(logits, rows), torch.split(target, rows), strict=True):
-        features = chunk.double()
+        features = chunk.to(precision)
         scores = torch.addmm(bias, features, weight.T)
         loss, residual = softmax_residual(scores, labels)
         value += loss
-        gradient[:, :-1].addmm_(residual.T, features)
-        gradient[:, -1] += residual.sum(dim=0)
+        gradient[:, :-1] += residual.T @ features
+        gradient[:, -1] += residual.sum(dim=0, dtype=torch.float64)
     return value / len(logits), gradient.div_(len(logits))
 
 
@@ -69,19 +77,19 @@ def softmax_residual(scores: Float[Tensor, "rows classes"],
     """The summed cross-entropy, and its gradient by the scores; the scores are overwritten."""
     chosen = target.unsqueeze(-1)
     scores -= scores.amax(dim=-1, keepdim=True)
-    at_target = scores.gather(-1, chosen).sum()
+    at_target = scores.gather(-1, chosen).sum(dtype=torch.float64)
     mass = scores.exp_()
     norm = mass.sum(dim=-1, keepdim=True)
     residual = mass.div_(norm)
     residual.scatter_add_(-1, chosen, -torch.ones_like(chosen, dtype=residual.dtype))
-    return norm.log().sum() - at_target, residual
+    return norm.log().sum(dtype=torch.float64) - at_target, residual
 
 
 def evenly_spaced(logits: Tensor, target: Tensor, rows: int = 1 << 12) -> tuple[Tensor, Tensor] | None:
-    """About `rows` evenly spaced rows for a first, cheap solution; None where there are too few to be worth it."""
-    if len(logits) < 8 * rows:
+    """About `rows`, or a sixteenth, evenly spaced ones for a first, cheap solution; None where that is not worth it."""
+    if len(logits) < 2 * rows:
         return None
-    every = len(logits) // rows
+    every = len(logits) // max(rows, len(logits) // 16)
     return logits[::every].contiguous(), target[::every].contiguous()
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_losses.calibration.base import Calibrator
 from lightning_losses.calibration.convex import affine_softmax, evenly_spaced, minimize
+from lightning_losses.calibration.temperature_scaling import optimal_inverse_temperature
 from lightning_losses.tensors import check_number
 
 
@@ -66,11 +67,15 @@ class MatrixScaling(Calibrator):
         features, classes = self._features(logits), logits.shape[-1]
         coefficients = torch.eye(classes, classes + 1, dtype=torch.float64, device=logits.device)
         if (sample := evenly_spaced(features, target)) is not None:
-            coefficients = self._solve(*sample, coefficients)
+            # From a temperature over some rows, and all rows in their own precision, few exact iterations are left.
+            coefficients *= optimal_inverse_temperature(*sample, 0.05, 20.0)
+            coefficients = self._solve(*sample, coefficients, precision=features.dtype)
+            coefficients = self._solve(features, target, coefficients, precision=features.dtype)
         coefficients = self._solve(features, target, coefficients)
         return {"weight": coefficients[:, :-1], "offset": coefficients[:, -1]}
 
-    def _solve(self, features: Tensor, target: Tensor, start: Tensor) -> Float[Tensor, "classes extended"]:
+    def _solve(self, features: Tensor, target: Tensor, start: Tensor,
+               precision: torch.dtype | None = None) -> Float[Tensor, "classes extended"]:
         classes = len(start)
         off_diagonal = 1 - torch.eye(classes, classes + 1, dtype=torch.float64, device=start.device)
         penalty = off_diagonal * self.off_diagonal_penalty / max(classes * (classes - 1), 1)
@@ -79,11 +84,12 @@ class MatrixScaling(Calibrator):
 
         def objective(values: Tensor) -> tuple[Tensor, Tensor]:
             coefficients = scaled.plain(values)
-            value, gradient = affine_softmax(features, target, coefficients)
+            value, gradient = affine_softmax(features, target, coefficients, precision or torch.float64)
             value = value + (penalty * coefficients.square()).sum()
             return value, scaled.gradient(gradient + 2 * penalty * coefficients)
 
-        return scaled.plain(minimize(type(self).__name__, objective, scaled.scaled(start)))
+        return scaled.plain(minimize(type(self).__name__, objective, scaled.scaled(start),
+                                     rough=precision is not None))
 
     def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return self._features(logits) @ self.weight.T.to(logits.dtype) + self.offset.to(logits.dtype)

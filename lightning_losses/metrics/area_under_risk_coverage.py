@@ -39,7 +39,8 @@ def risk_coverage_curve(predictions: Float[Tensor, "..."], target: Int[Tensor, "
     confidence, error = _confidence_and_error("risk_coverage_curve", predictions, target, inputs, task, ignore_index,
                                               validate)
     risk = _risk(confidence, error)
-    return RiskCoverage(torch.arange(1, len(risk) + 1, device=risk.device) / max(len(risk), 1), risk)
+    count = torch.arange(1, len(risk) + 1, dtype=risk.dtype, device=risk.device)
+    return RiskCoverage(count / max(len(risk), 1), risk)
 
 
 class AreaUnderRiskCoverage(PredictionMetric):
