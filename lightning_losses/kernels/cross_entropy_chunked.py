@@ -20,10 +20,14 @@ def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"]) -> int
     """Tokens in a chunk: 1/32 of them, a power of two, within bounds that depend on device and dtype.
 
     A chunk's logits then take 3 % of the whole, 1 % of what plain cross-entropy holds. The lower bound keeps the
-    products efficient; on a GPU the weight's gradient is read and written once a chunk, and its bandwidth asks for
-    1024 rows.
+    products efficient: the weight's gradient is read and written once a chunk, which costs more, relative to them, in
+    half precision and for wide heads, and most on a GPU.
     """
-    low, high = (1024, 4096) if weight.device.type != "cpu" else (96 if weight.element_size() >= 4 else 128, 512)
+    narrow = weight.shape[1] < 1024
+    if weight.device.type != "cpu":
+        low, high = 1024, 4096
+    else:
+        low, high = 96 if weight.element_size() >= 4 else 128 if narrow else 256, 512
     power = 1 << max(tokens // 32, 1).bit_length() - 1
     return min(max(power, low), high)
 

@@ -323,6 +323,7 @@ def test_chunks_are_a_thirty_second_within_bounds():
     half, single = torch.zeros(1, 1, dtype=torch.bfloat16), torch.zeros(1, 1)
     assert [default_chunk(tokens, half) for tokens in (1, 1024, 4096, 8192, 10**6)] == [128, 128, 128, 256, 512]
     assert [default_chunk(tokens, single) for tokens in (1, 1024, 4096)] == [96, 96, 128]
+    assert default_chunk(1024, torch.zeros(1, 2048, dtype=torch.bfloat16)) == 256
     assert default_chunk(8192, torch.zeros(1, 1, device="meta")) == 1024
 
 
