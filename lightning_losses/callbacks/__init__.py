@@ -1,8 +1,40 @@
 """Callbacks: one file per intervention or monitor."""
 
+import importlib
+from typing import Any
+
 from lightning_losses.callbacks.epoch_seed import EpochSeed
 from lightning_losses.callbacks.history import History
 from lightning_losses.callbacks.last_checkpoint import LastCheckpoint
 from lightning_losses.callbacks.progress import Progress
 
 __all__ = ["EpochSeed", "History", "LastCheckpoint", "Progress"]
+
+# Lazily: most of them draw, and a recipe that uses none need not load what draws.
+_HOME = {
+    "ContinualEvaluation": "continual_evaluation",
+    "DiffusionSpectralEntropy": "diffusion_spectral_entropy",
+    "EmpiricalNTK": "empirical_ntk",
+    "Grokfast": "grokfast",
+    "GrokkingMonitor": "grokking_monitor",
+    "HessianSpectrum": "hessian_spectrum",
+    "InformationPlane": "information_plane",
+    "NLMCosine": "nlm_cosine",
+    "NeuralCollapse": "neural_collapse",
+    "OpposingSignals": "opposing_signals",
+    "OrthogonalGradient": "orthogonal_gradient",
+    "OutputLogits": "output_logits",
+    "SoftmaxCollapse": "softmax_collapse",
+    "WeightNormProjection": "weight_norm_projection",
+    "WeightNorms": "weight_norms",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

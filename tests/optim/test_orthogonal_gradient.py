@@ -30,7 +30,8 @@ def test_the_result_is_orthogonal_and_points_downhill(seed, rescale, scope):
     torch.manual_seed(seed)
     weights, gradients = pairs()
     result = projected(weights, gradients, rescale=rescale, scope=scope)
-    groups = zip(weights, gradients, result, strict=True) if scope == "tensor" else [(*map(flat, (weights, gradients, result)),)]  # fmt: skip
+    parts = [weights, gradients, result]
+    groups = zip(*parts, strict=True) if scope == "tensor" else [tuple(map(flat, parts))]
     for w, g, out in groups:
         assert abs((w * out).sum()) <= 1e-10 * w.norm() * g.norm()
         assert (g * out).sum() >= 0

@@ -1,0 +1,30 @@
+"""Every callback is found by its class name."""
+
+import importlib
+import pkgutil
+
+import pytest
+from lightning.pytorch.callbacks import Callback
+
+import lightning_losses.callbacks as callbacks
+
+BASES = {"Monitor", "LogitMonitor", "ProbeMonitor"}
+
+
+def own():
+    for info in pkgutil.iter_modules(callbacks.__path__):
+        module = importlib.import_module(f"{callbacks.__name__}.{info.name}")
+        for name, value in vars(module).items():
+            mine = isinstance(value, type) and issubclass(value, Callback) and value.__module__ == module.__name__
+            if mine and name not in BASES and not name.startswith("_"):
+                yield name, value
+
+
+@pytest.mark.parametrize("name", sorted(callbacks._HOME))
+def test_names_are_the_classes(name):
+    assert getattr(callbacks, name) is dict(own())[name]
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(AttributeError, match="Nothing"):
+        _ = callbacks.Nothing
