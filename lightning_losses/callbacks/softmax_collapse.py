@@ -18,7 +18,7 @@ def collapsed_rows(logits: Float[Tensor, "rows classes"], dtype: torch.dtype = t
 
     A row is collapsed if the sum of ``exp(z - max z)`` is exactly 1: whatever the other classes say is below the
     precision's rounding. For two classes that happens from a gap of 7.6 in float16, 16.6 in float32, 36.7 in float64.
-    The result does not depend on the labels.
+    The result does not depend on the labels. Logits beyond the precision's range count as its largest number.
 
     Source:
         Prieto, Barsbey, Mediano, Birdal, 2025, "Grokking at the Edge of Numerical Stability", arXiv:2501.04697,
@@ -28,7 +28,7 @@ def collapsed_rows(logits: Float[Tensor, "rows classes"], dtype: torch.dtype = t
         >>> collapsed_rows(torch.tensor([[0.0, 17.0], [0.0, 16.0]]))
         tensor([ True, False])
     """
-    scores = logits.to(dtype)
+    scores = _within_range(logits, dtype)
     exponentials = (scores - scores.max(dim=-1, keepdim=True).values).exp()
     return exponentials.sum(dim=-1) == 1
 
@@ -42,7 +42,11 @@ def zero_loss_rows(
         >>> zero_loss_rows(torch.tensor([[0.0, 20.0], [0.0, 20.0]]), torch.tensor([1, 0]))
         tensor([ True, False])
     """
-    return torch.log_softmax(logits.to(dtype), dim=-1).gather(1, target.unsqueeze(1)).squeeze(1) == 0
+    return torch.log_softmax(_within_range(logits, dtype), dim=-1).gather(1, target.unsqueeze(1)).squeeze(1) == 0
+
+
+def _within_range(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    return logits.to(dtype).clamp(min=torch.finfo(dtype).min, max=torch.finfo(dtype).max)
 
 
 class SoftmaxCollapse(LogitMonitor):

@@ -39,6 +39,14 @@ def test_higher_precisions_collapse_less():
     assert shares[0] > shares[1] > shares[2] > 0
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_logits_beyond_the_range_collapse(precision):
+    logits = torch.tensor([[1e30, -1e30, 0.0], [1e30, 1e30, 0.0], [5.0, -torch.inf, 5.0]])
+    dtype = getattr(torch, precision)
+    assert collapsed_rows(logits, dtype).tolist() == [True, False, False]
+    assert zero_loss_rows(logits, torch.tensor([0, 0, 0]), dtype).tolist() == [True, False, False]
+
+
 def test_a_zero_loss_needs_the_right_class():
     logits = torch.tensor([[0.0, 20.0], [0.0, 20.0], [0.0, 1.0]])
     assert zero_loss_rows(logits, torch.tensor([1, 0, 1])).tolist() == [True, False, False]
@@ -165,6 +173,28 @@ def test_processes_agree_with_one(tmp_path, strategy):
             assert one["steps"] == both["steps"]
             for name, values in one["values"].items():
                 assert both["values"][name] == pytest.approx(values, abs=1e-5)
+
+
+@pytest.mark.distributed
+def test_the_grokking_monitor_counts_every_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.callbacks.training.Tiny", Validating)
+
+    def keep():
+        class Keep(GrokkingMonitor):
+            def on_fit_end(self, trainer, module):
+                torch.save([self.train, self.val], tmp_path / f"curves{trainer.global_rank}.pt")
+
+        return [Keep()]
+
+    options = {"limit_val_batches": 1, "val_check_interval": 2}
+    train(tmp_path, keep, **options)
+    alone = torch.load(tmp_path / "curves0.pt")
+    train(tmp_path, keep, strategy="ddp", **options)
+    for rank in (0, 1):
+        for one, both in zip(alone, torch.load(tmp_path / f"curves{rank}.pt"), strict=True):
+            assert [step for step, _ in one] == [step for step, _ in both]
+            # Accuracies of a few rows; the processes' means are of equal halves.
+            assert [value for _, value in both] == pytest.approx([value for _, value in one], abs=1e-6)
 
 
 def test_a_resumed_run_has_the_uninterrupted_curves(tmp_path):
