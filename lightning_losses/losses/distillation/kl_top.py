@@ -74,7 +74,8 @@ class KLTop(Loss):
     Source:
         The KL-Top loss of Hu, Cheng, Yang et al., 2025, "OstQuant: Refining Large Language Model Quantization with
         Orthogonal and Scaling Transformations for Better Distribution Fitting", arXiv:2501.13987, as others describe
-        it; the authors' code was not found. k = 1000 is reported for vocabularies. The tail bucket is this library's.
+        it, not compared with its code BrotherHappy/OSTQuant; k = 1000 is reported for vocabularies. The tail bucket is
+        this library's.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0, -1.0]])
