@@ -265,7 +265,10 @@ class Objective(nn.Module):
         """Give lazily shaped parameters their shapes, by one evaluation of their terms on example tensors."""
         for term in self._terms().values():
             if any(is_lazy(parameter) for parameter in term.parameters()):
-                term(tensors)
+                # In evaluation mode, so that no running statistics begin with the example.
+                training = term.training
+                term.eval()(tensors)
+                term.train(training)
 
     def _terms(self) -> dict[str, Term]:
         return {name: term for name, term in self.terms.items() if isinstance(term, Term)}

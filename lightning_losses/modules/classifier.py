@@ -122,4 +122,5 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
         logits = self.network.eval()(inputs)
         self.network.train(training)
         target = torch.arange(len(inputs), device=logits.device) % num_classes
-        self.objective.materialize(inputs=inputs, logits=logits, target=target, features=self.tapped_features())
+        example = {"inputs": inputs, "logits": logits, "target": target, "index": torch.arange(len(inputs))}
+        self.objective.materialize(**self.objective_tensors(example))

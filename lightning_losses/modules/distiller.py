@@ -29,9 +29,10 @@ class Distiller(DistillationMixin, Classifier):
     """
 
     def __init__(self, teacher: nn.Module | None = None, teacher_layer: str | None = None, **classifier: Any) -> None:
-        super().__init__(**classifier)
+        # Before the rest: losses that take their shapes from what they see, see the teacher's features too.
         self.teacher = teacher
         self.teacher_layer = teacher_layer
+        super().__init__(**classifier)
 
 
 class OnlineDistiller(OnlineDistillationMixin, Classifier):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_losses.losses import NDLoss
 from lightning_losses.losses.base import Loss
 
 BATCH, CLASSES, FEATURES, VOCABULARY = 6, 5, 4, 7
@@ -76,7 +77,10 @@ def build(loss: type[Loss], classes: int = CLASSES, **options: Any) -> Loss:
         options = {"feature_dim": FEATURES, **options}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return loss(**{name: known[name] for name in required if name not in options}, **options).double()
+        built = loss(**{name: known[name] for name in required if name not in options}, **options).double()
+        if isinstance(built, NDLoss):  # without class means it teaches nothing
+            built.set_class_means(torch.randn(known["num_classes"], FEATURES, dtype=torch.float64))
+        return built
 
 
 def constructor_options(loss: type[Loss]) -> list[str]:

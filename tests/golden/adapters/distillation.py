@@ -26,6 +26,7 @@ from lightning_losses.losses import (
     kl_top_loss,
     logit_std_kd_loss,
     mcmi_loss,
+    nd_loss,
     nkd_loss,
     ofa_kd_loss,
     pskd_loss,
@@ -310,6 +311,14 @@ def cmi_metric(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, T
     return {"centroids": centroids, "cmi": -mcmi_loss(logits, target, centroids)}
 
 
+def norm_and_direction(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        weight = given.take("weight")
+    student = leaf(inputs["student_embedding"])
+    loss = weight * nd_loss(student, inputs["teacher_embedding"], inputs["target"], inputs["class_means"])
+    return {"loss": loss, **gradients(loss, student=student)}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "kd": kd,
     "dkd": dkd,
@@ -365,4 +374,5 @@ ADAPTERS: dict[str, Adapter] = {
     "attention_transfer": attention_transfer,
     "mcmi": mcmi,
     "cmi_metric": cmi_metric,
+    "nd_loss": norm_and_direction,
 }

@@ -1,0 +1,81 @@
+"""Gives `NDLoss` the teacher's mean feature of each class, from one pass over the training set."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_losses.callbacks.access import sum_over_processes
+from lightning_losses.losses.distillation.nd_loss import NDLoss
+from lightning_losses.tensors import class_indices
+
+
+class ClassMeans(Callback):
+    """Sets the class means of every `NDLoss` of a module from the teacher's features, when training begins.
+
+    Every sample of the training set counts once, in the data set's own order, whatever the sampler does: under several
+    processes each takes its share of the samples, and the sums are added. Data sets that augment give one view of each.
+
+    A module without an `NDLoss` is left alone: a run's callbacks also see its teacher train.
+
+    Args:
+        batch_size: of the pass, at least 1.
+
+    Raises:
+        ValueError: when training begins, an `NDLoss` in a module without teacher, data without a data set of known
+            length, or a class without samples.
+
+    Example:
+        >>> ClassMeans(batch_size=64).batch_size
+        64
+    """
+
+    def __init__(self, batch_size: int = 256) -> None:
+        if batch_size < 1:
+            raise ValueError(f"ClassMeans: batch_size={batch_size} came; give at least 1.")
+        self.batch_size = batch_size
+
+    @torch.no_grad()
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Pass over the training set and set the means."""
+        losses = [loss for loss in pl_module.modules() if isinstance(loss, NDLoss)]
+        if not losses:
+            return
+        if not hasattr(pl_module, "teacher_tensors"):
+            raise ValueError(
+                f"ClassMeans: {type(pl_module).__name__} has an NDLoss but no teacher; give it DistillationMixin."
+            )
+        module: Any = pl_module
+        total: Any = None
+        counts: Any = None
+        for batch in self._share(trainer):
+            batch = trainer.strategy.batch_to_device(batch)
+            features = module.teacher_tensors(batch)["teacher_features"].double()
+            if total is None:
+                total = features.new_zeros(losses[0].num_classes, features.shape[-1])
+                counts = features.new_zeros(losses[0].num_classes)
+            target = class_indices(batch["target"])
+            known = target >= 0
+            total.index_add_(0, target[known], features[known])
+            counts.index_add_(0, target[known], torch.ones_like(features[known, 0]))
+        means = sum_over_processes(trainer, total) / sum_over_processes(trainer, counts).clamp(min=1).unsqueeze(-1)
+        for loss in losses:
+            loss.set_class_means(means.to(losses[0].class_means.dtype))
+
+    def _share(self, trainer: L.Trainer) -> DataLoader[Any]:
+        loader = trainer.train_dataloader
+        dataset = getattr(loader, "dataset", None)
+        if dataset is None or isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+            raise ValueError(
+                f"ClassMeans: the training data come from a {type(loader).__name__} without a data set of known "
+                "length; give a DataLoader, or set the means by NDLoss.set_class_means."
+            )
+        batched = getattr(loader, "batch_size", None) is None and getattr(loader, "batch_sampler", None) is None
+        return DataLoader(
+            dataset,
+            batch_size=None if batched else self.batch_size,
+            sampler=range(trainer.global_rank, len(dataset), trainer.world_size),
+            collate_fn=loader.collate_fn,  # type: ignore[union-attr]
+        )
