@@ -97,7 +97,7 @@ def chunked_head(loss: RowLoss, hidden: Float[Tensor, "*tokens width"], weight: 
             rows, target = rows[index], target[index]
             teacher = None if teacher is None else teacher.select(index)
     plan = Plan(_by_rows(loss, ignored), evaluator_of(loss) if impl in ("auto", "chunked") else None, loss, teacher,
-                len(rows) or 1 if impl == "reference" else chunk or default_chunk(len(rows), weight), accum_dtype)
+                len(rows) or 1 if impl == "reference" else chunk or default_chunk(len(rows), weight, full=True), accum_dtype)
     scale = _scale(settled_reduction, normalizer, rows)
     with torch.autocast(hidden.device.type, enabled=False):
         if settled_reduction != "none":
@@ -239,6 +239,8 @@ def walk(hidden: Float[Tensor, "rows width"], weight: Float[Tensor, "vocabulary 
         if grad_hidden is not None:
             grad = torch.mm(whole, weight).to(head.statistics) if at_once else grad
             grad_hidden[rows] = grad.mul_(weigh)
+        # Else this chunk's scores would stay while the next one's are made.
+        del tiles, whole, g
     return Walked(values, grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype),
                   None if grad_bias is None or bias is None else grad_bias.to(bias.dtype))
 

@@ -16,18 +16,22 @@ from lightning_losses.kernels.products import accumulate, exponentiate, product,
 from lightning_losses.kernels.terms import Alone, Exchange, Terms
 
 
-def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"]) -> int:
+def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"], full: bool = False) -> int:
     """Tokens in a chunk: 1/32 of them, a power of two, within bounds that depend on device and dtype.
 
     A chunk's logits then take 3 % of the whole, 1 % of what plain cross-entropy holds. The lower bound keeps the
     products efficient: the weight's gradient is read and written once a chunk, which costs more, relative to them, in
     half precision and for wide heads, and most on a GPU.
+
+    Args:
+        tokens: N.
+        weight: the head's weight.
+        full: whether a chunk's scores are held in float32 even of a half-precision head.
     """
-    narrow = weight.shape[1] < 1024
+    single = full or weight.element_size() >= 4
+    low, high = 96 if single else 128 if weight.shape[1] < 1024 else 256, 512
     if weight.device.type != "cpu":
         low, high = 1024, 4096
-    else:
-        low, high = 96 if weight.element_size() >= 4 else 128 if narrow else 256, 512
     power = 1 << max(tokens // 32, 1).bit_length() - 1
     return min(max(power, low), high)
 
