@@ -1,4 +1,5 @@
 # make train: the default experiment. make test: the tests. make check: formatting rules, types and tests.
+# make results: the experiments on fresh seeds, into RESULTS.md.
 # The first of them makes a virtual environment in $(VENV); later ones use it, and install again when the project's
 # requirements change.
 
@@ -7,10 +8,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: train test check install clean
+.PHONY: train results test check install clean
 
 train: $(INSTALLED)
 	$(BIN)/python recipes/train.py $(ARGS)
+
+results: $(INSTALLED)
+	$(BIN)/python recipes/results.py $(ARGS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(ARGS)
