@@ -20,8 +20,12 @@ import sys
 import time
 import warnings
 
-TASKS = {"ece": ("ours", "torchmetrics", "netcal"), "temperature": ("ours", "netcal"), "isotonic": ("ours", "netcal"),
-         "dirichlet": ("ours", "sklearn")}
+TASKS = {
+    "ece": ("ours", "torchmetrics", "netcal"),
+    "temperature": ("ours", "netcal"),
+    "isotonic": ("ours", "netcal"),
+    "dirichlet": ("ours", "sklearn"),
+}
 
 
 def data(rows, classes):
@@ -39,8 +43,11 @@ def ours(task, logits, probabilities, target):
 
     if task == "ece":
         return lambda: expected_calibration_error(probabilities, target, inputs="probabilities")
-    kind = {"temperature": TemperatureScaling, "isotonic": IsotonicRegression,
-            "dirichlet": lambda: DirichletCalibration(0.0, 0.0)}[task]
+    kind = {
+        "temperature": TemperatureScaling,
+        "isotonic": IsotonicRegression,
+        "dirichlet": lambda: DirichletCalibration(0.0, 0.0),
+    }[task]
     calibrator = kind()
     return lambda: calibrator.fit(logits, target)
 
@@ -113,13 +120,30 @@ def measure(task, who, options):
     found = []
     for _ in range(options.rounds):
         run = subprocess.run(
-            [sys.executable, __file__, "--child", task, who, "--rows", str(options.rows), "--classes",
-             str(options.classes)], capture_output=True, text=True, env=environment, timeout=options.timeout)
+            [
+                sys.executable,
+                __file__,
+                "--child",
+                task,
+                who,
+                "--rows",
+                str(options.rows),
+                "--classes",
+                str(options.classes),
+            ],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=options.timeout,
+        )
         if run.returncode:
             return {"error": (run.stderr.strip().splitlines() or [f"signal {-run.returncode}"])[-1][:60]}
         found.append(json.loads(run.stdout.strip().splitlines()[-1]))
-    return {"seconds": statistics.median(one["seconds"] for one in found),
-            "megabytes": statistics.median(one["megabytes"] for one in found), "loss": found[0]["loss"]}
+    return {
+        "seconds": statistics.median(one["seconds"] for one in found),
+        "megabytes": statistics.median(one["megabytes"] for one in found),
+        "loss": found[0]["loss"],
+    }
 
 
 def main():
@@ -150,9 +174,12 @@ def main():
                 print(f"{task:<12}{who:<14}{'not installed' if one is None else one['error']}", flush=True)
                 continue
             excess = f"{one['loss'] - min(losses):.1e}" if one["loss"] is not None else ""
-            print(f"{task:<12}{who:<14}{one['seconds']:>9.2f}{one['megabytes']:>8.0f}"
-                  f"{one['seconds'] / mine['seconds']:>12.1f}"
-                  f"{one['megabytes'] / max(mine['megabytes'], 1):>14.1f}{excess:>10}", flush=True)
+            print(
+                f"{task:<12}{who:<14}{one['seconds']:>9.2f}{one['megabytes']:>8.0f}"
+                f"{one['seconds'] / mine['seconds']:>12.1f}"
+                f"{one['megabytes'] / max(mine['megabytes'], 1):>14.1f}{excess:>10}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

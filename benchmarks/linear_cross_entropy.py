@@ -92,28 +92,46 @@ def memory(name: str, dtype: str, tokens: int, width: int, vocabulary: int) -> N
     print(json.dumps(peak_extra_bytes(lambda: step(forward, hidden, weight, target), [hidden, weight]) / 1e6))
 
 
-def case(names: list[str], dtype: str, tokens: int, width: int, vocabulary: int, rounds: int, threads: int,
-         with_memory: bool) -> dict[str, dict[str, float | None]]:
+def case(
+    names: list[str], dtype: str, tokens: int, width: int, vocabulary: int, rounds: int, threads: int, with_memory: bool
+) -> dict[str, dict[str, float | None]]:
     tensors = data(DTYPES[dtype], tokens, width, vocabulary)
     found = variants(names)
     title = f"{dtype} N={tokens} D={width} V={vocabulary}"
-    times = interleave({name: partial(step, forward, *tensors) for name, forward in found.items()}, rounds, threads,
-                       title)
+    times = interleave(
+        {name: partial(step, forward, *tensors) for name, forward in found.items()}, rounds, threads, title
+    )
     rate = product_rate(DTYPES[dtype], width, vocabulary, threads)
     floor = 6 * tokens * width * vocabulary / rate
     shape = ("--dtype", dtype, "--tokens", tokens, "--width", width, "--vocabulary", vocabulary)
-    megabytes = {name: memory_in_fresh_process(__file__, "--memory", name, *shape) if with_memory else None
-                 for name in found}
-    result = {name: {"ratio": ratio.median, "low": ratio.low, "high": ratio.high,
-                     "over_floor": statistics.median(times[name]) / floor, "megabytes": megabytes[name]}
-              for name, ratio in ratios(times, "plain").items()}
+    megabytes = {
+        name: memory_in_fresh_process(__file__, "--memory", name, *shape) if with_memory else None for name in found
+    }
+    result = {
+        name: {
+            "ratio": ratio.median,
+            "low": ratio.low,
+            "high": ratio.high,
+            "over_floor": statistics.median(times[name]) / floor,
+            "megabytes": megabytes[name],
+        }
+        for name, ratio in ratios(times, "plain").items()
+    }
     whole = megabytes["plain"]
-    show(f"{title}, {threads} thread(s), floor rate {rate / 1e9:.0f} GF/s",
-         ["variant", "time / plain", "time / floor", "MB", "of plain"],
-         [[name, str(ratio), f"{result[name]['over_floor']:.2f}",
-           "-" if megabytes[name] is None else f"{megabytes[name]:.0f}",
-           "-" if megabytes[name] is None or not whole else f"{100 * megabytes[name] / whole:.1f} %"]
-          for name, ratio in ratios(times, "plain").items()])
+    show(
+        f"{title}, {threads} thread(s), floor rate {rate / 1e9:.0f} GF/s",
+        ["variant", "time / plain", "time / floor", "MB", "of plain"],
+        [
+            [
+                name,
+                str(ratio),
+                f"{result[name]['over_floor']:.2f}",
+                "-" if megabytes[name] is None else f"{megabytes[name]:.0f}",
+                "-" if megabytes[name] is None or not whole else f"{100 * megabytes[name] / whole:.1f} %",
+            ]
+            for name, ratio in ratios(times, "plain").items()
+        ],
+    )
     return result
 
 
@@ -122,15 +140,21 @@ def plot(path: Path, rounds: int) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    sweeps = [("tokens N (V = 16384)", [(n, 256, 16384) for n in (512, 1024, 2048, 4096)], 0),
-              ("vocabulary V (N = 1024)", [(1024, 256, v) for v in (8192, 16384, 32768, 65536)], 2)]
+    sweeps = [
+        ("tokens N (V = 16384)", [(n, 256, 16384) for n in (512, 1024, 2048, 4096)], 0),
+        ("vocabulary V (N = 1024)", [(1024, 256, v) for v in (8192, 16384, 32768, 65536)], 2),
+    ]
     names = ["plain", "chunked", "recompute"]
     for axis, (label, shapes, place) in zip(axes, sweeps, strict=True):
         found: dict[str, list[float]] = {name: [] for name in names}
         for shape in shapes:
             tensors = data(torch.float32, *shape)
-            times = interleave({name: partial(step, forward, *tensors) for name, forward in variants(names).items()},
-                               rounds, 1, str(shape))
+            times = interleave(
+                {name: partial(step, forward, *tensors) for name, forward in variants(names).items()},
+                rounds,
+                1,
+                str(shape),
+            )
             for name, seconds in times.items():
                 found[name].append(1e3 * statistics.median(seconds))
         for name, milliseconds in found.items():
@@ -146,8 +170,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[8192, 32768, 131072])
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--variants", nargs="+", default=["plain", "chunked", "chunked-512", "recompute", "torch",
-                                                          "torch.compile", "cce"])
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=["plain", "chunked", "chunked-512", "recompute", "torch", "torch.compile", "cce"],
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-memory", action="store_true")
@@ -168,8 +195,9 @@ def main() -> None:
     console.print(conditions())
     results = {}
     for dtype, *shape in itertools.product(options.dtype, options.tokens, options.width, options.vocabulary):
-        results[f"{dtype} {shape}"] = case(options.variants, dtype, *shape, options.rounds, options.threads,
-                                           not options.no_memory)
+        results[f"{dtype} {shape}"] = case(
+            options.variants, dtype, *shape, options.rounds, options.threads, not options.no_memory
+        )
     console.print(conditions())
     if options.output:
         options.output.write_text(json.dumps(results, indent=1))

@@ -34,8 +34,13 @@ from torch import Tensor
 from lightning_losses import KD, NKD, ForwardKL, GeneralizedJSD, ReverseKL, linear_distillation
 from lightning_losses.kernels.choice import installed
 
-OBJECTIVES = {"forward_kl": ForwardKL(2.0), "reverse_kl": ReverseKL(2.0), "jsd": GeneralizedJSD(), "nkd": NKD(),
-              "kd": KD(2.0)}
+OBJECTIVES = {
+    "forward_kl": ForwardKL(2.0),
+    "reverse_kl": ReverseKL(2.0),
+    "jsd": GeneralizedJSD(),
+    "nkd": NKD(),
+    "kd": KD(2.0),
+}
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -67,10 +72,26 @@ def liger(objective: str, chunk: int) -> Loss:
     beta = {"forward_kl": 0.0, "reverse_kl": 1.0, "jsd": 0.5}[objective]
     temperature = 1.0 if objective == "jsd" else 2.0
 
-    def evaluate(hidden: Tensor, weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor,
-                 target: Tensor) -> Tensor:
-        found = LigerFusedLinearJSDFunction.apply(hidden, weight, teacher_hidden, teacher_weight, target, None, None,
-                                                  0.0, 1.0, beta, -100, temperature, False, chunk, False)
+    def evaluate(
+        hidden: Tensor, weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor, target: Tensor
+    ) -> Tensor:
+        found = LigerFusedLinearJSDFunction.apply(
+            hidden,
+            weight,
+            teacher_hidden,
+            teacher_weight,
+            target,
+            None,
+            None,
+            0.0,
+            1.0,
+            beta,
+            -100,
+            temperature,
+            False,
+            chunk,
+            False,
+        )
         return found[0] if isinstance(found, tuple) else found
 
     return evaluate
@@ -124,30 +145,68 @@ def unfused_exact(objective: str) -> Loss:
     return lambda h, w, th, tw, target: loss(h @ w.t(), th @ tw.t(), target)
 
 
-def case(names: list[str], objective: str, dtype: str, tokens: int, width: int, vocabulary: int, rounds: int,
-         threads: int, with_memory: bool) -> dict[str, dict[str, float | None]]:
+def case(
+    names: list[str],
+    objective: str,
+    dtype: str,
+    tokens: int,
+    width: int,
+    vocabulary: int,
+    rounds: int,
+    threads: int,
+    with_memory: bool,
+) -> dict[str, dict[str, float | None]]:
     tensors = pair_of_heads(DTYPES[dtype], tokens, width, vocabulary)
     found = variants(names, objective)
     title = f"{objective} {dtype} N={tokens} D={width} V={vocabulary}"
     times = interleave({name: partial(step, loss, *tensors) for name, loss in found.items()}, rounds, threads, title)
     floor = 8 * tokens * width * vocabulary / product_rate(DTYPES[dtype], width, vocabulary, threads)
-    errors = {name: gradient_error(loss, objective, dtype, width, min(vocabulary, 8192))
-              for name, loss in found.items()}
-    shape = ("--objective", objective, "--dtype", dtype, "--tokens", tokens, "--width", width, "--vocabulary",
-             vocabulary)
-    megabytes = {name: memory_in_fresh_process(__file__, "--memory", name, *shape) if with_memory else None
-                 for name in found}
+    errors = {
+        name: gradient_error(loss, objective, dtype, width, min(vocabulary, 8192)) for name, loss in found.items()
+    }
+    shape = (
+        "--objective",
+        objective,
+        "--dtype",
+        dtype,
+        "--tokens",
+        tokens,
+        "--width",
+        width,
+        "--vocabulary",
+        vocabulary,
+    )
+    megabytes = {
+        name: memory_in_fresh_process(__file__, "--memory", name, *shape) if with_memory else None for name in found
+    }
     whole = megabytes["unfused"]
     relative = ratios(times, "unfused")
-    show(f"{title}, {threads} thread(s)",
-         ["variant", "time / unfused", "time / floor", "gradient error", "MB", "of unfused"],
-         [[name, str(ratio), f"{statistics.median(times[name]) / floor:.2f}", f"{errors[name]:.1e}",
-           "-" if megabytes[name] is None else f"{megabytes[name]:.0f}",
-           "-" if megabytes[name] is None or not whole else f"{100 * megabytes[name] / whole:.1f} %"]
-          for name, ratio in relative.items()])
-    return {name: {"ratio": ratio.median, "low": ratio.low, "high": ratio.high,
-                   "over_floor": statistics.median(times[name]) / floor, "gradient_error": errors[name],
-                   "megabytes": megabytes[name]} for name, ratio in relative.items()}
+    show(
+        f"{title}, {threads} thread(s)",
+        ["variant", "time / unfused", "time / floor", "gradient error", "MB", "of unfused"],
+        [
+            [
+                name,
+                str(ratio),
+                f"{statistics.median(times[name]) / floor:.2f}",
+                f"{errors[name]:.1e}",
+                "-" if megabytes[name] is None else f"{megabytes[name]:.0f}",
+                "-" if megabytes[name] is None or not whole else f"{100 * megabytes[name] / whole:.1f} %",
+            ]
+            for name, ratio in relative.items()
+        ],
+    )
+    return {
+        name: {
+            "ratio": ratio.median,
+            "low": ratio.low,
+            "high": ratio.high,
+            "over_floor": statistics.median(times[name]) / floor,
+            "gradient_error": errors[name],
+            "megabytes": megabytes[name],
+        }
+        for name, ratio in relative.items()
+    }
 
 
 def main() -> None:
@@ -166,17 +225,25 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the results as JSON")
     options = parser.parse_args()
     if options.memory:
-        memory(options.memory, options.objective[0], options.dtype[0], options.tokens[0], options.width[0],
-               options.vocabulary[0])
+        memory(
+            options.memory,
+            options.objective[0],
+            options.dtype[0],
+            options.tokens[0],
+            options.width[0],
+            options.vocabulary[0],
+        )
         return
     if options.quick:
         options.tokens, options.width, options.vocabulary, options.rounds = [512], [256], [8192], 2
     console.print(conditions())
     results = {}
-    for objective, dtype, *shape in itertools.product(options.objective, options.dtype, options.tokens, options.width,
-                                                      options.vocabulary):
-        results[f"{objective} {dtype} {shape}"] = case(options.variants, objective, dtype, *shape, options.rounds,
-                                                       options.threads, not options.no_memory)
+    for objective, dtype, *shape in itertools.product(
+        options.objective, options.dtype, options.tokens, options.width, options.vocabulary
+    ):
+        results[f"{objective} {dtype} {shape}"] = case(
+            options.variants, objective, dtype, *shape, options.rounds, options.threads, not options.no_memory
+        )
     console.print(conditions())
     if options.output:
         options.output.write_text(json.dumps(results, indent=1))

@@ -31,8 +31,9 @@ class Ratio(NamedTuple):
         return f"{self.median:.2f} [{self.low:.2f}..{self.high:.2f}]"
 
 
-def interleave(variants: Mapping[str, Callable[[], object]], rounds: int, threads: int,
-               title: str) -> dict[str, list[float]]:
+def interleave(
+    variants: Mapping[str, Callable[[], object]], rounds: int, threads: int, title: str
+) -> dict[str, list[float]]:
     """Seconds of every variant in every round; CPU time on one thread, wall clock on several."""
     torch.set_num_threads(threads)
     clock = time.process_time if threads == 1 else time.perf_counter
@@ -66,8 +67,12 @@ def product_rate(dtype: torch.dtype, width: int, vocabulary: int, threads: int) 
     e, weight = torch.randn(rows, width).to(dtype), torch.randn(columns, width).to(dtype)
     scores = torch.randn(rows, columns).to(dtype)
     best = 0.0
-    for run in (lambda: product(e, weight), lambda: product(scores, weight.t()), lambda: product(scores.t(), e.t()),
-                lambda: torch.mm(e, weight.t())):
+    for run in (
+        lambda: product(e, weight),
+        lambda: product(scores, weight.t()),
+        lambda: product(scores.t(), e.t()),
+        lambda: torch.mm(e, weight.t()),
+    ):
         run()
         for _ in range(5):
             start = clock()
@@ -87,8 +92,9 @@ def peak_extra_bytes(step: Callable[[], object], gradients: list[torch.Tensor]) 
 def memory_in_fresh_process(script: str, *arguments: object) -> float | None:
     """Megabytes as the script's ``--memory`` mode prints them, or None where the variant does not run."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True, check=False,
-                          env=environment)
+    done = subprocess.run(
+        [sys.executable, script, *map(str, arguments)], capture_output=True, text=True, check=False, env=environment
+    )
     return float(json.loads(done.stdout.splitlines()[-1])) if done.returncode == 0 else None
 
 

@@ -38,8 +38,10 @@ def row_shard(tensor: Any) -> tuple[Any, Any]:
     if not is_distributed_tensor(tensor):
         return tensor, None
     if tensor.device_mesh.ndim != 1 or not tensor.placements[0].is_shard(0):
-        raise ValueError(f"row_shard: a DTensor placed as {tensor.placements} came; give one that is Shard(0) on a 1-D "
-                         "mesh, or its full_tensor().")
+        raise ValueError(
+            f"row_shard: a DTensor placed as {tensor.placements} came; give one that is Shard(0) on a 1-D "
+            "mesh, or its full_tensor()."
+        )
     return tensor.to_local(), tensor.device_mesh.get_group()
 
 

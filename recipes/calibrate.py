@@ -50,8 +50,14 @@ def run(config: DictConfig, folder: Path) -> Calibration:
     """Fit the calibrator, evaluate it, and write everything into the run's folder."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    found = calibrate(instantiate(config.calibrator), read(config), num_bins=config.num_bins, level=config.level,
-                      resamples=config.resamples, seed=config.seed)
+    found = calibrate(
+        instantiate(config.calibrator),
+        read(config),
+        num_bins=config.num_bins,
+        level=config.level,
+        resamples=config.resamples,
+        seed=config.seed,
+    )
     found.write(folder, command())
     found.show()
     Console(soft_wrap=True, highlight=False).print(f"The calibrator, the table and the pictures are in {folder}")

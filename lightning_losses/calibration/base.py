@@ -69,8 +69,10 @@ class Calibrator(nn.Module):
     def forward(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
         """Calibrated logits; half-precision logits become float32."""
         if not self.fitted:
-            raise ValueError(f"{type(self).__name__}: it is not fitted; call fit(logits, target) on held-out data, or "
-                             "load a saved one.")
+            raise ValueError(
+                f"{type(self).__name__}: it is not fitted; call fit(logits, target) on held-out data, or "
+                "load a saved one."
+            )
         check_floating(type(self).__name__, "logits", logits)
         return self._calibrate(full_precision(logits))
 
@@ -90,8 +92,10 @@ class Calibrator(nn.Module):
             name = metadata.get("calibrator", "")
             kind = getattr(home, name, None) if name in home.__all__ else None
             if not (isinstance(kind, type) and issubclass(kind, cls)):
-                raise ValueError(f"{cls.__name__}: {path} holds {name or 'no calibrator'!r}; give a file that "
-                                 f"{cls.__name__}.save wrote.")
+                raise ValueError(
+                    f"{cls.__name__}: {path} holds {name or 'no calibrator'!r}; give a file that "
+                    f"{cls.__name__}.save wrote."
+                )
             calibrator: Self = kind(**json.loads(metadata["options"]))
             calibrator.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
         return calibrator
@@ -117,11 +121,15 @@ class Calibrator(nn.Module):
         check_floating(name, "logits", logits)
         binary = self.takes_binary and logits.ndim == 1
         if logits.ndim < 2 and not binary:
-            raise ValueError(f"{name}: logits have shape {list(logits.shape)}; give [N, C]"
-                             f"{' or, for two classes, [N]' if self.takes_binary else ''}.")
+            raise ValueError(
+                f"{name}: logits have shape {list(logits.shape)}; give [N, C]"
+                f"{' or, for two classes, [N]' if self.takes_binary else ''}."
+            )
         if target.dtype != torch.int64 or target.shape != (logits.shape if binary else logits.shape[:-1]):
-            raise ValueError(f"{name}: target of dtype {target.dtype} and shape {list(target.shape)} came with logits "
-                             f"of shape {list(logits.shape)}; give one int64 class index per row.")
+            raise ValueError(
+                f"{name}: target of dtype {target.dtype} and shape {list(target.shape)} came with logits "
+                f"of shape {list(logits.shape)}; give one int64 class index per row."
+            )
         logits, target = full_precision(logits.detach()), target.detach()
         if not binary:
             logits, target = logits.reshape(-1, logits.shape[-1]), target.reshape(-1)
@@ -132,12 +140,15 @@ class Calibrator(nn.Module):
             raise ValueError(f"{name}: no rows came to fit on; give at least one sample that is not ignore_index.")
         classes = 2 if binary else logits.shape[-1]
         if int(target.min()) < 0 or int(target.max()) >= classes:
-            raise ValueError(f"{name}: targets from {int(target.min())} to {int(target.max())} came with {classes} "
-                             f"classes; give 0 to {classes - 1}, or ignore_index={self.ignore_index}.")
+            raise ValueError(
+                f"{name}: targets from {int(target.min())} to {int(target.max())} came with {classes} "
+                f"classes; give 0 to {classes - 1}, or ignore_index={self.ignore_index}."
+            )
         # The least and the largest, which NaN spreads to: one pass, no copy.
         if not bool(torch.isfinite(torch.stack(torch.aminmax(logits))).all()):
-            raise ValueError(f"{name}: logits hold NaN or inf; fit on finite logits (a masked class is no class to "
-                             "calibrate).")
+            raise ValueError(
+                f"{name}: logits hold NaN or inf; fit on finite logits (a masked class is no class to calibrate)."
+            )
         return logits, target
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -16,8 +16,14 @@ _CHUNK = 1 << 20
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def minimize(calibrator: str, objective: Objective, start: Float[Tensor, "..."], *, rough: bool = False,
-             max_iterations: int = 2000) -> Float[Tensor, "..."]:
+def minimize(
+    calibrator: str,
+    objective: Objective,
+    start: Float[Tensor, "..."],
+    *,
+    rough: bool = False,
+    max_iterations: int = 2000,
+) -> Float[Tensor, "..."]:
     """The minimum of a smooth convex function, by L-BFGS with a strong Wolfe line search.
 
     Args:
@@ -31,9 +37,15 @@ def minimize(calibrator: str, objective: Objective, start: Float[Tensor, "..."],
         UserWarning: no optimum was reached, as where the data are separable and nothing is penalised.
     """
     parameters = start.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([parameters], max_iter=max_iterations, max_eval=4 * max_iterations, history_size=20,
-                                  tolerance_grad=1e-4 if rough else 1e-7,
-                                  tolerance_change=1e-9 if rough else 1e-16, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [parameters],
+        max_iter=max_iterations,
+        max_eval=4 * max_iterations,
+        history_size=20,
+        tolerance_grad=1e-4 if rough else 1e-7,
+        tolerance_change=1e-9 if rough else 1e-16,
+        line_search_fn="strong_wolfe",
+    )
 
     def closure() -> Tensor:
         value, gradient = objective(parameters.detach())
@@ -46,14 +58,20 @@ def minimize(calibrator: str, objective: Objective, start: Float[Tensor, "..."],
         return solution
     largest = float(objective(solution)[1].abs().max())
     if not largest < _CONVERGED:
-        warnings.warn(f"{calibrator}: the fit stopped at a gradient of {largest:.1e}, short of its optimum; data that "
-                      "a perfect calibration separates have none: penalise more, or fit on more data.", stacklevel=5)
+        warnings.warn(
+            f"{calibrator}: the fit stopped at a gradient of {largest:.1e}, short of its optimum; data that "
+            "a perfect calibration separates have none: penalise more, or fit on more data.",
+            stacklevel=5,
+        )
     return solution
 
 
-def affine_softmax(logits: Float[Tensor, "rows features"], target: Int[Tensor, " rows"],
-                   coefficients: Float[Tensor, "classes extended"],
-                   precision: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def affine_softmax(
+    logits: Float[Tensor, "rows features"],
+    target: Int[Tensor, " rows"],
+    coefficients: Float[Tensor, "classes extended"],
+    precision: torch.dtype = torch.float64,
+) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy of ``W x + b``, and its gradient by ``[W | b]``, in chunks of bounded memory.
 
     Sums are in float64; what is summed, in `precision`.
@@ -72,8 +90,9 @@ def affine_softmax(logits: Float[Tensor, "rows features"], target: Int[Tensor, "
     return value / len(logits), gradient.div_(len(logits))
 
 
-def softmax_residual(scores: Float[Tensor, "rows classes"],
-                     target: Int[Tensor, " rows"]) -> tuple[Float[Tensor, ""], Float[Tensor, "rows classes"]]:
+def softmax_residual(
+    scores: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "rows classes"]]:
     """The summed cross-entropy, and its gradient by the scores; the scores are overwritten."""
     chosen = target.unsqueeze(-1)
     scores -= scores.amax(dim=-1, keepdim=True)
@@ -93,8 +112,9 @@ def evenly_spaced(logits: Tensor, target: Tensor, rows: int = 1 << 12) -> tuple[
     return logits[::every].contiguous(), target[::every].contiguous()
 
 
-def logistic_regression(calibrator: str, features: Float[Tensor, "rows inputs"],
-                        target: Float[Tensor, " rows"]) -> Float[Tensor, " inputs"]:
+def logistic_regression(
+    calibrator: str, features: Float[Tensor, "rows inputs"], target: Float[Tensor, " rows"]
+) -> Float[Tensor, " inputs"]:
     """Coefficients of the logistic regression of targets in [0, 1] without penalty, by damped Newton steps.
 
     Warns:
@@ -128,8 +148,11 @@ def logistic_regression(calibrator: str, features: Float[Tensor, "rows inputs"],
     probability = torch.sigmoid(features @ coefficients)
     largest = float((features.T @ (probability - target)).abs().max() / len(target))
     if largest > _CONVERGED or float(value) < _SEPARATED:
-        warnings.warn(f"{calibrator}: the scores separate the classes, so that the best fit is infinitely steep; it "
-                      "was stopped: smooth the targets, or fit on more data.", stacklevel=6)
+        warnings.warn(
+            f"{calibrator}: the scores separate the classes, so that the best fit is infinitely steep; it "
+            "was stopped: smooth the targets, or fit on more data.",
+            stacklevel=6,
+        )
     return coefficients / scale
 
 

@@ -67,13 +67,17 @@ class EnsembleTemperatureScaling(Calibrator):
 
     def _calibrate(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
         weights = self.weights.to(logits.dtype)
-        parts = [torch.log_softmax(logits / self.temperature.to(logits.dtype), dim=-1),
-                 torch.log_softmax(logits, dim=-1), torch.full_like(logits, 1 / logits.shape[-1]).log()]
+        parts = [
+            torch.log_softmax(logits / self.temperature.to(logits.dtype), dim=-1),
+            torch.log_softmax(logits, dim=-1),
+            torch.full_like(logits, 1 / logits.shape[-1]).log(),
+        ]
         return torch.logsumexp(torch.stack(parts, dim=-1) + weights.log(), dim=-1)
 
 
 def _best_temperature(logits: Tensor, target: Tensor, minimum: float, maximum: float) -> float:
     """The temperature of smallest squared error: the best of a grid in its logarithm, then golden sections."""
+
     def error(temperature: float) -> float:
         total = 0.0
         rows = max(_CHUNK // logits.shape[-1], 1)
@@ -101,16 +105,22 @@ def _best_temperature(logits: Tensor, target: Tensor, minimum: float, maximum: f
     return (low + high) / 2
 
 
-def _moments(logits: Tensor, target: Tensor,
-             temperature: float) -> tuple[Float[Tensor, "three three"], Float[Tensor, " three"]]:
+def _moments(
+    logits: Tensor, target: Tensor, temperature: float
+) -> tuple[Float[Tensor, "three three"], Float[Tensor, " three"]]:
     """Mean inner products of the three sources with each other, and with the one-hot targets."""
     gram = torch.zeros(3, 3, dtype=torch.float64, device=logits.device)
     match = torch.zeros(3, dtype=torch.float64, device=logits.device)
     rows = max(_CHUNK // logits.shape[-1], 1)
     for chunk, labels in zip(torch.split(logits, rows), torch.split(target, rows), strict=True):
         scores = chunk.double()
-        sources = torch.stack([torch.softmax(scores / temperature, dim=-1), torch.softmax(scores, dim=-1),
-                               torch.full_like(scores, 1 / scores.shape[-1])])
+        sources = torch.stack(
+            [
+                torch.softmax(scores / temperature, dim=-1),
+                torch.softmax(scores, dim=-1),
+                torch.full_like(scores, 1 / scores.shape[-1]),
+            ]
+        )
         flat = sources.reshape(3, -1)
         gram += flat @ flat.T
         match += sources.gather(-1, labels.expand(3, -1).unsqueeze(-1)).sum(dim=(1, 2))

@@ -54,10 +54,14 @@ class IsotonicMulticlass(Calibrator):
 
     def _calibrate(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
         probabilities = torch.softmax(logits, dim=-1)
-        values = interpolate(probabilities.reshape(1, -1), self.knot_scores.to(logits.dtype).unsqueeze(0),
-                             self.knot_values.to(logits.dtype).unsqueeze(0)).reshape(logits.shape)
+        values = interpolate(
+            probabilities.reshape(1, -1),
+            self.knot_scores.to(logits.dtype).unsqueeze(0),
+            self.knot_values.to(logits.dtype).unsqueeze(0),
+        ).reshape(logits.shape)
         calibrated = (values + 1e-9 * probabilities).log()
         # The function may map the two most probable classes to one value: keep the first of them ahead by a rounding.
         best = calibrated.amax(dim=-1, keepdim=True)
-        return calibrated.scatter(-1, logits.argmax(dim=-1, keepdim=True),
-                                  torch.nextafter(best, torch.full_like(best, torch.inf)))
+        return calibrated.scatter(
+            -1, logits.argmax(dim=-1, keepdim=True), torch.nextafter(best, torch.full_like(best, torch.inf))
+        )

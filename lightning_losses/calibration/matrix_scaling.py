@@ -52,8 +52,9 @@ class MatrixScaling(Calibrator):
     weight: Tensor
     offset: Tensor
 
-    def __init__(self, off_diagonal_penalty: float = 0.01, intercept_penalty: float = 0.01,
-                 ignore_index: int = -100) -> None:
+    def __init__(
+        self, off_diagonal_penalty: float = 0.01, intercept_penalty: float = 0.01, ignore_index: int = -100
+    ) -> None:
         super().__init__(ignore_index)
         check_number(type(self).__name__, "off_diagonal_penalty", off_diagonal_penalty, least=0)
         check_number(type(self).__name__, "intercept_penalty", intercept_penalty, least=0)
@@ -74,8 +75,9 @@ class MatrixScaling(Calibrator):
         coefficients = self._solve(features, target, coefficients)
         return {"weight": coefficients[:, :-1], "offset": coefficients[:, -1]}
 
-    def _solve(self, features: Tensor, target: Tensor, start: Tensor,
-               precision: torch.dtype | None = None) -> Float[Tensor, "classes extended"]:
+    def _solve(
+        self, features: Tensor, target: Tensor, start: Tensor, precision: torch.dtype | None = None
+    ) -> Float[Tensor, "classes extended"]:
         classes = len(start)
         off_diagonal = 1 - torch.eye(classes, classes + 1, dtype=torch.float64, device=start.device)
         penalty = off_diagonal * self.off_diagonal_penalty / max(classes * (classes - 1), 1)
@@ -88,8 +90,7 @@ class MatrixScaling(Calibrator):
             value = value + (penalty * coefficients.square()).sum()
             return value, scaled.gradient(gradient + 2 * penalty * coefficients)
 
-        return scaled.plain(minimize(type(self).__name__, objective, scaled.scaled(start),
-                                     rough=precision is not None))
+        return scaled.plain(minimize(type(self).__name__, objective, scaled.scaled(start), rough=precision is not None))
 
     def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return self._features(logits) @ self.weight.T.to(logits.dtype) + self.offset.to(logits.dtype)

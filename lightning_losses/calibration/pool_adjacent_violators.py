@@ -50,12 +50,14 @@ def pool_adjacent_violators(score: Float[Tensor, " rows"], outcome: Shaped[Tenso
     corners, means = np.stack([first, last], axis=-1).reshape(-1), np.repeat(total / weight, 2)
     distinct = np.ones(len(corners), dtype=bool)
     distinct[1::2] = first != last
-    return Knots(torch.from_numpy(point[corners[distinct]]).to(score),
-                 torch.from_numpy(means[distinct]).to(score))
+    return Knots(torch.from_numpy(point[corners[distinct]]).to(score), torch.from_numpy(means[distinct]).to(score))
 
 
-def interpolate(scores: Float[Tensor, "classes rows"], knot_scores: Float[Tensor, "classes knots"],
-                knot_values: Float[Tensor, "classes knots"]) -> Float[Tensor, "classes rows"]:
+def interpolate(
+    scores: Float[Tensor, "classes rows"],
+    knot_scores: Float[Tensor, "classes knots"],
+    knot_values: Float[Tensor, "classes knots"],
+) -> Float[Tensor, "classes rows"]:
     """Piecewise linear interpolation, class by class, constant outside the knots."""
     right = torch.searchsorted(knot_scores, scores).clamp(1, max(knot_scores.shape[-1] - 1, 1))
     right = right.clamp(max=knot_scores.shape[-1] - 1)
@@ -75,8 +77,9 @@ def pad_knots(knots: list[Knots]) -> Knots:
     return Knots(torch.stack([padded(one.score) for one in knots]), torch.stack([padded(one.value) for one in knots]))
 
 
-def _sorted(score: Float[Tensor, " rows"],
-            outcome: Shaped[Tensor, " rows"]) -> tuple[NDArray[np.floating[Any]], NDArray[Any]]:
+def _sorted(
+    score: Float[Tensor, " rows"], outcome: Shaped[Tensor, " rows"]
+) -> tuple[NDArray[np.floating[Any]], NDArray[Any]]:
     """Scores in order, and their outcomes."""
     scores, outcomes = score.cpu().numpy(), outcome.cpu().numpy()
     if scores.dtype == np.float32 and outcomes.dtype == np.bool_ and not np.signbit(scores).any():
@@ -88,8 +91,9 @@ def _sorted(score: Float[Tensor, " rows"],
     return scores[order], outcomes[order]
 
 
-def _pool_one_by_one(first: NDArray[Any], total: NDArray[Any],
-                     weight: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def _pool_one_by_one(
+    first: NDArray[Any], total: NDArray[Any], weight: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     stack: list[tuple[int, float, float]] = []
     for start, block, mass in zip(first.tolist(), total.tolist(), weight.tolist(), strict=True):
         while stack and stack[-1][1] * mass >= block * stack[-1][2]:

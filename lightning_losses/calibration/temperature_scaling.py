@@ -58,8 +58,9 @@ class TemperatureScaling(Calibrator):
     def __init__(self, minimum: float = 0.05, maximum: float = 20.0, ignore_index: int = -100) -> None:
         super().__init__(ignore_index)
         if not 0 < minimum < maximum < math.inf:
-            raise ValueError(f"TemperatureScaling: minimum={minimum!r} and maximum={maximum!r} came; give "
-                             "0 < minimum < maximum.")
+            raise ValueError(
+                f"TemperatureScaling: minimum={minimum!r} and maximum={maximum!r} came; give 0 < minimum < maximum."
+            )
         self.minimum = minimum
         self.maximum = maximum
 
@@ -72,22 +73,31 @@ class TemperatureScaling(Calibrator):
             for size in (_SAMPLE, len(logits) // 16):
                 if _SAMPLE <= size <= len(logits) // 4:
                     every = len(logits) // size
-                    inverse = optimal_inverse_temperature(logits[::every].contiguous(), target[::every],
-                                                          1 / self.maximum, 1 / self.minimum, inverse)
+                    inverse = optimal_inverse_temperature(
+                        logits[::every].contiguous(), target[::every], 1 / self.maximum, 1 / self.minimum, inverse
+                    )
             inverse = optimal_inverse_temperature(logits, target, 1 / self.maximum, 1 / self.minimum, inverse)
         temperature = min(max(1 / inverse, self.minimum), self.maximum)
         if inverse in (1 / self.maximum, 1 / self.minimum):
-            warnings.warn(f"TemperatureScaling: the best temperature lies outside [{self.minimum:g}, "
-                          f"{self.maximum:g}] and was clamped to {temperature:g}; at the lower end the model is right "
-                          "on (nearly) every sample, at the upper end it is no better than chance.", stacklevel=4)
+            warnings.warn(
+                f"TemperatureScaling: the best temperature lies outside [{self.minimum:g}, "
+                f"{self.maximum:g}] and was clamped to {temperature:g}; at the lower end the model is right "
+                "on (nearly) every sample, at the upper end it is no better than chance.",
+                stacklevel=4,
+            )
         return {"temperature": torch.tensor(temperature, dtype=torch.float64)}
 
     def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return logits / self.temperature.to(logits.dtype)
 
 
-def optimal_inverse_temperature(logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"], lowest: float,
-                                highest: float, start: float = 1.0) -> float:
+def optimal_inverse_temperature(
+    logits: Float[Tensor, "rows classes"],
+    target: Int[Tensor, " rows"],
+    lowest: float,
+    highest: float,
+    start: float = 1.0,
+) -> float:
     """The inverse temperature in [lowest, highest] of smallest mean cross-entropy, by Halley's method in a bracket."""
     low, high = lowest, highest
     inverse = min(max(start, low), high)
@@ -115,8 +125,9 @@ def optimal_inverse_temperature(logits: Float[Tensor, "rows classes"], target: I
     return inverse
 
 
-def _derivatives(logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"],
-                 inverse: float) -> tuple[float, float, float]:
+def _derivatives(
+    logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"], inverse: float
+) -> tuple[float, float, float]:
     """The first three derivatives of the mean cross-entropy of ``inverse * logits`` with respect to `inverse`.
 
     Terms in the logits' own precision, sums over rows in float64.
@@ -133,7 +144,6 @@ def _derivatives(logits: Float[Tensor, "rows classes"], target: Int[Tensor, " ro
         cube = weighted.mul_(scores).sum(dim=-1).div_(norm)
         slope = (mean - pick(scores, labels)).sum(dtype=torch.float64)
         mean, square, cube = mean.double(), square.double(), cube.double()
-        total += torch.stack([slope, (square - mean.square()).sum(),
-                              (cube - 3 * mean * square + 2 * mean**3).sum()])
+        total += torch.stack([slope, (square - mean.square()).sum(), (cube - 3 * mean * square + 2 * mean**3).sum()])
     slope, curvature, change = (total / len(logits)).tolist()
     return slope, curvature, change

@@ -47,8 +47,15 @@ class CalibrationMonitor(Callback):
         """Begin anew."""
         self._collected.clear()
 
-    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any,
-                                batch_idx: int, dataloader_idx: int = 0) -> None:
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         """Take in what the step returned."""
         if not trainer.sanity_checking:
             self._collected.add(outputs, dataloader_idx)
@@ -65,10 +72,15 @@ class CalibrationMonitor(Callback):
             pl_module.log_dict({f"{prefix}/{name}": value.float() for name, value in summary.items()}, sync_dist=True)
             epoch = trainer.current_epoch
             if self.every_n_epochs and epoch % self.every_n_epochs == 0 and trainer.is_global_zero:
-                figure = reliability_diagram(logits, target, inputs="logits", num_bins=self.num_bins,
-                                             title=f"epoch {epoch}")
+                figure = reliability_diagram(
+                    logits, target, inputs="logits", num_bins=self.num_bins, title=f"epoch {epoch}"
+                )
                 publish(trainer, f"{prefix}/reliability", figure, self.folder, file=f"{prefix}/epoch_{epoch}")
                 confidence, outcome = confidences(logits, target, inputs="logits", task="multiclass", scope="top_label")
                 bins = binned(bin_sums(confidence, outcome, width_bins(confidence, self.num_bins), self.num_bins))
-                publish_table(trainer, f"{prefix}/bins", ["bin", "samples", "confidence", "accuracy"],
-                              [[b, *row] for b, row in enumerate(zip(*(v[:, 0].tolist() for v in bins), strict=True))])
+                publish_table(
+                    trainer,
+                    f"{prefix}/bins",
+                    ["bin", "samples", "confidence", "accuracy"],
+                    [[b, *row] for b, row in enumerate(zip(*(v[:, 0].tolist() for v in bins), strict=True))],
+                )

@@ -22,8 +22,9 @@ class EpochSeed(Callback):
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any,
-                             batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Seed for this epoch, before its first batch."""
         if batch_idx > 0:
             return

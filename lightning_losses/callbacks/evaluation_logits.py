@@ -42,8 +42,10 @@ class EvaluationLogits:
             ValueError: it returned no "logits" and "target".
         """
         if not isinstance(outputs, Mapping) or not {"logits", "target"} <= set(outputs):
-            raise ValueError(f"{self.who}: the evaluation step returned no 'logits' and 'target'; return "
-                             '{"logits": logits, "target": target}.')
+            raise ValueError(
+                f"{self.who}: the evaluation step returned no 'logits' and 'target'; return "
+                '{"logits": logits, "target": target}.'
+            )
         logits, target = outputs["logits"].detach().float(), outputs["target"].detach()
         if target.is_floating_point():
             target = target.argmax(dim=-1)
@@ -59,8 +61,9 @@ class EvaluationLogits:
         gathered = {}
         sources = loaders_of(loaders)
         for number, batches in sorted(self._batches.items()):
-            own = Evaluated(torch.cat([batch.logits for batch in batches]),
-                            torch.cat([batch.target for batch in batches]))
+            own = Evaluated(
+                torch.cat([batch.logits for batch in batches]), torch.cat([batch.target for batch in batches])
+            )
             gathered[number] = _from_all(trainer, own, sources[number] if number < len(sources) else None)
         self.clear()
         return gathered
@@ -76,8 +79,14 @@ def loaders_of(loaders: Any) -> list[Any]:
 
 
 @torch.no_grad()
-def predicted(who: str, trainer: L.Trainer, module: L.LightningModule, loaders: Any, limits: Sequence[float],
-              dataloader_idx: int = 0) -> Evaluated:
+def predicted(
+    who: str,
+    trainer: L.Trainer,
+    module: L.LightningModule,
+    loaders: Any,
+    limits: Sequence[float],
+    dataloader_idx: int = 0,
+) -> Evaluated:
     """What the module's `predict_step` gives for every sample of a data loader, in evaluation mode.
 
     For the ends of a fit, where no loop of the trainer can be run. The module's mode is restored.
@@ -103,8 +112,9 @@ def predicted(who: str, trainer: L.Trainer, module: L.LightningModule, loaders: 
     return found[0]
 
 
-def _batches(trainer: L.Trainer, module: L.LightningModule, sources: Sequence[Any], limits: Sequence[float],
-             dataloader_idx: int) -> Iterator[Any]:
+def _batches(
+    trainer: L.Trainer, module: L.LightningModule, sources: Sequence[Any], limits: Sequence[float], dataloader_idx: int
+) -> Iterator[Any]:
     limit = limits[dataloader_idx] if dataloader_idx < len(limits) else float("inf")
     loader = sources[dataloader_idx]
     for batch in loader if limit == float("inf") else islice(loader, int(limit)):
@@ -118,8 +128,10 @@ def _from_all(trainer: L.Trainer, own: Evaluated, loader: Any) -> Evaluated:
         return own
     device = trainer.strategy.root_device
     sizes = gather_batch(torch.tensor([len(own.target)], device=device)).tolist()
-    shares = [Evaluated(*pair) for pair in zip(*(torch.split(gather_batch(tensor.to(device)).cpu(), sizes)
-                                                 for tensor in own), strict=True)]
+    shares = [
+        Evaluated(*pair)
+        for pair in zip(*(torch.split(gather_batch(tensor.to(device)).cpu(), sizes) for tensor in own), strict=True)
+    ]
     first = shares[0]
     sampler = getattr(loader, "sampler", None)
     if isinstance(sampler, DistributedSampler) and not sampler.shuffle and len(set(sizes)) == 1:
@@ -127,7 +139,11 @@ def _from_all(trainer: L.Trainer, own: Evaluated, loader: Any) -> Evaluated:
         logits, target = (torch.stack(tensors, dim=1).flatten(0, 1) for tensors in zip(*shares, strict=True))
         total = len(sampler.dataset)  # type: ignore[arg-type]
         return Evaluated(logits[:total], target[:total])
-    if all(share.target.shape == first.target.shape and torch.equal(share.target, first.target)
-           and torch.allclose(share.logits, first.logits, rtol=1e-3, atol=1e-3) for share in shares):
+    if all(
+        share.target.shape == first.target.shape
+        and torch.equal(share.target, first.target)
+        and torch.allclose(share.logits, first.logits, rtol=1e-3, atol=1e-3)
+        for share in shares
+    ):
         return first
     return Evaluated(*(torch.cat(tensors) for tensors in zip(*shares, strict=True)))

@@ -50,12 +50,18 @@ class PostHocCalibration(Callback):
         False
     """
 
-    def __init__(self, calibrator: Calibrator | Callable[[], Calibrator] = TemperatureScaling,
-                 folder: str | Path | None = None, num_bins: int = 15, dataloader_idx: int = 0) -> None:
+    def __init__(
+        self,
+        calibrator: Calibrator | Callable[[], Calibrator] = TemperatureScaling,
+        folder: str | Path | None = None,
+        num_bins: int = 15,
+        dataloader_idx: int = 0,
+    ) -> None:
         made = calibrator if isinstance(calibrator, Calibrator) else calibrator()
         if not isinstance(made, Calibrator):
-            raise ValueError(f"PostHocCalibration: calibrator gave a {type(made).__name__}; give a Calibrator, or what "
-                             "makes one.")
+            raise ValueError(
+                f"PostHocCalibration: calibrator gave a {type(made).__name__}; give a Calibrator, or what makes one."
+            )
         check_bins("PostHocCalibration", num_bins)
         self.calibrator = made
         self.folder = None if folder is None else Path(folder)
@@ -67,15 +73,19 @@ class PostHocCalibration(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a fit without validation data now, not at its end."""
         if not trainer.enable_validation:
-            raise ValueError("PostHocCalibration: the trainer has no validation data to fit on; give a validation data "
-                             "loader, and limit_val_batches above 0.")
+            raise ValueError(
+                "PostHocCalibration: the trainer has no validation data to fit on; give a validation data "
+                "loader, and limit_val_batches above 0."
+            )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fit the calibrator to the best checkpoint's validation logits, and write it."""
         best = _best_checkpoint(trainer)
         if best is not None and isinstance(trainer.strategy, (ModelParallelStrategy, FSDPStrategy)):
-            rank_zero_warn("PostHocCalibration: the model is sharded, and its best checkpoint isn't read back; the "
-                           "last weights are calibrated.")
+            rank_zero_warn(
+                "PostHocCalibration: the model is sharded, and its best checkpoint isn't read back; the "
+                "last weights are calibrated."
+            )
             best = None
         logits, target = self._validation(trainer, pl_module, best)
         self.calibrator.cpu().fit(logits, target)
@@ -91,8 +101,15 @@ class PostHocCalibration(Callback):
         """Begin anew."""
         self._collected.clear()
 
-    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any,
-                          batch_idx: int, dataloader_idx: int = 0) -> None:
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         """Take in what the step returned."""
         if self.calibrator.fitted:
             self._collected.add(outputs, dataloader_idx)
@@ -104,27 +121,52 @@ class PostHocCalibration(Callback):
             prefix = "test/calibration" if len(found) == 1 else f"test/calibration/{number}"
             with torch.no_grad():
                 calibrated = self.calibrator.cpu()(logits)
-            parts = {part: calibration_summary(values, target, inputs="logits", num_bins=self.num_bins)
-                     for part, values in (("before", logits), ("after", calibrated))}
-            pl_module.log_dict({f"{prefix}/{part}/{name}": value.float() for part, summary in parts.items()
-                                for name, value in summary.items()}, sync_dist=True)
+            parts = {
+                part: calibration_summary(values, target, inputs="logits", num_bins=self.num_bins)
+                for part, values in (("before", logits), ("after", calibrated))
+            }
+            pl_module.log_dict(
+                {
+                    f"{prefix}/{part}/{name}": value.float()
+                    for part, summary in parts.items()
+                    for name, value in summary.items()
+                },
+                sync_dist=True,
+            )
             if trainer.is_global_zero:
-                figure = reliability_diagram(logits, target, inputs="logits", after=calibrated, num_bins=self.num_bins,
-                                             title=type(self.calibrator).__name__)
+                figure = reliability_diagram(
+                    logits,
+                    target,
+                    inputs="logits",
+                    after=calibrated,
+                    num_bins=self.num_bins,
+                    title=type(self.calibrator).__name__,
+                )
                 publish(trainer, f"{prefix}/reliability", figure, self.folder)
-                publish_table(trainer, f"{prefix}/table", ["metric", *parts],
-                              [[name, *(float(summary[name]) for summary in parts.values())]
-                               for name in parts["before"]])
+                publish_table(
+                    trainer,
+                    f"{prefix}/table",
+                    ["metric", *parts],
+                    [[name, *(float(summary[name]) for summary in parts.values())] for name in parts["before"]],
+                )
 
     def _validation(self, trainer: L.Trainer, module: L.LightningModule, best: Path | None) -> Evaluated:
         last = None
         if best is not None:
-            last = {name: tensor.detach().cpu().clone() if isinstance(tensor, torch.Tensor) else tensor
-                    for name, tensor in module.state_dict().items()}
+            last = {
+                name: tensor.detach().cpu().clone() if isinstance(tensor, torch.Tensor) else tensor
+                for name, tensor in module.state_dict().items()
+            }
             module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
         try:
-            return predicted("PostHocCalibration", trainer, module, trainer.val_dataloaders, trainer.num_val_batches,
-                             self.dataloader_idx)
+            return predicted(
+                "PostHocCalibration",
+                trainer,
+                module,
+                trainer.val_dataloaders,
+                trainer.num_val_batches,
+                self.dataloader_idx,
+            )
         finally:
             if last is not None:
                 module.load_state_dict(last)

@@ -10,12 +10,30 @@ from lightning_losses.metrics.calibration_error import CalibrationError, calibra
 from lightning_losses.metrics.predictions import Inputs, Task
 
 
-def adaptive_calibration_error(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
-                               task: Task = "multiclass", num_bins: int = 15, scope: Scope = "classwise",
-                               ignore_index: int = -100, validate: bool = True) -> Float[Tensor, ""]:
+def adaptive_calibration_error(
+    predictions: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    task: Task = "multiclass",
+    num_bins: int = 15,
+    scope: Scope = "classwise",
+    ignore_index: int = -100,
+    validate: bool = True,
+) -> Float[Tensor, ""]:
     """Adaptive calibration error; see `AdaptiveCalibrationError`."""
-    return calibration_error(predictions, target, inputs=inputs, task=task, num_bins=num_bins, binning="mass",
-                             scope=scope, weighting="uniform", ignore_index=ignore_index, validate=validate)
+    return calibration_error(
+        predictions,
+        target,
+        inputs=inputs,
+        task=task,
+        num_bins=num_bins,
+        binning="mass",
+        scope=scope,
+        weighting="uniform",
+        ignore_index=ignore_index,
+        validate=validate,
+    )
 
 
 class AdaptiveCalibrationError(CalibrationError):
@@ -42,7 +60,15 @@ class AdaptiveCalibrationError(CalibrationError):
         0.25
     """
 
-    def __init__(self, *, inputs: Inputs, task: Task = "multiclass", num_bins: int = 15, scope: Scope = "classwise",
-                 **kwargs: Any) -> None:
-        super().__init__(inputs=inputs, task=task, num_bins=num_bins, binning="mass", scope=scope, weighting="uniform",
-                         **kwargs)
+    def __init__(
+        self,
+        *,
+        inputs: Inputs,
+        task: Task = "multiclass",
+        num_bins: int = 15,
+        scope: Scope = "classwise",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            inputs=inputs, task=task, num_bins=num_bins, binning="mass", scope=scope, weighting="uniform", **kwargs
+        )

@@ -18,17 +18,32 @@ class RiskCoverage(NamedTuple):
     risk: Tensor
 
 
-def area_under_risk_coverage(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
-                             task: Task = "multiclass", excess: bool = False, ignore_index: int = -100,
-                             validate: bool = True) -> Float[Tensor, ""]:
+def area_under_risk_coverage(
+    predictions: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    task: Task = "multiclass",
+    excess: bool = False,
+    ignore_index: int = -100,
+    validate: bool = True,
+) -> Float[Tensor, ""]:
     """Area under the risk-coverage curve; see `AreaUnderRiskCoverage`."""
-    confidence, error = _confidence_and_error("area_under_risk_coverage", predictions, target, inputs, task,
-                                              ignore_index, validate)
+    confidence, error = _confidence_and_error(
+        "area_under_risk_coverage", predictions, target, inputs, task, ignore_index, validate
+    )
     return _area(confidence, error, excess)
 
 
-def risk_coverage_curve(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
-                        task: Task = "multiclass", ignore_index: int = -100, validate: bool = True) -> RiskCoverage:
+def risk_coverage_curve(
+    predictions: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    task: Task = "multiclass",
+    ignore_index: int = -100,
+    validate: bool = True,
+) -> RiskCoverage:
     """The risk at each coverage ``k / N``, k = 1 to N; equal confidences share their mean error.
 
     Example:
@@ -36,8 +51,9 @@ def risk_coverage_curve(predictions: Float[Tensor, "..."], target: Int[Tensor, "
         >>> curve.risk.tolist()
         [0.0, 0.5]
     """
-    confidence, error = _confidence_and_error("risk_coverage_curve", predictions, target, inputs, task, ignore_index,
-                                              validate)
+    confidence, error = _confidence_and_error(
+        "risk_coverage_curve", predictions, target, inputs, task, ignore_index, validate
+    )
     risk = _risk(confidence, error)
     count = torch.arange(1, len(risk) + 1, dtype=risk.dtype, device=risk.device)
     return RiskCoverage(count / max(len(risk), 1), risk)
@@ -80,8 +96,16 @@ class AreaUnderRiskCoverage(PredictionMetric):
     row_names: ClassVar[tuple[str, ...]] = ("confidence", "error")
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary")
 
-    def __init__(self, *, inputs: Inputs, task: Task = "multiclass", excess: bool = False, ignore_index: int = -100,
-                 validate: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        inputs: Inputs,
+        task: Task = "multiclass",
+        excess: bool = False,
+        ignore_index: int = -100,
+        validate: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(inputs=inputs, task=task, ignore_index=ignore_index, validate=validate, **kwargs)
         self.excess = excess
 
@@ -92,11 +116,13 @@ class AreaUnderRiskCoverage(PredictionMetric):
         return _area(rows[0], rows[1], self.excess)
 
 
-def _confidence_and_error(name: str, predictions: Tensor, target: Tensor, inputs: Inputs, task: Task,
-                          ignore_index: int, validate: bool) -> tuple[Tensor, Tensor]:
+def _confidence_and_error(
+    name: str, predictions: Tensor, target: Tensor, inputs: Inputs, task: Task, ignore_index: int, validate: bool
+) -> tuple[Tensor, Tensor]:
     check_choice(name, "task", task, AreaUnderRiskCoverage.tasks)
-    predictions, target = checked_predictions(name, predictions, target, inputs=inputs, task=task,
-                                              ignore_index=ignore_index, validate=validate)
+    predictions, target = checked_predictions(
+        name, predictions, target, inputs=inputs, task=task, ignore_index=ignore_index, validate=validate
+    )
     return _rows(predictions, target, inputs, task)
 
 

@@ -39,8 +39,17 @@ class PredictionMetric(Metric):
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary", "multilabel")
     least: ClassVar[float | None] = 0.0
 
-    def __init__(self, *, inputs: Inputs, task: Task = "multiclass", ignore_index: int = -100, keep_rows: bool = False,
-                 validate: bool = True, streaming_shape: Sequence[int] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        inputs: Inputs,
+        task: Task = "multiclass",
+        ignore_index: int = -100,
+        keep_rows: bool = False,
+        validate: bool = True,
+        streaming_shape: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_choice(type(self).__name__, "inputs", inputs, Inputs)
         check_choice(type(self).__name__, "task", task, self.tasks)
@@ -58,9 +67,15 @@ class PredictionMetric(Metric):
 
     def update(self, predictions: Tensor, target: Tensor) -> None:
         """Take in a batch of predictions and targets."""
-        predictions, target = checked_predictions(type(self).__name__, predictions, target, inputs=self.inputs,
-                                                  task=self.task, ignore_index=self.ignore_index,
-                                                  validate=self.validate)
+        predictions, target = checked_predictions(
+            type(self).__name__,
+            predictions,
+            target,
+            inputs=self.inputs,
+            task=self.task,
+            ignore_index=self.ignore_index,
+            validate=self.validate,
+        )
         rows = self._rows(predictions, target)
         if self.streaming:
             self.sums: Tensor = self.sums + self._sums(*rows)
@@ -72,15 +87,25 @@ class PredictionMetric(Metric):
         """The value over everything taken in so far; NaN if that is nothing."""
         return self._value(self.sums) if self.streaming else self._statistic(*self._kept())
 
-    def interval(self, level: float = 0.95, *, resamples: int = 500, seed: int = 0,
-                 method: IntervalMethod = "basic") -> Interval:
+    def interval(
+        self, level: float = 0.95, *, resamples: int = 500, seed: int = 0, method: IntervalMethod = "basic"
+    ) -> Interval:
         """The bootstrap confidence interval of the value; see `bootstrap_interval`."""
         if not self.keep_rows:
-            raise ValueError(f"{type(self).__name__}: only sums were kept, which can't be resampled; construct it with "
-                             "keep_rows=True.")
+            raise ValueError(
+                f"{type(self).__name__}: only sums were kept, which can't be resampled; construct it with "
+                "keep_rows=True."
+            )
         with self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync):
-            return bootstrap_interval(self._statistic, *self._kept(), level=level, resamples=resamples, seed=seed,
-                                      method=method, least=self.least)
+            return bootstrap_interval(
+                self._statistic,
+                *self._kept(),
+                level=level,
+                resamples=resamples,
+                seed=seed,
+                method=method,
+                least=self.least,
+            )
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Plot one or several values on matplotlib axes; the current one if none is given."""
@@ -88,8 +113,9 @@ class PredictionMetric(Metric):
 
     def _kept(self) -> tuple[Tensor, ...]:
         empty = torch.empty(0, device=self.device)
-        return tuple(dim_zero_cat(getattr(self, name)) if len(getattr(self, name)) else empty
-                     for name in self.row_names)
+        return tuple(
+            dim_zero_cat(getattr(self, name)) if len(getattr(self, name)) else empty for name in self.row_names
+        )
 
     def _rows(self, predictions: Tensor, target: Tensor) -> tuple[Tensor, ...]:
         raise NotImplementedError

@@ -21,8 +21,9 @@ class Binned(NamedTuple):
     outcome: Float[Tensor, "bins columns"]
 
 
-def confidences(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs, task: Task,
-                scope: Scope) -> tuple[Float[Tensor, "rows columns"], Float[Tensor, "rows columns"]]:
+def confidences(
+    predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs, task: Task, scope: Scope
+) -> tuple[Float[Tensor, "rows columns"], Float[Tensor, "rows columns"]]:
     """What is said and what came true, one column per binary question.
 
     "top_label" asks once, whether the predicted class is right; "classwise" asks for each class whether it is the
@@ -57,13 +58,17 @@ def mass_bins(confidence: Float[Tensor, "rows columns"], num_bins: int) -> Int[T
     ordered = confidence.sort(dim=0).values
     # The first `rows % bins` bins take one sample more; each bin is closed by its largest confidence.
     sizes = torch.full((bins,), rows // bins, device=confidence.device)
-    sizes[:rows % bins] += 1
+    sizes[: rows % bins] += 1
     upper = ordered[sizes.cumsum(0)[:-1] - 1]
     return torch.searchsorted(upper.T.contiguous(), confidence.T.contiguous(), side="left").T
 
 
-def bin_sums(confidence: Float[Tensor, "rows columns"], outcome: Float[Tensor, "rows columns"],
-             index: Int[Tensor, "rows columns"], num_bins: int) -> Float[Tensor, "three bins columns"]:
+def bin_sums(
+    confidence: Float[Tensor, "rows columns"],
+    outcome: Float[Tensor, "rows columns"],
+    index: Int[Tensor, "rows columns"],
+    num_bins: int,
+) -> Float[Tensor, "three bins columns"]:
     """Counts, summed confidences and summed outcomes of each bin, in float64."""
     columns = confidence.shape[-1] if confidence.ndim > 1 else 1
     slot = (index * columns + torch.arange(columns, device=index.device)).reshape(-1)

@@ -19,9 +19,15 @@ class Interval(NamedTuple):
     high: Tensor
 
 
-def bootstrap_interval(statistic: Callable[..., Tensor], *rows: Shaped[Tensor, "rows ..."], level: float = 0.95,
-                       resamples: int = 500, seed: int = 0, method: IntervalMethod = "basic",
-                       least: float | None = 0.0) -> Interval:
+def bootstrap_interval(
+    statistic: Callable[..., Tensor],
+    *rows: Shaped[Tensor, "rows ..."],
+    level: float = 0.95,
+    resamples: int = 500,
+    seed: int = 0,
+    method: IntervalMethod = "basic",
+    least: float | None = 0.0,
+) -> Interval:
     """The bootstrap confidence interval of a statistic of rows.
 
     The rows are drawn with replacement `resamples` times. "percentile" takes the quantiles of the resampled values.
@@ -56,8 +62,10 @@ def bootstrap_interval(statistic: Callable[..., Tensor], *rows: Shaped[Tensor, "
     check_number("bootstrap_interval", "resamples", resamples, least=2)
     check_choice("bootstrap_interval", "method", method, IntervalMethod)
     if not rows or len({len(tensor) for tensor in rows}) != 1:
-        raise ValueError(f"bootstrap_interval: tensors of {[len(tensor) for tensor in rows]} rows came; give at least "
-                         "one, all with a row per sample.")
+        raise ValueError(
+            f"bootstrap_interval: tensors of {[len(tensor) for tensor in rows]} rows came; give at least "
+            "one, all with a row per sample."
+        )
     estimate = statistic(*rows).double()
     count = len(rows[0])
     if count == 0:

@@ -20,27 +20,49 @@ class BrierParts(NamedTuple):
     within_bins: Tensor
 
 
-def brier_score(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
-                task: Task = "multiclass", ignore_index: int = -100, validate: bool = True) -> Float[Tensor, ""]:
+def brier_score(
+    predictions: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    task: Task = "multiclass",
+    ignore_index: int = -100,
+    validate: bool = True,
+) -> Float[Tensor, ""]:
     """Mean Brier score; see `BrierScore`.
 
     Example:
         >>> brier_score(torch.zeros(2, 4), torch.tensor([0, 3]), inputs="logits").item()
         0.75
     """
-    predictions, target = checked_predictions("brier_score", predictions, target, inputs=inputs, task=task,
-                                              ignore_index=ignore_index, validate=validate)
+    predictions, target = checked_predictions(
+        "brier_score", predictions, target, inputs=inputs, task=task, ignore_index=ignore_index, validate=validate
+    )
     confidence, outcome = confidences(predictions, target, inputs=inputs, task=task, scope="classwise")
     return _squares(confidence, outcome).mean()
 
 
-def brier_decomposition(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
-                        task: Task = "multiclass", num_bins: int = 15, ignore_index: int = -100,
-                        validate: bool = True) -> BrierParts:
+def brier_decomposition(
+    predictions: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    task: Task = "multiclass",
+    num_bins: int = 15,
+    ignore_index: int = -100,
+    validate: bool = True,
+) -> BrierParts:
     """The parts of the Brier score; see `BrierDecomposition`."""
     check_bins("brier_decomposition", num_bins)
-    predictions, target = checked_predictions("brier_decomposition", predictions, target, inputs=inputs, task=task,
-                                              ignore_index=ignore_index, validate=validate)
+    predictions, target = checked_predictions(
+        "brier_decomposition",
+        predictions,
+        target,
+        inputs=inputs,
+        task=task,
+        ignore_index=ignore_index,
+        validate=validate,
+    )
     confidence, outcome = confidences(predictions, target, inputs=inputs, task=task, scope="classwise")
     return BrierParts(*_parts(_part_sums(confidence, outcome, num_bins)))
 
@@ -78,10 +100,25 @@ class BrierScore(PredictionMetric):
 
     row_names: ClassVar[tuple[str, ...]] = ("values",)
 
-    def __init__(self, *, inputs: Inputs, task: Task = "multiclass", ignore_index: int = -100, keep_rows: bool = False,
-                 validate: bool = True, **kwargs: Any) -> None:
-        super().__init__(inputs=inputs, task=task, ignore_index=ignore_index, keep_rows=keep_rows, validate=validate,
-                         streaming_shape=(2,), **kwargs)
+    def __init__(
+        self,
+        *,
+        inputs: Inputs,
+        task: Task = "multiclass",
+        ignore_index: int = -100,
+        keep_rows: bool = False,
+        validate: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            inputs=inputs,
+            task=task,
+            ignore_index=ignore_index,
+            keep_rows=keep_rows,
+            validate=validate,
+            streaming_shape=(2,),
+            **kwargs,
+        )
 
     def _rows(self, predictions: Tensor, target: Tensor) -> tuple[Tensor, ...]:
         return (_squares(*confidences(predictions, target, inputs=self.inputs, task=self.task, scope="classwise")),)
@@ -133,11 +170,28 @@ class BrierDecomposition(PredictionMetric):
     row_names: ClassVar[tuple[str, ...]] = ("confidence", "outcome")
     least: ClassVar[float | None] = None
 
-    def __init__(self, num_classes: int = 1, *, inputs: Inputs, task: Task = "multiclass", num_bins: int = 15,
-                 ignore_index: int = -100, keep_rows: bool = False, validate: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_classes: int = 1,
+        *,
+        inputs: Inputs,
+        task: Task = "multiclass",
+        num_bins: int = 15,
+        ignore_index: int = -100,
+        keep_rows: bool = False,
+        validate: bool = True,
+        **kwargs: Any,
+    ) -> None:
         check_bins(type(self).__name__, num_bins)
-        super().__init__(inputs=inputs, task=task, ignore_index=ignore_index, keep_rows=keep_rows, validate=validate,
-                         streaming_shape=(4, num_bins, num_classes), **kwargs)
+        super().__init__(
+            inputs=inputs,
+            task=task,
+            ignore_index=ignore_index,
+            keep_rows=keep_rows,
+            validate=validate,
+            streaming_shape=(4, num_bins, num_classes),
+            **kwargs,
+        )
         self.num_classes = num_classes
         self.num_bins = num_bins
 
@@ -162,8 +216,7 @@ def _squares(confidence: Tensor, outcome: Tensor) -> Float[Tensor, " rows"]:
 def _part_sums(confidence: Tensor, outcome: Tensor, num_bins: int) -> Float[Tensor, "four bins columns"]:
     index = width_bins(confidence, num_bins)
     square = (confidence.double() - outcome.double()).square()
-    return torch.cat([bin_sums(confidence, outcome, index, num_bins),
-                      bin_sums(square, square, index, num_bins)[1:2]])
+    return torch.cat([bin_sums(confidence, outcome, index, num_bins), bin_sums(square, square, index, num_bins)[1:2]])
 
 
 def _parts(sums: Float[Tensor, "four bins columns"]) -> Float[Tensor, " four"]:

@@ -24,15 +24,26 @@ from lightning_losses.tensors import check_choice, check_number
 Weighting = Literal["count", "uniform"]
 
 
-def calibration_error(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
-                      task: Task = "multiclass", num_bins: int = 15, norm: float | Literal["max"] = 1,
-                      binning: Binning = "width", scope: Scope = "top_label", weighting: Weighting = "count",
-                      debiased: bool = False, ignore_index: int = -100,
-                      validate: bool = True) -> Float[Tensor, ""]:
+def calibration_error(
+    predictions: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    task: Task = "multiclass",
+    num_bins: int = 15,
+    norm: float | Literal["max"] = 1,
+    binning: Binning = "width",
+    scope: Scope = "top_label",
+    weighting: Weighting = "count",
+    debiased: bool = False,
+    ignore_index: int = -100,
+    validate: bool = True,
+) -> Float[Tensor, ""]:
     """The calibration error in bins; see `CalibrationError`."""
     _check_options("calibration_error", num_bins, norm, binning, scope, weighting, debiased)
-    predictions, target = checked_predictions("calibration_error", predictions, target, inputs=inputs, task=task,
-                                              ignore_index=ignore_index, validate=validate)
+    predictions, target = checked_predictions(
+        "calibration_error", predictions, target, inputs=inputs, task=task, ignore_index=ignore_index, validate=validate
+    )
     confidence, outcome = confidences(predictions, target, inputs=inputs, task=task, scope=scope)
     index = (width_bins if binning == "width" else mass_bins)(confidence, num_bins)
     return _error(binned(bin_sums(confidence, outcome, index, num_bins)), norm, weighting, debiased)
@@ -83,10 +94,23 @@ class CalibrationError(PredictionMetric):
 
     row_names: ClassVar[tuple[str, ...]] = ("confidence", "outcome")
 
-    def __init__(self, *, inputs: Inputs, task: Task = "multiclass", num_bins: int = 15,
-                 norm: float | Literal["max"] = 1, binning: Binning = "width", scope: Scope = "top_label",
-                 weighting: Weighting = "count", debiased: bool = False, num_classes: int | None = None,
-                 ignore_index: int = -100, keep_rows: bool = False, validate: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        inputs: Inputs,
+        task: Task = "multiclass",
+        num_bins: int = 15,
+        norm: float | Literal["max"] = 1,
+        binning: Binning = "width",
+        scope: Scope = "top_label",
+        weighting: Weighting = "count",
+        debiased: bool = False,
+        num_classes: int | None = None,
+        ignore_index: int = -100,
+        keep_rows: bool = False,
+        validate: bool = True,
+        **kwargs: Any,
+    ) -> None:
         _check_options(type(self).__name__, num_bins, norm, binning, scope, weighting, debiased)
         apart = task == "multilabel" or (task == "multiclass" and scope == "classwise")
         shape = None
@@ -94,8 +118,15 @@ class CalibrationError(PredictionMetric):
             if apart and num_classes is None:
                 raise ValueError(f"{type(self).__name__}: num_classes is missing; give it, for the classes' sums.")
             shape = (3, num_bins, (num_classes or 1) if apart else 1)
-        super().__init__(inputs=inputs, task=task, ignore_index=ignore_index, keep_rows=keep_rows, validate=validate,
-                         streaming_shape=shape, **kwargs)
+        super().__init__(
+            inputs=inputs,
+            task=task,
+            ignore_index=ignore_index,
+            keep_rows=keep_rows,
+            validate=validate,
+            streaming_shape=shape,
+            **kwargs,
+        )
         self.num_bins = num_bins
         self.norm: float | Literal["max"] = norm
         self.binning: Binning = binning
@@ -131,8 +162,15 @@ def _error(bins: Binned, norm: float | Literal["max"], weighting: Weighting, deb
     return per_column.clamp(min=0).mean() ** (1 / norm)
 
 
-def _check_options(metric: str, num_bins: int, norm: float | Literal["max"], binning: Binning, scope: Scope,
-                   weighting: Weighting, debiased: bool) -> None:
+def _check_options(
+    metric: str,
+    num_bins: int,
+    norm: float | Literal["max"],
+    binning: Binning,
+    scope: Scope,
+    weighting: Weighting,
+    debiased: bool,
+) -> None:
     check_bins(metric, num_bins)
     check_choice(metric, "binning", binning, Binning)
     check_choice(metric, "scope", scope, Scope)

@@ -11,12 +11,28 @@ from lightning_losses.metrics.calibration_error import calibration_error
 from lightning_losses.metrics.negative_log_likelihood import negative_log_likelihood
 from lightning_losses.metrics.predictions import Inputs, checked_predictions
 
-SUMMARY = ("accuracy", "nll", "brier", "ece", "adaptive_ece", "debiased_rmsce", "mce", "classwise_ece", "aurc",
-           "e_aurc")
+SUMMARY = (
+    "accuracy",
+    "nll",
+    "brier",
+    "ece",
+    "adaptive_ece",
+    "debiased_rmsce",
+    "mce",
+    "classwise_ece",
+    "aurc",
+    "e_aurc",
+)
 
 
-def calibration_summary(predictions: Float[Tensor, "*rows classes"], target: Int[Tensor, "*rows"], *, inputs: Inputs,
-                        num_bins: int = 15, ignore_index: int = -100) -> dict[str, Float[Tensor, ""]]:
+def calibration_summary(
+    predictions: Float[Tensor, "*rows classes"],
+    target: Int[Tensor, "*rows"],
+    *,
+    inputs: Inputs,
+    num_bins: int = 15,
+    ignore_index: int = -100,
+) -> dict[str, Float[Tensor, ""]]:
     """Accuracy, scores and calibration errors of multi-class predictions.
 
     Args:
@@ -38,26 +54,43 @@ def calibration_summary(predictions: Float[Tensor, "*rows classes"], target: Int
         >>> summary["brier"].item(), summary["accuracy"].item()
         (0.5, 0.5)
     """
-    predictions, target = checked_predictions("calibration_summary", predictions, target, inputs=inputs,
-                                              ignore_index=ignore_index)
+    predictions, target = checked_predictions(
+        "calibration_summary", predictions, target, inputs=inputs, ignore_index=ignore_index
+    )
     return dict(zip(SUMMARY, _values(predictions, target, inputs, num_bins), strict=True))
 
 
-def calibration_intervals(predictions: Float[Tensor, "*rows classes"], target: Int[Tensor, "*rows"], *, inputs: Inputs,
-                          num_bins: int = 15, ignore_index: int = -100, level: float = 0.95, resamples: int = 200,
-                          seed: int = 0, method: IntervalMethod = "basic") -> dict[str, Interval]:
+def calibration_intervals(
+    predictions: Float[Tensor, "*rows classes"],
+    target: Int[Tensor, "*rows"],
+    *,
+    inputs: Inputs,
+    num_bins: int = 15,
+    ignore_index: int = -100,
+    level: float = 0.95,
+    resamples: int = 200,
+    seed: int = 0,
+    method: IntervalMethod = "basic",
+) -> dict[str, Interval]:
     """The bootstrap interval of every value of `calibration_summary`; see `bootstrap_interval`."""
-    predictions, target = checked_predictions("calibration_intervals", predictions, target, inputs=inputs,
-                                              ignore_index=ignore_index)
-    ends = bootstrap_interval(lambda p, y: torch.stack(_values(p, y, inputs, num_bins)), predictions, target,
-                              level=level, resamples=resamples, seed=seed, method=method)
+    predictions, target = checked_predictions(
+        "calibration_intervals", predictions, target, inputs=inputs, ignore_index=ignore_index
+    )
+    ends = bootstrap_interval(
+        lambda p, y: torch.stack(_values(p, y, inputs, num_bins)),
+        predictions,
+        target,
+        level=level,
+        resamples=resamples,
+        seed=seed,
+        method=method,
+    )
     return {name: Interval(low, high) for name, low, high in zip(SUMMARY, ends.low, ends.high, strict=True)}
 
 
 def _values(predictions: Tensor, target: Tensor, inputs: Inputs, num_bins: int) -> list[Float[Tensor, ""]]:
     def error(**options: object) -> Tensor:
-        return calibration_error(predictions, target, inputs=inputs, num_bins=num_bins, validate=False,
-                                 **options)  # type: ignore[arg-type]
+        return calibration_error(predictions, target, inputs=inputs, num_bins=num_bins, validate=False, **options)  # type: ignore[arg-type]
 
     return [
         (predictions.argmax(dim=-1) == target).double().mean(),

@@ -9,12 +9,27 @@ from lightning_losses.metrics.calibration_error import CalibrationError, calibra
 from lightning_losses.metrics.predictions import Inputs, Task
 
 
-def classwise_calibration_error(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
-                                task: Task = "multiclass", num_bins: int = 15, ignore_index: int = -100,
-                                validate: bool = True) -> Float[Tensor, ""]:
+def classwise_calibration_error(
+    predictions: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    task: Task = "multiclass",
+    num_bins: int = 15,
+    ignore_index: int = -100,
+    validate: bool = True,
+) -> Float[Tensor, ""]:
     """Classwise calibration error; see `ClasswiseCalibrationError`."""
-    return calibration_error(predictions, target, inputs=inputs, task=task, num_bins=num_bins, scope="classwise",
-                             ignore_index=ignore_index, validate=validate)
+    return calibration_error(
+        predictions,
+        target,
+        inputs=inputs,
+        task=task,
+        num_bins=num_bins,
+        scope="classwise",
+        ignore_index=ignore_index,
+        validate=validate,
+    )
 
 
 class ClasswiseCalibrationError(CalibrationError):
@@ -41,7 +56,9 @@ class ClasswiseCalibrationError(CalibrationError):
         0.25
     """
 
-    def __init__(self, num_classes: int, *, inputs: Inputs, task: Task = "multiclass", num_bins: int = 15,
-                 **kwargs: Any) -> None:
-        super().__init__(inputs=inputs, task=task, num_bins=num_bins, scope="classwise", num_classes=num_classes,
-                         **kwargs)
+    def __init__(
+        self, num_classes: int, *, inputs: Inputs, task: Task = "multiclass", num_bins: int = 15, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            inputs=inputs, task=task, num_bins=num_bins, scope="classwise", num_classes=num_classes, **kwargs
+        )

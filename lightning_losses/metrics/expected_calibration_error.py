@@ -10,10 +10,18 @@ from lightning_losses.metrics.calibration_error import CalibrationError, calibra
 from lightning_losses.metrics.predictions import Inputs, Task
 
 
-def expected_calibration_error(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
-                               task: Task = "multiclass", num_bins: int = 15, binning: Binning = "width",
-                               scope: Scope = "top_label", ignore_index: int = -100,
-                               validate: bool = True) -> Float[Tensor, ""]:
+def expected_calibration_error(
+    predictions: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    task: Task = "multiclass",
+    num_bins: int = 15,
+    binning: Binning = "width",
+    scope: Scope = "top_label",
+    ignore_index: int = -100,
+    validate: bool = True,
+) -> Float[Tensor, ""]:
     """Expected calibration error; see `ExpectedCalibrationError`.
 
     Example:
@@ -22,8 +30,17 @@ def expected_calibration_error(predictions: Float[Tensor, "..."], target: Int[Te
         >>> expected_calibration_error(probabilities, torch.tensor([0, 1]), inputs="probabilities").item()
         0.25
     """
-    return calibration_error(predictions, target, inputs=inputs, task=task, num_bins=num_bins, binning=binning,
-                             scope=scope, ignore_index=ignore_index, validate=validate)
+    return calibration_error(
+        predictions,
+        target,
+        inputs=inputs,
+        task=task,
+        num_bins=num_bins,
+        binning=binning,
+        scope=scope,
+        ignore_index=ignore_index,
+        validate=validate,
+    )
 
 
 class ExpectedCalibrationError(CalibrationError):
@@ -52,6 +69,14 @@ class ExpectedCalibrationError(CalibrationError):
         0.0
     """
 
-    def __init__(self, *, inputs: Inputs, task: Task = "multiclass", num_bins: int = 15, binning: Binning = "width",
-                 scope: Scope = "top_label", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        inputs: Inputs,
+        task: Task = "multiclass",
+        num_bins: int = 15,
+        binning: Binning = "width",
+        scope: Scope = "top_label",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(inputs=inputs, task=task, num_bins=num_bins, norm=1, binning=binning, scope=scope, **kwargs)

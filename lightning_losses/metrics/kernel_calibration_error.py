@@ -17,15 +17,29 @@ _CHUNK = 1 << 22
 _MEDIAN_ROWS = 1000
 
 
-def kernel_calibration_error(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
-                             task: Task = "multiclass", bandwidth: float | None = None, ignore_index: int = -100,
-                             validate: bool = True) -> Float[Tensor, ""]:
+def kernel_calibration_error(
+    predictions: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    task: Task = "multiclass",
+    bandwidth: float | None = None,
+    ignore_index: int = -100,
+    validate: bool = True,
+) -> Float[Tensor, ""]:
     """Squared kernel calibration error; see `KernelCalibrationError`."""
     check_choice("kernel_calibration_error", "task", task, KernelCalibrationError.tasks)
     if bandwidth is not None:
         check_number("kernel_calibration_error", "bandwidth", bandwidth, above=0)
-    predictions, target = checked_predictions("kernel_calibration_error", predictions, target, inputs=inputs, task=task,
-                                              ignore_index=ignore_index, validate=validate)
+    predictions, target = checked_predictions(
+        "kernel_calibration_error",
+        predictions,
+        target,
+        inputs=inputs,
+        task=task,
+        ignore_index=ignore_index,
+        validate=validate,
+    )
     return _error(*_vectors(predictions, target, inputs, task), bandwidth)
 
 
@@ -67,15 +81,24 @@ class KernelCalibrationError(PredictionMetric):
     least: ClassVar[float | None] = None
     plot_lower_bound: float | None = None
 
-    def __init__(self, *, inputs: Inputs, task: Task = "multiclass", bandwidth: float | None = None,
-                 ignore_index: int = -100, validate: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        inputs: Inputs,
+        task: Task = "multiclass",
+        bandwidth: float | None = None,
+        ignore_index: int = -100,
+        validate: bool = True,
+        **kwargs: Any,
+    ) -> None:
         if bandwidth is not None:
             check_number(type(self).__name__, "bandwidth", bandwidth, above=0)
         super().__init__(inputs=inputs, task=task, ignore_index=ignore_index, validate=validate, **kwargs)
         self.bandwidth = bandwidth
 
-    def interval(self, level: float = 0.95, *, resamples: int = 500, seed: int = 0,
-                 method: IntervalMethod = "basic") -> Interval:
+    def interval(
+        self, level: float = 0.95, *, resamples: int = 500, seed: int = 0, method: IntervalMethod = "basic"
+    ) -> Interval:
         """The bootstrap confidence interval; pairs of a row with its own copy are left out, as in the estimate."""
         check_number(type(self).__name__, "level", level, above=0, most=1 - 1e-9)
         with self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync):
@@ -89,8 +112,10 @@ class KernelCalibrationError(PredictionMetric):
         weight.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
         weight = weight.T.to(probabilities.device)
         nu = _bandwidth(probabilities, self.bandwidth)
-        totals = sum(((rows @ weight) * weight[start:start + len(rows)]).sum(dim=0)
-                     for start, rows in _pairs(probabilities, residuals, nu))
+        totals = sum(
+            ((rows @ weight) * weight[start : start + len(rows)]).sum(dim=0)
+            for start, rows in _pairs(probabilities, residuals, nu)
+        )
         values = totals / (count**2 - weight.square().sum(dim=0))
         tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=values.device)
         low, high = torch.quantile(values, tails)
@@ -104,8 +129,9 @@ class KernelCalibrationError(PredictionMetric):
         return _error(rows[0], rows[1], self.bandwidth)
 
 
-def _vectors(predictions: Tensor, target: Tensor, inputs: Inputs,
-             task: Task) -> tuple[Float[Tensor, "rows classes"], Float[Tensor, "rows classes"]]:
+def _vectors(
+    predictions: Tensor, target: Tensor, inputs: Inputs, task: Task
+) -> tuple[Float[Tensor, "rows classes"], Float[Tensor, "rows classes"]]:
     probabilities = to_probabilities(predictions, inputs=inputs, task=task).double()
     if task == "binary":
         probabilities = torch.stack([1 - probabilities, probabilities], dim=-1)
@@ -126,7 +152,7 @@ def _error(probabilities: Tensor, residuals: Tensor, bandwidth: float | None) ->
 def _bandwidth(probabilities: Tensor, bandwidth: float | None) -> float:
     if bandwidth is not None:
         return bandwidth
-    median = float(torch.pdist(probabilities[::math.ceil(len(probabilities) / _MEDIAN_ROWS)]).median())
+    median = float(torch.pdist(probabilities[:: math.ceil(len(probabilities) / _MEDIAN_ROWS)]).median())
     # All rows alike: any width gives the same kernel.
     return median if median > 0 else 1.0
 

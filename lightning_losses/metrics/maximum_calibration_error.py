@@ -10,13 +10,31 @@ from lightning_losses.metrics.calibration_error import CalibrationError, calibra
 from lightning_losses.metrics.predictions import Inputs, Task
 
 
-def maximum_calibration_error(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
-                              task: Task = "multiclass", num_bins: int = 15, binning: Binning = "width",
-                              scope: Scope = "top_label", ignore_index: int = -100,
-                              validate: bool = True) -> Float[Tensor, ""]:
+def maximum_calibration_error(
+    predictions: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    task: Task = "multiclass",
+    num_bins: int = 15,
+    binning: Binning = "width",
+    scope: Scope = "top_label",
+    ignore_index: int = -100,
+    validate: bool = True,
+) -> Float[Tensor, ""]:
     """Maximum calibration error; see `MaximumCalibrationError`."""
-    return calibration_error(predictions, target, inputs=inputs, task=task, num_bins=num_bins, norm="max",
-                             binning=binning, scope=scope, ignore_index=ignore_index, validate=validate)
+    return calibration_error(
+        predictions,
+        target,
+        inputs=inputs,
+        task=task,
+        num_bins=num_bins,
+        norm="max",
+        binning=binning,
+        scope=scope,
+        ignore_index=ignore_index,
+        validate=validate,
+    )
 
 
 class MaximumCalibrationError(CalibrationError):
@@ -43,7 +61,16 @@ class MaximumCalibrationError(CalibrationError):
         0.5
     """
 
-    def __init__(self, *, inputs: Inputs, task: Task = "multiclass", num_bins: int = 15, binning: Binning = "width",
-                 scope: Scope = "top_label", **kwargs: Any) -> None:
-        super().__init__(inputs=inputs, task=task, num_bins=num_bins, norm="max", binning=binning, scope=scope,
-                         **kwargs)
+    def __init__(
+        self,
+        *,
+        inputs: Inputs,
+        task: Task = "multiclass",
+        num_bins: int = 15,
+        binning: Binning = "width",
+        scope: Scope = "top_label",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            inputs=inputs, task=task, num_bins=num_bins, norm="max", binning=binning, scope=scope, **kwargs
+        )

@@ -14,17 +14,30 @@ from lightning_losses.metrics.predictions import Inputs, Task, checked_predictio
 SMALLEST_PROBABILITY = 1e-12
 
 
-def negative_log_likelihood(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
-                            task: Task = "multiclass", ignore_index: int = -100,
-                            validate: bool = True) -> Float[Tensor, ""]:
+def negative_log_likelihood(
+    predictions: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    task: Task = "multiclass",
+    ignore_index: int = -100,
+    validate: bool = True,
+) -> Float[Tensor, ""]:
     """Mean negative log-likelihood; see `NegativeLogLikelihood`.
 
     Example:
         >>> round(negative_log_likelihood(torch.zeros(2, 4), torch.tensor([0, 3]), inputs="logits").item(), 4)
         1.3863
     """
-    predictions, target = checked_predictions("negative_log_likelihood", predictions, target, inputs=inputs, task=task,
-                                              ignore_index=ignore_index, validate=validate)
+    predictions, target = checked_predictions(
+        "negative_log_likelihood",
+        predictions,
+        target,
+        inputs=inputs,
+        task=task,
+        ignore_index=ignore_index,
+        validate=validate,
+    )
     return _per_sample(predictions, target, inputs, task).double().mean()
 
 
@@ -60,10 +73,25 @@ class NegativeLogLikelihood(PredictionMetric):
 
     row_names: ClassVar[tuple[str, ...]] = ("values",)
 
-    def __init__(self, *, inputs: Inputs, task: Task = "multiclass", ignore_index: int = -100, keep_rows: bool = False,
-                 validate: bool = True, **kwargs: Any) -> None:
-        super().__init__(inputs=inputs, task=task, ignore_index=ignore_index, keep_rows=keep_rows, validate=validate,
-                         streaming_shape=(2,), **kwargs)
+    def __init__(
+        self,
+        *,
+        inputs: Inputs,
+        task: Task = "multiclass",
+        ignore_index: int = -100,
+        keep_rows: bool = False,
+        validate: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            inputs=inputs,
+            task=task,
+            ignore_index=ignore_index,
+            keep_rows=keep_rows,
+            validate=validate,
+            streaming_shape=(2,),
+            **kwargs,
+        )
 
     def _rows(self, predictions: Tensor, target: Tensor) -> tuple[Tensor, ...]:
         return (_per_sample(predictions, target, self.inputs, self.task),)

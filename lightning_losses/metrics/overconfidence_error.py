@@ -14,15 +14,30 @@ from lightning_losses.tensors import check_choice
 Direction = Literal["over", "under"]
 
 
-def overconfidence_error(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
-                         task: Task = "multiclass", direction: Direction = "over", num_bins: int = 15,
-                         ignore_index: int = -100, validate: bool = True) -> Float[Tensor, ""]:
+def overconfidence_error(
+    predictions: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    task: Task = "multiclass",
+    direction: Direction = "over",
+    num_bins: int = 15,
+    ignore_index: int = -100,
+    validate: bool = True,
+) -> Float[Tensor, ""]:
     """Over- or underconfidence error; see `OverconfidenceError`."""
     check_bins("overconfidence_error", num_bins)
     check_choice("overconfidence_error", "task", task, OverconfidenceError.tasks)
     check_choice("overconfidence_error", "direction", direction, Direction)
-    predictions, target = checked_predictions("overconfidence_error", predictions, target, inputs=inputs, task=task,
-                                              ignore_index=ignore_index, validate=validate)
+    predictions, target = checked_predictions(
+        "overconfidence_error",
+        predictions,
+        target,
+        inputs=inputs,
+        task=task,
+        ignore_index=ignore_index,
+        validate=validate,
+    )
     confidence, outcome = confidences(predictions, target, inputs=inputs, task=task, scope="top_label")
     return _error(bin_sums(confidence, outcome, width_bins(confidence, num_bins), num_bins), direction)
 
@@ -52,8 +67,15 @@ class OverconfidenceError(CalibrationError):
 
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary")
 
-    def __init__(self, *, inputs: Inputs, task: Task = "multiclass", direction: Direction = "over", num_bins: int = 15,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        inputs: Inputs,
+        task: Task = "multiclass",
+        direction: Direction = "over",
+        num_bins: int = 15,
+        **kwargs: Any,
+    ) -> None:
         check_choice(type(self).__name__, "direction", direction, Direction)
         super().__init__(inputs=inputs, task=task, num_bins=num_bins, **kwargs)
         self.direction: Direction = direction

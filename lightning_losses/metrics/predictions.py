@@ -15,9 +15,16 @@ Task = Literal["multiclass", "binary", "multilabel"]
 SUM_TOLERANCE = 1e-2
 
 
-def checked_predictions(metric: str, predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
-                        task: Task = "multiclass", ignore_index: int = -100,
-                        validate: bool = True) -> tuple[Float[Tensor, "..."], Int[Tensor, "..."]]:
+def checked_predictions(
+    metric: str,
+    predictions: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    task: Task = "multiclass",
+    ignore_index: int = -100,
+    validate: bool = True,
+) -> tuple[Float[Tensor, "..."], Int[Tensor, "..."]]:
     """Predictions in full precision and their targets, flattened to rows, without the ignored ones.
 
     Args:
@@ -42,9 +49,11 @@ def checked_predictions(metric: str, predictions: Float[Tensor, "..."], target: 
         raise ValueError(f"{metric}: target has dtype {target.dtype}; give integers.")
     expected = predictions.shape[:-1] if task == "multiclass" else predictions.shape
     if predictions.ndim == 0 or (task != "binary" and predictions.ndim < 2) or target.shape != expected:
-        raise ValueError(f"{metric}: predictions of shape {list(predictions.shape)} came with a target of shape "
-                         f"{list(target.shape)} for task={task!r}; multiclass takes [N, C] and [N], binary [N] and "
-                         "[N], multilabel [N, L] and [N, L].")
+        raise ValueError(
+            f"{metric}: predictions of shape {list(predictions.shape)} came with a target of shape "
+            f"{list(target.shape)} for task={task!r}; multiclass takes [N, C] and [N], binary [N] and "
+            "[N], multilabel [N, L] and [N, L]."
+        )
     predictions, target = full_precision(predictions.detach()), target.detach().long()
     if task == "binary":
         predictions, target = predictions.reshape(-1), target.reshape(-1)
@@ -74,13 +83,18 @@ def _check_values(metric: str, predictions: Tensor, target: Tensor, inputs: Inpu
         raise ValueError(f"{metric}: predictions hold NaN; a metric of them would say nothing about the others.")
     classes = predictions.shape[-1] if task == "multiclass" else 2
     if int(target.min()) < 0 or int(target.max()) >= classes:
-        raise ValueError(f"{metric}: targets from {int(target.min())} to {int(target.max())} came for task={task!r} "
-                         f"with {classes} classes; give 0 to {classes - 1}.")
+        raise ValueError(
+            f"{metric}: targets from {int(target.min())} to {int(target.max())} came for task={task!r} "
+            f"with {classes} classes; give 0 to {classes - 1}."
+        )
     if inputs == "logits":
         return
     if low < 0 or high > 1:
-        raise ValueError(f"{metric}: probabilities from {low:g} to {high:g} came; give values in [0, 1], or "
-                         "inputs='logits'.")
+        raise ValueError(
+            f"{metric}: probabilities from {low:g} to {high:g} came; give values in [0, 1], or inputs='logits'."
+        )
     if task == "multiclass" and float((predictions.sum(dim=-1) - 1).abs().max()) > SUM_TOLERANCE:
-        raise ValueError(f"{metric}: probabilities came whose rows do not sum to 1; normalise them, or give "
-                         "inputs='logits' or task='multilabel'.")
+        raise ValueError(
+            f"{metric}: probabilities came whose rows do not sum to 1; normalise them, or give "
+            "inputs='logits' or task='multilabel'."
+        )

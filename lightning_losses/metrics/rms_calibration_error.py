@@ -10,13 +10,33 @@ from lightning_losses.metrics.calibration_error import CalibrationError, calibra
 from lightning_losses.metrics.predictions import Inputs, Task
 
 
-def rms_calibration_error(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
-                          task: Task = "multiclass", num_bins: int = 15, binning: Binning = "mass",
-                          scope: Scope = "top_label", debiased: bool = False, ignore_index: int = -100,
-                          validate: bool = True) -> Float[Tensor, ""]:
+def rms_calibration_error(
+    predictions: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    task: Task = "multiclass",
+    num_bins: int = 15,
+    binning: Binning = "mass",
+    scope: Scope = "top_label",
+    debiased: bool = False,
+    ignore_index: int = -100,
+    validate: bool = True,
+) -> Float[Tensor, ""]:
     """Root-mean-square calibration error; see `RMSCalibrationError`."""
-    return calibration_error(predictions, target, inputs=inputs, task=task, num_bins=num_bins, norm=2, binning=binning,
-                             scope=scope, debiased=debiased, ignore_index=ignore_index, validate=validate)
+    return calibration_error(
+        predictions,
+        target,
+        inputs=inputs,
+        task=task,
+        num_bins=num_bins,
+        norm=2,
+        binning=binning,
+        scope=scope,
+        debiased=debiased,
+        ignore_index=ignore_index,
+        validate=validate,
+    )
 
 
 class RMSCalibrationError(CalibrationError):
@@ -46,7 +66,24 @@ class RMSCalibrationError(CalibrationError):
         0.25
     """
 
-    def __init__(self, *, inputs: Inputs, task: Task = "multiclass", num_bins: int = 15, binning: Binning = "mass",
-                 scope: Scope = "top_label", debiased: bool = False, **kwargs: Any) -> None:
-        super().__init__(inputs=inputs, task=task, num_bins=num_bins, norm=2, binning=binning, scope=scope,
-                         debiased=debiased, **kwargs)
+    def __init__(
+        self,
+        *,
+        inputs: Inputs,
+        task: Task = "multiclass",
+        num_bins: int = 15,
+        binning: Binning = "mass",
+        scope: Scope = "top_label",
+        debiased: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            inputs=inputs,
+            task=task,
+            num_bins=num_bins,
+            norm=2,
+            binning=binning,
+            scope=scope,
+            debiased=debiased,
+            **kwargs,
+        )

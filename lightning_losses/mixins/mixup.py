@@ -62,18 +62,28 @@ class MixupMixin(ObjectiveMixin):
         if not wanted or "mixup_logits" in tensors:
             return tensors
         if missing := [name for name in ("inputs", "logits", "target") if name not in tensors]:
-            raise ValueError(f"{type(self).__name__}: mixtures need {', '.join(map(repr, missing))}; the step offered "
-                             f"{', '.join(map(repr, sorted(tensors)))}.")
+            raise ValueError(
+                f"{type(self).__name__}: mixtures need {', '.join(map(repr, missing))}; the step offered "
+                f"{', '.join(map(repr, sorted(tensors)))}."
+            )
         inputs, target = tensors["inputs"], tensors["target"]
-        mixed = [mix(inputs, target, tensors["logits"].shape[-1], size=self.mixup_size, alpha=self.mixup_alpha)
-                 for _ in range(self.mixup_count)]
+        mixed = [
+            mix(inputs, target, tensors["logits"].shape[-1], size=self.mixup_size, alpha=self.mixup_alpha)
+            for _ in range(self.mixup_count)
+        ]
         tensors["mixup_logits"] = self(torch.cat([one for one, _ in mixed]))
         tensors["mixup_target"] = torch.cat([one for _, one in mixed])
         return tensors
 
 
-def mix(inputs: Float[Tensor, "batch ..."], target: Shaped[Tensor, "batch ..."], num_classes: int, *, size: int = 2,
-        alpha: float = 1.0) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch classes"]]:
+def mix(
+    inputs: Float[Tensor, "batch ..."],
+    target: Shaped[Tensor, "batch ..."],
+    num_classes: int,
+    *,
+    size: int = 2,
+    alpha: float = 1.0,
+) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch classes"]]:
     """A mixture of every sample with others of its batch, and the mixture's class probabilities.
 
     Args:

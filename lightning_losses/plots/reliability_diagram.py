@@ -24,11 +24,21 @@ from lightning_losses.metrics.predictions import Inputs, Task, checked_predictio
 from lightning_losses.plots.style import COLORS, paper_style
 
 
-def reliability_diagram(predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs,
-                        after: Float[Tensor, "..."] | None = None, names: tuple[str, str] = ("before", "after"),
-                        task: Task = "multiclass", num_bins: int = 15, binning: Binning = "width",
-                        level: float = 0.95, resamples: int = 200, title: str | None = None,
-                        ignore_index: int = -100) -> Figure:
+def reliability_diagram(
+    predictions: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    after: Float[Tensor, "..."] | None = None,
+    names: tuple[str, str] = ("before", "after"),
+    task: Task = "multiclass",
+    num_bins: int = 15,
+    binning: Binning = "width",
+    level: float = 0.95,
+    resamples: int = 200,
+    title: str | None = None,
+    ignore_index: int = -100,
+) -> Figure:
     """Draw a reliability diagram above a histogram of confidence.
 
     Each bin's bar is its accuracy, with a Wilson score interval; the hatched bar is the gap to its mean confidence.
@@ -68,8 +78,9 @@ def reliability_diagram(predictions: Float[Tensor, "..."], target: Int[Tensor, "
     check_bins("reliability_diagram", num_bins)
 
     def series(values: Tensor) -> "_Series":
-        values, labels = checked_predictions("reliability_diagram", values, target, inputs=inputs, task=task,
-                                             ignore_index=ignore_index)
+        values, labels = checked_predictions(
+            "reliability_diagram", values, target, inputs=inputs, task=task, ignore_index=ignore_index
+        )
         if labels.numel() == 0:
             raise ValueError("reliability_diagram: no samples came; there is nothing to draw.")
         confidence, outcome = confidences(values, labels, inputs=inputs, task=task, scope="top_label")
@@ -98,8 +109,9 @@ def reliability_diagram(predictions: Float[Tensor, "..."], target: Int[Tensor, "
 class _Series:
     """The bins of one set of predictions, on the host, with their intervals."""
 
-    def __init__(self, confidence: Tensor, outcome: Tensor, num_bins: int, binning: Binning, level: float,
-                 resamples: int) -> None:
+    def __init__(
+        self, confidence: Tensor, outcome: Tensor, num_bins: int, binning: Binning, level: float, resamples: int
+    ) -> None:
         index = (width_bins if binning == "width" else mass_bins)(confidence, num_bins)
         bins = binned(bin_sums(confidence, outcome, index, num_bins))
         filled = bins.samples[:, 0] > 0
@@ -139,13 +151,42 @@ class _Series:
 def _draw_bars(axes: Axes, series: _Series, label: str) -> None:
     left, width = series.left.tolist(), series.width.tolist()
     outcome, confidence = series.bins.outcome, series.bins.confidence
-    axes.bar(left, outcome.tolist(), width, align="edge", color=COLORS[0], alpha=0.75, edgecolor="white", linewidth=0.6,
-             label=label, zorder=2)
-    axes.bar(left, (confidence - outcome).tolist(), width, bottom=outcome.tolist(), align="edge", facecolor="none",
-             edgecolor=COLORS[1], hatch="//////", linewidth=0.6, label="gap to confidence", zorder=3)
+    axes.bar(
+        left,
+        outcome.tolist(),
+        width,
+        align="edge",
+        color=COLORS[0],
+        alpha=0.75,
+        edgecolor="white",
+        linewidth=0.6,
+        label=label,
+        zorder=2,
+    )
+    axes.bar(
+        left,
+        (confidence - outcome).tolist(),
+        width,
+        bottom=outcome.tolist(),
+        align="edge",
+        facecolor="none",
+        edgecolor=COLORS[1],
+        hatch="//////",
+        linewidth=0.6,
+        label="gap to confidence",
+        zorder=3,
+    )
     centres = (series.left + series.width / 2).tolist()
-    axes.errorbar(centres, outcome.tolist(), yerr=series.whiskers(), fmt="none", ecolor="#222222", elinewidth=0.8,
-                  capsize=1.5, zorder=4)
+    axes.errorbar(
+        centres,
+        outcome.tolist(),
+        yerr=series.whiskers(),
+        fmt="none",
+        ecolor="#222222",
+        elinewidth=0.8,
+        capsize=1.5,
+        zorder=4,
+    )
 
 
 def _draw_histogram(axes: Axes, series: _Series) -> None:
@@ -154,16 +195,35 @@ def _draw_histogram(axes: Axes, series: _Series) -> None:
     axes.bar(left, counts, width, align="edge", color=COLORS[0], alpha=0.75, edgecolor="white", linewidth=0.6)
     for edge, count in zip(left, counts, strict=True):
         if count:
-            text = axes.text(edge + width / 2, count + 0.04 * top, f"{count:.0f}", ha="center", va="bottom",
-                             fontsize=5.5, rotation=90, zorder=6)
+            text = axes.text(
+                edge + width / 2,
+                count + 0.04 * top,
+                f"{count:.0f}",
+                ha="center",
+                va="bottom",
+                fontsize=5.5,
+                rotation=90,
+                zorder=6,
+            )
             text.set_path_effects([withStroke(linewidth=1.5, foreground="white")])
     axes.set_ylim(0, 1.5 * top)
 
 
 def _draw_line(above: Axes, below: Axes, series: _Series, label: str) -> None:
-    above.errorbar(series.bins.confidence.tolist(), series.bins.outcome.tolist(), yerr=series.whiskers(),
-                   color=COLORS[6], marker="o", markersize=3, markerfacecolor="white", linewidth=1.0, elinewidth=0.6,
-                   capsize=1.5, label=label, zorder=5)
+    above.errorbar(
+        series.bins.confidence.tolist(),
+        series.bins.outcome.tolist(),
+        yerr=series.whiskers(),
+        color=COLORS[6],
+        marker="o",
+        markersize=3,
+        markerfacecolor="white",
+        linewidth=1.0,
+        elinewidth=0.6,
+        capsize=1.5,
+        label=label,
+        zorder=5,
+    )
     bins = len(series.histogram)
     below.stairs(series.histogram, [b / bins for b in range(bins + 1)], color=COLORS[6], linewidth=1.0)
     below.set_ylim(0, max(below.get_ylim()[1], 1.1 * max(series.histogram)))

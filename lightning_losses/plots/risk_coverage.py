@@ -11,9 +11,15 @@ from lightning_losses.metrics.predictions import Inputs, Task
 from lightning_losses.plots.style import COLORS, LINE_STYLES, paper_style
 
 
-def risk_coverage(predictions: Float[Tensor, "..."] | Mapping[str, Float[Tensor, "..."]], target: Int[Tensor, "..."], *,
-                  inputs: Inputs, task: Task = "multiclass", title: str | None = None,
-                  ignore_index: int = -100) -> Figure:
+def risk_coverage(
+    predictions: Float[Tensor, "..."] | Mapping[str, Float[Tensor, "..."]],
+    target: Int[Tensor, "..."],
+    *,
+    inputs: Inputs,
+    task: Task = "multiclass",
+    title: str | None = None,
+    ignore_index: int = -100,
+) -> Figure:
     """Draw risk-coverage curves, with the best possible order of the first one's errors for comparison.
 
     Args:
@@ -51,10 +57,16 @@ def risk_coverage(predictions: Float[Tensor, "..."] | Mapping[str, Float[Tensor,
             if number == 0:
                 # Every error last: no risk until the correct samples are used up.
                 best = (coverage - (1 - risk[-1])).clamp(min=0) / coverage
-                axes.plot(coverage.tolist(), best.tolist(), color="#777777", linewidth=0.8, linestyle="--",
-                          label="best order")
-            axes.plot(coverage.tolist(), risk.tolist(), color=COLORS[number % len(COLORS)],
-                      linestyle=LINE_STYLES[number % len(LINE_STYLES)], label=f"{name}, AURC {float(risk.mean()):.4f}")
+                axes.plot(
+                    coverage.tolist(), best.tolist(), color="#777777", linewidth=0.8, linestyle="--", label="best order"
+                )
+            axes.plot(
+                coverage.tolist(),
+                risk.tolist(),
+                color=COLORS[number % len(COLORS)],
+                linestyle=LINE_STYLES[number % len(LINE_STYLES)],
+                label=f"{name}, AURC {float(risk.mean()):.4f}",
+            )
         axes.set(xlabel="coverage", ylabel="risk (error rate)", xlim=(0, 1))
         axes.set_ylim(bottom=0)
         axes.legend(loc="upper left")

@@ -152,23 +152,29 @@ def test_half_precision_logits_give_float32(name):
 def test_unfitted_is_refused(name, tmp_path):
     calibrator = CALIBRATORS[name]()
     assert not calibrator.fitted
-    for use in (lambda: calibrator(torch.zeros(2, 4)), lambda: calibrator.save(tmp_path / "x"),
-                lambda: C.CalibratedModel(nn.Identity(), calibrator)):
+    for use in (
+        lambda: calibrator(torch.zeros(2, 4)),
+        lambda: calibrator.save(tmp_path / "x"),
+        lambda: C.CalibratedModel(nn.Identity(), calibrator),
+    ):
         with pytest.raises(ValueError, match="not fitted"):
             use()
 
 
 @every
-@pytest.mark.parametrize(("logits", "target", "message"), [
-    (torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), "no rows"),
-    (torch.zeros(3, 4), torch.full((3,), -100), "no rows"),
-    (torch.full((3, 4), torch.nan), torch.tensor([0, 1, 2]), "NaN or inf"),
-    (torch.full((3, 4), -torch.inf), torch.tensor([0, 1, 2]), "NaN or inf"),
-    (torch.zeros(3, 4), torch.tensor([0, 1, 4]), "targets from 0 to 4"),
-    (torch.zeros(3, 4), torch.tensor([0, 1]), "shape"),
-    (torch.zeros(3, 4), torch.tensor([0.0, 1.0, 2.0]), "float32"),
-    (torch.zeros(3, 4, dtype=torch.long), torch.tensor([0, 1, 2]), "dtype torch.int64"),
-])
+@pytest.mark.parametrize(
+    ("logits", "target", "message"),
+    [
+        (torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), "no rows"),
+        (torch.zeros(3, 4), torch.full((3,), -100), "no rows"),
+        (torch.full((3, 4), torch.nan), torch.tensor([0, 1, 2]), "NaN or inf"),
+        (torch.full((3, 4), -torch.inf), torch.tensor([0, 1, 2]), "NaN or inf"),
+        (torch.zeros(3, 4), torch.tensor([0, 1, 4]), "targets from 0 to 4"),
+        (torch.zeros(3, 4), torch.tensor([0, 1]), "shape"),
+        (torch.zeros(3, 4), torch.tensor([0.0, 1.0, 2.0]), "float32"),
+        (torch.zeros(3, 4, dtype=torch.long), torch.tensor([0, 1, 2]), "dtype torch.int64"),
+    ],
+)
 def test_bad_input_is_refused_by_name(name, logits, target, message):
     calibrator = CALIBRATORS[name]()
     with pytest.raises(ValueError, match=rf"^{type(calibrator).__name__}: .*{message}"):
@@ -193,7 +199,7 @@ def test_binary_logits_are_calibrated_alike(name):
     calibrator = CALIBRATORS[name]().fit(score, target)
     probability = calibrator(score).sigmoid()
     assert probability.shape == score.shape
-    assert ((probability - target).square().mean() < (score.sigmoid() - target).square().mean() - 0.01)
+    assert (probability - target).square().mean() < (score.sigmoid() - target).square().mean() - 0.01
     # Calibrated in the large: the mean probability is the frequency (a temperature has no offset to make it exact).
     assert (probability.mean() - target.double().mean()).abs() < 0.01
 

@@ -16,13 +16,20 @@ from tests.calibration.test_every_calibrator import sample
 
 def solved(objective, start, bounds=None):
     """scipy's optimum of a torch objective."""
+
     def value_and_gradient(values):
         x = torch.tensor(values, requires_grad=True)
         value = objective(x)
         return value.item(), torch.autograd.grad(value, x)[0].numpy()
 
-    return minimize(value_and_gradient, np.asarray(start, dtype=np.float64), jac=True, method="L-BFGS-B", bounds=bounds,
-                    options={"maxiter": 20_000, "maxfun": 40_000, "ftol": 1e-15, "gtol": 1e-10})
+    return minimize(
+        value_and_gradient,
+        np.asarray(start, dtype=np.float64),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"maxiter": 20_000, "maxfun": 40_000, "ftol": 1e-15, "gtol": 1e-10},
+    )
 
 
 def test_temperature_is_the_optimum():
@@ -148,14 +155,16 @@ def test_platt_is_the_optimum(smoothing):
 @pytest.mark.parametrize("shape", ["identity", "overconfident", "skewed", "reversed"])
 def test_beta_is_the_constrained_optimum(shape):
     score = torch.rand(2000, dtype=torch.float64) * 0.98 + 0.01
-    true = {"identity": score, "overconfident": 0.5 + 0.5 * (score - 0.5), "skewed": score**3,
-            "reversed": 1 - score}[shape]
+    true = {"identity": score, "overconfident": 0.5 + 0.5 * (score - 0.5), "skewed": score**3, "reversed": 1 - score}[
+        shape
+    ]
     target = torch.bernoulli(true).long()
     calibrator = C.BetaCalibration().fit(torch.logit(score), target)
 
     def objective(x):
-        return F.binary_cross_entropy_with_logits(x[0] * score.log() - x[1] * torch.log1p(-score) + x[2],
-                                                  target.double())
+        return F.binary_cross_entropy_with_logits(
+            x[0] * score.log() - x[1] * torch.log1p(-score) + x[2], target.double()
+        )
 
     value = objective(torch.cat([calibrator.slopes[0], calibrator.offset]))
     best = solved(objective, [1.0, 1.0, 0.0], bounds=[(0, None), (0, None), (None, None)])
@@ -178,10 +187,16 @@ def test_isotonic_agrees_with_scikit_learn(pairs):
     assert (knots.value.diff() >= 0).all()
 
 
-@pytest.mark.parametrize("outcome", [
-    torch.cat([torch.arange(3000.0), torch.tensor([-1e6])]), torch.arange(3000.0), -torch.arange(3000.0),
-    torch.randn(3000),
-], ids=["one pools all", "risen", "fallen", "noise"])
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        torch.cat([torch.arange(3000.0), torch.tensor([-1e6])]),
+        torch.arange(3000.0),
+        -torch.arange(3000.0),
+        torch.randn(3000),
+    ],
+    ids=["one pools all", "risen", "fallen", "noise"],
+)
 def test_pooling_ends_at_the_optimum_whatever_the_order(outcome):
     score = torch.arange(float(len(outcome)), dtype=torch.float64)
     knots = pool_adjacent_violators(score, outcome.double())
@@ -229,7 +244,7 @@ def test_ensemble_weights_are_the_optimum_on_the_simplex():
     one_hot = F.one_hot(target, 4).double()
 
     def error(weights, temperature):
-        mixture = (weights[0] * (logits / temperature).softmax(-1) + weights[1] * logits.softmax(-1) + weights[2] / 4)
+        mixture = weights[0] * (logits / temperature).softmax(-1) + weights[1] * logits.softmax(-1) + weights[2] / 4
         return (mixture - one_hot).square().sum(-1).mean()
 
     simplex = torch.distributions.Dirichlet(torch.full((3,), 0.5, dtype=torch.float64)).sample((500,))

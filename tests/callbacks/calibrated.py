@@ -66,8 +66,15 @@ class Data(L.LightningDataModule):
 
 def trainer(folder, *callbacks, **options):
     settings = {"max_epochs": 2, "logger": False, "enable_checkpointing": False, **options}
-    return L.Trainer(accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
-                     callbacks=list(callbacks), default_root_dir=folder, **{"devices": 1, **settings})
+    return L.Trainer(
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        callbacks=list(callbacks),
+        default_root_dir=folder,
+        **{"devices": 1, **settings},
+    )
 
 
 def on_processes(function, processes=2):

@@ -16,7 +16,13 @@ def test_weights_and_biases_gets_pictures_and_tables(tmp_path):
     fitter.test(module, Data(), verbose=False)
     summary = dict(logger.experiment.summary)
     logger.experiment.finish()
-    assert {"val/calibration/reliability", "val/calibration/bins", "val/calibration/ece",
-            "test/calibration/reliability", "test/calibration/table", "test/calibration/after/ece"} <= set(summary)
+    assert {
+        "val/calibration/reliability",
+        "val/calibration/bins",
+        "val/calibration/ece",
+        "test/calibration/reliability",
+        "test/calibration/table",
+        "test/calibration/after/ece",
+    } <= set(summary)
     pictures = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")]
     assert sum("val/calibration/reliability" in picture for picture in pictures) == 2

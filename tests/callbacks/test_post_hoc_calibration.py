@@ -46,8 +46,9 @@ def test_it_fits_the_best_checkpoint_and_leaves_the_last_weights(tmp_path):
     assert torch.equal(module.network[0].weight, alone.network[0].weight)
     chosen = Overconfident()
     chosen.load_state_dict(weights)
-    torch.testing.assert_close(callback.calibrator.temperature,
-                               TemperatureScaling().fit(*logits(chosen, "val")).temperature)
+    torch.testing.assert_close(
+        callback.calibrator.temperature, TemperatureScaling().fit(*logits(chosen, "val")).temperature
+    )
 
 
 def test_the_test_shows_before_and_after(tmp_path):

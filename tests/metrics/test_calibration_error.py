@@ -17,13 +17,19 @@ def sample(rows=500, classes=5, sharpness=1.0):
 @pytest.mark.parametrize("norm", ["l1", "l2", "max"])
 def test_equal_width_agrees_with_torchmetrics(norm):
     probabilities, target = sample(sharpness=2.0)
-    ours = M.calibration_error(probabilities, target, inputs="probabilities",
-                               norm={"l1": 1, "l2": 2, "max": "max"}[norm])
+    ours = M.calibration_error(
+        probabilities, target, inputs="probabilities", norm={"l1": 1, "l2": 2, "max": "max"}[norm]
+    )
     # torchmetrics computes in float32.
     theirs = multiclass_calibration_error(probabilities, target, 5, n_bins=15, norm=norm).double()
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-    ours = M.calibration_error(probabilities[:, 0], (target == 0).long(), inputs="probabilities", task="binary",
-                               norm={"l1": 1, "l2": 2, "max": "max"}[norm])
+    ours = M.calibration_error(
+        probabilities[:, 0],
+        (target == 0).long(),
+        inputs="probabilities",
+        task="binary",
+        norm={"l1": 1, "l2": 2, "max": "max"}[norm],
+    )
     theirs = binary_calibration_error(probabilities[:, 0].contiguous(), (target == 0).long(), n_bins=15, norm=norm)
     theirs = theirs.double()
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -31,8 +37,10 @@ def test_equal_width_agrees_with_torchmetrics(norm):
 
 def test_calibrated_data_has_debiased_error_about_zero_and_plug_in_error_above():
     samples = [sample(rows=3000) for _ in range(20)]
-    debiased, plug_in = (torch.stack([M.rms_calibration_error(*s, inputs="probabilities", debiased=d) for s in samples])
-                         for d in (True, False))
+    debiased, plug_in = (
+        torch.stack([M.rms_calibration_error(*s, inputs="probabilities", debiased=d) for s in samples])
+        for d in (True, False)
+    )
     # A bin's accuracy has a noise of about 0.4 / sqrt(3000 / 15) = 0.03: the plug-in error is that, always; debiased,
     # half of the values are 0 and the others what the noise's own variation leaves.
     assert plug_in.min() > 0.015
@@ -64,8 +72,9 @@ def test_certain_predictions_err_by_the_error_rate():
     probabilities, target = sample()
     logits = 1e4 * probabilities
     error_rate = (probabilities.argmax(-1) != target).double().mean()
-    torch.testing.assert_close(M.expected_calibration_error(logits, target, inputs="logits"), error_rate,
-                               rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        M.expected_calibration_error(logits, target, inputs="logits"), error_rate, rtol=1e-3, atol=1e-3
+    )
 
 
 @given(st.integers(1, 200), st.integers(1, 40))
@@ -109,16 +118,24 @@ def test_multilabel_is_the_mean_of_its_labels():
 
 def test_over_and_underconfidence_split_a_weighted_error():
     probabilities, target = sample(rows=400, sharpness=0.3)
-    over, under = (M.overconfidence_error(probabilities, target, inputs="probabilities", direction=d)
-                   for d in ("over", "under"))
+    over, under = (
+        M.overconfidence_error(probabilities, target, inputs="probabilities", direction=d) for d in ("over", "under")
+    )
     assert under > 10 * over
     assert over + under <= M.expected_calibration_error(probabilities, target, inputs="probabilities")
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"num_bins": 0}, "num_bins"), ({"num_bins": 2.5}, "integer"), ({"norm": 0.5}, "norm"),
-    ({"binning": "quantile"}, "binning"), ({"debiased": True}, "norm=2"), ({"scope": "all"}, "scope"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_bins": 0}, "num_bins"),
+        ({"num_bins": 2.5}, "integer"),
+        ({"norm": 0.5}, "norm"),
+        ({"binning": "quantile"}, "binning"),
+        ({"debiased": True}, "norm=2"),
+        ({"scope": "all"}, "scope"),
+    ],
+)
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         M.calibration_error(*sample(), inputs="probabilities", **options)

@@ -15,23 +15,31 @@ CLASSES = 4
 # Every metric class, as made for CLASSES classes, beside its function.
 METRICS = {
     "ece": (lambda **k: M.ExpectedCalibrationError(**k), M.expected_calibration_error),
-    "ece_mass": (lambda **k: M.ExpectedCalibrationError(binning="mass", **k),
-                 lambda *a, **k: M.expected_calibration_error(*a, binning="mass", **k)),
+    "ece_mass": (
+        lambda **k: M.ExpectedCalibrationError(binning="mass", **k),
+        lambda *a, **k: M.expected_calibration_error(*a, binning="mass", **k),
+    ),
     "mce": (lambda **k: M.MaximumCalibrationError(**k), M.maximum_calibration_error),
     "rmsce": (lambda **k: M.RMSCalibrationError(**k), M.rms_calibration_error),
-    "rmsce_debiased": (lambda **k: M.RMSCalibrationError(debiased=True, **k),
-                       lambda *a, **k: M.rms_calibration_error(*a, debiased=True, **k)),
+    "rmsce_debiased": (
+        lambda **k: M.RMSCalibrationError(debiased=True, **k),
+        lambda *a, **k: M.rms_calibration_error(*a, debiased=True, **k),
+    ),
     "norm_3": (lambda **k: M.CalibrationError(norm=3, **k), lambda *a, **k: M.calibration_error(*a, norm=3, **k)),
     "classwise": (lambda **k: M.ClasswiseCalibrationError(CLASSES, **k), M.classwise_calibration_error),
     "adaptive": (lambda **k: M.AdaptiveCalibrationError(**k), M.adaptive_calibration_error),
     "overconfidence": (lambda **k: M.OverconfidenceError(**k), M.overconfidence_error),
-    "kernel": (lambda **k: M.KernelCalibrationError(bandwidth=0.5, **k),
-               lambda *a, **k: M.kernel_calibration_error(*a, bandwidth=0.5, **k)),
+    "kernel": (
+        lambda **k: M.KernelCalibrationError(bandwidth=0.5, **k),
+        lambda *a, **k: M.kernel_calibration_error(*a, bandwidth=0.5, **k),
+    ),
     "brier": (lambda **k: M.BrierScore(**k), M.brier_score),
     "nll": (lambda **k: M.NegativeLogLikelihood(**k), M.negative_log_likelihood),
     "aurc": (lambda **k: M.AreaUnderRiskCoverage(**k), M.area_under_risk_coverage),
-    "e_aurc": (lambda **k: M.AreaUnderRiskCoverage(excess=True, **k),
-               lambda *a, **k: M.area_under_risk_coverage(*a, excess=True, **k)),
+    "e_aurc": (
+        lambda **k: M.AreaUnderRiskCoverage(excess=True, **k),
+        lambda *a, **k: M.area_under_risk_coverage(*a, excess=True, **k),
+    ),
 }
 # Sums of float64 in another order: rounding only.
 ROUNDING = {"rtol": 1e-12, "atol": 1e-13}
@@ -60,16 +68,21 @@ def test_the_order_of_the_rows_does_not_matter(name):
     _, function = METRICS[name]
     logits, target = sample()
     order = torch.randperm(len(target))
-    torch.testing.assert_close(function(logits[order], target[order], inputs="logits"),
-                               function(logits, target, inputs="logits"), **ROUNDING)
+    torch.testing.assert_close(
+        function(logits[order], target[order], inputs="logits"), function(logits, target, inputs="logits"), **ROUNDING
+    )
 
 
 @every
 def test_logits_and_their_probabilities_are_the_same(name):
     _, function = METRICS[name]
     logits, target = sample()
-    torch.testing.assert_close(function(logits, target, inputs="logits"),
-                               function(logits.softmax(-1), target, inputs="probabilities"), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        function(logits, target, inputs="logits"),
+        function(logits.softmax(-1), target, inputs="probabilities"),
+        rtol=1e-10,
+        atol=1e-12,
+    )
 
 
 @every
@@ -79,8 +92,9 @@ def test_ignored_rows_are_as_if_deleted(name):
     kept = torch.arange(len(target)) % 3 != 0
     marked = target.masked_fill(~kept, -100)
     poisoned = logits.masked_fill(~kept.unsqueeze(-1), torch.nan)
-    torch.testing.assert_close(function(poisoned, marked, inputs="logits"),
-                               function(logits[kept], target[kept], inputs="logits"), **ROUNDING)
+    torch.testing.assert_close(
+        function(poisoned, marked, inputs="logits"), function(logits[kept], target[kept], inputs="logits"), **ROUNDING
+    )
 
 
 @every
@@ -89,8 +103,12 @@ def test_half_precision_stays_close(name):
     logits, target = sample()
     rounded = logits.bfloat16()
     # What bfloat16 rounds away is gone; what is left is computed in full precision.
-    torch.testing.assert_close(function(rounded, target, inputs="logits"),
-                               function(rounded.double(), target, inputs="logits"), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        function(rounded, target, inputs="logits"),
+        function(rounded.double(), target, inputs="logits"),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 @every
@@ -130,14 +148,17 @@ def test_one_class_only_is_finite(name):
 
 
 @every
-@pytest.mark.parametrize(("predictions", "message"), [
-    (torch.full((3, CLASSES), torch.nan), "NaN"),
-    (torch.full((3, CLASSES), 0.5), "sum to 1"),
-    (torch.full((3, CLASSES), -0.25), r"\[0, 1\]"),
-    (torch.full((3, 2, CLASSES), 0.25), "shape"),
-    (torch.ones(3, CLASSES, dtype=torch.long), "floating-point"),
-    (torch.full((3, 2), 0.5), "targets from"),
-])
+@pytest.mark.parametrize(
+    ("predictions", "message"),
+    [
+        (torch.full((3, CLASSES), torch.nan), "NaN"),
+        (torch.full((3, CLASSES), 0.5), "sum to 1"),
+        (torch.full((3, CLASSES), -0.25), r"\[0, 1\]"),
+        (torch.full((3, 2, CLASSES), 0.25), "shape"),
+        (torch.ones(3, CLASSES, dtype=torch.long), "floating-point"),
+        (torch.full((3, 2), 0.5), "targets from"),
+    ],
+)
 def test_bad_probabilities_are_refused(name, predictions, message):
     _, function = METRICS[name]
     with pytest.raises(ValueError, match=message):

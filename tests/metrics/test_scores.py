@@ -144,8 +144,12 @@ def test_the_interval_of_a_mean_is_the_normal_one():
     low, high = M.bootstrap_interval(torch.mean, values, resamples=2000, least=None)
     half = 1.96 * values.std() / 2000**0.5
     # 2000 resamples place a 2.5% quantile to a few percent of the width.
-    torch.testing.assert_close(torch.stack([low, high]), torch.stack([values.mean() - half, values.mean() + half]),
-                               rtol=0, atol=float(0.15 * half))
+    torch.testing.assert_close(
+        torch.stack([low, high]),
+        torch.stack([values.mean() - half, values.mean() + half]),
+        rtol=0,
+        atol=float(0.15 * half),
+    )
 
 
 def test_the_basic_interval_covers_a_true_error_of_zero_and_the_percentile_one_does_not():
@@ -156,9 +160,14 @@ def test_the_basic_interval_covers_a_true_error_of_zero_and_the_percentile_one_d
     assert metric.interval(resamples=100).low < 0.005 < metric.interval(resamples=100, method="percentile").low
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"level": 1.0}, "level"), ({"resamples": 1}, "resamples"), ({"method": "normal"}, "method"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"level": 1.0}, "level"),
+        ({"resamples": 1}, "resamples"),
+        ({"method": "normal"}, "method"),
+    ],
+)
 def test_bad_bootstrap_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         M.bootstrap_interval(torch.mean, torch.arange(3.0), **options)

@@ -28,7 +28,7 @@ def test_bars_are_accuracy_and_the_gap_reaches_confidence(labelled):
     filled = index.unique().tolist()
     correct = (prediction == target).float()
     bars = heights(above)
-    for bar, gap, b in zip(bars, bars[len(filled):], filled, strict=False):
+    for bar, gap, b in zip(bars, bars[len(filled) :], filled, strict=False):
         assert bar == pytest.approx(float(correct[index == b].mean()), abs=1e-6)
         assert bar + gap == pytest.approx(float(confidence[index == b].mean()), abs=1e-6)
     assert heights(below) == torch.bincount(index, minlength=10).tolist()

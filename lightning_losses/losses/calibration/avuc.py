@@ -13,8 +13,13 @@ from lightning_losses.tensors import check_number, entropy
 _EPSILON = 1e-10
 
 
-def avuc_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *, threshold: float | None = None,
-              ignore_index: int = -100) -> Float[Tensor, ""]:
+def avuc_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    threshold: float | None = None,
+    ignore_index: int = -100,
+) -> Float[Tensor, ""]:
     """Accuracy versus uncertainty calibration; see `AvUC`."""
     if threshold is not None:
         check_number("avuc", "threshold", threshold, least=0)
@@ -36,8 +41,9 @@ def avuc_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..
     return -(value + _EPSILON).log() * (rows.kept.sum() > 0)
 
 
-def _spread(uncertainty: Float[Tensor, " rows"], kept: Float[Tensor, " rows"],
-            steps: int = 21) -> Float[Tensor, " thresholds"]:
+def _spread(
+    uncertainty: Float[Tensor, " rows"], kept: Float[Tensor, " rows"], steps: int = 21
+) -> Float[Tensor, " thresholds"]:
     """Thresholds evenly spaced from the smallest to the largest uncertainty of the kept rows."""
     steps_done = torch.linspace(0, 1, steps, dtype=uncertainty.dtype, device=uncertainty.device)
     if len(uncertainty) == 0:

@@ -8,8 +8,13 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.tensors import Reduction, check_reduction, classification_rows, log_probabilities, reduce
 
 
-def brier_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *, ignore_index: int = -100,
-               reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def brier_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Brier score; see `Brier`."""
     check_reduction("brier", reduction)
     rows = classification_rows("brier", logits, target, ignore_index)
@@ -53,7 +58,6 @@ class Brier(Loss):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
         return brier_loss(logits, target, ignore_index=self.ignore_index, reduction=self.reduction)

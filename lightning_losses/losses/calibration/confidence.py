@@ -38,8 +38,9 @@ class Predictions(NamedTuple):
         return self.kept.sum().clamp(min=1)
 
 
-def indexed_rows(loss: str, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."],
-                 ignore_index: int) -> IndexedRows:
+def indexed_rows(
+    loss: str, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], ignore_index: int
+) -> IndexedRows:
     """Checked rows for a loss that takes class indices only.
 
     Raises:
@@ -49,12 +50,12 @@ def indexed_rows(loss: str, logits: Float[Tensor, "*rows classes"], target: Shap
     if rows.target is None or rows.kept is None:
         raise ValueError(f"{loss}: a target of probabilities came; give int64 class indices.")
     flat = rows.logits.reshape(-1, rows.logits.shape[-1])
-    return IndexedRows(flat, log_probabilities(flat), rows.target.reshape(-1), rows.kept.reshape(-1),
-                       rows.target.shape)
+    return IndexedRows(flat, log_probabilities(flat), rows.target.reshape(-1), rows.kept.reshape(-1), rows.target.shape)
 
 
-def predictions(loss: str, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."],
-                ignore_index: int) -> Predictions:
+def predictions(
+    loss: str, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], ignore_index: int
+) -> Predictions:
     """The confidence of each row's prediction, with gradient, and 1 where it is right, without."""
     rows = indexed_rows(loss, logits, target, ignore_index)
     top, predicted = rows.log_p.max(dim=-1)

@@ -7,8 +7,13 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.tensors import Reduction, check_reduction, classification_rows, entropy, log_probabilities, reduce
 
 
-def confidence_penalty_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."] | None = None, *,
-                            ignore_index: int = -100, reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def confidence_penalty_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."] | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Negative entropy of the predictions; see `ConfidencePenalty`."""
     check_reduction("confidence_penalty", reduction)
     rows = classification_rows("confidence_penalty", logits, target, ignore_index)
@@ -49,7 +54,8 @@ class ConfidencePenalty(Loss):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
+    def forward(
+        self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
         return confidence_penalty_loss(logits, target, ignore_index=self.ignore_index, reduction=self.reduction)

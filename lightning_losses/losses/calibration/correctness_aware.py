@@ -10,8 +10,13 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.losses.calibration.confidence import predictions
 
 
-def correctness_aware_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *,
-                           balanced: bool = False, ignore_index: int = -100) -> Float[Tensor, ""]:
+def correctness_aware_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    balanced: bool = False,
+    ignore_index: int = -100,
+) -> Float[Tensor, ""]:
     """Correctness-aware calibration objective; see `CorrectnessAware`."""
     rows = predictions("correctness_aware", logits, target, ignore_index)
     error = (rows.confidence - rows.correct).square()

@@ -9,8 +9,9 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.losses.calibration.confidence import predictions
 
 
-def dca_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *,
-             ignore_index: int = -100) -> Float[Tensor, ""]:
+def dca_loss(
+    logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *, ignore_index: int = -100
+) -> Float[Tensor, ""]:
     """Difference between confidence and accuracy; see `DCA`."""
     rows = predictions("dca", logits, target, ignore_index)
     return ((rows.confidence - rows.correct) * rows.kept).sum().abs() / rows.number

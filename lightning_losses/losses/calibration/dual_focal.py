@@ -10,8 +10,14 @@ from lightning_losses.losses.calibration.focal import NEAREST
 from lightning_losses.tensors import Reduction, check_number, check_reduction, pick
 
 
-def dual_focal_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *, gamma: float = 5.0,
-                    ignore_index: int = -100, reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def dual_focal_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    gamma: float = 5.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Dual focal loss; see `DualFocal`."""
     check_reduction("dual_focal", reduction)
     check_number("dual_focal", "gamma", gamma, least=0)
@@ -59,8 +65,8 @@ class DualFocal(Loss):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return dual_focal_loss(logits, target, gamma=self.gamma, ignore_index=self.ignore_index,
-                               reduction=self.reduction)
+        return dual_focal_loss(
+            logits, target, gamma=self.gamma, ignore_index=self.ignore_index, reduction=self.reduction
+        )

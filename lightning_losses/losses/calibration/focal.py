@@ -12,8 +12,14 @@ from lightning_losses.tensors import Reduction, check_number, check_reduction, p
 NEAREST = 1e-12
 
 
-def focal_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *, gamma: float = 3.0,
-               ignore_index: int = -100, reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def focal_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    gamma: float = 3.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Focal loss; see `Focal`."""
     check_reduction("focal", reduction)
     check_number("focal", "gamma", gamma, least=0)
@@ -65,7 +71,6 @@ class Focal(Loss):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
         return focal_loss(logits, target, gamma=self.gamma, ignore_index=self.ignore_index, reduction=self.reduction)

@@ -12,9 +12,15 @@ from lightning_losses.losses.calibration.focal import focal_weight
 from lightning_losses.tensors import Reduction, check_number, check_reduction, pick
 
 
-def focal_adaptive_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *,
-                        gammas: Sequence[float] = (5.0, 3.0), threshold: float = 0.2, ignore_index: int = -100,
-                        reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def focal_adaptive_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    gammas: Sequence[float] = (5.0, 3.0),
+    threshold: float = 0.2,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Sample-dependent focal loss; see `FocalAdaptive`."""
     check_reduction("focal_adaptive", reduction)
     low, high = _check("focal_adaptive", gammas, threshold)
@@ -53,8 +59,13 @@ class FocalAdaptive(Loss):
         0.0866
     """
 
-    def __init__(self, gammas: Sequence[float] = (5.0, 3.0), threshold: float = 0.2, ignore_index: int = -100,
-                 reduction: Reduction = "mean") -> None:
+    def __init__(
+        self,
+        gammas: Sequence[float] = (5.0, 3.0),
+        threshold: float = 0.2,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
         super().__init__()
         check_reduction("focal_adaptive", reduction)
         self.gammas = _check("focal_adaptive", gammas, threshold)
@@ -62,11 +73,16 @@ class FocalAdaptive(Loss):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return focal_adaptive_loss(logits, target, gammas=self.gammas, threshold=self.threshold,
-                                   ignore_index=self.ignore_index, reduction=self.reduction)
+        return focal_adaptive_loss(
+            logits,
+            target,
+            gammas=self.gammas,
+            threshold=self.threshold,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )
 
 
 def _check(loss: str, gammas: Sequence[float], threshold: float) -> tuple[float, float]:

@@ -9,8 +9,15 @@ from lightning_losses.losses.calibration.confidence import indexed_rows
 from lightning_losses.tensors import Reduction, check_number, check_reduction, pick
 
 
-def mbls_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *, margin: float = 6.0,
-              alpha: float = 0.1, ignore_index: int = -100, reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def mbls_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    margin: float = 6.0,
+    alpha: float = 0.1,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """Margin-based label smoothing; see `MbLS`."""
     check_reduction("mbls", reduction)
     check_number("mbls", "margin", margin, least=0)
@@ -53,8 +60,9 @@ class MbLS(Loss):
         0.1769
     """
 
-    def __init__(self, margin: float = 6.0, alpha: float = 0.1, ignore_index: int = -100,
-                 reduction: Reduction = "mean") -> None:
+    def __init__(
+        self, margin: float = 6.0, alpha: float = 0.1, ignore_index: int = -100, reduction: Reduction = "mean"
+    ) -> None:
         super().__init__()
         check_reduction("mbls", reduction)
         check_number("mbls", "margin", margin, least=0)
@@ -64,8 +72,13 @@ class MbLS(Loss):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"],
-                target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return mbls_loss(logits, target, margin=self.margin, alpha=self.alpha, ignore_index=self.ignore_index,
-                         reduction=self.reduction)
+        return mbls_loss(
+            logits,
+            target,
+            margin=self.margin,
+            alpha=self.alpha,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )

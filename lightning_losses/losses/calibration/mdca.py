@@ -10,8 +10,9 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.losses.calibration.confidence import predictions
 
 
-def mdca_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *,
-              ignore_index: int = -100) -> Float[Tensor, ""]:
+def mdca_loss(
+    logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *, ignore_index: int = -100
+) -> Float[Tensor, ""]:
     """Multi-class difference between confidence and accuracy; see `MDCA`."""
     rows = predictions("mdca", logits, target, ignore_index)
     difference = rows.log_p.exp() - F.one_hot(rows.target, rows.log_p.shape[-1])

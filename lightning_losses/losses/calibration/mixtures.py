@@ -17,9 +17,14 @@ class MixtureRows(NamedTuple):
     purity: Float[Tensor, "blocks rows classes"]
 
 
-def mixture_rows(loss: str, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."],
-                 mixup_logits: Float[Tensor, "*mixtures classes"], mixup_target: Float[Tensor, "*mixtures classes"],
-                 ignore_index: int) -> MixtureRows:
+def mixture_rows(
+    loss: str,
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    mixup_logits: Float[Tensor, "*mixtures classes"],
+    mixup_target: Float[Tensor, "*mixtures classes"],
+    ignore_index: int,
+) -> MixtureRows:
     """Check samples and their mixtures, and put the mixtures in blocks of the batch.
 
     Raises:
@@ -32,9 +37,11 @@ def mixture_rows(loss: str, logits: Float[Tensor, "*rows classes"], target: Shap
     mixed = mixup_logits.numel() // classes
     whole = mixed == 0 if count == 0 else mixed % count == 0 and mixed > 0
     if mixup_logits.shape != mixup_target.shape or mixup_logits.shape[-1] != classes or not whole:
-        raise ValueError(f"{loss}: mixup_logits of shape {list(mixup_logits.shape)} and mixup_target of shape "
-                         f"{list(mixup_target.shape)} came with logits of shape {list(logits.shape)}; give Q blocks of "
-                         "the batch, [Q B, C] each.")
+        raise ValueError(
+            f"{loss}: mixup_logits of shape {list(mixup_logits.shape)} and mixup_target of shape "
+            f"{list(mixup_target.shape)} came with logits of shape {list(logits.shape)}; give Q blocks of "
+            "the batch, [Q B, C] each."
+        )
     blocks = mixed // count if count else 1
     ignored = ~rows.kept.unsqueeze(-1)
     mixtures = full_precision(mixup_logits).to(rows.logits.dtype).reshape(blocks, count, classes)

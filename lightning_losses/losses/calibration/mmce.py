@@ -11,8 +11,14 @@ from lightning_losses.losses.calibration.confidence import predictions, root
 from lightning_losses.tensors import check_number
 
 
-def mmce_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *, bandwidth: float = 0.4,
-              squared: bool = True, ignore_index: int = -100) -> Float[Tensor, ""]:
+def mmce_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    bandwidth: float = 0.4,
+    squared: bool = True,
+    ignore_index: int = -100,
+) -> Float[Tensor, ""]:
     """Maximum mean calibration error; see `MMCE`."""
     check_number("mmce", "bandwidth", bandwidth, above=0)
     rows = predictions("mmce", logits, target, ignore_index)
@@ -21,8 +27,9 @@ def mmce_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..
     return value if squared else root(value)
 
 
-def laplacian_form(weights: Float[Tensor, " rows"], points: Float[Tensor, " rows"],
-                   bandwidth: float) -> Float[Tensor, ""]:
+def laplacian_form(
+    weights: Float[Tensor, " rows"], points: Float[Tensor, " rows"], bandwidth: float
+) -> Float[Tensor, ""]:
     """``sum_ij w_i w_j exp(-|x_i - x_j| / bandwidth)``."""
     kernel = torch.exp(-(points.unsqueeze(0) - points.unsqueeze(1)).abs() / bandwidth)
     return (weights.unsqueeze(0) * kernel * weights.unsqueeze(1)).sum()
@@ -69,5 +76,4 @@ class MMCE(Loss):
 
     def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
         """Evaluate the loss; the class documents it."""
-        return mmce_loss(logits, target, bandwidth=self.bandwidth, squared=self.squared,
-                         ignore_index=self.ignore_index)
+        return mmce_loss(logits, target, bandwidth=self.bandwidth, squared=self.squared, ignore_index=self.ignore_index)

@@ -12,8 +12,13 @@ from lightning_losses.losses.calibration.mmce import laplacian_form
 from lightning_losses.tensors import check_number
 
 
-def mmce_weighted_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *,
-                       bandwidth: float = 0.4, ignore_index: int = -100) -> Float[Tensor, ""]:
+def mmce_weighted_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    bandwidth: float = 0.4,
+    ignore_index: int = -100,
+) -> Float[Tensor, ""]:
     """Weighted maximum mean calibration error; see `MMCEWeighted`."""
     check_number("mmce_weighted", "bandwidth", bandwidth, above=0)
     rows = predictions("mmce_weighted", logits, target, ignore_index)

@@ -9,10 +9,15 @@ from lightning_losses.losses.calibration.mixtures import mixture_rows
 from lightning_losses.tensors import Reduction, check_reduction
 
 
-def rankmixup_mndcg_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."],
-                         mixup_logits: Float[Tensor, "*mixtures classes"],
-                         mixup_target: Float[Tensor, "*mixtures classes"], *, ignore_index: int = -100,
-                         reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def rankmixup_mndcg_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    mixup_logits: Float[Tensor, "*mixtures classes"],
+    mixup_target: Float[Tensor, "*mixtures classes"],
+    *,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """RankMixup's M-NDCG; see `RankMixupMNDCG`."""
     check_reduction("rankmixup_mndcg", reduction)
     rows, mixtures, purity = mixture_rows("rankmixup_mndcg", logits, target, mixup_logits, mixup_target, ignore_index)
@@ -66,9 +71,14 @@ class RankMixupMNDCG(Loss):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."],
-                mixup_logits: Float[Tensor, "*mixtures classes"],
-                mixup_target: Float[Tensor, "*mixtures classes"]) -> Float[Tensor, "..."]:
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."],
+        mixup_logits: Float[Tensor, "*mixtures classes"],
+        mixup_target: Float[Tensor, "*mixtures classes"],
+    ) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return rankmixup_mndcg_loss(logits, target, mixup_logits, mixup_target, ignore_index=self.ignore_index,
-                                    reduction=self.reduction)
+        return rankmixup_mndcg_loss(
+            logits, target, mixup_logits, mixup_target, ignore_index=self.ignore_index, reduction=self.reduction
+        )

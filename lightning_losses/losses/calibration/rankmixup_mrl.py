@@ -13,11 +13,17 @@ from lightning_losses.tensors import Reduction, check_choice, check_number, chec
 Compared = Literal["logits", "probabilities"]
 
 
-def rankmixup_mrl_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."],
-                       mixup_logits: Float[Tensor, "*mixtures classes"],
-                       mixup_target: Float[Tensor, "*mixtures classes"], *, margin: float = 2.0,
-                       compare: Compared = "logits", ignore_index: int = -100,
-                       reduction: Reduction = "mean") -> Float[Tensor, "..."]:
+def rankmixup_mrl_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    mixup_logits: Float[Tensor, "*mixtures classes"],
+    mixup_target: Float[Tensor, "*mixtures classes"],
+    *,
+    margin: float = 2.0,
+    compare: Compared = "logits",
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
     """RankMixup's mixup-based ranking loss; see `RankMixupMRL`."""
     check_reduction("rankmixup_mrl", reduction)
     check_number("rankmixup_mrl", "margin", margin)
@@ -67,8 +73,9 @@ class RankMixupMRL(Loss):
         1.0
     """
 
-    def __init__(self, margin: float = 2.0, compare: Compared = "logits", ignore_index: int = -100,
-                 reduction: Reduction = "mean") -> None:
+    def __init__(
+        self, margin: float = 2.0, compare: Compared = "logits", ignore_index: int = -100, reduction: Reduction = "mean"
+    ) -> None:
         super().__init__()
         check_reduction("rankmixup_mrl", reduction)
         check_number("rankmixup_mrl", "margin", margin)
@@ -78,9 +85,21 @@ class RankMixupMRL(Loss):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."],
-                mixup_logits: Float[Tensor, "*mixtures classes"],
-                mixup_target: Float[Tensor, "*mixtures classes"]) -> Float[Tensor, "..."]:
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."],
+        mixup_logits: Float[Tensor, "*mixtures classes"],
+        mixup_target: Float[Tensor, "*mixtures classes"],
+    ) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return rankmixup_mrl_loss(logits, target, mixup_logits, mixup_target, margin=self.margin, compare=self.compare,
-                                  ignore_index=self.ignore_index, reduction=self.reduction)
+        return rankmixup_mrl_loss(
+            logits,
+            target,
+            mixup_logits,
+            mixup_target,
+            margin=self.margin,
+            compare=self.compare,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )

@@ -15,8 +15,14 @@ _MIXED = 1e-5
 _EDGE = 1e-6
 
 
-def soft_avuc_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *, threshold: float = 0.5,
-                   temperature: float = 0.1, ignore_index: int = -100) -> Float[Tensor, ""]:
+def soft_avuc_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    threshold: float = 0.5,
+    temperature: float = 0.1,
+    ignore_index: int = -100,
+) -> Float[Tensor, ""]:
     """Soft accuracy versus uncertainty calibration; see `SoftAvUC`."""
     check_temperature("soft_avuc", temperature)
     check_number("soft_avuc", "threshold", threshold, above=0, most=1 - _EDGE)
@@ -78,5 +84,6 @@ class SoftAvUC(Loss):
 
     def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
         """Evaluate the loss; the class documents it."""
-        return soft_avuc_loss(logits, target, threshold=self.threshold, temperature=self.temperature,
-                              ignore_index=self.ignore_index)
+        return soft_avuc_loss(
+            logits, target, threshold=self.threshold, temperature=self.temperature, ignore_index=self.ignore_index
+        )

@@ -13,8 +13,14 @@ from lightning_losses.tensors import check_number, check_temperature
 _EMPTY = 1e-5
 
 
-def soft_binned_ece_loss(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *, num_bins: int = 15,
-                         temperature: float = 0.01, ignore_index: int = -100) -> Float[Tensor, ""]:
+def soft_binned_ece_loss(
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    num_bins: int = 15,
+    temperature: float = 0.01,
+    ignore_index: int = -100,
+) -> Float[Tensor, ""]:
     """Soft-binned expected calibration error; see `SoftBinnedECE`."""
     check_temperature("soft_binned_ece", temperature)
     check_number("soft_binned_ece", "num_bins", num_bins, least=1)
@@ -70,5 +76,6 @@ class SoftBinnedECE(Loss):
 
     def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
         """Evaluate the loss; the class documents it."""
-        return soft_binned_ece_loss(logits, target, num_bins=self.num_bins, temperature=self.temperature,
-                                    ignore_index=self.ignore_index)
+        return soft_binned_ece_loss(
+            logits, target, num_bins=self.num_bins, temperature=self.temperature, ignore_index=self.ignore_index
+        )
