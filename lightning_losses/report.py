@@ -119,8 +119,8 @@ class Report:
             "",
             f"{self.note()} NLL is in nats; ECE has 15 bins of equal width; seconds are those of training, "
             "of a kept network those that it took when it was trained. The baseline is the student's network, "
-            "from the same first weights, without a teacher. The intervals in the diagrams are corrected for the upward "
-            "bias of a binned ECE (basic bootstrap), so that one may end below its estimate.",
+            "from the same first weights, without a teacher. The intervals in the diagrams are corrected for the "
+            "upward bias of a binned ECE (basic bootstrap), so that one may end below its estimate.",
             "",
         ]
         lines += [f"![{path.stem}]({path.name})\n" for path in pictures if not path.stem.startswith("reliability")]
