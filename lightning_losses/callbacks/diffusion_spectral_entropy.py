@@ -9,7 +9,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_losses.callbacks.access import on_device, sum_over_processes
 from lightning_losses.callbacks.probe import ProbeMonitor, layer_outputs
 from lightning_losses.diagnostics.diffusion_spectral_entropy import (
     diffusion_spectral_entropy,
@@ -21,8 +20,6 @@ from lightning_losses.tensors import check_number
 
 class DiffusionSpectralEntropy(ProbeMonitor):
     """Logs the diffusion spectral entropy of layers, and how many bits of it the label explains.
-
-    Each process has a probe of its own; the logged numbers are means over processes.
 
     Cost: a forward pass of the probe and, per layer, the eigenvalues of a matrix of `samples` rows and, five times,
     of one as large as each class, every n steps.
@@ -83,8 +80,7 @@ class DiffusionSpectralEntropy(ProbeMonitor):
             values[f"{layer}/label"] = diffusion_spectral_information(
                 activity, target, bandwidth=self.bandwidth, power=self.power, generator=generator
             )
-        total = sum_over_processes(trainer, on_device(trainer, list(values.values()))) / trainer.world_size
-        self.record(trainer, trainer.global_step, dict(zip(values, total.tolist(), strict=True)))
+        self.record(trainer, trainer.global_step, values)
 
     def figure(self) -> Figure:
         """Entropies and information over steps."""

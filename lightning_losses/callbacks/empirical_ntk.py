@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_losses.callbacks.access import on_device, sum_over_processes
 from lightning_losses.callbacks.probe import ProbeMonitor
 from lightning_losses.diagnostics.empirical_ntk import trace_ntk
 from lightning_losses.diagnostics.kernel_similarity import effective_rank, kernel_distance, label_alignment
@@ -19,8 +18,7 @@ class EmpiricalNTK(ProbeMonitor):
     """Logs the empirical tangent kernel's distance from its start, alignment with the labels, and effective rank.
 
     Lazy training leaves the kernel as it was; rich training turns it towards the labels. The kernel is summed over
-    outputs, in evaluation mode, on a fixed probe. Under several processes each has a probe of its own, and the logged
-    numbers are the means over processes.
+    outputs, in evaluation mode, on a fixed probe.
 
     Cost: `samples` times outputs backward passes, vectorised, every n steps, and that many gradients in memory.
 
@@ -54,15 +52,11 @@ class EmpiricalNTK(ProbeMonitor):
             self.start = kernel
         labels = target.reshape(len(target), -1) if target.is_floating_point() else F.one_hot(target)
         measured = {
-            "distance": kernel_distance(kernel, self.start.to(kernel)),
-            "alignment": label_alignment(kernel, labels.to(kernel)),
-            "effective_rank": effective_rank(kernel),
+            "distance": kernel_distance(kernel, self.start.to(kernel)).item(),
+            "alignment": label_alignment(kernel, labels.to(kernel)).item(),
+            "effective_rank": effective_rank(kernel).item(),
         }
-        means = {
-            name: (sum_over_processes(trainer, on_device(trainer, value)) / trainer.world_size).item()
-            for name, value in measured.items()
-        }
-        self.record(trainer, trainer.global_step, means)
+        self.record(trainer, trainer.global_step, measured)
 
     def figure(self) -> Figure:
         """Distance, alignment and rank over steps."""

@@ -30,7 +30,7 @@ class HessianSpectrum(ProbeMonitor):
         lanczos_steps: products for the eigenvalues and the spectrum.
         trace_probes: products for the trace; its standard error is logged.
         loss: of (logits, target), a mean over rows; cross-entropy if None. Its Hessian is that of the probe's mean,
-            over all processes.
+            which the processes share out among them.
         seed: of the random vectors, which are the same at every measurement.
         samples: see `ProbeMonitor`.
         every_n_steps: see `Monitor`.
@@ -71,7 +71,10 @@ class HessianSpectrum(ProbeMonitor):
         self.spectrum: Spectrum | None = None
 
     def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor) -> None:
-        """Eigenvalues and trace of the mean loss over every process's probe."""
+        """Eigenvalues and trace of the probe's mean loss, each process computing its share of the products."""
+        if len(target) >= trainer.world_size:
+            share_of_rows = slice(trainer.global_rank, None, trainer.world_size)
+            inputs, target = inputs[share_of_rows], target[share_of_rows]
         parameters = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
         count = sum_over_processes(trainer, on_device(trainer, float(len(target))))
         share = (len(target) / count).to(parameters[0].dtype)

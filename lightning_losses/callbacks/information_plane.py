@@ -9,7 +9,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_losses.callbacks.access import on_device, sum_over_processes
 from lightning_losses.callbacks.probe import ProbeMonitor, layer_outputs
 from lightning_losses.diagnostics.mutual_information import (
     Information,
@@ -29,8 +28,7 @@ class InformationPlane(ProbeMonitor):
 
     The information of a deterministic network about its input is infinite; what is estimated depends on the bins or
     the noise, so compare numbers of one estimator only. ``saturation`` near 1 says that every sample is its own
-    symbol: then the numbers say nothing of the layer. Each process has a probe of its own; the logged numbers are
-    means over processes.
+    symbol: then the numbers say nothing of the layer.
 
     Cost: a forward pass of the probe, and `samples` squared distances per layer and class for "kernel" and
     "neighbours", every n steps.
@@ -95,8 +93,7 @@ class InformationPlane(ProbeMonitor):
         for layer, activity in layer_outputs(self.name, pl_module, self.layers, inputs).items():
             found = self._estimate(activity.float(), target)
             values |= {f"{layer}/{part}": value for part, value in found._asdict().items()}
-        total = sum_over_processes(trainer, on_device(trainer, list(values.values()))) / trainer.world_size
-        self.record(trainer, trainer.global_step, dict(zip(values, total.tolist(), strict=True)))
+        self.record(trainer, trainer.global_step, values)
 
     def figure(self) -> Figure:
         """The information plane: a path a layer, from light to dark as training goes on."""

@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_losses.callbacks.access import on_device, sum_over_processes
 from lightning_losses.callbacks.probe import ProbeMonitor
 from lightning_losses.plots.grokking import value_curves
 from lightning_losses.tensors import check_number
@@ -73,8 +72,7 @@ class OpposingSignals(ProbeMonitor):
     """Follows the losses of a fixed probe's samples, and names those that move most against each other.
 
     Logs the mean rise and fall of the two groups since the last measurement, their score, and how much of each group
-    was in it before. `opposition` has the positions in the probe. Each process has a probe of its own; the logged
-    numbers are means over processes.
+    was in it before. `opposition` has the positions in the probe.
 
     Cost: a forward pass of the probe, every n steps.
 
@@ -124,8 +122,7 @@ class OpposingSignals(ProbeMonitor):
                 values["persistence"] = _share(
                     torch.cat([found.rising, found.falling]), torch.cat([last.rising, last.falling])
                 )
-        total = sum_over_processes(trainer, on_device(trainer, list(values.values()))) / trainer.world_size
-        self.record(trainer, trainer.global_step, dict(zip(values, total.tolist(), strict=True)))
+        self.record(trainer, trainer.global_step, values)
 
     def figure(self) -> Figure:
         """Rise and fall over steps."""

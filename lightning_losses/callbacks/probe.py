@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_losses.callbacks.access import refuse_hidden_gradients
 from lightning_losses.callbacks.monitor import Monitor
+from lightning_losses.distributed import gather_batch, group_rank, world_size
 from lightning_losses.sharding import local_part
 from lightning_losses.tensors import check_number
 
@@ -18,12 +19,14 @@ from lightning_losses.tensors import check_number
 class ProbeMonitor(Monitor):
     """Base of the monitors that evaluate the network on the first rows of the first training batch.
 
-    The rows stay the same throughout, also in a resumed run: they are in the checkpoint. Each process takes rows of
-    its own batch. Batches are mappings with `inputs` and `target`, or (inputs, target); the module, called on the
-    inputs, gives the logits. Measuring changes neither modes, gradients, weights nor random states.
+    The rows stay the same throughout, also in a resumed run: they are in the checkpoint. Under several processes the
+    first batches of all make one, in the order in which Lightning shares out samples, and every process measures on
+    the same rows, those that one process would have had. Batches are mappings with `inputs` and `target`, or (inputs,
+    target); the module, called on the inputs, gives the logits. Measuring changes neither modes, gradients, weights
+    nor random states.
 
     Args:
-        samples: how many rows, at least 1; of each process.
+        samples: how many rows, at least 1; of all processes together.
         every_n_steps: see `Monitor`.
         folder: see `Monitor`.
     """
@@ -49,8 +52,7 @@ class ProbeMonitor(Monitor):
     ) -> None:
         """Take the probe from the first batch; measure when due."""
         if self.probe is None:
-            inputs, target = inputs_and_target(self.name, batch)
-            self.probe = inputs[: self.samples].clone(), target[: self.samples].clone()
+            self.probe = first_rows(*inputs_and_target(self.name, batch), self.samples)
         if self.due(trainer.global_step):
             inputs, target = (tensor.to(pl_module.device) for tensor in self.probe)
             with evaluating(pl_module):
@@ -64,6 +66,23 @@ class ProbeMonitor(Monitor):
         """Go on with a checkpoint's probe."""
         super().load_state_dict(state_dict)
         self.probe = None if state_dict["probe"] is None else tuple(state_dict["probe"])
+
+
+@torch.no_grad()
+def first_rows(inputs: Tensor, target: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """The first rows of the batch that all processes' batches make, the same on each process.
+
+    Row i of process r is row ``i * processes + r`` of the whole, as `DistributedSampler` shares samples out.
+
+    Example:
+        >>> first_rows(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0, 1, 0]), 2)
+        (tensor([[1.],
+                [2.]]), tensor([0, 1]))
+    """
+    own = slice(-(-samples // world_size()))
+    place = torch.arange(len(target[own]), device=target.device) * world_size() + group_rank()
+    order = gather_batch(place).argsort()[:samples]
+    return gather_batch(inputs[own])[order], gather_batch(target[own])[order]
 
 
 @contextmanager

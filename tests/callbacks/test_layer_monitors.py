@@ -1,13 +1,17 @@
 """The monitors of layers, logits and single samples: what they measure, and that they disturb nothing."""
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lightning_losses.callbacks.diffusion_spectral_entropy import DiffusionSpectralEntropy
+from lightning_losses.callbacks.empirical_ntk import EmpiricalNTK
+from lightning_losses.callbacks.hessian_spectrum import HessianSpectrum
 from lightning_losses.callbacks.information_plane import InformationPlane
 from lightning_losses.callbacks.opposing_signals import OpposingSignals, opposing_signals
 from lightning_losses.callbacks.output_logits import OutputLogits
+from lightning_losses.callbacks.probe import first_rows
 from lightning_losses.diagnostics.diffusion_spectral_entropy import diffusion_spectral_entropy
 from lightning_losses.diagnostics.mutual_information import adaptive_bins, binned_information, kde_information
 from tests.callbacks.training import PerProcess, Tiny, batches, network, train, trainer
@@ -79,28 +83,53 @@ def test_they_disturb_nothing_go_on_and_draw(tmp_path):
         assert (tmp_path / f"{right.name}.png").stat().st_size > 10_000
 
 
-@pytest.mark.distributed
-def test_processes_agree_on_what_they_log(tmp_path, monkeypatch):
-    monkeypatch.setattr("tests.callbacks.training.Tiny", Called)
+class Neighbours(InformationPlane):
+    """One more of its kind in the same trainer."""
 
-    def keep():
-        class Keep(InformationPlane):
+
+def probing(folder):
+    """The monitors of a probe, and what keeps their values and probes, by process."""
+
+    def make():
+        class Keep(L.Callback):
             def on_fit_end(self, trainer, module):
-                torch.save(self.values, tmp_path / f"values{trainer.global_rank}.pt")
+                states = [(monitor.probe, monitor.values) for monitor in watching]
+                torch.save(states, folder / f"states{trainer.global_rank}.pt")
 
-        return [Keep(LAYERS, bins=4, every_n_steps=3)]
+        # Fewer rows than a batch has: the first ones are those of both processes.
+        common = {"every_n_steps": 3, "samples": 7}
+        watching = [
+            EmpiricalNTK(**common),
+            InformationPlane(LAYERS, bins=4, **common),
+            Neighbours(["network.1"], estimator="neighbours", noise=0.3, **common),
+            DiffusionSpectralEntropy(LAYERS, bandwidth=1.0, **common),
+            OpposingSignals(group=2, **common),
+            HessianSpectrum(lanczos_steps=5, trace_probes=3, **common),
+        ]
+        return [*watching, Keep()]
 
-    train(tmp_path, keep, strategy="ddp")
-    first, second = (torch.load(tmp_path / f"values{rank}.pt") for rank in (0, 1))
-    assert first == second
-    (inputs, target), module = batches()[0], network()
-    halves = []
+    return make
+
+
+@pytest.mark.distributed
+def test_processes_probe_the_rows_that_one_would(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.callbacks.training.Tiny", Called)
+    train(tmp_path, probing(tmp_path))
+    alone = torch.load(tmp_path / "states0.pt")
+    train(tmp_path, probing(tmp_path), strategy="ddp")
     for rank in (0, 1):
-        with torch.no_grad():
-            hidden = module[:2](inputs[rank::2])
-        low = float(hidden.min()) - 1e-6
-        halves.append(binned_information(adaptive_bins(hidden, 4, low), target[rank::2]).label)
-    assert first["network.1/label"][0] == pytest.approx(sum(halves) / 2)
+        for (probe, values), (same, found) in zip(alone, torch.load(tmp_path / f"states{rank}.pt"), strict=True):
+            assert all(torch.equal(*pair) for pair in zip(probe, same, strict=True))
+            assert len(same[1]) == 7 and values.keys() == found.keys()
+            for name, value in values.items():
+                # Weights after averaged gradients differ in their last bits, and a Hessian's product amplifies them.
+                assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1, 5, 8, 20])
+def test_a_probe_is_the_first_rows_that_there_are(samples):
+    inputs, target = torch.arange(8.0).reshape(8, 1), torch.arange(8)
+    assert torch.equal(first_rows(inputs, target, samples)[1], target[:samples])
 
 
 def test_planted_groups_are_found_first():
