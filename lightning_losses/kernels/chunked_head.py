@@ -96,8 +96,9 @@ def chunked_head(loss: RowLoss, hidden: Float[Tensor, "*tokens width"], weight: 
         if len(index) < len(target):
             rows, target = rows[index], target[index]
             teacher = None if teacher is None else teacher.select(index)
-    plan = Plan(_by_rows(loss, ignored), evaluator_of(loss) if impl in ("auto", "chunked") else None, loss, teacher,
-                len(rows) or 1 if impl == "reference" else chunk or default_chunk(len(rows), weight, full=True), accum_dtype)
+    step = max(len(rows), 1) if impl == "reference" else chunk or default_chunk(len(rows), weight, full=True)
+    evaluator = evaluator_of(loss) if impl in ("auto", "chunked") else None
+    plan = Plan(_by_rows(loss, ignored), evaluator, loss, teacher, step, accum_dtype)
     scale = _scale(settled_reduction, normalizer, rows)
     with torch.autocast(hidden.device.type, enabled=False):
         if settled_reduction != "none":
