@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lightning_losses.distributed import gather_batch, share_of_mean, world_size
+from lightning_losses.distributed import gather_batch, share_of_mean, whole_parameter, world_size
+from lightning_losses.losses.regularization.wdr_loss import layer_weights
 from lightning_losses.objective import Objective
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class ObjectiveMixin(_Base):
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """The tensors offered to the objective; other mixins add theirs here, and call `super()`."""
+        if self.objective.needs("weights") and "weights" not in tensors:
+            layers = layer_weights(self, without=("objective", "peer_objective"))
+            tensors = {**tensors, "weights": {name: whole_parameter(weight) for name, weight in layers.items()}}
         return {**tensors, **self.training_clock()}
 
     def training_clock(self) -> dict[str, float]:

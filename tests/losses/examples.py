@@ -13,7 +13,7 @@ from lightning_losses.losses.base import Loss
 BATCH, CLASSES, FEATURES, VOCABULARY = 6, 5, 4, 7
 
 # What a constructor may ask for without a default.
-ARGUMENTS: dict[str, Any] = {"num_classes": CLASSES, "feature_dim": FEATURES}
+ARGUMENTS: dict[str, Any] = {"num_classes": CLASSES, "feature_dim": FEATURES, "num_teachers": 1}
 
 
 def make(name: str, batch: int, classes: int, generator: torch.Generator) -> Tensor | float:
@@ -41,6 +41,10 @@ def make(name: str, batch: int, classes: int, generator: torch.Generator) -> Ten
         "head_bias": lambda: normal(VOCABULARY),
         "teacher_hidden": lambda: normal(batch, FEATURES),
         "teacher_head_weight": lambda: normal(VOCABULARY, FEATURES),
+        "aspect_logits": lambda: 2 * normal(batch, 3),
+        "teacher_aspects": lambda: normal(batch, 3).sigmoid(),
+        "unlabelled": lambda: torch.arange(batch) != 1,
+        "weights": lambda: normal(batch, FEATURES),
         "index": lambda: torch.arange(batch),
         "chosen_logps": lambda: -3 * normal(batch).abs(),
         "rejected_logps": lambda: -3 * normal(batch).abs(),

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_losses.losses import (
+    MTARDBalance,
     ab_divergence_loss,
     adaptive_alpha_divergence_loss,
     adaptive_kl_loss,
@@ -16,6 +17,7 @@ from lightning_losses.losses import (
     bdkd_loss,
     binary_kl_loss,
     binary_kl_norm_loss,
+    class_relation_kd_loss,
     cross_entropy_loss,
     deit_distill_loss,
     dkd_loss,
@@ -26,6 +28,8 @@ from lightning_losses.losses import (
     kl_top_loss,
     logit_std_kd_loss,
     mcmi_loss,
+    mtard_balance_loss,
+    multi_aspect_kd_loss,
     nd_loss,
     nkd_loss,
     ofa_kd_loss,
@@ -37,6 +41,7 @@ from lightning_losses.losses import (
     symmetric_kl_loss,
     total_variation_loss,
     uskd_loss,
+    wdr_loss,
 )
 from lightning_losses.losses.distillation.adaptive_alpha_divergence import alpha_divergence
 from lightning_losses.losses.distillation.bdkd import bdkd_weights
@@ -319,6 +324,78 @@ def norm_and_direction(inputs: dict[str, Tensor], params: dict[str, Any]) -> dic
     return {"loss": loss, **gradients(loss, student=student)}
 
 
+def multi_aspect(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        classes, alpha, ce_weight = given.take("num_classes"), given.take("alpha"), given.take("ce_weight")
+    student = leaf(inputs["student_logits"])
+    loss = ce_weight * cross_entropy_loss(student[:, :classes], inputs["target"])
+    loss = loss + alpha * multi_aspect_kd_loss(student[:, classes:], inputs["aspect_probs"])
+    return {"loss": loss, **gradients(loss, student=student)}
+
+
+def class_relation(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        options = {name: given.take(name) for name in ("temperature", "head_temperature")}
+        weight = given.take("alpha")
+    logits = leaf(inputs["new_logits"])
+    unlabelled = ~inputs["is_labelled"].expand(logits.shape[0], -1)
+    heads = [
+        class_relation_kd_loss(logits[:, head], inputs["old_logits"][:, head], unlabelled, **options)
+        for head in range(logits.shape[1])
+    ]
+    loss = weight * torch.stack(heads).mean()
+    return {"loss": loss, "grad": gradients(loss, logits=logits)["grad_logits"]}
+
+
+def weight_distribution(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        targets = {name: given.take(name) for name in ("kurtosis_target", "skewness_target")}
+        given.choice("std", {"unbiased (n-1)": None})
+    weight = leaf(inputs["weight"])
+    kurtosis = wdr_loss(weight, kurtosis_weight=1.0, skewness_weight=0.0, **targets)
+    skewness = wdr_loss(weight, kurtosis_weight=0.0, skewness_weight=1.0, **targets)
+    return {
+        "kurtosis_loss": kurtosis,
+        "skewness_loss": skewness,
+        "grad_kurtosis": gradients(kurtosis, weight=weight)["grad_weight"],
+        "grad_skewness": gradients(skewness, weight=weight)["grad_weight"],
+    }
+
+
+def mtard(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        balance = MTARDBalance(
+            num_teachers=2,
+            weight_rate=given.take("weight_lr"),
+            temperature_rate=given.take("temperature_lr"),
+            least_temperature=given.take("temp_min"),
+            most_temperature=given.take("temp_max"),
+            log_eps=given.take("log_eps"),
+        ).double()
+        given.choice("reduction", {"mean over N and C (not batchmean)": None})
+        balance.temperatures.copy_(torch.tensor([given.take("temp_init_adv"), given.take("temp_init_nat")]))
+    # The buffers are made in float32, in which not all weights are exact.
+    balance.weights.fill_(0.5)
+    trace: dict[str, list[Tensor]] = {
+        name: [] for name in ("temp_adv", "temp_nat", "w_adv", "w_nat", "loss", "kl_adv", "kl_nat")
+    }
+    for step in range(len(inputs["student_adv_logits"])):
+        student, teacher = (
+            {kind: inputs[f"{who}_{kind}_logits"][step] for kind in ("adv", "nat")} for who in ("student", "teacher")
+        )
+        for place, kind in enumerate(("adv", "nat")):
+            temperature = balance.temperatures[place].clone()
+            part = mtard_balance_loss(
+                student[kind], teacher[kind], temperature=temperature, log_eps=balance.log_eps
+            ).divergence
+            trace[f"kl_{kind}"].append(part)
+        trace["loss"].append(balance(student, teacher))
+        for place, kind in enumerate(("adv", "nat")):
+            trace[f"temp_{kind}"].append(balance.temperatures[place].clone())
+            trace[f"w_{kind}"].append(balance.weights[place].clone())
+    return {name: torch.stack(values) for name, values in trace.items()}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "kd": kd,
     "dkd": dkd,
@@ -375,4 +452,8 @@ ADAPTERS: dict[str, Adapter] = {
     "mcmi": mcmi,
     "cmi_metric": cmi_metric,
     "nd_loss": norm_and_direction,
+    "multi_aspect_kd": multi_aspect,
+    "class_relation_kd": class_relation,
+    "wdr_loss": weight_distribution,
+    "mtard_balance": mtard,
 }

@@ -1,0 +1,69 @@
+"""FerKD's labels: crops that the teacher finds hard are dropped or get the softened hard label."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.tensors import check_number
+
+
+class AdaptedLabels(NamedTuple):
+    """A soft target for each crop, and its weight: 0 for a crop to drop."""
+
+    target: Float[Tensor, "*rows classes"]
+    weight: Float[Tensor, "*rows"]
+
+
+def ferkd_labels(
+    teacher_probabilities: Float[Tensor, "*rows classes"],
+    target: Int[Tensor, "*rows"],
+    *,
+    low: float,
+    middle: float,
+    smoothing: float = 0.1,
+) -> AdaptedLabels:
+    """Choose each crop's label by how sure the teacher is of it.
+
+    With c the teacher's largest probability: below `low` the crop is dropped; from `low` and below `middle` it gets
+    ``(1 - ε) onehot(y) + ε / C``; from `middle` on, the teacher's probabilities.
+
+    Args:
+        teacher_probabilities: [..., C].
+        target: [...] class indices.
+        low: from 0 to 1; 0 drops none.
+        middle: from `low` to 1; `low` gives none the hard label.
+        smoothing: ε, from 0 to 1.
+
+    Returns:
+        The targets, and weights of 0 and 1.
+
+    Raises:
+        ValueError: shapes that do not fit; thresholds out of order or range.
+
+    Source:
+        After Shen, 2023, "FerKD: Surgical Label Adaptation for Efficient Distillation", arXiv:2312.17473; its
+        thresholds are not in its code, so there are no defaults.
+
+    Example:
+        >>> teacher = torch.tensor([[0.4, 0.6], [0.1, 0.9], [0.5, 0.5]])
+        >>> adapted = ferkd_labels(teacher, torch.tensor([0, 0, 1]), low=0.55, middle=0.8, smoothing=0.2)
+        >>> adapted.target[:2], adapted.weight
+        (tensor([[0.9000, 0.1000],
+                [0.1000, 0.9000]]), tensor([1., 1., 0.]))
+    """
+    check_number("ferkd_labels", "low", low, least=0, most=1)
+    check_number("ferkd_labels", "middle", middle, least=low, most=1)
+    check_number("ferkd_labels", "smoothing", smoothing, least=0, most=1)
+    if target.shape != teacher_probabilities.shape[:-1] or target.is_floating_point():
+        raise ValueError(
+            f"ferkd_labels: target of shape {list(target.shape)} and dtype {target.dtype} came with probabilities of "
+            f"shape {list(teacher_probabilities.shape)}; give a class index for each crop."
+        )
+    classes = teacher_probabilities.shape[-1]
+    confidence = teacher_probabilities.amax(dim=-1)
+    softened = torch.full_like(teacher_probabilities, smoothing / classes)
+    softened = softened.scatter(-1, target.unsqueeze(-1), 1 - smoothing + smoothing / classes)
+    labels = torch.where((confidence < middle).unsqueeze(-1), softened, teacher_probabilities)
+    return AdaptedLabels(labels, (confidence >= low).to(labels.dtype))

@@ -1,0 +1,115 @@
+"""Class-relation distillation: how new samples relate to the known classes is kept while new classes are found."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lightning_losses.losses.base import Loss
+from lightning_losses.tensors import (
+    check_floating,
+    check_temperature,
+    classification_rows,
+    expectation,
+    full_precision,
+    log_probabilities,
+)
+
+
+def class_relation_kd_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows known"],
+    unlabelled: Bool[Tensor, "*rows"] | None = None,
+    *,
+    temperature: float = 4.0,
+    head_temperature: float = 0.1,
+) -> Float[Tensor, ""]:
+    """Gated cross-entropy with the old network on the known classes; see `ClassRelationKD`."""
+    _check_options(temperature, head_temperature)
+    student = classification_rows("class_relation_kd", logits, None).logits
+    check_floating("class_relation_kd", "teacher_logits", teacher_logits)
+    known = teacher_logits.shape[-1] if teacher_logits.ndim else 0
+    if teacher_logits.shape[:-1] != logits.shape[:-1] or not 1 <= known <= logits.shape[-1]:
+        raise ValueError(
+            f"class_relation_kd: teacher_logits of shape {list(teacher_logits.shape)} came with logits of shape "
+            f"{list(logits.shape)}; give the same samples, and the known classes first."
+        )
+    if unlabelled is not None and (unlabelled.shape != logits.shape[:-1] or unlabelled.dtype != torch.bool):
+        raise ValueError(
+            f"class_relation_kd: unlabelled of shape {list(unlabelled.shape)} and dtype {unlabelled.dtype} came; give "
+            f"a bool for each sample, {list(logits.shape[:-1])}."
+        )
+    if student.numel() == 0:
+        return student.sum() * 0.0
+    teacher = full_precision(teacher_logits.detach()).to(student.dtype)
+    kept = torch.ones_like(student[..., 0], dtype=torch.bool) if unlabelled is None else unlabelled
+    count = kept.sum().clamp(min=1)
+    scale = head_temperature * temperature
+    log_gate = torch.logsumexp(log_probabilities(student, scale)[..., :known], dim=-1)
+    # In the log domain, where a gate that is nearly shut everywhere still has a mean to be divided by.
+    total = torch.logsumexp(torch.where(kept, log_gate, torch.finfo(student.dtype).min).flatten(), dim=0)
+    gate = torch.where(kept, log_gate - total, 0.0).exp() * count
+    cross_entropy = -expectation(log_probabilities(teacher, scale), log_probabilities(student[..., :known], scale))
+    return temperature**2 * (gate * cross_entropy).masked_fill(~kept, 0.0).sum() / count
+
+
+def _check_options(temperature: float, head_temperature: float) -> None:
+    check_temperature("class_relation_kd", temperature)
+    if not isinstance(head_temperature, (int, float)) or not math.isfinite(head_temperature) or head_temperature <= 0:
+        raise ValueError(f"class_relation_kd: head_temperature={head_temperature!r} came; give a number above 0.")
+
+
+class ClassRelationKD(Loss):
+    """Class-relation distillation: how new samples relate to the known classes is kept while new classes are found.
+
+    ``τ² g_i (-sum_k q_k log p_k)``, averaged over the unlabelled samples, with q and p the softmax over the known
+    classes of the old network's and the current one's logits, each over ``h τ``. The gate g is the current network's
+    probability, at the same temperature, that the sample is of a known class, over the gate's mean; it learns too.
+
+    Args:
+        temperature: τ, above 0.
+        head_temperature: h, by which the networks' own head divides, above 0.
+
+    Shapes:
+        logits: [..., C], the known classes first; teacher_logits: [..., known]; unlabelled (optional, else all): [...]
+        bool. Views and heads may be leading dimensions; the gate's mean is over all of them.
+
+    Returns:
+        A scalar; 0 without an unlabelled sample.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; temperatures of 0 or less.
+
+    Source:
+        Gu, Zhang, Xu, He, 2023, "Class-relation Knowledge Distillation for Novel Class Discovery", arXiv:2307.09158,
+        and its code kleinzcy/Cr-KD-NCD (weight 0.1, τ = 4), which gives NaN without an unlabelled sample.
+
+    Example:
+        >>> logits = torch.zeros(2, 5)
+        >>> round(ClassRelationKD(temperature=1.0)(logits, torch.zeros(2, 3)).item(), 4)  # log 3
+        1.0986
+    """
+
+    batch_coupled = True
+
+    def __init__(self, temperature: float = 4.0, head_temperature: float = 0.1) -> None:
+        super().__init__()
+        _check_options(temperature, head_temperature)
+        self.temperature = temperature
+        self.head_temperature = head_temperature
+
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows known"],
+        unlabelled: Bool[Tensor, "*rows"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Evaluate the loss; the class documents it."""
+        return class_relation_kd_loss(
+            logits,
+            teacher_logits,
+            unlabelled,
+            temperature=self.temperature,
+            head_temperature=self.head_temperature,
+        )

@@ -1,0 +1,177 @@
+"""MTARD's balances: several teachers are weighed so that none is learnt faster, and made alike in their entropy."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_losses.losses.base import Loss
+from lightning_losses.tensors import check_count, check_number, distillation_rows, expectation, log_probabilities
+
+Logits = Float[Tensor, "*rows classes"] | Mapping[str, Float[Tensor, "*rows classes"]]
+
+
+class TeacherTerm(NamedTuple):
+    """A student's divergence from one teacher and that teacher's negative entropy, averaged over rows and classes."""
+
+    divergence: Float[Tensor, ""]
+    negative_entropy: Float[Tensor, ""]
+
+
+def mtard_balance_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    *,
+    temperature: float | Tensor = 1.0,
+    log_eps: float = 1e-5,
+) -> TeacherTerm:
+    """One teacher's part, before it is weighed: the teacher at a temperature, the student at 1; see `MTARDBalance`."""
+    rows = distillation_rows("mtard_balance", logits, teacher_logits)
+    log_t = torch.log_softmax(rows.teacher_logits / temperature, dim=-1)
+    log_teacher = (log_t.exp() + log_eps).log()
+    cells = max(rows.logits.numel(), 1)
+    divergence = expectation(log_t, log_teacher - log_probabilities(rows.logits)).sum() / cells
+    return TeacherTerm(divergence, expectation(log_t, log_teacher).sum() / cells)
+
+
+def entropy_balance_temperature(
+    temperatures: Float[Tensor, " teachers"],
+    negative_entropies: Float[Tensor, " teachers"],
+    *,
+    rate: float = 0.001,
+    least: float = 1.0,
+    most: float = 10.0,
+) -> Float[Tensor, " teachers"]:
+    """Cool the teachers whose entropy is above the mean by `rate`, heat the others, within bounds."""
+    mean = negative_entropies.mean()
+    above = (negative_entropies / torch.where(mean == 0, 1.0, mean) - 1).sign() * (mean != 0)
+    return (temperatures - rate * above).clamp(least, most)
+
+
+def normalized_loss_balance(
+    weights: Float[Tensor, " teachers"],
+    losses: Float[Tensor, " teachers"],
+    first_losses: Float[Tensor, " teachers"],
+    *,
+    rate: float = 0.025,
+) -> Float[Tensor, " teachers"]:
+    """Move the weights by `rate` towards the share of each loss, over its first value; they keep sum 1."""
+    ratio = losses / torch.where(first_losses == 0, 1.0, first_losses)
+    total = ratio.sum()
+    share = torch.where(total == 0, 1.0 / len(ratio), ratio / torch.where(total == 0, 1.0, total))
+    moved = (weights - rate * (weights - share)).clamp(min=0)
+    return moved / moved.sum()
+
+
+class MTARDBalance(Loss):
+    """MTARD's balances: several teachers are weighed so that none is learnt faster, and made alike in their entropy.
+
+    ``sum_k w_k l_k`` with ``l_k = mean t_k (log(t_k + ε) - log s_k)`` over samples and classes, t_k teacher k's softmax
+    at temperature T_k and s_k the student's on the same inputs. In every training step
+
+    - teachers whose entropy is above the mean are cooled by `temperature_rate`, the others heated, from the next step;
+    - the weights move by `weight_rate` towards each loss's share, measured by its first value: what falls slower weighs
+      more.
+
+    Temperatures, weights and first values are buffers, saved with the module. In MTARD one teacher is robust, on
+    adversarial inputs, and one accurate, on clean ones; making the inputs is outside.
+
+    Args:
+        num_teachers: m, at least 1.
+        weight_rate: at least 0; divide it by 10 where the learning rate falls.
+        temperature_rate: likewise.
+        least_temperature: the lower bound of T_k, above 0, and where it begins.
+        most_temperature: the upper bound of T_k.
+        log_eps: ε, at least 0.
+
+    Shapes:
+        logits, teacher_logits: {teacher: [..., C]} with the same m names; or [..., C] for one teacher.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: another number of teachers; shapes or dtypes that do not fit; options out of range.
+
+    Source:
+        Zhao, Wang, Wei, 2023, "Mitigating Accuracy-Robustness Trade-off via Balanced Multi-Teacher Adversarial
+        Distillation", arXiv:2306.16170, and its code zhaoshiji123/MTARD-extension; rates fall tenfold at epochs 215,
+        260 and 285 of 300. For more than two teachers each is compared with the mean, which is this library's reading.
+
+    Example:
+        >>> loss = MTARDBalance(num_teachers=2)
+        >>> student = {"robust": torch.zeros(1, 3), "clean": torch.zeros(1, 3)}
+        >>> _ = loss(student, {"robust": torch.zeros(1, 3), "clean": torch.tensor([[9.0, 0.0, 0.0]])})
+        >>> loss.temperatures.tolist()  # the robust teacher is undecided; it would be cooled below its bound
+        [1.0, 1.0010000467300415]
+    """
+
+    batch_coupled = True
+    temperatures: Tensor
+    weights: Tensor
+    first_losses: Tensor
+    begun: Tensor
+
+    def __init__(
+        self,
+        num_teachers: int,
+        weight_rate: float = 0.025,
+        temperature_rate: float = 0.001,
+        least_temperature: float = 1.0,
+        most_temperature: float = 10.0,
+        log_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        check_count("mtard_balance", "num_teachers", num_teachers)
+        check_number("mtard_balance", "weight_rate", weight_rate, least=0, most=1)
+        check_number("mtard_balance", "temperature_rate", temperature_rate, least=0)
+        check_number("mtard_balance", "least_temperature", least_temperature, above=0)
+        check_number("mtard_balance", "most_temperature", most_temperature, least=least_temperature)
+        check_number("mtard_balance", "log_eps", log_eps, least=0)
+        self.num_teachers = num_teachers
+        self.weight_rate = weight_rate
+        self.temperature_rate = temperature_rate
+        self.least_temperature = least_temperature
+        self.most_temperature = most_temperature
+        self.log_eps = log_eps
+        self.register_buffer("temperatures", torch.full((num_teachers,), float(least_temperature)))
+        self.register_buffer("weights", torch.full((num_teachers,), 1 / num_teachers))
+        self.register_buffer("first_losses", torch.zeros(num_teachers))
+        self.register_buffer("begun", torch.tensor(False))
+
+    def forward(self, logits: Logits, teacher_logits: Logits) -> Float[Tensor, ""]:
+        """Evaluate the loss; the class documents it."""
+        student = logits if isinstance(logits, Mapping) else {"": logits}
+        teacher = teacher_logits if isinstance(teacher_logits, Mapping) else {"": teacher_logits}
+        if student.keys() != teacher.keys() or len(student) != self.num_teachers:
+            raise ValueError(
+                f"mtard_balance: logits for {list(student)} came with teacher_logits for {list(teacher)}; give both "
+                f"the same {self.num_teachers} names."
+            )
+        terms = [
+            mtard_balance_loss(values, teacher[name], temperature=temperature, log_eps=self.log_eps)
+            # A copy: the update below must not change what the backward pass needs.
+            for (name, values), temperature in zip(student.items(), self.temperatures.clone(), strict=True)
+        ]
+        losses = torch.stack([term.divergence for term in terms])
+        if self.training and next(iter(student.values())).numel():
+            self._update(losses.detach(), torch.stack([term.negative_entropy for term in terms]))
+        return (self.weights.to(losses.dtype, copy=True) * losses).sum()
+
+    @torch.no_grad()
+    def _update(self, losses: Float[Tensor, " teachers"], negative_entropies: Float[Tensor, " teachers"]) -> None:
+        self.temperatures.copy_(
+            entropy_balance_temperature(
+                self.temperatures,
+                negative_entropies.to(self.temperatures.dtype),
+                rate=self.temperature_rate,
+                least=self.least_temperature,
+                most=self.most_temperature,
+            )
+        )
+        losses = losses.to(self.weights.dtype)
+        self.first_losses.copy_(torch.where(self.begun, self.first_losses, losses))
+        self.begun.fill_(True)
+        self.weights.copy_(normalized_loss_balance(self.weights, losses, self.first_losses, rate=self.weight_rate))

@@ -1,0 +1,78 @@
+"""Multi-aspect distillation: further outputs answer yes-or-no questions as a multimodal language model does."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_losses.losses.base import Loss
+from lightning_losses.tensors import Reduction, check_floating, check_reduction, full_precision, reduce
+
+
+def multi_aspect_kd_loss(
+    aspect_logits: Float[Tensor, "*rows aspects"],
+    teacher_aspects: Float[Tensor, "*rows aspects"],
+    *,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
+    """Binary cross-entropy with the answers' probabilities; see `MultiAspectKD`."""
+    check_reduction("multi_aspect_kd", reduction)
+    for name, tensor in (("aspect_logits", aspect_logits), ("teacher_aspects", teacher_aspects)):
+        check_floating("multi_aspect_kd", name, tensor)
+    if aspect_logits.ndim == 0 or aspect_logits.shape != teacher_aspects.shape:
+        raise ValueError(
+            f"multi_aspect_kd: teacher_aspects of shape {list(teacher_aspects.shape)} came with aspect_logits of shape "
+            f"{list(aspect_logits.shape)}; give one probability of yes for each."
+        )
+    logits = full_precision(aspect_logits)
+    answer = teacher_aspects.detach().to(logits.dtype)
+    known = ~torch.isnan(answer)
+    value = F.binary_cross_entropy_with_logits(logits, answer.masked_fill(~known, 0.0), reduction="none")
+    count = known.sum(dim=-1)
+    each = value.masked_fill(~known, 0.0).sum(dim=-1) / count.clamp(min=1)
+    return reduce(each, reduction, count > 0)
+
+
+class MultiAspectKD(Loss):
+    """Multi-aspect distillation: further outputs answer yes-or-no questions as a multimodal language model does.
+
+    ``mean_m BCE(sigmoid(z_m), q_m)`` over the questions m that have an answer, with q_m the model's probability of yes.
+    Its least value is the entropy of q, not 0. `lightning_losses.mixins.multi_aspect.MultiAspectMixin` takes the
+    outputs z from behind the classes of one head, and the answers come with the batch.
+
+    Args:
+        reduction: "mean" over the samples that have an answer, "sum", or "none".
+
+    Shapes:
+        aspect_logits: [..., M]; teacher_aspects: [..., M] probabilities of yes, NaN where a question has no answer.
+
+    Returns:
+        A scalar, or [...] without reduction.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit.
+
+    Source:
+        Lee, Jang, Kim, Kim, 2025, "Multi-aspect Knowledge Distillation with Large Language Model", arXiv:2501.13341,
+        and its code, which adds it to cross-entropy with weight 4 for 50 questions. Missing answers are this library's.
+
+    Example:
+        >>> answers = torch.tensor([[1.0, 0.0, float("nan")]])
+        >>> round(MultiAspectKD()(torch.tensor([[9.0, -9.0, 5.0]]), answers).item(), 4)
+        0.0001
+    """
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        check_reduction("multi_aspect_kd", reduction)
+        self.reduction: Reduction = reduction
+
+    def denominator(self, **tensors: Tensor) -> Tensor:
+        """How many samples have an answer."""
+        return (~torch.isnan(tensors["teacher_aspects"])).any(dim=-1).sum()
+
+    def forward(
+        self, aspect_logits: Float[Tensor, "*rows aspects"], teacher_aspects: Float[Tensor, "*rows aspects"]
+    ) -> Float[Tensor, "..."]:
+        """Evaluate the loss; the class documents it."""
+        return multi_aspect_kd_loss(aspect_logits, teacher_aspects, reduction=self.reduction)
