@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lightning_losses.data.splits import stratified_split
+from lightning_losses.tensors import check_number
 
 Batch = dict[str, Tensor]
 
@@ -66,12 +67,15 @@ class ImageData(L.LightningDataModule):
         seed: fixes the order of the training samples.
         num_classes: if given, what the data must have; a configuration builds its networks by it.
         input_shape: likewise, [channels, height, width].
+        label_noise: the share of training labels, in [0, 1], that another class takes, each other one as likely;
+            `split_seed` fixes which. Validation and test labels stay as they are.
 
     Attributes:
         train, val, test: the three splits, once `setup` has run.
 
     Raises:
-        ValueError: a batch size that the processes can't share; classes or a shape that the data don't have.
+        ValueError: a batch size that the processes can't share; classes or a shape that the data don't have; a share
+            out of range.
     """
 
     num_classes: int
@@ -90,6 +94,7 @@ class ImageData(L.LightningDataModule):
         seed: int = 0,
         num_classes: int | None = None,
         input_shape: Sequence[int] | None = None,
+        label_noise: float = 0.0,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -98,11 +103,13 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"{self.name}: num_classes={num_classes} came; it has {self.num_classes} classes.")
         if input_shape is not None and tuple(input_shape) != self.input_shape:
             raise ValueError(f"{self.name}: input_shape={list(input_shape)} came; it has {list(self.input_shape)}.")
+        check_number(self.name, "label_noise", label_noise, least=0, most=1)
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.split_seed = split_seed
         self.seed = seed
+        self.label_noise = label_noise
 
     def read(self) -> Images:
         """The whole data set."""
@@ -122,6 +129,10 @@ class ImageData(L.LightningDataModule):
         inputs = torch.from_numpy(((images.pixels - mean) / np.maximum(deviation, 1e-8)).astype(np.float32))
         target = torch.from_numpy(images.target)
         self.train, self.val, self.test = (ImageDataset(inputs[part], target[part]) for part in split)
+        if self.label_noise > 0:
+            self.train.target = flipped(
+                self.train.target, self.num_classes, fraction=self.label_noise, seed=self.split_seed
+            )
 
     def fingerprint(self) -> str:
         """A hash of every sample of the three splits, as the networks see them."""
@@ -151,6 +162,25 @@ class ImageData(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test split in order, whole on every process."""
         return _loader(self.test, 4 * self.batch_size)
+
+
+def flipped(
+    target: Int[Tensor, " samples"], num_classes: int, *, fraction: float, seed: int
+) -> Int[Tensor, " samples"]:
+    """Labels of which a fraction, to within a sample, is another class, each other one as likely.
+
+    Example:
+        >>> target = torch.zeros(10, dtype=torch.long)
+        >>> int((flipped(target, 3, fraction=0.3, seed=0) != target).sum())
+        3
+    """
+    # RandomState's stream is frozen for good; a Generator's may change between versions of numpy.
+    random = np.random.RandomState(seed)
+    chosen = torch.from_numpy(random.permutation(len(target))[: round(fraction * len(target))])
+    shift = torch.from_numpy(random.randint(1, num_classes, size=len(chosen)))
+    noisy = target.clone()
+    noisy[chosen] = (noisy[chosen] + shift) % num_classes
+    return noisy
 
 
 def _loader(dataset: ImageDataset, batch_size: int, sampler: Any = None) -> DataLoader[Batch]:

@@ -23,7 +23,8 @@ class MNIST5k(ImageData):
     Args:
         folder: where the parsed images are kept after the first read; by default ``data`` in the library's cache
             folder, which the environment variable ``LIGHTNING_LOSSES_CACHE`` moves.
-        batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape: as `ImageData` takes them.
+        batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape, label_noise: as `ImageData`
+            takes them.
 
     Source:
         LeCun, Bottou, Bengio, Haffner, 1998, "Gradient-based learning applied to document recognition"; the subset is
@@ -45,8 +46,11 @@ class MNIST5k(ImageData):
         seed: int = 0,
         num_classes: int | None = None,
         input_shape: Sequence[int] | None = None,
+        label_noise: float = 0.0,
     ) -> None:
-        super().__init__(batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape)
+        super().__init__(
+            batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape, label_noise
+        )
         self.folder = Path(folder).expanduser() if folder else cache_folder() / "data"
 
     def prepare_data(self) -> None:

@@ -1,0 +1,70 @@
+"""Noise in the training labels, and data that overlap by themselves."""
+
+import math
+
+import pytest
+import torch
+
+from lightning_losses.data import Digits
+from lightning_losses.data.image_data import flipped
+from lightning_losses.data.overlapping_gaussians import OverlappingGaussians
+
+
+def ready(data):
+    data.setup()
+    return data
+
+
+def test_exactly_that_share_of_training_labels_is_wrong_and_no_other():
+    clean, noisy = ready(Digits()), ready(Digits(label_noise=0.2))
+    assert int((clean.train.target != noisy.train.target).sum()) == round(0.2 * len(clean.train))
+    assert torch.equal(clean.val.target, noisy.val.target) and torch.equal(clean.test.target, noisy.test.target)
+    assert torch.equal(clean.train.inputs, noisy.train.inputs)
+    assert clean.fingerprint() != noisy.fingerprint()
+
+
+def test_the_split_seed_fixes_the_noise_and_the_seed_does_not():
+    labels = [ready(Digits(label_noise=0.2, seed=seed)).train.target for seed in (0, 1)]
+    assert torch.equal(*labels)
+    target = torch.zeros(1000, dtype=torch.long)
+    first, second = (flipped(target, 10, fraction=0.5, seed=seed) for seed in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def test_every_other_class_is_as_likely():
+    noisy = flipped(torch.full((9000,), 4), 10, fraction=1.0, seed=0)
+    counts = torch.bincount(noisy, minlength=10)
+    assert counts[4] == 0
+    # Each count is binomial(9000, 1/9): five standard deviations.
+    others = counts[torch.arange(10) != 4].double()
+    assert bool(((others - 1000).abs() < 5 * math.sqrt(9000 / 9 * 8 / 9)).all())
+
+
+@pytest.mark.parametrize("distance", [0.25, 0.1, 0.05])
+def test_the_best_classifier_of_gaussians_is_as_good_as_theory_says(distance):
+    data = ready(OverlappingGaussians(distance=distance, samples=20_000))
+    # Inputs are centred by channel, so that the boundary lies at 0.
+    predicted = (data.test.inputs.sum(dim=(1, 2, 3)) > 0).long()
+    accuracy = (predicted == data.test.target).double().mean().item()
+    expected = 0.5 * (1 + math.erf(distance * math.sqrt(300) / 2 / math.sqrt(2)))
+    # Five standard deviations of 4000 samples.
+    assert abs(accuracy - expected) < 5 * math.sqrt(expected * (1 - expected) / 4000)
+
+
+def test_a_seed_draws_the_gaussians():
+    first, second = (ready(OverlappingGaussians(samples=50, seed=seed)) for seed in (0, 1))
+    assert first.fingerprint() == ready(OverlappingGaussians(samples=50, seed=0)).fingerprint() != second.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Digits(label_noise=1.5),
+        lambda: Digits(label_noise=-0.1),
+        lambda: OverlappingGaussians(distance=0),
+        lambda: OverlappingGaussians(samples=5),
+    ],
+)
+def test_settings_out_of_range_are_refused(make):
+    with pytest.raises(ValueError, match="came; give a number"):
+        make()
