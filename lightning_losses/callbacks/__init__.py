@@ -12,6 +12,7 @@ __all__ = ["EpochSeed", "History", "LastCheckpoint", "Progress"]
 
 # Lazily: most of them draw, and a recipe that uses none need not load what draws.
 _HOME = {
+    "AttentionLogits": "attention_logits",
     "ContinualEvaluation": "continual_evaluation",
     "DiffusionSpectralEntropy": "diffusion_spectral_entropy",
     "EmpiricalNTK": "empirical_ntk",
@@ -19,6 +20,7 @@ _HOME = {
     "GrokkingMonitor": "grokking_monitor",
     "HessianSpectrum": "hessian_spectrum",
     "InformationPlane": "information_plane",
+    "LinearModeConnectivity": "linear_mode_connectivity",
     "NLMCosine": "nlm_cosine",
     "NeuralCollapse": "neural_collapse",
     "OpposingSignals": "opposing_signals",
@@ -27,6 +29,7 @@ _HOME = {
     "SoftmaxCollapse": "softmax_collapse",
     "WeightNormProjection": "weight_norm_projection",
     "WeightNorms": "weight_norms",
+    "ZeroGradients": "zero_gradients",
 }
 
 
