@@ -1,0 +1,264 @@
+"""Evaluates a teacher once on a data set and keeps its logits in memory-mapped files, whole or their largest."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from lightning_losses.teacher import CachedLogits
+from lightning_losses.tensors import check_count, check_temperature, full_precision
+
+_MANIFEST = "cache.json"
+_PROGRESS = "progress.json"
+
+
+class TopLogits(NamedTuple):
+    """The k largest logits of each row, their classes, and the logit that each other class has on average."""
+
+    value: Float[Tensor, "rows k"]
+    classes: Int[Tensor, "rows k"]
+    rest: Float[Tensor, " rows"]
+
+
+def top_logits(logits: Float[Tensor, "rows classes"], k: int, temperature: float = 1.0) -> TopLogits:
+    """Keep the k largest logits; `rest`, given to every other class, keeps their whole mass at the temperature."""
+    value, classes = logits.topk(k, dim=-1)
+    others = logits.scatter(-1, classes, -torch.inf)
+    count = logits.shape[-1] - k
+    if count == 0:
+        return TopLogits(value, classes, torch.full_like(value[:, 0], -torch.inf))
+    rest = temperature * (torch.logsumexp(others / temperature, dim=-1) - math.log(count))
+    return TopLogits(value, classes, rest)
+
+
+def cache_teacher(
+    teacher: nn.Module,
+    dataset: Dataset[Any],
+    folder: str | Path,
+    *,
+    top_k: int | None = None,
+    temperature: float = 1.0,
+    batch_size: int = 256,
+    collate_fn: Callable[[Any], Mapping[str, Any]] | None = None,
+    device: torch.device | str = "cpu",
+) -> Path:
+    """Evaluate a teacher on every sample of a data set, in order, once, and keep its logits in files.
+
+    The cache's name is a hash of what it follows from: the teacher's layers and weights, the data set's inputs, and the
+    options. A cache that is there is not made again, and one that was interrupted goes on where it stopped, both after
+    one pass over the inputs. It appears under its name only when it is whole, with a checksum of each file.
+
+    With `top_k` the k largest logits of each sample are kept, and all others are replaced by one value that keeps
+    their mass m exact at `temperature`: at that temperature the probabilities of the k classes are exact, and those of
+    the others add up to m. Per row, the gradient of KL at that temperature then differs from the live teacher's, added
+    up over the classes, by at most ``2 m (1 - 1 / (C - k))`` times the temperature. Whole logits are exact: the
+    gradients are those of the live teacher, up to the rounding with which its network depends on the batch size.
+
+    Args:
+        teacher: a network; it is put into evaluation mode.
+        dataset: gives mappings with `inputs`, one a sample or, by `__getitems__`, one a batch. It must give the same
+            inputs every time: augment on the teacher's side of the cache, not before.
+        folder: where caches are kept.
+        top_k: how many logits of each sample to keep; None keeps all.
+        temperature: at which the mass of the others is exact, above 0; only with `top_k`.
+        batch_size: of the evaluation, at least 1.
+        collate_fn: makes a batch of samples; torch's default if None.
+        device: where the teacher is evaluated.
+
+    Returns:
+        The cache's folder, for `load_cached_teacher`. Under several processes let one of them make it.
+
+    Raises:
+        ValueError: options out of range; more than the teacher's classes to keep.
+
+    Example:
+        >>> import tempfile
+        >>> teacher, data = nn.Linear(4, 3), [{"inputs": torch.randn(4)} for _ in range(5)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cached = load_cached_teacher(cache_teacher(teacher, data, folder))
+        ...     bool(torch.allclose(cached(torch.tensor([3])), teacher(data[3]["inputs"])))
+        True
+    """
+    check_count("cache_teacher", "batch_size", batch_size)
+    check_temperature("cache_teacher", temperature)
+    if top_k is not None:
+        check_count("cache_teacher", "top_k", top_k)
+    samples = len(dataset)  # type: ignore[arg-type]
+    loader = _loader(dataset, range(samples), batch_size, collate_fn)
+    training = teacher.training
+    try:
+        teacher.to(device).eval()
+        settings = {"samples": samples, "top_k": top_k, "temperature": temperature if top_k else None}
+        home = Path(folder) / _digest(teacher, loader, settings)
+        if not home.is_dir():
+            partial = home.with_suffix(".partial")
+            partial.mkdir(parents=True, exist_ok=True)
+            _evaluate(teacher, dataset, partial, settings, batch_size, collate_fn, torch.device(device))
+            sums = {file.name: _checksum(file) for file in sorted(partial.glob("*.npy"))}
+            _write_json(partial / _MANIFEST, {**settings, "files": sums})
+            (partial / _PROGRESS).unlink()
+            os.replace(partial, home)
+    finally:
+        teacher.train(training)
+    return home
+
+
+@torch.no_grad()
+def _evaluate(
+    teacher: nn.Module,
+    dataset: Dataset[Any],
+    folder: Path,
+    settings: dict[str, Any],
+    batch_size: int,
+    collate_fn: Callable[[Any], Mapping[str, Any]] | None,
+    device: torch.device,
+) -> None:
+    samples, top_k = settings["samples"], settings["top_k"]
+    progress = folder / _PROGRESS
+    done = json.loads(progress.read_text())["done"] if progress.is_file() else 0
+    arrays: dict[str, NDArray[Any]] = {}
+    if done:
+        arrays = {file.stem: np.lib.format.open_memmap(file, mode="r+") for file in folder.glob("*.npy")}
+    for batch in _loader(dataset, range(done, samples), batch_size, collate_fn):
+        output = teacher(batch["inputs"].to(device))
+        logits = full_precision(output if isinstance(output, Tensor) else output.logits).cpu()
+        if top_k is not None and top_k > logits.shape[-1]:
+            raise ValueError(f"cache_teacher: top_k={top_k} came for a teacher of {logits.shape[-1]} classes.")
+        kept = {"logits": logits} if top_k is None else _named(top_logits(logits, top_k, settings["temperature"]))
+        if not arrays:
+            kept["num_classes"] = torch.tensor([logits.shape[-1]])
+            arrays = {
+                name: np.lib.format.open_memmap(
+                    folder / f"{name}.npy",
+                    mode="w+",
+                    dtype=values.numpy().dtype,
+                    shape=(samples if name != "num_classes" else 1, *values.shape[1:]),
+                )
+                for name, values in kept.items()
+            }
+            arrays["num_classes"][:] = logits.shape[-1]
+            del kept["num_classes"]
+        for name, values in kept.items():
+            arrays[name][done : done + len(logits)] = values.numpy()
+        for array in arrays.values():
+            array.flush()  # type: ignore[attr-defined]
+        # Only what is in the files counts as done.
+        done += len(logits)
+        _write_json(progress, {"done": done})
+
+
+def _named(top: TopLogits) -> dict[str, Tensor]:
+    return {"value": top.value, "classes": top.classes.to(torch.int32), "rest": top.rest}
+
+
+def load_cached_teacher(path: str | Path, *, verify: bool = True) -> "MappedLogits":
+    """The cache that `cache_teacher` wrote, as a teacher that goes by the samples' `index`; its files stay on disk.
+
+    Args:
+        path: the cache's folder.
+        verify: read the files once and compare their checksums.
+
+    Raises:
+        ValueError: no whole cache there; a file that was changed.
+    """
+    path = Path(path)
+    if not (path / _MANIFEST).is_file():
+        raise ValueError(f"load_cached_teacher: {path} holds no whole cache; make it by cache_teacher.")
+    manifest = json.loads((path / _MANIFEST).read_text())
+    for name, checksum in manifest["files"].items():
+        if not (path / name).is_file() or (verify and _checksum(path / name) != checksum):
+            raise ValueError(
+                f"load_cached_teacher: {path / name} is not what was written; delete the cache, make it anew."
+            )
+    # Copy on write: torch wants arrays that it may write to, the file stays as it is.
+    arrays = {Path(name).stem: np.load(path / name, mmap_mode="c") for name in manifest["files"]}
+    return MappedLogits({name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+class MappedLogits(CachedLogits):
+    """A teacher's logits by `index`, read from memory-mapped files as they are asked for.
+
+    Args:
+        arrays: "logits" [n, C]; or "value" [n, k], "classes" [n, k], "rest" [n] and "num_classes" [1], as
+            `cache_teacher` writes them.
+
+    Example:
+        >>> MappedLogits({"logits": torch.eye(3)})(torch.tensor([2, 0])).tolist()
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+
+    def __init__(self, arrays: Mapping[str, Tensor]) -> None:
+        nn.Module.__init__(self)
+        # No buffers: they would move to the device whole, and into checkpoints.
+        self.__dict__["_arrays"] = dict(arrays)
+
+    def __len__(self) -> int:
+        return len(next(self._arrays[name] for name in ("logits", "value") if name in self._arrays))
+
+    @property
+    def _arrays(self) -> dict[str, Tensor]:
+        arrays: dict[str, Tensor] = self.__dict__["_arrays"]
+        return arrays
+
+    def forward(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
+        """The logits of the samples at these positions of the data set, on the index's device."""
+        rows = index.cpu()
+        if "logits" in self._arrays:
+            return self._arrays["logits"][rows].to(index.device)
+        value, classes = self._arrays["value"][rows], self._arrays["classes"][rows].long()
+        rest = self._arrays["rest"][rows].unsqueeze(-1).expand(-1, int(self._arrays["num_classes"]))
+        return rest.scatter(-1, classes, value).to(index.device)
+
+
+def _loader(
+    dataset: Dataset[Any], positions: range, batch_size: int, collate_fn: Callable[[Any], Mapping[str, Any]] | None
+) -> DataLoader[Any]:
+    return DataLoader(dataset, batch_size=batch_size, sampler=positions, collate_fn=collate_fn or _collate)
+
+
+def _collate(samples: Any) -> Any:
+    # A data set may answer a list of positions with the whole batch.
+    return samples if isinstance(samples, Mapping) else default_collate(samples)
+
+
+def _digest(teacher: nn.Module, loader: DataLoader[Any], settings: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest.update(repr(teacher).encode())
+    for name, tensor in teacher.state_dict().items():
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(_bytes(tensor))
+    for number, batch in enumerate(loader):
+        inputs = batch["inputs"]
+        # Once, so that the batch size doesn't matter.
+        if number == 0:
+            digest.update(f"{list(inputs.shape[1:])} {inputs.dtype}".encode())
+        digest.update(_bytes(inputs))
+    return digest.hexdigest()[:32]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    draft = path.with_suffix(".draft")
+    with draft.open("w") as stream:
+        json.dump(content, stream, sort_keys=True)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(draft, path)

@@ -1,0 +1,152 @@
+import json
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+from torch import nn
+
+from lightning_losses import KD, CrossEntropy, Objective
+from lightning_losses.cache_teacher import cache_teacher, load_cached_teacher, top_logits
+from lightning_losses.data.image_data import ImageDataset
+from lightning_losses.modules import Distiller
+
+CLASSES = 6
+DATA = ImageDataset(torch.randn(11, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(11) % CLASSES)
+POSITIONS = [7, 0, 3, 10]
+
+
+class Teacher(nn.Sequential):
+    """Counts the samples it is asked for, and may be interrupted."""
+
+    def __init__(self, dropout=0.5):
+        torch.manual_seed(1)
+        super().__init__(nn.Flatten(), nn.Linear(4, 9), nn.Tanh(), nn.Dropout(dropout), nn.Linear(9, CLASSES))
+        self.asked, self.limit = 0, None
+
+    def forward(self, inputs):
+        self.asked += len(inputs)
+        if self.limit is not None and self.asked > self.limit:
+            raise KeyboardInterrupt
+        return super().forward(inputs)
+
+
+def student(teacher):
+    torch.manual_seed(2)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES))
+    objective = Objective({"ce": CrossEntropy(), "kd": KD(temperature=2.0)})
+    return Distiller(teacher, network=network, objective=objective, num_classes=CLASSES)
+
+
+def step_gradients(teacher, positions=POSITIONS):
+    module = student(teacher)
+    module.training_step(DATA.__getitems__(positions), 0)["loss"].backward()
+    return [parameter.grad for parameter in module.parameters()]
+
+
+def test_the_gradients_are_those_of_the_live_teacher(tmp_path):
+    path = cache_teacher(Teacher(), DATA, tmp_path, batch_size=11)
+    # The same batch, so the network's sums run in the same order: not a bit differs.
+    for live, cached in zip(
+        step_gradients(Teacher(), list(range(11))),
+        step_gradients(load_cached_teacher(path), list(range(11))),
+        strict=True,
+    ):
+        assert torch.equal(live, cached)
+    for live, cached in zip(step_gradients(Teacher()), step_gradients(load_cached_teacher(path)), strict=True):
+        torch.testing.assert_close(cached, live, rtol=1e-5, atol=1e-7)  # rounding of another batch size
+
+
+def test_a_cache_that_is_there_is_not_made_again(tmp_path):
+    path = cache_teacher(Teacher(), DATA, tmp_path, batch_size=4)
+    again = Teacher().train()
+    assert cache_teacher(again, DATA, tmp_path, batch_size=5) == path
+    assert again.asked == 0 and again.training
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_its_name_follows_from_what_it_holds(tmp_path):
+    other_weights, other_layers = Teacher(), Teacher(dropout=0.1)
+    with torch.no_grad():
+        other_weights[4].bias += 1
+    changed = ImageDataset(DATA.inputs + 1e-3, DATA.target)
+    paths = [
+        cache_teacher(Teacher(), DATA, tmp_path),
+        cache_teacher(other_weights, DATA, tmp_path),
+        cache_teacher(other_layers, DATA, tmp_path),
+        cache_teacher(Teacher(), changed, tmp_path),
+        cache_teacher(Teacher(), DATA, tmp_path, top_k=2),
+        cache_teacher(Teacher(), DATA, tmp_path, top_k=2, temperature=2.0),
+        cache_teacher(Teacher(), DATA, tmp_path, top_k=3),
+    ]
+    assert len(set(paths)) == 7
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_an_interrupted_cache_goes_on(tmp_path, top_k):
+    teacher = Teacher()
+    teacher.limit = 8
+    with pytest.raises(KeyboardInterrupt):
+        cache_teacher(teacher, DATA, tmp_path / "cut", top_k=top_k, batch_size=4)
+    (partial,) = (tmp_path / "cut").iterdir()
+    with pytest.raises(ValueError, match="^load_cached_teacher: .* holds no whole cache"):
+        load_cached_teacher(partial)
+    assert json.loads((partial / "progress.json").read_text()) == {"done": 8}
+    teacher = Teacher()
+    path = cache_teacher(teacher, DATA, tmp_path / "cut", top_k=top_k, batch_size=4)
+    assert teacher.asked == 3
+    whole = cache_teacher(Teacher(), DATA, tmp_path / "whole", top_k=top_k, batch_size=4)
+    assert path.name == whole.name and not partial.exists()
+    everything = torch.arange(11)
+    assert torch.equal(load_cached_teacher(path)(everything), load_cached_teacher(whole)(everything))
+
+
+def test_a_changed_file_is_found(tmp_path):
+    path = cache_teacher(Teacher(), DATA, tmp_path)
+    file = path / "logits.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="logits.npy is not what was written"):
+        load_cached_teacher(path)
+    assert len(load_cached_teacher(path, verify=False)) == 11
+
+
+def test_the_files_stay_as_they_are_and_out_of_checkpoints(tmp_path):
+    path = cache_teacher(Teacher(), DATA, tmp_path)
+    cached = load_cached_teacher(path)
+    cached(torch.tensor([1])).zero_()
+    assert cached.state_dict() == {}
+    assert not any("teacher" in name for name in student(cached).state_dict())
+    load_cached_teacher(path)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 5), st.floats(0.5, 8))
+def test_the_largest_are_exact_and_the_error_is_bounded(seed, k, temperature):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 4 * torch.randn(3, CLASSES, dtype=torch.float64, generator=generator)
+    other = torch.randn(3, CLASSES, dtype=torch.float64, generator=generator)
+    top = top_logits(logits, k, temperature)
+    restored = top.rest.unsqueeze(-1).expand(-1, CLASSES).scatter(-1, top.classes, top.value)
+    exact, found = ((z / temperature).softmax(dim=-1) for z in (logits, restored))
+    torch.testing.assert_close(found.gather(1, top.classes), exact.gather(1, top.classes))
+    mass = 1 - exact.gather(1, top.classes).sum(dim=-1)
+    slopes = []
+    for teacher in (logits, restored):
+        leaf = other.clone().requires_grad_()
+        slopes.append(torch.autograd.grad(KD(temperature, reduction="sum")(leaf, teacher), leaf)[0])
+    error = (slopes[0] - slopes[1]).abs().sum(dim=-1)
+    bound = 2 * mass * (1 - 1 / (CLASSES - k)) * temperature
+    assert bool((error <= bound + 1e-9).all())
+
+
+def test_all_classes_kept_are_the_logits(tmp_path):
+    whole, top = (load_cached_teacher(cache_teacher(Teacher(), DATA, tmp_path, top_k=k)) for k in (None, CLASSES))
+    assert torch.equal(top(torch.tensor(POSITIONS)), whole(torch.tensor(POSITIONS)))
+
+
+def test_bad_options_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="^cache_teacher: top_k=0"):
+        cache_teacher(Teacher(), DATA, tmp_path, top_k=0)
+    with pytest.raises(ValueError, match="^cache_teacher: top_k=7 came for a teacher of 6 classes"):
+        cache_teacher(Teacher(), DATA, tmp_path, top_k=7)
