@@ -42,11 +42,13 @@ class Finding(NamedTuple):
     Attributes:
         gate: the claim about numbers.
         found: the gate's numbers by seed: one for each of its runs.
+        least: what a delay that has not ended is longer than, likewise; NaN for any other number.
         holds: whether the gate passes, by seed.
     """
 
     gate: Gate
     found: dict[int, list[float]]
+    least: dict[int, list[float]]
     holds: dict[int, bool]
 
 
@@ -89,6 +91,7 @@ def findings(gates: Sequence[Gate], reports: dict[int, dict[str, Any]]) -> list[
         Finding(
             gate,
             {seed: gate.found(of_runs) for seed, of_runs in numbers.items()},
+            {seed: [_least(gate.value, of_runs[name]) for name in gate.runs] for seed, of_runs in numbers.items()},
             {seed: gate.passes(of_runs) for seed, of_runs in numbers.items()},
         )
         for gate in gates
@@ -96,21 +99,20 @@ def findings(gates: Sequence[Gate], reports: dict[int, dict[str, Any]]) -> list[
 
 
 def verdict(found: Sequence[Finding], seeds: Sequence[int]) -> str:
-    """Reproduced, if every gate holds on every seed; else on which seeds not.
+    """Reproduced, if every gate holds on every seed; and on how many all do.
 
     Example:
         >>> gate = Gate(["a"], "delay", at_least=1)
-        >>> verdict([Finding(gate, {3: [2.0], 4: [0.0]}, {3: True, 4: False})], [3, 4])
-        'not reproduced on seed 4'
+        >>> verdict([Finding(gate, {3: [2.0], 4: [0.0]}, {}, {3: True, 4: False})], [3, 4])
+        'not reproduced (all gates hold on 1 of 2 seeds)'
         >>> verdict([], [3])
         'not run'
     """
     if not found or any(seed not in finding.holds for finding in found for seed in seeds):
         return "not run"
-    failed = [str(seed) for seed in seeds if not all(finding.holds[seed] for finding in found)]
-    if not failed:
-        return f"reproduced on {'every one of ' if len(seeds) > 1 else ''}{len(seeds)} seed{'s' * (len(seeds) > 1)}"
-    return f"not reproduced on seed{'s' * (len(failed) > 1)} {', '.join(failed)}"
+    held = sum(all(finding.holds[seed] for finding in found) for seed in seeds)
+    word = "reproduced" if held == len(seeds) else "not reproduced"
+    return f"{word} (all gates hold on {held} of {len(seeds)} seeds)"
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -135,13 +137,16 @@ def section(experiment: str, settings: dict[str, Any], reports: dict[int, dict[s
     seconds = [report["seconds"] for report in reports.values()]
     lines = [f"## {settings['title']}", "", f"**{verdict(found, seeds).capitalize()}.**", ""]
     lines += [f"Claim: {settings['claim']} ({settings['source']})", ""]
-    lines += [f"Our setting: `experiment={experiment}`, {_setting(settings)}.", ""]
+    lines += [f"Our setting: `experiment={experiment}`, {_setting(experiment, settings)}.", ""]
     columns = ["run", "number", *(f"seed {seed}" for seed in seeds), "mean ± 95%", "gate", "holds"]
     lines += ["| " + " | ".join(columns) + " |", "|---|---" + "|---:" * (len(seeds) + 1) + "|---|---|"]
     for finding in found:
         for place, name in enumerate(finding.gate.runs):
             values = {seed: numbers[place] for seed, numbers in finding.found.items()}
-            cells = [_cell(finding.gate.value, values.get(seed)) for seed in seeds]
+            cells = [
+                _cell(finding.gate.value, values.get(seed), finding.least.get(seed, [math.nan] * (place + 1))[place])
+                for seed in seeds
+            ]
             gate = [_bounds(finding.gate), f"{sum(finding.holds.values())} of {len(seeds)}"] if place == 0 else ["", ""]
             label = settings["runs"][name]["label"]
             row = [label, finding.gate.value, *cells, _interval(finding.gate.value, list(values.values())), *gate]
@@ -159,11 +164,14 @@ def write(
 ) -> None:
     """RESULTS.md: the verdicts, then each experiment's numbers, then what can't be tested here."""
     listed = ",".join(map(str, seeds))
-    lines = ["# Results", "", f"`make results ARGS='--seeds {listed} --experiments {','.join(experiments)}'`", ""]
+    chosen = "" if seeds == list(SEEDS) else f"--seeds {listed}"
+    chosen += "" if list(experiments) == list(EXPERIMENTS) else f" --experiments {','.join(experiments)}"
+    lines = ["# Results", "", f"`make results ARGS='{chosen.strip()}'`" if chosen else "`make results`", ""]
     lines += [
-        f"Seeds {listed.replace(',', ', ')}, on one CPU thread. Settings and gates were chosen on seeds 0, 1 and 2 and "
-        "not touched after these runs. A claim counts as reproduced if all its gates hold on every seed. Intervals are "
-        "Student's, of the mean over seeds; – is what did not happen within the run.",
+        f"Seeds {listed.replace(',', ', ')}, on one CPU thread. Settings and gates were chosen on seeds 0, 1 and 2, "
+        "and not touched after these runs. A claim counts as reproduced here only if all its gates hold on every seed. "
+        "Intervals are Student's, 95%, of the mean over seeds. “–” is what did not happen within the run, “over” the "
+        "steps that a delay had lasted when the run ended; neither passes a gate.",
         "",
         "| experiment | verdict |",
         "|---|---|",
@@ -231,7 +239,7 @@ def _is_number(value: Any) -> bool:
     return value is None or isinstance(value, int | float)
 
 
-def _setting(settings: dict[str, Any]) -> str:
+def _setting(experiment: str, settings: dict[str, Any]) -> str:
     """The data's plain settings and the budget of steps."""
     data = ", ".join(
         f"{name.replace('_', ' ')} {value}"
@@ -240,7 +248,16 @@ def _setting(settings: dict[str, Any]) -> str:
     )
     budgets = {run.get("set", {}).get("trainer.max_steps", settings["trainer"]["max_steps"])
                for run in settings["runs"].values()}  # fmt: skip
-    return f"{data}; {' or '.join(str(budget) for budget in sorted(budgets))} full-batch steps"
+    rates = {run.get("set", {}).get("optimizer.lr", settings["optimizer"]["lr"]) for run in settings["runs"].values()}
+    network, optimizer = (settings[part]["_target_"].rpartition(".")[2] for part in ("model", "optimizer"))
+    return (
+        f"{data}; {network}, {optimizer} at {_either(rates)}; {_either(budgets)} full-batch steps. "
+        f"All of it is in `conf/experiment/{experiment}.yaml`"
+    )
+
+
+def _either(numbers: set[float]) -> str:
+    return " or ".join(f"{number:g}" for number in sorted(numbers))
 
 
 def _bounds(gate: Gate) -> str:
@@ -254,14 +271,22 @@ def _bounds(gate: Gate) -> str:
     return ", ".join(words)
 
 
-def _cell(name: str, value: float | None) -> str:
+def _least(name: str, numbers: dict[str, float]) -> float:
+    if name != "delay" or not math.isnan(numbers["delay"]):
+        return math.nan
+    return numbers["steps"] - numbers["memorised"]
+
+
+def _cell(name: str, value: float | None, least: float = math.nan) -> str:
     if value is None:
         return "not run"
     if math.isnan(value):
-        return "–"
+        return "–" if math.isnan(least) else f"over {least:,.0f}"
     if _is_share(name):
         return f"{100 * value:.1f} %"
-    return f"{value:.3g}" if "loss" in name else f"{value:,.0f}"
+    if "loss" in name:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
 
 
 def _interval(name: str, values: Sequence[float]) -> str:
