@@ -102,12 +102,18 @@ class ContinualEvaluation(Monitor):
         self.record(trainer, trainer.global_step, values)
 
     def figure(self) -> Figure:
-        """Every task's accuracy and the worst case over steps."""
+        """Every task's accuracy and the worst case over steps, and where each task begins."""
         curves = {
             f"task {number}": (self.steps, self.values[f"accuracy/{number}"]) for number in range(len(self.tasks))
         }
         curves["worst case"] = (self.steps, self.values["worst_case"])
-        return fraction_curves(curves, ylabel="accuracy (%)")
+        learnt = self.values["task"]
+        begins = {
+            float(self.steps[place]): f"task {task:.0f}"
+            for place, task in enumerate(learnt)
+            if place == 0 or task != learnt[place - 1]
+        }
+        return fraction_curves(curves, ylabel="accuracy (%)", highlight="worst case", marks=begins)
 
 
 def _mean(values: list[float]) -> float:

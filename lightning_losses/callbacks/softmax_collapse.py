@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_losses.callbacks.monitor import LogitMonitor, check_precisions
-from lightning_losses.plots.grokking import fraction_curves
+from lightning_losses.plots.grokking import fraction_panels
 
 
 def collapsed_rows(logits: Float[Tensor, "rows classes"], dtype: torch.dtype = torch.float32) -> Bool[Tensor, " rows"]:
@@ -102,9 +102,9 @@ class SoftmaxCollapse(LogitMonitor):
         return measured
 
     def figure(self) -> Figure:
-        """Shares over steps."""
-        curves = {}
-        for precision in self.precisions:
-            curves[f"collapsed, {precision}"] = (self.steps, self.values[precision])
-            curves[f"loss 0, {precision}"] = (self.steps, self.values[f"zero_loss_{precision}"])
-        return fraction_curves(curves, ylabel="share of training rows (%)")
+        """Shares over steps: of collapsed rows, beside those of rows without loss; a line a precision."""
+        panels = {
+            title: {precision: (self.steps, self.values[prefix + precision]) for precision in self.precisions}
+            for title, prefix in (("collapsed", ""), ("loss exactly 0", "zero_loss_"))
+        }
+        return fraction_panels(panels, ylabel="training rows (%)")

@@ -79,4 +79,4 @@ class ZeroGradients(Monitor):
     def figure(self) -> Figure:
         """The shares over steps."""
         curves = {name: (self.steps[-len(values) :], values) for name, values in self.values.items()}
-        return fraction_curves(curves, ylabel="gradient entries that are 0 (%)")
+        return fraction_curves(curves, ylabel="gradient entries that are 0 (%)", highlight="all")

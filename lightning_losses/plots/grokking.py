@@ -159,22 +159,57 @@ def draw_grokking(axis: Axes, curves: Sequence[Curve], *, measure: str = "accura
         axis.set_yscale("log")
 
 
-def fraction_curves(curves: Mapping[str, Points], *, ylabel: str) -> Figure:
-    """Shares in percent over steps.
+def fraction_curves(
+    curves: Mapping[str, Points], *, ylabel: str, highlight: str | None = None, marks: Mapping[float, str] | None = None
+) -> Figure:
+    """Shares in percent over steps, one of them drawn bold.
 
     Args:
         curves: (steps, shares in [0, 1]) by label.
         ylabel: what the shares are of.
+        highlight: the label to draw bold and black.
+        marks: what begins at a step.
     """
     with paper_style():
-        figure, (axis,) = new_figure()
-        for order, (label, (steps, values)) in enumerate(curves.items()):
-            _line(axis, steps, [100 * value for value in values], label, order)
-        axis.set_ylim(-3, 103)
+        figure, (axis,) = new_figure(width=4.2)
+        _draw_shares(axis, curves, highlight)
+        for step, label in (marks or {}).items():
+            axis.axvline(step, color="#999999", linewidth=0.8, linestyle=":")
+            axis.annotate(label, (step, 1), xycoords=("data", "axes fraction"), xytext=(2, 1),
+                          textcoords="offset points", fontsize=7, color="#555555")  # fmt: skip
         axis.set_ylabel(ylabel)
-        axis.set_xlabel("optimizer step")
-        axis.legend(loc="best")
+        # Beside the panel it hides nothing.
+        figure.legend(loc="outside right upper", fontsize=7)
     return figure
+
+
+def fraction_panels(panels: Mapping[str, Mapping[str, Points]], *, ylabel: str) -> Figure:
+    """Panels of shares in percent over steps, the same lines in each.
+
+    Args:
+        panels: (steps, shares in [0, 1]) by label, by the panel's title.
+        ylabel: what the shares are of.
+    """
+    with paper_style():
+        figure, axes = new_figure(len(panels), width=2.9, height=2.4, share_y=True)
+        for axis, (title, curves) in zip(axes, panels.items(), strict=True):
+            _draw_shares(axis, curves)
+            axis.set_title(title)
+        axes[0].set_ylabel(ylabel)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", fontsize=7)
+    return figure
+
+
+def _draw_shares(axis: Axes, curves: Mapping[str, Points], highlight: str | None = None) -> None:
+    for order, (label, (steps, values)) in enumerate(curves.items()):
+        shares = [100 * value for value in values]
+        if label == highlight:
+            axis.plot(steps, shares, label=label, color="black", linewidth=2.0, alpha=0.8)
+        else:
+            _line(axis, steps, shares, label, order)
+    axis.set_ylim(-3, 103)
+    axis.set_xlabel("optimizer step")
 
 
 def value_curves(
