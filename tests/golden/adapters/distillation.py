@@ -49,6 +49,7 @@ from lightning_losses.losses.distillation.dkd import dkd_parts
 from lightning_losses.losses.distillation.mcmi import class_centroids, class_sums
 from lightning_losses.losses.distillation.pskd import pskd_target
 from lightning_losses.losses.distillation.sinkd import sinkd_transport
+from lightning_losses.losses.distillation.tgeo_kd import tgeo_state
 from lightning_losses.tensors import class_indices, entropy, log_probabilities
 from tests.golden.adapter import Adapter, Params, gradients, leaf
 
@@ -396,6 +397,15 @@ def mtard(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor
     return {name: torch.stack(values) for name, values in trace.items()}
 
 
+def tgeo(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        given.choice("teacher_class_mean", {"computed over the given rows of the class": None})
+    teacher, target = inputs["teacher_probs"], inputs["target"]
+    # Sums of probabilities, which are the exponentials of their logarithms.
+    means = class_centroids(*class_sums(teacher.log(), target), torch.zeros_like(teacher[:1]))
+    return {"state": tgeo_state(inputs["student_probs"], teacher, target, means)}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "kd": kd,
     "dkd": dkd,
@@ -456,4 +466,5 @@ ADAPTERS: dict[str, Adapter] = {
     "class_relation_kd": class_relation,
     "wdr_loss": weight_distribution,
     "mtard_balance": mtard,
+    "tgeo_kd": tgeo,
 }

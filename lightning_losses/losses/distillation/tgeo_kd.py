@@ -1,0 +1,155 @@
+"""TGeo-KD: a small network learns, for each sample, how much of the loss is the teacher's and how much the label's."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lightning_losses.losses.classification.cross_entropy import cross_entropy_loss
+from lightning_losses.losses.distillation.kd import kd_loss
+from lightning_losses.tensors import check_count, check_number, check_temperature
+
+
+def tgeo_state(
+    student: Float[Tensor, "rows classes"],
+    teacher: Float[Tensor, "rows classes"],
+    target: Int[Tensor, " rows"],
+    class_means: Float[Tensor, "classes classes"],
+) -> Float[Tensor, "rows state"]:
+    """What the controller sees of a sample: three predictions, its label, and their squared differences.
+
+    ``[s, t, y, m, (m - s)², (y - s)², (t - s)², (t - y)², (m - y)²]``, each over the classes, with s the student's and
+    t the teacher's probabilities, y the one-hot label, and m the teacher's mean prediction of the sample's class.
+    """
+    classes = student.shape[-1]
+    if student.shape != teacher.shape or class_means.shape != (classes, classes) or len(target) != len(student):
+        raise ValueError(
+            f"tgeo_kd: probabilities of shapes {list(student.shape)} and {list(teacher.shape)} came with a target of "
+            f"shape {list(target.shape)} and class means of shape {list(class_means.shape)}; give [N, C] twice, [N] "
+            "and [C, C]."
+        )
+    label, mean = F.one_hot(target, classes).to(student.dtype), class_means[target]
+    apart = [(mean, student), (label, student), (teacher, student), (teacher, label), (mean, label)]
+    return torch.cat([student, teacher, label, mean, *((a - b).square() for a, b in apart)], dim=-1)
+
+
+class FusionController(nn.Module):
+    """The network that gives each sample's fusion ratio, in (0, 1), from its `tgeo_state`.
+
+    Args:
+        num_classes: C, at least 1.
+
+    Example:
+        >>> FusionController(num_classes=3)(torch.zeros(4, 27)).shape
+        torch.Size([4])
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        check_count("tgeo_kd", "num_classes", num_classes)
+        self.layers = nn.Sequential(
+            nn.Linear(9 * num_classes, 32), nn.LeakyReLU(), nn.Linear(32, 16), nn.LeakyReLU(), nn.Linear(16, 1)
+        )
+
+    def forward(self, state: Float[Tensor, "rows state"]) -> Float[Tensor, " rows"]:
+        """The ratio of each sample."""
+        ratio: Tensor = self.layers(state).squeeze(-1).sigmoid()
+        return ratio
+
+
+def tgeo_kd_loss(
+    logits: Float[Tensor, "rows classes"],
+    teacher_logits: Float[Tensor, "rows classes"],
+    target: Int[Tensor, " rows"],
+    ratio: Float[Tensor, " rows"],
+    *,
+    temperature: float = 1.5,
+) -> Float[Tensor, ""]:
+    """``mean_i[α_i τ² KL(t || s) + (1 - α_i) CE]``, with a fusion ratio α for each sample.
+
+    The gradient goes to the logits and to the ratio.
+
+    Source:
+        Hu, Li, Liu, Chen, Chen, Liu, 2024, "Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge
+        Distillation", arXiv:2312.15112, and its code Chengming0501/TGeo-KD.
+
+    Example:
+        >>> logits, target = torch.zeros(2, 3), torch.tensor([0, 1])
+        >>> round(tgeo_kd_loss(logits, logits, target, torch.tensor([1.0, 0.0])).item(), 4)  # half of log 3
+        0.5493
+    """
+    check_temperature("tgeo_kd", temperature)
+    if ratio.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"tgeo_kd: a ratio of shape {list(ratio.shape)} came with logits of shape {list(logits.shape)}; give one "
+            "for each sample."
+        )
+    taught = kd_loss(logits, teacher_logits, temperature=temperature, reduction="none")
+    label = cross_entropy_loss(logits, target, reduction="none")
+    return (ratio * taught + (1 - ratio) * label).sum() / max(len(ratio), 1)
+
+
+class LabelledBatch(NamedTuple):
+    """A batch to learn from, or to judge by."""
+
+    inputs: Float[Tensor, "rows ..."]
+    target: Int[Tensor, " rows"]
+
+
+def tgeo_outer_loss(
+    network: nn.Module,
+    controller: FusionController,
+    train: LabelledBatch,
+    teacher_logits: Float[Tensor, "rows classes"],
+    class_means: Float[Tensor, "classes classes"],
+    held_out: LabelledBatch,
+    *,
+    learning_rate: float,
+    temperature: float = 1.5,
+) -> Float[Tensor, ""]:
+    """Cross-entropy on held-out samples after the student has taken one step on the controller's loss.
+
+    The step is one of gradient descent, ``θ - η ∇ L(θ, α)``, taken on a copy of the weights; the result depends on the
+    controller through it, and its gradient by the controller's weights is exact. Minimise it by the controller's own
+    optimizer (the authors: Adam at 0.1, weight decay 0.05) in turn with the student's step on `tgeo_kd_loss`, for which
+    the ratio is a constant. Under several processes average the controller's gradients.
+
+    Args:
+        network: the student, [rows, ...] to [rows, C]; neither its weights nor its buffers change.
+        controller: gives the ratios.
+        train: the batch of the step.
+        teacher_logits: [rows, C] the teacher's, of the same batch.
+        class_means: [C, C] the teacher's mean prediction of each class over the training set.
+        held_out: the batch to judge by.
+        learning_rate: η, at least 0.
+        temperature: τ, above 0.
+
+    Source:
+        As `tgeo_kd_loss`, by the paper. The code takes the ratios without gradient, so that its controller does not
+        learn, and applies the softmax twice in the outer loss; not here.
+
+    Example:
+        >>> student, controller = nn.Linear(4, 3), FusionController(num_classes=3)
+        >>> batch = LabelledBatch(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))
+        >>> means = torch.full((3, 3), 1 / 3)
+        >>> loss = tgeo_outer_loss(student, controller, batch, torch.randn(5, 3), means, batch, learning_rate=0.1)
+        >>> loss.backward()
+        >>> all(bool(p.grad.abs().sum() > 0) for p in controller.parameters()), student.weight.grad is None
+        (True, True)
+    """
+    check_number("tgeo_kd", "learning_rate", learning_rate, least=0)
+    weights = {name: weight.detach().requires_grad_() for name, weight in network.named_parameters()}
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    logits = functional_call(network, {**weights, **buffers}, (train.inputs,))
+    state = tgeo_state(
+        logits.detach().softmax(dim=-1), teacher_logits.detach().softmax(dim=-1), train.target, class_means
+    )
+    inner = tgeo_kd_loss(logits, teacher_logits, train.target, controller(state), temperature=temperature)
+    slopes = torch.autograd.grad(inner, list(weights.values()), create_graph=True, materialize_grads=True)
+    stepped = {
+        name: weight - learning_rate * slope for (name, weight), slope in zip(weights.items(), slopes, strict=True)
+    }
+    return cross_entropy_loss(functional_call(network, {**stepped, **buffers}, (held_out.inputs,)), held_out.target)
