@@ -12,6 +12,8 @@ __all__ = ["EpochSeed", "History", "LastCheckpoint", "Progress"]
 
 # Lazily: most of them draw, and a recipe that uses none need not load what draws.
 _HOME = {
+    "AdaFocalBins": "adafocal_bins",
+    "CalibrationMonitor": "calibration_monitor",
     "AttentionLogits": "attention_logits",
     "ContinualEvaluation": "continual_evaluation",
     "DiffusionSpectralEntropy": "diffusion_spectral_entropy",
@@ -26,6 +28,7 @@ _HOME = {
     "OpposingSignals": "opposing_signals",
     "OrthogonalGradient": "orthogonal_gradient",
     "OutputLogits": "output_logits",
+    "PostHocCalibration": "post_hoc_calibration",
     "SoftmaxCollapse": "softmax_collapse",
     "WeightNormProjection": "weight_norm_projection",
     "WeightNorms": "weight_norms",

@@ -103,7 +103,7 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"{self.name}: num_classes={num_classes} came; it has {self.num_classes} classes.")
         if input_shape is not None and tuple(input_shape) != self.input_shape:
             raise ValueError(f"{self.name}: input_shape={list(input_shape)} came; it has {list(self.input_shape)}.")
-        check_number(self.name, "label_noise", label_noise, least=0, most=1)
+        check_number(str(self.name), "label_noise", label_noise, least=0, most=1)
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
