@@ -1,0 +1,229 @@
+"""The Python standard library's own sources, byte by byte: real text that is wherever Python is."""
+
+import hashlib
+import math
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from lightning_losses.tensors import check_number
+
+Batch = dict[str, Tensor]
+
+# Tests and packages are no part of the library; the codecs are 120 times nearly the same table, which would stand in
+# training and in validation both.
+_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "encodings"}
+
+
+class TextDataset(Dataset[Batch]):
+    """A text cut into blocks; asked for a list of positions, it answers with the whole batch.
+
+    A block's targets are its tokens moved by one, so that each token but the text's first is a target once.
+
+    Args:
+        text: [n] tokens.
+        block_length: T, the tokens of a block; what is left at the end is not used.
+
+    Raises:
+        ValueError: a text that is shorter than one block and its last target.
+
+    Example:
+        >>> dataset = TextDataset(torch.arange(8, dtype=torch.uint8), block_length=3)
+        >>> len(dataset), dataset[1]
+        (2, {'inputs': tensor([3, 4, 5]), 'target': tensor([4, 5, 6])})
+    """
+
+    def __init__(self, text: UInt8[Tensor, " tokens"], block_length: int) -> None:
+        check_number("text_dataset", "block_length", block_length, least=1)
+        blocks = (len(text) - 1) // block_length
+        if blocks < 1:
+            raise ValueError(
+                f"text_dataset: block_length={block_length} came with a text of {len(text)} tokens; give shorter "
+                "blocks, or more text."
+            )
+        self.text = text
+        self.inputs = text[: blocks * block_length].reshape(blocks, block_length)
+        self.target = text[1 : blocks * block_length + 1].reshape(blocks, block_length)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, position: int) -> Batch:
+        return {name: tensor[0] for name, tensor in self.__getitems__([position]).items()}
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        """The batch of the blocks at these positions, as [B, T] int64."""
+        index = torch.as_tensor(positions)
+        return {"inputs": self.inputs[index].long(), "target": self.target[index].long()}
+
+
+class StdlibText(L.LightningDataModule):
+    """The standard library's ``.py`` files as byte tokens, in batches ``{"inputs", "target"}`` of [B, T].
+
+    The files, without tests, installed packages, codec tables and the build's own settings, are put in an order that
+    `split_seed` fixes, and taken until there are `max_bytes`; of a long one the first twentieth of that. Each goes to
+    one split alone. The order of training blocks depends on `seed` and the epoch alone, so that a resumed run sees
+    what an uninterrupted one sees.
+
+    The text changes with Python's version; `fingerprint` says whether two machines have the same.
+
+    Args:
+        batch_size: the blocks of one optimizer step, over all processes together.
+        block_length: T, the tokens of a block.
+        max_bytes: the size of the whole text, if there is so much.
+        val_fraction: the share of validation, to within a twentieth of the text.
+        test_fraction: the share of test, likewise.
+        split_seed: fixes the order in which files are taken, and so the splits.
+        seed: fixes the order of the training blocks.
+        vocabulary_size: if given, must be 256; a configuration builds its networks by it.
+
+    Attributes:
+        train, val, test: the three splits, once `setup` has run.
+
+    Raises:
+        ValueError: a value out of range; no sources; a split too short for one block; a batch size that the processes
+            can't share.
+
+    Example:
+        >>> data = StdlibText(batch_size=2, block_length=16, max_bytes=50_000)
+        >>> data.setup()
+        >>> data.train.__getitems__([0, 1])["target"].shape
+        torch.Size([2, 16])
+    """
+
+    name = "stdlib_text"
+    train: TextDataset
+    val: TextDataset
+    test: TextDataset
+
+    def __init__(
+        self,
+        batch_size: int = 16,
+        block_length: int = 128,
+        max_bytes: int = 2_000_000,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        split_seed: int = 0,
+        seed: int = 0,
+        vocabulary_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("block_length", block_length), ("max_bytes", max_bytes)):
+            check_number(self.name, name, value, least=1)
+        for name, share in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+            check_number(self.name, name, share, above=0, most=1)
+        if val_fraction + test_fraction >= 1:
+            raise ValueError(
+                f"{self.name}: val_fraction={val_fraction} and test_fraction={test_fraction} came; give less than 1 "
+                "together, the rest is for training."
+            )
+        if vocabulary_size not in (None, 256):
+            raise ValueError(f"{self.name}: vocabulary_size={vocabulary_size} came; there are 256 bytes.")
+        self.batch_size = batch_size
+        self.block_length = block_length
+        self.max_bytes = max_bytes
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.split_seed = split_seed
+        self.seed = seed
+        self.vocabulary_size = 256
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and split; done once."""
+        if hasattr(self, "train"):
+            return
+        texts = list(self._texts())
+        total = sum(map(len, texts))
+        held_out = self.val_fraction + self.test_fraction
+        wanted = [total * share for share in (1 - held_out, self.val_fraction, self.test_fraction)]
+        parts: list[list[bytes]] = [[], [], []]
+        for text in texts:
+            # To whichever lacks most.
+            part = wanted.index(max(wanted))
+            parts[part].append(text)
+            wanted[part] -= len(text)
+        self.train, self.val, self.test = (TextDataset(_tokens(part), self.block_length) for part in parts)
+
+    def fingerprint(self) -> str:
+        """A hash of the three splits."""
+        self.setup()
+        content = hashlib.sha256()
+        for dataset in (self.train, self.val, self.test):
+            content.update(hashlib.sha256(dataset.text.numpy().tobytes()).digest())
+        return content.hexdigest()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled batches, each process its share."""
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        if self.batch_size % world:
+            raise ValueError(
+                f"{self.name}: batch_size={self.batch_size} came with {world} processes; give a multiple of {world}, "
+                "each process takes its share."
+            )
+        # Also for one process, since Lightning tells this sampler the epoch: the order is that of (seed, epoch).
+        sampler: DistributedSampler[Batch] = DistributedSampler(self.train, world, rank, shuffle=True, seed=self.seed)
+        return _loader(self.train, self.batch_size // world, sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The validation split in order, whole on every process."""
+        return _loader(self.val, 4 * self.batch_size)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test split in order, whole on every process."""
+        return _loader(self.test, 4 * self.batch_size)
+
+    def _texts(self) -> Iterator[bytes]:
+        """The files' contents in the split's order, `max_bytes` in all."""
+        paths = source_files()
+        # RandomState's stream is frozen for good; a Generator's may change between versions of numpy.
+        left, longest = self.max_bytes, math.ceil(self.max_bytes / 20)
+        for position in np.random.RandomState(self.split_seed).permutation(len(paths)):
+            if left == 0:
+                return
+            # One long file would be a whole split.
+            text = paths[position].read_bytes()[: min(left, longest)]
+            left -= len(text)
+            yield text
+
+
+def source_files() -> list[Path]:
+    """The standard library's ``.py`` files, sorted by their path within it.
+
+    Raises:
+        ValueError: there are none, as where Python was installed without its sources.
+
+    Example:
+        >>> any(path.name == "argparse.py" for path in source_files())
+        True
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = {
+        path.relative_to(root).as_posix(): path
+        for path in root.rglob("*.py")
+        # The build's settings differ from machine to machine.
+        if not _LEFT_OUT.intersection(path.relative_to(root).parts) and not path.name.startswith("_sysconfigdata")
+    }
+    if not found:
+        raise ValueError(f"stdlib_text: no .py files are in {root}; take a Python that was installed with its sources.")
+    return [found[name] for name in sorted(found)]
+
+
+def _tokens(texts: list[bytes]) -> UInt8[Tensor, " tokens"]:
+    tokens: Int[Tensor, " tokens"] = torch.from_numpy(np.frombuffer(b"".join(texts), dtype=np.uint8).copy())
+    return tokens
+
+
+def _loader(dataset: TextDataset, batch_size: int, sampler: Any = None) -> DataLoader[Batch]:
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=_as_is)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,113 @@
+"""A small causal transformer for language models."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lightning_losses.tensors import check_number
+
+
+class Transformer(nn.Module):
+    """A decoder-only transformer with normalisation before each layer and learned positions.
+
+    Weights begin as GPT-2's: normal with deviation 0.02, the layers that end a residual branch with 0.02 / sqrt(2
+    depth). In `lightning_losses.mixins.LanguageHeadMixin` it is a `network` whose head is found by itself.
+
+    Args:
+        vocabulary_size: V.
+        context_length: the most tokens of a sequence.
+        width: D, of the hidden states.
+        depth: the number of blocks.
+        heads: the attention's heads, which share the width.
+        tied: True makes logits by the token embedding's weight; False by a layer of its own, without bias.
+
+    Shapes:
+        tokens: [B, T] int64; logits: [B, T, V]; hidden states: [B, T, D].
+
+    Raises:
+        ValueError: a size below 1; a width that the heads can't share; when called, a sequence longer than the context.
+
+    Source:
+        Radford et al., 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2). Deviating from it, no layer
+        has a bias but the normalisations, and there is no dropout.
+
+    Example:
+        >>> network = Transformer(vocabulary_size=9, context_length=8, width=16, depth=2, heads=2)
+        >>> tokens = torch.zeros(2, 5, dtype=torch.long)
+        >>> network(tokens).shape, network(tokens, return_hidden=True).shape
+        (torch.Size([2, 5, 9]), torch.Size([2, 5, 16]))
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        context_length: int,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 4,
+        tied: bool = True,
+    ) -> None:
+        super().__init__()
+        sizes = {"vocabulary_size": vocabulary_size, "context_length": context_length, "width": width, "depth": depth}
+        for name, size in {**sizes, "heads": heads}.items():
+            check_number("transformer", name, size, least=1)
+        if width % heads:
+            raise ValueError(f"transformer: heads={heads} came with width={width}; give a divisor of the width.")
+        self.context_length = context_length
+        self.tokens = nn.Embedding(vocabulary_size, width)
+        self.positions = nn.Embedding(context_length, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.head = None if tied else nn.Linear(width, vocabulary_size, bias=False)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * depth) if name.endswith("out.weight") else 0.02)
+
+    def forward(self, tokens: Int[Tensor, "batch time"], return_hidden: bool = False) -> Float[Tensor, "batch time _"]:
+        """The logits of each next token, or the hidden states that the head would make them of."""
+        if tokens.shape[-1] > self.context_length:
+            raise ValueError(
+                f"transformer: {tokens.shape[-1]} tokens came; the context has {self.context_length}, give at most so "
+                "many."
+            )
+        hidden = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[-1], device=tokens.device))
+        for block in self.blocks:
+            hidden = block(hidden)
+        hidden = self.norm(hidden)
+        if return_hidden:
+            return hidden
+        return F.linear(hidden, self.tokens.weight) if self.head is None else self.head(hidden)
+
+    def get_output_embeddings(self) -> nn.Embedding | nn.Linear:
+        """The layer whose weight makes the logits."""
+        return self.tokens if self.head is None else self.head
+
+
+class Block(nn.Module):
+    """Causal self-attention, then a perceptron of four times the width, each added to its input.
+
+    Args:
+        width: D.
+        heads: the attention's heads.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention_in = nn.Linear(width, 3 * width, bias=False)
+        self.attention_out = nn.Linear(width, width, bias=False)
+        self.perceptron_norm = nn.LayerNorm(width)
+        self.perceptron_in = nn.Linear(width, 4 * width, bias=False)
+        self.perceptron_out = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, hidden: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time width"]:
+        """The next block's input."""
+        joint = self.attention_in(self.attention_norm(hidden)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = joint.permute(2, 0, 3, 1, 4).unbind()
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        hidden = hidden + self.attention_out(mixed.transpose(1, 2).flatten(2))
+        return hidden + self.perceptron_out(F.gelu(self.perceptron_in(self.perceptron_norm(hidden))))
