@@ -16,6 +16,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from lightning_losses.data.cache import cache_folder
+from lightning_losses.recipe.comparison import compare
+from lightning_losses.recipe.comparison import rehearse as rehearse_comparison
 from lightning_losses.recipe.evaluation import evaluate
 from lightning_losses.recipe.grok import grok
 from lightning_losses.recipe.grok import rehearse as rehearse_runs
@@ -62,6 +64,9 @@ def trainings(config: DictConfig) -> dict[str, Training]:
 
 def rehearse(config: DictConfig) -> None:
     """Take one step with every network, so that what can't work is known before anything was trained."""
+    if "seeds" in config:
+        rehearse_comparison(config)
+        return
     if "runs" in config:
         rehearse_runs(config)
         return
@@ -74,6 +79,9 @@ def train(config: DictConfig, folder: Path) -> Any:
     started = time.perf_counter()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if "seeds" in config:
+        # Several objectives with several seeds have a table of their own.
+        return compare(config, folder)
     if "runs" in config:
         # Several variants of one network, watched while they grok, have a report of their own.
         return grok(config, folder)

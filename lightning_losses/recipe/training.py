@@ -251,7 +251,7 @@ class Training:
 def source_digest() -> str:
     """A hash of the code that decides what training makes: a network of other code is another network."""
     root = Path(lightning_losses.__file__).parent
-    parts = ("data", "kernels", "losses", "mixins", "modules", "networks", "optim", "transport")
+    parts = ("callbacks", "data", "kernels", "losses", "mixins", "modules", "networks", "optim", "transport")
     files = [*root.glob("*.py"), *(file for part in parts for file in (root / part).rglob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:16]
 
