@@ -1,4 +1,4 @@
-"""The command line: `lightning-losses train ...` and `lightning-losses list`."""
+"""The command line: `lightning-losses train ...`, `lightning-losses calibrate ...` and `lightning-losses list`."""
 
 import argparse
 import importlib
@@ -8,31 +8,37 @@ from dataclasses import asdict
 
 
 def main() -> None:
-    """Run a sub-command; what follows `train` goes to the recipe as it is."""
+    """Run a sub-command; what follows `train` or `calibrate` goes to the recipe as it is."""
     parser = argparse.ArgumentParser(
         prog="lightning-losses", description="Training objectives beyond cross-entropy for PyTorch Lightning."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,list}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,calibrate,list}")
     commands.add_parser(
         "train",
         add_help=False,
         help="train, calibrate, evaluate, report; takes Hydra overrides, "
         "such as objective=kd data=digits; train --help lists them",
     )
+    commands.add_parser(
+        "calibrate",
+        add_help=False,
+        help="calibrate a checkpoint, or logits and targets in a file; takes Hydra overrides, "
+        "such as logits=val.npz calibrator=vector; calibrate --help lists them",
+    )
     listing = commands.add_parser("list", help="every loss: what it is and what it takes")
     listing.add_argument("--json", action="store_true", help="as JSON, for programs")
     arguments, rest = parser.parse_known_args()
-    if arguments.command == "train":
-        _train(rest)
+    if arguments.command in ("train", "calibrate"):
+        _recipe(arguments.command, rest)
     elif rest:
         parser.error(f"list takes no {' '.join(rest)}")
     else:
         _list(as_json=arguments.json)
 
 
-def _train(overrides: list[str]) -> None:
-    sys.argv = ["lightning-losses train", *overrides]
-    importlib.import_module("lightning_losses.recipes.train").main()
+def _recipe(name: str, overrides: list[str]) -> None:
+    sys.argv = [f"lightning-losses {name}", *overrides]
+    importlib.import_module(f"lightning_losses.recipes.{name}").main()
 
 
 def _list(*, as_json: bool) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from lightning_losses import cli
@@ -121,6 +122,21 @@ def test_what_can_not_be_resumed_is_a_message(monkeypatch, tmp_path, capsys, arg
     with pytest.raises(SystemExit) as exit:
         cli.main()
     assert exit.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_calibrate_writes_a_calibrator_and_a_wrong_name_is_a_message(tmp_path):
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(200, 3))
+    np.savez(tmp_path / "logits.npz", logits=3 * logits, target=(logits + generator.gumbel(size=(200, 3))).argmax(1))
+    code, out, err = _finish(
+        _start("calibrate", "logits=logits.npz", "resamples=5", "hydra.run.dir=run", folder=tmp_path)
+    )
+    assert code == 0, err
+    assert "The calibrator, the table and the pictures are in" in out
+    assert (tmp_path / "run" / "calibrator.safetensors").is_file()
+    assert "`lightning-losses calibrate logits=logits.npz" in (tmp_path / "run" / "calibration.md").read_text()
+    code, out, err = _finish(_start("calibrate", "logits=logits.npz", "calibrator=temprature", folder=tmp_path))
+    assert code == 2 and "did you mean temperature?" in err and "Traceback" not in out + err
 
 
 @pytest.mark.slow
