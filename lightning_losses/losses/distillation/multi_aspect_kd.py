@@ -27,10 +27,10 @@ def multi_aspect_kd_loss(
     logits = full_precision(aspect_logits)
     answer = teacher_aspects.detach().to(logits.dtype)
     known = ~torch.isnan(answer)
-    value = F.binary_cross_entropy_with_logits(logits, answer.masked_fill(~known, 0.0), reduction="none")
     count = known.sum(dim=-1)
-    each = value.masked_fill(~known, 0.0).sum(dim=-1) / count.clamp(min=1)
-    return reduce(each, reduction, count > 0)
+    share = known / count.clamp(min=1).unsqueeze(-1)
+    value = F.binary_cross_entropy_with_logits(logits, answer.nan_to_num(0.0), share.to(logits), reduction="none")
+    return reduce(value.sum(dim=-1), reduction, count > 0)
 
 
 class MultiAspectKD(Loss):
