@@ -22,6 +22,8 @@ from lightning_losses.recipe.evaluation import evaluate
 from lightning_losses.recipe.grok import grok
 from lightning_losses.recipe.grok import rehearse as rehearse_runs
 from lightning_losses.recipe.kept_networks import KeptNetworks
+from lightning_losses.recipe.language_models import rehearse as rehearse_language_models
+from lightning_losses.recipe.language_models import train_language_models
 from lightning_losses.recipe.launch import command, launch
 from lightning_losses.recipe.loggers import log_report, make_logger, plain_settings
 from lightning_losses.recipe.training import Trained, Training, Weights
@@ -70,6 +72,9 @@ def rehearse(config: DictConfig) -> None:
     if "runs" in config:
         rehearse_runs(config)
         return
+    if "language_models" in config:
+        rehearse_language_models(config)
+        return
     for training in trainings(config).values():
         training.rehearse()
 
@@ -85,6 +90,8 @@ def train(config: DictConfig, folder: Path) -> Any:
     if "runs" in config:
         # Several variants of one network, watched while they grok, have a report of their own.
         return grok(config, folder)
+    if "language_models" in config:
+        return train_language_models(config, folder)
     console = Console(soft_wrap=True, highlight=False)
     kept = KeptNetworks(config.cache or cache_folder() / "networks")
     checkpoints, resume = folder / "checkpoints", config.resume is not None

@@ -138,7 +138,7 @@ class Training:
         with _quiet():
             L.seed_everything(self.seed, verbose=False)
         make = instantiate(self.module, _partial_=True, _convert_="all")
-        live: dict[str, Any] = {"example_inputs": self.datamodule.val.inputs[:8]}
+        live = self.examples()
         if teacher is not None:
             live["teacher"] = teacher
         if self.scheduler is not None:
@@ -147,6 +147,10 @@ class Training:
             )
         module: L.LightningModule = make(**live)
         return module
+
+    def examples(self) -> dict[str, Any]:
+        """What the module is shown of the data when it is built."""
+        return {"example_inputs": self.datamodule.val.inputs[:8]}
 
     @property
     def total_steps(self) -> int:

@@ -1,0 +1,249 @@
+"""Ready LightningModules for language models, which never hold the logits of a training batch."""
+
+import time
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lightning_losses.kernels.choice import Impl
+from lightning_losses.kernels.chunked_head import chunked_head
+from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
+from lightning_losses.kernels.linear_distillation import linear_distillation
+from lightning_losses.losses import CrossEntropy
+from lightning_losses.mixins.distillation import DistillationMixin
+from lightning_losses.mixins.language_head import LanguageHeadMixin
+from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory
+from lightning_losses.modules.peak_memory import PeakMemory
+from lightning_losses.objective import Objective, Term
+from lightning_losses.tensors import check_choice
+
+Batch = dict[str, Tensor]
+
+
+class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
+    """Trains a network on next tokens with any objective of row-wise losses, each fused with the head.
+
+    Batches are mappings of `inputs` and `target`, [B, T] each, where ``target[:, t]`` is what follows
+    ``inputs[:, : t + 1]``. Training logs ``train/loss`` and ``train/loss/<term>`` per token,
+    ``train/tokens_per_second`` (of all processes; validation's time is not in it) and ``train/peak_memory`` in bytes
+    (`PeakMemory`; of the process that has most). Validation and test log cross-entropy in nats per token as ``loss``,
+    and ``accuracy``. Means are over the tokens of the whole optimizer step, as `LanguageHeadMixin` says.
+
+    Args:
+        network: maps tokens [B, T] to logits [B, T, V], with ``return_hidden=True`` to hidden states [B, T, D], and
+            gives its head as ``get_output_embeddings()``; `lightning_losses.networks.transformer.Transformer` does.
+        objective: what is minimised. `CrossEntropy` goes through `linear_cross_entropy`, other row-wise losses of
+            `logits` and `target` through `chunked_head`.
+        optimizer: makes the optimizer from the parameters; AdamW at its defaults if None.
+        scheduler: makes a learning-rate scheduler, stepped every optimizer step.
+        impl: the implementation of the fused losses; "auto" chooses by size.
+
+    Raises:
+        ValueError: an unknown `impl`; a term that takes more than a head gives, that isn't a mean, or that weighs
+            classes; terms that ignore different targets.
+
+    Example:
+        >>> from lightning_losses.networks.transformer import Transformer
+        >>> network = Transformer(vocabulary_size=9, context_length=8, width=8, depth=1, heads=2)
+        >>> model, tokens = LanguageModel(network, Objective({"ce": CrossEntropy()})), torch.arange(9).reshape(1, 9)
+        >>> model.training_step({"inputs": tokens[:, :8], "target": tokens[:, 1:]}, 0)["loss"].item() > 2
+        True
+    """
+
+    offered: tuple[str, ...] = ("logits", "target")
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        impl: Impl = "auto",
+    ) -> None:
+        super().__init__()
+        check_choice(type(self).__name__, "impl", impl, Impl)
+        self.network = network
+        self.objective = objective
+        self.make_optimizer: OptimizerFactory = optimizer or torch.optim.AdamW
+        self.make_scheduler = scheduler
+        self.impl: Impl = impl
+        self.ignore_index = self._check_terms()
+        self._tokens, self._seconds, self._since = 0, 0.0, 0.0
+        self._peak: PeakMemory | None = None
+
+    def forward(self, inputs: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time features"]:
+        """The hidden states in training, the logits in evaluation."""
+        return self.head_output(self.network(inputs, return_hidden=True))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The objective of one batch."""
+        hidden, target = self(batch["inputs"]), batch["target"]
+        weight, bias = self.head_parameters(hidden.dtype)
+        tokens, unit = self.count_tokens(target, ignore_index=self.ignore_index)
+        head = {"hidden": hidden, "weight": weight, "target": target, "bias": bias}
+        options = {"ignore_index": self.ignore_index, "normalizer": unit, "impl": self.impl}
+        progress = self.training_clock().get("progress")
+        total, logged = hidden.new_zeros((), dtype=torch.float32), {}
+        # Per token of this batch, whatever the step's gradient is divided by.
+        own = unit / tokens.clamp(min=1)
+        for name, term in self._terms().items():
+            part = self.term_loss(term, batch["inputs"], head, options)
+            total = total + term.weight_at(progress) * part
+            logged[f"train/loss/{name}"] = part.detach() * own
+        if self._trainer is not None:
+            count = max(int(tokens), 1)
+            self._tokens += count
+            logged["train/loss"] = total.detach() * own
+            self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=count)
+        return {"loss": total, "target": target}
+
+    def term_loss(self, term: Term, inputs: Tensor, head: dict[str, Any], options: dict[str, Any]) -> Tensor:
+        """One term of the objective, without its logits.
+
+        Args:
+            term: whose loss is evaluated.
+            inputs: [B, T] the batch's tokens.
+            head: `hidden`, `weight`, `target` and `bias` as the fused losses take them.
+            options: `ignore_index`, `normalizer` and `impl`, likewise.
+        """
+        if isinstance(term.loss, CrossEntropy):
+            return linear_cross_entropy(**head, **options, label_smoothing=term.loss.label_smoothing)
+        return chunked_head(term.loss, **head, **options, reduction="mean")
+
+    def on_fit_start(self) -> None:
+        """Begin to watch the memory."""
+        super().on_fit_start()
+        self._peak = PeakMemory(self.device)
+
+    def on_train_epoch_start(self) -> None:
+        """Begin to count."""
+        super().on_train_epoch_start()
+        self._tokens, self._seconds = 0, 0.0
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Start the clock; it runs on between batches, and stands still in validation."""
+        if batch_idx == 0 or self._since == 0.0:
+            self._since = time.perf_counter()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Read the clock, and log speed and memory once the epoch's last batch is done."""
+        last = bool(self.trainer.is_last_batch)
+        if last and self.device.type == "cuda":
+            # The clock is to stop when the work is done, not when it is asked for.
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self._seconds, self._since = self._seconds + now - self._since, now
+        if last and self._peak is not None:
+            speed, peak = self._tokens / self._seconds, float(self._peak.bytes())
+            self.log("train/tokens_per_second", speed, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="sum")
+            self.log("train/peak_memory", peak, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max")
+
+    def on_validation_end(self) -> None:
+        """Let the clock run on from here."""
+        super().on_validation_end()
+        self._since = 0.0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Metrics on one batch."""
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Metrics on one batch."""
+        return self._evaluate(batch, "test")
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer for the network."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+        }
+
+    def _evaluate(self, batch: Batch, split: str) -> dict[str, Tensor]:
+        logits, target = self(batch["inputs"]).float(), batch["target"]
+        kept = target != self.ignore_index
+        loss = F.cross_entropy(logits.flatten(0, -2), target.flatten(), ignore_index=self.ignore_index)
+        accuracy = (logits.argmax(dim=-1) == target)[kept].float().mean()
+        values = {f"{split}/loss": loss, f"{split}/accuracy": accuracy}
+        self.log_dict(values, batch_size=int(kept.sum()), sync_dist=True)
+        return {"loss": loss, "logits": logits, "target": target}
+
+    def _terms(self) -> dict[str, Term]:
+        return {name: term for name, term in self.objective.terms.items() if isinstance(term, Term)}
+
+    def _check_terms(self) -> int:
+        """The target that every term ignores."""
+        owner, ignored = type(self).__name__, set()
+        for name, term in self._terms().items():
+            if further := sorted(set(term.needs) - set(self.offered)):
+                raise ValueError(
+                    f"{owner}: term '{name}' takes {', '.join(map(repr, further))}; a fused head offers "
+                    f"{', '.join(map(repr, self.offered))}, give an objective of these."
+                )
+            if getattr(term.loss, "class_weight", None) is not None:
+                raise ValueError(
+                    f"{owner}: term '{name}' has a class_weight; tokens weigh the same here, leave it out."
+                )
+            if (reduction := getattr(term.loss, "reduction", "mean")) != "mean":
+                raise ValueError(f"{owner}: term '{name}' has reduction={reduction!r}; give 'mean'.")
+            ignored.add(getattr(term.loss, "ignore_index", -100))
+        if len(ignored) > 1:
+            raise ValueError(f"{owner}: the terms have ignore_index={sorted(ignored)}; give all of them the same.")
+        return int(ignored.pop())
+
+
+class LanguageModelDistiller(DistillationMixin, LanguageModel):
+    """Trains a student by a teacher that has the same vocabulary, with neither's logits held.
+
+    Terms that take `teacher_logits` go through `linear_distillation`, on the teacher's hidden states and head. The
+    teacher is no submodule, and gets no gradient, as `DistillationMixin` says.
+
+    Args:
+        teacher: a network as `LanguageModel` takes one; its width may differ from the student's.
+        **language_model: as `LanguageModel` takes them; `network` is the student.
+
+    Raises:
+        ValueError: as `LanguageModel`; when trained, no teacher.
+
+    Example:
+        >>> from lightning_losses import KD
+        >>> from lightning_losses.networks.transformer import Transformer
+        >>> student, teacher = (Transformer(9, context_length=8, width=width, depth=1, heads=2) for width in (8, 16))
+        >>> model = LanguageModelDistiller(teacher, network=student, objective=Objective({"kd": KD()}))
+        >>> tokens = torch.arange(9).reshape(1, 9)
+        >>> model.training_step({"inputs": tokens[:, :8], "target": tokens[:, 1:]}, 0)["loss"].requires_grad
+        True
+    """
+
+    offered = ("logits", "target", "teacher_logits")
+
+    def __init__(self, teacher: nn.Module | None = None, **language_model: Any) -> None:
+        self.teacher = teacher
+        super().__init__(**language_model)
+
+    def term_loss(self, term: Term, inputs: Tensor, head: dict[str, Any], options: dict[str, Any]) -> Tensor:
+        """One term of the objective, without the logits of either network."""
+        if "teacher_logits" not in term.needs:
+            return super().term_loss(term, inputs, head, options)
+        if self.teacher is None:
+            raise ValueError(f"{type(self).__name__}: the objective takes 'teacher_logits', but no teacher is set.")
+        with torch.no_grad():
+            teacher_hidden = self.teacher(inputs, return_hidden=True)
+        teacher_head: Any = self.teacher.get_output_embeddings()  # type: ignore[operator]
+        value = linear_distillation(
+            **head,
+            **options,
+            teacher_hidden=teacher_hidden,
+            teacher_weight=teacher_head.weight,
+            teacher_bias=getattr(teacher_head, "bias", None),
+            objective=term.loss,
+            reduction="mean",
+        )
+        return value.loss

@@ -1,0 +1,155 @@
+import copy
+import warnings
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+
+from lightning_losses.data.stdlib_text import TextDataset
+from lightning_losses.losses import KD, CrossEntropy, ForwardKL
+from lightning_losses.losses.distillation.kd import kd_loss
+from lightning_losses.modules.language_model import LanguageModel, LanguageModelDistiller
+from lightning_losses.modules.peak_memory import PeakMemory
+from lightning_losses.networks.transformer import Transformer
+from lightning_losses.objective import Linear, Objective, Term
+
+
+def network(width=12, tied=True):
+    return Transformer(vocabulary_size=50, context_length=16, width=width, depth=1, heads=2, tied=tied)
+
+
+def batch(size=3):
+    tokens = torch.randint(50, (size, 17))
+    return {"inputs": tokens[:, :-1], "target": tokens[:, 1:]}
+
+
+def gradients(model):
+    return {name: parameter.grad.clone() for name, parameter in model.network.named_parameters()}
+
+
+def fit(module, steps=6, **options):
+    torch.manual_seed(0)
+    dataset = TextDataset(torch.randint(50, (6 * 4 * 16 + 1,), dtype=torch.uint8), block_length=16)
+    loader = DataLoader(dataset, batch_size=4, collate_fn=lambda found: found)
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="GPU available but not used")
+        trainer = L.Trainer(
+            accelerator="cpu", devices=1, max_steps=steps, enable_model_summary=False, **settings, **options
+        )
+        trainer.fit(module, loader, loader)
+    return trainer
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference", "chunked", "recompute"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_fused_loss_is_the_plain_one(impl, tied):
+    model, tokens = LanguageModel(network(tied=tied), Objective({"ce": CrossEntropy(None, 0.1)}), impl=impl), batch()
+    loss = model.training_step(tokens, 0)["loss"]
+    loss.backward()
+    found = gradients(model)
+    model.zero_grad()
+    logits = model.network(tokens["inputs"])
+    plain = F.cross_entropy(logits.flatten(0, 1), tokens["target"].flatten(), label_smoothing=0.1)
+    plain.backward()
+    torch.testing.assert_close(loss, plain)
+    # Sums of 48 float32 rows in another order.
+    torch.testing.assert_close(found, gradients(model), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference", "chunked"])
+def test_the_fused_distillation_is_the_plain_one(impl):
+    student, teacher, tokens = network(tied=False), network(width=20), batch()
+    torch.nn.init.normal_(teacher.tokens.weight)
+    objective = Objective({"ce": Term(CrossEntropy(), 0.1), "kd": Term(KD(temperature=2.0), 0.9)})
+    model = LanguageModelDistiller(teacher, network=student, objective=objective, impl=impl)
+    loss = model.training_step(tokens, 0)["loss"]
+    loss.backward()
+    found = gradients(model)
+    model.zero_grad()
+    logits, target = student(tokens["inputs"]).flatten(0, 1), tokens["target"].flatten()
+    plain = 0.1 * F.cross_entropy(logits, target)
+    plain = plain + 0.9 * kd_loss(logits, teacher(tokens["inputs"]).flatten(0, 1).detach(), target, temperature=2.0)
+    plain.backward()
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(found, gradients(model), rtol=1e-4, atol=1e-6)
+    assert not any("teacher" in name for name in model.state_dict())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_evaluation_gives_logits_and_training_hidden_states():
+    model, tokens = LanguageModel(network(), Objective({"ce": CrossEntropy()})), batch()
+    assert model(tokens["inputs"]).shape == (3, 16, 12)
+    assert model.eval()(tokens["inputs"]).shape == (3, 16, 50)
+    torch.testing.assert_close(model(tokens["inputs"]), model.network(tokens["inputs"]))
+
+
+def test_a_run_logs_loss_speed_and_memory():
+    module = LanguageModel(network(), Objective({"ce": CrossEntropy()}))
+    logged = {name: float(value) for name, value in fit(module).callback_metrics.items()}
+    names = {"train/loss", "train/loss/ce", "train/tokens_per_second", "train/peak_memory", "val/loss", "val/accuracy"}
+    assert set(logged) == names
+    assert logged["train/loss"] == pytest.approx(logged["train/loss/ce"])
+    assert 0 < logged["train/tokens_per_second"] < 1e9
+    # A process that has imported torch holds more than 50 MiB.
+    assert logged["train/peak_memory"] > 50 * 2**20
+
+
+def test_accumulated_batches_step_as_one_batch_of_all():
+    first = LanguageModel(network(), Objective({"ce": CrossEntropy()}), optimizer=lambda p: torch.optim.SGD(p, 0.1))
+    second = copy.deepcopy(first)
+    fit(first, steps=2, accumulate_grad_batches=3)
+    torch.manual_seed(0)
+    text = torch.randint(50, (6 * 4 * 16 + 1,), dtype=torch.uint8)
+    dataset, optimizer = TextDataset(text, block_length=16), second.configure_optimizers()
+    for rows in (range(0, 12), range(12, 24)):
+        optimizer.zero_grad()
+        second.training_step(dataset.__getitems__(list(rows)), 0)["loss"].backward()
+        second.__dict__.pop("_step_tokens")
+        optimizer.step()
+    torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_scheduled_weight_follows_progress():
+    objective = Objective({"ce": Term(CrossEntropy(), Linear(0.0, 1.0))})
+    module = LanguageModel(network(), objective)
+    logged = fit(module).callback_metrics
+    # Weights of 0 to 5/6 over 6 steps: their mean is 5/12, of losses that hardly change.
+    assert logged["train/loss"] / logged["train/loss/ce"] == pytest.approx(5 / 12, rel=0.05)
+
+
+class Coupled(torch.nn.Module):
+    def forward(self, features, target):
+        return features.sum()
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ({"x": Coupled()}, "term 'x' takes 'features'; a fused head offers 'logits', 'target'"),
+        ({"kd": KD()}, "term 'kd' takes 'teacher_logits'"),
+        ({"ce": CrossEntropy(reduction="sum")}, "term 'ce' has reduction='sum'; give 'mean'"),
+        ({"ce": CrossEntropy([1.0] * 50)}, "term 'ce' has a class_weight"),
+        ({"a": CrossEntropy(), "b": CrossEntropy(ignore_index=3)}, r"ignore_index=\[-100, 3\]; give all of them"),
+    ],
+)
+def test_objectives_that_a_head_can_not_serve_are_refused(objective, message):
+    with pytest.raises(ValueError, match=message):
+        LanguageModel(network(), Objective(objective))
+
+
+def test_a_missing_teacher_and_an_unknown_implementation_are_named():
+    with pytest.raises(ValueError, match="takes 'teacher_logits', but no teacher is set"):
+        LanguageModelDistiller(network=network(), objective=Objective({"kl": ForwardKL()})).training_step(batch(), 0)
+    with pytest.raises(ValueError, match="impl='chunky'"):
+        LanguageModel(network(), Objective({"ce": CrossEntropy()}), impl="chunky")
+
+
+def test_peak_memory_sees_what_was_freed_again():
+    peak = PeakMemory(torch.device("cpu"))
+    before = peak.bytes()
+    torch.ones(2**26)  # 256 MiB, gone at once
+    # Half of it: what the process gave back since may hide the rest.
+    assert peak.bytes() - before > 2**27

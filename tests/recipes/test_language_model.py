@@ -1,0 +1,126 @@
+import json
+import math
+
+import pytest
+import torch
+from hydra.errors import InstantiationException
+
+from lightning_losses.recipe.check_config import ConfigError
+from lightning_losses.recipe.check_overrides import check_overrides
+from lightning_losses.recipes.train import Settings, rehearse, train
+from tests.recipes.conftest import composed
+
+SHORT = [
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=3",
+    "trainer.limit_val_batches=1",
+    "trainer.enable_progress_bar=false",
+    "data.max_bytes=100000",
+    "data.block_length=32",
+    "data.batch_size=4",
+    "model.width=16",
+    "model.depth=1",
+]
+
+
+@pytest.fixture
+def train_short(tmp_path, cache):
+    """Train with overrides; the scores, whose report is in `tmp_path / name`."""
+
+    def run(*overrides, name="run"):
+        return train(composed("experiment=language_model", *SHORT, f"cache={cache}", *overrides), tmp_path / name)
+
+    return run
+
+
+def check_report(folder, scores):
+    content = json.loads((folder / "report.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    text = (folder / "report.md").read_text()
+    assert [network["name"] for network in content["networks"]] == [score.trained.name for score in scores]
+    for score, network in zip(scores, content["networks"], strict=True):
+        assert "| " + " | ".join(score.cells()) + " |" in text
+        assert network["val_bits_per_byte"] == pytest.approx(network["val_nats_per_byte"] / math.log(2))
+        # Untrained, a network gives each byte 1/256.
+        assert 0 < network["val_nats_per_byte"] < math.log(256) + 0.1
+        assert network["tokens_per_second"] > 0 and network["peak_memory"] > 50 * 2**20
+        assert len(network["history"]["train/loss"]) == len(network["history"]["val/loss"]) == 2
+    assert content["pictures"] == ["losses.png"]
+    assert (folder / "losses.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    return content
+
+
+def test_language_model_runs_and_reports(train_short, tmp_path, capsys):
+    scores = train_short()
+    check_report(tmp_path / "run" / "report", scores)
+    assert [score.trained.label for score in scores] == ["student (ce)"]
+    shown = capsys.readouterr().out
+    assert all(cell in shown for cell in scores[0].cells()), "a cell of the printed table is cut off"
+
+
+def test_distillation_keeps_teacher_and_baseline(train_short, tmp_path):
+    teacher = ["experiment=distill_language_model", "teacher.width=24", "teacher.depth=1", "seed=3"]
+    first = train_short(*teacher, name="first")
+    second = train_short(*teacher, "objective=kd", name="second")
+    check_report(tmp_path / "first" / "report", first)
+    assert [score.trained.label for score in first] == ["teacher (ce)", "baseline (ce)", "student (ce + forward_kl)"]
+    assert [score.trained.kept for score in first] == [False, False, False]
+    assert [score.trained.kept for score in second] == [True, True, False]
+    assert [score.val for score in first[:2]] == [score.val for score in second[:2]]
+    assert first[2].val != second[2].val
+    assert first[0].parameters > first[1].parameters == first[2].parameters
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [[], ["experiment=distill_language_model", "teacher.width=24", "teacher.depth=1"]],
+    ids=["alone", "distilled"],
+)
+def test_reference_gives_the_same_loss_curve(train_short, tmp_path, overrides):
+    # A point after every step.
+    steps = ["trainer.max_epochs=10", "trainer.limit_train_batches=1", *overrides]
+    curves, weights = {}, {}
+    for impl in ("reference", "chunked"):
+        scores = train_short(*steps, f"impl={impl}", name=impl)
+        history = scores[-1].trained.history
+        curves[impl] = {name: history[name] for name in history if "loss" in name}
+        weights[impl] = scores[-1].trained.network.state_dict()
+    assert len(curves["chunked"]["train/loss"]) == 10
+    losses = curves["chunked"]["train/loss"]
+    assert losses[-1] < losses[0] - 0.1, "nothing was learnt"
+    for name, values in curves["reference"].items():
+        # Float32 rounding, which Adam's first steps, of size lr whatever the gradient's, enlarge.
+        assert curves["chunked"][name] == pytest.approx(values, rel=1e-4), name
+    # They took different ways: equal to the last bit would mean that impl went nowhere.
+    assert any(not torch.equal(weights["chunked"][name], weights["reference"][name]) for name in weights["chunked"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("impl=chunkd", r"language_models.student.impl='chunkd': give one of auto, reference, chunked, recompute"),
+        ("model.hidden=3", r"there is no 'hidden' in model; choose one of: context_length, depth, heads"),
+        ("data.blocks=3", r"there is no 'blocks' in data; choose one of: batch_size, block_length, max_bytes"),
+        ("impll=auto", r"there is no 'impll' in the configuration; did you mean impl\?"),
+        ("objective=nkdd", r"there is no objective 'nkdd'"),
+        ("data=digits", r"data.vocabulary_size"),
+        ("experiment=distill_language_model teacher=none", r"teacher.network={}: give a configuration of a Module"),
+    ],
+)
+def test_wrong_names_are_one_line(line, message):
+    with pytest.raises(ConfigError, match=message) as found:
+        own = [] if "experiment=" in line else ["experiment=language_model"]
+        check_overrides("train", [*own, *line.split()], Settings)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective=kd"], "term 'kd' takes 'teacher_logits'"),
+        (["model.heads=5"], "heads=5 came with width=16"),
+        (["experiment=distill_language_model", "impl=recompute"], "impl='recompute'"),
+    ],
+)
+def test_what_can_not_train_is_known_before_training(overrides, message, cache):
+    with pytest.raises((ValueError, InstantiationException), match=message):
+        rehearse(composed("experiment=language_model", *SHORT, f"cache={cache}", *overrides))
