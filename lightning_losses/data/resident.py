@@ -83,6 +83,13 @@ class ResidentData(L.LightningDataModule):
             self.train = {name: tensor.to(device) for name, tensor in self.train.items()}
             self.test = {name: tensor.to(device) for name, tensor in self.test.items()}
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """The batch itself where it is on the device already."""
+        if all(tensor.device == device for tensor in batch.values()):
+            return batch
+        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved
+
     def train_dataloader(self) -> WholeBatch:
         """The training split, `steps_per_epoch` times."""
         return WholeBatch(self.train, self.steps_per_epoch)

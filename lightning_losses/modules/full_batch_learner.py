@@ -1,7 +1,7 @@
 """A LightningModule for tasks whose step is one batch of everything: as little beside the mathematics as can be."""
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -55,6 +55,13 @@ class FullBatchLearner(L.LightningModule):
         self.objective = objective
         self.make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = optimizer or torch.optim.AdamW
         self.measure: Measure = measure
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the name of every hook it runs, 40 times a step; a plain string needs no look at parameters.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def forward(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
         """The logits of a batch of inputs."""

@@ -180,3 +180,11 @@ def test_an_epoch_is_a_number_of_whole_batches(tmp_path):
 def test_settings_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match="came|were asked|leaves"):
         make()
+
+
+def test_a_resident_batch_is_not_copied_and_another_is_moved():
+    data = ModularArithmetic(prime=5)
+    batch = {"inputs": torch.zeros(2, 10), "target": torch.zeros(2, dtype=torch.int64)}
+    assert data.transfer_batch_to_device(batch, torch.device("cpu"), 0) is batch
+    moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert {tensor.device.type for tensor in moved.values()} == {"meta"}

@@ -57,3 +57,10 @@ def test_regression(tmp_path):
 def test_an_unknown_measure_is_refused():
     with pytest.raises(ValueError, match="measure='recall'"):
         FullBatchLearner(MLP(4, 2), Objective({"ce": CrossEntropy()}), measure="recall")
+
+
+def test_attributes_are_a_modules():
+    module = FullBatchLearner(MLP(14, 7), Objective({"ce": CrossEntropy()}), sgd)
+    module.gain = torch.nn.Parameter(torch.ones(1))
+    module._current_fx_name = "training_step"
+    assert "gain" in dict(module.named_parameters()) and module._current_fx_name == "training_step"
