@@ -23,6 +23,7 @@ _HOME = {
     "HessianSpectrum": "hessian_spectrum",
     "InformationPlane": "information_plane",
     "LinearModeConnectivity": "linear_mode_connectivity",
+    "MixupConfiguration": "mixup_configuration",
     "NLMCosine": "nlm_cosine",
     "NeuralCollapse": "neural_collapse",
     "OpposingSignals": "opposing_signals",
