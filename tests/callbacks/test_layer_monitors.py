@@ -9,6 +9,7 @@ from lightning_losses.callbacks.diffusion_spectral_entropy import DiffusionSpect
 from lightning_losses.callbacks.empirical_ntk import EmpiricalNTK
 from lightning_losses.callbacks.hessian_spectrum import HessianSpectrum
 from lightning_losses.callbacks.information_plane import InformationPlane
+from lightning_losses.callbacks.mixup_configuration import MixupConfiguration
 from lightning_losses.callbacks.opposing_signals import OpposingSignals, opposing_signals
 from lightning_losses.callbacks.output_logits import OutputLogits
 from lightning_losses.callbacks.probe import first_rows
@@ -105,6 +106,7 @@ def probing(folder):
             DiffusionSpectralEntropy(LAYERS, bandwidth=1.0, **common),
             OpposingSignals(group=2, **common),
             HessianSpectrum(lanczos_steps=5, trace_probes=3, **common),
+            MixupConfiguration("network.2", **common),
         ]
         return [*watching, Keep()]
 
