@@ -69,7 +69,7 @@ class StdlibText(L.LightningDataModule):
     """The standard library's ``.py`` files as byte tokens, in batches ``{"inputs", "target"}`` of [B, T].
 
     The files, without tests, installed packages, codec tables and the build's own settings, are put in an order that
-    `split_seed` fixes, and taken until there are `max_bytes`; of a long one the first twentieth of that. Each goes to
+    `split_seed` fixes, and taken until there are `max_bytes`; of a long one the first fiftieth of that. Each goes to
     one split alone. The order of training blocks depends on `seed` and the epoch alone, so that a resumed run sees
     what an uninterrupted one sees.
 
@@ -79,7 +79,7 @@ class StdlibText(L.LightningDataModule):
         batch_size: the blocks of one optimizer step, over all processes together.
         block_length: T, the tokens of a block.
         max_bytes: the size of the whole text, if there is so much.
-        val_fraction: the share of validation, to within a twentieth of the text.
+        val_fraction: the share of validation, to within a fiftieth of the text.
         test_fraction: the share of test, likewise.
         split_seed: fixes the order in which files are taken, and so the splits.
         seed: fixes the order of the training blocks.
@@ -184,7 +184,7 @@ class StdlibText(L.LightningDataModule):
         """The files' contents in the split's order, `max_bytes` in all."""
         paths = source_files()
         # RandomState's stream is frozen for good; a Generator's may change between versions of numpy.
-        left, longest = self.max_bytes, math.ceil(self.max_bytes / 20)
+        left, longest = self.max_bytes, math.ceil(self.max_bytes / 50)
         for position in np.random.RandomState(self.split_seed).permutation(len(paths)):
             if left == 0:
                 return

@@ -37,9 +37,9 @@ def test_splits_are_whole_files_of_the_shares_and_size_asked_for():
     data = made(max_bytes=1_000_000)
     sizes = {name: len(getattr(data, name).text) for name in ("train", "val", "test")}
     assert sum(sizes.values()) == 1_000_000
-    # A file gives at most a twentieth, 50 000.
-    assert sizes["val"] == pytest.approx(100_000, abs=50_000) and sizes["test"] == pytest.approx(100_000, abs=50_000)
-    contents = [path.read_bytes()[:50_000] for path in source_files()]
+    # A file gives at most a fiftieth, 20 000.
+    assert sizes["val"] == pytest.approx(100_000, abs=20_000) and sizes["test"] == pytest.approx(100_000, abs=20_000)
+    contents = [path.read_bytes()[:20_000] for path in source_files()]
     test = data.test.text.numpy().tobytes()
     assert any(len(content) > 0 and test.startswith(content) for content in contents)
     train = data.train.text.numpy().tobytes()
