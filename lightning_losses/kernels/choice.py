@@ -19,8 +19,9 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose_implementation(hidden: Tensor, weight: Tensor, *, per_row: bool = False, filtered: bool = False,
-                          impl: Impl = "auto") -> Choice:
+def choose_implementation(
+    hidden: Tensor, weight: Tensor, *, per_row: bool = False, filtered: bool = False, impl: Impl = "auto"
+) -> Choice:
     """The implementation of `linear_cross_entropy` for these tensors.
 
     Args:
@@ -35,16 +36,21 @@ def choose_implementation(hidden: Tensor, weight: Tensor, *, per_row: bool = Fal
         'the logits take 80 bytes in float32, which is little to hold (at most 4 MiB)'
     """
     if impl == "chunked" and per_row:
-        return Choice("recompute", "per-row gradients are known in backward alone, so the chunks are computed again "
-                                   "there; 'chunked' makes its gradients in forward")
+        return Choice(
+            "recompute",
+            "per-row gradients are known in backward alone, so the chunks are computed again "
+            "there; 'chunked' makes its gradients in forward",
+        )
     if impl != "auto":
         return Choice(impl, "asked for")
     logits = hidden.shape[0] * weight.shape[0] * 4
     if filtered:
         return Choice("recompute", "gradient filtering asked for")
     if logits <= SMALL:
-        return Choice("reference", f"the logits take {logits} bytes in float32, which is little to hold (at most "
-                                   f"{SMALL // 2**20} MiB)")
+        return Choice(
+            "reference",
+            f"the logits take {logits} bytes in float32, which is little to hold (at most {SMALL // 2**20} MiB)",
+        )
     if per_row:
         return Choice("recompute", "per-row gradients are known in backward alone, so the scores are made again there")
     return Choice("chunked", "the logits are large; gradients made in forward need three products, not four")

@@ -32,12 +32,21 @@ class Teacher(Protocol):
         """The scores of a chunk of rows, tile by tile of the vocabulary, to be overwritten."""
 
 
-def chunked_head(loss: RowLoss, hidden: Float[Tensor, "*tokens width"], weight: Float[Tensor, "vocabulary width"],
-                 target: Int[Tensor, "*tokens"] | None = None, bias: Float[Tensor, " vocabulary"] | None = None, *,
-                 teacher: Teacher | None = None, ignore_index: int | None = None,
-                 reduction: Reduction | None = None, normalizer: float | Tensor | None = None,
-                 chunk: int | None = None, accum_dtype: torch.dtype | None = None,
-                 impl: ChunkedImpl = "auto") -> Float[Tensor, "..."]:
+def chunked_head(
+    loss: RowLoss,
+    hidden: Float[Tensor, "*tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    target: Int[Tensor, "*tokens"] | None = None,
+    bias: Float[Tensor, " vocabulary"] | None = None,
+    *,
+    teacher: Teacher | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction | None = None,
+    normalizer: float | Tensor | None = None,
+    chunk: int | None = None,
+    accum_dtype: torch.dtype | None = None,
+    impl: ChunkedImpl = "auto",
+) -> Float[Tensor, "..."]:
     """``loss(logits=hidden @ weight.T + bias, target=target)`` without ever holding these logits.
 
     The loss is evaluated a chunk of tokens at a time, and its gradient by the chunk's logits is multiplied on at
@@ -77,8 +86,9 @@ def chunked_head(loss: RowLoss, hidden: Float[Tensor, "*tokens width"], weight: 
     check_choice(name, "reduction", settled_reduction, Reduction)
     check_choice(name, "impl", impl, ChunkedImpl)
     if normalizer is not None and settled_reduction != "mean":
-        raise ValueError(f"{name}: normalizer={normalizer} came with reduction={settled_reduction!r}; it divides a "
-                         "mean.")
+        raise ValueError(
+            f"{name}: normalizer={normalizer} came with reduction={settled_reduction!r}; it divides a mean."
+        )
     if normalizer is not None and not isinstance(normalizer, Tensor):
         check_number(name, "normalizer", normalizer, above=0)
     if chunk is not None and chunk < 1:
@@ -112,14 +122,19 @@ def chunked_head(loss: RowLoss, hidden: Float[Tensor, "*tokens width"], weight: 
 
 def _check_row_wise(name: str, loss: RowLoss) -> None:
     if getattr(loss, "batch_coupled", False):
-        raise ValueError(f"{name}: it couples the samples of a batch, so that chunks of it can't stand alone; give a "
-                         "row-wise loss, or evaluate it on the logits.")
+        raise ValueError(
+            f"{name}: it couples the samples of a batch, so that chunks of it can't stand alone; give a "
+            "row-wise loss, or evaluate it on the logits."
+        )
     if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
-        raise ValueError(f"{name}: it has parameters to learn, whose gradients chunks would not give; evaluate it on "
-                         "the logits.")
+        raise ValueError(
+            f"{name}: it has parameters to learn, whose gradients chunks would not give; evaluate it on the logits."
+        )
     if getattr(loss, "class_weight", None) is not None:
-        raise ValueError(f"{name}: class_weight makes its mean more than a mean over tokens; use "
-                         "linear_cross_entropy(..., class_weight=...).")
+        raise ValueError(
+            f"{name}: class_weight makes its mean more than a mean over tokens; use "
+            "linear_cross_entropy(..., class_weight=...)."
+        )
 
 
 def _by_rows(loss: RowLoss, ignore_index: int) -> RowLoss:
@@ -127,8 +142,9 @@ def _by_rows(loss: RowLoss, ignore_index: int) -> RowLoss:
     single: RowLoss
     if isinstance(loss, nn.Module):
         if "reduction" not in vars(loss):
-            raise ValueError(f"{type(loss).__name__}: it has no reduction, so its rows are not to be had; give a "
-                             "row-wise loss.")
+            raise ValueError(
+                f"{type(loss).__name__}: it has no reduction, so its rows are not to be had; give a row-wise loss."
+            )
         single = copy.copy(loss)
         settings: dict[str, Any] = {"reduction": "none", "ignore_index": ignore_index}
         for name in settings.keys() & vars(loss).keys():
@@ -161,8 +177,9 @@ class Plan(NamedTuple):
     chunk: int
     accum_dtype: torch.dtype | None
 
-    def evaluate(self, scores: Callable[[], tuple[Tiles, Tiles]], target: Tensor | None,
-                 wanted: bool) -> tuple[Tiles, Outcome]:
+    def evaluate(
+        self, scores: Callable[[], tuple[Tiles, Tiles]], target: Tensor | None, wanted: bool
+    ) -> tuple[Tiles, Outcome]:
         """A chunk's values, and their gradients by the scores, tile by tile; by hand if possible."""
         student, teacher = scores()
         if self.evaluator is not None:
@@ -174,8 +191,9 @@ class Plan(NamedTuple):
         logits = torch.cat(student, dim=1).requires_grad_(wanted)
         del student
         with torch.set_grad_enabled(wanted):
-            values = self.by_rows(logits=logits, teacher_logits=torch.cat(teacher, dim=1) if teacher else None,
-                                  target=target)
+            values = self.by_rows(
+                logits=logits, teacher_logits=torch.cat(teacher, dim=1) if teacher else None, target=target
+            )
             gradient = torch.autograd.grad(values.sum(), logits)[0] if wanted else logits
         return list(torch.split(gradient, widths, dim=1)), Outcome(values.detach(), 1.0)
 
@@ -189,9 +207,15 @@ class Walked(NamedTuple):
     grad_bias: Tensor | None
 
 
-def walk(hidden: Float[Tensor, "rows width"], weight: Float[Tensor, "vocabulary width"],
-         bias: Float[Tensor, " vocabulary"] | None, target: Int[Tensor, " rows"] | None, plan: Plan,
-         share: float | Tensor, wanted: tuple[bool, bool, bool]) -> Walked:
+def walk(
+    hidden: Float[Tensor, "rows width"],
+    weight: Float[Tensor, "vocabulary width"],
+    bias: Float[Tensor, " vocabulary"] | None,
+    target: Int[Tensor, " rows"] | None,
+    plan: Plan,
+    share: float | Tensor,
+    wanted: tuple[bool, bool, bool],
+) -> Walked:
     """Evaluate a plan on every chunk of rows.
 
     Args:
@@ -222,7 +246,7 @@ def walk(hidden: Float[Tensor, "rows width"], weight: Float[Tensor, "vocabulary 
         values[rows] = outcome.values
         if not any(wanted):
             continue
-        weigh = (share[rows] if isinstance(share, Tensor) and share.ndim else values.new_ones(len(e)) * share)
+        weigh = share[rows] if isinstance(share, Tensor) and share.ndim else values.new_ones(len(e)) * share
         weigh = (weigh * outcome.factor).unsqueeze(1)
         side = (e * weigh).to(e.dtype).t().contiguous()
         grad = torch.zeros_like(e, dtype=head.statistics)
@@ -242,16 +266,28 @@ def walk(hidden: Float[Tensor, "rows width"], weight: Float[Tensor, "vocabulary 
             grad_hidden[rows] = grad.mul_(weigh)
         # Else this chunk's scores would stay while the next one's are made.
         del tiles, whole, g
-    return Walked(values, grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype),
-                  None if grad_bias is None or bias is None else grad_bias.to(bias.dtype))
+    return Walked(
+        values,
+        grad_hidden,
+        None if grad_weight is None else grad_weight.to(weight.dtype),
+        None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
+    )
 
 
 class ChunkedHead(torch.autograd.Function):
     """The weighted sum of the rows' values, with its gradients made in forward."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor | None, plan: Plan,
-                scale: float | Tensor, learns: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor | None,
+        plan: Plan,
+        scale: float | Tensor,
+        learns: bool,
+    ) -> Tensor:
         """The loss."""
         ctx.wanted = tuple(learns and t is not None and t.requires_grad for t in (hidden, weight, bias))
         made = walk(hidden, weight, bias, target, plan, scale, ctx.wanted)
@@ -274,8 +310,9 @@ class ChunkedRows(torch.autograd.Function):
     """Each row's value; backward walks again, once it knows what gradient each row receives."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor | None,
-                plan: Plan) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor | None, plan: Plan
+    ) -> Tensor:
         """The values."""
         ctx.save_for_backward(hidden, weight, bias, target)
         ctx.plan = plan

@@ -91,8 +91,9 @@ class Scores:
 class Pass:
     """One walk over the tokens: the gradients of the head that gather, and what depends on the head alone."""
 
-    def __init__(self, head: Head, exchange: Exchange, accum_dtype: torch.dtype | None,
-                 want_weight: bool, want_bias: bool) -> None:
+    def __init__(
+        self, head: Head, exchange: Exchange, accum_dtype: torch.dtype | None, want_weight: bool, want_bias: bool
+    ) -> None:
         self.head, self.exchange = head, exchange
         weight, bias = head.weight, head.bias
         half = torch.float32 if weight.dtype == torch.float16 else weight.dtype
@@ -116,8 +117,9 @@ class Pass:
             return [(torch.arange(len(target), device=target.device), target)]
         return locate(target, tiles)
 
-    def exponentials(self, hidden: Float[Tensor, "rows width"],
-                     target: Int[Tensor, " rows"]) -> tuple[Scores, Tensor, Tensor]:
+    def exponentials(
+        self, hidden: Float[Tensor, "rows width"], target: Int[Tensor, " rows"]
+    ) -> tuple[Scores, Tensor, Tensor]:
         """A chunk's exponentials, their sum over the vocabulary, and the logsumexp.
 
         Scores of ordinary size need no shift, which saves two passes. A chunk whose sum leaves the comfortable range
@@ -146,9 +148,17 @@ class Pass:
             scores.picked_slope = self.exchange.total(scores.picked_slope)
         return scores
 
-    def add_gradients(self, scores: Scores, hidden: Float[Tensor, "rows width"], target: Int[Tensor, " rows"], *,
-                      share: Float[Tensor, " rows"], corner: Float[Tensor, " rows"], smoothing: float | Tensor,
-                      want_hidden: bool) -> Float[Tensor, "rows width"] | None:
+    def add_gradients(
+        self,
+        scores: Scores,
+        hidden: Float[Tensor, "rows width"],
+        target: Int[Tensor, " rows"],
+        *,
+        share: Float[Tensor, " rows"],
+        corner: Float[Tensor, " rows"],
+        smoothing: float | Tensor,
+        want_hidden: bool,
+    ) -> Float[Tensor, "rows width"] | None:
         """Turn a chunk's exponentials into gradients: the head's are added up, the hidden states' are returned.
 
         Args:
@@ -221,12 +231,22 @@ class Sums(NamedTuple):
     grad_bias: Tensor | None
 
 
-def sums_and_gradients(hidden: Float[Tensor, "tokens width"], weight: Float[Tensor, "vocabulary width"],
-                       bias: Float[Tensor, " vocabulary"] | None, target: Int[Tensor, " tokens"], terms: Terms, *,
-                       row_weight: float | Float[Tensor, " tokens"], scale: float | Tensor, z_scale: float | Tensor,
-                       wanted: tuple[bool, bool, bool], chunk: int | None = None,
-                       accum_dtype: torch.dtype | None = None, exchange: Exchange | None = None,
-                       start: int = 0) -> Sums:
+def sums_and_gradients(
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    bias: Float[Tensor, " vocabulary"] | None,
+    target: Int[Tensor, " tokens"],
+    terms: Terms,
+    *,
+    row_weight: float | Float[Tensor, " tokens"],
+    scale: float | Tensor,
+    z_scale: float | Tensor,
+    wanted: tuple[bool, bool, bool],
+    chunk: int | None = None,
+    accum_dtype: torch.dtype | None = None,
+    exchange: Exchange | None = None,
+    start: int = 0,
+) -> Sums:
     """``scale sum_i ce_i`` and ``z_scale sum_i lse_i^2`` over rows of which none is ignored, with their gradients.
 
     Args:
@@ -246,8 +266,11 @@ def sums_and_gradients(hidden: Float[Tensor, "tokens width"], weight: Float[Tens
     """
     head = Head(weight, bias, terms, start)
     walk = Pass(head, exchange or Alone(), accum_dtype, wanted[1], wanted[2])
-    grad_hidden = torch.zeros(hidden.shape, device=hidden.device,
-                              dtype=hidden.dtype if exchange is None else head.statistics) if wanted[0] else None
+    grad_hidden = (
+        torch.zeros(hidden.shape, device=hidden.device, dtype=hidden.dtype if exchange is None else head.statistics)
+        if wanted[0]
+        else None
+    )
     cross_entropy = hidden.new_zeros((), dtype=head.statistics)
     square = torch.zeros_like(cross_entropy)
     for rows in spans(len(hidden), chunk or default_chunk(len(hidden), weight)) if len(hidden) else ():
@@ -263,9 +286,15 @@ def sums_and_gradients(hidden: Float[Tensor, "tokens width"], weight: Float[Tens
             corner = (factor - onehot) * (scores.picked - lse).exp() - onehot * scores.others / sums
             if scores.picked_slope is not None:
                 corner = corner * scores.picked_slope
-            grad = walk.add_gradients(scores, e, target[rows], share=factor / sums, corner=corner,
-                                      smoothing=scale * (terms.label_smoothing / terms.classes),
-                                      want_hidden=wanted[0])
+            grad = walk.add_gradients(
+                scores,
+                e,
+                target[rows],
+                share=factor / sums,
+                corner=corner,
+                smoothing=scale * (terms.label_smoothing / terms.classes),
+                want_hidden=wanted[0],
+            )
             if grad_hidden is not None and grad is not None:
                 grad_hidden[rows] = grad
         del scores
@@ -278,8 +307,15 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     """Autograd's side of `sums_and_gradients`: the backward pass hands out what the forward pass made."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, terms: Terms,
-                options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        terms: Terms,
+        options: dict[str, Any],
+    ) -> tuple[Tensor, Tensor]:
         """The loss, and the z-loss's share of it, which carries no gradient."""
         made = sums_and_gradients(hidden, weight, bias, target, terms, **options)
         ctx.made, ctx.terms, ctx.options = made[2:], terms, options
@@ -308,5 +344,7 @@ def scaled(gradients: tuple[Tensor | None, ...], upstream: Float[Tensor, ""]) ->
 def refuse_second_order(impl: str) -> None:
     """Raise ``RuntimeError`` in a backward pass that is to be differentiated itself."""
     if torch.is_grad_enabled():
-        raise RuntimeError(f"linear_cross_entropy: create_graph=True came through impl='{impl}', which has first "
-                           "derivatives only; use impl='reference' for higher ones.")
+        raise RuntimeError(
+            f"linear_cross_entropy: create_graph=True came through impl='{impl}', which has first "
+            "derivatives only; use impl='reference' for higher ones."
+        )

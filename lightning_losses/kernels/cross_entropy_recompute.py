@@ -36,8 +36,9 @@ class Tiling(NamedTuple):
 class _Walk:
     """The head, its vocabulary's order, and where each target lies in it."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, terms: Terms,
-                 tiling: Tiling) -> None:
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, terms: Terms, tiling: Tiling
+    ) -> None:
         self.head = Head(weight, bias, terms)
         self.hidden, self.tiling = hidden, tiling
         self.order = vocabulary_order(hidden, weight, bias) if tiling.sort else None
@@ -61,8 +62,11 @@ class _Walk:
         return found, place[found]
 
 
-def vocabulary_order(hidden: Float[Tensor, "tokens width"], weight: Float[Tensor, "vocabulary width"],
-                     bias: Float[Tensor, " vocabulary"] | None) -> Int[Tensor, " vocabulary"]:
+def vocabulary_order(
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    bias: Float[Tensor, " vocabulary"] | None,
+) -> Int[Tensor, " vocabulary"]:
     """The vocabulary by ascending mean score over the tokens."""
     mean = product(hidden.mean(dim=0, keepdim=True), weight).squeeze(0)
     return (mean if bias is None else mean + bias).argsort()
@@ -72,8 +76,9 @@ class RecomputedCrossEntropy(torch.autograd.Function):
     """Cross-entropy and logsumexp of each row, both differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, terms: Terms,
-                tiling: Tiling) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, terms: Terms, tiling: Tiling
+    ) -> tuple[Tensor, Tensor]:
         """Two numbers a row."""
         walk = _Walk(hidden, weight, bias, target, terms, tiling._replace(sort=False))
         head = walk.head
@@ -145,8 +150,12 @@ class RecomputedCrossEntropy(torch.autograd.Function):
         return (None if grad_hidden is None else grad_hidden.to(hidden.dtype)), grad_weight, grad_bias, None, None, None
 
 
-def skipped(probabilities: Float[Tensor, "rows columns"], found: Int[Tensor, " hits"], place: Int[Tensor, " hits"],
-            filter_eps: float | None) -> bool:
+def skipped(
+    probabilities: Float[Tensor, "rows columns"],
+    found: Int[Tensor, " hits"],
+    place: Int[Tensor, " hits"],
+    filter_eps: float | None,
+) -> bool:
     """Whether every ``|softmax - onehot|`` of a tile is below the threshold."""
     if filter_eps is None:
         return False
@@ -158,9 +167,14 @@ def skipped(probabilities: Float[Tensor, "rows columns"], found: Int[Tensor, " h
 
 
 @torch.no_grad()
-def filtered_tiles(hidden: Float[Tensor, "tokens width"], weight: Float[Tensor, "vocabulary width"],
-                   target: Int[Tensor, " tokens"], bias: Float[Tensor, " vocabulary"] | None = None, *,
-                   tiling: Tiling) -> tuple[Int[Tensor, " vocabulary"], Bool[Tensor, "tokens vocabulary"]]:
+def filtered_tiles(
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    target: Int[Tensor, " tokens"],
+    bias: Float[Tensor, " vocabulary"] | None = None,
+    *,
+    tiling: Tiling,
+) -> tuple[Int[Tensor, " vocabulary"], Bool[Tensor, "tokens vocabulary"]]:
     """What gradient filtering would keep, to judge a threshold on a sample of a model's hidden states.
 
     Returns:

@@ -7,9 +7,13 @@ from torch import Tensor
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 
 
-def rows(hidden: Float[Tensor, "tokens width"], weight: Float[Tensor, "vocabulary width"],
-         bias: Float[Tensor, " vocabulary"] | None, target: Int[Tensor, " tokens"],
-         terms: Terms) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+def rows(
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    bias: Float[Tensor, " vocabulary"] | None,
+    target: Int[Tensor, " tokens"],
+    terms: Terms,
+) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
     """Cross-entropy and logsumexp of each row, by autograd on logits in float32 (float64 for float64)."""
     statistics = statistics_dtype(weight)
     logits = hidden.to(statistics) @ weight.to(statistics).t()

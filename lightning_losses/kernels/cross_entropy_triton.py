@@ -52,11 +52,14 @@ def row_block(vocabulary: int) -> int:
 def check_runnable(weight: Tensor) -> None:
     """Raise ``ValueError`` unless the kernels can run on this tensor."""
     if weight.device.type != "cuda" and not INTERPRETED:
-        raise ValueError(f"linear_cross_entropy: impl='triton' needs a CUDA device, and weight is on "
-                         f"{weight.device.type}; use impl='chunked', or set TRITON_INTERPRET=1 before Python starts.")
+        raise ValueError(
+            f"linear_cross_entropy: impl='triton' needs a CUDA device, and weight is on "
+            f"{weight.device.type}; use impl='chunked', or set TRITON_INTERPRET=1 before Python starts."
+        )
     if weight.dtype == torch.float64:
-        raise ValueError("linear_cross_entropy: impl='triton' computes in float32, and weight is float64; use "
-                         "impl='chunked'.")
+        raise ValueError(
+            "linear_cross_entropy: impl='triton' computes in float32, and weight is float64; use impl='chunked'."
+        )
 
 
 def _weights(weight: Tensor, terms: Terms) -> Float[Tensor, " vocabulary"]:
@@ -64,19 +67,29 @@ def _weights(weight: Tensor, terms: Terms) -> Float[Tensor, " vocabulary"]:
     return ones if terms.class_weight is None else terms.class_weight.to(ones)
 
 
-def sums_and_gradients(hidden: Float[Tensor, "tokens width"], weight: Float[Tensor, "vocabulary width"],
-                       bias: Float[Tensor, " vocabulary"] | None, target: Int[Tensor, " tokens"], terms: Terms, *,
-                       row_weight: float | Float[Tensor, " tokens"], scale: float | Tensor, z_scale: float | Tensor,
-                       wanted: tuple[bool, bool, bool], chunk: int | None = None,
-                       accum_dtype: torch.dtype | None = None) -> Sums:
+def sums_and_gradients(
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    bias: Float[Tensor, " vocabulary"] | None,
+    target: Int[Tensor, " tokens"],
+    terms: Terms,
+    *,
+    row_weight: float | Float[Tensor, " tokens"],
+    scale: float | Tensor,
+    z_scale: float | Tensor,
+    wanted: tuple[bool, bool, bool],
+    chunk: int | None = None,
+    accum_dtype: torch.dtype | None = None,
+) -> Sums:
     """What `cross_entropy_chunked.sums_and_gradients` gives, by its arguments."""
     check_runnable(weight)
     tokens, vocabulary = len(hidden), len(weight)
     ones = hidden.new_ones(tokens, dtype=torch.float32)
     share = ones * (scale * terms.probability_factor(row_weight))
     onehot = ones * (scale * (1 - terms.label_smoothing) * row_weight)
-    numbers = torch.stack([ones.new_tensor(1.0) * scale * (terms.label_smoothing / terms.classes),
-                           ones.new_tensor(2.0) * z_scale])
+    numbers = torch.stack(
+        [ones.new_tensor(1.0) * scale * (terms.label_smoothing / terms.classes), ones.new_tensor(2.0) * z_scale]
+    )
     lse, picked, smooth = (torch.empty_like(ones) for _ in range(3))
     class_weight = _weights(weight, terms)
     # Entries of a float16 gradient underflow: its products are raised.
@@ -92,9 +105,23 @@ def sums_and_gradients(hidden: Float[Tensor, "tokens width"], weight: Float[Tens
         if bias is not None:
             logits.add_(bias)
         cross_entropy_kernel[(len(e),)](
-            logits, target[rows], share[rows], onehot[rows], numbers, class_weight, lse[rows], picked[rows],
-            smooth[rows], vocabulary, terms.softcap or 1.0, SOFTCAP=terms.softcap is not None,
-            SMOOTH=terms.label_smoothing > 0, GRADIENT=any(wanted), BLOCK=row_block(vocabulary), num_warps=8)
+            logits,
+            target[rows],
+            share[rows],
+            onehot[rows],
+            numbers,
+            class_weight,
+            lse[rows],
+            picked[rows],
+            smooth[rows],
+            vocabulary,
+            terms.softcap or 1.0,
+            SOFTCAP=terms.softcap is not None,
+            SMOOTH=terms.label_smoothing > 0,
+            GRADIENT=any(wanted),
+            BLOCK=row_block(vocabulary),
+            num_warps=8,
+        )
         if grad_hidden is not None:
             grad_hidden[rows] = product(logits, raised.t()).to(hidden.dtype)
         if grad_weight is not None:
@@ -102,17 +129,28 @@ def sums_and_gradients(hidden: Float[Tensor, "tokens width"], weight: Float[Tens
         if grad_bias is not None:
             grad_bias += logits.sum(dim=0, dtype=torch.float32)
     losses = terms.cross_entropy(lse, picked, smooth if terms.label_smoothing else None, row_weight)
-    return Sums(scale * losses.sum(), z_scale * lse.square().sum(), grad_hidden,
-                None if grad_weight is None else grad_weight.to(weight.dtype),
-                None if grad_bias is None or bias is None else grad_bias.to(bias.dtype))
+    return Sums(
+        scale * losses.sum(),
+        z_scale * lse.square().sum(),
+        grad_hidden,
+        None if grad_weight is None else grad_weight.to(weight.dtype),
+        None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
+    )
 
 
 class TritonCrossEntropy(torch.autograd.Function):
     """The fast path: the loss, with its gradients made in forward."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, terms: Terms,
-                options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        terms: Terms,
+        options: dict[str, Any],
+    ) -> tuple[Tensor, Tensor]:
         """The loss, and the z-loss's share of it, which carries no gradient."""
         made = sums_and_gradients(hidden, weight, bias, target, terms, **options)
         ctx.made, ctx.terms, ctx.options = made[2:], terms, options
@@ -135,8 +173,15 @@ class TritonRows(torch.autograd.Function):
     """The low-memory path: cross-entropy and logsumexp of each row, both differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, terms: Terms,
-                filter_eps: float | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        terms: Terms,
+        filter_eps: float | None,
+    ) -> tuple[Tensor, Tensor]:
         """Two numbers a row."""
         check_runnable(weight)
         hidden, weight = hidden.contiguous(), weight.contiguous()
@@ -145,8 +190,19 @@ class TritonRows(torch.autograd.Function):
         tiles = forward_tiles(hidden.dtype)
         if tokens:
             head_forward_kernel[(triton.cdiv(tokens, tiles.rows),)](
-                hidden, weight, weight if bias is None else bias, target, _weights(weight, terms), lse, picked, smooth,
-                tokens, vocabulary, terms.softcap or 1.0, **_constants(hidden, bias, terms, tiles))
+                hidden,
+                weight,
+                weight if bias is None else bias,
+                target,
+                _weights(weight, terms),
+                lse,
+                picked,
+                smooth,
+                tokens,
+                vocabulary,
+                terms.softcap or 1.0,
+                **_constants(hidden, bias, terms, tiles),
+            )
         ctx.save_for_backward(hidden, weight, bias, target, lse)
         ctx.terms, ctx.filter_eps = terms, filter_eps
         losses = terms.cross_entropy(lse, picked, smooth if terms.label_smoothing else None, terms.row_weight(target))
@@ -169,15 +225,44 @@ class TritonRows(torch.autograd.Function):
         if len(hidden):
             grid = (triton.cdiv(len(hidden), tiles.rows), triton.cdiv(len(weight), tiles.columns))
             head_backward_kernel[grid](
-                hidden, weight, weight if bias is None else bias, target, _weights(weight, terms), lse, share, onehot,
-                smoothing, *grads, grad_bias, len(hidden), len(weight), terms.softcap or 1.0, ctx.filter_eps or 0.0,
-                FILTER=ctx.filter_eps is not None, **_constants(hidden, bias, terms, tiles))
-        return (grads[0].to(hidden.dtype), grads[1].to(weight.dtype),
-                None if bias is None else grad_bias.to(bias.dtype), None, None, None)
+                hidden,
+                weight,
+                weight if bias is None else bias,
+                target,
+                _weights(weight, terms),
+                lse,
+                share,
+                onehot,
+                smoothing,
+                *grads,
+                grad_bias,
+                len(hidden),
+                len(weight),
+                terms.softcap or 1.0,
+                ctx.filter_eps or 0.0,
+                FILTER=ctx.filter_eps is not None,
+                **_constants(hidden, bias, terms, tiles),
+            )
+        return (
+            grads[0].to(hidden.dtype),
+            grads[1].to(weight.dtype),
+            None if bias is None else grad_bias.to(bias.dtype),
+            None,
+            None,
+            None,
+        )
 
 
 def _constants(hidden: Tensor, bias: Tensor | None, terms: Terms, tiles: Tiles) -> dict[str, Any]:
-    return {"WIDTH": hidden.shape[1], "HAS_BIAS": bias is not None, "SOFTCAP": terms.softcap is not None,
-            "SMOOTH": terms.label_smoothing > 0, "ROWS": tiles.rows, "COLUMNS": tiles.columns, "INNER": tiles.inner,
-            "UPCAST": INTERPRETED and hidden.dtype == torch.bfloat16, "num_warps": tiles.warps,
-            "num_stages": tiles.stages}
+    return {
+        "WIDTH": hidden.shape[1],
+        "HAS_BIAS": bias is not None,
+        "SOFTCAP": terms.softcap is not None,
+        "SMOOTH": terms.label_smoothing > 0,
+        "ROWS": tiles.rows,
+        "COLUMNS": tiles.columns,
+        "INNER": tiles.inner,
+        "UPCAST": INTERPRETED and hidden.dtype == torch.bfloat16,
+        "num_warps": tiles.warps,
+        "num_stages": tiles.stages,
+    }

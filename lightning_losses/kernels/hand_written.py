@@ -35,9 +35,15 @@ def evaluator_of(loss: Any) -> Evaluator | None:
     kind = type(loss)
     if not kind.__module__.startswith("lightning_losses.losses."):
         return None
-    found = {"kd": forward_kl, "forward_kl": forward_kl, "reverse_kl": reverse_kl, "generalized_jsd": generalized_jsd,
-             "nkd": nkd, "cross_entropy": cross_entropy,
-             "stablemax_cross_entropy": stablemax}.get(kind.__module__.rpartition(".")[2])
+    found = {
+        "kd": forward_kl,
+        "forward_kl": forward_kl,
+        "reverse_kl": reverse_kl,
+        "generalized_jsd": generalized_jsd,
+        "nkd": nkd,
+        "cross_entropy": cross_entropy,
+        "stablemax_cross_entropy": stablemax,
+    }.get(kind.__module__.rpartition(".")[2])
     plain = not getattr(loss, "label_smoothing", 0) and getattr(loss, "class_weight", None) is None
     if not plain or (found is nkd and loss.temperature != 1):
         return None

@@ -27,22 +27,28 @@ class Head:
         class_weight: [V], ones where none were given.
     """
 
-    def __init__(self, weight: Float[Tensor, "vocabulary width"], bias: Float[Tensor, " vocabulary"] | None,
-                 terms: Terms, start: int = 0) -> None:
+    def __init__(
+        self,
+        weight: Float[Tensor, "vocabulary width"],
+        bias: Float[Tensor, " vocabulary"] | None,
+        terms: Terms,
+        start: int = 0,
+    ) -> None:
         self.weight, self.bias, self.terms = weight, bias, terms
         self.dtype, self.statistics = working_dtype(weight), statistics_dtype(weight)
         self.on_cpu = weight.device.type == "cpu"
         self.tiles = list(spans(len(weight), tile_width(self.dtype) if self.on_cpu else max(len(weight), 1)))
         ones = weight.new_ones(len(weight), dtype=self.statistics)
         # The terms know the whole vocabulary; this may be its part that begins at `start`.
-        self.class_weight = ones if terms.class_weight is None else terms.class_weight[start:][:len(weight)].to(ones)
+        self.class_weight = ones if terms.class_weight is None else terms.class_weight[start:][: len(weight)].to(ones)
 
     def rows(self, entries: slice | Tensor) -> Float[Tensor, "entries width"]:
         """Some entries' rows of the weight, in the dtype of the products."""
         return self.weight[entries].to(self.dtype)
 
-    def scores(self, hidden: Float[Tensor, "rows width"], entries: slice | Tensor,
-               full: bool = False) -> tuple[Float[Tensor, "rows entries"], Float[Tensor, "rows entries"] | None]:
+    def scores(
+        self, hidden: Float[Tensor, "rows width"], entries: slice | Tensor, full: bool = False
+    ) -> tuple[Float[Tensor, "rows entries"], Float[Tensor, "rows entries"] | None]:
         """The (softcapped) scores of some entries, to be overwritten, and the softcap's slope.
 
         Args:
@@ -75,5 +81,7 @@ def locate(target: Int[Tensor, " rows"], tiles: list[slice]) -> list[tuple[Tenso
     ordered, order = torch.sort(target)
     edges = torch.tensor([tile.start for tile in tiles] + [tiles[-1].stop], device=target.device)
     bounds = torch.searchsorted(ordered, edges).tolist()
-    return [(order[low:high], ordered[low:high] - tile.start)
-            for tile, low, high in zip(tiles, bounds, bounds[1:], strict=False)]
+    return [
+        (order[low:high], ordered[low:high] - tile.start)
+        for tile, low, high in zip(tiles, bounds, bounds[1:], strict=False)
+    ]

@@ -35,35 +35,75 @@ class LinearCrossEntropyValue(NamedTuple):
 
 
 @overload
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = ..., *,
-                         ignore_index: int = ..., label_smoothing: float = ..., softcap: float | None = ...,
-                         z_loss: float = ..., class_weight: Tensor | None = ..., shift: int | bool = ...,
-                         reduction: Reduction = ..., normalizer: float | Tensor | None = ...,
-                         return_lse: Literal[False] = ..., return_z_loss: Literal[False] = ...,
-                         filter_eps: float | Literal["auto"] | None = ..., sort_vocabulary: bool = ...,
-                         chunk: int | tuple[int, int] | None = ..., accum_dtype: torch.dtype | None = ...,
-                         impl: Impl = ...) -> Tensor: ...
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = ...,
+    *,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    softcap: float | None = ...,
+    z_loss: float = ...,
+    class_weight: Tensor | None = ...,
+    shift: int | bool = ...,
+    reduction: Reduction = ...,
+    normalizer: float | Tensor | None = ...,
+    return_lse: Literal[False] = ...,
+    return_z_loss: Literal[False] = ...,
+    filter_eps: float | Literal["auto"] | None = ...,
+    sort_vocabulary: bool = ...,
+    chunk: int | tuple[int, int] | None = ...,
+    accum_dtype: torch.dtype | None = ...,
+    impl: Impl = ...,
+) -> Tensor: ...
 @overload
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = ..., *,
-                         ignore_index: int = ..., label_smoothing: float = ..., softcap: float | None = ...,
-                         z_loss: float = ..., class_weight: Tensor | None = ..., shift: int | bool = ...,
-                         reduction: Reduction = ..., normalizer: float | Tensor | None = ...,
-                         return_lse: bool = ..., return_z_loss: bool = ...,
-                         filter_eps: float | Literal["auto"] | None = ..., sort_vocabulary: bool = ...,
-                         chunk: int | tuple[int, int] | None = ..., accum_dtype: torch.dtype | None = ...,
-                         impl: Impl = ...) -> Tensor | LinearCrossEntropyValue: ...
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = ...,
+    *,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    softcap: float | None = ...,
+    z_loss: float = ...,
+    class_weight: Tensor | None = ...,
+    shift: int | bool = ...,
+    reduction: Reduction = ...,
+    normalizer: float | Tensor | None = ...,
+    return_lse: bool = ...,
+    return_z_loss: bool = ...,
+    filter_eps: float | Literal["auto"] | None = ...,
+    sort_vocabulary: bool = ...,
+    chunk: int | tuple[int, int] | None = ...,
+    accum_dtype: torch.dtype | None = ...,
+    impl: Impl = ...,
+) -> Tensor | LinearCrossEntropyValue: ...
 
 
-def linear_cross_entropy(hidden: Float[Tensor, "*tokens width"], weight: Float[Tensor, "vocabulary width"],
-                         target: Int[Tensor, "*tokens"], bias: Float[Tensor, " vocabulary"] | None = None, *,
-                         ignore_index: int = -100, label_smoothing: float = 0.0, softcap: float | None = None,
-                         z_loss: float = 0.0, class_weight: Float[Tensor, " vocabulary"] | None = None,
-                         shift: int | bool = 0, reduction: Reduction = "mean",
-                         normalizer: float | Tensor | None = None, return_lse: bool = False,
-                         return_z_loss: bool = False, filter_eps: float | Literal["auto"] | None = None,
-                         sort_vocabulary: bool = False, chunk: int | tuple[int, int] | None = None,
-                         accum_dtype: torch.dtype | None = None,
-                         impl: Impl = "auto") -> Tensor | LinearCrossEntropyValue:
+def linear_cross_entropy(
+    hidden: Float[Tensor, "*tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    target: Int[Tensor, "*tokens"],
+    bias: Float[Tensor, " vocabulary"] | None = None,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    class_weight: Float[Tensor, " vocabulary"] | None = None,
+    shift: int | bool = 0,
+    reduction: Reduction = "mean",
+    normalizer: float | Tensor | None = None,
+    return_lse: bool = False,
+    return_z_loss: bool = False,
+    filter_eps: float | Literal["auto"] | None = None,
+    sort_vocabulary: bool = False,
+    chunk: int | tuple[int, int] | None = None,
+    accum_dtype: torch.dtype | None = None,
+    impl: Impl = "auto",
+) -> Tensor | LinearCrossEntropyValue:
     """Cross-entropy of ``hidden @ weight.T + bias`` against `target`, without ever holding these logits.
 
     With scores ``l``, softcapped to ``s tanh(l / s)`` if asked, and ``lse = log sum_v exp l_v``, a token's loss is
@@ -140,8 +180,12 @@ def linear_cross_entropy(hidden: Float[Tensor, "*tokens width"], weight: Float[T
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), target.reshape(-1)
     if len(index) < len(flat):
         rows, flat = rows[index], flat[index]
-    terms = Terms(len(weight), float(label_smoothing), softcap,
-                  None if class_weight is None else class_weight.to(weight.device, statistics_dtype(weight)))
+    terms = Terms(
+        len(weight),
+        float(label_smoothing),
+        softcap,
+        None if class_weight is None else class_weight.to(weight.device, statistics_dtype(weight)),
+    )
     scale, z_scale = scales(rows, reduction, normalizer, terms.row_weight(flat), z_loss)
     problem = Problem(rows, weight, bias, flat, terms, scale, z_scale, chunk, threshold, sort_vocabulary, accum_dtype)
     per_row = reduction == "none" or return_lse
@@ -159,8 +203,13 @@ def linear_cross_entropy(hidden: Float[Tensor, "*tokens width"], weight: Float[T
     return value._replace(lse=value.lse if return_lse else None, z_loss=value.z_loss if return_z_loss else None)
 
 
-def scales(hidden: Float[Tensor, "tokens width"], reduction: str, normalizer: float | Tensor | None,
-           row_weight: float | Float[Tensor, " tokens"], z_loss: float) -> tuple[float | Tensor, float | Tensor]:
+def scales(
+    hidden: Float[Tensor, "tokens width"],
+    reduction: str,
+    normalizer: float | Tensor | None,
+    row_weight: float | Float[Tensor, " tokens"],
+    z_loss: float,
+) -> tuple[float | Tensor, float | Tensor]:
     """What multiplies the sums over rows of cross-entropy and of ``lse^2``."""
     if reduction != "mean":
         return 1.0, z_loss
@@ -191,9 +240,17 @@ def _by_rows(problem: Problem, impl: str) -> tuple[Float[Tensor, " tokens"], Flo
     return cross_entropy, lse
 
 
-def _reduced(problem: Problem, cross_entropy: Float[Tensor, " kept"], lse: Float[Tensor, " kept"], z_loss: float,
-             index: Int[Tensor, " kept"], shape: torch.Size, reduction: Reduction) -> LinearCrossEntropyValue:
+def _reduced(
+    problem: Problem,
+    cross_entropy: Float[Tensor, " kept"],
+    lse: Float[Tensor, " kept"],
+    z_loss: float,
+    index: Int[Tensor, " kept"],
+    shape: torch.Size,
+    reduction: Reduction,
+) -> LinearCrossEntropyValue:
     """Rows' losses reduced, or put back among the ignored ones."""
+
     def whole(values: Tensor) -> Tensor:
         return values.new_zeros(shape.numel()).index_put((index,), values).reshape(shape)
 
@@ -215,18 +272,26 @@ def triton_path() -> Any:
 def _by_sums(problem: Problem, impl: str) -> tuple[Tensor, None, Tensor]:
     """The reduced loss, and the z-loss's part."""
     if problem.filter_eps is not None:
-        raise ValueError(f"{_NAME}: filter_eps came with impl={impl!r}, which makes every gradient entry; use "
-                         "'recompute'.")
+        raise ValueError(
+            f"{_NAME}: filter_eps came with impl={impl!r}, which makes every gradient entry; use 'recompute'."
+        )
     if impl not in ("chunked", "triton"):
         return peers.evaluate(problem, impl)
     if isinstance(problem.chunk, tuple):
-        raise ValueError(f"{_NAME}: chunk={problem.chunk} came with impl={impl!r}, which cuts tokens alone; give "
-                         "their number, or use 'recompute'.")
+        raise ValueError(
+            f"{_NAME}: chunk={problem.chunk} came with impl={impl!r}, which cuts tokens alone; give "
+            "their number, or use 'recompute'."
+        )
     hidden, weight, bias, target, terms = problem[:5]
     learns = torch.is_grad_enabled()
-    options = {"row_weight": terms.row_weight(target), "scale": problem.scale, "z_scale": problem.z_scale,
-               "wanted": tuple(learns and t is not None and t.requires_grad for t in (hidden, weight, bias)),
-               "chunk": problem.chunk, "accum_dtype": problem.accum_dtype}
+    options = {
+        "row_weight": terms.row_weight(target),
+        "scale": problem.scale,
+        "z_scale": problem.z_scale,
+        "wanted": tuple(learns and t is not None and t.requires_grad for t in (hidden, weight, bias)),
+        "chunk": problem.chunk,
+        "accum_dtype": problem.accum_dtype,
+    }
     function = triton_path().TritonCrossEntropy if impl == "triton" else ChunkedCrossEntropy
     loss, z_part = function.apply(hidden, weight, bias, target, terms, options)
     return loss, None, z_part

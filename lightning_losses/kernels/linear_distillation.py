@@ -73,16 +73,26 @@ class LinearDistillationValue(NamedTuple):
     hard: Float[Tensor, "..."] | None
 
 
-def linear_distillation(hidden: Float[Tensor, "*tokens width"], weight: Float[Tensor, "vocabulary width"],
-                        teacher_hidden: Float[Tensor, "*tokens teacher_width"] | TopKLogits,
-                        teacher_weight: Float[Tensor, "vocabulary teacher_width"] | None = None,
-                        target: Int[Tensor, "*tokens"] | None = None, *, objective: RowLoss,
-                        bias: Float[Tensor, " vocabulary"] | None = None,
-                        teacher_bias: Float[Tensor, " vocabulary"] | None = None, hard_weight: float = 0.0,
-                        soft_weight: float = 1.0, shift: int | bool = 0, ignore_index: int = -100,
-                        reduction: Reduction = "mean", normalizer: float | Tensor | None = None,
-                        chunk: int | None = None, accum_dtype: torch.dtype | None = None,
-                        impl: ChunkedImpl = "auto") -> LinearDistillationValue:
+def linear_distillation(
+    hidden: Float[Tensor, "*tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    teacher_hidden: Float[Tensor, "*tokens teacher_width"] | TopKLogits,
+    teacher_weight: Float[Tensor, "vocabulary teacher_width"] | None = None,
+    target: Int[Tensor, "*tokens"] | None = None,
+    *,
+    objective: RowLoss,
+    bias: Float[Tensor, " vocabulary"] | None = None,
+    teacher_bias: Float[Tensor, " vocabulary"] | None = None,
+    hard_weight: float = 0.0,
+    soft_weight: float = 1.0,
+    shift: int | bool = 0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    normalizer: float | Tensor | None = None,
+    chunk: int | None = None,
+    accum_dtype: torch.dtype | None = None,
+    impl: ChunkedImpl = "auto",
+) -> LinearDistillationValue:
     """Distil a teacher's head into a student's, by any row-wise objective, without either's logits.
 
     Args:
@@ -131,16 +141,22 @@ def linear_distillation(hidden: Float[Tensor, "*tokens width"], weight: Float[Te
     if shift and target is None:
         raise ValueError(f"{_NAME}: shift={shift} came without target; it moves the targets.")
     teacher = _teacher(hidden, weight, teacher_hidden, teacher_weight, teacher_bias)
-    shared: dict[str, Any] = {"ignore_index": ignore_index, "reduction": reduction, "normalizer": normalizer,
-                              "chunk": chunk, "accum_dtype": accum_dtype}
+    shared: dict[str, Any] = {
+        "ignore_index": ignore_index,
+        "reduction": reduction,
+        "normalizer": normalizer,
+        "chunk": chunk,
+        "accum_dtype": accum_dtype,
+    }
     if target is not None and shift:
         check_head(_NAME, hidden, weight, target, bias)
         target = _aligned(target, int(shift), ignore_index)
     soft = chunked_head(objective, hidden, weight, target, bias, teacher=teacher, impl=impl, **shared)
     hard = None
     if hard_weight and target is not None:
-        hard = linear_cross_entropy(hidden, weight, target, bias,
-                                    impl="reference" if impl == "reference" else "chunked", **shared)
+        hard = linear_cross_entropy(
+            hidden, weight, target, bias, impl="reference" if impl == "reference" else "chunked", **shared
+        )
     loss = soft_weight * soft if hard is None else soft_weight * soft + hard_weight * hard
     return LinearDistillationValue(loss, soft.detach(), None if hard is None else hard.detach())
 
@@ -155,33 +171,47 @@ def _aligned(target: Int[Tensor, "..."], shift: int, ignore_index: int) -> Int[T
     return moved
 
 
-def _teacher(hidden: Tensor, weight: Tensor, teacher_hidden: Tensor | TopKLogits, teacher_weight: Tensor | None,
-             teacher_bias: Tensor | None) -> TeacherHead | TopKLogits:
+def _teacher(
+    hidden: Tensor,
+    weight: Tensor,
+    teacher_hidden: Tensor | TopKLogits,
+    teacher_weight: Tensor | None,
+    teacher_bias: Tensor | None,
+) -> TeacherHead | TopKLogits:
     if isinstance(teacher_hidden, TopKLogits):
         values, classes = teacher_hidden
         if teacher_weight is not None or teacher_bias is not None:
             raise ValueError(f"{_NAME}: a cache of logits came with a teacher's head; give one of them.")
         if values.shape != classes.shape or values.shape[:-1] != hidden.shape[:-1] or classes.dtype != torch.int64:
-            raise ValueError(f"{_NAME}: cached logits of shape {list(values.shape)} with {classes.dtype} classes of "
-                             f"shape {list(classes.shape)} came with hidden of shape {list(hidden.shape)}; give "
-                             f"{[*hidden.shape[:-1], 'k']} and int64.")
+            raise ValueError(
+                f"{_NAME}: cached logits of shape {list(values.shape)} with {classes.dtype} classes of "
+                f"shape {list(classes.shape)} came with hidden of shape {list(hidden.shape)}; give "
+                f"{[*hidden.shape[:-1], 'k']} and int64."
+            )
         k = values.shape[-1]
         return TopKLogits(values.detach().reshape(-1, k), classes.reshape(-1, k))
     if teacher_weight is None:
-        raise ValueError(f"{_NAME}: teacher_hidden came without teacher_weight; give the teacher's head, or "
-                         "TopKLogits.")
+        raise ValueError(
+            f"{_NAME}: teacher_hidden came without teacher_weight; give the teacher's head, or TopKLogits."
+        )
     check_floating(_NAME, "teacher_hidden", teacher_hidden)
     check_floating(_NAME, "teacher_weight", teacher_weight)
     if teacher_hidden.shape[:-1] != hidden.shape[:-1] or teacher_hidden.shape[-1:] != teacher_weight.shape[1:]:
-        raise ValueError(f"{_NAME}: teacher_hidden of shape {list(teacher_hidden.shape)} and teacher_weight of shape "
-                         f"{list(teacher_weight.shape)} came with hidden of shape {list(hidden.shape)}; give "
-                         f"{[*hidden.shape[:-1], 'E']} and [V, E].")
+        raise ValueError(
+            f"{_NAME}: teacher_hidden of shape {list(teacher_hidden.shape)} and teacher_weight of shape "
+            f"{list(teacher_weight.shape)} came with hidden of shape {list(hidden.shape)}; give "
+            f"{[*hidden.shape[:-1], 'E']} and [V, E]."
+        )
     if teacher_weight.shape[0] != weight.shape[0]:
-        raise ValueError(f"{_NAME}: the teacher's vocabulary of {teacher_weight.shape[0]} came with the student's of "
-                         f"{weight.shape[0]}; give both heads the shared rows.")
+        raise ValueError(
+            f"{_NAME}: the teacher's vocabulary of {teacher_weight.shape[0]} came with the student's of "
+            f"{weight.shape[0]}; give both heads the shared rows."
+        )
     if teacher_bias is not None and teacher_bias.shape != teacher_weight.shape[:1]:
-        raise ValueError(f"{_NAME}: teacher_bias of shape {list(teacher_bias.shape)} came with a vocabulary of "
-                         f"{teacher_weight.shape[0]}; give shape [{teacher_weight.shape[0]}].")
+        raise ValueError(
+            f"{_NAME}: teacher_bias of shape {list(teacher_bias.shape)} came with a vocabulary of "
+            f"{teacher_weight.shape[0]}; give shape [{teacher_weight.shape[0]}]."
+        )
     device = teacher_hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else teacher_weight.dtype
     flat = teacher_hidden.detach().reshape(-1, teacher_hidden.shape[-1]).to(dtype)

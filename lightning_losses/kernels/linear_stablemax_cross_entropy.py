@@ -8,12 +8,20 @@ from lightning_losses.kernels.chunked_head import ChunkedImpl, chunked_head
 from lightning_losses.tensors import Reduction
 
 
-def linear_stablemax_cross_entropy(hidden: Float[Tensor, "*tokens width"], weight: Float[Tensor, "vocabulary width"],
-                                   target: Int[Tensor, "*tokens"], bias: Float[Tensor, " vocabulary"] | None = None,
-                                   *, label_smoothing: float = 0.0, ignore_index: int = -100,
-                                   reduction: Reduction = "mean", normalizer: float | Tensor | None = None,
-                                   chunk: int | None = None, accum_dtype: torch.dtype | None = None,
-                                   impl: ChunkedImpl = "auto") -> Float[Tensor, "..."]:
+def linear_stablemax_cross_entropy(
+    hidden: Float[Tensor, "*tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    target: Int[Tensor, "*tokens"],
+    bias: Float[Tensor, " vocabulary"] | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    normalizer: float | Tensor | None = None,
+    chunk: int | None = None,
+    accum_dtype: torch.dtype | None = None,
+    impl: ChunkedImpl = "auto",
+) -> Float[Tensor, "..."]:
     """`StableMaxCrossEntropy` of ``hidden @ weight.T + bias``, without ever holding these logits.
 
     Arguments are those of `chunked_head`, and `label_smoothing` of the loss. StableMax itself runs in float32, float64
@@ -29,5 +37,6 @@ def linear_stablemax_cross_entropy(hidden: Float[Tensor, "*tokens width"], weigh
 
     precise = "float64" if hidden.dtype == torch.float64 else "float32"
     loss = StableMaxCrossEntropy(label_smoothing, precise, ignore_index, reduction)  # type: ignore[arg-type]
-    return chunked_head(loss, hidden, weight, target, bias, normalizer=normalizer, chunk=chunk,
-                        accum_dtype=accum_dtype, impl=impl)
+    return chunked_head(
+        loss, hidden, weight, target, bias, normalizer=normalizer, chunk=chunk, accum_dtype=accum_dtype, impl=impl
+    )

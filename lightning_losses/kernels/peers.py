@@ -19,10 +19,15 @@ def evaluate(problem: Problem, impl: str) -> tuple[Tensor, None, Tensor]:
 
 def _refuse(problem: Problem, impl: str, **offered: bool) -> None:
     terms = problem.terms
-    asked = {"softcap": terms.softcap is not None, "z_loss": not _is_zero(problem.z_scale),
-             "label_smoothing": terms.label_smoothing > 0, "class_weight": terms.class_weight is not None,
-             "accum_dtype": problem.accum_dtype is not None, "chunk": problem.chunk is not None,
-             "sort_vocabulary": problem.sort_vocabulary}
+    asked = {
+        "softcap": terms.softcap is not None,
+        "z_loss": not _is_zero(problem.z_scale),
+        "label_smoothing": terms.label_smoothing > 0,
+        "class_weight": terms.class_weight is not None,
+        "accum_dtype": problem.accum_dtype is not None,
+        "chunk": problem.chunk is not None,
+        "sort_vocabulary": problem.sort_vocabulary,
+    }
     if missing := [name for name, wanted in asked.items() if wanted and not offered.get(name, False)]:
         raise ValueError(f"linear_cross_entropy: impl={impl!r} has no {', '.join(missing)}; use impl='auto'.")
 
@@ -33,8 +38,10 @@ def _is_zero(scale: float | Tensor) -> bool:
 
 def _need(package: str, impl: str) -> Any:
     if not installed(package.partition(".")[0]):
-        raise ValueError(f"linear_cross_entropy: impl={impl!r} needs the package {package.partition('.')[0]}, which is "
-                         "not installed; use impl='auto'.")
+        raise ValueError(
+            f"linear_cross_entropy: impl={impl!r} needs the package {package.partition('.')[0]}, which is "
+            "not installed; use impl='auto'."
+        )
     return importlib.import_module(package)
 
 
@@ -43,11 +50,19 @@ def _cce(problem: Problem) -> tuple[Tensor, None]:
     package = _need("cut_cross_entropy", "cce")
     _refuse(problem, "cce", softcap=True)
     if problem.bias is not None:
-        raise ValueError("linear_cross_entropy: impl='cce' came with a bias, which its releases don't take; use "
-                         "impl='auto'.")
+        raise ValueError(
+            "linear_cross_entropy: impl='cce' came with a bias, which its releases don't take; use impl='auto'."
+        )
     form = "cce" if problem.hidden.device.type == "cuda" else "torch_compile"
-    total = package.linear_cross_entropy(problem.hidden, problem.weight, problem.target, softcap=problem.terms.softcap,
-                                         reduction="sum", filter_eps=None, impl=form)
+    total = package.linear_cross_entropy(
+        problem.hidden,
+        problem.weight,
+        problem.target,
+        softcap=problem.terms.softcap,
+        reduction="sum",
+        filter_eps=None,
+        impl=form,
+    )
     return total * problem.scale, None
 
 
@@ -58,19 +73,37 @@ def _liger(problem: Problem) -> tuple[Tensor, Tensor]:
     _refuse(problem, "liger", z_loss=True, label_smoothing=True, accum_dtype=True)
     terms, scale = problem.terms, float(problem.scale)
     found = package.LigerFusedLinearCrossEntropyFunction.apply(
-        problem.hidden, problem.weight, problem.target, problem.bias, None, -100, float(problem.z_scale) / scale,
-        terms.label_smoothing, "sum", None, True, problem.accum_dtype)
+        problem.hidden,
+        problem.weight,
+        problem.target,
+        problem.bias,
+        None,
+        -100,
+        float(problem.z_scale) / scale,
+        terms.label_smoothing,
+        "sum",
+        None,
+        True,
+        problem.accum_dtype,
+    )
     return found[0] * scale, found[1].detach() * scale
 
 
 def _torch(problem: Problem) -> tuple[Tensor, None]:
     if not has_torch_operation():
-        raise ValueError(f"linear_cross_entropy: impl='torch' needs torch.nn.LinearCrossEntropyOptions, which torch "
-                         f"{torch.__version__} lacks; use impl='chunked'.")
+        raise ValueError(
+            f"linear_cross_entropy: impl='torch' needs torch.nn.LinearCrossEntropyOptions, which torch "
+            f"{torch.__version__} lacks; use impl='chunked'."
+        )
     _refuse(problem, "torch", class_weight=True)
     weight = problem.terms.class_weight
-    total = F.linear_cross_entropy(problem.hidden, problem.weight, problem.target, linear_bias=problem.bias,
-                                   weight=None if weight is None else weight.to(problem.weight.dtype),
-                                   reduction="sum",
-                                   options=torch.nn.LinearCrossEntropyOptions())
+    total = F.linear_cross_entropy(
+        problem.hidden,
+        problem.weight,
+        problem.target,
+        linear_bias=problem.bias,
+        weight=None if weight is None else weight.to(problem.weight.dtype),
+        reduction="sum",
+        options=torch.nn.LinearCrossEntropyOptions(),
+    )
     return total * problem.scale, None

@@ -28,48 +28,64 @@ class Problem(NamedTuple):
     accum_dtype: torch.dtype | None = None
 
 
-def check_head(loss: str, hidden: Any, weight: Any, target: Any, bias: Any = None, class_weight: Any = None,
-               empty: bool = False) -> None:
+def check_head(
+    loss: str, hidden: Any, weight: Any, target: Any, bias: Any = None, class_weight: Any = None, empty: bool = False
+) -> None:
     """Raise ``ValueError`` unless hidden states, head and targets fit together; `empty` allows a head without rows."""
     check_floating(loss, "hidden", hidden)
     check_floating(loss, "weight", weight)
     for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
         if is_distributed_tensor(tensor):
-            raise ValueError(f"{loss}: {name} is a DTensor; give {name}.full_tensor(), or keep the head whole by "
-                             "leaving it out of fully_shard; a head split by rows goes to "
-                             "vocab_parallel_cross_entropy.")
+            raise ValueError(
+                f"{loss}: {name} is a DTensor; give {name}.full_tensor(), or keep the head whole by "
+                "leaving it out of fully_shard; a head split by rows goes to "
+                "vocab_parallel_cross_entropy."
+            )
     wrong = weight.ndim != 2 or hidden.ndim == 0 or hidden.shape[-1] != weight.shape[-1]
     if wrong or (len(weight) == 0 and not empty):
-        raise ValueError(f"{loss}: hidden of shape {list(hidden.shape)} came with weight of shape "
-                         f"{list(weight.shape)}; give [..., D] and [V, D].")
+        raise ValueError(
+            f"{loss}: hidden of shape {list(hidden.shape)} came with weight of shape "
+            f"{list(weight.shape)}; give [..., D] and [V, D]."
+        )
     if not torch.is_autocast_enabled(hidden.device.type) and hidden.dtype != weight.dtype:
-        raise ValueError(f"{loss}: hidden has dtype {hidden.dtype} and weight {weight.dtype}; give both one dtype, or "
-                         "call under autocast.")
+        raise ValueError(
+            f"{loss}: hidden has dtype {hidden.dtype} and weight {weight.dtype}; give both one dtype, or "
+            "call under autocast."
+        )
     if not isinstance(target, Tensor) or target.dtype != torch.int64 or target.shape != hidden.shape[:-1]:
         found = f"{target.dtype} {list(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
-        raise ValueError(f"{loss}: target ({found}) came with hidden of shape {list(hidden.shape)}; give int64 token "
-                         f"ids of shape {list(hidden.shape[:-1])}.")
+        raise ValueError(
+            f"{loss}: target ({found}) came with hidden of shape {list(hidden.shape)}; give int64 token "
+            f"ids of shape {list(hidden.shape[:-1])}."
+        )
     for name, vector in (("bias", bias), ("class_weight", class_weight)):
-        if vector is not None and (not isinstance(vector, Tensor) or vector.shape != weight.shape[:1]
-                                   or not vector.is_floating_point()):
+        if vector is not None and (
+            not isinstance(vector, Tensor) or vector.shape != weight.shape[:1] or not vector.is_floating_point()
+        ):
             found = f"{list(vector.shape)}" if isinstance(vector, Tensor) else type(vector).__name__
-            raise ValueError(f"{loss}: {name} ({found}) came with a vocabulary of {len(weight)}; give a floating-point "
-                             f"tensor of shape [{len(weight)}].")
+            raise ValueError(
+                f"{loss}: {name} ({found}) came with a vocabulary of {len(weight)}; give a floating-point "
+                f"tensor of shape [{len(weight)}]."
+            )
 
 
-def check_targets(loss: str, target: Int[Tensor, " tokens"], kept: Bool[Tensor, " tokens"], vocabulary: int,
-                  ignore_index: int) -> None:
+def check_targets(
+    loss: str, target: Int[Tensor, " tokens"], kept: Bool[Tensor, " tokens"], vocabulary: int, ignore_index: int
+) -> None:
     """Raise ``ValueError`` for a kept target outside the vocabulary: always on a CPU, elsewhere under `debug`."""
     if target.device.type != "cpu" and not tensors._debug:
         return
     wrong = target[kept & ((target < 0) | (target >= vocabulary))]
     if len(wrong):
-        raise ValueError(f"{loss}: target {int(wrong[0])} came with a vocabulary of {vocabulary}; give 0 to "
-                         f"{vocabulary - 1}, or ignore_index={ignore_index}.")
+        raise ValueError(
+            f"{loss}: target {int(wrong[0])} came with a vocabulary of {vocabulary}; give 0 to "
+            f"{vocabulary - 1}, or ignore_index={ignore_index}."
+        )
 
 
-def shifted(loss: str, hidden: Float[Tensor, "..."], target: Int[Tensor, "..."],
-            shift: int | bool) -> tuple[Float[Tensor, "..."], Int[Tensor, "..."]]:
+def shifted(
+    loss: str, hidden: Float[Tensor, "..."], target: Int[Tensor, "..."], shift: int | bool
+) -> tuple[Float[Tensor, "..."], Int[Tensor, "..."]]:
     """Hidden states beside the targets `shift` places on."""
     shift = int(shift)
     if shift == 0:
@@ -80,8 +96,9 @@ def shifted(loss: str, hidden: Float[Tensor, "..."], target: Int[Tensor, "..."],
     return hidden[..., :-shift, :], target[..., shift:]
 
 
-def autocast(hidden: Float[Tensor, "..."], weight: Float[Tensor, "..."],
-             bias: Float[Tensor, "..."] | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def autocast(
+    hidden: Float[Tensor, "..."], weight: Float[Tensor, "..."], bias: Float[Tensor, "..."] | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """The operands in the dtype that autocast gives a linear layer, if it is on."""
     device = hidden.device.type
     if not torch.is_autocast_enabled(device) or hidden.dtype == torch.float64:
@@ -90,8 +107,9 @@ def autocast(hidden: Float[Tensor, "..."], weight: Float[Tensor, "..."],
     return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
-def filter_threshold(loss: str, filter_eps: float | Literal["auto"] | None,
-                     weight: Float[Tensor, "..."]) -> float | None:
+def filter_threshold(
+    loss: str, filter_eps: float | Literal["auto"] | None, weight: Float[Tensor, "..."]
+) -> float | None:
     """The threshold as a number; "auto" is the epsilon of the products' dtype / 32."""
     if filter_eps is None:
         return None

@@ -23,8 +23,9 @@ def product(a: Float[Tensor, "rows inner"], b: Float[Tensor, "columns inner"]) -
     return torch.mm(a, b.t())
 
 
-def accumulate(total: Float[Tensor, "rows columns"], a: Float[Tensor, "rows inner"],
-               b: Float[Tensor, "columns inner"], first: bool) -> None:
+def accumulate(
+    total: Float[Tensor, "rows columns"], a: Float[Tensor, "rows inner"], b: Float[Tensor, "columns inner"], first: bool
+) -> None:
     """``total += a @ b.T`` in place; with `first` the old content of `total` is overwritten."""
     by_blas = total.dtype == a.dtype and not (a.dtype == torch.float32 and a.device.type == "cpu" and onednn_float32())
     if by_blas and first:
@@ -63,9 +64,13 @@ def onednn_float32() -> bool:
     MKL keeps its AVX-512 kernels to Intel's CPUs; elsewhere oneDNN, which torch carries too, is about twice as fast
     at the same accuracy.
     """
-    return (torch._C._has_mkldnn and torch._C.has_mkl
-            and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-            and torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _cpu_vendor() == "AuthenticAMD")
+    return (
+        torch._C._has_mkldnn
+        and torch._C.has_mkl
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        and _cpu_vendor() == "AuthenticAMD"
+    )
 
 
 def _cpu_vendor() -> str:

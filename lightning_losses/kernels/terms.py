@@ -33,9 +33,13 @@ class Terms:
         """``w_y`` of each row."""
         return 1.0 if self.class_weight is None else self.class_weight[target]
 
-    def cross_entropy(self, lse: Float[Tensor, " rows"], picked: Float[Tensor, " rows"],
-                      smooth: Float[Tensor, " rows"] | None,
-                      row_weight: float | Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+    def cross_entropy(
+        self,
+        lse: Float[Tensor, " rows"],
+        picked: Float[Tensor, " rows"],
+        smooth: Float[Tensor, " rows"] | None,
+        row_weight: float | Float[Tensor, " rows"],
+    ) -> Float[Tensor, " rows"]:
         """A row's loss from its logsumexp, its target's score and ``smooth = sum_v w_v l_v``."""
         value = (1 - self.label_smoothing) * row_weight * (lse - picked)
         if smooth is not None:

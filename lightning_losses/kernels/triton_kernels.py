@@ -82,10 +82,14 @@ def _scores(  # type: ignore[no-untyped-def]
     score = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, WIDTH, INNER):
         d = start + tl.arange(0, INNER)
-        e = tl.load(hidden_ptr + rows[:, None] * WIDTH + d[None, :], mask=row_mask[:, None] & (d < WIDTH)[None, :],
-                    other=0.0)
-        w = tl.load(weight_ptr + columns[None, :] * WIDTH + d[:, None],
-                    mask=column_mask[None, :] & (d < WIDTH)[:, None], other=0.0)
+        e = tl.load(
+            hidden_ptr + rows[:, None] * WIDTH + d[None, :], mask=row_mask[:, None] & (d < WIDTH)[None, :], other=0.0
+        )
+        w = tl.load(
+            weight_ptr + columns[None, :] * WIDTH + d[:, None],
+            mask=column_mask[None, :] & (d < WIDTH)[:, None],
+            other=0.0,
+        )
         if UPCAST:
             e = e.to(tl.float32)
             w = w.to(tl.float32)
@@ -118,8 +122,23 @@ def head_forward_kernel(  # type: ignore[no-untyped-def]
     for start in range(0, vocabulary, COLUMNS):
         columns = (start + tl.arange(0, COLUMNS)).to(tl.int64)
         column_mask = columns < vocabulary
-        score, _ = _scores(hidden_ptr, weight_ptr, bias_ptr, rows, columns, row_mask, column_mask, softcap,
-                           WIDTH, HAS_BIAS, SOFTCAP, ROWS, COLUMNS, INNER, UPCAST)
+        score, _ = _scores(
+            hidden_ptr,
+            weight_ptr,
+            bias_ptr,
+            rows,
+            columns,
+            row_mask,
+            column_mask,
+            softcap,
+            WIDTH,
+            HAS_BIAS,
+            SOFTCAP,
+            ROWS,
+            COLUMNS,
+            INNER,
+            UPCAST,
+        )
         picked += tl.sum(tl.where(columns[None, :] == target[:, None], score, 0.0), 1)
         if SMOOTH:
             weight = tl.load(class_weight_ptr + columns, mask=column_mask, other=0.0)
@@ -148,8 +167,23 @@ def head_backward_kernel(  # type: ignore[no-untyped-def]
     row_mask = rows < tokens
     column_mask = columns < vocabulary
     both = row_mask[:, None] & column_mask[None, :]
-    score, slope = _scores(hidden_ptr, weight_ptr, bias_ptr, rows, columns, row_mask, column_mask, softcap,
-                           WIDTH, HAS_BIAS, SOFTCAP, ROWS, COLUMNS, INNER, UPCAST)
+    score, slope = _scores(
+        hidden_ptr,
+        weight_ptr,
+        bias_ptr,
+        rows,
+        columns,
+        row_mask,
+        column_mask,
+        softcap,
+        WIDTH,
+        HAS_BIAS,
+        SOFTCAP,
+        ROWS,
+        COLUMNS,
+        INNER,
+        UPCAST,
+    )
     lse = tl.load(lse_ptr + rows, mask=row_mask, other=0.0)
     target = tl.load(target_ptr + rows, mask=row_mask, other=-1)
     hit = columns[None, :] == target[:, None]
@@ -174,15 +208,24 @@ def head_backward_kernel(  # type: ignore[no-untyped-def]
         for start in range(0, WIDTH, INNER):
             d = start + tl.arange(0, INNER)
             width_mask = d < WIDTH
-            e = tl.load(hidden_ptr + rows[:, None] * WIDTH + d[None, :], mask=row_mask[:, None] & width_mask[None, :],
-                        other=0.0)
-            w = tl.load(weight_ptr + columns[:, None] * WIDTH + d[None, :],
-                        mask=column_mask[:, None] & width_mask[None, :], other=0.0)
+            e = tl.load(
+                hidden_ptr + rows[:, None] * WIDTH + d[None, :], mask=row_mask[:, None] & width_mask[None, :], other=0.0
+            )
+            w = tl.load(
+                weight_ptr + columns[:, None] * WIDTH + d[None, :],
+                mask=column_mask[:, None] & width_mask[None, :],
+                other=0.0,
+            )
             if UPCAST:
                 e = e.to(tl.float32)
                 w = w.to(tl.float32)
-            tl.atomic_add(grad_hidden_ptr + rows[:, None] * WIDTH + d[None, :],
-                          tl.dot(g, w, input_precision="ieee"), mask=row_mask[:, None] & width_mask[None, :])
-            tl.atomic_add(grad_weight_ptr + columns[:, None] * WIDTH + d[None, :],
-                          tl.dot(tl.trans(g), e, input_precision="ieee"),
-                          mask=column_mask[:, None] & width_mask[None, :])
+            tl.atomic_add(
+                grad_hidden_ptr + rows[:, None] * WIDTH + d[None, :],
+                tl.dot(g, w, input_precision="ieee"),
+                mask=row_mask[:, None] & width_mask[None, :],
+            )
+            tl.atomic_add(
+                grad_weight_ptr + columns[:, None] * WIDTH + d[None, :],
+                tl.dot(tl.trans(g), e, input_precision="ieee"),
+                mask=column_mask[:, None] & width_mask[None, :],
+            )

@@ -42,14 +42,24 @@ class _Group:
         return total_of_all(values, self.group)
 
 
-def vocab_parallel_cross_entropy(hidden: Float[Tensor, "*tokens width"], weight: Float[Tensor, "shard width"],
-                                 target: Int[Tensor, "*tokens"], bias: Float[Tensor, " shard"] | None = None, *,
-                                 group: Any = None, ignore_index: int = -100, label_smoothing: float = 0.0,
-                                 softcap: float | None = None, z_loss: float = 0.0,
-                                 class_weight: Float[Tensor, " vocabulary"] | None = None, shift: int | bool = 0,
-                                 reduction: str = "mean", normalizer: float | Tensor | None = None,
-                                 chunk: int | None = None,
-                                 accum_dtype: torch.dtype | None = None) -> LinearCrossEntropyValue:
+def vocab_parallel_cross_entropy(
+    hidden: Float[Tensor, "*tokens width"],
+    weight: Float[Tensor, "shard width"],
+    target: Int[Tensor, "*tokens"],
+    bias: Float[Tensor, " shard"] | None = None,
+    *,
+    group: Any = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    class_weight: Float[Tensor, " vocabulary"] | None = None,
+    shift: int | bool = 0,
+    reduction: str = "mean",
+    normalizer: float | Tensor | None = None,
+    chunk: int | None = None,
+    accum_dtype: torch.dtype | None = None,
+) -> LinearCrossEntropyValue:
     """`linear_cross_entropy` of a head whose rows lie on several processes, in rank order.
 
     Every process calls it with the same tokens and its own rows. Two numbers a token travel for the logsumexp, two
@@ -95,24 +105,41 @@ def vocab_parallel_cross_entropy(hidden: Float[Tensor, "*tokens width"], weight:
     sizes = sizes_of_all(len(weight), hidden.device, group)
     vocabulary, start = sum(sizes), [0, *itertools.accumulate(sizes)][group_rank(group)]
     if class_weight is not None and class_weight.shape != (vocabulary,):
-        raise ValueError(f"{_NAME}: class_weight of shape {list(class_weight.shape)} came with a vocabulary of "
-                         f"{vocabulary} over all processes; give shape [{vocabulary}].")
+        raise ValueError(
+            f"{_NAME}: class_weight of shape {list(class_weight.shape)} came with a vocabulary of "
+            f"{vocabulary} over all processes; give shape [{vocabulary}]."
+        )
     hidden, target = shifted(_NAME, hidden, target, shift)
     hidden, weight, bias = autocast(hidden, weight, bias)
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), target.reshape(-1)
     kept = flat != ignore_index
     check_targets(_NAME, flat, kept, vocabulary, ignore_index)
     rows, flat = rows[kept], flat[kept]
-    terms = Terms(vocabulary, float(label_smoothing), softcap,
-                  None if class_weight is None else class_weight.to(hidden.device, statistics_dtype(weight)))
+    terms = Terms(
+        vocabulary,
+        float(label_smoothing),
+        softcap,
+        None if class_weight is None else class_weight.to(hidden.device, statistics_dtype(weight)),
+    )
     row_weight = terms.row_weight(flat)
     scale, z_scale = scales(rows, reduction, normalizer, row_weight, z_loss)
     learns = torch.is_grad_enabled()
     # Whether a gradient travels must not depend on the process: every one needs that of the hidden states.
-    wanted = (learns and hidden.requires_grad, learns and weight.requires_grad,
-              learns and bias is not None and bias.requires_grad)
-    options = {"row_weight": row_weight, "scale": scale, "z_scale": z_scale, "wanted": wanted, "chunk": chunk,
-               "accum_dtype": accum_dtype, "exchange": _Group(group), "start": start}
+    wanted = (
+        learns and hidden.requires_grad,
+        learns and weight.requires_grad,
+        learns and bias is not None and bias.requires_grad,
+    )
+    options = {
+        "row_weight": row_weight,
+        "scale": scale,
+        "z_scale": z_scale,
+        "wanted": wanted,
+        "chunk": chunk,
+        "accum_dtype": accum_dtype,
+        "exchange": _Group(group),
+        "start": start,
+    }
     with torch.autocast(hidden.device.type, enabled=False):
         loss, z_part = ChunkedCrossEntropy.apply(rows, weight, bias, flat - start, terms, options)
     return LinearCrossEntropyValue(loss, None, z_part)

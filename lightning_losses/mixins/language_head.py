@@ -57,8 +57,9 @@ class LanguageHeadMixin(_Base):
         """The layer that makes logits of hidden states."""
         owners: list[Any] = [owner for owner in (self, getattr(self, "network", None)) if owner is not None]
         offered: list[Any] = [getattr(self, "language_head", None)]
-        offered += [owner.get_output_embeddings() for owner in owners
-                    if callable(getattr(owner, "get_output_embeddings", None))]
+        offered += [
+            owner.get_output_embeddings() for owner in owners if callable(getattr(owner, "get_output_embeddings", None))
+        ]
         offered += [getattr(owner, name, None) for owner in owners for name in _NAMES]
         head = next((layer for layer in offered if isinstance(layer, nn.Module)), None)
         if head is None:

@@ -40,6 +40,8 @@ def in_group(function: Callable[..., None], *arguments: object) -> None:
     """Run `function(*arguments)` inside a gloo process group of the environment's processes."""
     dist.init_process_group("gloo")
     function(*arguments)
+    # The first process holds the group's store: it stays until all are done.
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -85,8 +85,11 @@ def test_every_option_equals_the_reference(impl, name, bias):
     assert_same(evaluate(call, upstream=-2.5, impl=impl, **OWN[impl], **options), wanted, 1e-11, 1e-13)
 
 
-@pytest.mark.parametrize("case", [case for case in load_cases(HERE / "lm_ot") if case.method == "linear_cross_entropy"],
-                         ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    "case",
+    [case for case in load_cases(HERE / "lm_ot") if case.method == "linear_cross_entropy"],
+    ids=lambda case: case.id,
+)
 @pytest.mark.parametrize("impl", [*OWN, "auto"])
 def test_golden_through_every_implementation(impl, case):
     options = {"impl": impl, **({"chunk": OWN[impl]["chunk"]} if OWN.get(impl) else {})}
@@ -100,8 +103,8 @@ def test_gradcheck(impl, name):
     hidden, weight, target, bias = problem(tokens=(2, 4), vocabulary=9)
     options = settled(OPTIONS[name], 9)
     assert torch.autograd.gradcheck(
-        lambda h, w, b: linear_cross_entropy(h, w, target, b, impl=impl, **OWN[impl], **options),
-        (hidden, weight, bias))
+        lambda h, w, b: linear_cross_entropy(h, w, target, b, impl=impl, **OWN[impl], **options), (hidden, weight, bias)
+    )
 
 
 def test_gradcheck_of_rows_and_logsumexps():
@@ -148,8 +151,7 @@ def test_ignored_tokens_have_no_gradient_and_may_hold_anything(impl):
 @pytest.mark.parametrize("tokens", [0, 3])
 def test_no_token_left_is_zero_with_zero_gradients(impl, tokens):
     hidden, weight, target, bias = problem(tokens=(tokens,))
-    found = evaluate((hidden, weight, torch.full_like(target, -100), bias), impl=impl, z_loss=0.1,
-                     label_smoothing=0.1)
+    found = evaluate((hidden, weight, torch.full_like(target, -100), bias), impl=impl, z_loss=0.1, label_smoothing=0.1)
     assert all((value == 0).all() for value in found)
 
 
@@ -159,15 +161,20 @@ def test_smallest_shapes(impl, tokens, vocabulary):
     hidden, weight, _, bias = problem(tokens=tokens, vocabulary=vocabulary)
     call = (hidden, weight, torch.ones(tokens, dtype=torch.int64), bias)
     value = by_hand(*call)
-    assert_same(evaluate(call, impl=impl), [value.detach(), *torch.autograd.grad(value, [hidden, weight, bias])],
-                1e-12, 1e-14)
+    assert_same(
+        evaluate(call, impl=impl), [value.detach(), *torch.autograd.grad(value, [hidden, weight, bias])], 1e-12, 1e-14
+    )
 
 
 @pytest.mark.parametrize("impl", ["chunked", "recompute"])
 def test_tensors_need_not_be_contiguous(impl):
     hidden, weight, target, _ = problem(bias=False)
-    turned = (hidden.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_(),
-              weight.detach().t().contiguous().t().requires_grad_(), target.t().contiguous().t(), None)
+    turned = (
+        hidden.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_(),
+        weight.detach().t().contiguous().t().requires_grad_(),
+        target.t().contiguous().t(),
+        None,
+    )
     assert not turned[0].is_contiguous() and not turned[1].is_contiguous()
     assert_same(evaluate(turned, impl=impl), evaluate((hidden, weight, target, None), impl=impl), 1e-12, 1e-14)
 
@@ -198,8 +205,15 @@ def test_a_confident_row_keeps_its_small_gradient_in_bfloat16(impl):
     # p = 1 - 3e-4: the gradient is a difference that bfloat16, with 8 bits, could not hold.
     weight = torch.tensor([[8.0], [0.0]])
     exact = evaluate((torch.ones(1, 1).requires_grad_(), weight.requires_grad_(), torch.tensor([0]), None))
-    half = evaluate((torch.ones(1, 1, dtype=torch.bfloat16).requires_grad_(),
-                     weight.detach().bfloat16().requires_grad_(), torch.tensor([0]), None), impl=impl)
+    half = evaluate(
+        (
+            torch.ones(1, 1, dtype=torch.bfloat16).requires_grad_(),
+            weight.detach().bfloat16().requires_grad_(),
+            torch.tensor([0]),
+            None,
+        ),
+        impl=impl,
+    )
     torch.testing.assert_close(half[1].float(), exact[1], rtol=1e-2, atol=0)
 
 
@@ -208,8 +222,12 @@ def test_a_confident_row_keeps_its_small_gradient_in_bfloat16(impl):
 def test_half_precision_is_close_and_its_loss_is_float32(impl, dtype):
     call = problem(dtype, tokens=(64,), width=16)
     found = evaluate(call, impl=impl)
-    exact = evaluate(tuple(None if t is None else t.detach().double().requires_grad_() if t.is_floating_point() else t
-                           for t in call), impl="reference")
+    exact = evaluate(
+        tuple(
+            None if t is None else t.detach().double().requires_grad_() if t.is_floating_point() else t for t in call
+        ),
+        impl="reference",
+    )
     assert found[0].dtype == torch.float32 and found[1].dtype == dtype
     for one, other in zip(found, exact, strict=True):
         # 8 bits of bfloat16: 0.4 % a rounding, and a few of them.
@@ -218,10 +236,13 @@ def test_half_precision_is_close_and_its_loss_is_float32(impl, dtype):
 
 def test_accumulation_in_float32_is_at_least_as_close():
     call = problem(torch.bfloat16, tokens=(256,), width=16, bias=False)
-    exact = evaluate(tuple(t.detach().double().requires_grad_() if t is not None and t.is_floating_point() else t
-                           for t in call), impl="reference")[2]
-    own, single = (evaluate(call, impl="chunked", chunk=4, accum_dtype=dtype)[2].double()
-                   for dtype in (None, torch.float32))
+    exact = evaluate(
+        tuple(t.detach().double().requires_grad_() if t is not None and t.is_floating_point() else t for t in call),
+        impl="reference",
+    )[2]
+    own, single = (
+        evaluate(call, impl="chunked", chunk=4, accum_dtype=dtype)[2].double() for dtype in (None, torch.float32)
+    )
     # 64 chunks: rounding 64 times adds up, rounding once does not.
     assert (single - exact).norm() < 0.5 * (own - exact).norm()
 
@@ -243,8 +264,10 @@ def test_only_what_requires_a_gradient_gets_one(impl):
     hidden, weight, target, bias = problem()
     exact = evaluate((hidden, weight, target, bias), impl="reference")
     for number, wanted in enumerate((hidden, weight, bias)):
-        call = [t.detach().requires_grad_(t is wanted) if t is not None and t.is_floating_point() else t
-                for t in (hidden, weight, target, bias)]
+        call = [
+            t.detach().requires_grad_(t is wanted) if t is not None and t.is_floating_point() else t
+            for t in (hidden, weight, target, bias)
+        ]
         linear_cross_entropy(*call, impl=impl).backward()
         grads = [call[0].grad, call[1].grad, call[3].grad]
         assert [g is not None for g in grads] == [number == n for n in range(3)]
@@ -291,8 +314,10 @@ def test_a_normalizer_joins_uneven_batches_to_one():
     hidden, weight, target, bias = problem(tokens=(12,))
     whole = linear_cross_entropy(hidden, weight, target, bias, impl="chunked", z_loss=0.1)
     count = torch.tensor(float((target != -100).sum()))
-    parts = [linear_cross_entropy(hidden[cut], weight, target[cut], bias, impl="chunked", z_loss=0.1, normalizer=count)
-             for cut in (slice(0, 3), slice(3, 12))]
+    parts = [
+        linear_cross_entropy(hidden[cut], weight, target[cut], bias, impl="chunked", z_loss=0.1, normalizer=count)
+        for cut in (slice(0, 3), slice(3, 12))
+    ]
     torch.testing.assert_close(sum(parts), whole, rtol=1e-12, atol=0)
 
 
@@ -327,32 +352,35 @@ def test_chunks_are_a_thirty_second_within_bounds():
     assert default_chunk(8192, torch.zeros(1, 1, device="meta")) == 1024
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"hidden": torch.zeros(3, 4)}, r"hidden of shape \[3, 4\] came with weight"),
-    ({"weight": torch.zeros(6, 5, dtype=torch.int64)}, "weight has dtype torch.int64"),
-    ({"weight": torch.zeros(6, 5, dtype=torch.float64)}, "one dtype, or call under autocast"),
-    ({"target": torch.zeros(3)}, "give int64 token ids"),
-    ({"target": torch.tensor([0, 1])}, r"of shape \[3\]"),
-    ({"target": torch.tensor([0, 6, 1])}, "target 6 came with a vocabulary of 6"),
-    ({"target": torch.tensor([0, -1, 1])}, "target -1"),
-    ({"bias": torch.zeros(5)}, "bias"),
-    ({"class_weight": torch.zeros(7)}, "class_weight"),
-    ({"shift": 3}, "give 0 to 2"),
-    ({"shift": -1}, "shift=-1"),
-    ({"softcap": 0.0}, "softcap"),
-    ({"label_smoothing": 1.5}, "label_smoothing"),
-    ({"z_loss": -1.0}, "z_loss"),
-    ({"reduction": "avg"}, "reduction"),
-    ({"impl": "cuda"}, "impl='cuda' came"),
-    ({"normalizer": 3, "reduction": "sum"}, "it divides a mean"),
-    ({"filter_eps": -1.0}, "filter_eps"),
-    ({"filter_eps": 1e-3, "impl": "chunked"}, "use 'recompute'"),
-    ({"filter_eps": 1e-3, "impl": "reference"}, "use 'recompute'"),
-    ({"chunk": (2, 2), "impl": "chunked"}, "cuts tokens alone"),
-    ({"chunk": 0}, "chunk=0"),
-    ({"softcap": 3.0, "z_loss": 0.1, "impl": "torch"}, "impl='torch' has no softcap, z_loss"),
-    ({"reduction": "none", "impl": "torch"}, "impl='torch' has no per-row"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden": torch.zeros(3, 4)}, r"hidden of shape \[3, 4\] came with weight"),
+        ({"weight": torch.zeros(6, 5, dtype=torch.int64)}, "weight has dtype torch.int64"),
+        ({"weight": torch.zeros(6, 5, dtype=torch.float64)}, "one dtype, or call under autocast"),
+        ({"target": torch.zeros(3)}, "give int64 token ids"),
+        ({"target": torch.tensor([0, 1])}, r"of shape \[3\]"),
+        ({"target": torch.tensor([0, 6, 1])}, "target 6 came with a vocabulary of 6"),
+        ({"target": torch.tensor([0, -1, 1])}, "target -1"),
+        ({"bias": torch.zeros(5)}, "bias"),
+        ({"class_weight": torch.zeros(7)}, "class_weight"),
+        ({"shift": 3}, "give 0 to 2"),
+        ({"shift": -1}, "shift=-1"),
+        ({"softcap": 0.0}, "softcap"),
+        ({"label_smoothing": 1.5}, "label_smoothing"),
+        ({"z_loss": -1.0}, "z_loss"),
+        ({"reduction": "avg"}, "reduction"),
+        ({"impl": "cuda"}, "impl='cuda' came"),
+        ({"normalizer": 3, "reduction": "sum"}, "it divides a mean"),
+        ({"filter_eps": -1.0}, "filter_eps"),
+        ({"filter_eps": 1e-3, "impl": "chunked"}, "use 'recompute'"),
+        ({"filter_eps": 1e-3, "impl": "reference"}, "use 'recompute'"),
+        ({"chunk": (2, 2), "impl": "chunked"}, "cuts tokens alone"),
+        ({"chunk": 0}, "chunk=0"),
+        ({"softcap": 3.0, "z_loss": 0.1, "impl": "torch"}, "impl='torch' has no softcap, z_loss"),
+        ({"reduction": "none", "impl": "torch"}, "impl='torch' has no per-row"),
+    ],
+)
 def test_wrong_calls_are_one_sentence(change, message):
     call = {"hidden": torch.zeros(3, 5), "weight": torch.zeros(6, 5), "target": torch.tensor([0, 1, 2]), **change}
     with debug(), pytest.raises(ValueError, match=message):
@@ -364,8 +392,9 @@ def test_torch_is_offered_where_its_options_suffice():
     assert_same(evaluate(call, impl="torch", **options), evaluate(call, impl="reference", **options), 1e-11, 1e-13)
 
 
-@pytest.mark.parametrize(("impl", "package"), [("cce", "cut_cross_entropy"), ("liger", "liger_kernel"),
-                                               ("triton", "triton")])
+@pytest.mark.parametrize(
+    ("impl", "package"), [("cce", "cut_cross_entropy"), ("liger", "liger_kernel"), ("triton", "triton")]
+)
 def test_a_backend_that_is_not_installed_is_named(monkeypatch, impl, package):
     for module in ("peers", "linear_cross_entropy"):
         monkeypatch.setattr(f"lightning_losses.kernels.{module}.installed", lambda name: False)

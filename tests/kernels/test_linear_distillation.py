@@ -13,12 +13,22 @@ from lightning_losses.tensors import reduce
 pytestmark = pytest.mark.kernels
 
 OBJECTIVES = {
-    "kd": losses.KD(2.0), "forward_kl": losses.ForwardKL(3.0), "reverse_kl": losses.ReverseKL(),
-    "reverse_kl_softened": losses.ReverseKL(2.0, tau_squared=True), "jsd": losses.GeneralizedJSD(),
-    "jsd_skewed": losses.GeneralizedJSD(0.2, 2.0, tau_squared=True), "jsd_0": losses.GeneralizedJSD(0.0),
-    "jsd_1": losses.GeneralizedJSD(1.0), "nkd": losses.NKD(), "nkd_softened": losses.NKD(temperature=2.0),
-    "dkd": losses.DKD(), "bdkd": losses.BDKD(), "symmetric_kl": losses.SymmetricKL(), "skew_kl": losses.SkewKL(),
-    "skew_rkl": losses.SkewRKL(), "total_variation": losses.TotalVariation(),
+    "kd": losses.KD(2.0),
+    "forward_kl": losses.ForwardKL(3.0),
+    "reverse_kl": losses.ReverseKL(),
+    "reverse_kl_softened": losses.ReverseKL(2.0, tau_squared=True),
+    "jsd": losses.GeneralizedJSD(),
+    "jsd_skewed": losses.GeneralizedJSD(0.2, 2.0, tau_squared=True),
+    "jsd_0": losses.GeneralizedJSD(0.0),
+    "jsd_1": losses.GeneralizedJSD(1.0),
+    "nkd": losses.NKD(),
+    "nkd_softened": losses.NKD(temperature=2.0),
+    "dkd": losses.DKD(),
+    "bdkd": losses.BDKD(),
+    "symmetric_kl": losses.SymmetricKL(),
+    "skew_kl": losses.SkewKL(),
+    "skew_rkl": losses.SkewRKL(),
+    "total_variation": losses.TotalVariation(),
 }
 HAND_WRITTEN = {"kd", "forward_kl", "reverse_kl", "reverse_kl_softened", "jsd", "jsd_skewed", "jsd_0", "jsd_1", "nkd"}
 
@@ -72,14 +82,17 @@ def test_the_common_objectives_have_hand_written_gradients():
 def test_gradcheck(name):
     hidden, weight, *rest = problem(tokens=(5,), vocabulary=9)
     assert torch.autograd.gradcheck(
-        lambda h, w: linear_distillation(h, w, *rest, objective=OBJECTIVES[name], chunk=2).loss, (hidden, weight))
+        lambda h, w: linear_distillation(h, w, *rest, objective=OBJECTIVES[name], chunk=2).loss, (hidden, weight)
+    )
 
 
 @pytest.mark.parametrize("name", ["kd", "jsd", "nkd", "total_variation"])
 def test_the_result_does_not_depend_on_the_chunk(name):
     call = problem()
-    results = [with_gradients(linear_distillation(*call, objective=OBJECTIVES[name], chunk=chunk).loss, call)
-               for chunk in (1, 4, 10, 100)]
+    results = [
+        with_gradients(linear_distillation(*call, objective=OBJECTIVES[name], chunk=chunk).loss, call)
+        for chunk in (1, 4, 10, 100)
+    ]
     for result in results[1:]:
         assert_same(result, results[0])
 
@@ -103,8 +116,9 @@ def test_biases_and_masked_classes(name):
     teacher_bias = bias.clone()
     teacher_bias[9] = -torch.inf
     target = torch.full_like(call[4], 5)
-    found = linear_distillation(*call[:4], target, objective=OBJECTIVES[name], bias=bias, teacher_bias=teacher_bias,
-                                chunk=5).loss
+    found = linear_distillation(
+        *call[:4], target, objective=OBJECTIVES[name], bias=bias, teacher_bias=teacher_bias, chunk=5
+    ).loss
     logits, teacher_logits = call[0] @ call[1].t() + bias, call[2] @ call[3].t() + teacher_bias
     wanted = OBJECTIVES[name](logits, teacher_logits, target)
     assert wanted.isfinite()
@@ -163,8 +177,9 @@ def test_no_token_left_is_zero_with_zero_gradients(tokens):
 @pytest.mark.parametrize("name", ["kd", "reverse_kl", "jsd", "nkd"])
 def test_bfloat16_is_no_further_from_float64_than_the_pair_of_heads(name):
     call = problem(torch.bfloat16, tokens=(256,), vocabulary=64)
-    exact_call = tuple(t.detach().double().requires_grad_() if n < 2 else t.double() if n < 4 else t
-                       for n, t in enumerate(call))
+    exact_call = tuple(
+        t.detach().double().requires_grad_() if n < 2 else t.double() if n < 4 else t for n, t in enumerate(call)
+    )
     exact = with_gradients(unfused(exact_call, OBJECTIVES[name]), exact_call)
     found = with_gradients(linear_distillation(*call, objective=OBJECTIVES[name], chunk=64).loss, call)
     pair = with_gradients(unfused(call, OBJECTIVES[name]), call)
@@ -197,8 +212,9 @@ def test_any_row_wise_function_is_taken():
     assert_same(with_gradients(found, call), with_gradients(wanted, call))
 
 
-@pytest.mark.parametrize("loss", [losses.CrossEntropy(), losses.CrossEntropy(label_smoothing=0.1),
-                                  losses.StableMaxCrossEntropy()], ids=repr)
+@pytest.mark.parametrize(
+    "loss", [losses.CrossEntropy(), losses.CrossEntropy(label_smoothing=0.1), losses.StableMaxCrossEntropy()], ids=repr
+)
 @pytest.mark.parametrize("impl", ["chunked", "autograd"])
 def test_losses_without_a_teacher(impl, loss):
     hidden, weight, _, _, target = call = problem()
@@ -208,8 +224,7 @@ def test_losses_without_a_teacher(impl, loss):
     assert_same(with_gradients(found, call), with_gradients(wanted, call))
 
 
-@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"reduction": "sum"}, {"normalizer": 20.0}],
-                         ids=str)
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"reduction": "sum"}, {"normalizer": 20.0}], ids=str)
 def test_stablemax_equals_the_loss_on_the_logits(options):
     hidden, weight, _, _, target = call = problem()
     bias = torch.linspace(-1, 1, 23, dtype=torch.float64).requires_grad_()
@@ -219,9 +234,13 @@ def test_stablemax_equals_the_loss_on_the_logits(options):
     if "normalizer" in options:
         wanted = wanted * (target != -100).sum() / 20
     assert_same(with_gradients(found, (hidden, weight)), with_gradients(wanted, call))
-    one, other = (torch.autograd.grad(f(), bias)[0] for f in (
-        lambda: linear_stablemax_cross_entropy(hidden, weight, target, bias, chunk=5),
-        lambda: losses.StableMaxCrossEntropy()(hidden @ weight.t() + bias, target)))
+    one, other = (
+        torch.autograd.grad(f(), bias)[0]
+        for f in (
+            lambda: linear_stablemax_cross_entropy(hidden, weight, target, bias, chunk=5),
+            lambda: losses.StableMaxCrossEntropy()(hidden @ weight.t() + bias, target),
+        )
+    )
     torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-13)
 
 
@@ -246,22 +265,25 @@ def test_what_cannot_be_chunked_is_refused():
         chunked_head(torch.nn.Identity(), hidden, weight, target)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"teacher_weight": None}, "without teacher_weight"),
-    ({"teacher_weight": torch.zeros(22, 9, dtype=torch.float64)}, "vocabulary of 22 came with the student's of 23"),
-    ({"teacher_hidden": torch.zeros(12, 9, dtype=torch.float64)}, r"teacher_hidden of shape \[12, 9\]"),
-    ({"teacher_bias": torch.zeros(3)}, "teacher_bias"),
-    ({"target": None, "hard_weight": 1.0}, "without target"),
-    ({"target": None, "shift": 1}, "without target"),
-    ({"shift": 13}, "give 0 to 12"),
-    ({"hard_weight": -1.0}, "hard_weight"),
-    ({"chunk": 0}, "chunk=0"),
-    ({"impl": "liger"}, "impl='liger'"),
-    ({"reduction": "avg"}, "reduction"),
-    ({"reduction": "sum", "normalizer": 3.0}, "divides a mean"),
-    ({"teacher_hidden": TopKLogits(torch.zeros(13, 2), torch.zeros(13, 2))}, "came with a teacher's head"),
-    ({"teacher_hidden": TopKLogits(torch.zeros(13, 2), torch.zeros(13, 2)), "teacher_weight": None}, "int64"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"teacher_weight": None}, "without teacher_weight"),
+        ({"teacher_weight": torch.zeros(22, 9, dtype=torch.float64)}, "vocabulary of 22 came with the student's of 23"),
+        ({"teacher_hidden": torch.zeros(12, 9, dtype=torch.float64)}, r"teacher_hidden of shape \[12, 9\]"),
+        ({"teacher_bias": torch.zeros(3)}, "teacher_bias"),
+        ({"target": None, "hard_weight": 1.0}, "without target"),
+        ({"target": None, "shift": 1}, "without target"),
+        ({"shift": 13}, "give 0 to 12"),
+        ({"hard_weight": -1.0}, "hard_weight"),
+        ({"chunk": 0}, "chunk=0"),
+        ({"impl": "liger"}, "impl='liger'"),
+        ({"reduction": "avg"}, "reduction"),
+        ({"reduction": "sum", "normalizer": 3.0}, "divides a mean"),
+        ({"teacher_hidden": TopKLogits(torch.zeros(13, 2), torch.zeros(13, 2))}, "came with a teacher's head"),
+        ({"teacher_hidden": TopKLogits(torch.zeros(13, 2), torch.zeros(13, 2)), "teacher_weight": None}, "int64"),
+    ],
+)
 def test_wrong_calls_are_one_sentence(change, message):
     names = ("hidden", "weight", "teacher_hidden", "teacher_weight", "target")
     call = {**dict(zip(names, problem(), strict=True)), "objective": losses.KD(), **change}

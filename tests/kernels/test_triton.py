@@ -22,8 +22,14 @@ TOLERANCE = {"float32": 1e-6, "bfloat16": 2e-2, "float16": 2e-3}
 @cache
 def lines_of(module, interpreted):
     environment = {**os.environ, "TRITON_INTERPRET": "1" if interpreted else "0"}
-    done = subprocess.run([sys.executable, "-m", module], capture_output=True, text=True, check=False,
-                          env=environment, cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=Path(__file__).parents[2],
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

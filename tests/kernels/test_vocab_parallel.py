@@ -87,11 +87,14 @@ def test_one_process_alone_is_plain_linear_cross_entropy():
     torch.testing.assert_close(value.loss, wanted, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"reduction": "none"}, "choose one of 'mean', 'sum'"),
-    ({"class_weight": torch.ones(3)}, "vocabulary of 23 over all processes"),
-    ({"target": torch.full((3, 6), 23)}, "target 23"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reduction": "none"}, "choose one of 'mean', 'sum'"),
+        ({"class_weight": torch.ones(3)}, "vocabulary of 23 over all processes"),
+        ({"target": torch.full((3, 6), 23)}, "target 23"),
+    ],
+)
 def test_wrong_calls_are_one_sentence(change, message):
     names = ("hidden", "weight", "target", "bias")
     with pytest.raises(ValueError, match=message):

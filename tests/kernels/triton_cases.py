@@ -31,8 +31,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def errors(dtype, shape, options, bias):
     generator = torch.Generator().manual_seed(5)
     tokens, width, vocabulary = shape
-    values = [torch.randn(tokens, width, generator=generator), torch.randn(vocabulary, width, generator=generator),
-              torch.randn(vocabulary, generator=generator)]
+    values = [
+        torch.randn(tokens, width, generator=generator),
+        torch.randn(vocabulary, width, generator=generator),
+        torch.randn(vocabulary, generator=generator),
+    ]
     target = torch.randint(vocabulary, (tokens,), generator=generator)
     target[1::5] = -100
     options = dict(options)
@@ -46,8 +49,9 @@ def errors(dtype, shape, options, bias):
         loss = linear_cross_entropy(leaves[0], leaves[1], target, leaves[2] if bias else None, impl=impl, **options)
         used = leaves if bias else leaves[:2]
         found.append([loss.detach(), *torch.autograd.grad((upstream.to(loss.dtype) * loss).sum(), used)])
-    return [float((one.double() - other).norm() / other.norm().clamp(min=1e-12))
-            for one, other in zip(*found, strict=True)]
+    return [
+        float((one.double() - other).norm() / other.norm().clamp(min=1e-12)) for one, other in zip(*found, strict=True)
+    ]
 
 
 def filtering():
@@ -65,9 +69,12 @@ def filtering():
 
     whole = gradient(impl="reference")
     exact, some, none = (gradient(impl="triton", filter_eps=eps) for eps in (1e-30, 0.2, 2.0))
-    return {"exact": float((exact - whole).abs().max()), "dropped": float(none.abs().max()),
-            "changed": float((some - whole).abs().max()),
-            "over_bound": float(((some - whole).abs() / (0.2 * weight.abs().sum(dim=0))).max())}
+    return {
+        "exact": float((exact - whole).abs().max()),
+        "dropped": float(none.abs().max()),
+        "changed": float((some - whole).abs().max()),
+        "over_bound": float(((some - whole).abs() / (0.2 * weight.abs().sum(dim=0))).max()),
+    }
 
 
 def main():

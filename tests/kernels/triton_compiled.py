@@ -42,11 +42,15 @@ def needs(kernel, dtype, architecture, constants, warps, stages):
     signature = {name: "constexpr" if name in constants else argument_type(name, dtype) for name in names}
     aligned = {(n,): [["tt.divisibility", 16]] for n, name in enumerate(names) if name.endswith("_ptr")}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-    made = triton.compile(source, target=GPUTarget("cuda", architecture, 32),
-                          options={"num_warps": warps, "num_stages": stages})
+    made = triton.compile(
+        source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps, "num_stages": stages}
+    )
     report = assembled(made.asm["ptx"], architecture)
-    return {"registers": number(r"Used (\d+) registers", report), "shared": made.metadata.shared,
-            "spilled": number(r"(\d+) bytes spill stores", report) + number(r"(\d+) bytes spill loads", report)}
+    return {
+        "registers": number(r"Used (\d+) registers", report),
+        "shared": made.metadata.shared,
+        "spilled": number(r"(\d+) bytes spill stores", report) + number(r"(\d+) bytes spill loads", report),
+    }
 
 
 def assembled(ptx, architecture):
@@ -55,8 +59,12 @@ def assembled(ptx, architecture):
         source = Path(folder) / "kernel.ptx"
         source.write_text(ptx)
         name = f"sm_{architecture}{'a' if architecture >= 90 else ''}"
-        done = subprocess.run([assembler, "-v", f"--gpu-name={name}", source, "-o", os.devnull], capture_output=True,
-                              text=True, check=True)
+        done = subprocess.run(
+            [assembler, "-v", f"--gpu-name={name}", source, "-o", os.devnull],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     return done.stdout + done.stderr
 
 
@@ -68,13 +76,30 @@ def main():
     for architecture in (80, 90):
         for name, dtype in DTYPES.items():
             flags = {"SOFTCAP": True, "SMOOTH": True}
-            found = {"cross_entropy": needs(triton_kernels.cross_entropy_kernel, name, architecture,
-                                            {**flags, "GRADIENT": True, "BLOCK": row_block(VOCABULARY)}, 8, 3)}
+            found = {
+                "cross_entropy": needs(
+                    triton_kernels.cross_entropy_kernel,
+                    name,
+                    architecture,
+                    {**flags, "GRADIENT": True, "BLOCK": row_block(VOCABULARY)},
+                    8,
+                    3,
+                )
+            }
             for label, kernel, tiles, more in (
-                    ("head_forward", triton_kernels.head_forward_kernel, forward_tiles(dtype), {}),
-                    ("head_backward", triton_kernels.head_backward_kernel, backward_tiles(dtype), {"FILTER": True})):
-                constants = {**flags, **more, "WIDTH": WIDTH, "HAS_BIAS": True, "ROWS": tiles.rows,
-                             "COLUMNS": tiles.columns, "INNER": tiles.inner, "UPCAST": False}
+                ("head_forward", triton_kernels.head_forward_kernel, forward_tiles(dtype), {}),
+                ("head_backward", triton_kernels.head_backward_kernel, backward_tiles(dtype), {"FILTER": True}),
+            ):
+                constants = {
+                    **flags,
+                    **more,
+                    "WIDTH": WIDTH,
+                    "HAS_BIAS": True,
+                    "ROWS": tiles.rows,
+                    "COLUMNS": tiles.columns,
+                    "INNER": tiles.inner,
+                    "UPCAST": False,
+                }
                 found[label] = needs(kernel, name, architecture, constants, tiles.warps, tiles.stages)
             for label, need in found.items():
                 print(json.dumps({"kernel": label, "architecture": architecture, "dtype": name, **need}), flush=True)

@@ -97,12 +97,21 @@ def test_accumulated_batches_equal_one(accumulate, cuts, tmp_path):
 
     class Recorder(lightning.Callback):
         def on_before_zero_grad(self, trainer, module, optimizer):
-            if (grads := {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}):
+            if grads := {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}:
                 seen.append(grads)
 
-    trainer = lightning.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False,
-                                enable_checkpointing=False, enable_model_summary=False, limit_val_batches=0,
-                                accumulate_grad_batches=accumulate, callbacks=[Recorder()], default_root_dir=tmp_path)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        accumulate_grad_batches=accumulate,
+        callbacks=[Recorder()],
+        default_root_dir=tmp_path,
+    )
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     loader = torch.utils.data.DataLoader([batch(cut) for cut in cuts], batch_size=None)
     trainer.fit(model, loader, loader)
@@ -137,8 +146,10 @@ def test_accumulation_on_uneven_processes_equals_one_step(strategy, tmp_path):
         def on_before_optimizer_step(self, optimizer):
             super().on_before_optimizer_step(optimizer)
             _, wanted = plain_gradients(Model(), batch(slice(0, 10)))
-            found = {n: p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
-                     for n, p in self.named_parameters()}
+            found = {
+                n: p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
+                for n, p in self.named_parameters()
+            }
             assert_same_gradients(found, wanted)
             self.checked = True
 
