@@ -221,7 +221,9 @@ def expectation(
     log_p: Float[Tensor, "*rows classes"], values: Float[Tensor, "*rows classes"]
 ) -> Float[Tensor, "*rows"]:
     """``sum_k p_k values_k``, where classes whose value is infinite (masked in either network) add nothing."""
-    return (log_p.exp() * values.masked_fill(~torch.isfinite(values), 0.0)).sum(dim=-1)
+    # Cheaper than torch.isfinite, which walks over the values four times.
+    finite = values.detach().abs() < torch.inf
+    return (log_p.exp() * torch.where(finite, values, 0.0)).sum(dim=-1)
 
 
 def kl_divergence(
