@@ -1,0 +1,16 @@
+"""What a mean divides by, which weighs processes of unequal size: known for every loss that averages over samples."""
+
+import pytest
+
+from lightning_losses.losses import loss_classes
+from lightning_losses.objective import Term
+from tests.losses.examples import BATCH, build, tensors
+
+ROW_WISE = [loss for loss in loss_classes() if not loss.batch_coupled]
+
+
+@pytest.mark.parametrize("loss", ROW_WISE, ids=lambda loss: loss.identifier())
+def test_a_mean_divides_by_the_samples(loss):
+    denominator = Term(build(loss)).denominator(tensors(loss))
+    # None: the loss says of itself that it is no mean over samples.
+    assert denominator is None or int(denominator) == BATCH
