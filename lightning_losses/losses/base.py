@@ -28,10 +28,13 @@ class Loss(nn.Module):
         batch_coupled: True where the value of one sample depends on the others in the batch; a mixin then gathers
             the batch of all processes first.
         status: "confirmed" against the authors' code, from the "paper" alone, or "experimental".
+        evidence: what its numbers are compared with: a repository as owner/name, or the reason why there is none.
     """
 
     batch_coupled: ClassVar[bool] = False
-    status: ClassVar[Status] = "confirmed"
+    # A class that says nothing claims nothing.
+    status: ClassVar[Status] = "experimental"
+    evidence: ClassVar[str] = ""
 
     @classmethod
     def inputs(cls) -> dict[str, bool]:

@@ -99,6 +99,9 @@ class AdaFocal(Loss):
         [1.1618, 0.9512]
     """
 
+    status = "confirmed"
+    evidence = "3mcloud/adafocal, in its own tests"
+
     edges: Tensor
     gammas: Tensor
 

@@ -89,6 +89,8 @@ class AvUC(Loss):
     """
 
     batch_coupled: ClassVar[bool] = True
+    status = "confirmed"
+    evidence = "IntelLabs/AVUC"
 
     def __init__(self, threshold: float | None = None, ignore_index: int = -100) -> None:
         super().__init__()

@@ -52,6 +52,9 @@ class Brier(Loss):
         0.5
     """
 
+    status = "paper"
+    evidence = "no golden values; the Brier score of the metrics in its tests"
+
     def __init__(self, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
         super().__init__()
         check_reduction("brier", reduction)

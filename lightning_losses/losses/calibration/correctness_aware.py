@@ -60,6 +60,8 @@ class CorrectnessAware(Loss):
     """
 
     batch_coupled: ClassVar[bool] = True
+    status = "paper"
+    evidence = "an independent evaluation of the formula"
 
     def __init__(self, balanced: bool = False, ignore_index: int = -100) -> None:
         super().__init__()

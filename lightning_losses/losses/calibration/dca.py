@@ -46,6 +46,8 @@ class DCA(Loss):
     """
 
     batch_coupled: ClassVar[bool] = True
+    status = "paper"
+    evidence = "mdca-loss/MDCA-Calibration, which is not its authors'"
 
     def __init__(self, ignore_index: int = -100) -> None:
         super().__init__()

@@ -63,6 +63,9 @@ class Focal(Loss):
         0.1733
     """
 
+    status = "confirmed"
+    evidence = "torrvision/focal_calibration"
+
     def __init__(self, gamma: float = 3.0, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
         super().__init__()
         check_reduction("focal", reduction)

@@ -60,6 +60,9 @@ class MbLS(Loss):
         0.1769
     """
 
+    status = "confirmed"
+    evidence = "by-liu/MbLS"
+
     def __init__(
         self, margin: float = 6.0, alpha: float = 0.1, ignore_index: int = -100, reduction: Reduction = "mean"
     ) -> None:

@@ -48,6 +48,8 @@ class MDCA(Loss):
     """
 
     batch_coupled: ClassVar[bool] = True
+    status = "confirmed"
+    evidence = "mdca-loss/MDCA-Calibration"
 
     def __init__(self, ignore_index: int = -100) -> None:
         super().__init__()

@@ -62,6 +62,8 @@ class MMCEWeighted(Loss):
     """
 
     batch_coupled: ClassVar[bool] = True
+    status = "paper"
+    evidence = "torrvision/focal_calibration, which is not its authors'"
 
     def __init__(self, bandwidth: float = 0.4, ignore_index: int = -100) -> None:
         super().__init__()

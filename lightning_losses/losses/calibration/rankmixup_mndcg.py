@@ -65,6 +65,9 @@ class RankMixupMNDCG(Loss):
         0.0
     """
 
+    status = "confirmed"
+    evidence = "cvlab-yonsei/RankMixup"
+
     def __init__(self, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
         super().__init__()
         check_reduction("rankmixup_mndcg", reduction)

@@ -73,6 +73,9 @@ class RankMixupMRL(Loss):
         1.0
     """
 
+    status = "confirmed"
+    evidence = "cvlab-yonsei/RankMixup, as its product of means; per sample an independent evaluation of the formula"
+
     def __init__(
         self, margin: float = 2.0, compare: Compared = "logits", ignore_index: int = -100, reduction: Reduction = "mean"
     ) -> None:

@@ -73,6 +73,8 @@ class SoftAvUC(Loss):
     """
 
     batch_coupled: ClassVar[bool] = True
+    status = "paper"
+    evidence = "an independent evaluation of the formula"
 
     def __init__(self, threshold: float = 0.5, temperature: float = 0.1, ignore_index: int = -100) -> None:
         super().__init__()

@@ -65,6 +65,8 @@ class SoftBinnedECE(Loss):
     """
 
     batch_coupled: ClassVar[bool] = True
+    status = "paper"
+    evidence = "an independent evaluation of the formula"
 
     def __init__(self, num_bins: int = 15, temperature: float = 0.01, ignore_index: int = -100) -> None:
         super().__init__()

@@ -98,6 +98,9 @@ class StableMaxCrossEntropy(Loss):
         0.0194
     """
 
+    status = "confirmed"
+    evidence = "LucasPrietoAl/grokking-at-the-edge-of-numerical-stability"
+
     def __init__(
         self,
         label_smoothing: float = 0.0,

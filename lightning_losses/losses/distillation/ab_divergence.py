@@ -93,6 +93,9 @@ class ABDivergence(Loss):
         1.5232
     """
 
+    status = "confirmed"
+    evidence = "ghwang-s/abkd"
+
     def __init__(
         self,
         alpha: float = 0.2,

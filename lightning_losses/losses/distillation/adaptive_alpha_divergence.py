@@ -108,6 +108,9 @@ class AdaptiveAlphaDivergence(Loss):
         1.7101
     """
 
+    status = "paper"
+    evidence = "xuke225/EQ-Net, which is not its authors'"
+
     def __init__(
         self,
         alpha_min: float = -1.0,

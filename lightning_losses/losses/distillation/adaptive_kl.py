@@ -77,6 +77,9 @@ class AdaptiveKL(Loss):
         1.5232
     """
 
+    status = "paper"
+    evidence = "ghwang-s/abkd, which is not its authors'"
+
     def __init__(
         self,
         head_mass: float = 0.5,

@@ -119,6 +119,9 @@ class AttentionTransfer(Loss):
         True
     """
 
+    status = "paper"
+    evidence = "megvii-research/mdistiller and yoshitomo-matsubara/torchdistill, which are not its authors'"
+
     def __init__(self, p: float = 2.0, mode: Mode = "code", reduction: Reduction = "mean") -> None:
         super().__init__()
         _check_options(p, mode, reduction)

@@ -123,6 +123,7 @@ class BDKD(Loss):
     """
 
     status = "paper"
+    evidence = "ghwang-s/abkd, which is not its authors', and an independent evaluation of the formula"
 
     def __init__(
         self,

@@ -67,6 +67,9 @@ class BinaryKL(Loss):
         0.4338
     """
 
+    status = "confirmed"
+    evidence = "penghui-yang/DHKD"
+
     def __init__(
         self,
         temperature: float = 2.0,

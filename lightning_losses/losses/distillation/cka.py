@@ -64,6 +64,8 @@ class CKA(Loss):
     """
 
     batch_coupled = True
+    status = "paper"
+    evidence = "no golden values; the definition in its tests"
 
     def forward(
         self, features: Float[Tensor, "batch dim"], teacher_features: Float[Tensor, "batch teacher_dim"]

@@ -92,6 +92,8 @@ class ClassRelationKD(Loss):
     """
 
     batch_coupled = True
+    status = "confirmed"
+    evidence = "kleinzcy/Cr-KD-NCD"
 
     def __init__(self, temperature: float = 4.0, head_temperature: float = 0.1) -> None:
         super().__init__()

@@ -78,6 +78,7 @@ class CRD(Loss):
 
     batch_coupled = True
     status = "experimental"
+    evidence = "no golden values: negatives come from the batch, not from a memory bank; the definition in its tests"
 
     def __init__(
         self,

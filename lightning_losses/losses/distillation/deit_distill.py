@@ -92,6 +92,9 @@ class DeiTDistill(Loss):
         1.1269
     """
 
+    status = "paper"
+    evidence = "AlphaXia/TLEG, which is not its authors'"
+
     def __init__(
         self,
         alpha: float = 0.5,

@@ -105,6 +105,9 @@ class DKD(Loss):
         8.2412
     """
 
+    status = "confirmed"
+    evidence = "megvii-research/mdistiller"
+
     def __init__(
         self,
         alpha: float = 1.0,

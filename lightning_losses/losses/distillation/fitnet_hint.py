@@ -147,6 +147,9 @@ class FitNetHint(Loss):
         torch.Size([])
     """
 
+    status = "paper"
+    evidence = "no golden values; torch's layers and mean squared error in its tests"
+
     # Samples weigh alike, so processes with unequal batches are weighed by their samples.
     reduction: ClassVar[Reduction] = "mean"
 

@@ -79,6 +79,9 @@ class GeneralizedJSD(Loss):
         0.3278
     """
 
+    status = "paper"
+    evidence = "huggingface/trl and jongwooko/distillm, which are not its authors'"
+
     def __init__(
         self,
         beta: float = 0.5,

@@ -67,6 +67,9 @@ class GPG(Loss):
         0.8251
     """
 
+    status = "confirmed"
+    evidence = "xuke225/EQ-Net"
+
     def __init__(
         self,
         alpha: float = 0.5,

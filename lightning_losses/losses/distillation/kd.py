@@ -65,6 +65,9 @@ class KD(Loss):
         1.5232
     """
 
+    status = "paper"
+    evidence = "megvii-research/mdistiller and yoshitomo-matsubara/torchdistill, which are not its authors'"
+
     def __init__(self, temperature: float = 4.0, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
         super().__init__()
         check_temperature("kd", temperature)

@@ -84,6 +84,7 @@ class KLTop(Loss):
     """
 
     status = "paper"
+    evidence = "an independent evaluation of the formula"
 
     def __init__(
         self,

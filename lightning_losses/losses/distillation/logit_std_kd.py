@@ -107,6 +107,9 @@ class LogitStdKD(Loss):
         True
     """
 
+    status = "confirmed"
+    evidence = "sunshangquan/logit-standardization-KD"
+
     def __init__(
         self, temperature: float = 2.0, eps: float = 1e-7, ignore_index: int = -100, reduction: Reduction = "mean"
     ) -> None:

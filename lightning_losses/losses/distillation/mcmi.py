@@ -96,6 +96,9 @@ class MCMI(Loss):
         -0.3278
     """
 
+    status = "confirmed"
+    evidence = "iclr2024mcmi/ICLRMCMI"
+
     centroids: Tensor
 
     def __init__(self, num_classes: int, ignore_index: int = -100, reduction: Reduction = "mean") -> None:

@@ -88,6 +88,7 @@ class MIAlpha(Loss):
 
     batch_coupled = True
     status = "experimental"
+    evidence = "no golden values: critic and baseline are this library's; the definition in its tests"
 
     def __init__(
         self,

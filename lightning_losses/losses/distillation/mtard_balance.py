@@ -109,6 +109,8 @@ class MTARDBalance(Loss):
     """
 
     batch_coupled = True
+    status = "confirmed"
+    evidence = "zhaoshiji123/MTARD-extension"
     temperatures: Tensor
     weights: Tensor
     first_losses: Tensor

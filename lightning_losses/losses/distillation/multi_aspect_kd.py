@@ -62,6 +62,9 @@ class MultiAspectKD(Loss):
         0.0001
     """
 
+    status = "confirmed"
+    evidence = "taegyeong-lee/MaKD-Multi-aspect-knowledge-distillation-with-Large-Language-Model"
+
     def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()
         check_reduction("multi_aspect_kd", reduction)

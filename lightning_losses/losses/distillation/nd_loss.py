@@ -159,6 +159,9 @@ class NDLoss(LazyModuleMixin, Loss):
         0.5
     """
 
+    status = "confirmed"
+    evidence = "WangYZ1608/Knowledge-Distillation-via-ND"
+
     class_means: Tensor
 
     def __init__(

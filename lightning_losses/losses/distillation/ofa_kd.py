@@ -76,6 +76,9 @@ class OFAKD(Loss):
         1.8885
     """
 
+    status = "confirmed"
+    evidence = "Hao840/OFAKD"
+
     def __init__(
         self,
         gamma: float = 1.5,

@@ -93,6 +93,9 @@ class PSKD(Loss):
         0.6931
     """
 
+    status = "confirmed"
+    evidence = "lgcnsai/PS-KD-Pytorch"
+
     def __init__(self, alpha: float = 0.8, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
         super().__init__()
         check_number("pskd", "alpha", alpha, least=0, most=1)

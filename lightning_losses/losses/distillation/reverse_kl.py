@@ -68,6 +68,9 @@ class ReverseKL(Loss):
         1.5232
     """
 
+    status = "paper"
+    evidence = "jongwooko/distillm, which is not its authors'"
+
     def __init__(
         self,
         temperature: float = 1.0,

@@ -81,6 +81,8 @@ class RKD(Loss):
     """
 
     batch_coupled = True
+    status = "paper"
+    evidence = "no golden values; the definition, pair by pair, in its tests"
 
     def __init__(self, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
         super().__init__()

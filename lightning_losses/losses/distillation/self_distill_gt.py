@@ -133,6 +133,9 @@ class SelfDistillGT(Loss):
         0.125
     """
 
+    status = "paper"
+    evidence = "an independent evaluation of the formula"
+
     def __init__(
         self,
         alpha: float = 0.5,

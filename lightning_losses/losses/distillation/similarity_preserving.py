@@ -76,6 +76,7 @@ class SimilarityPreserving(Loss):
 
     batch_coupled = True
     status = "paper"
+    evidence = "no golden values; the definition in its tests"
 
     def __init__(self, similarity: Similarity = "rows") -> None:
         super().__init__()

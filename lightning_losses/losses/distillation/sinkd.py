@@ -128,6 +128,8 @@ class SinKD(Loss):
     """
 
     batch_coupled = True
+    status = "confirmed"
+    evidence = "2018cx/SinKD"
 
     def __init__(
         self,

@@ -74,6 +74,9 @@ class SkewKL(Loss):
         1.0988
     """
 
+    status = "confirmed"
+    evidence = "jongwooko/distillm"
+
     def __init__(
         self,
         skew: float = 0.1,

@@ -73,6 +73,9 @@ class SkewRKL(Loss):
         1.0988
     """
 
+    status = "confirmed"
+    evidence = "jongwooko/distillm"
+
     def __init__(
         self,
         skew: float = 0.1,

@@ -67,6 +67,9 @@ class TotalVariation(Loss):
         0.7616
     """
 
+    status = "paper"
+    evidence = "jongwooko/distillm, which is not its authors'"
+
     def __init__(
         self,
         temperature: float = 1.0,

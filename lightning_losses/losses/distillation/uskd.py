@@ -148,6 +148,8 @@ class USKD(Loss):
     """
 
     batch_coupled = True
+    status = "confirmed"
+    evidence = "yzd-v/cls_KD"
 
     def __init__(
         self,

@@ -108,6 +108,9 @@ class WDR(Loss):
         0.0
     """
 
+    status = "confirmed"
+    evidence = "xuke225/EQ-Net"
+
     def __init__(
         self,
         kurtosis_target: float = 1.8,

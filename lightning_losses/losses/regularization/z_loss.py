@@ -53,6 +53,9 @@ class ZLoss(Loss):
         1.0
     """
 
+    status = "paper"
+    evidence = "an independent evaluation of the formula"
+
     def __init__(self, coefficient: float = 1e-4, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
         super().__init__()
         check_number("z_loss", "coefficient", coefficient, least=0)
