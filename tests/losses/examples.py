@@ -44,6 +44,7 @@ def make(name: str, batch: int, classes: int, generator: torch.Generator) -> Ten
         "aspect_logits": lambda: 2 * normal(batch, 3),
         "teacher_aspects": lambda: normal(batch, 3).sigmoid(),
         "unlabelled": lambda: torch.arange(batch) != 1,
+        "spans": lambda: torch.arange(batch) // 3,
         "weights": lambda: normal(batch, FEATURES),
         "index": lambda: torch.arange(batch),
         "chosen_logps": lambda: -3 * normal(batch).abs(),

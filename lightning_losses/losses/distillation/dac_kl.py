@@ -1,0 +1,196 @@
+"""Adaptively clipped divergence: student and teacher are compared where the teacher's probabilities are of a rank."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from lightning_losses.losses.base import Loss, Status
+from lightning_losses.tensors import (
+    Reduction,
+    check_count,
+    check_number,
+    check_reduction,
+    check_temperature,
+    distillation_rows,
+    kl_divergence,
+    log_probabilities,
+    reduce,
+)
+
+
+def quantile_levels(values: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
+    """Each entry's place among those of its row, from 0 for the least to 1 for the largest; equal ones share theirs.
+
+    Example:
+        >>> quantile_levels(torch.tensor([[0.1, 0.6, 0.1, 0.2]]))
+        tensor([[0.1667, 1.0000, 0.1667, 0.6667]])
+    """
+    order = values.sort(dim=-1).values.contiguous()
+    values = values.contiguous()
+    places = torch.searchsorted(order, values) + torch.searchsorted(order, values, right=True) - 1
+    return places.to(values.dtype) / (2 * max(values.shape[-1] - 1, 1))
+
+
+def dac_kl_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."] | None = None,
+    *,
+    lower: float | Float[Tensor, "*rows 1"] = 0.0,
+    upper: float | Float[Tensor, "*rows 1"] = 1.0,
+    softness: float = 0.0,
+    temperature: float = 1.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
+    """Divergence over the classes between two quantiles of the teacher's probabilities; see `DACKL`.
+
+    Args:
+        logits: [..., C] the student's.
+        teacher_logits: [..., C] the teacher's.
+        target: [...] or [..., C], optional, only tells the ignored samples.
+        lower: the level of the lower bound, in [0, 1]: a number, or one for each row.
+        upper: the level of the upper one.
+        softness: the width, in levels, over which a class fades out at a bound, so that the bounds have a gradient; 0
+            cuts, and a row of which nothing is left counts 0.
+        temperature: τ, above 0.
+        ignore_index: samples with this target count for nothing.
+        reduction: "mean" over the kept samples, "sum", or "none".
+    """
+    check_number("dac_kl", "softness", softness, least=0)
+    check_temperature("dac_kl", temperature)
+    check_reduction("dac_kl", reduction)
+    for name, bound in (("lower", lower), ("upper", upper)):
+        if not isinstance(bound, Tensor):
+            check_number("dac_kl", name, bound, least=0, most=1)
+    rows = distillation_rows("dac_kl", logits, teacher_logits, target, ignore_index)
+    student, teacher = rows.logits / temperature, rows.teacher_logits / temperature
+    # Places are the same among logits as among probabilities.
+    levels = quantile_levels(teacher)
+    if softness > 0:
+        weight = F.logsigmoid((levels - lower) / softness) + F.logsigmoid((upper - levels) / softness)
+    else:
+        inside = (levels >= lower) & (levels <= upper) & ~torch.isneginf(teacher)
+        # A row without such a class is compared whole, and then counts for nothing.
+        some = (inside & ~torch.isneginf(student)).any(dim=-1, keepdim=True)
+        weight = torch.where(inside | ~some, 0.0, -torch.inf)
+    value = temperature**2 * kl_divergence(log_probabilities(teacher + weight), log_probabilities(student + weight))
+    return reduce(value if softness > 0 else value * some.squeeze(-1), reduction, rows.kept)
+
+
+class DACKL(Loss):
+    """Adaptively clipped divergence: student and teacher are compared where the teacher's probabilities are of a rank.
+
+    ``τ² KL(t' || s')`` with t' and s' the probabilities at temperature τ, restricted to the classes whose place among
+    the teacher's probabilities (0 the least, 1 the largest) lies between two bounds, and scaled to sum 1. A small
+    network reads the teacher's sorted probabilities and gives each row's bounds; classes fade out at them over a width
+    of `softness`, so that the network trains through the loss: it belongs to the loss, trains and is saved with it.
+    Since it minimises the loss too, nothing keeps it from clipping what the student finds hard.
+
+    Args:
+        num_classes: C, which the network reads.
+        bounds: two numbers in [0, 1] to clip at in place of the network's, sharply; (0, 1) is `KD`.
+        hidden: the network's hidden units, at least 1.
+        softness: the width at which classes fade out, above 0; without meaning where bounds are given.
+        temperature: τ, above 0.
+        ignore_index: samples with this target count for nothing.
+        reduction: "mean" over the kept samples, "sum", or "none".
+
+    Shapes:
+        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+
+    Returns:
+        A scalar, or [...] without reduction.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; another number of classes than the network's; bounds out of order.
+
+    Source:
+        After Liu et al., 2024, "Multi-Granularity Semantic Revision for Large Language Model Distillation",
+        arXiv:2407.10068, from descriptions of it. The soft bounds, the network's size and the reading of quantiles as
+        ranks are this library's.
+
+    Example:
+        >>> loss = DACKL(num_classes=3, bounds=(0.5, 1.0))  # the teacher's two likeliest classes
+        >>> teacher = torch.tensor([[3.0, 2.0, 0.0]])
+        >>> loss(teacher + torch.tensor([0.0, 0.0, 7.0]), teacher).item()
+        0.0
+    """
+
+    status: ClassVar[Status] = "experimental"
+
+    def __init__(
+        self,
+        num_classes: int,
+        bounds: tuple[float, float] | None = None,
+        hidden: int = 32,
+        softness: float = 0.05,
+        temperature: float = 1.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        check_count("dac_kl", "num_classes", num_classes)
+        check_count("dac_kl", "hidden", hidden)
+        check_number("dac_kl", "softness", softness, above=0)
+        check_temperature("dac_kl", temperature)
+        check_reduction("dac_kl", reduction)
+        if bounds is not None:
+            check_number("dac_kl", "the upper bound", bounds[1], least=0, most=1)
+            check_number("dac_kl", "the lower bound", bounds[0], least=0, most=bounds[1])
+        self.num_classes = num_classes
+        self.bounds = bounds
+        self.hidden = hidden
+        self.softness = softness
+        self.temperature = temperature
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+        self.network: nn.Sequential | None = None
+        if bounds is None:
+            self.network = nn.Sequential(nn.Linear(num_classes, hidden), nn.ReLU(), nn.Linear(hidden, 2))
+            # It begins with nearly everything inside.
+            with torch.no_grad():
+                self.network[2].bias.copy_(torch.tensor([3.0, -3.0]))  # type: ignore[operator]
+
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """Evaluate the loss; the class documents it."""
+        if self.bounds is not None:
+            lower: float | Tensor = self.bounds[0]
+            upper: float | Tensor = self.bounds[1]
+            softness = 0.0
+        else:
+            rows = distillation_rows("dac_kl", logits, teacher_logits, target, self.ignore_index)
+            lower, upper = self.clipping(rows.teacher_logits)
+            softness = self.softness
+        return dac_kl_loss(
+            logits,
+            teacher_logits,
+            target,
+            lower=lower,
+            upper=upper,
+            softness=softness,
+            temperature=self.temperature,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )
+
+    def clipping(self, teacher_logits: Float[Tensor, "*rows classes"]) -> tuple[Tensor, Tensor]:
+        """The lower and the upper bound, [..., 1] each, that the network gives each row; the upper one is larger."""
+        assert self.network is not None
+        if teacher_logits.shape[-1] != self.num_classes:
+            raise ValueError(
+                f"dac_kl: {teacher_logits.shape[-1]} classes came to a network that reads {self.num_classes}; give "
+                "num_classes as the data have."
+            )
+        likeliest_first = log_probabilities(teacher_logits, self.temperature).exp().sort(dim=-1, descending=True).values
+        weight: Tensor = self.network[0].weight  # type: ignore[assignment]
+        first, second = self.network(likeliest_first.to(weight.dtype)).sigmoid().to(teacher_logits.dtype).chunk(2, -1)
+        return first * second, first

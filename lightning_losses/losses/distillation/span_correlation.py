@@ -1,0 +1,109 @@
+"""Span correlation: within a span of text, what neighbouring tokens both make likely is as the teacher has it."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lightning_losses.losses.base import Loss, Status
+from lightning_losses.tensors import Reduction, check_temperature, distillation_rows, log_probabilities
+
+
+def span_correlation_loss(
+    logits: Float[Tensor, "*batch tokens classes"],
+    teacher_logits: Float[Tensor, "*batch tokens classes"],
+    spans: Int[Tensor, "*batch tokens"] | None = None,
+    *,
+    temperature: float = 1.0,
+) -> Float[Tensor, ""]:
+    """The mean over pairs of neighbours of the squared difference of correlations; see `SpanCorrelation`."""
+    check_temperature("span_correlation", temperature)
+    rows = distillation_rows("span_correlation", logits, teacher_logits)
+    paired = span_pairs(rows.logits, spans)
+    inside = torch.zeros(rows.logits.shape[:-1], dtype=torch.bool, device=paired.device)
+    inside[..., 1:] |= paired
+    inside[..., :-1] |= paired
+    # Tokens in no pair may hold anything.
+    student, teacher = (
+        log_probabilities(z.masked_fill(~inside.unsqueeze(-1), 0.0), temperature)
+        for z in (rows.logits, rows.teacher_logits)
+    )
+    # The product of two neighbours' probabilities, formed from their logarithms.
+    apart = (student[..., :-1, :] + student[..., 1:, :]).exp() - (teacher[..., :-1, :] + teacher[..., 1:, :]).exp()
+    value = apart.square().mean(dim=-1).masked_fill(~paired, 0.0)
+    return value.sum() / paired.sum().clamp(min=1)
+
+
+def span_pairs(
+    logits: Float[Tensor, "*batch tokens classes"], spans: Int[Tensor, "*batch tokens"] | None
+) -> Bool[Tensor, "*batch pairs"]:
+    """Which neighbouring tokens, each with the next one, lie in one span.
+
+    Raises:
+        ValueError: logits without a dimension of tokens; spans of another shape, or not int64.
+    """
+    if logits.ndim < 2:
+        raise ValueError(f"span_correlation: logits of shape {list(logits.shape)} came; give [..., tokens, C].")
+    if spans is None:
+        return torch.ones(*logits.shape[:-2], max(logits.shape[-2] - 1, 0), dtype=torch.bool, device=logits.device)
+    if spans.shape != logits.shape[:-1] or spans.dtype != torch.int64:
+        raise ValueError(
+            f"span_correlation: spans of shape {list(spans.shape)} and dtype {spans.dtype} came with logits of shape "
+            f"{list(logits.shape)}; give an int64 number for each token, below 0 for tokens in no span."
+        )
+    return (spans[..., 1:] == spans[..., :-1]) & (spans[..., 1:] >= 0)
+
+
+class SpanCorrelation(Loss):
+    """Span correlation: within a span of text, what neighbouring tokens both make likely is as the teacher has it.
+
+    ``mean over pairs of (1/C) sum_k (s_j s_(j+1) - t_j t_(j+1))²``, over neighbouring tokens j, j + 1 of one span, with
+    s and t the student's and the teacher's probabilities of class k at temperature τ. Spans are the phrases that a
+    parser finds; a span of one token has no pair. The products are small for a large vocabulary, and so is the loss.
+
+    Args:
+        temperature: τ, above 0.
+
+    Shapes:
+        logits, teacher_logits: [..., T, C]; spans (optional; without it each sequence is one span): [..., T] int64,
+        neighbours with the same number are in one span, a number below 0 marks tokens in none, padding among them.
+
+    Returns:
+        A scalar; 0 where there is no pair.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; a temperature of 0 or less.
+
+    Source:
+        After Liu et al., 2024, "Multi-Granularity Semantic Revision for Large Language Model Distillation",
+        arXiv:2407.10068, from descriptions of it; the squared difference is this library's choice of distance.
+
+    Example:
+        >>> logits = torch.tensor([[9.0, -9.0], [9.0, -9.0], [-9.0, 9.0]])
+        >>> loss = SpanCorrelation()
+        >>> round(loss(logits, -logits, torch.tensor([0, 0, 1])).item(), 4)  # one pair, both classes wrong
+        1.0
+    """
+
+    status: ClassVar[Status] = "experimental"
+    # Pairs weigh alike, so processes are weighed by theirs.
+    reduction: ClassVar[Reduction] = "mean"
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        check_temperature("span_correlation", temperature)
+        self.temperature = temperature
+
+    def denominator(self, **tensors: Tensor) -> Tensor:
+        """How many pairs of neighbours there are."""
+        return span_pairs(tensors["logits"], tensors.get("spans")).sum()
+
+    def forward(
+        self,
+        logits: Float[Tensor, "*batch tokens classes"],
+        teacher_logits: Float[Tensor, "*batch tokens classes"],
+        spans: Int[Tensor, "*batch tokens"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Evaluate the loss; the class documents it."""
+        return span_correlation_loss(logits, teacher_logits, spans, temperature=self.temperature)
