@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from lightning_losses.data.splits import stratified_split
+from lightning_losses.data.splits import stratified_order, stratified_split
 from lightning_losses.tensors import check_number
 
 Batch = dict[str, Tensor]
@@ -56,7 +56,8 @@ class ImageData(L.LightningDataModule):
     """Base of the image data sets: a fixed split, normalised inputs, batches ``{"inputs", "target", "index"}``.
 
     A subclass reads its images in `read` and states `name`, `num_classes`, `input_shape` and `class_names`. Inputs are
-    shifted and scaled to mean 0 and variance 1 over the training split. The order of training samples depends on `seed`
+    shifted and scaled to mean 0 and variance 1 over the whole training split, whatever `train_rows` leaves of it: a
+    teacher of more rows and a student of fewer see the same inputs. The order of training samples depends on `seed`
     and the epoch alone, so that a resumed run sees what an uninterrupted one sees.
 
     Args:
@@ -69,13 +70,15 @@ class ImageData(L.LightningDataModule):
         input_shape: likewise, [channels, height, width].
         label_noise: the share of training labels, in [0, 1], that another class takes, each other one as likely;
             `split_seed` fixes which. Validation and test labels stay as they are.
+        train_rows: how many training samples are kept, with the classes' shares (`stratified_order`); None for all.
+            `split_seed` fixes which; fewer rows are among more, and keep their labels, wrong ones too.
 
     Attributes:
         train, val, test: the three splits, once `setup` has run.
 
     Raises:
         ValueError: a batch size that the processes can't share; classes or a shape that the data don't have; a share
-            out of range.
+            out of range; more rows than the training split has.
     """
 
     num_classes: int
@@ -95,6 +98,7 @@ class ImageData(L.LightningDataModule):
         num_classes: int | None = None,
         input_shape: Sequence[int] | None = None,
         label_noise: float = 0.0,
+        train_rows: int | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -104,6 +108,9 @@ class ImageData(L.LightningDataModule):
         if input_shape is not None and tuple(input_shape) != self.input_shape:
             raise ValueError(f"{self.name}: input_shape={list(input_shape)} came; it has {list(self.input_shape)}.")
         check_number(str(self.name), "label_noise", label_noise, least=0, most=1)
+        if train_rows is not None:
+            check_number(str(self.name), "train_rows", train_rows, least=1)
+        self.train_rows = train_rows
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
@@ -129,10 +136,22 @@ class ImageData(L.LightningDataModule):
         inputs = torch.from_numpy(((images.pixels - mean) / np.maximum(deviation, 1e-8)).astype(np.float32))
         target = torch.from_numpy(images.target)
         self.train, self.val, self.test = (ImageDataset(inputs[part], target[part]) for part in split)
+        kept = self._kept(self.train.target.numpy())
         if self.label_noise > 0:
             self.train.target = flipped(
                 self.train.target, self.num_classes, fraction=self.label_noise, seed=self.split_seed
             )
+        if kept is not None:
+            self.train = ImageDataset(self.train.inputs[kept], self.train.target[kept])
+
+    def _kept(self, target: NDArray[np.int64]) -> Int[Tensor, " rows"] | None:
+        if self.train_rows is None:
+            return None
+        if self.train_rows > len(target):
+            raise ValueError(
+                f"{self.name}: train_rows={self.train_rows} came; the training split has {len(target)} samples."
+            )
+        return torch.from_numpy(np.sort(stratified_order(target, self.split_seed)[: self.train_rows]))
 
     def fingerprint(self) -> str:
         """A hash of every sample of the three splits, as the networks see them."""

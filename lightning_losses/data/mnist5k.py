@@ -23,8 +23,8 @@ class MNIST5k(ImageData):
     Args:
         folder: where the parsed images are kept after the first read; by default ``data`` in the library's cache
             folder, which the environment variable ``LIGHTNING_LOSSES_CACHE`` moves.
-        batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape, label_noise: as `ImageData`
-            takes them.
+        batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape, label_noise, train_rows: as
+            `ImageData` takes them.
 
     Source:
         LeCun, Bottou, Bengio, Haffner, 1998, "Gradient-based learning applied to document recognition"; the subset is
@@ -47,9 +47,10 @@ class MNIST5k(ImageData):
         num_classes: int | None = None,
         input_shape: Sequence[int] | None = None,
         label_noise: float = 0.0,
+        train_rows: int | None = None,
     ) -> None:
         super().__init__(
-            batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape, label_noise
+            batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape, label_noise, train_rows
         )
         self.folder = Path(folder).expanduser() if folder else cache_folder() / "data"
 

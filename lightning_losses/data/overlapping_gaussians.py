@@ -19,8 +19,8 @@ class OverlappingGaussians(ImageData):
         distance: between the means of a pixel, above 0.
         samples: of the three splits together, at least 10.
         seed: of the samples and of their order in training.
-        batch_size, val_fraction, test_fraction, split_seed, num_classes, input_shape, label_noise: as `ImageData` takes
-            them; a fifth is for test and a tenth of the rest for validation.
+        batch_size, val_fraction, test_fraction, split_seed, num_classes, input_shape, label_noise, train_rows: as
+            `ImageData` takes them; a fifth is for test and a tenth of the rest for validation.
 
     Source:
         Chidambaram, Ge, 2023, "On the Limitations of Temperature Scaling for Distributions with Overlaps",
@@ -50,11 +50,12 @@ class OverlappingGaussians(ImageData):
         num_classes: int | None = None,
         input_shape: Sequence[int] | None = None,
         label_noise: float = 0.0,
+        train_rows: int | None = None,
     ) -> None:
         check_number(self.name, "distance", distance, above=0)
         check_number(self.name, "samples", samples, least=10)
         super().__init__(
-            batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape, label_noise
+            batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape, label_noise, train_rows
         )
         self.distance = distance
         self.samples = samples

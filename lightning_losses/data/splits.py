@@ -54,3 +54,24 @@ def stratified_split(target: NDArray[Any], *, val_fraction: float, test_fraction
             "give larger fractions or more samples."
         )
     return split
+
+
+def stratified_order(target: NDArray[Any], seed: int) -> NDArray[np.int64]:
+    """All positions in an order of which every beginning has the classes' shares, for equal ones to within a sample.
+
+    Args:
+        target: [n] class indices.
+        seed: the same seed gives the same order on every machine.
+
+    Example:
+        >>> target = np.repeat([0, 1], 10)
+        >>> target[stratified_order(target, seed=0)[:4]].tolist()
+        [0, 1, 0, 1]
+    """
+    random = np.random.RandomState(seed)
+    place = np.empty(len(target))
+    for label in np.unique(target):
+        positions = random.permutation(np.flatnonzero(target == label))
+        # The samples of a class stand evenly between 0 and 1; those of all classes, merged, are the order.
+        place[positions] = (np.arange(len(positions)) + 0.5) / len(positions)
+    return np.argsort(place, kind="stable")

@@ -10,6 +10,10 @@ from lightning_losses.data.image_data import flipped
 from lightning_losses.data.overlapping_gaussians import OverlappingGaussians
 
 
+def pixels(inputs):
+    return inputs.numpy().tobytes()
+
+
 def ready(data):
     data.setup()
     return data
@@ -29,6 +33,28 @@ def test_the_split_seed_fixes_the_noise_and_the_seed_does_not():
     target = torch.zeros(1000, dtype=torch.long)
     first, second = (flipped(target, 10, fraction=0.5, seed=seed) for seed in (0, 1))
     assert not torch.equal(first, second)
+
+
+def test_fewer_rows_are_among_more_and_keep_their_inputs_and_labels():
+    few, more, whole = (ready(Digits(label_noise=0.2, train_rows=rows)).train for rows in (60, 400, None))
+    assert (len(few), len(more), len(whole)) == (60, 400, 1079)
+    for smaller, larger in ((few, more), (more, whole)):
+        labels = dict(zip(map(pixels, larger.inputs), larger.target.tolist(), strict=True))
+        assert [labels[pixels(inputs)] for inputs in smaller.inputs] == smaller.target.tolist()
+    clean = ready(Digits(train_rows=60)).train
+    assert torch.bincount(clean.target).tolist() == [6] * 10
+    # Of 60 rows, a binomial's three standard deviations about a fifth.
+    assert 3 <= int((few.target != clean.target).sum()) <= 21
+    few_data, whole_data = ready(Digits(train_rows=60)), ready(Digits())
+    assert torch.equal(few_data.test.inputs, whole_data.test.inputs)
+    assert few_data.fingerprint() != whole_data.fingerprint()
+
+
+def test_more_rows_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="train_rows=1080 came; the training split has 1079 samples"):
+        ready(Digits(train_rows=1080))
+    with pytest.raises(ValueError, match="train_rows=0 came"):
+        Digits(train_rows=0)
 
 
 def test_every_other_class_is_as_likely():

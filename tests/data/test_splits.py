@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.data.splits import stratified_split
+from lightning_losses.data.splits import stratified_order, stratified_split
 
 
 @given(st.lists(st.integers(5, 30), min_size=2, max_size=5), st.integers(0, 1000))
@@ -36,3 +36,22 @@ def test_fractions_that_leave_a_part_empty_are_refused(val, test):
 def test_too_few_samples_are_refused():
     with pytest.raises(ValueError, match="samples are left"):
         stratified_split(np.array([0, 1]), val_fraction=0.2, test_fraction=0.2, seed=0)
+
+
+@given(st.lists(st.integers(5, 30), min_size=2, max_size=5), st.integers(0, 1000))
+def test_every_beginning_of_the_order_has_the_classes_shares(counts, seed):
+    target = np.random.RandomState(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    order = stratified_order(target, seed)
+    assert sorted(order) == list(range(len(target)))
+    for rows in range(1, len(target) + 1):
+        for label, count in enumerate(counts):
+            # Each class is off by half a sample at most, and so is the sum, by half a sample a class.
+            share = count / len(target)
+            allowed = 0.5 + share * len(counts) / 2
+            assert abs((target[order[:rows]] == label).sum() - share * rows) <= allowed + 1e-9
+
+
+def test_equal_classes_take_turns():
+    target = np.repeat(np.arange(10), 30)
+    assert (np.bincount(target[stratified_order(target, 3)[:60]]) == 6).all()
+    assert (stratified_order(target, 3) != stratified_order(target, 4)).any()
