@@ -20,6 +20,7 @@ from rich.console import Console
 
 from lightning_losses.recipe.check_config import ConfigError
 from lightning_losses.recipe.check_overrides import CONFIG_MODULE, check_overrides
+from lightning_losses.recipe.python_values import plain_overrides
 from lightning_losses.tensors import debug
 
 Task = Callable[[DictConfig, Path], Any]
@@ -43,7 +44,7 @@ def launch(task: Task, rehearse: Callable[[DictConfig], None], config_name: str,
     # Its advice and inventories; warnings and errors stay.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
-        sys.argv[1:] = _resumed(sys.argv[1:])
+        sys.argv[1:] = plain_overrides(_resumed(sys.argv[1:]))
         arguments = get_args_parser().parse_args()
         asks = any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info, arguments.shell_completion))
         own_config = any((arguments.config_name, arguments.config_path, arguments.config_dir))

@@ -1,0 +1,1 @@
+"""W&B sweep files without a server: checked, sampled, run in processes, resumed, reported."""
