@@ -31,7 +31,7 @@ def check_config(config: DictConfig, schema: type) -> None:
         schema: a class whose annotations are the types of the top level's plain values.
     """
     try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True, enum_to_str=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).strip().splitlines()[0]) from None
     assert isinstance(plain, dict)
@@ -94,7 +94,7 @@ def _check_arguments(path: str, node: dict[Any, Any]) -> None:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):
         return
-    hints = _hints(target)
+    hints = argument_types(target)
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, value in node.items():
         if name in ("_target_", "_partial_", "_args_", "_convert_", "_recursive_"):
@@ -141,7 +141,8 @@ def _flat(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def _hints(target: Any) -> dict[str, Any]:
+def argument_types(target: Any) -> dict[str, Any]:
+    """The types of a target's arguments, by name; none where only a type checker can read them."""
     try:
         return get_type_hints(inspect.getattr_static(target, "__init__") if isinstance(target, type) else target)
     except (NameError, TypeError, AttributeError, SyntaxError):
