@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_losses.distributed import gather_batch, share_of_mean, whole_parameter, world_size
 from lightning_losses.losses.regularization.wdr_loss import layer_weights
-from lightning_losses.objective import Objective
+from lightning_losses.objective import Objective, ObjectiveValue
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as _Base
@@ -74,8 +74,17 @@ class ObjectiveMixin(_Base):
 
     def evaluate_objective(self, objective: Objective, prefix: str, tensors: dict[str, Any]) -> Tensor:
         """Evaluate one objective and log its parts as ``<prefix>/<term>``, the total as ``<prefix>``."""
+        value = self.objective_value(objective, tensors)
+        self.log_objective(prefix, value, tensors)
+        return value.total
+
+    def objective_value(self, objective: Objective, tensors: dict[str, Any]) -> ObjectiveValue:
+        """Evaluate one objective on the batch of all processes."""
         several = self.gather_batches and world_size() > 1
-        value = objective(gather=gather_batch if several else None, share=share_of_mean if several else None, **tensors)
+        return objective(gather=gather_batch if several else None, share=share_of_mean if several else None, **tensors)
+
+    def log_objective(self, prefix: str, value: ObjectiveValue, tensors: dict[str, Any]) -> None:
+        """Log an objective's parts as ``<prefix>/<term>``, the total as ``<prefix>``."""
         if self._trainer is not None:
             parts = {f"{prefix}/{name}": part.detach() for name, part in value.parts.items()}
             self.log_dict(
@@ -85,7 +94,6 @@ class ObjectiveMixin(_Base):
                 sync_dist=True,
                 batch_size=_batch_size(tensors),
             )
-        return value.total
 
 
 def _batch_size(tensors: dict[str, Any]) -> int:

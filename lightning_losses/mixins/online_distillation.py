@@ -1,24 +1,27 @@
-"""The mixin in which student and teacher train together."""
+"""The mixin in which student and teachers train together."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_losses.mixins.objective import ObjectiveMixin
-from lightning_losses.objective import Objective
+from lightning_losses.objective import Objective, ObjectiveValue
 
 
 class OnlineDistillationMixin(ObjectiveMixin):
-    """Trains a second network beside the student, each learning from the other: BD-KD, deep mutual learning.
+    """Trains further networks beside the student, each learning from all others: BD-KD, deep mutual learning.
 
-    Set `self.peer`, the network that takes the teacher's part and trains too, and `self.peer_objective`. Both networks
-    run once a step. The student minimises `objective` with the peer's logits as `teacher_logits`; the peer minimises
-    `peer_objective` with the student's. Each sees the other detached, so that one backward pass of the sum gives each
-    network its own gradient and nothing of the other's.
+    Set `self.peer`, or `self.peers` for any number, the networks that take the teacher's part and train too, and
+    `self.peer_objective`. Every network runs once a step. The student minimises `objective` with a peer's logits as
+    `teacher_logits`, averaged over the peers; each peer minimises `peer_objective` with the others', averaged likewise.
+    Each sees the others detached, so that one backward pass of the sum gives each network its own gradient and nothing
+    of the others'. What is averaged are the pairs' losses, not the peers' predictions.
 
     Attributes:
         peer: the second network, a submodule like any other; it is trained and saved.
-        peer_objective: what the peer minimises; for BD-KD and deep mutual learning, cross-entropy and `KD`.
+        peers: in its place, a `ModuleList` of networks.
+        peer_objective: what each peer minimises; for BD-KD and deep mutual learning, cross-entropy and `KD`.
 
     Example:
         >>> import lightning, torch
@@ -37,25 +40,54 @@ class OnlineDistillationMixin(ObjectiveMixin):
     """
 
     peer: nn.Module
+    peers: nn.ModuleList
     peer_objective: Objective
 
+    def peer_networks(self) -> list[nn.Module]:
+        """The networks that train beside the student."""
+        found = [*getattr(self, "peers", []), *([self.peer] if hasattr(self, "peer") else [])]
+        if not found:
+            raise ValueError(f"{type(self).__name__}: online distillation needs a second network; set self.peer.")
+        return found
+
     def apply_objective(self, **tensors: Any) -> dict[str, Any]:
-        """Evaluate both objectives, each network against the other's detached logits, and add them."""
+        """Evaluate every network's objective against the others' detached logits, and add them."""
         if "inputs" not in tensors or "logits" not in tensors:
             raise ValueError(
                 f"{type(self).__name__}: online distillation needs 'inputs' (for the peer) and 'logits'; "
                 f"the step offered {', '.join(map(repr, sorted(tensors)))}."
             )
-        logits: Tensor = tensors["logits"]
-        output = self.peer(tensors["inputs"])
-        peer_logits: Tensor = output if isinstance(output, Tensor) else output.logits
+        outputs = [peer(tensors["inputs"]) for peer in self.peer_networks()]
+        peer_logits = [output if isinstance(output, Tensor) else output.logits for output in outputs]
+        everyone = [tensors["logits"], *peer_logits]
         offered = self.objective_tensors(tensors)
-        student = self.evaluate_objective(
-            self.objective, "train/loss", {**offered, "teacher_logits": peer_logits.detach()}
-        )
-        peer = self.evaluate_objective(
-            self.peer_objective,
-            "train/peer_loss",
-            {**offered, "logits": peer_logits, "teacher_logits": logits.detach()},
-        )
-        return {"loss": student + peer, **tensors, "peer_logits": peer_logits}
+        losses = []
+        for number, logits in enumerate(everyone):
+            objective = self.objective if number == 0 else self.peer_objective
+            others = [other.detach() for position, other in enumerate(everyone) if position != number]
+            value = self._against_each(objective, {**offered, "logits": logits}, others)
+            self.log_objective(self._prefix(number, len(everyone)), value, offered)
+            losses.append(value.total)
+        shown = {str(number): logits for number, logits in enumerate(peer_logits)}
+        return {
+            "loss": _sum(losses),
+            **tensors,
+            "peer_logits": peer_logits[0] if len(peer_logits) == 1 else shown,
+        }
+
+    def _against_each(self, objective: Objective, tensors: dict[str, Any], others: Sequence[Tensor]) -> ObjectiveValue:
+        """The mean of an objective's values against every other network."""
+        # What needs no teacher is the same each time.
+        taught = others if objective.needs("teacher_logits") else others[:1]
+        values = [self.objective_value(objective, {**tensors, "teacher_logits": other}) for other in taught]
+        parts = {name: _sum([value.parts[name] for value in values]) / len(values) for name in values[0].parts}
+        return ObjectiveValue(_sum([value.total for value in values]) / len(values), parts)
+
+    def _prefix(self, number: int, networks: int) -> str:
+        if number == 0:
+            return "train/loss"
+        return "train/peer_loss" if networks == 2 else f"train/peer_{number - 1}_loss"
+
+
+def _sum(values: Sequence[Tensor]) -> Tensor:
+    return sum(values[1:], values[0])

@@ -1,5 +1,6 @@
 """Ready LightningModules for a student: with a frozen teacher, or with a peer that trains too."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -36,14 +37,18 @@ class Distiller(DistillationMixin, Classifier):
 
 
 class OnlineDistiller(OnlineDistillationMixin, Classifier):
-    """Trains a student and its peer together, each learning from the other (BD-KD, deep mutual learning).
+    """Trains a student and its peers together, each learning from the others (BD-KD, deep mutual learning).
 
     Validation and test measure the student.
 
     Args:
         peer: the second network; it trains too.
-        peer_objective: what the peer minimises.
+        peer_objective: what each peer minimises.
+        peers: networks in place of `peer`, or beside it, any number.
         **classifier: as `Classifier` takes them; `network` is the student.
+
+    Raises:
+        ValueError: neither peer nor peers, or no objective for them.
 
     Example:
         >>> from lightning_losses import KD, CrossEntropy
@@ -53,7 +58,21 @@ class OnlineDistiller(OnlineDistillationMixin, Classifier):
         ['network.weight', 'peer.weight']
     """
 
-    def __init__(self, peer: nn.Module, peer_objective: Objective, **classifier: Any) -> None:
+    def __init__(
+        self,
+        peer: nn.Module | None = None,
+        peer_objective: Objective | None = None,
+        peers: Sequence[nn.Module] = (),
+        **classifier: Any,
+    ) -> None:
         super().__init__(**classifier)
-        self.peer = peer
+        if (peer is None and not peers) or peer_objective is None:
+            raise ValueError(
+                f"{type(self).__name__}: give peer= or peers=, the networks that train beside the student, and "
+                "peer_objective=, what they minimise."
+            )
+        if peer is not None:
+            self.peer = peer
+        if peers:
+            self.peers = nn.ModuleList(peers)
         self.peer_objective = peer_objective

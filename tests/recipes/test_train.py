@@ -15,6 +15,7 @@ from tests.recipes.conftest import SHORT, composed
         (["experiment=distill", "objective=sinkd"], {"teacher (ce)", "baseline (ce)", "student (ce + kd + sinkd)"}),
         (["experiment=online_distill"], {"baseline (ce)", "student (ce + bdkd)"}),
         (["experiment=online_distill", "objective=mutual_learning"], {"baseline (ce)", "student (ce + kd)"}),
+        (["experiment=mutual_learning"], {"baseline (ce)", "student (ce + kd)"}),
         (["experiment=self_distill"], {"baseline (ce)", "student (pskd)"}),
         (["experiment=self_distill", "objective=uskd"], {"baseline (ce)", "student (ce + uskd)"}),
     ],
