@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,15 @@ class Report:
             "networks": [evaluation.summary() for evaluation in self.evaluations],
             "pictures": [path.name for path in pictures],
             "settings": self.settings,
+        }
+
+    def scores(self) -> dict[str, float]:
+        """The last network's numbers: ``test/...`` as trained, ``calibration/...`` after temperature scaling."""
+        student = self.evaluations[-1]
+        return {
+            **{f"test/{name}": value for name, value in asdict(student.before).items()},
+            **{f"calibration/{name}": value for name, value in asdict(student.after).items()},
+            "calibration/temperature": student.temperature,
         }
 
     def rows(self) -> list[list[str]]:

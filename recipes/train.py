@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
+from lightning_losses.callbacks.metrics_file import append_metrics
 from lightning_losses.data.cache import cache_folder
 from lightning_losses.recipe.comparison import compare
 from lightning_losses.recipe.comparison import rehearse as rehearse_comparison
@@ -25,7 +26,7 @@ from lightning_losses.recipe.kept_networks import KeptNetworks
 from lightning_losses.recipe.language_models import rehearse as rehearse_language_models
 from lightning_losses.recipe.language_models import train_language_models
 from lightning_losses.recipe.launch import command, launch
-from lightning_losses.recipe.loggers import log_report, make_logger, plain_settings
+from lightning_losses.recipe.loggers import log_checkpoints, log_report, log_scores, logging_run, plain_settings
 from lightning_losses.recipe.training import Trained, Training, Weights
 from lightning_losses.report import Report
 
@@ -42,6 +43,7 @@ class Settings:
     resume: str | None
     output: str
     cache: str | None
+    allowed_targets: list[str]
 
 
 def trainings(config: DictConfig) -> dict[str, Training]:
@@ -102,20 +104,25 @@ def train(config: DictConfig, folder: Path) -> Any:
         trained.append(training.run_once(kept, checkpoints, resume=resume))
         if trained[-1].kept:
             console.print(f"{training.label}: trained before, kept in {kept.place(training.identity)}")
-    logger = make_logger(config, folder)
     teacher = next((network.network for network in trained if network.name == "teacher"), None)
-    trained.append(student.run(checkpoints, resume=resume, logger=logger, teacher=teacher))
-
-    report = Report(
-        title=f"{student.label} on {student.datamodule.name}, seed {config.seed}",
-        command=command(),
-        evaluations=[evaluate(network, student.datamodule) for network in trained],
-        settings=plain_settings(config),
-        seconds=time.perf_counter() - started,
-    )
-    pictures = report.write(folder / "report")
-    log_report(logger, report, pictures)
+    metrics = folder / "metrics.jsonl"
+    with logging_run(config, folder) as logger:
+        trained.append(student.run(checkpoints, resume=resume, logger=logger, teacher=teacher, metrics_file=metrics))
+        report = Report(
+            title=f"{student.label} on {student.datamodule.name}, seed {config.seed}",
+            command=command(),
+            evaluations=[evaluate(network, student.datamodule) for network in trained],
+            settings=plain_settings(config),
+            seconds=time.perf_counter() - started,
+        )
+        pictures = report.write(folder / "report")
+        scores = report.scores()
+        log_scores(logger, {**scores, "epoch": config.trainer.max_epochs})
+        log_report(logger, report, pictures)
+        log_checkpoints(logger, checkpoints / "student", "student", scores)
     report.show()
+    # Last: who watches the run knows by it that the run is done.
+    append_metrics(metrics, {**scores, "finished": True})
     console.print(f"{report.seconds:.0f} s. The report is in {folder / 'report'}")
     return report
 

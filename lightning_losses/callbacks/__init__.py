@@ -6,9 +6,10 @@ from typing import Any
 from lightning_losses.callbacks.epoch_seed import EpochSeed
 from lightning_losses.callbacks.history import History
 from lightning_losses.callbacks.last_checkpoint import LastCheckpoint
+from lightning_losses.callbacks.metrics_file import MetricsFile
 from lightning_losses.callbacks.progress import Progress
 
-__all__ = ["EpochSeed", "History", "LastCheckpoint", "Progress"]
+__all__ = ["EpochSeed", "History", "LastCheckpoint", "MetricsFile", "Progress"]
 
 # Lazily: most of them draw, and a recipe that uses none need not load what draws.
 _HOME = {

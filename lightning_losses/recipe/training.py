@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import lightning_losses
-from lightning_losses.callbacks import EpochSeed, History, LastCheckpoint, Progress
+from lightning_losses.callbacks import EpochSeed, History, LastCheckpoint, MetricsFile, Progress
 from lightning_losses.data import ImageData
 from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.recipe.kept_networks import KeptNetworks, file_digest
@@ -176,9 +176,17 @@ class Training:
             instantiate(self.trainer, _convert_="all", logger=False, enable_checkpointing=False)
 
     def run(
-        self, folder: Path, *, resume: bool = False, logger: Logger | None = None, teacher: nn.Module | None = None
+        self,
+        folder: Path,
+        *,
+        resume: bool = False,
+        logger: Logger | None = None,
+        teacher: nn.Module | None = None,
+        metrics_file: Path | None = None,
     ) -> Trained:
         """Train, leaving checkpoints in a folder, or go on from the checkpoint there.
+
+        Each epoch's metrics are appended to `metrics_file`, if there is one.
 
         Raises:
             KeyboardInterrupt: the training was interrupted; the checkpoint is there.
@@ -192,13 +200,15 @@ class Training:
         history = History()
         monitor = "val/accuracy" if self.weights == "best" else None
         further = [] if self.callbacks is None else list(instantiate(self.callbacks, _convert_="all").values())
-        progress: list[Callback] = [Progress(self.label)] if self.trainer.get("enable_progress_bar", True) else []
+        watch: list[Callback] = [] if metrics_file is None else [MetricsFile(metrics_file)]
+        if self.trainer.get("enable_progress_bar", True):
+            watch.append(Progress(self.label))
         with _quiet():
             trainer: L.Trainer = instantiate(self.trainer, _convert_="all", _partial_=True)(
                 default_root_dir=folder,
                 logger=logger or False,
                 plugins=[AtomicCheckpoints()],
-                callbacks=[EpochSeed(self.seed), history, LastCheckpoint(folder, monitor), *progress, *further],
+                callbacks=[EpochSeed(self.seed), history, LastCheckpoint(folder, monitor), *watch, *further],
             )
             try:
                 trainer.fit(module, self.datamodule, ckpt_path=last if resume else None, weights_only=True)

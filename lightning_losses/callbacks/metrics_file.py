@@ -1,0 +1,59 @@
+"""Writes each epoch's metrics to a file as they come, for programs that watch a run."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+
+class MetricsFile(Callback):
+    """Appends a line of JSON to a file after each epoch: the epoch, the step, and every metric logged by then.
+
+    A run that continues from a checkpoint keeps the lines of the epochs that the checkpoint has. What is not finite is
+    null. In a run of several processes the first one writes.
+
+    Args:
+        path: the file; one that is there is begun anew unless the run continues.
+
+    Example:
+        >>> MetricsFile("run/metrics.jsonl").path.name
+        'metrics.jsonl'
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep what belongs to the epochs before this one."""
+        if trainer.is_global_zero:
+            kept = [line for line in read_metrics(self.path) if line.get("epoch", math.inf) < trainer.current_epoch]
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            partial = self.path.with_name(f".{self.path.name}.partial")
+            partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+            os.replace(partial, self.path)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the epoch that is done."""
+        if trainer.is_global_zero:
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            append_metrics(self.path, {"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
+
+
+def append_metrics(path: Path, values: Mapping[str, float | bool]) -> None:
+    """Append one line of metrics."""
+    plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        stream.write(json.dumps(plain) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, float | None]]:
+    """The whole lines of such a file, none if it isn't there; one that is being written is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines]
