@@ -30,11 +30,13 @@ class Calibrator(nn.Module):
         learned: the names of the buffers that `fit` fills.
         keeps_argmax: whether the calibrated prediction is always the uncalibrated one, so that accuracy can't change.
         takes_binary: whether binary logits of shape [N], one score per sample, are accepted too.
+        views: the transformed views of a sample whose logits stand behind its own, [..., 1 + V, C]; none for most.
     """
 
     learned: ClassVar[tuple[str, ...]] = ()
     keeps_argmax: ClassVar[bool] = False
     takes_binary: ClassVar[bool] = False
+    views: tuple[str, ...] = ()
 
     def __init__(self, ignore_index: int = -100) -> None:
         super().__init__()
@@ -75,6 +77,10 @@ class Calibrator(nn.Module):
             )
         check_floating(type(self).__name__, "logits", logits)
         return self._calibrate(full_precision(logits))
+
+    def original(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*rows classes"]:
+        """The samples' own logits, without those of their views."""
+        return logits[..., 0, :] if self.views else logits
 
     def save(self, path: str | Path) -> None:
         """Write the learned values and the options as one safetensors file."""

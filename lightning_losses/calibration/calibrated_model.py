@@ -2,25 +2,28 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_losses.calibration.base import Calibrator
+from lightning_losses.calibration.image_views import image_views
 
 
 class CalibratedModel(nn.Module):
     """A model with its calibrator behind it: called like the model, it returns calibrated logits.
 
+    For a calibrator that looks at transformed views of images the model also predicts each view of its input.
+
     It is an ordinary module of tensor operations, so that `torch.export` takes it whole.
 
     Args:
-        model: returns logits, or an object with `logits`.
+        model: returns logits, or an object with `logits`; called with images alone where the calibrator has views.
         calibrator: fitted.
 
     Raises:
         ValueError: a calibrator that is not fitted.
 
     Example:
-        >>> import torch
         >>> from lightning_losses.calibration import TemperatureScaling
         >>> logits = torch.tensor([[3.0, 0.0]]).repeat(4, 1)
         >>> calibrator = TemperatureScaling().fit(logits, torch.tensor([0, 0, 0, 1]))
@@ -37,6 +40,15 @@ class CalibratedModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Calibrated logits of the model's input."""
-        output = self.model(*args, **kwargs)
-        calibrated: Tensor = self.calibrator(output if isinstance(output, Tensor) else output.logits)
+        logits = self._logits(*args, **kwargs)
+        if self.calibrator.views:
+            (images,) = args
+            views = image_views(images, self.calibrator.views)
+            logits = torch.stack([logits, *(self._logits(view, **kwargs) for view in views)], dim=-2)
+        calibrated: Tensor = self.calibrator(logits)
         return calibrated
+
+    def _logits(self, *args: Any, **kwargs: Any) -> Tensor:
+        output = self.model(*args, **kwargs)
+        logits: Tensor = output if isinstance(output, Tensor) else output.logits
+        return logits

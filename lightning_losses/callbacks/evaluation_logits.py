@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
+from lightning_losses.calibration import image_views
 from lightning_losses.distributed import gather_batch, world_size
 
 
@@ -49,7 +50,8 @@ class EvaluationLogits:
         logits, target = outputs["logits"].detach().float(), outputs["target"].detach()
         if target.is_floating_point():
             target = target.argmax(dim=-1)
-        batch = Evaluated(logits.reshape(-1, logits.shape[-1]).cpu(), target.reshape(-1).cpu())
+        # Behind a sample's dimensions may stand that of its views.
+        batch = Evaluated(logits.flatten(0, target.ndim - 1).cpu(), target.reshape(-1).cpu())
         self._batches.setdefault(dataloader_idx, []).append(batch)
 
     def gather(self, trainer: L.Trainer, loaders: Any) -> dict[int, Evaluated]:
@@ -86,10 +88,12 @@ def predicted(
     loaders: Any,
     limits: Sequence[float],
     dataloader_idx: int = 0,
+    views: Sequence[str] = (),
 ) -> Evaluated:
     """What the module's `predict_step` gives for every sample of a data loader, in evaluation mode.
 
-    For the ends of a fit, where no loop of the trainer can be run. The module's mode is restored.
+    For the ends of a fit, where no loop of the trainer can be run. The module's mode is restored. With `views` the
+    logits are those of each sample and its transformed views, [samples, 1 + V, C].
 
     Raises:
         ValueError: there is no such data loader, or its batches are none.
@@ -103,13 +107,47 @@ def predicted(
     with trainer.precision_plugin.forward_context():
         for number, batch in enumerate(_batches(trainer, module, sources, limits, dataloader_idx)):
             arguments = (batch, number) if len(sources) == 1 else (batch, number, dataloader_idx)
-            collected.add(module.predict_step(*arguments))
+            collected.add(with_views(who, module, module.predict_step(*arguments), arguments, views))
     for child, training in modes.items():
         child.training = training
     found = collected.gather(trainer, [sources[dataloader_idx]])
     if 0 not in found:
         raise ValueError(f"{who}: data loader {dataloader_idx} has no batches; give validation data.")
     return found[0]
+
+
+def with_views(
+    who: str, module: L.LightningModule, outputs: Any, arguments: Sequence[Any], views: Sequence[str]
+) -> Any:
+    """A step's outputs with the logits of transformed views behind the samples' own, [batch, 1 + V, C].
+
+    Args:
+        who: the name that errors begin with.
+        module: its `predict_step` predicts the views.
+        outputs: of the step on the batch itself.
+        arguments: of the step; the batch, first of them, is images, or begins with them, or has them as "inputs".
+        views: as `image_views` names them; without any the outputs are returned as they are.
+    """
+    if not views:
+        return outputs
+    batch, *rest = arguments
+    mapping = isinstance(batch, Mapping)
+    place: Any = "inputs" if mapping else 0
+    images = batch if isinstance(batch, Tensor) else batch[place] if not mapping or place in batch else None
+    if not isinstance(images, Tensor) or not isinstance(outputs, Mapping) or "logits" not in outputs:
+        raise ValueError(
+            f"{who}: views need batches of images, tuples that begin with images, or mappings with 'inputs', and steps "
+            f"that return 'logits'; a {type(batch).__name__} and a {type(outputs).__name__} came."
+        )
+    logits = [outputs["logits"]]
+    for view in image_views(images, views):
+        other: Any = view
+        if mapping:
+            other = {**batch, place: view}
+        elif not isinstance(batch, Tensor):
+            other = [view, *batch[1:]]
+        logits.append(module.predict_step(other, *rest)["logits"])
+    return {**outputs, "logits": torch.stack(logits, dim=-2)}
 
 
 def _batches(

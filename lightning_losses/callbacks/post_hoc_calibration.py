@@ -11,7 +11,13 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_losses.calibration import Calibrator, TemperatureScaling
-from lightning_losses.callbacks.evaluation_logits import Evaluated, EvaluationLogits, predicted
+from lightning_losses.callbacks.evaluation_logits import (
+    Evaluated,
+    EvaluationLogits,
+    loaders_of,
+    predicted,
+    with_views,
+)
 from lightning_losses.callbacks.figures import publish, publish_table
 from lightning_losses.callbacks.last_checkpoint import LastCheckpoint
 from lightning_losses.metrics import calibration_summary
@@ -30,7 +36,8 @@ class PostHocCalibration(Callback):
 
     `trainer.test` then logs ``test/calibration/before/<metric>`` and ``test/calibration/after/<metric>`` of
     `calibration_summary` and draws both reliability diagrams in one; test the checkpoint that was calibrated
-    (``ckpt_path="best"``). Before any fit it tests nothing.
+    (``ckpt_path="best"``). Before any fit it tests nothing. A calibrator that looks at transformed views of the images
+    costs one more prediction for each view.
 
     Args:
         calibrator: makes an unfitted calibrator (a class will do), or is one.
@@ -112,7 +119,9 @@ class PostHocCalibration(Callback):
     ) -> None:
         """Take in what the step returned."""
         if self.calibrator.fitted:
-            self._collected.add(outputs, dataloader_idx)
+            arguments = (batch, batch_idx, dataloader_idx)[: 2 if len(loaders_of(trainer.test_dataloaders)) == 1 else 3]
+            views = self.calibrator.views
+            self._collected.add(with_views("PostHocCalibration", pl_module, outputs, arguments, views), dataloader_idx)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the metrics before and after, and draw."""
@@ -121,6 +130,7 @@ class PostHocCalibration(Callback):
             prefix = "test/calibration" if len(found) == 1 else f"test/calibration/{number}"
             with torch.no_grad():
                 calibrated = self.calibrator.cpu()(logits)
+            logits = self.calibrator.original(logits)
             parts = {
                 part: calibration_summary(values, target, inputs="logits", num_bins=self.num_bins)
                 for part, values in (("before", logits), ("after", calibrated))
@@ -166,6 +176,7 @@ class PostHocCalibration(Callback):
                 trainer.val_dataloaders,
                 trainer.num_val_batches,
                 self.dataloader_idx,
+                self.calibrator.views,
             )
         finally:
             if last is not None:

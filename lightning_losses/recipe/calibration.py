@@ -121,7 +121,7 @@ class Calibration:
             "",
         ]
         (folder / "calibration.md").write_text("\n".join(lines))
-        logits, target = self.split.test
+        logits, target = self.calibrator.original(self.split.test.logits), self.split.test.target
         save_figure(
             reliability_diagram(
                 logits,
@@ -170,6 +170,7 @@ def calibrate(
     logits, target = split.test
     with torch.no_grad():
         calibrated = calibrator(logits)
+    logits = calibrator.original(logits)
 
     def part(values: Tensor) -> Part:
         return Part(

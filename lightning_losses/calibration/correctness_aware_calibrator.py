@@ -1,0 +1,221 @@
+"""Correctness-aware calibration: each sample's own temperature, from what its transformed views are predicted to be."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.calibration.base import Calibrator
+from lightning_losses.calibration.image_views import check_views
+from lightning_losses.tensors import check_floating, check_number
+
+_CHUNK = 1 << 20
+
+
+class CorrectnessAwareCalibrator(Calibrator):
+    """Correctness-aware calibration: ``logits / T(x)``, T by a small network that sees how transformed views fare.
+
+    Its features are the probabilities that each view of the sample gives to the `top` classes that the sample itself is
+    most given to. ``T = clamp(w · relu(W features + b) + c, minimum, maximum)`` minimises the correctness-aware
+    objective, ``mean_n (confidence_n - 1[prediction_n = target_n])²``: where the views contradict the prediction, it is
+    likely wrong and T is large. Dividing by ``T > 0`` keeps the order of the classes, so accuracy does not change.
+
+    Its logits are those of the sample and, behind them, of its views: `CalibratedModel`, the callback and the recipe
+    make them by `image_views`, at the price of one forward pass a view.
+
+    Args:
+        views: the names of the transformed views, as `image_views` knows them; their number is all that counts where
+            logits are given ready made.
+        top: how many classes' probabilities a view contributes, at least 1.
+        hidden: the width of the network, at least 1.
+        minimum: the smallest temperature, above 0.
+        maximum: the largest one.
+        balanced: weigh right and wrong predictions alike, as the authors' code does. The objective is then no proper
+            score: the confidence of a model that is right 99 times in 100 goes far below 0.99.
+        steps: of Adam, on all samples at once, at a learning rate that falls from `learning_rate` to 0 by a cosine.
+        learning_rate: of the first step, above 0.
+        seed: of the network's start.
+        ignore_index: samples with this target count for nothing.
+
+    Attributes:
+        hidden_weight: [hidden, V · top] W, empty before `fit`, as are the others.
+        hidden_bias: [hidden] b.
+        temperature_weight: [hidden] w.
+        temperature_bias: [] c.
+
+    Shapes:
+        logits: [..., 1 + V, C], the sample's own first; target: [...] class indices; calibrated logits: [..., C].
+
+    Raises:
+        ValueError: options out of range; input that `fit` can't use; other numbers of views or, where there are fewer
+            than `top`, of classes than at the fit; use before `fit`.
+
+    Source:
+        Liu, Wang, Zou, Zou, Zheng, 2024, "Optimizing Calibration by Gaining Aware of Prediction Correctness",
+        arXiv:2404.13016. Features, network (5 hidden units, T in [0.1, 10]) and three views of rotation, greyscale and
+        colour jitter are those of their code. The objective is the paper's; the code balances it. The code takes ten
+        passes of Adam at 0.0001 from a random start, which moves it little; this fit starts at T = 1 and goes on until
+        it is done, and it draws no batches, so that it is deterministic. The code's second branch, which predicts
+        correctness and is not trained, is left out. Their views are random; ours are fixed.
+
+    Example:
+        >>> sample = torch.tensor([[2.0, 0.0]]).repeat(4, 1)
+        >>> view = torch.tensor([[2.0, 0.0], [2.0, 0.0], [-2.0, 0.0], [-2.0, 0.0]])
+        >>> logits, target = torch.stack([sample, view], dim=1), torch.tensor([0, 0, 1, 1])
+        >>> calibrated = CorrectnessAwareCalibrator(views=["rotate"]).fit(logits, target)(logits).softmax(dim=-1)
+        >>> [f"{confidence:.1f}" for confidence in calibrated[:, 0].tolist()]
+        ['1.0', '1.0', '0.5', '0.5']
+    """
+
+    learned: ClassVar[tuple[str, ...]] = ("hidden_weight", "hidden_bias", "temperature_weight", "temperature_bias")
+    keeps_argmax: ClassVar[bool] = True
+    hidden_weight: Tensor
+    hidden_bias: Tensor
+    temperature_weight: Tensor
+    temperature_bias: Tensor
+
+    def __init__(
+        self,
+        views: Sequence[str] = ("rotate", "grayscale", "color_jitter"),
+        top: int = 4,
+        hidden: int = 5,
+        minimum: float = 0.1,
+        maximum: float = 10.0,
+        balanced: bool = False,
+        steps: int = 400,
+        learning_rate: float = 0.02,
+        seed: int = 0,
+        ignore_index: int = -100,
+    ) -> None:
+        super().__init__(ignore_index)
+        name = "CorrectnessAwareCalibrator"
+        check_views(name, views)
+        check_number(name, "top", top, least=1)
+        check_number(name, "hidden", hidden, least=1)
+        check_number(name, "minimum", minimum, above=0)
+        check_number(name, "maximum", maximum, above=minimum)
+        check_number(name, "steps", steps, least=1)
+        check_number(name, "learning_rate", learning_rate, above=0)
+        self.views = tuple(views)
+        self.top = top
+        self.hidden = hidden
+        self.minimum = minimum
+        self.maximum = maximum
+        self.balanced = balanced
+        self.steps = steps
+        self.learning_rate = learning_rate
+        self.seed = seed
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments, by name."""
+        return {**super().options, "views": list(self.views)}
+
+    def temperature(self, logits: Float[Tensor, "*rows one_and_views classes"]) -> Float[Tensor, "*rows"]:
+        """The temperature of each sample, from its logits and those of its views."""
+        weights = [self.get_buffer(name).to(logits.dtype) for name in self.learned]
+        return _raw_temperature(self._features(logits), *weights).clamp(self.minimum, self.maximum)
+
+    def _fit(
+        self, logits: Float[Tensor, "rows one_and_views classes"], target: Int[Tensor, " rows"]
+    ) -> dict[str, Tensor]:
+        features = self._features(logits).double()
+        own = logits[:, 0]
+        top, predicted = own.max(dim=-1)
+        gaps, correct = own - top.unsqueeze(-1), (predicted == target).double()
+        weight = self._weights(correct)
+        parameters = self._start(features)
+        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
+        for _ in range(self.steps):
+            raw = _raw_temperature(features, *parameters)
+            temperature = raw.detach().clamp(self.minimum, self.maximum)
+            confidence, slope = _confidence(gaps, temperature)
+            gradient = 2 * weight * (confidence - correct) * slope
+            # At a bound only the way back counts: a clamp's own gradient would hold there what once went too far.
+            stuck = torch.where(gradient < 0, raw >= self.maximum, raw <= self.minimum)
+            optimizer.zero_grad()
+            raw.backward(gradient.masked_fill(stuck, 0.0))
+            optimizer.step()
+            schedule.step()
+        return dict(zip(self.learned, parameters, strict=True))
+
+    def _calibrate(self, logits: Float[Tensor, "*rows one_and_views classes"]) -> Float[Tensor, "*rows classes"]:
+        self._check_shape(logits)
+        return self.original(logits) / self.temperature(logits).unsqueeze(-1)
+
+    def _rows(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        self._check_shape(logits)
+        check_floating(type(self).__name__, "logits", logits)
+        # The base folds all dimensions but the last, into which a sample's views go meanwhile; targets are checked by
+        # the number of classes.
+        _, classes = super()._rows(self.original(logits), target)
+        count = logits.shape[-1]
+        flat, _ = super()._rows(logits.flatten(start_dim=-2), target)
+        return flat.reshape(len(flat), -1, count), classes
+
+    def _check_shape(self, logits: Tensor) -> None:
+        if logits.ndim < 3 or logits.shape[-2] != 1 + len(self.views):
+            raise ValueError(
+                f"CorrectnessAwareCalibrator: logits have shape {list(logits.shape)}; give [N, {1 + len(self.views)}, "
+                f"C], the logits of each sample and of its {len(self.views)} views ({', '.join(self.views)})."
+            )
+        if self.fitted and self.hidden_weight.shape[-1] != len(self.views) * min(self.top, logits.shape[-1]):
+            raise ValueError(
+                f"CorrectnessAwareCalibrator: logits of {logits.shape[-1]} classes came, others than at the fit; fit "
+                "one calibrator for each set of classes."
+            )
+
+    def _features(self, logits: Float[Tensor, "*rows one_and_views classes"]) -> Float[Tensor, "*rows features"]:
+        own = self.original(logits)
+        classes = own.topk(min(self.top, own.shape[-1]), dim=-1).indices.unsqueeze(-2)
+        probabilities = torch.softmax(logits[..., 1:, :], dim=-1)
+        return probabilities.gather(-1, classes.expand(*probabilities.shape[:-1], -1)).flatten(start_dim=-2)
+
+    def _weights(self, correct: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+        weight = torch.full_like(correct, 1 / len(correct))
+        accuracy = correct.mean()
+        if self.balanced and 0 < float(accuracy) < 1:
+            weight = torch.where(correct > 0, 1 - accuracy, accuracy)
+            weight = weight / weight.sum()
+        return weight
+
+    def _start(self, features: Float[Tensor, "rows features"]) -> list[Tensor]:
+        """The network that gives every sample the temperature 1, ready to move from there."""
+        generator = torch.Generator().manual_seed(self.seed)
+        inputs = features.shape[-1]
+        weight = torch.rand(self.hidden, inputs, generator=generator, dtype=torch.float64).mul_(2).sub_(1)
+        start = [
+            weight.div_(inputs**0.5).to(features.device),
+            features.new_zeros(self.hidden),
+            features.new_zeros(self.hidden),
+            features.new_ones(()),
+        ]
+        return [parameter.requires_grad_() for parameter in start]
+
+
+def _raw_temperature(
+    features: Float[Tensor, "*rows features"],
+    hidden_weight: Float[Tensor, "hidden features"],
+    hidden_bias: Float[Tensor, " hidden"],
+    temperature_weight: Float[Tensor, " hidden"],
+    temperature_bias: Float[Tensor, ""],
+) -> Float[Tensor, "*rows"]:
+    hidden = torch.relu(features @ hidden_weight.T + hidden_bias)
+    return hidden @ temperature_weight + temperature_bias
+
+
+def _confidence(
+    gaps: Float[Tensor, "rows classes"], temperature: Float[Tensor, " rows"]
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """The largest probability of ``gaps / temperature``, whose largest entry is 0, and its slope by the temperature."""
+    confidences, slopes = [], []
+    rows = max(_CHUNK // gaps.shape[-1], 1)
+    for chunk, divisor in zip(torch.split(gaps, rows), torch.split(temperature, rows), strict=True):
+        mass = torch.exp(chunk / divisor.unsqueeze(-1))
+        confidence = 1 / mass.sum(dim=-1)
+        confidences.append(confidence)
+        slopes.append(confidence.square() * (mass * chunk).sum(dim=-1) / divisor.square())
+    return torch.cat(confidences), torch.cat(slopes)
