@@ -133,11 +133,8 @@ def _type(annotation: Any) -> Any:
     return Any
 
 
-class Choice(str, enum.Enum):
+class Choice(enum.StrEnum):
     """A text out of a few: to OmegaConf an enumeration, whose errors list the choices; to the loss a plain text."""
-
-    def __str__(self) -> str:
-        return str(self.value)
 
     def __repr__(self) -> str:
         return repr(self.value)
@@ -148,6 +145,7 @@ class Choice(str, enum.Enum):
 
 @cache
 def _choices(values: tuple[str, ...]) -> type[Choice]:
-    made: Any = Choice("Choice", [(value, value) for value in values])
+    make: Any = Choice
+    made: type[Choice] = make("Choice", [(value, value) for value in values])
     made.__qualname__ = "|".join(["", *values])
     return made
