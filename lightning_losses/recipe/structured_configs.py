@@ -111,7 +111,7 @@ def _field(annotation: Any, default: Any) -> tuple[Any, Any]:
     if not isinstance(default, _PLAIN):
         return Any, field(default=MISSING)
     kind = _type(annotation)
-    return kind, field(default=kind(default) if isinstance(kind, type) and issubclass(kind, Choice) else default)
+    return kind, field(default=kind(str(default)) if isinstance(kind, type) and issubclass(kind, Choice) else default)
 
 
 def _type(annotation: Any) -> Any:
