@@ -8,14 +8,15 @@
 Files are never unpickled. `--help` lists the choices and the whole configuration.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
 from lightning_losses.recipe.calibration import Calibration, calibrate
+from lightning_losses.recipe.instantiate import instantiate
 from lightning_losses.recipe.launch import command, launch
 from lightning_losses.recipe.logits_source import Split, checkpoint_split, file_split
 
@@ -36,12 +37,12 @@ class Settings:
     output: str
 
 
-def read(config: DictConfig) -> Split:
+def read(config: DictConfig, views: Sequence[str]) -> Split:
     """The logits to fit on and those to evaluate on, from the file or the checkpoint that the settings name."""
     if (config.logits is None) == (config.checkpoint is None):
         raise ValueError("calibrate: give one of logits=FILE (.npz, .safetensors, .csv) and checkpoint=FILE (.ckpt).")
     if config.checkpoint is not None:
-        return checkpoint_split(Path(config.checkpoint).expanduser())
+        return checkpoint_split(Path(config.checkpoint).expanduser(), views)
     test = None if config.test_logits is None else Path(config.test_logits).expanduser()
     return file_split(Path(config.logits).expanduser(), test, fit_fraction=config.fit_fraction, seed=config.seed)
 
@@ -50,9 +51,10 @@ def run(config: DictConfig, folder: Path) -> Calibration:
     """Fit the calibrator, evaluate it, and write everything into the run's folder."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    calibrator = instantiate(config.calibrator)
     found = calibrate(
-        instantiate(config.calibrator),
-        read(config),
+        calibrator,
+        read(config, calibrator.views),
         num_bins=config.num_bins,
         level=config.level,
         resamples=config.resamples,
@@ -67,7 +69,7 @@ def run(config: DictConfig, folder: Path) -> Calibration:
 def rehearse(config: DictConfig) -> None:
     """Read the logits, so that a wrong file is known before anything was fitted."""
     if config.checkpoint is None:
-        read(config)
+        read(config, ())
 
 
 def main() -> None:

@@ -7,24 +7,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hydra.errors import InstantiationException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
+from lightning_losses.recipe.instantiate import ConfigError as ConfigError
+from lightning_losses.recipe.instantiate import check_targets, find_target
+
 _PLAIN = (bool, int, float, str)
-
-
-class ConfigError(ValueError):
-    """A configuration that can't be run; its text is all that a user needs to see."""
 
 
 def check_config(config: DictConfig, schema: type) -> None:
     """Raise `ConfigError` for the first value that does not fit what it is for.
 
-    Every node with a ``_target_`` is compared with that target's signature: argument names, and the values of
-    arguments annotated with plain types. The top level is compared with the annotations of `schema`.
+    Every ``_target_`` must be on the list of `lightning_losses.recipe.instantiate`. Its node is compared with its
+    signature: argument names, and the values of arguments annotated with plain types. The top level is compared with
+    the annotations of `schema`.
 
     Args:
         config: composed, with interpolations.
@@ -35,6 +33,7 @@ def check_config(config: DictConfig, schema: type) -> None:
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).strip().splitlines()[0]) from None
     assert isinstance(plain, dict)
+    check_targets(plain)
     for name, annotation in get_type_hints(schema).items():
         _check_value(name, plain.get(name), annotation)
     _check_node("", plain)
@@ -86,10 +85,7 @@ def _check_node(path: str, node: Any) -> None:
 
 
 def _check_arguments(path: str, node: dict[Any, Any]) -> None:
-    try:
-        target = get_object(node["_target_"])
-    except (ImportError, ValueError, InstantiationException) as error:
-        raise ConfigError(f"{path}._target_={node['_target_']}: it can't be imported ({_first_line(error)}).") from None
+    target = find_target(node["_target_"], path)
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):
@@ -148,7 +144,3 @@ def argument_types(target: Any) -> dict[str, Any]:
     except (NameError, TypeError, AttributeError, SyntaxError):
         # Annotations that only a type checker can read: nothing to compare with.
         return {}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

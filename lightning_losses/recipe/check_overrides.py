@@ -1,25 +1,46 @@
 """Checks command-line overrides: one readable message that lists the choices, instead of a stack trace."""
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import compose, version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.singleton import Singleton
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_losses.recipe.check_config import ConfigError, check_config, nearest
+from lightning_losses.recipe.instantiate import allowing
 
 CONFIG_MODULE = "lightning_losses.conf"
+# What Hydra itself builds of its part of the configuration: plugins, and its own callbacks and samplers.
+_HYDRA_BUILDS = re.compile(
+    r"(hydra_plugins|hydra\._internal\.core_plugins|hydra\.experimental\.callbacks|optuna\.samplers)\.[\w.]+"
+)
+# What Python's logging builds of it: handlers and formatters.
+_LOGGING_BUILDS = re.compile(
+    r"logging\.(handlers\.)?(?!Queue)\w*(Handler|Formatter)|colorlog\.(StreamHandler|ColoredFormatter)"
+)
 
 
 def check_overrides(
-    config_name: str, arguments: Sequence[str], schema: type, *, multirun: bool = False
+    config_name: str,
+    arguments: Sequence[str],
+    schema: type,
+    *,
+    multirun: bool = False,
+    config_dir: str | None = None,
 ) -> list[DictConfig]:
     """Compose the configurations of the jobs that these overrides start, and raise `ConfigError` if one can't run.
 
@@ -30,20 +51,62 @@ def check_overrides(
         arguments: overrides as they came from the command line.
         schema: the types of the top level's plain values.
         multirun: whether several values of one key are allowed.
+        config_dir: a folder with further configurations.
 
     Returns:
         The jobs' configurations.
     """
-    try:
-        overrides = OverridesParser.create().parse_overrides(list(arguments))
-    except OverrideParseException as error:
-        raise ConfigError(f"{error.override}: overrides look like key=value.") from None
+    overrides = _parsed(arguments)
     if not multirun and (sweeps := [override.input_line for override in overrides if override.is_sweep_override()]):
         raise ConfigError(f"{sweeps[0]}: several values are a sweep; add -m (--multirun).")
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+    with _configurations(config_dir), allowing(allowed_targets(arguments)):
         return [
             _checked(config_name, OverridesParser.create().parse_overrides(job), schema) for job in _jobs(overrides)
         ]
+
+
+def check_hydra(config_name: str, arguments: Sequence[str], *, config_dir: str | None = None) -> None:
+    """Raise `ConfigError` if Hydra or Python's logging would build of these overrides what they should not."""
+    with _configurations(config_dir):
+        for job in _jobs(_parsed(arguments)):
+            _compose(config_name, job)
+
+
+def allowed_targets(arguments: Sequence[str]) -> list[str]:
+    """What the command line, and nothing else, adds to what a configuration may build."""
+    found: list[str] = []
+    for override in _parsed(arguments):
+        if override.key_or_group == "allowed_targets":
+            value = None if override.is_sweep_override() else override.value()
+            if not isinstance(value, list):
+                raise ConfigError(f"{override.input_line}: give a list, such as allowed_targets=[my_package.networks].")
+            found = [str(item) for item in value]
+    return found
+
+
+def _parsed(arguments: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(arguments))
+    except OverrideParseException as error:
+        raise ConfigError(f"{error.override}: overrides look like key=value.") from None
+
+
+@contextmanager
+def _configurations(config_dir: str | None) -> Iterator[None]:
+    """Within this context `compose` finds the library's configurations, and those of a folder."""
+    search = create_config_search_path(f"pkg://{CONFIG_MODULE}")
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise ConfigError(f"--config-dir {config_dir}: there is no such folder.")
+        search.append("command-line", f"file://{Path(config_dir).absolute()}")
+    before = Singleton.get_state()
+    version.setbase("1.3")
+    try:
+        GlobalHydra.instance().clear()
+        Hydra.create_main_hydra2(task_name="check", config_search_path=search)
+        yield
+    finally:
+        Singleton.set_state(before)
 
 
 def _jobs(overrides: list[Override]) -> Iterator[list[str]]:
@@ -72,6 +135,8 @@ def _checked(config_name: str, overrides: list[Override], schema: type) -> DictC
     for override in values:
         _check_key(base, override, groups)
     config = _compose(config_name, lines)
+    if list(config.get("allowed_targets") or []) != allowed_targets(lines):
+        raise ConfigError("allowed_targets: a configuration file extends it; only the command line may.")
     check_config(config, schema)
     return config
 
@@ -115,7 +180,33 @@ def _check_key(base: DictConfig, override: Override, groups: set[str]) -> None:
 
 def _compose(config_name: str, overrides: list[str]) -> DictConfig:
     try:
-        return compose(config_name, overrides)
+        config = compose(config_name, overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         reasons = [str(reason).strip().splitlines()[0] for reason in (error, error.__cause__) if str(reason or "")]
         raise ConfigError("; ".join(dict.fromkeys(reasons))) from None
+    _check_builds("hydra", config.hydra)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def _check_builds(path: str, node: Any) -> None:
+    """Raise for what Hydra's own part of the configuration would have built."""
+    if not isinstance(node, DictConfig | ListConfig):
+        return
+    names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+    for name in names:
+        where = f"{path}.{name}"
+        value: Any
+        try:
+            value = node[name]
+        except OmegaConfBaseException:
+            # Known only when a job runs, as its folder is; what may be built is written out.
+            value = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index]
+        pattern = {"_target_": _HYDRA_BUILDS, "()": _LOGGING_BUILDS, "class": _LOGGING_BUILDS}.get(str(name))
+        bad = pattern is not None and not (isinstance(value, str) and pattern.fullmatch(value))
+        # Logging follows ext:// to any name that can be imported, cfg:// only within the configuration.
+        external = isinstance(value, str) and "ext:" in value and value not in ("ext://sys.stdout", "ext://sys.stderr")
+        if bad or external:
+            raise ConfigError(f"{where}={value}: a configuration may not build this.")
+        _check_builds(where, value)

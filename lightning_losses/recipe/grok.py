@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from lightning_losses.callbacks.grokking_monitor import GrokkingMonitor
 from lightning_losses.callbacks.last_checkpoint import LastCheckpoint
+from lightning_losses.callbacks.metrics_file import MetricsFile, append_metrics
 from lightning_losses.callbacks.monitor import Monitor
 from lightning_losses.callbacks.softmax_collapse import SoftmaxCollapse
 from lightning_losses.data.resident import ResidentData
@@ -28,6 +29,8 @@ from lightning_losses.plots.grokking import Curve, comparison, overlay
 from lightning_losses.plots.style import save_figure
 from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.recipe.gates import Gate
+from lightning_losses.recipe.loggers import log_checkpoints, log_pictures, log_scores, logging_run
+from lightning_losses.recipe.instantiate import instantiate
 
 # More runs than these share one panel.
 _COLUMNS = 4
@@ -66,7 +69,9 @@ def grok(config: DictConfig, folder: Path) -> dict[str, Run]:
     runs: dict[str, Run] = {}
     for name, run in config.runs.items():
         Console().rule(run.label, align="left")
-        runs[str(name)] = _train(str(name), run.label, _settings(config, run), folder)
+        # One run is the whole experiment; of several each has a folder and a logger of its own.
+        place = folder if len(config.runs) == 1 else folder / str(name)
+        runs[str(name)] = _train(str(name), run.label, _settings(config, run), folder, place)
     numbers = {name: run.numbers for name, run in runs.items()}
     verdicts = {str(gate): gate.passes(numbers) for gate in gates}
     _report(config, runs, verdicts, gates, folder / "report", time.perf_counter() - started)
@@ -117,7 +122,28 @@ def _callbacks(config: DictConfig) -> list[Callback]:
     return [callback for callback in made if callback is not None]
 
 
-def _train(name: str, label: str, config: DictConfig, folder: Path) -> Run:
+def _train(name: str, label: str, config: DictConfig, folder: Path, place: Path) -> Run:
+    metrics = place / "metrics.jsonl"
+    with logging_run(config, place, **_naming(config, label)) as logger:
+        run = _fit(name, label, config, folder, logger, metrics)
+        scores = {
+            f"test/{run.measure}": run.numbers[f"final test {run.measure}"],
+            **{f"grokking/{event}": run.numbers[event] for event in ("memorised", "generalised", "delay")},
+        }
+        log_scores(logger, scores)
+        log_pictures(logger, sorted((folder / "report" / name).glob("*.png")))
+        log_checkpoints(logger, folder / "checkpoints" / name, name, scores)
+    # Last: who watches the run knows by it that the run is done.
+    append_metrics(metrics, {**scores, "finished": True})
+    return run
+
+
+def _naming(config: DictConfig, label: str) -> dict[str, str]:
+    """What W&B calls one of several runs."""
+    return {"name": label, "group": str(config.title)} if len(config.runs) > 1 else {}
+
+
+def _fit(name: str, label: str, config: DictConfig, folder: Path, logger: Logger | None, metrics: Path) -> Run:
     data, module = _build(config)
     callbacks = _callbacks(config)
     for callback in callbacks:
@@ -129,9 +155,9 @@ def _train(name: str, label: str, config: DictConfig, folder: Path) -> Run:
         trainer: L.Trainer = instantiate(
             config.trainer,
             default_root_dir=checkpoints,
-            logger=False,
+            logger=logger or False,
             plugins=[AtomicCheckpoints()],
-            callbacks=[*callbacks, LastCheckpoint(checkpoints)],
+            callbacks=[*callbacks, LastCheckpoint(checkpoints), MetricsFile(metrics)],
         )
         started = time.perf_counter()
         resumed = config.resume is not None and last.is_file()

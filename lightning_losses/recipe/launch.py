@@ -1,12 +1,18 @@
 """Starts a recipe from a command line: overrides checked first, errors as one message, interruptions resumable."""
 
+import errno
 import functools
 import logging
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
@@ -19,21 +25,33 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from lightning_losses.recipe.check_config import ConfigError
-from lightning_losses.recipe.check_overrides import CONFIG_MODULE, check_overrides
+from lightning_losses.recipe.check_overrides import CONFIG_MODULE, allowed_targets, check_hydra, check_overrides
+from lightning_losses.recipe.instantiate import allowing
 from lightning_losses.recipe.python_values import plain_overrides
 from lightning_losses.tensors import debug
 
 Task = Callable[[DictConfig, Path], Any]
 # What a user's settings can cause; anything else is a fault of the program and keeps its trace.
 _EXPECTED = (ValueError, HydraException, OmegaConfBaseException, MisconfigurationException, ModuleNotFoundError)
+# What a disk or a folder refuses; any other OSError is a fault of the program.
+_REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: it interrupts a run as Ctrl-C does, and ends in another exit code."""
 
 
 def launch(task: Task, rehearse: Callable[[DictConfig], None], config_name: str, schema: type) -> None:
     """Run a recipe with the overrides of the command line.
 
-    A wrong name or value ends in one message and exit code 2; Ctrl-C in one that tells how to go on, and 130.
-    ``resume=FOLDER`` continues the run of that folder with the overrides it was started with. ``debug=true`` or
-    ``HYDRA_FULL_ERROR=1`` show the stack trace as well.
+    A wrong name or value, a full disk or a folder that can't be written to end in one message and exit code 2; Ctrl-C
+    and SIGTERM in one that tells how to go on, and 130 or 143. ``resume=FOLDER`` continues the run of that folder with
+    the overrides it was started with. ``debug=true`` or ``HYDRA_FULL_ERROR=1`` show the stack trace as well. What a
+    configuration may build is limited (`lightning_losses.recipe.instantiate`); ``allowed_targets=[...]`` on the command
+    line, and nowhere else, adds to it.
 
     Args:
         task: takes the composed configuration and the run's folder.
@@ -46,34 +64,101 @@ def launch(task: Task, rehearse: Callable[[DictConfig], None], config_name: str,
     try:
         sys.argv[1:] = plain_overrides(_resumed(sys.argv[1:]))
         arguments = get_args_parser().parse_args()
+        if arguments.config_path is not None:
+            raise ConfigError(
+                f"--config-path {arguments.config_path}: the recipe's parts are in its own configurations; "
+                "--config-dir adds a folder of yours."
+            )
+        config_name = arguments.config_name or config_name
+        allowed = allowed_targets(arguments.overrides)
         asks = any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info, arguments.shell_completion))
-        own_config = any((arguments.config_name, arguments.config_path, arguments.config_dir))
-        if not asks and not own_config:
-            for config in check_overrides(config_name, arguments.overrides, schema, multirun=arguments.multirun):
-                rehearse(config)
-    except _EXPECTED as error:
-        if "debug=true" in sys.argv or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if asks:
+            check_hydra(config_name, arguments.overrides, config_dir=arguments.config_dir)
+        else:
+            configs = check_overrides(
+                config_name,
+                arguments.overrides,
+                schema,
+                multirun=arguments.multirun,
+                config_dir=arguments.config_dir,
+            )
+            with allowing(allowed), _terminable():
+                for config in configs:
+                    _check_writable(Path(config.get("resume") or config.output).expanduser().absolute())
+                    rehearse(config)
+    except KeyboardInterrupt as error:
+        _tell("Interrupted; nothing was trained yet.")
+        sys.exit(_code(error))
+    except (*_EXPECTED, OSError) as error:
+        if "debug=true" in sys.argv or os.environ.get("HYDRA_FULL_ERROR") == "1" or not _expected(error):
             raise
         _fail(error)
-    hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name, version_base="1.3")(_guarded(task))()
+    run = hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name, version_base="1.3")
+    run(_guarded(task, allowed))()
 
 
-def _guarded(task: Task) -> Callable[[DictConfig], Any]:
+def _guarded(task: Task, allowed: Sequence[str] = ()) -> Callable[[DictConfig], Any]:
     @functools.wraps(task)
     def guarded(config: DictConfig) -> Any:
         folder = Path(HydraConfig.get().runtime.output_dir)
+        go_on = f"{program()} resume={shlex.quote(_relative(folder))}"
+        if allowed:
+            # Not read from the run's folder, which may have come from elsewhere.
+            go_on += " " + shlex.quote(f"allowed_targets=[{','.join(allowed)}]")
         try:
-            with debug(bool(config.debug)):
+            with debug(bool(config.debug)), allowing(allowed), _terminable():
                 return task(config, folder)
-        except KeyboardInterrupt:
-            _tell(f"Interrupted. Continue this run by\n  {program()} resume={shlex.quote(_relative(folder))}")
-            sys.exit(130)
-        except _EXPECTED as error:
-            if config.debug or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        except KeyboardInterrupt as error:
+            _tell(f"Interrupted. Continue this run by\n  {go_on}")
+            sys.exit(_code(error))
+        except (*_EXPECTED, OSError) as error:
+            if config.debug or os.environ.get("HYDRA_FULL_ERROR") == "1" or not _expected(error):
                 raise
-            _fail(error)
+            _fail(error, f"\nWhen that is mended, continue this run by\n  {go_on}" if _refused(error) else "")
 
     return guarded
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within this context SIGTERM interrupts as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def _code(interrupt: KeyboardInterrupt) -> int:
+    return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise ``OSError`` before anything was done if a folder, or the one to make it in, can't be written to."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    try:
+        with tempfile.TemporaryFile(dir=there) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(there)) from None
+
+
+def _refused(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _REFUSALS
+
+
+def _expected(error: BaseException) -> bool:
+    return not isinstance(error, OSError) or _refused(error)
 
 
 def program() -> str:
@@ -102,19 +187,23 @@ def _resumed(arguments: list[str]) -> list[str]:
         )
     if {"-m", "--multirun"} & set(arguments):
         raise ConfigError(f"{given[-1]}: one run is resumed at a time; leave out -m (--multirun).")
-    before = [str(line) for line in OmegaConf.load(saved) if not str(line).startswith("resume=")]
+    # What a run may build is said anew, since a folder may have come from elsewhere.
+    left_out = ("resume=", "allowed_targets=")
+    before = [str(line) for line in OmegaConf.load(saved) if not str(line).startswith(left_out)]
     rest = [argument for argument in arguments if not argument.startswith("resume=")]
     return [*before, *rest, f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
 
 
-def _fail(error: BaseException) -> NoReturn:
-    hint = "" if isinstance(error, ConfigError) else "\n(debug=true shows where it was raised.)"
-    _tell(f"Error: {_message(error)}{hint}")
+def _fail(error: BaseException, advice: str = "") -> NoReturn:
+    hint = "" if isinstance(error, ConfigError) or _refused(error) else "\n(debug=true shows where it was raised.)"
+    _tell(f"Error: {_message(error)}{hint}{advice}")
     sys.exit(2)
 
 
 def _message(error: BaseException) -> str:
     where = ""
+    if isinstance(error, OSError) and _refused(error):
+        return f"{error.filename or 'a file'} can't be written: {error.strerror}."
     if isinstance(error, InstantiationException):
         where = str(error).rpartition("full_key: ")[2].strip() + ": " if "full_key: " in str(error) else ""
         while error.__cause__ is not None:

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lightning_losses.metrics.bins import bin_sums, binned, confidences, width_bins
+from lightning_losses.recipe.instantiate import instantiate
 from lightning_losses.recipe.wandb_run import WandbRun
 from lightning_losses.report import Report
 

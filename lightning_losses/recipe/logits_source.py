@@ -3,30 +3,29 @@
 import csv
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_losses.calibration import image_views
+from lightning_losses.data.image_data import ImageDataset
 from lightning_losses.recipe.evaluation import predict_logits
+from lightning_losses.recipe.instantiate import check_targets, instantiate
 from lightning_losses.teacher import checkpoint_teacher
 from lightning_losses.tensors import check_number
 
-# What a saved run's settings may build: this library's parts, and what its configurations name.
-_TRUSTED = ("lightning_losses.", "timm.", "torch.nn.", "torchvision.models.")
-
 
 class Labelled(NamedTuple):
-    """Logits and the classes that came true."""
+    """Logits, [samples, C] or with those of each sample's views [samples, 1 + V, C], and the classes that came true."""
 
-    logits: Float[Tensor, "samples classes"]
+    logits: Float[Tensor, "samples *views classes"]
     target: Int[Tensor, " samples"]
 
 
@@ -43,7 +42,8 @@ def read_logits(path: Path) -> Labelled:
 
     Args:
         path: ``.npz`` or ``.safetensors`` with arrays "logits" [N, C] and "target" [N]; or ``.csv``, a row a sample,
-            whose class is in the column named "target" or, without a header, in the last one.
+            whose class is in the column named "target" or, without a header, in the last one. Logits [N, 1 + V, C] are
+            those of each sample and of its V transformed views, for a calibrator that takes them.
 
     Raises:
         ValueError: no such file, another kind of file, arrays that are missing or do not fit.
@@ -64,10 +64,10 @@ def read_logits(path: Path) -> Labelled:
     if missing := {"logits", "target"} - set(arrays):
         raise ValueError(f"calibrate: {path} has no {' and no '.join(sorted(missing))}; it has {sorted(arrays)}.")
     logits, target = torch.as_tensor(arrays["logits"]), torch.as_tensor(arrays["target"])
-    if logits.ndim != 2 or target.shape != logits.shape[:1] or not logits.is_floating_point():
+    if logits.ndim not in (2, 3) or target.shape != logits.shape[:1] or not logits.is_floating_point():
         raise ValueError(
             f"calibrate: {path} holds logits {list(logits.shape)} of {logits.dtype} and a target "
-            f"{list(target.shape)}; give floating-point [N, C] and [N]."
+            f"{list(target.shape)}; give floating-point [N, C] (or, with views, [N, 1 + V, C]) and [N]."
         )
     whole = target.long()
     if not torch.equal(whole.to(target.dtype), target):
@@ -90,37 +90,42 @@ def file_split(path: Path, test: Path | None, *, fit_fraction: float, seed: int)
     return Split(parts[0], parts[1], path.stem)
 
 
-def checkpoint_split(path: Path) -> Split:
-    """A trained network's logits of its validation and its test data, by the settings that the run left beside it."""
+def checkpoint_split(path: Path, views: Sequence[str] = ()) -> Split:
+    """A trained network's logits of its validation and its test data, by the settings that the run left beside it.
+
+    With `views` they are those of each image and of its transformed views.
+    """
     identity = path.parent / "identity.json"
     if not path.is_file() or not identity.is_file():
         raise ValueError(
             f"calibrate: {path} is no checkpoint of a run; give RUN/checkpoints/NETWORK/last.ckpt, which "
             "has its settings, identity.json, beside it."
         )
-    settings = json.loads(identity.read_text())
-    _check_targets(identity, settings["data"])
-    _check_targets(identity, settings["module"]["network"])
+    settings = _settings(identity)
     data = instantiate(settings["data"])
     data.prepare_data()
     data.setup()
     network = checkpoint_teacher(path, instantiate(settings["module"]["network"]))
-    fit, test = (Labelled(predict_logits(network, part), part.target) for part in (data.val, data.test))
+    fit, test = (Labelled(_predicted(network, part, views), part.target) for part in (data.val, data.test))
     return Split(fit, test, f"{path.parent.name} on {data.name}")
 
 
-def _check_targets(path: Path, node: Any) -> None:
-    if isinstance(node, list):
-        for item in node:
-            _check_targets(path, item)
-    if isinstance(node, dict):
-        target = str(node.get("_target_", "lightning_losses."))
-        if not target.startswith(_TRUSTED):
-            raise ValueError(
-                f"calibrate: {path} asks to build {target}; only {', '.join(_TRUSTED)}* are built from a file."
-            )
-        for item in node.values():
-            _check_targets(path, item)
+def _predicted(network: nn.Module, part: ImageDataset, views: Sequence[str]) -> Tensor:
+    logits = predict_logits(network, part)
+    if not views:
+        return logits
+    others = (ImageDataset(view, part.target) for view in image_views(part.inputs, views))
+    return torch.stack([logits, *(predict_logits(network, other) for other in others)], dim=-2)
+
+
+def _settings(identity: Path) -> dict[str, Any]:
+    """What the run left beside its checkpoint; only what a configuration may build is built of it."""
+    try:
+        settings: dict[str, Any] = json.loads(identity.read_text())
+        check_targets({"data": settings["data"], "network": settings["module"]["network"]})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"calibrate: {identity} is not what a run leaves beside its checkpoint: {error}") from None
+    return settings
 
 
 def _read_npz(path: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
@@ -22,8 +21,10 @@ from torch import nn
 import lightning_losses
 from lightning_losses.callbacks import EpochSeed, History, LastCheckpoint, MetricsFile, Progress
 from lightning_losses.data import ImageData
-from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints
+from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints, replacing
+from lightning_losses.recipe.instantiate import instantiate
 from lightning_losses.recipe.kept_networks import KeptNetworks, file_digest
+from lightning_losses.recipe.sources import source_digest, targets
 from lightning_losses.teacher import checkpoint_teacher
 
 Weights = Literal["last", "best"]
@@ -129,9 +130,16 @@ class Training:
             "versions": {
                 "lightning_losses": lightning_losses.__version__,
                 "torch": torch.__version__,
-                "source": source_digest(),
+                "source": self.source,
             },
         }
+
+    @property
+    def source(self) -> str:
+        """A hash of the code that decides what training makes: a network of other code is another network."""
+        parts = (self.module, self.data, self.trainer, self.scheduler, self.callbacks)
+        plain = [OmegaConf.to_container(part, resolve=True) for part in parts if part is not None]
+        return source_digest([*targets(plain), __name__])
 
     def build(self, teacher: nn.Module | None = None) -> L.LightningModule:
         """The LightningModule before training, the same for the same seed."""
@@ -167,13 +175,19 @@ class Training:
             return
         teacher = None if self.teacher is None else self.teacher.build().get_submodule("network")
         module = self.build(teacher)
-        dataset = self.datamodule.train
-        batch = dataset.__getitems__(list(range(min(len(dataset), self.datamodule.batch_size, 8))))
-        step: Any = module.training_step({**batch, "step": 0, "progress": 0.0, "epoch_progress": 0.0}, 0)
-        step["loss"].backward()
+        self.loss(module, rows=8).backward()
         module.configure_optimizers()
         with _quiet():
             instantiate(self.trainer, _convert_="all", logger=False, enable_checkpointing=False)
+
+    def loss(self, module: L.LightningModule, rows: int | None = None) -> torch.Tensor:
+        """The training loss of the first batch, or of its first rows, as at the start of training."""
+        dataset = self.datamodule.train
+        rows = min(len(dataset), self.datamodule.batch_size, rows or len(dataset))
+        batch = {name: tensor.to(module.device) for name, tensor in dataset.__getitems__(list(range(rows))).items()}
+        step: Any = module.training_step({**batch, "step": 0, "progress": 0.0, "epoch_progress": 0.0}, 0)
+        loss: torch.Tensor = step["loss"]
+        return loss
 
     def run(
         self,
@@ -250,8 +264,8 @@ class Training:
 
     def _claim(self, path: Path, resume: bool) -> None:
         if not resume:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.identity, indent=1, sort_keys=True))
+            with replacing(path) as stream:
+                stream.write(json.dumps(self.identity, indent=1, sort_keys=True).encode())
             return
         before = json.loads(path.read_text())
         if differing := sorted(_differences(before, self.identity)):
@@ -259,15 +273,6 @@ class Training:
                 f"resume: the {self.name} in {path.parent} was begun with other settings "
                 f"({', '.join(differing)}); resume with the settings of that run, or start a new one."
             )
-
-
-@functools.cache
-def source_digest() -> str:
-    """A hash of the code that decides what training makes: a network of other code is another network."""
-    root = Path(lightning_losses.__file__).parent
-    parts = ("callbacks", "data", "kernels", "losses", "mixins", "modules", "networks", "optim", "transport")
-    files = [*root.glob("*.py"), *(file for part in parts for file in (root / part).rglob("*.py"))]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:16]
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[str]:

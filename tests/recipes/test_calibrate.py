@@ -83,6 +83,7 @@ def test_it_leaves_a_calibrator_a_table_and_pictures(tmp_path, labelled):
         "isotonic",
         "isotonic_multiclass",
         "histogram",
+        "bayesian_binning",
     ],
 )
 def test_every_calibrator_can_be_chosen(tmp_path, labelled, name):
@@ -151,10 +152,35 @@ def test_a_checkpoint_of_the_train_recipe_is_calibrated(tmp_path, run):
     torch.testing.assert_close(found.split.test.logits, report.evaluations[-1].logits)
 
 
+def test_a_checkpoints_views_are_predicted_for_the_calibrator_that_takes_them(tmp_path, run):
+    report = run()
+    checkpoint = run.folder / "checkpoints" / "student" / "last.ckpt"
+    found = calibrated(
+        tmp_path / "calibrated", f"checkpoint={checkpoint}", "calibrator=correctness_aware", "calibrator.views=[blur]"
+    )
+    assert found.split.test.logits.shape[1] == 2
+    torch.testing.assert_close(found.split.test.logits[:, 0], report.evaluations[-1].logits)
+    assert found.after.values["accuracy"] == found.before.values["accuracy"]
+    assert Calibrator.load(tmp_path / "calibrated" / "calibrator.safetensors").views == ("blur",)
+
+
+def test_logits_of_views_come_from_a_file(tmp_path, labelled):
+    logits = labelled[0]
+    view = torch.where(torch.rand(300, 1) < 0.5, logits, logits.flip(-1))
+    path = written(tmp_path, "npz", torch.stack([logits, view], dim=1), labelled[1])
+    choice = ["calibrator=correctness_aware", "calibrator.views=[rotate]", f"logits={path}"]
+    found = calibrated(tmp_path / "run", *choice)
+    assert found.after.values["brier"] < found.before.values["brier"]
+    with pytest.raises(ValueError, match=r"give \[N, 3, C\]"):
+        calibrated(tmp_path / "other", *choice, "calibrator.views=[rotate,blur]")
+    with pytest.raises(ValueError, match="shape"):
+        calibrated(tmp_path / "plain", f"logits={path}")
+
+
 def test_settings_that_build_something_else_are_refused(tmp_path):
     (tmp_path / "last.ckpt").write_bytes(b"")
     (tmp_path / "identity.json").write_text(json.dumps({"data": {"_target_": "os.system"}, "module": {"network": {}}}))
-    with pytest.raises(ValueError, match=r"asks to build os\.system"):
+    with pytest.raises(ValueError, match=r"data\._target_=os\.system: a configuration may not build this"):
         checkpoint_split(tmp_path / "last.ckpt")
 
 
