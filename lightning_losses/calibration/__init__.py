@@ -1,6 +1,7 @@
 """Post-hoc calibrators: modules with `fit(logits, target)` and `forward(logits)`."""
 
 from lightning_losses.calibration.base import Calibrator
+from lightning_losses.calibration.bayesian_binning import BayesianBinning
 from lightning_losses.calibration.beta_calibration import BetaCalibration
 from lightning_losses.calibration.calibrated_model import CalibratedModel
 from lightning_losses.calibration.correctness_aware_calibrator import CorrectnessAwareCalibrator
@@ -16,6 +17,7 @@ from lightning_losses.calibration.temperature_scaling import TemperatureScaling
 from lightning_losses.calibration.vector_scaling import VectorScaling
 
 __all__ = [
+    "BayesianBinning",
     "BetaCalibration",
     "CalibratedModel",
     "Calibrator",

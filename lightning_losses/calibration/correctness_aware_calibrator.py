@@ -137,7 +137,7 @@ class CorrectnessAwareCalibrator(Calibrator):
             # At a bound only the way back counts: a clamp's own gradient would hold there what once went too far.
             stuck = torch.where(gradient < 0, raw >= self.maximum, raw <= self.minimum)
             optimizer.zero_grad()
-            raw.backward(gradient.masked_fill(stuck, 0.0))
+            torch.autograd.backward(raw, gradient.masked_fill(stuck, 0.0))
             optimizer.step()
             schedule.step()
         return dict(zip(self.learned, parameters, strict=True))

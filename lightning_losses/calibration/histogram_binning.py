@@ -75,6 +75,13 @@ class HistogramBinning(OneVsRest):
         return {"edges": edges, "values": torch.where(count > 0, total / count.clamp(min=1), centre)}
 
     def _map(self, scores: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
-        rows = scores.reshape(-1, scores.shape[-1]).T.contiguous()
-        index = torch.searchsorted(self.edges.to(scores.dtype), rows)
-        return self.values.to(scores.dtype).gather(-1, index).T.reshape(scores.shape)
+        return step_function(scores, self.edges, self.values)
+
+
+def step_function(
+    scores: Float[Tensor, "*rows classes"], edges: Float[Tensor, "classes edges"], values: Float[Tensor, "classes bins"]
+) -> Float[Tensor, "*rows classes"]:
+    """Each class's value of the bin that its score is in, closed above: ``(edge_{b - 1}, edge_b]``."""
+    rows = scores.reshape(-1, scores.shape[-1]).T.contiguous()
+    index = torch.searchsorted(edges.to(scores.dtype), rows)
+    return values.to(scores.dtype).gather(-1, index).T.reshape(scores.shape)

@@ -20,6 +20,7 @@ CALIBRATORS = {
     "isotonic": lambda: C.IsotonicRegression(),
     "isotonic_multiclass": lambda: C.IsotonicMulticlass(),
     "histogram": lambda: C.HistogramBinning(),
+    "bayesian_binning": lambda: C.BayesianBinning(),
     "histogram_mass": lambda: C.HistogramBinning(num_bins=8, binning="mass"),
 }
 BINARY = [name for name, make in CALIBRATORS.items() if make().takes_binary]

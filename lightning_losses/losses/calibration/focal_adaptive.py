@@ -1,5 +1,6 @@
 """Sample-dependent focal loss (FLSD-53): a larger exponent where the target is improbable."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -52,7 +53,8 @@ class FocalAdaptive(Loss):
         ValueError: shapes or dtypes that do not fit; a target of probabilities; exponents or a threshold out of range.
 
     Source:
-        Mukhoti et al., 2020, "Calibrating Deep Neural Networks using Focal Loss", arXiv:2002.09437 (FLSD-53).
+        Mukhoti et al., 2020, "Calibrating Deep Neural Networks using Focal Loss", arXiv:2002.09437 (FLSD-53). Their
+        rule for other exponents is `gamma_that_balances`.
 
     Example:
         >>> round(FocalAdaptive()(torch.zeros(1, 2), torch.tensor([0])).item(), 4)
@@ -86,6 +88,48 @@ class FocalAdaptive(Loss):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
         )
+
+
+def gamma_that_balances(probability: float) -> float:
+    """The exponent at which focal loss pulls a target of this probability as hard as cross-entropy does.
+
+    The gradient of focal loss is that of cross-entropy times ``g = (1 - p)^γ - γ p (1 - p)^(γ - 1) log p``, which is
+    above 1 for smaller p: ``g(p, γ) = 1`` for the γ above 0 that is returned.
+
+    Args:
+        probability: p, above 0 and below 1/2; from 1/2 on every exponent above 0 makes the gradient smaller.
+
+    Raises:
+        ValueError: a probability out of range.
+
+    Source:
+        Mukhoti et al., 2020, arXiv:2002.09437, where it is written with Lambert's W; here it is the root itself, found
+        by halving.
+
+    Example:
+        >>> round(gamma_that_balances(0.2), 2), round(gamma_that_balances(0.25), 2)
+        (4.86, 3.13)
+    """
+    check_number("gamma_that_balances", "probability", probability, above=0)
+    rise = -probability * math.log(probability) / (1 - probability) if probability < 1 else 0.0
+    fall = -math.log1p(-probability) if probability < 1 else math.inf
+    if rise <= fall:
+        raise ValueError(f"gamma_that_balances: probability={probability!r} came; give one above 0 and below 1/2.")
+
+    def log_factor(gamma: float) -> float:
+        return math.log1p(rise * gamma) - fall * gamma
+
+    # The factor rises from 1 at 0 to its largest value at `low`, and falls from there.
+    low = 1 / fall - 1 / rise
+    high = 2 * low
+    while log_factor(high) > 0:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if log_factor(middle) > 0 else (low, middle)
+    return low
 
 
 def _check(loss: str, gammas: Sequence[float], threshold: float) -> tuple[float, float]:

@@ -1,7 +1,12 @@
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
+from scipy.special import lambertw
 
 from lightning_losses.losses import FocalAdaptive, focal_adaptive_loss, focal_loss
+from lightning_losses.losses.calibration.focal_adaptive import gamma_that_balances
 from tests.losses.calibration.cases import sample
 
 
@@ -29,3 +34,28 @@ def test_on_the_threshold_the_second_exponent_holds():
 def test_bad_options_are_refused(options):
     with pytest.raises(ValueError, match=f"focal_adaptive: {next(iter(options))}="):
         FocalAdaptive(**options)
+
+
+@pytest.mark.parametrize("probability", [1e-6, 0.01, 0.1, 0.2, 0.25, 0.4, 0.49])
+def test_the_exponent_that_balances_gives_cross_entropys_gradient(probability):
+    gamma = gamma_that_balances(probability)
+    p = torch.tensor([probability], dtype=torch.float64)
+    logits = torch.stack([p.log(), (1 - p).log()], -1).requires_grad_()
+    target = torch.tensor([0])
+    (focal,) = torch.autograd.grad(focal_loss(logits, target, gamma=gamma), logits)
+    (plain,) = torch.autograd.grad(F.cross_entropy(logits, target), logits)
+    torch.testing.assert_close(focal, plain, rtol=1e-7, atol=0)
+    assert gamma > 0
+
+
+def test_the_exponent_that_balances_is_that_of_lamberts_function():
+    p = 0.2
+    power = (1 - p) / (p * math.log(p))
+    other = power + lambertw(-((1 - p) ** (1 - power)) * math.log(1 - p) / (p * math.log(p)), -1).real / math.log(1 - p)
+    assert gamma_that_balances(p) == pytest.approx(other, rel=1e-9)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 0.7, 1.0, float("nan")])
+def test_no_exponent_balances_other_probabilities(probability):
+    with pytest.raises(ValueError, match="gamma_that_balances: probability="):
+        gamma_that_balances(probability)
