@@ -108,7 +108,7 @@ def gamma_that_balances(probability: float) -> float:
 
     Example:
         >>> round(gamma_that_balances(0.2), 2), round(gamma_that_balances(0.25), 2)
-        (4.86, 3.13)
+        (4.85, 3.07)
     """
     check_number("gamma_that_balances", "probability", probability, above=0)
     rise = -probability * math.log(probability) / (1 - probability) if probability < 1 else 0.0
