@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from lightning_losses.losses.base import Loss, forward_inputs
@@ -125,7 +126,9 @@ class Term(nn.Module):
             raise ValueError(f"Term: weight={weight!r} came; give a finite number or a schedule of progress.")
         self.loss = loss
         self.weight = weight
-        takes = forward_inputs(loss.forward if isinstance(loss, nn.Module) else loss)
+        # A module that wraps another loss has the signature of that one.
+        signed = hasattr(loss, "__signature__")
+        takes = forward_inputs(loss.forward if isinstance(loss, nn.Module) and not signed else loss)
         renamed = dict(inputs or {})
         if unknown := sorted(set(renamed) - set(takes)):
             raise ValueError(f"Term: inputs name {unknown}, which {_name(loss)} does not take; it takes {list(takes)}.")
@@ -140,8 +143,11 @@ class Term(nn.Module):
 
     @property
     def batch_coupled(self) -> bool:
-        """Whether the loss must see the batch of all processes."""
-        return bool(getattr(self.loss, "batch_coupled", False))
+        """Whether the loss must see the batch of all processes: by its definition, or by a batch norm that it holds."""
+        if getattr(self.loss, "batch_coupled", False):
+            return True
+        parts = self.loss.modules() if isinstance(self.loss, nn.Module) else ()
+        return any(isinstance(part, _BatchNorm) and not isinstance(part, nn.SyncBatchNorm) for part in parts)
 
     def denominator(self, tensors: Mapping[str, Any]) -> Tensor | None:
         """What the loss's mean divides by on these tensors; None for what is no mean over samples or not ours."""

@@ -1,11 +1,17 @@
-"""Sums over whole tensors, and copies of them, where FSDP2 leaves each process a shard."""
+"""Modules sharded by FSDP2; sums over whole tensors, and whole copies, where it leaves each process a shard."""
 
+import copy
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict_loader import load as load_folder
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from lightning_losses.tensors import full_precision
@@ -22,8 +28,14 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor with all elements, gathered from every shard; each process of its mesh must call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """The tensor with all elements, gathered from every shard; each process of its mesh must call this.
+
+    What is offloaded to the CPU comes back on the mesh's device.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    gathered: Tensor = tensor.to(tensor.device_mesh.device_type).full_tensor()  # type: ignore[attr-defined]
+    return gathered
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
@@ -60,6 +72,120 @@ def whole_dots(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
         dist.all_reduce(part, group=mesh.get_group(dimension))
         dots = dots.index_copy(0, chosen, part)
     return dots
+
+
+def shard_children(
+    module: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, *, reshard: bool | None, offload: bool
+) -> None:
+    """Shard every child that has parameters, by FSDP2: its blocks each by itself, then what is left of the child.
+
+    Args:
+        module: whose children are called as modules, such as the network and the objective of a LightningModule.
+        blocks: parts of them that are gathered one after another.
+        mesh: of one dimension.
+        reshard: whether parameters are freed between forward and backward; None: those of blocks are.
+        offload: whether shards, gradients and optimizer states stay in host memory.
+
+    Raises:
+        ValueError: a parameter of the module itself, which no call of a child would gather; one whose shape isn't
+            known yet.
+    """
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(
+                f"fsdp: the shape of {name} isn't known yet; give the module example_inputs, or the loss its sizes."
+            )
+    for name, _ in module.named_parameters(recurse=False):
+        raise ValueError(
+            f"fsdp: the parameter {name} belongs to {type(module).__name__} itself, where FSDP2 would not gather it; "
+            "put it into a submodule."
+        )
+    policy = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if offload else OffloadPolicy()
+    options = {"mesh": mesh, "reshard_after_forward": reshard, "offload_policy": policy}
+    for block in blocks:
+        fully_shard(block, **options)  # type: ignore[call-overload]
+    for child in module.children():
+        if not isinstance(child, FSDPModule) and next(child.parameters(), None) is not None:
+            fully_shard(child, **options)  # type: ignore[call-overload]
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP2 shards some part of a module."""
+    return any(isinstance(part, FSDPModule) for part in module.modules())
+
+
+def unsharded_copy(module: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers are whole, of the classes that the modules had before FSDP2.
+
+    Each process of the mesh must call this. What is neither module, parameter nor buffer is shared with the original;
+    hooks are kept, but those of FSDP2. A module that isn't sharded is copied in the same way.
+
+    Args:
+        module: in training or in evaluation, between forward passes.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> twin = unsharded_copy(layer)
+        >>> torch.equal(twin.weight, layer.weight), twin.weight is layer.weight
+        (True, False)
+    """
+    copies: dict[int, Any] = {}
+
+    def tensor_copy(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        if id(tensor) not in copies:
+            full = whole(tensor.detach()).clone()
+            copies[id(tensor)] = (
+                nn.Parameter(full, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else full
+            )
+        return copies[id(tensor)]
+
+    def module_copy(part: nn.Module | None) -> nn.Module | None:
+        if part is None:
+            return None
+        if id(part) not in copies:
+            sharded = isinstance(part, FSDPModule)
+            twin: nn.Module = object.__new__(type(part).__mro__[2] if sharded else type(part))
+            copies[id(part)] = twin
+            state = dict(part.__dict__)
+            # A forward pass that was recomputed or compiled is bound to the original.
+            state.pop("forward", None)
+            state["_compiled_call_impl"] = None
+            for name, value in state.items():
+                if name.startswith("_") and "hooks" in name and isinstance(value, dict):
+                    state[name] = copy.copy(value)
+            if sharded:
+                for name in ("_forward_hooks", "_forward_pre_hooks"):
+                    for key, hook in part.__dict__[name].items():
+                        if type(getattr(hook, "__self__", None)).__name__ == "FSDPState":
+                            del state[name][key]
+            twin.__dict__.update(state)
+            twin.__dict__["_parameters"] = {name: tensor_copy(value) for name, value in part._parameters.items()}
+            twin.__dict__["_buffers"] = {name: tensor_copy(value) for name, value in part._buffers.items()}
+            twin.__dict__["_modules"] = {name: module_copy(value) for name, value in part._modules.items()}
+        return copies[id(part)]
+
+    made = module_copy(module)
+    assert made is not None
+    return made
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a sharded module's weights alone from a checkpoint that this run wrote, whole or by shards.
+
+    Args:
+        module: sharded by FSDP2; every process must call this.
+        path: a file, which the first process reads, or a folder of shards, which all read.
+    """
+    if path.is_dir():
+        weights = get_model_state_dict(module)
+        load_folder({"state_dict": weights}, checkpoint_id=path)
+        module.load_state_dict(weights)
+        return
+    first = dist.get_rank() == 0
+    content = torch.load(path, map_location="cpu", weights_only=True)["state_dict"] if first else {}
+    set_model_state_dict(module, content, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
 
 
 def refuse_flat_parameters(who: str, modules: Iterable[nn.Module]) -> None:

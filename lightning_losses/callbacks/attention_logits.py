@@ -71,7 +71,7 @@ class AttentionLogits(ProbeMonitor):
         folder: see `Monitor`.
 
     Raises:
-        ValueError: a network that calls no such attention; sharded parameters.
+        ValueError: a network that calls no such attention.
 
     Source:
         Wortsman et al., 2023, "Small-scale Proxies for Large-scale Transformer Training Instabilities",

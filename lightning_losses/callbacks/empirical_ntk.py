@@ -28,7 +28,7 @@ class EmpiricalNTK(ProbeMonitor):
         folder: see `Monitor`.
 
     Raises:
-        ValueError: numbers below 1; sharded parameters.
+        ValueError: numbers below 1.
 
     Source:
         Kumar, Bordelon, Gershman, Pehlevan, 2023, "Grokking as the Transition from Lazy to Rich Training Dynamics",

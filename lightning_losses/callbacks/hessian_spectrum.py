@@ -37,7 +37,7 @@ class HessianSpectrum(ProbeMonitor):
         folder: see `Monitor`.
 
     Raises:
-        ValueError: numbers below 1; sharded parameters.
+        ValueError: numbers below 1.
 
     Source:
         Yao, Gholami, Keutzer, Mahoney, 2020, "PyHessian", arXiv:1912.07145 (which finds the largest eigenvalue in

@@ -41,7 +41,7 @@ class LinearModeConnectivity(ProbeMonitor):
         lines: the losses along the line of each measurement.
 
     Raises:
-        ValueError: an unknown `since`; numbers out of range; sharded parameters.
+        ValueError: an unknown `since`; numbers out of range.
 
     Source:
         Frankle, Dziugaite, Roy, Carbin, 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis",

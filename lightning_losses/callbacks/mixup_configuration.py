@@ -58,7 +58,7 @@ class MixupConfiguration(ProbeMonitor):
 
     Raises:
         ValueError: not three different classes; a head that is not a linear layer; a probe without mixtures of one
-            class and of two; sharded parameters.
+            class and of two.
 
     Source:
         Fisher, Meng, Papyan, 2024, "Pushing Boundaries: Mixup's Influence on Neural Collapse", arXiv:2402.06171; the

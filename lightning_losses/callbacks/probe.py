@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_losses.callbacks.access import refuse_hidden_gradients
 from lightning_losses.callbacks.monitor import Monitor
 from lightning_losses.distributed import gather_batch, group_rank, world_size
-from lightning_losses.sharding import local_part
+from lightning_losses.sharding import is_sharded, unsharded_copy
 from lightning_losses.tensors import check_number
 
 
@@ -23,7 +23,7 @@ class ProbeMonitor(Monitor):
     first batches of all make one, in the order in which Lightning shares out samples, and every process measures on
     the same rows, those that one process would have had. Batches are mappings with `inputs` and `target`, or (inputs,
     target); the module, called on the inputs, gives the logits. Measuring changes neither modes, gradients, weights
-    nor random states.
+    nor random states. Under FSDP2 each process measures on a copy with whole weights, which it holds meanwhile.
 
     Args:
         samples: how many rows, at least 1; of all processes together.
@@ -42,10 +42,8 @@ class ProbeMonitor(Monitor):
         raise NotImplementedError
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse what shards parameters."""
+        """Refuse what hides parameters."""
         refuse_hidden_gradients(self.name, trainer)
-        if any(local_part(parameter) is not parameter for parameter in pl_module.parameters()):
-            raise ValueError(f"{self.name}: FSDP2 shards the parameters, which a probe needs whole; use DDP.")
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -55,8 +53,9 @@ class ProbeMonitor(Monitor):
             self.probe = first_rows(*inputs_and_target(self.name, batch), self.samples)
         if self.due(trainer.global_step):
             inputs, target = (tensor.to(pl_module.device) for tensor in self.probe)
-            with evaluating(pl_module):
-                self.measure(trainer, pl_module, inputs, target)
+            module = unsharded_copy(pl_module) if is_sharded(pl_module) else pl_module
+            with evaluating(module):
+                self.measure(trainer, module, inputs, target)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         """What was measured, and the probe."""

@@ -120,12 +120,6 @@ def test_processes_share_one_hessian(tmp_path, monkeypatch):
             assert values == pytest.approx(alone[name], rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.distributed
-def test_sharded_parameters_are_refused(tmp_path):
-    with pytest.raises(AssertionError, match="FSDP2 shards"):
-        train(tmp_path, lambda: [HessianSpectrum()], strategy="fsdp2")
-
-
 @pytest.mark.parametrize("wrong", [{"lanczos_steps": 0}, {"trace_probes": 0}, {"samples": 0}, {"every_n_steps": 0}])
 def test_numbers_below_one_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -1,123 +1,275 @@
-"""Every batch-coupled loss gives the gradient of one process with the whole batch, under DDP and under FSDP2.
+"""Every loss gives on several processes the value and the gradients of one with the whole batch.
 
-The losses are found by themselves: one that is added is covered by its class attribute and its configuration.
+The losses are found by walking the package, and fed with the examples that all tests of losses use: a new one is
+covered by being there. One fit has a step for every loss, so that hundreds of cases cost one start of the processes.
 """
 
-from pathlib import Path
-
+import lightning as L
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
-from torch import nn
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
 
-from lightning_losses import KD, CrossEntropy, Objective, Term
+from lightning_losses import CrossEntropy, Objective
+from lightning_losses.distributed import whole_parameter
 from lightning_losses.losses import loss_classes
-from lightning_losses.modules import Distiller
-from tests.distributed.processes import Sharded, one_step
+from lightning_losses.mixins import ObjectiveMixin
+from lightning_losses.strategy import FSDP2Strategy
+from tests.distributed.processes import run_on_processes
+from tests.losses.examples import build, takes, tensors, trained
 
 pytestmark = pytest.mark.distributed
 
-CONFIGURATIONS = Path(__file__).parents[2] / "conf" / "objective"
-COUPLED = sorted({loss.identifier() for loss in loss_classes() if loss.batch_coupled})
+ROWS = 10
+SHARES = {1: [slice(0, 10)], 2: [slice(0, 6), slice(6, 10)], 4: [slice(0, 3), slice(3, 7), slice(7, 8), slice(8, 10)]}
+# On four processes the third has nothing but ignored samples.
+IGNORED = [1, 7]
+
+LOSSES = {loss.identifier(): loss for loss in loss_classes()}
+
+# Losses of sequences, which can't be cut inside of one: how many tokens to make of each row.
+TOKENS = {"span_correlation": 3}
+# Cases beside the defaults: a loss, and other examples for it. The first needs no projector unless the features
+# are of different widths; the second's is another layer where they are vectors.
+FURTHER = {
+    "nd_loss_wider": ("nd_loss", {"features": lambda: torch.randn(ROWS, 6)}),
+    "fitnet_hint_vectors": (
+        "fitnet_hint",
+        {"feature_maps": lambda: torch.randn(ROWS, 5), "teacher_feature_maps": lambda: torch.randn(ROWS, 3)},
+    ),
+}
+CASES = sorted([*LOSSES, *FURTHER])
+# What four processes are tried with: every loss that couples the batch, and means of which one process has no part.
+FEW = sorted([*(name for name, loss in LOSSES.items() if loss.batch_coupled), *FURTHER, "cross_entropy", "kd"])
 
 
-class Student(Sharded, Distiller):
-    """A student that FSDP2 can shard."""
+def loss_of(case):
+    """The class of a case's loss."""
+    return LOSSES[FURTHER[case][0] if case in FURTHER else case]
 
 
-def coupled_terms(identifier: str) -> Objective:
-    configuration = OmegaConf.create(
-        {"data": {"num_classes": 3}, "objective": OmegaConf.load(CONFIGURATIONS / f"{identifier}.yaml")}
-    )
-    objective = instantiate(configuration.objective)
-    terms = {name: term for name, term in objective.terms.items() if term.batch_coupled}
-    assert terms, f"conf/objective/{identifier}.yaml has no batch-coupled term"
-    # DDP waits for a gradient of every parameter, also of the head that losses of features leave out.
-    return Objective({**terms, "every_output": Term(nothing)})
+def example(case):
+    """What a loss takes, in float32, with some targets ignored where it can ignore."""
+    loss = loss_of(case)
+    try:
+        values = tensors(loss, batch=ROWS * TOKENS.get(case, 1))
+    except KeyError as error:
+        raise AssertionError(
+            f"{case} takes a tensor without an example: add it to the glossary in tests/losses/examples.py "
+            f"({error.args[0]})"
+        ) from None
+    if case in TOKENS:
+        values = {name: value.unflatten(0, (ROWS, TOKENS[case])) for name, value in values.items()}
+    if case in FURTHER:
+        torch.manual_seed(5)
+        values |= {name: make() for name, make in FURTHER[case][1].items()}
+    if takes(loss, "ignore_index") and "target" in values and not values["target"].is_floating_point():
+        values["target"][IGNORED] = -100
+    return {name: v.float() if isinstance(v, Tensor) and v.is_floating_point() else v for name, v in values.items()}
 
 
-def nothing(logits: torch.Tensor) -> torch.Tensor:
-    return 0.0 * logits.sum()
+class Outputs(nn.Module):
+    """Makes every tensor that losses train of the same inputs."""
+
+    def __init__(self, names):
+        super().__init__()
+        self.shapes = {}
+        self.trunk = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
+        self.heads = nn.ModuleDict()
+        for name in names:
+            made = {key: value for key, value in trained(example(name)).items() if key != "weights"}
+            self.shapes[name] = {key: value.shape[1:] for key, value in made.items()}
+            for key, shape in self.shapes[name].items():
+                self.heads[f"{name}/{key}"] = nn.Linear(8, shape.numel())
+
+    def forward(self, inputs, name):
+        hidden = self.trunk(inputs)
+        return {
+            key: 2 * self.heads[f"{name}/{key}"](hidden).unflatten(1, shape or (1,)).reshape(-1, *shape)
+            for key, shape in self.shapes[name].items()
+        }
 
 
-def student(objective: Objective) -> Student:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
-    return Student(
-        nn.Sequential(nn.Linear(4, 3)),
-        teacher_layer="0",
-        network=network,
-        objective=objective,
-        num_classes=3,
-        optimizer=lambda parameters: torch.optim.SGD(parameters, 0.1),
-        feature_layer="1",
-        example_inputs=torch.zeros(2, 4),
-    )
+class EveryLoss(ObjectiveMixin, L.LightningModule):
+    """Trains one network by another loss at each step."""
+
+    def __init__(self, names, gather_batches=True):
+        super().__init__()
+        torch.manual_seed(5)
+        self.gather_batches = gather_batches
+        self.network = Outputs(names)
+        for name in names:
+            options = {"dropout": 0.0} if takes(loss_of(name), "dropout") else {}
+            objective = Objective({name: build(loss_of(name), **options).float()})
+            objective.materialize(**example(name))
+            self.add_module(f"objective_{name}", objective)
+
+    def training_step(self, batch, batch_idx):
+        name, given = batch["name"], dict(batch["given"])
+        made = self.network(batch["inputs"], name)
+        if "weights" in given:
+            # Not of samples: parameters, the same on every process.
+            given["weights"] = {"layer": whole_parameter(self.network.trunk[0].weight)}
+        value = self.evaluate_objective(getattr(self, f"objective_{name}"), f"train/{name}", {**given, **made})
+        return {"loss": value}
+
+    def configure_optimizers(self):
+        # Every step has the same weights.
+        return torch.optim.SGD(self.parameters(), 0.0)
 
 
-def sinkd() -> Student:
-    return student(coupled_terms("sinkd"))
+class Recorder(L.Callback):
+    """Keeps the values and whole gradients of every step, and writes them on the first process."""
+
+    def __init__(self, path):
+        self.path = path
+        self.found = {}
+
+    def on_after_backward(self, trainer, module):
+        whole = {name: p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
+                 for name, p in module.named_parameters() if p.grad is not None}  # fmt: skip
+        self.gradients = {name: gradient.clone() for name, gradient in whole.items() if bool((gradient != 0).any())}
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        value = trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean")
+        self.found[batch["name"]] = {"loss": value, "gradients": self.gradients}
+
+    def on_train_end(self, trainer, module):
+        if trainer.global_rank == 0:
+            torch.save(self.found, self.path)
 
 
-def batch(rows: slice) -> dict[str, torch.Tensor]:
-    inputs = torch.randn(10, 4, generator=torch.Generator().manual_seed(1))
-    return {"inputs": 2 * inputs[rows], "target": (torch.arange(10) % 3)[rows], "index": torch.arange(10)[rows]}
+class Shares(L.LightningDataModule):
+    """One batch for every loss, or two with `twice`, of which each process has its rows."""
+
+    def __init__(self, names, twice):
+        super().__init__()
+        self.names = names
+        self.twice = twice
+
+    def train_dataloader(self):
+        rows = SHARES[self.trainer.world_size][self.trainer.global_rank]
+        inputs = torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(1))
+        batches = []
+        for name in self.names:
+            values = example(name)
+            given = {key: value for key, value in values.items() if key not in trained(values) or key == "weights"}
+            for order in (range(ROWS), reversed(range(ROWS)))[: 2 if self.twice else 1]:
+                own = torch.tensor(list(order))[rows]
+                chosen = {
+                    key: value[own] if isinstance(value, Tensor) and value.ndim and len(value) == ROWS else value
+                    for key, value in given.items()
+                }
+                batches.append({"name": name, "inputs": inputs[own], "given": chosen})
+        return torch.utils.data.DataLoader(batches, batch_size=None)
 
 
-def assert_equal(several, one):
-    # Float32 rounding of sums in another order; a wrong factor of the world size would be off by 100%.
-    torch.testing.assert_close(several["loss"], one["loss"], rtol=1e-5, atol=1e-7)
-    assert several["gradients"].keys() == one["gradients"].keys()
-    for name, gradient in one["gradients"].items():
-        torch.testing.assert_close(several["gradients"][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+def fit(path, names, processes=1, strategy="ddp", precision="32-true", twice=False, gather_batches=True):
+    """One step for each loss; its value and gradients."""
+
+    def train():
+        options = {}
+        if processes > 1 and strategy == "ddp":
+            # A step leaves the other losses' heads without gradients.
+            options["strategy"] = DDPStrategy(
+                start_method="popen", process_group_backend="gloo", find_unused_parameters=True
+            )
+        elif processes > 1:
+            options["strategy"] = FSDP2Strategy(process_group_backend="gloo", blocks=["Linear"])
+        trainer = L.Trainer(
+            accelerator="cpu", devices=processes, max_epochs=1, logger=False, enable_progress_bar=False,
+            enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False, precision=precision,
+            accumulate_grad_batches=2 if twice else 1, callbacks=[Recorder(path)], default_root_dir=path.parent,
+            limit_val_batches=0, **options,
+        )  # fmt: skip
+        trainer.fit(EveryLoss(names, gather_batches), Shares(names, twice))
+
+    if processes == 1:
+        train()
+    else:
+        run_on_processes(train, processes)
+    return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize("identifier", COUPLED)
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Fits by their settings, each done once."""
+    found = {}
+
+    def get(few=False, **settings):
+        key = (few, *sorted(settings.items()))
+        if key not in found:
+            names = FEW if few else CASES
+            found[key] = fit(tmp_path_factory.mktemp("fit") / "found.pt", names, **settings)
+        return found[key]
+
+    return get
+
+
+def differences(several, one, relative, absolute):
+    """The names of the tensors that differ by more: relatively, or beside the largest of the gradients."""
+    largest = max(float(gradient.norm()) for gradient in one["gradients"].values())
+    absolute *= max(largest, 0.1)
+    pairs = {"loss": (several["loss"], one["loss"])}
+    for name in several["gradients"].keys() | one["gradients"].keys():
+        missing = torch.zeros_like((several["gradients"] | one["gradients"])[name])
+        pairs[name] = several["gradients"].get(name, missing), one["gradients"].get(name, missing)
+    return {
+        name: (float((a - b).norm()), float(b.norm()))
+        for name, (a, b) in pairs.items()
+        if float((a - b).norm()) > absolute + relative * float(b.norm())
+    }
+
+
+# Of sums in float32 in another order, whose terms may cancel; a wrong factor would be off by 100%.
+ROUNDING = 1e-5
+WAYS = {
+    "ddp": {"processes": 2, "strategy": "ddp"},
+    "fsdp2": {"processes": 2, "strategy": "fsdp2"},
+    "four": {"processes": 4, "strategy": "ddp", "few": True},
+}
+
+
+@pytest.mark.parametrize(("name", "way"), [(n, way) for way in WAYS for n in (FEW if way == "four" else CASES)])
+def test_several_processes_equal_one(name, way, results):
+    one, several = results(few=way == "four")[name], results(**WAYS[way])[name]
+    assert differences(several, one, 1e-4, ROUNDING) == {}
+    assert any(float(gradient.norm()) > 1e-5 for gradient in one["gradients"].values())
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_processes_equal_one(identifier, strategy, tmp_path):
-    one = one_step(lambda: student(coupled_terms(identifier)), [[batch(slice(0, 10))]], tmp_path)
-    assert any(gradient.abs().max() > 1e-5 for gradient in one["gradients"].values())
-    shards = [[batch(slice(0, 6))], [batch(slice(6, 10))]]
-    assert_equal(one_step(lambda: student(coupled_terms(identifier)), shards, tmp_path, strategy), one)
+def test_accumulated_batches_equal_on_one_and_on_two_processes(strategy, results):
+    one, two = results(twice=True), results(processes=2, strategy=strategy, twice=True)
+    wrong = {name: differences(two[name], one[name], 1e-4, ROUNDING) for name in CASES}
+    assert {name: found for name, found in wrong.items() if found} == {}
+    # The two batches of a step are cut in different places: their gradients are no multiple of one batch's.
+    once = results()
+    assert differences(one["sinkd"], once["sinkd"], 1e-3, ROUNDING)
 
 
-def test_sinkd_on_four_processes_equals_one(tmp_path):
-    one = one_step(sinkd, [[batch(slice(0, 10))]], tmp_path)
-    shards = [[batch(slice(*rows))] for rows in [(0, 3), (3, 6), (6, 8), (8, 10)]]
-    assert_equal(one_step(sinkd, shards, tmp_path), one)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_mixed_precision_equals_on_one_and_on_two_processes(strategy, results):
+    one = results(precision="bf16-mixed")
+    two = results(processes=2, strategy=strategy, precision="bf16-mixed")
+    # Each process rounds its sums over rows to bfloat16's 8 bits: some parts in 256 of what was added up, which may be
+    # larger than the sum, as the largest gradient is beside a bias whose gradient cancels.
+    wrong = {name: differences(two[name], one[name], 0.03, 0.01) for name in CASES}
+    assert {name: found for name, found in wrong.items() if found} == {}
 
 
-def test_local_batches_differ(tmp_path):
-    """Without the gather the loss is another one: the tests above can fail."""
-
-    def local() -> Student:
-        module = sinkd()
-        module.gather_batches = False
-        return module
-
-    one = one_step(local, [[batch(slice(0, 10))]], tmp_path)
-    two = one_step(local, [[batch(slice(0, 6))], [batch(slice(6, 10))]], tmp_path)
-    with pytest.raises(AssertionError):
-        assert_equal(two, one)
+def test_local_batches_differ(results):
+    """Without the gather and the weights of means the losses are others: the tests above can fail."""
+    one, local = results(), results(processes=2, gather_batches=False)
+    same = {name for name in CASES if differences(local[name], one[name], 1e-3, 1e-5) == {}}
+    # Parameters are no samples: each process has all of them.
+    assert same == {"wdr_loss"}
 
 
-def test_accumulated_batches_equal_on_one_and_on_two_processes(tmp_path):
-    one = one_step(sinkd, [[batch(slice(0, 6)), batch(slice(4, 10))]], tmp_path, accumulate=2)
-    shards = [[batch(slice(0, 3)), batch(slice(4, 7))], [batch(slice(3, 6)), batch(slice(7, 10))]]
-    two = one_step(sinkd, shards, tmp_path, accumulate=2)
-    for name, gradient in one["gradients"].items():
-        torch.testing.assert_close(two["gradients"][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+def test_a_loss_without_an_example_says_what_to_add(monkeypatch):
+    class Novel(CrossEntropy):
+        def forward(self, logits, moods):
+            return super().forward(logits, moods)
 
-
-def test_means_over_unequal_numbers_of_kept_samples_equal_one_process(tmp_path):
-    def ignoring() -> Student:
-        return student(
-            Objective({"ce": CrossEntropy(), "weighted": CrossEntropy(class_weight=[1.0, 2.0, 5.0]), "kd": KD(2.0)})
-        )
-
-    whole = batch(slice(0, 10))
-    whole["target"][[0, 1, 2, 7]] = -100
-    one = one_step(ignoring, [[whole]], tmp_path)
-    shards = [[{name: tensor[rows] for name, tensor in whole.items()}] for rows in (slice(0, 4), slice(4, 10))]
-    assert_equal(one_step(ignoring, shards, tmp_path), one)
+    monkeypatch.setitem(LOSSES, "novel", Novel)
+    with pytest.raises(AssertionError, match="novel takes a tensor without an example: add it to the glossary"):
+        example("novel")

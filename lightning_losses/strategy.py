@@ -1,0 +1,117 @@
+"""Lightning's strategy for FSDP2, for modules that don't shard themselves."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+
+from lightning_losses.blocks import blocks_of
+from lightning_losses.sharding import is_sharded, shard_children
+from lightning_losses.tensors import check_choice
+
+TeacherPlacement = Literal["replicated", "sharded"]
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Lightning's `ModelParallelStrategy`, which leaves sharding to the module, with the sharding done here.
+
+    Every child of the LightningModule that has parameters (the network, an objective whose losses learn, a peer) is
+    sharded over all processes, and the blocks of each child are gathered one after another. It happens right after
+    the module's `configure_model`; a module that has sharded some part there is left as it is. Everything else,
+    checkpoints included, is Lightning's. FSDP1 is not supported: its flat parameters hide the tensors' bounds from
+    callbacks, and Lightning resumes its full checkpoints inexactly.
+
+    Args:
+        blocks: class names of the parts that are gathered one after another; None: the large members of lists and
+            sequences, see `blocks_of`.
+        min_parameters: of a part that is found by its size.
+        reshard_after_forward: whether blocks are freed between forward and backward; None: all but the last gathered.
+        cpu_offload: whether shards, gradients and optimizer states stay in host memory. On the CPU it changes nothing.
+        teacher: "replicated" keeps the teacher whole on every process, "sharded" shards it as the student. It is in no
+            checkpoint either way.
+        save_distributed_checkpoint: True writes a folder, each process its shard; False one file with everything,
+            which a module loads on any number of processes.
+        **strategy: as `ModelParallelStrategy` takes them; by default all processes share the data.
+
+    Raises:
+        ValueError: an unknown placement of the teacher; when the fit begins, blocks that no part is; a parameter of
+            the LightningModule itself.
+
+    Example:
+        >>> strategy = FSDP2Strategy(blocks=["Block"], teacher="sharded")
+        >>> strategy.teacher
+        'sharded'
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[str] | None = None,
+        min_parameters: int = 100_000,
+        reshard_after_forward: bool | None = None,
+        cpu_offload: bool = False,
+        teacher: TeacherPlacement = "replicated",
+        save_distributed_checkpoint: bool = True,
+        **strategy: Any,
+    ) -> None:
+        check_choice("fsdp", "teacher", teacher, TeacherPlacement)
+        if cpu_offload:
+            # Norms of offloaded gradients are added up on the CPU.
+            strategy.setdefault("process_group_backend", "cpu:gloo,cuda:nccl")
+        super().__init__(save_distributed_checkpoint=save_distributed_checkpoint, **strategy)
+        self.blocks = blocks
+        self.min_parameters = min_parameters
+        self.reshard_after_forward = reshard_after_forward
+        self.cpu_offload = cpu_offload
+        self.teacher: TeacherPlacement = teacher
+
+    def setup_environment(self) -> None:
+        """Make the processes' mesh, and have the module sharded when it is configured."""
+        if self._data_parallel_size == self._tensor_parallel_size == "auto":
+            # Lightning's own reading of "auto" is tensor parallelism within a machine.
+            self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        super().setup_environment()
+        module = self.lightning_module
+        assert module is not None
+        if not isinstance(module.configure_model, functools.partial):
+            module.configure_model = functools.partial(_configured, self, module, module.configure_model)  # type: ignore[method-assign]
+
+    def model_to_device(self) -> None:
+        """Move what isn't sharded; offloaded shards stay where they are."""
+        assert self.model is not None
+        if not self.cpu_offload:
+            super().model_to_device()
+            return
+        for child in self.model.children():
+            if not is_sharded(child):
+                child.to(self.root_device)
+        teacher = _teacher(self.model)
+        if teacher is not None and not is_sharded(teacher):
+            teacher.to(self.root_device)
+        self.model._device = self.root_device  # type: ignore[assignment]
+
+    def shard(self, module: nn.Module) -> None:
+        """Shard the children of a module, and its teacher if it has one that is to be."""
+        mesh = self.device_mesh["data_parallel"]
+        options: dict[str, Any] = {"reshard": self.reshard_after_forward, "offload": self.cpu_offload}
+        if not is_sharded(module):
+            shard_children(module, blocks_of(module, self.blocks, self.min_parameters), mesh, **options)
+        teacher = _teacher(module)
+        if self.teacher == "sharded" and teacher is not None and not is_sharded(teacher):
+            classes = {type(part).__name__ for part in teacher.modules()}
+            # Another network may have other blocks.
+            names = self.blocks if self.blocks is not None and classes.issuperset(self.blocks) else None
+            holder = nn.ModuleList([teacher])
+            shard_children(holder, blocks_of(teacher, names, self.min_parameters), mesh, **options)
+
+
+def _configured(strategy: FSDP2Strategy, module: L.LightningModule, configure_model: Any) -> None:
+    configure_model()
+    strategy.shard(module)
+
+
+def _teacher(module: nn.Module) -> nn.Module | None:
+    teacher = getattr(module, "teacher", None)
+    return teacher if isinstance(teacher, nn.Module) and teacher not in set(module.children()) else None
