@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -51,7 +52,7 @@ def append_metrics(path: Path, values: Mapping[str, float | bool]) -> None:
         stream.write(json.dumps(plain) + "\n")
 
 
-def read_metrics(path: Path) -> list[dict[str, float | None]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The whole lines of such a file, none if it isn't there; one that is being written is left out."""
     if not path.is_file():
         return []
