@@ -29,8 +29,8 @@ from lightning_losses.plots.grokking import Curve, comparison, overlay
 from lightning_losses.plots.style import save_figure
 from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.recipe.gates import Gate
-from lightning_losses.recipe.loggers import log_checkpoints, log_pictures, log_scores, logging_run
 from lightning_losses.recipe.instantiate import instantiate
+from lightning_losses.recipe.loggers import log_checkpoints, log_pictures, log_scores, logging_run
 
 # More runs than these share one panel.
 _COLUMNS = 4

@@ -84,7 +84,7 @@ def read_hyperband(spec: Mapping[str, Any]) -> Hyperband:
 
 
 def _from_above(spec: Mapping[str, Any], eta: float) -> list[int]:
-    last, count = spec["max_iter"], spec.get("s")
+    last, count = spec["max_iter"], spec.get("s", 0)
     if not _whole(last) or last < 1:
         raise ConfigError(f"early_terminate: max_iter={last!r} came; give a whole number of at least 1.")
     if not _number(count) or int(count) < 1:

@@ -47,7 +47,8 @@ class Trial:
 
     def history(self, metric: str) -> list[float]:
         """What it has reported of a metric, finite values in order."""
-        return [value for line in read_metrics(self.folder / "metrics.jsonl") if _finite(value := line.get(metric))]
+        lines = read_metrics(self.folder / "metrics.jsonl")
+        return [line[metric] for line in lines if _finite(line.get(metric))]
 
     def value(self, metric: Metric | None) -> float | None:
         """The best that it has reported: what W&B's own search goes by. None if it reported nothing."""
