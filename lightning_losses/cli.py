@@ -1,4 +1,4 @@
-"""The command line: `lightning-losses train ...`, `lightning-losses calibrate ...` and `lightning-losses list`."""
+"""The command line: `lightning-losses train`, `calibrate`, `list` and `new`."""
 
 import argparse
 import importlib
@@ -12,7 +12,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="lightning-losses", description="Training objectives beyond cross-entropy for PyTorch Lightning."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,calibrate,list}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,calibrate,list,new}")
     commands.add_parser(
         "train",
         add_help=False,
@@ -26,14 +26,29 @@ def main() -> None:
         "such as logits=val.npz calibrator=vector; calibrate --help lists them",
     )
     listing = commands.add_parser("list", help="every loss: what it is and what it takes")
+    listing.add_argument(
+        "--family",
+        help="only a family of losses, such as distillation; or metrics, calibrators, callbacks, mixins, samplers, "
+        "kernels in place of losses",
+    )
+    listing.add_argument("--needs", metavar="TENSOR", help="only losses that need it, such as teacher_logits")
     listing.add_argument("--json", action="store_true", help="as JSON, for programs")
+    making = commands.add_parser("new", help="begin a method: its file, configuration and test, from a template")
+    making.add_argument("family", help="distillation, classification, ...")
+    making.add_argument("id", help="the method's name in snake_case, such as foo_kd")
     arguments, rest = parser.parse_known_args()
     if arguments.command in ("train", "calibrate"):
         _recipe(arguments.command, rest)
-    elif rest:
-        parser.error(f"list takes no {' '.join(rest)}")
-    else:
-        _list(as_json=arguments.json)
+        return
+    if rest:
+        parser.error(f"{arguments.command} takes no {' '.join(rest)}")
+    try:
+        if arguments.command == "new":
+            _new(arguments.family, arguments.id)
+        else:
+            _list(arguments.family, arguments.needs, as_json=arguments.json)
+    except ValueError as error:
+        parser.exit(2, f"Error: {error}\n")
 
 
 def _recipe(name: str, overrides: list[str]) -> None:
@@ -41,17 +56,29 @@ def _recipe(name: str, overrides: list[str]) -> None:
     importlib.import_module(f"lightning_losses.recipes.{name}").main()
 
 
-def _list(*, as_json: bool) -> None:
+def _list(family: str | None, needs: str | None, *, as_json: bool) -> None:
     from rich.console import Console
 
-    from lightning_losses.catalogue import catalogue, catalogue_table
+    from lightning_losses.catalogue import PARTS, catalogue, catalogue_table, families, parts, parts_table
 
-    entries = catalogue()
+    if family not in (None, *families(), *PARTS):
+        raise ValueError(f"list: --family {family} came; choose one of {', '.join([*families(), *PARTS])}.")
+    if family in PARTS and needs is not None:
+        raise ValueError(f"list: --needs {needs} came with --family {family}; it asks what a loss takes.")
+    found = parts(family) if family in PARTS else catalogue(family, needs)
     if as_json:
-        print(json.dumps([asdict(entry) for entry in entries], indent=1))
-    else:
-        # Where no terminal says how wide it is, a line has room for everything.
-        Console(width=None if Console().is_terminal else 180).print(catalogue_table(entries))
+        print(json.dumps([asdict(entry) for entry in found], indent=1))
+        return
+    # Where no terminal says how wide it is, a line has room for everything.
+    console = Console(width=None if Console().is_terminal else 200)
+    console.print(parts_table(found) if family in PARTS else catalogue_table(found))  # type: ignore[arg-type]
+
+
+def _new(family: str, identifier: str) -> None:
+    from lightning_losses.new_method import new_method
+
+    for path in new_method(family, identifier):
+        print(path)
 
 
 if __name__ == "__main__":

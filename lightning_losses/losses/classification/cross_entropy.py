@@ -79,7 +79,7 @@ class CrossEntropy(Loss):
     """
 
     status = "paper"
-    evidence = "is torch's own; smoothing as in by-liu/MbLS"
+    evidence = "torch's own; its label smoothing with by-liu/MbLS, which is not its authors'"
 
     class_weight: Tensor | None
 

@@ -1,0 +1,138 @@
+"""What mkdocs builds beside the pages of this folder: the catalogue, the API, the results, and the files they name."""
+
+import re
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from lightning_losses.catalogue import PARTS, STATUS, Entry, Part, catalogue, families, inputs_line, parts
+
+ROOT = Path(__file__).parents[1]
+# Files of the repository outside this folder, as pages.
+PAGES = {"results.md": "RESULTS.md", "changelog.md": "CHANGELOG.md"}
+# The packages whose modules make a page each, and the modules that make the first.
+CORE = ["objective", "teacher", "features", "distributed", "tensors", "sharding"]
+PACKAGES = {
+    "mixins": "mixins",
+    "modules": "modules",
+    "callbacks": "callbacks",
+    "metrics": "metrics",
+    "calibration": "calibrators",
+    "kernels": "kernels",
+    "transport": "transport",
+    "optim": "optim",
+    "samplers": "samplers",
+    "diagnostics": "diagnostics",
+    "networks": "networks",
+    "data": "data",
+    "plots": "plots",
+}
+OUTWARD = re.compile(r"\]\(\.\./([^)#\s]+)")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Fill in the API's pages, which are not written by hand."""
+    assert config.nav is not None
+    for section in config.nav:
+        if "API" in section:
+            section["API"] = [{title: path} for title, path, _ in _api()]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are made of the classes, and the files of the repository that pages name."""
+    made = {path: text for _, path, text in _api()}
+    made["catalogue.md"] = catalogue_page()
+    made |= {page: (ROOT / source).read_text() for page, source in PAGES.items()}
+    texts = [*made.values(), *(file.content_string for file in files.documentation_pages())]
+    named = {name for text in texts for name in OUTWARD.findall(text)}
+    made |= {f"source/{name}.txt": (ROOT / name).read_text() for name in sorted(named)}
+    for path, text in made.items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Point links that leave this folder at the copies."""
+    up = "../" * (len(PurePosixPath(page.file.src_uri).parts) - 1)
+    return OUTWARD.sub(lambda found: f"]({up}source/{found[1]}.txt", markdown)
+
+
+@cache
+def _api() -> list[tuple[str, str, str]]:
+    """Title, path and text of each page of the API."""
+    package = ROOT / "lightning_losses"
+    pages = [("lightning_losses", "api/core.md", _page("lightning_losses", CORE))]
+    for family in families():
+        found = [f"losses.{family}.{name}" for name in _modules(package / "losses" / family)]
+        title = f"losses.{family}"
+        base = ["losses.base"] if family == families()[0] else []
+        pages.append((title, f"api/losses_{family}.md", _page(f"lightning_losses.{title}", base + found)))
+    for name, page in PACKAGES.items():
+        found = [f"{name}.{module}" for module in _modules(package / name)]
+        pages.append((name, f"api/{page}.md", _page(f"lightning_losses.{name}", found)))
+    return pages
+
+
+def _modules(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+
+
+def _page(title: str, modules: list[str]) -> str:
+    return f"# {title}\n\n" + "\n".join(f"::: lightning_losses.{module}\n" for module in modules)
+
+
+def catalogue_page() -> str:
+    """The catalogue as Markdown."""
+    entries = catalogue()
+    counts = {status: sum(entry.status == status for entry in entries) for status in STATUS}
+    lines = [
+        "# Catalogue",
+        "",
+        f"{len(entries)} losses: {counts['confirmed']} confirmed against the authors' code, {counts['paper']} from the "
+        f"paper, {counts['experimental']} experimental. The page is made of the classes; so is what "
+        "`lightning-losses list` prints, with `--family`, `--needs teacher_logits` and `--json`.",
+        "",
+        "- **Confirmed**: values and gradients of the authors' own code, in float64, are among the tests. "
+        "**From the paper**: compared with what the line says in place of it. **Experimental**: made from a "
+        "description, or changed where it matters.",
+        "- Inputs in brackets may be left out. **Batch-coupled**: a sample's value depends on the others in the batch; "
+        "on many processes the batch is that of all. **Fused**: what [the kernels](kernels.md) do for a language "
+        "model's head: *by hand*, *in chunks* of rows by autograd, or *no*.",
+        "",
+    ]
+    for family in families():
+        lines += [f"## {family.capitalize()}", ""]
+        lines += ["| id | what it is | inputs | coupled | fused | status |", "|---|---|---|---|---|---|"]
+        lines += [_loss_row(entry) for entry in entries if entry.family == family] + [""]
+    for kind in PARTS:
+        lines += [f"## {kind.capitalize()}", "", "| name | what it is | chosen by |", "|---|---|---|"]
+        lines += [_part_row(part) for part in parts(kind)] + [""]
+    return "\n".join(lines)
+
+
+def _loss_row(entry: Entry) -> str:
+    configs = " ".join(f"[`objective={name}`](../conf/objective/{name}.yaml)" for name in entry.configs)
+    name = f"`{entry.id}`<br>[`{entry.name}`](api/losses_{entry.family}.md#{entry.module}.{entry.name})"
+    paper = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", entry.paper)
+    what = f"{entry.summary}.<br><small>{paper}</small><br>{configs or 'part of another objective'}"
+    status = f"{STATUS[entry.status]}<br><small>{_repositories(entry.evidence)}</small>"
+    coupled = "yes" if entry.batch_coupled else "no"
+    return _row(name, what, inputs_line(entry), coupled, entry.fused, status)
+
+
+def _repositories(evidence: str) -> str:
+    """Evidence with links to the repositories that it names."""
+    return re.sub(r"\b([\w.-]+/[\w.-]*[A-Za-z][\w-]*)", r"[\1](https://github.com/\1)", evidence)
+
+
+def _part_row(part: Part) -> str:
+    page = f"api/{PACKAGES[PARTS[part.kind]]}.md#{part.module}.{part.name}"
+    return _row(f"[`{part.name}`]({page})", f"{part.summary}.", " ".join(f"`{choice}`" for choice in part.configs))
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
