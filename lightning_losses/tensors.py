@@ -1,7 +1,7 @@
 """Shared numerics: full-precision log-probabilities, ignored samples, reductions, and the checks on what comes in."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -87,6 +87,40 @@ def full_precision(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def known_everywhere(condition: Bool[Tensor, "..."]) -> bool:
+    """Whether a condition holds throughout, if that can be known for free; else False.
+
+    To know it lets a loss leave out masks that would mask nothing. It is free on the CPU outside of compiled code; a
+    device would have to be waited for.
+
+    Example:
+        >>> known_everywhere(torch.tensor([True, True])), known_everywhere(torch.tensor([True, False]))
+        (True, False)
+    """
+    return _read(condition.device, condition.all) == 1
+
+
+def known_finite(values: Float[Tensor, "..."]) -> bool:
+    """Whether all values are finite, if that can be known for free (as `known_everywhere`); else False.
+
+    Example:
+        >>> known_finite(torch.tensor([1.0, 2.0])), known_finite(torch.tensor([1.0, torch.nan]))
+        (True, False)
+    """
+    # A sum that overflows is no harm: what follows is the masked form.
+    number = _read(values.device, values.detach().sum)
+    return number is not None and math.isfinite(number)
+
+
+def _read(device: torch.device, number: Callable[[], Tensor]) -> float | None:
+    if device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    try:
+        return float(number())
+    except RuntimeError:  # under vmap, and of fake tensors, a value can't be read
+        return None
+
+
 class Rows(NamedTuple):
     """What a classification loss works on, checked, in full precision, with ignored rows made harmless."""
 
@@ -107,7 +141,8 @@ def classification_rows(
         ignore_index: rows with this target count for nothing; their logits and target are set to 0.
 
     Returns:
-        Logits in float32 or float64; the target without `ignore_index`; the mask of kept rows, None if all are kept.
+        Logits in float32 or float64; the target without `ignore_index`; the mask of kept rows, None if all are known
+        to be kept.
 
     Raises:
         ValueError: dtypes or shapes that do not fit; under `debug`, targets outside [0, C) and NaN logits.
@@ -145,6 +180,8 @@ def classification_rows(
                 f"{loss}: target {int(target[bad][0])} came with {classes} classes; give 0 to "
                 f"{classes - 1}, or ignore_index={ignore_index}."
             )
+    if known_everywhere(kept):
+        return Rows(logits, target, None)
     # An ignored row may hold anything, also inf: zeros keep its (discarded) value and gradient finite.
     return Rows(logits.masked_fill(~kept.unsqueeze(-1), 0.0), target.masked_fill(~kept, 0), kept)
 
@@ -205,6 +242,11 @@ def log_probabilities(
     return torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
 
 
+def probabilities(logits: Float[Tensor, "*rows classes"], temperature: float = 1.0) -> Float[Tensor, "*rows classes"]:
+    """``softmax(logits / temperature)`` over the last dimension."""
+    return torch.softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+
+
 def without_class(
     logits: Float[Tensor, "*rows classes"], target: Int[Tensor, "*rows"]
 ) -> Float[Tensor, "*rows classes"]:
@@ -217,13 +259,24 @@ def pick(values: Float[Tensor, "*rows classes"], target: Int[Tensor, "*rows"]) -
     return values.gather(-1, target.unsqueeze(-1)).squeeze(-1)
 
 
+def weighted_sum(
+    weights: Float[Tensor, "*rows classes"], values: Float[Tensor, "*rows classes"]
+) -> Float[Tensor, "*rows"]:
+    """``sum_k weights_k values_k``, where classes whose value is infinite (masked in either network) add nothing."""
+    if values.device.type == "cpu":
+        total = (weights * values).sum(dim=-1)
+        if known_finite(total):
+            return total
+    # Cheaper than torch.isfinite, which walks over the values four times.
+    finite = values.detach().abs() < torch.inf
+    return (weights * torch.where(finite, values, 0.0)).sum(dim=-1)
+
+
 def expectation(
     log_p: Float[Tensor, "*rows classes"], values: Float[Tensor, "*rows classes"]
 ) -> Float[Tensor, "*rows"]:
     """``sum_k p_k values_k``, where classes whose value is infinite (masked in either network) add nothing."""
-    # Cheaper than torch.isfinite, which walks over the values four times.
-    finite = values.detach().abs() < torch.inf
-    return (log_p.exp() * torch.where(finite, values, 0.0)).sum(dim=-1)
+    return weighted_sum(log_p.exp(), values)
 
 
 def kl_divergence(
@@ -231,6 +284,41 @@ def kl_divergence(
 ) -> Float[Tensor, "*rows"]:
     """``KL(p || q) = sum_k p_k (log p_k - log q_k)`` per row; classes masked by -inf in either add nothing."""
     return expectation(log_p, log_p - log_q)
+
+
+class Divergences(NamedTuple):
+    """The divergences of two distributions in both directions, per row."""
+
+    forward: Float[Tensor, "*rows"]
+    reverse: Float[Tensor, "*rows"]
+
+
+def kl_divergences(log_p: Float[Tensor, "*rows classes"], log_q: Float[Tensor, "*rows classes"]) -> Divergences:
+    """``KL(p || q)`` and ``KL(q || p)`` per row, from one difference; see `kl_divergence`."""
+    difference = log_p - log_q
+    return Divergences(expectation(log_p, difference), -expectation(log_q, difference))
+
+
+def log_mean(
+    p: Float[Tensor, "*rows classes"], q: Float[Tensor, "*rows classes"], weight: float
+) -> Float[Tensor, "*rows classes"]:
+    """``log(weight p + (1 - weight) q)`` of probabilities, for a weight in (0, 1); finite, also where both are 0.
+
+    Under a sum weighted by `p` or `q` it does for `log_mixture`, and costs less: where both underflow, so do the
+    weights.
+    """
+    return (weight * p).add_(q, alpha=1 - weight).add_(torch.finfo(p.dtype).tiny).log()
+
+
+def cross_entropy(log_p: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "*rows"]:
+    """``-sum_k q_k log p_k`` per row, q being the one-hot (or given) target; classes with q = 0 add nothing."""
+    if not target.is_floating_point():
+        return -pick(log_p, target)
+    if log_p.device.type == "cpu":
+        total = -(target * log_p).sum(dim=-1)
+        if known_finite(total):
+            return total
+    return -(target * log_p.masked_fill(target == 0, 0.0)).sum(dim=-1)
 
 
 def entropy(log_p: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows"]:

@@ -47,10 +47,11 @@ def indexed_rows(
         ValueError: as `classification_rows`, and for a target of probabilities.
     """
     rows = classification_rows(loss, logits, target, ignore_index)
-    if rows.target is None or rows.kept is None:
+    if rows.target is None or rows.target.is_floating_point():
         raise ValueError(f"{loss}: a target of probabilities came; give int64 class indices.")
     flat = rows.logits.reshape(-1, rows.logits.shape[-1])
-    return IndexedRows(flat, log_probabilities(flat), rows.target.reshape(-1), rows.kept.reshape(-1), rows.target.shape)
+    kept = torch.ones_like(rows.target, dtype=torch.bool) if rows.kept is None else rows.kept
+    return IndexedRows(flat, log_probabilities(flat), rows.target.reshape(-1), kept.reshape(-1), rows.target.shape)
 
 
 def predictions(

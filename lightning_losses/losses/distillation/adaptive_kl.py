@@ -11,7 +11,7 @@ from lightning_losses.tensors import (
     check_reduction,
     check_temperature,
     distillation_rows,
-    kl_divergence,
+    kl_divergences,
     log_probabilities,
     reduce,
 )
@@ -41,7 +41,8 @@ def adaptive_kl_loss(
         head[..., 0] = True
         total = gap.sum(dim=-1)
         weight = (gap * head).sum(dim=-1) / torch.where(total > 0, total, 1.0)
-    value = weight * kl_divergence(log_t, log_s) + (1 - weight) * kl_divergence(log_s, log_t)
+    forward, reverse = kl_divergences(log_t, log_s)
+    value = weight * forward + (1 - weight) * reverse
     return reduce(value, reduction, rows.kept)
 
 

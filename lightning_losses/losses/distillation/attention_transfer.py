@@ -25,7 +25,9 @@ Mode = Literal["code", "paper"]
 
 def attention_map(feature_map: Maps, p: float = 2.0) -> Float[Tensor, "batch positions"]:
     """Each sample's mean over channels of ``|activation|^p``, flattened, with length 1."""
-    return F.normalize(full_precision(feature_map).abs().pow(p).mean(dim=1).flatten(start_dim=1), dim=1)
+    maps = full_precision(feature_map)
+    powers = maps.square() if p == 2 else maps.abs().pow(p)
+    return F.normalize(powers.mean(dim=1).flatten(start_dim=1), dim=1)
 
 
 def attention_transfer_loss(
@@ -44,8 +46,8 @@ def attention_transfer_loss(
             f"attention_transfer: {len(students)} feature_maps came with {len(teachers)} teacher_feature_maps; give as "
             "many layers of both networks, in the same order."
         )
-    value = torch.stack([_distance(s, t.detach(), p, mode) for s, t in zip(students, teachers, strict=True)]).sum(dim=0)
-    return reduce(value, reduction)
+    values = [_distance(s, t.detach(), p, mode) for s, t in zip(students, teachers, strict=True)]
+    return reduce(torch.stack(values).sum(dim=0) if len(values) > 1 else values[0], reduction)
 
 
 def _check_options(p: float, mode: str, reduction: str) -> None:

@@ -14,9 +14,9 @@ from lightning_losses.tensors import (
     check_temperature,
     distillation_rows,
     entropy,
-    kl_divergence,
     log_probabilities,
     reduce,
+    weighted_sum,
 )
 
 
@@ -37,8 +37,11 @@ def bdkd_weights(
     temperature: float = 4.0,
 ) -> BDKDWeights:
     """`boost` for the forward divergence where the teacher's entropy is larger, for the reverse where it is smaller."""
-    student = entropy(log_probabilities(logits, temperature))
-    teacher = entropy(log_probabilities(teacher_logits, temperature))
+    student, teacher = log_probabilities(logits, temperature), log_probabilities(teacher_logits, temperature)
+    return _weights(entropy(student), entropy(teacher), boost, base)
+
+
+def _weights(student: Tensor, teacher: Tensor, boost: float, base: float) -> BDKDWeights:
     forward = torch.full_like(student, base).masked_fill(teacher > student, boost)
     reverse = torch.full_like(student, base).masked_fill(student > teacher, boost)
     return BDKDWeights(forward, reverse)
@@ -59,12 +62,17 @@ def bdkd_loss(
     """The student's term of balanced-divergence distillation; see `BDKD`."""
     _check_options(boost, base, temperature, entropy_temperature, reduction)
     rows = distillation_rows("bdkd", logits, teacher_logits, target, ignore_index)
-    weights = bdkd_weights(
-        rows.logits, rows.teacher_logits, boost=boost, base=base, temperature=entropy_temperature or temperature
-    )
     log_s = log_probabilities(rows.logits, temperature)
     log_t = log_probabilities(rows.teacher_logits, temperature)
-    value = weights.forward * kl_divergence(log_t, log_s) + weights.reverse * kl_divergence(log_s, log_t)
+    s, t, difference = log_s.exp(), log_t.exp(), log_t - log_s
+    if entropy_temperature is None or entropy_temperature == temperature:
+        of_student, of_teacher = -weighted_sum(s.detach(), log_s.detach()), -weighted_sum(t, log_t)
+        weights = _weights(of_student, of_teacher, boost, base)
+    else:
+        weights = bdkd_weights(
+            rows.logits, rows.teacher_logits, boost=boost, base=base, temperature=entropy_temperature
+        )
+    value = weights.forward * weighted_sum(t, difference) - weights.reverse * weighted_sum(s, difference)
     return reduce(temperature**2 * value, reduction, rows.kept)
 
 

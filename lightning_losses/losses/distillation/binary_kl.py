@@ -11,6 +11,7 @@ from lightning_losses.tensors import (
     check_reduction,
     check_temperature,
     distillation_rows,
+    known_finite,
     reduce,
 )
 
@@ -28,13 +29,23 @@ def binary_kl_loss(
     check_temperature("binary_kl", temperature)
     check_reduction("binary_kl", reduction)
     rows = distillation_rows("binary_kl", logits, teacher_logits, target, ignore_index)
+    if rows.logits.device.type == "cpu":
+        value = _divergence(rows.logits, rows.teacher_logits, temperature).sum(dim=-1)
+        if known_finite(value):
+            return reduce(temperature**2 * value, reduction, rows.kept)
     both = torch.isfinite(rows.logits) & torch.isfinite(rows.teacher_logits)
-    student = rows.logits.masked_fill(~both, 0.0) / temperature
-    teacher = rows.teacher_logits.masked_fill(~both, 0.0) / temperature
-    yes = torch.sigmoid(teacher) * (F.logsigmoid(teacher) - F.logsigmoid(student))
-    no = torch.sigmoid(-teacher) * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
-    value = (yes + no).masked_fill(~both, 0.0).sum(dim=-1)
+    student, teacher = (x.masked_fill(~both, 0.0) for x in (rows.logits, rows.teacher_logits))
+    value = _divergence(student, teacher, temperature).sum(dim=-1)
     return reduce(temperature**2 * value, reduction, rows.kept)
+
+
+def _divergence(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """``KL(σ(t / τ) || σ(s / τ))`` of each pair of logits."""
+    student, teacher = logits / temperature, teacher_logits / temperature
+    yes = torch.sigmoid(teacher)
+    # Subtracted class by class: over sums, small divergences of many classes would be lost.
+    cross, own = (F.binary_cross_entropy_with_logits(x, yes, reduction="none") for x in (student, teacher))
+    return cross - own
 
 
 class BinaryKL(Loss):

@@ -13,6 +13,7 @@ from lightning_losses.tensors import (
     check_reduction,
     check_temperature,
     distillation_rows,
+    known_finite,
     reduce,
 )
 
@@ -31,9 +32,18 @@ def binary_kl_norm_loss(
     check_reduction("binary_kl_norm", reduction)
     rows = distillation_rows("binary_kl_norm", logits, teacher_logits, target, ignore_index)
     difference = rows.logits - rows.teacher_logits
-    half = difference.masked_fill(~torch.isfinite(difference), 0.0) / (2 * temperature)
-    value = (half + F.softplus(-2 * half) - math.log(2)).sum(dim=-1)
+    if difference.device.type == "cpu":
+        value = _log_cosh(difference / temperature).sum(dim=-1)
+        if known_finite(value):
+            return reduce(temperature**2 * value, reduction, rows.kept)
+    difference = difference.masked_fill(~torch.isfinite(difference), 0.0)
+    value = _log_cosh(difference / temperature).sum(dim=-1)
     return reduce(temperature**2 * value, reduction, rows.kept)
+
+
+def _log_cosh(x: Tensor) -> Tensor:
+    """``log cosh(x / 2)``."""
+    return (F.softplus(x) - math.log(2)).sub_(x, alpha=0.5)
 
 
 class BinaryKLNorm(Loss):

@@ -11,9 +11,10 @@ from lightning_losses.tensors import (
     check_temperature,
     distillation_rows,
     kl_divergence,
-    log_mixture,
+    log_mean,
     log_probabilities,
     reduce,
+    weighted_sum,
 )
 
 
@@ -38,8 +39,9 @@ def generalized_jsd_loss(
     if beta in (0, 1):
         value = kl_divergence(log_t, log_s) if beta == 0 else kl_divergence(log_s, log_t)
     else:
-        log_m = log_mixture(log_t, log_s, beta)
-        value = beta * kl_divergence(log_t, log_m) + (1 - beta) * kl_divergence(log_s, log_m)
+        s, t = log_s.exp(), log_t.exp()
+        log_m = log_mean(t, s, beta)
+        value = beta * weighted_sum(t, log_t - log_m) + (1 - beta) * weighted_sum(s, log_s - log_m)
     return reduce(temperature**2 * value if tau_squared else value, reduction, rows.kept)
 
 

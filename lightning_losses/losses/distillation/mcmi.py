@@ -56,7 +56,7 @@ def mcmi_loss(
             "distribution over the classes for each class."
         )
     # The code's bound on the logarithm: a class that no sample of this one was ever given.
-    log_centroid = centroids.detach().to(rows.logits.dtype).clamp(min=1e-12).log()[class_indices(rows.target)]
+    log_centroid = centroids.detach()[class_indices(rows.target)].to(rows.logits.dtype).clamp_(min=1e-12).log_()
     return reduce(-kl_divergence(log_probabilities(rows.logits), log_centroid), reduction, rows.kept)
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import Reduction, check_floating, check_reduction, full_precision, reduce
+from lightning_losses.tensors import Reduction, check_floating, check_reduction, full_precision, known_finite, reduce
 
 
 def multi_aspect_kd_loss(
@@ -26,6 +26,10 @@ def multi_aspect_kd_loss(
         )
     logits = full_precision(aspect_logits)
     answer = teacher_aspects.detach().to(logits.dtype)
+    if logits.device.type == "cpu" and logits.shape[-1]:
+        value = F.binary_cross_entropy_with_logits(logits, answer, reduction="none").mean(dim=-1)
+        if known_finite(value):
+            return reduce(value, reduction)
     known = ~torch.isnan(answer)
     count = known.sum(dim=-1)
     share = known / count.clamp(min=1).unsqueeze(-1)

@@ -19,6 +19,7 @@ from lightning_losses.tensors import (
     check_reduction,
     class_indices,
     full_precision,
+    known_everywhere,
     reduce,
 )
 
@@ -43,11 +44,13 @@ def nd_loss(
     student = full_precision(features)
     teacher = full_precision(teacher_features.detach()).to(student.dtype)
     kept = None if target.is_floating_point() else target != ignore_index
+    if kept is not None and known_everywhere(kept):
+        kept = None
     if kept is not None:
         student = student.masked_fill(~kept.unsqueeze(-1), 0.0)
         teacher = teacher.masked_fill(~kept.unsqueeze(-1), 0.0)
         target = target.masked_fill(~kept, 0)
-    direction = F.normalize(class_means.detach().to(student.dtype), dim=-1)[class_indices(target)]
+    direction = F.normalize(class_means.detach()[class_indices(target)].to(student.dtype), dim=-1)
     length = torch.maximum(student.norm(dim=-1), teacher.norm(dim=-1))
     # Two features of length 0 have no direction; the bound keeps their quotient at 0.
     cosine = (student * direction).sum(dim=-1) / length.clamp(min=torch.finfo(student.dtype).eps)
@@ -221,7 +224,8 @@ class NDLoss(LazyModuleMixin, Loss):
         """Evaluate the loss; the class documents it."""
         _check_features(features, teacher_features, target)
         if not target.is_floating_point():
-            features = features.masked_fill((target == self.ignore_index).unsqueeze(-1), 0.0)
+            kept = target != self.ignore_index
+            features = features if known_everywhere(kept) else features.masked_fill(~kept.unsqueeze(-1), 0.0)
         return nd_loss(
             self.projector(features, teacher_features) if len(features) else features.sum() * teacher_features.detach(),
             teacher_features,

@@ -1,6 +1,5 @@
 """One-for-all distillation: the label strengthens what the teacher says of the target class."""
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -13,7 +12,9 @@ from lightning_losses.tensors import (
     check_temperature,
     distillation_rows,
     log_probabilities,
+    probabilities,
     reduce,
+    weighted_sum,
 )
 
 
@@ -34,11 +35,10 @@ def ofa_kd_loss(
     rows = distillation_rows("ofa_kd", logits, teacher_logits, target, ignore_index)
     assert rows.target is not None
     log_s = log_probabilities(rows.logits, temperature)
-    log_t = log_probabilities(rows.teacher_logits, temperature)
-    label = rows.target if rows.target.is_floating_point() else F.one_hot(rows.target, log_s.shape[-1]).to(log_s.dtype)
-    weight = (log_t.exp() + label) ** gamma - label
-    value = -(weight * log_s.masked_fill(~torch.isfinite(log_s), 0.0)).sum(dim=-1)
-    return reduce(value, reduction, rows.kept)
+    t = probabilities(rows.teacher_logits, temperature)
+    label = rows.target if rows.target.is_floating_point() else F.one_hot(rows.target, t.shape[-1]).to(t.dtype)
+    weight = (t + label).pow_(gamma).sub_(label)
+    return reduce(-weighted_sum(weight, log_s), reduction, rows.kept)
 
 
 class OFAKD(Loss):

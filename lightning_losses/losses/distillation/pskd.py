@@ -11,6 +11,7 @@ from lightning_losses.tensors import (
     check_number,
     check_reduction,
     classification_rows,
+    cross_entropy,
     log_probabilities,
     reduce,
 )
@@ -54,9 +55,7 @@ def pskd_loss(
     if rows.kept is not None:
         past = past.masked_fill(~rows.kept.unsqueeze(-1), 0.0)
     soft = pskd_target(rows.target, past, alpha * epoch_progress)
-    log_s = log_probabilities(rows.logits)
-    value = -(soft * log_s.masked_fill(soft == 0, 0.0)).sum(dim=-1)
-    return reduce(value, reduction, rows.kept)
+    return reduce(cross_entropy(log_probabilities(rows.logits), soft), reduction, rows.kept)
 
 
 class PSKD(Loss):

@@ -14,7 +14,7 @@ from lightning_losses.tensors import (
     check_number,
     check_reduction,
     distillation_rows,
-    log_probabilities,
+    probabilities,
     reduce,
 )
 
@@ -92,7 +92,7 @@ def self_distill_gt_loss(
     check_reduction("self_distill_gt", reduction)
     rows = distillation_rows("self_distill_gt", logits, teacher_logits, target, ignore_index)
     assert rows.target is not None
-    s, t = log_probabilities(rows.logits).exp(), log_probabilities(rows.teacher_logits).exp()
+    s, t = probabilities(rows.logits), probabilities(rows.teacher_logits)
     label = rows.target if rows.target.is_floating_point() else F.one_hot(rows.target, s.shape[-1]).to(s.dtype)
     value = alpha * (s - label).square().mean(dim=-1) + (1 - alpha) * (s - t).square().mean(dim=-1)
     return reduce(value, reduction, rows.kept)

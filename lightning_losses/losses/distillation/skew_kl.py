@@ -11,9 +11,10 @@ from lightning_losses.tensors import (
     check_temperature,
     distillation_rows,
     kl_divergence,
-    log_mixture,
+    log_mean,
     log_probabilities,
     reduce,
+    weighted_sum,
 )
 
 
@@ -35,7 +36,11 @@ def skew_kl_loss(
     rows = distillation_rows("skew_kl", logits, teacher_logits, target, ignore_index)
     log_s = log_probabilities(rows.logits, temperature)
     log_t = log_probabilities(rows.teacher_logits, temperature)
-    value = kl_divergence(log_t, log_mixture(log_t, log_s, skew))
+    if skew in (0, 1):
+        value = kl_divergence(log_t, log_t if skew == 1 else log_s)
+    else:
+        t = log_t.exp()
+        value = weighted_sum(t, log_t - log_mean(t, log_s.exp(), skew))
     return reduce(temperature**2 * value if tau_squared else value, reduction, rows.kept)
 
 

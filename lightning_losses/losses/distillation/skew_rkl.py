@@ -11,9 +11,10 @@ from lightning_losses.tensors import (
     check_temperature,
     distillation_rows,
     kl_divergence,
-    log_mixture,
+    log_mean,
     log_probabilities,
     reduce,
+    weighted_sum,
 )
 
 
@@ -35,7 +36,11 @@ def skew_rkl_loss(
     rows = distillation_rows("skew_rkl", logits, teacher_logits, target, ignore_index)
     log_s = log_probabilities(rows.logits, temperature)
     log_t = log_probabilities(rows.teacher_logits, temperature)
-    value = kl_divergence(log_s, log_mixture(log_s, log_t, skew))
+    if skew in (0, 1):
+        value = kl_divergence(log_s, log_s if skew == 1 else log_t)
+    else:
+        s = log_s.exp()
+        value = weighted_sum(s, log_s - log_mean(s, log_t.exp(), skew))
     return reduce(temperature**2 * value if tau_squared else value, reduction, rows.kept)
 
 

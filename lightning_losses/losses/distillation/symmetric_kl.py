@@ -10,7 +10,7 @@ from lightning_losses.tensors import (
     check_reduction,
     check_temperature,
     distillation_rows,
-    kl_divergence,
+    kl_divergences,
     log_probabilities,
     reduce,
 )
@@ -34,7 +34,8 @@ def symmetric_kl_loss(
     rows = distillation_rows("symmetric_kl", logits, teacher_logits, target, ignore_index)
     log_s = log_probabilities(rows.logits, temperature)
     log_t = log_probabilities(rows.teacher_logits, temperature)
-    value = (1 - reverse_weight) * kl_divergence(log_t, log_s) + reverse_weight * kl_divergence(log_s, log_t)
+    forward, reverse = kl_divergences(log_t, log_s)
+    value = (1 - reverse_weight) * forward + reverse_weight * reverse
     return reduce(temperature**2 * value if tau_squared else value, reduction, rows.kept)
 
 

@@ -9,7 +9,7 @@ from lightning_losses.tensors import (
     check_reduction,
     check_temperature,
     distillation_rows,
-    log_probabilities,
+    probabilities,
     reduce,
 )
 
@@ -28,9 +28,8 @@ def total_variation_loss(
     check_temperature("total_variation", temperature)
     check_reduction("total_variation", reduction)
     rows = distillation_rows("total_variation", logits, teacher_logits, target, ignore_index)
-    log_s = log_probabilities(rows.logits, temperature)
-    log_t = log_probabilities(rows.teacher_logits, temperature)
-    value = (log_t.exp() - log_s.exp()).abs().sum(dim=-1) / 2
+    t = probabilities(rows.teacher_logits, temperature)
+    value = (t - probabilities(rows.logits, temperature)).abs().sum(dim=-1) / 2
     return reduce(temperature**2 * value if tau_squared else value, reduction, rows.kept)
 
 
