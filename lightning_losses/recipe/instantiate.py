@@ -27,7 +27,7 @@ class _Rule(NamedTuple):
 
 
 _OURS = (
-    "calibration callbacks cache_teacher data features kernels losses metrics mixins modules networks objective optim "
+    "adapted calibration callbacks cache_teacher data features kernels losses metrics mixins modules networks objective optim "
     "recipe.schedule recipe.wandb_run samplers teacher transport"
 )
 _LIGHTNING = (
@@ -49,6 +49,9 @@ _RULES = (
     _Rule("torch.optim", _OPTIMIZERS),
     _Rule("lightning.pytorch", _LIGHTNING),
     _Rule("lightning.fabric", _LIGHTNING),
+    _Rule("pytorch_metric_learning.losses", ("torch.nn.Module",)),
+    _Rule("pytorch_metric_learning.distances", ("torch.nn.Module",)),
+    _Rule("pytorch_metric_learning.reducers", ("torch.nn.Module",)),
     _Rule("timm.layers", ("torch.nn.Module",)),
     _Rule("timm.loss", ("torch.nn.Module",)),
     _Rule("timm.models", ("torch.nn.Module",)),
@@ -59,6 +62,7 @@ _RULES = (
     _Rule("torchmetrics.regression", ("torchmetrics.Metric",)),
     _Rule("torchvision.models", ("torch.nn.Module",)),
     _Rule("torchvision.ops", ("torch.nn.Module",)),
+    _Rule("torchvision.ops.focal_loss", anything=True),
     _Rule("torchvision.transforms", anything=True),
 )
 # Imported only for these: importing a module runs it.
