@@ -1,10 +1,12 @@
-"""Evaluates a teacher once on a data set and keeps its logits in memory-mapped files, whole or their largest."""
+"""Evaluates a teacher once on a data set and keeps its logits, all or the largest, and features, in mapped files."""
 
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+import shutil
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from lightning_losses.features import FeatureTap
 from lightning_losses.teacher import CachedLogits
 from lightning_losses.tensors import check_count, check_temperature, full_precision
 
 _MANIFEST = "cache.json"
 _PROGRESS = "progress.json"
+_FEATURES = "features."
 
 
 class TopLogits(NamedTuple):
@@ -48,15 +52,17 @@ def cache_teacher(
     *,
     top_k: int | None = None,
     temperature: float = 1.0,
+    layers: Sequence[str] = (),
     batch_size: int = 256,
     collate_fn: Callable[[Any], Mapping[str, Any]] | None = None,
     device: torch.device | str = "cpu",
 ) -> Path:
-    """Evaluate a teacher on every sample of a data set, in order, once, and keep its logits in files.
+    """Evaluate a teacher on every sample of a data set, in order, once, and keep its logits and features in files.
 
     The cache's name is a hash of what it follows from: the teacher's layers and weights, the data set's inputs, and the
-    options. A cache that is there is not made again, and one that was interrupted goes on where it stopped, both after
-    one pass over the inputs. It appears under its name only when it is whole, with a checksum of each file.
+    options. A cache that is there is not made again, unless its checksums say that it was damaged, and one that was
+    interrupted goes on where it stopped, unless what it has is damaged; both after one pass over the inputs. It appears
+    under its name only when it is whole, with a checksum of each file.
 
     With `top_k` the k largest logits of each sample are kept, and all others are replaced by one value that keeps
     their mass m exact at `temperature`: at that temperature the probabilities of the k classes are exact, and those of
@@ -67,10 +73,12 @@ def cache_teacher(
     Args:
         teacher: a network; it is put into evaluation mode.
         dataset: gives mappings with `inputs`, one a sample or, by `__getitems__`, one a batch. It must give the same
-            inputs every time: augment on the teacher's side of the cache, not before.
+            inputs every time: for augmented ones give `lightning_losses.data.seeded_views.SeededViews`, which a student
+            then trains on.
         folder: where caches are kept.
         top_k: how many logits of each sample to keep; None keeps all.
         temperature: at which the mass of the others is exact, above 0; only with `top_k`.
+        layers: whose outputs are kept too, by their names in the teacher, as they are.
         batch_size: of the evaluation, at least 1.
         collate_fn: makes a batch of samples; torch's default if None.
         device: where the teacher is evaluated.
@@ -80,6 +88,7 @@ def cache_teacher(
 
     Raises:
         ValueError: options out of range; more than the teacher's classes to keep.
+        OSError: no space for the cache, asked for before the teacher is evaluated.
 
     Example:
         >>> import tempfile
@@ -98,14 +107,22 @@ def cache_teacher(
     training = teacher.training
     try:
         teacher.to(device).eval()
-        settings = {"samples": samples, "top_k": top_k, "temperature": temperature if top_k else None}
+        settings = {
+            "samples": samples,
+            "top_k": top_k,
+            "temperature": temperature if top_k else None,
+            "layers": list(layers),
+        }
         home = Path(folder) / _digest(teacher, loader, settings)
+        if home.is_dir() and _damage(home) is not None:
+            shutil.rmtree(home)
         if not home.is_dir():
             partial = home.with_suffix(".partial")
             partial.mkdir(parents=True, exist_ok=True)
             _evaluate(teacher, dataset, partial, settings, batch_size, collate_fn, torch.device(device))
             sums = {file.name: _checksum(file) for file in sorted(partial.glob("*.npy"))}
-            _write_json(partial / _MANIFEST, {**settings, "files": sums})
+            manifest = {**settings, "files": sums}
+            _write_json(partial / _MANIFEST, {**manifest, "sha256": _manifest_sum(manifest)})
             (partial / _PROGRESS).unlink()
             os.replace(partial, home)
     finally:
@@ -123,18 +140,17 @@ def _evaluate(
     collate_fn: Callable[[Any], Mapping[str, Any]] | None,
     device: torch.device,
 ) -> None:
-    samples, top_k = settings["samples"], settings["top_k"]
+    samples, top_k, layers = settings["samples"], settings["top_k"], settings["layers"]
     progress = folder / _PROGRESS
-    done = json.loads(progress.read_text())["done"] if progress.is_file() else 0
-    arrays: dict[str, NDArray[Any]] = {}
-    if done:
-        arrays = {file.stem: np.lib.format.open_memmap(file, mode="r+") for file in folder.glob("*.npy")}
+    done, arrays, sums = _begun(folder)
     for batch in _loader(dataset, range(done, samples), batch_size, collate_fn):
-        output = teacher(batch["inputs"].to(device))
+        with FeatureTap(teacher, layers) as tap:
+            output = teacher(batch["inputs"].to(device))
         logits = full_precision(output if isinstance(output, Tensor) else output.logits).cpu()
         if top_k is not None and top_k > logits.shape[-1]:
             raise ValueError(f"cache_teacher: top_k={top_k} came for a teacher of {logits.shape[-1]} classes.")
         kept = {"logits": logits} if top_k is None else _named(top_logits(logits, top_k, settings["temperature"]))
+        kept.update({f"{_FEATURES}{layer}": full_precision(tap.features[layer]).cpu() for layer in layers})
         if not arrays:
             kept["num_classes"] = torch.tensor([logits.shape[-1]])
             arrays = {
@@ -146,15 +162,43 @@ def _evaluate(
                 )
                 for name, values in kept.items()
             }
+            for file in folder.glob("*.npy"):
+                _take_space(file)
             arrays["num_classes"][:] = logits.shape[-1]
             del kept["num_classes"]
         for name, values in kept.items():
             arrays[name][done : done + len(logits)] = values.numpy()
+            sums[name] = zlib.crc32(values.contiguous().numpy().data, sums.get(name, 0))
         for array in arrays.values():
             array.flush()  # type: ignore[attr-defined]
         # Only what is in the files counts as done.
         done += len(logits)
-        _write_json(progress, {"done": done})
+        _write_json(progress, {"done": done, "sums": sums})
+
+
+def _begun(folder: Path) -> tuple[int, dict[str, NDArray[Any]], dict[str, int]]:
+    """The samples that an interrupted cache has, its files, and their checksums; nothing of it where one is wrong."""
+    try:
+        progress = json.loads((folder / _PROGRESS).read_text())
+        done, sums = int(progress["done"]), dict(progress["sums"])
+        arrays: dict[str, NDArray[Any]] = {
+            file.name.removesuffix(".npy"): np.lib.format.open_memmap(file, mode="r+") for file in folder.glob("*.npy")
+        }
+        if set(arrays) != {*sums, "num_classes"}:
+            raise ValueError("files are missing")
+        if any(zlib.crc32(arrays[name][:done].data) != crc for name, crc in sums.items()):
+            raise ValueError("a file was changed")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # Made anew: what is damaged would be wrong for good.
+        return 0, {}, {}
+    return done, arrays, sums
+
+
+def _take_space(file: Path) -> None:
+    # A disk that is full is an error now, and not a crash when a page is written.
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
 
 
 def _named(top: TopLogits) -> dict[str, Tensor]:
@@ -174,23 +218,20 @@ def load_cached_teacher(path: str | Path, *, verify: bool = True) -> "MappedLogi
     path = Path(path)
     if not (path / _MANIFEST).is_file():
         raise ValueError(f"load_cached_teacher: {path} holds no whole cache; make it by cache_teacher.")
+    if (damaged := _damage(path, verify=verify)) is not None:
+        raise ValueError(f"load_cached_teacher: {damaged} is not what was written; cache_teacher makes the cache anew.")
     manifest = json.loads((path / _MANIFEST).read_text())
-    for name, checksum in manifest["files"].items():
-        if not (path / name).is_file() or (verify and _checksum(path / name) != checksum):
-            raise ValueError(
-                f"load_cached_teacher: {path / name} is not what was written; delete the cache, make it anew."
-            )
     # Copy on write: torch wants arrays that it may write to, the file stays as it is.
-    arrays = {Path(name).stem: np.load(path / name, mmap_mode="c") for name in manifest["files"]}
+    arrays = {Path(name).stem: np.load(path / name, mmap_mode="c", allow_pickle=False) for name in manifest["files"]}
     return MappedLogits({name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 class MappedLogits(CachedLogits):
-    """A teacher's logits by `index`, read from memory-mapped files as they are asked for.
+    """A teacher's logits and features by `index`, read from memory-mapped files as they are asked for.
 
     Args:
-        arrays: "logits" [n, C]; or "value" [n, k], "classes" [n, k], "rest" [n] and "num_classes" [1], as
-            `cache_teacher` writes them.
+        arrays: "logits" [n, C]; or "value" [n, k], "classes" [n, k], "rest" [n] and "num_classes" [1]; and
+            "features.<layer>" [n, ...], as `cache_teacher` writes them.
 
     Example:
         >>> MappedLogits({"logits": torch.eye(3)})(torch.tensor([2, 0])).tolist()
@@ -218,6 +259,21 @@ class MappedLogits(CachedLogits):
         value, classes = self._arrays["value"][rows], self._arrays["classes"][rows].long()
         rest = self._arrays["rest"][rows].unsqueeze(-1).expand(-1, int(self._arrays["num_classes"]))
         return rest.scatter(-1, classes, value).to(index.device)
+
+    def feature(self, index: Int[Tensor, " batch"], layer: str | None = None) -> Float[Tensor, "batch ..."]:
+        """What a layer put out for these samples; the only layer that the cache holds, if none is named.
+
+        Raises:
+            ValueError: a layer that is not in the cache, or none named where it holds several, or none.
+        """
+        held = [name.removeprefix(_FEATURES) for name in self._arrays if name.startswith(_FEATURES)]
+        chosen = layer if layer is not None or len(held) != 1 else held[0]
+        if chosen not in held:
+            raise ValueError(
+                f"MappedLogits: layer={layer!r} came, but the cache holds features of {held}; name one of them, or "
+                "make a cache by cache_teacher(..., layers=[...])."
+            )
+        return self._arrays[f"{_FEATURES}{chosen}"][index.cpu()].to(index.device)
 
 
 def _loader(
@@ -248,6 +304,24 @@ def _digest(teacher: nn.Module, loader: DataLoader[Any], settings: dict[str, Any
 
 def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _damage(home: Path, *, verify: bool = True) -> Path | None:
+    """The first file of a cache that is not what was written; None if there is none."""
+    try:
+        manifest = json.loads((home / _MANIFEST).read_text())
+        if manifest.pop("sha256") != _manifest_sum(manifest):
+            return home / _MANIFEST
+        for name, checksum in manifest["files"].items():
+            if not (home / name).is_file() or (verify and _checksum(home / name) != checksum):
+                return home / name
+    except (OSError, ValueError, KeyError, AttributeError):
+        return home / _MANIFEST
+    return None
+
+
+def _manifest_sum(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _checksum(file: Path) -> str:

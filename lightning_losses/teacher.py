@@ -1,6 +1,8 @@
 """Where a teacher comes from: timm, a checkpoint, or a cache of its logits. Files are never unpickled."""
 
 import difflib
+import hashlib
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -38,18 +41,43 @@ class CachedLogits(nn.Module):
         """The logits of the samples at these positions of the training set."""
         return self.logits[index]
 
+    def feature(self, index: Int[Tensor, " batch"], layer: str | None = None) -> Float[Tensor, "batch ..."]:
+        """What a layer put out for these samples; this cache holds logits alone.
+
+        Raises:
+            ValueError: a layer that is not in the cache.
+        """
+        raise ValueError(
+            f"{type(self).__name__}: the cache holds no features of {layer or 'any layer'}; make one by "
+            "cache_teacher(..., layers=[...])."
+        )
+
     def save(self, path: str | Path) -> None:
-        """Write the cache as safetensors."""
-        save_file({"logits": self.logits.contiguous().cpu()}, str(path))
+        """Write the cache as safetensors, with a checksum; it takes its name when all of it is on disk."""
+        logits, path = self.logits.contiguous().cpu(), Path(path)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            save_file({"logits": logits}, partial, metadata={"sha256": _digest(logits)})
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> "CachedLogits":
-        """Read a cache that `save` wrote."""
+        """Read a cache that `save` wrote.
+
+        Raises:
+            ValueError: something else, or a file that was changed.
+        """
         weights = read_weights(path)
         if set(weights) != {"logits"}:
             raise ValueError(
                 f"CachedLogits: {path} holds {sorted(weights)[:5]}; a cache of logits holds 'logits' alone."
             )
+        with safe_open(path, framework="pt") as file:
+            checksum = (file.metadata() or {}).get("sha256")
+        if checksum != _digest(weights["logits"]):
+            raise ValueError(f"CachedLogits: {path} is not what was written; make the cache anew.")
         return cls(weights["logits"])
 
 
@@ -73,8 +101,10 @@ def timm_teacher(name: str, num_classes: int, **options: Any) -> nn.Module:
             f"timm_teacher: timm has no model '{name}'; "
             + (f"near it are {', '.join(near)}." if near else "timm.list_models() lists them.")
         )
+    # Read here, since some of timm's versions would unpickle it.
+    checkpoint = options.pop("checkpoint_path", None)
     network: nn.Module = timm.create_model(name, num_classes=num_classes, **{"pretrained": False, **options})
-    return network
+    return network if not checkpoint else checkpoint_teacher(checkpoint, network)
 
 
 def checkpoint_teacher(path: str | Path, network: nn.Module, prefix: str = "network.") -> nn.Module:
@@ -134,3 +164,8 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _digest(tensor: Tensor) -> str:
+    content = f"{list(tensor.shape)} {tensor.dtype}".encode()
+    return hashlib.sha256(content + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -6,10 +6,11 @@ import torch
 from hypothesis import given
 from torch import nn
 
-from lightning_losses import KD, CrossEntropy, Objective
+from lightning_losses import KD, RKD, CrossEntropy, FitNetHint, Objective
 from lightning_losses.cache_teacher import cache_teacher, load_cached_teacher, top_logits
 from lightning_losses.data.image_data import ImageDataset
 from lightning_losses.modules import Distiller
+from lightning_losses.teacher import CachedLogits
 
 CLASSES = 6
 DATA = ImageDataset(torch.randn(11, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(11) % CLASSES)
@@ -91,7 +92,7 @@ def test_an_interrupted_cache_goes_on(tmp_path, top_k):
     (partial,) = (tmp_path / "cut").iterdir()
     with pytest.raises(ValueError, match="^load_cached_teacher: .* holds no whole cache"):
         load_cached_teacher(partial)
-    assert json.loads((partial / "progress.json").read_text()) == {"done": 8}
+    assert json.loads((partial / "progress.json").read_text())["done"] == 8
     teacher = Teacher()
     path = cache_teacher(teacher, DATA, tmp_path / "cut", top_k=top_k, batch_size=4)
     assert teacher.asked == 3
@@ -150,3 +151,48 @@ def test_bad_options_are_refused(tmp_path):
         cache_teacher(Teacher(), DATA, tmp_path, top_k=0)
     with pytest.raises(ValueError, match="^cache_teacher: top_k=7 came for a teacher of 6 classes"):
         cache_teacher(Teacher(), DATA, tmp_path, top_k=7)
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_features_are_those_of_the_live_teacher(tmp_path, top_k):
+    teacher = Teacher()
+    path = cache_teacher(teacher, DATA, tmp_path, top_k=top_k, layers=["1", "2"], batch_size=11)
+    cached = load_cached_teacher(path)
+    hidden = nn.Sequential(*list(teacher)[:3])(DATA.inputs)
+    assert torch.equal(cached.feature(torch.tensor(POSITIONS), "2"), hidden[POSITIONS])
+    assert not any(layer._forward_hooks for layer in teacher.modules())
+    assert path != cache_teacher(Teacher(), DATA, tmp_path, top_k=top_k)
+    with pytest.raises(
+        ValueError, match=r"^MappedLogits: layer=None came, but the cache holds features of \['1', '2'\]"
+    ):
+        cached.feature(torch.tensor([0]))
+
+
+def test_an_interrupted_cache_of_features_goes_on(tmp_path):
+    teacher = Teacher()
+    teacher.limit = 8
+    with pytest.raises(KeyboardInterrupt):
+        cache_teacher(teacher, DATA, tmp_path / "cut", layers=["2"], batch_size=4)
+    cut = load_cached_teacher(cache_teacher(Teacher(), DATA, tmp_path / "cut", layers=["2"], batch_size=4))
+    whole = load_cached_teacher(cache_teacher(Teacher(), DATA, tmp_path / "whole", layers=["2"], batch_size=4))
+    assert torch.equal(cut.feature(torch.arange(11)), whole.feature(torch.arange(11)))
+
+
+def test_losses_of_features_learn_the_same_from_the_cache(tmp_path):
+    def gradients(taught_by):
+        torch.manual_seed(2)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, CLASSES))
+        module = Distiller(
+            taught_by, "2", network=network, objective=Objective({"kd": KD(), "rkd": RKD(), "hint": FitNetHint()}),
+            num_classes=CLASSES, feature_layer="2", example_inputs=DATA.inputs[:2],
+        )  # fmt: skip
+        module.training_step(DATA.__getitems__(list(range(11))), 0)["loss"].backward()
+        return {name: parameter.grad for name, parameter in module.named_parameters()}
+
+    live = gradients(Teacher())
+    cached = gradients(load_cached_teacher(cache_teacher(Teacher(), DATA, tmp_path, layers=["2"], batch_size=11)))
+    assert live.keys() == cached.keys() and len(live) == 6
+    for name, gradient in live.items():
+        assert torch.equal(cached[name], gradient), name
+    with pytest.raises(ValueError, match="^CachedLogits: the cache holds no features of 2"):
+        gradients(CachedLogits(torch.zeros(11, CLASSES)))

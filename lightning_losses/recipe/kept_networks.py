@@ -19,8 +19,8 @@ class KeptNetworks:
     """A folder of trained networks, one sub-folder each: weights as safetensors, and a record as JSON.
 
     A network is found again by its identity, the plain values that decide what training makes of it. The record holds
-    the identity and the weights' hash, and both are compared when it is read: a folder that was damaged or that belongs
-    to something else is not used.
+    the identity, the weights' hash and its own, and all are compared when it is read: a folder that was damaged or that
+    belongs to something else is not used.
 
     Args:
         folder: where they are kept; made when the first one comes.
@@ -49,7 +49,7 @@ class KeptNetworks:
             record = json.loads((place / RECORD).read_text())
             if _canonical(record["identity"]) != _canonical(identity):
                 return None
-            if record["sha256"] != file_digest(place / WEIGHTS):
+            if record.pop("record_sha256") != _digest(record) or record["sha256"] != file_digest(place / WEIGHTS):
                 return None
             load_model(network, place / WEIGHTS)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
@@ -64,6 +64,7 @@ class KeptNetworks:
         try:
             save_model(network, str(partial / WEIGHTS))
             record = {"identity": identity, "sha256": file_digest(partial / WEIGHTS), "values": values}
+            record["record_sha256"] = _digest(record)
             (partial / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
             self._publish(partial, self.place(identity))
         finally:
@@ -80,6 +81,10 @@ class KeptNetworks:
 
 def _canonical(identity: dict[str, Any]) -> str:
     return json.dumps(identity, sort_keys=True, allow_nan=False)
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(_canonical(record).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
