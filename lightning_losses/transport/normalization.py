@@ -58,8 +58,10 @@ def row_column_normalization(
     return plan
 
 
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+def _multiply(matrix: Tensor, vector: Tensor, *, out: Tensor) -> Tensor:
+    if matrix.ndim == 2:
+        return torch.mv(matrix, vector, out=out)
+    return out.copy_((matrix @ vector.unsqueeze(-1)).squeeze(-1))
 
 
 class _Scaling(torch.autograd.Function):
@@ -70,15 +72,15 @@ class _Scaling(torch.autograd.Function):
         with torch.autocast(cost.device.type, enabled=False):
             # A row's normalisation is blind to its shift, which makes its largest entry 1.
             kernel = ((cost.amin(dim=-1, keepdim=True) - cost) / epsilon).exp_()
-            v = torch.ones_like(cost[..., 0, :])
-            rows, columns = [], [v]
-            for _ in range(n_iters):
-                u = _times(kernel, v).reciprocal_()
-                v = _times(kernel.mT, u).reciprocal_()
-                rows.append(u)
-                columns.append(v)
-            plan = (kernel * v.unsqueeze(-2)).mul_(u.unsqueeze(-1))
-        ctx.save_for_backward(kernel, plan, torch.stack(rows), torch.stack(columns))
+            turned = kernel.mT
+            rows = kernel.new_empty(n_iters, *cost.shape[:-1])
+            columns = kernel.new_ones(n_iters + 1, *cost.shape[:-2], cost.shape[-1])
+            v = columns[0]
+            for u, after in zip(rows, columns[1:], strict=True):
+                _multiply(kernel, v, out=u).reciprocal_()
+                v = _multiply(turned, u, out=after).reciprocal_()
+            plan = (kernel * v.unsqueeze(-2)).mul_(rows[-1].unsqueeze(-1))
+        ctx.save_for_backward(kernel, plan, rows, columns)
         ctx.epsilon = epsilon
         return plan
 
@@ -86,20 +88,22 @@ class _Scaling(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         kernel, plan, rows, columns = ctx.saved_tensors
-        n_iters = len(rows)
         with torch.autocast(kernel.device.type, enabled=False):
+            turned = kernel.mT
             weighted = gradient * plan
             d_u = weighted.sum(dim=-1) / rows[-1]
             d_v = weighted.sum(dim=-2) / columns[-1]
             by_columns, by_rows = torch.empty_like(columns[1:]), torch.empty_like(rows)
-            for k in reversed(range(n_iters)):
-                u, v = rows[k], columns[k + 1]
+            through = torch.empty_like(d_u)
+            steps = zip(rows, columns[1:], by_rows, by_columns, strict=True)
+            for last, (u, v, by_u, by_v) in enumerate(reversed(list(steps))):
                 # In this order of products no square of a scaling is formed.
-                by_columns[k] = -(d_v * v) * v
-                d_u = d_u + _times(kernel, by_columns[k])
-                by_rows[k] = -(d_u * u) * u
-                d_v = _times(kernel.mT, by_rows[k])
-                d_u = torch.zeros_like(d_u)
+                torch.mul(d_v, v, out=by_v).mul_(v).neg_()
+                _multiply(kernel, by_v, out=through)
+                # Only the last scaling of the rows reaches the plan otherwise than through the columns'.
+                d_u = d_u.add_(through) if last == 0 else through
+                torch.mul(d_u, u, out=by_u).mul_(u).neg_()
+                _multiply(turned, by_u, out=d_v)
             left = torch.cat([rows, by_rows]).movedim(0, -1)
             right = torch.cat([by_columns, columns[:-1]]).movedim(0, -2)
             by_kernel = left @ right
