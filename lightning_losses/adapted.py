@@ -101,8 +101,15 @@ class Adapted(Loss):
         """Evaluate the loss on the step's tensors; the class documents it."""
         given = {argument: self._prepared(source, tensors) for argument, source in self._sources.items()}
         device = next((value.device.type for value in given.values() if isinstance(value, Tensor)), "cpu")
-        with torch.autocast(device, enabled=False):
-            value = self.loss(**given)
+        try:
+            with torch.autocast(device, enabled=False):
+                value = self.loss(**given)
+        except AssertionError as error:
+            shapes = ", ".join(f"{name} {list(v.shape)}" for name, v in given.items() if isinstance(v, Tensor))
+            raise ValueError(
+                f"adapted: {self.inner_name} refused {shapes} ({str(error) or 'by an assertion without a word'}); give "
+                "it what its own documentation asks for."
+            ) from error
         if not isinstance(value, Tensor):
             raise ValueError(f"adapted: {self.inner_name} returned a {type(value).__name__}; a loss returns a tensor.")
         if value.ndim == 0 or self.reduction is None:
