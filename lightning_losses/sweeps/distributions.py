@@ -139,7 +139,7 @@ def read_distribution(name: str, spec: Mapping[str, Any]) -> Distribution:
     Raises:
         ConfigError: keys that W&B would refuse, in one sentence.
     """
-    kind = spec.get("distribution", _implied(name, spec))
+    kind = spec["distribution"] if "distribution" in spec else _implied(name, spec)
     if kind not in _KEYS:
         raise ConfigError(f"parameters.{name}: there is no distribution '{kind}'; {nearest(str(kind), _KEYS)}")
     needed, optional = _KEYS[kind]
