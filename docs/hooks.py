@@ -9,6 +9,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from lightning_losses.catalogue import PARTS, STATUS, Entry, Part, catalogue, families, inputs_line, parts
+from lightning_losses.other_losses import wrapped_losses
 
 ROOT = Path(__file__).parents[1]
 # Files of the repository outside this folder, as pages.
@@ -108,6 +109,9 @@ def catalogue_page() -> str:
         lines += [f"## {family.capitalize()}", ""]
         lines += ["| id | what it is | inputs | coupled | fused | status |", "|---|---|---|---|---|---|"]
         lines += [_loss_row(entry) for entry in entries if entry.family == family] + [""]
+    lines += ["## Wrapped", "", "Losses of other libraries, called as they are through a configuration of ours.", ""]
+    lines += ["| id | what it is | inputs | coupled | wraps |", "|---|---|---|---|---|"]
+    lines += [_wrapped_row(entry) for entry in wrapped_losses()] + [""]
     for kind in PARTS:
         lines += [f"## {kind.capitalize()}", "", "| name | what it is | chosen by |", "|---|---|---|"]
         lines += [_part_row(part) for part in parts(kind)] + [""]
@@ -122,6 +126,14 @@ def _loss_row(entry: Entry) -> str:
     status = f"{STATUS[entry.status]}<br><small>{_repositories(entry.evidence)}</small>"
     coupled = "yes" if entry.batch_coupled else "no"
     return _row(name, what, inputs_line(entry), coupled, entry.fused, status)
+
+
+def _wrapped_row(entry: Entry) -> str:
+    config = f"[`objective={entry.id}`](../conf/objective/{entry.id}.yaml)"
+    coupled = "yes" if entry.batch_coupled else "no"
+    return _row(
+        f"`{entry.id}`", f"{entry.summary}.<br>{config}", inputs_line(entry), coupled, f"`{entry.module}.{entry.name}`"
+    )
 
 
 def _repositories(evidence: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from rich import box
@@ -53,7 +53,8 @@ class Entry:
         batch_coupled: whether the value of one sample depends on the others in the batch.
         fused: "by hand" where a kernel has its gradient without holding the logits, "in chunks" where autograd takes
             a chunk of rows at a time, "no" where it sees the whole batch, takes other tensors, or learns parameters.
-        status: "confirmed" against the authors' code, from the "paper" alone, or "experimental".
+        status: "confirmed" against the authors' code, from the "paper" alone, "experimental", or another library's,
+            "wrapped".
         evidence: what its numbers are compared with.
         configs: the objectives in ``conf/objective/`` that are named after it.
     """
@@ -67,7 +68,7 @@ class Entry:
     inputs: dict[str, bool]
     batch_coupled: bool
     fused: str
-    status: Status
+    status: Status | Literal["wrapped"]
     evidence: str
     configs: tuple[str, ...]
 
@@ -140,7 +141,7 @@ def parts(kind: str) -> list[Part]:
             name,
             value.__module__,
             kind,
-            _summary(value),
+            summary_of(value),
             tuple(choice for choice, targets in made.items() if name in targets),
         )
         for name, value in sorted(_offered(kind), key=lambda pair: pair[0].lower())
@@ -192,8 +193,8 @@ def _entry(loss: type[Loss], configs: tuple[str, ...]) -> Entry:
         loss.__name__,
         loss.__module__,
         loss.__module__.split(".")[-2],
-        _summary(loss),
-        _paper(loss),
+        summary_of(loss),
+        paper_of(loss),
         loss.inputs(),
         loss.batch_coupled,
         _fused(loss),
@@ -300,12 +301,13 @@ def _is_concrete(value: type, base: type) -> bool:
     return issubclass(value, base) and value is not base and value.__name__ not in _BASES
 
 
-def _summary(documented: Any) -> str:
+def summary_of(documented: Any) -> str:
+    """The first sentence of a documentation."""
     text = inspect.cleandoc(documented.__doc__ or "").partition("\n\n")[0]
     return " ".join(text.split()).rstrip(".")
 
 
-def _paper(loss: type[Loss]) -> str:
+def paper_of(loss: type[Loss]) -> str:
     """What the Source section cites first: up to its arXiv id, or its title's closing quote."""
     text = inspect.cleandoc(loss.__doc__ or "").partition("\nSource:\n")[2].partition("\n\n")[0]
     cited = re.match(r'.*?"[^"]+"(?:, arXiv:\d{4}\.\d{4,5})?', " ".join(text.split()))

@@ -28,8 +28,8 @@ def main() -> None:
     listing = commands.add_parser("list", help="every loss: what it is and what it takes")
     listing.add_argument(
         "--family",
-        help="only a family of losses, such as distillation; or metrics, calibrators, callbacks, mixins, samplers, "
-        "kernels in place of losses",
+        help="only a family of losses, such as distillation, or those of others: wrapped, registered; or metrics, "
+        "calibrators, callbacks, mixins, samplers, kernels in place of losses",
     )
     listing.add_argument("--needs", metavar="TENSOR", help="only losses that need it, such as teacher_logits")
     listing.add_argument("--json", action="store_true", help="as JSON, for programs")
@@ -59,13 +59,15 @@ def _recipe(name: str, overrides: list[str]) -> None:
 def _list(family: str | None, needs: str | None, *, as_json: bool) -> None:
     from rich.console import Console
 
-    from lightning_losses.catalogue import PARTS, catalogue, catalogue_table, families, parts, parts_table
+    from lightning_losses.catalogue import PARTS, catalogue_table, families, parts, parts_table
+    from lightning_losses.other_losses import FAMILIES, every_loss
 
-    if family not in (None, *families(), *PARTS):
-        raise ValueError(f"list: --family {family} came; choose one of {', '.join([*families(), *PARTS])}.")
+    choices = [*families(), *FAMILIES, *PARTS]
+    if family not in (None, *choices):
+        raise ValueError(f"list: --family {family} came; choose one of {', '.join(choices)}.")
     if family in PARTS and needs is not None:
         raise ValueError(f"list: --needs {needs} came with --family {family}; it asks what a loss takes.")
-    found = parts(family) if family in PARTS else catalogue(family, needs)
+    found = parts(family) if family in PARTS else every_loss(family, needs)
     if as_json:
         print(json.dumps([asdict(entry) for entry in found], indent=1))
         return

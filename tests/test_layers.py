@@ -18,6 +18,7 @@ BELOW = {
     "transport": {"tensors"},
     "losses": {"tensors", "transport"},
     "objective.py": {"losses", "tensors"},
+    "adapted.py": {"losses", "tensors"},
     "kernels": {"distributed", "losses", "tensors"},
     "metrics": {"tensors", "plots"},
     "calibration": {"metrics", "tensors"},
@@ -50,7 +51,7 @@ def test_imports_run_downward(part):
         assert parts - {own} <= BELOW[part], f"{file.name} imports {sorted(parts - {own} - BELOW[part])}"
 
 
-@pytest.mark.parametrize("part", ["tensors.py", "losses", "transport", "objective.py", "kernels"])
+@pytest.mark.parametrize("part", ["tensors.py", "losses", "transport", "objective.py", "adapted.py", "kernels"])
 def test_mathematics_knows_no_trainer_and_no_configuration(part):
     for file in files(part):
         assert not {name.split(".")[0] for name in imported(file)} & set(HEAVY), file.name

@@ -1,4 +1,7 @@
-"""Every loss by its class name and its function's name; a file added to a family is found by itself."""
+"""Every loss by its class name and its function's name; a file added to a family is found by itself.
+
+Losses that other distributions register are found by their class names too.
+"""
 
 import importlib
 import pkgutil
@@ -32,9 +35,15 @@ def loss_classes() -> list[type[Loss]]:
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_") or name not in index():
-        raise AttributeError(f"module {__name__!r} has no loss {name!r}; it has {', '.join(sorted(index()))}.")
-    return index()[name]
+    if not name.startswith("_"):
+        if name in index():
+            return index()[name]
+        from lightning_losses.losses.registered import registered_losses
+
+        for loss in registered_losses().values():
+            if loss.__name__ == name:
+                return loss
+    raise AttributeError(f"module {__name__!r} has no loss {name!r}; it has {', '.join(sorted(index()))}.")
 
 
 def __dir__() -> list[str]:
