@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from lightning_losses.data.seeded_views import Augmentation, SeededViews, ViewSampler
 from lightning_losses.data.splits import stratified_order, stratified_split
-from lightning_losses.tensors import check_number
+from lightning_losses.tensors import check_count, check_number
 
 Batch = dict[str, Tensor]
 
@@ -72,9 +73,14 @@ class ImageData(L.LightningDataModule):
             `split_seed` fixes which. Validation and test labels stay as they are.
         train_rows: how many training samples are kept, with the classes' shares (`stratified_order`); None for all.
             `split_seed` fixes which; fewer rows are among more, and keep their labels, wrong ones too.
+        augmentation: makes a view of one image from it and a generator, such as `RandomShift`; None shows images as
+            they are.
+        views: how many views each training image has, one an epoch; from then on they repeat, so that a teacher that
+            was evaluated on all of them once has seen what a student sees (`SeededViews`).
 
     Attributes:
         train, val, test: the three splits, once `setup` has run.
+        views_of_train: all views of the training split; None without augmentation.
 
     Raises:
         ValueError: a batch size that the processes can't share; classes or a shape that the data don't have; a share
@@ -87,6 +93,7 @@ class ImageData(L.LightningDataModule):
     train: ImageDataset
     val: ImageDataset
     test: ImageDataset
+    views_of_train: SeededViews | None = None
 
     def __init__(
         self,
@@ -99,6 +106,8 @@ class ImageData(L.LightningDataModule):
         input_shape: Sequence[int] | None = None,
         label_noise: float = 0.0,
         train_rows: int | None = None,
+        augmentation: Augmentation | None = None,
+        views: int = 1,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -110,6 +119,11 @@ class ImageData(L.LightningDataModule):
         check_number(str(self.name), "label_noise", label_noise, least=0, most=1)
         if train_rows is not None:
             check_number(str(self.name), "train_rows", train_rows, least=1)
+        check_count(str(self.name), "views", views)
+        if views > 1 and augmentation is None:
+            raise ValueError(f"{self.name}: views={views} came without augmentation; give one, or one view.")
+        self.augmentation = augmentation
+        self.views = views
         self.train_rows = train_rows
         self.batch_size = batch_size
         self.val_fraction = val_fraction
@@ -117,6 +131,7 @@ class ImageData(L.LightningDataModule):
         self.split_seed = split_seed
         self.seed = seed
         self.label_noise = label_noise
+        self._fingerprint: str | None = None
 
     def read(self) -> Images:
         """The whole data set."""
@@ -143,6 +158,8 @@ class ImageData(L.LightningDataModule):
             )
         if kept is not None:
             self.train = ImageDataset(self.train.inputs[kept], self.train.target[kept])
+        if self.augmentation is not None:
+            self.views_of_train = SeededViews(self.train, self.augmentation, self.views, self.split_seed)
 
     def _kept(self, target: NDArray[np.int64]) -> Int[Tensor, " rows"] | None:
         if self.train_rows is None:
@@ -154,13 +171,15 @@ class ImageData(L.LightningDataModule):
         return torch.from_numpy(np.sort(stratified_order(target, self.split_seed)[: self.train_rows]))
 
     def fingerprint(self) -> str:
-        """A hash of every sample of the three splits, as the networks see them."""
-        self.setup()
-        content = hashlib.sha256()
-        for dataset in (self.train, self.val, self.test):
-            content.update(dataset.inputs.numpy().tobytes())
-            content.update(dataset.target.numpy().tobytes())
-        return content.hexdigest()
+        """A hash of every sample of the three splits, as the networks see them; made once."""
+        if self._fingerprint is None:
+            self.setup()
+            content = hashlib.sha256()
+            for dataset in (self.train, self.val, self.test):
+                content.update(dataset.inputs.numpy().tobytes())
+                content.update(dataset.target.numpy().tobytes())
+            self._fingerprint = content.hexdigest()
+        return self._fingerprint
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches, each process its share."""
@@ -170,6 +189,9 @@ class ImageData(L.LightningDataModule):
                 f"{self.name}: batch_size={self.batch_size} came with {world} processes; give a multiple "
                 f"of {world}, each process takes its share."
             )
+        if self.views_of_train is not None:
+            view_sampler = ViewSampler(self.views_of_train, world, rank, self.seed)
+            return _loader(self.views_of_train, self.batch_size // world, view_sampler)
         # Also for one process, since Lightning tells this sampler the epoch: the order is that of (seed, epoch).
         sampler: DistributedSampler[Batch] = DistributedSampler(self.train, world, rank, shuffle=True, seed=self.seed)
         return _loader(self.train, self.batch_size // world, sampler)
@@ -202,7 +224,7 @@ def flipped(
     return noisy
 
 
-def _loader(dataset: ImageDataset, batch_size: int, sampler: Any = None) -> DataLoader[Batch]:
+def _loader(dataset: Dataset[Batch], batch_size: int, sampler: Any = None) -> DataLoader[Batch]:
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=_as_is)
 
 

@@ -10,7 +10,7 @@ from lightning_losses.features import FeatureTap, penultimate_stage, pooled
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.teacher import CachedLogits
 
-_OFFERED = ("teacher_logits", "teacher_features", "teacher_feature_maps")
+_OFFERED = ("teacher_logits", "each_teacher_logits", "teacher_features", "teacher_feature_maps")
 
 
 class DistillationMixin(ObjectiveMixin):
@@ -20,7 +20,8 @@ class DistillationMixin(ObjectiveMixin):
     cache of logits. The teacher is no submodule: it is in neither `state_dict` nor `parameters`, no optimizer, DDP or
     FSDP sees it, and `train()` leaves it in evaluation mode. It follows the module's device and precision, and runs
     without gradients on the step's `inputs` whenever a term takes `teacher_logits`, `teacher_features` (pooled to
-    [B, D]) or `teacher_feature_maps` (as they are). Override `teacher_tensors` to hand more to the objective.
+    [B, D]) or `teacher_feature_maps` (as they are); of a `TeacherEnsemble` a term may take `each_teacher_logits`, by
+    teacher. Override `teacher_tensors` to hand more to the objective.
 
     Attributes:
         teacher_layer: the layer whose output the teacher's features are; None for its last but one stage.
@@ -86,21 +87,44 @@ class DistillationMixin(ObjectiveMixin):
                 f"{type(self).__name__}: the objective takes {taken}, but no teacher is set; "
                 "set self.teacher, or give apply_objective teacher_logits=...."
             )
-        needed = "index" if isinstance(self.teacher, CachedLogits) else "inputs"
+        needed = self._teacher_input(tensors)
         if needed not in tensors:
             raise ValueError(
                 f"{type(self).__name__}: the teacher works on '{needed}', but the step offered "
                 f"{', '.join(map(repr, sorted(tensors)))}; give apply_objective {needed}=...."
             )
-        if not self.objective.needs("teacher_features") and not self.objective.needs("teacher_feature_maps"):
-            output = self.teacher(tensors[needed])
-            return {"teacher_logits": output if isinstance(output, Tensor) else output.logits}
-        layer = self.teacher_layer or penultimate_stage(self.teacher)
-        with FeatureTap(self.teacher, [layer]) as tap:
-            output = self.teacher(tensors[needed])
-        found = {"teacher_logits": output if isinstance(output, Tensor) else output.logits}
+        features = any(self.objective.needs(name) for name in ("teacher_features", "teacher_feature_maps"))
+        if not features:
+            return self._teacher_logits(self.teacher, tensors[needed])
+        if isinstance(self.teacher, CachedLogits):
+            found = self._teacher_logits(self.teacher, tensors[needed])
+            feature = self.teacher.feature(tensors[needed], self.teacher_layer)
+        else:
+            layer = self.teacher_layer or penultimate_stage(self.teacher)
+            with FeatureTap(self.teacher, [layer]) as tap:
+                found = self._teacher_logits(self.teacher, tensors[needed])
+            feature = tap.features[layer]
         if self.objective.needs("teacher_features"):
-            found["teacher_features"] = pooled(tap.features[layer])
+            found["teacher_features"] = pooled(feature)
         if self.objective.needs("teacher_feature_maps"):
-            found["teacher_feature_maps"] = tap.features[layer]
+            found["teacher_feature_maps"] = feature
         return found
+
+    def _teacher_input(self, tensors: dict[str, Any]) -> str:
+        if not isinstance(self.teacher, CachedLogits):
+            return "inputs"
+        # Where samples have several views, the cache goes by the view.
+        return "view_index" if "view_index" in tensors else "index"
+
+    def _teacher_logits(self, teacher: nn.Module, inputs: Any) -> dict[str, Any]:
+        if not self.objective.needs("each_teacher_logits"):
+            output = teacher(inputs)
+            return {"teacher_logits": output if isinstance(output, Tensor) else output.logits}
+        ensemble: Any = teacher
+        if not callable(getattr(ensemble, "each", None)):
+            raise ValueError(
+                f"{type(self).__name__}: the objective takes 'each_teacher_logits', but the teacher is a "
+                f"{type(teacher).__name__}; give a TeacherEnsemble."
+            )
+        each = ensemble.each(inputs)
+        return {"teacher_logits": ensemble.mean(each), "each_teacher_logits": each}

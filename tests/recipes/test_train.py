@@ -16,13 +16,19 @@ from tests.recipes.conftest import SHORT, composed
         (["experiment=online_distill"], {"baseline (ce)", "student (ce + bdkd)"}),
         (["experiment=online_distill", "objective=mutual_learning"], {"baseline (ce)", "student (ce + kd)"}),
         (["experiment=mutual_learning"], {"baseline (ce)", "student (ce + kd)"}),
+        (["experiment=distill_ensemble"], {"teacher (ce)", "baseline (ce)", "student (ce + kd)"}),
+        (
+            ["experiment=distill_ensemble", "objective=mtard_ensemble"],
+            {"teacher (ce)", "baseline (ce)", "student (ce + mtard_balance)"},
+        ),
+        (["experiment=ema_teacher"], {"baseline (ce)", "student (ce + kd)"}),
         (["experiment=self_distill"], {"baseline (ce)", "student (pskd)"}),
         (["experiment=self_distill", "objective=uskd"], {"baseline (ce)", "student (ce + uskd)"}),
     ],
 )
 def test_each_experiment_runs_and_reports(run, overrides, parts):
     # Experiments without a teacher have no teacher.width to set.
-    short = SHORT if "experiment=self_distill" not in overrides else SHORT[:-1]
+    short = SHORT[:-1] if overrides[0] in ("experiment=self_distill", "experiment=ema_teacher") else SHORT
     report = run(*overrides, short=short)
     assert {evaluation.trained.label for evaluation in report.evaluations} == parts
     content = json.loads((run.folder / "report" / "report.json").read_text())

@@ -87,7 +87,8 @@ class MTARDBalance(Loss):
         log_eps: ε, at least 0.
 
     Shapes:
-        logits, teacher_logits: {teacher: [..., C]} with the same m names; or [..., C] for one teacher.
+        teacher_logits: {teacher: [..., C]} with m names; or [..., C] for one teacher. logits: the same, with the same
+        names, where teachers have inputs of their own; or [..., C] for all teachers.
 
     Returns:
         A scalar.
@@ -145,8 +146,9 @@ class MTARDBalance(Loss):
 
     def forward(self, logits: Logits, teacher_logits: Logits) -> Float[Tensor, ""]:
         """Evaluate the loss; the class documents it."""
-        student = logits if isinstance(logits, Mapping) else {"": logits}
         teacher = teacher_logits if isinstance(teacher_logits, Mapping) else {"": teacher_logits}
+        # Without inputs of its own for each teacher, the student's logits stand against all of them.
+        student = logits if isinstance(logits, Mapping) else dict.fromkeys(teacher, logits)
         if student.keys() != teacher.keys() or len(student) != self.num_teachers:
             raise ValueError(
                 f"mtard_balance: logits for {list(student)} came with teacher_logits for {list(teacher)}; give both "

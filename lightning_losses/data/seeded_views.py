@@ -1,0 +1,126 @@
+"""Augmented views that replay: what a sample looks like follows from a seed, its position and the view's number."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset, DistributedSampler
+
+from lightning_losses.tensors import check_count, check_number
+
+Batch = dict[str, Tensor]
+Augmentation = Callable[
+    [Float[Tensor, "channels height width"], torch.Generator], Float[Tensor, "channels height width"]
+]
+
+
+class RandomShift:
+    """Moves an image by up to some pixels in each direction; what comes in from outside is the image's least value.
+
+    Args:
+        pixels: at most, at least 1.
+
+    Example:
+        >>> image = torch.eye(3).unsqueeze(0)
+        >>> RandomShift(1)(image, torch.Generator().manual_seed(0)).shape
+        torch.Size([1, 3, 3])
+    """
+
+    def __init__(self, pixels: int = 2) -> None:
+        check_count("RandomShift", "pixels", pixels)
+        self.pixels = pixels
+
+    def __call__(
+        self, image: Float[Tensor, "channels height width"], generator: torch.Generator
+    ) -> Float[Tensor, "channels height width"]:
+        """The image, moved."""
+        down, right = torch.randint(-self.pixels, self.pixels + 1, (2,), generator=generator).tolist()
+        moved = torch.full_like(image, image.min().item())
+        height, width = image.shape[-2:]
+        moved[..., max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = image[
+            ..., max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
+        ]
+        return moved
+
+
+class SeededViews(Dataset[Batch]):
+    """Several augmented views of every sample of a data set, the same whenever they are asked for.
+
+    It is as long as all views together: the sample at ``view * len(dataset) + position`` is that view of that sample.
+    Its batches hold this number as `view_index`, by which a cached teacher answers, and the sample's own position as
+    `index`. A teacher that was evaluated once on all of it, by `cache_teacher`, has then seen exactly what a student
+    sees, epoch by epoch: let `ViewSampler` show it one view of each sample an epoch.
+
+    Args:
+        dataset: the samples, such as an `ImageDataset`; asked for a list of positions, it answers with a batch.
+        augmentation: makes a view of one sample's `inputs`, with all its random numbers from the generator it is given.
+        views: how many views of a sample there are, at least 1; from then on they repeat.
+        seed: of all views.
+
+    Example:
+        >>> from lightning_losses.data import ImageDataset
+        >>> samples = ImageDataset(torch.randn(3, 1, 4, 4), torch.tensor([0, 1, 0]))
+        >>> data = SeededViews(samples, RandomShift(1), views=2)
+        >>> batch = data.__getitems__([4, 1])
+        >>> len(data), batch["index"].tolist(), batch["view_index"].tolist()
+        (6, [1, 1], [4, 1])
+    """
+
+    def __init__(self, dataset: Dataset[Batch], augmentation: Augmentation, views: int = 1, seed: int = 0) -> None:
+        check_count("SeededViews", "views", views)
+        check_number("SeededViews", "seed", seed, least=0)
+        self.dataset: Any = dataset
+        self.augmentation = augmentation
+        self.views = views
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.views * len(self.dataset)
+
+    def __getitem__(self, number: int) -> Batch:
+        return {name: tensor[0] for name, tensor in self.__getitems__([number]).items()}
+
+    def __getitems__(self, numbers: list[int]) -> Batch:
+        """The batch of these views."""
+        batch = self.dataset.__getitems__([number % len(self.dataset) for number in numbers])
+        seen = [
+            self.augmentation(image, self._generator(number))
+            for image, number in zip(batch["inputs"], numbers, strict=True)
+        ]
+        inputs = torch.stack(seen) if seen else batch["inputs"]
+        return {**batch, "inputs": inputs, "view_index": torch.as_tensor(numbers, dtype=torch.int64)}
+
+    def _generator(self, number: int) -> torch.Generator:
+        # Numbers that follow each other make unlike streams only through a hash of them.
+        state = np.random.SeedSequence((self.seed, number)).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+
+class ViewSampler(DistributedSampler[Batch]):
+    """Shuffled samples, each process its share, in the epoch's view: view e of epoch e, and round again.
+
+    Args:
+        data: the views.
+        num_replicas: the number of processes.
+        rank: this process.
+        seed: of the order, which is that of a `DistributedSampler` of the samples.
+
+    Example:
+        >>> from lightning_losses.data import ImageDataset
+        >>> samples = ImageDataset(torch.randn(3, 1, 4, 4), torch.tensor([0, 1, 0]))
+        >>> sampler = ViewSampler(SeededViews(samples, RandomShift(1), views=2), 1, 0)
+        >>> sampler.set_epoch(3)
+        >>> sorted(sampler)
+        [3, 4, 5]
+    """
+
+    def __init__(self, data: SeededViews, num_replicas: int, rank: int, seed: int = 0) -> None:
+        super().__init__(data.dataset, num_replicas, rank, shuffle=True, seed=seed)
+        self.views = data.views
+
+    def __iter__(self) -> Iterator[int]:  # type: ignore[override]
+        start = (self.epoch % self.views) * len(self.dataset)  # type: ignore[arg-type]
+        return (start + position for position in super().__iter__())  # type: ignore[operator]

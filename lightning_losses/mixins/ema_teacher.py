@@ -1,0 +1,134 @@
+"""The mixin whose teacher is the moving average of the student itself."""
+
+import copy
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from lightning_losses.distributed import total_of_all, whole_parameter, world_size
+from lightning_losses.mixins.distillation import DistillationMixin
+from lightning_losses.tensors import check_choice, check_number
+
+Buffers = Literal["copy", "average"]
+
+
+class EMATeacherMixin(DistillationMixin):
+    """Gives a LightningModule a teacher that is the exponential moving average of its own network.
+
+    Call `start_ema_teacher` in the constructor. After each optimizer step (not each batch, where gradients are
+    accumulated) every weight of the teacher becomes ``decay * teacher + (1 - decay) * network``. As any teacher of
+    `DistillationMixin` it is in evaluation mode, without gradients, and in neither `parameters` nor `state_dict`; the
+    checkpoint holds it beside them, so that a resumed training is the uninterrupted one. Under DDP every process keeps
+    the same average; under FSDP2 each keeps it whole, and gathers the network's weights for the update.
+
+    Attributes:
+        ema_decay: in [0, 1]; 0 makes the teacher the network of the step before.
+        ema_warmup: let the decay of the t-th update be at most ``1 - 1 / (t + 1)``, to forget early weights.
+        ema_buffers: "copy" takes the network's floating buffers (the statistics of batch norm) as they are, "average"
+            averages them like weights; counters are copied. Under several processes their mean is taken.
+
+    Source:
+        Tarvainen, Valpola, 2017, "Mean teachers are better role models", arXiv:1703.01780: decay 0.99 at first and
+        0.999 later, with this warm-up.
+
+    Example:
+        >>> import lightning
+        >>> from lightning_losses import KD, Objective
+        >>> class Student(EMATeacherMixin, lightning.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.network = nn.Linear(4, 3)
+        ...         self.objective = Objective({"kd": KD()})
+        ...         self.start_ema_teacher("network", decay=0.9)
+        ...     def training_step(self, batch, batch_idx):
+        ...         inputs, target = batch
+        ...         return self.apply_objective(inputs=inputs, logits=self.network(inputs), target=target)
+        >>> student = Student()
+        >>> student.training_step((torch.zeros(2, 4), torch.tensor([0, 1])), 0)["loss"].item()  # alike at first
+        0.0
+    """
+
+    ema_decay: float
+    ema_warmup: bool
+    ema_buffers: Buffers
+
+    def start_ema_teacher(
+        self,
+        network: str = "network",
+        *,
+        decay: float = 0.999,
+        warmup: bool = True,
+        buffers: Buffers = "copy",
+        teacher: nn.Module | None = None,
+    ) -> None:
+        """Set the teacher to a copy of a submodule, and follow that submodule.
+
+        Args:
+            network: the submodule's name.
+            decay: see `ema_decay`.
+            warmup: see `ema_warmup`.
+            buffers: see `ema_buffers`.
+            teacher: the copy, if it was made before; by default it is made now.
+        """
+        check_number("ema_teacher", "decay", decay, least=0, most=1)
+        check_choice("ema_teacher", "buffers", buffers, Buffers)
+        self.ema_decay, self.ema_warmup, self.ema_buffers = decay, warmup, buffers
+        self.teacher = copy.deepcopy(self.get_submodule(network)) if teacher is None else teacher
+        self.__dict__["_ema_state"] = {"network": network, "updates": 0, "step": 0}
+
+    def on_train_start(self) -> None:
+        """Remember where training begins, or goes on."""
+        super().on_train_start()
+        self._ema["step"] = self.trainer.global_step
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Update the teacher, if the optimizer took a step."""
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.trainer.global_step != self._ema["step"]:
+            self._ema["step"] = self.trainer.global_step
+            self.update_ema_teacher()
+
+    @torch.no_grad()
+    def update_ema_teacher(self) -> None:
+        """Move the teacher towards the network, once."""
+        assert self.teacher is not None
+        self._ema["updates"] += 1
+        decay = self.ema_decay
+        if self.ema_warmup:
+            decay = min(decay, 1 - 1 / (self._ema["updates"] + 1))
+        network = self.get_submodule(self._ema["network"])
+        followed = dict(network.named_parameters())
+        for name, parameter in self.teacher.named_parameters():
+            parameter.lerp_(whole_parameter(followed[name].detach()).to(parameter), 1 - decay)
+        current = dict(network.named_buffers())
+        for name, buffer in self.teacher.named_buffers():
+            value = current[name]
+            if not buffer.is_floating_point():
+                buffer.copy_(value)
+                continue
+            value = total_of_all(value) / world_size() if world_size() > 1 else value
+            buffer.lerp_(value.to(buffer), 1.0 if self.ema_buffers == "copy" else 1 - decay)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the teacher."""
+        super().on_save_checkpoint(checkpoint)
+        if self.teacher is not None:
+            checkpoint["ema_teacher"] = {
+                "updates": self._ema["updates"],
+                "state_dict": {name: tensor.detach().cpu() for name, tensor in self.teacher.state_dict().items()},
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the teacher."""
+        super().on_load_checkpoint(checkpoint)
+        if (saved := checkpoint.get("ema_teacher")) and self.teacher is not None:
+            self.teacher.load_state_dict(saved["state_dict"])
+            self._ema["updates"] = saved["updates"]
+
+    @property
+    def _ema(self) -> dict[str, Any]:
+        found: dict[str, Any] | None = self.__dict__.get("_ema_state")
+        if found is None:
+            raise ValueError(f"{type(self).__name__}: call start_ema_teacher in the constructor.")
+        return found

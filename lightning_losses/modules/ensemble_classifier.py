@@ -1,0 +1,54 @@
+"""A ready LightningModule that trains the teachers of an ensemble, each by itself."""
+
+from typing import Any
+
+import torch
+
+from lightning_losses.modules.classifier import Batch, Classifier
+from lightning_losses.networks.teacher_ensemble import TeacherEnsemble
+from lightning_losses.objective import ObjectiveValue
+
+
+class EnsembleClassifier(Classifier):
+    """Trains every member of a `TeacherEnsemble` on its own loss; validation and test measure the ensemble.
+
+    The members see the same batches and differ by their first weights, and by their layers if these differ. The losses
+    are added, so that each member gets the gradient that it would get alone.
+
+    Args:
+        **classifier: as `Classifier` takes them; `network` is a `TeacherEnsemble`.
+
+    Raises:
+        ValueError: a network that is no ensemble.
+
+    Example:
+        >>> from torch import nn
+        >>> from lightning_losses import CrossEntropy, Objective
+        >>> ensemble = TeacherEnsemble([nn.Linear(4, 3), nn.Linear(4, 3)])
+        >>> module = EnsembleClassifier(network=ensemble, objective=Objective({"ce": CrossEntropy()}), num_classes=3)
+        >>> module.training_step({"inputs": torch.zeros(2, 4), "target": torch.tensor([0, 1])}, 0)["logits"].shape
+        torch.Size([2, 3])
+    """
+
+    network: TeacherEnsemble
+
+    def __init__(self, **classifier: Any) -> None:
+        super().__init__(**classifier)
+        if not isinstance(self.network, TeacherEnsemble):
+            raise ValueError(
+                f"EnsembleClassifier: network is a {type(self.network).__name__}; give a TeacherEnsemble, or train it "
+                "by Classifier."
+            )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The sum of the members' objectives on one batch."""
+        each = self.network.each(batch["inputs"])
+        values = [
+            self.objective_value(self.objective, self.objective_tensors({**batch, "logits": logits}))
+            for logits in each.values()
+        ]
+        total = torch.stack([value.total for value in values]).sum()
+        # Logged is the mean over the members, which compares with other networks' losses.
+        parts = {name: torch.stack([value.parts[name] for value in values]).mean() for name in values[0].parts}
+        self.log_objective("train/loss", ObjectiveValue(total / len(values), parts), batch)
+        return {"loss": total, **batch, "logits": self.network.mean(each)}

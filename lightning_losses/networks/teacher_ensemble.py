@@ -1,0 +1,90 @@
+"""Several teachers as one, by the mean of their probabilities or of their logits."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_losses.tensors import check_choice, check_temperature, full_precision
+
+Average = Literal["probabilities", "logits"]
+
+
+class TeacherEnsemble(nn.Module):
+    """Several teachers as one teacher.
+
+    With "probabilities" it gives logits whose softmax at the temperature is the weighted mean of the teachers'
+    probabilities at that temperature, ``τ log sum_i w_i softmax(z_i / τ)``: take the temperature of the loss. With
+    "logits" it gives ``sum_i w_i z_i``, whose probabilities are the teachers' geometric mean, scaled to sum 1.
+
+    Args:
+        teachers: the networks, in order or by name; all see the same inputs and give the same classes.
+        weights: of each teacher, at least 0; they are scaled to sum 1. None weighs them alike.
+        average: what the mean is taken of.
+        temperature: τ, above 0; without effect on the mean of logits.
+
+    Raises:
+        ValueError: no teachers; weights that are negative, all 0, or of another number; an unknown average.
+
+    Example:
+        >>> sure, unsure = nn.Linear(1, 2, bias=False), nn.Linear(1, 2, bias=False)
+        >>> with torch.no_grad():
+        ...     _ = sure.weight.copy_(torch.tensor([[4.0], [0.0]])), unsure.weight.zero_()
+        >>> TeacherEnsemble([sure, unsure])(torch.ones(1, 1)).softmax(-1).round(decimals=3)
+        tensor([[0.7410, 0.2590]], grad_fn=<RoundBackward1>)
+        >>> TeacherEnsemble([sure, unsure], average="logits")(torch.ones(1, 1)).softmax(-1).round(decimals=3)
+        tensor([[0.8810, 0.1190]], grad_fn=<RoundBackward1>)
+    """
+
+    weights: Tensor
+
+    def __init__(
+        self,
+        teachers: Sequence[nn.Module] | Mapping[str, nn.Module],
+        weights: Sequence[float] | None = None,
+        average: Average = "probabilities",
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_choice("TeacherEnsemble", "average", average, Average)
+        check_temperature("TeacherEnsemble", temperature)
+        named = teachers if isinstance(teachers, Mapping) else {str(n): teacher for n, teacher in enumerate(teachers)}
+        if not named:
+            raise ValueError("TeacherEnsemble: no teachers came; give at least one network.")
+        shares = [1.0] * len(named) if weights is None else [float(weight) for weight in weights]
+        if len(shares) != len(named) or min(shares) < 0 or not 0 < sum(shares) < math.inf:
+            raise ValueError(
+                f"TeacherEnsemble: weights={shares} came for {len(named)} teachers; give each a finite number of at "
+                "least 0, not all 0."
+            )
+        self.members = nn.ModuleDict(named)
+        self.average = average
+        self.temperature = temperature
+        # Given by the constructor, so it needs no place in a checkpoint.
+        self.register_buffer("weights", torch.tensor(shares) / sum(shares), persistent=False)
+
+    def each(self, inputs: Any) -> dict[str, Float[Tensor, "*rows classes"]]:
+        """Every teacher's logits, by its name."""
+        outputs = {name: member(inputs) for name, member in self.members.items()}
+        return {name: output if isinstance(output, Tensor) else output.logits for name, output in outputs.items()}
+
+    def mean(self, each: Mapping[str, Float[Tensor, "*rows classes"]]) -> Float[Tensor, "*rows classes"]:
+        """The logits of the ensemble, from those of each teacher."""
+        logits = torch.stack([full_precision(member) for member in each.values()])
+        weights = self.weights.to(logits).view(-1, *[1] * (logits.ndim - 1))
+        if self.average == "logits":
+            # A class that a teacher masks is masked, but a teacher without weight has no say.
+            return torch.where(weights > 0, weights * logits, 0.0).sum(dim=0)
+        log_p = torch.log_softmax(logits / self.temperature, dim=-1)
+        return self.temperature * torch.logsumexp(log_p + weights.log(), dim=0)
+
+    def forward(self, inputs: Any) -> Float[Tensor, "*rows classes"]:
+        """The logits of the ensemble."""
+        return self.mean(self.each(inputs))
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return f"average={self.average!r}, temperature={self.temperature}, weights={self.weights.tolist()}"
