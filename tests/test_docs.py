@@ -1,0 +1,206 @@
+"""Every command and every example of the README and the pages runs, or says why it does not."""
+
+import contextlib
+import io
+import re
+import shlex
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_losses import cli
+from lightning_losses.recipe.check_overrides import check_overrides
+from lightning_losses.recipes import calibrate, compare, sweep, train
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^(?:<!-- not run: ([^\n]+?) -->\n)?```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PROGRAMS = ("python ", "lightning-losses ", "make ", "pip ", "wandb ", "torchrun ", "srun ", "sbatch ")
+MAINS = {"train": train.main, "calibrate": calibrate.main, "compare": compare.main, "sweep": sweep.main}
+
+# The same run, shorter. A command's own overrides of these are dropped.
+SHORT = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "logger=none"]
+SMALL_TEXT = ["data.max_bytes=60000", "data.block_length=32", "data.batch_size=4"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    language: str
+    text: str
+    reason: str | None
+
+
+def blocks():
+    return [
+        Block(page.name, language, text, reason or None)
+        for page in PAGES
+        for reason, language, text in BLOCK.findall(page.read_text())
+    ]
+
+
+def commands(*, of_blocks_that_run=True):
+    """The commands of the bash blocks, each once, with the first page that has it."""
+    found = {}
+    for block in blocks():
+        if block.language == "bash" and (block.reason is None) == of_blocks_that_run:
+            for line in block.text.replace("\\\n", " ").splitlines():
+                if line.strip() and not line.startswith("#"):
+                    found.setdefault(line, block.page)
+    return [pytest.param(line, id=f"{page}-{line.partition('#')[0].strip()}") for line, page in found.items()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_are_what_they_say(page):
+    text = page.read_text()
+    assert text.count("\n```") == 2 * len(BLOCK.findall(text)), "a block isn't closed, or is indented"
+    for reason, language, code in BLOCK.findall(text):
+        assert language in ("bash", "python", "yaml", "toml", "text", "")
+        if language not in ("bash", "python"):
+            assert not any(line.startswith(PROGRAMS) for line in code.splitlines()), "a command in a block without name"
+        assert not reason or len(reason.split()) >= 4, f"{reason!r} is no reason"
+    # A reason belongs to the block below it.
+    assert text.count("<!-- not run:") == sum(bool(reason) for reason, _, _ in BLOCK.findall(text))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.name
+)
+def test_its_examples_run_one_after_the_other(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": page.stem}
+    for reason, language, code in BLOCK.findall(page.read_text()):
+        if language == "python" and not reason:
+            exec(compile(code, page.name, "exec"), names)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with what the pages' commands read: logits and targets, and one cache for all of them."""
+    folder = tmp_path_factory.mktemp("docs")
+    generator = np.random.default_rng(0)
+    logits = 2 * generator.normal(size=(300, 4))
+    target = (logits / 2 + generator.gumbel(size=logits.shape)).argmax(axis=1)
+    np.savez(folder / "validation.npz", logits=logits, target=target)
+    for name in ("validation.csv", "test.csv"):
+        header = ",".join([*(f"logit_{k}" for k in range(4)), "target"])
+        np.savetxt(folder / name, np.column_stack([logits, target]), delimiter=",", header=header, comments="")
+    (folder / "conf").symlink_to(ROOT / "conf")
+    return folder
+
+
+def shortened(program, overrides):
+    """The overrides of a short run of the same."""
+    if program == "calibrate":
+        return [*overrides, "resamples=5"]
+    if program == "compare":
+        overrides = [word if not word.startswith("seeds=") else "seeds=2" for word in overrides]
+    chosen = dict(word.split("=", 1) for word in overrides if "=" in word)
+    short = [*SHORT]
+    experiment = chosen.get("experiment", "distill")
+    if "language_model" in experiment:
+        short += [*SMALL_TEXT, "model.width=16", "model.depth=1"]
+        short += ["teacher.width=24", "teacher.depth=1"] if "distill" in experiment else []
+    elif "data" not in chosen and "overlap" not in experiment:
+        short += ["data=digits"]
+    if "-m" in overrides:
+        # Two jobs of a sweep.
+        overrides = [word.split(",")[0] if word.startswith("seed=") else word for word in overrides]
+        overrides = [",".join(word.split(",")[:2]) if word.startswith("objective=") else word for word in overrides]
+    if experiment.startswith("calibration_"):
+        short += ["seeds=1"]
+        kept = {"calibration_compare": ("ce", "mixup"), "calibration_overlap": ()}.get(experiment, ())
+        runs = re.findall(
+            r"(?m)^  (\w+):\n    label", (ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text()
+        )
+        short += [f"~runs.{name}" for name in runs if name not in (kept or runs[:2])]
+    own = {word.split("=")[0].lstrip("+~") for word in short if not word.startswith("~")}
+    own.discard("data")
+    kept_words = [word for word in overrides if word.split("=")[0] not in own and word not in short]
+    return [*kept_words, *short]
+
+
+def perform(command, monkeypatch, number):
+    """Run a command's main function in this process; its exit code, and what it printed."""
+    words = shlex.split(command, comments=True)
+    program, arguments = (Path(words[1]).stem, words[2:]) if words[0] == "python" else (words[1], words[2:])
+    if words[0] == "python":
+        assert (ROOT / words[1]).is_file()
+        main = MAINS[program]
+    else:
+        assert words[0] == "lightning-losses"
+        main = cli.main
+    asks = {"--help", "--cfg"} & set(arguments)
+    if program in MAINS and not asks:
+        arguments = shortened(program, arguments)
+        arguments += [f"hydra.sweep.dir=sweep{number}" if "-m" in arguments else f"hydra.run.dir=run{number}"]
+    monkeypatch.setattr(
+        sys, "argv", [words[0], *arguments] if main is not cli.main else [words[0], program, *arguments]
+    )
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), warnings.catch_warnings():
+        # Networks of two steps know nothing: their best temperature lies at the range's end.
+        warnings.filterwarnings("ignore", message="TemperatureScaling: the best temperature lies outside")
+        try:
+            main()
+            code = 0
+        except SystemExit as exit:
+            code = exit.code or 0
+    return code, printed.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", commands())
+def test_its_commands_run(command, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("LIGHTNING_LOSSES_CACHE", str(workplace / "cache"))
+    code, printed = perform(command, monkeypatch, number=len(list(workplace.iterdir())))
+    expected = re.search(r"# fails: (.+)$", command)
+    if expected:
+        assert code == 2 and expected[1] in printed
+    else:
+        assert code == 0, printed
+
+
+def inline():
+    """Commands within the text, without those that leave something open."""
+    found = {
+        command: page.name
+        for page in [*PAGES, ROOT / "RESULTS.md"]
+        for command in re.findall(r"`([^`\n]+)`", re.sub(r"(?ms)^```.*?^```$", "", page.read_text()))
+        if command.startswith(PROGRAMS) and not re.search(r"\.\.\.|<|FOLDER|FILE", command)
+    }
+    return [pytest.param(command, id=f"{page}-{command}") for command, page in found.items()]
+
+
+@pytest.mark.parametrize("command", [*inline(), *commands(of_blocks_that_run=False)])
+def test_what_is_not_run_names_what_there_is(command):
+    words = shlex.split(command, comments=True)
+    if words[0] == "make":
+        makefile = (ROOT / "Makefile").read_text()
+        assert all(re.search(rf"(?m)^{word}:", makefile) for word in words[1:] if "=" not in word)
+    elif words[:2] == ["python", "-m"]:
+        assert words[2] == "pytest" or (ROOT / words[2].replace(".", "/") / "__main__.py").is_file()
+        assert all((ROOT / word).exists() for word in words if word.startswith("tests/"))
+    elif words[0] in ("python", "lightning-losses", "wandb", "torchrun"):
+        name = Path(words[1]).stem
+        assert words[0] != "python" or (ROOT / words[1]).is_file()
+        assert all((ROOT / word).is_file() for word in words if word.startswith(("conf/", "benchmarks/")))
+        overrides = [word for word in words[2:] if word != "-m" and not word.startswith("resume=")]
+        if name in ("train", "calibrate") and not {"--help", "--cfg"} & set(words):
+            schema = {"train": train.Settings, "calibrate": calibrate.Settings}[name]
+            assert check_overrides(name, overrides, schema, multirun="-m" in words)
+
+
+def test_a_broken_page_is_noticed():
+    assert BLOCK.findall("```bash\npython x.py\n```\n") == [("", "bash", "python x.py\n")]
+    assert BLOCK.findall("<!-- not run: no card here -->\n```python\nx\n```\n") == [("no card here", "python", "x\n")]
+    assert shortened("train", ["objective=kd", "trainer.max_epochs=90"]) == ["objective=kd", *SHORT, "data=digits"]
+    assert torch.get_num_threads() == 1
