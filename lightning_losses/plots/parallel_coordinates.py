@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -72,7 +73,7 @@ def parallel_coordinates(
         figure, (axes,) = new_figure(width=1.15 * (len(coordinates) + 1) + 0.6, height=2.9)
         heights = [_draw_coordinate(axes, place, coordinate) for place, coordinate in enumerate(coordinates)]
         last = Coordinate(score, list(scores))
-        heights.append(_draw_coordinate(axes, len(coordinates), last, flipped=smaller_is_better))
+        heights.append(_draw_coordinate(axes, len(coordinates), last, flipped=smaller_is_better, side="right"))
         axes.add_collection(_lines(heights, order))
         best = order[-1]
         axes.plot(range(len(heights)), [column[best] for column in heights], color=COLORS[1], linewidth=2, zorder=5)
@@ -91,13 +92,17 @@ def _lines(heights: Sequence[Sequence[float]], order: Sequence[int]) -> LineColl
     )
 
 
-def _draw_coordinate(axes: Axes, place: int, coordinate: Coordinate, *, flipped: bool = False) -> list[float]:
+def _draw_coordinate(
+    axes: Axes, place: int, coordinate: Coordinate, *, flipped: bool = False, side: Literal["left", "right"] = "left"
+) -> list[float]:
     """Draw an axis with its ticks; the height of each run's value, in [0, 1]."""
     axes.plot([place, place], [0, 1], color="#555555", linewidth=0.8, zorder=2)
     ticks, heights = _choices(coordinate) if coordinate.categorical else _numbers(coordinate, flipped)
+    outward = -1 if side == "left" else 1
     for height, text in ticks:
-        axes.plot([place - 0.03, place], [height, height], color="#555555", linewidth=0.8, zorder=2)
-        label = axes.text(place - 0.05, height, text, ha="right", va="center", fontsize=7, zorder=6)
+        axes.plot([place + 0.03 * outward, place], [height, height], color="#555555", linewidth=0.8, zorder=2)
+        anchor: Literal["left", "right"] = "right" if side == "left" else "left"
+        label = axes.text(place + 0.05 * outward, height, text, ha=anchor, va="center", fontsize=7, zorder=6)
         # Readable where lines cross it.
         label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6})
     return heights
@@ -153,7 +158,7 @@ def _frame(axes: Axes, labels: Sequence[str], *, missing: Sequence[int]) -> None
     for place in missing:
         axes.plot([place], [_BELOW], marker="o", color="#999999", markersize=3, zorder=4)
         axes.text(place - 0.05, _BELOW, "not used", ha="right", va="center", fontsize=6, color="#777777", zorder=6)
-    axes.set_xlim(-0.55, len(labels) - 0.8)
+    axes.set_xlim(-0.55, len(labels) - 0.65)
     axes.set_ylim(_BELOW - 0.06 if missing else -0.04, 1.04)
     axes.set_xticks(range(len(labels)), labels)
     axes.xaxis.tick_top()

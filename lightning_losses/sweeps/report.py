@@ -15,11 +15,14 @@ from rich.table import Table
 from lightning_losses.plots.parallel_coordinates import Coordinate, parallel_coordinates
 from lightning_losses.plots.style import save_figure
 from lightning_losses.sweeps.distributions import LOGARITHMIC
-from lightning_losses.sweeps.sweep_file import Sweep
+from lightning_losses.sweeps.sweep_file import Sweep, belongs_to_choice
 from lightning_losses.sweeps.trials import Trial, by_metric
 
-# Choices of more words than these are cut in the picture.
-_LONG = 14
+# Choices of more letters than these are cut in the picture.
+_LONG = 18
+# More axes than these are not read any more: those of single objectives are left out then.
+_AXES = 8
+_OWN = "of its own"
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,17 @@ class SweepReport:
         """The trials that are over, from the best to the worst."""
         return by_metric([trial for trial in self.trials if trial.ended], self.sweep.metric)
 
-    def labels(self) -> dict[str, str]:
-        """What the table calls each varied parameter: no more of its name than tells it from the others."""
-        return {name: _label(name, self.varied) for name in self.varied}
+    @property
+    def shared(self) -> list[str]:
+        """The varied parameters that every trial has."""
+        return [name for name in self.varied if not belongs_to_choice(name)]
 
     def columns(self) -> list[str]:
-        """The table's columns."""
+        """The table's columns; the parameters that only a chosen objective has share one."""
         metric = self.sweep.metric
         values = [] if metric is None else [metric.name, f"last {metric.name}"]
-        return ["trial", *values, *self.labels().values(), "state", "seconds"]
+        own = [_OWN] if self.shared != self.varied else []
+        return ["trial", *values, *(_label(name, self.varied) for name in self.shared), *own, "state", "seconds"]
 
     def rows(self) -> list[list[str]]:
         """The table's cells, the best trial first."""
@@ -64,7 +69,8 @@ class SweepReport:
             [
                 str(trial.number),
                 *self._values(trial),
-                *(_cell(trial.parameters.get(name)) for name in self.varied),
+                *(_cell(trial.parameters.get(name)) for name in self.shared),
+                *([self._own(trial)] if self.shared != self.varied else []),
                 trial.state,
                 f"{trial.seconds:.1f}",
             ]
@@ -78,8 +84,8 @@ class SweepReport:
         if metric is not None:
             best = "smallest" if metric.goal == "minimize" else "largest"
             parts.append(f"{metric.name}: the {best} value that the run reported; last: the value it ended with.")
-        if any(name not in trial.parameters for trial in self.ended for name in self.varied):
-            parts.append("–: a parameter of an objective that the trial did not choose.")
+        if self.shared != self.varied:
+            parts.append(f"{_OWN}: the parameters of the objective that the trial chose.")
         if any(trial.state == "stopped" for trial in self.ended):
             parts.append("stopped: by early termination, or because another trial had reached the target.")
         constants = {name: d.quantile(0.0) for name, d in self.sweep.parameters.items() if not d.varies}
@@ -112,11 +118,11 @@ class SweepReport:
             figure = parallel_coordinates(
                 [
                     Coordinate(
-                        label,
+                        _label(name, self.varied),
                         [_point(trial.parameters.get(name), self._is_list(name)) for trial in drawn],
                         self.sweep.parameters[name].kind in LOGARITHMIC,
                     )
-                    for name, label in self.labels().items()
+                    for name in (self.varied if len(self.varied) <= _AXES else self.shared)
                 ],
                 [trial.value(metric) or 0.0 for trial in drawn],
                 score=metric.name,
@@ -131,7 +137,9 @@ class SweepReport:
             table.add_column(name, justify="right", no_wrap=True)
         for row in self.rows():
             table.add_row(*row)
-        Console(width=max(Console().width, 60 + 16 * len(self.varied))).print(table)
+        # Wide enough for every cell, whatever the terminal says.
+        widths = [max(map(len, column)) + 4 for column in zip(self.columns(), *self.rows(), strict=True)]
+        Console(width=max(Console().width, sum(widths))).print(table)
         console = Console(soft_wrap=True, highlight=False, markup=False)
         console.print(self.note())
         for trial in self.ended:
@@ -143,6 +151,11 @@ class SweepReport:
     def _values(self, trial: Trial) -> list[str]:
         metric = self.sweep.metric
         return [] if metric is None else [_cell(trial.value(metric)), _cell(trial.last(metric))]
+
+    def _own(self, trial: Trial) -> str:
+        """The parameters of the objective that a trial chose."""
+        own = {name: value for name, value in trial.parameters.items() if belongs_to_choice(name)}
+        return ", ".join(f"{_label(name, list(own))} {_cell(value)}" for name, value in own.items()) or "–"
 
     def _drawn(self) -> list[Trial]:
         """The trials that have a value, if there is an axis to draw them on."""
@@ -185,7 +198,7 @@ def best_command(sweep: Sweep, trials: Sequence[Trial], overrides: Sequence[str]
 
 
 def _label(name: str, names: Sequence[str]) -> str:
-    if name.startswith("objectives."):
+    if belongs_to_choice(name) and not all(belongs_to_choice(other) for other in names):
         return f"{name.split('.')[1]}: {name.rpartition('.')[2]}"
     parts = name.split(".")
     for length in range(1, len(parts) + 1):

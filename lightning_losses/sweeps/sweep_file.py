@@ -302,5 +302,10 @@ def _mapping(name: str, definition: Mapping[str, Any]) -> dict[str, Any]:
     return value
 
 
+def belongs_to_choice(name: str) -> bool:
+    """Whether a parameter is one that only a chosen objective has: ``objectives.<name>.*``."""
+    return name.startswith(_CHOSEN)
+
+
 def _belongs(name: str, chosen: Any) -> bool:
-    return not name.startswith(_CHOSEN) or name.removeprefix(_CHOSEN).split(".")[0] == str(chosen)
+    return not belongs_to_choice(name) or name.removeprefix(_CHOSEN).split(".")[0] == str(chosen)

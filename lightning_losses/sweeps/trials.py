@@ -77,20 +77,24 @@ class Journal:
     Args:
         folder: the sweep's.
         identity: plain values that decide what the sweep's trials are; a folder holds one sweep.
+        patience: seconds to wait for a process that has the folder, such as the trials of a sweep that was killed.
 
     Raises:
         ConfigError: the folder holds another sweep, or one that is running.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, Any], *, patience: float = 2.0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         # Held by this process and by its trials until the last of them ends, however it ends.
         self.lock = (folder / ".lock").open("a")
-        if not _locked(self.lock):
+        try:
+            if not _locked(self.lock, patience):
+                raise ConfigError(f"folder={folder}: this sweep is running in another process; wait for its end.")
+            self._claim(identity)
+        except ConfigError:
             self.lock.close()
-            raise ConfigError(f"folder={folder}: this sweep is running in another process; wait for its end.")
-        self._claim(identity)
+            raise
         self.trials = self._read()
         self._stream: IO[str] = (folder / "trials.jsonl").open("a")
 
@@ -167,8 +171,8 @@ def by_metric(trials: Iterable[Trial], metric: Metric | None) -> list[Trial]:
     return sorted(trials, key=place)
 
 
-def _locked(file: IO[str], patience: float = 2.0) -> bool:
-    """Whether a file could be locked; the trials of a sweep that was killed take a moment to end."""
+def _locked(file: IO[str], patience: float) -> bool:
+    """Whether a file could be locked."""
     until = time.monotonic() + patience
     while True:
         try:

@@ -12,11 +12,15 @@ with (folder / "starts").open("a") as stream:
     stream.write("started\n")
 if arguments.get("fails") == "True":
     sys.exit("it can't be done")
+while len(list(folder.parent.glob("*/starts"))) < int(arguments.get("meets", 0)):
+    time.sleep(0.01)
 loss = float(arguments["lr"])
 epochs = int(arguments.get("epochs", 2))
 for epoch in range(epochs):
     with (folder / "metrics.jsonl").open("a") as stream:
         stream.write(json.dumps({"epoch": epoch, "val/loss": loss + epochs - 1 - epoch}) + "\n")
     time.sleep(float(arguments.get("seconds", 0)))
+while loss > float(arguments.get("waits_above", "inf")):
+    time.sleep(0.01)
 with (folder / "metrics.jsonl").open("a") as stream:
     stream.write(json.dumps({"finished": True}) + "\n")
