@@ -58,3 +58,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text().split("\n")[:-1]
     return [json.loads(line) for line in lines]
+
+
+def last_metric(path: Path, name: str) -> float:
+    """The last finite value of a metric in such a file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    lines = read_metrics(path)
+    values = [line[name] for line in lines if line.get(name) is not None]
+    if not values:
+        known = sorted({key for line in lines for key, value in line.items() if value is not None})
+        raise ValueError(f"metrics: the run reported no {name}; it reported {', '.join(known) or 'nothing'}.")
+    return float(values[-1])
