@@ -20,4 +20,4 @@ class Sections(griffe.Extension):
 
 
 def _paragraph(found: re.Match[str]) -> str:
-    return f"**{found[1]}**\n\n{textwrap.dedent(found[2]).strip()}\n\n"
+    return f"**{found[1]}:**\n\n{textwrap.dedent(found[2]).strip()}\n\n"
