@@ -1,4 +1,4 @@
-"""The command line: `lightning-losses train`, `calibrate`, `list` and `new`."""
+"""The command line: `lightning-losses train`, `calibrate`, `sweep`, `list` and `new`."""
 
 import argparse
 import importlib
@@ -6,13 +6,15 @@ import json
 import sys
 from dataclasses import asdict
 
+from lightning_losses.extras import advice
+
 
 def main() -> None:
-    """Run a sub-command; what follows `train` or `calibrate` goes to the recipe as it is."""
+    """Run a sub-command; what follows `train`, `calibrate` or `sweep` goes to the recipe as it is."""
     parser = argparse.ArgumentParser(
         prog="lightning-losses", description="Training objectives beyond cross-entropy for PyTorch Lightning."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,calibrate,list,new}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,calibrate,sweep,list,new}")
     commands.add_parser(
         "train",
         add_help=False,
@@ -24,6 +26,11 @@ def main() -> None:
         add_help=False,
         help="calibrate a checkpoint, or logits and targets in a file; takes Hydra overrides, "
         "such as logits=val.npz calibrator=vector; calibrate --help lists them",
+    )
+    commands.add_parser(
+        "sweep",
+        add_help=False,
+        help="run a W&B sweep file without a server, such as conf/sweep/distill.yaml count=10; sweep --help says more",
     )
     listing = commands.add_parser("list", help="every loss: what it is and what it takes")
     listing.add_argument(
@@ -37,18 +44,28 @@ def main() -> None:
     making.add_argument("family", help="distillation, classification, ...")
     making.add_argument("id", help="the method's name in snake_case, such as foo_kd")
     arguments, rest = parser.parse_known_args()
-    if arguments.command in ("train", "calibrate"):
+    if rest and arguments.command not in ("train", "calibrate", "sweep"):
+        parser.error(f"{arguments.command} takes no {' '.join(rest)}")
+    try:
+        _run(arguments, rest)
+    except ModuleNotFoundError as error:
+        if not advice(error.name):
+            raise
+        parser.exit(2, f"Error: lightning-losses {arguments.command}: {advice(error.name)}\n")
+
+
+def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    if arguments.command in ("train", "calibrate", "sweep"):
         _recipe(arguments.command, rest)
         return
-    if rest:
-        parser.error(f"{arguments.command} takes no {' '.join(rest)}")
     try:
         if arguments.command == "new":
             _new(arguments.family, arguments.id)
         else:
             _list(arguments.family, arguments.needs, as_json=arguments.json)
     except ValueError as error:
-        parser.exit(2, f"Error: {error}\n")
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _recipe(name: str, overrides: list[str]) -> None:

@@ -14,6 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lightning_losses.extras import require
+
 
 class CachedLogits(nn.Module):
     """A teacher that was evaluated once: logits by the samples' `index`.
@@ -91,8 +93,10 @@ def timm_teacher(name: str, num_classes: int, **options: Any) -> nn.Module:
             unless given, since weights come over the network.
 
     Raises:
+        ModuleNotFoundError: timm is not installed.
         ValueError: a name that timm does not know; the message lists the nearest.
     """
+    require("timm_teacher", "timm")
     import timm
 
     if name.split(".")[0] not in timm.list_models():

@@ -14,7 +14,7 @@ BELOW = {
     "distributed.py": set(),
     "features.py": set(),
     "sharding.py": {"tensors"},
-    "teacher.py": {"tensors"},
+    "teacher.py": {"extras", "tensors"},
     "transport": {"tensors"},
     "losses": {"tensors", "transport"},
     "objective.py": {"losses", "tensors"},

@@ -7,9 +7,9 @@ from lightning_losses.callbacks.epoch_seed import EpochSeed
 from lightning_losses.callbacks.history import History
 from lightning_losses.callbacks.last_checkpoint import LastCheckpoint
 from lightning_losses.callbacks.metrics_file import MetricsFile
-from lightning_losses.callbacks.progress import Progress
+from lightning_losses.extras import require
 
-__all__ = ["EpochSeed", "History", "LastCheckpoint", "MetricsFile", "Progress"]
+__all__ = ["EpochSeed", "History", "LastCheckpoint", "MetricsFile"]
 
 # Lazily: most of them draw, and a recipe that uses none need not load what draws.
 _HOME = {
@@ -31,6 +31,7 @@ _HOME = {
     "OrthogonalGradient": "orthogonal_gradient",
     "OutputLogits": "output_logits",
     "PostHocCalibration": "post_hoc_calibration",
+    "Progress": "progress",
     "SoftmaxCollapse": "softmax_collapse",
     "WeightNormProjection": "weight_norm_projection",
     "WeightNorms": "weight_norms",
@@ -41,6 +42,8 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "Progress":
+        require(f"{__name__}.Progress", "rich")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 

@@ -11,11 +11,11 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_losses.callbacks.probe import ProbeMonitor
 from lightning_losses.plots.grokking import value_curves
+from lightning_losses.plots.style import Figure
 from lightning_losses.tensors import full_precision
 
 

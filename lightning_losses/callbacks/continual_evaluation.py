@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import lightning as L
 import torch
 from jaxtyping import Float, Int
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_losses.callbacks.access import on_device, sum_over_processes
@@ -19,6 +18,7 @@ from lightning_losses.diagnostics.continual_accuracy import (
     worst_case_accuracy,
 )
 from lightning_losses.plots.grokking import fraction_curves
+from lightning_losses.plots.style import Figure
 from lightning_losses.tensors import check_number
 
 Task = tuple[Float[Tensor, "samples ..."], Int[Tensor, " samples"]]

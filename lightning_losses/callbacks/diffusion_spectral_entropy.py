@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import lightning as L
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_losses.callbacks.probe import ProbeMonitor, layer_outputs
@@ -15,6 +14,7 @@ from lightning_losses.diagnostics.diffusion_spectral_entropy import (
     diffusion_spectral_information,
 )
 from lightning_losses.plots.grokking import value_curves
+from lightning_losses.plots.style import Figure
 from lightning_losses.tensors import check_number
 
 

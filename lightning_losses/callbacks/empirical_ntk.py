@@ -5,13 +5,13 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_losses.callbacks.probe import ProbeMonitor
 from lightning_losses.diagnostics.empirical_ntk import trace_ntk
 from lightning_losses.diagnostics.kernel_similarity import effective_rank, kernel_distance, label_alignment
 from lightning_losses.plots.grokking import side_by_side
+from lightning_losses.plots.style import Figure
 
 
 class EmpiricalNTK(ProbeMonitor):

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
-from matplotlib.figure import Figure
 
-from lightning_losses.plots.style import save_figure
+from lightning_losses.plots.style import Figure, save_figure
 
 
 def publish(trainer: L.Trainer, name: str, figure: Figure, folder: Path | None, *, file: str | None = None) -> None:

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import lightning as L
 import torch
-from matplotlib.figure import Figure
 
 from lightning_losses.callbacks.access import on_device, step_logits, sum_over_processes
 from lightning_losses.callbacks.monitor import Monitor
 from lightning_losses.plots.grokking import Curve, grokking_curves
+from lightning_losses.plots.style import Figure
 from lightning_losses.tensors import check_choice, check_number
 
 Measure = Literal["accuracy", "loss"]

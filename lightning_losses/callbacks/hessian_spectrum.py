@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import lightning as L
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_losses.callbacks.access import on_device, sum_over_processes
 from lightning_losses.callbacks.probe import ProbeMonitor
 from lightning_losses.diagnostics.hessian_spectrum import Spectrum, hessian_product, hutchinson, lanczos
 from lightning_losses.plots.grokking import spectrum_panels
+from lightning_losses.plots.style import Figure
 from lightning_losses.tensors import check_number
 
 

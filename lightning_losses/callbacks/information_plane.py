@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 
 import lightning as L
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_losses.callbacks.probe import ProbeMonitor, layer_outputs
@@ -18,6 +17,7 @@ from lightning_losses.diagnostics.mutual_information import (
     knn_information,
 )
 from lightning_losses.plots.grokking import information_panel
+from lightning_losses.plots.style import Figure
 from lightning_losses.tensors import check_choice, check_number
 
 Estimator = Literal["bins", "kernel", "neighbours"]

@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Literal
 import lightning as L
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_losses.callbacks.probe import ProbeMonitor
 from lightning_losses.diagnostics.linear_mode_connectivity import interpolated_losses, loss_barrier
 from lightning_losses.plots.connectivity import connectivity_panels
+from lightning_losses.plots.style import Figure
 from lightning_losses.tensors import check_choice, check_number
 
 Since = Literal["previous", "start"]

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import lightning as L
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_losses.callbacks.probe import ProbeMonitor
 from lightning_losses.plots.mixup_configuration import mixup_panels
+from lightning_losses.plots.style import Figure
 
 
 @torch.no_grad()

@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_losses.callbacks.access import on_device, step_logits, sum_over_processes
-from lightning_losses.plots.style import save_figure
+from lightning_losses.plots.style import Figure, save_figure
 from lightning_losses.tensors import check_number
 
 

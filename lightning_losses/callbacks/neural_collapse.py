@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_losses.callbacks.access import refuse_hidden_gradients, sum_over_processes
@@ -14,6 +13,7 @@ from lightning_losses.callbacks.monitor import Monitor
 from lightning_losses.callbacks.probe import evaluating, inputs_and_target
 from lightning_losses.diagnostics.neural_collapse import Limit, neural_collapse
 from lightning_losses.plots.grokking import collapse_panels
+from lightning_losses.plots.style import Figure
 from lightning_losses.sharding import whole
 from lightning_losses.tensors import check_choice, check_number
 

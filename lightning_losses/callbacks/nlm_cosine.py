@@ -7,7 +7,6 @@ from typing import ClassVar
 import lightning as L
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,6 +16,7 @@ from lightning_losses.callbacks.monitor import Monitor
 from lightning_losses.callbacks.orthogonal_gradient import OrthogonalGradient
 from lightning_losses.optim.selection import select_parameters
 from lightning_losses.plots.grokking import value_curves
+from lightning_losses.plots.style import Figure
 from lightning_losses.sharding import whole_dots
 
 

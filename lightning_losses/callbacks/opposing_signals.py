@@ -8,11 +8,11 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_losses.callbacks.probe import ProbeMonitor
 from lightning_losses.plots.grokking import value_curves
+from lightning_losses.plots.style import Figure
 from lightning_losses.tensors import check_number
 
 

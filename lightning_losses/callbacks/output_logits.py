@@ -3,11 +3,11 @@
 from typing import ClassVar
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_losses.callbacks.monitor import LogitMonitor
 from lightning_losses.plots.grokking import value_curves
+from lightning_losses.plots.style import Figure
 from lightning_losses.tensors import full_precision
 
 

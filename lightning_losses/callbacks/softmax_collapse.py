@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_losses.callbacks.monitor import LogitMonitor, check_precisions
 from lightning_losses.plots.grokking import fraction_panels
+from lightning_losses.plots.style import Figure
 
 
 def collapsed_rows(logits: Float[Tensor, "rows classes"], dtype: torch.dtype = torch.float32) -> Bool[Tensor, " rows"]:

@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from matplotlib.figure import Figure
 
 from lightning_losses.callbacks.access import refuse_hidden_gradients
 from lightning_losses.callbacks.monitor import Monitor
 from lightning_losses.optim.selection import select_parameters
 from lightning_losses.plots.grokking import value_curves
+from lightning_losses.plots.style import Figure
 from lightning_losses.sharding import whole_dots
 
 

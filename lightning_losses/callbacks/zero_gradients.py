@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from matplotlib.figure import Figure
 from torch.optim import Optimizer
 
 from lightning_losses.callbacks.access import gradients_of, refuse_hidden_gradients, refuse_place_after
@@ -15,6 +14,7 @@ from lightning_losses.callbacks.monitor import Monitor
 from lightning_losses.callbacks.orthogonal_gradient import OrthogonalGradient
 from lightning_losses.optim.selection import select_parameters
 from lightning_losses.plots.grokking import fraction_curves
+from lightning_losses.plots.style import Figure
 from lightning_losses.sharding import whole_dots
 
 

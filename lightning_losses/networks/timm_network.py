@@ -17,7 +17,8 @@ def timm_network(name: str, num_classes: int, in_chans: int = 3, **options: Any)
         **options: handed to `timm.create_model`; lists become tuples, as timm expects.
 
     Raises:
-        ValueError: timm is not installed; a name that timm does not know.
+        ModuleNotFoundError: timm is not installed.
+        ValueError: a name that timm does not know.
 
     Example:
         >>> import torch
@@ -25,9 +26,4 @@ def timm_network(name: str, num_classes: int, in_chans: int = 3, **options: Any)
         torch.Size([2, 10])
     """
     plain = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    try:
-        return timm_teacher(name, num_classes, in_chans=in_chans, **plain)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "timm_network: timm is not installed; pip install 'lightning-losses[timm]' brings it."
-        ) from error
+    return timm_teacher(name, num_classes, in_chans=in_chans, **plain)

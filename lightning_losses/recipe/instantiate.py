@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_losses.extras import advice
+
 # No name with two underscores before it: those lead to Python's own machinery.
 _NAME = re.compile(r"[A-Za-z]\w*(\.(?!__)[A-Za-z_]\w*)*")
 
@@ -27,8 +29,8 @@ class _Rule(NamedTuple):
 
 
 _OURS = (
-    "adapted calibration callbacks cache_teacher data features kernels losses metrics mixins modules networks objective optim "
-    "recipe.schedule recipe.wandb_run samplers teacher transport"
+    "adapted calibration callbacks cache_teacher data features kernels losses metrics mixins modules networks objective "
+    "optim recipe.schedule recipe.wandb_run samplers teacher transport"
 )
 _LIGHTNING = (
     "lightning.pytorch.Trainer",
@@ -138,7 +140,7 @@ def find_target(name: Any, path: str = "") -> Any:
     try:
         found = _resolve(name)
     except ImportError as error:
-        raise ConfigError(f"{where}: it can't be imported ({str(error).strip().splitlines()[-1]}).") from None
+        raise ConfigError(f"{where}: {_why_not(error)}") from None
     if not (name in _further or _allowed(found)):
         raise ConfigError(f"{where}: {_refusal(name)}")
     if not callable(found):
@@ -151,6 +153,10 @@ def _refusal(name: str) -> str:
         f"a configuration may not build this. If you trust it, add allowed_targets=[{name}], or the module that it is "
         "defined in, to the command line."
     )
+
+
+def _why_not(error: ImportError) -> str:
+    return advice(error.name) or f"it can't be imported ({str(error).strip().splitlines()[-1]})."
 
 
 def _resolve(name: str) -> Any:
