@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict_loader import load as load_folder
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_folder
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
@@ -149,8 +149,11 @@ def unsharded_copy(module: nn.Module) -> nn.Module:
             twin: nn.Module = object.__new__(type(part).__mro__[2] if sharded else type(part))
             copies[id(part)] = twin
             state = dict(part.__dict__)
-            # A forward pass that was recomputed or compiled is bound to the original.
-            state.pop("forward", None)
+            # What stands before a method, such as a recomputed or compiled forward pass, is bound to the original.
+            for bound in ("forward", "configure_model"):
+                state.pop(bound, None)
+            # FSDP2's own record of the module.
+            state = {name: value for name, value in state.items() if not name.startswith("__composable_api_state")}
             state["_compiled_call_impl"] = None
             for name, value in state.items():
                 if name.startswith("_") and "hooks" in name and isinstance(value, dict):

@@ -7,8 +7,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_losses.calibration import Calibrator, TemperatureScaling
 from lightning_losses.callbacks.evaluation_logits import (
@@ -23,6 +21,7 @@ from lightning_losses.callbacks.last_checkpoint import LastCheckpoint
 from lightning_losses.metrics import calibration_summary
 from lightning_losses.metrics.bins import check_bins
 from lightning_losses.plots.reliability_diagram import reliability_diagram
+from lightning_losses.sharding import is_sharded, load_weights, refuse_flat_parameters
 
 
 class PostHocCalibration(Callback):
@@ -32,7 +31,8 @@ class PostHocCalibration(Callback):
     the last weights) predict the validation data by `predict_step`, which must return ``{"logits", "target"}``; the
     calibrator is fitted to all processes' samples, each once, and written beside the checkpoint as
     ``<checkpoint>.calibrator.safetensors``. The module has its last weights again afterwards. All processes hold the
-    calibrator that one process would have fitted. Nothing is put into checkpoints: a resumed fit fits it anew.
+    calibrator that one process would have fitted, also under FSDP2. Nothing is put into checkpoints: a resumed fit
+    fits it anew.
 
     `trainer.test` then logs ``test/calibration/before/<metric>`` and ``test/calibration/after/<metric>`` of
     `calibration_summary` and draws both reliability diagrams in one; test the checkpoint that was calibrated
@@ -50,7 +50,8 @@ class PostHocCalibration(Callback):
         path: the file written; None before.
 
     Raises:
-        ValueError: something that makes no calibrator; no validation data; steps that return no logits and target.
+        ValueError: something that makes no calibrator; no validation data; FSDP1; steps that return no logits and
+            target.
 
     Example:
         >>> PostHocCalibration(TemperatureScaling).calibrator.fitted
@@ -78,7 +79,9 @@ class PostHocCalibration(Callback):
         self._collected = EvaluationLogits("PostHocCalibration")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse a fit without validation data now, not at its end."""
+        """Refuse a fit without validation data, or under FSDP1, now, not at its end."""
+        assert trainer.strategy.model is not None
+        refuse_flat_parameters("PostHocCalibration", trainer.strategy.model.modules())
         if not trainer.enable_validation:
             raise ValueError(
                 "PostHocCalibration: the trainer has no validation data to fit on; give a validation data "
@@ -88,12 +91,6 @@ class PostHocCalibration(Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fit the calibrator to the best checkpoint's validation logits, and write it."""
         best = _best_checkpoint(trainer)
-        if best is not None and isinstance(trainer.strategy, (ModelParallelStrategy, FSDPStrategy)):
-            rank_zero_warn(
-                "PostHocCalibration: the model is sharded, and its best checkpoint isn't read back; the "
-                "last weights are calibrated."
-            )
-            best = None
         logits, target = self._validation(trainer, pl_module, best)
         self.calibrator.cpu().fit(logits, target)
         # Equal on all processes up to rounding of their hardware; now equal to the bit.
@@ -162,7 +159,10 @@ class PostHocCalibration(Callback):
 
     def _validation(self, trainer: L.Trainer, module: L.LightningModule, best: Path | None) -> Evaluated:
         last = None
-        if best is not None:
+        if best is not None and is_sharded(module):
+            last = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+            load_weights(module, best)
+        elif best is not None:
             last = {
                 name: tensor.detach().cpu().clone() if isinstance(tensor, torch.Tensor) else tensor
                 for name, tensor in module.state_dict().items()

@@ -1,0 +1,353 @@
+"""Every monitor and every calibrator says on two processes, under DDP and FSDP2, what it says on one.
+
+They are found by walking the package; one without an example here fails by name. All monitors watch one fit, and all
+calibrators one pair of processes.
+"""
+
+import importlib
+import pkgutil
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torchmetrics import Metric
+
+import lightning_losses.calibration
+import lightning_losses.callbacks
+import lightning_losses.metrics
+from lightning_losses import AdaFocal, Objective
+from lightning_losses.calibration import Calibrator
+from lightning_losses.calibration.one_vs_rest import OneVsRest
+from lightning_losses.callbacks.adafocal_bins import AdaFocalBins
+from lightning_losses.callbacks.attention_logits import AttentionLogits
+from lightning_losses.callbacks.calibration_monitor import CalibrationMonitor
+from lightning_losses.callbacks.continual_evaluation import ContinualEvaluation
+from lightning_losses.callbacks.diffusion_spectral_entropy import DiffusionSpectralEntropy
+from lightning_losses.callbacks.empirical_ntk import EmpiricalNTK
+from lightning_losses.callbacks.grokking_monitor import GrokkingMonitor
+from lightning_losses.callbacks.hessian_spectrum import HessianSpectrum
+from lightning_losses.callbacks.information_plane import InformationPlane
+from lightning_losses.callbacks.linear_mode_connectivity import LinearModeConnectivity
+from lightning_losses.callbacks.mixup_configuration import MixupConfiguration
+from lightning_losses.callbacks.monitor import LogitMonitor, Monitor
+from lightning_losses.callbacks.neural_collapse import NeuralCollapse
+from lightning_losses.callbacks.nlm_cosine import NLMCosine
+from lightning_losses.callbacks.opposing_signals import OpposingSignals
+from lightning_losses.callbacks.output_logits import OutputLogits
+from lightning_losses.callbacks.post_hoc_calibration import PostHocCalibration
+from lightning_losses.callbacks.probe import ProbeMonitor
+from lightning_losses.callbacks.softmax_collapse import SoftmaxCollapse
+from lightning_losses.callbacks.weight_norms import WeightNorms
+from lightning_losses.callbacks.zero_gradients import ZeroGradients
+from lightning_losses.metrics.base import PredictionMetric
+from lightning_losses.metrics.brier_score import BrierDecomposition
+from lightning_losses.mixins import ObjectiveMixin
+from lightning_losses.strategy import FSDP2Strategy
+from tests.callbacks.training import PerProcess, batches, whole
+from tests.distributed.processes import in_group, run_on_processes
+from tests.metrics.test_every_metric import METRICS, sample
+
+pytestmark = pytest.mark.distributed
+
+PROBE = {"every_n_steps": 2, "samples": 7}
+TASKS = [(torch.randn(9, 5, generator=torch.Generator().manual_seed(t)), torch.arange(9) % 3) for t in (0, 1)]
+# How each monitor is made for the network below.
+MONITORS = {
+    AttentionLogits: lambda: AttentionLogits(**PROBE),
+    CalibrationMonitor: CalibrationMonitor,
+    ContinualEvaluation: lambda: ContinualEvaluation(TASKS, lambda trainer: 0, every_n_steps=2),
+    DiffusionSpectralEntropy: lambda: DiffusionSpectralEntropy(["network.body"], bandwidth=1.0, **PROBE),
+    EmpiricalNTK: lambda: EmpiricalNTK(**PROBE),
+    GrokkingMonitor: lambda: GrokkingMonitor(),
+    HessianSpectrum: lambda: HessianSpectrum(lanczos_steps=5, trace_probes=3, **PROBE),
+    InformationPlane: lambda: InformationPlane(["network.body"], bins=4, **PROBE),
+    LinearModeConnectivity: lambda: LinearModeConnectivity(**PROBE),
+    MixupConfiguration: lambda: MixupConfiguration("network.head", **PROBE),
+    NLMCosine: lambda: NLMCosine(every_n_steps=2),
+    NeuralCollapse: lambda: NeuralCollapse("network.head", samples=48),
+    OpposingSignals: lambda: OpposingSignals(group=2, **PROBE),
+    OutputLogits: lambda: OutputLogits(every_n_steps=2),
+    SoftmaxCollapse: lambda: SoftmaxCollapse(["float16"], every_n_steps=2),
+    WeightNorms: lambda: WeightNorms(every_n_steps=2),
+    ZeroGradients: lambda: ZeroGradients(every_n_steps=2),
+}
+BASES = {Monitor, LogitMonitor, ProbeMonitor}
+
+
+def classes_in(package, base):
+    """The subclasses of a class that the files of a package define."""
+    found = set()
+    for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        for value in vars(importlib.import_module(info.name)).values():
+            if isinstance(value, type) and issubclass(value, base) and value.__module__ == info.name:
+                found.add(value)
+    return found
+
+
+def monitor_classes():
+    found = classes_in(lightning_losses.callbacks, Callback)
+    return {kind for kind in found if issubclass(kind, Monitor) or kind.__name__.endswith("Monitor")} - BASES
+
+
+def test_every_monitor_has_an_example():
+    missing = {kind.__name__ for kind in monitor_classes() - MONITORS.keys()}
+    assert not missing, f"say in MONITORS of this file how {missing} is made, so that it is tried on two processes"
+
+
+class Attending(nn.Module):
+    """A network with attention, a layer to look into, and a linear head."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(5, 8)
+        self.body = nn.Tanh()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, inputs):
+        tokens = self.first(inputs).unflatten(1, (1, 2, 4))
+        # The kernel that shows torch.func what it does: tangent kernels are taken by it.
+        with sdpa_kernel(SDPBackend.MATH):
+            attended = F.scaled_dot_product_attention(tokens, tokens, tokens)
+        return self.head(self.body(tokens + attended).flatten(1))
+
+
+class Watched(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.network = Attending()
+
+    def forward(self, inputs):
+        return self.network(inputs)
+
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        return {"loss": F.cross_entropy(logits, batch[1]), "logits": logits, "target": batch[1]}
+
+    def validation_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        hits = (logits.argmax(-1) == batch[1]).double().mean()
+        self.log("val/accuracy", hits, sync_dist=True)
+        return {"logits": logits, "target": batch[1]}
+
+    def predict_step(self, batch, batch_idx):
+        return {"logits": self(batch[0]), "target": batch[1]}
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.5)
+
+
+class Kept(Logger):
+    """Everything that is logged, in memory."""
+
+    name, version = "kept", 0
+
+    def __init__(self):
+        self.logged = {}
+
+    def log_metrics(self, metrics, step=None):
+        for name, value in metrics.items():
+            self.logged.setdefault(name, []).append((step, float(value)))
+
+    def log_hyperparams(self, params, *rest):
+        pass
+
+
+def trainer(folder, callbacks, strategy, shards=False, **options):
+    chosen = {}
+    if strategy == "ddp":
+        chosen = {"devices": 2, "strategy": DDPStrategy(start_method="popen", process_group_backend="gloo")}
+    elif strategy == "fsdp2":
+        parallel = FSDP2Strategy(process_group_backend="gloo", min_parameters=1, save_distributed_checkpoint=shards)
+        chosen = {"devices": 2, "strategy": parallel}
+    return L.Trainer(
+        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+        callbacks=callbacks, default_root_dir=folder,
+        **{"devices": 1, "logger": False, "enable_checkpointing": False, "max_epochs": 1, **chosen, **options},
+    )  # fmt: skip
+
+
+def on_strategy(strategy, function):
+    if strategy == "one":
+        function()
+    else:
+        run_on_processes(function, 2)
+
+
+def watch(folder, strategy):
+    """Everything that all monitors log in one fit."""
+
+    def fit():
+        logger = Kept()
+        fitter = trainer(
+            folder, [make() for make in MONITORS.values()], strategy, logger=logger, use_distributed_sampler=False,
+            limit_val_batches=2, val_check_interval=2, num_sanity_val_steps=0,
+        )  # fmt: skip
+        fitter.fit(Watched(), PerProcess(batches()))
+        if fitter.is_global_zero:
+            torch.save(logger.logged, folder / f"{strategy}.pt")
+
+    on_strategy(strategy, fit)
+    return torch.load(folder / f"{strategy}.pt", weights_only=True)
+
+
+def test_every_monitor_logs_on_two_processes_what_it_logs_on_one(tmp_path):
+    one = watch(tmp_path, "one")
+    prefixes = {name.split("/")[0] for name in one}
+    assert {kind.name for kind in MONITORS if issubclass(kind, Monitor)} | {"val"} <= prefixes
+    for strategy in ("ddp", "fsdp2"):
+        two = watch(tmp_path, strategy)
+        assert two.keys() == one.keys()
+        for name, values in one.items():
+            assert [step for step, _ in two[name]] == [step for step, _ in values], name
+            # Weights after averaged gradients differ in their last bits, and a Hessian's products amplify them.
+            found, wanted = [value for _, value in two[name]], [value for _, value in values]
+            assert found == pytest.approx(wanted, rel=2e-3, abs=2e-4, nan_ok=True), (strategy, name)
+
+
+# ---- calibrators
+
+CALIBRATORS = {
+    kind.__name__: kind for kind in classes_in(lightning_losses.calibration, Calibrator) - {Calibrator, OneVsRest}
+}
+
+
+class Images(L.LightningDataModule):
+    """Uneven numbers of small images, whose classes are as noisy as the best confidence says."""
+
+    def loader(self, rows):
+        generator = torch.Generator().manual_seed(rows)
+        inputs = torch.rand(rows, 3, 4, 4, generator=generator)
+        noisy = 8 * inputs.mean(dim=(2, 3)) + torch.randn(rows, 3, generator=generator)
+        dataset, world = TensorDataset(inputs, noisy.argmax(-1)), self.trainer.world_size
+        # Lightning would share out in another order than that of one process.
+        sampler = DistributedSampler(dataset, world, self.trainer.global_rank, shuffle=False) if world > 1 else None
+        return DataLoader(dataset, batch_size=16 // world, sampler=sampler)
+
+    def train_dataloader(self):
+        return self.loader(32)
+
+    def val_dataloader(self):
+        return self.loader(101)
+
+
+class Overfitting(Watched):
+    """Its first epoch is the best one, and what follows moves its weights far."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", float(self.current_epoch), batch_size=len(batch[0]), sync_dist=True)
+
+
+def post_hoc(name, folder):
+    try:
+        # A class of its own: Lightning takes one callback of a class and state.
+        return type(f"PostHoc{name}", (PostHocCalibration,), {})(CALIBRATORS[name], folder=folder / name)
+    except TypeError as error:
+        raise AssertionError(f"give {name} defaults, or say in this test how it is made ({error})") from None
+
+
+def calibrate(folder, strategy):
+    """Every calibrator, fitted to the best of two epochs; and the weights after the second."""
+
+    def fit():
+        found = {}
+        for shards in (False, True) if strategy == "fsdp2" else (False,):
+            own = folder / f"{strategy}{shards}"
+            callbacks = [post_hoc(name, own) for name in CALIBRATORS]
+            best = ModelCheckpoint(own, filename="best", monitor="val/loss", mode="min")
+            options = {"max_epochs": 2, "enable_checkpointing": True, "num_sanity_val_steps": 0}
+            fitter, module = trainer(own, [best, *callbacks], strategy, shards=shards, **options), Overfitting()
+            fitter.fit(module, Images())
+            assert (own / "best.ckpt").is_dir() == shards
+            found[str(shards)] = {
+                "weights": {name: whole(p).detach().clone() for name, p in module.named_parameters()},
+                **{name: dict(c.calibrator.state_dict()) for name, c in zip(CALIBRATORS, callbacks, strict=True)},
+            }
+        torch.save(found, folder / f"{strategy}{fitter.global_rank}.pt")
+
+    on_strategy(strategy, fit)
+    return [torch.load(file, weights_only=True) for file in sorted(folder.glob(f"{strategy}?.pt"))]
+
+
+def test_every_calibrator_fits_the_best_weights_on_two_processes_as_on_one(tmp_path):
+    ((one,),) = ([state["False"] for state in calibrate(tmp_path, "one")],)
+    for strategy in ("ddp", "fsdp2"):
+        first, second = calibrate(tmp_path, strategy)
+        for place, state in first.items():
+            for name, wanted in one.items():
+                for key, value in wanted.items():
+                    assert torch.equal(state[name][key], second[place][name][key]), (strategy, name)
+                    # Weights after averaged gradients differ in their last bits.
+                    torch.testing.assert_close(state[name][key], value, rtol=2e-3, atol=1e-4, msg=f"{strategy} {name}")
+
+
+def test_adafocal_has_the_same_exponents_on_two_processes(tmp_path):
+    class Focal(ObjectiveMixin, Overfitting):
+        def __init__(self):
+            super().__init__()
+            self.objective = Objective({"adafocal": AdaFocal()})
+
+        def training_step(self, batch, batch_idx):
+            return self.apply_objective(logits=self(batch[0]), target=batch[1])
+
+        def validation_step(self, batch, batch_idx):
+            return {"logits": self(batch[0]), "target": batch[1]}
+
+    def fit(strategy):
+        def run():
+            module = Focal()
+            fitter = trainer(tmp_path, [AdaFocalBins()], strategy, max_epochs=2, num_sanity_val_steps=0)
+            fitter.fit(module, Images())
+            loss = module.objective.terms["adafocal"].loss
+            torch.save(dict(loss.named_buffers()), tmp_path / f"focal_{strategy}{fitter.global_rank}.pt")
+
+        on_strategy(strategy, run)
+        return [torch.load(file, weights_only=True) for file in sorted(tmp_path.glob(f"focal_{strategy}?.pt"))]
+
+    (one,) = fit("one")
+    assert one["gammas"].unique().numel() > 2
+    for strategy in ("ddp", "fsdp2"):
+        for found in fit(strategy):
+            # Weights after averaged gradients differ in their last bits.
+            torch.testing.assert_close(found, one, rtol=1e-3, atol=1e-4)
+
+
+# ---- metrics
+
+
+def decomposed(folder):
+    rank = torch.distributed.get_rank()
+    logits, target = sample(101)
+    metric = BrierDecomposition(4, inputs="logits")
+    rows = slice(0, 67) if rank == 0 else slice(67, None)
+    metric.update(logits[rows], target[rows])
+    torch.save(metric.compute(), folder / f"{rank}.pt")
+
+
+def test_a_decomposition_on_two_processes_is_that_of_one(tmp_path):
+    run_on_processes(in_group, 2, decomposed, tmp_path)
+    one = BrierDecomposition(4, inputs="logits")
+    one.update(*sample(101))
+    for rank in (0, 1):
+        # Sums of float64 in another order.
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), one.compute(), rtol=1e-12, atol=1e-13)
+
+
+def test_every_metric_is_tried_on_two_processes():
+    """One value: METRICS of tests/metrics/test_every_metric.py, which tries them; several values: above."""
+    tried = {*(type(make(inputs="logits")) for make, _ in METRICS.values()), BrierDecomposition}
+    found = classes_in(lightning_losses.metrics, Metric) - {PredictionMetric}
+    missing = {kind.__name__ for kind in found - tried}
+    assert not missing, f"add {missing} to METRICS in tests/metrics/test_every_metric.py, with its function"
