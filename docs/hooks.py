@@ -91,6 +91,10 @@ def catalogue_page() -> str:
     entries = catalogue()
     counts = {status: sum(entry.status == status for entry in entries) for status in STATUS}
     lines = [
+        "---",
+        "hide: [toc]",
+        "---",
+        "",
         "# Catalogue",
         "",
         f"{len(entries)} losses: {counts['confirmed']} confirmed against the authors' code, {counts['paper']} from the "
@@ -104,6 +108,11 @@ def catalogue_page() -> str:
         "on many processes the batch is that of all. **Fused**: what [the kernels](kernels.md) do for a language "
         "model's head: *by hand*, *in chunks* of rows by autograd, or *no*.",
         "",
+        "Losses: " + ", ".join(f"[{family}](#{family})" for family in [*families(), "wrapped"]) + ". "
+        "Beside them: " + ", ".join(f"[{kind}](#{kind})" for kind in PARTS) + ".",
+        "",
+        '<div class="catalogue" markdown>',
+        "",
     ]
     for family in families():
         lines += [f"## {family.capitalize()}", ""]
@@ -115,7 +124,7 @@ def catalogue_page() -> str:
     for kind in PARTS:
         lines += [f"## {kind.capitalize()}", "", "| name | what it is | chosen by |", "|---|---|---|"]
         lines += [_part_row(part) for part in parts(kind)] + [""]
-    return "\n".join(lines)
+    return "\n".join([*lines, "</div>", ""])
 
 
 def _loss_row(entry: Entry) -> str:

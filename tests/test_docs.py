@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import os
 import re
 import shlex
+import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from lightning_losses import cli
+from lightning_losses.catalogue import catalogue
 from lightning_losses.recipe.check_overrides import check_overrides
 from lightning_losses.recipes import calibrate, compare, sweep, train
 
@@ -197,6 +200,32 @@ def test_what_is_not_run_names_what_there_is(command):
         if name in ("train", "calibrate") and not {"--help", "--cfg"} & set(words):
             schema = {"train": train.Settings, "calibrate": calibrate.Settings}[name]
             assert check_overrides(name, overrides, schema, multirun="-m" in words)
+
+
+@pytest.mark.slow
+def test_the_pages_build_strictly_and_fetch_nothing(tmp_path):
+    build = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert build.returncode == 0, build.stdout + build.stderr
+    written = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
+    assert {page.with_suffix(".html").name for page in PAGES[1:]} | {"catalogue.html", "results.html"} <= written.keys()
+    for name, page in written.items():
+        # Links may lead away; what a page loads may not.
+        loaded = re.findall(r"<(?:script|img|iframe|source)[^>]* src=[\"']?([^\"' >]+)", page)
+        loaded += re.findall(r"<link[^>]* href=[\"']?([^\"' >]+)", page)
+        assert not [address for address in loaded if address.startswith(("http:", "https:", "//"))], name
+    for sheet in tmp_path.rglob("*.css"):
+        assert not re.search(r"(?:@import|url\()[\s\"']*(?:https?:)?//", sheet.read_text()), sheet.name
+    for entry in catalogue():
+        assert f"<code>{entry.id}</code>" in written["catalogue.html"]
+        assert f'id="{entry.module}.{entry.name}"' in written[f"api/losses_{entry.family}.html"]
+    assert "FILL IN" not in written["catalogue.html"] and not list(tmp_path.rglob("*.py*"))
 
 
 def test_a_broken_page_is_noticed():
