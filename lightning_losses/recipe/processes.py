@@ -1,0 +1,70 @@
+"""What a recipe must know of its processes: which strategies it runs under, who writes, and what a checkpoint holds."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.load import _load_distributed_checkpoint
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from lightning_losses.recipe.instantiate import ConfigError
+
+# Lightning starts each process by forking this one, in place of running the command again.
+_FORKING = ("ddp_fork", "ddp_fork_find_unused_parameters_true", "ddp_spawn", "ddp_notebook", "auto")
+_FSDP1 = ("fsdp", "fsdp_cpu_offload")
+
+
+def check_trainer(trainer: DictConfig, *, sweeping: bool = False) -> None:
+    """Raise `ConfigError` for a strategy that can't train what the recipe trains.
+
+    Args:
+        trainer: the configuration of a Trainer.
+        sweeping: whether it is one job of a sweep in this process (``-m`` without a launcher of its own).
+    """
+    strategy = trainer.get("strategy")
+    target = str(strategy.get("_target_", "")) if isinstance(strategy, DictConfig) else ""
+    if strategy in _FSDP1 or target.endswith(".FSDPStrategy"):
+        raise ConfigError(
+            f"trainer.strategy={target or strategy}: this is FSDP1, which is not supported, because its flat parameters "
+            "hide the tensors' bounds and Lightning resumes its full checkpoints inexactly; use trainer=fsdp (FSDP2)."
+        )
+    if sweeping and runs_again(trainer):
+        raise ConfigError(
+            f"trainer.strategy={target.rpartition('.')[2] or strategy} with -m (--multirun): Lightning would run this "
+            "command again for each further process, and every one of them would begin the sweep anew; use "
+            "trainer=ddp_fork, or a launcher that starts the processes by itself (hydra/launcher=submitit_slurm), or "
+            "start each run by its own command."
+        )
+
+
+def check_environment(trainer: DictConfig) -> None:
+    """Raise `ConfigError` for a trainer of a SLURM job that isn't one."""
+    plugins = trainer.get("plugins") or ()
+    slurm = any(str(plugin.get("_target_", "")).endswith(".SLURMEnvironment") for plugin in plugins)
+    if slurm and "SLURM_NTASKS" not in os.environ:
+        raise ConfigError(
+            "trainer=slurm: this is no process of a SLURM job; start the command by srun in a script for sbatch, or "
+            "sweep with -m hydra/launcher=submitit_slurm (docs/scale.md has both)."
+        )
+
+
+def runs_again(trainer: DictConfig) -> bool:
+    """Whether Lightning starts further processes by running the command again."""
+    strategy, devices = trainer.get("strategy"), trainer.get("devices", 1)
+    several = devices not in (1, "1", None) or (trainer.get("num_nodes") or 1) != 1
+    return strategy is not None and strategy not in _FORKING and several
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes what the run leaves."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint that this run wrote, whole, from one file or from a folder of shards."""
+    if path.is_dir():
+        content: dict[str, Any] = _load_distributed_checkpoint(path)
+        return content
+    return torch.load(path, map_location="cpu", weights_only=True)
