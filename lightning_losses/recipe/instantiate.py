@@ -30,7 +30,7 @@ class _Rule(NamedTuple):
 
 _OURS = (
     "adapted calibration callbacks cache_teacher data features kernels losses metrics mixins modules networks objective "
-    "optim recipe.schedule recipe.wandb_run samplers teacher transport"
+    "blocks optim recipe.schedule recipe.wandb_run samplers strategy teacher transport"
 )
 _LIGHTNING = (
     "lightning.pytorch.Trainer",

@@ -24,6 +24,7 @@ from lightning_losses.data import ImageData
 from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints, replacing
 from lightning_losses.recipe.instantiate import instantiate
 from lightning_losses.recipe.kept_networks import KeptNetworks, file_digest
+from lightning_losses.recipe.processes import check_environment, check_trainer, first_process, read_checkpoint
 from lightning_losses.recipe.sources import source_digest, targets
 from lightning_losses.teacher import checkpoint_teacher
 
@@ -69,6 +70,7 @@ class Training:
             accuracy, the first of equals.
         teacher: the training of the teacher, if there is one.
         checkpoint: a file with the network's weights, to take in place of training it.
+        execution: the configuration of an `Execution` of the network's blocks; it changes no result beyond rounding.
     """
 
     name: str
@@ -81,8 +83,10 @@ class Training:
     weights: Weights = "last"
     teacher: "Training | None" = field(default=None, repr=False)
     checkpoint: str | None = None
+    execution: DictConfig | None = None
 
     def __post_init__(self) -> None:
+        check_trainer(self.trainer)
         epochs, devices, batch_size = self.trainer.max_epochs, self.trainer.get("devices"), self.data.get("batch_size")
         if not isinstance(epochs, int) or epochs < 1:
             raise ValueError(f"trainer: max_epochs={epochs} came; give at least 1, so that the run has an end.")
@@ -178,7 +182,8 @@ class Training:
         self.loss(module, rows=8).backward()
         module.configure_optimizers()
         with _quiet():
-            instantiate(self.trainer, _convert_="all", logger=False, enable_checkpointing=False)
+            # Without plugins: a cluster's environment can't be built before its job runs.
+            instantiate(self.trainer, _convert_="all", logger=False, enable_checkpointing=False, plugins=None)
 
     def loss(self, module: L.LightningModule, rows: int | None = None) -> torch.Tensor:
         """The training loss of the first batch, or of its first rows, as at the start of training."""
@@ -208,9 +213,11 @@ class Training:
         """
         folder = folder / self.name
         last = folder / "last.ckpt"
-        resume = resume and last.is_file()
+        resume = resume and last.exists()
         self._claim(folder / "identity.json", resume)
         module = self.build(teacher)
+        if self.execution is not None:
+            instantiate(self.execution).prepare(module.get_submodule("network"))
         history = History()
         monitor = "val/accuracy" if self.weights == "best" else None
         further = [] if self.callbacks is None else list(instantiate(self.callbacks, _convert_="all").values())
@@ -218,10 +225,12 @@ class Training:
         if self.trainer.get("enable_progress_bar", True):
             watch.append(Progress(self.label))
         with _quiet():
-            trainer: L.Trainer = instantiate(self.trainer, _convert_="all", _partial_=True)(
+            check_environment(self.trainer)
+            make = instantiate(self.trainer, _convert_="all", _partial_=True)
+            trainer: L.Trainer = make(
                 default_root_dir=folder,
                 logger=logger or False,
-                plugins=[AtomicCheckpoints()],
+                plugins=[AtomicCheckpoints(), *(make.keywords.get("plugins") or ())],
                 callbacks=[EpochSeed(self.seed), history, LastCheckpoint(folder, monitor), *watch, *further],
             )
             try:
@@ -229,12 +238,13 @@ class Training:
             except SystemExit:
                 # Lightning's answer to Ctrl-C, after it has shut down.
                 raise KeyboardInterrupt from None
-        # Read back from the file, since strategies that train in other processes leave no callback state in this one.
-        final = torch.load(last, map_location="cpu", weights_only=True)
+        # Read back from the file, since strategies that train in other processes leave no callback state in this one,
+        # into a network as it was built, since others shard it. Processes may have folders of their own.
+        folder = trainer.strategy.broadcast(folder)
+        final = read_checkpoint(folder / "last.ckpt")
         state = final["callbacks"][history.state_key]
-        chosen = (
-            final if self.weights == "last" else torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
-        )
+        chosen = final if self.weights == "last" else read_checkpoint(folder / "best.ckpt")
+        module = self.build(teacher)
         module.load_state_dict(chosen["state_dict"])
         network = module.get_submodule("network").cpu().eval().requires_grad_(False)
         return Trained(self.name, self.label, network, state["metrics"], state["seconds"])
@@ -248,7 +258,8 @@ class Training:
         if values is not None:
             return Trained(self.name, self.label, network.eval().requires_grad_(False), kept=True, **values)
         trained = self.run(folder, resume=resume)
-        if all(math.isfinite(value) for values in trained.history.values() for value in values):
+        finite = all(math.isfinite(value) for values in trained.history.values() for value in values)
+        if finite and first_process():
             kept.save(self.identity, trained.network, {"history": trained.history, "seconds": trained.seconds})
         return trained
 
@@ -263,6 +274,8 @@ class Training:
         return Trained(self.name, f"{self.name} (given)", network.eval().requires_grad_(False), {}, 0.0)
 
     def _claim(self, path: Path, resume: bool) -> None:
+        if not resume and not first_process():
+            return
         if not resume:
             with replacing(path) as stream:
                 stream.write(json.dumps(self.identity, indent=1, sort_keys=True).encode())
