@@ -45,6 +45,7 @@ def make(name: str, batch: int, classes: int, generator: torch.Generator) -> Ten
         "teacher_aspects": lambda: normal(batch, 3).sigmoid(),
         "unlabelled": lambda: torch.arange(batch) != 1,
         "spans": lambda: torch.arange(batch) // 3,
+        "ratio": lambda: normal(batch).sigmoid(),
         "weights": lambda: normal(batch, FEATURES),
         "index": lambda: torch.arange(batch),
         "chosen_logps": lambda: -3 * normal(batch).abs(),

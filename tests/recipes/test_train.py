@@ -21,6 +21,7 @@ from tests.recipes.conftest import SHORT, composed
             ["experiment=distill_ensemble", "objective=mtard_ensemble"],
             {"teacher (ce)", "baseline (ce)", "student (ce + mtard_balance)"},
         ),
+        (["experiment=tgeo"], {"teacher (ce)", "baseline (ce)", "student (tgeo_kd)"}),
         (["experiment=ema_teacher"], {"baseline (ce)", "student (ce + kd)"}),
         (["experiment=self_distill"], {"baseline (ce)", "student (pskd)"}),
         (["experiment=self_distill", "objective=uskd"], {"baseline (ce)", "student (ce + uskd)"}),

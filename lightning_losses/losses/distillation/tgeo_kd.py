@@ -1,6 +1,6 @@
-"""TGeo-KD: a small network learns, for each sample, how much of the loss is the teacher's and how much the label's."""
+"""Trilateral distillation: a small network learns, for each sample, how to mix the teacher with the label."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +8,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lightning_losses.losses.base import Loss, Status
 from lightning_losses.losses.classification.cross_entropy import cross_entropy_loss
-from lightning_losses.losses.distillation.kd import kd_loss
-from lightning_losses.tensors import check_count, check_number, check_temperature
+from lightning_losses.tensors import (
+    Reduction,
+    check_count,
+    check_number,
+    check_reduction,
+    check_temperature,
+    class_indices,
+    distillation_rows,
+    full_precision,
+    kl_divergence,
+    log_probabilities,
+    pick,
+    reduce,
+)
 
 
 def tgeo_state(
@@ -61,35 +74,96 @@ class FusionController(nn.Module):
 
 
 def tgeo_kd_loss(
-    logits: Float[Tensor, "rows classes"],
-    teacher_logits: Float[Tensor, "rows classes"],
-    target: Int[Tensor, " rows"],
-    ratio: Float[Tensor, " rows"],
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows classes"],
+    target: Int[Tensor, "*rows"],
+    ratio: Float[Tensor, "*rows"],
     *,
     temperature: float = 1.5,
-) -> Float[Tensor, ""]:
-    """``mean_i[α_i τ² KL(t || s) + (1 - α_i) CE]``, with a fusion ratio α for each sample.
-
-    The gradient goes to the logits and to the ratio.
-
-    Source:
-        Hu, Li, Liu, Chen, Chen, Liu, 2024, "Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge
-        Distillation", arXiv:2312.15112, and its code Chengming0501/TGeo-KD.
-
-    Example:
-        >>> logits, target = torch.zeros(2, 3), torch.tensor([0, 1])
-        >>> round(tgeo_kd_loss(logits, logits, target, torch.tensor([1.0, 0.0])).item(), 4)  # half of log 3
-        0.5493
-    """
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
+    """Distillation and cross-entropy, mixed by a ratio for each sample; see `TGeoKD`."""
     check_temperature("tgeo_kd", temperature)
+    check_reduction("tgeo_kd", reduction)
+    rows = distillation_rows("tgeo_kd", logits, teacher_logits, target, ignore_index)
+    assert rows.target is not None
     if ratio.shape != logits.shape[:-1]:
         raise ValueError(
             f"tgeo_kd: a ratio of shape {list(ratio.shape)} came with logits of shape {list(logits.shape)}; give one "
             "for each sample."
         )
-    taught = kd_loss(logits, teacher_logits, temperature=temperature, reduction="none")
-    label = cross_entropy_loss(logits, target, reduction="none")
-    return (ratio * taught + (1 - ratio) * label).sum() / max(len(ratio), 1)
+    share = full_precision(ratio).to(rows.logits.dtype)
+    if rows.kept is not None:
+        share = share.masked_fill(~rows.kept, 0.0)
+    divergence = kl_divergence(
+        log_probabilities(rows.teacher_logits, temperature), log_probabilities(rows.logits, temperature)
+    )
+    label = -pick(log_probabilities(rows.logits), class_indices(rows.target))
+    return reduce(share * temperature**2 * divergence + (1 - share) * label, reduction, rows.kept)
+
+
+class TGeoKD(Loss):
+    """Trilateral distillation: a small network learns, for each sample, how to mix the teacher with the label.
+
+    ``α_i τ² KL(t || s) + (1 - α_i) CE``, with a fusion ratio α for each sample; the gradient goes to the logits and to
+    the ratio. `lightning_losses.mixins.tgeo_kd.TGeoKDMixin` makes the ratios, by a `FusionController` that it trains
+    through the student's own step (`tgeo_outer_loss`).
+
+    Args:
+        temperature: τ, above 0.
+        ignore_index: samples with this target count for nothing.
+        reduction: "mean" over the kept samples, "sum", or "none".
+
+    Shapes:
+        logits, teacher_logits: [..., C]; target: [...], or [..., C] probabilities, whose largest class is the label;
+        ratio: [...], in [0, 1].
+
+    Returns:
+        A scalar, or [...] without reduction.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; a temperature of 0 or less.
+
+    Source:
+        Hu, Li, Liu, Chen, Chen, Liu, 2024, "Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge
+        Distillation", arXiv:2312.15112, and its code Chengming0501/TGeo-KD. What the controller sees is compared with
+        the code; the loss and the outer step follow the paper.
+
+    Example:
+        >>> logits, target = torch.zeros(2, 3), torch.tensor([0, 1])
+        >>> round(TGeoKD()(logits, logits, target, torch.tensor([1.0, 0.0])).item(), 4)  # half of log 3
+        0.5493
+    """
+
+    status: ClassVar[Status] = "paper"
+    evidence: ClassVar[str] = "Chengming0501/TGeo-KD for what the controller sees; its outer step does not train"
+
+    def __init__(self, temperature: float = 1.5, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        check_temperature("tgeo_kd", temperature)
+        check_reduction("tgeo_kd", reduction)
+        self.temperature = temperature
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Int[Tensor, "*rows"],
+        ratio: Float[Tensor, "*rows"],
+    ) -> Float[Tensor, "..."]:
+        """Evaluate the loss; the class documents it."""
+        return tgeo_kd_loss(
+            logits,
+            teacher_logits,
+            target,
+            ratio,
+            temperature=self.temperature,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )
 
 
 class LabelledBatch(NamedTuple):
@@ -128,7 +202,7 @@ def tgeo_outer_loss(
         temperature: τ, above 0.
 
     Source:
-        As `tgeo_kd_loss`, by the paper. The code takes the ratios without gradient, so that its controller does not
+        As `TGeoKD`, by the paper. The code takes the ratios without gradient, so that its controller does not
         learn, and applies the softmax twice in the outer loss; not here.
 
     Example:

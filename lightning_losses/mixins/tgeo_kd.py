@@ -1,0 +1,223 @@
+"""The mixin in which a controller learns, through the student's steps, how to mix the teacher with the label."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_losses.distributed import is_distributed_tensor, total_of_all, world_size
+from lightning_losses.losses.distillation.mcmi import class_centroids, class_sums
+from lightning_losses.losses.distillation.tgeo_kd import FusionController, LabelledBatch, tgeo_outer_loss, tgeo_state
+from lightning_losses.mixins.distillation import DistillationMixin
+from lightning_losses.tensors import check_count, check_number, check_temperature
+
+
+class TGeoKDMixin(DistillationMixin):
+    """Offers the `ratio` that `TGeoKD` takes, from a controller that learns by what the ratios do for held-out data.
+
+    Call `start_tgeo` in the constructor and `tgeo_step` from `training_step`. It turns automatic optimization off; the
+    step is, in turn:
+
+    1. the controller's: the student takes a step on the mixed loss, on a copy of its weights, with the ratios as the
+       controller gives them; the controller's gradient is that of the cross-entropy of the stepped student on a batch
+       of the validation split, and its own Adam follows it;
+    2. the student's: its optimizer follows the gradient of `objective`, for which the ratios are constants.
+
+    When training begins the teacher's mean prediction of each class is taken from one pass over the training set. The
+    controller, its optimizer and the means are saved with the module. Under DDP each process takes the copied step on
+    its own batch, and the controller's gradients are averaged. FSDP2 is not supported: the copied step needs the whole
+    weights.
+
+    Attributes:
+        controller: the `FusionController`; trained here, so its parameters do not ask for gradients.
+        class_means: [C, C] the teacher's mean prediction of each class.
+    """
+
+    controller: FusionController
+    class_means: Tensor
+
+    def start_tgeo(
+        self,
+        num_classes: int,
+        network: str = "network",
+        *,
+        temperature: float = 1.5,
+        learning_rate: float | None = None,
+        controller_learning_rate: float = 0.1,
+        controller_weight_decay: float = 0.05,
+        every: int = 1,
+    ) -> None:
+        """Make the controller.
+
+        Args:
+            num_classes: C.
+            network: the student's name among the submodules.
+            temperature: τ of the mixed loss in the controller's step, above 0.
+            learning_rate: η of the copied step, at least 0; None takes that of the student's optimizer.
+            controller_learning_rate: of the controller's Adam.
+            controller_weight_decay: of the controller's Adam.
+            every: how many of the student's steps make one of the controller's.
+        """
+        check_temperature("tgeo_kd", temperature)
+        check_number("tgeo_kd", "learning_rate", 0.0 if learning_rate is None else learning_rate, least=0)
+        check_number("tgeo_kd", "controller_learning_rate", controller_learning_rate, least=0)
+        check_number("tgeo_kd", "controller_weight_decay", controller_weight_decay, least=0)
+        check_count("tgeo_kd", "every", every)
+        self.automatic_optimization = False
+        # DDP waits for a gradient of every parameter that asks for one, in every backward pass.
+        self.controller = FusionController(num_classes).requires_grad_(False)
+        self.register_buffer("class_means", torch.full((num_classes, num_classes), 1 / num_classes))
+        self.__dict__["_tgeo"] = {
+            "network": network,
+            "temperature": temperature,
+            "learning_rate": learning_rate,
+            "every": every,
+            "optimizer": (controller_learning_rate, controller_weight_decay),
+            "batches": 0,
+        }
+        self.__dict__["_held_out"] = None
+
+    def controller_optimizer(self) -> torch.optim.Optimizer:
+        """The controller's optimizer; return it from `configure_optimizers` behind the student's."""
+        learning_rate, weight_decay = self.__dict__["_tgeo"]["optimizer"]
+        return torch.optim.Adam(self.controller.parameters(), learning_rate, weight_decay=weight_decay)
+
+    def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Add the ratios, as constants, where the objective asks for them."""
+        tensors = super().objective_tensors(tensors)
+        if self.objective.needs("ratio") and "ratio" not in tensors:
+            with torch.no_grad():
+                student, teacher = (tensors[name].float().softmax(dim=-1) for name in ("logits", "teacher_logits"))
+                state = tgeo_state(student, teacher, tensors["target"].clamp(min=0), self.class_means)
+                tensors["ratio"] = self.controller(state)
+        return tensors
+
+    def tgeo_step(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+        """One step of the controller and one of the student; without a trainer, the student's loss alone."""
+        if self._trainer is None:
+            return self.apply_objective(logits=self._student()(batch["inputs"]), **batch)
+        settings = self.__dict__["_tgeo"]
+        student, controller = self.optimizers()  # type: ignore[attr-defined]
+        taught = {**batch, **self.teacher_tensors(batch)}
+        if settings["batches"] % settings["every"] == 0:
+            rate = settings["learning_rate"]
+            held_out = self._next_held_out()
+            gradients = self.controller_gradients(
+                taught, held_out, learning_rate=student.param_groups[0]["lr"] if rate is None else rate
+            )
+            for name, parameter in self.controller.named_parameters():
+                parameter.grad = gradients[name]
+            # The optimizer itself: Lightning counts the steps of its wrapper, and the clock is the student's.
+            controller.optimizer.step()
+        settings["batches"] += 1
+        output = self.apply_objective(logits=self._student()(batch["inputs"]), **taught)
+        student.zero_grad()
+        self.manual_backward(output["loss"])
+        student.step()
+        if (scheduler := self.lr_schedulers()) is not None:
+            scheduler.step()  # type: ignore[union-attr]
+        return {**output, "loss": output["loss"].detach()}
+
+    def controller_gradients(
+        self, taught: dict[str, Tensor], held_out: dict[str, Tensor], *, learning_rate: float
+    ) -> dict[str, Float[Tensor, "..."]]:
+        """The gradient, by the controller's parameters, of the held-out loss after the student's copied step.
+
+        Args:
+            taught: the step's `inputs`, `target` and `teacher_logits`.
+            held_out: `inputs` and `target` to judge by.
+            learning_rate: of the copied step.
+
+        Raises:
+            ValueError: a student that is sharded.
+        """
+        network = self._student()
+        if any(is_distributed_tensor(parameter) for parameter in network.parameters()):
+            raise ValueError(f"{type(self).__name__}: TGeo-KD steps on whole weights; use DDP in place of FSDP2.")
+        kept = taught["target"] >= 0
+        parameters = dict(self.controller.requires_grad_(True).named_parameters())
+        try:
+            outer = tgeo_outer_loss(
+                network,
+                self.controller,
+                LabelledBatch(taught["inputs"][kept], taught["target"][kept]),
+                taught["teacher_logits"][kept],
+                self.class_means,
+                LabelledBatch(held_out["inputs"], held_out["target"]),
+                learning_rate=learning_rate,
+                temperature=self.__dict__["_tgeo"]["temperature"],
+            )
+            gradients = torch.autograd.grad(outer, list(parameters.values()))
+        finally:
+            self.controller.requires_grad_(False)
+        if self._trainer is not None:
+            self.log(
+                "train/held_out_loss",
+                outer.detach(),
+                on_step=False,
+                on_epoch=True,
+                sync_dist=True,
+                batch_size=len(kept),
+            )
+        averaged = (total_of_all(gradient) / world_size() for gradient in gradients)
+        return dict(zip(parameters, averaged, strict=True))
+
+    @torch.no_grad()
+    def on_train_start(self) -> None:
+        """Take the teacher's class means from one pass over the training set, unless a checkpoint brought them."""
+        super().on_train_start()
+        if self.__dict__["_tgeo"]["batches"]:
+            return
+        sums, counts = torch.zeros_like(self.class_means), torch.zeros_like(self.class_means[0])
+        for batch in self._share_of_training_set():
+            batch = self.trainer.strategy.batch_to_device(batch)
+            logits, target = self.teacher_tensors(batch)["teacher_logits"], batch["target"]
+            more, seen = class_sums(logits.float()[target >= 0], target[target >= 0])
+            sums, counts = sums + more, counts + seen
+        self.class_means.copy_(class_centroids(total_of_all(sums), total_of_all(counts), self.class_means))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save how many batches there were, which tells the next held-out one."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["tgeo_batches"] = self.__dict__["_tgeo"]["batches"]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore it."""
+        super().on_load_checkpoint(checkpoint)
+        self.__dict__["_tgeo"]["batches"] = checkpoint.get("tgeo_batches", 0)
+
+    def _student(self) -> nn.Module:
+        return self.get_submodule(self.__dict__["_tgeo"]["network"])
+
+    def _next_held_out(self) -> dict[str, Tensor]:
+        if self.__dict__["_held_out"] is None:
+            settings = self.__dict__["_tgeo"]
+            source: Any = getattr(self.trainer, "datamodule", None) or self
+            loader = source.val_dataloader() if self.trainer.val_dataloaders is None else self.trainer.val_dataloaders
+            if not isinstance(loader, DataLoader) or len(loader) == 0:
+                raise ValueError(
+                    f"{type(self).__name__}: the controller learns from the validation split; give the trainer one "
+                    "DataLoader to validate by."
+                )
+            taken = -(-settings["batches"] // settings["every"])
+            self.__dict__["_held_out"] = itertools.islice(_again_and_again(loader), taken % len(loader), None)
+        batch: dict[str, Tensor] = self.trainer.strategy.batch_to_device(next(self.__dict__["_held_out"]))
+        return batch
+
+    def _share_of_training_set(self) -> DataLoader[Any]:
+        loader: Any = self.trainer.train_dataloader
+        return DataLoader(
+            loader.dataset,
+            batch_size=loader.batch_size,
+            sampler=range(self.global_rank, len(loader.dataset), self.trainer.world_size),
+            collate_fn=loader.collate_fn,
+        )
+
+
+def _again_and_again(loader: DataLoader[Any]) -> Iterator[Any]:
+    while True:
+        yield from loader
