@@ -1,15 +1,27 @@
-"""The wheel holds what the source holds, and works outside the repository."""
+"""The wheel holds what the source holds, and works outside the repository: in a clean virtual environment, too."""
 
+import email
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import lightning_losses
+from lightning_losses.extras import EXTRAS, advice
 
 ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+# Where the name to import is not that of the distribution.
+DISTRIBUTIONS = {"hydra": "hydra-core", "omegaconf": "hydra-core", "sklearn": "scikit-learn"}
 
 
 @pytest.fixture(scope="module")
@@ -18,42 +30,112 @@ def wheel(tmp_path_factory):
     # From a copy: building leaves folders behind.
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "setup.py", "LICENSE", "README.md", "lightning_losses", "conf", "recipes"):
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, source / name)
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "--quiet",
-            "--no-build-isolation",
-            "--no-deps",
-            "--no-index",
-            "--wheel-dir",
-            str(folder / "dist"),
-            str(source),
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    for name in ("pyproject.toml", "setup.py", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, source / name)
+    for name in ("lightning_losses", "conf", "recipes", "hydra_plugins"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    _pip("wheel", "--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", folder / "dist", source)
     (wheel,) = (folder / "dist").glob("*.whl")
     return wheel
+
+
+def _pip(*arguments):
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def metadata(wheel):
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    return email.message_from_bytes(archive.read(name))
+
+
+def requirements(message, extras):
+    """The distributions that a distribution with these extras requires here, with the extras of each."""
+    for line in message.get_all("Requires-Dist") or []:
+        requirement = Requirement(line)
+        if requirement.marker is None or any(requirement.marker.evaluate({"extra": e}) for e in ["", *extras]):
+            yield canonicalize_name(requirement.name), frozenset(requirement.extras)
+
+
+def installed(wheel, folder, extras=()):
+    """A virtual environment with the wheel and what it requires, and nothing else: neither the checkout, nor more.
+
+    Its requirements are links to those of this environment, so that nothing is downloaded.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (site,) = (folder / "lib").glob("python*/site-packages")
+    own = PYPROJECT["project"]["name"]
+    done, todo = set(), list(requirements(metadata(wheel), extras))
+    while todo:
+        name, wanted = todo.pop()
+        if (name, wanted) in done:
+            continue
+        done.add((name, wanted))
+        if name == own:
+            todo += requirements(metadata(wheel), wanted)
+            continue
+        found = distribution(name)
+        todo += requirements(found.metadata, wanted)
+        for top in {file.parts[0] for file in found.files} - {"..", "__pycache__", "hydra_plugins"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(found.locate_file(top))
+    _pip("--python", folder / "bin" / "python", "install", "--no-deps", "--no-index", wheel)
+    return folder / "bin"
+
+
+def start(command, folder):
+    """Start a program where neither the repository nor what the tests have set is seen."""
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    return subprocess.Popen(
+        list(map(str, command)),
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
 
 
 @pytest.mark.slow
 def test_the_wheel_holds_code_configuration_and_recipes(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "lightning_losses").rglob("*.py")}
+    expected |= {str(path.relative_to(ROOT)) for path in (ROOT / "hydra_plugins").rglob("*.py")}
     beside = [*(ROOT / "conf").rglob("*.yaml"), *(ROOT / "recipes").rglob("*.py")]
     expected |= {f"lightning_losses/{path.relative_to(ROOT)}" for path in beside}
     assert expected <= names
     assert "lightning_losses/py.typed" in names
-    assert not any(name.startswith(("tests", "conf", "recipes", "benchmarks")) for name in names)
+    # A file there would hide the plugins of others.
+    assert "hydra_plugins/__init__.py" not in names
+    tops = {name.partition("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"lightning_losses", "hydra_plugins"}
+
+
+@pytest.mark.slow
+def test_the_wheel_says_what_it_is(wheel):
+    message = metadata(wheel)
+    assert message["Version"] == lightning_losses.__version__ == wheel.name.split("-")[1]
+    assert message["License-Expression"] == "Apache-2.0" and message["License-File"] == "LICENSE"
+    assert {"Framework :: Hydra", "Typing :: Typed"} <= set(message.get_all("Classifier"))
+    assert f"\n## {lightning_losses.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("package", EXTRAS)
+def test_an_extra_brings_what_its_advice_says(package):
+    extra = re.search(r"pip install 'lightning-losses\[(\w+)\]'", advice(package))[1]
+    brought = {
+        canonicalize_name(Requirement(line).name) for line in PYPROJECT["project"]["optional-dependencies"][extra]
+    }
+    assert canonicalize_name(DISTRIBUTIONS.get(package, package)) in brought
+    core = {canonicalize_name(Requirement(line).name) for line in PYPROJECT["project"]["dependencies"]}
+    assert canonicalize_name(DISTRIBUTIONS.get(package, package)) not in core
 
 
 @pytest.mark.slow
@@ -77,3 +159,205 @@ def test_an_installed_wheel_trains_outside_the_repository(wheel, tmp_path):
     assert run.returncode == 0, run.stderr
     assert [line.startswith(str(site)) for line in run.stdout.splitlines()[:2]] == [True, True]
     assert len(list((work / "outputs").rglob("report.md"))) == 1
+
+
+APPLICATION = """
+import hydra
+from hydra.utils import instantiate
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config):
+    import lightning as L
+    import torch
+
+    import lightning_losses
+
+    print(lightning_losses.__file__)
+    print("own:", config.own.mine)
+    objective = instantiate(config.objective)
+    callbacks = instantiate(config.callbacks)
+
+    class Own(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network = torch.nn.Linear(2, 3)
+
+        def training_step(self, batch, batch_idx):
+            inputs, target = batch
+            logits = self.network(inputs)
+            value = objective(logits=logits, teacher_logits=torch.eye(3)[target], target=target)
+            return {"loss": value.total, "logits": logits, "target": target}
+
+        def validation_step(self, batch, batch_idx):
+            inputs, target = batch
+            self.log("val_acc", (self.network(inputs).argmax(-1) == target).float().mean())
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    data = torch.utils.data.TensorDataset(torch.randn(12, 2), torch.arange(12) % 3)
+    loader = torch.utils.data.DataLoader(data, batch_size=12)
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, log_every_n_steps=1, callbacks=list(callbacks.values()),
+    )
+    trainer.fit(Own(), loader, loader)
+    print("watched:", callbacks.grokking.val)
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+CONFIGURATION = """
+defaults:
+  - objective: nkd
+  - callbacks: grokking
+  - callbacks@own: calibration
+  - _self_
+
+objective:
+  terms:
+    nkd:
+      weight: 0.5
+callbacks:
+  grokking:
+    val_metric: val_acc
+hydra:
+  output_subdir: null
+  run:
+    dir: .
+"""
+
+
+@pytest.mark.slow
+def test_an_application_with_its_own_configuration_takes_ours(wheel, tmp_path):
+    binaries = installed(wheel, tmp_path / "venv", ["recipes"])
+    (tmp_path / "conf" / "callbacks").mkdir(parents=True)
+    (tmp_path / "conf" / "config.yaml").write_text(CONFIGURATION)
+    # The library has a file of this name: the application's own wins.
+    (tmp_path / "conf" / "callbacks" / "calibration.yaml").write_text("mine: 7\n")
+    (tmp_path / "app.py").write_text(APPLICATION)
+
+    def application(*overrides):
+        return start([binaries / "python", "app.py", *overrides], tmp_path)
+
+    runs = [
+        application(),
+        application("objective.terms.nkd.loss.temprature=2"),
+        application("objective.terms.nkd.loss.temperature=abc"),
+        application("objective.terms.nkd.loss.reduction=average"),
+        application("objective=nkdd"),
+    ]
+    (code, out, err), *wrong = map(finish, runs)
+    assert code == 0, err
+    location, own, watched = out.splitlines()[-3:]
+    assert location.startswith(str(tmp_path / "venv"))
+    assert own == "own: 7" and watched.startswith("watched: [(1, ")
+    messages = [
+        r"Key 'temprature' not in 'NKD\(gamma, temperature, ignore_index, reduction\)'",
+        r"Value 'abc' of type 'str' could not be converted to Float\n\s*full_key: objective.terms.nkd.loss.temperature",
+        r"Invalid value 'average', expected one of \[mean, sum, none\]",
+        r"Could not find 'objective/nkdd'\s+Available options in 'objective':[\s\w]*\bnkd\b",
+    ]
+    for message, (code, out, err) in zip(messages, wrong, strict=True):
+        assert code == 1 and re.search(message, err), err
+        assert "Traceback" not in err and "nkd" not in out
+
+
+CORE = """
+import sys
+from importlib.util import find_spec
+
+missing = sys.argv[1].split(",")
+assert not [name for name in missing if find_spec(name)], "the environment has more than the core"
+
+import torch
+import lightning_losses.losses as losses
+
+for loss in losses.loss_classes():
+    pass
+losses.KD()(torch.zeros(2, 3), torch.zeros(2, 3))
+
+import lightning as L
+from lightning_losses import CrossEntropy, DistillationMixin, KD, Objective
+from lightning_losses.callbacks import Grokfast, History, OrthogonalGradient
+from lightning_losses.calibration import TemperatureScaling
+from lightning_losses.metrics import ExpectedCalibrationError
+from lightning_losses.modules import Distiller
+
+batch = {"inputs": torch.randn(4, 2), "target": torch.tensor([0, 1, 2, 0])}
+student = Distiller(torch.nn.Linear(2, 3), network=torch.nn.Linear(2, 3), num_classes=3,
+                    objective=Objective({"ce": CrossEntropy(), "kd": KD()}))
+trainer = L.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
+                    enable_progress_bar=False, enable_model_summary=False, callbacks=[History(), Grokfast()])
+loader = torch.utils.data.DataLoader([batch], batch_size=None)
+trainer.fit(student, loader, loader)
+print("trained", trainer.global_step)
+
+
+def monitor():
+    from lightning_losses.callbacks.grokking_monitor import GrokkingMonitor
+
+
+def bar():
+    from lightning_losses.callbacks import Progress
+
+
+def teacher():
+    from lightning_losses.teacher import timm_teacher
+
+    timm_teacher("resnet18", num_classes=2)
+
+
+def recipe():
+    import lightning_losses.recipe.check_config
+
+
+def images():
+    from lightning_losses.data import MNIST5k
+
+    MNIST5k(folder="cache").prepare_data()
+
+
+def digits():
+    from lightning_losses.data import Digits
+
+    Digits().setup()
+
+
+for need in (monitor, bar, teacher, recipe, images, digits):
+    try:
+        need()
+    except (ImportError, ValueError) as error:
+        print(f"{need.__name__}: {error}")
+"""
+
+
+@pytest.mark.slow
+def test_the_core_alone_trains_and_says_which_extra_is_missing(wheel, tmp_path):
+    binaries = installed(wheel, tmp_path / "venv")
+    (tmp_path / "core.py").write_text(CORE)
+    absent = sorted({"hydra", "matplotlib", "mlxtend", "omegaconf", "rich", "sklearn", "timm", "torchvision", "wandb"})
+    runs = [
+        start([binaries / "python", "core.py", ",".join(absent)], tmp_path),
+        start([binaries / "lightning-losses", "list"], tmp_path),
+        start([binaries / "lightning-losses", "train", "objective=kd"], tmp_path),
+    ]
+    (code, out, err), *commands = map(finish, runs)
+    assert code == 0, err
+    trained, *sentences = out.splitlines()[-7:]
+    assert trained == "trained 1"
+    assert dict(sentence.split(": ", 1) for sentence in sentences) == {
+        "monitor": f"lightning_losses.plots: {advice('matplotlib')}",
+        "bar": f"lightning_losses.callbacks.Progress: {advice('rich')}",
+        "teacher": f"timm_teacher: {advice('timm')}",
+        "recipe": f"lightning_losses.recipe: {advice('hydra')}",
+        "images": sentences[4].split(": ", 1)[1],
+        "digits": sentences[5].split(": ", 1)[1],
+    }
+    assert all("lightning-losses[data]" in sentence for sentence in sentences[4:])
+    for name, (code, _, err) in zip(["list", "train"], commands, strict=True):
+        assert code == 2 and err.count("\n") == 1, err
+        assert re.match(rf"Error: lightning-losses {name}: \w+ is not installed; pip install 'lightning-losses\[", err)
