@@ -29,8 +29,8 @@ class _Rule(NamedTuple):
 
 
 _OURS = (
-    "adapted calibration callbacks cache_teacher data features kernels losses metrics mixins modules networks objective "
-    "blocks optim recipe.schedule recipe.wandb_run samplers strategy teacher transport"
+    "adapted blocks calibration callbacks cache_teacher data features kernels losses metrics mixins modules networks "
+    "objective optim recipe.schedule recipe.wandb_run samplers strategy teacher transport"
 )
 _LIGHTNING = (
     "lightning.pytorch.Trainer",

@@ -125,6 +125,7 @@ def trainings(config: DictConfig) -> list[Training]:
                 weights=config.weights,
                 teacher=found.get("teacher") if name == "student" else None,
                 checkpoint=config.teacher_weights if name == "teacher" else None,
+                execution=config.get("execution") or None,
             )
     return list(found.values())
 

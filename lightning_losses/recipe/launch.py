@@ -27,6 +27,7 @@ from rich.console import Console
 from lightning_losses.recipe.check_config import ConfigError
 from lightning_losses.recipe.check_overrides import CONFIG_MODULE, allowed_targets, check_hydra, check_overrides
 from lightning_losses.recipe.instantiate import allowing
+from lightning_losses.recipe.processes import check_trainer
 from lightning_losses.recipe.python_values import plain_overrides
 from lightning_losses.tensors import debug
 
@@ -83,7 +84,10 @@ def launch(task: Task, rehearse: Callable[[DictConfig], None], config_name: str,
                 config_dir=arguments.config_dir,
             )
             with allowing(allowed), _terminable():
+                launched = any(line.startswith("hydra/launcher=submitit") for line in arguments.overrides)
                 for config in configs:
+                    if config.get("trainer"):
+                        check_trainer(config.trainer, sweeping=arguments.multirun and not launched)
                     _check_writable(Path(config.get("resume") or config.output).expanduser().absolute())
                     rehearse(config)
     except KeyboardInterrupt as error:

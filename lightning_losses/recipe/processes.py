@@ -27,7 +27,7 @@ def check_trainer(trainer: DictConfig, *, sweeping: bool = False) -> None:
     target = str(strategy.get("_target_", "")) if isinstance(strategy, DictConfig) else ""
     if strategy in _FSDP1 or target.endswith(".FSDPStrategy"):
         raise ConfigError(
-            f"trainer.strategy={target or strategy}: this is FSDP1, which is not supported, because its flat parameters "
+            f"trainer.strategy={target or strategy}: this is FSDP1, which is not supported: its flat parameters "
             "hide the tensors' bounds and Lightning resumes its full checkpoints inexactly; use trainer=fsdp (FSDP2)."
         )
     if sweeping and runs_again(trainer):
