@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lightning_losses import tensors
+from lightning_losses.losses import kd_loss
 
 
 def test_reduction_means_over_kept_rows():
@@ -100,3 +101,60 @@ def test_half_precision_becomes_float32_and_float64_stays():
         (torch.float64, torch.float64),
     ]:
         assert tensors.classification_rows("demo", torch.zeros(1, 2, dtype=given), None).logits.dtype == kept
+
+
+def test_values_are_read_where_that_is_free():
+    assert tensors.known_everywhere(torch.tensor([True, True]))
+    assert tensors.known_everywhere(torch.ones(0, dtype=torch.bool))
+    assert not tensors.known_everywhere(torch.tensor([True, False]))
+    assert tensors.known_finite(torch.tensor([1.0, -1.0]))
+    for value in (math.inf, -math.inf, math.nan):
+        assert not tensors.known_finite(torch.tensor([1.0, value]))
+    # A sum beyond the dtype: not known, though true.
+    assert not tensors.known_finite(torch.full((2,), 3e38))
+
+
+def test_where_reading_waits_or_fails_nothing_is_known():
+    assert not tensors.known_finite(torch.zeros(2, device="meta"))
+    unknown = torch.vmap(lambda row: row * tensors.known_finite(row))(torch.ones(2, 3))
+    assert unknown.tolist() == [[0.0] * 3] * 2
+
+
+def test_losses_work_under_vmap_and_compiled():
+    logits, teacher = torch.randn(4, 3), torch.randn(4, 3)
+    target = torch.tensor([0, 1, -100, 2])
+
+    def each(z, t, y):
+        return kd_loss(z, t, y, reduction="none")
+
+    expected = each(logits, teacher, target)
+    torch.testing.assert_close(torch.vmap(each)(logits, teacher, target), expected)
+    torch.testing.assert_close(
+        torch.compile(each, backend="aot_eager", fullgraph=True)(logits, teacher, target), expected
+    )
+
+
+@pytest.mark.parametrize("weight", [1e-6, 0.1, 0.9])
+def test_the_mean_of_probabilities_stands_for_the_mixture(weight):
+    p, q = (20 * torch.randn(8, 5, dtype=torch.float64)).softmax(dim=-1), torch.rand(8, 5, dtype=torch.float64)
+    q = q / q.sum(dim=-1, keepdim=True)
+    expected = tensors.log_mixture(p.log(), q.log(), weight)
+    torch.testing.assert_close(tensors.log_mean(p, q, weight), expected, rtol=1e-12, atol=1e-12)
+    assert tensors.log_mean(torch.zeros(1), torch.zeros(1), weight).isfinite().all()
+
+
+def test_divergences_of_both_directions():
+    log_p, log_q = (torch.randn(3, 4).log_softmax(dim=-1) for _ in range(2))
+    forward, reverse = tensors.kl_divergences(log_p, log_q)
+    torch.testing.assert_close(forward, tensors.kl_divergence(log_p, log_q))
+    torch.testing.assert_close(reverse, tensors.kl_divergence(log_q, log_p))
+
+
+def test_cross_entropy_leaves_classes_without_mass_out():
+    log_p = torch.tensor([[0.0, -math.inf]], requires_grad=True)
+    value = tensors.cross_entropy(log_p, torch.tensor([[1.0, 0.0]]))
+    value.sum().backward()
+    assert value.item() == 0 and log_p.grad.tolist() == [[-1.0, 0.0]]
+    # A class with mass that the prediction rules out costs infinitely much.
+    assert tensors.cross_entropy(log_p, torch.tensor([[0.5, 0.5]])).item() == math.inf
+    assert tensors.cross_entropy(log_p, torch.tensor([0])).item() == 0

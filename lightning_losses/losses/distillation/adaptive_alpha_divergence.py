@@ -13,38 +13,37 @@ from lightning_losses.tensors import (
     check_number,
     check_reduction,
     distillation_rows,
+    known_finite,
     log_probabilities,
     reduce,
 )
 
 
 class AlphaDivergence(NamedTuple):
-    """A divergence without gradient, and what has its gradient."""
+    """A divergence without gradient, and the weights of ``-log s`` whose weighted sum has its gradient."""
 
     value: Float[Tensor, "*rows"]
-    surrogate: Float[Tensor, "*rows"]
+    weights: Float[Tensor, "*rows classes"]
 
 
+@torch.no_grad()
 def alpha_divergence(
-    log_s: Float[Tensor, "*rows classes"], log_t: Float[Tensor, "*rows classes"], alpha: float, clip: float
+    s: Float[Tensor, "*rows classes"],
+    t: Float[Tensor, "*rows classes"],
+    log_ratio: Float[Tensor, "*rows classes"],
+    alpha: float,
+    clip: float,
 ) -> AlphaDivergence:
-    """The α-divergence per row, with powers of the ratio cut at `clip`; see `AdaptiveAlphaDivergence`."""
-    with torch.no_grad():
-        s, log_ratio = log_s.exp(), log_t - log_s
-        absent = ~torch.isfinite(log_ratio)
-        log_ratio = log_ratio.masked_fill(absent, 0.0)
-        if alpha == 1:
-            value, weight = log_t.exp() * log_ratio, log_t.exp()
-        elif alpha == 0:
-            cut = log_ratio.clamp(max=math.log(clip))
-            value, weight = -s * cut, s * (cut - 1)
-        else:
-            power = (alpha * log_ratio).exp().clamp(max=clip)
-            value = s * (power - 1) / (alpha * (alpha - 1))
-            weight = s * (power / alpha + 1 / (alpha * (alpha - 1)))
-        value, weight = value.masked_fill(absent, 0.0), weight.masked_fill(absent, 0.0)
-    surrogate = -(weight * log_s.masked_fill(absent, 0.0)).sum(dim=-1)
-    return AlphaDivergence(value.sum(dim=-1), surrogate)
+    """The α-divergence per row of probabilities, with powers of ``t / s`` cut at `clip`."""
+    if alpha == 1:
+        return AlphaDivergence((t * log_ratio).sum(dim=-1), t)
+    if alpha == 0:
+        cut = log_ratio.clamp(max=math.log(clip))
+        return AlphaDivergence(-(s * cut).sum(dim=-1), s * (cut - 1))
+    power = (alpha * log_ratio).exp_().clamp_(max=clip)
+    factor = 1 / (alpha * (alpha - 1))
+    value = (s * (power - 1)).sum(dim=-1) * factor
+    return AlphaDivergence(value, power.div_(alpha).add_(factor).mul_(s))
 
 
 def adaptive_alpha_divergence_loss(
@@ -65,9 +64,15 @@ def adaptive_alpha_divergence_loss(
     check_reduction("adaptive_alpha_divergence", reduction)
     rows = distillation_rows("adaptive_alpha_divergence", logits, teacher_logits, target, ignore_index)
     log_s, log_t = log_probabilities(rows.logits), log_probabilities(rows.teacher_logits)
-    low, high = (alpha_divergence(log_s, log_t, alpha, clip) for alpha in (alpha_min, alpha_max))
+    with torch.no_grad():
+        s, t, log_ratio = log_s.exp(), log_t.exp(), log_t - log_s
+    if not known_finite(log_ratio):
+        # Classes masked in either network add nothing.
+        present = torch.isfinite(log_ratio)
+        s, t, log_ratio, log_s = (torch.where(present, x, 0.0) for x in (s, t, log_ratio, log_s))
+    low, high = (alpha_divergence(s, t, log_ratio, alpha, clip) for alpha in (alpha_min, alpha_max))
     larger = low.value > high.value
-    surrogate = torch.where(larger, low.surrogate, high.surrogate)
+    surrogate = -(torch.where(larger.unsqueeze(-1), low.weights, high.weights) * log_s).sum(dim=-1)
     # The value of the divergence with the gradient of the surrogate.
     value = torch.where(larger, low.value, high.value) + surrogate - surrogate.detach()
     return reduce(value, reduction, rows.kept)

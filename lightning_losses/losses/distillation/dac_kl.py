@@ -28,10 +28,15 @@ def quantile_levels(values: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*r
         >>> quantile_levels(torch.tensor([[0.1, 0.6, 0.1, 0.2]]))
         tensor([[0.1667, 1.0000, 0.1667, 0.6667]])
     """
-    order = values.sort(dim=-1).values.contiguous()
-    values = values.contiguous()
-    places = torch.searchsorted(order, values) + torch.searchsorted(order, values, right=True) - 1
-    return places.to(values.dtype) / (2 * max(values.shape[-1] - 1, 1))
+    order, index = values.sort(dim=-1)
+    place = torch.arange(values.shape[-1], dtype=values.dtype, device=values.device).expand_as(order)
+    later = order[..., 1:] > order[..., :-1]
+    # A run of equal entries begins where one is larger than the one before, and ends where the next is larger.
+    begin = F.pad(torch.where(later, place[..., 1:], 0.0), (1, 0)).cummax(dim=-1).values
+    end = F.pad(torch.where(later, place[..., :-1], torch.inf), (0, 1), value=max(values.shape[-1] - 1, 0))
+    end = end.flip(-1).cummin(dim=-1).values.flip(-1)
+    levels = (begin + end) / (2 * max(values.shape[-1] - 1, 1))
+    return torch.zeros_like(levels).scatter(-1, index, levels)
 
 
 def dac_kl_loss(

@@ -25,8 +25,8 @@ def fitnet_hint_loss(
             f"{list(teacher_feature_maps.shape)}; give both the same, or let FitNetHint make a regressor."
         )
     student = full_precision(feature_maps)
-    difference = student - full_precision(teacher_feature_maps.detach()).to(student.dtype)
-    return difference.square().sum() / max(difference.numel(), 1)
+    teacher = full_precision(teacher_feature_maps.detach()).to(student.dtype)
+    return F.mse_loss(student, teacher, reduction="sum") / max(student.numel(), 1)
 
 
 def regression_kernel(student: torch.Size, teacher: torch.Size) -> tuple[int, ...]:

@@ -32,8 +32,8 @@ def multi_aspect_kd_loss(
             return reduce(value, reduction)
     known = ~torch.isnan(answer)
     count = known.sum(dim=-1)
-    share = known / count.clamp(min=1).unsqueeze(-1)
-    value = F.binary_cross_entropy_with_logits(logits, answer.nan_to_num(0.0), share.to(logits), reduction="none")
+    share = known.to(logits) / count.clamp(min=1).unsqueeze(-1)
+    value = F.binary_cross_entropy_with_logits(logits, answer.nan_to_num(0.0), share, reduction="none")
     return reduce(value.sum(dim=-1), reduction, count > 0)
 
 

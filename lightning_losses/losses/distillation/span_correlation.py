@@ -7,7 +7,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss, Status
-from lightning_losses.tensors import Reduction, check_temperature, distillation_rows, log_probabilities
+from lightning_losses.tensors import (
+    Reduction,
+    check_temperature,
+    distillation_rows,
+    known_everywhere,
+    log_probabilities,
+)
 
 
 def span_correlation_loss(
@@ -24,11 +30,11 @@ def span_correlation_loss(
     inside = torch.zeros(rows.logits.shape[:-1], dtype=torch.bool, device=paired.device)
     inside[..., 1:] |= paired
     inside[..., :-1] |= paired
-    # Tokens in no pair may hold anything.
-    student, teacher = (
-        log_probabilities(z.masked_fill(~inside.unsqueeze(-1), 0.0), temperature)
-        for z in (rows.logits, rows.teacher_logits)
-    )
+    student, teacher = rows.logits, rows.teacher_logits
+    if not known_everywhere(inside):
+        # Tokens in no pair may hold anything.
+        student, teacher = (z.masked_fill(~inside.unsqueeze(-1), 0.0) for z in (student, teacher))
+    student, teacher = (log_probabilities(z, temperature) for z in (student, teacher))
     # The product of two neighbours' probabilities, formed from their logarithms.
     apart = (student[..., :-1, :] + student[..., 1:, :]).exp() - (teacher[..., :-1, :] + teacher[..., 1:, :]).exp()
     value = apart.square().mean(dim=-1).masked_fill(~paired, 0.0)

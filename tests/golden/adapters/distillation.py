@@ -272,8 +272,9 @@ def adaptive_alpha(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[st
     student = leaf(inputs["student_logits"])
     loss = adaptive_alpha_divergence_loss(student, inputs["teacher_logits"], alpha_min=low, alpha_max=high, clip=clip)
     log_s, log_t = log_probabilities(student), log_probabilities(inputs["teacher_logits"])
-    first, second = (alpha_divergence(log_s, log_t, alpha, clip) for alpha in (low, high))
-    surrogate = torch.where(first.value > second.value, first.surrogate, second.surrogate).mean()
+    parts = [alpha_divergence(log_s.exp(), log_t.exp(), log_t - log_s, alpha, clip) for alpha in (low, high)]
+    first, second = (-(part.weights * log_s).sum(dim=-1) for part in parts)
+    surrogate = torch.where(parts[0].value > parts[1].value, first, second).mean()
     return {"loss": loss, "surrogate": surrogate, **gradients(loss, student=student)}
 
 
