@@ -135,11 +135,12 @@ class Term(nn.Module):
         self._arguments = {
             argument: (renamed.get(argument, argument), required) for argument, required in takes.items()
         }
+        self._needs = dict(self._arguments.values())
 
     @property
     def needs(self) -> dict[str, bool]:
         """The step's tensors that this term takes, by name: True where it can't do without."""
-        return dict(self._arguments.values())
+        return self._needs
 
     @property
     def batch_coupled(self) -> bool:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_losses.distributed import gather_batch, share_of_mean, whole_parameter, world_size
 from lightning_losses.losses.regularization.wdr_loss import layer_weights
+from lightning_losses.mixins.epoch_means import EpochMeans
 from lightning_losses.objective import Objective, ObjectiveValue
 
 if TYPE_CHECKING:
@@ -20,8 +21,12 @@ class ObjectiveMixin(_Base):
 
     Set `self.objective`, then return `self.apply_objective(...)` from `training_step`, with whatever tensors the step
     has under their glossary names. The mixin adds `step`, `progress` and `epoch_progress`, gives batch-coupled losses
-    the batch of all processes, logs every part as ``train/loss/<term>`` and returns
+    the batch of all processes, logs every part's mean over the epoch as ``train/loss/<term>`` and returns
     ``{"loss": total, "logits": ..., "target": ..., ...}``, which callbacks can read.
+
+    The parts are added up on the device and logged with the epoch's last batch, since a call of `log` in every step
+    costs more than a small loss. Where an epoch is cut short from outside (`trainer.should_stop`), they are logged at
+    its end, which other callbacks' `on_train_epoch_end` is too early to see.
 
     Attributes:
         objective: what is minimised; its parameters, if any, train and are saved with the module's.
@@ -84,16 +89,36 @@ class ObjectiveMixin(_Base):
         return objective(gather=gather_batch if several else None, share=share_of_mean if several else None, **tensors)
 
     def log_objective(self, prefix: str, value: ObjectiveValue, tensors: dict[str, Any]) -> None:
-        """Log an objective's parts as ``<prefix>/<term>``, the total as ``<prefix>``."""
-        if self._trainer is not None:
-            parts = {f"{prefix}/{name}": part.detach() for name, part in value.parts.items()}
-            self.log_dict(
-                {prefix: value.total.detach(), **parts},
-                on_step=False,
-                on_epoch=True,
-                sync_dist=True,
-                batch_size=_batch_size(tensors),
-            )
+        """Log the means over the epoch of an objective's parts as ``<prefix>/<term>``, of the total as ``<prefix>``."""
+        if self._trainer is None:
+            return
+        means = self._epoch_means.setdefault(prefix, EpochMeans())
+        parts = {f"{prefix}/{name}": part for name, part in value.parts.items()}
+        means.add({prefix: value.total, **parts}, _batch_size(tensors))
+        trainer = self.trainer
+        if trainer.is_last_batch or 0 < trainer.max_steps <= trainer.global_step + 1:
+            self._log_means(means)
+
+    def on_train_epoch_start(self) -> None:
+        """Begin new means."""
+        super().on_train_epoch_start()
+        self._epoch_means.clear()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means of an epoch that ended before its last batch."""
+        super().on_train_epoch_end()
+        for means in self._epoch_means.values():
+            self._log_means(means)
+
+    @property
+    def _epoch_means(self) -> dict[str, EpochMeans]:
+        found: dict[str, EpochMeans] = self.__dict__.setdefault("_objective_means", {})
+        return found
+
+    def _log_means(self, means: EpochMeans) -> None:
+        values, weight = means.take()
+        if values:
+            self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=weight)
 
 
 def _batch_size(tensors: dict[str, Any]) -> int:

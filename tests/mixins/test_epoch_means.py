@@ -1,0 +1,92 @@
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_losses import CrossEntropy, Objective
+from lightning_losses.mixins import ObjectiveMixin
+from lightning_losses.mixins.epoch_means import EpochMeans
+
+
+class Module(ObjectiveMixin, L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Linear(4, 3)
+        self.objective = Objective({"ce": CrossEntropy(), "smooth": CrossEntropy(label_smoothing=0.5)})
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        output = self.apply_objective(logits=self.network(batch["inputs"]), target=batch["target"])
+        self.seen.append((output["loss"].item(), len(batch["target"])))
+        return output
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Seen(Callback):
+    """What other callbacks find logged when the epoch ends."""
+
+    def __init__(self, stop_at=None):
+        self.metrics, self.stop_at = [], stop_at
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == self.stop_at:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+def fit(seen, **options):
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        {"inputs": torch.randn(n, 4, generator=generator), "target": torch.randint(3, (n,), generator=generator)}
+        for n in (5, 5, 5, 2)
+    ]
+    module = Module()
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, callbacks=[seen], **{"max_epochs": 2, **options},
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    return module, trainer
+
+
+def mean(seen):
+    return sum(value * weight for value, weight in seen) / sum(weight for _, weight in seen)
+
+
+def test_every_epoch_logs_the_mean_over_its_samples_in_time_for_other_callbacks():
+    seen = Seen()
+    module, _ = fit(seen)
+    assert [set(metrics) for metrics in seen.metrics] == [{"train/loss", "train/loss/ce", "train/loss/smooth"}] * 2
+    for epoch, metrics in enumerate(seen.metrics):
+        # Added up in double precision, returned in single.
+        assert metrics["train/loss"] == pytest.approx(mean(module.seen[4 * epoch : 4 * epoch + 4]), rel=1e-6)
+        assert metrics["train/loss"] == pytest.approx(metrics["train/loss/ce"] + metrics["train/loss/smooth"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("accumulate", "batches"), [(1, 2), (2, 4)])
+def test_an_epoch_that_ends_with_the_last_step_logs_what_it_had(accumulate, batches):
+    seen = Seen()
+    module, _ = fit(seen, max_epochs=-1, max_steps=2, accumulate_grad_batches=accumulate)
+    assert len(module.seen) == batches
+    assert seen.metrics[-1]["train/loss"] == pytest.approx(mean(module.seen), rel=1e-6)
+
+
+def test_an_epoch_that_is_cut_short_logs_what_it_had_at_its_end():
+    module, trainer = fit(Seen(stop_at=1))
+    assert len(module.seen) == 2
+    assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(mean(module.seen), rel=1e-6)
+
+
+def test_values_of_several_precisions_add_up():
+    means = EpochMeans()
+    means.add({"a": torch.tensor(1.0), "b": torch.tensor(2.0, dtype=torch.float64)}, 1)
+    means.add({"a": torch.tensor(3.0), "b": torch.tensor(2.0, dtype=torch.float64)}, 3)
+    values, weight = means.take()
+    assert weight == 4 and {name: value.item() for name, value in values.items()} == {"a": 2.5, "b": 2.0}
