@@ -15,15 +15,6 @@ from lightning_losses.recipe.instantiate import instantiate
 from lightning_losses.recipe.wandb_run import WandbRun
 from lightning_losses.report import Report
 
-# By W&B's pattern: the axis that panels take, and what the table of runs shows of a history. The longest one counts.
-_AXES = {
-    "train/*": ("trainer/global_step", "last"),
-    "val/*": ("epoch", "min,last"),
-    "val/accuracy": ("epoch", "max,last"),
-    "val/calibration/accuracy": ("epoch", "max,last"),
-    "test/*": ("epoch", "last"),
-    "calibration/*": ("epoch", "last"),
-}
 # What a reader compares, in the order of a table's columns.
 _SCORES = ("accuracy", "nll", "brier", "ece")
 
@@ -48,8 +39,6 @@ def make_logger(config: DictConfig, folder: Path, **run: Any) -> Logger | None:
     made = instantiate(config.logger, _partial_=True)
     logger: Logger = made(save_dir=str(folder), **(run if made.func is WandbRun else {}))
     logger.log_hyperparams(plain_settings(config))
-    if isinstance(logger, WandbRun):
-        define_axes(logger)
     return logger
 
 
@@ -63,12 +52,6 @@ def logging_run(config: DictConfig, folder: Path, **run: Any) -> Iterator[Logger
         finish(logger, failed=True)
         raise
     finish(logger)
-
-
-def define_axes(logger: WandbRun) -> None:
-    """Say which axis each group of metrics has, and what of its history the table of runs shows."""
-    for pattern, (axis, summary) in _AXES.items():
-        logger.experiment.define_metric(pattern, step_metric=axis, summary=summary)
 
 
 def finish(logger: Logger | None, *, failed: bool = False) -> None:
