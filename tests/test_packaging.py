@@ -243,12 +243,12 @@ def test_an_application_with_its_own_configuration_takes_ours(wheel, tmp_path):
     def application(*overrides):
         return start([binaries / "python", "app.py", *overrides], tmp_path)
 
+    # Without callbacks, whose import takes seconds.
+    (tmp_path / "conf" / "short.yaml").write_text("defaults: [objective: nkd]\n")
     runs = [
         application(),
-        application("objective.terms.nkd.loss.temprature=2"),
-        application("objective.terms.nkd.loss.temperature=abc"),
-        application("objective.terms.nkd.loss.reduction=average"),
-        application("objective=nkdd"),
+        application("-cn", "short", "objective.terms.nkd.loss.temprature=2"),
+        application("-cn", "short", "objective.terms.nkd.loss.temperature=abc"),
     ]
     (code, out, err), *wrong = map(finish, runs)
     assert code == 0, err
@@ -258,12 +258,10 @@ def test_an_application_with_its_own_configuration_takes_ours(wheel, tmp_path):
     messages = [
         r"Key 'temprature' not in 'NKD\(gamma, temperature, ignore_index, reduction\)'",
         r"Value 'abc' of type 'str' could not be converted to Float\n\s*full_key: objective.terms.nkd.loss.temperature",
-        r"Invalid value 'average', expected one of \[mean, sum, none\]",
-        r"Could not find 'objective/nkdd'\s+Available options in 'objective':[\s\w]*\bnkd\b",
     ]
-    for message, (code, out, err) in zip(messages, wrong, strict=True):
+    for message, (code, _, err) in zip(messages, wrong, strict=True):
         assert code == 1 and re.search(message, err), err
-        assert "Traceback" not in err and "nkd" not in out
+        assert "Traceback" not in err
 
 
 CORE = """
