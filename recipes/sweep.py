@@ -14,6 +14,7 @@ same file is started by `wandb sweep FILE`.
     retry=true      run failed trials again
 """
 
+import difflib
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -70,6 +71,8 @@ def parse(arguments: Sequence[str]) -> tuple[Path, Settings, list[str]]:
                 settings[key] = readers[key](value)
             except ValueError:
                 raise ConfigError(f"{word}: give {_WORDS[key]}.") from None
+        elif equals and (near := difflib.get_close_matches(key, readers, n=1, cutoff=0.8)):
+            raise ConfigError(f"{word}: did you mean {near[0]}? A sweep takes {', '.join(readers)} and overrides.")
         elif word not in files:
             overrides.append(word)
     return _find(Path(files[0])), Settings(**settings), overrides
