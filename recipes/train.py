@@ -27,6 +27,7 @@ from lightning_losses.recipe.language_models import rehearse as rehearse_languag
 from lightning_losses.recipe.language_models import train_language_models
 from lightning_losses.recipe.launch import command, launch
 from lightning_losses.recipe.loggers import log_checkpoints, log_report, log_scores, logging_run, plain_settings
+from lightning_losses.recipe.processes import first_process
 from lightning_losses.recipe.training import Trained, Training, Weights
 from lightning_losses.report import Report
 
@@ -108,6 +109,9 @@ def train(config: DictConfig, folder: Path) -> Any:
     metrics = folder / "metrics.jsonl"
     with logging_run(config, folder) as logger:
         trained.append(student.run(checkpoints, resume=resume, logger=logger, teacher=teacher, metrics_file=metrics))
+        if not first_process():
+            # Lightning ran the command again for this process; the first one reports.
+            return None
         report = Report(
             title=f"{student.label} on {student.datamodule.name}, seed {config.seed}",
             command=command(),

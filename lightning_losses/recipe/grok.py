@@ -29,8 +29,9 @@ from lightning_losses.plots.grokking import Curve, comparison, overlay
 from lightning_losses.plots.style import save_figure
 from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.recipe.gates import Gate
-from lightning_losses.recipe.instantiate import instantiate
+from lightning_losses.recipe.instantiate import ConfigError, instantiate
 from lightning_losses.recipe.loggers import log_checkpoints, log_pictures, log_scores, logging_run
+from lightning_losses.recipe.processes import runs_again
 
 # More runs than these share one panel.
 _COLUMNS = 4
@@ -81,6 +82,11 @@ def grok(config: DictConfig, folder: Path) -> dict[str, Run]:
 def rehearse(config: DictConfig) -> None:
     """Take one step of every run, so that what can't work is known before anything was trained."""
     _gates(config)
+    if runs_again(config.trainer):
+        raise ConfigError(
+            "trainer: this experiment trains many networks and compares them in one process; use trainer=ddp_fork, or "
+            "one device."
+        )
     for run in config.runs.values():
         settings = _settings(config, run)
         data, module = _build(settings)

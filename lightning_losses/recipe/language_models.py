@@ -26,6 +26,7 @@ from lightning_losses.plots.style import save_figure
 from lightning_losses.recipe.kept_networks import KeptNetworks
 from lightning_losses.recipe.launch import command
 from lightning_losses.recipe.loggers import make_logger, plain_settings
+from lightning_losses.recipe.processes import first_process
 from lightning_losses.recipe.training import Trained, Training
 
 COLUMNS = (
@@ -154,6 +155,9 @@ def train_language_models(config: DictConfig, folder: Path) -> list[LanguageScor
     logger = make_logger(config, folder)
     teacher = next((network.network for network in trained if network.name == "teacher"), None)
     trained.append(student.run(checkpoints, resume=resume, logger=logger, teacher=teacher))
+    if not first_process():
+        # Lightning ran the command again for this process; the first one reports.
+        return []
 
     data = cast(StdlibText, student.datamodule)
     scores = [
