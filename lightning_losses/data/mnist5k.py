@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lightning_losses.data.cache import cache_folder
 from lightning_losses.data.image_data import ImageData, Images
+from lightning_losses.data.seeded_views import Augmentation
 
 _ROWS, _PIXELS = 5000, 28 * 28
 
@@ -23,8 +24,8 @@ class MNIST5k(ImageData):
     Args:
         folder: where the parsed images are kept after the first read; by default ``data`` in the library's cache
             folder, which the environment variable ``LIGHTNING_LOSSES_CACHE`` moves.
-        batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape, label_noise, train_rows: as
-            `ImageData` takes them.
+        batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape, label_noise, train_rows,
+            augmentation, views: as `ImageData` takes them.
 
     Source:
         LeCun, Bottou, Bengio, Haffner, 1998, "Gradient-based learning applied to document recognition"; the subset is
@@ -48,9 +49,21 @@ class MNIST5k(ImageData):
         input_shape: Sequence[int] | None = None,
         label_noise: float = 0.0,
         train_rows: int | None = None,
+        augmentation: Augmentation | None = None,
+        views: int = 1,
     ) -> None:
         super().__init__(
-            batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape, label_noise, train_rows
+            batch_size,
+            val_fraction,
+            test_fraction,
+            split_seed,
+            seed,
+            num_classes,
+            input_shape,
+            label_noise,
+            train_rows,
+            augmentation,
+            views,
         )
         self.folder = Path(folder).expanduser() if folder else cache_folder() / "data"
 
