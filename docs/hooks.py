@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # Files of the repository outside this folder, as pages.
 PAGES = {"results.md": "RESULTS.md", "changelog.md": "CHANGELOG.md"}
 # The packages whose modules make a page each, and the modules that make the first.
-CORE = ["objective", "teacher", "features", "distributed", "tensors", "sharding"]
+CORE = ["objective", "losses.base", "teacher", "features", "distributed", "tensors", "sharding"]
 PACKAGES = {
     "mixins": "mixins",
     "modules": "modules",
@@ -49,7 +49,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     made["catalogue.md"] = catalogue_page()
     made |= {page: (ROOT / source).read_text() for page, source in PAGES.items()}
     texts = [*made.values(), *(file.content_string for file in files.documentation_pages())]
-    named = {name for text in texts for name in OUTWARD.findall(text)}
+    named = {name for text in texts for name in OUTWARD.findall(text)} - set(PAGES.values())
     made |= {f"source/{name}.txt": (ROOT / name).read_text() for name in sorted(named)}
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
@@ -59,7 +59,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point links that leave this folder at the copies."""
     up = "../" * (len(PurePosixPath(page.file.src_uri).parts) - 1)
-    return OUTWARD.sub(lambda found: f"]({up}source/{found[1]}.txt", markdown)
+    pages = {source: page for page, source in PAGES.items()}
+    return OUTWARD.sub(lambda found: f"]({up}{pages.get(found[1], f'source/{found[1]}.txt')}", markdown)
 
 
 @cache
@@ -70,8 +71,7 @@ def _api() -> list[tuple[str, str, str]]:
     for family in families():
         found = [f"losses.{family}.{name}" for name in _modules(package / "losses" / family)]
         title = f"losses.{family}"
-        base = ["losses.base"] if family == families()[0] else []
-        pages.append((title, f"api/losses_{family}.md", _page(f"lightning_losses.{title}", base + found)))
+        pages.append((title, f"api/losses_{family}.md", _page(f"lightning_losses.{title}", found)))
     for name, page in PACKAGES.items():
         found = [f"{name}.{module}" for module in _modules(package / name)]
         pages.append((name, f"api/{page}.md", _page(f"lightning_losses.{name}", found)))
