@@ -106,6 +106,8 @@ def shortened(program, overrides):
     """The overrides of a short run of the same."""
     if program == "calibrate":
         return [*overrides, "resamples=5"]
+    if program == "sweep":
+        overrides = ["count=1" if word.startswith("count=") else word for word in overrides]
     if program == "compare":
         overrides = ["seeds=2" if word.startswith("seeds=") else word for word in overrides]
         overrides = [re.sub(r"^objectives=\[(\w+,\w+).*\]$", r"objectives=[\1]", word) for word in overrides]

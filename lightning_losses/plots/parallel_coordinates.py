@@ -17,6 +17,8 @@ from lightning_losses.plots.style import COLORS, new_figure, paper_style
 _BELOW = -0.14
 # How far the lines of one category are spread, as a share of the space between two.
 _SPREAD = 0.35
+# How many times the smallest score the largest is before the axis is logarithmic.
+_FAR = 4
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def parallel_coordinates(
     with paper_style():
         figure, (axes,) = new_figure(width=1.15 * (len(coordinates) + 1) + 0.6, height=2.9)
         heights = [_draw_coordinate(axes, place, coordinate) for place, coordinate in enumerate(coordinates)]
-        last = Coordinate(score, list(scores))
+        # Where the worst is far away, equal ratios tell the good ones apart.
+        last = Coordinate(score, list(scores), logarithmic=min(scores) > 0 and max(scores) > _FAR * min(scores))
         heights.append(_draw_coordinate(axes, len(coordinates), last, flipped=smaller_is_better, side="right"))
         axes.add_collection(_lines(heights, order))
         best = order[-1]

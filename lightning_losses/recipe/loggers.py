@@ -1,5 +1,6 @@
 """What a run tells its logger, beside the metrics that Lightning sends there."""
 
+import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from lightning_losses.metrics.bins import bin_sums, binned, confidences, width_bins
 from lightning_losses.recipe.instantiate import instantiate
+from lightning_losses.recipe.processes import first_process
 from lightning_losses.recipe.wandb_run import WandbRun
 from lightning_losses.report import Report
 
@@ -56,7 +58,7 @@ def logging_run(config: DictConfig, folder: Path, **run: Any) -> Iterator[Logger
 
 def finish(logger: Logger | None, *, failed: bool = False) -> None:
     """End a W&B run, and say where it is."""
-    if not isinstance(logger, WandbLogger):
+    if not isinstance(logger, WandbLogger) or not first_process():
         return
     run = logger.experiment
     place = Path(str(run.dir)).parent
@@ -102,6 +104,16 @@ def log_table(logger: Logger | None, name: str, columns: Sequence[str], rows: Se
         logger.log_table(name, columns=list(columns), data=[list(row) for row in rows])
 
 
+def log_folder(config: DictConfig, folder: Path) -> None:
+    """Send the tables (``.csv``) and pictures (``.png``) of a report to W&B, as a run of their own."""
+    if config.get("logger"):
+        with logging_run(config, folder) as logger:
+            for path in sorted((folder / "report").glob("*.csv")):
+                heads, *rows = csv.reader(path.read_text().splitlines())
+                log_table(logger, f"report/{path.stem}", heads, [[_number(cell) for cell in row] for row in rows])
+            log_pictures(logger, sorted((folder / "report").glob("*.png")))
+
+
 def log_pictures(logger: Logger | None, pictures: Sequence[Path]) -> None:
     """Send pictures to W&B, reliability diagrams among the calibration, the others among the report."""
     if isinstance(logger, WandbLogger):
@@ -130,6 +142,14 @@ def log_checkpoints(logger: Logger | None, folder: Path, name: str, scores: Mapp
 
 
 _BINS = ("stage", "bin", "samples", "confidence", "accuracy")
+
+
+def _number(cell: str) -> float | str | None:
+    """What a cell of a CSV file says: a number, nothing, or a text."""
+    try:
+        return float(cell) if cell else None
+    except ValueError:
+        return cell
 
 
 def _bins(evaluation: Any, num_bins: int = 15) -> list[list[Any]]:

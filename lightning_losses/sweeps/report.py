@@ -22,6 +22,8 @@ from lightning_losses.sweeps.trials import Trial, by_metric
 _LONG = 18
 # More axes than these are not read any more: those of single objectives are left out then.
 _AXES = 8
+# Of a longer list of numbers, an axis shows where they lie.
+_CHOICES = 12
 _OWN = "of its own"
 
 
@@ -165,11 +167,9 @@ class SweepReport:
         return [trial for trial in self.ended if trial.value(metric) is not None]
 
     def _is_list(self, name: str) -> bool:
-        """Whether an axis shows choices; a list of numbers alone is an axis of numbers."""
+        """Whether an axis shows choices: those of a short list, also of numbers."""
         distribution = self.sweep.parameters[name]
-        return distribution.categorical and not all(
-            isinstance(value, (int, float)) and not isinstance(value, bool) for value in distribution.options["values"]
-        )
+        return distribution.categorical and len(distribution.options["values"]) <= _CHOICES
 
     def _write_csv(self, stream: TextIO) -> None:
         metric = self.sweep.metric
@@ -219,6 +219,7 @@ def _point(value: Any, choice: bool) -> float | str | None:
         return None
     if not choice and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
+    # A long list of texts is one of choices too.
     text = str(value)
     return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
 
