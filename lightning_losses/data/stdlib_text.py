@@ -1,8 +1,10 @@
 """The Python standard library's own sources, byte by byte: real text that is wherever Python is."""
 
+import ast
 import hashlib
 import math
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,7 +152,7 @@ class StdlibText(L.LightningDataModule):
             part = wanted.index(max(wanted))
             parts[part].append(text)
             wanted[part] -= len(text)
-        self.train, self.val, self.test = (TextDataset(_tokens(part), self.block_length) for part in parts)
+        self.train, self.val, self.test = (self._dataset(part) for part in parts)
 
     def fingerprint(self) -> str:
         """A hash of the three splits."""
@@ -180,6 +182,10 @@ class StdlibText(L.LightningDataModule):
         """The test split in order, whole on every process."""
         return _loader(self.test, 4 * self.batch_size)
 
+    def _dataset(self, texts: list[bytes]) -> TextDataset:
+        """One split, of its files' contents."""
+        return TextDataset(_tokens(texts), self.block_length)
+
     def _texts(self) -> Iterator[bytes]:
         """The files' contents in the split's order, `max_bytes` in all."""
         paths = source_files()
@@ -189,9 +195,13 @@ class StdlibText(L.LightningDataModule):
             if left == 0:
                 return
             # One long file would be a whole split.
-            text = paths[position].read_bytes()[: min(left, longest)]
+            text = self._read(paths[position])[: min(left, longest)]
             left -= len(text)
             yield text
+
+    def _read(self, path: Path) -> bytes:
+        """What is taken of a file."""
+        return path.read_bytes()
 
 
 def source_files() -> list[Path]:
@@ -214,6 +224,25 @@ def source_files() -> list[Path]:
     if not found:
         raise ValueError(f"stdlib_text: no .py files are in {root}; take a Python that was installed with its sources.")
     return [found[name] for name in sorted(found)]
+
+
+def docstrings(path: Path) -> list[str]:
+    """What a source file says of itself, its classes and its functions, in their order and without indentation.
+
+    Example:
+        >>> path = next(path for path in source_files() if path.name == "textwrap.py")
+        >>> docstrings(path)[0]
+        'Text wrapping and filling.'
+    """
+    with warnings.catch_warnings():
+        # Old sources hold escapes that newer Pythons warn of.
+        warnings.simplefilter("ignore")
+        tree = ast.parse(path.read_bytes())
+    places = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = sorted(
+        (node for node in ast.walk(tree) if isinstance(node, places)), key=lambda node: getattr(node, "lineno", 0)
+    )
+    return [text for node in nodes if (text := ast.get_docstring(node))]
 
 
 def _tokens(texts: list[bytes]) -> UInt8[Tensor, " tokens"]:

@@ -29,10 +29,13 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
     """Trains a network on next tokens with any objective of row-wise losses, each fused with the head.
 
     Batches are mappings of `inputs` and `target`, [B, T] each, where ``target[:, t]`` is what follows
-    ``inputs[:, : t + 1]``. Training logs ``train/loss`` and ``train/loss/<term>`` per token,
-    ``train/tokens_per_second`` (of all processes; validation's time is not in it) and ``train/peak_memory`` in bytes
-    (`PeakMemory`; of the process that has most). Validation and test log cross-entropy in nats per token as ``loss``,
-    and ``accuracy``. Means are over the tokens of the whole optimizer step, as `LanguageHeadMixin` says.
+    ``inputs[:, : t + 1]``; where several documents are packed in a row, also of `documents`, [B, T], which the network
+    then takes by that name, and tokens without a successor have `ignore_index` as target.
+
+    Training logs ``train/loss`` and ``train/loss/<term>`` per token, ``train/tokens_per_second`` (of all processes;
+    validation's time is not in it) and ``train/peak_memory`` in bytes (`PeakMemory`; of the process that has most).
+    Validation and test log cross-entropy in nats per token as ``loss``, and ``accuracy``. Means are over the tokens of
+    the whole optimizer step, as `LanguageHeadMixin` says.
 
     Args:
         network: maps tokens [B, T] to logits [B, T, V], with ``return_hidden=True`` to hidden states [B, T, D], and
@@ -76,13 +79,16 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         self._tokens, self._seconds, self._since = 0, 0.0, 0.0
         self._peak: PeakMemory | None = None
 
-    def forward(self, inputs: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time features"]:
+    def forward(
+        self, inputs: Int[Tensor, "batch time"], documents: Int[Tensor, "batch time"] | None = None
+    ) -> Float[Tensor, "batch time features"]:
         """The hidden states in training, the logits in evaluation."""
-        return self.head_output(self.network(inputs, return_hidden=True))
+        batch = {"inputs": inputs} if documents is None else {"inputs": inputs, "documents": documents}
+        return self.head_output(hidden_states(self.network, batch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The objective of one batch."""
-        hidden, target = self(batch["inputs"]), batch["target"]
+        hidden, target = self(batch["inputs"], batch.get("documents")), batch["target"]
         weight, bias = self.head_parameters(hidden.dtype)
         tokens, unit = self.count_tokens(target, ignore_index=self.ignore_index)
         head = {"hidden": hidden, "weight": weight, "target": target, "bias": bias}
@@ -92,7 +98,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         # Per token of this batch, whatever the step's gradient is divided by.
         own = unit / tokens.clamp(min=1)
         for name, term in self._terms().items():
-            part = self.term_loss(term, batch["inputs"], head, options)
+            part = self.term_loss(term, batch, head, options)
             total = total + term.weight_at(progress) * part
             logged[f"train/loss/{name}"] = part.detach() * own
         if self._trainer is not None:
@@ -102,12 +108,12 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
             self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=count)
         return {"loss": total, "target": target}
 
-    def term_loss(self, term: Term, inputs: Tensor, head: dict[str, Any], options: dict[str, Any]) -> Tensor:
+    def term_loss(self, term: Term, batch: Batch, head: dict[str, Any], options: dict[str, Any]) -> Tensor:
         """One term of the objective, without its logits.
 
         Args:
             term: whose loss is evaluated.
-            inputs: [B, T] the batch's tokens.
+            batch: `inputs`, `target` and, of packed rows, `documents`.
             head: `hidden`, `weight`, `target` and `bias` as the fused losses take them.
             options: `ignore_index`, `normalizer` and `impl`, likewise.
         """
@@ -167,7 +173,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         }
 
     def _evaluate(self, batch: Batch, split: str) -> dict[str, Tensor]:
-        logits, target = self(batch["inputs"]).float(), batch["target"]
+        logits, target = self(batch["inputs"], batch.get("documents")).float(), batch["target"]
         kept = target != self.ignore_index
         loss = F.cross_entropy(logits.flatten(0, -2), target.flatten(), ignore_index=self.ignore_index)
         accuracy = (logits.argmax(dim=-1) == target)[kept].float().mean()
@@ -199,6 +205,13 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         return int(ignored.pop())
 
 
+def hidden_states(network: nn.Module, batch: Batch) -> Float[Tensor, "batch time width"]:
+    """What a network's head would make logits of; of packed rows, document by document."""
+    packed = {"documents": batch["documents"]} if "documents" in batch else {}
+    hidden: Tensor = network(batch["inputs"], return_hidden=True, **packed)
+    return hidden
+
+
 class LanguageModelDistiller(DistillationMixin, LanguageModel):
     """Trains a student by a teacher that has the same vocabulary, with neither's logits held.
 
@@ -228,14 +241,14 @@ class LanguageModelDistiller(DistillationMixin, LanguageModel):
         self.teacher = teacher
         super().__init__(**language_model)
 
-    def term_loss(self, term: Term, inputs: Tensor, head: dict[str, Any], options: dict[str, Any]) -> Tensor:
+    def term_loss(self, term: Term, batch: Batch, head: dict[str, Any], options: dict[str, Any]) -> Tensor:
         """One term of the objective, without the logits of either network."""
         if "teacher_logits" not in term.needs:
-            return super().term_loss(term, inputs, head, options)
+            return super().term_loss(term, batch, head, options)
         if self.teacher is None:
             raise ValueError(f"{type(self).__name__}: the objective takes 'teacher_logits', but no teacher is set.")
         with torch.no_grad():
-            teacher_hidden = self.teacher(inputs, return_hidden=True)
+            teacher_hidden = hidden_states(self.teacher, batch)
         teacher_head: Any = self.teacher.get_output_embeddings()  # type: ignore[operator]
         value = linear_distillation(
             **head,

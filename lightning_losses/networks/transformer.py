@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.tensors import check_number
@@ -25,7 +25,9 @@ class Transformer(nn.Module):
         tied: True makes logits by the token embedding's weight; False by a layer of its own, without bias.
 
     Shapes:
-        tokens: [B, T] int64; logits: [B, T, V]; hidden states: [B, T, D].
+        tokens: [B, T] int64; documents (optional): [B, T], which document of its row a token is of, where several are
+        packed: tokens see their own document alone, whose positions begin at 0. logits: [B, T, V]; hidden states:
+        [B, T, D].
 
     Raises:
         ValueError: a size below 1; a width that the heads can't share; when called, a sequence longer than the context.
@@ -66,16 +68,26 @@ class Transformer(nn.Module):
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * depth) if name.endswith("out.weight") else 0.02)
 
-    def forward(self, tokens: Int[Tensor, "batch time"], return_hidden: bool = False) -> Float[Tensor, "batch time _"]:
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch time"],
+        return_hidden: bool = False,
+        documents: Int[Tensor, "batch time"] | None = None,
+    ) -> Float[Tensor, "batch time _"]:
         """The logits of each next token, or the hidden states that the head would make them of."""
         if tokens.shape[-1] > self.context_length:
             raise ValueError(
                 f"transformer: {tokens.shape[-1]} tokens came; the context has {self.context_length}, give at most so "
                 "many."
             )
-        hidden = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[-1], device=tokens.device))
+        positions, mask = torch.arange(tokens.shape[-1], device=tokens.device), None
+        if documents is not None:
+            earlier = positions.unsqueeze(-1) >= positions
+            mask = (earlier & (documents.unsqueeze(-1) == documents.unsqueeze(-2))).unsqueeze(-3)
+            positions = positions_within(documents)
+        hidden = self.tokens(tokens) + self.positions(positions)
         for block in self.blocks:
-            hidden = block(hidden)
+            hidden = block(hidden, mask)
         hidden = self.norm(hidden)
         if return_hidden:
             return hidden
@@ -84,6 +96,19 @@ class Transformer(nn.Module):
     def get_output_embeddings(self) -> nn.Embedding | nn.Linear:
         """The layer whose weight makes the logits."""
         return self.tokens if self.head is None else self.head
+
+
+def positions_within(documents: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
+    """Each token's place in its document, from 0 on, of rows in which a document's tokens stand together.
+
+    Example:
+        >>> positions_within(torch.tensor([[0, 0, 0, 1, 1, -1]]))
+        tensor([[0, 1, 2, 0, 1, 0]])
+    """
+    place = torch.arange(documents.shape[-1], device=documents.device).expand_as(documents)
+    first = torch.ones_like(documents, dtype=torch.bool)
+    first[..., 1:] = documents[..., 1:] != documents[..., :-1]
+    return place - torch.where(first, place, 0).cummax(dim=-1).values
 
 
 class Block(nn.Module):
@@ -104,10 +129,12 @@ class Block(nn.Module):
         self.perceptron_in = nn.Linear(width, 4 * width, bias=False)
         self.perceptron_out = nn.Linear(4 * width, width, bias=False)
 
-    def forward(self, hidden: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time width"]:
-        """The next block's input."""
+    def forward(
+        self, hidden: Float[Tensor, "batch time width"], mask: Bool[Tensor, "batch 1 time time"] | None = None
+    ) -> Float[Tensor, "batch time width"]:
+        """The next block's input; with a mask, tokens see where it is True, else all before them and themselves."""
         joint = self.attention_in(self.attention_norm(hidden)).unflatten(-1, (3, self.heads, -1))
         query, key, value = joint.permute(2, 0, 3, 1, 4).unbind()
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
         hidden = hidden + self.attention_out(mixed.transpose(1, 2).flatten(2))
         return hidden + self.perceptron_out(F.gelu(self.perceptron_in(self.perceptron_norm(hidden))))

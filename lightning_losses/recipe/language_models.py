@@ -12,20 +12,29 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from lightning_losses.callbacks.metrics_file import append_metrics
 from lightning_losses.data.cache import cache_folder
+from lightning_losses.data.packing import IGNORED
 from lightning_losses.data.stdlib_text import StdlibText, TextDataset
 from lightning_losses.plots.language_model import language_model_curves
 from lightning_losses.plots.style import save_figure
 from lightning_losses.recipe.kept_networks import KeptNetworks
 from lightning_losses.recipe.launch import command
-from lightning_losses.recipe.loggers import make_logger, plain_settings
+from lightning_losses.recipe.loggers import (
+    finish,
+    log_checkpoints,
+    log_pictures,
+    log_scores,
+    log_table,
+    make_logger,
+    plain_settings,
+)
 from lightning_losses.recipe.processes import first_process
 from lightning_losses.recipe.training import Trained, Training
 
@@ -154,7 +163,8 @@ def train_language_models(config: DictConfig, folder: Path) -> list[LanguageScor
             console.print(f"{training.label}: trained before, kept in {kept.place(training.identity)}")
     logger = make_logger(config, folder)
     teacher = next((network.network for network in trained if network.name == "teacher"), None)
-    trained.append(student.run(checkpoints, resume=resume, logger=logger, teacher=teacher))
+    metrics = folder / "metrics.jsonl"
+    trained.append(student.run(checkpoints, resume=resume, logger=logger, teacher=teacher, metrics_file=metrics))
     if not first_process():
         # Lightning ran the command again for this process; the first one reports.
         return []
@@ -167,10 +177,14 @@ def train_language_models(config: DictConfig, folder: Path) -> list[LanguageScor
     title = f"{student.label} on {data.name}, seed {config.seed}"
     seconds = time.perf_counter() - started
     pictures = _write(config, title, scores, data, folder / "report", seconds)
-    if isinstance(logger, WandbLogger):
-        logger.log_table("report/table", columns=list(COLUMNS), data=[score.cells() for score in scores])
-        logger.log_image("report/losses", [str(picture) for picture in pictures])
-        logger.experiment.finish()
+    values = {"val/nats_per_byte": scores[-1].val, "test/nats_per_byte": scores[-1].test}
+    log_scores(logger, values)
+    log_table(logger, "report/networks", COLUMNS, [score.cells() for score in scores])
+    log_pictures(logger, pictures)
+    log_checkpoints(logger, checkpoints / "student", "student", values)
+    finish(logger)
+    # Last: who watches the run knows by it that the run is done.
+    append_metrics(metrics, {**values, "finished": True})
     _show(title, scores, data)
     console.print(f"{seconds:.0f} s. The report is in {folder / 'report'}")
     return scores
@@ -178,24 +192,29 @@ def train_language_models(config: DictConfig, folder: Path) -> list[LanguageScor
 
 @torch.no_grad()
 def nats_per_byte(network: nn.Module, dataset: TextDataset, batch_size: int = 64) -> float:
-    """Cross-entropy of a whole split, each byte predicted from those before it in its block."""
+    """Cross-entropy of a whole split, each byte predicted from those before it in its block and document."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.eval().to(device)
     total = 0.0
-    for inputs, target in zip(
-        *(torch.split(part, batch_size) for part in (dataset.inputs, dataset.target)), strict=True
-    ):
-        logits = network(inputs.to(device).long()).float()
-        total += F.cross_entropy(logits.flatten(0, -2), target.to(device).long().flatten(), reduction="sum").item()
+    for positions in torch.split(torch.arange(len(dataset)), batch_size):
+        batch = {name: tensor.to(device) for name, tensor in dataset.__getitems__(positions.tolist()).items()}
+        target = batch.pop("target").flatten()
+        logits = network(batch.pop("inputs"), **batch).float()
+        total += F.cross_entropy(logits.flatten(0, -2), target, ignore_index=IGNORED, reduction="sum").item()
     network.cpu()
-    return total / dataset.target.numel()
+    return total / predicted(dataset)
+
+
+def predicted(dataset: TextDataset) -> int:
+    """How many bytes of a split are predicted."""
+    return int((dataset.target.long() != IGNORED).sum())
 
 
 def _note(data: StdlibText) -> str:
     """What the table's cells mean."""
     return (
-        f"{data.train.target.numel():,} bytes of training text, {data.val.target.numel():,} of validation, "
-        f"{data.test.target.numel():,} of test, in blocks of {data.block_length}; text {data.fingerprint()[:12]}. "
+        f"{predicted(data.train):,} bytes of training text, {predicted(data.val):,} of validation, "
+        f"{predicted(data.test):,} of test, in blocks of {data.block_length}; text {data.fingerprint()[:12]}. "
         "Speed is training's median over the epochs, memory its peak: of torch on a GPU, of the whole process on a CPU."
     )
 

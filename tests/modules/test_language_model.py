@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
+from lightning_losses.data.packing import pack_documents
 from lightning_losses.data.stdlib_text import TextDataset
 from lightning_losses.losses import KD, CrossEntropy, ForwardKL
 from lightning_losses.losses.distillation.kd import kd_loss
@@ -153,3 +154,70 @@ def test_peak_memory_sees_what_was_freed_again():
     torch.ones(2**26)  # 256 MiB, gone at once
     # Half of it: what the process gave back since may hide the rest.
     assert peak.bytes() - before > 2**27
+
+
+# ---- packed documents
+
+
+DOCUMENTS = [
+    torch.randint(50, (length,), generator=torch.Generator().manual_seed(length)) for length in (9, 2, 16, 5, 4)
+]
+
+
+def rows_of(packed):
+    rows = pack_documents(DOCUMENTS, 16, packed)._asdict()
+    return {name: rows[name] for name in ("inputs", "target", "documents")}
+
+
+@pytest.mark.parametrize("impl", ["reference", "chunked"])
+def test_packing_changes_no_tokens_loss_and_no_gradient(impl):
+    """Packed rows, rows of one document each, and documents that come alone, without a mask, are all the same."""
+    torch.manual_seed(0)
+    student, teacher = network().double(), network(width=20).double()
+    objective = Objective({"ce": CrossEntropy(), "kd": KD(temperature=2.0)})
+    model = LanguageModelDistiller(teacher, network=student, objective=objective, impl=impl)
+
+    def loss_and_gradients(batch):
+        model.zero_grad()
+        loss = model.training_step(batch, 0)["loss"]
+        loss.backward()
+        return loss.detach(), gradients(model)
+
+    packed, alone = loss_and_gradients(rows_of(True)), loss_and_gradients(rows_of(False))
+    assert len(rows_of(True)["inputs"]) == 3 < len(rows_of(False)["inputs"]) == 5
+    # float64 sums in another order.
+    torch.testing.assert_close(packed, alone, rtol=1e-9, atol=1e-12)
+
+    model.zero_grad()
+    losses, tokens = [], 0
+    for document in DOCUMENTS:
+        logits, teacher_logits = (net(document[None, :-1])[0] for net in (student, teacher))
+        each = F.cross_entropy(logits, document[1:], reduction="none")
+        losses.append(each + kd_loss(logits, teacher_logits, temperature=2.0, reduction="none"))
+        tokens += len(each)
+    plain = torch.cat(losses).sum() / tokens
+    plain.backward()
+    torch.testing.assert_close(packed, (plain.detach(), gradients(model)), rtol=1e-9, atol=1e-12)
+
+
+def test_a_document_sees_no_other():
+    net, rows = network().double(), rows_of(True)
+    logits = net(rows["inputs"], documents=rows["documents"])
+    first = rows["documents"][-1] == 0
+    changed = rows["inputs"].clone()
+    changed[-1, first] = (changed[-1, first] + 1) % 50
+    other = net(changed, documents=rows["documents"])
+    assert torch.equal(logits[-1, ~first], other[-1, ~first]) and not first.all()
+    assert not torch.isclose(logits[-1, first], other[-1, first]).any(dim=-1).all()
+    # Without the documents it would.
+    assert not torch.allclose(net(rows["inputs"])[-1, ~first], net(changed)[-1, ~first])
+
+
+def test_packed_rows_are_evaluated_document_by_document(monkeypatch):
+    model = LanguageModel(network(), Objective({"ce": CrossEntropy()}))
+    monkeypatch.setattr(model, "log_dict", lambda *_, **__: None)
+    rows = rows_of(True)
+    model.eval()
+    value = model.validation_step(rows, 0)["loss"]
+    plain = F.cross_entropy(model(rows["inputs"], rows["documents"]).flatten(0, 1), rows["target"].flatten())
+    torch.testing.assert_close(value, plain)

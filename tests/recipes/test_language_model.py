@@ -57,6 +57,13 @@ def test_language_model_runs_and_reports(train_short, tmp_path, capsys):
     assert all(cell in shown for cell in scores[0].cells()), "a cell of the printed table is cut off"
 
 
+def test_packed_documents_distil(train_short, tmp_path):
+    small = ["experiment=distill_packed", "teacher.width=24", "teacher.depth=1", "data.max_bytes=30000"]
+    scores = train_short(*small)
+    check_report(tmp_path / "run" / "report", scores)
+    assert [score.trained.label for score in scores] == ["teacher (ce)", "baseline (ce)", "student (ce + forward_kl)"]
+
+
 def test_distillation_keeps_teacher_and_baseline(train_short, tmp_path):
     teacher = ["experiment=distill_language_model", "teacher.width=24", "teacher.depth=1", "seed=3"]
     first = train_short(*teacher, name="first")
