@@ -27,6 +27,7 @@ _HOME = {
     "MixupConfiguration": "mixup_configuration",
     "NLMCosine": "nlm_cosine",
     "NeuralCollapse": "neural_collapse",
+    "NumericsGuard": "numerics_guard",
     "OpposingSignals": "opposing_signals",
     "OrthogonalGradient": "orthogonal_gradient",
     "OutputLogits": "output_logits",

@@ -1,5 +1,6 @@
 """The mixin in which a network learns from itself: from its own past predictions, or from an inner stage."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.distributed import gather_batch
-from lightning_losses.features import FeatureTap, penultimate_stage, pooled
+from lightning_losses.features import FeatureTap, layers_to_tap, offered_features
 from lightning_losses.mixins.objective import ObjectiveMixin
 
 
@@ -32,8 +33,11 @@ class PastPredictions:
         """Write this step's predictions; of a repeated index the last stays."""
         host = index.cpu()
         self._grow(host, probabilities.shape[-1])
-        self.probabilities[host] = probabilities.detach().float().cpu()
-        self.seen[host] = True
+        latest = probabilities.detach().float().cpu()
+        # What is not finite would spoil every later step of its samples.
+        finite = torch.isfinite(latest).all(dim=-1)
+        self.probabilities[host[finite]] = latest[finite]
+        self.seen[host[finite]] = True
 
     def _grow(self, index: Int[Tensor, " batch"], classes: int) -> None:
         size = int(index.max()) + 1 if len(index) else 0
@@ -69,15 +73,30 @@ class SelfDistillationMixin(ObjectiveMixin):
         torch.Size([])
     """
 
-    def tap_features(self, network: nn.Module, layer: str | None = None) -> None:
-        """Offer a layer's output, pooled to [B, D], as `features`; by default the network's last but one stage."""
-        self.__dict__["_feature_tap"] = FeatureTap(network, [layer or penultimate_stage(network)])
+    def tap_features(self, network: nn.Module, layer: str | Sequence[str] | None = None) -> None:
+        """Offer what layers put out: the last one's, pooled to [B, D], as `features`, and `feature_maps` as they are.
+
+        By default the layer is the network's last but one stage; "all" taps every stage. Of several layers
+        `feature_maps` are a mapping by layer. The network's hooks are gone when a trainer is done with the module.
+        """
+        self.__dict__["_feature_tap"] = FeatureTap(network, layers_to_tap(network, layer))
 
     def tapped_features(self) -> Float[Tensor, "batch features"]:
-        """What the tapped layer put out in the latest forward pass, pooled to one vector per sample."""
+        """What the last tapped layer put out in the latest forward pass, pooled to one vector per sample."""
         tap: FeatureTap = self.__dict__["_feature_tap"]
-        (feature,) = tap.features.values()
-        return pooled(feature)
+        return offered_features(tap.latest())[0]
+
+    def setup(self, stage: str) -> None:
+        """Tap the network's layers, where the constructor chose some."""
+        super().setup(stage)
+        if tap := self.__dict__.get("_feature_tap"):
+            tap.open()
+
+    def teardown(self, stage: str) -> None:
+        """Take the hooks away."""
+        super().teardown(stage)
+        if tap := self.__dict__.get("_feature_tap"):
+            tap.close()
 
     @property
     def past_predictions(self) -> PastPredictions:
@@ -98,11 +117,11 @@ class SelfDistillationMixin(ObjectiveMixin):
         tensors = super().objective_tensors(tensors)
         if self.objective.needs("past_probabilities") and "past_probabilities" not in tensors:
             tensors["past_probabilities"] = self._past_probabilities(tensors)
-        if "_feature_tap" in self.__dict__:
-            if self.objective.needs("features") and "features" not in tensors:
-                tensors["features"] = self.tapped_features()
-            if self.objective.needs("feature_maps") and "feature_maps" not in tensors:
-                (tensors["feature_maps"],) = self.__dict__["_feature_tap"].features.values()
+        if (tap := self.__dict__.get("_feature_tap")) is not None and (
+            self.objective.needs("features") or self.objective.needs("feature_maps")
+        ):
+            vectors, maps = offered_features(tap.latest())
+            tensors = {"features": vectors, "feature_maps": maps, **tensors}
         return tensors
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Train one network from its configuration, so that it can be interrupted, resumed and kept."""
 
 import functools
-import hashlib
 import json
 import math
 import warnings
@@ -20,6 +19,7 @@ from torch import nn
 
 import lightning_losses
 from lightning_losses.callbacks import EpochSeed, History, LastCheckpoint, MetricsFile, Progress
+from lightning_losses.callbacks.numerics_guard import NumericsGuard
 from lightning_losses.data import ImageData
 from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints, replacing
 from lightning_losses.recipe.instantiate import instantiate
@@ -179,7 +179,8 @@ class Training:
             return
         teacher = None if self.teacher is None else self.teacher.build().get_submodule("network")
         module = self.build(teacher)
-        self.loss(module, rows=8).backward()
+        loss: Any = self.loss(module, rows=8)
+        loss.backward()
         module.configure_optimizers()
         with _quiet():
             # Without plugins: a cluster's environment can't be built before its job runs.
@@ -221,6 +222,9 @@ class Training:
         history = History()
         monitor = "val/accuracy" if self.weights == "best" else None
         further = [] if self.callbacks is None else list(instantiate(self.callbacks, _convert_="all").values())
+        # Before what changes gradients.
+        guards = [callback for callback in further if isinstance(callback, NumericsGuard)] or [NumericsGuard()]
+        further = [*guards, *(callback for callback in further if callback not in guards)]
         watch: list[Callback] = [] if metrics_file is None else [MetricsFile(metrics_file)]
         if self.trainer.get("enable_progress_bar", True):
             watch.append(Progress(self.label))

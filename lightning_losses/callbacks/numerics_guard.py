@@ -1,0 +1,189 @@
+"""Finds the batch, the term, the tensor and the layer that made a loss infinite or NaN, before the weights are."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_losses.diagnostics.numerics import Cause, find_cause, save_batch
+from lightning_losses.distributed import maximum_of_all, world_size
+from lightning_losses.tensors import check_count
+
+
+class _Seen(NamedTuple):
+    """A batch of the optimizer step that is under way, and what its replay needs."""
+
+    batch: Any
+    number: int
+    random: Tensor
+    finite: list[Tensor]
+
+
+class NumericsGuard(Callback):
+    """Stops, or skips the step, when a loss is infinite or NaN, and says where that began.
+
+    The loss is looked at after the backward pass and before the optimizer changes a weight. If it is not finite, the
+    step's batches run once more with a look at every layer's output: the first term, tensor and layer that are not
+    finite are named, and the batch is saved with the weights, so that `lightning_losses.diagnostics.numerics.replay`
+    finds the same again. Batches of an accumulated step count together, and all processes decide together.
+
+    A skipped step changes neither weights nor optimizer state nor buffers (running statistics among them); it counts as
+    a step, so that schedules go on. Under float16 AMP the scaler lowers its scale as for any step that it skips. Put
+    this callback before those that change gradients.
+
+    Cost: a look at one number a step, about 20 microseconds on the CPU. On an accelerator the host waits for the device
+    once a step; several processes exchange one number. `gradients` adds a norm of each parameter's gradient; `skip`
+    adds a copy of the buffers.
+
+    Args:
+        folder: where the batch goes; ``numerics/`` in the trainer's root folder if None.
+        gradients: also look at the gradients; the scaler of float16 AMP does so anyway, and they are left to it.
+        skip: leave out steps that are not finite, in place of stopping.
+        max_consecutive: how many steps may be left out in a row before it stops all the same.
+        save: of how many steps that are not finite the batch is saved.
+
+    Attributes:
+        skipped: the steps left out so far.
+        cause: what the last step that was not finite died of.
+
+    Raises:
+        ValueError: settings out of range; in training, a loss that is not finite, or too many of them in a row.
+
+    Example:
+        >>> NumericsGuard(skip=True, max_consecutive=3).skipped
+        0
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        gradients: bool = False,
+        skip: bool = False,
+        max_consecutive: int = 10,
+        save: int = 1,
+    ) -> None:
+        check_count("numerics_guard", "max_consecutive", max_consecutive)
+        if not isinstance(save, int) or save < 0:
+            raise ValueError(f"numerics_guard: save={save!r} came; give a whole number of at least 0.")
+        self.folder = None if folder is None else Path(folder)
+        self.gradients = gradients
+        self.skip = skip
+        self.max_consecutive = max_consecutive
+        self.save = save
+        self.skipped = 0
+        self.cause: Cause | None = None
+        self._consecutive = 0
+        self._saved = 0
+        self._seen: list[_Seen] = []
+        self._done = True
+        self._buffers: dict[str, Tensor] = {}
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the batch, by reference, and the state of the random numbers."""
+        if self._done:
+            self._seen.clear()
+            self._done = False
+            if self.skip:
+                self._buffers = {name: buffer.clone() for name, buffer in pl_module.named_buffers()}
+        self._seen.append(_Seen(batch, batch_idx, _random_state(pl_module.device), []))
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        """Look at the loss, without waiting for it."""
+        if self._seen:
+            self._seen[-1].finite.append(torch.isfinite(loss.detach()).all())
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        """Let a finite step pass; find what broke another one."""
+        self._done = True
+        flags = [flag for seen in self._seen for flag in seen.finite]
+        if self.gradients and getattr(trainer.precision_plugin, "scaler", None) is None:
+            norms = torch._foreach_norm([_local(p.grad) for p in pl_module.parameters() if p.grad is not None])
+            flags += [torch.isfinite(norm) for norm in norms]
+        if not flags:
+            return
+        bad = ~torch.stack([flag.to(flags[0].device) for flag in flags]).all()
+        if not bool(maximum_of_all(bad.to(torch.float32)) if world_size() > 1 else bad):
+            self._consecutive = 0
+            return
+        self._explain(trainer, pl_module)
+        self.skipped += 1
+        self._consecutive += 1
+        if not self.skip or self._consecutive > self.max_consecutive:
+            row = f", the {self._consecutive}th such step in a row" if self.skip else ""
+            raise ValueError(f"numerics_guard: {self.cause}{row}")
+        for parameter in pl_module.parameters():
+            parameter.grad = None
+        with torch.no_grad():
+            for name, buffer in pl_module.named_buffers():
+                if name in self._buffers:
+                    buffer.copy_(self._buffers[name])
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log how many steps were left out, once there are any."""
+        if self.skipped and self._done:
+            # The same number on every process.
+            options: dict[str, Any] = {"on_step": False, "on_epoch": True, "reduce_fx": "max", "sync_dist": True}
+            pl_module.log("train/skipped_steps", float(self.skipped), **options)
+
+    def state_dict(self) -> dict[str, int]:
+        """The counts."""
+        return {"skipped": self.skipped, "consecutive": self._consecutive, "saved": self._saved}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on counting."""
+        self.skipped = state_dict["skipped"]
+        self._consecutive, self._saved = state_dict["consecutive"], state_dict["saved"]
+
+    def _explain(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Run the step's batches again until one is found not finite, on all processes alike."""
+        after = _random_state(module.device)
+        clock: dict[str, float] = getattr(module, "training_clock", dict)()
+        chosen, cause = self._seen[-1], None
+        for seen in self._seen:
+            _set_random_state(module.device, seen.random)
+            with trainer.precision_plugin.train_step_context():
+                cause = find_cause(module, seen.batch, seen.number, gradients=self.gradients)
+            found = torch.tensor(float(cause is not None), device=module.device)
+            if cause is not None:
+                chosen = seen
+            if bool(maximum_of_all(found)):
+                break
+        _set_random_state(module.device, after)
+        where = f"step {trainer.global_step}, batch {chosen.number}"
+        if world_size() > 1:
+            where += f", process {trainer.global_rank}"
+        if cause is None:
+            elsewhere = "on another process" if world_size() > 1 else "and was finite when it ran again"
+            cause = Cause(f"the step was not finite {elsewhere}", None, None, None)
+        message = f"{where}: {cause.message}."
+        if self._saved < self.save:
+            self._saved += 1
+            folder = self.folder or Path(trainer.default_root_dir) / "numerics"
+            path = folder / f"step-{trainer.global_step:08d}-process-{trainer.global_rank}.safetensors"
+            save_batch(path, module, chosen.batch, chosen.number, chosen.random, clock)
+            message += f" The batch and the weights are in {path}."
+        self.cause = cause._replace(message=message)
+
+
+def _local(gradient: Tensor) -> Tensor:
+    return gradient.to_local() if hasattr(gradient, "to_local") else gradient
+
+
+def _random_state(device: torch.device) -> Tensor:
+    host = torch.get_rng_state()
+    return host if device.type != "cuda" else torch.cat([host, torch.cuda.get_rng_state(device)])
+
+
+def _set_random_state(device: torch.device, state: Tensor) -> None:
+    size = len(torch.get_rng_state())
+    torch.set_rng_state(state[:size])
+    if device.type == "cuda" and len(state) > size:
+        torch.cuda.set_rng_state(state[size:], device)
