@@ -32,6 +32,8 @@ class LazyRichPolynomial(ResidentData):
         dimension: D.
         train_samples: to train on; fewer than the D (D + 1) / 2 that determine a quadratic form.
         test_samples: held out.
+        fixed_norm: scale β to the norm √D that it has on average, so that seeds differ by the direction alone, and a
+            threshold of the error means the same for each.
         seed: of everything.
         steps_per_epoch: see `ResidentData`.
 
@@ -57,6 +59,7 @@ class LazyRichPolynomial(ResidentData):
         dimension: int = 100,
         train_samples: int = 550,
         test_samples: int = 1000,
+        fixed_norm: bool = False,
         seed: int = 0,
         steps_per_epoch: int = 50,
     ) -> None:
@@ -67,11 +70,14 @@ class LazyRichPolynomial(ResidentData):
         self.num_features = dimension
         self.train_samples = train_samples
         self.test_samples = test_samples
+        self.fixed_norm = fixed_norm
 
     def make(self) -> tuple[Batch, Batch]:
         """Draw the direction, then both splits."""
         generator = self.generator()
         direction = torch.randn(self.num_features, generator=generator)
+        if self.fixed_norm:
+            direction *= math.sqrt(self.num_features) / direction.norm()
         train, test = (
             {"inputs": torch.randn(samples, self.num_features, generator=generator) / math.sqrt(self.num_features)}
             for samples in (self.train_samples, self.test_samples)

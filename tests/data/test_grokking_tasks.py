@@ -188,3 +188,16 @@ def test_a_resident_batch_is_not_copied_and_another_is_moved():
     assert data.transfer_batch_to_device(batch, torch.device("cpu"), 0) is batch
     moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert {tensor.device.type for tensor in moved.values()} == {"meta"}
+
+
+def test_a_fixed_norm_scales_the_direction_and_changes_nothing_else():
+    for seed in range(3):
+        drawn, fixed = (
+            ready(LazyRichPolynomial(dimension=7, test_samples=20_000, seed=seed, fixed_norm=fixed))
+            for fixed in (False, True)
+        )
+        assert torch.equal(drawn.train["inputs"], fixed.train["inputs"])
+        ratio = fixed.train["target"] / drawn.train["target"]
+        torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
+        # E (β·x)² / 2 = |β|² / 2D, a half; its deviation over 20,000 samples is 0.005.
+        assert fixed.test["target"].mean().item() == pytest.approx(0.5, abs=0.02)
