@@ -260,20 +260,14 @@ class MappedLogits(CachedLogits):
         rest = self._arrays["rest"][rows].unsqueeze(-1).expand(-1, int(self._arrays["num_classes"]))
         return rest.scatter(-1, classes, value).to(index.device)
 
-    def feature(self, index: Int[Tensor, " batch"], layer: str | None = None) -> Float[Tensor, "batch ..."]:
-        """What a layer put out for these samples; the only layer that the cache holds, if none is named.
+    @property
+    def layers(self) -> list[str]:
+        """The layers whose features the cache holds."""
+        return [name.removeprefix(_FEATURES) for name in self._arrays if name.startswith(_FEATURES)]
 
-        Raises:
-            ValueError: a layer that is not in the cache, or none named where it holds several, or none.
-        """
-        held = [name.removeprefix(_FEATURES) for name in self._arrays if name.startswith(_FEATURES)]
-        chosen = layer if layer is not None or len(held) != 1 else held[0]
-        if chosen not in held:
-            raise ValueError(
-                f"MappedLogits: layer={layer!r} came, but the cache holds features of {held}; name one of them, or "
-                "make a cache by cache_teacher(..., layers=[...])."
-            )
-        return self._arrays[f"{_FEATURES}{chosen}"][index.cpu()].to(index.device)
+    def feature(self, index: Int[Tensor, " batch"], layer: str) -> Float[Tensor, "batch ..."]:
+        """What a layer put out for these samples."""
+        return self._arrays[f"{_FEATURES}{layer}"][index.cpu()].to(index.device)
 
 
 def _loader(

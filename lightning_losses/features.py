@@ -1,18 +1,25 @@
 """Captures what named layers of a network put out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 class FeatureTap:
     """Keeps the outputs of named layers of a network's latest forward pass.
 
+    It works by hooks, on the network as it runs: alone, inside a LightningModule under DDP, sharded by FSDP2, and
+    compiled, if it listens before the first call (a compiled network keeps to the hooks that it was compiled with).
+
     Args:
         network: the network to listen to; its forward pass is unchanged.
         layers: names as in `network.named_modules()`.
+
+    Attributes:
+        features: the latest outputs, by layer.
 
     Raises:
         ValueError: a layer that the network lacks.
@@ -27,19 +34,45 @@ class FeatureTap:
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
-        modules = dict(network.named_modules())
+        # A compiled network holds the one that its layers' names are those of.
+        modules = dict(getattr(network, "_orig_mod", network).named_modules())
         if missing := [layer for layer in layers if layer not in modules]:
             raise ValueError(
                 f"FeatureTap: {missing} came, but {type(network).__name__} has no such layers; its layers "
                 f"are {', '.join(name for name in modules if name)}."
             )
         self.features: dict[str, Tensor] = {}
-        self._handles = [modules[layer].register_forward_hook(_Keep(self.features, layer)) for layer in layers]
+        self._modules = {layer: modules[layer] for layer in layers}
+        self._handles: list[RemovableHandle] = []
+        self.open()
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers' names, in order."""
+        return list(self._modules)
+
+    def latest(self) -> dict[str, Tensor]:
+        """The outputs of the latest forward pass, in the order of the layers.
+
+        Raises:
+            ValueError: a layer that was not run since the tap was opened.
+        """
+        if missing := [layer for layer in self._modules if layer not in self.features]:
+            raise ValueError(f"FeatureTap: {missing} put out nothing since the tap was opened; call the network first.")
+        return {layer: self.features[layer] for layer in self._modules}
+
+    def open(self) -> None:
+        """Listen, if it does not yet."""
+        if not self._handles:
+            self._handles = [
+                module.register_forward_hook(_Keep(self.features, layer)) for layer, module in self._modules.items()
+            ]
 
     def close(self) -> None:
-        """Stop listening and let go of the features' hooks."""
+        """Stop listening: take the hooks away. What was kept stays until the tap is let go."""
         for handle in self._handles:
             handle.remove()
+        self._handles = []
 
     def __enter__(self) -> "FeatureTap":
         return self
@@ -87,3 +120,44 @@ def penultimate_stage(network: nn.Module) -> str:
             "the layer to tap."
         )
     return str(info[-2]["module"])
+
+
+def stages(network: nn.Module) -> list[str]:
+    """The names of all stages, from the `feature_info` that timm's networks and ours carry.
+
+    Raises:
+        ValueError: a network without `feature_info`.
+    """
+    info = getattr(network, "feature_info", None)
+    if not info:
+        raise ValueError(
+            f"stages: {type(network).__name__} does not tell its stages (feature_info); name the layers to tap."
+        )
+    return [str(stage["module"]) for stage in info]
+
+
+def layers_to_tap(network: nn.Module, chosen: str | Sequence[str] | None) -> list[str]:
+    """The layers that a choice names: None for the last but one stage, "all" for every stage, a name or several.
+
+    Example:
+        >>> layers_to_tap(nn.Linear(2, 2), ["first", "second"])
+        ['first', 'second']
+    """
+    if chosen is None:
+        return [penultimate_stage(network)]
+    if isinstance(chosen, str):
+        return stages(network) if chosen == "all" else [chosen]
+    return [str(layer) for layer in chosen]
+
+
+def offered_features(features: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
+    """What losses are given of tapped layers: the last one's vectors, and the one map, or all maps by layer.
+
+    Example:
+        >>> import torch
+        >>> vectors, maps = offered_features({"a": torch.zeros(2, 3, 4, 4), "b": torch.zeros(2, 5, 2, 2)})
+        >>> vectors.shape, list(maps)
+        (torch.Size([2, 5]), ['a', 'b'])
+    """
+    *_, last = features.values()
+    return pooled(last), last if len(features) == 1 else dict(features)

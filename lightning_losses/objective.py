@@ -155,6 +155,11 @@ class Term(nn.Module):
         if not isinstance(self.loss, Loss) or getattr(self.loss, "reduction", None) != "mean":
             return None
         taken = {argument: tensors.get(source) for argument, (source, _) in self._arguments.items()}
+        # Of tensors by layer any tells the number of samples.
+        taken = {
+            name: next(iter(value.values()), None) if isinstance(value, Mapping) else value
+            for name, value in taken.items()
+        }
         return self.loss.denominator(**{name: value for name, value in taken.items() if isinstance(value, Tensor)})
 
     def weight_at(self, progress: float | None) -> float:

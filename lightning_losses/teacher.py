@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,30 @@ class CachedLogits(nn.Module):
         """The logits of the samples at these positions of the training set."""
         return self.logits[index]
 
-    def feature(self, index: Int[Tensor, " batch"], layer: str | None = None) -> Float[Tensor, "batch ..."]:
-        """What a layer put out for these samples; this cache holds logits alone.
+    @property
+    def layers(self) -> list[str]:
+        """The layers whose features the cache holds."""
+        return []
+
+    def features(
+        self, index: Int[Tensor, " batch"], layer: str | Sequence[str] | None = None
+    ) -> dict[str, Float[Tensor, "batch ..."]]:
+        """What layers put out for these samples: those named, or all that the cache holds.
 
         Raises:
-            ValueError: a layer that is not in the cache.
+            ValueError: a layer that is not in the cache, or none there.
         """
-        raise ValueError(
-            f"{type(self).__name__}: the cache holds no features of {layer or 'any layer'}; make one by "
-            "cache_teacher(..., layers=[...])."
-        )
+        chosen = self.layers if layer in (None, "all") else [layer] if isinstance(layer, str) else list(layer or ())
+        if not chosen or (missing := [name for name in chosen if name not in self.layers]):
+            raise ValueError(
+                f"{type(self).__name__}: the features of {(chosen and missing) or 'a layer'} are asked for, but the "
+                f"cache holds those of {self.layers}; make one by cache_teacher(..., layers=[...])."
+            )
+        return {name: self.feature(index, name) for name in chosen}
+
+    def feature(self, index: Int[Tensor, " batch"], layer: str) -> Float[Tensor, "batch ..."]:
+        """What a layer put out for these samples; a cache of logits alone has none."""
+        raise KeyError(layer)
 
     def save(self, path: str | Path) -> None:
         """Write the cache as safetensors, with a checksum; it takes its name when all of it is on disk."""

@@ -162,10 +162,9 @@ def test_features_are_those_of_the_live_teacher(tmp_path, top_k):
     assert torch.equal(cached.feature(torch.tensor(POSITIONS), "2"), hidden[POSITIONS])
     assert not any(layer._forward_hooks for layer in teacher.modules())
     assert path != cache_teacher(Teacher(), DATA, tmp_path, top_k=top_k)
-    with pytest.raises(
-        ValueError, match=r"^MappedLogits: layer=None came, but the cache holds features of \['1', '2'\]"
-    ):
-        cached.feature(torch.tensor([0]))
+    assert list(cached.features(torch.tensor([0]))) == ["1", "2"]
+    with pytest.raises(ValueError, match=r"^MappedLogits: the features of \['9'\] .* holds those of \['1', '2'\]"):
+        cached.features(torch.tensor([0]), "9")
 
 
 def test_an_interrupted_cache_of_features_goes_on(tmp_path):
@@ -175,7 +174,7 @@ def test_an_interrupted_cache_of_features_goes_on(tmp_path):
         cache_teacher(teacher, DATA, tmp_path / "cut", layers=["2"], batch_size=4)
     cut = load_cached_teacher(cache_teacher(Teacher(), DATA, tmp_path / "cut", layers=["2"], batch_size=4))
     whole = load_cached_teacher(cache_teacher(Teacher(), DATA, tmp_path / "whole", layers=["2"], batch_size=4))
-    assert torch.equal(cut.feature(torch.arange(11)), whole.feature(torch.arange(11)))
+    assert torch.equal(cut.feature(torch.arange(11), "2"), whole.feature(torch.arange(11), "2"))
 
 
 def test_losses_of_features_learn_the_same_from_the_cache(tmp_path):
@@ -194,5 +193,5 @@ def test_losses_of_features_learn_the_same_from_the_cache(tmp_path):
     assert live.keys() == cached.keys() and len(live) == 6
     for name, gradient in live.items():
         assert torch.equal(cached[name], gradient), name
-    with pytest.raises(ValueError, match="^CachedLogits: the cache holds no features of 2"):
+    with pytest.raises(ValueError, match=r"^CachedLogits: the features of \['2'\] are asked for"):
         gradients(CachedLogits(torch.zeros(11, CLASSES)))

@@ -1,12 +1,12 @@
 """The mixin that gives a LightningModule a frozen teacher."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_losses.features import FeatureTap, penultimate_stage, pooled
+from lightning_losses.features import FeatureTap, layers_to_tap, offered_features
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.teacher import CachedLogits
 
@@ -24,7 +24,8 @@ class DistillationMixin(ObjectiveMixin):
     teacher. Override `teacher_tensors` to hand more to the objective.
 
     Attributes:
-        teacher_layer: the layer whose output the teacher's features are; None for its last but one stage.
+        teacher_layer: the layer whose output the teacher's features are; None for its last but one stage, "all" for
+            every stage. Of several layers the maps are a mapping by layer, the features the last one's.
 
     Example:
         >>> import lightning
@@ -43,7 +44,7 @@ class DistillationMixin(ObjectiveMixin):
         ['network.bias', 'network.weight']
     """
 
-    teacher_layer: str | None = None
+    teacher_layer: str | Sequence[str] | None = None
 
     @property
     def teacher(self) -> nn.Module | None:
@@ -93,21 +94,20 @@ class DistillationMixin(ObjectiveMixin):
                 f"{type(self).__name__}: the teacher works on '{needed}', but the step offered "
                 f"{', '.join(map(repr, sorted(tensors)))}; give apply_objective {needed}=...."
             )
-        features = any(self.objective.needs(name) for name in ("teacher_features", "teacher_feature_maps"))
-        if not features:
+        if not self.objective.needs("teacher_features") and not self.objective.needs("teacher_feature_maps"):
             return self._teacher_logits(self.teacher, tensors[needed])
         if isinstance(self.teacher, CachedLogits):
             found = self._teacher_logits(self.teacher, tensors[needed])
-            feature = self.teacher.feature(tensors[needed], self.teacher_layer)
+            features = self.teacher.features(tensors[needed], self.teacher_layer)
         else:
-            layer = self.teacher_layer or penultimate_stage(self.teacher)
-            with FeatureTap(self.teacher, [layer]) as tap:
+            with FeatureTap(self.teacher, layers_to_tap(self.teacher, self.teacher_layer)) as tap:
                 found = self._teacher_logits(self.teacher, tensors[needed])
-            feature = tap.features[layer]
+            features = tap.latest()
+        vectors, maps = offered_features(features)
         if self.objective.needs("teacher_features"):
-            found["teacher_features"] = pooled(feature)
+            found["teacher_features"] = vectors
         if self.objective.needs("teacher_feature_maps"):
-            found["teacher_feature_maps"] = feature
+            found["teacher_feature_maps"] = maps
         return found
 
     def _teacher_input(self, tensors: dict[str, Any]) -> str:

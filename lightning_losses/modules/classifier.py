@@ -1,6 +1,6 @@
 """A ready LightningModule: a network, an objective, and the metrics of a classifier."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import lightning as L
@@ -34,7 +34,8 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
         num_classes: C.
         optimizer: makes the optimizer from the parameters; AdamW at its defaults if None.
         scheduler: makes a learning-rate scheduler, stepped every optimizer step.
-        feature_layer: the layer to tap instead of the last but one stage.
+        feature_layer: the layer to tap instead of the last but one stage; several, or "all" stages, for losses that
+            take maps by layer.
         example_inputs: a batch of inputs, needed only where a loss takes its shapes from the features it sees.
 
     Example:
@@ -52,7 +53,7 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
         num_classes: int,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
-        feature_layer: str | None = None,
+        feature_layer: str | Sequence[str] | None = None,
         example_inputs: Float[Tensor, "batch ..."] | None = None,
     ) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ class Distiller(DistillationMixin, Classifier):
         teacher: a frozen network, or None for objectives that need none; `lightning_losses.teacher` makes one from a
             timm name, a checkpoint or a cache of logits.
         teacher_layer: the layer that gives the teacher's features, where a term takes them; its last but one stage if
-            None.
+            None. Several, or "all" stages, for losses that take maps by layer.
         **classifier: as `Classifier` takes them; `network` is the student.
 
     Example:
@@ -29,7 +29,12 @@ class Distiller(DistillationMixin, Classifier):
         False
     """
 
-    def __init__(self, teacher: nn.Module | None = None, teacher_layer: str | None = None, **classifier: Any) -> None:
+    def __init__(
+        self,
+        teacher: nn.Module | None = None,
+        teacher_layer: str | Sequence[str] | None = None,
+        **classifier: Any,
+    ) -> None:
         # Before the rest: losses that take their shapes from what they see, see the teacher's features too.
         self.teacher = teacher
         self.teacher_layer = teacher_layer

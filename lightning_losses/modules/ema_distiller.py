@@ -1,6 +1,7 @@
 """A ready LightningModule for a network that learns from its own moving average."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -33,7 +34,7 @@ class EMADistiller(EMATeacherMixin, Classifier):
         decay: float = 0.999,
         warmup: bool = True,
         buffers: Buffers = "copy",
-        teacher_layer: str | None = None,
+        teacher_layer: str | Sequence[str] | None = None,
         **classifier: Any,
     ) -> None:
         # Before the network is tapped, and before losses take their shapes from the teacher's features.

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from lightning_losses.cache_teacher import MappedLogits, cache_teacher, load_cached_teacher
-from lightning_losses.features import penultimate_stage
+from lightning_losses.features import layers_to_tap
 from lightning_losses.recipe.training import Training
 
 
@@ -32,7 +32,7 @@ def cached_teacher(
         raise ValueError(f"teacher_cache: {type(data).__name__} has no positions to keep logits by; set it to null.")
     module: Any = student.build(teacher)
     features = module.objective.needs("teacher_features") or module.objective.needs("teacher_feature_maps")
-    layers = [module.teacher_layer or penultimate_stage(teacher)] if features else []
+    layers = layers_to_tap(teacher, module.teacher_layer) if features else []
     path = cache_teacher(
         teacher,
         data.train if data.views_of_train is None else data.views_of_train,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from lightning_losses.losses import NDLoss
 from lightning_losses.losses.base import Loss
@@ -86,6 +87,10 @@ def build(loss: type[Loss], classes: int = CLASSES, **options: Any) -> Loss:
         built = loss(**{name: known[name] for name in required if name not in options}, **options).double()
         if isinstance(built, NDLoss):  # without class means it teaches nothing
             built.set_class_means(torch.randn(known["num_classes"], FEATURES, dtype=torch.float64))
+        if any(is_lazy(parameter) for parameter in built.parameters()):
+            with torch.no_grad():
+                built.eval()(**tensors(loss, classes=classes))
+            built.train()
         return built
 
 

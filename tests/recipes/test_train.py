@@ -22,6 +22,7 @@ from tests.recipes.conftest import SHORT, composed
             {"teacher (ce)", "baseline (ce)", "student (ce + mtard_balance)"},
         ),
         (["experiment=tgeo"], {"teacher (ce)", "baseline (ce)", "student (tgeo_kd)"}),
+        (["experiment=distill_stages"], {"teacher (ce)", "baseline (ce)", "student (ce + ofa_kd + ofa_stages)"}),
         (["experiment=ema_teacher"], {"baseline (ce)", "student (ce + kd)"}),
         (["experiment=self_distill"], {"baseline (ce)", "student (pskd)"}),
         (["experiment=self_distill", "objective=uskd"], {"baseline (ce)", "student (ce + uskd)"}),

@@ -1,5 +1,6 @@
 """FitNet hint: a regressor on the student's layer predicts the teacher's."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -10,23 +11,47 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import Reduction, check_floating, full_precision
+from lightning_losses.tensors import Reduction, check_count, check_floating, full_precision
+
+Maps = Float[Tensor, "batch ..."]
 
 
 def fitnet_hint_loss(
-    feature_maps: Float[Tensor, "batch ..."], teacher_feature_maps: Float[Tensor, "batch ..."]
+    feature_maps: Maps | Mapping[str, Maps], teacher_feature_maps: Maps | Mapping[str, Maps]
 ) -> Float[Tensor, ""]:
-    """The mean squared difference of the regressed student's layer and the teacher's; see `FitNetHint`."""
-    for name, tensor in (("feature_maps", feature_maps), ("teacher_feature_maps", teacher_feature_maps)):
-        check_floating("fitnet_hint", name, tensor)
-    if feature_maps.shape != teacher_feature_maps.shape:
+    """The mean squared difference of the regressed student's layers and the teacher's, added up; see `FitNetHint`."""
+    pairs = _pairs(feature_maps, teacher_feature_maps)
+    for student, teacher in pairs:
+        if student.shape != teacher.shape:
+            raise ValueError(
+                f"fitnet_hint: feature_maps of shape {list(student.shape)} came with teacher_feature_maps of shape "
+                f"{list(teacher.shape)}; give both the same, or let FitNetHint make a regressor."
+            )
+    values = [_difference(student, teacher) for student, teacher in pairs]
+    return sum(values[1:], values[0])
+
+
+def _difference(student: Maps, teacher: Maps) -> Float[Tensor, ""]:
+    student = full_precision(student)
+    difference = student - full_precision(teacher.detach()).to(student.dtype)
+    return difference.square().sum() / max(difference.numel(), 1)
+
+
+def _pairs(
+    feature_maps: Maps | Mapping[str, Maps], teacher_feature_maps: Maps | Mapping[str, Maps]
+) -> list[tuple[Tensor, Tensor]]:
+    students, teachers = (
+        list(maps.values()) if isinstance(maps, Mapping) else [maps] for maps in (feature_maps, teacher_feature_maps)
+    )
+    for name, tensors in (("feature_maps", students), ("teacher_feature_maps", teachers)):
+        for tensor in tensors:
+            check_floating("fitnet_hint", name, tensor)
+    if len(students) != len(teachers) or not students:
         raise ValueError(
-            f"fitnet_hint: feature_maps of shape {list(feature_maps.shape)} came with teacher_feature_maps of shape "
-            f"{list(teacher_feature_maps.shape)}; give both the same, or let FitNetHint make a regressor."
+            f"fitnet_hint: {len(students)} feature_maps came with {len(teachers)} teacher_feature_maps; give as many "
+            "layers of both networks, in the same order."
         )
-    student = full_precision(feature_maps)
-    teacher = full_precision(teacher_feature_maps.detach()).to(student.dtype)
-    return F.mse_loss(student, teacher, reduction="sum") / max(student.numel(), 1)
+    return list(zip(students, teachers, strict=True))
 
 
 def regression_kernel(student: torch.Size, teacher: torch.Size) -> tuple[int, ...]:
@@ -123,10 +148,13 @@ class FitNetHint(Loss):
     Args:
         regressor: a module to take in its place, called with the student's layer alone; ``nn.Identity()`` compares the
             layers as they are.
+        layers: how many layers of each network come, by mappings; each pair has a regressor of its own, and their
+            losses are added.
 
     Shapes:
         feature_maps, teacher_feature_maps: [B, channels, height, width], [B, T, D] or [B, D], of any two numbers of
-        channels; the teacher's map twice as high and wide, or not larger.
+        channels; the teacher's map twice as high and wide, or not larger. Or {layer: such tensors}, layer by layer in
+        the same order.
 
     Returns:
         A scalar.
@@ -153,19 +181,32 @@ class FitNetHint(Loss):
     # Samples weigh alike, so processes with unequal batches are weighed by their samples.
     reduction: ClassVar[Reduction] = "mean"
 
-    def __init__(self, regressor: nn.Module | None = None) -> None:
+    def __init__(self, regressor: nn.Module | None = None, layers: int = 1) -> None:
         super().__init__()
+        check_count("fitnet_hint", "layers", layers)
+        if regressor is not None and layers > 1:
+            raise ValueError(f"fitnet_hint: layers={layers} came with one regressor; leave one of them out.")
+        self.layers = layers
+        if layers > 1:
+            regressor = nn.ModuleList(_Regressor() for _ in range(layers))
         self.regressor = _Regressor() if regressor is None else regressor
 
     def forward(
-        self, feature_maps: Float[Tensor, "batch ..."], teacher_feature_maps: Float[Tensor, "batch ..."]
+        self, feature_maps: Maps | Mapping[str, Maps], teacher_feature_maps: Maps | Mapping[str, Maps]
     ) -> Float[Tensor, ""]:
         """Evaluate the loss; the class documents it."""
-        for name, tensor in (("feature_maps", feature_maps), ("teacher_feature_maps", teacher_feature_maps)):
-            check_floating("fitnet_hint", name, tensor)
-        teacher = teacher_feature_maps.detach()
-        if not isinstance(self.regressor, _Regressor):
-            return fitnet_hint_loss(self.regressor(feature_maps), teacher)
-        if len(feature_maps) == 0:
-            return full_precision(feature_maps).sum() * 0.0
-        return fitnet_hint_loss(self.regressor(feature_maps, teacher), teacher)
+        pairs = _pairs(feature_maps, teacher_feature_maps)
+        if len(pairs) != self.layers:
+            raise ValueError(f"fitnet_hint: {len(pairs)} layers came for layers={self.layers}; give as many.")
+        regressors = [self.regressor] if self.layers == 1 else self.regressor.children()
+        values = [_hint(regressor, *pair) for regressor, pair in zip(regressors, pairs, strict=True)]
+        return sum(values[1:], values[0])
+
+
+def _hint(regressor: nn.Module, student: Maps, teacher: Maps) -> Float[Tensor, ""]:
+    teacher = teacher.detach()
+    if not isinstance(regressor, _Regressor):
+        return fitnet_hint_loss(regressor(student), teacher)
+    if len(student) == 0:
+        return full_precision(student).sum() * 0.0
+    return fitnet_hint_loss(regressor(student, teacher), teacher)

@@ -90,3 +90,27 @@ def test_the_regressor_is_in_the_optimizer_and_in_the_checkpoint():
     optimizer.step()
     assert not torch.equal(before, loss.regressor.weight)
     assert all(parameter.grad is None for parameter in module.teacher.parameters())
+
+
+def test_layers_come_by_mappings_and_have_a_regressor_each():
+    torch.manual_seed(0)
+    student = {"a": torch.randn(4, 3, 8, 8), "b": torch.randn(4, 6)}
+    teacher = {"x": torch.randn(4, 5, 4, 4), "y": torch.randn(4, 2)}
+    loss = FitNetHint(layers=2)
+    value = loss(student, teacher)
+    each = [r(s, t) for r, s, t in zip(loss.regressor, student.values(), teacher.values(), strict=True)]
+    expected = sum((found - wanted).square().mean() for found, wanted in zip(each, teacher.values(), strict=True))
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(
+        FitNetHint(nn.Identity())({"a": student["a"]}, {"x": 2 * student["a"]}),
+        fitnet_hint_loss(student["a"], 2 * student["a"]),
+    )
+    other = FitNetHint(layers=2)
+    other.load_state_dict(loss.state_dict())
+    assert torch.equal(other(student, teacher), value)
+    with pytest.raises(ValueError, match="^fitnet_hint: 2 layers came for layers=1"):
+        FitNetHint()(student, teacher)
+    with pytest.raises(ValueError, match="^fitnet_hint: 2 feature_maps came with 1 teacher_feature_maps"):
+        loss(student, teacher["x"])
+    with pytest.raises(ValueError, match="^fitnet_hint: layers=2 came with one regressor"):
+        FitNetHint(nn.Identity(), layers=2)
