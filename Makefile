@@ -1,5 +1,6 @@
 # make train: the default experiment. make test: the tests. make check: formatting rules, types and tests.
 # make results: the experiments on fresh seeds, into RESULTS.md. make docs: the pages, into build/site; a test builds them too.
+# make fuzz: every loss at the edges of its inputs, and 2,000 malformed configurations, with counts.
 # The first of them makes a virtual environment in $(VENV); later ones use it, and install again when the project's
 # requirements change.
 
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: train results test check docs install clean
+.PHONY: train results test check fuzz docs install clean
 
 train: $(INSTALLED)
 	$(BIN)/python recipes/train.py $(ARGS)
@@ -24,6 +25,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)

@@ -98,7 +98,7 @@ def _configurations(config_dir: str | None) -> Iterator[None]:
     if config_dir is not None:
         if not Path(config_dir).is_dir():
             raise ConfigError(f"--config-dir {config_dir}: there is no such folder.")
-        search.append("command-line", f"file://{Path(config_dir).absolute()}")
+        search.prepend("command-line", f"file://{Path(config_dir).absolute()}", anchor="schema")
     before = Singleton.get_state()
     version.setbase("1.3")
     try:

@@ -1,5 +1,6 @@
 """Starts a recipe from a command line: overrides checked first, errors as one message, interruptions resumable."""
 
+import argparse
 import errno
 import functools
 import logging
@@ -65,40 +66,47 @@ def launch(task: Task, rehearse: Callable[[DictConfig], None], config_name: str,
     try:
         sys.argv[1:] = plain_overrides(_resumed(sys.argv[1:]))
         arguments = get_args_parser().parse_args()
-        if arguments.config_path is not None:
-            raise ConfigError(
-                f"--config-path {arguments.config_path}: the recipe's parts are in its own configurations; "
-                "--config-dir adds a folder of yours."
-            )
-        config_name = arguments.config_name or config_name
-        allowed = allowed_targets(arguments.overrides)
-        asks = any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info, arguments.shell_completion))
-        if asks:
-            check_hydra(config_name, arguments.overrides, config_dir=arguments.config_dir)
-        else:
-            configs = check_overrides(
-                config_name,
-                arguments.overrides,
-                schema,
-                multirun=arguments.multirun,
-                config_dir=arguments.config_dir,
-            )
-            with allowing(allowed), _terminable():
-                launched = any(line.startswith("hydra/launcher=submitit") for line in arguments.overrides)
-                for config in configs:
-                    if config.get("trainer"):
-                        check_trainer(config.trainer, sweeping=arguments.multirun and not launched)
-                    _check_writable(Path(config.get("resume") or config.output).expanduser().absolute())
-                    rehearse(config)
+        config_name, allowed = prepare(arguments, config_name, schema, rehearse)
     except KeyboardInterrupt as error:
         _tell("Interrupted; nothing was trained yet.")
         sys.exit(_code(error))
-    except (*_EXPECTED, OSError) as error:
-        if "debug=true" in sys.argv or os.environ.get("HYDRA_FULL_ERROR") == "1" or not _expected(error):
+    except Exception as error:  # Nothing has run: whatever it is, these settings made it.
+        if "debug=true" in sys.argv or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         _fail(error)
     run = hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name, version_base="1.3")
     run(_guarded(task, allowed))()
+
+
+def prepare(
+    arguments: argparse.Namespace, config_name: str, schema: type, rehearse: Callable[[DictConfig], None]
+) -> tuple[str, list[str]]:
+    """Check a command line and rehearse its jobs; the configuration's name, and what it may build besides.
+
+    Raises:
+        ValueError: settings that can't be run, or any other error that a rehearsal meets.
+    """
+    if arguments.config_path is not None:
+        raise ConfigError(
+            f"--config-path {arguments.config_path}: the recipe's parts are in its own configurations; "
+            "--config-dir adds a folder of yours."
+        )
+    config_name = arguments.config_name or config_name
+    allowed = allowed_targets(arguments.overrides)
+    if any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info, arguments.shell_completion)):
+        check_hydra(config_name, arguments.overrides, config_dir=arguments.config_dir)
+        return config_name, allowed
+    configs = check_overrides(
+        config_name, arguments.overrides, schema, multirun=arguments.multirun, config_dir=arguments.config_dir
+    )
+    with allowing(allowed), _terminable():
+        launched = any(line.startswith("hydra/launcher=submitit") for line in arguments.overrides)
+        for config in configs:
+            if config.get("trainer"):
+                check_trainer(config.trainer, sweeping=arguments.multirun and not launched)
+            _check_writable(Path(config.get("resume") or config.output).expanduser().absolute())
+            rehearse(config)
+    return config_name, allowed
 
 
 def _guarded(task: Task, allowed: Sequence[str] = ()) -> Callable[[DictConfig], Any]:
@@ -165,6 +173,13 @@ def _expected(error: BaseException) -> bool:
     return not isinstance(error, OSError) or _refused(error)
 
 
+def overrides() -> list[str]:
+    """The overrides of the command line, without Hydra's own; within a job, the job's."""
+    if HydraConfig.initialized():
+        return [str(line) for line in HydraConfig.get().overrides.task]
+    return [line for line in get_args_parser().parse_args().overrides if not line.lstrip("+~").startswith("hydra")]
+
+
 def program() -> str:
     """How this program was started, without its arguments."""
     started = sys.argv[0]
@@ -200,19 +215,27 @@ def _resumed(arguments: list[str]) -> list[str]:
 
 def _fail(error: BaseException, advice: str = "") -> NoReturn:
     hint = "" if isinstance(error, ConfigError) or _refused(error) else "\n(debug=true shows where it was raised.)"
-    _tell(f"Error: {_message(error)}{hint}{advice}")
+    _tell(f"Error: {message(error)}{hint}{advice}")
     sys.exit(2)
 
 
-def _message(error: BaseException) -> str:
-    where = ""
+def message(error: BaseException) -> str:
+    """An error as a user reads it: what was given, and what would work."""
     if isinstance(error, OSError) and _refused(error):
         return f"{error.filename or 'a file'} can't be written: {error.strerror}."
+    where = ""
     if isinstance(error, InstantiationException):
         where = str(error).rpartition("full_key: ")[2].strip() + ": " if "full_key: " in str(error) else ""
         while error.__cause__ is not None:
             error = error.__cause__
-    return where + str(error).strip()
+    lines = str(error).strip().splitlines() or ["no reason was given"]
+    if isinstance(error, OmegaConfBaseException):
+        # The lines below are about OmegaConf's own objects.
+        lines = lines[:1]
+    elif not isinstance(error, _EXPECTED):
+        # Out of a library: its first line, with what kind of error it is.
+        lines = [f"these settings can't be run ({type(error).__name__}: {lines[0]})"]
+    return where + "\n".join(lines)
 
 
 def _tell(text: str) -> None:

@@ -1,0 +1,155 @@
+"""Malformed command lines and configuration files: each ends in one readable message, never in a trace.
+
+`make fuzz` runs 2,000 of them and prints counts; the suite the first few.
+"""
+
+import contextlib
+import io
+import logging
+import random
+import string
+import warnings
+
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig, ListConfig
+
+from lightning_losses.recipe.check_config import ConfigError
+from lightning_losses.recipe.check_overrides import _compose, _configurations
+from lightning_losses.recipe.launch import message, prepare
+from lightning_losses.recipe.python_values import plain_overrides
+from lightning_losses.recipes.train import Settings, rehearse
+
+IN_SUITE = 25
+BASES = (
+    ["experiment=distill", "data=digits"],
+    ["experiment=classify", "data=digits"],
+    ["experiment=self_distill", "data=digits"],
+    ["experiment=mixup", "data=digits"],
+    ["experiment=online_distill", "data=digits", "objective=bdkd"],
+)
+GROUPS = (
+    "experiment",
+    "objective",
+    "data",
+    "model",
+    "teacher",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "callbacks",
+    "logger",
+)
+JUNK = (
+    "abc", "[1,2]", "{a:1}", "null", "true", "-1", "0", "1e999", "nan", "''", "'${nope}'", "'${model}'", "???", "1.5",
+    "'" + "x" * 300 + "'", "ünïcode", "{_target_:os.system}", "[{_target_:builtins.eval}]", "[[]]", "'a b'", "inf",
+)  # fmt: skip
+FILES = (
+    "a: [1, 2",
+    "\tx: 1",
+    "- 1\n- 2",
+    "just text",
+    "defaults: 3",
+    "defaults:\n  - nothing_of_this_name",
+    "defaults:\n  - override /objective: nope",
+    "# @package _global_\nmodules: 3",
+    "# @package _global_\nmodules:\n  student:\n    _target_: os.system\n    command: exit",
+    "# @package _global_\nallowed_targets: [os]",
+    "# @package _global_\ntrainer:\n  max_epochs: {a: 1}",
+    "# @package _global_\nmodel: !!python/object/apply:os.system [exit]",
+    "# @package _global_\noptimizer:\n  lr: ${oc.env:NOTHING_OF_THIS_NAME}",
+    "# @package nowhere.at.all\nx: &a [*a]",
+    "\x00\x01",
+    "seed: 1\nseed: 2",
+)
+
+
+def leaves(node, path=""):
+    """The dotted names of all values in a configuration."""
+    names = node if isinstance(node, DictConfig) else []
+    for name in names:
+        where = f"{path}.{name}" if path else str(name)
+        child = node._get_node(name)
+        yield where
+        if isinstance(child, DictConfig | ListConfig) and not child._is_interpolation():
+            yield from leaves(child, where)
+
+
+def misspelt(word, rng):
+    place = rng.randrange(len(word))
+    return word[:place] + rng.choice(string.ascii_lowercase) + word[place + rng.randrange(2) :]
+
+
+def malformed(rng, names, folder):
+    """A command line with one fault, drawn at random."""
+    base, name, value = list(rng.choice(BASES)), rng.choice(names), rng.choice(JUNK)
+    kind = rng.randrange(9)
+    if kind == 0:
+        group = rng.choice(GROUPS)
+        return [*base, f"{group}={misspelt('none', rng)}{rng.choice(string.ascii_lowercase)}"]
+    if kind == 1:
+        return [*base, f"{misspelt(name, rng)}={value}"]
+    if kind in (2, 3):
+        return [*base, f"{name}={value}"]
+    if kind == 4:
+        target = rng.choice(
+            ["os.system", "builtins.eval", "", "3", "a.b.c", "torch.load", "torch.nn", "lightning_losses.no"]
+        )
+        return [*base, f"{rng.choice(['model', 'optimizer', 'data', 'trainer', 'modules.student'])}._target_={target}"]
+    if kind == 5:
+        return [*base, f"~{name}"]
+    if kind == 6:
+        return [*base, "".join(rng.choice("=+~@{}[](),.:'\"$\\ab1 ") for _ in range(rng.randint(1, 12)))]
+    if kind == 7:
+        return [*base, f"+{name}.{misspelt('value', rng)}={value}"]
+    (folder / "experiment").mkdir(exist_ok=True)
+    (folder / "experiment" / "foreign.yaml").write_text(rng.choice(FILES))
+    return ["--config-dir", str(folder), "data=digits", "experiment=foreign"]
+
+
+def attempt(line):
+    """ "message", or "accepted" for what was no fault; anything else is what went wrong, in words."""
+    told = io.StringIO()
+    rehearsing = False
+
+    def rehearsed(config):
+        nonlocal rehearsing
+        rehearsing = True
+        rehearse(config)
+
+    try:
+        with contextlib.redirect_stderr(told), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+            arguments = get_args_parser().parse_args(plain_overrides(line))
+            prepare(arguments, "train", Settings, rehearsed)
+    except SystemExit:
+        return "message" if "usage:" in told.getvalue() and "Traceback" not in told.getvalue() else "left silently"
+    except Exception as error:
+        if not rehearsing and not isinstance(error, ConfigError):
+            return f"{type(error).__name__} of a check: {str(error)[:200]}"
+        text = message(error)
+        readable = text and "Traceback" not in text and len(text) < 4000 and text.count("\n") <= 2
+        return "message" if readable else f"unreadable: {text[:300]}"
+    return "accepted"
+
+
+def fuzz(count, folder, seed=0):
+    """Counts of outcomes, and the command lines that went wrong."""
+    rng = random.Random(seed)
+    with _configurations(None):
+        names = sorted({name for base in BASES for name in leaves(_compose("train", base))})
+    counts, wrong = {"message": 0, "accepted": 0, "wrong": 0}, {}
+    while counts["message"] + counts["wrong"] < count:
+        line = malformed(rng, names, folder)
+        outcome = attempt(line)
+        counts[outcome if outcome in counts else "wrong"] += 1
+        if outcome not in counts:
+            wrong[tuple(line)] = outcome
+    return counts, wrong
+
+
+def test_malformed_configurations_end_in_one_message(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    counts, wrong = fuzz(IN_SUITE, tmp_path)
+    assert not wrong
+    assert counts["message"] == IN_SUITE
