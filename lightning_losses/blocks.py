@@ -131,10 +131,13 @@ def _runs(part: nn.Module) -> bool:
 @contextmanager
 def _uncounted(normalised: Sequence[_BatchNorm]) -> Iterator[None]:
     """Batch normalisation by the batch's statistics as ever, without a second update of the running ones."""
+    before = [(part.momentum, part.num_batches_tracked.clone()) for part in normalised]  # type: ignore[union-attr]
     for part in normalised:
-        part.track_running_stats = False
+        part.momentum = 0.0
     try:
         yield
     finally:
-        for part in normalised:
-            part.track_running_stats = True
+        # The recomputation may stop early: what was counted again is not the same for all.
+        for part, (momentum, count) in zip(normalised, before, strict=True):
+            part.momentum = momentum
+            part.num_batches_tracked.copy_(count)  # type: ignore[union-attr]

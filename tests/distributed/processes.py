@@ -1,8 +1,10 @@
 """Runs one training step on one process and on several, and hands back values and gradients."""
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,8 +29,10 @@ def run_on_processes(function: Callable[..., None], processes: int, *arguments: 
     ]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join(120)
+    deadline = time.monotonic() + 120
+    # The first that fails leaves the others waiting for it.
+    while time.monotonic() < deadline and any(w.is_alive() for w in workers) and not any(w.exitcode for w in workers):
+        multiprocessing.connection.wait([worker.sentinel for worker in workers if worker.is_alive()], timeout=1)
     failed = [worker for worker in workers if worker.exitcode != 0]
     for worker in workers:
         worker.kill()

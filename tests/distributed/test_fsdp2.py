@@ -1,0 +1,193 @@
+"""FSDP2 as trainers use it: what is sharded, where the teacher is, and that a resumed run is an uninterrupted one."""
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_losses import KD, CrossEntropy, Objective
+from lightning_losses.blocks import Execution
+from lightning_losses.losses import FitNetHint
+from lightning_losses.modules import Distiller
+from lightning_losses.modules.language_model import LanguageModelDistiller
+from lightning_losses.networks.transformer import Transformer
+from lightning_losses.sharding import is_sharded
+from lightning_losses.strategy import FSDP2Strategy
+from tests.distributed.processes import run_on_processes
+
+pytestmark = pytest.mark.distributed
+
+
+def adamw(parameters):
+    return torch.optim.AdamW(parameters, lr=0.05)
+
+
+def distiller(student=nn.Identity):
+    """A student whose hint has a regressor of its own."""
+    torch.manual_seed(0)
+    return Distiller(
+        nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)),
+        teacher_layer="1",
+        network=nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Sequential(nn.Linear(9, 9), nn.Tanh()), nn.Linear(9, 3)),
+        objective=Objective({"ce": CrossEntropy(), "kd": KD(2.0), "hint": FitNetHint()}),
+        num_classes=3,
+        optimizer=adamw,
+        feature_layer="1",
+        example_inputs=torch.zeros(2, 4),
+    )
+
+
+def language_model():
+    """Tied embeddings, a student that never holds its logits."""
+    torch.manual_seed(0)
+    student, teacher = (Transformer(11, context_length=8, width=width, depth=2, heads=2) for width in (8, 12))
+    return LanguageModelDistiller(
+        teacher, network=student, objective=Objective({"ce": CrossEntropy(), "kd": KD()}), optimizer=adamw,
+        impl="chunked",
+    )  # fmt: skip
+
+
+class Batches(L.LightningDataModule):
+    """Uneven shares of four batches."""
+
+    def __init__(self, kind):
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        if kind is language_model:
+            tokens = torch.randint(11, (4, 10, 9), generator=generator)
+            self.batches = [{"inputs": batch[:, :-1], "target": batch[:, 1:].clone()} for batch in tokens]
+            for batch in self.batches:
+                batch["target"][:3, :5] = -100
+        else:
+            inputs = torch.randn(4, 10, 4, generator=generator)
+            self.batches = [{"inputs": batch, "target": batch[:, :3].argmax(-1)} for batch in inputs]
+
+    def train_dataloader(self):
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        rows = slice(None) if world == 1 else (slice(0, 6), slice(6, 10))[rank]
+        batches = [{name: tensor[rows] for name, tensor in batch.items()} for batch in self.batches]
+        return DataLoader(batches, batch_size=None)
+
+    val_dataloader = train_dataloader
+
+
+def trainer(folder, epochs, strategy=None, **options):
+    chosen = {"devices": 1} if strategy is None else {"devices": 2, "strategy": strategy}
+    return L.Trainer(
+        accelerator="cpu", max_epochs=epochs, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, use_distributed_sampler=False, default_root_dir=folder, limit_val_batches=0,
+        **chosen, **options,
+    )  # fmt: skip
+
+
+def fsdp2(**options):
+    return FSDP2Strategy(**{"process_group_backend": "gloo", "min_parameters": 20, **options})
+
+
+def weights(module):
+    return {
+        name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone()
+        for name, p in module.named_parameters()
+    }
+
+
+def fitted(folder, kind, epochs, strategy=None, ckpt_path=None, save=None, execution=None, **options):
+    module, fitter = kind(), trainer(folder, epochs, strategy, **options)
+    if execution is not None:
+        execution.prepare(module.network)
+    fitter.fit(module, Batches(kind), ckpt_path=ckpt_path, weights_only=True)
+    if save is not None:
+        fitter.save_checkpoint(save)
+    return module
+
+
+KINDS = {"distiller": distiller, "language_model": language_model}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_way_of_sharding_trains_what_one_process_trains_and_resumes_exactly(name, tmp_path):
+    kind = KINDS[name]
+    ways = {
+        "plain": ({}, None),
+        "teacher": ({"teacher": "sharded"}, None),
+        "offload": ({"cpu_offload": True}, None),
+        "recompute": ({}, Execution(activation_checkpointing=True)),
+        "kept": ({"reshard_after_forward": False}, None),
+    }
+
+    def fit():
+        found = {}
+        for way, (options, execution) in ways.items():
+            module = fitted(tmp_path, kind, 2, fsdp2(**options), execution=execution)
+            assert is_sharded(module) and is_sharded(module.teacher) == (way == "teacher")
+            assert all(hasattr(parameter, "full_tensor") for parameter in module.parameters())
+            found[way] = weights(module)
+        clipped = fitted(tmp_path, kind, 2, fsdp2(), gradient_clip_val=0.05)
+        found["clipped"] = weights(clipped)
+        for shards in (False, True):
+            options = {"save_distributed_checkpoint": shards, "teacher": "sharded"}
+            path = tmp_path / f"half{shards}.ckpt"
+            fitted(tmp_path, kind, 1, fsdp2(**options), save=path)
+            assert path.is_dir() == shards
+            found[f"resumed{shards}"] = weights(fitted(tmp_path, kind, 2, fsdp2(**options), ckpt_path=path))
+        torch.save(found, tmp_path / f"{torch.distributed.get_rank()}.pt")
+
+    run_on_processes(fit, 2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    one, clipped = weights(fitted(tmp_path, kind, 2)), weights(fitted(tmp_path, kind, 2, gradient_clip_val=0.05))
+    start = weights(kind())
+    for way, found in first.items():
+        for key, value in (clipped if way == "clipped" else one).items():
+            assert torch.equal(found[key], second[way][key])
+            assert (value - start[key]).abs().max() > 0.02
+            # Adam divides by the root of small second moments, which amplifies the last bits of sums in another order.
+            torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-3, msg=f"{way} {key}")
+    for way in ("resumedFalse", "resumedTrue"):
+        # The same sums in the same order: to the bit.
+        assert all(torch.equal(first[way][key], value) for key, value in first["teacher"].items()), way
+
+    # The full checkpoint is that of a module on one process, without its teacher.
+    full = torch.load(tmp_path / "halfFalse.ckpt", weights_only=True)
+    assert full["state_dict"].keys() == kind().state_dict().keys()
+    assert not any("teacher" in key for key in full["state_dict"])
+    alone = fitted(tmp_path, kind, 2, ckpt_path=tmp_path / "halfFalse.ckpt")
+    for key, value in weights(alone).items():
+        torch.testing.assert_close(value, one[key], rtol=1e-3, atol=1e-3)
+
+
+# Of torch, while it looks at parameters that FSDP2 has gathered.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
+def test_compiled_blocks_train_alike(tmp_path):
+    # "aot_eager" traces forward and backward as inductor does, and generates no code.
+    def fit():
+        found = [
+            weights(fitted(tmp_path, language_model, 1, fsdp2(blocks=["Block"]), execution=execution))
+            for execution in (None, Execution(blocks=["Block"], compile="aot_eager", activation_checkpointing=True))
+        ]
+        for key, value in found[0].items():
+            # A compiled block may fuse sums.
+            torch.testing.assert_close(found[1][key], value, rtol=1e-3, atol=1e-3)
+
+    run_on_processes(fit, 2)
+
+
+def test_what_fsdp2_would_leave_alone_is_refused(tmp_path):
+    class Direct(Distiller):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.scale = nn.Parameter(torch.ones(1))
+
+    def fit():
+        module = Direct(network=nn.Linear(4, 3), objective=Objective({"ce": CrossEntropy()}), num_classes=3)
+        with pytest.raises(ValueError, match="fsdp: the parameter scale belongs to Direct itself"):
+            trainer(tmp_path, 1, fsdp2()).fit(module, Batches(distiller))
+        with pytest.raises(ValueError, match=r"blocks: Distiller has no Bloc; it consists of .*Linear"):
+            trainer(tmp_path, 1, fsdp2(blocks=["Bloc"])).fit(distiller(), Batches(distiller))
+
+    run_on_processes(fit, 2)
+
+
+def test_an_unknown_place_of_the_teacher_is_refused():
+    with pytest.raises(ValueError, match="fsdp: teacher='host' came; choose one of 'replicated'"):
+        FSDP2Strategy(teacher="host")

@@ -1,0 +1,83 @@
+"""Which parts are blocks, and that recomputing and compiling them changes nothing but time and memory."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_losses.blocks import Execution, blocks_of
+from lightning_losses.features import FeatureTap
+from lightning_losses.networks.transformer import Transformer
+
+
+def network():
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.ReLU())
+    return nn.Sequential(nn.Linear(4, 4), block, nn.Linear(4, 2))
+
+
+def gradients(module, seed=1):
+    torch.manual_seed(seed)
+    module(torch.arange(24.0).reshape(6, 4).sin()).square().sum().backward()
+    return {name: parameter.grad for name, parameter in module.named_parameters()}
+
+
+def test_blocks_are_found_by_class_and_by_size():
+    transformer = Transformer(9, context_length=8, width=8, depth=3, heads=2)
+    blocks = list(transformer.blocks)
+    assert blocks_of(transformer, ["Block"]) == blocks
+    assert blocks_of(transformer, min_parameters=100) == blocks
+    assert blocks_of(transformer) == []
+    plain = network()
+    # The outermost: not the linear layer within the second.
+    assert blocks_of(plain, min_parameters=11) == [plain[0], plain[1]]
+
+
+def test_wrong_blocks_are_refused():
+    with pytest.raises(
+        ValueError, match="blocks: Sequential has no Block; it consists of BatchNorm1d, Dropout, Linear"
+    ):
+        blocks_of(network(), ["Block"])
+    with pytest.raises(ValueError, match=r"blocks: names='Block' came; give a list of class names, such as \[Block\]"):
+        blocks_of(network(), "Block")
+    with pytest.raises(ValueError, match="min_parameters"):
+        blocks_of(network(), min_parameters=0)
+    with pytest.raises(ValueError, match=r"compile: backend='fast' came; choose one of .*inductor"):
+        Execution(compile="fast").prepare(network())
+
+
+@pytest.mark.parametrize("blocks", [None, ["Sequential"]])
+def test_recomputed_activations_give_the_same_gradients_and_statistics(blocks):
+    plain, recomputed = network(), network()
+    calls = []
+    recomputed[1][0].register_forward_hook(lambda *_: calls.append(1))
+    Execution(blocks=blocks, activation_checkpointing=True).prepare(recomputed)
+    wanted = gradients(plain)
+    for name, gradient in gradients(recomputed).items():
+        assert torch.equal(gradient, wanted[name]), name
+    assert len(calls) == 2
+    for name, buffer in recomputed.named_buffers():
+        assert torch.equal(buffer, plain.get_buffer(name)), name
+    assert recomputed.state_dict().keys() == plain.state_dict().keys()
+
+
+# Of torch, while it looks at a block's input.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
+def test_compiled_blocks_give_the_same_gradients_and_tapped_features():
+    plain, compiled = network(), network()
+    with FeatureTap(plain, ["1"]) as wanted, FeatureTap(compiled, ["1"]) as found:
+        Execution(blocks=["Sequential"], compile="aot_eager").prepare(compiled)
+        gradients(plain.eval()), gradients(compiled.eval())
+    # The backward pass of a compiled block may fuse sums.
+    for name, parameter in compiled.named_parameters():
+        torch.testing.assert_close(parameter.grad, plain.get_parameter(name).grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.features["1"], wanted.features["1"])
+
+
+def test_a_copy_of_a_recomputed_network_is_its_own():
+    original = network()
+    Execution(activation_checkpointing=True).prepare(original)
+    twin = copy.deepcopy(original)
+    gradients(twin)
+    assert all(parameter.grad is None for parameter in original.parameters())
