@@ -4,6 +4,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from wandb.sdk.launch.sweeps.utils import load_sweep_config
 
 from lightning_losses.recipe.check_config import ConfigError
 from lightning_losses.sweeps.sweep_file import check_runs, read_sweep
@@ -29,10 +30,14 @@ def written(folder, **changes):
     return path
 
 
+# W&B's reader leaves the file open.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_sweeps_that_come_along_are_valid_for_wandb_and_for_us(path):
     assert list(SCHEMA.iter_errors(yaml.safe_load(path.read_text()))) == []
     sweep = read_sweep(path)
+    # Read by W&B's own reader, it is what we read.
+    assert load_sweep_config(str(path)) == sweep.definition
     assert sweep.hydra and sweep.script() is not None and Path(sweep.script()).is_file()
 
 
