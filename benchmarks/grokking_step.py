@@ -8,6 +8,7 @@ alone, the monitors that the task's experiment has, as often as it has them. Rou
 busy machine slows both; the figure is the ratio of the medians of processor time.
 """
 
+import logging
 import statistics
 import time
 import warnings
@@ -137,6 +138,7 @@ def recipe(data, task, steps, orthogonal, watched=False):
 
 def main():
     warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     print(f"{'task':<18} {'gradient':<11} {'bare ms':>8} {'recipe ms':>10} {'ratio':>6} {'watched':>8}")
     for name, task in TASKS.items():
