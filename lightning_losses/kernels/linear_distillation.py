@@ -1,6 +1,6 @@
 """Distillation between two heads, neither of whose logits is ever held."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from lightning_losses.kernels.chunked_head import ChunkedImpl, RowLoss, chunked_
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.problem import check_head
 from lightning_losses.kernels.products import product, working_dtype
+from lightning_losses.losses.distillation.aligned_vocabulary import Policy, shared_classes, shared_target
 from lightning_losses.tensors import Reduction, check_floating, check_number
 
 _NAME = "linear_distillation"
@@ -91,6 +92,9 @@ def linear_distillation(
     normalizer: float | Tensor | None = None,
     chunk: int | None = None,
     accum_dtype: torch.dtype | None = None,
+    vocabulary: Policy = "error",
+    student_classes: Sequence[int] | Int[Tensor, " shared"] | None = None,
+    teacher_classes: Sequence[int] | Int[Tensor, " shared"] | None = None,
     impl: ChunkedImpl = "auto",
 ) -> LinearDistillationValue:
     """Distil a teacher's head into a student's, by any row-wise objective, without either's logits.
@@ -113,6 +117,10 @@ def linear_distillation(
         normalizer: what the mean divides by instead of the count of its tokens.
         chunk: tokens held at once; chosen by default.
         accum_dtype: what the weight's gradient gathers in; by default its own.
+        vocabulary: what to do where the heads' rows differ, as `lightning_losses.losses.AlignedVocabulary` does it for
+            the objective: "error", "truncate" to the first rows, "map" by the two lists. The hard part is on all rows.
+        student_classes: for "map", the student's rows that are shared.
+        teacher_classes: for "map", the teacher's rows that are the same, in the same order.
         impl: as for `chunked_head`.
 
     Shapes:
@@ -140,7 +148,23 @@ def linear_distillation(
         raise ValueError(f"{_NAME}: hard_weight={hard_weight} came without target; give the tokens' ids.")
     if shift and target is None:
         raise ValueError(f"{_NAME}: shift={shift} came without target; it moves the targets.")
-    teacher = _teacher(hidden, weight, teacher_hidden, teacher_weight, teacher_bias)
+    soft_weights, soft_bias, matched = weight, bias, None
+    if vocabulary != "error":
+        if isinstance(teacher_hidden, TopKLogits) or teacher_weight is None:
+            raise ValueError(
+                f"{_NAME}: vocabulary={vocabulary!r} came without teacher_weight; give the teacher's head."
+            )
+        matched = shared_classes(
+            len(weight),
+            len(teacher_weight),
+            policy=vocabulary,
+            student_classes=student_classes,
+            teacher_classes=teacher_classes,
+        )
+        soft_weights, soft_bias = weight[matched.student], None if bias is None else bias[matched.student]
+        teacher_weight = teacher_weight[matched.teacher]
+        teacher_bias = None if teacher_bias is None else teacher_bias[matched.teacher]
+    teacher = _teacher(hidden, soft_weights, teacher_hidden, teacher_weight, teacher_bias)
     shared: dict[str, Any] = {
         "ignore_index": ignore_index,
         "reduction": reduction,
@@ -151,7 +175,10 @@ def linear_distillation(
     if target is not None and shift:
         check_head(_NAME, hidden, weight, target, bias)
         target = _aligned(target, int(shift), ignore_index)
-    soft = chunked_head(objective, hidden, weight, target, bias, teacher=teacher, impl=impl, **shared)
+    soft_target = target
+    if matched is not None and target is not None:
+        soft_target = shared_target(target, len(weight), matched, ignore_index)
+    soft = chunked_head(objective, hidden, soft_weights, soft_target, soft_bias, teacher=teacher, impl=impl, **shared)
     hard = None
     if hard_weight and target is not None:
         hard = linear_cross_entropy(
