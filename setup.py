@@ -1,11 +1,18 @@
 """Put the top-level conf/ and recipes/ inside the package, for wheels and for editable installs alike."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+CONFIGURATION = Path(__file__).parent / "conf"
 
 setup(
     packages=[
         *find_packages(include=["lightning_losses*"]),
         "lightning_losses.conf",
+        *sorted(
+            f"lightning_losses.conf.{group.name}" for group in CONFIGURATION.iterdir() if any(group.glob("*.yaml"))
+        ),
         "lightning_losses.recipes",
         # A namespace that several distributions share, without __init__.py; named by itself, so that an editable
         # install gives its folder, which Hydra walks through.
@@ -13,5 +20,5 @@ setup(
         "hydra_plugins.lightning_losses_searchpath",
     ],
     package_dir={"lightning_losses.conf": "conf", "lightning_losses.recipes": "recipes"},
-    package_data={"lightning_losses": ["py.typed"], "lightning_losses.conf": ["*.yaml", "*/*.yaml"]},
+    package_data={"": ["*.yaml"], "lightning_losses": ["py.typed"]},
 )
