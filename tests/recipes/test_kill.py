@@ -1,0 +1,223 @@
+"""Runs that are killed, again and again and at the worst moments, end where an uninterrupted one ends."""
+
+import os
+import random
+import signal
+import time
+import traceback
+import warnings
+
+import lightning as L
+import pytest
+import torch
+import torch._dynamo
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from lightning_losses.cache_teacher import cache_teacher, load_cached_teacher
+from lightning_losses.data import Digits
+from lightning_losses.recipe import kept_networks, training
+from lightning_losses.recipe.kept_networks import KeptNetworks
+from lightning_losses.recipe.trainings import trainings
+from tests.recipes.conftest import composed
+
+pytestmark = pytest.mark.distributed  # these fork, which a process can't that has run autograd on threads
+
+SHORT = [
+    "data=digits", "trainer.max_epochs=3", "trainer.limit_train_batches=3", "trainer.limit_val_batches=1",
+    "trainer.enable_progress_bar=false", "model.width=4", "modules.baseline=null",
+]  # fmt: skip
+TEACHER = ["teacher.width=4"]
+GROKFAST = "+callbacks.grokfast={_target_: lightning_losses.callbacks.grokfast.Grokfast, alpha: 0.5}"
+WARM_UP = "+objective.terms.nkd.weight={_target_: lightning_losses.objective.WarmUp, value: 1.0, until: 0.9}"
+RUNS = {
+    "plain": (10, ["experiment=classify", "optimizer=sgd"]),
+    "distillation, weights on a schedule": (10, ["experiment=distill", *TEACHER, WARM_UP.replace("+", "", 1)]),
+    "PS-KD": (10, ["experiment=self_distill"]),
+    "AdaFocal's bins": (10, ["experiment=classify", "objective=adafocal", "callbacks=adafocal"]),
+    "class centroids": (10, ["experiment=classify", "objective=mcmi", "callbacks=class_centroids"]),
+    "class means of the teacher": (10, ["experiment=distill_class_means", *TEACHER]),
+    "Grokfast": (10, ["experiment=classify", GROKFAST]),
+    "mixup, the best weights": (10, ["experiment=mixup", "weights=best"]),
+}
+
+
+class Torn:
+    """A stream in which every write is two, with a moment between them."""
+
+    def __init__(self, stream, tick):
+        self.stream, self.tick = stream, tick
+
+    def write(self, content):
+        half = len(content) // 2
+        self.stream.write(content[:half])
+        self.stream.flush()
+        self.tick()
+        self.stream.write(content[half:])
+        return len(content)
+
+    def flush(self):
+        self.stream.flush()
+
+
+class Moments:
+    """Counts the moments at which a process may be killed, and kills it at one of them."""
+
+    def __init__(self, kill_at):
+        self.count, self.kill_at = 0, kill_at
+
+    def tick(self):
+        self.count += 1
+        if self.count == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def __enter__(self):
+        """Before an optimizer step, within a write of a checkpoint, on both sides of every file's new name."""
+        replace, rename, save, save_model = os.replace, os.rename, torch.save, kept_networks.save_model
+
+        def around(function):
+            def moved(*arguments):
+                self.tick()
+                function(*arguments)
+                self.tick()
+
+            return moved
+
+        os.replace, os.rename = around(replace), around(rename)
+        kept_networks.save_model = around(save_model)
+        torch.save = lambda content, stream: save(content, Torn(stream, self.tick))
+        register_optimizer_step_pre_hook(lambda *_: self.tick())
+        return self
+
+    def __exit__(self, *_):
+        """Nothing: the process ends."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warmed():
+    """What every run loads and reads, once, before the forks."""
+    # A source file that is edited meanwhile would make other networks, rightly.
+    patch = pytest.MonkeyPatch()
+    patch.setattr(training, "source_digest", lambda *_: "the same")
+    _, student = trainings(composed(*SHORT, *TEACHER)).values()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        L.Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False, limit_val_batches=1
+        ).validate(student.build(torch.nn.Flatten()), student.datamodule, verbose=False)
+    yield
+    patch.undo()
+
+
+def in_child(function, kill_at=None, kill_after=None):
+    """Run a function in a fork that is killed at a moment, or after some seconds; the moments that it saw, or None."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            warnings.simplefilter("ignore")
+            with Moments(kill_at) as moments:
+                function()
+            os.write(writer, str(moments.count).encode())
+            status = 0
+        except BaseException:
+            os.write(writer, traceback.format_exc().encode())
+        os._exit(status)
+    os.close(writer)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    with os.fdopen(reader) as stream:
+        told = stream.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return None
+    assert status == 0, told
+    return int(told)
+
+
+def train(config, folder):
+    kept = KeptNetworks(folder / "kept")
+    *before, student = trainings(config).values()
+    found = [network.run_once(kept, folder / "checkpoints", resume=True) for network in before]
+    student.run(folder / "checkpoints", resume=True, teacher=found[0].network if found else None)
+
+
+def contents(folder):
+    return torch.load(folder / "checkpoints" / "student" / "last.ckpt", weights_only=True)
+
+
+def same(one, other, path=""):
+    assert type(one) is type(other), path
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert set(one) == set(other), path
+        for name in one:
+            if name != "seconds":  # of training, by the clock
+                same(one[name], other[name], f"{path}.{name}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), path
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            same(*pair, f"{path}[{number}]")
+    else:
+        assert one == other, path
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_killed_run_ends_where_an_uninterrupted_one_ends(tmp_path, name):
+    kills, overrides = RUNS[name]
+    config = composed(*SHORT, *overrides)
+    started = time.perf_counter()
+    moments = in_child(lambda: train(config, tmp_path / "whole"))
+    seconds = time.perf_counter() - started
+    rng, folder, killed = random.Random(name), tmp_path / "killed", 0
+    for number in range(kills):
+        if number % 2:
+            done = in_child(lambda: train(config, folder), kill_after=rng.uniform(0, seconds / 2))
+        else:
+            done = in_child(lambda: train(config, folder), kill_at=rng.randint(1, moments // 4))
+        killed += done is None
+    # Most hit it while it ran, and the last of all is left alone.
+    assert killed >= kills // 2
+    in_child(lambda: train(config, folder))
+    whole, resumed = contents(tmp_path / "whole"), contents(folder)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "past_predictions"):
+        same(whole.get(part), resumed.get(part), part)
+
+
+@pytest.mark.parametrize("moment", range(1, 7))
+def test_every_moment_of_writing_a_checkpoint_leaves_a_whole_one(tmp_path, moment):
+    config = composed(*SHORT, "experiment=classify", "trainer.max_epochs=1")
+    # The first: while identity.json takes its name; then within the first checkpoint, and before and after its name.
+    assert in_child(lambda: train(config, tmp_path), kill_at=2 + moment) is None
+    last = tmp_path / "checkpoints" / "student" / "last.ckpt"
+    if last.exists():
+        assert contents(tmp_path)["global_step"] == 0
+    in_child(lambda: train(config, tmp_path))
+    assert contents(tmp_path)["global_step"] == 3
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_a_cache_of_a_teacher_is_finished_after_any_kill(tmp_path, top_k):
+    data = Digits(batch_size=32)
+    data.setup()
+    torch.manual_seed(0)
+    teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    def make(folder):
+        return lambda: cache_teacher(teacher, data.val, folder, top_k=top_k, batch_size=64)
+
+    moments = in_child(make(tmp_path / "whole"))
+    rng = random.Random(0)
+    for number in range(10):
+        if number % 2:
+            in_child(make(tmp_path / "killed"), kill_after=rng.uniform(0, 0.03))
+        else:
+            in_child(make(tmp_path / "killed"), kill_at=rng.randint(1, moments))
+    in_child(make(tmp_path / "killed"))
+    (whole,), (killed,) = (tmp_path / "whole").iterdir(), (tmp_path / "killed").iterdir()
+    assert whole.name == killed.name
+    every = torch.arange(len(data.val))
+    assert torch.equal(load_cached_teacher(whole)(every), load_cached_teacher(killed)(every))
