@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import nn
 from lightning_losses import Objective, Term
 from lightning_losses.adapted import Adapted
 from lightning_losses.losses.base import forward_inputs
+from lightning_losses.recipe.instantiate import instantiate
 
 OBJECTIVES = Path(__file__).parents[1] / "conf" / "objective"
 CLASSES = 10
@@ -176,3 +178,12 @@ def test_parameters_of_a_wrapped_loss_are_trained_saved_and_copied():
 def test_what_can_not_be_adapted_is_one_sentence(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_library_that_is_not_installed_is_one_sentence_with_its_extra(monkeypatch):
+    for module in [name for name in sys.modules if name.split(".")[0] == "pytorch_metric_learning"]:
+        monkeypatch.setitem(sys.modules, module, None)
+    configuration = OmegaConf.load(OBJECTIVES / "supcon.yaml")
+    with pytest.raises(ValueError, match=r"pip install 'lightning-losses\[metric_learning\]' brings it\.$") as found:
+        instantiate(configuration)
+    assert str(found.value).startswith("terms.supcon.loss.loss._target_=pytorch_metric_learning.losses.SupConLoss: ")

@@ -174,7 +174,7 @@ def _resolve(name: str) -> Any:
                 raise ImportError(f"{'.'.join(parts[:length])} has no {'.'.join(parts[length:])}")
             found = getattr(found, part)
         return found
-    raise ImportError(f"there is no module {parts[0]}" if len(parts) > 1 else "a module is no class")
+    raise ImportError(f"there is no module {parts[0]}" if len(parts) > 1 else "a module is no class", name=parts[0])
 
 
 def _allowed(found: Any) -> bool:
