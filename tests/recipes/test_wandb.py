@@ -8,7 +8,7 @@ import torch
 import wandb
 from PIL import Image
 
-from lightning_losses.recipe.loggers import finish, log_checkpoints
+from lightning_losses.recipe.loggers import finish, log_checkpoints, log_folder
 from lightning_losses.recipe.wandb_run import WandbRun
 from lightning_losses.recipes.train import train
 
@@ -165,6 +165,19 @@ def test_one_configuration_is_offline_or_online_by_its_surroundings(
 def test_checkpoints_that_can_not_be_sent_are_one_sentence():
     with pytest.raises(ValueError, match="log_model=true came while offline"):
         WandbRun(offline=True, log_model=True)
+
+
+def test_the_table_and_the_figures_of_a_comparison_are_a_run_of_their_own(tmp_path):
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "comparison.csv").write_text("run,metric,mean,p\nkd,ece,0.25,\nce,ece,0.5,0.01\n")
+    Image.new("RGB", (8, 8)).save(report / "intervals.png")
+    log_folder(composed("logger=wandb"), tmp_path)
+    (file,) = media(tmp_path, "table", "report/comparison")
+    table = json.loads(file.read_text())
+    assert table["columns"] == ["run", "metric", "mean", "p"]
+    assert table["data"] == [["kd", "ece", 0.25, None], ["ce", "ece", 0.5, 0.01]]
+    assert len(media(tmp_path, "images", "report/intervals")) == 1
 
 
 def test_a_run_that_fails_is_ended_as_failed(tmp_path, cache, monkeypatch):
