@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from lightning_losses.callbacks.metrics_file import append_metrics
+from lightning_losses.callbacks.metrics_file import append_metrics, last_metric
 from lightning_losses.data.cache import cache_folder
 from lightning_losses.recipe.comparison import compare
 from lightning_losses.recipe.comparison import rehearse as rehearse_comparison
@@ -41,6 +41,7 @@ class Settings:
     weights: Weights
     threads: int | None
     debug: bool
+    optimized_metric: str | None
     resume: str | None
     output: str
     cache: str | None
@@ -131,9 +132,17 @@ def train(config: DictConfig, folder: Path) -> Any:
     return report
 
 
+def run(config: DictConfig, folder: Path) -> Any:
+    """Train; the number that a sweeper of Hydra's asks for, or else the report."""
+    report = train(config, folder)
+    if config.optimized_metric is None:
+        return report
+    return last_metric(folder / "metrics.jsonl", config.optimized_metric)
+
+
 def main() -> None:
     """Start from the command line."""
-    launch(train, rehearse, config_name="train", schema=Settings)
+    launch(run, rehearse, config_name="train", schema=Settings)
 
 
 if __name__ == "__main__":
