@@ -1,12 +1,17 @@
 """Lightning's strategy for FSDP2, for modules that don't shard themselves."""
 
 import functools
+import os
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
+from torch.optim import Optimizer
 
 from lightning_losses.blocks import blocks_of
 from lightning_losses.sharding import is_sharded, shard_children
@@ -57,9 +62,6 @@ class FSDP2Strategy(ModelParallelStrategy):
         **strategy: Any,
     ) -> None:
         check_choice("fsdp", "teacher", teacher, TeacherPlacement)
-        if cpu_offload:
-            # Norms of offloaded gradients are added up on the CPU.
-            strategy.setdefault("process_group_backend", "cpu:gloo,cuda:nccl")
         super().__init__(save_distributed_checkpoint=save_distributed_checkpoint, **strategy)
         self.blocks = blocks
         self.min_parameters = min_parameters
@@ -72,6 +74,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         if self._data_parallel_size == self._tensor_parallel_size == "auto":
             # Lightning's own reading of "auto" is tensor parallelism within a machine.
             self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        if self.cpu_offload and self._process_group_backend is None and self.root_device.type == "cuda":
+            # Norms of offloaded gradients are added up on the CPU.
+            self._process_group_backend = "cpu:gloo,cuda:nccl"
         super().setup_environment()
         module = self.lightning_module
         assert module is not None
@@ -91,6 +96,47 @@ class FSDP2Strategy(ModelParallelStrategy):
         if teacher is not None and not is_sharded(teacher):
             teacher.to(self.root_device)
         self.model._device = self.root_device  # type: ignore[assignment]
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The optimizer's state; one that has not stepped is left, and saved, as one that has not.
+
+        torch makes the state that is missing by a step with gradients of zero, which Adam would count.
+        """
+        inner = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        fresh = not inner.state
+        state = super().optimizer_state(optimizer)
+        if fresh:
+            inner.state.clear()
+            for values in state.get("state", {}).values():
+                if "step" in values:
+                    values["step"] = values["step"] * 0
+        return state
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; a folder of shards takes its name once all of them are there.
+
+        The folder that had the name stays until then, for a moment as ``.<name>.previous``.
+        """
+        if not self._save_distributed_checkpoint:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        path = Path(self.broadcast(filepath))
+        partial, previous = (path.with_name(f".{path.name}.{state}") for state in ("partial", "previous"))
+        if self.is_global_zero:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.barrier("before a checkpoint")
+        super().save_checkpoint(checkpoint, partial, storage_options)
+        self.barrier("after a checkpoint")
+        if self.is_global_zero:
+            shutil.rmtree(previous, ignore_errors=True)
+            if path.exists():
+                os.replace(path, previous)
+            os.replace(partial, path)
+            if previous.is_dir():
+                shutil.rmtree(previous)
+            else:
+                previous.unlink(missing_ok=True)
+        self.barrier("a checkpoint has its name")
 
     def shard(self, module: nn.Module) -> None:
         """Shard the children of a module, and its teacher if it has one that is to be."""

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from lightning_losses.recipe.instantiate import ConfigError
 
 # Lightning starts each process by forking this one, in place of running the command again.
-_FORKING = ("ddp_fork", "ddp_fork_find_unused_parameters_true", "ddp_spawn", "ddp_notebook", "auto")
+_FORKING = ("ddp_fork", "ddp_fork_find_unused_parameters_true", "ddp_spawn", "ddp_notebook")
 _FSDP1 = ("fsdp", "fsdp_cpu_offload")
 
 
@@ -52,9 +52,11 @@ def check_environment(trainer: DictConfig) -> None:
 
 def runs_again(trainer: DictConfig) -> bool:
     """Whether Lightning starts further processes by running the command again."""
-    strategy, devices = trainer.get("strategy"), trainer.get("devices", 1)
-    several = devices not in (1, "1", None) or (trainer.get("num_nodes") or 1) != 1
-    return strategy is not None and strategy not in _FORKING and several
+    if {"SLURM_NTASKS", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
+        # srun and torchrun have started all of them.
+        return False
+    several = trainer.get("devices", 1) not in (1, "1") or (trainer.get("num_nodes") or 1) != 1
+    return several and trainer.get("strategy") not in _FORKING
 
 
 def first_process() -> bool:

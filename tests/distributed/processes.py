@@ -12,6 +12,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
@@ -55,6 +56,8 @@ def _member(rank, processes, port, errors, function, arguments):
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), GROUP_RANK="0",
         WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes), TORCHELASTIC_RUN_ID="tests",
     )  # fmt: skip
+    # Read when Lightning was imported, before there was a rank.
+    rank_zero_only.rank = rank
     try:
         function(*arguments)
     except BaseException as error:
