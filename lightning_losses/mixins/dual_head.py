@@ -1,11 +1,16 @@
 """The mixin that gives a network a second head, which alone learns from the teacher."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_losses.distributed import is_distributed_tensor, total_of_all, world_size
 from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.objective import ObjectiveValue, Term
+from lightning_losses.optim.gradient_alignment import aligned_gradients
 from lightning_losses.tensors import check_choice, check_count
 
 HeadKind = Literal["linear", "mlp"]
@@ -62,6 +67,7 @@ class DualHeadMixin(ObjectiveMixin):
     """
 
     auxiliary_head: nn.Module
+    align_gradients: bool = False
 
     def add_auxiliary_head(self, network: nn.Module, head: str, auxiliary_head: nn.Module) -> None:
         """Set the second head, on the input of the network's layer of this name.
@@ -77,6 +83,54 @@ class DualHeadMixin(ObjectiveMixin):
         self.auxiliary_head = auxiliary_head
         self.__dict__["_head_input"] = kept = _KeepInput()
         layers[head].register_forward_pre_hook(kept)
+
+    def aligned_step(self, **tensors: Any) -> dict[str, Any]:
+        """Evaluate the objective, align the gradients of its two sides, and take the optimizer's step."""
+        offered = self.objective_tensors(tensors)
+        value = self.objective_value(self.objective, offered)
+        self.log_objective("train/loss", value, offered)
+        if self._trainer is None:
+            return {"loss": value.total, **tensors}
+        optimizer: Any = self.optimizers()
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        for parameter, gradient in zip(parameters, self.aligned_gradients(value, offered, parameters), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        if (scheduler := self.lr_schedulers()) is not None:
+            scheduler.step()  # type: ignore[union-attr]
+        return {"loss": value.total.detach(), **tensors}
+
+    def aligned_gradients(
+        self, value: ObjectiveValue, tensors: dict[str, Any], parameters: Sequence[Tensor]
+    ) -> list[Float[Tensor, "..."]]:
+        """The gradient to step along: of the terms of `auxiliary_logits`, only what does not work against the others.
+
+        Raises:
+            ValueError: parameters that are sharded; an objective without terms on one of the sides.
+        """
+        if any(is_distributed_tensor(parameter) for parameter in parameters):
+            raise ValueError(f"{type(self).__name__}: gradient alignment needs whole gradients; use DDP, not FSDP2.")
+        sides: dict[bool, list[Tensor]] = {True: [], False: []}
+        for name, term in self.objective.terms.items():
+            assert isinstance(term, Term)
+            part = term.weight_at(tensors.get("progress")) * value.parts[name]
+            sides["auxiliary_logits" in term.needs].append(part)
+        if not sides[True] or not sides[False]:
+            raise ValueError(
+                f"{type(self).__name__}: gradient alignment needs terms with and without 'auxiliary_logits'; the "
+                f"objective has {', '.join(self.objective.terms)}."
+            )
+        main, auxiliary = (
+            # Averaged before they are compared, so that all processes take the same step.
+            [
+                total_of_all(gradient) / world_size()
+                for gradient in torch.autograd.grad(
+                    torch.stack(sides[side]).sum(), list(parameters), retain_graph=not side, materialize_grads=True
+                )
+            ]
+            for side in (False, True)
+        )
+        return aligned_gradients(main, auxiliary)
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Add the second head's logits, where the objective asks for them."""

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from lightning_losses.mixins.dual_head import DualHeadMixin, HeadKind, auxiliary_classifier
+from lightning_losses.modules.classifier import Batch
 from lightning_losses.modules.distiller import Distiller
 
 
@@ -14,6 +15,8 @@ class DualHeadDistiller(DualHeadMixin, Distiller):
     Args:
         head: the name of the network's last linear layer; None takes the last one that it has.
         auxiliary: "linear", or "mlp" for a second head of 200 hidden units.
+        align_gradients: take from the second head's gradient what works against the labels', as the authors do for
+            CIFAR; see `DualHeadMixin`.
         **distiller: as `Distiller` takes them.
 
     Raises:
@@ -28,11 +31,32 @@ class DualHeadDistiller(DualHeadMixin, Distiller):
         ['auxiliary_head.weight', 'network.weight']
     """
 
-    def __init__(self, head: str | None = None, auxiliary: HeadKind = "linear", **distiller: Any) -> None:
+    def __init__(
+        self,
+        head: str | None = None,
+        auxiliary: HeadKind = "linear",
+        align_gradients: bool = False,
+        **distiller: Any,
+    ) -> None:
         super().__init__(**distiller)
+        self.align_gradients = align_gradients
+        self.automatic_optimization = not align_gradients
         linear = {name: layer for name, layer in self.network.named_modules() if isinstance(layer, nn.Linear)}
         name = head if head is not None else next(reversed(linear), "")
         if name not in linear:
             raise ValueError(f"dual_head: head={head!r} came; give one of the linear layers {', '.join(linear)}.")
         second = auxiliary_classifier(linear[name].in_features, linear[name].out_features, auxiliary)
         self.add_auxiliary_head(self.network, name, second)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The objective of one batch; with aligned gradients, the step too."""
+        if not self.align_gradients:
+            return super().training_step(batch, batch_idx)
+        return self.aligned_step(logits=self(batch["inputs"]), **batch)
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer; with aligned gradients this module steps the scheduler by itself."""
+        configured = super().configure_optimizers()
+        if self.align_gradients and isinstance(configured, dict):
+            return [configured["optimizer"]], [configured["lr_scheduler"]["scheduler"]]
+        return configured

@@ -23,6 +23,10 @@ from tests.recipes.conftest import SHORT, composed
         ),
         (["experiment=tgeo"], {"teacher (ce)", "baseline (ce)", "student (tgeo_kd)"}),
         (["experiment=distill_stages"], {"teacher (ce)", "baseline (ce)", "student (ce + ofa_kd + ofa_stages)"}),
+        (
+            ["experiment=dual_head", "modules.student.align_gradients=true"],
+            {"teacher (ce)", "baseline (ce)", "student (ce + auxiliary)"},
+        ),
         (["experiment=ema_teacher"], {"baseline (ce)", "student (ce + kd)"}),
         (["experiment=self_distill"], {"baseline (ce)", "student (pskd)"}),
         (["experiment=self_distill", "objective=uskd"], {"baseline (ce)", "student (ce + uskd)"}),
