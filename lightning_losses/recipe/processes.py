@@ -59,6 +59,12 @@ def runs_again(trainer: DictConfig) -> bool:
     return several and trainer.get("strategy") not in _FORKING
 
 
+def shards_teacher(trainer: DictConfig) -> bool:
+    """Whether the strategy shards the teacher that a module is given."""
+    strategy = trainer.get("strategy")
+    return isinstance(strategy, DictConfig) and strategy.get("teacher") == "sharded"
+
+
 def first_process() -> bool:
     """Whether this is the process that writes what the run leaves."""
     return not getattr(rank_zero_only, "rank", 0)

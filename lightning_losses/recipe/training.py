@@ -1,5 +1,6 @@
 """Train one network from its configuration, so that it can be interrupted, resumed and kept."""
 
+import copy
 import functools
 import json
 import math
@@ -24,7 +25,13 @@ from lightning_losses.data import ImageData
 from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints, replacing
 from lightning_losses.recipe.instantiate import instantiate
 from lightning_losses.recipe.kept_networks import KeptNetworks, file_digest
-from lightning_losses.recipe.processes import check_environment, check_trainer, first_process, read_checkpoint
+from lightning_losses.recipe.processes import (
+    check_environment,
+    check_trainer,
+    first_process,
+    read_checkpoint,
+    shards_teacher,
+)
 from lightning_losses.recipe.sources import source_digest, targets
 from lightning_losses.teacher import checkpoint_teacher
 
@@ -216,7 +223,8 @@ class Training:
         last = folder / "last.ckpt"
         resume = resume and last.exists()
         self._claim(folder / "identity.json", resume)
-        module = self.build(teacher)
+        # A teacher that is sharded stays so; what comes after the training needs it whole.
+        module = self.build(copy.deepcopy(teacher) if shards_teacher(self.trainer) else teacher)
         if self.execution is not None:
             instantiate(self.execution).prepare(module.get_submodule("network"))
         history = History()
