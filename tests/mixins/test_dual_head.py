@@ -99,6 +99,10 @@ def fixed(rows=slice(None)):
 
 def test_a_step_goes_along_the_aligned_gradients(tmp_path):
     student, plain = aligned(), aligned()
+    with torch.no_grad():
+        for each in (student, plain):
+            each.teacher.weight.mul_(5)
+            each.auxiliary_head.weight.copy_(each.network[2].weight)
     # Labels that the teacher finds least likely, so that the two heads pull apart.
     step = {**fixed(), "target": plain.teacher(fixed()["inputs"]).argmin(dim=-1)}
     feature = plain.network[:2](step["inputs"])
