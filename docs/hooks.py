@@ -15,7 +15,18 @@ ROOT = Path(__file__).parents[1]
 # Files of the repository outside this folder, as pages.
 PAGES = {"results.md": "RESULTS.md", "changelog.md": "CHANGELOG.md"}
 # The packages whose modules make a page each, and the modules that make the first.
-CORE = ["objective", "losses.base", "teacher", "features", "distributed", "tensors", "sharding"]
+CORE = [
+    "objective",
+    "adapted",
+    "losses.base",
+    "teacher",
+    "teacher_ensemble",
+    "cache_teacher",
+    "features",
+    "distributed",
+    "tensors",
+    "sharding",
+]
 PACKAGES = {
     "mixins": "mixins",
     "modules": "modules",
