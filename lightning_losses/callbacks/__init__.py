@@ -18,6 +18,7 @@ _HOME = {
     "AttentionLogits": "attention_logits",
     "ContinualEvaluation": "continual_evaluation",
     "DiffusionSpectralEntropy": "diffusion_spectral_entropy",
+    "DomainWeights": "domain_weights",
     "EmpiricalNTK": "empirical_ntk",
     "Grokfast": "grokfast",
     "GrokkingMonitor": "grokking_monitor",

@@ -61,12 +61,14 @@ class DomainSampler(Sampler[int]):
     """Draws samples domain by domain, with weights that may be set while it runs.
 
     Within a domain samples come in a shuffled order; one that is used up is shuffled anew. The draws are a function of
-    the seed, of the epoch and of the weights, so that processes with the same of each agree.
+    the seed, of the epoch and of the weights, so that processes with the same of each agree; each takes its share.
 
     Args:
         domains: the domain, from 0 on, of every sample of the data set.
-        num_samples: how many samples an epoch has; as many as the data set by default.
+        num_samples: how many samples an epoch has, over all processes; as many as the data set by default.
         seed: of all draws.
+        num_replicas: the number of processes.
+        rank: this process.
 
     Raises:
         ValueError: a domain without samples; later, weights that are no distribution over the domains.
@@ -78,13 +80,23 @@ class DomainSampler(Sampler[int]):
         [0, 0, 1, 1]
     """
 
-    def __init__(self, domains: Sequence[int] | Int[Tensor, " n"], num_samples: int | None = None, seed: int = 0):
+    def __init__(
+        self,
+        domains: Sequence[int] | Int[Tensor, " n"],
+        num_samples: int | None = None,
+        seed: int = 0,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
         belongs = torch.as_tensor(domains)
         self.members = [(belongs == domain).nonzero().flatten() for domain in range(int(belongs.max()) + 1)]
         if empty := [domain for domain, members in enumerate(self.members) if len(members) == 0]:
             raise ValueError(f"ddk_sampler: domains {empty} have no samples; number the domains from 0 without gaps.")
         self.num_samples = len(belongs) if num_samples is None else num_samples
         check_count("ddk_sampler", "num_samples", self.num_samples)
+        check_count("ddk_sampler", "num_replicas", num_replicas)
+        self.num_replicas = num_replicas
+        self.rank = rank
         self.seed = seed
         self.epoch = 0
         self.weights = torch.tensor([len(members) for members in self.members], dtype=torch.float64) / len(belongs)
@@ -102,14 +114,17 @@ class DomainSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.num_samples
+        return self.num_samples // self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         waiting: list[list[int]] = [[] for _ in self.members]
-        for _ in range(self.num_samples):
+        # What does not share out evenly is left out, so that all processes take as many steps.
+        for number in range(len(self) * self.num_replicas):
             domain = int(torch.multinomial(self.weights, 1, generator=generator))
             if not waiting[domain]:
                 members = self.members[domain]
                 waiting[domain] = members[torch.randperm(len(members), generator=generator)].tolist()
-            yield waiting[domain].pop()
+            position = waiting[domain].pop()
+            if number % self.num_replicas == self.rank:
+                yield position

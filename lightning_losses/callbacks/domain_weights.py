@@ -1,0 +1,144 @@
+"""Renews the weights of a `DomainSampler` from how far the student lags its teacher in each domain."""
+
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_losses.callbacks.access import sum_over_processes
+from lightning_losses.samplers.ddk_sampler import DomainSampler, initial_domain_weights, updated_domain_weights
+from lightning_losses.tensors import check_count, check_number
+
+
+class DomainWeights(Callback):
+    """Sets a `DomainSampler`'s weights by DDK: at first, and after every so many optimizer steps.
+
+    Student and teacher are evaluated on the validation split, whose batches hold each sample's `domain`; the teacher
+    once, for it does not change. Under several processes each evaluates its share of the batches, and all draw by the
+    same weights. The weights and the teacher's losses are in the checkpoint. Logs ``train/domain_weight/<domain>``.
+
+    The module needs `DistillationMixin`, and the trainer ``use_distributed_sampler=False``, so that the sampler stays.
+
+    Args:
+        every: optimizer steps between two evaluations, at least 1; the authors' is 1000.
+        alpha: the share of the new weights, in [0, 1]; no domain falls below ``(1 - alpha) / D``.
+        batches: of the validation split, in order, at most; None takes all.
+
+    Raises:
+        ValueError: options out of range; when training begins, training data without a `DomainSampler`, a module
+            without teacher, validation batches without `domain`, or a domain without validation samples.
+
+    Source:
+        Liu, Zhang, Guo et al., 2024, "DDK: Distilling Domain Knowledge for Efficient Large Language Models",
+        arXiv:2407.16154.
+
+    Example:
+        >>> DomainWeights(every=100).alpha
+        0.5
+    """
+
+    def __init__(self, every: int = 1000, alpha: float = 0.5, batches: int | None = None) -> None:
+        check_count("DomainWeights", "every", every)
+        check_number("DomainWeights", "alpha", alpha, least=0, most=1)
+        if batches is not None:
+            check_count("DomainWeights", "batches", batches)
+        self.every = every
+        self.alpha = alpha
+        self.batches = batches
+        self.weights: Tensor | None = None
+        self.teacher_ce: Tensor | None = None
+        self._renewed = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate both, and set the first weights; or those of the checkpoint."""
+        sampler = self._sampler(trainer)
+        if not hasattr(pl_module, "teacher_tensors"):
+            raise ValueError(
+                f"DomainWeights: {type(pl_module).__name__} has no teacher to compare with; give it DistillationMixin."
+            )
+        if self.weights is None:
+            module: Any = pl_module
+            self.teacher_ce = self._losses(trainer, pl_module, lambda batch: module.teacher_tensors(batch))
+            student = self._losses(trainer, pl_module, lambda batch: {"teacher_logits": module(batch["inputs"])})
+            self.weights = initial_domain_weights(student, self.teacher_ce)
+        self._renewed = trainer.global_step
+        sampler.set_weights(self.weights)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Evaluate the student and renew the weights, if it is time."""
+        assert self.weights is not None and self.teacher_ce is not None
+        step = trainer.global_step
+        if step != self._renewed and step % self.every == 0:
+            self._renewed = step
+            module: Any = pl_module
+            student = self._losses(trainer, pl_module, lambda batch: {"teacher_logits": module(batch["inputs"])})
+            self.weights = updated_domain_weights(self.weights, student, self.teacher_ce, alpha=self.alpha)
+            self._sampler(trainer).set_weights(self.weights)
+        pl_module.log_dict(
+            {f"train/domain_weight/{domain}": weight for domain, weight in enumerate(self.weights.float())},
+            on_step=False,
+            on_epoch=True,
+            sync_dist=True,
+            batch_size=1,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights, and the teacher's losses."""
+        return {"weights": self.weights, "teacher_ce": self.teacher_ce}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore them."""
+        self.weights, self.teacher_ce = state_dict["weights"], state_dict["teacher_ce"]
+
+    @torch.no_grad()
+    def _losses(self, trainer: L.Trainer, module: L.LightningModule, predict: Any) -> Float[Tensor, " domains"]:
+        domains = len(self._sampler(trainer).members)
+        sums, counts = (torch.zeros(domains, dtype=torch.float64, device=module.device) for _ in range(2))
+        modes = {part: part.training for part in module.modules()}
+        module.eval()
+        for number, batch in enumerate(self._held_out(trainer)):
+            if number == self.batches:
+                break
+            if number % trainer.world_size != trainer.global_rank:
+                continue
+            batch = trainer.strategy.batch_to_device(batch)
+            if "domain" not in batch:
+                raise ValueError(f"DomainWeights: validation batches hold {', '.join(batch)}; give them 'domain'.")
+            logits = predict(batch)["teacher_logits"]
+            losses = F.cross_entropy(logits.flatten(0, -2).double(), batch["target"].flatten(), reduction="none")
+            losses, kept = losses.view_as(batch["target"]), batch["target"] != -100
+            shape = batch["domain"].shape + (1,) * (losses.ndim - 1)
+            domain = batch["domain"].view(shape).expand_as(losses)[kept]
+            sums.index_add_(0, domain, losses[kept])
+            counts.index_add_(0, domain, torch.ones_like(losses[kept]))
+        for part, training in modes.items():
+            part.training = training
+        sums, counts = sum_over_processes(trainer, sums), sum_over_processes(trainer, counts)
+        if bool((counts == 0).any()):
+            raise ValueError(
+                f"DomainWeights: domains {(counts == 0).nonzero().flatten().tolist()} have no validation samples."
+            )
+        return (sums / counts).cpu()
+
+    def _held_out(self, trainer: L.Trainer) -> DataLoader[Any]:
+        source: Any = getattr(trainer, "datamodule", None) or trainer.lightning_module
+        loader = source.val_dataloader() if trainer.val_dataloaders is None else trainer.val_dataloaders
+        if not isinstance(loader, DataLoader):
+            raise ValueError("DomainWeights: there is no validation split; give the trainer one DataLoader for it.")
+        return loader
+
+    def _sampler(self, trainer: L.Trainer) -> DomainSampler:
+        sampler = getattr(trainer.train_dataloader, "sampler", None)
+        if not isinstance(sampler, DomainSampler):
+            raise ValueError(
+                f"DomainWeights: the training data are drawn by a {type(sampler).__name__}; give the DataLoader a "
+                "DomainSampler, and the trainer use_distributed_sampler=False."
+            )
+        return sampler
