@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -91,7 +91,19 @@ class Calibrator(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a calibrator that `save` wrote; called on `Calibrator` itself, of whichever kind the file holds."""
+        """Read a calibrator that `save` wrote; called on `Calibrator` itself, of whichever kind the file holds.
+
+        Raises:
+            ValueError: a file that is none, or that is damaged.
+        """
+        try:
+            return cls._load(path)
+        except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"{cls.__name__}: {path} is no calibrator that can be read ({reason}).") from None
+
+    @classmethod
+    def _load(cls, path: str | Path) -> Self:
         home = importlib.import_module("lightning_losses.calibration")
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}

@@ -1,6 +1,7 @@
 """Checkpoints that are replaced whole or not at all, and read without unpickling."""
 
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +30,22 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read tensors and plain values; anything else in the file is refused."""
-        return super().load_checkpoint(path, map_location or _stay, weights_only=True)
+        """Read tensors and plain values.
+
+        Raises:
+            ValueError: a file that holds anything else, or that is no whole checkpoint.
+        """
+        try:
+            return super().load_checkpoint(path, map_location or _stay, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"checkpoint: {path} was refused, because it holds Python objects that only unpickling could restore, "
+                f"and that can run any code ({str(error).splitlines()[0]})."
+            ) from None
+        except (RuntimeError, EOFError) as error:
+            raise ValueError(
+                f"checkpoint: {path} is no whole checkpoint ({(str(error).splitlines() or ['it is empty'])[0]})."
+            ) from None
 
 
 @contextmanager

@@ -185,7 +185,7 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
         reasons = [str(reason).strip().splitlines()[0] for reason in (error, error.__cause__) if str(reason or "")]
         raise ConfigError("; ".join(dict.fromkeys(reasons))) from None
     except Exception as error:  # A file that is no YAML, or no configuration, can fail in any way.
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"a configuration can't be read ({type(error).__name__}: {reason})") from None
     _check_builds("hydra", config.hydra)
     with open_dict(config):

@@ -63,7 +63,10 @@ def read_logits(path: Path) -> Labelled:
         raise ValueError(f"calibrate: {path} can't be read: {str(error).splitlines()[0]}") from None
     if missing := {"logits", "target"} - set(arrays):
         raise ValueError(f"calibrate: {path} has no {' and no '.join(sorted(missing))}; it has {sorted(arrays)}.")
-    logits, target = torch.as_tensor(arrays["logits"]), torch.as_tensor(arrays["target"])
+    try:
+        logits, target = torch.as_tensor(arrays["logits"]), torch.as_tensor(arrays["target"])
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"calibrate: {path} holds what are no numbers: {str(error).splitlines()[0]}") from None
     if logits.ndim not in (2, 3) or target.shape != logits.shape[:1] or not logits.is_floating_point():
         raise ValueError(
             f"calibrate: {path} holds logits {list(logits.shape)} of {logits.dtype} and a target "
