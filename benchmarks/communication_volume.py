@@ -5,8 +5,8 @@
 
 Every tensor that a loss takes is gathered once forward and, where it has a gradient, summed once backward. What each
 collective is handed is counted where torch is called; the bytes that leave a process are those of the ring algorithms,
-which NCCL uses for large messages: all_gather sends (P - 1) times the process's own part, all_reduce 2 (P - 1) / P times
-the whole. The formula is compared with the count on 2 and 4 processes, and exits with 1 if it is wrong by a byte.
+which NCCL uses for large messages: all_gather sends (P - 1) times the process's own part, all_reduce 2 (P - 1) / P
+times the whole. The formula is compared with the count on 2 and 4 processes, and exits with 1 if it is wrong by a byte.
 """
 
 import argparse

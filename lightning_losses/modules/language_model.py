@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lightning_losses.distributed import whole_parameter
 from lightning_losses.kernels.choice import Impl
 from lightning_losses.kernels.chunked_head import chunked_head
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
@@ -250,12 +251,13 @@ class LanguageModelDistiller(DistillationMixin, LanguageModel):
         with torch.no_grad():
             teacher_hidden = hidden_states(self.teacher, batch)
         teacher_head: Any = self.teacher.get_output_embeddings()  # type: ignore[operator]
+        bias = getattr(teacher_head, "bias", None)
         value = linear_distillation(
             **head,
             **options,
             teacher_hidden=teacher_hidden,
-            teacher_weight=teacher_head.weight,
-            teacher_bias=getattr(teacher_head, "bias", None),
+            teacher_weight=whole_parameter(teacher_head.weight),
+            teacher_bias=None if bias is None else whole_parameter(bias),
             objective=term.loss,
             reduction="mean",
         )
