@@ -15,18 +15,8 @@ ROOT = Path(__file__).parents[1]
 # Files of the repository outside this folder, as pages.
 PAGES = {"results.md": "RESULTS.md", "changelog.md": "CHANGELOG.md"}
 # The packages whose modules make a page each, and the modules that make the first.
-CORE = [
-    "objective",
-    "adapted",
-    "losses.base",
-    "teacher",
-    "teacher_ensemble",
-    "cache_teacher",
-    "features",
-    "distributed",
-    "tensors",
-    "sharding",
-]
+# What the command line is made of.
+TOOLS = {"catalogue", "cli", "extras", "new_method", "other_losses"}
 PACKAGES = {
     "mixins": "mixins",
     "modules": "modules",
@@ -78,7 +68,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 def _api() -> list[tuple[str, str, str]]:
     """Title, path and text of each page of the API."""
     package = ROOT / "lightning_losses"
-    pages = [("lightning_losses", "api/core.md", _page("lightning_losses", CORE))]
+    core = ["losses.base", *(name for name in _modules(package) if name not in TOOLS)]
+    pages = [("lightning_losses", "api/core.md", _page("lightning_losses", core))]
     for family in families():
         found = [f"losses.{family}.{name}" for name in _modules(package / "losses" / family)]
         title = f"losses.{family}"
