@@ -14,9 +14,9 @@ from lightning_losses.other_losses import wrapped_losses
 ROOT = Path(__file__).parents[1]
 # Files of the repository outside this folder, as pages.
 PAGES = {"results.md": "RESULTS.md", "changelog.md": "CHANGELOG.md"}
-# The packages whose modules make a page each, and the modules that make the first.
-# What the command line is made of.
+# What the command line is made of: no part of the API.
 TOOLS = {"catalogue", "cli", "extras", "new_method", "other_losses"}
+# The packages whose modules make a page of the API each, and the page's name.
 PACKAGES = {
     "mixins": "mixins",
     "modules": "modules",
