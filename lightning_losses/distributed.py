@@ -111,7 +111,29 @@ def _all_reduce(values: Tensor, operation: Any, group: Any) -> Tensor:
     return values
 
 
-def gather_batch(value: Any) -> Any:
+def neighbours(processes: int) -> Any:
+    """The group of this process among groups of so many consecutive ranks; every process must ask at once.
+
+    Raises:
+        ValueError: a number that the processes can't be divided by.
+    """
+    if processes < 1 or world_size() % processes:
+        raise ValueError(
+            f"gather_batches={processes} came with {world_size()} processes; give a divisor of their number, True for "
+            "all of them, or False."
+        )
+    world = dist.group.WORLD
+    if (world, processes) not in _groups:
+        _groups.clear()
+        _groups[world, processes], _ = dist.new_subgroups(processes)
+    return _groups[world, processes]
+
+
+# Of this process, by the world that they divide; making groups is a collective, and done once.
+_groups: dict[tuple[Any, int], Any] = {}
+
+
+def gather_batch(value: Any, group: Any = None) -> Any:
     """Concatenate every process's batch along the first dimension, differentiably.
 
     On each process the result is the same, in rank order; processes may hold different numbers of rows. If every
@@ -122,6 +144,8 @@ def gather_batch(value: Any) -> Any:
 
     Args:
         value: [B, ...] tensor, {name: [B, ...] tensor}, or a scalar.
+        group: the processes to gather from, such as `neighbours` gives; None: all. The gradients after averaging are
+            then those of the mean of the groups' losses.
 
     Example:
         >>> gather_batch(torch.zeros(2, 3)).shape
@@ -130,10 +154,10 @@ def gather_batch(value: Any) -> Any:
     if world_size() == 1:
         return value
     if isinstance(value, Mapping):
-        return {name: gather_batch(tensor) for name, tensor in value.items()}
+        return {name: gather_batch(tensor, group) for name, tensor in value.items()}
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
-    return _GatherBatch.apply(value)
+    return _GatherBatch.apply(value, group)
 
 
 def share_of_mean(denominator: Tensor) -> Tensor:
@@ -157,23 +181,24 @@ def share_of_mean(denominator: Tensor) -> Tensor:
 
 class _GatherBatch(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, group: Any) -> Tensor:
         own = torch.tensor([value.shape[0]], device=value.device)
-        gathered = [torch.empty_like(own) for _ in range(world_size())]
-        dist.all_gather(gathered, own)
+        gathered = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(gathered, own, group)
         sizes = [int(size) for size in gathered]
         # all_gather takes equal shapes: shorter batches are padded, and the padding is cut off again.
         padding = value.new_zeros(max(sizes) - value.shape[0], *value.shape[1:])
         padded = torch.cat([value, padding]) if len(padding) else value.contiguous()
         pieces = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(pieces, padded)
-        ctx.start = sum(sizes[: dist.get_rank()])
+        dist.all_gather(pieces, padded, group)
+        ctx.start = sum(sizes[: dist.get_rank(group)])
         ctx.size = value.shape[0]
+        ctx.group = group
         return torch.cat([piece[:size] for piece, size in zip(pieces, sizes, strict=True)])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total[ctx.start : ctx.start + ctx.size]
+        dist.all_reduce(total, group=ctx.group)
+        return total[ctx.start : ctx.start + ctx.size], None

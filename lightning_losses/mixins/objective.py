@@ -1,11 +1,12 @@
 """The mixin that lets an `Objective` decide what a LightningModule minimises."""
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lightning_losses.distributed import gather_batch, share_of_mean, whole_parameter, world_size
+from lightning_losses.distributed import gather_batch, neighbours, share_of_mean, whole_parameter, world_size
 from lightning_losses.losses.regularization.wdr_loss import layer_weights
 from lightning_losses.mixins.epoch_means import EpochMeans
 from lightning_losses.objective import Objective, ObjectiveValue
@@ -51,7 +52,7 @@ class ObjectiveMixin(_Base):
     """
 
     objective: Objective
-    gather_batches: bool = True
+    gather_batches: bool | int = True
 
     def apply_objective(self, **tensors: Any) -> dict[str, Any]:
         """Evaluate `self.objective` on the step's tensors, log its parts, and return the step's output."""
@@ -85,8 +86,10 @@ class ObjectiveMixin(_Base):
 
     def objective_value(self, objective: Objective, tensors: dict[str, Any]) -> ObjectiveValue:
         """Evaluate one objective on the batch of all processes."""
-        several = self.gather_batches and world_size() > 1
-        return objective(gather=gather_batch if several else None, share=share_of_mean if several else None, **tensors)
+        if not self.gather_batches or world_size() == 1:
+            return objective(**tensors)
+        group = None if self.gather_batches is True else neighbours(self.gather_batches)
+        return objective(gather=functools.partial(gather_batch, group=group), share=share_of_mean, **tensors)
 
     def log_objective(self, prefix: str, value: ObjectiveValue, tensors: dict[str, Any]) -> None:
         """Log the means over the epoch of an objective's parts as ``<prefix>/<term>``, of the total as ``<prefix>``."""
