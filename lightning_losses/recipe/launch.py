@@ -120,9 +120,13 @@ def _guarded(task: Task, allowed: Sequence[str] = ()) -> Callable[[DictConfig], 
         try:
             with debug(bool(config.debug)), allowing(allowed), _terminable():
                 return task(config, folder)
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Lightning leaves after an interruption, with the interruption as context.
+            interrupt = error if isinstance(error, KeyboardInterrupt) else error.__context__
+            if not isinstance(interrupt, KeyboardInterrupt):
+                raise
             _tell(f"Interrupted. Continue this run by\n  {go_on}")
-            sys.exit(_code(error))
+            sys.exit(_code(interrupt))
         except (*_EXPECTED, OSError) as error:
             if config.debug or os.environ.get("HYDRA_FULL_ERROR") == "1" or not _expected(error):
                 raise

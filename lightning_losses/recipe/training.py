@@ -210,10 +210,12 @@ class Training:
         logger: Logger | None = None,
         teacher: nn.Module | None = None,
         metrics_file: Path | None = None,
+        checkpoint_seconds: float = 0.0,
     ) -> Trained:
         """Train, leaving checkpoints in a folder, or go on from the checkpoint there.
 
-        Each epoch's metrics are appended to `metrics_file`, if there is one.
+        Each epoch's metrics are appended to `metrics_file`, if there is one. Between checkpoints `checkpoint_seconds`
+        go by, or more.
 
         Raises:
             KeyboardInterrupt: the training was interrupted; the checkpoint is there.
@@ -243,13 +245,20 @@ class Training:
                 default_root_dir=folder,
                 logger=logger or False,
                 plugins=[AtomicCheckpoints(), *(make.keywords.get("plugins") or ())],
-                callbacks=[EpochSeed(self.seed), history, LastCheckpoint(folder, monitor), *watch, *further],
+                callbacks=[
+                    EpochSeed(self.seed),
+                    history,
+                    LastCheckpoint(folder, monitor, checkpoint_seconds),
+                    *watch,
+                    *further,
+                ],
             )
             try:
                 trainer.fit(module, self.datamodule, ckpt_path=last if resume else None, weights_only=True)
-            except SystemExit:
-                # Lightning's answer to Ctrl-C, after it has shut down.
-                raise KeyboardInterrupt from None
+            except SystemExit as left:
+                # Lightning's answer to Ctrl-C and SIGTERM, after it has shut down.
+                interrupt = left.__context__
+                raise interrupt if isinstance(interrupt, KeyboardInterrupt) else KeyboardInterrupt from None
         # Read back from the file, since strategies that train in other processes leave no callback state in this one,
         # into a network as it was built, since others shard it. Processes may have folders of their own.
         folder = trainer.strategy.broadcast(folder)

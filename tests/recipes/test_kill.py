@@ -1,8 +1,13 @@
 """Runs that are killed, again and again and at the worst moments, end where an uninterrupted one ends."""
 
+import io
+import itertools
 import os
 import random
+import re
+import resource
 import signal
+import sys
 import time
 import traceback
 import warnings
@@ -18,6 +23,7 @@ from lightning_losses.data import Digits
 from lightning_losses.recipe import kept_networks, training
 from lightning_losses.recipe.kept_networks import KeptNetworks
 from lightning_losses.recipe.trainings import trainings
+from lightning_losses.recipes.train import main
 from tests.recipes.conftest import composed
 
 pytestmark = pytest.mark.distributed  # these fork, which a process can't that has run autograd on threads
@@ -221,3 +227,65 @@ def test_a_cache_of_a_teacher_is_finished_after_any_kill(tmp_path, top_k):
     assert whole.name == killed.name
     every = torch.arange(len(data.val))
     assert torch.equal(load_cached_teacher(whole)(every), load_cached_teacher(killed)(every))
+
+
+def command_line(arguments, folder, at_step, act):
+    """Run the train recipe in a fork with `act` before an optimizer step; its exit code and what it told."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.chdir(folder)
+            sys.stderr, sys.stdout = os.fdopen(writer, "w"), io.StringIO()
+            sys.argv = ["lightning-losses train", *arguments]
+            steps = itertools.count(1)
+            register_optimizer_step_pre_hook(lambda *_: act() if next(steps) == at_step else None)
+            main()
+            status = 0
+        except SystemExit as left:
+            status = left.code
+        except BaseException:
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        told = stream.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), told
+
+
+def fill_the_disk():
+    # Of all that the system refuses to write, this is what a test may ask for: no file may grow beyond 3000 bytes.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize(
+    ("act", "code", "message"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "Interrupted. Continue this run by\n"),
+        (lambda: signal.raise_signal(signal.SIGINT), 130, "Interrupted. Continue this run by\n"),
+        (fill_the_disk, 2, r"Error: .*last\.ckpt can't be written: File too large\.\nWhen that is mended, continue"),
+    ],
+    ids=["SIGTERM", "Ctrl-C", "a full disk"],
+)
+def test_an_interruption_leaves_a_good_checkpoint_and_the_command_that_goes_on(tmp_path, act, code, message):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    overrides = [*SHORT, "experiment=classify"]
+    arguments = [*overrides, "hydra.run.dir=run", "logger=none"]
+    found, told = command_line(arguments, tmp_path, 5, act)
+    assert found == code, told
+    assert re.search(message, told) and "lightning-losses train resume=run" in told and "Traceback" not in told
+    # Of the last whole epoch, and nothing half written beside it.
+    assert contents(tmp_path / "run")["global_step"] == 3
+    assert not list((tmp_path / "run").rglob("*.partial"))
+    config = composed(*overrides)
+    in_child(lambda: train(config, tmp_path / "run"))
+    in_child(lambda: train(config, tmp_path / "whole"))
+    same(contents(tmp_path / "whole")["state_dict"], contents(tmp_path / "run")["state_dict"])
+
+
+def test_a_folder_that_can_not_be_written_to_is_known_before_anything_runs(tmp_path):
+    (tmp_path / "file").write_text("")
+    code, told = command_line([*SHORT, "experiment=classify", "output=file/runs"], tmp_path, None, None)
+    assert code == 2 and "file can't be written: Not a directory." in told and told.count("\n") == 1
