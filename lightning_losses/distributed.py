@@ -124,7 +124,8 @@ def neighbours(processes: int) -> Any:
         )
     world = dist.group.WORLD
     if (world, processes) not in _groups:
-        _groups.clear()
+        for gone in [key for key in _groups if key[0] is not world]:
+            del _groups[gone]
         _groups[world, processes], _ = dist.new_subgroups(processes)
     return _groups[world, processes]
 

@@ -34,7 +34,8 @@ class ObjectiveMixin(_Base):
         gather_batches: True makes every loss on several processes the loss of one process with the whole batch:
             batch-coupled losses see the gathered batch, and the other means weigh each process by its samples, so
             that an uneven last batch or unequal numbers of ignored tokens change nothing. False keeps each process
-            to its own batch.
+            to its own batch. A number, which divides that of the processes, gathers among so many neighbours: for
+            batch-coupled losses the value is then the mean of the groups'.
 
     Example:
         >>> import lightning, torch

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lightning_losses.distributed import gather_batch, world_size
+from lightning_losses.distributed import gather_batch, neighbours, world_size
 from tests.distributed.processes import in_group, run_on_processes
 
 pytestmark = pytest.mark.distributed
@@ -37,6 +37,30 @@ def mappings_scalars_and_integers():
     assert gather_batch(torch.tensor(0.25)) == 0.25
     assert gather_batch(torch.ones(1, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
     assert not gather_batch(torch.ones(1, 2)).requires_grad
+
+
+def groups_of_neighbours():
+    rank, generator = dist.get_rank(), torch.Generator().manual_seed(0)
+    rows = torch.randn(10, 3, generator=generator, dtype=torch.float64).split([3, 2, 1, 4])
+    weight = torch.arange(3.0, dtype=torch.float64).requires_grad_()
+    value = gather_batch(rows[rank] @ weight, neighbours(2)).logsumexp(dim=0)
+    value.backward()
+    # As DDP and FSDP2 average.
+    average = torch.stack([value.detach(), *weight.grad])
+    dist.all_reduce(average)
+    alone = weight.detach().clone().requires_grad_()
+    losses = [(torch.cat(pair) @ alone).logsumexp(dim=0) for pair in (rows[:2], rows[2:])]
+    mean = torch.stack(losses).mean()
+    mean.backward()
+    # Sums of float64 in another order.
+    torch.testing.assert_close(average / 4, torch.stack([mean.detach(), *alone.grad]), rtol=1e-12, atol=1e-12)
+    assert neighbours(2) is neighbours(2)
+    with pytest.raises(ValueError, match="gather_batches=3 came with 4 processes; give a divisor"):
+        neighbours(3)
+
+
+def test_gathers_among_neighbours_give_the_mean_of_the_groups_losses():
+    run_on_processes(in_group, 4, groups_of_neighbours)
 
 
 def test_uneven_batches_and_their_gradient_on_three_processes():
