@@ -165,6 +165,7 @@ def _evaluate(
             for file in folder.glob("*.npy"):
                 _take_space(file)
             arrays["num_classes"][:] = logits.shape[-1]
+            sums["num_classes"] = zlib.crc32(arrays["num_classes"].data)
             del kept["num_classes"]
         for name, values in kept.items():
             arrays[name][done : done + len(logits)] = values.numpy()
@@ -184,7 +185,7 @@ def _begun(folder: Path) -> tuple[int, dict[str, NDArray[Any]], dict[str, int]]:
         arrays: dict[str, NDArray[Any]] = {
             file.name.removesuffix(".npy"): np.lib.format.open_memmap(file, mode="r+") for file in folder.glob("*.npy")
         }
-        if set(arrays) != {*sums, "num_classes"}:
+        if set(arrays) != set(sums):
             raise ValueError("files are missing")
         if any(zlib.crc32(arrays[name][:done].data) != crc for name, crc in sums.items()):
             raise ValueError("a file was changed")

@@ -195,3 +195,50 @@ def test_losses_of_features_learn_the_same_from_the_cache(tmp_path):
         assert torch.equal(cached[name], gradient), name
     with pytest.raises(ValueError, match=r"^CachedLogits: the features of \['2'\] are asked for"):
         gradients(CachedLogits(torch.zeros(11, CLASSES)))
+
+
+def _flip(file, place):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["logits.npy", "cache.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_cache_is_made_anew(tmp_path, name, damage):
+    path = cache_teacher(Teacher(), DATA, tmp_path)
+    expected = load_cached_teacher(path)(torch.arange(11)).clone()
+    file = path / name
+    if damage == "gone":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        _flip(file, file.stat().st_size // 2)
+    with pytest.raises(ValueError, match="^load_cached_teacher: .*(is not what was written|holds no whole cache)"):
+        load_cached_teacher(path)
+    teacher = Teacher()
+    assert cache_teacher(teacher, DATA, tmp_path) == path
+    assert teacher.asked == 11
+    assert torch.equal(load_cached_teacher(path)(torch.arange(11)), expected)
+
+
+@pytest.mark.parametrize("name", ["value.npy", "classes.npy", "rest.npy", "num_classes.npy", "progress.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_damage_to_an_interrupted_cache_is_found(tmp_path, name, damage):
+    teacher = Teacher()
+    teacher.limit = 8
+    with pytest.raises(KeyboardInterrupt):
+        cache_teacher(teacher, DATA, tmp_path / "cut", top_k=2, batch_size=4)
+    (partial,) = (tmp_path / "cut").iterdir()
+    file = partial / name
+    if damage == "gone":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        # Of the arrays a byte of what was written: the header has 128.
+        _flip(file, 130 if file.suffix == ".npy" else -2)
+    path = cache_teacher(Teacher(), DATA, tmp_path / "cut", top_k=2, batch_size=4)
+    whole = cache_teacher(Teacher(), DATA, tmp_path / "whole", top_k=2, batch_size=4)
+    assert torch.equal(load_cached_teacher(path)(torch.arange(11)), load_cached_teacher(whole)(torch.arange(11)))

@@ -29,6 +29,23 @@ def test_cache_answers_by_index_and_survives_saving(tmp_path):
         CachedLogits(torch.zeros(3, dtype=torch.int64))
 
 
+def test_a_changed_cache_is_found_wherever_the_byte_is(tmp_path):
+    cache = CachedLogits(torch.randn(5, 3))
+    cache.save(tmp_path / "logits.safetensors")
+    content = (tmp_path / "logits.safetensors").read_bytes()
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        (tmp_path / "changed.safetensors").write_bytes(changed)
+        try:
+            loaded = CachedLogits.load(tmp_path / "changed.safetensors")
+        except ValueError:
+            continue
+        # Where a change is harmless, nothing that matters was changed.
+        assert torch.equal(loaded.logits, cache.logits), place
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
 def test_cache_of_something_else_is_refused(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"holds \['weight'\]"):

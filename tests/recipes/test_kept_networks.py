@@ -39,6 +39,11 @@ def _flip(place):
     (place / WEIGHTS).write_bytes(bytes(content))
 
 
+def _other_values(place):
+    record = (place / RECORD).read_text()
+    (place / RECORD).write_text(record.replace('"seconds": 1.0', '"seconds": 1.5'))
+
+
 def _other_identity(place):
     record = json.loads((place / RECORD).read_text())
     (place / RECORD).write_text(json.dumps({**record, "identity": {"seed": 7}}))
@@ -49,6 +54,7 @@ def _other_identity(place):
     [
         _truncate,
         _flip,
+        _other_values,
         _other_identity,
         lambda place: (place / RECORD).write_text("{"),
         lambda place: (place / WEIGHTS).unlink(),
