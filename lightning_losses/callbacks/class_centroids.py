@@ -1,4 +1,4 @@
-"""Refreshes the class centroids of `MCMI` from what the network predicts in training, and logs the information."""
+"""Keeps the class centroids of `MCMI`, from what the network predicts, and logs the information."""
 
 from typing import Any
 
@@ -6,41 +6,63 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_losses.callbacks.access import step_logits, sum_over_processes
 from lightning_losses.losses.distillation.mcmi import MCMI, class_centroids, class_sums, mcmi_loss
-from lightning_losses.tensors import check_choice
+from lightning_losses.tensors import check_choice, check_number
 
 
 class ClassCentroids(Callback):
-    """Sets the centroids of every `MCMI` of a module to each class's mean prediction over an epoch.
+    """Sets the centroids of every `MCMI` of a module to each class's mean prediction.
 
-    Logs ``train/cmi``, the conditional mutual information of each batch by the centroids of the moment.
+    The first ones are from one pass over the training set before training, with the network in evaluation mode: give it
+    a trained network, since the information is that of a teacher that is trained on. Then "once" leaves them, as the
+    authors' code does; "epoch" sets them, after every epoch, to the mean predictions of its steps; "ema" moves them
+    towards each batch's. Of the mean over all processes in any case; a class without samples keeps its centroid.
+
+    Logs ``train/cmi``, the conditional mutual information of each batch by the centroids of the moment. A module
+    without an `MCMI` is left alone: a run's callbacks also see its teacher train.
 
     Args:
-        refresh: "epoch" after every training epoch; "once" after the first.
+        refresh: "once", "epoch" or "ema".
+        decay: of the moving average of "ema", in [0, 1].
 
     Raises:
-        ValueError: an unknown refresh; when training begins, a module without an `MCMI`.
+        ValueError: options out of range; when training begins, data without a data set of known length.
 
     Example:
         >>> ClassCentroids(refresh="once").refresh
         'once'
     """
 
-    def __init__(self, refresh: str = "epoch") -> None:
-        check_choice("ClassCentroids", "refresh", refresh, ("epoch", "once"))
+    def __init__(self, refresh: str = "epoch", decay: float = 0.9999) -> None:
+        check_choice("ClassCentroids", "refresh", refresh, ("epoch", "once", "ema"))
+        check_number("ClassCentroids", "decay", decay, least=0, most=1)
         self.refresh = refresh
+        self.decay = decay
+        self._begun = False
         self._sums: Tensor | None = None
         self._counts: Tensor | None = None
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check that there is something to refresh."""
-        if not self._losses(pl_module):
-            raise ValueError(
-                f"ClassCentroids: {type(pl_module).__name__} has no MCMI loss; use objective=mcmi, or leave this "
-                "callback out."
-            )
+    @torch.no_grad()
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Pass over the training set and set the first centroids, unless a checkpoint brought some."""
+        losses = self._losses(pl_module)
+        if not losses or self._begun:
+            return
+        self._begun = True
+        sums, counts = torch.zeros_like(losses[0].centroids), torch.zeros_like(losses[0].centroids[0])
+        modes = {part: part.training for part in pl_module.modules()}
+        pl_module.eval()
+        for batch in self._share(trainer):
+            batch = trainer.strategy.batch_to_device(batch)
+            kept = batch["target"] >= 0
+            more, seen = class_sums(pl_module(batch["inputs"]).float()[kept], batch["target"][kept])
+            sums, counts = sums + more, counts + seen
+        for part, training in modes.items():
+            part.training = training
+        self._set(trainer, losses, sums, counts)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin new sums."""
@@ -51,20 +73,51 @@ class ClassCentroids(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add this step's predictions."""
+        if not (losses := self._losses(pl_module)):
+            return
         logits, target = step_logits("ClassCentroids", outputs)
+        information = -mcmi_loss(logits, target, losses[0].centroids)
+        pl_module.log("train/cmi", information, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(target))
         sums, counts = class_sums(logits.float(), target)
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._counts = counts if self._counts is None else self._counts + counts
-        information = -mcmi_loss(logits, target, self._losses(pl_module)[0].centroids)
-        pl_module.log("train/cmi", information, on_step=False, on_epoch=True, batch_size=len(target))
+        if self.refresh == "epoch":
+            self._sums = sums if self._sums is None else self._sums + sums
+            self._counts = counts if self._counts is None else self._counts + counts
+        elif self.refresh == "ema":
+            self._set(trainer, losses, sums, counts, 1 - self.decay)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Set the centroids."""
-        if self._sums is None or self._counts is None or (self.refresh == "once" and trainer.current_epoch > 0):
-            return
-        sums, counts = sum_over_processes(trainer, self._sums), sum_over_processes(trainer, self._counts)
-        for loss in self._losses(pl_module):
-            loss.centroids.copy_(class_centroids(sums, counts, loss.centroids))
+        if self._sums is not None and self._counts is not None:
+            self._set(trainer, self._losses(pl_module), self._sums, self._counts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether the first centroids are set; they are the loss's own."""
+        return {"begun": self._begun}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore it."""
+        self._begun = state_dict["begun"]
+
+    def _set(self, trainer: L.Trainer, losses: list[MCMI], sums: Tensor, counts: Tensor, share: float = 1.0) -> None:
+        sums, counts = sum_over_processes(trainer, sums), sum_over_processes(trainer, counts)
+        for loss in losses:
+            means = class_centroids(sums, counts, loss.centroids).to(loss.centroids)
+            loss.centroids.lerp_(means, share)
 
     def _losses(self, module: L.LightningModule) -> list[MCMI]:
         return [loss for loss in module.modules() if isinstance(loss, MCMI)]
+
+    def _share(self, trainer: L.Trainer) -> DataLoader[Any]:
+        loader: Any = trainer.train_dataloader
+        dataset = getattr(loader, "dataset", None)
+        if dataset is None or isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+            raise ValueError(
+                f"ClassCentroids: the training data come from a {type(loader).__name__} without a data set of known "
+                "length; give a DataLoader."
+            )
+        return DataLoader(
+            dataset,
+            batch_size=loader.batch_size,
+            sampler=range(trainer.global_rank, len(dataset), trainer.world_size),
+            collate_fn=loader.collate_fn,
+        )

@@ -77,9 +77,15 @@ class WeightAligning(L.Callback):
         """Check that the head is there."""
         self._linear(pl_module)
 
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Align the head's weight after the last epoch, before its checkpoint is written."""
+        ended = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+        if ended or trainer.should_stop:
+            self.on_train_end(trainer, pl_module)
+
     @torch.no_grad()
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Align the head's weight."""
+        """Align the head's weight, however training ended; a weight that is aligned stays as it is."""
         linear = self._linear(pl_module)
         linear.weight.copy_(align_weight(linear.weight, self.new_classes).weight)
 

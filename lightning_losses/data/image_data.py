@@ -77,6 +77,7 @@ class ImageData(L.LightningDataModule):
             they are.
         views: how many views each training image has, one an epoch; from then on they repeat, so that a teacher that
             was evaluated on all of them once has seen what a student sees (`SeededViews`).
+        pairs: let training batches hold each image's next view too, as `other_inputs`; with augmentation.
 
     Attributes:
         train, val, test: the three splits, once `setup` has run.
@@ -108,6 +109,7 @@ class ImageData(L.LightningDataModule):
         train_rows: int | None = None,
         augmentation: Augmentation | None = None,
         views: int = 1,
+        pairs: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -124,6 +126,7 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"{self.name}: views={views} came without augmentation; give one, or one view.")
         self.augmentation = augmentation
         self.views = views
+        self.pairs = pairs
         self.train_rows = train_rows
         self.batch_size = batch_size
         self.val_fraction = val_fraction
@@ -159,7 +162,7 @@ class ImageData(L.LightningDataModule):
         if kept is not None:
             self.train = ImageDataset(self.train.inputs[kept], self.train.target[kept])
         if self.augmentation is not None:
-            self.views_of_train = SeededViews(self.train, self.augmentation, self.views, self.split_seed)
+            self.views_of_train = SeededViews(self.train, self.augmentation, self.views, self.split_seed, self.pairs)
 
     def _kept(self, target: NDArray[np.int64]) -> Int[Tensor, " rows"] | None:
         if self.train_rows is None:

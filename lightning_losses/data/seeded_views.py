@@ -59,6 +59,7 @@ class SeededViews(Dataset[Batch]):
         augmentation: makes a view of one sample's `inputs`, with all its random numbers from the generator it is given.
         views: how many views of a sample there are, at least 1; from then on they repeat.
         seed: of all views.
+        pairs: let batches hold, as `other_inputs`, each sample's next view too.
 
     Example:
         >>> from lightning_losses.data import ImageDataset
@@ -69,13 +70,21 @@ class SeededViews(Dataset[Batch]):
         (6, [1, 1], [4, 1])
     """
 
-    def __init__(self, dataset: Dataset[Batch], augmentation: Augmentation, views: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: Dataset[Batch],
+        augmentation: Augmentation,
+        views: int = 1,
+        seed: int = 0,
+        pairs: bool = False,
+    ) -> None:
         check_count("SeededViews", "views", views)
         check_number("SeededViews", "seed", seed, least=0)
         self.dataset: Any = dataset
         self.augmentation = augmentation
         self.views = views
         self.seed = seed
+        self.pairs = pairs
 
     def __len__(self) -> int:
         return self.views * len(self.dataset)
@@ -86,12 +95,17 @@ class SeededViews(Dataset[Batch]):
     def __getitems__(self, numbers: list[int]) -> Batch:
         """The batch of these views."""
         batch = self.dataset.__getitems__([number % len(self.dataset) for number in numbers])
+        found = {**batch, "inputs": self._seen(batch["inputs"], numbers)}
+        if self.pairs:
+            following = [(number + len(self.dataset)) % len(self) for number in numbers]
+            found["other_inputs"] = self._seen(batch["inputs"], following)
+        return {**found, "view_index": torch.as_tensor(numbers, dtype=torch.int64)}
+
+    def _seen(self, images: Tensor, numbers: list[int]) -> Tensor:
         seen = [
-            self.augmentation(image, self._generator(number))
-            for image, number in zip(batch["inputs"], numbers, strict=True)
+            self.augmentation(image, self._generator(number)) for image, number in zip(images, numbers, strict=True)
         ]
-        inputs = torch.stack(seen) if seen else batch["inputs"]
-        return {**batch, "inputs": inputs, "view_index": torch.as_tensor(numbers, dtype=torch.int64)}
+        return torch.stack(seen) if seen else images
 
     def _generator(self, number: int) -> torch.Generator:
         # Numbers that follow each other make unlike streams only through a hash of them.

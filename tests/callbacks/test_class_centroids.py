@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses import MCMI, CrossEntropy, Objective
+from lightning_losses import MCMI, CrossEntropy, Objective, Term
 from lightning_losses.callbacks.class_centroids import ClassCentroids
 from lightning_losses.modules import Classifier
 
@@ -41,22 +41,48 @@ def test_centroids_are_the_mean_predictions_of_the_epoch():
     assert trainer.callback_metrics["train/cmi"].item() >= 0
 
 
-def test_once_leaves_them_after_the_first_epoch():
+def test_once_takes_them_from_the_network_as_it_comes():
     found = {}
+    torch.manual_seed(0)
+    before = nn.Linear(4, 3)(INPUTS).softmax(dim=-1).detach()
     for refresh, epochs in (("once", 1), ("once", 3), ("epoch", 3)):
         torch.manual_seed(0)
         losses = {"ce": CrossEntropy(), "mcmi": MCMI(num_classes=3)}
         fit(refresh, epochs, losses, lr=0.5)
         found[refresh, epochs] = losses["mcmi"].centroids
+    expected = torch.stack([before[TARGET == 0].mean(0), before[TARGET == 1].mean(0), torch.full((3,), 1 / 3)])
+    torch.testing.assert_close(found["once", 1], expected)
     assert torch.equal(found["once", 1], found["once", 3])
     assert not torch.equal(found["once", 3], found["epoch", 3])
 
 
-def test_a_module_without_the_loss_is_refused():
-    with pytest.raises(ValueError, match="^ClassCentroids: Classifier has no MCMI loss"):
-        fit("epoch", 1, {"ce": CrossEntropy()})
+def test_ema_moves_them_towards_every_batch():
+    losses = {"ce": CrossEntropy(), "mcmi": MCMI(num_classes=3)}
+    module, _ = fit("ema", 1, losses)
+    predicted = module.network(INPUTS).softmax(dim=-1).detach()
+    expected = torch.stack([predicted[TARGET == 0].mean(0), predicted[TARGET == 1].mean(0), torch.full((3,), 1 / 3)])
+    for rows in (slice(0, 5), slice(5, 8)):
+        for number in (0, 1):
+            mean = predicted[rows][TARGET[rows] == number].mean(0)
+            expected[number] = 0.9999 * expected[number] + 0.0001 * mean
+    torch.testing.assert_close(losses["mcmi"].centroids, expected)
+
+
+def test_a_module_without_the_loss_is_left_alone():
+    fit("epoch", 1, {"ce": CrossEntropy()})
+
+
+def test_a_teacher_that_is_trained_on_tells_more_of_its_samples():
+    # A larger weight raises the information.
+    information = {}
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        losses = {"ce": CrossEntropy(), "mcmi": Term(MCMI(num_classes=3), weight)}
+        _, trainer = fit("once", 20, losses, lr=0.3)
+        information[weight] = trainer.callback_metrics["train/cmi"].item()
+    assert information[1.0] > information[0.0] + 0.05
 
 
 def test_an_unknown_refresh_is_refused():
-    with pytest.raises(ValueError, match="^ClassCentroids: refresh='ema'"):
-        ClassCentroids("ema")
+    with pytest.raises(ValueError, match="^ClassCentroids: refresh='never'"):
+        ClassCentroids("never")

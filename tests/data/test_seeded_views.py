@@ -99,6 +99,13 @@ def test_a_cache_of_the_views_trains_the_student_of_the_live_teacher(tmp_path, t
         assert (fitted(first_view_alone, tmp_path) - live).abs().max() > 1e-4
 
 
+def test_pairs_are_a_sample_s_next_view():
+    data = views(pairs=True)
+    batch = data.__getitems__([4, 22])
+    assert torch.equal(batch["other_inputs"], data.__getitems__([13, 4])["inputs"])
+    assert "other_inputs" not in views().__getitems__([4])
+
+
 def test_bad_options_are_refused():
     with pytest.raises(ValueError, match="^SeededViews: views=0"):
         views(views=0)

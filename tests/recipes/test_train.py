@@ -27,6 +27,7 @@ from tests.recipes.conftest import SHORT, composed
             ["experiment=dual_head", "modules.student.align_gradients=true"],
             {"teacher (ce)", "baseline (ce)", "student (ce + auxiliary)"},
         ),
+        (["experiment=ferkd", "modules.student.low=0.0"], {"teacher (ce)", "baseline (ce)", "student (ce)"}),
         (["experiment=ema_teacher"], {"baseline (ce)", "student (ce + kd)"}),
         (["experiment=self_distill"], {"baseline (ce)", "student (pskd)"}),
         (["experiment=self_distill", "objective=uskd"], {"baseline (ce)", "student (ce + uskd)"}),
@@ -193,3 +194,21 @@ def test_a_given_teacher_is_taken_and_not_trained(run, tmp_path):
 def test_a_given_teacher_that_does_not_fit_stops_the_run_before_anything_is_trained():
     with pytest.raises(ValueError, match="there is no file nowhere.ckpt"):
         rehearse(composed(*SHORT, "teacher_weights=nowhere.ckpt"))
+
+
+def test_a_teacher_is_trained_on_and_distilled_from(run, tmp_path):
+    tuned = run("experiment=fine_tune_teacher", folder=tmp_path / "tuned")
+    assert [e.trained.label for e in tuned.evaluations] == ["teacher (ce)", "student (ce + mcmi)"]
+    history = tuned.evaluations[-1].trained.history
+    assert all(value >= 0 for value in history["train/cmi"]) and len(history["train/cmi"]) == 2
+    # It goes on from the teacher's weights: another beginning would be 2.3.
+    assert history["train/loss/ce"][0] < tuned.evaluations[0].trained.history["train/loss/ce"][0]
+    weights = tmp_path / "tuned" / "checkpoints" / "student" / "last.ckpt"
+    report = run(f"teacher_weights={weights}", "modules.baseline=null", "objective=kd", folder=tmp_path / "distilled")
+    assert torch.equal(report.evaluations[0].logits, tuned.evaluations[-1].logits)
+
+
+def test_new_classes_weights_are_aligned_at_the_end(run):
+    report = run("callbacks=weight_aligning", "modules.teacher=null", "modules.baseline=null", "objective=ce")
+    lengths = report.evaluations[-1].trained.network.head.weight.norm(dim=1)
+    torch.testing.assert_close(lengths[5:].mean(), lengths[:5].mean())

@@ -1,0 +1,40 @@
+"""A ready LightningModule that trains a trained network on."""
+
+from typing import Any
+
+from torch import nn
+
+from lightning_losses.modules.classifier import Classifier
+
+
+class FineTuner(Classifier):
+    """Trains a copy of a trained network on, with any objective that needs no teacher, such as `MCMI`'s.
+
+    Args:
+        teacher: the trained network, whose weights `network` takes on; None leaves it as it is.
+        **classifier: as `Classifier` takes them; `network` has the teacher's layers.
+
+    Raises:
+        ValueError: a network of other layers than the teacher's.
+
+    Example:
+        >>> import torch
+        >>> from lightning_losses import CrossEntropy, Objective
+        >>> teacher = nn.Linear(4, 3)
+        >>> module = FineTuner(teacher, network=nn.Linear(4, 3), objective=Objective({"ce": CrossEntropy()}),
+        ...                    num_classes=3)
+        >>> bool(torch.equal(module.network.weight, teacher.weight))
+        True
+    """
+
+    def __init__(self, teacher: nn.Module | None = None, **classifier: Any) -> None:
+        super().__init__(**classifier)
+        if teacher is None:
+            return
+        try:
+            self.network.load_state_dict(teacher.state_dict())
+        except RuntimeError:
+            raise ValueError(
+                f"FineTuner: the weights of a {type(teacher).__name__} don't fit the {type(self.network).__name__} "
+                "that is to go on from them; give both the same layers."
+            ) from None
