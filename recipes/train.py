@@ -22,6 +22,8 @@ from lightning_losses.recipe.comparison import rehearse as rehearse_comparison
 from lightning_losses.recipe.embeddings import distill_embeddings
 from lightning_losses.recipe.embeddings import rehearse as rehearse_embeddings
 from lightning_losses.recipe.evaluation import evaluate
+from lightning_losses.recipe.generations import rehearse as rehearse_generations
+from lightning_losses.recipe.generations import train_generations
 from lightning_losses.recipe.grok import grok
 from lightning_losses.recipe.grok import rehearse as rehearse_runs
 from lightning_losses.recipe.kept_networks import KeptNetworks
@@ -30,6 +32,7 @@ from lightning_losses.recipe.language_models import train_language_models
 from lightning_losses.recipe.launch import command, launch
 from lightning_losses.recipe.loggers import log_checkpoints, log_report, log_scores, logging_run, plain_settings
 from lightning_losses.recipe.processes import first_process
+from lightning_losses.recipe.teacher_cache import cached_teacher
 from lightning_losses.recipe.training import Trained, Training, Weights
 from lightning_losses.report import Report
 
@@ -40,6 +43,8 @@ class Settings:
     seed: int
     teacher_seed: int
     teacher_weights: str | None
+    teacher_cache: str | int | None
+    teacher_cache_temperature: float
     weights: Weights
     threads: int | None
     debug: bool
@@ -84,6 +89,9 @@ def rehearse(config: DictConfig) -> None:
     if "embeddings" in config:
         rehearse_embeddings(config)
         return
+    if "generations" in config:
+        rehearse_generations(config)
+        return
     for training in trainings(config).values():
         training.rehearse()
 
@@ -103,6 +111,9 @@ def train(config: DictConfig, folder: Path) -> Any:
         return train_language_models(config, folder)
     if "embeddings" in config:
         return distill_embeddings(config, folder)
+    if "generations" in config:
+        # Networks that teach each other in a row have a report of their own.
+        return train_generations(config, folder)
     console = Console(soft_wrap=True, highlight=False)
     kept = KeptNetworks(config.cache or cache_folder() / "networks")
     checkpoints, resume = folder / "checkpoints", config.resume is not None
@@ -114,6 +125,9 @@ def train(config: DictConfig, folder: Path) -> Any:
         if trained[-1].kept:
             console.print(f"{training.label}: trained before, kept in {kept.place(training.identity)}")
     teacher = next((network.network for network in trained if network.name == "teacher"), None)
+    if teacher is not None and config.teacher_cache is not None:
+        place, temperature = kept.folder / "logits", config.teacher_cache_temperature
+        teacher = cached_teacher(teacher, student, place, kept=config.teacher_cache, temperature=temperature)
     metrics = folder / "metrics.jsonl"
     with logging_run(config, folder) as logger:
         trained.append(student.run(checkpoints, resume=resume, logger=logger, teacher=teacher, metrics_file=metrics))
