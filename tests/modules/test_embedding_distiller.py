@@ -8,12 +8,13 @@ from lightning_losses.networks.hashed_text_encoder import HashedTextEncoder, has
 from lightning_losses.objective import Objective, Term
 from lightning_losses.teacher import CachedLogits
 
-TEXTS = ["open a file", "close the file", "sort a list", "parse a date"]
+QUERIES = ["open a file", "close the file", "sort a list", "parse a date"]
+DOCUMENTS = ["reads its bytes", "no further reads", "smallest ones first", "years, months and days"]
 
 
 def batch():
-    features = hashed_features(TEXTS, buckets=50, length=30)
-    return {"query": features, "document": features.flip(0), "index": torch.tensor([2, 0, 3, 1])}
+    query, document = (hashed_features(texts, buckets=50, length=30) for texts in (QUERIES, DOCUMENTS))
+    return {"query": query, "document": document, "index": torch.tensor([2, 0, 3, 1])}
 
 
 def teacher():
