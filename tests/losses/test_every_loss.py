@@ -204,7 +204,11 @@ def test_batch_of_one_is_finite(loss):
     assert finite(*with_gradients(build(loss), tensors(loss, batch=1)))
 
 
-@those("logits")
+@pytest.mark.parametrize(
+    "loss",
+    [loss for loss in EVERY if {"logits", "teacher_logits"} & set(loss.inputs())],
+    ids=lambda loss: loss.identifier(),
+)
 def test_two_classes_are_finite(loss):
     assert finite(*with_gradients(build(loss, classes=2), tensors(loss, classes=2)))
 
@@ -268,7 +272,7 @@ def test_masked_classes_are_finite(loss, masked):
     assert finite(*with_gradients(build(loss), values))
 
 
-@those("logits", "teacher_logits")
+@those("teacher_logits")
 @pytest.mark.parametrize("teacher", ["one-hot", "uniform"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_extreme_teachers_are_finite(loss, teacher, dtype):
