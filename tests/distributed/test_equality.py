@@ -38,6 +38,16 @@ FURTHER = {
         {"feature_maps": lambda: torch.randn(ROWS, 5), "teacher_feature_maps": lambda: torch.randn(ROWS, 3)},
     ),
 }
+
+
+def wider_nd_loss():
+    loss = LOSSES["nd_loss"](num_classes=5, dropout=0.0)
+    loss.set_class_means(torch.randn(5, 4))
+    return loss
+
+
+# With shapes that aren't known before the example.
+MADE = {"nd_loss_wider": wider_nd_loss, "fitnet_hint_vectors": lambda: LOSSES["fitnet_hint"]()}
 CASES = sorted([*LOSSES, *FURTHER])
 # What four processes are tried with: every loss that couples the batch, and means of which one process has no part.
 FEW = sorted([*(name for name, loss in LOSSES.items() if loss.batch_coupled), *FURTHER, "cross_entropy", "kd"])
@@ -100,7 +110,8 @@ class EveryLoss(ObjectiveMixin, L.LightningModule):
         self.network = Outputs(names)
         for name in names:
             options = {"dropout": 0.0} if takes(loss_of(name), "dropout") else {}
-            objective = Objective({name: build(loss_of(name), **options).float()})
+            loss = MADE[name]() if name in MADE else build(loss_of(name), **options)
+            objective = Objective({name: loss.float()})
             objective.materialize(**example(name))
             self.add_module(f"objective_{name}", objective)
 
