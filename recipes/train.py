@@ -17,8 +17,6 @@ from rich.console import Console
 
 from lightning_losses.callbacks.metrics_file import append_metrics, last_metric
 from lightning_losses.data.cache import cache_folder
-from lightning_losses.recipe.comparison import compare
-from lightning_losses.recipe.comparison import rehearse as rehearse_comparison
 from lightning_losses.recipe.embeddings import distill_embeddings
 from lightning_losses.recipe.embeddings import rehearse as rehearse_embeddings
 from lightning_losses.recipe.evaluation import evaluate
@@ -33,7 +31,8 @@ from lightning_losses.recipe.launch import command, launch
 from lightning_losses.recipe.loggers import log_checkpoints, log_report, log_scores, logging_run, plain_settings
 from lightning_losses.recipe.processes import first_process
 from lightning_losses.recipe.teacher_cache import cached_teacher
-from lightning_losses.recipe.training import Trained, Training, Weights
+from lightning_losses.recipe.training import Trained, Weights
+from lightning_losses.recipe.trainings import trainings
 from lightning_losses.report import Report
 
 
@@ -55,31 +54,8 @@ class Settings:
     allowed_targets: list[str]
 
 
-def trainings(config: DictConfig) -> dict[str, Training]:
-    """The networks that the experiment trains, in order: the student last, after what it is compared with."""
-    found: dict[str, Training] = {}
-    for name in ("teacher", "baseline", "student"):
-        if config.modules[name] is not None:
-            found[name] = Training(
-                name=name,
-                module=config.modules[name],
-                data=config.data,
-                trainer=config.trainer,
-                scheduler=config.get("scheduler") or None,
-                callbacks=config.get("callbacks") or None,
-                seed=config.teacher_seed if name == "teacher" else config.seed,
-                weights=config.weights,
-                teacher=found.get("teacher") if name == "student" else None,
-                checkpoint=config.teacher_weights if name == "teacher" else None,
-            )
-    return found
-
-
 def rehearse(config: DictConfig) -> None:
     """Take one step with every network, so that what can't work is known before anything was trained."""
-    if "seeds" in config:
-        rehearse_comparison(config)
-        return
     if "runs" in config:
         rehearse_runs(config)
         return
@@ -101,9 +77,6 @@ def train(config: DictConfig, folder: Path) -> Any:
     started = time.perf_counter()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if "seeds" in config:
-        # Several objectives with several seeds have a table of their own.
-        return compare(config, folder)
     if "runs" in config:
         # Several variants of one network, watched while they grok, have a report of their own.
         return grok(config, folder)

@@ -1,5 +1,7 @@
 """Leaves a checkpoint at the start and after every epoch, from which a run continues exactly."""
 
+import math
+import time
 from pathlib import Path
 
 import lightning as L
@@ -17,12 +19,17 @@ class LastCheckpoint(Checkpoint):
         folder: where the checkpoints go.
         monitor: the logged metric, larger is better, that decides which epoch is best (of equals, the first); None
             writes no ``best.ckpt``.
+        seconds: the least time between two times of writing ``last.ckpt``, where epochs are shorter than their
+            checkpoint is worth; the end is always written.
     """
 
-    def __init__(self, folder: str | Path, monitor: str | None = None) -> None:
+    def __init__(self, folder: str | Path, monitor: str | None = None, seconds: float = 0.0) -> None:
         self.folder = Path(folder)
         self.monitor = monitor
+        self.seconds = seconds
         self.best: float | None = None
+        self._written = -math.inf
+        self._due = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the start, so that also an interruption of the first epoch leaves a checkpoint."""
@@ -36,7 +43,15 @@ class LastCheckpoint(Checkpoint):
             if self.best is None or value > self.best:
                 self.best = value
                 trainer.save_checkpoint(self.folder / "best.ckpt")
-        trainer.save_checkpoint(self.folder / "last.ckpt")
+        self._due = time.monotonic() - self._written < self.seconds
+        if not self._due:
+            trainer.save_checkpoint(self.folder / "last.ckpt")
+            self._written = time.monotonic()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the last epoch, if its time had not come."""
+        if self._due:
+            trainer.save_checkpoint(self.folder / "last.ckpt")
 
     def state_dict(self) -> dict[str, float | None]:
         """The best value so far."""

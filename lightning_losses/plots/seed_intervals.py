@@ -11,53 +11,81 @@ Interval = tuple[float, float]
 _MARKERS = ("o", "D", "s", "^")
 
 
-def seed_intervals(panels: Mapping[str, Mapping[str, Sequence[Interval]]], *, stages: Sequence[str]) -> Figure:
-    """Draw a panel a metric, a line a run, a mark a stage: the mean, and its interval as a bar.
+def seed_intervals(
+    panels: Mapping[str, Mapping[str, Sequence[Interval]]],
+    *,
+    stages: Sequence[str],
+    reference: str | None = None,
+    label: str | None = None,
+) -> Figure:
+    """Draw a panel a metric or a setting, a line a run, a mark a stage: the mean, and its interval as a bar.
+
+    An axis begins at 0, unless everything on it lies in its upper half.
 
     Args:
-        panels: by the axis' label, by the run's label, the mean and the half width of every stage; a half width of NaN
-            draws no bar.
+        panels: by the axis' label, by the run's label, the mean and the half width of every stage, or of its first
+            ones; a half width of NaN draws no bar, a mean of NaN nothing.
         stages: what they are called, up to four.
+        reference: the run whose means go on as dashed lines, for the others to be seen against.
+        label: what all axes measure, where the panels' names do not say it; they then stand above the panels.
 
     Returns:
         A figure outside pyplot's registry.
 
     Raises:
-        ValueError: no panels, or a run whose stages are not as many.
+        ValueError: no panels, more stages than marks, or a run with more than there are stages.
 
     Example:
         >>> figure = seed_intervals({"ECE": {"ce": [(0.05, 0.01), (0.02, 0.01)]}}, stages=["before", "after"])
         >>> figure.axes[0].get_xlabel()
         'ECE'
     """
-    if not panels or not 1 <= len(stages) <= len(_MARKERS):
+    lines_of_all = [lines for panel in panels.values() for lines in panel.values()]
+    if not panels or not 1 <= len(stages) <= len(_MARKERS) or any(len(lines) > len(stages) for lines in lines_of_all):
         raise ValueError(
             f"seed_intervals: {len(panels)} panels and {len(stages)} stages came; give some, and up to "
-            f"{len(_MARKERS)} stages."
+            f"{len(_MARKERS)} stages, of which each run has all or the first ones."
         )
     runs = list(next(iter(panels.values())))
     with paper_style():
-        height = 0.22 * len(runs) + 1.0
-        figure, axes = new_figure(columns=len(panels), width=2.6, height=height, share_y=True)
-        for axis, (label, lines) in zip(axes, panels.items(), strict=True):
+        # Of many lines less space each: a page has an end.
+        height = (0.22 if len(runs) <= 25 else 0.165) * len(runs) + 1.0
+        width = 2.6 if len(panels) <= 3 else 1.75
+        figure, axes = new_figure(columns=len(panels), width=width, height=height, share_y=True)
+        for axis, (name, lines) in zip(axes, panels.items(), strict=True):
+            ends = []
             for order, stage in enumerate(stages):
-                chosen = [lines[run][order] for run in runs]
+                drawn = {row: lines[run][order] for row, run in enumerate(runs) if order < len(lines[run])}
+                drawn = {row: interval for row, interval in drawn.items() if not math.isnan(interval[0])}
+                halves = [0.0 if math.isnan(half) else half for _, half in drawn.values()]
+                ends += [mean + sign * half for (mean, _), half in zip(drawn.values(), halves, strict=True)
+                         for sign in (-1, 1)]  # fmt: skip
                 # Beside each other, not upon each other.
-                rows = [row + 0.3 * (order - (len(stages) - 1) / 2) for row in range(len(runs))]
+                beside = 0.3 * (order - (max(map(len, lines.values())) - 1) / 2)
                 axis.errorbar(
-                    [mean for mean, _ in chosen],
-                    rows,
-                    xerr=[0.0 if math.isnan(half) else half for _, half in chosen],
+                    [mean for mean, _ in drawn.values()],
+                    [row + beside for row in drawn],
+                    xerr=halves,
                     fmt=_MARKERS[order],
                     color=COLORS[order],
                     markersize=3.5,
                     elinewidth=0.9,
                     label=stage,
                 )
-            axis.set_xlabel(label)
+                if reference is not None and order < len(lines[reference]) and runs.index(reference) in drawn:
+                    mean = lines[reference][order][0]
+                    axis.axvline(mean, color=COLORS[order], linestyle=(0, (4, 3)), linewidth=0.7, alpha=0.7, zorder=0)
+            if label is None:
+                axis.set_xlabel(name)
+            else:
+                axis.set_title(name)
+                axis.set_xlabel(label)
             axis.set_yticks(range(len(runs)), runs)
-            axis.set_xlim(left=min(0.0, *axis.get_xlim()))
+            if ends and min(ends) < max(ends) / 2:
+                axis.set_xlim(left=min(0.0, *axis.get_xlim()))
         # The first run on top; the axes share it.
         axes[0].set_ylim(len(runs) - 0.4, -0.6)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(stages))
+        handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda found: len(found[0]))
+        if len(stages) > 1:
+            figure.legend(handles, labels, loc="outside upper left", ncols=len(stages))
     return figure

@@ -1,114 +1,252 @@
-"""Trains several objectives with several seeds, and measures each before and after temperature scaling."""
+"""Trains every run of a comparison that has no result yet, and writes the report of all."""
 
-import copy
+import math
+import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
 
+from lightning_losses.data import ImageData
 from lightning_losses.data.cache import cache_folder
 from lightning_losses.metrics import calibration_summary
-from lightning_losses.recipe.comparison_report import METRICS, Comparison, Scores
-from lightning_losses.recipe.evaluation import evaluate
+from lightning_losses.recipe.claims import Claim
+from lightning_losses.recipe.comparison_plan import Plan, Planned, plan, takes
+from lightning_losses.recipe.comparison_report import METRICS, SCORES, Comparison
+from lightning_losses.recipe.evaluation import evaluate, predict_logits
 from lightning_losses.recipe.kept_networks import KeptNetworks
+from lightning_losses.recipe.kept_results import KeptResults
 from lightning_losses.recipe.launch import command
-from lightning_losses.recipe.loggers import plain_settings
+from lightning_losses.recipe.loggers import log_folder, plain_settings
+from lightning_losses.recipe.sources import essential, source_digest
+from lightning_losses.recipe.step_memory import step_memory
 from lightning_losses.recipe.training import Training
+from lightning_losses.recipe.trainings import trainings
+from lightning_losses.teacher import CachedLogits
+
+# The code that makes numbers of a trained network.
+_MEASURES = (
+    "lightning_losses.calibration.TemperatureScaling",
+    "lightning_losses.metrics.calibration_summary",
+    "lightning_losses.recipe.step_memory",
+)
+# Runs are short, and begun ones begin anew.
+_BETWEEN_CHECKPOINTS = 60.0
+_FEATURES = ("teacher_features", "teacher_feature_maps")
 
 
-def compare(config: DictConfig, folder: Path) -> Comparison:
-    """Train every run of ``config.runs`` with ``config.seeds`` seeds, and write the report into the run's folder.
+def compare(config: DictConfig, folder: Path, shared: Sequence[str] = ()) -> Comparison:
+    """Train what has no result yet, a run after the other in this process, and write the report into the run's folder.
 
-    A run is the experiment with some values set: ``runs.<name>.set`` maps dotted keys to what stands there instead. A
-    network that was trained before is read from where it is kept.
+    The result of a run is kept as soon as it is finished, under its whole configuration, its data, its teacher and the
+    code that these lead to: an interrupted comparison started again goes on, an edit of one loss repeats the runs of
+    that loss alone. A run that breaks is told, and the others go on.
+
+    Args:
+        config: of ``conf/compare.yaml``.
+        folder: the run's.
+        shared: the overrides of the command line.
 
     Raises:
-        ValueError: no runs, or fewer than one seed.
+        ConfigError: as `plan` raises it; a claim on what there isn't.
     """
     started = time.perf_counter()
-    kept = KeptNetworks(config.cache or cache_folder() / "networks")
-    before: dict[str, list[Scores]] = {str(name): [] for name in config.runs}
-    after: dict[str, list[Scores]] = {name: [] for name in before}
-    temperatures: dict[str, list[float]] = {name: [] for name in before}
-    trainings = list(_trainings(config))
-    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console() if Console().is_terminal else Console(width=120)
-    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
-        task = progress.add_task("", total=len(trainings))
-        for name, seed, training in trainings:
-            progress.update(task, description=f"{config.runs[name].label}, seed {seed}")
-            trained = training.run_once(kept, folder / "checkpoints", resume=config.resume is not None)
-            with warnings.catch_warnings():
-                # The report states every temperature.
-                warnings.filterwarnings("ignore", message="TemperatureScaling: the best temperature lies outside")
-                found = evaluate(trained, training.datamodule)
-            before[name].append(_scores(found.logits, found.target))
-            after[name].append(_scores(found.calibrated_logits, found.target))
-            temperatures[name].append(found.temperature)
-            # The data are read again for the next network: one copy in memory is enough.
-            training.__dict__.pop("datamodule")
-            progress.advance(task)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    planned = plan(config, shared)
+    claims = [Claim.read(node) for node in OmegaConf.to_container(config.claims, resolve=True)]  # type: ignore[union-attr, arg-type]
+    runner = _Runner(config, folder, planned)
+    broken = runner.run_all()
+    missing = dict.fromkeys(METRICS, math.nan)
+    found = {(one.setting, one.run, one.seed): runner.values.get(one, missing) for one in planned.planned}
     comparison = Comparison(
         title=str(config.title),
         command=command(),
-        labels={str(name): str(run.label) for name, run in config.runs.items()},
-        seeds=tuple(range(config.seed, config.seed + config.seeds)),
-        before=before,
-        after=after,
-        temperatures=temperatures,
-        reference={str(name): str(run.get("against") or next(iter(config.runs))) for name, run in config.runs.items()},
-        caveat=str(config.get("caveat") or ""),
-        settings=plain_settings(config),
+        settings=planned.settings,
+        runs=planned.runs,
+        baseline=planned.baseline,
+        seeds=planned.seeds,
+        values={
+            setting: {
+                run: {metric: [found[setting, run, seed][metric] for seed in planned.seeds] for metric in METRICS}
+                for run in planned.runs
+            }
+            for setting in planned.settings
+        },
+        columns=tuple(map(str, config.columns)),
+        claims=tuple(claims),
+        untested=tuple(map(str, config.untested)),
+        caveat=str(config.caveat).strip(),
+        broken=broken,
+        stale=runner.stale,
+        config=plain_settings(config),
         seconds=time.perf_counter() - started,
     )
     comparison.write(folder / "report")
+    log_folder(config, folder)
     comparison.show()
     Console(soft_wrap=True, highlight=False).print(f"{comparison.seconds:.0f} s. The report is in {folder / 'report'}")
     return comparison
 
 
-def rehearse(config: DictConfig) -> None:
-    """Take one step of every run, so that what can't work is known before anything was trained."""
-    for _, seed, training in _trainings(config):
-        if seed == config.seed:
-            training.rehearse()
+def rehearse(config: DictConfig, shared: Sequence[str] = ()) -> None:
+    """Take one step of every objective in the first setting, and of the first one in every setting.
+
+    Raises:
+        ConfigError: what can't work, before anything was trained.
+    """
+    planned = plan(config, shared)
+    first = next(iter(planned.settings)), next(iter(planned.runs))
+    for one in planned.planned:
+        if one.seed == planned.seeds[0] and (one.setting == first[0] or one.run == first[1]):
+            networks = trainings(one.config)
+            networks["student"].rehearse()
 
 
-def _trainings(config: DictConfig) -> Iterator[tuple[str, int, Training]]:
-    if not isinstance(config.seeds, int) or config.seeds < 1:
-        raise ValueError(f"seeds={config.seeds!r} came; give a whole number of at least 1.")
-    if not config.runs:
-        raise ValueError("runs: there are none; leave at least one.")
-    for name, run in config.runs.items():
-        if run.get("against") is not None and run.against not in config.runs:
-            raise ValueError(
-                f"runs.{name}: against={run.against} came; choose one of {', '.join(map(str, config.runs))}."
-            )
-    # One seed of every run after the other: what an interrupted comparison has is balanced.
-    for seed in range(config.seed, config.seed + config.seeds):
-        for name, run in config.runs.items():
-            settings = copy.deepcopy(config)
-            settings.seed = seed
-            for key, value in (run.get("set") or {}).items():
-                OmegaConf.update(settings, str(key), value, merge=False, force_add=True)
-            training = Training(
-                name=f"{name}-{seed}",
-                module=settings.modules.student,
-                data=settings.data,
-                trainer=settings.trainer,
-                scheduler=settings.get("scheduler") or None,
-                callbacks=settings.get("callbacks") or None,
-                seed=seed,
-                weights=settings.weights,
-            )
-            yield str(name), seed, training
+class _Runner:
+    """Trains the runs that have no result; holds the last one's data and teacher, which the next one shares."""
+
+    def __init__(self, config: DictConfig, folder: Path, planned: Plan) -> None:
+        self.config = config
+        self.planned = planned
+        self.checkpoints = folder / "checkpoints"
+        self.networks = KeptNetworks(config.cache or cache_folder() / "networks")
+        self.results = KeptResults(config.results or cache_folder() / "results")
+        self.values: dict[Planned, dict[str, float]] = {}
+        self.stale = 0
+        self._memory: dict[tuple[str, str], int] = {}
+        self._data: dict[str, ImageData] = {}
+        self._teacher: tuple[str, nn.Module, CachedLogits] | None = None
+
+    def run_all(self) -> list[str]:
+        """Fill in `values`; the sentences of what broke."""
+        # Before the first training: the hashes are to be of the code that this process has loaded, not of what somebody
+        # writes into the files while it runs.
+        for one in self.planned.planned:
+            if one.seed == self.planned.seeds[0]:
+                for training in trainings(one.config).values():
+                    _ = training.source
+        source_digest(_MEASURES)
+        broken: list[str] = []
+        columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        console = Console() if Console().is_terminal else Console(width=120)
+        with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
+            task = progress.add_task("", total=len(self.planned.planned))
+            for one in self.planned.planned:
+                name = f"{one.setting + ': ' if one.setting else ''}{one.run}, seed {one.seed}"
+                progress.update(task, description=name)
+                try:
+                    self.values[one] = self.run(one)
+                except Exception as error:
+                    broken.append(f"{name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+                    console.print(f"broke: {broken[-1]}", highlight=False, markup=False)
+                progress.advance(task)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        return broken
+
+    def run(self, one: Planned) -> dict[str, float]:
+        """The result of a run, kept or made now."""
+        config = one.config
+        networks = trainings(config)
+        for training in networks.values():
+            self._share_data(training)
+        student = networks["student"]
+        asks_teacher = student.teacher is not None and takes(config, ("teacher_logits", *_FEATURES))
+        cached = bool(self.config.cached_logits) and asks_teacher and not takes(config, _FEATURES)
+        identity = student.identity
+        # The code counts apart from the settings, so that results of other versions can be found if they are asked for.
+        sources = [identity["versions"].pop("source"), source_digest(_MEASURES)]
+        if asks_teacher:
+            sources.append(identity["teacher"]["versions"].pop("source"))
+        else:
+            identity["teacher"] = None
+        settings = essential({**identity, "cached_logits": cached})
+        source = "-".join(sources)
+        kept = self.results.load(settings, source, stale=bool(self.config.stale))
+        if kept is not None:
+            self.stale += not kept.current
+            if kept.current and kept.values.get("memory") is not None:
+                self._memory[one.setting, one.run] = int(kept.values["memory"] or 0)
+            numbers = {name: kept.values.get(name) for name in METRICS}
+            return {name: math.nan if value is None else value for name, value in numbers.items()}
+        teacher = None
+        if asks_teacher and student.teacher is not None:
+            teacher = self._teach(student.teacher, student, cached=cached)
+        # The same with every seed.
+        if (one.setting, one.run) not in self._memory:
+            self._memory[one.setting, one.run] = _memory(student, teacher)
+        values = {**self._train(student, teacher), "memory": float(self._memory[one.setting, one.run])}
+        plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self.results.save(settings, source, plain)
+        return values
+
+    def _train(self, student: Training, teacher: nn.Module | None) -> dict[str, float]:
+        clock = _clock()
+        begun = clock()
+        trained = student.run(self.checkpoints, teacher=teacher, checkpoint_seconds=_BETWEEN_CHECKPOINTS)
+        seconds = clock() - begun
+        if not all(torch.isfinite(tensor).all() for tensor in trained.network.state_dict().values()):
+            return {**dict.fromkeys(METRICS, math.nan), "seconds": seconds}
+        with warnings.catch_warnings():
+            # The report can state every temperature.
+            warnings.filterwarnings("ignore", message="TemperatureScaling: the best temperature lies outside")
+            found = evaluate(trained, student.datamodule)
+        values = _scores(found.logits, found.target)
+        calibrated = _scores(found.calibrated_logits, found.target)
+        return {
+            **values,
+            # A temperature keeps the prediction.
+            **{f"calibrated_{name}": value for name, value in calibrated.items() if name != "accuracy"},
+            "temperature": found.temperature,
+            "seconds": seconds,
+            "parameters": float(found.parameters),
+        }
+
+    def _share_data(self, training: Training) -> None:
+        """Give the training data that one before it has read; the last two are held, a student's and its teacher's."""
+        name = f"{OmegaConf.to_yaml(training.data, resolve=True)} seed {training.seed}"
+        if name in self._data:
+            training.__dict__["datamodule"] = self._data[name]
+        else:
+            self._data = {**dict([*self._data.items()][-1:]), name: training.datamodule}
+
+    def _teach(self, training: Training, student: Training, *, cached: bool) -> nn.Module:
+        place = f"{self.networks.place(training.identity)} for {student.datamodule.fingerprint()}"
+        if self._teacher is None or self._teacher[0] != place:
+            network = training.run_once(self.networks, self.checkpoints).network
+            self._teacher = place, network, CachedLogits(predict_logits(network, student.datamodule.train))
+        return self._teacher[2] if cached else self._teacher[1]
 
 
-def _scores(logits: torch.Tensor, target: torch.Tensor) -> Scores:
+def _memory(training: Training, teacher: nn.Module | None) -> int:
+    """The bytes that a step of training holds at its peak beyond weights, data and the optimizer's state."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module = training.build(teacher).to(device)
+    made: Any = module.configure_optimizers()
+    optimizer = made["optimizer"] if isinstance(made, dict) else made
+
+    def step() -> None:
+        loss: Any = training.loss(module)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step_memory(step, device)
+
+
+def _clock() -> Callable[[], float]:
+    # On one thread of a CPU the process's own time, which other programs don't lengthen.
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    return time.process_time if alone else time.perf_counter
+
+
+def _scores(logits: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
     summary = calibration_summary(logits, target, inputs="logits", num_bins=15)
-    return {name: float(summary[name]) for name in METRICS}
+    return {name: float(summary[name]) for name in SCORES}

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_module
 from lightning_losses.recipe.check_config import check_config
 from lightning_losses.recipes.train import Settings, train
 
+ROOT = Path(__file__).parents[2]
 SHORT = [
     "data=digits",
     "trainer.max_epochs=2",

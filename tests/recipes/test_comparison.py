@@ -1,172 +1,373 @@
-"""Comparisons of objectives: a whole small one, what is kept of it, its report and its intervals."""
+"""Comparisons of objectives: a whole small one, what is kept of it, what a plan says, and what a report writes."""
 
 import csv
 import json
 import math
+import re
 import statistics
 
 import pytest
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_module
+from scipy import stats
 
 from lightning_losses.metrics import calibration_summary
 from lightning_losses.recipe import comparison
-from lightning_losses.recipe.comparison_report import METRICS, Comparison
-from lightning_losses.recipe.seed_interval import seed_interval
+from lightning_losses.recipe.check_config import ConfigError, check_config
+from lightning_losses.recipe.claims import Claim, Difference
+from lightning_losses.recipe.comparison import compare, rehearse
+from lightning_losses.recipe.comparison_plan import plan
+from lightning_losses.recipe.comparison_report import METRICS, SCORES, Comparison
 from lightning_losses.recipe.training import Training
-from lightning_losses.recipes.train import rehearse, train
-from tests.recipes.conftest import composed
+from lightning_losses.recipe.trainings import trainings
+from lightning_losses.recipes import compare as recipe
+from tests.recipes.conftest import ROOT
 
-SMALL = ["data=digits", "trainer.max_epochs=1", "trainer.limit_train_batches=3", "model.width=4"]
+SMALL = ["data=digits", "trainer.max_epochs=1", "trainer.limit_train_batches=3", "model.width=4", "teacher.width=4"]
+COMPARISONS = sorted(path.stem for path in (ROOT / "conf" / "comparison").glob("*.yaml"))
 
 
-def small(cache, *overrides, keep=("ce", "adafocal", "mixup")):
-    config = composed("experiment=calibration_compare", *SMALL, "seeds=2", f"cache={cache}", *overrides)
-    config.runs = {name: run for name, run in config.runs.items() if name in keep}
+def composed(*words):
+    with initialize_config_module("lightning_losses.conf", version_base="1.3"):
+        config = compose("compare", list(words))
+    check_config(config, recipe.Settings)
     return config
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("experiment", ["calibration_compare", "calibration_overlap"])
-def test_every_run_of_every_experiment_takes_a_step(experiment):
-    data = ["data=digits"] if experiment == "calibration_compare" else []
-    rehearse(composed(f"experiment={experiment}", *data))
+def small(folder, *words):
+    return composed(f"results={folder}/results", f"cache={folder}/networks", "seeds=2", *words)
 
 
-def test_a_comparison_writes_its_report_and_trains_nothing_twice(tmp_path, monkeypatch):
-    config = small(tmp_path / "cache")
-    found = train(config, tmp_path / "run")
-    assert list(found.labels) == ["ce", "adafocal", "mixup"] and found.seeds == (0, 1)
+@pytest.fixture
+def trained(monkeypatch):
+    """The names and seeds of what is trained, as it happens."""
+    begun, run = [], Training.run
+
+    def noting(self, *args, **kwargs):
+        begun.append((self.name, "+".join(self.module.objective.terms), self.seed))
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(Training, "run", noting)
+    return begun
+
+
+# ---- a whole one
+
+
+def test_a_comparison_writes_its_report_and_trains_nothing_twice(tmp_path, trained):
+    words = ["objectives=[ce,kd]"]
+    found = compare(small(tmp_path, *words), tmp_path / "run", [*SMALL, *words])
+    assert trained == [
+        ("student", "ce", 0), ("teacher", "ce", 0), ("student", "ce+kd", 0),
+        ("student", "ce", 1), ("teacher", "ce", 1), ("student", "ce+kd", 1),
+    ]  # fmt: skip
+    assert list(found.runs) == ["ce", "kd"] and found.seeds == (0, 1) and not found.broken
     report = tmp_path / "run" / "report"
-    content = json.loads((report / "comparison.json").read_text())
-    for name in found.labels:
-        for stage in ("before", "after"):
-            for metric in METRICS:
-                cell = content["runs"][name][stage][metric]
-                assert len(cell["values"]) == 2
-                assert cell["mean"] == pytest.approx(statistics.fmean(cell["values"]))
-    # A temperature keeps the prediction.
-    assert found.values("before", "mixup", "accuracy") == found.values("after", "mixup", "accuracy")
-    assert all(
-        found.values("before", name, "nll") != found.values("before", "ce", "nll") for name in ("adafocal", "mixup")
-    )
     lines = list(csv.DictReader((report / "comparison.csv").read_text().splitlines()))
-    assert len(lines) == 3 * 2 * len(METRICS)
-    assert float(lines[1]["mean"]) == pytest.approx(content["runs"]["ce"]["before"]["nll"]["mean"])
-    assert (report / "comparison.md").read_text().count("| cross-entropy |") == 2
-    assert (report / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert len(lines) == 2 * len(METRICS)
+    for line in lines:
+        values = found.values[""][line["run"]][line["metric"]]
+        assert float(line["mean"]) == pytest.approx(statistics.fmean(values))
+        if line["run"] == "kd" and line["metric"] in SCORES:
+            expected = stats.ttest_rel(values, found.values[""]["ce"][line["metric"]])
+            assert float(line["p"]) == pytest.approx(expected.pvalue, rel=1e-9, nan_ok=True)
+            # One comparison: nothing to correct.
+            assert line["p_holm"] == line["p"]
+    assert found.values[""]["ce"]["nll"] != found.values[""]["kd"]["nll"]
+    assert "\\toprule" in (report / "comparison.tex").read_text()
+    for name in ("intervals", "accuracy_against_cost"):
+        assert (report / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert Comparison.read(report).tables() == found.tables()
 
-    def trained_again(*args, **kwargs):
-        raise AssertionError("it was trained again")
-
-    monkeypatch.setattr(Training, "run", trained_again)
-    again = train(config, tmp_path / "again")
-    assert again.before == found.before and again.after == found.after
+    trained.clear()
+    again = compare(small(tmp_path, *words), tmp_path / "again", [*SMALL, *words])
+    assert trained == [] and again.values == found.values
+    # One more objective: it alone is trained, and the teachers are those of before.
+    words = ["objectives=[ce,kd,nkd]"]
+    compare(small(tmp_path, *words), tmp_path / "more", [*SMALL, *words])
+    assert trained == [("student", "ce+nkd", 0), ("student", "ce+nkd", 1)]
 
 
 def test_an_interrupted_comparison_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
-    config = small(tmp_path / "cache", keep=("ce", "mixup"))
-    run, begun = Training.run, []
+    words, begun, run = ["objectives=[ce,label_smoothing]"], [], Training.run
 
     def interrupted(self, *args, **kwargs):
-        begun.append(self.name)
+        begun.append(self.seed)
         if len(begun) == 3:
             raise KeyboardInterrupt
         return run(self, *args, **kwargs)
 
     monkeypatch.setattr(Training, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "run")
-    config.resume = str(tmp_path / "run")
-    resumed = train(config, tmp_path / "run")
+        compare(small(tmp_path, *words), tmp_path / "run", [*SMALL, *words])
+    resumed = compare(small(tmp_path, *words), tmp_path / "run", [*SMALL, *words])
     # The third is begun again; the first two are not.
-    assert begun == ["ce-0", "mixup-0", "ce-1", "ce-1", "mixup-1"]
+    assert begun == [0, 0, 1, 1, 1]
     monkeypatch.setattr(Training, "run", run)
-    whole = train(small(tmp_path / "other", keep=("ce", "mixup")), tmp_path / "whole")
-    assert resumed.before == whole.before
+    whole = compare(small(tmp_path / "other", *words), tmp_path / "whole", [*SMALL, *words])
+    for name in (*SCORES, "memory"):
+        assert [resumed.values[""][one][name] for one in whole.runs] == [
+            whole.values[""][one][name] for one in whole.runs
+        ]
 
 
-def test_seeds_have_their_own_noise_and_runs_share_it(tmp_path):
-    targets = {
-        (name, seed): training.datamodule.train.target.tolist()
-        for name, seed, training in comparison._trainings(small(tmp_path))
-    }
-    assert targets["ce", 0] == targets["mixup", 0] != targets["ce", 1]
+def test_what_breaks_is_told_and_the_others_go_on(tmp_path, monkeypatch):
+    words, run = ["objectives=[ce,label_smoothing]"], Training.run
+
+    def broken(self, *args, **kwargs):
+        if self.seed == 1 and self.module.objective.terms.ce.loss.label_smoothing > 0:
+            raise RuntimeError("no luck")
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(Training, "run", broken)
+    found = compare(small(tmp_path, *words), tmp_path / "run", [*SMALL, *words])
+    assert found.broken == ["label_smoothing, seed 1: RuntimeError: no luck"]
+    assert found.tables()[0].rows[1][1] == "–" and "–" not in found.tables()[0].rows[0]
+    assert "no luck" in (tmp_path / "run" / "report" / "comparison.md").read_text()
+
+
+def test_a_result_of_other_code_is_used_only_where_it_is_asked_for(tmp_path, monkeypatch, trained):
+    words = ["objectives=[ce]", "seeds=1"]
+    compare(small(tmp_path, *words), tmp_path / "run", [*SMALL, *words])
+    monkeypatch.setattr(comparison, "source_digest", lambda names: "another")
+    stale = compare(small(tmp_path, *words, "stale=true"), tmp_path / "stale", [*SMALL, *words])
+    assert len(trained) == 1 and stale.stale == 1 and "made by an earlier version of the code" in stale.note
+    compare(small(tmp_path, *words), tmp_path / "new", [*SMALL, *words])
+    assert len(trained) == 2
 
 
 def test_the_scores_are_the_summary_of_the_test_logits(tmp_path, monkeypatch):
-    seen = []
-    evaluate = comparison.evaluate
+    seen, evaluate = [], comparison.evaluate
     monkeypatch.setattr(comparison, "evaluate", lambda *args: seen.append(evaluate(*args)) or seen[-1])
-    found = train(small(tmp_path / "cache", "seeds=1", keep=("ce",)), tmp_path / "run")
-    expected = calibration_summary(seen[0].logits, seen[0].target, inputs="logits")
-    assert found.before["ce"][0] == {name: float(expected[name]) for name in METRICS}
+    words = ["objectives=[ce]", "seeds=1"]
+    found = compare(small(tmp_path, *words), tmp_path / "run", [*SMALL, *words])
+    for prefix, logits in (("", seen[0].logits), ("calibrated_", seen[0].calibrated_logits)):
+        expected = calibration_summary(logits, seen[0].target, inputs="logits")
+        for name in SCORES[1:]:
+            assert found.values[""]["ce"][f"{prefix}{name}"] == [float(expected[name])]
     # A single seed has no interval, and JSON no NaN.
-    content = json.loads((tmp_path / "run" / "report" / "comparison.json").read_text())
-    assert content["runs"]["ce"]["before"]["ece"]["half_width"] is None
+    summary = json.loads((tmp_path / "run" / "report" / "comparison.json").read_text())["summary"]
+    assert summary[0]["mean"] is not None and summary[0]["half_width_95"] is None
+
+
+def test_cached_logits_train_as_the_teacher_does(tmp_path):
+    words = ["objectives=[kd]", "seeds=1"]
+    live, cached = (
+        compare(small(tmp_path, *words, f"cached_logits={way}"), tmp_path / way, [*SMALL, *words])
+        for way in ("false", "true")
+    )
+    # Batches of other sizes differ in the last digits of float32; three steps make little more of it.
+    assert cached.values[""]["kd"]["nll"] == pytest.approx(live.values[""]["kd"]["nll"], rel=1e-4)
+
+
+# ---- plans
+
+
+def words_of(config, *shared):
+    return {(one.setting, one.run, one.seed): one.overrides for one in plan(config, shared).planned}
+
+
+def test_a_plan_is_every_run_as_words_of_the_train_recipe():
+    config = composed(
+        'objectives=[ce,bdkd,"warm: kd objective.terms.kd.loss.temperature=8"]',
+        'settings=["all:","few: data.train_rows=60 trainer.max_epochs=9"]',
+        "common=[trainer.max_epochs=5 data=mnist5k]",
+        "seed=3",
+        "seeds=2",
+    )
+    words = words_of(config, "data=digits", "objectives=[ce]", "seeds=2", "seed=3")
+    assert list(words) == [(s, r, seed) for s in ("all", "few") for seed in (3, 4) for r in ("ce", "bdkd", "warm")]
+    ours = ["logger=none", "seed=3", "data.split_seed=3", "teacher_seed=3"]
+    assert words["all", "ce", 3] == [
+        "experiment=classify",
+        "objective=ce",
+        "trainer.max_epochs=5",
+        "data=digits",
+        *ours,
+    ]
+    assert words["all", "bdkd", 3][:2] == ["experiment=online_distill", "objective=bdkd"]
+    # The setting's word beats the common one, the command line's beats both.
+    assert words["few", "warm", 4] == [
+        "experiment=distill", "objective=kd", "data.train_rows=60", "trainer.max_epochs=9", "data=digits",
+        "objective.terms.kd.loss.temperature=8", "logger=none", "seed=4", "data.split_seed=4", "teacher_seed=4",
+    ]  # fmt: skip
+
+
+def test_what_is_said_about_a_teacher_is_left_out_where_there_is_none():
+    config = composed("objectives=[ce,kd]", "common=[teacher.width=8 +teacher_data.train_rows=400]")
+    words = words_of(config)
+    assert "teacher.width=8" in words["", "kd", 0] and "teacher.width=8" not in words["", "ce", 0]
+    teacher, _, student = trainings(plan(composed(
+        "objectives=[kd]", "common=[data=digits data.train_rows=60 +teacher_data.train_rows=400]"
+    ), []).planned[0].config).values()  # fmt: skip
+    assert (len(teacher.datamodule.train), len(student.datamodule.train)) == (400, 60)
+
+
+def test_seeds_have_their_own_noise_and_runs_share_it():
+    config = composed("objectives=[ce,label_smoothing]", "seeds=2", "common=[data=digits data.label_noise=0.2]")
+    targets = {
+        (one.run, one.seed): trainings(one.config)["student"].datamodule.train.target.tolist()
+        for one in plan(config, []).planned
+    }
+    assert targets["ce", 0] == targets["label_smoothing", 0] != targets["ce", 1]
+
+
+def test_every_objective_is_trained_by_the_experiment_that_its_file_names_or_refused():
+    config = composed()
+    for path in sorted((ROOT / "conf" / "objective").glob("*.yaml")):
+        (named,) = re.findall(r"experiment=(\w+)", path.read_text().splitlines()[0])
+        config.objectives = [path.stem]
+        if path.stem in config.refused:
+            with pytest.raises(ConfigError, match=f"objectives: {path.stem} can't be compared here"):
+                plan(config, [])
+            continue
+        (word,) = (word for word in plan(config, []).planned[0].words if word.startswith("experiment="))
+        assert word == f"experiment={named}", path.stem
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("words", "message"),
     [
-        ({"seeds": 0}, "seeds=0 came"),
-        ({"seeds": 1.5}, "seeds=1.5 came"),
-        ({"runs": {}}, "runs: there are none"),
-        ({"runs": {"ce": {"label": "a", "against": "b"}}}, "against=b came"),
+        (["seeds=0"], "seeds=0 came"),
+        (["objectives=[]"], "objectives: there are none"),
+        (["objectives=[ce,ce]"], "the label 'ce' is there twice"),
+        (['objectives=["plain:"]'], "names no objective"),
+        (["objectives=[ce,mse]"], "mse can't be compared here: it is for regression; its experiment is grok_lazy_rich"),
+        (["baseline=kd", "objectives=[ce]"], "baseline=kd came; choose one of ce"),
     ],
 )
-def test_what_can_not_be_compared_is_a_message(tmp_path, change, message):
-    config = small(tmp_path)
-    for name, value in change.items():
-        OmegaConf.update(config, name, value, merge=False)
-    with pytest.raises(ValueError, match=message):
-        rehearse(config)
+def test_what_can_not_be_compared_is_a_message(words, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        plan(composed(*words), [])
 
 
-# ---- intervals
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["objectives=[ce,kdd]"], "kdd: objective=kdd: there is no objective 'kdd'; did you mean"),
+        (["objectives=[ce,kd]", "data.batch_sise=3"], "there is no 'batch_sise' in data"),
+        (['settings=["few: data.train_row=60"]'], "few, ce: data.train_row=60: there is no 'train_row' in data"),
+        (["-m", "data=digits,mnist5k"], "leave out -m"),
+    ],
+)
+def test_a_wrong_word_ends_in_one_message(words, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["compare.py", *words])
+    with pytest.raises(SystemExit) as exit:
+        recipe.main()
+    assert exit.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_the_interval_is_students():
-    # By hand: mean 2, deviation 1, √3, and the quantile of two degrees of freedom.
-    mean, half = seed_interval([1.0, 2.0, 3.0])
-    assert mean == 2 and half == pytest.approx(4.303 / math.sqrt(3))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_every_shipped_comparison_takes_a_step(name):
+    config = composed(f"comparison={name}")
+    # On the small data: what is tried is every objective, not every image.
+    rehearse(config, ["data=digits"] if "mnist" in name or name == "calibration" else [])
 
 
-@pytest.mark.parametrize("count", [2, 5, 10, 11, 21, 101])
-def test_its_quantiles_are_those_of_scipy(count):
-    from scipy.stats import t
-
-    values = [float(number) for number in range(count)]
-    expected = t.ppf(0.975, count - 1) * statistics.stdev(values) / math.sqrt(count)
-    # The table has three decimals, the expansion as much.
-    assert seed_interval(values).half == pytest.approx(expected, rel=1e-3)
-
-
-def test_a_single_value_excludes_nothing():
-    assert math.isnan(seed_interval([3.0]).half) and not seed_interval([3.0]).excludes_zero
-    with pytest.raises(ValueError, match="no values"):
-        seed_interval([])
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_every_shipped_claim_is_about_what_is_compared(name):
+    config = composed(f"comparison={name}")
+    planned = plan(config, [])
+    assert config.title and config.caveat and config.untested
+    for node in config.claims:
+        claim = Claim.read(node)
+        assert re.search(r"\d{4}", claim.source) and claim.differences
+        for difference in claim.differences:
+            assert difference.metric in METRICS
+            assert difference.setting in planned.settings and {difference.run, difference.than} <= set(planned.runs)
 
 
-def test_differences_are_paired_and_marked():
-    def scores(*values):
-        return [dict.fromkeys(METRICS, value) for value in values]
+# ---- reports
 
-    # Seeds differ by much more than runs do.
-    before = {"a": scores(0.1, 0.5, 0.9), "b": scores(0.2, 0.6001, 1.0)}
-    report = Comparison(
-        title="",
-        command="",
-        labels={"a": "first", "b": "second"},
+
+def report(columns=("accuracy", "ece", "seconds"), settings=("",), claims=()):
+    """Three runs, of which "a" and "b" differ by much less than the seeds do."""
+    random = [0.1, 0.5, 0.9]
+    values = {
+        "first": random,
+        "a": [x + y for x, y in zip(random, (0.01, 0.011, 0.0101), strict=True)],
+        "b_2": [0.5] * 3,
+    }
+    numbers = {run: {key: list(own) for key in METRICS} for run, own in values.items()}
+    return Comparison(
+        title="Some & others",
+        command="c",
+        settings=dict.fromkeys(settings, ""),
+        runs=dict.fromkeys(values, ""),
+        baseline="first",
         seeds=(0, 1, 2),
-        before=before,
-        after=before,
-        temperatures={"a": [1.0] * 3, "b": [1.0] * 3},
-        reference={"a": "a", "b": "a"},
-        caveat="",
-        settings={},
-        seconds=0.0,
+        values=dict.fromkeys(settings, numbers),
+        columns=columns,
+        claims=tuple(claims),
     )
-    assert report.difference("before", "b", "ece").mean == pytest.approx(0.1, abs=1e-4)
-    first, second = report.rows("before")
-    assert not any("*" in cell for cell in first) and all("*" in cell for cell in second[1:])
-    assert second[4] == "60.00 ± 99.37*"
+
+
+def test_differences_are_paired_corrected_and_marked():
+    found = report()
+    p = {run: stats.ttest_rel(found.values[""][run]["ece"], found.values[""]["first"]["ece"]).pvalue
+         for run in ("a", "b_2")}  # fmt: skip
+    assert found.p_values("", "ece") == pytest.approx({"a": 2 * p["a"], "b_2": p["b_2"]})
+    (table,) = found.tables()
+    assert table.heads == ["", "accuracy, %", "– first, p", "ECE, %", "seconds"]
+    first, a, b = table.rows
+    assert first == ["first", "50.00 ± 99.37", "", "50.00 ± 99.37", "0.50 ± 0.99"]
+    assert a == ["a", "51.04 ± 99.38*", "+1.04 ± 0.14, p = 0.002", "51.04 ± 99.38*", "0.51 ± 0.99"]
+    # Costs are not tested.
+    assert b[1:3] == ["50.00 ± 0.00", "+0.00 ± 99.37, p = 1.000"]
+
+
+def test_latex_is_what_booktabs_takes():
+    lines = report().latex().splitlines()
+    assert lines[0] == "% \\usepackage{booktabs}" and lines[1].startswith("% Test data")
+    assert lines[2:5] == [
+        "\\begin{tabular}{lrrrr}", "\\toprule", " & accuracy, \\% & -- first, p & ECE, \\% & seconds \\\\"
+    ]  # fmt: skip
+    assert lines[7] == (
+        "a & $51.04 \\pm 99.38^{*}$ & $+1.04 \\pm 0.14$ ($p = 0.002$) & $51.04 \\pm 99.38^{*}$ & $0.51 \\pm 0.99$ \\\\"
+    )
+    assert lines[8].startswith("b\\_2 & ") and lines[9:11] == ["\\bottomrule", "\\end{tabular}"]
+
+
+def test_several_settings_have_a_table_a_column_and_csv_a_line_each(tmp_path):
+    found = report(settings=("all", "few"))
+    assert [table.title for table in found.tables()] == ["accuracy, %", "ECE, %", "seconds"]
+    assert found.tables()[0].heads == ["", "all", "few"]
+    assert len(found.csv().splitlines()) == 1 + 2 * 3 * len(METRICS)
+    found.write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "comparison.md", "comparison.tex", "comparison.csv", "comparison.json", "intervals_accuracy.png",
+        "intervals_ece.png", "accuracy_against_cost.png",
+    }  # fmt: skip
+    assert (tmp_path / "comparison.md").read_text().count("| a |") == 3
+
+
+def test_claims_are_judged_by_the_rule():
+    def claim(run, shows, **more):
+        return Claim("It is so.", "us", (Difference(run, "first", "accuracy", shows, **more),))
+
+    claims = [claim("a", "higher"), claim("a", "lower"), claim("b_2", "higher"), claim("a", 0.01), claim("b_2", 0.01)]
+    claims.append(claim("a", "higher", setting="few"))
+    results = [result for _, _, result in report(claims=claims).findings()]
+    assert results == [
+        "reproduced",
+        "not reproduced: the opposite shows",
+        "not reproduced: no such difference shows",
+        "reproduced",
+        "not reproduced: no such difference shows",
+        "not tested",
+    ]
+    found = report(claims=claims).findings()
+    # Three differences are tested; margins are not.
+    p = stats.ttest_rel([0.11, 0.511, 0.9101], [0.1, 0.5, 0.9]).pvalue
+    assert found[0][1][0].p == pytest.approx(3 * p) and math.isnan(found[3][1][0].p)
+    with pytest.raises(ConfigError, match="shows='more' came"):
+        claim("a", "more")
+    with pytest.raises(ConfigError, match="a claim has claim, source and differences"):
+        Claim.read({"claim": "x"})
+
+
+def test_unknown_columns_are_refused():
+    with pytest.raises(ConfigError, match="columns: there is no 'acuracy'; did you mean accuracy"):
+        report(columns=("acuracy",))

@@ -1,0 +1,115 @@
+"""Whether differences that are paired by seed are more than chance, one or many of them at once."""
+
+import functools
+import math
+import statistics
+from collections.abc import Sequence
+
+# Continued fractions are stopped where a factor is 1 to within this.
+_PRECISION = 1e-15
+
+
+def paired_t_test(differences: Sequence[float]) -> float:
+    """The two-sided p-value of Student's t test that paired differences have mean 0; NaN of a single one.
+
+    Exact if the differences are normal. The alternative without that assumption, flipping their signs, has 2^n
+    outcomes: of five seeds its p-value is never below 1/16, so that it can't reject anything at 5%, and after a
+    correction for many comparisons not at ten seeds either. The test agrees with `seed_interval`: p is below 0.05 where
+    the 95% interval excludes 0.
+
+    Raises:
+        ValueError: no differences.
+
+    Example:
+        >>> round(paired_t_test([0.8, 1.2, 1.0, 0.9, 1.6]), 4)
+        0.0015
+    """
+    if not differences:
+        raise ValueError("paired_t_test: no differences came; give at least one.")
+    if len(differences) == 1 or not all(map(math.isfinite, differences)):
+        return math.nan
+    mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
+    if deviation == 0:
+        return 1.0 if mean == 0 else 0.0
+    return student_tails(mean / (deviation / math.sqrt(len(differences))), len(differences) - 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's p-values: rejecting those below a level errs in one or more with at most that probability.
+
+    The smallest of m is multiplied by m, the next by m - 1, and so on, none below the one before it, none above 1. It
+    assumes nothing of how the tests depend on each other, and rejects whatever Bonferroni's correction rejects. NaN,
+    where nothing was tested, stays and does not count.
+
+    Source:
+        Holm, 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    tested = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    adjusted, largest = [math.nan] * len(p_values), 0.0
+    for rank, (p, place) in enumerate(tested):
+        largest = max(largest, min((len(tested) - rank) * p, 1.0))
+        adjusted[place] = largest
+    return adjusted
+
+
+def student_tails(t: float, degrees: int) -> float:
+    """The probability that a t-distributed number is at least as far from 0 as `t`.
+
+    Example:
+        >>> round(student_tails(12.706, 1), 4)
+        0.05
+    """
+    # Both forms of the same number; each keeps its digits where the other loses them.
+    square = t * t
+    if math.isinf(square):
+        return 0.0
+    if square > 1:
+        return _incomplete_beta(degrees / (degrees + square), degrees / 2, 0.5)
+    return 1 - _incomplete_beta(square / (degrees + square), 0.5, degrees / 2)
+
+
+@functools.cache
+def student_quantile(level: float, degrees: int) -> float:
+    """How far from 0 a t-distributed number is at most, with probability `level`.
+
+    Example:
+        >>> round(student_quantile(0.95, 4), 4)
+        2.7764
+    """
+    low, high = 0.0, 1.0
+    while student_tails(high, degrees) > 1 - level:
+        high *= 2
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (middle, high) if student_tails(middle, degrees) > 1 - level else (low, middle)
+    return high
+
+
+def _incomplete_beta(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function."""
+    if x in (0.0, 1.0):
+        return x
+    if x > (a + 1) / (a + b + 2):
+        # Here the continued fraction would converge slowly; the function's symmetry leads to where it is fast.
+        return 1 - _incomplete_beta(1 - x, b, a)
+    scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    return math.exp(scale) / (a * _beta_fraction(x, a, b))
+
+
+def _beta_fraction(x: float, a: float, b: float) -> float:
+    """1 + d1 / (1 + d2 / (1 + ...)), from the front, by Lentz's method."""
+    value, above, below = 1.0, 1.0, 0.0
+    for step in range(1, 1000):
+        m = step // 2
+        if step % 2 == 0:
+            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        else:
+            term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        above, below = 1 + term / above, 1 / (1 + term * below)
+        value *= above * below
+        if abs(above * below - 1) < _PRECISION:
+            break
+    return value

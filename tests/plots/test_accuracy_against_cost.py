@@ -1,0 +1,25 @@
+import math
+
+import pytest
+
+from lightning_losses.plots.accuracy_against_cost import accuracy_against_cost, best_for_their_cost
+from lightning_losses.plots.style import save_figure
+
+
+def test_the_best_are_those_that_no_other_beats_in_both():
+    points = {"cheap": (1, 80, 1), "dear": (9, 95, 1), "between": (3, 90, 1), "beaten": (4, 85, 1), "tie": (3, 90, 1)}
+    assert best_for_their_cost(points) == ["cheap", "between", "dear"]
+
+
+def test_of_many_runs_the_best_and_the_reference_are_named(tmp_path):
+    points = {f"run {k}": (10.0 - k, 80.0 + k % 3, math.nan) for k in range(10)} | {"diverged": (1.0, math.nan, 0.0)}
+    figure = accuracy_against_cost({"one": points, "two": points}, reference="run 0")
+    named = {text.get_text() for text in figure.axes[0].texts}
+    assert named == {"run 9", "run 8", "run 0"}
+    assert [axis.get_title("left") for axis in figure.axes] == ["one", "two"]
+    assert save_figure(figure, tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_nothing_to_draw_is_refused():
+    with pytest.raises(ValueError, match="no panels"):
+        accuracy_against_cost({})
