@@ -19,7 +19,7 @@ from lightning_losses.recipe.launch import message, prepare
 from lightning_losses.recipe.python_values import plain_overrides
 from lightning_losses.recipes.train import Settings, rehearse
 
-IN_SUITE = 25
+IN_SUITE = 16
 BASES = (
     ["experiment=distill", "data=digits"],
     ["experiment=classify", "data=digits"],

@@ -35,7 +35,10 @@ def check_config(config: DictConfig, schema: type) -> None:
     assert isinstance(plain, dict)
     check_targets(plain)
     for name, annotation in get_type_hints(schema).items():
-        _check_value(name, plain.get(name), annotation)
+        value = plain.get(name)
+        # Nothing is built of the top level's plain values.
+        bare = {key: item for key, item in value.items() if key != "_target_"} if isinstance(value, dict) else value
+        _check_value(name, bare, annotation)
     _check_node("", plain)
 
 
@@ -50,12 +53,14 @@ def fits(value: Any, annotation: Any) -> bool:
     """Whether a value read from a configuration fits an annotation; annotations that aren't understood fit anything."""
     if annotation is Any or annotation is inspect.Parameter.empty:
         return True
-    if isinstance(value, Mapping):
-        # What it builds is known only when it is built; one that builds nothing is no module.
-        return "_target_" in value or not (isinstance(annotation, type) and issubclass(annotation, nn.Module))
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return any(fits(value, argument) for argument in arguments)
+    if isinstance(value, Mapping):
+        # What it builds is known only when it is built; one that builds nothing is neither a module nor a plain value.
+        plain = annotation in (*_PLAIN, None, type(None), Path) or origin is Literal
+        module = isinstance(annotation, type) and issubclass(annotation, nn.Module)
+        return "_target_" in value or not (plain or module)
     if origin is Literal:
         return any(value == choice and type(value) is type(choice) for choice in arguments)
     if annotation is None or annotation is type(None):

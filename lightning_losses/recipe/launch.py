@@ -38,7 +38,7 @@ _EXPECTED = (ValueError, HydraException, OmegaConfBaseException, Misconfiguratio
 # What a disk or a folder refuses; any other OSError is a fault of the program.
 _REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
 )
 
 
@@ -157,16 +157,17 @@ def _code(interrupt: KeyboardInterrupt) -> int:
 
 
 def _check_writable(folder: Path) -> None:
-    """Raise ``OSError`` before anything was done if a folder, or the one to make it in, can't be written to."""
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    if not there.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    """Raise `ConfigError` before anything was done if a folder, or the one to make it in, can't be written to."""
+    there = folder
     try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         with tempfile.TemporaryFile(dir=there) as probe:
             probe.write(bytes(4096))
             probe.flush()
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(there)) from None
+        raise ConfigError(f"{there} can't be written: {error.strerror}.") from None
 
 
 def _refused(error: BaseException) -> bool:

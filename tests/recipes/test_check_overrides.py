@@ -103,6 +103,9 @@ def test_every_value_of_a_sweep_is_composed():
         ([1], list[int] | str | int, True),
         ("x", float | object, False),
         ({"a": 1}, dict, True),
+        ({"a": 1}, str, False),
+        ({"a": 1}, str | None, False),
+        ({"a": 1}, dict | str, True),
     ],
 )
 def test_plain_values_fit_plain_annotations(value, annotation, expected):
