@@ -1,4 +1,4 @@
-"""The command line: `lightning-losses train`, `calibrate`, `sweep`, `list` and `new`."""
+"""The command line: `lightning-losses train`, `calibrate`, `compare`, `sweep`, `list` and `new`."""
 
 import argparse
 import importlib
@@ -10,11 +10,11 @@ from lightning_losses.extras import advice
 
 
 def main() -> None:
-    """Run a sub-command; what follows `train`, `calibrate` or `sweep` goes to the recipe as it is."""
+    """Run a sub-command; what follows the name of a recipe goes to the recipe as it is."""
     parser = argparse.ArgumentParser(
         prog="lightning-losses", description="Training objectives beyond cross-entropy for PyTorch Lightning."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,calibrate,sweep,list,new}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,calibrate,compare,sweep,list,new}")
     commands.add_parser(
         "train",
         add_help=False,
@@ -26,6 +26,12 @@ def main() -> None:
         add_help=False,
         help="calibrate a checkpoint, or logits and targets in a file; takes Hydra overrides, "
         "such as logits=val.npz calibrator=vector; calibrate --help lists them",
+    )
+    commands.add_parser(
+        "compare",
+        add_help=False,
+        help="train objectives with several seeds, and end in tables with intervals and tests, "
+        "such as objectives=[ce,kd] seeds=5 data=digits; compare --help lists what there is",
     )
     commands.add_parser(
         "sweep",
@@ -44,7 +50,7 @@ def main() -> None:
     making.add_argument("family", help="distillation, classification, ...")
     making.add_argument("id", help="the method's name in snake_case, such as foo_kd")
     arguments, rest = parser.parse_known_args()
-    if rest and arguments.command not in ("train", "calibrate", "sweep"):
+    if rest and arguments.command not in ("train", "calibrate", "compare", "sweep"):
         parser.error(f"{arguments.command} takes no {' '.join(rest)}")
     try:
         _run(arguments, rest)
@@ -55,7 +61,7 @@ def main() -> None:
 
 
 def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
-    if arguments.command in ("train", "calibrate", "sweep"):
+    if arguments.command in ("train", "calibrate", "compare", "sweep"):
         _recipe(arguments.command, rest)
         return
     try:
