@@ -195,7 +195,9 @@ class Training:
 
     def loss(self, module: L.LightningModule, rows: int | None = None) -> torch.Tensor:
         """The training loss of the first batch, or of its first rows, as at the start of training."""
-        dataset = self.datamodule.train
+        # As the student sees them: views, where images are augmented.
+        views = getattr(self.datamodule, "views_of_train", None)
+        dataset = self.datamodule.train if views is None else views
         rows = min(len(dataset), self.datamodule.batch_size, rows or len(dataset))
         batch = {name: tensor.to(module.device) for name, tensor in dataset.__getitems__(list(range(rows))).items()}
         step: Any = module.training_step({**batch, "step": 0, "progress": 0.0, "epoch_progress": 0.0}, 0)

@@ -212,3 +212,8 @@ def test_new_classes_weights_are_aligned_at_the_end(run):
     report = run("callbacks=weight_aligning", "modules.teacher=null", "modules.baseline=null", "objective=ce")
     lengths = report.evaluations[-1].trained.network.head.weight.norm(dim=1)
     torch.testing.assert_close(lengths[5:].mean(), lengths[:5].mean())
+
+
+@pytest.mark.parametrize("experiment", ["ferkd", "distill_cached", "fine_tune_teacher", "tgeo", "distill_ensemble"])
+def test_a_rehearsal_takes_a_step_of_every_network(experiment):
+    rehearse(composed(f"experiment={experiment}", *SHORT))
