@@ -26,6 +26,7 @@ from measure import (
     peak_extra_bytes,
     product_rate,
     ratios,
+    release_freed,
     show,
 )
 from torch import Tensor
@@ -86,8 +87,9 @@ def step(forward: Forward, hidden: Tensor, weight: Tensor, target: Tensor) -> No
 def memory(name: str, dtype: str, tokens: int, width: int, vocabulary: int) -> None:
     torch.set_num_threads(1)
     forward = variants([name])[name]
-    # A small call first, so that code read from disk is not taken for the step's memory.
-    step(forward, *data(DTYPES[dtype], 256, 64, 512))
+    # A smaller call first, so that code, read from disk or compiled for the shapes, is not taken for the step's memory.
+    step(forward, *data(DTYPES[dtype], 256, width, 4096))
+    release_freed()
     hidden, weight, target = data(DTYPES[dtype], tokens, width, vocabulary)
     print(json.dumps(peak_extra_bytes(lambda: step(forward, hidden, weight, target), [hidden, weight]) / 1e6))
 

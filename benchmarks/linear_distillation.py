@@ -27,6 +27,7 @@ from measure import (
     peak_extra_bytes,
     product_rate,
     ratios,
+    release_freed,
     show,
 )
 from torch import Tensor
@@ -125,7 +126,8 @@ def step(loss: Loss, *tensors: Tensor) -> None:
 def memory(name: str, objective: str, dtype: str, tokens: int, width: int, vocabulary: int) -> None:
     torch.set_num_threads(1)
     loss = variants([name], objective)[name]
-    step(loss, *pair_of_heads(DTYPES[dtype], 256, 64, 512))
+    step(loss, *pair_of_heads(DTYPES[dtype], 256, width, 4096))
+    release_freed()
     tensors = pair_of_heads(DTYPES[dtype], tokens, width, vocabulary)
     print(json.dumps(peak_extra_bytes(lambda: step(loss, *tensors), list(tensors[:2])) / 1e6))
 

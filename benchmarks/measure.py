@@ -1,5 +1,7 @@
 """How the benchmarks measure: variants interleaved in one process, memory in a fresh process each."""
 
+import ctypes
+import gc
 import json
 import os
 import statistics
@@ -87,6 +89,12 @@ def peak_extra_bytes(step: Callable[[], object], gradients: list[torch.Tensor]) 
     Path("/proc/self/clear_refs").write_text("5")
     step()
     return _status("VmHWM") - before - sum(t.numel() * t.element_size() for t in gradients)
+
+
+def release_freed() -> None:
+    """Give what the allocator keeps for later back to the system, so that the next step has to ask for it again."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def memory_in_fresh_process(script: str, *arguments: object) -> float | None:

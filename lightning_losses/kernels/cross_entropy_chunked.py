@@ -17,23 +17,22 @@ from lightning_losses.kernels.terms import Alone, Exchange, Terms
 
 
 def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"], full: bool = False) -> int:
-    """Tokens in a chunk: 1/32 of them, a power of two, within bounds that depend on device and dtype.
+    """Tokens in a chunk: one in 23 of them, within bounds that depend on device, dtype and vocabulary.
 
-    A chunk's logits then take 3 % of the whole, 1 % of what plain cross-entropy holds. The lower bound keeps the
-    products efficient: the weight's gradient is read and written once a chunk, which costs more, relative to them, in
-    half precision and for wide heads, and most on a GPU.
+    A chunk's logits then take 4 % of the whole, 2 % of what plain cross-entropy holds. Larger chunks are faster, since
+    the weight is read once a chunk and its gradient read and written once: what fits in 8 MiB is always taken.
 
     Args:
         tokens: N.
         weight: the head's weight.
-        full: whether a chunk's scores are held in float32 even of a half-precision head.
+        full: whether a chunk's scores are held in float32 even of a half-precision head, and beside a teacher's.
     """
-    single = full or weight.element_size() >= 4
-    low, high = 96 if single else 128 if weight.shape[1] < 1024 else 256, 512
     if weight.device.type != "cpu":
-        low, high = 1024, 4096
-    power = 1 << max(tokens // 32, 1).bit_length() - 1
-    return min(max(power, low), high)
+        power = 1 << max(tokens // 32, 1).bit_length() - 1
+        return min(max(power, 1024), 4096)
+    cached = 8 * 2**20 // ((8 if full else weight.element_size()) * max(len(weight), 1))
+    wanted = max(tokens * 11 // 256, cached) // 16 * 16
+    return min(max(wanted, 96 if full else 112), 512)
 
 
 class Scores:
@@ -47,11 +46,18 @@ class Scores:
         picked_slope: the softcap's slope there.
         smooth: ``sum_v w_v l_v`` of each row, where labels are smoothed.
         others: the sum of each row's exponentials, the target's apart.
+        drawn: their product with the head's weight, where it is made on the way.
     """
 
-    others: Float[Tensor, " rows"]
-
-    def __init__(self, pass_: "Pass", hidden: Float[Tensor, "rows width"], target: Int[Tensor, " rows"]) -> None:
+    def __init__(
+        self,
+        pass_: "Pass",
+        hidden: Float[Tensor, "rows width"],
+        target: Int[Tensor, " rows"],
+        *,
+        shifted: bool,
+        want_hidden: bool,
+    ) -> None:
         head = pass_.head
         self.tiles: list[Tensor] = []
         self.slopes: list[Tensor] = []
@@ -59,8 +65,13 @@ class Scores:
         self.picked = hidden.new_zeros(len(hidden), dtype=head.statistics)
         self.picked_slope = torch.zeros_like(self.picked) if head.terms.softcap is not None else None
         self.smooth = torch.zeros_like(self.picked) if head.terms.label_smoothing else None
+        self.others = torch.zeros_like(self.picked)
+        # Without a shift a tile of the weight serves both products while it is in the cache.
+        draws = want_hidden and not shifted and head.terms.softcap is None
+        self.drawn = torch.zeros_like(hidden, dtype=head.statistics) if draws else None
         for tile, (rows, columns) in zip(head.tiles, self.hits, strict=True):
-            scores, slope = head.scores(hidden, tile)
+            place = pass_.space[tile.start * len(hidden) : tile.stop * len(hidden)].view(len(hidden), -1)
+            scores, slope = head.scores(hidden, tile, out=place)
             self.tiles.append(scores)
             self.picked[rows] = scores[rows, columns].to(head.statistics)
             if slope is not None and self.picked_slope is not None:
@@ -69,6 +80,10 @@ class Scores:
                 if self.smooth is not None:
                     self.smooth += (scores * head.class_weight[tile]).sum(dim=1)
             scores[rows, columns] = -torch.inf
+            if not shifted:
+                self.others += exponentiate(scores).sum(dim=1, dtype=head.statistics)
+            if self.drawn is not None:
+                self.drawn += product(scores, head.rows(tile).t())
         if pass_.mean_row is not None:
             self.smooth = hidden.to(head.statistics) @ pass_.mean_row + pass_.mean_bias
 
@@ -78,22 +93,26 @@ class Scores:
         found = [tile.amax(dim=1).to(nothing.dtype) if tile.shape[1] else nothing for tile in self.tiles]
         return torch.stack(found).amax(dim=0)
 
-    def exponentiate(self, shift: Float[Tensor, " rows"] | None) -> Float[Tensor, " rows"]:
+    def exponentiate(self, shift: Float[Tensor, " rows"]) -> None:
         """Turn scores into ``exp(l - shift)`` in place, and sum them over the vocabulary but for the target."""
-        total = torch.zeros_like(self.picked)
         for tile in self.tiles:
-            if shift is not None:
-                tile.sub_(shift.unsqueeze(1))
-            total += exponentiate(tile).sum(dim=1, dtype=total.dtype)
-        return total
+            self.others += exponentiate(tile.sub_(shift.unsqueeze(1))).sum(dim=1, dtype=self.others.dtype)
 
 
 class Pass:
     """One walk over the tokens: the gradients of the head that gather, and what depends on the head alone."""
 
     def __init__(
-        self, head: Head, exchange: Exchange, accum_dtype: torch.dtype | None, want_weight: bool, want_bias: bool
+        self,
+        head: Head,
+        exchange: Exchange,
+        accum_dtype: torch.dtype | None,
+        want_weight: bool,
+        want_bias: bool,
+        chunk: int,
     ) -> None:
+        # Every chunk's scores lie here: memory asked for anew would be cleared anew, and scattered.
+        self.space = head.weight.new_empty(chunk * len(head.weight), dtype=head.dtype)
         self.head, self.exchange = head, exchange
         weight, bias = head.weight, head.bias
         half = torch.float32 if weight.dtype == torch.float16 else weight.dtype
@@ -118,29 +137,30 @@ class Pass:
         return locate(target, tiles)
 
     def exponentials(
-        self, hidden: Float[Tensor, "rows width"], target: Int[Tensor, " rows"]
+        self, hidden: Float[Tensor, "rows width"], target: Int[Tensor, " rows"], want_hidden: bool
     ) -> tuple[Scores, Tensor, Tensor]:
         """A chunk's exponentials, their sum over the vocabulary, and the logsumexp.
 
         Scores of ordinary size need no shift, which saves two passes. A chunk whose sum leaves the comfortable range
         is scored again, and from then on the largest score is subtracted.
         """
-        scores = self._scored(hidden, target)
+        scores = self._scored(hidden, target, want_hidden)
         if not self.shifted:
-            scores.others = self.exchange.total(scores.exponentiate(None))
+            scores.others = self.exchange.total(scores.others)
             sums = scores.others + scores.picked.exp()
             if bool(((sums > 1e-20) & (sums < 1e20)).all()):
                 return scores, sums, sums.log()
             self.shifted = True
             del scores
-            scores = self._scored(hidden, target)
+            scores = self._scored(hidden, target, want_hidden)
         shift = torch.maximum(self.exchange.maximum(scores.largest()), scores.picked)
-        scores.others = self.exchange.total(scores.exponentiate(shift))
+        scores.exponentiate(shift)
+        scores.others = self.exchange.total(scores.others)
         sums = scores.others + (scores.picked - shift).exp()
         return scores, sums, sums.log() + shift
 
-    def _scored(self, hidden: Float[Tensor, "rows width"], target: Int[Tensor, " rows"]) -> Scores:
-        scores = Scores(self, hidden, target)
+    def _scored(self, hidden: Float[Tensor, "rows width"], target: Int[Tensor, " rows"], want_hidden: bool) -> Scores:
+        scores = Scores(self, hidden, target, shifted=self.shifted, want_hidden=want_hidden)
         scores.picked = self.exchange.total(scores.picked)
         if scores.smooth is not None:
             scores.smooth = self.exchange.total(scores.smooth)
@@ -174,14 +194,18 @@ class Pass:
         # The softcap's slope belongs to each entry, so that nothing can be left to the [chunk, D] side.
         whole = head.terms.softcap is not None
         side = (hidden if whole else hidden * share.unsqueeze(1)).to(hidden.dtype).t().contiguous()
-        grad = torch.zeros_like(hidden, dtype=head.statistics) if want_hidden else None
-        for number, (tile, g) in enumerate(zip(head.tiles, scores.tiles, strict=True)):
+        grad, drawn = scores.drawn, scores.drawn is not None
+        if want_hidden and grad is None:
+            grad = torch.zeros_like(hidden, dtype=head.statistics)
+        # Backwards, since the last tiles are still in the cache.
+        for number in reversed(range(len(head.tiles))):
+            tile, g = head.tiles[number], scores.tiles[number]
             if whole:
                 g.mul_(share.unsqueeze(1))
                 if head.terms.label_smoothing:
                     g.sub_(smoothing * head.class_weight[tile])
                 g.mul_(scores.slopes[number])
-            if grad is not None:
+            if grad is not None and not drawn:
                 grad.add_(product(g, head.rows(tile).t()))
             if self.grad_weight is not None:
                 accumulate(self.grad_weight[tile], g.t(), side, self.first)
@@ -265,7 +289,8 @@ def sums_and_gradients(
         start: the first of the vocabulary's entries that `weight` holds.
     """
     head = Head(weight, bias, terms, start)
-    walk = Pass(head, exchange or Alone(), accum_dtype, wanted[1], wanted[2])
+    step = min(chunk or default_chunk(len(hidden), weight), max(len(hidden), 1))
+    walk = Pass(head, exchange or Alone(), accum_dtype, wanted[1], wanted[2], step)
     grad_hidden = (
         torch.zeros(hidden.shape, device=hidden.device, dtype=hidden.dtype if exchange is None else head.statistics)
         if wanted[0]
@@ -273,10 +298,10 @@ def sums_and_gradients(
     )
     cross_entropy = hidden.new_zeros((), dtype=head.statistics)
     square = torch.zeros_like(cross_entropy)
-    for rows in spans(len(hidden), chunk or default_chunk(len(hidden), weight)) if len(hidden) else ():
+    for rows in spans(len(hidden), step) if len(hidden) else ():
         weight_of = row_weight[rows] if isinstance(row_weight, Tensor) else row_weight
         e = hidden[rows].to(head.dtype)
-        scores, sums, lse = walk.exponentials(e, target[rows])
+        scores, sums, lse = walk.exponentials(e, target[rows], wanted[0])
         cross_entropy += scale * terms.cross_entropy(lse, scores.picked, scores.smooth, weight_of).sum()
         square += z_scale * lse.square().sum()
         if any(wanted):

@@ -47,7 +47,11 @@ class Head:
         return self.weight[entries].to(self.dtype)
 
     def scores(
-        self, hidden: Float[Tensor, "rows width"], entries: slice | Tensor, full: bool = False
+        self,
+        hidden: Float[Tensor, "rows width"],
+        entries: slice | Tensor,
+        full: bool = False,
+        out: Float[Tensor, "rows entries"] | None = None,
     ) -> tuple[Float[Tensor, "rows entries"], Float[Tensor, "rows entries"] | None]:
         """The (softcapped) scores of some entries, to be overwritten, and the softcap's slope.
 
@@ -55,8 +59,9 @@ class Head:
             hidden: rows in the dtype of the products.
             entries: which vocabulary entries.
             full: raise half-precision scores to float32.
+            out: where to put them, unless raised; by default in a new tensor.
         """
-        scores = product(hidden, self.rows(entries))
+        scores = product(hidden, self.rows(entries), out)
         if full:
             scores = scores.to(self.statistics)
         if self.bias is not None:

@@ -10,8 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def product(a: Float[Tensor, "rows inner"], b: Float[Tensor, "columns inner"]) -> Float[Tensor, "rows columns"]:
-    """``a @ b.T`` for two matrices of one dtype.
+def product(
+    a: Float[Tensor, "rows inner"],
+    b: Float[Tensor, "columns inner"],
+    out: Float[Tensor, "rows columns"] | None = None,
+) -> Float[Tensor, "rows columns"]:
+    """``a @ b.T`` for two matrices of one dtype, in `out` if given.
 
     Example:
         >>> product(torch.eye(2), torch.ones(3, 2)).shape
@@ -19,8 +23,8 @@ def product(a: Float[Tensor, "rows inner"], b: Float[Tensor, "columns inner"]) -
     """
     if a.dtype == torch.float32 and a.device.type == "cpu" and onednn_float32() and a.numel() and b.numel():
         found: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-        return found
-    return torch.mm(a, b.t())
+        return found if out is None else out.copy_(found)
+    return torch.mm(a, b.t()) if out is None else torch.mm(a, b.t(), out=out)
 
 
 def accumulate(

@@ -344,11 +344,14 @@ def test_auto_explains_itself():
     assert choose_implementation(torch.zeros(64, 4), head, impl="torch").impl == "torch"
 
 
-def test_chunks_are_a_thirty_second_within_bounds():
-    half, single = torch.zeros(1, 1, dtype=torch.bfloat16), torch.zeros(1, 1)
-    assert [default_chunk(tokens, half) for tokens in (1, 1024, 4096, 8192, 10**6)] == [128, 128, 128, 256, 512]
-    assert [default_chunk(tokens, single) for tokens in (1, 1024, 4096)] == [96, 96, 128]
-    assert default_chunk(1024, torch.zeros(1, 2048, dtype=torch.bfloat16)) == 256
+def test_chunks_are_a_share_of_the_tokens_within_bounds():
+    wide = torch.zeros(32768, 1)
+    assert [default_chunk(tokens, wide) for tokens in (1, 1024, 4096, 8192, 10**6)] == [112, 112, 176, 352, 512]
+    assert [default_chunk(tokens, wide, full=True) for tokens in (1, 1024, 4096)] == [96, 96, 176]
+    # What fits in 8 MiB is taken whatever the share.
+    assert default_chunk(1024, torch.zeros(8192, 1)) == 256
+    assert default_chunk(1024, torch.zeros(8192, 1, dtype=torch.bfloat16)) == 512
+    assert default_chunk(1024, torch.zeros(0, 1)) == 512
     assert default_chunk(8192, torch.zeros(1, 1, device="meta")) == 1024
 
 
