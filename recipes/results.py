@@ -1,10 +1,11 @@
-"""Run the experiments on seeds that they were not tuned on, and write what came of their claims into RESULTS.md.
+"""Run a fixed list of experiments on seeds that they were not tuned on; write what came of their claims in RESULTS.md.
 
     make results                                                    # what RESULTS.md was made by
     python recipes/results.py --experiments grok_xor --seeds 7,8    # others, on other seeds
+    python recipes/results.py --stale                               # runs of earlier versions of the code too
 
-A run that has finished is not run again unless its settings have changed; one that was interrupted goes on. A claim
-that does not hold is a result: the exit code is 1 only when a run breaks.
+A run that has finished is not run again unless its settings or the code that they lead to have changed; one that was
+interrupted goes on. A claim that does not hold is a result: the exit code is 1 only when a run breaks.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import hashlib
 import json
 import math
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,16 +26,23 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from lightning_losses.recipe.claims import RULE
+from lightning_losses.recipe.comparison_report import Comparison, describe, markdown_table
 from lightning_losses.recipe.gates import Gate
+from lightning_losses.recipe.seed_interval import seed_interval
+from lightning_losses.recipe.sources import essential, source_digest, targets
 
-EXPERIMENTS = ("grok_perpgrad", "grok_stablemax", "grok_precision", "grok_xor", "grok_lazy_rich", "grok_compare")
+# Trained by recipes/train.py on seeds that their settings and gates were not chosen on.
+GROKKING = ("grok_perpgrad", "grok_stablemax", "grok_precision", "grok_xor", "grok_lazy_rich", "grok_compare")
+# Trained by recipes/compare.py, which has its seeds, its claims and its kept results.
+COMPARISONS = ("distillation_digits", "distillation_mnist5k", "calibration_compare", "calibration_overlap")
+EXPERIMENTS = (*GROKKING, *COMPARISONS)
 # Settings were chosen on seeds 0, 1 and 2: these have seen none of that.
 SEEDS = (3, 4, 5)
-TRAIN = Path(__file__).with_name("train.py")
-# What an experiment says of itself and changes no run.
-_WORDS = ("title", "claim", "source", "caveat", "untested", "gates")
-# Two-sided 95% quantiles of Student's t, for 1, 2, ... degrees of freedom.
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+RECIPES = Path(__file__).parent
+# What of a configuration decides what a grokking experiment trains.
+_DECISIVE = ("seed", "threads", "data", "model", "network_wrapper", "modules", "callbacks", "trainer", "runs")
+_PICTURES = Path("docs") / "images"
 
 
 class Finding(NamedTuple):
@@ -61,22 +70,49 @@ def settings_of(experiment: str, seed: int) -> dict[str, Any]:
     return {str(name): value for name, value in found.items()}
 
 
+def decisive(settings: dict[str, Any]) -> dict[str, Any]:
+    """What of them decides what is trained, and no default that is written out."""
+    found = essential({name: settings.get(name) for name in _DECISIVE})
+    assert isinstance(found, dict)
+    return found
+
+
 def folder_of(folder: Path, experiment: str, settings: dict[str, Any]) -> Path:
-    """Where the run of these settings is: other settings, another folder."""
-    decisive = {name: value for name, value in settings.items() if name not in _WORDS}
-    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-    return folder / experiment / f"seed-{settings['seed']}-{digest[:8]}"
+    """Where the run of these settings is: other settings or other code, another folder."""
+    names = [*targets(decisive(settings)), "lightning_losses.recipe.grok"]
+    text = json.dumps([decisive(settings), source_digest(names)], sort_keys=True)
+    return folder / experiment / f"seed-{settings['seed']}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def older_run(folder: Path, settings: dict[str, Any]) -> Path | None:
+    """Beside a run's folder the newest one with a report of the same settings, by another version of the code."""
+    places = sorted(folder.parent.glob(f"seed-{settings['seed']}-*"), key=lambda place: place.stat().st_mtime)
+    for place in reversed(places):
+        if report_of(place).is_file():
+            before = json.loads(report_of(place).read_text())["settings"]
+            if decisive(before) == decisive(settings):
+                return place
+    return None
 
 
 def run(experiment: str, seed: int, folder: Path) -> bool:
-    """Train an experiment in a process of its own; whether it wrote its report."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Train a grokking experiment in a process of its own; whether it wrote its report."""
     begun = (folder / ".hydra" / "overrides.yaml").is_file()
     arguments = [f"resume={folder}"] if begun else [*_overrides(experiment, seed), f"hydra.run.dir={folder}"]
+    return _start("train", arguments, folder) and report_of(folder).is_file()
+
+
+def run_comparison(name: str, folder: Path, *, stale: bool = False) -> bool:
+    """Train what a comparison has no result of, in a process of its own; whether it wrote its report."""
+    arguments = [f"comparison={name}", f"hydra.run.dir={folder}", *(["stale=true"] if stale else [])]
+    return _start("compare", arguments, folder)
+
+
+def _start(recipe: str, arguments: list[str], folder: Path) -> bool:
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "output.txt").open("a") as output:
-        command = [sys.executable, str(TRAIN), *arguments]
-        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
-    return code == 0 and report_of(folder).is_file()
+        command = [sys.executable, str(RECIPES / f"{recipe}.py"), *arguments]
+        return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode == 0
 
 
 def report_of(folder: Path) -> Path:
@@ -115,22 +151,6 @@ def verdict(found: Sequence[Finding], seeds: Sequence[int]) -> str:
     return f"{word} (all gates hold on {held} of {len(seeds)} seeds)"
 
 
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and half the width of its 95% interval by Student's t; NaN where a value is.
-
-    Example:
-        >>> mean, half = mean_and_interval([1.0, 2.0, 3.0])
-        >>> mean, round(half, 3)
-        (2.0, 2.484)
-    """
-    if any(math.isnan(value) for value in values):
-        return math.nan, math.nan
-    if len(values) < 2:
-        return values[0], math.nan
-    quantile = _STUDENT[len(values) - 2] if len(values) - 2 < len(_STUDENT) else 1.96
-    return statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values))
-
-
 def section(experiment: str, settings: dict[str, Any], reports: dict[int, dict[str, Any]], seeds: Sequence[int]) -> str:
     """An experiment's part of RESULTS.md."""
     found = findings([Gate(**gate) for gate in settings["gates"]], reports)
@@ -159,30 +179,87 @@ def section(experiment: str, settings: dict[str, Any], reports: dict[int, dict[s
     return "\n".join(lines)
 
 
+def comparison_section(name: str, found: Comparison, pictures: Sequence[str]) -> str:
+    """A comparison's part of RESULTS.md."""
+    config = found.config
+    lines = [f"## {found.title}", "", f"Our setting: `python recipes/compare.py comparison={name}`, for all runs"]
+    lines[-1] += f" `{' '.join(map(str, config['common']))}`; {len(found.runs)} objectives, {len(found.seeds)} seeds."
+    lines[-1] += f" All of it is in `conf/comparison/{name}.yaml`."
+    lines.append("")
+    if len(found.settings) > 1:
+        lines += [f"- {label}: {f'`{words}`' if words else 'nothing else'}" for label, words in found.settings.items()]
+        lines.append("")
+    lines += ["| claim | verdict | found |", "|---|---|---|"]
+    for claim, differences, result in found.findings():
+        shown = "<br>".join(describe(difference) for difference in differences) or "–"
+        lines.append(f"| {claim.claim} ({claim.source}) | {result} | {shown} |")
+    lines.append("")
+    for table in found.tables():
+        lines += [f"### {found.title}: {table.title}", ""] if table.title else []
+        lines += [*markdown_table(table), ""]
+    lines += [found.note, ""]
+    lines += [found.caveat, ""] if found.caveat else []
+    lines += [f"- did not run: {sentence}" for sentence in found.broken] + ([""] if found.broken else [])
+    for picture in pictures:
+        lines += [f"![{found.title}: {picture.replace('_', ' ')}](docs/images/{name}_{picture}.png)", ""]
+    return "\n".join(lines)
+
+
 def write(
-    path: Path, experiments: dict[str, dict[str, Any]], reports: dict[str, dict[int, dict[str, Any]]], seeds: list[int]
+    path: Path,
+    experiments: dict[str, dict[str, Any]],
+    reports: dict[str, dict[int, dict[str, Any]]],
+    seeds: list[int],
+    comparisons: dict[str, tuple[Comparison, list[str]] | None] | None = None,
+    old: Sequence[str] = (),
 ) -> None:
-    """RESULTS.md: the verdicts, then each experiment's numbers, then what can't be tested here."""
+    """RESULTS.md: every claim's verdict, then each experiment's numbers, then what can't be tested here.
+
+    Args:
+        path: where it goes.
+        experiments: the grokking experiments' settings, by name.
+        reports: their reports, by name and seed.
+        seeds: theirs.
+        comparisons: what each one found, and its pictures; None where it has not run.
+        old: the grokking runs that an earlier version of the code made.
+    """
+    comparisons = comparisons or {}
     listed = ",".join(map(str, seeds))
+    names = [*experiments, *comparisons]
     chosen = "" if seeds == list(SEEDS) else f"--seeds {listed}"
-    chosen += "" if list(experiments) == list(EXPERIMENTS) else f" --experiments {','.join(experiments)}"
+    chosen += "" if names == list(EXPERIMENTS) else f" --experiments {','.join(names)}"
     lines = ["# Results", "", f"`make results ARGS='{chosen.strip()}'`" if chosen else "`make results`", ""]
     lines += [
-        f"Seeds {listed.replace(',', ', ')}, on one CPU thread. Settings and gates were chosen on seeds 0, 1 and 2, "
-        "and not touched after these runs. A claim counts as reproduced here only if all its gates hold on every seed. "
-        "Intervals are Student's, 95%, of the mean over seeds. “–” is what did not happen within the run, “over” the "
-        "steps that a delay had lasted when the run ended; neither passes a gate.",
+        "Each experiment has a claim of a paper, our setting, our numbers and a verdict that follows from them:",
         "",
-        "| experiment | verdict |",
-        "|---|---|",
     ]
+    if experiments:
+        lines += [
+            f"- Grokking: seeds {listed.replace(',', ', ')}, on one CPU thread. Settings and gates were chosen on "
+            "seeds 0, 1 and 2, and not touched after these runs. A claim counts as reproduced only if all its gates "
+            "hold on every seed. Intervals are Student's, 95%, of the mean over seeds. “–” is what did not happen "
+            "within the run, “over” the steps that a delay had lasted when the run ended; neither passes a gate."
+        ]
+    if comparisons:
+        lines += [f"- Comparisons: nothing was tuned, on no seed. {RULE}"]
+    lines += ["", "| experiment | claim | verdict |", "|---|---|---|"]
     for name, settings in experiments.items():
         found = findings([Gate(**gate) for gate in settings["gates"]], reports[name])
-        lines.append(f"| `{name}` | {verdict(found, seeds)} |")
+        lines.append(f"| `{name}` | {settings['claim'].strip()} | {verdict(found, seeds)} |")
+    for name, report in comparisons.items():
+        if report is None:
+            lines.append(f"| `{name}` | | not run |")
+            continue
+        lines += [f"| `{name}` | {claim.claim} | {result} |" for claim, _, result in report[0].findings()]
     lines.append("")
+    lines += [f"Made by an earlier version of the code: {'; '.join(old)}.", ""] if old else []
     lines += [section(name, settings, reports[name], seeds) for name, settings in experiments.items()]
-    untested = [(claim, settings["source"]) for settings in experiments.values() for claim in settings["untested"]]
-    lines += ["## Not testable here", "", *(f"- {claim} ({source})" for claim, source in untested)]
+    lines += [comparison_section(name, *report) for name, report in comparisons.items() if report is not None]
+    untested = [
+        f"{claim} ({settings['source']})" for settings in experiments.values() for claim in settings["untested"]
+    ]
+    untested += [claim for report in comparisons.values() if report is not None for claim in report[0].untested]
+    lines += ["## Not testable here", "", *(f"- {claim}" for claim in dict.fromkeys(untested))]
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -190,38 +267,85 @@ def main() -> int:
     """Start from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", default=",".join(EXPERIMENTS), help="names, with commas between")
-    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="numbers, with commas between")
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="of the grokking experiments")
     parser.add_argument("--folder", type=Path, default=Path("outputs/results"), help="where the runs go")
     parser.add_argument("--output", type=Path, default=Path("RESULTS.md"), help="where the results go")
+    parser.add_argument("--stale", action="store_true", help="take runs of other versions of the code too, and say so")
+    parser.add_argument("--no-run", action="store_true", help="run nothing: write what the reports that are there say")
     arguments = parser.parse_args()
     names = arguments.experiments.split(",")
+    if unknown := [name for name in names if name not in EXPERIMENTS]:
+        parser.error(f"there is no experiment {unknown[0]}; choose of {', '.join(EXPERIMENTS)}")
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    console = Console(highlight=False, soft_wrap=True)
-    experiments: dict[str, dict[str, Any]] = {}
-    reports: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in names}
-    broken, done, total = [], 0, len(names) * len(seeds)
-    for name in names:
-        for seed in seeds:
-            done += 1
-            settings = settings_of(name, seed)
-            experiments.setdefault(name, settings)
-            folder = folder_of(arguments.folder, name, settings)
-            console.print(f"{done:>3} of {total}: {name}, seed {seed}", end=" … ")
-            started = time.perf_counter()
-            if report_of(folder).is_file():
-                console.print("has run before")
-            elif run(name, seed, folder):
-                console.print(f"{time.perf_counter() - started:.0f} s")
-            else:
-                console.print(f"broke; its output is {shlex.quote(str(folder / 'output.txt'))}")
-                broken.append(f"{name}, seed {seed}")
-                continue
-            reports[name][seed] = json.loads(report_of(folder).read_text())
-    write(arguments.output, experiments, reports, seeds)
-    console.print(f"The results are in {arguments.output}")
-    if broken:
-        console.print(f"{len(broken)} of {total} runs broke: {'; '.join(broken)}")
-    return 1 if broken else 0
+    runner = _Runner(arguments, len([name for name in names if name in GROKKING]) * len(seeds))
+    experiments, reports = {}, {}
+    for name in (name for name in names if name in GROKKING):
+        settings = {seed: settings_of(name, seed) for seed in seeds}
+        experiments[name] = settings[seeds[0]]
+        found = {seed: runner.grokking(name, settings[seed]) for seed in seeds}
+        reports[name] = {seed: report for seed, report in found.items() if report is not None}
+    comparisons = {name: runner.comparison(name) for name in names if name in COMPARISONS}
+    write(arguments.output, experiments, reports, seeds, comparisons, runner.old)
+    runner.console.print(f"The results are in {arguments.output}")
+    if runner.broken:
+        runner.console.print(f"{len(runner.broken)} runs broke: {'; '.join(runner.broken)}")
+    return 1 if runner.broken else 0
+
+
+class _Runner:
+    """Runs what has not run yet, and tells of it."""
+
+    def __init__(self, arguments: argparse.Namespace, total: int) -> None:
+        self.arguments = arguments
+        self.total, self.done = total, 0
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.broken: list[str] = []
+        self.old: list[str] = []
+
+    def grokking(self, name: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """The report of a seed of a grokking experiment, None where it broke or was not to be run."""
+        self.done += 1
+        seed, folder = settings["seed"], folder_of(self.arguments.folder, name, settings)
+        self.console.print(f"{self.done:>3} of {self.total}: {name}, seed {seed}", end=" … ")
+        started, before = time.perf_counter(), older_run(folder, settings) if self.arguments.stale else None
+        if report_of(folder).is_file():
+            self.console.print("has run before")
+        elif before is not None:
+            self.console.print("has run before, by another version of the code")
+            self.old.append(f"{name}, seed {seed}")
+            folder = before
+        elif self.arguments.no_run:
+            self.console.print("has not run")
+            return None
+        elif run(name, seed, folder):
+            self.console.print(f"{time.perf_counter() - started:.0f} s")
+        else:
+            self._tell(f"{name}, seed {seed}", folder)
+            return None
+        report: dict[str, Any] = json.loads(report_of(folder).read_text())
+        return report
+
+    def comparison(self, name: str) -> tuple[Comparison, list[str]] | None:
+        """What a comparison found, and the names of its pictures beside RESULTS.md."""
+        folder = self.arguments.folder / name
+        self.console.print(f"{name}", end=" … ")
+        started = time.perf_counter()
+        if not self.arguments.no_run and not run_comparison(name, folder, stale=self.arguments.stale):
+            self._tell(name, folder)
+        if not (folder / "report" / "comparison.json").is_file():
+            self.console.print("has not run")
+            return None
+        self.console.print(f"{time.perf_counter() - started:.0f} s")
+        pictures = self.arguments.output.parent / _PICTURES
+        pictures.mkdir(parents=True, exist_ok=True)
+        drawn = sorted((folder / "report").glob("*.png"))
+        for picture in drawn:
+            shutil.copy(picture, pictures / f"{name}_{picture.name}")
+        return Comparison.read(folder / "report"), [picture.stem for picture in drawn]
+
+    def _tell(self, what: str, folder: Path) -> None:
+        self.console.print(f"broke; its output is {shlex.quote(str(folder / 'output.txt'))}")
+        self.broken.append(what)
 
 
 def _overrides(experiment: str, seed: int) -> list[str]:
@@ -292,7 +416,7 @@ def _cell(name: str, value: float | None, least: float = math.nan) -> str:
 def _interval(name: str, values: Sequence[float]) -> str:
     if not values:
         return "–"
-    mean, half = mean_and_interval(values)
+    mean, half = seed_interval(values)
     if math.isnan(half):
         return _cell(name, mean)
     if _is_share(name):

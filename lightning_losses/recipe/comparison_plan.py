@@ -2,18 +2,21 @@
 
 import copy
 import functools
+import importlib.resources
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_losses.recipe.check_config import ConfigError
+from lightning_losses.recipe.check_config import ConfigError, nearest
 from lightning_losses.recipe.check_overrides import CONFIG_MODULE
 from lightning_losses.recipe.instantiate import instantiate
 
@@ -28,6 +31,12 @@ OWN = (
 _TEACHERS = ("teacher_logits", "teacher_features", "teacher_feature_maps")
 # "label: words"; a colon after an equals sign belongs to a value.
 _LABEL = re.compile(r"\s*([^=]*?)\s*:(?:\s+(.*?))?\s*")
+
+
+def comparisons() -> list[str]:
+    """The names of the shipped comparisons."""
+    files = importlib.resources.files(f"{CONFIG_MODULE}.comparison").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,12 @@ def _key(word: str) -> str:
 @functools.cache
 def _experiment(objective: str) -> str:
     """Of an objective without an entry under `needs`, the experiment that trains it."""
-    alone = OmegaConf.to_container(_found(f"objective/{objective}", ()))
+    try:
+        alone = OmegaConf.to_container(_found(f"objective/{objective}", ()))
+    except MissingConfigException:
+        folder = files(CONFIG_MODULE) / "objective"
+        known = [path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml")]
+        raise ConfigError(f"objectives: there is no objective {objective!r}; {nearest(objective, known)}") from None
     config = OmegaConf.create({"data": {"num_classes": 2}, **alone})  # type: ignore[dict-item]
     return "distill" if takes(config, _TEACHERS) else "classify"
 

@@ -1,16 +1,17 @@
-"""RESULTS.md: what is run and what is not, what a failed gate and a broken run do, intervals."""
+"""RESULTS.md: what is run and what is not, what a failed gate and a broken run do, what a comparison becomes."""
 
 import json
-import math
+import re
 import sys
 
 import pytest
-from scipy import stats
 
+from lightning_losses.recipe.claims import Claim, Difference
+from lightning_losses.recipe.comparison_report import METRICS, Comparison
 from lightning_losses.recipes import results
 
 
-def write_report(folder, generalised, seconds=3.0):
+def write_report(folder, generalised, seconds=3.0, settings=None):
     numbers = {"label": "x", "delay": None if generalised is None else generalised - 10.0, "memorised": 10.0,
                "generalised": generalised, "steps": 500.0, "curves": {}}  # fmt: skip
     runs = {name: dict(numbers) for name in ("rich", "between", "lazy")}
@@ -18,14 +19,14 @@ def write_report(folder, generalised, seconds=3.0):
         if generalised is not None:
             runs[name]["delay"] += place
     results.report_of(folder).parent.mkdir(parents=True)
-    results.report_of(folder).write_text(json.dumps({"seconds": seconds, "runs": runs}))
+    results.report_of(folder).write_text(json.dumps({"seconds": seconds, "runs": runs, "settings": settings}))
 
 
 @pytest.fixture
 def make_results(tmp_path, monkeypatch):
     """Run `main` on seeds, with training replaced by `outcome(seed)`: a step of generalisation, or an exception."""
 
-    def make(outcomes):
+    def make(outcomes, *further):
         started = []
 
         def run(experiment, seed, folder):
@@ -38,7 +39,7 @@ def make_results(tmp_path, monkeypatch):
         monkeypatch.setattr(results, "run", run)
         options = ["--experiments", "grok_lazy_rich", "--seeds", ",".join(map(str, outcomes))]
         options += ["--folder", str(tmp_path / "runs"), "--output", str(tmp_path / "RESULTS.md")]
-        monkeypatch.setattr(sys, "argv", ["results.py", *options])
+        monkeypatch.setattr(sys, "argv", ["results.py", *options, *further])
         return results.main(), started, (tmp_path / "RESULTS.md").read_text()
 
     return make
@@ -62,7 +63,7 @@ def test_a_claim_that_fails_is_a_result(make_results):
 def test_a_run_that_breaks_is_told_and_the_others_go_on(make_results):
     code, started, text = make_results({3: "broken", 4: 100.0})
     assert (code, started) == (1, [3, 4])
-    assert "| `grok_lazy_rich` | not run |" in text
+    assert "scale α), the longer from memorising to generalising. | not run |" in text
     assert "| α = 1/4 | delay | not run | 90 |" in text
 
 
@@ -73,17 +74,54 @@ def test_other_settings_are_another_run_and_other_words_are_not(tmp_path):
     assert results.folder_of(tmp_path, "grok_xor", {**settings, "threads": 2}) != folder
 
 
-@pytest.mark.parametrize("count", [2, 3, 5, 10])
-def test_intervals_are_students(count):
-    values = [float(number**2) for number in range(count)]
-    mean, half = results.mean_and_interval(values)
-    low, high = stats.t.interval(0.95, count - 1, loc=mean, scale=stats.sem(values))
-    # The table has four digits.
-    assert (mean - half, mean + half) == pytest.approx((low, high), rel=1e-3, abs=1e-3)
-    assert math.isnan(results.mean_and_interval([*values, math.nan])[0])
+def test_other_code_is_another_run_which_is_taken_only_where_it_is_asked_for(tmp_path, monkeypatch, make_results):
+    settings = results.settings_of("grok_lazy_rich", 3)
+    now = results.folder_of(tmp_path / "runs", "grok_lazy_rich", settings)
+    monkeypatch.setattr(results, "source_digest", lambda names: "another")
+    then = results.folder_of(tmp_path / "runs", "grok_lazy_rich", settings)
+    assert now != then
+    write_report(now, 100.0, settings=settings)
+    assert results.older_run(then, settings) == now
+    assert results.older_run(then, {**settings, "threads": 2}) is None
+    code, started, text = make_results({3: 100.0}, "--stale")
+    assert (code, started) == (0, [])
+    assert "Made by an earlier version of the code: grok_lazy_rich, seed 3." in text
+    code, started, text = make_results({3: 100.0}, "--no-run")
+    assert (code, started) == (0, []) and "| not run |" in text
+    assert make_results({3: 100.0})[1] == [3]
 
 
-@pytest.mark.parametrize("experiment", results.EXPERIMENTS)
+def test_a_comparison_is_a_section_with_verdicts_tables_and_pictures(tmp_path, monkeypatch):
+    found = Comparison(
+        title="Some objectives",
+        command="",
+        settings={"all rows": "", "60 rows": "data.train_rows=60"},
+        runs={"ce": "ce", "kd": "kd"},
+        baseline="ce",
+        seeds=(0, 1, 2),
+        values={
+            setting: {run: {metric: [value, value + 0.01, value + 0.03 * value] for metric in METRICS}
+                      for run, value in (("ce", 0.5), ("kd", 0.6))}
+            for setting in ("all rows", "60 rows")
+        },
+        claims=(Claim("KD is better.", "us, 2026", (Difference("kd", "ce", "accuracy", "higher", "60 rows"),)),),
+        untested=("Larger networks.",),
+        config={"common": ["data=digits"]},
+    )  # fmt: skip
+    monkeypatch.setattr(results, "run_comparison", lambda name, folder, stale: found.write(folder / "report") or True)
+    options = ["--experiments", "calibration", "--folder", str(tmp_path / "runs")]
+    monkeypatch.setattr(sys, "argv", ["results.py", *options, "--output", str(tmp_path / "RESULTS.md")])
+    assert results.main() == 0
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| `calibration` | KD is better. | reproduced |" in text
+    assert "| KD is better. (us, 2026) | reproduced | holds: 60 rows: accuracy, % of kd higher than that of ce" in text
+    assert "- 60 rows: `data.train_rows=60`" in text and "### Some objectives: accuracy, %" in text
+    assert "- Larger networks." in text
+    for picture in re.findall(r"\]\((.*png)\)", text):
+        assert (tmp_path / picture).is_file()
+
+
+@pytest.mark.parametrize("experiment", results.GROKKING)
 def test_every_experiment_says_what_it_claims(experiment):
     settings = results.settings_of(experiment, 3)
     assert all(settings[word] for word in ("title", "claim", "source", "untested", "gates"))
