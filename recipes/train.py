@@ -2,11 +2,13 @@
 
     python recipes/train.py                                            # distil a teacher into a student, on MNIST-5k
     python recipes/train.py experiment=distill objective=sinkd data=digits
+    python recipes/train.py experiment=calibration_overlap             # a comparison, as recipes/compare.py makes them
     python recipes/train.py -m objective=kd,nkd,sinkd seed=0,1,2       # a sweep; teachers are trained once
 
 `--help` lists the choices and the whole configuration.
 """
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from rich.console import Console
 
 from lightning_losses.callbacks.metrics_file import append_metrics, last_metric
 from lightning_losses.data.cache import cache_folder
+from lightning_losses.recipe.comparison_plan import comparisons
 from lightning_losses.recipe.embeddings import distill_embeddings
 from lightning_losses.recipe.embeddings import rehearse as rehearse_embeddings
 from lightning_losses.recipe.evaluation import evaluate
@@ -135,7 +138,14 @@ def run(config: DictConfig, folder: Path) -> Any:
 
 
 def main() -> None:
-    """Start from the command line."""
+    """Start from the command line; an experiment that is a comparison is handed to the recipe of comparisons."""
+    for place, word in enumerate(sys.argv):
+        if word.removeprefix("experiment=") in comparisons() and word.startswith("experiment="):
+            from lightning_losses.recipes import compare
+
+            sys.argv[place] = word.replace("experiment=", "comparison=", 1)
+            compare.main()
+            return
     launch(run, rehearse, config_name="train", schema=Settings)
 
 

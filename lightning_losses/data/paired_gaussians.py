@@ -45,7 +45,7 @@ class PairedGaussians(ImageData):
     def __init__(
         self,
         overlap: float = 0.5,
-        distance: float = 9.0,
+        distance: float = 6.0,
         samples: int = 5000,
         batch_size: int = 250,
         val_fraction: float = 0.1,

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import statistics
+import sys
 
 import pytest
 from hydra import compose, initialize_config_module
