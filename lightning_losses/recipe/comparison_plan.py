@@ -119,9 +119,9 @@ def plan(config: DictConfig, shared: Sequence[str]) -> Plan:
         name = words.split()[0]
         if name in config.refused:
             raise ConfigError(f"objectives: {name} can't be compared here: {str(config.refused[name]).strip()}.")
-    given = [word for word in shared if _key(word) not in OWN]
     by_seed = ["seed", *(["data.split_seed"] if config.split_per_seed else [])]
     by_seed += ["teacher_seed"] if config.teacher_per_seed else []
+    given = [word for word in shared if _key(word) not in (*OWN, *by_seed)]
     seeds = tuple(range(config.seed, config.seed + config.seeds))
     # One seed of every run after the other: what an interrupted comparison has is balanced.
     planned = tuple(
