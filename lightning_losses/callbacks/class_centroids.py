@@ -91,12 +91,13 @@ class ClassCentroids(Callback):
             self._set(trainer, self._losses(pl_module), self._sums, self._counts)
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether the first centroids are set; they are the loss's own."""
-        return {"begun": self._begun}
+        """Whether the first centroids are set, which are the loss's own, and the sums of the begun epoch."""
+        return {"begun": self._begun, "sums": self._sums, "counts": self._counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore it."""
         self._begun = state_dict["begun"]
+        self._sums, self._counts = state_dict.get("sums"), state_dict.get("counts")
 
     def _set(self, trainer: L.Trainer, losses: list[MCMI], sums: Tensor, counts: Tensor, share: float = 1.0) -> None:
         sums, counts = sum_over_processes(trainer, sums), sum_over_processes(trainer, counts)

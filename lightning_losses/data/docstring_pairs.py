@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
+from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
 from lightning_losses.data.stdlib_text import docstrings, source_files
 from lightning_losses.networks.hashed_text_encoder import hashed_features
 from lightning_losses.tensors import check_count, check_number
@@ -166,8 +167,8 @@ class DocstringPairs(L.LightningDataModule):
                 "each process takes its share."
             )
         # Also for one process, since Lightning tells this sampler the epoch: the order is that of (seed, epoch).
-        sampler: DistributedSampler[Batch] = DistributedSampler(self.train, world, rank, shuffle=True, seed=self.seed)
-        return DataLoader(self.train, self.batch_size // world, sampler=sampler, collate_fn=_as_is, drop_last=True)
+        sampler = ResumableSampler(self.train, world, rank, shuffle=True, seed=self.seed)
+        return ResumableLoader(self.train, self.batch_size // world, sampler, collate_fn=_as_is, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation split in order, whole on every process."""

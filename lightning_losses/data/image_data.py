@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
+from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
 from lightning_losses.data.seeded_views import Augmentation, SeededViews, ViewSampler
 from lightning_losses.data.splits import stratified_order, stratified_split
 from lightning_losses.tensors import check_count, check_number
@@ -196,7 +197,7 @@ class ImageData(L.LightningDataModule):
             view_sampler = ViewSampler(self.views_of_train, world, rank, self.seed)
             return _loader(self.views_of_train, self.batch_size // world, view_sampler)
         # Also for one process, since Lightning tells this sampler the epoch: the order is that of (seed, epoch).
-        sampler: DistributedSampler[Batch] = DistributedSampler(self.train, world, rank, shuffle=True, seed=self.seed)
+        sampler = ResumableSampler(self.train, world, rank, shuffle=True, seed=self.seed)
         return _loader(self.train, self.batch_size // world, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -227,8 +228,10 @@ def flipped(
     return noisy
 
 
-def _loader(dataset: Dataset[Batch], batch_size: int, sampler: Any = None) -> DataLoader[Batch]:
-    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=_as_is)
+def _loader(dataset: Dataset[Batch], batch_size: int, sampler: ResumableSampler | None = None) -> DataLoader[Batch]:
+    if sampler is None:
+        return DataLoader(dataset, batch_size=batch_size, collate_fn=_as_is)
+    return ResumableLoader(dataset, batch_size, sampler, collate_fn=_as_is)
 
 
 def _as_is(batch: Any) -> Any:

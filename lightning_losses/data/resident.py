@@ -30,6 +30,13 @@ class WholeBatch:
             # A fresh mapping: what a step adds to its batch is not there in the next one.
             yield dict(self.batch)
 
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: after any of the batches the same one comes."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Nothing to go on from."""
+
 
 class ResidentData(L.LightningDataModule):
     """Base of the full-batch tasks: batches ``{"inputs", "target"}`` of a whole split, kept on the training device.

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import Dataset
 
+from lightning_losses.data.resumable import ResumableSampler
 from lightning_losses.tensors import check_count, check_number
 
 Batch = dict[str, Tensor]
@@ -113,7 +114,7 @@ class SeededViews(Dataset[Batch]):
         return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
-class ViewSampler(DistributedSampler[Batch]):
+class ViewSampler(ResumableSampler):
     """Shuffled samples, each process its share, in the epoch's view: view e of epoch e, and round again.
 
     Args:
@@ -135,6 +136,6 @@ class ViewSampler(DistributedSampler[Batch]):
         super().__init__(data.dataset, num_replicas, rank, shuffle=True, seed=seed)
         self.views = data.views
 
-    def __iter__(self) -> Iterator[int]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[int]:
         start = (self.epoch % self.views) * len(self.dataset)  # type: ignore[arg-type]
-        return (start + position for position in super().__iter__())  # type: ignore[operator]
+        return (start + position for position in super().__iter__())

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
+from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
 from lightning_losses.tensors import check_number
 
 Batch = dict[str, Tensor]
@@ -171,7 +172,7 @@ class StdlibText(L.LightningDataModule):
                 "each process takes its share."
             )
         # Also for one process, since Lightning tells this sampler the epoch: the order is that of (seed, epoch).
-        sampler: DistributedSampler[Batch] = DistributedSampler(self.train, world, rank, shuffle=True, seed=self.seed)
+        sampler = ResumableSampler(self.train, world, rank, shuffle=True, seed=self.seed)
         return _loader(self.train, self.batch_size // world, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -250,8 +251,10 @@ def _tokens(texts: list[bytes]) -> UInt8[Tensor, " tokens"]:
     return tokens
 
 
-def _loader(dataset: TextDataset, batch_size: int, sampler: Any = None) -> DataLoader[Batch]:
-    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=_as_is)
+def _loader(dataset: TextDataset, batch_size: int, sampler: ResumableSampler | None = None) -> DataLoader[Batch]:
+    if sampler is None:
+        return DataLoader(dataset, batch_size=batch_size, collate_fn=_as_is)
+    return ResumableLoader(dataset, batch_size, sampler, collate_fn=_as_is)
 
 
 def _as_is(batch: Any) -> Any:

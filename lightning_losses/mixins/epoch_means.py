@@ -1,6 +1,7 @@
 """Means over an epoch of what every step yields, at the price of one addition a step."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,15 @@ class EpochMeans:
             self._sums = torch.zeros_like(row, dtype=None if row.device.type == "mps" else torch.float64)
         self._sums += row
         self._weight += weight
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was added since it began; empty, if nothing was."""
+        return {} if self._sums is None else {"names": list(self._names), "sums": self._sums, "weight": self._weight}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], device: torch.device) -> None:
+        """Go on adding to what a checkpoint holds."""
+        self._names, self._weight = tuple(state_dict["names"]), state_dict["weight"]
+        self._sums = state_dict["sums"].to(device)
 
     def take(self) -> tuple[dict[str, Tensor], int]:
         """The means of what was added and its whole weight; then begin anew."""

@@ -114,6 +114,19 @@ class ObjectiveMixin(_Base):
         for means in self._epoch_means.values():
             self._log_means(means)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the sums of a begun epoch, if one process trains: each has its own."""
+        super().on_save_checkpoint(checkpoint)
+        begun = {prefix: state for prefix, means in self._epoch_means.items() if (state := means.state_dict())}
+        if begun and world_size() == 1:
+            checkpoint["objective_means"] = begun
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with a begun epoch; the start of another one drops it."""
+        super().on_load_checkpoint(checkpoint)
+        for prefix, state in checkpoint.get("objective_means", {}).items():
+            self._epoch_means.setdefault(prefix, EpochMeans()).load_state_dict(state, self.device)
+
     @property
     def _epoch_means(self) -> dict[str, EpochMeans]:
         found: dict[str, EpochMeans] = self.__dict__.setdefault("_objective_means", {})

@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lightning_losses.cache_teacher import cache_teacher, load_cached_teacher
 from lightning_losses.data import Digits
-from lightning_losses.recipe import kept_networks, training
+from lightning_losses.recipe import kept_networks, launch, training
 from lightning_losses.recipe.kept_networks import KeptNetworks
 from lightning_losses.recipe.trainings import trainings
 from lightning_losses.recipes.train import main
@@ -193,6 +193,84 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_ends(tmp_path, name):
         same(whole.get(part), resumed.get(part), part)
 
 
+def until(at_step, number, function):
+    """Run a function in a fork that is sent a signal before an optimizer step; the steps it took, whether it ended."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        steps, status = itertools.count(), 1
+        try:
+            warnings.simplefilter("ignore")
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            register_optimizer_step_pre_hook(
+                lambda *_: os.kill(os.getpid(), number) if next(steps) == at_step - 1 else None
+            )
+            with launch._terminable():
+                function()
+            status = 0
+        except launch.Terminated:
+            status = 128 + signal.SIGTERM
+        except KeyboardInterrupt:
+            status = 128 + signal.SIGINT
+        except BaseException:
+            os.write(writer, traceback.format_exc().encode())
+            os._exit(1)
+        os.write(writer, str(next(steps)).encode())
+        os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        told = stream.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 128 + number), told
+    return int(told), code == 0
+
+
+@pytest.mark.parametrize("name", [*RUNS, "accumulated gradients"])
+def test_an_interrupted_run_takes_no_step_twice_and_ends_where_an_uninterrupted_one_ends(tmp_path, name):
+    _, overrides = RUNS.get(name, (0, ["experiment=classify", "trainer.accumulate_grad_batches=2"]))
+    config = composed(*SHORT, *overrides, "trainer.limit_train_batches=5", "trainer.max_epochs=2")
+    steps, ended = until(-1, signal.SIGINT, lambda: train(config, tmp_path / "whole"))
+    assert ended
+    rng, folder, taken, interruptions, ended = random.Random(name), tmp_path / "interrupted", 0, 0, False
+    while not ended:
+        number = rng.choice([signal.SIGINT, signal.SIGTERM])
+        more, ended = until(rng.randint(1, 4), number, lambda: train(config, folder))
+        taken, interruptions = taken + more, interruptions + (not ended)
+    assert taken == steps and interruptions >= 2
+    whole, resumed = contents(tmp_path / "whole"), contents(folder)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "past_predictions", "global_step"):
+        same(whole.get(part), resumed.get(part), part)
+
+
+def test_a_second_interruption_ends_the_run_at_once(tmp_path):
+    config = composed(*SHORT, "experiment=classify")
+
+    def twice():
+        register_optimizer_step_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        train(config, tmp_path)
+
+    # Both in the first step, which then isn't waited for.
+    assert until(1, signal.SIGINT, twice) == (1, False)
+    assert contents(tmp_path)["global_step"] == 0
+
+
+def test_an_interruption_where_the_loader_tells_no_position_goes_back_to_the_last_epoch_and_says_so(tmp_path, capfd):
+    config = composed(*SHORT, "experiment=classify")
+
+    def without_position():
+        Digits.train_dataloader = lambda data: torch.utils.data.DataLoader(
+            data.train, batch_size=32, collate_fn=lambda batch: batch
+        )
+        train(config, tmp_path)
+
+    assert until(5, signal.SIGTERM, without_position) == (5, False)
+    assert contents(tmp_path)["global_step"] == 3
+    told = (
+        "last_checkpoint: the training DataLoader has no state_dict, so this run will go on from its last whole epoch."
+    )
+    assert told in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("moment", range(1, 7))
 def test_every_moment_of_writing_a_checkpoint_leaves_a_whole_one(tmp_path, moment):
     config = composed(*SHORT, "experiment=classify", "trainer.max_epochs=1")
@@ -276,8 +354,8 @@ def test_an_interruption_leaves_a_good_checkpoint_and_the_command_that_goes_on(t
     found, told = command_line(arguments, tmp_path, 5, act)
     assert found == code, told
     assert re.search(message, told) and "lightning-losses train resume=run" in told and "Traceback" not in told
-    # Of the last whole epoch, and nothing half written beside it.
-    assert contents(tmp_path / "run")["global_step"] == 3
+    # Of the step that was interrupted, or the last whole epoch, and nothing half written beside it.
+    assert contents(tmp_path / "run")["global_step"] == (3 if code == 2 else 5)
     assert not list((tmp_path / "run").rglob("*.partial"))
     config = composed(*overrides)
     in_child(lambda: train(config, tmp_path / "run"))

@@ -1,0 +1,84 @@
+"""A loader that continues within an epoch, where a checkpoint was taken."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+
+class ResumableSampler(DistributedSampler[Any]):
+    """A `DistributedSampler` that can leave out the samples of an epoch that were trained on before.
+
+    Example:
+        >>> sampler = ResumableSampler([0, 1, 2, 3], 1, 0, shuffle=False)
+        >>> sampler.leave_out(samples=3, epoch=0)
+        >>> list(sampler), list(sampler)
+        ([3], [0, 1, 2, 3])
+    """
+
+    _left_out: tuple[int, int] = (0, 0)
+
+    def leave_out(self, *, samples: int, epoch: int) -> None:
+        """Leave out the first samples of this process once, if the next epoch is this one."""
+        self._left_out = samples, epoch
+
+    @property
+    def samples_left_out(self) -> int:
+        """How many samples the next iteration leaves out."""
+        samples, epoch = self._left_out
+        return samples if epoch == self.epoch else 0
+
+    def __iter__(self) -> Iterator[Any]:
+        """The epoch's order, or what is left of it."""
+        start, self._left_out = self.samples_left_out, (0, 0)
+        return itertools.islice(super().__iter__(), start, None)
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A `DataLoader` whose `state_dict` tells the epoch and how many of its batches were taken.
+
+    Lightning puts it into every checkpoint; from one of the middle of an epoch it continues with the next batch.
+
+    Args:
+        dataset: of known length.
+        batch_size: of each process.
+        sampler: of the samples; it decides, with its epoch, their order.
+        **options: as `DataLoader` takes them. With workers, batches loaded ahead aren't counted as taken.
+
+    Example:
+        >>> def loader():
+        ...     return ResumableLoader(list(range(6)), 2, ResumableSampler(list(range(6)), 1, 0, shuffle=False))
+        >>> first, second = loader(), loader()
+        >>> next(iter(first))
+        tensor([0, 1])
+        >>> second.load_state_dict(first.state_dict())
+        >>> list(second)
+        [tensor([2, 3]), tensor([4, 5])]
+    """
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int, sampler: ResumableSampler, **options: Any) -> None:
+        super().__init__(dataset, batch_size=batch_size, sampler=sampler, **options)
+        self._sampler = sampler
+        self._taken = 0
+
+    def __iter__(self) -> Any:
+        """The epoch's batches, or what is left of them."""
+        # What makes the iterator draws a random number; it does so now, as any DataLoader's.
+        return self._counted(super().__iter__())
+
+    def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
+        assert self.batch_size is not None
+        self._taken = self._sampler.samples_left_out // self.batch_size
+        for batch in batches:
+            self._taken += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its batches were taken."""
+        return {"epoch": self._sampler.epoch, "batches": self._taken}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Leave out the batches that were taken, if the next epoch is that one."""
+        assert self.batch_size is not None
+        self._sampler.leave_out(samples=state_dict["batches"] * self.batch_size, epoch=state_dict["epoch"])
