@@ -1,7 +1,8 @@
 """What a run costs and what it is worth: a point a run, the best for its cost named."""
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
@@ -11,6 +12,8 @@ from lightning_losses.plots.style import COLORS, new_figure, paper_style
 Point = tuple[float, float, float]
 # Up to as many runs, every one is named.
 _ALL_NAMED = 8
+_REFERENCE = COLORS[1]
+_MARKERS = ("o", "D", "^", "v", "P", "X")
 
 
 def accuracy_against_cost(
@@ -38,47 +41,53 @@ def accuracy_against_cost(
 
     Example:
         >>> figure = accuracy_against_cost({"": {"ce": (1.0, 90.0, 0.5), "kd": (2.0, 92.0, 0.4)}}, reference="ce")
-        >>> [text.get_text() for text in figure.axes[0].texts]
+        >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         ['ce', 'kd']
     """
     if not panels:
         raise ValueError("accuracy_against_cost: no panels came; give at least one.")
     columns = min(len(panels), 3)
     with paper_style():
-        figure, axes = new_figure(columns, math.ceil(len(panels) / columns), width=3.0, height=2.5)
+        figure, axes = new_figure(columns, math.ceil(len(panels) / columns), width=3.0, height=3.0)
         for axis, (title, runs) in zip(axes, panels.items(), strict=False):
             points = {run: point for run, point in runs.items() if not any(map(math.isnan, point[:2]))}
             front = best_for_their_cost(points)
-            for run, (x, y, half) in points.items():
-                color = COLORS[1] if run == reference else COLORS[0] if run in front else "#9a9a9a"
+            named = [run for run in points if len(points) <= _ALL_NAMED or run in front or run == reference]
+            others = [run for run in points if run not in named]
+            axis.errorbar(
+                *_bars([points[run] for run in others]), fmt="o", color="#a6a6a6", markersize=3, elinewidth=0.5
+            )
+            colors = itertools.cycle(color for color in COLORS if color != _REFERENCE)
+            for place, run in enumerate(sorted(named, key=lambda run: points[run][0])):
+                own = run == reference
                 axis.errorbar(
-                    x, y, yerr=0 if math.isnan(half) else half, fmt="s" if run == reference else "o", color=color,
-                    markersize=4.5 if run == reference or run in front else 3, elinewidth=0.8,
-                    zorder=3 if run == reference or run in front else 2,
+                    *_bars([points[run]]), fmt="s" if own else _MARKERS[place % len(_MARKERS)],
+                    color=_REFERENCE if own else next(colors), markersize=5, elinewidth=0.9, zorder=3, label=run,
                 )  # fmt: skip
             axis.plot(
                 [points[run][0] for run in front],
                 [points[run][1] for run in front],
-                color=COLORS[0],
-                linewidth=0.8,
+                color="#555555",
+                linewidth=0.7,
                 zorder=2.5,
             )
-            named = [run for run in points if len(points) <= _ALL_NAMED or run in front or run == reference]
-            axis.margins(x=0.12, y=0.12)
-            for run in sorted(named, key=lambda run: points[run][0]):
-                # Above what is on the front, below what isn't; towards the middle of the panel.
-                x, y, _ = points[run]
-                right = x > sum(point[0] for point in points.values()) / len(points)
-                axis.annotate(
-                    run, (x, y), xytext=(-4 if right else 4, 4 if run in front else -4), textcoords="offset points",
-                    ha="right" if right else "left", va="bottom" if run in front else "top", fontsize=7, zorder=4,
-                )  # fmt: skip
+            if named:
+                # Below the panel: wherever it stood within, it would hide points of some comparison.
+                axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize=7, handletextpad=0.2)
             axis.set_title(title)
             axis.set_xlabel(cost)
             axis.set_ylabel(accuracy)
         for axis in axes[len(panels) :]:
             axis.remove()
     return figure
+
+
+def _bars(points: Sequence[Point]) -> tuple[list[float], list[float], list[float]]:
+    return (
+        [x for x, _, _ in points],
+        [y for _, y, _ in points],
+        [0.0 if math.isnan(half) else half for _, _, half in points],
+    )
 
 
 def best_for_their_cost(points: Mapping[str, Point]) -> list[str]:

@@ -14,7 +14,7 @@ def test_the_best_are_those_that_no_other_beats_in_both():
 def test_of_many_runs_the_best_and_the_reference_are_named(tmp_path):
     points = {f"run {k}": (10.0 - k, 80.0 + k % 3, math.nan) for k in range(10)} | {"diverged": (1.0, math.nan, 0.0)}
     figure = accuracy_against_cost({"one": points, "two": points}, reference="run 0")
-    named = {text.get_text() for text in figure.axes[0].texts}
+    named = {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
     assert named == {"run 9", "run 8", "run 0"}
     assert [axis.get_title("left") for axis in figure.axes] == ["one", "two"]
     assert save_figure(figure, tmp_path / "a.png").stat().st_size > 10_000
