@@ -5,7 +5,7 @@
 
 Prints, for each size, the median ratio of CPU time on one thread to plain (and its range over the rounds), the time
 over the floor of 6 N D V operations at the rate of the fastest product measured in the same run, and the peak memory
-beyond inputs and gradients, from a fresh process for each variant. With --threads 2 times are wall clock.
+beyond inputs and gradients, of the second step in a fresh process for each variant. With --threads 2 times are wall clock.
 """
 
 import argparse
@@ -87,10 +87,11 @@ def step(forward: Forward, hidden: Tensor, weight: Tensor, target: Tensor) -> No
 def memory(name: str, dtype: str, tokens: int, width: int, vocabulary: int) -> None:
     torch.set_num_threads(1)
     forward = variants([name])[name]
-    # A smaller call first, so that code, read from disk or compiled for the shapes, is not taken for the step's memory.
-    step(forward, *data(DTYPES[dtype], 256, width, 4096))
-    release_freed()
     hidden, weight, target = data(DTYPES[dtype], tokens, width, vocabulary)
+    # The second step counts: code, read from disk or compiled for the shapes, is not taken for the step's memory.
+    step(forward, hidden, weight, target)
+    hidden.grad = weight.grad = None
+    release_freed()
     print(json.dumps(peak_extra_bytes(lambda: step(forward, hidden, weight, target), [hidden, weight]) / 1e6))
 
 

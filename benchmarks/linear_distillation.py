@@ -126,9 +126,10 @@ def step(loss: Loss, *tensors: Tensor) -> None:
 def memory(name: str, objective: str, dtype: str, tokens: int, width: int, vocabulary: int) -> None:
     torch.set_num_threads(1)
     loss = variants([name], objective)[name]
-    step(loss, *pair_of_heads(DTYPES[dtype], 256, width, 4096))
-    release_freed()
     tensors = pair_of_heads(DTYPES[dtype], tokens, width, vocabulary)
+    step(loss, *tensors)
+    tensors[0].grad = tensors[1].grad = None
+    release_freed()
     print(json.dumps(peak_extra_bytes(lambda: step(loss, *tensors), list(tensors[:2])) / 1e6))
 
 

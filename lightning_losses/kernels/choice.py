@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Impl = Literal["auto", "reference", "chunked", "recompute", "triton", "torch", "cce", "liger"]
+Impl = Literal["auto", "reference", "chunked", "recompute", "triton", "torch", "cce", "cce_torch_compile", "liger"]
 
 SMALL = 4 * 2**20
 """Bytes of logits, in float32, up to which holding them is simplest and as fast."""

@@ -12,12 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.head import Head, locate
-from lightning_losses.kernels.products import accumulate, exponentiate, product, spans
+from lightning_losses.kernels.products import accumulate, exponentiate, product, row_sums, spans
 from lightning_losses.kernels.terms import Alone, Exchange, Terms
 
 
 def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"], full: bool = False) -> int:
-    """Tokens in a chunk: one in 23 of them, within bounds that depend on device, dtype and vocabulary.
+    """Tokens in a chunk: one in 25 of them, within bounds that depend on device, dtype and vocabulary.
 
     A chunk's logits then take 4 % of the whole, 2 % of what plain cross-entropy holds. Larger chunks are faster, since
     the weight is read once a chunk and its gradient read and written once: what fits in 8 MiB is always taken.
@@ -31,8 +31,8 @@ def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"], full: 
         power = 1 << max(tokens // 32, 1).bit_length() - 1
         return min(max(power, 1024), 4096)
     cached = 8 * 2**20 // ((8 if full else weight.element_size()) * max(len(weight), 1))
-    wanted = max(tokens * 11 // 256, cached) // 16 * 16
-    return min(max(wanted, 96 if full else 112), 512)
+    wanted = max(tokens // 25, cached) // 16 * 16
+    return min(max(wanted, 112), 512)
 
 
 class Scores:
@@ -81,7 +81,7 @@ class Scores:
                     self.smooth += (scores * head.class_weight[tile]).sum(dim=1)
             scores[rows, columns] = -torch.inf
             if not shifted:
-                self.others += exponentiate(scores).sum(dim=1, dtype=head.statistics)
+                self.others += row_sums(exponentiate(scores), head.statistics)
             if self.drawn is not None:
                 self.drawn += product(scores, head.rows(tile).t())
         if pass_.mean_row is not None:
@@ -96,7 +96,7 @@ class Scores:
     def exponentiate(self, shift: Float[Tensor, " rows"]) -> None:
         """Turn scores into ``exp(l - shift)`` in place, and sum them over the vocabulary but for the target."""
         for tile in self.tiles:
-            self.others += exponentiate(tile.sub_(shift.unsqueeze(1))).sum(dim=1, dtype=self.others.dtype)
+            self.others += row_sums(exponentiate(tile.sub_(shift.unsqueeze(1))), self.others.dtype)
 
 
 class Pass:

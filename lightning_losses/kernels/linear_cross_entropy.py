@@ -132,8 +132,8 @@ def linear_cross_entropy(
         accum_dtype: what the weight's gradient gathers in over the chunks of `impl="chunked"`, where it matters:
             float32 for a bfloat16 head; by default the weight's own.
         impl: "reference" (holds the logits), "chunked" (gradients made in forward), "recompute" (memory independent
-            of V; per-row gradients), "triton", "torch", "cce", "liger", or "auto"; `choose_implementation` says which
-            "auto" takes, and why.
+            of V; per-row gradients), "triton", "torch", "cce", "cce_torch_compile", "liger", or "auto";
+            `choose_implementation` says which "auto" takes, and why.
 
     Shapes:
         hidden: [..., T, D]; weight: [V, D]; target: [..., T]; lse and an unreduced loss: [..., T - shift].

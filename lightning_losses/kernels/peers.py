@@ -1,6 +1,8 @@
 """Other projects' implementations, where they are installed and can do what is asked."""
 
 import importlib
+import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from lightning_losses.kernels.problem import Problem
 
 def evaluate(problem: Problem, impl: str) -> tuple[Tensor, None, Tensor]:
     """The reduced loss by a peer, and the z-loss's part, which is 0 for those without."""
-    loss, z_part = {"torch": _torch, "cce": _cce, "liger": _liger}[impl](problem)
+    loss, z_part = _PEERS[impl](problem)
     return loss, None, problem.hidden.new_zeros(()) if z_part is None else z_part
 
 
@@ -45,15 +47,32 @@ def _need(package: str, impl: str) -> Any:
     return importlib.import_module(package)
 
 
+def _need_cuda(problem: Problem, impl: str, remedy: str) -> None:
+    if problem.weight.device.type != "cuda":
+        raise ValueError(
+            f"linear_cross_entropy: impl={impl!r} needs a CUDA device, and weight is on {problem.weight.device.type}; "
+            f"use impl='chunked', or {remedy}."
+        )
+
+
 def _cce(problem: Problem) -> tuple[Tensor, None]:
-    """Apple's kernels on CUDA; elsewhere their compiled form, which holds the logits."""
+    """Apple's kernels."""
     package = _need("cut_cross_entropy", "cce")
-    _refuse(problem, "cce", softcap=True)
+    _need_cuda(problem, "cce", "'cce_torch_compile', which holds the logits")
+    return _cut(package, problem, "cce", "cce")
+
+
+def _cce_torch_compile(problem: Problem) -> tuple[Tensor, None]:
+    """Apple's compiled form, which holds the logits, on any device."""
+    return _cut(_need("cut_cross_entropy", "cce_torch_compile"), problem, "cce_torch_compile", "torch_compile")
+
+
+def _cut(package: Any, problem: Problem, impl: str, form: str) -> tuple[Tensor, None]:
+    _refuse(problem, impl, softcap=True)
     if problem.bias is not None:
         raise ValueError(
-            "linear_cross_entropy: impl='cce' came with a bias, which its releases don't take; use impl='auto'."
+            f"linear_cross_entropy: impl={impl!r} came with a bias, which its releases don't take; use impl='auto'."
         )
-    form = "cce" if problem.hidden.device.type == "cuda" else "torch_compile"
     total = package.linear_cross_entropy(
         problem.hidden,
         problem.weight,
@@ -69,6 +88,8 @@ def _cce(problem: Problem) -> tuple[Tensor, None]:
 def _liger(problem: Problem) -> tuple[Tensor, Tensor]:
     """Liger's fused head; its Triton kernels need CUDA, or the interpreter."""
     package = _need("liger_kernel.ops.fused_linear_cross_entropy", "liger")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        _need_cuda(problem, "liger", "set TRITON_INTERPRET=1 before Python starts")
     # It has a softcap and class weights too, which its kernels' interpreted form can't be checked with.
     _refuse(problem, "liger", z_loss=True, label_smoothing=True, accum_dtype=True)
     terms, scale = problem.terms, float(problem.scale)
@@ -107,3 +128,11 @@ def _torch(problem: Problem) -> tuple[Tensor, None]:
         options=torch.nn.LinearCrossEntropyOptions(),
     )
     return total * problem.scale, None
+
+
+_PEERS: dict[str, Callable[[Problem], tuple[Tensor, Tensor | None]]] = {
+    "torch": _torch,
+    "cce": _cce,
+    "cce_torch_compile": _cce_torch_compile,
+    "liger": _liger,
+}

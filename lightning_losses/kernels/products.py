@@ -94,6 +94,22 @@ def exponentiate(scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return torch.exp(scores, out=scores)
 
 
+def row_sums(values: Float[Tensor, "rows columns"], dtype: torch.dtype) -> Float[Tensor, " rows"]:
+    """The sum of each row, in `dtype`.
+
+    Example:
+        >>> row_sums(torch.ones(2, 3, dtype=torch.bfloat16), torch.float32)
+        tensor([3., 3.])
+    """
+    if values.device.type != "cpu" or values.dtype == dtype:
+        return values.sum(dim=1, dtype=dtype)
+    # A CPU converts the whole operand first: by parts, that stays in its cache.
+    total = values.new_zeros(len(values), dtype=dtype)
+    for columns in spans(values.shape[1], 512):
+        total += values[:, columns].sum(dim=1, dtype=dtype)
+    return total
+
+
 def spans(length: int, width: int) -> Iterator[slice]:
     """Slices of `width` that cover `length`; one empty slice for a length of 0."""
     for start in range(0, max(length, 1), width):

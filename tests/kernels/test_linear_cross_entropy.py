@@ -346,8 +346,8 @@ def test_auto_explains_itself():
 
 def test_chunks_are_a_share_of_the_tokens_within_bounds():
     wide = torch.zeros(32768, 1)
-    assert [default_chunk(tokens, wide) for tokens in (1, 1024, 4096, 8192, 10**6)] == [112, 112, 176, 352, 512]
-    assert [default_chunk(tokens, wide, full=True) for tokens in (1, 1024, 4096)] == [96, 96, 176]
+    assert [default_chunk(tokens, wide) for tokens in (1, 1024, 4096, 8192, 10**6)] == [112, 112, 160, 320, 512]
+    assert [default_chunk(tokens, wide, full=True) for tokens in (1, 1024, 4096)] == [112, 112, 160]
     # What fits in 8 MiB is taken whatever the share.
     assert default_chunk(1024, torch.zeros(8192, 1)) == 256
     assert default_chunk(1024, torch.zeros(8192, 1, dtype=torch.bfloat16)) == 512
@@ -382,6 +382,10 @@ def test_chunks_are_a_share_of_the_tokens_within_bounds():
         ({"chunk": 0}, "chunk=0"),
         ({"softcap": 3.0, "z_loss": 0.1, "impl": "torch"}, "impl='torch' has no softcap, z_loss"),
         ({"reduction": "none", "impl": "torch"}, "impl='torch' has no per-row"),
+        ({"impl": "cce"}, "impl='cce' needs a CUDA device, and weight is on cpu; use impl='chunked', or 'cce_torch_"),
+        ({"impl": "liger"}, "impl='liger' needs a CUDA device, and weight is on cpu; .* TRITON_INTERPRET=1"),
+        ({"impl": "cce_torch_compile", "bias": torch.zeros(6)}, "impl='cce_torch_compile' came with a bias"),
+        ({"impl": "cce_torch_compile", "label_smoothing": 0.1}, "has no label_smoothing; use impl='auto'"),
     ],
 )
 def test_wrong_calls_are_one_sentence(change, message):
@@ -395,8 +399,24 @@ def test_torch_is_offered_where_its_options_suffice():
     assert_same(evaluate(call, impl="torch", **options), evaluate(call, impl="reference", **options), 1e-11, 1e-13)
 
 
+@pytest.mark.parametrize("options", [{}, {"softcap": 3.0}, {"reduction": "sum"}, {"shift": 1}], ids=str)
+def test_cce_s_form_for_the_compiler_equals_the_reference(options):
+    call = problem(torch.float32, bias=False)
+    # The compiler itself takes half a minute; its form of the loss is the same code without it.
+    with torch.compiler.set_stance("force_eager"):
+        found = evaluate(call, upstream=2.0, impl="cce_torch_compile", **options)
+    # float32 sums in another order.
+    assert_same(found, evaluate(call, upstream=2.0, impl="reference", **options), 1e-5, 1e-6)
+
+
 @pytest.mark.parametrize(
-    ("impl", "package"), [("cce", "cut_cross_entropy"), ("liger", "liger_kernel"), ("triton", "triton")]
+    ("impl", "package"),
+    [
+        ("cce", "cut_cross_entropy"),
+        ("cce_torch_compile", "cut_cross_entropy"),
+        ("liger", "liger_kernel"),
+        ("triton", "triton"),
+    ],
 )
 def test_a_backend_that_is_not_installed_is_named(monkeypatch, impl, package):
     for module in ("peers", "linear_cross_entropy"):

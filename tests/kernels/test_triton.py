@@ -46,6 +46,13 @@ def test_values_and_gradients_equal_float64_for_every_option_shape_and_dtype():
         assert max(line["errors"]) <= TOLERANCE[line["dtype"]] * (100 if certain else 1), line
 
 
+def test_liger_s_kernels_equal_float64():
+    cases = [line for line in interpreted() if "liger" in line]
+    assert len(cases) == 4
+    for line in cases:
+        assert max(line["liger"]) <= TOLERANCE["float32"], line
+
+
 def test_filtering_changes_a_gradient_by_less_than_its_threshold():
     (line,) = [line for line in interpreted() if line["case"] == "filter"]
     assert line["exact"] < 1e-4 and line["dropped"] == 0

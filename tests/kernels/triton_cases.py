@@ -28,7 +28,7 @@ SHAPES = [(37, 24, 53), (1, 16, 2), (16, 33, 64)]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def errors(dtype, shape, options, bias):
+def errors(dtype, shape, options, bias, impl="triton"):
     generator = torch.Generator().manual_seed(5)
     tokens, width, vocabulary = shape
     values = [
@@ -43,15 +43,28 @@ def errors(dtype, shape, options, bias):
         options["class_weight"] = torch.linspace(0.5, 2.0, vocabulary)
     upstream = torch.linspace(-1, 2, tokens) if options.get("reduction") == "none" else torch.tensor(-1.5)
     found = []
-    for impl, kind in (("triton", dtype), ("reference", torch.float64)):
+    for which, kind in ((impl, dtype), ("reference", torch.float64)):
         # Both start from the rounded values, so that only the kernel's own error is left.
         leaves = [value.to(dtype).to(kind).requires_grad_() for value in values]
-        loss = linear_cross_entropy(leaves[0], leaves[1], target, leaves[2] if bias else None, impl=impl, **options)
+        loss = linear_cross_entropy(leaves[0], leaves[1], target, leaves[2] if bias else None, impl=which, **options)
         used = leaves if bias else leaves[:2]
         found.append([loss.detach(), *torch.autograd.grad((upstream.to(loss.dtype) * loss).sum(), used)])
     return [
         float((one.double() - other).norm() / other.norm().clamp(min=1e-12)) for one, other in zip(*found, strict=True)
     ]
+
+
+LIGER = {
+    "plain": {},
+    "sum": {"reduction": "sum"},
+    "shift": {"shift": 1},
+    "smoothed-z": {"label_smoothing": 0.1, "z_loss": 0.01},
+}
+
+
+def liger_errors(options):
+    """How far Liger's kernels, which run under the interpreter too, are from the reference in float32."""
+    return errors(torch.float32, SHAPES[0], options, True, impl="liger")
 
 
 def filtering():
@@ -83,6 +96,8 @@ def main():
             continue
         found = errors(DTYPES[dtype], shape, OPTIONS[name], bias)
         print(json.dumps({"case": f"{name} {dtype} {shape} bias={bias}", "dtype": dtype, "errors": found}), flush=True)
+    for name, options in LIGER.items():
+        print(json.dumps({"case": name, "liger": liger_errors(options)}), flush=True)
     print(json.dumps({"case": "filter", **filtering()}), flush=True)
     # The kernels compute in float32; the golden values in float64 are met to float32's accuracy.
     adapter = cross_entropy_adapter("triton", cast=torch.float32)
