@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from lightning_losses.recipe.claims import RULE
+from lightning_losses.recipe.claims import LEVEL, RULE
 from lightning_losses.recipe.comparison_report import Comparison, describe, markdown_table
 from lightning_losses.recipe.gates import Gate
 from lightning_losses.recipe.seed_interval import seed_interval
@@ -194,6 +194,12 @@ def comparison_section(name: str, found: Comparison, pictures: Sequence[str]) ->
         shown = "<br>".join(describe(difference) for difference in differences) or "–"
         lines.append(f"| {claim.claim} ({claim.source}) | {result} | {shown} |")
     lines.append("")
+    lines += [
+        f"What differs from {found.baseline} by more than chance (Holm's p below 5%):",
+        "",
+        *_differing(found),
+        "",
+    ]
     for table in found.tables():
         lines += [f"### {found.title}: {table.title}", ""] if table.title else []
         lines += [*markdown_table(table), ""]
@@ -203,6 +209,22 @@ def comparison_section(name: str, found: Comparison, pictures: Sequence[str]) ->
     for picture in pictures:
         lines += [f"![{found.title}: {picture.replace('_', ' ')}](docs/images/{name}_{picture}.png)", ""]
     return "\n".join(lines)
+
+
+def _differing(found: Comparison) -> Iterator[str]:
+    """A line a setting: which runs are higher and lower than the baseline in what counts most."""
+    for setting in found.settings:
+        parts = []
+        for metric, name in (("accuracy", "accuracy"), ("ece", "ECE as trained"), ("calibrated_nll", "calibrated NLL")):
+            significant = {run for run, p in found.p_values(setting, metric).items() if p < LEVEL}
+            for word, sign in (("higher", 1), ("lower", -1)):
+                runs = [
+                    f"`{run}`"
+                    for run in found.runs
+                    if run in significant and sign * statistics.fmean(found.differences(setting, run, metric)) > 0
+                ]
+                parts.append(f"{name} {word}: {', '.join(runs) or 'none'}")
+        yield f"- {setting + ': ' if setting else ''}{'; '.join(parts)}."
 
 
 def write(
@@ -252,7 +274,8 @@ def write(
             continue
         lines += [f"| `{name}` | {claim.claim} | {result} |" for claim, _, result in report[0].findings()]
     lines.append("")
-    lines += [f"Made by an earlier version of the code: {'; '.join(old)}.", ""] if old else []
+    if old:
+        lines += [f"Runs that an earlier version of the code made, from the same settings: {', '.join(old)}.", ""]
     lines += [section(name, settings, reports[name], seeds) for name, settings in experiments.items()]
     lines += [comparison_section(name, *report) for name, report in comparisons.items() if report is not None]
     untested = [
@@ -312,7 +335,7 @@ class _Runner:
             self.console.print("has run before")
         elif before is not None:
             self.console.print("has run before, by another version of the code")
-            self.old.append(f"{name}, seed {seed}")
+            self.old.append(f"`{name}` seed {seed}")
             folder = before
         elif self.arguments.no_run:
             self.console.print("has not run")

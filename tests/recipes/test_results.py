@@ -85,7 +85,7 @@ def test_other_code_is_another_run_which_is_taken_only_where_it_is_asked_for(tmp
     assert results.older_run(then, {**settings, "threads": 2}) is None
     code, started, text = make_results({3: 100.0}, "--stale")
     assert (code, started) == (0, [])
-    assert "Made by an earlier version of the code: grok_lazy_rich, seed 3." in text
+    assert "an earlier version of the code made, from the same settings: `grok_lazy_rich` seed 3." in text
     code, started, text = make_results({3: 100.0}, "--no-run")
     assert (code, started) == (0, []) and "| not run |" in text
     assert make_results({3: 100.0})[1] == [3]
@@ -109,13 +109,14 @@ def test_a_comparison_is_a_section_with_verdicts_tables_and_pictures(tmp_path, m
         config={"common": ["data=digits"]},
     )  # fmt: skip
     monkeypatch.setattr(results, "run_comparison", lambda name, folder, stale: found.write(folder / "report") or True)
-    options = ["--experiments", "calibration", "--folder", str(tmp_path / "runs")]
+    options = ["--experiments", "calibration_compare", "--folder", str(tmp_path / "runs")]
     monkeypatch.setattr(sys, "argv", ["results.py", *options, "--output", str(tmp_path / "RESULTS.md")])
     assert results.main() == 0
     text = (tmp_path / "RESULTS.md").read_text()
-    assert "| `calibration` | KD is better. | reproduced |" in text
+    assert "| `calibration_compare` | KD is better. | reproduced |" in text
     assert "| KD is better. (us, 2026) | reproduced | holds: 60 rows: accuracy, % of kd higher than that of ce" in text
     assert "- 60 rows: `data.train_rows=60`" in text and "### Some objectives: accuracy, %" in text
+    assert "- 60 rows: accuracy higher: `kd`; accuracy lower: none; " in text
     assert "- Larger networks." in text
     for picture in re.findall(r"\]\((.*png)\)", text):
         assert (tmp_path / picture).is_file()
