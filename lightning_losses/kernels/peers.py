@@ -38,13 +38,11 @@ def _is_zero(scale: float | Tensor) -> bool:
     return not isinstance(scale, Tensor) and scale == 0
 
 
-def _need(package: str, impl: str) -> Any:
-    if not installed(package.partition(".")[0]):
+def _need(package: str, impl: str) -> None:
+    if not installed(package):
         raise ValueError(
-            f"linear_cross_entropy: impl={impl!r} needs the package {package.partition('.')[0]}, which is "
-            "not installed; use impl='auto'."
+            f"linear_cross_entropy: impl={impl!r} needs the package {package}, which is not installed; use impl='auto'."
         )
-    return importlib.import_module(package)
 
 
 def _need_cuda(problem: Problem, impl: str, remedy: str) -> None:
@@ -57,22 +55,24 @@ def _need_cuda(problem: Problem, impl: str, remedy: str) -> None:
 
 def _cce(problem: Problem) -> tuple[Tensor, None]:
     """Apple's kernels."""
-    package = _need("cut_cross_entropy", "cce")
+    _need("cut_cross_entropy", "cce")
     _need_cuda(problem, "cce", "'cce_torch_compile', which holds the logits")
-    return _cut(package, problem, "cce", "cce")
+    return _cut(problem, "cce", "cce")
 
 
 def _cce_torch_compile(problem: Problem) -> tuple[Tensor, None]:
     """Apple's compiled form, which holds the logits, on any device."""
-    return _cut(_need("cut_cross_entropy", "cce_torch_compile"), problem, "cce_torch_compile", "torch_compile")
+    _need("cut_cross_entropy", "cce_torch_compile")
+    return _cut(problem, "cce_torch_compile", "torch_compile")
 
 
-def _cut(package: Any, problem: Problem, impl: str, form: str) -> tuple[Tensor, None]:
+def _cut(problem: Problem, impl: str, form: str) -> tuple[Tensor, None]:
     _refuse(problem, impl, softcap=True)
     if problem.bias is not None:
         raise ValueError(
             f"linear_cross_entropy: impl={impl!r} came with a bias, which its releases don't take; use impl='auto'."
         )
+    package: Any = importlib.import_module("cut_cross_entropy")
     total = package.linear_cross_entropy(
         problem.hidden,
         problem.weight,
@@ -87,11 +87,12 @@ def _cut(package: Any, problem: Problem, impl: str, form: str) -> tuple[Tensor, 
 
 def _liger(problem: Problem) -> tuple[Tensor, Tensor]:
     """Liger's fused head; its Triton kernels need CUDA, or the interpreter."""
-    package = _need("liger_kernel.ops.fused_linear_cross_entropy", "liger")
+    _need("liger_kernel", "liger")
     if os.environ.get("TRITON_INTERPRET") != "1":
         _need_cuda(problem, "liger", "set TRITON_INTERPRET=1 before Python starts")
     # It has a softcap and class weights too, which its kernels' interpreted form can't be checked with.
     _refuse(problem, "liger", z_loss=True, label_smoothing=True, accum_dtype=True)
+    package: Any = importlib.import_module("liger_kernel.ops.fused_linear_cross_entropy")
     terms, scale = problem.terms, float(problem.scale)
     found = package.LigerFusedLinearCrossEntropyFunction.apply(
         problem.hidden,
