@@ -78,7 +78,8 @@ def seed_intervals(
             if label is None:
                 axis.set_xlabel(name)
             else:
-                axis.set_title(name)
+                # Beside each other, not into each other.
+                axis.set_title(name, fontsize=9 if len(panels) <= 3 else 7)
                 axis.set_xlabel(label)
             axis.set_yticks(range(len(runs)), runs)
             if ends and min(ends) < max(ends) / 2:
