@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from lightning_losses.sharded_checkpoints import check_folder
 from lightning_losses.tensors import full_precision
 
 
@@ -182,6 +183,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         path: a file, which the first process reads, or a folder of shards, which all read.
     """
     if path.is_dir():
+        check_folder(path)
         weights = get_model_state_dict(module)
         load_folder({"state_dict": weights}, checkpoint_id=path)
         module.load_state_dict(weights)

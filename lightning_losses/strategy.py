@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_losses.blocks import blocks_of
+from lightning_losses.sharded_checkpoints import check_folder, previous_name
 from lightning_losses.sharding import is_sharded, shard_children
 from lightning_losses.tensors import check_choice
 
@@ -121,7 +122,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
         path = Path(self.broadcast(filepath))
-        partial, previous = (path.with_name(f".{path.name}.{state}") for state in ("partial", "previous"))
+        partial, previous = path.with_name(f".{path.name}.partial"), previous_name(path)
         if self.is_global_zero:
             shutil.rmtree(partial, ignore_errors=True)
         self.barrier("before a checkpoint")
@@ -137,6 +138,17 @@ class FSDP2Strategy(ModelParallelStrategy):
             else:
                 previous.unlink(missing_ok=True)
         self.barrier("a checkpoint has its name")
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read tensors and plain values, from a file or from a folder of shards.
+
+        Raises:
+            ValueError: a folder that holds anything else, or that is no whole checkpoint.
+        """
+        path = Path(self.broadcast(checkpoint_path))
+        if path.is_dir():
+            check_folder(path)
+        return super().load_checkpoint(path, weights_only=True)
 
     def shard(self, module: nn.Module) -> None:
         """Shard the children of a module, and its teacher if it has one that is to be."""

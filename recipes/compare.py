@@ -19,6 +19,7 @@ from lightning_losses.recipe.check_config import ConfigError
 from lightning_losses.recipe.check_overrides import check_overrides
 from lightning_losses.recipe.comparison_plan import plan
 from lightning_losses.recipe.launch import launch, overrides
+from lightning_losses.recipe.processes import runs_again
 from lightning_losses.recipes.train import Settings as TrainSettings
 
 
@@ -45,6 +46,11 @@ def rehearse(config: DictConfig) -> None:
     """Read every run's words, and take a step of every objective, so that what can't work is known at once."""
     if {"-m", "--multirun"} & set(sys.argv):
         raise ConfigError("a sweep of comparisons has no table of its own; leave out -m, and name settings=[...].")
+    if runs_again(config.trainer):
+        raise ConfigError(
+            "trainer: a comparison trains many networks and compares them in one process; use trainer=ddp_fork, or one "
+            "device."
+        )
     planned = plan(config, overrides())
     first, first_run = next(iter(planned.settings)), next(iter(planned.runs))
     for one in planned.planned:

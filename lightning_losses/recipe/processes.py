@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from lightning_losses.recipe.instantiate import ConfigError
+from lightning_losses.sharded_checkpoints import check_folder
 
 # Lightning starts each process by forking this one, in place of running the command again.
 _FORKING = ("ddp_fork", "ddp_fork_find_unused_parameters_true", "ddp_spawn", "ddp_notebook")
@@ -73,6 +74,7 @@ def first_process() -> bool:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint that this run wrote, whole, from one file or from a folder of shards."""
     if path.is_dir():
+        check_folder(path)
         content: dict[str, Any] = _load_distributed_checkpoint(path)
         return content
     return torch.load(path, map_location="cpu", weights_only=True)

@@ -33,6 +33,7 @@ from lightning_losses.recipe.processes import (
     shards_teacher,
 )
 from lightning_losses.recipe.sources import source_digest, targets
+from lightning_losses.sharded_checkpoints import find_again
 from lightning_losses.teacher import checkpoint_teacher
 
 Weights = Literal["last", "best"]
@@ -225,6 +226,8 @@ class Training:
         """
         folder = folder / self.name
         last = folder / "last.ckpt"
+        for path in (last, folder / "best.ckpt"):
+            find_again(path)
         resume = resume and last.exists()
         self._claim(folder / "identity.json", resume)
         # A teacher that is sharded stays so; what comes after the training needs it whole.

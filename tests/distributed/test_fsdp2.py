@@ -1,5 +1,7 @@
 """FSDP2 as trainers use it: what is sharded, where the teacher is, and that a resumed run is an uninterrupted one."""
 
+import pickle
+
 import lightning as L
 import pytest
 import torch
@@ -15,6 +17,7 @@ from lightning_losses.networks.transformer import Transformer
 from lightning_losses.sharding import is_sharded
 from lightning_losses.strategy import FSDP2Strategy
 from tests.distributed.processes import run_on_processes
+from tests.test_sharded_checkpoints import Malicious
 
 pytestmark = pytest.mark.distributed
 
@@ -102,6 +105,10 @@ def fitted(folder, kind, epochs, strategy=None, ckpt_path=None, save=None, execu
     return module
 
 
+def pickled(content, path):
+    path.write_bytes(pickle.dumps(content))
+
+
 KINDS = {"distiller": distiller, "language_model": language_model}
 
 
@@ -131,6 +138,14 @@ def test_every_way_of_sharding_trains_what_one_process_trains_and_resumes_exactl
             fitted(tmp_path, kind, 1, fsdp2(**options), save=path)
             assert path.is_dir() == shards
             found[f"resumed{shards}"] = weights(fitted(tmp_path, kind, 2, fsdp2(**options), ckpt_path=path))
+        # One that Lightning or torch would unpickle.
+        for name in ("meta.pt", ".metadata"):
+            if torch.distributed.get_rank() == 0:
+                (torch.save if name == "meta.pt" else pickled)(Malicious(tmp_path / "attacked"), path / name)
+            torch.distributed.barrier()
+            with pytest.raises(ValueError, match="was refused, because it holds Python objects"):
+                fitted(tmp_path, kind, 2, fsdp2(**options), ckpt_path=path)
+            assert not (tmp_path / "attacked").exists()
         torch.save(found, tmp_path / f"{torch.distributed.get_rank()}.pt")
 
     run_on_processes(fit, 2)

@@ -249,6 +249,10 @@ def test_what_can_not_be_compared_is_a_message(words, message):
         (["objectives=[ce,kd]", "data.batch_sise=3"], "there is no 'batch_sise' in data"),
         (['settings=["few: data.train_row=60"]'], "few, ce: data.train_row=60: there is no 'train_row' in data"),
         (["-m", "data=digits,mnist5k"], "leave out -m"),
+        (
+            ["trainer=ddp", "trainer.accelerator=cpu"],
+            "compares them in one process; use trainer=ddp_fork, or one device",
+        ),
     ],
 )
 def test_a_wrong_word_ends_in_one_message(words, message, monkeypatch, capsys, tmp_path):
