@@ -346,8 +346,9 @@ def test_auto_explains_itself():
 
 def test_chunks_are_a_share_of_the_tokens_within_bounds():
     wide = torch.zeros(32768, 1)
-    assert [default_chunk(tokens, wide) for tokens in (1, 1024, 4096, 8192, 10**6)] == [112, 112, 160, 320, 512]
+    assert [default_chunk(tokens, wide) for tokens in (1, 1024, 4096, 8192, 10**6)] == [96, 96, 160, 320, 512]
     assert [default_chunk(tokens, wide, full=True) for tokens in (1, 1024, 4096)] == [112, 112, 160]
+    assert default_chunk(1024, torch.zeros(32768, 1024, dtype=torch.bfloat16)) == 256
     # What fits in 8 MiB is taken whatever the share.
     assert default_chunk(1024, torch.zeros(8192, 1)) == 256
     assert default_chunk(1024, torch.zeros(8192, 1, dtype=torch.bfloat16)) == 512
