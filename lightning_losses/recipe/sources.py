@@ -94,7 +94,9 @@ def essential(node: Any) -> Any:
         name: essential(value)
         for name, value in node.items()
         # 1 and 1.0 build the same, 1 and True may not.
-        if not (name in defaults and defaults[name] == value and isinstance(value, bool) == isinstance(defaults[name], bool))
+        if not (
+            name in defaults and defaults[name] == value and isinstance(value, bool) == isinstance(defaults[name], bool)
+        )
     }
 
 
