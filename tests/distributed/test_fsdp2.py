@@ -140,6 +140,8 @@ def test_every_way_of_sharding_trains_what_one_process_trains_and_resumes_exactl
             found[f"resumed{shards}"] = weights(fitted(tmp_path, kind, 2, fsdp2(**options), ckpt_path=path))
         # One that Lightning or torch would unpickle.
         for name in ("meta.pt", ".metadata"):
+            # The other process may still be reading what was there.
+            torch.distributed.barrier()
             if torch.distributed.get_rank() == 0:
                 (torch.save if name == "meta.pt" else pickled)(Malicious(tmp_path / "attacked"), path / name)
             torch.distributed.barrier()
@@ -147,6 +149,8 @@ def test_every_way_of_sharding_trains_what_one_process_trains_and_resumes_exactl
                 fitted(tmp_path, kind, 2, fsdp2(**options), ckpt_path=path)
             assert not (tmp_path / "attacked").exists()
         torch.save(found, tmp_path / f"{torch.distributed.get_rank()}.pt")
+        # The first process holds the group's store: it stays until the other is done.
+        torch.distributed.barrier()
 
     run_on_processes(fit, 2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
