@@ -258,8 +258,8 @@ def write(
     if experiments:
         lines += [
             f"- Grokking: seeds {listed.replace(',', ', ')}, on one CPU thread. Settings and gates were chosen on "
-            "seeds 0, 1, 2 and those from 10 on; earlier settings of `grok_xor`, `grok_lazy_rich` and `grok_compare` had "
-            "failed on some of these seeds. A claim counts as reproduced only if all its gates "
+            "seeds 0, 1, 2 and those from 10 on; earlier settings of `grok_xor`, `grok_lazy_rich` and `grok_compare` "
+            "had failed on some of these seeds. A claim counts as reproduced only if all its gates "
             "hold on every seed. Intervals are Student's, 95%, of the mean over seeds. “–” is what did not happen "
             "within the run, “over” the steps that a delay had lasted when the run ended; neither passes a gate."
         ]
