@@ -5,7 +5,8 @@
 
 Prints, for each size, the median ratio of CPU time on one thread to plain (and its range over the rounds), the time
 over the floor of 6 N D V operations at the rate of the fastest product measured in the same run, and the peak memory
-beyond inputs and gradients, of the second step in a fresh process for each variant. With --threads 2 times are wall clock.
+beyond inputs and gradients, of the second step in a fresh process for each variant. With --threads 2 times are wall
+clock.
 """
 
 import argparse
