@@ -131,8 +131,8 @@ def parts(kind: str) -> list[Part]:
         kind: one of `PARTS`.
 
     Example:
-        >>> [part.configs for part in parts("calibrators") if part.name == "TemperatureScaling"]
-        [('calibrator=temperature',)]
+        >>> [part.configs for part in parts("calibrators") if part.name == "MatrixScaling"]
+        [('calibrator=matrix',)]
     """
     _check("kind", kind, set(PARTS))
     made = _targets()

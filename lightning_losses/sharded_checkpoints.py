@@ -49,7 +49,7 @@ def check_folder(folder: Path) -> None:
 
     Example:
         >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
+        >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +ELLIPSIS
         ...     check_folder(Path(folder))
         Traceback (most recent call last):
         ValueError: checkpoint: ... is no whole checkpoint (No such file or directory).

@@ -8,14 +8,14 @@ import pytest
 
 from lightning_losses.losses import loss_classes
 from lightning_losses.recipe.check_overrides import check_overrides
-from lightning_losses.recipes import calibrate, train
+from lightning_losses.recipes import calibrate, compare, train
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "calibration.md").read_text()
 COMMANDS = [
     line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line.strip()
 ]
-SCHEMAS = {"train": train.Settings, "calibrate": calibrate.Settings}
+SCHEMAS = {"train": train.Settings, "calibrate": calibrate.Settings, "compare": compare.Settings}
 
 
 def test_its_examples_run_one_after_the_other(tmp_path, monkeypatch):

@@ -28,7 +28,9 @@ def loss_curves(histories: Mapping[str, History]) -> Figure:
             for name, values in _parts(history).items():
                 _draw(axis, values, name, names.index(name))
             _finish(axis, label)
-            axis.legend()
+            # Empty where every sample of every step was dropped.
+            if _parts(history):
+                axis.legend()
         if all(value > 0 for history in histories.values() for part in _parts(history).values() for value in part):
             _logarithmic(axes)
         axes[0].set_ylabel("training loss (nats per sample)")
