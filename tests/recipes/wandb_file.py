@@ -1,9 +1,12 @@
 """Reads the file that an offline run of Weights & Biases leaves: what `wandb sync` would send."""
 
+import contextlib
 import json
 import struct
+import time
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
 from wandb.proto.wandb_internal_pb2 import Record
 
 # LevelDB's log: blocks of records, each with a checksum, a length, and whether it is whole or first, middle, last.
@@ -12,9 +15,22 @@ _WHOLE, _LAST = 1, 4
 
 
 def records(folder: Path) -> list[Record]:
-    """The records of the run in a folder that holds ``wandb/``."""
+    """The records of the run in a folder that holds ``wandb/``.
+
+    W&B's own process may still be writing when the run has ended: its last record is waited for.
+    """
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    data = path.read_bytes()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.suppress(DecodeError):
+            found = _read(path.read_bytes())
+            if any(record.WhichOneof("record_type") == "exit" for record in found):
+                return found
+        time.sleep(0.05)
+    raise AssertionError(f"{path.name} never got its last record")
+
+
+def _read(data: bytes) -> list[Record]:
     # The file's own header takes the place of a record's.
     place, parts, found = _HEADER, b"", []
     while place + _HEADER <= len(data):
