@@ -265,8 +265,8 @@ def write(
         ]
     if comparisons:
         lines += [
-            "- Comparisons: nothing was tuned, but for the distance of the pairs in `calibration_overlap`, chosen on seed 0. "
-            + RULE
+            "- Comparisons: nothing was tuned, but for the distance of the pairs in `calibration_overlap`, "
+            "chosen on seed 0. " + RULE
         ]
     lines += ["", "| experiment | claim | verdict |", "|---|---|---|"]
     for name, settings in experiments.items():
