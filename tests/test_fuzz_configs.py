@@ -153,3 +153,7 @@ def test_malformed_configurations_end_in_one_message(tmp_path, monkeypatch):
     counts, wrong = fuzz(IN_SUITE, tmp_path)
     assert not wrong
     assert counts["message"] == IN_SUITE
+
+
+def test_a_network_given_for_a_value_is_named_and_not_printed_layer_by_layer():
+    assert attempt(["experiment=classify", "data=digits", "+trainer.strategy.value='${model}'"]) == "message"

@@ -5,6 +5,7 @@ import errno
 import functools
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -35,6 +36,8 @@ from lightning_losses.tensors import debug
 Task = Callable[[DictConfig, Path], Any]
 # What a user's settings can cause; anything else is a fault of the program and keeps its trace.
 _EXPECTED = (ValueError, HydraException, OmegaConfBaseException, MisconfigurationException, ModuleNotFoundError)
+# What torch prints of a network: a line for each layer, where a message has room for its name.
+_NETWORK = re.compile(r"\(\n(?:[ \t]+[^\n]*\n)+\)")
 # What a disk or a folder refuses; any other OSError is a fault of the program.
 _REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
@@ -233,7 +236,7 @@ def message(error: BaseException) -> str:
         where = str(error).rpartition("full_key: ")[2].strip() + ": " if "full_key: " in str(error) else ""
         while error.__cause__ is not None:
             error = error.__cause__
-    lines = str(error).strip().splitlines() or ["no reason was given"]
+    lines = _NETWORK.sub("(...)", str(error)).strip().splitlines() or ["no reason was given"]
     if isinstance(error, OmegaConfBaseException):
         # The lines below are about OmegaConf's own objects.
         lines = lines[:1]
