@@ -5,6 +5,8 @@ products instead of the [chunk, V] one. The target's entry is taken out and adde
 that the gradient of a confident row, a small difference, does not drown in rounding.
 """
 
+import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.head import Head, locate
-from lightning_losses.kernels.products import accumulate, exponentiate, product, row_sums, spans
+from lightning_losses.kernels.products import accumulate, exponentiate, product, row_sums
 from lightning_losses.kernels.terms import Alone, Exchange, Terms
 
 
@@ -72,9 +74,9 @@ class Scores:
         draws = want_hidden and not shifted and head.terms.softcap is None
         self.drawn = torch.zeros_like(hidden, dtype=head.statistics) if draws else None
         for tile, (rows, columns) in zip(head.tiles, self.hits, strict=True):
-            place = pass_.space[tile.start * len(hidden) : tile.stop * len(hidden)].view(len(hidden), -1)
+            place = pass_.place(tile, len(hidden))
             scores, slope = head.scores(hidden, tile, out=place)
-            self.tiles.append(scores)
+            self.tiles.append(place)
             self.picked[rows] = scores[rows, columns].to(head.statistics)
             if slope is not None and self.picked_slope is not None:
                 self.slopes.append(slope)
@@ -83,9 +85,11 @@ class Scores:
                     self.smooth += (scores * head.class_weight[tile]).sum(dim=1)
             scores[rows, columns] = -torch.inf
             if not shifted:
-                self.others += row_sums(exponentiate(scores), head.statistics)
+                self.others += row_sums(exponentiate(scores, out=place), head.statistics)
+            elif scores is not place:
+                place.copy_(scores)
             if self.drawn is not None:
-                self.drawn += product(scores, head.rows(tile).t())
+                self.drawn += product(place, head.rows(tile).t())
         if pass_.mean_row is not None:
             self.smooth = hidden.to(head.statistics) @ pass_.mean_row + pass_.mean_bias
 
@@ -113,9 +117,8 @@ class Pass:
         want_bias: bool,
         chunk: int,
     ) -> None:
-        # Every chunk's scores lie here: memory asked for anew would be cleared anew, and scattered.
-        self.space = head.weight.new_empty(chunk * len(head.weight), dtype=head.dtype)
-        self.head, self.exchange = head, exchange
+        self.head, self.exchange, self.chunk = head, exchange, chunk
+        self.space: Tensor | None = None
         weight, bias = head.weight, head.bias
         half = torch.float32 if weight.dtype == torch.float16 else weight.dtype
         self.grad_weight = torch.empty_like(weight, dtype=accum_dtype or half) if want_weight else None
@@ -130,6 +133,39 @@ class Pass:
             # Without a softcap the smoothing term is linear in the scores: the head's weighted mean row does it.
             self.mean_row, self.mean_bias = head.mean_row()
         self.smooth_sum = weight.new_zeros(weight.shape[1], dtype=head.statistics)
+
+    @property
+    def borrowable(self) -> int:
+        """Rows whose scores fit into the memory of the weight's gradient, before the first chunk has filled it."""
+        if self.grad_weight is None or not self.head.on_cpu:
+            return 0
+        return self.grad_weight.shape[1] * self.grad_weight.element_size() // self.head.dtype.itemsize
+
+    def chunks(self, tokens: int) -> Iterator[slice]:
+        """The tokens by chunks, of which the first is as large as costs no memory.
+
+        Scores fill the place of the gradient that they become, tile by tile. What is left is cut evenly.
+        """
+        # Slopes have no such place, and processes must agree on the chunks whatever their dtypes.
+        free = isinstance(self.exchange, Alone) and self.head.terms.softcap is None
+        first = min(tokens, max(self.chunk, self.borrowable if free else 0))
+        yield slice(0, first)
+        left = tokens - first
+        pieces = -(-left // self.chunk)
+        edges = [first + left * number // max(pieces, 1) for number in range(pieces + 1)]
+        yield from (slice(*edge) for edge in itertools.pairwise(edges))
+
+    def place(self, tile: slice, rows: int) -> Float[Tensor, "rows tile"]:
+        """Where a tile of a chunk's scores lies: memory asked for anew would be cleared anew, and scattered."""
+        if self._borrows(rows) and self.grad_weight is not None:
+            own = self.grad_weight[tile].view(self.head.dtype).view(-1)
+            return own[: rows * (tile.stop - tile.start)].view(rows, -1)
+        if self.space is None:
+            self.space = self.head.weight.new_empty(self.chunk * len(self.head.weight), dtype=self.head.dtype)
+        return self.space[tile.start * rows : tile.stop * rows].view(rows, tile.stop - tile.start)
+
+    def _borrows(self, rows: int) -> bool:
+        return self.first and rows <= self.borrowable
 
     def hits(self, target: Int[Tensor, " rows"]) -> list[tuple[Tensor, Tensor]]:
         """For each tile, the rows whose target lies in it, and the column where."""
@@ -209,10 +245,13 @@ class Pass:
                 g.mul_(scores.slopes[number])
             if grad is not None and not drawn:
                 grad.add_(product(g, head.rows(tile).t()))
-            if self.grad_weight is not None:
-                accumulate(self.grad_weight[tile], g.t(), side, self.first)
             if self.grad_bias is not None:
                 self.grad_bias[tile] += g.sum(dim=0, dtype=head.statistics) if whole else g.t() @ share.to(g.dtype)
+            if self.grad_weight is not None and self._borrows(len(hidden)):
+                # The scores lie where their product goes.
+                self.grad_weight[tile] = product(g.t(), side)
+            elif self.grad_weight is not None:
+                accumulate(self.grad_weight[tile], g.t(), side, self.first)
         self.first = False
         here = torch.cat([rows for rows, _ in scores.hits])
         own, corner = target[here], corner[here].unsqueeze(1)
@@ -300,7 +339,7 @@ def sums_and_gradients(
     )
     cross_entropy = hidden.new_zeros((), dtype=head.statistics)
     square = torch.zeros_like(cross_entropy)
-    for rows in spans(len(hidden), step) if len(hidden) else ():
+    for rows in walk.chunks(len(hidden)) if len(hidden) else ():
         weight_of = row_weight[rows] if isinstance(row_weight, Tensor) else row_weight
         e = hidden[rows].to(head.dtype)
         scores, sums, lse = walk.exponentials(e, target[rows], wanted[0])

@@ -59,7 +59,7 @@ class Head:
             hidden: rows in the dtype of the products.
             entries: which vocabulary entries.
             full: raise half-precision scores to float32.
-            out: where to put them, unless raised; by default in a new tensor.
+            out: where they may be put, if the product can and they are not raised.
         """
         scores = product(hidden, self.rows(entries), out)
         if full:

@@ -15,7 +15,7 @@ def product(
     b: Float[Tensor, "columns inner"],
     out: Float[Tensor, "rows columns"] | None = None,
 ) -> Float[Tensor, "rows columns"]:
-    """``a @ b.T`` for two matrices of one dtype, in `out` if given.
+    """``a @ b.T`` for two matrices of one dtype; in `out` where the routine can write there.
 
     Example:
         >>> product(torch.eye(2), torch.ones(3, 2)).shape
@@ -23,7 +23,7 @@ def product(
     """
     if a.dtype == torch.float32 and a.device.type == "cpu" and onednn_float32() and a.numel() and b.numel():
         found: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-        return found if out is None else out.copy_(found)
+        return found
     return torch.mm(a, b.t()) if out is None else torch.mm(a, b.t(), out=out)
 
 
@@ -86,12 +86,15 @@ def _cpu_vendor() -> str:
     return platform.processor()
 
 
-def exponentiate(scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """``exp`` in place."""
+def exponentiate(
+    scores: Float[Tensor, "*shape"], out: Float[Tensor, "*shape"] | None = None
+) -> Float[Tensor, "*shape"]:
+    """``exp`` in place, or into `out`."""
+    out = scores if out is None else out
     if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
         # torch.exp goes to MKL, several times slower than exp2 outside Intel's CPUs, and no faster on them.
-        return scores.mul_(1.4426950408889634).exp2_()
-    return torch.exp(scores, out=scores)
+        return torch.mul(scores, 1.4426950408889634, out=out).exp2_()
+    return torch.exp(scores, out=out)
 
 
 def row_sums(values: Float[Tensor, "rows columns"], dtype: torch.dtype) -> Float[Tensor, " rows"]:
