@@ -1,5 +1,6 @@
 """Seeds, thread counts and plotting for every test."""
 
+import itertools
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,5 +23,26 @@ def seed():
 
 
 def pytest_collection_modifyitems(items):
-    # A process that has run autograd on threads can't be forked any more: what forks goes first.
-    items.sort(key=lambda item: item.get_closest_marker("distributed") is None)
+    # A process that has run autograd on threads can't be forked any more: what forks goes first. Files with slow tests
+    # follow, so that two workers end at about the same time.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.get_closest_marker("distributed") is None, item.path not in slow))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Deal neighbours of one file to one worker, in order: what they share is made once, and what forks stays first."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Neighbours(LoadScopeScheduling):
+        units = None
+
+        def _split_scope(self, nodeid):
+            if self.units is None:
+                paths = [test.partition("::")[0] for test in self.collection]
+                starts = itertools.accumulate(a != b for a, b in itertools.pairwise(["", *paths]))
+                self.units = dict(zip(self.collection, starts, strict=True))
+            return self.units[nodeid]
+
+    config.option.loadscopereorder = False
+    return Neighbours(config, log)
