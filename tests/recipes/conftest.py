@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
+from matplotlib.figure import Figure
 
 from lightning_losses.recipe.check_config import check_config
 from lightning_losses.recipes.train import Settings, train
@@ -19,12 +20,30 @@ SHORT = [
     "teacher.width=8",
 ]
 
+# The first picture of each name.
+DRAWN = {}
+
 
 def composed(*overrides):
     with initialize_config_module("lightning_losses.conf", version_base="1.3"):
         config = compose("train", list(overrides))
     check_config(config, Settings)
     return config
+
+
+@pytest.fixture(autouse=True)
+def drawn_once(monkeypatch):
+    """Drawing is most of so short a run: later pictures of a name are copies of the first."""
+    draw = Figure.savefig
+
+    def savefig(figure, path, **options):
+        name = Path(path).name
+        if name not in DRAWN:
+            draw(figure, path, **options)
+            DRAWN[name] = Path(path).read_bytes()
+        Path(path).write_bytes(DRAWN[name])
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 @pytest.fixture(scope="session")
