@@ -24,6 +24,7 @@ _HOME = {
     "GrokkingMonitor": "grokking_monitor",
     "HessianSpectrum": "hessian_spectrum",
     "InformationPlane": "information_plane",
+    "LearningRateSensitivity": "learning_rate_sensitivity",
     "LinearModeConnectivity": "linear_mode_connectivity",
     "MixupConfiguration": "mixup_configuration",
     "NLMCosine": "nlm_cosine",

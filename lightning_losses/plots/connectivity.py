@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -38,17 +39,22 @@ def connectivity_panels(steps: Sequence[float], barriers: Sequence[float], lines
     return figure
 
 
-def learning_rate_curves(runs: Mapping[str, Mapping[float, float]], initial_loss: float) -> Figure:
+def learning_rate_curves(
+    runs: Mapping[str, Mapping[float, float | Sequence[float]]],
+    initial_loss: float | Mapping[str, Sequence[float]],
+) -> Figure:
     """The final loss against the learning rate, a line a model, with its sensitivity in the legend.
 
-    It is drawn from the results of a sweep: runs that differ in the learning rate alone.
+    It is drawn from the results of a sweep: runs that differ in the learning rate alone. Of several seeds the line is
+    the mean, and a band goes from the lowest to the highest.
 
     Args:
-        runs: the final loss by learning rate, by model; NaN and infinity where a run diverged.
-        initial_loss: of the untrained network: where runs that diverged are drawn, as crosses.
+        runs: the final loss by learning rate, by model, or a loss of each seed; NaN and infinity where a run diverged.
+        initial_loss: of the untrained network, or by model and seed. Runs that end above it count as ending there, and
+            where one does there is a cross.
 
     Raises:
-        ValueError: no models, or one without runs.
+        ValueError: no models, or one without runs; numbers of seeds that differ within a model.
 
     Source:
         Wortsman et al., 2023, "Small-scale Proxies for Large-scale Transformer Training Instabilities",
@@ -61,24 +67,86 @@ def learning_rate_curves(runs: Mapping[str, Mapping[float, float]], initial_loss
     """
     if not runs:
         raise ValueError("learning_rate_curves: no models came; give the final losses of at least one.")
+    untrained: list[float] = []
     with paper_style():
         figure, (axis,) = new_figure(width=4.2)
         for order, (label, finals) in enumerate(runs.items()):
-            sensitivity = learning_rate_sensitivity(list(finals.values()), initial_loss)
             rates = sorted(finals)
-            reached = [min(finals[rate], initial_loss) if math.isfinite(finals[rate]) else initial_loss
-                       for rate in rates]  # fmt: skip
+            seeds = [[final] if isinstance(final, int | float) else list(final) for final in finals.values()]
+            if len({len(losses) for losses in seeds}) != 1:
+                raise ValueError(
+                    f"learning_rate_curves: {label} has {', '.join(str(len(losses)) for losses in seeds)} losses at "
+                    "its learning rates; give at least one rate, and as many seeds at each."
+                )
+            count = len(seeds[0])
+            starts = list(initial_loss[label]) if isinstance(initial_loss, Mapping) else [initial_loss] * count
+            untrained += starts
+            sensitivities = [learning_rate_sensitivity(own, start)
+                             for own, start in zip(zip(*seeds, strict=True), starts, strict=True)]  # fmt: skip
+            by_rate = dict(zip(finals, seeds, strict=True))
+            reached = [
+                [min(loss, start) if math.isfinite(loss) else start
+                 for loss, start in zip(by_rate[rate], starts, strict=True)]
+                for rate in rates
+            ]  # fmt: skip
+            means = [sum(losses) / count for losses in reached]
             color = COLORS[order % len(COLORS)]
-            axis.plot(rates, reached, color=color, linestyle=LINE_STYLES[order % len(LINE_STYLES)],
-                      label=f"{label}: sensitivity {sensitivity:.3g}")  # fmt: skip
-            for rate, loss in zip(rates, reached, strict=True):
-                diverged = not finals[rate] < initial_loss
-                axis.plot(rate, loss, color=color, marker="x" if diverged else "o", markersize=6 if diverged else 3)
-        axis.axhline(initial_loss, color="#777777", linewidth=0.9, linestyle="--")
-        axis.annotate("untrained", (0.01, initial_loss), xycoords=("axes fraction", "data"), xytext=(0, -9),
+            axis.plot(rates, means, color=color, linestyle=LINE_STYLES[order % len(LINE_STYLES)],
+                      label=f"{label}: sensitivity {sum(sensitivities) / count:.3g}")  # fmt: skip
+            if count > 1:
+                axis.fill_between(rates, list(map(min, reached)), list(map(max, reached)), color=color, alpha=0.15,
+                                  linewidth=0)  # fmt: skip
+            for rate, mean in zip(rates, means, strict=True):
+                diverged = any(not loss < start for loss, start in zip(by_rate[rate], starts, strict=True))
+                axis.plot(rate, mean, color=color, marker="x" if diverged else "o", markersize=6 if diverged else 3)
+        level = sum(untrained) / len(untrained)
+        axis.axhline(level, color="#777777", linewidth=0.9, linestyle="--")
+        axis.annotate("untrained", (0.01, level), xycoords=("axes fraction", "data"), xytext=(0, -9),
                       textcoords="offset points", fontsize=8, color="#555555")  # fmt: skip
         axis.set_xscale("log")
         axis.set_xlabel("learning rate")
         axis.set_ylabel("final loss")
         axis.legend(loc="best", fontsize=7)
+    return figure
+
+
+def learning_rate_panels(
+    steps: Sequence[float],
+    sensitivities: Sequence[float],
+    multiples: Sequence[float],
+    losses: Sequence[Sequence[float]],
+    before: Sequence[float],
+) -> Figure:
+    """Sensitivities over steps beside what multiples of the learning rate do, from light to dark as training goes on.
+
+    Args:
+        steps: of the measurements.
+        sensitivities: at the steps.
+        multiples: of the learning rate, rising.
+        losses: at every step, that of each multiple; NaN and infinity where it diverged.
+        before: at every step, the loss that all began with. What ends above it is drawn there, as a cross; the lowest
+            loss has a dot.
+    """
+    with paper_style():
+        figure, (over_steps, along) = new_figure(2, width=3.2, height=2.5)
+        over_steps.plot(steps, sensitivities, color=COLORS[0], marker="o", markersize=3)
+        over_steps.set_ylim(bottom=min(0.0, -0.03 * max(sensitivities)))
+        over_steps.set_xlabel("optimizer step")
+        over_steps.set_ylabel("sensitivity to the learning rate")
+        shades = ScalarMappable(Normalize(min(steps) - 0.3 * (max(steps) - min(steps)) - 1, max(steps)), "Blues")
+        for step, own, start in zip(steps, losses, before, strict=True):
+            color: Any = shades.to_rgba(step)  # type: ignore[arg-type]
+            changes = [min(loss, start) - start if math.isfinite(loss) else 0.0 for loss in own]
+            along.plot(multiples, changes, color=color, linewidth=1.2)
+            along.plot(multiples[changes.index(min(changes))], min(changes), "o", color=color, markersize=4)
+            worse = [multiple for multiple, loss in zip(multiples, own, strict=True) if not loss < start]
+            along.plot(worse, [0.0] * len(worse), "x", color=color, markersize=5)
+        along.axvline(1, color="#777777", linewidth=0.9, linestyle="--")
+        along.set_xscale("log")
+        along.set_xticks(multiples, [f"{multiple:g}" for multiple in multiples])
+        along.minorticks_off()
+        along.set_xlabel("multiple of the learning rate")
+        along.set_ylabel("change of the loss")
+        bar = figure.colorbar(shades, ax=along, label="optimizer step")
+        bar.ax.set_ylim(min(steps), max(steps) if max(steps) > min(steps) else None)
     return figure

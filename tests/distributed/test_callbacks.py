@@ -34,6 +34,7 @@ from lightning_losses.callbacks.empirical_ntk import EmpiricalNTK
 from lightning_losses.callbacks.grokking_monitor import GrokkingMonitor
 from lightning_losses.callbacks.hessian_spectrum import HessianSpectrum
 from lightning_losses.callbacks.information_plane import InformationPlane
+from lightning_losses.callbacks.learning_rate_sensitivity import LearningRateSensitivity
 from lightning_losses.callbacks.linear_mode_connectivity import LinearModeConnectivity
 from lightning_losses.callbacks.mixup_configuration import MixupConfiguration
 from lightning_losses.callbacks.monitor import LogitMonitor, Monitor
@@ -68,6 +69,7 @@ MONITORS = {
     GrokkingMonitor: lambda: GrokkingMonitor(),
     HessianSpectrum: lambda: HessianSpectrum(lanczos_steps=5, trace_probes=3, **PROBE),
     InformationPlane: lambda: InformationPlane(["network.body"], bins=4, **PROBE),
+    LearningRateSensitivity: lambda: LearningRateSensitivity(trial_steps=2, every_n_steps=2),
     LinearModeConnectivity: lambda: LinearModeConnectivity(**PROBE),
     MixupConfiguration: lambda: MixupConfiguration("network.head", **PROBE),
     NLMCosine: lambda: NLMCosine(every_n_steps=2),
