@@ -88,6 +88,22 @@ def sizes_of_all(size: int, device: torch.device, group: Any = None) -> list[int
     return [int(other) for other in gathered]
 
 
+def values_on_first(value: Any) -> list[Any]:
+    """A plain value of every process, in rank order, on the first process; nothing on the others.
+
+    Every process must ask at once. Tensors in the value must be on the CPU.
+
+    Example:
+        >>> values_on_first({"batches": 3})
+        [{'batches': 3}]
+    """
+    if world_size() == 1:
+        return [value]
+    gathered = [None] * world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(value, gathered)
+    return gathered or []
+
+
 def group_rank(group: Any = None) -> int:
     """This process's place in a group; 0 outside one."""
     return dist.get_rank(group) if world_size() > 1 else 0

@@ -80,8 +80,9 @@ class ClassCentroids(Callback):
         pl_module.log("train/cmi", information, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(target))
         sums, counts = class_sums(logits.float(), target)
         if self.refresh == "epoch":
-            self._sums = sums if self._sums is None else self._sums + sums
-            self._counts = counts if self._counts is None else self._counts + counts
+            # A checkpoint brings them to the host.
+            self._sums = sums if self._sums is None else self._sums.to(sums) + sums
+            self._counts = counts if self._counts is None else self._counts.to(counts) + counts
         elif self.refresh == "ema":
             self._set(trainer, losses, sums, counts, 1 - self.decay)
 

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from lightning_losses.distributed import values_on_first
+
 
 class EpochSeed(Callback):
     """Seeds Python, numpy and torch before every epoch's first batch, from `seed`, the epoch and the process.
 
     Dropout and augmentation on the device then draw the same numbers in a resumed run as in an uninterrupted one; in
-    one that goes on within an epoch too, since the checkpoint has the generators' states.
+    one that goes on within an epoch too, since the checkpoint has the states of each process's generators.
     (Not at the start of the epoch: Lightning leaves that hook out where a run resumes, and loaders draw after it.)
 
     Args:
@@ -22,31 +24,35 @@ class EpochSeed(Callback):
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-        self._saved: dict[str, Any] | None = None
+        self._saved: list[dict[str, Any]] = []
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seed for this epoch before its first batch; within it, go on from a checkpoint's states."""
-        saved, self._saved = self._saved, None
+        saved, self._saved = self._saved, []
         if batch_idx > 0:
-            if saved is not None:
-                _restore(saved, pl_module.device)
-            return
-        state = np.random.SeedSequence((self.seed, trainer.current_epoch, trainer.global_rank)).generate_state(3)
+            if len(saved) == trainer.world_size:
+                _restore(saved[trainer.global_rank], pl_module.device)
+            if len(saved) in (0, trainer.world_size):
+                return
+        # Where another number of processes goes on within an epoch, they draw numbers that none has drawn.
+        place = (batch_idx,) if batch_idx > 0 else ()
+        entropy = (self.seed, trainer.current_epoch, trainer.global_rank, *place)
+        state = np.random.SeedSequence(entropy).generate_state(3)
         python, array, tensor = (int(value) for value in state)
         random.seed(python)
         np.random.seed(array)
         torch.manual_seed(tensor)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the generators' states, if one process is within an epoch: each has its own."""
-        if trainer.world_size == 1 and trainer.fit_loop.batch_idx >= 0 and not trainer.is_last_batch:
-            checkpoint["random_states"] = _states(pl_module.device)
+        """Save the states of every process's generators, if this is within an epoch."""
+        if trainer.fit_loop.batch_idx >= 0 and not trainer.is_last_batch:
+            checkpoint["random_states"] = values_on_first(_states(pl_module.device))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take the generators' states."""
-        self._saved = checkpoint.get("random_states")
+        self._saved = checkpoint.get("random_states", [])
 
 
 def _states(device: torch.device) -> dict[str, Any]:

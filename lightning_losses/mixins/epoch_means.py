@@ -38,7 +38,9 @@ class EpochMeans:
 
     def state_dict(self) -> dict[str, Any]:
         """What was added since it began; empty, if nothing was."""
-        return {} if self._sums is None else {"names": list(self._names), "sums": self._sums, "weight": self._weight}
+        if self._sums is None:
+            return {}
+        return {"names": list(self._names), "sums": self._sums.cpu(), "weight": self._weight}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], device: torch.device) -> None:
         """Go on adding to what a checkpoint holds."""

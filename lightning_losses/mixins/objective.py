@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lightning_losses.distributed import gather_batch, neighbours, share_of_mean, whole_parameter, world_size
+from lightning_losses.distributed import (
+    gather_batch,
+    group_rank,
+    neighbours,
+    share_of_mean,
+    values_on_first,
+    whole_parameter,
+    world_size,
+)
 from lightning_losses.losses.regularization.wdr_loss import layer_weights
 from lightning_losses.mixins.epoch_means import EpochMeans
 from lightning_losses.objective import Objective, ObjectiveValue
@@ -115,16 +123,18 @@ class ObjectiveMixin(_Base):
             self._log_means(means)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the sums of a begun epoch, if one process trains: each has its own."""
+        """Save the sums of a begun epoch, which each process has of its own."""
         super().on_save_checkpoint(checkpoint)
         begun = {prefix: state for prefix, means in self._epoch_means.items() if (state := means.state_dict())}
-        if begun and world_size() == 1:
-            checkpoint["objective_means"] = begun
+        if begun:
+            checkpoint["objective_means"] = values_on_first(begun)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with a begun epoch; the start of another one drops it."""
+        """Go on with a begun epoch; the start of another one drops it, and so does another number of processes."""
         super().on_load_checkpoint(checkpoint)
-        for prefix, state in checkpoint.get("objective_means", {}).items():
+        saved = checkpoint.get("objective_means", [])
+        own = saved[group_rank()] if len(saved) == world_size() else {}
+        for prefix, state in own.items():
             self._epoch_means.setdefault(prefix, EpochMeans()).load_state_dict(state, self.device)
 
     @property

@@ -29,7 +29,7 @@ from rich.console import Console
 from lightning_losses.recipe.check_config import ConfigError
 from lightning_losses.recipe.check_overrides import CONFIG_MODULE, allowed_targets, check_hydra, check_overrides
 from lightning_losses.recipe.instantiate import allowing
-from lightning_losses.recipe.processes import check_trainer
+from lightning_losses.recipe.processes import check_trainer, first_process, queued_again
 from lightning_losses.recipe.python_values import plain_overrides
 from lightning_losses.tensors import debug
 
@@ -120,6 +120,9 @@ def _guarded(task: Task, allowed: Sequence[str] = ()) -> Callable[[DictConfig], 
         if allowed:
             # Not read from the run's folder, which may have come from elsewhere.
             go_on += " " + shlex.quote(f"allowed_targets=[{','.join(allowed)}]")
+        if queued_again() and "resume" in config and (folder / "checkpoints").is_dir():
+            # A job that SLURM has queued again goes on in its folder.
+            config.resume = str(folder)
         try:
             with debug(bool(config.debug)), allowing(allowed), _terminable():
                 return task(config, folder)
@@ -128,7 +131,8 @@ def _guarded(task: Task, allowed: Sequence[str] = ()) -> Callable[[DictConfig], 
             interrupt = error if isinstance(error, KeyboardInterrupt) else error.__context__
             if not isinstance(interrupt, KeyboardInterrupt):
                 raise
-            _tell(f"Interrupted. Continue this run by\n  {go_on}")
+            if first_process():
+                _tell(f"Interrupted. Continue this run by\n  {go_on}")
             sys.exit(_code(interrupt))
         except (*_EXPECTED, OSError) as error:
             if config.debug or os.environ.get("HYDRA_FULL_ERROR") == "1" or not _expected(error):

@@ -1,13 +1,22 @@
 """What a recipe must know of its processes: which strategies it runs under, who writes, and what a checkpoint holds."""
 
+import multiprocessing
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.fabric.utilities.load import _load_distributed_checkpoint
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from lightning_losses.recipe.instantiate import ConfigError
 from lightning_losses.sharded_checkpoints import check_folder
@@ -58,6 +67,59 @@ def runs_again(trainer: DictConfig) -> bool:
         return False
     several = trainer.get("devices", 1) not in (1, "1") or (trainer.get("num_nodes") or 1) != 1
     return several and trainer.get("strategy") not in _FORKING
+
+
+def queued_again() -> bool:
+    """Whether SLURM started this job before."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+
+
+@contextmanager
+def interruptible(trainer: L.Trainer) -> Iterator[None]:
+    """Where a trainer forks its processes, tell them of Ctrl-C and SIGTERM, and end as they end.
+
+    Raises:
+        KeyboardInterrupt, or what SIGTERM raises: the processes were interrupted, and have written their checkpoint.
+    """
+    forks = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+    if not forks or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    own = os.getpid()
+    told: list[int] = []
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != own:
+            # A forked process, before its training begins or after its end; not by KeyboardInterrupt, which torch
+            # takes for a success.
+            raise SystemExit(128 + number)
+        children = multiprocessing.active_children()
+        for child in children:
+            os.kill(child.pid or own, signal.SIGKILL if told else number)
+        told.append(number)
+        for child in children:
+            child.join()
+        answer(number)
+
+    def answer(number: int) -> None:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        signal.raise_signal(number)
+
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, tell)
+    try:
+        yield
+    except ProcessExitedException as ended:
+        if ended.exit_code not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            raise
+        answer(ended.exit_code - 128)
+        raise
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def shards_teacher(trainer: DictConfig) -> bool:

@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import math
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from lightning_losses.recipe.processes import (
     check_environment,
     check_trainer,
     first_process,
+    interruptible,
     read_checkpoint,
     shards_teacher,
 )
@@ -229,6 +231,10 @@ class Training:
         for path in (last, folder / "best.ckpt"):
             find_again(path)
         resume = resume and last.exists()
+        if resume and first_process():
+            for path in folder.glob("hpc_ckpt_*"):
+                # What Lightning wrote when SLURM ended the job, beside the same moment in the file above.
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._claim(folder / "identity.json", resume)
         # A teacher that is sharded stays so; what comes after the training needs it whole.
         module = self.build(copy.deepcopy(teacher) if shards_teacher(self.trainer) else teacher)
@@ -259,7 +265,8 @@ class Training:
                 ],
             )
             try:
-                trainer.fit(module, self.datamodule, ckpt_path=last if resume else None, weights_only=True)
+                with interruptible(trainer):
+                    trainer.fit(module, self.datamodule, ckpt_path=last if resume else None, weights_only=True)
             except SystemExit as left:
                 # Lightning's answer to Ctrl-C and SIGTERM, after it has shut down.
                 interrupt = left.__context__

@@ -1,0 +1,66 @@
+"""What each process has of its own within an epoch: a checkpoint, which the first process writes, holds all of it."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_losses.distributed import values_on_first
+
+
+def add_process_states(checkpoint: dict[str, Any], logged: dict[str, Any]) -> None:
+    """Add, for each process: what it logged, its loaders' positions, and its callbacks' states, if they are others'."""
+    own = {"logged": logged, "loaders": _loop(checkpoint).get("combined_loader"), "callbacks": checkpoint["callbacks"]}
+    states = values_on_first(move_data_to_device(own, "cpu"))
+    for state in states[::-1]:
+        first = states[0]["callbacks"]
+        state["callbacks"] = {
+            name: value for name, value in state["callbacks"].items() if not same(value, first.get(name))
+        }
+    checkpoint["process_states"] = states
+
+
+def take_process_states(checkpoint: dict[str, Any], trainer: L.Trainer) -> dict[str, Any]:
+    """Put this process's states in the places that Lightning reads them from; what it had logged."""
+    states = checkpoint.get("process_states", [])
+    if not states:
+        return {}
+    if len(states) != trainer.world_size:
+        rank_zero_warn(
+            f"last_checkpoint: {len(states)} processes wrote this checkpoint within an epoch, {trainer.world_size} go "
+            "on: the rest of the epoch is random and logged anew."
+        )
+        return {}
+    own = states[trainer.global_rank]
+    checkpoint["callbacks"].update(own["callbacks"])
+    if own["loaders"] is not None:
+        _loop(checkpoint)["combined_loader"] = own["loaders"]
+    logged: dict[str, Any] = own["logged"]
+    return logged
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two plain values are equal, tensors in them to the bit.
+
+    Example:
+        >>> same({"sums": [torch.ones(2), None]}, {"sums": [torch.ones(2), None]})
+        True
+        >>> same({"sums": torch.ones(2)}, {"sums": torch.zeros(2)})
+        False
+    """
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def _loop(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = checkpoint["loops"]["fit_loop"]["state_dict"]
+    return found

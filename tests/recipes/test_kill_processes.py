@@ -1,0 +1,274 @@
+"""Runs of several processes that are interrupted within an epoch end where uninterrupted ones end, to the bit.
+
+In a bounded form; `make kills` interrupts every kind of run under every trainer.
+"""
+
+import contextlib
+import functools
+import itertools
+import os
+import signal
+import time
+import traceback
+import types
+
+import lightning as L
+import pytest
+import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+from lightning.pytorch.strategies.launchers import subprocess_script
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
+
+from lightning_losses.callbacks import LastCheckpoint
+from lightning_losses.recipe import launch, training
+from tests.distributed.processes import run_on_processes
+from tests.recipes.conftest import composed
+from tests.recipes.test_kill import SHORT, same, train
+from tests.recipes.test_trainers import under_slurm
+
+pytestmark = pytest.mark.distributed
+
+TWO = ["trainer.accelerator=cpu", "trainer.devices=2"]
+TRAINERS = {
+    "ddp": ["trainer=ddp", *TWO],
+    "ddp_fork": ["trainer=ddp_fork"],
+    "fsdp": ["trainer=fsdp", *TWO, "trainer.strategy.min_parameters=100"],
+    "shards": ["trainer=fsdp", *TWO, "trainer.strategy.min_parameters=100",
+               "trainer.strategy.save_distributed_checkpoint=true"],
+    "slurm": ["trainer=slurm", "trainer.accelerator=cpu"],
+}  # fmt: skip
+# Each process draws numbers of its own for dropout, and has sums of its own of the begun epoch.
+OWN = [
+    *("experiment=classify", "objective=mcmi", "callbacks=class_centroids", "model=vit_tiny"),
+    *("+model.proj_drop_rate=0.3", "model.embed_dim=16", "model.depth=1", "trainer.accumulate_grad_batches=2"),
+    *("trainer.limit_train_batches=6", "trainer.max_epochs=2"),
+]
+STEPS = 6
+PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "past_predictions", "global_step")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_source():
+    # A source file that is edited meanwhile would make other networks, rightly.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "source_digest", lambda *_: "the same")
+        yield
+
+
+def short(*overrides):
+    return [line for line in SHORT if not (line.startswith("model.width") and "model=vit_tiny" in overrides)]
+
+
+def interrupted_at(steps_file, sent=()):
+    """Have every optimizer step of this process, and of what it forks, recorded, and some of them interrupted.
+
+    `sent` are `(to, step, signal)`: before a step of its own a process sends the signal; `to` is its rank, or "group"
+    or "parent", which the first process sends it to.
+    """
+    count, take = itertools.count(1), L.LightningModule.optimizer_step
+
+    def step(module, *arguments, **options):
+        now, rank = next(count), module.trainer.global_rank
+        with steps_file.with_name(f"{steps_file.name}{rank}").open("a") as stream:
+            stream.write(".")
+        for to, at, number in sent:
+            if at == now and to == rank:
+                os.kill(os.getpid(), number)
+            elif at == now and rank == 0 and to in ("group", "parent"):
+                os.killpg(0, number) if to == "group" else os.kill(os.getppid(), number)
+                received = next(each for each in module.trainer.callbacks if isinstance(each, LastCheckpoint))
+                for _ in range(1000):  # It comes by way of another process.
+                    if received._received:
+                        break
+                    time.sleep(0.01)
+        return take(module, *arguments, **options)
+
+    L.LightningModule.optimizer_step = step
+
+
+def steps_taken(steps_file):
+    """By both processes, which took the same ones."""
+    first, second = (steps_file.with_name(f"{steps_file.name}{rank}") for rank in (0, 1))
+    taken = first.read_text() if first.exists() else ""
+    assert taken == (second.read_text() if second.exists() else "")
+    for file in (first, second):
+        file.unlink(missing_ok=True)
+    return len(taken)
+
+
+def exit_code(function):
+    """What the recipe would leave with."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with launch._terminable():
+            function()
+    except KeyboardInterrupt as interrupt:
+        return launch._code(interrupt)
+    return 0
+
+
+def on_two(function, folder, sent=()):
+    """Run a function on two processes that someone else started, as srun and torchrun do; their common exit code."""
+
+    def member():
+        interrupted_at(folder.with_suffix(".steps"), sent)
+        folder.with_suffix(f".code{os.environ['RANK']}").write_text(str(exit_code(function)))
+
+    run_on_processes(member, 2)
+    first, second = (folder.with_suffix(f".code{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    return int(first), steps_taken(folder.with_suffix(".steps"))
+
+
+class Started:
+    """A process that Lightning's launcher starts by running the command again; here it runs the function again."""
+
+    def __init__(self, function, command, env, cwd):
+        self.returncode, self.pid = None, os.fork()
+        if self.pid == 0:
+            os.environ.update(env)
+            rank_zero_only.rank = int(env["LOCAL_RANK"])
+            ended = 1
+            try:
+                ended = exit_code(function)
+            except BaseException:
+                traceback.print_exc()
+            os._exit(ended)
+
+    def poll(self):
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def wait(self):
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
+def by_launcher(function, folder, sent=()):
+    """Run a function in a process, the first in a group of its own, where a trainer starts the second one."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status, started = 1, []
+
+        def start(*arguments, **options):
+            started.append(Started(function, *arguments, **options))
+            return started[-1]
+
+        try:
+            os.setpgrp()
+            torch.set_num_threads(1)
+            interrupted_at(folder.with_suffix(".steps"), sent)
+            subprocess_script.subprocess = types.SimpleNamespace(Popen=start)
+            # Its watch looks for processes that fail, in place of every five seconds, all the time.
+            _ChildProcessObserver.__init__.__defaults__ = (0.01,)
+            status = exit_code(function)
+            # The other leaves first, which the watch must not take for a failure.
+            for process in started:
+                process.wait()
+            time.sleep(0.1)
+        except BaseException:
+            os.write(writer, traceback.format_exc().encode())
+        os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        told = stream.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code != 1, told
+    return code, steps_taken(folder.with_suffix(".steps"))
+
+
+def contents(folder):
+    return training.read_checkpoint(folder / "checkpoints" / "student" / "last.ckpt")
+
+
+def assert_same(whole, resumed):
+    whole, resumed = contents(whole), contents(resumed)
+    for part in PARTS:
+        same(lists(whole.get(part)), lists(resumed.get(part)), part)
+
+
+def lists(value):
+    """With lists for tuples: torch restores the options of a sharded optimizer so."""
+    if isinstance(value, dict):
+        return {name: lists(each) for name, each in value.items()}
+    return [lists(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of two processes that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    config = composed(*short(*OWN), *TRAINERS["ddp"], *OWN)
+    assert on_two(lambda: train(config, folder), folder) == (0, STEPS)
+    return folder
+
+
+@pytest.mark.parametrize(("trainer", "start", "sent"), [
+    ("ddp", by_launcher, [("group", 2, signal.SIGTERM)]),
+    ("ddp", on_two, [(1, 2, signal.SIGTERM)]),
+    ("ddp_fork", by_launcher, [("parent", 2, signal.SIGINT)]),
+], ids=["the launcher's group", "one process alone", "what forked them alone"])  # fmt: skip
+def test_an_interrupted_run_goes_on_with_the_next_step(whole, tmp_path, trainer, start, sent):
+    config, folder = composed(*short(*OWN), *TRAINERS[trainer], *OWN), tmp_path / "run"
+    run = functools.partial(train, config, folder)
+    assert start(run, folder, sent) == (128 + sent[0][2], 2)
+    assert contents(folder)["global_step"] == 2
+    assert start(run, folder) == (0, STEPS - 2)
+    assert_same(whole, folder)
+
+
+def test_sharded_networks_go_on_likewise_and_two_signals_of_different_times_are_one(tmp_path):
+    overrides = ["experiment=classify", "optimizer=adamw", "trainer.max_epochs=2"]
+    config = composed(*SHORT, *TRAINERS["shards"], *overrides)
+    for name in ("whole", "run"):
+        run, sent = functools.partial(train, config, tmp_path / name), []
+        if name == "run":
+            sent = [(1, 1, signal.SIGTERM), (0, 2, signal.SIGTERM)]
+            assert on_two(run, tmp_path / name, sent) == (128 + signal.SIGTERM, 1)
+        assert on_two(run, tmp_path / name) == (0, 5 if sent else 6)
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_job_at_its_time_limit_is_queued_again_and_goes_on(whole, tmp_path, monkeypatch):
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    (commands / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "queued"}\n')
+    (commands / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    folder = tmp_path / "run"
+    config = composed(*short(*OWN), *TRAINERS["slurm"], *OWN, *TWO)
+
+    def job():
+        under_slurm()
+        train(config, folder)
+
+    # SLURM tells each process; they are not at the same place when they hear of it.
+    sent = [(0, 2, signal.SIGUSR1), (1, 2, signal.SIGUSR1), (1, 2, signal.SIGTERM)]
+    # The run's own code; by then SLURM has queued the job again.
+    assert on_two(job, folder, sent) == (130, 2)
+    assert (tmp_path / "queued").read_text() == "requeue 7\n"
+    assert contents(folder)["global_step"] == 2 and list(folder.rglob("hpc_ckpt_1.ckpt"))
+    assert on_two(job, folder) == (0, STEPS - 2)
+    assert_same(whole, folder)
+    assert not list(folder.rglob("hpc_ckpt*"))
+
+
+@pytest.mark.parametrize(("count", "goes_on"), [("0", False), ("1", True), ("2", True)])
+def test_a_job_that_is_queued_again_resumes_its_run(tmp_path, monkeypatch, count, goes_on):
+    found = []
+    monkeypatch.setenv("SLURM_RESTART_COUNT", count)
+    monkeypatch.setattr(launch.HydraConfig, "get", lambda: OmegaConf.create({"runtime": {"output_dir": str(tmp_path)}}))
+    job = launch._guarded(lambda config, folder: found.append(config.resume))
+    job(OmegaConf.create({"resume": None, "debug": False}))
+    (tmp_path / "checkpoints").mkdir()
+    job(OmegaConf.create({"resume": None, "debug": False}))
+    # Killed before its first training, there is nothing to go on from.
+    assert found == [None, str(tmp_path) if goes_on else None]
