@@ -11,13 +11,11 @@ from importlib.resources import files
 from typing import Any
 
 from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.singleton import Singleton
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_losses.recipe.check_config import ConfigError, nearest
-from lightning_losses.recipe.check_overrides import CONFIG_MODULE
+from lightning_losses.recipe.check_overrides import CONFIG_MODULE, apart
 from lightning_losses.recipe.instantiate import instantiate
 
 # Keys of conf/compare.yaml that the train recipe doesn't have, or that are the comparison's alone.
@@ -185,13 +183,8 @@ def _composed(words: tuple[str, ...]) -> DictConfig:
 
 def _found(name: str, words: Sequence[str]) -> DictConfig:
     # Apart from the Hydra that started this program, if one did: it holds one configuration at a time.
-    state = Singleton.get_state()
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-            return compose(name, list(words))
-    finally:
-        Singleton.set_state(state)
+    with apart(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        return compose(name, list(words))
 
 
 def _labelled(name: str, lines: Sequence[Any]) -> dict[str, str]:
