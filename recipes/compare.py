@@ -2,6 +2,7 @@
 
     python recipes/compare.py objectives=[ce,kd,nkd,sinkd,bdkd] seeds=5 data=mnist5k
     python recipes/compare.py objectives=[ce,kd,"warm KD: kd objective.terms.kd.loss.temperature=8"] data=digits
+    python recipes/compare.py objectives=[ce,kd] learning_rates=[0.001,0.01,0.1] data=digits
     python recipes/compare.py comparison=distillation_digits
 
 Whatever recipes/train.py takes can be given too, and holds for every run. A finished run is not run again: started
@@ -32,6 +33,7 @@ class Settings(TrainSettings):
     seeds: int
     common: list[str]
     settings: list[str]
+    learning_rates: list[float] | None
     split_per_seed: bool
     teacher_per_seed: bool
     cached_logits: bool

@@ -8,6 +8,7 @@
 `--help` lists the choices and the whole configuration.
 """
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -144,6 +145,8 @@ def main() -> None:
             from lightning_losses.recipes import compare
 
             sys.argv[place] = word.replace("experiment=", "comparison=", 1)
+            # The report says what started it, and an interruption what goes on with it.
+            sys.argv[0] = re.sub(r"train(\.py)?$", r"compare\1", sys.argv[0])
             compare.main()
             return
     launch(run, rehearse, config_name="train", schema=Settings)

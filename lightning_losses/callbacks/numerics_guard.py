@@ -23,6 +23,10 @@ class _Seen(NamedTuple):
     finite: list[Tensor]
 
 
+class NotFiniteError(ValueError):
+    """Training stopped, since its loss was infinite or NaN."""
+
+
 class NumericsGuard(Callback):
     """Stops, or skips the step, when a loss is infinite or NaN, and says where that began.
 
@@ -51,7 +55,8 @@ class NumericsGuard(Callback):
         cause: what the last step that was not finite died of.
 
     Raises:
-        ValueError: settings out of range; in training, a loss that is not finite, or too many of them in a row.
+        ValueError: settings out of range; in training (`NotFiniteError`), a loss that is not finite, or too many of
+            them in a row.
 
     Example:
         >>> NumericsGuard(skip=True, max_consecutive=3).skipped
@@ -116,7 +121,7 @@ class NumericsGuard(Callback):
         self._consecutive += 1
         if not self.skip or self._consecutive > self.max_consecutive:
             row = f", the {self._consecutive}th such step in a row" if self.skip else ""
-            raise ValueError(f"numerics_guard: {self.cause}{row}")
+            raise NotFiniteError(f"numerics_guard: {self.cause}{row}")
         for parameter in pl_module.parameters():
             parameter.grad = None
         with torch.no_grad():

@@ -23,6 +23,8 @@ class Transformer(nn.Module):
         depth: the number of blocks.
         heads: the attention's heads, which share the width.
         tied: True makes logits by the token embedding's weight; False by a layer of its own, without bias.
+        qk_norm: whether queries and keys are normalised over a head's features, with a gain, before their product,
+            which bounds the attention logits.
 
     Shapes:
         tokens: [B, T] int64; documents (optional): [B, T], which document of its row a token is of, where several are
@@ -34,7 +36,8 @@ class Transformer(nn.Module):
 
     Source:
         Radford et al., 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2). Deviating from it, no layer
-        has a bias but the normalisations, and there is no dropout.
+        has a bias but the normalisations, and there is no dropout. `qk_norm`: Dehghani et al., 2023, "Scaling Vision
+        Transformers to 22 Billion Parameters", arXiv:2302.05442.
 
     Example:
         >>> network = Transformer(vocabulary_size=9, context_length=8, width=16, depth=2, heads=2)
@@ -51,6 +54,7 @@ class Transformer(nn.Module):
         depth: int = 4,
         heads: int = 4,
         tied: bool = True,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"vocabulary_size": vocabulary_size, "context_length": context_length, "width": width, "depth": depth}
@@ -61,7 +65,7 @@ class Transformer(nn.Module):
         self.context_length = context_length
         self.tokens = nn.Embedding(vocabulary_size, width)
         self.positions = nn.Embedding(context_length, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, qk_norm) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = None if tied else nn.Linear(width, vocabulary_size, bias=False)
         for name, parameter in self.named_parameters():
@@ -117,13 +121,16 @@ class Block(nn.Module):
     Args:
         width: D.
         heads: the attention's heads.
+        qk_norm: whether queries and keys are normalised.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.attention_norm = nn.LayerNorm(width)
         self.attention_in = nn.Linear(width, 3 * width, bias=False)
+        self.query_norm = nn.LayerNorm(width // heads, bias=False) if qk_norm else None
+        self.key_norm = nn.LayerNorm(width // heads, bias=False) if qk_norm else None
         self.attention_out = nn.Linear(width, width, bias=False)
         self.perceptron_norm = nn.LayerNorm(width)
         self.perceptron_in = nn.Linear(width, 4 * width, bias=False)
@@ -135,6 +142,8 @@ class Block(nn.Module):
         """The next block's input; with a mask, tokens see where it is True, else all before them and themselves."""
         joint = self.attention_in(self.attention_norm(hidden)).unflatten(-1, (3, self.heads, -1))
         query, key, value = joint.permute(2, 0, 3, 1, 4).unbind()
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
         hidden = hidden + self.attention_out(mixed.transpose(1, 2).flatten(2))
         return hidden + self.perceptron_out(F.gelu(self.perceptron_in(self.perceptron_norm(hidden))))

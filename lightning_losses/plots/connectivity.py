@@ -51,7 +51,7 @@ def learning_rate_curves(
     Args:
         runs: the final loss by learning rate, by model, or a loss of each seed; NaN and infinity where a run diverged.
         initial_loss: of the untrained network, or by model and seed. Runs that end above it count as ending there, and
-            where one does there is a cross.
+            where one does there is a cross. It is a line, or where no loss is near it a note.
 
     Raises:
         ValueError: no models, or one without runs; numbers of seeds that differ within a model.
@@ -68,6 +68,7 @@ def learning_rate_curves(
     if not runs:
         raise ValueError("learning_rate_curves: no models came; give the final losses of at least one.")
     untrained: list[float] = []
+    ends: list[float] = []
     with paper_style():
         figure, (axis,) = new_figure(width=4.2)
         for order, (label, finals) in enumerate(runs.items()):
@@ -99,10 +100,16 @@ def learning_rate_curves(
             for rate, mean in zip(rates, means, strict=True):
                 diverged = any(not loss < start for loss, start in zip(by_rate[rate], starts, strict=True))
                 axis.plot(rate, mean, color=color, marker="x" if diverged else "o", markersize=6 if diverged else 3)
+            ends += [loss for losses in reached for loss in losses]
         level = sum(untrained) / len(untrained)
-        axis.axhline(level, color="#777777", linewidth=0.9, linestyle="--")
-        axis.annotate("untrained", (0.01, level), xycoords=("axes fraction", "data"), xytext=(0, -9),
-                      textcoords="offset points", fontsize=8, color="#555555")  # fmt: skip
+        if max(ends) < (min(ends) + level) / 2:
+            # Far from all of it: an axis that went so far would show nothing else.
+            axis.annotate(f"untrained: {level:.3g} ↑", (0.01, 1), xycoords="axes fraction", xytext=(0, -9),
+                          textcoords="offset points", fontsize=8, color="#555555")  # fmt: skip
+        else:
+            axis.axhline(level, color="#777777", linewidth=0.9, linestyle="--")
+            axis.annotate("untrained", (0.01, level), xycoords=("axes fraction", "data"), xytext=(0, -9),
+                          textcoords="offset points", fontsize=8, color="#555555")  # fmt: skip
         axis.set_xscale("log")
         axis.set_xlabel("learning rate")
         axis.set_ylabel("final loss")

@@ -4,9 +4,9 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -14,15 +14,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
+from lightning_losses.callbacks.numerics_guard import NotFiniteError
 from lightning_losses.data import ImageData
 from lightning_losses.data.cache import cache_folder
-from lightning_losses.metrics import calibration_summary
+from lightning_losses.data.stdlib_text import StdlibText
+from lightning_losses.metrics import calibration_summary, negative_log_likelihood
+from lightning_losses.recipe import language_models
+from lightning_losses.recipe.check_config import ConfigError
 from lightning_losses.recipe.claims import Claim
 from lightning_losses.recipe.comparison_plan import Plan, Planned, plan, takes
-from lightning_losses.recipe.comparison_report import METRICS, SCORES, Comparison
+from lightning_losses.recipe.comparison_report import METRICS, SCORES, Comparison, LearningRates
 from lightning_losses.recipe.evaluation import evaluate, predict_logits
 from lightning_losses.recipe.kept_networks import KeptNetworks
 from lightning_losses.recipe.kept_results import KeptResults
+from lightning_losses.recipe.language_models import LanguageTraining, nats_per_byte
 from lightning_losses.recipe.launch import command
 from lightning_losses.recipe.loggers import log_folder, plain_settings
 from lightning_losses.recipe.sources import essential, source_digest
@@ -35,8 +40,11 @@ from lightning_losses.teacher import CachedLogits
 _MEASURES = (
     "lightning_losses.calibration.TemperatureScaling",
     "lightning_losses.metrics.calibration_summary",
+    "lightning_losses.recipe.language_models.nats_per_byte",
     "lightning_losses.recipe.step_memory",
 )
+# Of the untrained network, where learning rates are compared.
+_INITIAL = "initial_nll"
 # Runs are short, and begun ones begin anew.
 _BETWEEN_CHECKPOINTS = 60.0
 _FEATURES = ("teacher_features", "teacher_feature_maps")
@@ -64,22 +72,17 @@ def compare(config: DictConfig, folder: Path, shared: Sequence[str] = ()) -> Com
     claims = [Claim.read(node) for node in OmegaConf.to_container(config.claims, resolve=True)]  # type: ignore[union-attr, arg-type]
     runner = _Runner(config, folder, planned)
     broken = runner.run_all()
-    missing = dict.fromkeys(METRICS, math.nan)
-    found = {(one.setting, one.run, one.seed): runner.values.get(one, missing) for one in planned.planned}
+    settings, over_rates = planned.settings, None
+    if planned.learning_rates:
+        settings, over_rates = {"": ""}, _over_learning_rates(planned, runner.values)
     comparison = Comparison(
         title=str(config.title),
         command=command(),
-        settings=planned.settings,
+        settings=settings,
         runs=planned.runs,
         baseline=planned.baseline,
         seeds=planned.seeds,
-        values={
-            setting: {
-                run: {metric: [found[setting, run, seed][metric] for seed in planned.seeds] for metric in METRICS}
-                for run in planned.runs
-            }
-            for setting in planned.settings
-        },
+        values=_by_metric(planned, runner.values) if over_rates is None else {"": over_rates.summary()},
         columns=tuple(map(str, config.columns)),
         claims=tuple(claims),
         untested=tuple(map(str, config.untested)),
@@ -88,9 +91,10 @@ def compare(config: DictConfig, folder: Path, shared: Sequence[str] = ()) -> Com
         stale=runner.stale,
         config=plain_settings(config),
         seconds=time.perf_counter() - started,
+        learning_rates=over_rates,
     )
     comparison.write(folder / "report")
-    log_folder(config, folder)
+    log_folder(config, folder, {} if over_rates is None else over_rates.scalars())
     comparison.show()
     Console(soft_wrap=True, highlight=False).print(f"{comparison.seconds:.0f} s. The report is in {folder / 'report'}")
     return comparison
@@ -103,11 +107,52 @@ def rehearse(config: DictConfig, shared: Sequence[str] = ()) -> None:
         ConfigError: what can't work, before anything was trained.
     """
     planned = plan(config, shared)
+    if "language_models" in planned.planned[0].config and not planned.learning_rates:
+        raise ConfigError(
+            "a comparison of language models is one over learning rates; give learning_rates=[0.001,0.01], or train "
+            "the models by recipes/train.py."
+        )
     first = next(iter(planned.settings)), next(iter(planned.runs))
     for one in planned.planned:
         if one.seed == planned.seeds[0] and (one.setting == first[0] or one.run == first[1]):
-            networks = trainings(one.config)
-            networks["student"].rehearse()
+            _networks(one.config)["student"].rehearse()
+
+
+def _by_metric(
+    planned: Plan, values: Mapping[Planned, Mapping[str, float]]
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """By setting, run and metric, a number a seed."""
+    missing = dict.fromkeys(METRICS, math.nan)
+    found = {(one.setting, one.run, one.seed): values.get(one, missing) for one in planned.planned}
+    return {
+        setting: {
+            run: {metric: [found[setting, run, seed][metric] for seed in planned.seeds] for metric in METRICS}
+            for run in planned.runs
+        }
+        for setting in planned.settings
+    }
+
+
+def _over_learning_rates(planned: Plan, values: Mapping[Planned, Mapping[str, float]]) -> LearningRates:
+    """What the settings are points of, where they are learning rates."""
+    one = {(one.setting, one.run, one.seed): values.get(one) for one in planned.planned}
+
+    def seeds(setting: str, run: str, metric: str) -> list[float | None]:
+        found = [one[setting, run, seed] for seed in planned.seeds]
+        return [None if number is None else number[metric] for number in found]
+
+    return LearningRates(
+        tuple(planned.learning_rates.values()),
+        final={run: [seeds(setting, run, "nll") for setting in planned.settings] for run in planned.runs},
+        initial={run: [seeds(setting, run, _INITIAL) for setting in planned.settings] for run in planned.runs},
+        seconds={run: [seeds(setting, run, "seconds") for setting in planned.settings] for run in planned.runs},
+    )
+
+
+def _networks(config: DictConfig) -> dict[str, Training]:
+    if "language_models" in config:
+        return {training.name: training for training in language_models.trainings(config)}
+    return trainings(config)
 
 
 class _Runner:
@@ -131,7 +176,7 @@ class _Runner:
         # writes into the files while it runs.
         for one in self.planned.planned:
             if one.seed == self.planned.seeds[0]:
-                for training in trainings(one.config).values():
+                for training in _networks(one.config).values():
                     _ = training.source
         source_digest(_MEASURES)
         broken: list[str] = []
@@ -154,7 +199,7 @@ class _Runner:
     def run(self, one: Planned) -> dict[str, float]:
         """The result of a run, kept or made now."""
         config = one.config
-        networks = trainings(config)
+        networks = _networks(config)
         for training in networks.values():
             self._share_data(training)
         student = networks["student"]
@@ -168,13 +213,17 @@ class _Runner:
         else:
             identity["teacher"] = None
         settings = essential({**identity, "cached_logits": cached})
+        wanted = METRICS
+        if self.planned.learning_rates:
+            # A result without the untrained network's loss is of no use here.
+            settings, wanted = {**settings, _INITIAL: True}, (*METRICS, _INITIAL)
         source = "-".join(sources)
         kept = self.results.load(settings, source, stale=bool(self.config.stale))
         if kept is not None:
             self.stale += not kept.current
             if kept.current and kept.values.get("memory") is not None:
                 self._memory[one.setting, one.run] = int(kept.values["memory"] or 0)
-            numbers = {name: kept.values.get(name) for name in METRICS}
+            numbers = {name: kept.values.get(name) for name in wanted}
             return {name: math.nan if value is None else value for name, value in numbers.items()}
         teacher = None
         if asks_teacher and student.teacher is not None:
@@ -190,10 +239,23 @@ class _Runner:
     def _train(self, student: Training, teacher: nn.Module | None) -> dict[str, float]:
         clock = _clock()
         begun = clock()
-        trained = student.run(self.checkpoints, teacher=teacher, checkpoint_seconds=_BETWEEN_CHECKPOINTS)
+        initial, diverged = {}, dict.fromkeys(METRICS, math.nan)
+        try:
+            trained = student.run(self.checkpoints, teacher=teacher, checkpoint_seconds=_BETWEEN_CHECKPOINTS)
+        except NotFiniteError:
+            # At a rate that is too high that is what was to be found out.
+            if not self.planned.learning_rates:
+                raise
+            trained = None
         seconds = clock() - begun
-        if not all(torch.isfinite(tensor).all() for tensor in trained.network.state_dict().values()):
-            return {**dict.fromkeys(METRICS, math.nan), "seconds": seconds}
+        if self.planned.learning_rates:
+            initial = {_INITIAL: _nll(student.build(teacher).get_submodule("network"), student)}
+        if trained is None or not all(torch.isfinite(tensor).all() for tensor in trained.network.state_dict().values()):
+            return {**diverged, **initial, "seconds": seconds}
+        if isinstance(student, LanguageTraining):
+            parameters = float(sum(parameter.numel() for parameter in trained.network.parameters()))
+            nll = _nll(trained.network, student)
+            return {**diverged, **initial, "nll": nll, "seconds": seconds, "parameters": parameters}
         with warnings.catch_warnings():
             # The report can state every temperature.
             warnings.filterwarnings("ignore", message="TemperatureScaling: the best temperature lies outside")
@@ -207,6 +269,7 @@ class _Runner:
             "temperature": found.temperature,
             "seconds": seconds,
             "parameters": float(found.parameters),
+            **initial,
         }
 
     def _share_data(self, training: Training) -> None:
@@ -223,6 +286,14 @@ class _Runner:
             network = training.run_once(self.networks, self.checkpoints).network
             self._teacher = place, network, CachedLogits(predict_logits(network, student.datamodule.train))
         return self._teacher[2] if cached else self._teacher[1]
+
+
+def _nll(network: nn.Module, training: Training) -> float:
+    """The mean negative log-likelihood on the test split."""
+    if isinstance(training, LanguageTraining):
+        return nats_per_byte(network, cast(StdlibText, training.datamodule).test)
+    test = training.datamodule.test
+    return negative_log_likelihood(predict_logits(network, test), test.target, inputs="logits").item()
 
 
 def _memory(training: Training, teacher: nn.Module | None) -> int:

@@ -21,7 +21,8 @@ from lightning_losses.recipe.instantiate import instantiate
 # Keys of conf/compare.yaml that the train recipe doesn't have, or that are the comparison's alone.
 OWN = (
     "resume", "output", "allowed_targets",
-    "comparison", "title", "objectives", "baseline", "seeds", "common", "settings", "split_per_seed",
+    "comparison", "title", "objectives", "baseline", "seeds", "common", "settings", "learning_rates",
+    "split_per_seed",
     "teacher_per_seed", "cached_logits", "columns", "claims", "untested", "caveat", "results", "stale", "needs",
     "refused",
 )  # fmt: skip
@@ -81,6 +82,7 @@ class Plan:
         baseline: the label of what the others are compared with.
         seeds: in order.
         planned: the runs, in the order in which they are trained.
+        learning_rates: by the label of its setting, where the settings are learning rates.
     """
 
     settings: dict[str, str]
@@ -88,6 +90,7 @@ class Plan:
     baseline: str
     seeds: tuple[int, ...]
     planned: tuple[Planned, ...]
+    learning_rates: dict[str, float]
 
 
 def plan(config: DictConfig, shared: Sequence[str]) -> Plan:
@@ -101,15 +104,17 @@ def plan(config: DictConfig, shared: Sequence[str]) -> Plan:
         shared: the overrides of the command line; those of the comparison's own keys are left out.
 
     Raises:
-        ConfigError: nothing to compare, a label that is there twice, no such objective, setting or baseline, or an
-            objective that can't be compared here.
+        ConfigError: nothing to compare, a label that is there twice, no such objective, setting or baseline, an
+            objective that can't be compared here, or learning rates beside settings or another learning rate.
     """
     if not isinstance(config.seeds, int) or config.seeds < 1:
         raise ConfigError(f"seeds={config.seeds!r} came; give a whole number of at least 1.")
     if not config.objectives:
         raise ConfigError("objectives: there are none; give names, as in objectives=[ce,kd].")
     runs = _labelled("objectives", config.objectives)
+    rates = _rates(config, shared)
     settings = _labelled("settings", config.settings) if config.settings else {"": ""}
+    settings = {label: f"optimizer.lr={rate!r}" for label, rate in rates.items()} or settings
     baseline = next(iter(runs)) if config.baseline is None else str(config.baseline)
     if baseline not in runs:
         raise ConfigError(f"baseline={baseline} came; choose one of {', '.join(runs)}.")
@@ -128,13 +133,26 @@ def plan(config: DictConfig, shared: Sequence[str]) -> Plan:
         for seed in seeds
         for run in runs
     )
-    return Plan(settings, runs, baseline, seeds, planned)
+    return Plan(settings, runs, baseline, seeds, planned, rates)
 
 
 def takes(config: DictConfig, names: Sequence[str]) -> bool:
     """Whether a term of the configuration's objective takes one of these tensors."""
     objective = instantiate(config.objective)
     return any(objective.needs(name) for name in names)
+
+
+def _rates(config: DictConfig, shared: Sequence[str]) -> dict[str, float]:
+    if config.learning_rates is None:
+        return {}
+    rates = [float(rate) for rate in config.learning_rates]
+    if len(rates) < 2 or len(set(rates)) < len(rates) or min(rates) <= 0:
+        raise ConfigError(f"learning_rates={rates} came; give two or more different ones above 0.")
+    if config.settings:
+        raise ConfigError("learning_rates: settings came too; give the one or the other.")
+    if any(_key(word) == "optimizer.lr" for word in shared):
+        raise ConfigError("learning_rates: optimizer.lr came too; leave it out.")
+    return {f"{rate:g}": rate for rate in sorted(rates)}
 
 
 def _words(config: DictConfig, own: str, setting: str, given: Sequence[str]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import functools
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lightning_losses.diagnostics.learning_rate_sensitivity import learning_rate_sensitivity
 from lightning_losses.plots.accuracy_against_cost import accuracy_against_cost
+from lightning_losses.plots.connectivity import learning_rate_curves
 from lightning_losses.plots.seed_intervals import seed_intervals
 from lightning_losses.plots.style import save_figure
 from lightning_losses.recipe.check_config import ConfigError, nearest
@@ -45,9 +47,13 @@ _SHOWN = {
     "seconds": Metric("seconds", 1, 2),
     "memory": Metric("step's memory, MB", 1e-6, 2),
     "parameters": Metric("parameters", 1, 0),
+    "sensitivity": Metric("LR sensitivity", 1, 3),
+    "lowest_nll": Metric("lowest NLL", 1, 3),
 }
 _COSTS = ("seconds", "memory", "parameters")
 METRICS = (*SCORES, *(f"calibrated_{name}" for name in SCORES[1:]), "temperature", *_COSTS)
+# Of a comparison over learning rates.
+RATE_METRICS = ("sensitivity", "lowest_nll", "seconds")
 
 
 def shown(metric: str) -> Metric:
@@ -70,6 +76,87 @@ class LaidOut(NamedTuple):
 
 
 @dataclass(frozen=True)
+class LearningRates:
+    """What was found at every learning rate, by run, rate and seed; None where a run broke.
+
+    Attributes:
+        rates: rising.
+        final: NLL on test data; NaN where training diverged.
+        initial: of the untrained network.
+        seconds: of training.
+    """
+
+    rates: tuple[float, ...]
+    final: dict[str, list[list[float | None]]]
+    initial: dict[str, list[list[float | None]]]
+    seconds: dict[str, list[list[float | None]]]
+
+    def summary(self) -> dict[str, dict[str, list[float]]]:
+        """By run and metric, a number a seed; NaN where a run of the seed broke."""
+        found: dict[str, dict[str, list[float]]] = {}
+        for run in self.final:
+            columns: dict[str, list[float]] = {metric: [] for metric in RATE_METRICS}
+            found[run] = columns
+            for final, initial, seconds in zip(*map(_by_seed, (self.final[run], self.initial[run], self.seconds[run])),
+                                               strict=True):  # fmt: skip
+                missing = None in final
+                known = [math.nan if number is None else number for number in final]
+                start = next((number for number in initial if number is not None), math.nan)
+                columns["sensitivity"].append(math.nan if missing else learning_rate_sensitivity(known, start))
+                columns["lowest_nll"].append(min((x for x in known if math.isfinite(x)), default=math.nan))
+                columns["seconds"].append(sum(number or 0.0 for number in seconds))
+        return found
+
+    def scalars(self) -> dict[str, float]:
+        """What a logger is told: the sensitivity of every run, over the seeds."""
+        return {
+            f"learning_rate_sensitivity/{run}": seed_interval(columns["sensitivity"]).mean
+            for run, columns in self.summary().items()
+        }
+
+    def csv(self, seeds: Sequence[int]) -> str:
+        """A line a run, learning rate and seed; empty where it broke or diverged, of which it says which."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["run", "learning_rate", "seed", "nll", "initial_nll", "seconds", "ended"])
+        for run, rows in self.final.items():
+            for place, rate in enumerate(self.rates):
+                for order, seed in enumerate(seeds):
+                    end = rows[place][order]
+                    start, seconds = self.initial[run][place][order], self.seconds[run][place][order]
+                    word = "broke" if end is None else "finite" if math.isfinite(end) else "diverged"
+                    number = "" if end is None else _number(end)
+                    writer.writerow([run, rate, seed, number, start, seconds, word])
+        return stream.getvalue()
+
+    def intervals(self, run: str) -> list[SeedInterval]:
+        """The final loss at each rate; of a run that diverged, that of the untrained network."""
+        return [seed_interval(reached) for reached in self.reached(run)]
+
+    def reached(self, run: str) -> list[list[float]]:
+        """At each rate and seed, the lower of final and initial loss; NaN where a run broke."""
+        return [
+            [
+                math.nan if end is None or start is None else min(end, start) if math.isfinite(end) else start
+                for end, start in zip(finals, starts, strict=True)
+            ]
+            for finals, starts in zip(self.final[run], self.initial[run], strict=True)
+        ]
+
+    def diverged(self, run: str) -> list[int]:
+        """At each rate, how many seeds ended no better than untrained."""
+        return [
+            sum(end is not None and start is not None and not end < start
+                for end, start in zip(finals, starts, strict=True))
+            for finals, starts in zip(self.final[run], self.initial[run], strict=True)
+        ]  # fmt: skip
+
+
+def _by_seed(rows: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What a comparison of objectives found.
 
@@ -80,7 +167,8 @@ class Comparison:
         runs: words by label, in the order of the tables.
         baseline: the label of the run that the others are compared with.
         seeds: in order.
-        values: by setting, run and metric of `METRICS`, a number a seed; NaN where a run diverged or broke.
+        values: by setting, run and metric (of `METRICS`, or of `LearningRates.summary`), a number a seed; NaN where a
+            run diverged or broke.
         columns: the metrics that tables show.
         claims: what the numbers must show.
         untested: claims that can't be tested here.
@@ -89,6 +177,7 @@ class Comparison:
         stale: how many results were made by another version of the code.
         config: the whole configuration.
         seconds: of the whole comparison, this time.
+        learning_rates: what was found at each, where these were compared.
     """
 
     title: str
@@ -106,11 +195,17 @@ class Comparison:
     stale: int = 0
     config: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    learning_rates: LearningRates | None = None
 
     def __post_init__(self) -> None:
         for column in self.columns:
-            if column not in METRICS:
-                raise ConfigError(f"columns: there is no {column!r}; {nearest(column, METRICS)}")
+            if column not in self.metrics:
+                raise ConfigError(f"columns: there is no {column!r}; {nearest(column, self.metrics)}")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the numbers that every run has."""
+        return tuple(next(iter(next(iter(self.values.values())).values())))
 
     def interval(self, setting: str, run: str, metric: str) -> SeedInterval:
         """A metric of a run over the seeds."""
@@ -144,6 +239,12 @@ class Comparison:
         seeds = ", ".join(map(str, self.seeds))
         tests = len(self.runs) - 1
         text = f"Test data; mean ± half the 95% interval (Student's t) over seeds {seeds}."
+        if self.learning_rates is not None:
+            text += (
+                " LR sensitivity: the mean over the learning rates of what is lost against the best of them, "
+                "min(final NLL, NLL of the untrained network) - lowest NLL; × where that many seeds ended no better "
+                "than untrained."
+            )
         if tests and len(self.seeds) > 1:
             text += (
                 f" * differs from {self.baseline}: paired t test over the seeds, p below 0.05 after Holm's correction "
@@ -151,8 +252,11 @@ class Comparison:
             )
         if "seconds" in self.columns:
             text += " Seconds are of a run's training, its own time on one CPU thread"
-            text += ", where teachers' logits were computed before" if self.config.get("cached_logits") else ""
-            text += "; memory is what a step holds at its peak beyond weights and data."
+            if self.learning_rates is not None:
+                text += ", at all learning rates together."
+            else:
+                text += ", where teachers' logits were computed before" if self.config.get("cached_logits") else ""
+                text += "; memory is what a step holds at its peak beyond weights and data."
         if any("calibrated" in column for column in self.columns):
             text += " Calibrated: after temperature scaling on validation data."
         if self.stale:
@@ -171,7 +275,7 @@ class Comparison:
                 heads.insert(1, f"– {self.baseline}, p")
                 for row, run in zip(rows, self.runs, strict=True):
                     row.insert(2, self._difference(setting, run, first, p_values))
-            return [LaidOut(setting, ["", *heads], rows)]
+            return [LaidOut(setting, ["", *heads], rows), *self._at_each_rate()]
         return [
             LaidOut(
                 shown(column).name,
@@ -180,6 +284,16 @@ class Comparison:
             )
             for column in self.columns
         ]
+
+    def _at_each_rate(self) -> list[LaidOut]:
+        if self.learning_rates is None:
+            return []
+        rates = self.learning_rates
+        rows = []
+        for run in self.runs:
+            diverged = zip(rates.intervals(run), rates.diverged(run), strict=True)
+            rows.append([run, *(f"{_spread(one, 'nll')}{f', {count}×' if count else ''}" for one, count in diverged)])
+        return [LaidOut("NLL at each learning rate", ["", *(f"{rate:g}" for rate in rates.rates)], rows)]
 
     def markdown(self, heading: str = "#") -> str:
         """The whole report as Markdown."""
@@ -225,8 +339,15 @@ class Comparison:
         (folder / "comparison.md").write_text(self.markdown())
         (folder / "comparison.tex").write_text(self.latex())
         (folder / "comparison.csv").write_text(self.csv())
+        if self.learning_rates is not None:
+            (folder / "learning_rates.csv").write_text(self.learning_rates.csv(self.seeds))
         content = {
-            **{name: value for name, value in asdict(self).items() if name not in ("values", "claims")},
+            **{
+                name: value
+                for name, value in asdict(self).items()
+                if name not in ("values", "claims", "learning_rates")
+            },
+            "learning_rates": None if self.learning_rates is None else _marked(asdict(self.learning_rates)),
             "claims": [
                 {**asdict(claim), "verdict": result, "found": [describe(one) for one in found]}
                 for claim, found, result in self.findings()
@@ -248,6 +369,7 @@ class Comparison:
             **{
                 **known,
                 "seeds": tuple(content["seeds"]),
+                "learning_rates": _learning_rates(content.get("learning_rates")),
                 "columns": tuple(content["columns"]),
                 "untested": tuple(content["untested"]),
                 "claims": tuple(
@@ -279,6 +401,8 @@ class Comparison:
             console.print(f"broke: {sentence}")
 
     def _figures(self) -> dict[str, Any]:
+        if self.learning_rates is not None:
+            return {"learning_rates": _curves(self.learning_rates)}
         found = {}
         settings = list(self.settings)
         if len(settings) == 1:
@@ -330,7 +454,7 @@ class Comparison:
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         for setting in self.settings:
-            for metric in METRICS:
+            for metric in self.metrics:
                 p_values = self.p_values(setting, metric)
                 for run in self.runs:
                     interval = self.interval(setting, run, metric)
@@ -413,6 +537,43 @@ def _tex_cell(text: str) -> str:
         return number.replace("–", "--")
     number = f"${number.replace('±', chr(92) + 'pm')}{star}$"
     return f"{number} (${p}$)" if p else number
+
+
+def _curves(rates: LearningRates) -> Any:
+    # Of a seed that broke at one rate nothing is drawn: its sensitivity is not known.
+    whole = {
+        run: [place for place, own in enumerate(_by_seed(rows)) if None not in own]
+        for run, rows in rates.final.items()
+    }  # fmt: skip
+    points = {
+        run: {rate: [float(row[place] or 0.0) for place in whole[run]]
+              for rate, row in zip(rates.rates, rows, strict=True)}
+        for run, rows in rates.final.items() if whole[run]
+    }  # fmt: skip
+    starts = {run: [float(rates.initial[run][0][place] or 0.0) for place in whole[run]] for run in points}
+    return learning_rate_curves(points, starts)
+
+
+def _marked(node: Any) -> Any:
+    """JSON has no NaN, and None is taken: what diverged is a word."""
+    if isinstance(node, dict):
+        return {name: _marked(value) for name, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_marked(value) for value in node]
+    return "diverged" if isinstance(node, float) and not math.isfinite(node) else node
+
+
+def _learning_rates(node: Mapping[str, Any] | None) -> LearningRates | None:
+    if node is None:
+        return None
+
+    def read(value: Any) -> Any:
+        if isinstance(value, list):
+            return [read(item) for item in value]
+        return math.nan if value == "diverged" else value
+
+    named = {name: {run: read(rows) for run, rows in node[name].items()} for name in ("final", "initial", "seconds")}
+    return LearningRates(tuple(node["rates"]), **named)
 
 
 def _plain(values: Any) -> Any:

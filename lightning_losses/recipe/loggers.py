@@ -104,10 +104,12 @@ def log_table(logger: Logger | None, name: str, columns: Sequence[str], rows: Se
         logger.log_table(name, columns=list(columns), data=[list(row) for row in rows])
 
 
-def log_folder(config: DictConfig, folder: Path) -> None:
-    """Send the tables (``.csv``) and pictures (``.png``) of a report to W&B, as a run of their own."""
+def log_folder(config: DictConfig, folder: Path, scores: Mapping[str, float] | None = None) -> None:
+    """Send numbers, and the tables (``.csv``) and pictures (``.png``) of a report to W&B, as a run of their own."""
     if config.get("logger"):
         with logging_run(config, folder) as logger:
+            if scores:
+                log_scores(logger, scores)
             for path in sorted((folder / "report").glob("*.csv")):
                 heads, *rows = csv.reader(path.read_text().splitlines())
                 log_table(logger, f"report/{path.stem}", heads, [[_number(cell) for cell in row] for row in rows])

@@ -44,3 +44,21 @@ def test_what_does_not_fit_is_refused():
         Transformer(11, 8, depth=0)
     with pytest.raises(ValueError, match="9 tokens came; the context has 8"):
         Transformer(11, 8, width=12)(torch.zeros(1, 9, dtype=torch.long))
+
+
+def test_normalised_queries_and_keys_bound_the_attention_logits(monkeypatch):
+    seen, attention = [], torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query, key, *given, **options):
+        seen.append((query @ key.transpose(-2, -1)).abs().max() / query.shape[-1] ** 0.5)
+        return attention(query, key, *given, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    tokens = torch.randint(11, (2, 8))
+    for qk_norm in (False, True):
+        network = Transformer(11, 8, width=12, depth=1, heads=3, qk_norm=qk_norm)
+        network.blocks[0].attention_in.weight.data.mul_(1e4)
+        network(tokens).square().sum().backward()
+        assert all(parameter.grad.abs().sum() > 0 for name, parameter in network.named_parameters() if "norm" in name)
+    # Both have length √4: at most 4 / √4.
+    assert seen[0] > 100 > 2.001 > seen[1]

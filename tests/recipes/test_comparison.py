@@ -17,7 +17,7 @@ from lightning_losses.recipe.check_config import ConfigError, check_config
 from lightning_losses.recipe.claims import Claim, Difference
 from lightning_losses.recipe.comparison import compare, rehearse
 from lightning_losses.recipe.comparison_plan import plan
-from lightning_losses.recipe.comparison_report import METRICS, SCORES, Comparison
+from lightning_losses.recipe.comparison_report import METRICS, RATE_METRICS, SCORES, Comparison
 from lightning_losses.recipe.training import Training
 from lightning_losses.recipe.trainings import trainings
 from lightning_losses.recipes import compare as recipe
@@ -280,8 +280,9 @@ def test_every_shipped_claim_is_about_what_is_compared(name):
         claim = Claim.read(node)
         assert re.search(r"\d{4}", claim.source) and claim.differences
         for difference in claim.differences:
-            assert difference.metric in METRICS
-            assert difference.setting in planned.settings and {difference.run, difference.than} <= set(planned.runs)
+            assert difference.metric in (RATE_METRICS if planned.learning_rates else METRICS)
+            assert difference.setting in ([""] if planned.learning_rates else planned.settings)
+            assert {difference.run, difference.than} <= set(planned.runs)
 
 
 # ---- reports
@@ -385,4 +386,4 @@ def test_an_experiment_that_is_a_comparison_is_handed_over(monkeypatch):
     monkeypatch.setattr(recipe, "main", lambda: handed.append(sys.argv))
     monkeypatch.setattr("sys.argv", ["train.py", "experiment=calibration_overlap", "seeds=2"])
     train.main()
-    assert handed == [["train.py", "comparison=calibration_overlap", "seeds=2"]]
+    assert handed == [["compare.py", "comparison=calibration_overlap", "seeds=2"]]
