@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -32,6 +33,27 @@ def _start(*arguments, folder, **options):
 def _finish(process):
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """The same within this process, which has loaded everything: the exit code, and what was printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIGHTNING_LOSSES_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lightning-losses", *arguments])
+        code = 0
+        with warnings.catch_warnings():
+            # Networks of three steps know nothing: their best temperature may lie at the range's end.
+            warnings.filterwarnings("ignore", message="TemperatureScaling: the best temperature lies outside")
+            try:
+                cli.main()
+            except SystemExit as exit:
+                code = exit.code
+        return code, *capsys.readouterr()
+
+    return run
 
 
 def test_list_names_every_loss(monkeypatch, capsys):
@@ -64,18 +86,16 @@ def test_an_unknown_command_is_a_message(monkeypatch, capsys, arguments):
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_second_job_is_wrong_ends_before_the_first_in_one_message(tmp_path):
-    code, out, err = _finish(_start("train", "-m", *SHORT, "objective.terms.nkd.loss.temperature=1,0", folder=tmp_path))
+def test_a_sweep_whose_second_job_is_wrong_ends_before_the_first_in_one_message(run, tmp_path):
+    code, out, err = run("train", "-m", *SHORT, "objective.terms.nkd.loss.temperature=1,0")
     assert code == 2
     assert err.startswith("Error: ") and "nkd: temperature=0 came; give a number above 0" in err
     assert "Traceback" not in out + err and not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.slow
-def test_a_sweep_trains_the_teacher_once(tmp_path):
-    code, out, err = _finish(
-        _start("train", "-m", *SHORT, "trainer.max_epochs=1", "objective=kd,nkd", "seed=0,1", folder=tmp_path)
-    )
+def test_a_sweep_trains_the_teacher_once(run, tmp_path):
+    code, out, err = run("train", "-m", *SHORT, "trainer.max_epochs=1", "objective=kd,nkd", "seed=0,1")
     assert code == 0, err
     assert out.count("The report is in") == 4
     assert out.count("teacher (ce): trained before") == 3 and out.count("baseline (ce): trained before") == 2
@@ -83,12 +103,14 @@ def test_a_sweep_trains_the_teacher_once(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_checkpoint_and_the_command_that_continues(tmp_path):
+def test_ctrl_c_leaves_a_checkpoint_and_the_command_that_continues(run, tmp_path):
     process = _start(
         "train",
         "data=digits",
+        "model.width=4",
         "modules.baseline=null",
         "trainer.max_epochs=60",
+        "trainer.limit_train_batches=5",
         "hydra.run.dir=run",
         "modules.teacher=null",
         "objective=ce",
@@ -101,7 +123,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_command_that_continues(tmp_path):
     code, _, err = _finish(process)
     assert code == 130, err
     assert "resume=run" in err and "Traceback" not in err
-    code, _, err = _finish(_start("train", "resume=run", folder=tmp_path))
+    code, _, err = run("train", "resume=run")
     assert code == 0, err
     history = json.loads((tmp_path / "run" / "report" / "report.json").read_text())["networks"][0]["history"]
     assert len(history["val/loss"]) == 60
@@ -124,29 +146,25 @@ def test_what_can_not_be_resumed_is_a_message(monkeypatch, tmp_path, capsys, arg
     assert exit.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_calibrate_writes_a_calibrator_and_a_wrong_name_is_a_message(tmp_path):
+def test_calibrate_writes_a_calibrator_and_a_wrong_name_is_a_message(run, tmp_path):
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(200, 3))
     np.savez(tmp_path / "logits.npz", logits=3 * logits, target=(logits + generator.gumbel(size=(200, 3))).argmax(1))
-    code, out, err = _finish(
-        _start("calibrate", "logits=logits.npz", "resamples=5", "hydra.run.dir=run", folder=tmp_path)
-    )
+    code, out, err = run("calibrate", "logits=logits.npz", "resamples=5", "hydra.run.dir=run")
     assert code == 0, err
     assert "The calibrator, the table and the pictures are in" in out
     assert (tmp_path / "run" / "calibrator.safetensors").is_file()
     assert "`lightning-losses calibrate logits=logits.npz" in (tmp_path / "run" / "calibration.md").read_text()
-    code, out, err = _finish(_start("calibrate", "logits=logits.npz", "calibrator=temprature", folder=tmp_path))
+    code, out, err = run("calibrate", "logits=logits.npz", "calibrator=temprature")
     assert code == 2 and "did you mean temperature?" in err and "Traceback" not in out + err
 
 
 @pytest.mark.slow
-def test_wandb_gets_settings_metrics_table_and_pictures_offline(tmp_path):
-    code, _, err = _finish(
-        _start("train", *SHORT, "trainer.max_epochs=1", "logger=wandb", "hydra.run.dir=run", folder=tmp_path)
-    )
+def test_wandb_gets_settings_metrics_table_and_pictures_offline(run, tmp_path):
+    code, _, err = run("train", *SHORT, "trainer.max_epochs=1", "logger=wandb", "hydra.run.dir=run")
     assert code == 0, err
-    (run,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
-    media = [path.name for path in (run / "files" / "media").rglob("*.*")]
+    (folder,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    media = [path.name for path in (folder / "files" / "media").rglob("*.*")]
     for name in ("validation", "losses", "reliability_student"):
         assert any(file.startswith(name) and file.endswith(".png") for file in media)
     assert any(file.endswith(".table.json") for file in media)
