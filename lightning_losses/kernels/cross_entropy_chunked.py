@@ -5,7 +5,6 @@ products instead of the [chunk, V] one. The target's entry is taken out and adde
 that the gradient of a confident row, a small difference, does not drown in rounding.
 """
 
-import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"], full: 
     """Tokens in a chunk: one in 25 of them, within bounds that depend on device, dtype and vocabulary.
 
     A chunk's logits then take 4 % of the whole, 2 % of what plain cross-entropy holds. Larger chunks are faster, since
-    the weight is read once a chunk and its gradient read and written once: what fits in 8 MiB is always taken.
+    the weight is read once a chunk and its gradient read and written once: what fits in 6.5 MiB is always taken.
 
     Args:
         tokens: N.
@@ -32,11 +31,10 @@ def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"], full: 
     if weight.device.type != "cpu":
         power = 1 << max(tokens // 32, 1).bit_length() - 1
         return min(max(power, 1024), 4096)
-    cached = 8 * 2**20 // ((8 if full else weight.element_size()) * max(len(weight), 1))
-    wanted = max(tokens // 25, cached) // 16 * 16
+    cached = 13 * 2**19 // ((8 if full else weight.element_size()) * max(len(weight), 1))
     # A wide head in half precision is bound by its own traffic: its products gain most from more rows.
-    least = 112 if full else 256 if weight.element_size() < 4 and weight.shape[1] >= 1024 else 96
-    return min(max(wanted, least), 512)
+    least = 112 if full else 256 if weight.element_size() < 4 and weight.shape[1] >= 1024 else 104
+    return min(max(tokens // 25, cached, least), 512)
 
 
 class Scores:
@@ -121,7 +119,7 @@ class Pass:
         self.space: Tensor | None = None
         weight, bias = head.weight, head.bias
         half = torch.float32 if weight.dtype == torch.float16 else weight.dtype
-        self.grad_weight = torch.empty_like(weight, dtype=accum_dtype or half) if want_weight else None
+        self.grad_weight = weight.new_empty(weight.shape, dtype=accum_dtype or half) if want_weight else None
         keeps_bias = want_bias and bias is not None
         self.grad_bias = weight.new_zeros(len(weight), dtype=head.statistics) if keeps_bias else None
         self.first = True
@@ -136,10 +134,14 @@ class Pass:
 
     @property
     def borrowable(self) -> int:
-        """Rows whose scores fit into the memory of the weight's gradient, before the first chunk has filled it."""
+        """Rows whose scores fit into the memory of the weight's gradient, before the first chunk has filled it.
+
+        Not more than a mebi of their own entries: copies of a chunk's hidden states are memory too.
+        """
         if self.grad_weight is None or not self.head.on_cpu:
             return 0
-        return self.grad_weight.shape[1] * self.grad_weight.element_size() // self.head.dtype.itemsize
+        width = self.grad_weight.shape[1]
+        return min(width * self.grad_weight.element_size() // self.head.dtype.itemsize, 2**20 // max(width, 1))
 
     def chunks(self, tokens: int) -> Iterator[slice]:
         """The tokens by chunks, of which the first is as large as costs no memory.
@@ -151,9 +153,9 @@ class Pass:
         first = min(tokens, max(self.chunk, self.borrowable if free else 0))
         yield slice(0, first)
         left = tokens - first
-        pieces = -(-left // self.chunk)
-        edges = [first + left * number // max(pieces, 1) for number in range(pieces + 1)]
-        yield from (slice(*edge) for edge in itertools.pairwise(edges))
+        even = -(-left // max(-(-left // self.chunk), 1))
+        self.chunk = min(-(-even // 16) * 16, self.chunk)
+        yield from (slice(start, min(start + self.chunk, tokens)) for start in range(first, tokens, max(self.chunk, 1)))
 
     def place(self, tile: slice, rows: int) -> Float[Tensor, "rows tile"]:
         """Where a tile of a chunk's scores lies: memory asked for anew would be cleared anew, and scattered."""
@@ -231,7 +233,8 @@ class Pass:
         head = self.head
         # The softcap's slope belongs to each entry, so that nothing can be left to the [chunk, D] side.
         whole = head.terms.softcap is not None
-        side = (hidden if whole else hidden * share.unsqueeze(1)).to(hidden.dtype).t().contiguous()
+        side = torch.empty_like(hidden.t(), memory_format=torch.contiguous_format)
+        torch.mul(hidden.t(), 1 if whole else share, out=side)
         grad, drawn = scores.drawn, scores.drawn is not None
         if want_hidden and grad is None:
             grad = torch.zeros_like(hidden, dtype=head.statistics)
@@ -253,21 +256,24 @@ class Pass:
             elif self.grad_weight is not None:
                 accumulate(self.grad_weight[tile], g.t(), side, self.first)
         self.first = False
+        if grad is not None and not whole:
+            grad.mul_(share.unsqueeze(1))
         here = torch.cat([rows for rows, _ in scores.hits])
-        own, corner = target[here], corner[here].unsqueeze(1)
-        if grad is not None:
-            if not whole:
-                grad.mul_(share.unsqueeze(1))
-            grad.index_add_(0, here, corner * head.weight[own])
-            if self.mean_row is not None:
-                grad.sub_(smoothing * self.mean_row)
-        if self.grad_weight is not None:
-            self.grad_weight.index_add_(0, own, (corner * hidden[here]).to(self.grad_weight.dtype))
-            if self.mean_row is not None:
-                self.smooth_sum += smoothing * hidden.sum(dim=0, dtype=head.statistics)
         if self.grad_bias is not None:
-            self.grad_bias.index_add_(0, own, corner.squeeze(1))
-            if self.mean_row is not None:
+            self.grad_bias.index_add_(0, target[here], corner[here])
+        # The targets' own entries; a few at a time, since a gathered row is memory too.
+        for part in torch.split(here, 128):
+            own, of_corner = target[part], corner[part].unsqueeze(1)
+            if grad is not None:
+                grad.index_add_(0, part, of_corner * head.weight[own])
+            if self.grad_weight is not None:
+                self.grad_weight.index_add_(0, own, (of_corner * hidden[part]).to(self.grad_weight.dtype))
+        if self.mean_row is not None:
+            if grad is not None:
+                grad.sub_(smoothing * self.mean_row)
+            if self.grad_weight is not None:
+                self.smooth_sum += smoothing * hidden.sum(dim=0, dtype=head.statistics)
+            if self.grad_bias is not None:
                 self.grad_bias -= len(hidden) * smoothing * head.class_weight
         return grad
 
@@ -339,31 +345,36 @@ def sums_and_gradients(
     )
     cross_entropy = hidden.new_zeros((), dtype=head.statistics)
     square = torch.zeros_like(cross_entropy)
-    for rows in walk.chunks(len(hidden)) if len(hidden) else ():
+
+    def add(rows: slice) -> None:
+        # A function, so that all it makes is gone when the next chunk asks for memory.
         weight_of = row_weight[rows] if isinstance(row_weight, Tensor) else row_weight
         e = hidden[rows].to(head.dtype)
         scores, sums, lse = walk.exponentials(e, target[rows], wanted[0])
-        cross_entropy += scale * terms.cross_entropy(lse, scores.picked, scores.smooth, weight_of).sum()
-        square += z_scale * lse.square().sum()
-        if any(wanted):
-            factor = scale * terms.probability_factor(weight_of) + 2 * z_scale * lse
-            # factor p_y - onehot, as two terms of which the second has no cancellation.
-            onehot = scale * (1 - terms.label_smoothing) * weight_of
-            corner = (factor - onehot) * (scores.picked - lse).exp() - onehot * scores.others / sums
-            if scores.picked_slope is not None:
-                corner = corner * scores.picked_slope
-            grad = walk.add_gradients(
-                scores,
-                e,
-                target[rows],
-                share=factor / sums,
-                corner=corner,
-                smoothing=scale * (terms.label_smoothing / terms.classes),
-                want_hidden=wanted[0],
-            )
-            if grad_hidden is not None and grad is not None:
-                grad_hidden[rows] = grad
-        del scores
+        cross_entropy.add_(scale * terms.cross_entropy(lse, scores.picked, scores.smooth, weight_of).sum())
+        square.add_(z_scale * lse.square().sum())
+        if not any(wanted):
+            return
+        factor = scale * terms.probability_factor(weight_of) + 2 * z_scale * lse
+        # factor p_y - onehot, as two terms of which the second has no cancellation.
+        onehot = scale * (1 - terms.label_smoothing) * weight_of
+        corner = (factor - onehot) * (scores.picked - lse).exp() - onehot * scores.others / sums
+        if scores.picked_slope is not None:
+            corner = corner * scores.picked_slope
+        grad = walk.add_gradients(
+            scores,
+            e,
+            target[rows],
+            share=factor / sums,
+            corner=corner,
+            smoothing=scale * (terms.label_smoothing / terms.classes),
+            want_hidden=wanted[0],
+        )
+        if grad_hidden is not None and grad is not None:
+            grad_hidden[rows] = grad
+
+    for rows in walk.chunks(len(hidden)) if len(hidden) else ():
+        add(rows)
     if grad_hidden is not None and exchange is not None:
         grad_hidden = exchange.total(grad_hidden).to(hidden.dtype)
     return Sums(cross_entropy, square, grad_hidden, *walk.finished())

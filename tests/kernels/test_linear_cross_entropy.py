@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from lightning_losses import debug
 from lightning_losses.kernels import head
 from lightning_losses.kernels.choice import choose_implementation
-from lightning_losses.kernels.cross_entropy_chunked import default_chunk
+from lightning_losses.kernels.cross_entropy_chunked import Pass, default_chunk
 from lightning_losses.kernels.linear_cross_entropy import LinearCrossEntropyValue, linear_cross_entropy
+from lightning_losses.kernels.terms import Alone, Terms
 from tests.golden.adapters.lm_ot import cross_entropy_adapter
 from tests.golden.harness import HERE, load_cases, run_case
 
@@ -346,14 +347,54 @@ def test_auto_explains_itself():
 
 def test_chunks_are_a_share_of_the_tokens_within_bounds():
     wide = torch.zeros(32768, 1)
-    assert [default_chunk(tokens, wide) for tokens in (1, 1024, 4096, 8192, 10**6)] == [96, 96, 160, 320, 512]
-    assert [default_chunk(tokens, wide, full=True) for tokens in (1, 1024, 4096)] == [112, 112, 160]
+    assert [default_chunk(tokens, wide) for tokens in (1, 1024, 4096, 8192, 10**6)] == [104, 104, 163, 327, 512]
+    assert [default_chunk(tokens, wide, full=True) for tokens in (1, 1024, 4096)] == [112, 112, 163]
     assert default_chunk(1024, torch.zeros(32768, 1024, dtype=torch.bfloat16)) == 256
-    # What fits in 8 MiB is taken whatever the share.
-    assert default_chunk(1024, torch.zeros(8192, 1)) == 256
-    assert default_chunk(1024, torch.zeros(8192, 1, dtype=torch.bfloat16)) == 512
+    # What fits in 6.5 MiB is taken whatever the share.
+    assert default_chunk(1024, torch.zeros(8192, 1)) == 208
+    assert default_chunk(1024, torch.zeros(8192, 1, dtype=torch.bfloat16)) == 416
     assert default_chunk(1024, torch.zeros(0, 1)) == 512
     assert default_chunk(8192, torch.zeros(1, 1, device="meta")) == 1024
+
+
+def walk(width, dtype=torch.float32, chunk=100, want_weight=True, **options):
+    head_ = head.Head(torch.zeros(9, width, dtype=dtype), None, Terms(9, **options))
+    return Pass(head_, Alone(), None, want_weight, False, chunk)
+
+
+def lengths(walk_, tokens):
+    return [rows.stop - rows.start for rows in walk_.chunks(tokens)]
+
+
+def test_the_first_chunk_is_as_large_as_the_gradient_has_room_for():
+    assert lengths(walk(512), 1024) == [512, 96, 96, 96, 96, 96, 32]
+    assert lengths(walk(512, torch.bfloat16), 1024) == [512, 96, 96, 96, 96, 96, 32]
+    assert lengths(walk(512), 300) == [300]
+    # Copies of the hidden states are memory too.
+    assert lengths(walk(2048), 700) == [512, 96, 92]
+    # Nothing to borrow: no gradient, a softcap's slopes, a narrow head.
+    for other in (walk(512, want_weight=False), walk(512, softcap=1.0), walk(4)):
+        assert lengths(other, 300) == [100, 100, 100]
+    assert lengths(walk(4), 0) == [0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_scores_in_the_gradient_s_memory_become_the_gradient(dtype):
+    # Twenty-four rows lie in the gradient, then chunks of at most ten; large scores are scored again with a shift,
+    # which bfloat16 would round by whole nats.
+    loud = [] if dtype == torch.bfloat16 else [(10.0, {})]
+    for scale, options in [(1.0, {}), (1.0, {"accum_dtype": torch.float32}), *loud]:
+        generator = torch.Generator().manual_seed(2)
+        hidden, weight = ((scale * torch.randn(n, 24, generator=generator)).to(dtype) for n in (60, 33))
+        target = torch.randint(33, (60,), generator=generator)
+        call, exact = (
+            (hidden.to(kind).requires_grad_(), weight.to(kind).requires_grad_(), target, None)
+            for kind in (dtype, torch.float64)
+        )
+        found = [t.double() for t in evaluate(call, impl="chunked", chunk=10, **options)]
+        # Of float32, and of bfloat16's rounding of logits and of probabilities.
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        assert_same(found, evaluate(exact, impl="reference"), tolerance, scale * tolerance * 0.1)
 
 
 @pytest.mark.parametrize(
