@@ -119,6 +119,8 @@ def train(config: DictConfig, folder: Path) -> Any:
             seconds=time.perf_counter() - started,
         )
         pictures = report.write(folder / "report")
+        # What monitors drew.
+        pictures += sorted(set((folder / "report").glob("*.png")) - set(pictures))
         scores = report.scores()
         log_scores(logger, {**scores, "epoch": config.trainer.max_epochs})
         log_report(logger, report, pictures)

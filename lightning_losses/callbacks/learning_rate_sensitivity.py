@@ -139,7 +139,7 @@ class LearningRateSensitivity(Monitor):
         self._window = apply_to_collection(self._window, Tensor, Tensor.cpu)
 
     def figure(self) -> Figure:
-        """The sensitivity over steps, and the loss against the multiple at each of them."""
+        """The sensitivity over steps, and what each multiple gains at each of them."""
         losses = [
             [self.values[f"loss/{multiple:g}"][at] for multiple in self.multiples] for at in range(len(self.steps))
         ]

@@ -102,18 +102,17 @@ def learning_rate_curves(
                 axis.plot(rate, mean, color=color, marker="x" if diverged else "o", markersize=6 if diverged else 3)
             ends += [loss for losses in reached for loss in losses]
         level = sum(untrained) / len(untrained)
-        if max(ends) < (min(ends) + level) / 2:
-            # Far from all of it: an axis that went so far would show nothing else.
-            axis.annotate(f"untrained: {level:.3g} ↑", (0.01, 1), xycoords="axes fraction", xytext=(0, -9),
-                          textcoords="offset points", fontsize=8, color="#555555")  # fmt: skip
-        else:
+        # Far from all of it: an axis that went so far would show nothing else.
+        far = max(ends) < (min(ends) + level) / 2
+        if not far:
             axis.axhline(level, color="#777777", linewidth=0.9, linestyle="--")
             axis.annotate("untrained", (0.01, level), xycoords=("axes fraction", "data"), xytext=(0, -9),
                           textcoords="offset points", fontsize=8, color="#555555")  # fmt: skip
         axis.set_xscale("log")
         axis.set_xlabel("learning rate")
         axis.set_ylabel("final loss")
-        axis.legend(loc="best", fontsize=7)
+        title = f"untrained: {level:.3g}" if far else None
+        axis.legend(loc="best", fontsize=7, title=title, title_fontsize=7, alignment="left")
     return figure
 
 
@@ -131,29 +130,33 @@ def learning_rate_panels(
         sensitivities: at the steps.
         multiples: of the learning rate, rising.
         losses: at every step, that of each multiple; NaN and infinity where it diverged.
-        before: at every step, the loss that all began with. What ends above it is drawn there, as a cross; the lowest
-            loss has a dot.
+        before: at every step, the loss that all began with. Drawn is by how much less each ends, as a share of the
+            best one's gain, which has a dot; what gains nothing is a cross at 0.
     """
     with paper_style():
         figure, (over_steps, along) = new_figure(2, width=3.2, height=2.5)
         over_steps.plot(steps, sensitivities, color=COLORS[0], marker="o", markersize=3)
-        over_steps.set_ylim(bottom=min(0.0, -0.03 * max(sensitivities)))
+        if positive := [sensitivity for sensitivity in sensitivities if sensitivity > 0]:
+            # From the first steps to the last they fall by orders of magnitude.
+            over_steps.set_yscale("symlog", linthresh=min(positive))
         over_steps.set_xlabel("optimizer step")
         over_steps.set_ylabel("sensitivity to the learning rate")
         shades = ScalarMappable(Normalize(min(steps) - 0.3 * (max(steps) - min(steps)) - 1, max(steps)), "Blues")
         for step, own, start in zip(steps, losses, before, strict=True):
             color: Any = shades.to_rgba(step)  # type: ignore[arg-type]
-            changes = [min(loss, start) - start if math.isfinite(loss) else 0.0 for loss in own]
-            along.plot(multiples, changes, color=color, linewidth=1.2)
-            along.plot(multiples[changes.index(min(changes))], min(changes), "o", color=color, markersize=4)
-            worse = [multiple for multiple, loss in zip(multiples, own, strict=True) if not loss < start]
+            gains = [max(start - loss, 0.0) if math.isfinite(loss) else 0.0 for loss in own]
+            shares = [gain / (max(gains) or 1.0) for gain in gains]
+            along.plot(multiples, shares, color=color, linewidth=1.2)
+            if max(gains) > 0:
+                along.plot(multiples[shares.index(1.0)], 1.0, "o", color=color, markersize=4)
+            worse = [multiple for multiple, gain in zip(multiples, gains, strict=True) if gain == 0]
             along.plot(worse, [0.0] * len(worse), "x", color=color, markersize=5)
         along.axvline(1, color="#777777", linewidth=0.9, linestyle="--")
         along.set_xscale("log")
         along.set_xticks(multiples, [f"{multiple:g}" for multiple in multiples])
         along.minorticks_off()
         along.set_xlabel("multiple of the learning rate")
-        along.set_ylabel("change of the loss")
+        along.set_ylabel("share of the best trial's gain")
         bar = figure.colorbar(shades, ax=along, label="optimizer step")
         bar.ax.set_ylim(min(steps), max(steps) if max(steps) > min(steps) else None)
     return figure

@@ -177,6 +177,8 @@ def train_language_models(config: DictConfig, folder: Path) -> list[LanguageScor
     title = f"{student.label} on {data.name}, seed {config.seed}"
     seconds = time.perf_counter() - started
     pictures = _write(config, title, scores, data, folder / "report", seconds)
+    # What monitors drew.
+    pictures += sorted(set((folder / "report").glob("*.png")) - set(pictures))
     values = {"val/nats_per_byte": scores[-1].val, "test/nats_per_byte": scores[-1].test}
     log_scores(logger, values)
     log_table(logger, "report/networks", COLUMNS, [score.cells() for score in scores])

@@ -219,7 +219,8 @@ class Training:
     ) -> Trained:
         """Train, leaving checkpoints in a folder, or go on from the checkpoint there.
 
-        Each epoch's metrics are appended to `metrics_file`, if there is one. Between checkpoints `checkpoint_seconds`
+        Each epoch's metrics are appended to `metrics_file`, if there is one; monitors without a folder then draw into
+        ``report/`` beside it. Between checkpoints `checkpoint_seconds`
         go by, or more.
 
         Raises:
@@ -246,6 +247,13 @@ class Training:
         # Before what changes gradients.
         guards = [callback for callback in further if isinstance(callback, NumericsGuard)] or [NumericsGuard()]
         further = [*guards, *(callback for callback in further if callback not in guards)]
+        if metrics_file is not None and further:
+            # Here, since it loads what draws.
+            from lightning_losses.callbacks.monitor import Monitor
+
+            for callback in further:
+                if isinstance(callback, Monitor) and callback.folder is None:
+                    callback.folder = metrics_file.parent / "report"
         watch: list[Callback] = [] if metrics_file is None else [MetricsFile(metrics_file)]
         if self.trainer.get("enable_progress_bar", True):
             watch.append(Progress(self.label))
