@@ -267,7 +267,9 @@ class Objective(nn.Module):
                 denominator = term.denominator(tensors)
                 part = part if denominator is None else part * share(denominator)
             parts[name] = part
-            weighted = term.weight_at(tensors.get("progress")) * part
+            weight = term.weight_at(tensors.get("progress"))
+            # A product with 1 changes no bit, and costs both passes an operation.
+            weighted = part if weight == 1 else weight * part
             total = weighted if total is None else total + weighted
         assert total is not None
         return ObjectiveValue(total, parts)

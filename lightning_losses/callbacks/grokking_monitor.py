@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from lightning_losses.callbacks.access import on_device, step_logits, sum_over_processes
 from lightning_losses.callbacks.monitor import Monitor
@@ -125,7 +126,7 @@ class GrokkingMonitor(Monitor):
             )
         value = float(trainer.callback_metrics[self.val_metric])
         self.val.append((trainer.global_step, value))
-        self._log(trainer, {"val": value, **self._events()}, trainer.global_step)
+        self._log(trainer, "val", value, trainer.global_step)
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -138,17 +139,15 @@ class GrokkingMonitor(Monitor):
         if self.measure == "accuracy":
             kept = target != -100
             hits, count = ((logits.argmax(dim=-1) == target) & kept).sum(), kept.sum()
+            hits_all, count_all = self._totals(trainer, hits, count)
         else:
-            count = torch.tensor(float(len(logits)))
-            hits = outputs["loss"].detach() * count.to(outputs["loss"].device)
-        sums = torch.stack([on_device(trainer, hits), on_device(trainer, count)])
-        hits_all, count_all = sum_over_processes(trainer, sums).tolist()
+            hits_all, count_all = self._totals(trainer, outputs["loss"].detach() * len(logits), len(logits))
         self._sum, self._count = self._sum + hits_all, self._count + count_all
         self._pending -= 1
         if self._pending == 0:
             value = self._sum / max(self._count, 1)
             self.train.append((self._at, value))
-            self._log(trainer, {"train": value, **self._events()}, self._at)
+            self._log(trainer, "train", value, self._at)
 
     def figure(self) -> Figure:
         """Training and validation over logarithmic steps, with the delay between the two thresholds."""
@@ -195,9 +194,19 @@ class GrokkingMonitor(Monitor):
         reached = [value >= threshold if self.measure == "accuracy" else value <= threshold for value in values]
         return first_held(steps, reached, self.patience)
 
-    def _log(self, trainer: L.Trainer, values: dict[str, float], step: int) -> None:
-        for logger in trainer.loggers:
-            logger.log_metrics({f"{self.name}/{name}": value for name, value in values.items()}, step=step)
+    def _log(self, trainer: L.Trainer, name: str, value: float, step: int) -> None:
+        if trainer.loggers:
+            values = {f"{self.name}/{event}": at for event, at in {name: value, **self._events()}.items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=step)
+
+    def _totals(self, trainer: L.Trainer, hits: Tensor, count: Tensor | int) -> tuple[float, float]:
+        """The sums over the processes."""
+        if trainer.world_size == 1:
+            return float(hits), float(count)
+        sums = torch.stack([on_device(trainer, hits), on_device(trainer, count)])
+        hits_all, count_all = sum_over_processes(trainer, sums).tolist()
+        return hits_all, count_all
 
 
 def _columns(curve: list[tuple[int, float]]) -> tuple[list[int], list[float]]:

@@ -47,8 +47,9 @@ class ResidentData(L.LightningDataModule):
 
     Args:
         seed: of the samples and of the split.
-        steps_per_epoch: how many steps, each on the whole split, an epoch has; what is done per epoch, such as
-            checkpoints, is done once for all of them.
+        steps_per_epoch: how many optimizer steps, each on the whole split, an epoch has; what is done per epoch, such
+            as checkpoints, is done once for all of them. An epoch has as many batches, or fewer for a module that
+            takes several steps on each (`FullBatchLearner.steps_per_batch`).
 
     Attributes:
         name: snake_case id.
@@ -57,7 +58,7 @@ class ResidentData(L.LightningDataModule):
         num_features: the width of the inputs.
 
     Raises:
-        ValueError: fewer than 1 step per epoch.
+        ValueError: fewer than 1 step per epoch, or steps that don't fill whole batches of the module.
     """
 
     name: str
@@ -98,8 +99,15 @@ class ResidentData(L.LightningDataModule):
         return moved
 
     def train_dataloader(self) -> WholeBatch:
-        """The training split, `steps_per_epoch` times."""
-        return WholeBatch(self.train, self.steps_per_epoch)
+        """The training split, as often as makes `steps_per_epoch` optimizer steps."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        steps_per_batch = getattr(module, "steps_per_batch", 1)
+        if self.steps_per_epoch % steps_per_batch:
+            raise ValueError(
+                f"{self.name}: steps_per_epoch={self.steps_per_epoch} came for a module that takes {steps_per_batch} "
+                f"steps on each batch; give a multiple of {steps_per_batch}."
+            )
+        return WholeBatch(self.train, self.steps_per_epoch // steps_per_batch)
 
     def val_dataloader(self) -> WholeBatch:
         """The held-out split."""

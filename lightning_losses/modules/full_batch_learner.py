@@ -7,14 +7,22 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_losses.callbacks.numerics_guard import NumericsGuard
 from lightning_losses.objective import Objective
-from lightning_losses.tensors import check_choice
+from lightning_losses.tensors import check_choice, check_number
 
 Batch = dict[str, Tensor]
 Measure = Literal["accuracy", "loss"]
+
+# What Lightning runs within one optimizer step, of the callbacks and of the module.
+_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
 class FullBatchLearner(L.LightningModule):
@@ -24,16 +32,31 @@ class FullBatchLearner(L.LightningModule):
     measure, when they do. `Classifier` is for everything else.
 
     Validation logs ``val/accuracy`` and ``val/loss``, cross-entropy, for classes; ``val/loss``, the mean squared
-    error, for regression.
+    error, for regression. While fitting in one process without loggers, a validation of one batch puts them into
+    ``trainer.callback_metrics`` itself.
+
+    With `steps_per_batch` k > 1, `training_step` takes k optimizer steps on its batch, so that what Lightning does
+    around a batch is done once for them. The weights after each step are the same to the bit as with k = 1, and so is
+    all that counts optimizer steps: ``trainer.global_step``; ``max_steps`` (the last batch takes fewer steps if need
+    be, and counts as one); the steps that loggers are told; an epoch of `ResidentData`; and the callbacks' hooks
+    within a step, ``on_before_zero_grad`` to ``on_before_optimizer_step``, so that interventions act on every step.
+    What counts batches sees one for k steps: ``val_check_interval``, and the callbacks' ``on_train_batch_start`` and
+    ``on_train_batch_end``, whose outputs are those of the first of the k steps. A monitor in these hooks that measures
+    every n steps measures as with k = 1 if k divides n. Gradient clipping, accumulation, learning-rate schedulers and
+    `NumericsGuard` are refused, and the module's own ``optimizer_step`` is not called; a checkpoint goes on with the
+    same k alone.
 
     Args:
         network: maps `inputs` to logits [B, C], or to a regression's output [B, 1].
         objective: what is minimised; fed with `logits` and `target`.
         optimizer: makes the optimizer from the parameters; AdamW at its defaults if None.
         measure: "accuracy" for classes, "loss" for regression.
+        steps_per_batch: k, how many optimizer steps to take on each batch, at least 1.
 
     Raises:
-        ValueError: an unknown measure.
+        ValueError: an unknown measure; fewer than 1 step per batch; with more than 1, a scheduler or `NumericsGuard`; a
+            checkpoint of another number.
+        MisconfigurationException: Lightning's, with more than 1 step per batch and clipping or accumulation.
 
     Example:
         >>> from lightning_losses import CrossEntropy
@@ -48,6 +71,7 @@ class FullBatchLearner(L.LightningModule):
         objective: Objective,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
         measure: Measure = "accuracy",
+        steps_per_batch: int = 1,
     ) -> None:
         super().__init__()
         check_choice("full_batch_learner", "measure", measure, Measure)
@@ -55,6 +79,19 @@ class FullBatchLearner(L.LightningModule):
         self.objective = objective
         self.make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = optimizer or torch.optim.AdamW
         self.measure: Measure = measure
+        self.steps_per_batch = steps_per_batch
+
+    @property
+    def steps_per_batch(self) -> int:
+        """How many optimizer steps to take on each batch; not to be changed while training."""
+        return self._steps_per_batch
+
+    @steps_per_batch.setter
+    def steps_per_batch(self, steps: int) -> None:
+        check_number("full_batch_learner", "steps_per_batch", steps, least=1)
+        self._steps_per_batch = int(steps)
+        # One step is Lightning's to take.
+        self.automatic_optimization = steps == 1
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the name of every hook it runs, 40 times a step; a plain string needs no look at parameters.
@@ -68,9 +105,46 @@ class FullBatchLearner(L.LightningModule):
         return self.network(inputs)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The objective of one batch."""
-        logits, target = self.network(batch["inputs"]), batch["target"]
-        return {"loss": self.objective(logits=logits, target=target).total, "logits": logits, "target": target}
+        """The objective of one batch; with several steps per batch, take them, and return the first one's."""
+        # Called by anybody but Lightning's loop, such as a callback in its hook, it takes no step.
+        if self.steps_per_batch == 1 or self._current_fx_name != "training_step":
+            return self._evaluate(batch)
+        left = self.trainer.max_steps - self.trainer.global_step
+        steps = self.steps_per_batch if self.trainer.max_steps < 0 else min(self.steps_per_batch, left)
+        first = (self._plain_steps if self._nobody_looks_on() else self._steps)(batch, steps)
+        # Lightning adds one for the batch, and tells it the loggers as the step.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped += steps - 1
+        return first
+
+    def on_train_start(self) -> None:
+        """Refuse what several steps per batch would break."""
+        if self.steps_per_batch == 1:
+            return
+        callbacks: list[Any] = list(self.trainer.callbacks)  # type: ignore[attr-defined]
+        refused = {
+            "a learning-rate scheduler, which nobody would step": bool(self.trainer.lr_scheduler_configs),
+            "NumericsGuard, which runs the batch again": any(isinstance(c, NumericsGuard) for c in callbacks),
+        }
+        for what, came in refused.items():
+            if came:
+                raise ValueError(
+                    f"full_batch_learner: steps_per_batch={self.steps_per_batch} came with {what}; give "
+                    "steps_per_batch=1."
+                )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save how many steps a batch is: the trainer's counts of batches depend on it."""
+        checkpoint["steps_per_batch"] = self.steps_per_batch
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on where a batch was another number of steps."""
+        before = checkpoint.get("steps_per_batch", 1)
+        training = self._trainer is not None and self._trainer.state.fn == "fit"
+        if training and before != self.steps_per_batch:
+            raise ValueError(
+                f"full_batch_learner: steps_per_batch={self.steps_per_batch} came for a checkpoint of {before}; give "
+                f"steps_per_batch={before}."
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Metrics on one batch."""
@@ -82,8 +156,91 @@ class FullBatchLearner(L.LightningModule):
             }
         else:
             metrics = {"val/loss": F.mse_loss(logits, target)}
-        self.log_dict(metrics, batch_size=len(target), sync_dist=True)
+        if self._callbacks_alone_read():
+            # The logging takes as long as two steps of a small network.
+            self.trainer.callback_metrics.update(metrics)
+        else:
+            self.log_dict(metrics, batch_size=len(target), sync_dist=True)
 
     def configure_optimizers(self) -> Optimizer:
         """One optimizer for the network."""
         return self.make_optimizer(self.parameters())
+
+    def _evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        logits, target = self.network(batch["inputs"]), batch["target"]
+        return {"loss": self.objective(logits=logits, target=target).total, "logits": logits, "target": target}
+
+    def _steps(self, batch: Batch, steps: int) -> dict[str, Tensor]:
+        """Optimizer steps with all that Lightning does in each; the first one's outputs."""
+        optimizer: Any = self.optimizers()
+        outputs: list[dict[str, Tensor]] = []
+
+        def closure() -> Tensor:
+            outputs.append(self._evaluate(batch))
+            loss = outputs[-1]["loss"]
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                callback.on_before_zero_grad(self.trainer, self, optimizer.optimizer)
+            self.on_before_zero_grad(optimizer.optimizer)
+            optimizer.optimizer.zero_grad()
+            # The batch's step is under autocast, and a backward pass must not be.
+            with torch.autocast(self.device.type, enabled=False):
+                self.manual_backward(loss)
+            del outputs[1:]
+            return loss
+
+        for _ in range(steps):
+            optimizer.step(closure)
+        return outputs[0]
+
+    def _plain_steps(self, batch: Batch, steps: int) -> dict[str, Tensor]:
+        """The same where nobody looks on: what a loop without Lightning does, and the count of steps."""
+        optimizer: Any = self.trainer.optimizers[0]
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        as_usual = not _overrides(optimizer, Optimizer, "zero_grad")
+        outputs: list[dict[str, Tensor]] = []
+
+        def closure() -> Tensor:
+            outputs.append(self._evaluate(batch))
+            loss = outputs[-1]["loss"]
+            if as_usual:
+                # What zero_grad does, without its profiling, which takes longer than a small network's update.
+                for parameter in parameters:
+                    parameter.grad = None
+            else:
+                optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            del outputs[1:]
+            return loss
+
+        for _ in range(steps):
+            progress.increment_ready()
+            optimizer.step(closure)
+            progress.increment_completed()
+        return outputs[0]
+
+    def _nobody_looks_on(self) -> bool:
+        """Whether no callback, strategy, precision or profiler does anything within an optimizer step."""
+        trainer: Any = self.trainer
+        return (
+            type(trainer.strategy) is SingleDeviceStrategy
+            and type(trainer.precision_plugin) is Precision
+            and type(trainer.profiler) is PassThroughProfiler
+            and not any(_overrides(callback, Callback, hook) for callback in trainer.callbacks for hook in _HOOKS)
+            and not any(_overrides(self, L.LightningModule, hook) for hook in (*_HOOKS, "backward"))
+        )
+
+    def _callbacks_alone_read(self) -> bool:
+        """Whether the metrics are those of one batch in one process, and there are no loggers to take them."""
+        trainer: Any = self.trainer
+        return (
+            trainer.state.fn == "fit"
+            and not trainer.sanity_checking
+            and not trainer.loggers
+            and trainer.world_size == 1
+            and trainer.num_val_batches == [1]
+        )
+
+
+def _overrides(listener: Any, base: type, hook: str) -> bool:
+    return getattr(listener, hook).__func__ is not getattr(base, hook)

@@ -25,6 +25,7 @@ from lightning_losses.callbacks.metrics_file import MetricsFile, append_metrics
 from lightning_losses.callbacks.monitor import Monitor
 from lightning_losses.callbacks.softmax_collapse import SoftmaxCollapse
 from lightning_losses.data.resident import ResidentData
+from lightning_losses.modules.full_batch_learner import FullBatchLearner
 from lightning_losses.plots.grokking import Curve, comparison, overlay
 from lightning_losses.plots.style import save_figure
 from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints
@@ -32,6 +33,7 @@ from lightning_losses.recipe.gates import Gate
 from lightning_losses.recipe.instantiate import ConfigError, instantiate
 from lightning_losses.recipe.loggers import log_checkpoints, log_pictures, log_scores, logging_run
 from lightning_losses.recipe.processes import runs_again
+from lightning_losses.recipe.steps_per_batch import steps_per_batch
 
 # More runs than these share one panel.
 _COLUMNS = 4
@@ -72,7 +74,7 @@ def grok(config: DictConfig, folder: Path) -> dict[str, Run]:
         Console().rule(run.label, align="left")
         # One run is the whole experiment; of several each has a folder and a logger of its own.
         place = folder if len(config.runs) == 1 else folder / str(name)
-        runs[str(name)] = _train(str(name), run.label, _settings(config, run), folder, place)
+        runs[str(name)] = _train(str(name), run.label, settings_of(config, run), folder, place)
     numbers = {name: run.numbers for name, run in runs.items()}
     verdicts = {str(gate): gate.passes(numbers) for gate in gates}
     _report(config, runs, verdicts, gates, folder / "report", time.perf_counter() - started)
@@ -88,9 +90,11 @@ def rehearse(config: DictConfig) -> None:
             "one device."
         )
     for run in config.runs.values():
-        settings = _settings(config, run)
+        settings = settings_of(config, run)
         data, module = _build(settings)
-        _callbacks(settings)
+        callbacks = callbacks_of(settings)
+        if isinstance(module, FullBatchLearner):
+            steps_per_batch(settings, data.steps_per_epoch, callbacks)
         data.setup()
         step: Any = module.training_step(dict(data.train), 0)
         step["loss"].backward()
@@ -103,7 +107,7 @@ def _gates(config: DictConfig) -> list[Gate]:
     return [Gate(**gate) for gate in gates]
 
 
-def _settings(config: DictConfig, run: DictConfig) -> DictConfig:
+def settings_of(config: DictConfig, run: DictConfig) -> DictConfig:
     """The whole configuration with a run's values set."""
     settings = copy.deepcopy(config)
     for key, value in (run.get("set") or {}).items():
@@ -122,7 +126,7 @@ def _build(config: DictConfig) -> tuple[ResidentData, L.LightningModule]:
     return data, module
 
 
-def _callbacks(config: DictConfig) -> list[Callback]:
+def callbacks_of(config: DictConfig) -> list[Callback]:
     """The callbacks in their order; a run leaves one out by null."""
     made = instantiate(config.callbacks, _convert_="all").values()
     return [callback for callback in made if callback is not None]
@@ -150,25 +154,47 @@ def _naming(config: DictConfig, label: str) -> dict[str, str]:
 
 
 def _fit(name: str, label: str, config: DictConfig, folder: Path, logger: Logger | None, metrics: Path) -> Run:
-    data, module = _build(config)
-    callbacks = _callbacks(config)
+    callbacks = callbacks_of(config)
     for callback in callbacks:
         if isinstance(callback, Monitor):
             callback.folder = folder / "report" / name
     checkpoints = folder / "checkpoints" / name
     last = checkpoints / "last.ckpt"
     with _quiet():
-        trainer: L.Trainer = instantiate(
-            config.trainer,
-            default_root_dir=checkpoints,
-            logger=logger or False,
-            plugins=[AtomicCheckpoints()],
-            callbacks=[*callbacks, LastCheckpoint(checkpoints), MetricsFile(metrics)],
-        )
+        trainer, module, data = prepare(config, callbacks, checkpoints, metrics, logger)
         started = time.perf_counter()
         resumed = config.resume is not None and last.is_file()
         trainer.fit(module, data, ckpt_path=last if resumed else None, weights_only=True)
     return _run(label, callbacks, trainer, time.perf_counter() - started)
+
+
+def prepare(
+    config: DictConfig, callbacks: list[Callback], checkpoints: Path, metrics: Path, logger: Logger | None = None
+) -> tuple[L.Trainer, L.LightningModule, ResidentData]:
+    """What trains one run, which ``config`` is of: the trainer, the module and its data.
+
+    Args:
+        config: of the run.
+        callbacks: what watches and intervenes.
+        checkpoints: the folder of ``last.ckpt``.
+        metrics: the file of the metrics by epoch.
+        logger: where to log, if anywhere.
+    """
+    data, module = _build(config)
+    # The configuration counts optimizer steps, Lightning batches.
+    interval = config.trainer.get("val_check_interval")
+    if isinstance(module, FullBatchLearner):
+        module.steps_per_batch = steps_per_batch(config, data.steps_per_epoch, callbacks)
+        interval = interval if module.steps_per_batch == 1 else interval // module.steps_per_batch
+    trainer: L.Trainer = instantiate(
+        config.trainer,
+        val_check_interval=interval,
+        default_root_dir=checkpoints,
+        logger=logger or False,
+        plugins=[AtomicCheckpoints()],
+        callbacks=[*callbacks, LastCheckpoint(checkpoints), MetricsFile(metrics)],
+    )
+    return trainer, module, data
 
 
 def _run(label: str, callbacks: list[Callback], trainer: L.Trainer, seconds: float) -> Run:
