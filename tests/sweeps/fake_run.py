@@ -20,7 +20,7 @@ for epoch in range(epochs):
     with (folder / "metrics.jsonl").open("a") as stream:
         stream.write(json.dumps({"epoch": epoch, "val/loss": loss + epochs - 1 - epoch}) + "\n")
     time.sleep(float(arguments.get("seconds", 0)))
-while loss > float(arguments.get("waits_above", "inf")):
+while loss > float(arguments.get("waits_above", "inf")) and not Path(arguments.get("waits_for", "nowhere")).exists():
     time.sleep(0.01)
 with (folder / "metrics.jsonl").open("a") as stream:
     stream.write(json.dumps({"finished": True}) + "\n")

@@ -76,7 +76,8 @@ def test_a_run_that_falls_behind_is_stopped(tmp_path):
     # The threshold is the second best of three runs at the bracket, and the worse of two.
     runner = run(tmp_path, parameters=parameters, early_terminate=rule)
     assert [trial.state for trial in runner.trials] == ["finished", "finished", "stopped"]
-    assert len(runner.trials[2].history("val/loss")) == 6
+    # Not before the bracket; it may have reported more by then.
+    assert 2 <= len(runner.trials[2].history("val/loss")) <= 6
     assert [starts(trial) for trial in run(tmp_path, parameters=parameters, early_terminate=rule).trials] == [1, 1, 1]
 
 
@@ -134,14 +135,21 @@ def test_a_line_that_was_being_written_is_left_out(tmp_path):
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
-SLOW = {"lr": {"values": [3.0, 1.0, 2.0, 4.0]}, "seconds": {"value": 0.15}}
+def waiting(folder):
+    """Four trials, of which the last two don't end before there is a file called go."""
+    return {
+        "lr": {"values": [2.0, 1.0, 4.0, 3.0]},
+        "seconds": {"value": 0.15},
+        "waits_above": {"value": 2.5},
+        "waits_for": {"value": str(folder / "go")},
+    }
 
 
 def _begin(folder):
     # What the process prints is not the test's.
     with Path(os.devnull).open("w") as stream, contextlib.redirect_stdout(stream):
         try:
-            run(folder, parallel=2, parameters=SLOW)
+            run(folder, parallel=2, parameters=waiting(folder))
         except KeyboardInterrupt:
             os._exit(130)
 
@@ -155,7 +163,7 @@ def _interrupted(folder, number):
         assert process.is_alive()
         time.sleep(0.01)
     os.kill(process.pid, number)
-    process.join(20)
+    process.join(120)
     return process.exitcode
 
 
@@ -167,7 +175,8 @@ def test_what_ended_is_kept_and_what_ran_is_run_again_after_an_interruption(tmp_
     begun = {line["trial"] for line in lines if line["event"] == "begun"}
     assert ended < begun
     inodes = {number: (tmp_path / "sweep" / "trials" / f"{number:04d}").stat().st_ino for number in ended}
-    runner = run(tmp_path, parallel=2, parameters=SLOW)
+    (tmp_path / "go").touch()
+    runner = run(tmp_path, parallel=2, parameters=waiting(tmp_path))
     assert [trial.state for trial in runner.trials] == ["finished"] * 4
     # A trial that had ended has its folder still; each folder saw one start, since an interrupted one is begun anew.
     assert {number: runner.trials[number].folder.stat().st_ino for number in ended} == inodes
