@@ -178,9 +178,11 @@ class FullBatchLearner(L.LightningModule):
         def closure() -> Tensor:
             outputs.append(self._evaluate(batch))
             loss = outputs[-1]["loss"]
+            self._current_fx_name = "on_before_zero_grad"
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 callback.on_before_zero_grad(self.trainer, self, optimizer.optimizer)
             self.on_before_zero_grad(optimizer.optimizer)
+            self._current_fx_name = "training_step"
             optimizer.optimizer.zero_grad()
             # The batch's step is under autocast, and a backward pass must not be.
             with torch.autocast(self.device.type, enabled=False):

@@ -192,7 +192,8 @@ def prepare(
         default_root_dir=checkpoints,
         logger=logger or False,
         plugins=[AtomicCheckpoints()],
-        callbacks=[*callbacks, LastCheckpoint(checkpoints), MetricsFile(metrics)],
+        # An epoch may be a fifth of a second, and a checkpoint is flushed to disk.
+        callbacks=[*callbacks, LastCheckpoint(checkpoints, seconds=1.0), MetricsFile(metrics)],
     )
     return trainer, module, data
 

@@ -229,8 +229,10 @@ def test_a_step_that_a_callback_runs_updates_nothing(tmp_path):
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
             assert module.training_step(batch, batch_idx)["loss"].requires_grad
 
-        def on_before_optimizer_step(self, trainer, module, optimizer):
+        def on_before_zero_grad(self, trainer, module, optimizer):
             self.on_train_batch_start(trainer, module, trainer.datamodule.train, 0)
+
+        on_before_optimizer_step = on_before_zero_grad
 
     assert_same(*(trained(tmp_path, steps, [Again()], dropout=0.0) for steps in (1, 4)))
 

@@ -9,7 +9,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from lightning_losses.recipe.gates import Gate
-from lightning_losses.recipe.grok import grok, rehearse
+from lightning_losses.recipe.grok import callbacks_of, grok, rehearse, settings_of
+from lightning_losses.recipe.instantiate import ConfigError, instantiate
+from lightning_losses.recipe.steps_per_batch import steps_per_batch
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = ["grok_perpgrad", "grok_stablemax", "grok_precision", "grok_xor", "grok_lazy_rich", "grok_compare"]
@@ -58,6 +60,67 @@ def test_every_run_of_every_experiment_takes_a_step(experiment):
     rehearse(config(experiment))
 
 
+def chosen(settings):
+    return steps_per_batch(settings, instantiate(settings.data).steps_per_epoch, callbacks_of(settings))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "steps"),
+    [
+        ("grok_lazy_rich", {"rich": 25, "between": 25, "lazy": 25}),
+        ("grok_xor", {"gradient_descent": 1}),
+        (
+            "grok_stablemax",
+            {
+                "parity_cross_entropy": 100,
+                "parity_stablemax": 100,
+                "addition_cross_entropy": 20,
+                "addition_stablemax": 20,
+            },
+        ),
+    ],
+)
+def test_a_batch_is_the_steps_that_nobody_looks_between(experiment, steps):
+    whole = config(experiment)
+    assert {name: chosen(settings_of(whole, run)) for name, run in whole.runs.items()} == steps
+
+
+@pytest.fixture(scope="module")
+def perpgrad():
+    """Epochs of 50 steps, a look every 10."""
+    return config("grok_perpgrad")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "steps"),
+    [
+        ("trainer.val_check_interval", 4, 2),
+        ("trainer.val_check_interval", 0.5, 1),
+        ("trainer.max_steps", 203, 1),
+        ("trainer.gradient_clip_val", 1.0, 1),
+        ("trainer.accumulate_grad_batches", 2, 1),
+        ("data.steps_per_epoch", 25, 5),
+        ("callbacks.weight_norms.every_n_steps", 5, 5),
+        # It looks at gradients, at every step.
+        ("callbacks.nlm_cosine.every_n_steps", 7, 10),
+        ("callbacks.grokking.train_batches", 2, 1),
+        ("callbacks.own", {"_target_": "lightning_losses.callbacks.numerics_guard.NumericsGuard"}, 1),
+        ("modules.student.steps_per_batch", 5, 5),
+    ],
+)
+def test_what_is_looked_at_decides_the_steps_of_a_batch(perpgrad, name, value, steps):
+    settings = perpgrad.copy()
+    OmegaConf.update(settings, name, value, force_add=True)
+    assert chosen(settings) == steps
+
+
+def test_a_number_of_steps_that_skips_a_look_is_refused(perpgrad):
+    settings = perpgrad.copy()
+    OmegaConf.update(settings, "modules.student.steps_per_batch", 4, force_add=True)
+    with pytest.raises(ConfigError, match=r"steps_per_batch=4: it must divide data.steps_per_epoch 50;.*here 10"):
+        rehearse(settings)
+
+
 def small():
     """Two runs of few steps on a small table, one of them with an intervention that keeps a state."""
     settings = config("grok_perpgrad", "data.prime=11", "data.steps_per_epoch=5", "trainer.val_check_interval=5")
@@ -81,7 +144,10 @@ def test_a_run_writes_its_report(tmp_path):
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path):
     settings = small()
-    whole = grok(settings, tmp_path / "whole")
+    # One step at a time: what several on a batch must not change.
+    one_by_one = settings.copy()
+    OmegaConf.update(one_by_one, "modules.student.steps_per_batch", 1, force_add=True)
+    whole = grok(one_by_one, tmp_path / "whole")
     half = settings.copy()
     half.trainer.max_steps = 5
     grok(half, tmp_path / "half")
