@@ -20,7 +20,9 @@ class CalibrationMonitor(Callback):
     It reads ``{"logits", "target"}`` from what `validation_step` returns, gathers them from all processes, every sample
     once, and logs ``val/calibration/<metric>`` for the metrics of `calibration_summary`; checkpoints and early stopping
     can monitor them. The diagram goes, as PNG, into the folder or beside the logger's files, and with its table of bins
-    to Weights & Biases. Host memory: the logits of the validation data.
+    to Weights & Biases.
+
+    Cost: the logits of the validation data in host memory, and the metrics of these, at each validation.
 
     Args:
         num_bins: of every binned error and the diagram, at least 1.

@@ -13,6 +13,7 @@ from lightning_losses.callbacks.access import on_device, sum_over_processes
 from lightning_losses.callbacks.monitor import Monitor
 from lightning_losses.callbacks.probe import evaluating
 from lightning_losses.diagnostics.continual_accuracy import (
+    stability_gap,
     windowed_forgetting,
     windowed_plasticity,
     worst_case_accuracy,
@@ -25,7 +26,7 @@ Task = tuple[Float[Tensor, "samples ..."], Int[Tensor, " samples"]]
 
 
 class ContinualEvaluation(Monitor):
-    """Logs the accuracy on every task, the worst-case accuracy, and windowed forgetting and plasticity.
+    """Logs the accuracy on every task, the worst-case accuracy, the stability gap, windowed forgetting and plasticity.
 
     Between the evaluations at the ends of tasks an accuracy may fall and recover, the stability gap; it shows only to
     who evaluates every few steps. Each process evaluates its share of each task's rows; their counts are added.
@@ -91,11 +92,13 @@ class ContinualEvaluation(Monitor):
         values = {"task": float(task)} | {f"accuracy/{number}": value for number, value in enumerate(accuracies)}
         seen = {**self.values, **{name: [*self.values.get(name, []), value] for name, value in values.items()}}
         table = torch.tensor([seen[f"accuracy/{number}"] for number in range(len(self.tasks))], dtype=torch.float64).T
-        minima, worst = worst_case_accuracy(table, torch.tensor(seen["task"]).long())
+        learnt = torch.tensor(seen["task"]).long()
+        minima, worst = worst_case_accuracy(table, learnt)
         learning = range(task + 1)
         values |= {
             "minimum": minima[-1].item(),
             "worst_case": worst[-1].item(),
+            "stability_gap": stability_gap(table, learnt)[-1].item(),
             "forgetting": _mean([windowed_forgetting(table[:, number], self.window) for number in learning]),
             "plasticity": _mean([windowed_plasticity(table[:, number], self.window) for number in learning]),
         }

@@ -59,6 +59,8 @@ class GrokkingMonitor(Monitor):
     Logs ``grokking/train``, ``grokking/val``, and ``grokking/memorised``, ``generalised``, ``delay``, ``ratio`` as
     soon as there are any. What has not happened is NaN, never a number of steps.
 
+    Cost: the accuracy or the loss of `train_batches` steps' outputs after each validation; no forward pass.
+
     Args:
         measure: "accuracy" of the step's logits, or the step's "loss", where smaller is better.
         memorised: the training threshold.

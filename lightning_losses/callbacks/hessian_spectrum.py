@@ -21,7 +21,8 @@ class HessianSpectrum(ProbeMonitor):
     """Logs the Hessian's largest and smallest eigenvalue and its trace on a probe, beside 2 / learning rate.
 
     Gradient descent is stable along a direction while its curvature is below 2 / learning rate; full-batch training
-    rises to that edge and stays there.
+    rises to that edge and stays there. At a global minimum where stochastic gradient descent is stable, the trace is
+    below it too.
 
     Cost: `lanczos_steps` + `trace_probes` double backward passes of the probe, every n steps, and `lanczos_steps`
     vectors of the parameters' size.
@@ -42,7 +43,8 @@ class HessianSpectrum(ProbeMonitor):
     Source:
         Yao, Gholami, Keutzer, Mahoney, 2020, "PyHessian", arXiv:1912.07145 (which finds the largest eigenvalue in
         magnitude; here it is the largest with its sign). The edge: Cohen, Kaur, Li, Kolter, Talwalkar, 2021,
-        arXiv:2103.00065.
+        arXiv:2103.00065. The trace: Wu, Su, 2023, "The Implicit Regularization of Dynamical Stability in Stochastic
+        Gradient Descent", arXiv:2305.17490.
 
     Example:
         >>> HessianSpectrum(every_n_steps=200, samples=64).samples

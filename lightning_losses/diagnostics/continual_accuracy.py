@@ -44,8 +44,8 @@ def worst_case_accuracy(
     """The average minimum accuracy of learnt tasks, and the worst-case accuracy, after each evaluation.
 
     A task's minimum is over the evaluations since its training ended. While the k-th task is learnt, from 1, the worst
-    case is ``A_k / k + (1 - 1/k)`` times the average of the minima of the tasks before. A minimum well below the
-    accuracy at a task's end is the stability gap.
+    case is ``A_k / k + (1 - 1/k)`` times the average of the minima of the tasks before. How far a minimum is below the
+    accuracy at a task's end says `stability_gap`.
 
     Args:
         accuracy: [t, tasks] of every task at every evaluation; tasks not yet learnt don't count.
@@ -69,3 +69,37 @@ def worst_case_accuracy(
     minima = torch.where(learnt, lowest, 0.0).sum(dim=1) / before.clamp(min=1)
     own = accuracy.gather(1, current.unsqueeze(1)).squeeze(1)
     return minima, own / (before + 1) + before / (before + 1) * minima
+
+
+def stability_gap(
+    accuracy: Float[Tensor, "evaluations tasks"], current: Int[Tensor, " evaluations"]
+) -> Float[Tensor, " evaluations"]:
+    """How far the accuracy of learnt tasks has fallen below that at their ends, on average, after each evaluation.
+
+    A task's end is the last evaluation in which it was the current one; its fall is to the lowest accuracy since then,
+    also where it has recovered, and 0 where it only rose.
+
+    Args:
+        accuracy: [t, tasks] of every task at every evaluation; tasks not yet learnt don't count.
+        current: [t] the task being learnt, from 0, never falling.
+
+    Returns:
+        The average falls, 0 during the first task.
+
+    Source:
+        De Lange, van de Ven, Tuytelaars, 2023, arXiv:2205.13452, which names the phenomenon and gives the minima.
+
+    Example:
+        >>> accuracy = torch.tensor([[0.9, 0.0], [0.5, 0.7], [0.8, 0.8]])
+        >>> [round(value, 4) for value in stability_gap(accuracy, torch.tensor([0, 1, 1])).tolist()]
+        [0.0, 0.4, 0.4]
+    """
+    tasks = torch.arange(accuracy.shape[1], device=accuracy.device)
+    learnt = tasks < current.unsqueeze(1)
+    lowest = torch.where(learnt, accuracy, torch.inf).cummin(dim=0).values
+    # Of a task that was never the current one there is no end: nothing is below it.
+    times = torch.arange(len(current), device=accuracy.device).unsqueeze(1)
+    last = torch.where(current.unsqueeze(1) == tasks, times, -1).amax(dim=0)
+    ends = torch.where(last >= 0, accuracy.gather(0, last.clamp(min=0).unsqueeze(0)).squeeze(0), -torch.inf)
+    falls = torch.where(learnt, (ends - lowest).clamp(min=0), 0.0)
+    return falls.sum(dim=1) / current.to(accuracy.dtype).clamp(min=1)

@@ -307,7 +307,7 @@ def side_by_side(curves: Mapping[str, Points]) -> Figure:
 def spectrum_panels(
     steps: Sequence[float], values: Mapping[str, Sequence[float]], nodes: Sequence[float], weights: Sequence[float]
 ) -> Figure:
-    """Sharpness and trace over steps beside the edge of stability, and the last spectrum.
+    """Sharpness and trace over steps and the last spectrum, each beside 2 / learning rate.
 
     Args:
         steps: of the measurements.
@@ -321,18 +321,28 @@ def spectrum_panels(
         _line(sharpness, steps, values["smallest"], "smallest", 1)
         sharpness.plot(steps, values["edge"], color="#777777", linestyle="--", linewidth=0.9, label="2 / learning rate")
         # The edge may lie far above, and the smallest is negative.
-        sharpness.set_yscale("symlog", linthresh=max(abs(value) for value in values["largest"]) / 10 or 1.0)
+        sharpness.set_yscale("symlog", linthresh=max(abs(value) for value in values["largest"]) or 1.0)
         sharpness.set_ylabel("eigenvalue")
         sharpness.legend(loc="best", fontsize=7)
+        edge = {"color": "#777777", "linestyle": "--", "linewidth": 0.9}
         low = [value - error for value, error in zip(values["trace"], values["trace_error"], strict=True)]
         high = [value + error for value, error in zip(values["trace"], values["trace_error"], strict=True)]
         _line(trace, steps, values["trace"], "trace", 2)
         trace.fill_between(steps, low, high, color=COLORS[2], alpha=0.25, linewidth=0)
+        # Beyond it stochastic gradient descent leaves a global minimum.
+        trace.plot(steps, values["edge"], **edge)  # type: ignore[arg-type]
+        trace.set_yscale("symlog", linthresh=max(map(abs, [*low, *high])) or 1.0)
         trace.set_ylabel("trace ± standard error")
         for axis in (sharpness, trace):
             axis.set_xlabel("optimizer step")
         density.stem(nodes, weights, linefmt="-", markerfmt=".", basefmt=" ")
         density.set_yscale("log")
+        if values["edge"][-1] <= 3 * max(nodes):
+            density.axvline(values["edge"][-1], **edge)  # type: ignore[arg-type]
+        else:
+            # A line so far off would leave no room for the spectrum.
+            density.annotate(f"2 / learning rate:\n{values['edge'][-1]:.3g} →", (0.98, 0.98), xycoords="axes fraction",
+                             ha="right", va="top", fontsize=7, color="#555555")  # fmt: skip
         density.set_xlabel("eigenvalue")
         density.set_ylabel(f"share, at step {steps[-1]:,.0f}")
     return figure

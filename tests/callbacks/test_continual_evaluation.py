@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_losses.callbacks.continual_evaluation import ContinualEvaluation
-from lightning_losses.diagnostics.continual_accuracy import windowed_forgetting, worst_case_accuracy
+from lightning_losses.diagnostics.continual_accuracy import stability_gap, windowed_forgetting, worst_case_accuracy
 from tests.callbacks.training import PerProcess, Tiny, batches, network, train, trainer
 
 
@@ -35,6 +35,7 @@ def test_it_evaluates_every_task_before_each_step(tmp_path):
     table = torch.tensor([watching.values["accuracy/0"], watching.values["accuracy/1"]], dtype=torch.float64).T
     minima, worst = worst_case_accuracy(table, torch.tensor([0, 0, 0, 1, 1, 1]))
     assert watching.values["minimum"] == minima.tolist() and watching.values["worst_case"] == worst.tolist()
+    assert watching.values["stability_gap"] == stability_gap(table, torch.tensor([0, 0, 0, 1, 1, 1])).tolist()
     assert watching.values["forgetting"][2] == windowed_forgetting(table[:3, 0], 3)
     both = [windowed_forgetting(table[:, number], 3) for number in (0, 1)]
     assert watching.values["forgetting"][-1] == sum(both) / 2

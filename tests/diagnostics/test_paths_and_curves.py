@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lightning_losses.diagnostics.continual_accuracy import (
+    stability_gap,
     windowed_forgetting,
     windowed_plasticity,
     worst_case_accuracy,
@@ -102,6 +103,21 @@ def test_the_worst_case_is_no_better_than_the_mean():
         assert worst[step] <= accuracy[step, : task + 1].mean() + 1e-6
     lowest = torch.stack([accuracy[10:30, 0].min(), accuracy[20:30, 1].min()])
     torch.testing.assert_close(minima[29], lowest.mean())
+
+
+def test_the_stability_gap_is_from_a_tasks_end_to_its_lowest_since():
+    accuracy, current = torch.rand(30, 4, dtype=torch.float64), torch.arange(30) // 10
+    gaps = stability_gap(accuracy, current)
+    assert (gaps[:10] == 0).all()
+    for step in range(10, 30):
+        ends = [(task, accuracy[10 * task + 9, task], accuracy[10 * task + 10 : step + 1, task].min())
+                for task in range(int(current[step]))]  # fmt: skip
+        assert gaps[step] == pytest.approx(sum(max(0.0, float(end - low)) for _, end, low in ends) / len(ends))
+    # What fell and recovered counts; what was never learnt has no end to fall from.
+    assert stability_gap(torch.tensor([[0.9, 0.1], [0.2, 0.3], [0.9, 0.9]]), torch.tensor([0, 1, 1])).tolist() == (
+        pytest.approx([0.0, 0.7, 0.7])
+    )
+    assert stability_gap(torch.tensor([[0.1, 0.9, 0.1]]), torch.tensor([2])).tolist() == [0]
 
 
 def test_sensitivity_counts_divergence_as_no_start():

@@ -103,6 +103,11 @@ def test_every_monitor_has_an_example():
     assert not missing, f"say in MONITORS of this file how {missing} is made, so that it is tried on two processes"
 
 
+@pytest.mark.parametrize("kind", MONITORS, ids=lambda kind: kind.__name__)
+def test_every_monitor_states_its_cost(kind):
+    assert "\n    Cost: " in kind.__doc__
+
+
 class Attending(nn.Module):
     """A network with attention, a layer to look into, and a linear head."""
 
@@ -187,14 +192,19 @@ def watch(folder, strategy):
     """Everything that all monitors log in one fit."""
 
     def fit():
-        logger = Kept()
+        logger, monitors = Kept(), [make() for make in MONITORS.values()]
         fitter = trainer(
-            folder, [make() for make in MONITORS.values()], strategy, logger=logger, use_distributed_sampler=False,
+            folder, monitors, strategy, logger=logger, use_distributed_sampler=False,
             limit_val_batches=2, val_check_interval=2, num_sanity_val_steps=0,
         )  # fmt: skip
         fitter.fit(Watched(), PerProcess(batches()))
         if fitter.is_global_zero:
             torch.save(logger.logged, folder / f"{strategy}.pt")
+        if strategy == "one":
+            # Written to files they are where each one's own tests are.
+            for monitor in monitors:
+                if isinstance(monitor, Monitor):
+                    assert any(axis.has_data() for axis in monitor.figure().axes), monitor.name
 
     on_strategy(strategy, fit)
     return torch.load(folder / f"{strategy}.pt", weights_only=True)

@@ -15,6 +15,7 @@ from lightning_losses.recipe.comparison_report import Comparison, LearningRates
 from lightning_losses.recipe.loggers import log_folder
 from lightning_losses.recipe.training import Training
 from tests.recipes import wandb_file
+from tests.recipes.conftest import SHORT as SHORT_RUN
 from tests.recipes.conftest import composed as composed_training
 from tests.recipes.test_comparison import composed, small
 
@@ -96,6 +97,16 @@ def test_wandb_is_told_the_sensitivities(tmp_path):
     log_folder(composed_training("logger=wandb"), tmp_path, {"learning_rate_sensitivity/plain": 0.25})
     logged = wandb_file.history(wandb_file.records(tmp_path))
     assert [line["learning_rate_sensitivity/plain"] for line in logged if len(line) > 1] == [0.25]
+
+
+def test_a_training_run_draws_and_sends_what_its_monitors_saw(run, tmp_path):
+    words = ["experiment=classify", "objective=ce", "callbacks=learning_rate_sensitivity", "logger=wandb"]
+    settings = [f"callbacks.learning_rate_sensitivity.{word}" for word in ("every_n_steps=2", "trial_steps=1")]
+    run(*words, *settings, short=[word for word in SHORT_RUN if not word.startswith("teacher")])
+    assert (run.folder / "report" / "learning_rate_sensitivity.png").read_bytes().startswith(b"\x89PNG")
+    logged = {name for line in wandb_file.history(wandb_file.records(run.folder)) for name in line}
+    assert "learning_rate_sensitivity/best_multiple" in logged
+    assert any(name.startswith("report/learning_rate_sensitivity") for name in logged)
 
 
 def test_every_objective_is_trained_at_every_rate():
