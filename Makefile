@@ -2,6 +2,7 @@
 # make results: the experiments on fresh seeds, into RESULTS.md. make docs: the pages, into build/site; a test builds them too.
 # The tests run in WORKERS processes; make test ARGS="-n 0 -k WORD" runs the chosen ones in one.
 # make fuzz: every loss at the edges of its inputs, and 2,000 malformed configurations, with counts.
+# make kills: runs of two processes, interrupted and killed at random moments, against runs that were left alone.
 # The first of them makes a virtual environment in $(VENV); later ones use it, and install again when the project's
 # requirements change.
 
@@ -11,7 +12,7 @@ WORKERS ?= 2
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: train results test check fuzz docs install clean
+.PHONY: train results test check fuzz kills docs install clean
 
 train: $(INSTALLED)
 	$(BIN)/python recipes/train.py $(ARGS)
@@ -30,6 +31,9 @@ check: $(INSTALLED)
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+kills: $(INSTALLED)
+	$(BIN)/python -m tests.kills $(ARGS)
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)

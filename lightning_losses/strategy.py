@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
@@ -18,6 +19,8 @@ from lightning_losses.sharded_checkpoints import check_folder, previous_name
 from lightning_losses.sharding import is_sharded, shard_children
 from lightning_losses.tensors import check_choice
 
+# In a checkpoint: the numbers of the optimizers that have not stepped.
+_FRESH = "fresh_optimizers"
 TeacherPlacement = Literal["replicated", "sharded"]
 
 
@@ -101,7 +104,8 @@ class FSDP2Strategy(ModelParallelStrategy):
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The optimizer's state; one that has not stepped is left, and saved, as one that has not.
 
-        torch makes the state that is missing by a step with gradients of zero, which Adam would count.
+        torch makes the state that is missing by a step with gradients of zero, which Adam would count, and whose weight
+        decay would be in SGD's momentum.
         """
         inner = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         fresh = not inner.state
@@ -109,8 +113,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         if fresh:
             inner.state.clear()
             for values in state.get("state", {}).values():
-                if "step" in values:
-                    values["step"] = values["step"] * 0
+                for name, value in values.items():
+                    values[name] = torch.zeros_like(value) if isinstance(value, torch.Tensor) else value
         return state
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
@@ -118,6 +122,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
         The folder that had the name stays until then, for a moment as ``.<name>.previous``.
         """
+        checkpoint[_FRESH] = [number for number, optimizer in enumerate(self.optimizers) if not optimizer.state]
         if not self._save_distributed_checkpoint:
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
@@ -148,7 +153,11 @@ class FSDP2Strategy(ModelParallelStrategy):
         path = Path(self.broadcast(checkpoint_path))
         if path.is_dir():
             check_folder(path)
-        return super().load_checkpoint(path, weights_only=True)
+        checkpoint = super().load_checkpoint(path, weights_only=True)
+        for number, optimizer in enumerate(self.optimizers):
+            if number in checkpoint.get(_FRESH, ()):
+                optimizer.state.clear()
+        return checkpoint
 
     def shard(self, module: nn.Module) -> None:
         """Shard the children of a module, and its teacher if it has one that is to be."""

@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_losses.callbacks.logged_values import add_logged_values, logged_values
 from lightning_losses.callbacks.process_states import add_process_states, take_process_states
+from lightning_losses.distributed import maximum_of_all
 
 # Launchers pass a signal on to processes that may have had it from the terminal or the scheduler already.
 _SAME_SIGNAL_SECONDS = 3.0
@@ -160,7 +161,8 @@ class LastCheckpoint(Checkpoint):
         self._signal = self._received
         if trainer.world_size > 1:
             number = torch.tensor(self._received, device=trainer.strategy.root_device)
-            self._signal = int(trainer.strategy.reduce(number, reduce_op="max"))
+            # Not by the strategy's `reduce`, which waits at a barrier first.
+            self._signal = int(maximum_of_all(number))
             if self._signal and not self._received and trainer.is_global_zero:
                 _tell(self._answer(trainer))
         return self._signal != 0

@@ -175,6 +175,37 @@ def test_every_way_of_sharding_trains_what_one_process_trains_and_resumes_exactl
         torch.testing.assert_close(value, one[key], rtol=1e-3, atol=1e-3)
 
 
+class SavesTheStart(L.Callback):
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_start(self, trainer, module):
+        trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_run_resumes_exactly_from_a_checkpoint_of_its_start(tmp_path, shards):
+    def make():
+        module = distiller()
+        # The momentum of a first step is its gradient; torch saves the state of a step with no gradient but the decay.
+        module.make_optimizer = lambda parameters: torch.optim.SGD(
+            parameters, lr=0.1, momentum=0.9, dampening=0.5, weight_decay=0.1
+        )
+        return module
+
+    def fit():
+        path, found = tmp_path / "start.ckpt", []
+        for saved, options in ((None, {"callbacks": [SavesTheStart(path)]}), (path, {})):
+            module = make()
+            fitter = trainer(tmp_path, 1, fsdp2(save_distributed_checkpoint=shards), **options)
+            fitter.fit(module, Batches(distiller), ckpt_path=saved, weights_only=True)
+            found.append(weights(module))
+        assert path.is_dir() == shards
+        assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
+
+    run_on_processes(fit, 2)
+
+
 # Of torch, while it looks at parameters that FSDP2 has gathered.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
 def test_compiled_blocks_train_alike(tmp_path):
