@@ -138,6 +138,34 @@ def test_the_projected_norm_holds_after_every_step(tmp_path):
     assert Watch.norms == pytest.approx([start] * 6, rel=1e-6)
 
 
+class Idle(torch.nn.Sequential):
+    """Has a parameter, of one element, that no loss reaches."""
+
+    def __init__(self, *layers):
+        super().__init__(*layers)
+        self.idle = torch.nn.Parameter(torch.ones(1))
+
+
+@pytest.mark.parametrize("name", ["perp", "perp_model", "ema", "ma"])
+def test_a_parameter_without_gradient_is_left_alone(tmp_path, monkeypatch, name):
+    want = train(tmp_path, INTERVENTIONS[name], optimizer=adamw)
+    monkeypatch.setattr("tests.callbacks.training.network", lambda: Idle(*network()))
+    got = train(tmp_path, INTERVENTIONS[name], optimizer=adamw)
+    assert got.pop("network.idle").tolist() == [1]
+    assert all(torch.equal(got[key], want[key]) for key in want | got)
+
+
+class FullyShardedDataParallel(torch.nn.Sequential):
+    """Has FSDP1's name, by which it is known; tests/test_sharding.py has the real one."""
+
+
+@pytest.mark.parametrize("make", [OrthogonalGradient, Grokfast, WeightNormProjection])
+def test_flat_parameters_are_refused(tmp_path, monkeypatch, make):
+    monkeypatch.setattr("tests.callbacks.training.network", lambda: FullyShardedDataParallel(*network()))
+    with pytest.raises(ValueError, match="wrapped by FSDP1"):
+        train(tmp_path, lambda: [make()])
+
+
 def test_a_fused_optimizer_under_a_loss_scale_is_refused(tmp_path):
     with pytest.raises(ValueError, match="fused=False"):
         train(
