@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_folder
 from torch.distributed.device_mesh import DeviceMesh
@@ -212,3 +213,18 @@ def _shard_groups(tensors: Sequence[Tensor]) -> list[tuple[DeviceMesh, int, list
                 if isinstance(placement, Shard):
                     groups.setdefault((tensor.device_mesh, dimension), []).append(position)
     return [(mesh, dimension, members) for (mesh, dimension), members in groups.items()]
+
+
+def refusal(error: BaseException | None) -> tuple[int | None, str] | None:
+    """What the system refused, by number and in words, where writing shards failed; None if it was something else.
+
+    Example:
+        >>> refusal(OSError(28, "No space left on device"))
+        (28, 'No space left on device')
+    """
+    if isinstance(error, CheckpointException):
+        # torch tells every process what all of them met.
+        return next(filter(None, (refusal(failure) for failure, _ in error.failures.values())), None)
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return None if error is None else (error.errno, error.strerror or str(error))

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from lightning_losses.blocks import blocks_of
 from lightning_losses.sharded_checkpoints import check_folder, previous_name
-from lightning_losses.sharding import is_sharded, shard_children
+from lightning_losses.sharding import is_sharded, refusal, shard_children
 from lightning_losses.tensors import check_choice
 
 # In a checkpoint: the numbers of the optimizers that have not stepped.
@@ -121,6 +121,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Write a checkpoint; a folder of shards takes its name once all of them are there.
 
         The folder that had the name stays until then, for a moment as ``.<name>.previous``.
+
+        Raises:
+            OSError: the disk is full, or the folder can't be written to; on every process, where it is a folder.
         """
         checkpoint[_FRESH] = [number for number, optimizer in enumerate(self.optimizers) if not optimizer.state]
         if not self._save_distributed_checkpoint:
@@ -131,8 +134,16 @@ class FSDP2Strategy(ModelParallelStrategy):
         if self.is_global_zero:
             shutil.rmtree(partial, ignore_errors=True)
         self.barrier("before a checkpoint")
-        super().save_checkpoint(checkpoint, partial, storage_options)
-        self.barrier("after a checkpoint")
+        refused = None
+        try:
+            super().save_checkpoint(checkpoint, partial, storage_options)
+        except BaseException as error:
+            refused = refusal(error)
+            if refused is None:
+                raise
+        refused = self.broadcast(refused)
+        if refused is not None:
+            raise OSError(*refused, str(path))
         if self.is_global_zero:
             shutil.rmtree(previous, ignore_errors=True)
             if path.exists():

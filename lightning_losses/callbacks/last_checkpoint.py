@@ -75,7 +75,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the start, so that also an interruption of the first epoch leaves a checkpoint."""
         if trainer.global_step == 0:
-            trainer.save_checkpoint(self.folder / "last.ckpt")
+            _save(trainer, self.folder / "last.ckpt")
         self._received = self._signal = 0
         self._mid_epoch = False
         self._why_not = _why_not(trainer)
@@ -99,11 +99,11 @@ class LastCheckpoint(Checkpoint):
             value = float(trainer.callback_metrics[self.monitor])
             if self.best is None or value > self.best:
                 self.best = value
-                trainer.save_checkpoint(self.folder / "best.ckpt")
+                _save(trainer, self.folder / "best.ckpt")
         interrupted = self._interrupted(trainer)
         self._due = not interrupted and self._too_soon(trainer)
         if not self._due:
-            trainer.save_checkpoint(self.folder / "last.ckpt")
+            _save(trainer, self.folder / "last.ckpt")
             self._written = time.monotonic()
         self._mid_epoch = False
         self._logged = {}
@@ -114,7 +114,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the last epoch, if its time had not come."""
         if self._due:
-            trainer.save_checkpoint(self.folder / "last.ckpt")
+            _save(trainer, self.folder / "last.ckpt")
         interrupted = self._interrupted(trainer)
         handlers = self._unlisten()
         if interrupted:
@@ -127,7 +127,7 @@ class LastCheckpoint(Checkpoint):
             if not self._signal or not isinstance(exception, SIGTERMException):
                 return
             if self._mid_epoch:
-                trainer.save_checkpoint(self.folder / "last.ckpt")
+                _save(trainer, self.folder / "last.ckpt")
             if self._mid_epoch or self._why_not is not None:
                 self._requeue()
             if trainer.world_size > 1:
@@ -241,6 +241,25 @@ class LastCheckpoint(Checkpoint):
         loop = trainer.fit_loop
         loop.advance = catching(loop.advance)  # type: ignore[method-assign]
         loop.on_advance_end = catching(loop.on_advance_end)  # type: ignore[method-assign]
+
+
+def _save(trainer: L.Trainer, path: Path) -> None:
+    """Write a checkpoint; where it can't be written, every process raises what the first one met."""
+    if trainer.world_size == 1:
+        trainer.save_checkpoint(path)
+        return
+    failure: tuple[int | None, str, str] | None = None
+    try:
+        trainer.save_checkpoint(path)
+    except OSError as error:
+        failure = error.errno, error.strerror or str(error), str(error.filename or path)
+        # The one at the end of `save_checkpoint`, where the others wait.
+        trainer.strategy.barrier("Trainer.save_checkpoint")
+    failure = trainer.strategy.broadcast(failure)
+    if failure is not None:
+        _let_leave()
+        trainer.strategy.barrier("every process knows")
+        raise OSError(*failure)
 
 
 def _why_not(trainer: L.Trainer) -> str | None:

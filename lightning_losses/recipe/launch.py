@@ -66,6 +66,8 @@ def launch(task: Task, rehearse: Callable[[DictConfig], None], config_name: str,
     """
     # Its advice and inventories; warnings and errors stay.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # That it ends processes that are ending anyway.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     try:
         sys.argv[1:] = plain_overrides(_resumed(sys.argv[1:]))
         arguments = get_args_parser().parse_args()
@@ -137,6 +139,9 @@ def _guarded(task: Task, allowed: Sequence[str] = ()) -> Callable[[DictConfig], 
         except (*_EXPECTED, OSError) as error:
             if config.debug or os.environ.get("HYDRA_FULL_ERROR") == "1" or not _expected(error):
                 raise
+            if _refused(error) and not first_process():
+                # The first one says it: all processes learn what a checkpoint met.
+                sys.exit(2)
             _fail(error, f"\nWhen that is mended, continue this run by\n  {go_on}" if _refused(error) else "")
 
     return guarded

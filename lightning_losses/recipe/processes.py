@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from lightning.fabric.utilities.load import _load_distributed_checkpoint
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
-from torch.multiprocessing.spawn import ProcessExitedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from lightning_losses.recipe.instantiate import ConfigError
 from lightning_losses.sharded_checkpoints import check_folder
@@ -80,6 +81,7 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
 
     Raises:
         KeyboardInterrupt, or what SIGTERM raises: the processes were interrupted, and have written their checkpoint.
+        OSError: what the system refused them.
     """
     forks = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
     if not forks or threading.current_thread() is not threading.main_thread():
@@ -117,6 +119,12 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
             raise
         answer(ended.exit_code - 128)
         raise
+    except ProcessRaisedException as raised:
+        # A text is all that is left of it.
+        refused = re.fullmatch(r"\w+: \[Errno (\d+)\] (.+): '(.+)'", raised.msg.strip().splitlines()[-1])
+        if refused is None:
+            raise
+        raise OSError(int(refused[1]), refused[2], refused[3]) from None
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -24,7 +24,7 @@ from lightning_losses.callbacks import LastCheckpoint
 from lightning_losses.recipe import launch, training
 from tests.distributed.processes import run_on_processes
 from tests.recipes.conftest import composed
-from tests.recipes.test_kill import SHORT, same, train
+from tests.recipes.test_kill import SHORT, fill_the_disk, same, train
 from tests.recipes.test_trainers import under_slurm
 
 pytestmark = pytest.mark.distributed
@@ -64,7 +64,7 @@ def interrupted_at(steps_file, sent=()):
     """Have every optimizer step of this process, and of what it forks, recorded, and some of them interrupted.
 
     `sent` are `(to, step, signal)`: before a step of its own a process sends the signal; `to` is its rank, or "group"
-    or "parent", which the first process sends it to.
+    or "parent", which the first process sends it to. In place of a signal it may be something that is called.
     """
     count, take = itertools.count(1), L.LightningModule.optimizer_step
 
@@ -74,7 +74,7 @@ def interrupted_at(steps_file, sent=()):
             stream.write(".")
         for to, at, number in sent:
             if at == now and to == rank:
-                os.kill(os.getpid(), number)
+                number() if callable(number) else os.kill(os.getpid(), number)
             elif at == now and rank == 0 and to in ("group", "parent"):
                 os.killpg(0, number) if to == "group" else os.kill(os.getppid(), number)
                 received = next(each for each in module.trainer.callbacks if isinstance(each, LastCheckpoint))
@@ -105,6 +105,9 @@ def exit_code(function):
             function()
     except KeyboardInterrupt as interrupt:
         return launch._code(interrupt)
+    except OSError as error:
+        assert launch._refused(error) and "last.ckpt can't be written: File too large." in launch.message(error)
+        return 2
     return 0
 
 
@@ -245,6 +248,15 @@ def test_sharded_networks_go_on_likewise_and_a_signal_that_is_passed_on_counts_o
             assert on_two(run, tmp_path / name, sent) == (128 + signal.SIGTERM, 1)
         assert on_two(run, tmp_path / name) == (0, 5 if sent else 6)
     assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize(("trainer", "start"), [("ddp", on_two), ("ddp_fork", by_launcher), ("shards", on_two)])
+def test_where_a_checkpoint_can_not_be_written_all_processes_end_and_the_one_before_stays(tmp_path, trainer, start):
+    config = composed(*SHORT, *TRAINERS[trainer], "experiment=classify", "trainer.max_epochs=2")
+    folder = tmp_path / "run"
+    # The second epoch's, on the disk of the first process.
+    assert start(functools.partial(train, config, folder), folder, [(0, 5, fill_the_disk)]) == (2, 6)
+    assert contents(folder)["global_step"] == 3
 
 
 def test_a_job_at_its_time_limit_is_queued_again_and_goes_on(whole, tmp_path, monkeypatch):
