@@ -194,7 +194,9 @@ def by_launcher(function, folder, sent=(), kill_after=None):
     with os.fdopen(reader) as stream:
         told = stream.read()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code != 1, told
+    # The second one's end may reach the first one before its own.
+    killed = kill_after is not None and "Connection " in told and "that was started" not in told
+    assert code != 1 or killed, told
     return code, None if kill_after is not None else steps_taken(folder.with_suffix(".steps"))
 
 
