@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.kernels.cross_entropy_chunked import default_chunk, refuse_second_order, scaled
-from lightning_losses.kernels.hand_written import Evaluator, Outcome, Tiles, evaluator_of
+from lightning_losses.kernels.hand_written import Chunk, Evaluator, Outcome, evaluator_of
 from lightning_losses.kernels.head import Head
 from lightning_losses.kernels.problem import autocast, check_head, check_targets
 from lightning_losses.kernels.products import accumulate, product, spans
@@ -29,7 +29,7 @@ class Teacher(Protocol):
         """The same for some of the rows."""
 
     def scores(self, rows: slice, tiles: list[slice], dtype: torch.dtype) -> Iterator[Tensor]:
-        """The scores of a chunk of rows, tile by tile of the vocabulary, to be overwritten."""
+        """The scores of a chunk of rows, tile by tile of the vocabulary, in `dtype` or that of its products."""
 
 
 def chunked_head(
@@ -177,25 +177,22 @@ class Plan(NamedTuple):
     chunk: int
     accum_dtype: torch.dtype | None
 
-    def evaluate(
-        self, scores: Callable[[], tuple[Tiles, Tiles]], target: Tensor | None, wanted: bool
-    ) -> tuple[Tiles, Outcome]:
+    def evaluate(self, chunk: Callable[[], Chunk], wanted: bool) -> Outcome:
         """A chunk's values, and their gradients by the scores, tile by tile; by hand if possible."""
-        student, teacher = scores()
         if self.evaluator is not None:
-            outcome = self.evaluator(self.loss, student, teacher, target)
+            outcome = self.evaluator(self.loss, chunk())
             if bool(outcome.values.isfinite().all()):
-                return student, outcome
-            student, teacher = scores()
-        widths = [tile.shape[1] for tile in student]
-        logits = torch.cat(student, dim=1).requires_grad_(wanted)
-        del student
+                return outcome
+            del outcome
+        scores = chunk()
+        logits = torch.cat(list(scores.student), dim=1).requires_grad_(wanted)
+        teacher = list(scores.teacher)
         with torch.set_grad_enabled(wanted):
             values = self.by_rows(
-                logits=logits, teacher_logits=torch.cat(teacher, dim=1) if teacher else None, target=target
+                logits=logits, teacher_logits=torch.cat(teacher, dim=1) if teacher else None, target=scores.target
             )
             gradient = torch.autograd.grad(values.sum(), logits)[0] if wanted else logits
-        return list(torch.split(gradient, widths, dim=1)), Outcome(values.detach(), 1.0)
+        return Outcome(values.detach(), [gradient[:, entries] for entries in scores.entries])
 
 
 class Walked(NamedTuple):
@@ -227,7 +224,7 @@ def walk(
         share: what each row's value weighs in the sum whose gradients are made; a number, [] or [N].
         wanted: which of hidden, weight and bias need a gradient.
     """
-    head = Head(weight, bias, Terms(len(weight)))
+    head = Head(weight, bias, Terms(len(weight)), beside_teacher=plan.teacher is not None)
     values = hidden.new_zeros(len(hidden), dtype=head.statistics)
     grad_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if wanted[0] else None
     half = torch.float32 if weight.dtype == torch.float16 else weight.dtype
@@ -235,28 +232,51 @@ def walk(
     grad_bias = weight.new_zeros(len(weight), dtype=head.statistics) if wanted[2] and bias is not None else None
     if grad_weight is not None and len(hidden) == 0:
         grad_weight.zero_()
-    for rows in spans(len(hidden), plan.chunk) if len(hidden) else ():
+    # In half precision every tile's product would be rounded by itself; all tiles in one product are rounded once.
+    at_once = head.dtype == weight.dtype == torch.bfloat16
+    # Every chunk's scores and gradients lie here: memory asked for anew would be cleared anew.
+    size = min(plan.chunk, len(hidden)) * len(weight)
+    networks = 1 if plan.teacher is None else 2
+    space = weight.new_empty(networks if plan.evaluator else 0, size, dtype=head.statistics)
+    whole_space = weight.new_empty(size if at_once and any(wanted) else 0, dtype=head.dtype)
+
+    def placed(scores: Iterator[Tensor], network: int, count: int) -> Iterator[Tensor]:
+        for tile, found in zip(head.tiles, scores, strict=False):
+            if plan.evaluator is None:
+                yield found.to(head.statistics)
+            else:
+                place = space[network, tile.start * count : tile.stop * count].view(count, -1)
+                yield place.copy_(found)
+
+    def add(rows: slice) -> None:
+        # A function, so that all it makes is gone when the next chunk asks for memory.
         e = hidden[rows].to(head.dtype)
 
-        def scores(rows: slice = rows, e: Tensor = e) -> tuple[Tiles, Tiles]:
-            mine = [head.scores(e, tile, full=True)[0] for tile in head.tiles]
-            return mine, [] if plan.teacher is None else list(plan.teacher.scores(rows, head.tiles, head.statistics))
+        def chunk() -> Chunk:
+            student = (head.scores(e, tile, full=bias is not None)[0] for tile in head.tiles)
+            teacher = iter(()) if plan.teacher is None else plan.teacher.scores(rows, head.tiles, head.statistics)
+            return Chunk(
+                placed(student, 0, len(e)),
+                placed(teacher, 1, len(e)),
+                None if target is None else target[rows],
+                head.tiles,
+            )
 
-        tiles, outcome = plan.evaluate(scores, None if target is None else target[rows], any(wanted))
+        outcome = plan.evaluate(chunk, any(wanted))
         values[rows] = outcome.values
         if not any(wanted):
-            continue
+            return
         weigh = share[rows] if isinstance(share, Tensor) and share.ndim else values.new_ones(len(e)) * share
         weigh = (weigh * outcome.factor).unsqueeze(1)
         side = (e * weigh).to(e.dtype).t().contiguous()
         grad = torch.zeros_like(e, dtype=head.statistics)
-        # In half precision every tile's product would be rounded by itself; all tiles in one product are rounded once.
-        at_once = head.dtype == weight.dtype == torch.bfloat16
-        whole = e.new_empty(len(e), len(weight)) if at_once else e
+        whole = whole_space[: len(e) * len(weight)].view(len(e), -1) if at_once else e
         for number, tile in enumerate(head.tiles):
+            if outcome.complete is not None:
+                outcome.complete(number)
             if grad_bias is not None:
-                grad_bias[tile] += weigh.squeeze(1) @ tiles[number]
-            g = whole[:, tile].copy_(tiles[number]) if at_once else tiles[number].to(head.dtype)
+                grad_bias[tile] += weigh.squeeze(1) @ outcome.tiles[number]
+            g = whole[:, tile].copy_(outcome.tiles[number]) if at_once else outcome.tiles[number].to(head.dtype)
             if grad_hidden is not None and not at_once:
                 grad += product(g, head.rows(tile).t())
             if grad_weight is not None:
@@ -264,8 +284,9 @@ def walk(
         if grad_hidden is not None:
             grad = torch.mm(whole, weight).to(head.statistics) if at_once else grad
             grad_hidden[rows] = grad.mul_(weigh)
-        # Else this chunk's scores would stay while the next one's are made.
-        del tiles, whole, g
+
+    for rows in spans(len(hidden), plan.chunk) if len(hidden) else ():
+        add(rows)
     return Walked(
         values,
         grad_hidden,

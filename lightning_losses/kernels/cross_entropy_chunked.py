@@ -32,8 +32,12 @@ def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"], full: 
         power = 1 << max(tokens // 32, 1).bit_length() - 1
         return min(max(power, 1024), 4096)
     cached = 13 * 2**19 // ((8 if full else weight.element_size()) * max(len(weight), 1))
+    half = weight.element_size() < 4
     # A wide head in half precision is bound by its own traffic: its products gain most from more rows.
-    least = 112 if full else 256 if weight.element_size() < 4 and weight.shape[1] >= 1024 else 104
+    least = 256 if half and weight.shape[1] >= 1024 else 104
+    if full:
+        # Beside a half-precision head's full scores their gradient in its own precision is held.
+        least = 96 if half else 128
     return min(max(tokens // 25, cached, least), 512)
 
 

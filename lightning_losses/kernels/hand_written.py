@@ -1,16 +1,16 @@
 """Values and gradients of row-wise losses, written by hand over tiles of scores that they overwrite.
 
-Autograd keeps half a dozen [rows, V] tensors of a chunk; these keep the scores and a tile. Each takes the student's
-tiles (and the teacher's), in float32 or float64, and leaves in the student's the gradient of each row's value, up to
-the factor that it returns. A value that isn't finite sends the chunk to autograd, which knows masked classes.
+Autograd keeps half a dozen [rows, V] tensors of a chunk; these keep the scores and a tile. Each walks three times over
+them: where a tile is made its exponentials are summed, a second walk gives the values, and the gradient is completed
+where the products take it, so that a tile is used while the cache has it. All in float32 or float64. A value that
+isn't finite sends the chunk to autograd, which knows masked classes.
 """
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.head import locate
@@ -19,15 +19,33 @@ from lightning_losses.kernels.products import exponentiate
 Tiles = list[Tensor]
 
 
+class Chunk(NamedTuple):
+    """The rows that are evaluated at once; scores come tile by tile of the vocabulary, and may be overwritten."""
+
+    student: Iterator[Float[Tensor, "rows tile"]]
+    teacher: Iterator[Float[Tensor, "rows tile"]]
+    target: Int[Tensor, " rows"] | None
+    entries: list[slice]
+
+
 class Outcome(NamedTuple):
-    """Each row's value, and the factor that its gradient, left in the student's tiles, still lacks."""
+    """What an evaluator made of a chunk.
+
+    Attributes:
+        values: of each row.
+        tiles: their gradient by the student's scores, but for `factor` and `complete`.
+        factor: what it still lacks.
+        complete: does what the gradient of a tile, given by its number, still lacks, in place; None for nothing.
+    """
 
     values: Float[Tensor, " rows"]
-    factor: float
+    tiles: Tiles
+    factor: float = 1.0
+    complete: Callable[[int], None] | None = None
 
 
-Evaluator = Callable[[Any, Tiles, Tiles, Tensor | None], Outcome]
-"""Takes the loss, the student's tiles, the teacher's, and the targets."""
+Evaluator = Callable[[Any, Chunk], Outcome]
+"""Takes the loss and a chunk."""
 
 
 def evaluator_of(loss: Any) -> Evaluator | None:
@@ -50,111 +68,122 @@ def evaluator_of(loss: Any) -> Evaluator | None:
     return found
 
 
-def cross_entropy(loss: Any, student: Tiles, teacher: Tiles, target: Tensor | None) -> Outcome:
+def cross_entropy(loss: Any, chunk: Chunk) -> Outcome:
     """``-log s_y``."""
-    assert target is not None
-    _log_probabilities(student)
-    values = torch.zeros_like(student[0][:, 0])
-    for tile, (rows, columns) in zip(student, _hits(student, target), strict=True):
-        values[rows] = -tile[rows, columns]
-        exponentiate(tile)[rows, columns] -= 1
-    return Outcome(values, 1.0)
+    hits = _hits(chunk)
+    student = _scored(chunk.student, hits=hits)
+    lse = torch.logaddexp(student.lse, student.picked)
+
+    def complete(number: int) -> None:
+        tile, (rows, columns) = student.tiles[number], hits[number]
+        exponentiate(tile.sub_(lse.unsqueeze(1)))
+        # s_y - 1, without the cancellation of a confident row.
+        tile[rows, columns] = -(student.lse - lse).exp()[rows]
+
+    return Outcome(torch.logaddexp(student.lse - student.picked, torch.zeros_like(lse)), student.tiles, 1.0, complete)
 
 
-def forward_kl(loss: Any, student: Tiles, teacher: Tiles, target: Tensor | None) -> Outcome:
+def forward_kl(loss: Any, chunk: Chunk) -> Outcome:
     """``sum_k t_k (log t_k - log s_k)``; the gradient is ``s - t``."""
-    _soften(loss.temperature, student, teacher)
-    _log_probabilities(student)
-    _log_probabilities(teacher, floor=True)
-    values = torch.zeros_like(student[0][:, 0])
-    for s, t in zip(student, teacher, strict=True):
-        ratio = t - s
+    student, teacher = (_scored(scores, loss.temperature) for scores in (chunk.student, chunk.teacher))
+    values = torch.zeros_like(student.lse)
+    room = torch.empty_like(student.tiles[0])
+    for s, t in zip(student.tiles, teacher.tiles, strict=True):
+        student.normalize(s)
+        teacher.normalize(t, floor=True)
+        ratio = torch.sub(t, s, out=_within(room, s))
         exponentiate(t)
         values += torch.linalg.vecdot(t, ratio)
         exponentiate(s).sub_(t)
-    return _with_temperature(loss, values)
+    return _with_temperature(loss, values, student.tiles)
 
 
-def reverse_kl(loss: Any, student: Tiles, teacher: Tiles, target: Tensor | None) -> Outcome:
+def reverse_kl(loss: Any, chunk: Chunk) -> Outcome:
     """``sum_k s_k (log s_k - log t_k)``; the gradient is ``s_k (log s_k - log t_k - value)``."""
-    _soften(loss.temperature, student, teacher)
-    _log_probabilities(student)
-    _log_probabilities(teacher)
-    values = torch.zeros_like(student[0][:, 0])
-    for s, t in zip(student, teacher, strict=True):
+    student, teacher = (_scored(scores, loss.temperature) for scores in (chunk.student, chunk.teacher))
+    values = torch.zeros_like(student.lse)
+    for s, t in zip(student.tiles, teacher.tiles, strict=True):
+        student.normalize(s)
+        teacher.normalize(t)
         torch.sub(s, t, out=t)
         values += torch.linalg.vecdot(exponentiate(s), t)
-    for s, t in zip(student, teacher, strict=True):
-        s.mul_(t.sub_(values.unsqueeze(1)))
-    return _with_temperature(loss, values)
+
+    def complete(number: int) -> None:
+        student.tiles[number].mul_(teacher.tiles[number].sub_(values.unsqueeze(1)))
+
+    return _with_temperature(loss, values, student.tiles, complete=complete)
 
 
-def generalized_jsd(loss: Any, student: Tiles, teacher: Tiles, target: Tensor | None) -> Outcome:
+def generalized_jsd(loss: Any, chunk: Chunk) -> Outcome:
     """``β KL(t || m) + (1 - β) KL(s || m)``; the gradient is ``(1 - β) s_k (log(s_k / m_k) - KL(s || m))``."""
     beta = loss.beta
     if beta in (0, 1):
-        return (reverse_kl if beta else forward_kl)(loss, student, teacher, target)
-    _soften(loss.temperature, student, teacher)
-    _log_probabilities(student, floor=True)
-    _log_probabilities(teacher, floor=True)
-    of_teacher = torch.zeros_like(student[0][:, 0])
-    of_student = torch.zeros_like(of_teacher)
+        return (reverse_kl if beta else forward_kl)(loss, chunk)
+    student, teacher = (_scored(scores, loss.temperature) for scores in (chunk.student, chunk.teacher))
+    of_teacher, of_student = torch.zeros_like(student.lse), torch.zeros_like(student.lse)
     tiny = torch.finfo(of_teacher.dtype).tiny
-    for s, t in zip(student, teacher, strict=True):
-        p, q = exponentiate(s.clone()), exponentiate(t.clone())
+    room = student.tiles[0].new_empty(3, student.tiles[0].numel())
+    for s, t in zip(student.tiles, teacher.tiles, strict=True):
+        student.normalize(s, floor=True)
+        teacher.normalize(t, floor=True)
+        p, q, log_m = (_within(space, s) for space in room)
+        exponentiate(s, out=p)
+        exponentiate(t, out=q)
         # Where both probabilities underflow they multiply whatever stands for log m by 0.
-        log_m = torch.lerp(p, q, beta).clamp_(min=tiny).log_()
+        torch.lerp(p, q, beta, out=log_m).clamp_(min=tiny).log_()
         of_teacher += torch.linalg.vecdot(q, t.sub_(log_m))
         s.sub_(log_m).mul_(p)
         of_student += s.sum(dim=1)
         t.copy_(p)
-    for s, t in zip(student, teacher, strict=True):
-        s.sub_(t.mul_(of_student.unsqueeze(1)))
+
+    def complete(number: int) -> None:
+        student.tiles[number].sub_(teacher.tiles[number].mul_(of_student.unsqueeze(1)))
+
     values = beta * of_teacher + (1 - beta) * of_student
-    outcome = _with_temperature(loss, values)
-    return outcome._replace(factor=outcome.factor * (1 - beta))
+    return _with_temperature(loss, values, student.tiles, 1 - beta, complete)
 
 
-def nkd(loss: Any, student: Tiles, teacher: Tiles, target: Tensor | None) -> Outcome:
+def nkd(loss: Any, chunk: Chunk) -> Outcome:
     """``-t_y log s_y - γ sum_k t̂_k log ŝ_k`` at temperature 1, the second over the classes but for the target."""
-    assert target is not None
-    found = _hits(student, target)
-    student_y, teacher_y = (torch.zeros_like(student[0][:, 0]) for _ in range(2))
-    for tiles, picked in ((student, student_y), (teacher, teacher_y)):
-        for tile, (rows, columns) in zip(tiles, found, strict=True):
-            picked[rows] = tile[rows, columns]
-            tile[rows, columns] = -torch.inf
-    student_others, teacher_others = _log_probabilities(student, floor=True), _log_probabilities(teacher, floor=True)
-    log_s = student_y - torch.logaddexp(student_others, student_y)
-    log_rest = student_others - torch.logaddexp(student_others, student_y)
-    t_y = (teacher_y - torch.logaddexp(teacher_others, teacher_y)).exp()
-    others = torch.zeros_like(log_s)
-    share = (t_y * log_rest.exp() + loss.gamma).unsqueeze(1)
-    for s, t, (rows, columns) in zip(student, teacher, found, strict=True):
+    hits = _hits(chunk)
+    student, teacher = (_scored(scores, hits=hits) for scores in (chunk.student, chunk.teacher))
+    lse = torch.logaddexp(student.lse, student.picked)
+    rest = (student.lse - lse).exp()
+    t_y = (teacher.picked - torch.logaddexp(teacher.lse, teacher.picked)).exp()
+    others = torch.zeros_like(lse)
+    share = (t_y * rest + loss.gamma).unsqueeze(1)
+    for s, t, (rows, columns) in zip(student.tiles, teacher.tiles, hits, strict=True):
+        student.normalize(s, floor=True)
+        teacher.normalize(t, floor=True)
         exponentiate(t)
         others -= torch.linalg.vecdot(t, s)
         exponentiate(s).mul_(share).sub_(t, alpha=loss.gamma)
-        s[rows, columns] = -(t_y * log_rest.exp())[rows]
-    return Outcome(loss.gamma * others - t_y * log_s, 1.0)
+        s[rows, columns] = -(t_y * rest)[rows]
+    return Outcome(loss.gamma * others - t_y * (student.picked - lse), student.tiles)
 
 
-def stablemax(loss: Any, student: Tiles, teacher: Tiles, target: Tensor | None) -> Outcome:
+def stablemax(loss: Any, chunk: Chunk) -> Outcome:
     """``log sum_k s(z_k) - log s(z_y)``, ``s(z) = 1 + z`` or ``1 / (1 - z)``; s' / s is ``1 / (1 + |z|)``."""
-    assert target is not None
     dtype = getattr(torch, loss.compute_dtype)
-    found = _hits(student, target)
-    total = torch.zeros_like(student[0][:, 0], dtype=dtype)
-    picked = torch.zeros_like(total)
-    for tile, (rows, columns) in zip(student, found, strict=True):
-        s, slope = _stable(tile.to(dtype))
+    hits = _hits(chunk)
+    tiles: Tiles = []
+    total = picked = torch.zeros(0)
+    for tile, (rows, columns) in zip(chunk.student, hits, strict=True):
+        if not tiles:
+            total, picked = (tile.new_zeros(len(tile), dtype=dtype) for _ in range(2))
+        s, _ = _stable(tile.to(dtype))
         total += s.sum(dim=1)
         picked[rows] = s[rows, columns]
-    for tile, (rows, columns) in zip(student, found, strict=True):
-        s, slope = _stable(tile.to(dtype))
+        tiles.append(tile)
+
+    def complete(number: int) -> None:
+        rows, columns = hits[number]
+        s, slope = _stable(tiles[number].to(dtype))
         s.div_(total.unsqueeze(1))
         s[rows, columns] -= 1
-        tile.copy_(s.mul_(slope))
-    return Outcome(total.log() - picked.log(), 1.0)
+        tiles[number].copy_(s.mul_(slope))
+
+    return Outcome(total.log() - picked.log(), tiles, 1.0, complete)
 
 
 def _stable(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,34 +192,63 @@ def _stable(scores: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(scores >= 0, size, slope), slope
 
 
-def _soften(temperature: float, *networks: Tiles) -> None:
-    if temperature != 1:
-        for tiles in networks:
-            for tile in tiles:
-                tile.div_(temperature)
-
-
-def _with_temperature(loss: Any, values: Tensor) -> Outcome:
+def _with_temperature(
+    loss: Any, values: Tensor, tiles: Tiles, factor: float = 1.0, complete: Callable[[int], None] | None = None
+) -> Outcome:
     # KD always has the factor τ²; its relatives where asked. The gradient by the unsoftened scores has 1/τ.
     square = loss.temperature**2 if getattr(loss, "tau_squared", True) else 1.0
-    return Outcome(square * values, square / loss.temperature)
+    return Outcome(square * values, tiles, factor * square / loss.temperature, complete)
 
 
-def _log_probabilities(tiles: Tiles, floor: bool = False) -> Float[Tensor, " rows"]:
-    """Scores as log-probabilities in place; with `floor`, of classes without probability as -1e4. Gives the lse."""
-    largest = torch.stack([tile.amax(dim=1) for tile in tiles]).amax(dim=0)
-    total = torch.zeros_like(largest)
-    for tile in tiles:
-        total += exponentiate(tile - largest.unsqueeze(1)).sum(dim=1)
-    lse = largest + total.log()
-    for tile in tiles:
-        tile.sub_(lse.unsqueeze(1))
+class _Scored(NamedTuple):
+    """A network's scores of a chunk, and ``log sum_k exp(score_k / τ)``, the target's apart where it was picked out."""
+
+    tiles: Tiles
+    temperature: float
+    lse: Float[Tensor, " rows"]
+    picked: Float[Tensor, " rows"]
+
+    def normalize(self, tile: Float[Tensor, "rows tile"], floor: bool = False) -> None:
+        """Scores as log-probabilities in place; with `floor`, of classes without probability as -1e4."""
+        torch.add(-self.lse.unsqueeze(1), tile, alpha=1 / self.temperature, out=tile)
         if floor:
             # exp(-1e4) is 0 in every dtype, and 0 times -1e4 is 0 where 0 times -inf is not a number.
             tile.clamp_(min=-1e4)
-    return lse
 
 
-def _hits(tiles: Tiles, target: Tensor) -> list[tuple[Tensor, Tensor]]:
-    ends = itertools.accumulate(tile.shape[1] for tile in tiles)
-    return locate(target, [slice(end - tile.shape[1], end) for end, tile in zip(ends, tiles, strict=True)])
+def _scored(
+    scores: Iterable[Tensor], temperature: float = 1.0, hits: list[tuple[Tensor, Tensor]] | None = None
+) -> _Scored:
+    """Walk over scores as they are made; with `hits`, take the targets' out."""
+    tiles: Tiles = []
+    total = picked = room = torch.zeros(0)
+    for number, tile in enumerate(scores):
+        if not tiles:
+            total, picked = (tile.new_zeros(len(tile)) for _ in range(2))
+            room = torch.empty_like(tile)
+        if hits is not None:
+            rows, columns = hits[number]
+            picked[rows] = tile[rows, columns]
+            tile[rows, columns] = -torch.inf
+        if tile.device.type == "cpu":
+            softened = tile if temperature == 1 else torch.div(tile, temperature, out=_within(room, tile))
+            total += exponentiate(softened, out=_within(room, tile)).sum(dim=1)
+        tiles.append(tile)
+    # Scores of ordinary size need no shift by their largest; reading the range of a sum is free on a CPU alone.
+    if total.device.type == "cpu" and bool(((total > 1e-20) & (total < 1e20)).all()):
+        return _Scored(tiles, temperature, total.log(), picked)
+    largest = torch.stack([tile.amax(dim=1) for tile in tiles]).amax(dim=0)
+    total = torch.zeros_like(largest)
+    for tile in tiles:
+        total += exponentiate((tile - largest.unsqueeze(1)).div_(temperature)).sum(dim=1)
+    return _Scored(tiles, temperature, largest / temperature + total.log(), picked)
+
+
+def _within(room: Tensor, tile: Tensor) -> Tensor:
+    """A tensor of a tile's shape in memory that was asked for once: asked for anew, it would be cleared anew."""
+    return room.view(-1)[: tile.numel()].view_as(tile)
+
+
+def _hits(chunk: Chunk) -> list[tuple[Tensor, Tensor]]:
+    assert chunk.target is not None
+    return locate(chunk.target, chunk.entries)

@@ -39,8 +39,8 @@ class TeacherHead(NamedTuple):
         working = working_dtype(self.weight)
         e = self.hidden[rows].to(working)
         for tile in tiles:
-            scores = product(e, self.weight[tile].to(working)).to(dtype)
-            yield scores if self.bias is None else scores.add_(self.bias[tile])
+            scores = product(e, self.weight[tile].to(working))
+            yield scores if self.bias is None else scores.to(dtype).add_(self.bias[tile])
 
 
 class TopKLogits(NamedTuple):
@@ -63,7 +63,7 @@ class TopKLogits(NamedTuple):
         values = self.values[rows].to(dtype)
         whole = values.new_full((len(values), tiles[-1].stop), -torch.inf).scatter_(1, self.classes[rows], values)
         for tile in tiles:
-            yield whole[:, tile].clone()
+            yield whole[:, tile]
 
 
 class LinearDistillationValue(NamedTuple):

@@ -30,7 +30,7 @@ OPTIONS = {
 @pytest.fixture(autouse=True)
 def narrow_tiles(monkeypatch):
     """The vocabularies of these tests span several tiles."""
-    monkeypatch.setattr(head, "tile_width", lambda dtype: 7)
+    monkeypatch.setattr(head, "tile_width", lambda dtype, beside_teacher=False: 7)
 
 
 def problem(dtype=torch.float64, tokens=(3, 6), width=5, vocabulary=23, scale=1.0, bias=True):
@@ -348,7 +348,8 @@ def test_auto_explains_itself():
 def test_chunks_are_a_share_of_the_tokens_within_bounds():
     wide = torch.zeros(32768, 1)
     assert [default_chunk(tokens, wide) for tokens in (1, 1024, 4096, 8192, 10**6)] == [104, 104, 163, 327, 512]
-    assert [default_chunk(tokens, wide, full=True) for tokens in (1, 1024, 4096)] == [112, 112, 163]
+    assert [default_chunk(tokens, wide, full=True) for tokens in (1, 1024, 4096)] == [128, 128, 163]
+    assert default_chunk(1024, wide.bfloat16(), full=True) == 96
     assert default_chunk(1024, torch.zeros(32768, 1024, dtype=torch.bfloat16)) == 256
     # What fits in 6.5 MiB is taken whatever the share.
     assert default_chunk(1024, torch.zeros(8192, 1)) == 208
