@@ -28,7 +28,7 @@ from lightning_losses.tensors import check_number
 
 
 class LearningRateSensitivity(Monitor):
-    """Logs what multiples of the learning rate would have made of the last few steps, and which one were the best.
+    """Logs what multiples of the learning rate would have made of a few steps, and which of them is the best.
 
     Every n steps it keeps the weights, the optimizer's state and the next batches. Once the run has trained on
     `trial_steps` steps' batches, copies of the network train on the same ones from there, with the learning rates that
@@ -58,8 +58,8 @@ class LearningRateSensitivity(Monitor):
         folder: see `Monitor`.
 
     Raises:
-        ValueError: settings out of range; in training, what can't be repeated: manual optimization, several
-            optimizers, float16 AMP, an `optimizer_step` of the module's own, `WeightNormProjection`, DeepSpeed or
+        ValueError: settings out of range; in training, what can't be repeated: manual optimization (and with it several
+            optimizers), float16 AMP, an `optimizer_step` of the module's own, `WeightNormProjection`, DeepSpeed or
             FSDP1; a module that can't be copied, or whose optimizer holds other parameters than its own.
 
     Source:
@@ -96,7 +96,6 @@ class LearningRateSensitivity(Monitor):
         refuse_hidden_gradients(self.name, trainer)
         reasons = {
             "optimizes manually": not pl_module.automatic_optimization,
-            "has several optimizers": len(trainer.optimizers) != 1,
             "has an optimizer_step of its own": is_overridden("optimizer_step", pl_module),
             "trains under float16 AMP": getattr(trainer.precision_plugin, "scaler", None) is not None,
             "trains with WeightNormProjection": any(

@@ -209,6 +209,14 @@ def test_what_can_not_be_repeated_is_refused(tmp_path, module, others, reason):
         fit(tmp_path, [monitor(), *others], module())
 
 
+def test_a_scaled_loss_is_refused(tmp_path):
+    fitter = trainer(tmp_path, [monitor()])
+    # As float16 AMP has one.
+    fitter.precision_plugin.scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(ValueError, match="Tiny trains under float16 AMP, which can't be"):
+        fitter.fit(Tiny(), PerProcess(batches()))
+
+
 def test_an_optimizer_of_other_parameters_is_refused(tmp_path):
     class Held(Tiny):
         def __init__(self):
