@@ -6,13 +6,14 @@ One process, one thread. The recipe's side is the experiment as `recipes/train.p
 validation, monitors, metrics file and checkpoints, each as often as the experiment has them. The bare side is a loop
 that a person would write: the same network, tensors, optimizer and intervention, the same evaluation of both splits at
 the same steps, and neither monitors nor checkpoints. Both are timed from the first step to the end of the last. Rounds
-alternate, so that a busy machine slows both; "ratio" is that of the medians of processor time, and "wall" that of
-wall time, which waits for the disk and for other programs too. "unwatched" is the ratio with the monitors left out, but
-for the one of memorisation. With --check a ratio of processor time above 1.3 ends the program with 1.
+alternate, and the fastest of each side counts, since other programs only add; "ratio" is of processor time, "medians"
+that of the medians, and "wall" of wall time, in which the recipe waits for the disk. "unwatched" is the ratio with the
+monitors left out, but for the one of memorisation. With --check a ratio above 1.3 ends the program with 1.
 """
 
 import argparse
 import logging
+import os
 import statistics
 import sys
 import tempfile
@@ -80,7 +81,7 @@ TASKS = [
     Task("addition mod 31", "grok_precision", "float32", 500),
     Task("sparse parity", "grok_stablemax", "parity_cross_entropy", 500),
     Task("sparse parity, StableMax", "grok_stablemax", "parity_stablemax", 500, loss=stablemax_cross_entropy_loss),
-    Task("XOR clusters", "grok_xor", "gradient_descent", 20),
+    Task("XOR clusters", "grok_xor", "gradient_descent", 10),
     Task("lazy to rich", "grok_lazy_rich", "rich", 5000, loss=F.mse_loss),
 ]
 
@@ -139,6 +140,8 @@ def bare(task: Task, config: DictConfig, folder: Path) -> Seconds:
     def accuracy(logits: Tensor, target: Tensor) -> float:
         return (logits.argmax(dim=-1) == target).float().mean().item()
 
+    # Lightning's, which has every step of Adam look for GPUs by opening a library: a loop without Lightning has it not.
+    by_library = os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     start = since()
     for step in range(task.steps):
         logits = network(inputs)
@@ -160,7 +163,10 @@ def bare(task: Task, config: DictConfig, folder: Path) -> Seconds:
                 else:
                     error = F.cross_entropy(logits, data.test["target"]).item()
                     curves.append((accuracy(logits, data.test["target"]), error))
-    return since(start)
+    seconds = since(start)
+    if by_library is not None:
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = by_library
+    return seconds
 
 
 def measured(task: Task, rounds: int, folder: Path) -> Iterator[tuple[Seconds, Seconds, Seconds]]:
@@ -188,20 +194,19 @@ def main() -> int:
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    print(f"{'task':<29} {'bare ms':>8} {'recipe ms':>10} {'ratio':>6} {'unwatched':>10} {'wall':>6}")
+    print(f"{'task':<29} {'bare ms':>8} {'recipe ms':>10} {'ratio':>6} {'unwatched':>10} {'medians':>8} {'wall':>6}")
     worst = 0.0
     for task in (task for task in TASKS if options.only in task.name):
         with tempfile.TemporaryDirectory() as folder:
             sides = list(zip(*measured(task, options.rounds, Path(folder)), strict=True))
-        loop, unwatched, ours = (
-            Seconds(*(statistics.median(column) / task.steps * 1e3 for column in zip(*side, strict=True)))
-            for side in sides
-        )
-        ratio = ours.processor / loop.processor
+        bare_side, unwatched, ours = ([seconds.processor / task.steps * 1e3 for seconds in side] for side in sides)
+        wall = [min(seconds.wall for seconds in side) for side in sides]
+        ratio = min(ours) / min(bare_side)
         worst = max(worst, ratio)
         print(
-            f"{task.name:<29} {loop.processor:>8.3f} {ours.processor:>10.3f} {ratio:>6.2f} "
-            f"{unwatched.processor / loop.processor:>10.2f} {ours.wall / loop.wall:>6.2f}",
+            f"{task.name:<29} {min(bare_side):>8.3f} {min(ours):>10.3f} {ratio:>6.2f} "
+            f"{min(unwatched) / min(bare_side):>10.2f} "
+            f"{statistics.median(ours) / statistics.median(bare_side):>8.2f} {wall[2] / wall[0]:>6.2f}",
             flush=True,
         )
     print(f"the worst ratio: {worst:.2f}")

@@ -1,6 +1,7 @@
 """A LightningModule for tasks whose step is one batch of everything: as little beside the mathematics as can be."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L
@@ -111,7 +112,7 @@ class FullBatchLearner(L.LightningModule):
             return self._evaluate(batch)
         left = self.trainer.max_steps - self.trainer.global_step
         steps = self.steps_per_batch if self.trainer.max_steps < 0 else min(self.steps_per_batch, left)
-        first = (self._plain_steps if self._nobody_looks_on() else self._steps)(batch, steps)
+        first = (self._plain_steps if self._is_plain() else self._steps)(batch, steps)
         # Lightning adds one for the batch, and tells it the loggers as the step.
         self.trainer.fit_loop.epoch_loop._batches_that_stepped += steps - 1
         return first
@@ -171,18 +172,15 @@ class FullBatchLearner(L.LightningModule):
         return {"loss": self.objective(logits=logits, target=target).total, "logits": logits, "target": target}
 
     def _steps(self, batch: Batch, steps: int) -> dict[str, Tensor]:
-        """Optimizer steps with all that Lightning does in each; the first one's outputs."""
+        """Optimizer steps as Lightning takes them; the first one's outputs."""
         optimizer: Any = self.optimizers()
+        tell = self._listeners()
         outputs: list[dict[str, Tensor]] = []
 
         def closure() -> Tensor:
             outputs.append(self._evaluate(batch))
             loss = outputs[-1]["loss"]
-            self._current_fx_name = "on_before_zero_grad"
-            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-                callback.on_before_zero_grad(self.trainer, self, optimizer.optimizer)
-            self.on_before_zero_grad(optimizer.optimizer)
-            self._current_fx_name = "training_step"
+            tell("on_before_zero_grad", optimizer.optimizer)
             optimizer.optimizer.zero_grad()
             # The batch's step is under autocast, and a backward pass must not be.
             with torch.autocast(self.device.type, enabled=False):
@@ -195,9 +193,10 @@ class FullBatchLearner(L.LightningModule):
         return outputs[0]
 
     def _plain_steps(self, batch: Batch, steps: int) -> dict[str, Tensor]:
-        """The same where nobody looks on: what a loop without Lightning does, and the count of steps."""
+        """The same in one process, in float32: what a loop without Lightning does, the hooks and the count of steps."""
         optimizer: Any = self.trainer.optimizers[0]
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        tell = self._listeners()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         as_usual = not _overrides(optimizer, Optimizer, "zero_grad")
         outputs: list[dict[str, Tensor]] = []
@@ -205,13 +204,17 @@ class FullBatchLearner(L.LightningModule):
         def closure() -> Tensor:
             outputs.append(self._evaluate(batch))
             loss = outputs[-1]["loss"]
+            tell("on_before_zero_grad", optimizer)
             if as_usual:
                 # What zero_grad does, without its profiling, which takes longer than a small network's update.
                 for parameter in parameters:
                     parameter.grad = None
             else:
                 optimizer.zero_grad()
+            tell("on_before_backward", loss)
             loss.backward()  # type: ignore[no-untyped-call]
+            tell("on_after_backward")
+            tell("on_before_optimizer_step", optimizer)
             del outputs[1:]
             return loss
 
@@ -221,15 +224,33 @@ class FullBatchLearner(L.LightningModule):
             progress.increment_completed()
         return outputs[0]
 
-    def _nobody_looks_on(self) -> bool:
-        """Whether no callback, strategy, precision or profiler does anything within an optimizer step."""
+    def _listeners(self) -> Callable[..., None]:
+        """Runs a hook within a step: the callbacks' in their order, then the module's, of those that have it."""
+        trainer: Any = self.trainer
+        listeners: dict[str, list[Callable[..., None]]] = {}
+        for hook in _HOOKS:
+            heard = [callback for callback in trainer.callbacks if _overrides(callback, Callback, hook)]
+            listeners[hook] = [partial(getattr(callback, hook), trainer, self) for callback in heard]
+            if _overrides(self, L.LightningModule, hook):
+                listeners[hook].append(getattr(self, hook))
+
+        def tell(hook: str, *arguments: Any) -> None:
+            for listener in listeners[hook]:
+                # By this name Lightning knows who logs.
+                self._current_fx_name = hook
+                listener(*arguments)
+                self._current_fx_name = "training_step"
+
+        return tell
+
+    def _is_plain(self) -> bool:
+        """Whether strategy, precision, profiler and module leave a step to PyTorch alone."""
         trainer: Any = self.trainer
         return (
             type(trainer.strategy) is SingleDeviceStrategy
             and type(trainer.precision_plugin) is Precision
             and type(trainer.profiler) is PassThroughProfiler
-            and not any(_overrides(callback, Callback, hook) for callback in trainer.callbacks for hook in _HOOKS)
-            and not any(_overrides(self, L.LightningModule, hook) for hook in (*_HOOKS, "backward"))
+            and not _overrides(self, L.LightningModule, "backward")
         )
 
     def _callbacks_alone_read(self) -> bool:

@@ -182,8 +182,11 @@ def test_a_run_of_several_steps_resumes_exactly(tmp_path, callbacks, optimizer):
     assert_same(trained(tmp_path, 1, callbacks(), **options), resumed)
 
 
-def test_hooks_within_a_step_see_every_step(tmp_path):
-    (one, _), (several, _) = ((hooks := Hooks(), trained(tmp_path, steps, [hooks])) for steps in (1, 4))
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_hooks_within_a_step_see_every_step(tmp_path, precision):
+    (one, _), (several, _) = (
+        (hooks := Hooks(), trained(tmp_path, steps, [hooks], precision=precision)) for steps in (1, 4)
+    )
     assert [step for hook, step, _ in one.seen if hook == "step"] == list(range(20))
     assert several.seen == one.seen
 
