@@ -173,6 +173,8 @@ def by_launcher(function, folder, sent=(), kill_after=None):
         try:
             os.setpgrp()
             torch.set_num_threads(1)
+            # An earlier test may have looked for GPUs, after which a fork is not to use them; none of these does.
+            torch.cuda._is_in_bad_fork = lambda: False
             interrupted_at(folder.with_suffix(".steps"), sent)
             subprocess_script.subprocess = types.SimpleNamespace(Popen=start)
             # Its watch looks for processes that fail, in place of every five seconds, all the time.
