@@ -11,10 +11,12 @@ import signal
 import time
 import traceback
 import types
+import warnings
 
 import lightning as L
 import pytest
 import torch
+import torch._dynamo
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import rank_zero_only
@@ -22,6 +24,7 @@ from omegaconf import OmegaConf
 
 from lightning_losses.callbacks import LastCheckpoint
 from lightning_losses.recipe import launch, training
+from lightning_losses.recipe.trainings import trainings
 from tests.distributed.processes import run_on_processes
 from tests.recipes.conftest import composed
 from tests.recipes.test_kill import SHORT, fill_the_disk, same, train
@@ -49,10 +52,18 @@ PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "past_p
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_source():
+def warmed():
+    """What every run loads and reads, once, before the forks."""
     # A source file that is edited meanwhile would make other networks, rightly.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "source_digest", lambda *_: "the same")
+        (student,) = trainings(composed(*short(*OWN), *OWN)).values()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            L.Trainer(
+                accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
+                limit_val_batches=1,
+            ).validate(student.build(), student.datamodule, verbose=False)  # fmt: skip
         yield
 
 
@@ -176,6 +187,8 @@ def by_launcher(function, folder, sent=(), kill_after=None):
             # An earlier test may have looked for GPUs, after which a fork is not to use them; none of these does.
             torch.cuda._is_in_bad_fork = lambda: False
             interrupted_at(folder.with_suffix(".steps"), sent)
+            # That a trainer has looked for GPUs here before; it is the fork of a fork that asks.
+            torch.cuda._is_in_bad_fork = lambda: False
             subprocess_script.subprocess = types.SimpleNamespace(Popen=start)
             # Its watch looks for processes that fail, in place of every five seconds, all the time.
             _ChildProcessObserver.__init__.__defaults__ = (0.01,)
