@@ -182,13 +182,15 @@ def prepare(
     """
     data, module = _build(config)
     # The configuration counts optimizer steps, Lightning batches.
-    interval = config.trainer.get("val_check_interval")
+    interval, log_interval = config.trainer.get("val_check_interval"), config.trainer.get("log_every_n_steps")
     if isinstance(module, FullBatchLearner):
         module.steps_per_batch = steps_per_batch(config, data.steps_per_epoch, callbacks)
         interval = interval if module.steps_per_batch == 1 else interval // module.steps_per_batch
+        log_interval = log_interval and max(1, log_interval // module.steps_per_batch)
     trainer: L.Trainer = instantiate(
         config.trainer,
         val_check_interval=interval,
+        log_every_n_steps=log_interval,
         default_root_dir=checkpoints,
         logger=logger or False,
         plugins=[AtomicCheckpoints()],
