@@ -187,8 +187,6 @@ def by_launcher(function, folder, sent=(), kill_after=None):
             # An earlier test may have looked for GPUs, after which a fork is not to use them; none of these does.
             torch.cuda._is_in_bad_fork = lambda: False
             interrupted_at(folder.with_suffix(".steps"), sent)
-            # That a trainer has looked for GPUs here before; it is the fork of a fork that asks.
-            torch.cuda._is_in_bad_fork = lambda: False
             subprocess_script.subprocess = types.SimpleNamespace(Popen=start)
             # Its watch looks for processes that fail, in place of every five seconds, all the time.
             _ChildProcessObserver.__init__.__defaults__ = (0.01,)
