@@ -186,7 +186,8 @@ def prepare(
     if isinstance(module, FullBatchLearner):
         module.steps_per_batch = steps_per_batch(config, data.steps_per_epoch, callbacks)
         interval = interval if module.steps_per_batch == 1 else interval // module.steps_per_batch
-        log_interval = log_interval and max(1, log_interval // module.steps_per_batch)
+        # It logs nothing in a step; without a logger not even that need be found out.
+        log_interval = log_interval and (max(1, log_interval // module.steps_per_batch) if logger else 0)
     trainer: L.Trainer = instantiate(
         config.trainer,
         val_check_interval=interval,
