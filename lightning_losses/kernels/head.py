@@ -8,16 +8,15 @@ from lightning_losses.kernels.products import product, spans, working_dtype
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 
 
-def tile_width(dtype: torch.dtype, beside_teacher: bool = False) -> int:
+def tile_width(dtype: torch.dtype, beside_teacher: bool = False, threads: int = 1) -> int:
     """Vocabulary entries scored at once on a CPU.
 
     With a chunk of tokens they stay in its cache between two passes; in float32 the products' own copies grow with
     them, which counts less where a teacher's scores are held too. In bfloat16 those copies are small and wider tiles
-    are faster.
+    are faster. Several threads wait for each other after every pass over a tile: they need wider ones.
     """
-    if dtype == torch.bfloat16:
-        return 2048
-    return 1024 if beside_teacher else 512
+    width = 2048 if dtype == torch.bfloat16 else 1024 if beside_teacher else 512
+    return width if threads == 1 else min(2 * threads * width, 16384)
 
 
 class Head:
@@ -41,9 +40,8 @@ class Head:
         self.weight, self.bias, self.terms = weight, bias, terms
         self.dtype, self.statistics = working_dtype(weight), statistics_dtype(weight)
         self.on_cpu = weight.device.type == "cpu"
-        self.tiles = list(
-            spans(len(weight), tile_width(self.dtype, beside_teacher) if self.on_cpu else max(len(weight), 1))
-        )
+        width = tile_width(self.dtype, beside_teacher, torch.get_num_threads()) if self.on_cpu else len(weight)
+        self.tiles = list(spans(len(weight), max(width, 1)))
         ones = weight.new_ones(len(weight), dtype=self.statistics)
         # The terms know the whole vocabulary; this may be its part that begins at `start`.
         self.class_weight = ones if terms.class_weight is None else terms.class_weight[start:][: len(weight)].to(ones)

@@ -13,6 +13,7 @@ from tests.golden.harness import HERE, load_cases, run_case
 
 pytestmark = pytest.mark.kernels
 
+TILE_WIDTH = head.tile_width
 OWN = {"reference": {}, "chunked": {"chunk": 5}, "recompute": {"chunk": (4, 6)}}
 OPTIONS = {
     "plain": {},
@@ -30,7 +31,7 @@ OPTIONS = {
 @pytest.fixture(autouse=True)
 def narrow_tiles(monkeypatch):
     """The vocabularies of these tests span several tiles."""
-    monkeypatch.setattr(head, "tile_width", lambda dtype, beside_teacher=False: 7)
+    monkeypatch.setattr(head, "tile_width", lambda *settings: 7)
 
 
 def problem(dtype=torch.float64, tokens=(3, 6), width=5, vocabulary=23, scale=1.0, bias=True):
@@ -356,6 +357,12 @@ def test_chunks_are_a_share_of_the_tokens_within_bounds():
     assert default_chunk(1024, torch.zeros(8192, 1, dtype=torch.bfloat16)) == 416
     assert default_chunk(1024, torch.zeros(0, 1)) == 512
     assert default_chunk(8192, torch.zeros(1, 1, device="meta")) == 1024
+
+
+def test_tiles_are_wider_for_several_threads():
+    assert [TILE_WIDTH(torch.float32, False, threads) for threads in (1, 2, 4, 64)] == [512, 2048, 4096, 16384]
+    assert TILE_WIDTH(torch.float32, True) == 1024
+    assert TILE_WIDTH(torch.bfloat16) == 2048
 
 
 def walk(width, dtype=torch.float32, chunk=100, want_weight=True, **options):

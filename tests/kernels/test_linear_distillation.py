@@ -36,7 +36,7 @@ HAND_WRITTEN = {"kd", "forward_kl", "reverse_kl", "reverse_kl_softened", "jsd", 
 @pytest.fixture(autouse=True)
 def narrow_tiles(monkeypatch):
     """The vocabularies of these tests span several tiles."""
-    monkeypatch.setattr(head, "tile_width", lambda dtype, beside_teacher=False: 7)
+    monkeypatch.setattr(head, "tile_width", lambda *settings: 7)
 
 
 def problem(dtype=torch.float64, tokens=(13,), vocabulary=23):
