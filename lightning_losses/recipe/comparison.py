@@ -23,12 +23,13 @@ from lightning_losses.recipe import language_models
 from lightning_losses.recipe.check_config import ConfigError
 from lightning_losses.recipe.claims import Claim
 from lightning_losses.recipe.comparison_plan import Plan, Planned, plan, takes
-from lightning_losses.recipe.comparison_report import METRICS, SCORES, Comparison, LearningRates
+from lightning_losses.recipe.comparison_report import METRICS, SCORES, Comparison
 from lightning_losses.recipe.evaluation import evaluate, predict_logits
 from lightning_losses.recipe.kept_networks import KeptNetworks
 from lightning_losses.recipe.kept_results import KeptResults
 from lightning_losses.recipe.language_models import LanguageTraining, nats_per_byte
 from lightning_losses.recipe.launch import command
+from lightning_losses.recipe.learning_rates import LearningRates
 from lightning_losses.recipe.loggers import log_folder, plain_settings
 from lightning_losses.recipe.sources import essential, source_digest
 from lightning_losses.recipe.step_memory import step_memory

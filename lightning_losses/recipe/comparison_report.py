@@ -5,7 +5,7 @@ import functools
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +14,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lightning_losses.diagnostics.learning_rate_sensitivity import learning_rate_sensitivity
 from lightning_losses.plots.accuracy_against_cost import accuracy_against_cost
-from lightning_losses.plots.connectivity import learning_rate_curves
 from lightning_losses.plots.seed_intervals import seed_intervals
 from lightning_losses.plots.style import save_figure
 from lightning_losses.recipe.check_config import ConfigError, nearest
 from lightning_losses.recipe.claims import LEVEL, Claim, Difference, Finding, findings, verdict
+from lightning_losses.recipe.learning_rates import LearningRates
 from lightning_losses.recipe.seed_interval import SeedInterval, seed_interval
 from lightning_losses.recipe.significance import holm, paired_t_test
 
@@ -52,8 +51,6 @@ _SHOWN = {
 }
 _COSTS = ("seconds", "memory", "parameters")
 METRICS = (*SCORES, *(f"calibrated_{name}" for name in SCORES[1:]), "temperature", *_COSTS)
-# Of a comparison over learning rates.
-RATE_METRICS = ("sensitivity", "lowest_nll", "seconds")
 
 
 def shown(metric: str) -> Metric:
@@ -73,87 +70,6 @@ class LaidOut(NamedTuple):
     title: str
     heads: list[str]
     rows: list[list[str]]
-
-
-@dataclass(frozen=True)
-class LearningRates:
-    """What was found at every learning rate, by run, rate and seed; None where a run broke.
-
-    Attributes:
-        rates: rising.
-        final: NLL on test data; NaN where training diverged.
-        initial: of the untrained network.
-        seconds: of training.
-    """
-
-    rates: tuple[float, ...]
-    final: dict[str, list[list[float | None]]]
-    initial: dict[str, list[list[float | None]]]
-    seconds: dict[str, list[list[float | None]]]
-
-    def summary(self) -> dict[str, dict[str, list[float]]]:
-        """By run and metric, a number a seed; NaN where a run of the seed broke."""
-        found: dict[str, dict[str, list[float]]] = {}
-        for run in self.final:
-            columns: dict[str, list[float]] = {metric: [] for metric in RATE_METRICS}
-            found[run] = columns
-            for final, initial, seconds in zip(*map(_by_seed, (self.final[run], self.initial[run], self.seconds[run])),
-                                               strict=True):  # fmt: skip
-                missing = None in final
-                known = [math.nan if number is None else number for number in final]
-                start = next((number for number in initial if number is not None), math.nan)
-                columns["sensitivity"].append(math.nan if missing else learning_rate_sensitivity(known, start))
-                columns["lowest_nll"].append(min((x for x in known if math.isfinite(x)), default=math.nan))
-                columns["seconds"].append(sum(number or 0.0 for number in seconds))
-        return found
-
-    def scalars(self) -> dict[str, float]:
-        """What a logger is told: the sensitivity of every run, over the seeds."""
-        return {
-            f"learning_rate_sensitivity/{run}": seed_interval(columns["sensitivity"]).mean
-            for run, columns in self.summary().items()
-        }
-
-    def csv(self, seeds: Sequence[int]) -> str:
-        """A line a run, learning rate and seed; empty where it broke or diverged, of which it says which."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["run", "learning_rate", "seed", "nll", "initial_nll", "seconds", "ended"])
-        for run, rows in self.final.items():
-            for place, rate in enumerate(self.rates):
-                for order, seed in enumerate(seeds):
-                    end = rows[place][order]
-                    start, seconds = self.initial[run][place][order], self.seconds[run][place][order]
-                    word = "broke" if end is None else "finite" if math.isfinite(end) else "diverged"
-                    number = "" if end is None else _number(end)
-                    writer.writerow([run, rate, seed, number, start, seconds, word])
-        return stream.getvalue()
-
-    def intervals(self, run: str) -> list[SeedInterval]:
-        """The final loss at each rate; of a run that diverged, that of the untrained network."""
-        return [seed_interval(reached) for reached in self.reached(run)]
-
-    def reached(self, run: str) -> list[list[float]]:
-        """At each rate and seed, the lower of final and initial loss; NaN where a run broke."""
-        return [
-            [
-                math.nan if end is None or start is None else min(end, start) if math.isfinite(end) else start
-                for end, start in zip(finals, starts, strict=True)
-            ]
-            for finals, starts in zip(self.final[run], self.initial[run], strict=True)
-        ]
-
-    def diverged(self, run: str) -> list[int]:
-        """At each rate, how many seeds ended no better than untrained."""
-        return [
-            sum(end is not None and start is not None and not end < start
-                for end, start in zip(finals, starts, strict=True))
-            for finals, starts in zip(self.final[run], self.initial[run], strict=True)
-        ]  # fmt: skip
-
-
-def _by_seed(rows: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
-    return [list(column) for column in zip(*rows, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -347,7 +263,7 @@ class Comparison:
                 for name, value in asdict(self).items()
                 if name not in ("values", "claims", "learning_rates")
             },
-            "learning_rates": None if self.learning_rates is None else _marked(asdict(self.learning_rates)),
+            "learning_rates": None if self.learning_rates is None else self.learning_rates.to_json(),
             "claims": [
                 {**asdict(claim), "verdict": result, "found": [describe(one) for one in found]}
                 for claim, found, result in self.findings()
@@ -369,7 +285,7 @@ class Comparison:
             **{
                 **known,
                 "seeds": tuple(content["seeds"]),
-                "learning_rates": _learning_rates(content.get("learning_rates")),
+                "learning_rates": LearningRates.from_json(content.get("learning_rates")),
                 "columns": tuple(content["columns"]),
                 "untested": tuple(content["untested"]),
                 "claims": tuple(
@@ -402,7 +318,7 @@ class Comparison:
 
     def _figures(self) -> dict[str, Any]:
         if self.learning_rates is not None:
-            return {"learning_rates": _curves(self.learning_rates)}
+            return {"learning_rates": self.learning_rates.figure()}
         found = {}
         settings = list(self.settings)
         if len(settings) == 1:
@@ -537,43 +453,6 @@ def _tex_cell(text: str) -> str:
         return number.replace("–", "--")
     number = f"${number.replace('±', chr(92) + 'pm')}{star}$"
     return f"{number} (${p}$)" if p else number
-
-
-def _curves(rates: LearningRates) -> Any:
-    # Of a seed that broke at one rate nothing is drawn: its sensitivity is not known.
-    whole = {
-        run: [place for place, own in enumerate(_by_seed(rows)) if None not in own]
-        for run, rows in rates.final.items()
-    }  # fmt: skip
-    points = {
-        run: {rate: [float(row[place] or 0.0) for place in whole[run]]
-              for rate, row in zip(rates.rates, rows, strict=True)}
-        for run, rows in rates.final.items() if whole[run]
-    }  # fmt: skip
-    starts = {run: [float(rates.initial[run][0][place] or 0.0) for place in whole[run]] for run in points}
-    return learning_rate_curves(points, starts)
-
-
-def _marked(node: Any) -> Any:
-    """JSON has no NaN, and None is taken: what diverged is a word."""
-    if isinstance(node, dict):
-        return {name: _marked(value) for name, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [_marked(value) for value in node]
-    return "diverged" if isinstance(node, float) and not math.isfinite(node) else node
-
-
-def _learning_rates(node: Mapping[str, Any] | None) -> LearningRates | None:
-    if node is None:
-        return None
-
-    def read(value: Any) -> Any:
-        if isinstance(value, list):
-            return [read(item) for item in value]
-        return math.nan if value == "diverged" else value
-
-    named = {name: {run: read(rows) for run, rows in node[name].items()} for name in ("final", "initial", "seconds")}
-    return LearningRates(tuple(node["rates"]), **named)
 
 
 def _plain(values: Any) -> Any:

@@ -17,7 +17,8 @@ from lightning_losses.recipe.check_config import ConfigError, check_config
 from lightning_losses.recipe.claims import Claim, Difference
 from lightning_losses.recipe.comparison import compare, rehearse
 from lightning_losses.recipe.comparison_plan import plan
-from lightning_losses.recipe.comparison_report import METRICS, RATE_METRICS, SCORES, Comparison
+from lightning_losses.recipe.comparison_report import METRICS, SCORES, Comparison
+from lightning_losses.recipe.learning_rates import RATE_METRICS
 from lightning_losses.recipe.training import Training
 from lightning_losses.recipe.trainings import trainings
 from lightning_losses.recipes import compare as recipe

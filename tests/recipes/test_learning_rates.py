@@ -11,7 +11,8 @@ from lightning_losses.diagnostics.learning_rate_sensitivity import learning_rate
 from lightning_losses.recipe.check_config import ConfigError
 from lightning_losses.recipe.comparison import compare, rehearse
 from lightning_losses.recipe.comparison_plan import plan
-from lightning_losses.recipe.comparison_report import Comparison, LearningRates
+from lightning_losses.recipe.comparison_report import Comparison
+from lightning_losses.recipe.learning_rates import LearningRates
 from lightning_losses.recipe.loggers import log_folder
 from lightning_losses.recipe.training import Training
 from tests.recipes import wandb_file
