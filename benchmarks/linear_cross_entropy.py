@@ -61,6 +61,8 @@ def variants(names: list[str]) -> dict[str, Forward]:
     """What can run here, of what was asked for."""
     offered: dict[str, Callable[[], Forward] | None] = {
         "plain": lambda: plain,
+        "avx512": lambda: partial(linear_cross_entropy, impl="avx512"),
+        "avx512-512": lambda: partial(linear_cross_entropy, impl="avx512", chunk=512),
         "chunked": lambda: partial(linear_cross_entropy, impl="chunked"),
         "chunked-256": lambda: partial(linear_cross_entropy, impl="chunked", chunk=256),
         "chunked-512": lambda: partial(linear_cross_entropy, impl="chunked", chunk=512),

@@ -6,7 +6,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Impl = Literal["auto", "reference", "chunked", "recompute", "triton", "torch", "cce", "cce_torch_compile", "liger"]
+from lightning_losses.kernels.cross_entropy_avx512 import unsupported
+from lightning_losses.kernels.products import cpu_flags, cpu_vendor
+
+Impl = Literal[
+    "auto", "reference", "chunked", "avx512", "recompute", "triton", "torch", "cce", "cce_torch_compile", "liger"
+]
 
 SMALL = 4 * 2**20
 """Bytes of logits, in float32, up to which holding them is simplest and as fast."""
@@ -20,7 +25,14 @@ class Choice(NamedTuple):
 
 
 def choose_implementation(
-    hidden: Tensor, weight: Tensor, *, per_row: bool = False, filtered: bool = False, impl: Impl = "auto"
+    hidden: Tensor,
+    weight: Tensor,
+    *,
+    per_row: bool = False,
+    filtered: bool = False,
+    softcap: float | None = None,
+    accum_dtype: torch.dtype | None = None,
+    impl: Impl = "auto",
 ) -> Choice:
     """The implementation of `linear_cross_entropy` for these tensors.
 
@@ -29,6 +41,8 @@ def choose_implementation(
         weight: [V, D] head.
         per_row: whether rows need a gradient of their own: no reduction, or a differentiable logsumexp.
         filtered: whether gradient filtering is asked for.
+        softcap: the scores' softcap, if there is one.
+        accum_dtype: what the weight's gradient is to gather in, if that is said.
         impl: a choice already made stands.
 
     Example:
@@ -53,7 +67,17 @@ def choose_implementation(
         )
     if per_row:
         return Choice("recompute", "per-row gradients are known in backward alone, so the scores are made again there")
-    return Choice("chunked", "the logits are large; gradients made in forward need three products, not four")
+    reason = "the logits are large; gradients made in forward need three products, not four"
+    if hidden.device.type != "cpu":
+        return Choice("chunked", reason)
+    missing = unsupported(hidden, weight, softcap, accum_dtype)
+    if missing is None and cpu_vendor() != "AuthenticAMD":
+        missing = "it was measured on AMD's CPUs alone"
+    if missing is None and weight.dtype == torch.bfloat16 and "amx_bf16" in cpu_flags():
+        missing = "this CPU's AMX multiplies bfloat16 faster"
+    if missing is None:
+        return Choice("avx512", f"{reason}, and the walk over the head is compiled for this CPU")
+    return Choice("chunked", f"{reason}; not 'avx512': {missing}")
 
 
 def installed(package: str) -> bool:

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.kernels.cross_entropy_chunked import default_chunk, refuse_second_order, scaled
+from lightning_losses.kernels.cross_entropy_chunked import refuse_second_order, scaled
+from lightning_losses.kernels.cross_entropy_pass import default_chunk
 from lightning_losses.kernels.hand_written import Chunk, Evaluator, Outcome, evaluator_of
 from lightning_losses.kernels.head import Head
 from lightning_losses.kernels.problem import autocast, check_head, check_targets

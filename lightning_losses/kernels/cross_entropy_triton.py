@@ -12,7 +12,8 @@ import triton  # type: ignore[import-untyped]
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.cross_entropy_chunked import Sums, default_chunk, refuse_second_order, scaled
+from lightning_losses.kernels.cross_entropy_chunked import Sums, refuse_second_order, scaled
+from lightning_losses.kernels.cross_entropy_pass import default_chunk
 from lightning_losses.kernels.products import accumulate, product, spans
 from lightning_losses.kernels.terms import Terms
 from lightning_losses.kernels.triton_kernels import cross_entropy_kernel, head_backward_kernel, head_forward_kernel

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels import cross_entropy_reference, peers
+from lightning_losses.kernels import cross_entropy_avx512, cross_entropy_reference, peers
 from lightning_losses.kernels.choice import Impl, choose_implementation, installed
 from lightning_losses.kernels.cross_entropy_chunked import ChunkedCrossEntropy
 from lightning_losses.kernels.cross_entropy_recompute import RecomputedCrossEntropy, Tiling
@@ -131,8 +131,9 @@ def linear_cross_entropy(
         chunk: tokens held at once, or (tokens, vocabulary entries) for `impl="recompute"`; chosen by default.
         accum_dtype: what the weight's gradient gathers in over the chunks of `impl="chunked"`, where it matters:
             float32 for a bfloat16 head; by default the weight's own.
-        impl: "reference" (holds the logits), "chunked" (gradients made in forward), "recompute" (memory independent
-            of V; per-row gradients), "triton", "torch", "cce", "cce_torch_compile", "liger", or "auto";
+        impl: "reference" (holds the logits), "chunked" (gradients made in forward), "avx512" (the same in C++, on
+            CPUs that have it), "recompute" (memory independent of V; per-row gradients), "triton", "torch", "cce",
+            "cce_torch_compile", "liger", or "auto";
             `choose_implementation` says which "auto" takes, and why.
 
     Shapes:
@@ -189,7 +190,15 @@ def linear_cross_entropy(
     scale, z_scale = scales(rows, reduction, normalizer, terms.row_weight(flat), z_loss)
     problem = Problem(rows, weight, bias, flat, terms, scale, z_scale, chunk, threshold, sort_vocabulary, accum_dtype)
     per_row = reduction == "none" or return_lse
-    choice = choose_implementation(rows, weight, per_row=per_row, filtered=threshold is not None, impl=impl)
+    choice = choose_implementation(
+        rows,
+        weight,
+        per_row=per_row,
+        filtered=threshold is not None,
+        softcap=softcap,
+        accum_dtype=accum_dtype,
+        impl=impl,
+    )
     with torch.autocast(hidden.device.type, enabled=False):
         by_rows = choice.impl in ("reference", "recompute") or (choice.impl == "triton" and (per_row or threshold))
         if by_rows:
@@ -275,7 +284,7 @@ def _by_sums(problem: Problem, impl: str) -> tuple[Tensor, None, Tensor]:
         raise ValueError(
             f"{_NAME}: filter_eps came with impl={impl!r}, which makes every gradient entry; use 'recompute'."
         )
-    if impl not in ("chunked", "triton"):
+    if impl not in ("chunked", "avx512", "triton"):
         return peers.evaluate(problem, impl)
     if isinstance(problem.chunk, tuple):
         raise ValueError(
@@ -284,7 +293,7 @@ def _by_sums(problem: Problem, impl: str) -> tuple[Tensor, None, Tensor]:
         )
     hidden, weight, bias, target, terms = problem[:5]
     learns = torch.is_grad_enabled()
-    options = {
+    options: dict[str, Any] = {
         "row_weight": terms.row_weight(target),
         "scale": problem.scale,
         "z_scale": problem.z_scale,
@@ -292,6 +301,13 @@ def _by_sums(problem: Problem, impl: str) -> tuple[Tensor, None, Tensor]:
         "chunk": problem.chunk,
         "accum_dtype": problem.accum_dtype,
     }
+    if impl == "avx512":
+        if reason := cross_entropy_avx512.unsupported(hidden, weight, terms.softcap, problem.accum_dtype):
+            raise ValueError(f"{_NAME}: impl='avx512' can't take this: {reason}; use 'chunked'.")
+        options |= {
+            "scores": cross_entropy_avx512.Avx512Scores,
+            "chunk": problem.chunk or cross_entropy_avx512.default_chunk(len(hidden), weight),
+        }
     function = triton_path().TritonCrossEntropy if impl == "triton" else ChunkedCrossEntropy
     loss, z_part = function.apply(hidden, weight, bias, target, terms, options)
     return loss, None, z_part

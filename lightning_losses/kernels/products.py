@@ -73,17 +73,28 @@ def onednn_float32() -> bool:
         and torch._C.has_mkl
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        and _cpu_vendor() == "AuthenticAMD"
+        and cpu_vendor() == "AuthenticAMD"
     )
 
 
-def _cpu_vendor() -> str:
+def cpu_vendor() -> str:
+    """Who made this CPU."""
+    return _cpu_listing("vendor_id") or platform.processor()
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """The instruction sets of this CPU by Linux's names; none on another system."""
+    return frozenset(_cpu_listing("flags").split())
+
+
+def _cpu_listing(entry: str) -> str:
     listing = Path("/proc/cpuinfo")
     if listing.is_file():
         for line in listing.read_text().splitlines():
-            if line.startswith("vendor_id"):
+            if line.startswith(entry):
                 return line.partition(":")[2].strip()
-    return platform.processor()
+    return ""
 
 
 def exponentiate(

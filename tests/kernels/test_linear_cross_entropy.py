@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from lightning_losses import debug
 from lightning_losses.kernels import head
 from lightning_losses.kernels.choice import choose_implementation
-from lightning_losses.kernels.cross_entropy_chunked import Pass, default_chunk
+from lightning_losses.kernels.cross_entropy_chunked import TiledScores
+from lightning_losses.kernels.cross_entropy_pass import Pass, default_chunk
 from lightning_losses.kernels.linear_cross_entropy import LinearCrossEntropyValue, linear_cross_entropy
 from lightning_losses.kernels.terms import Alone, Terms
 from tests.golden.adapters.lm_ot import cross_entropy_adapter
@@ -367,7 +368,7 @@ def test_tiles_are_wider_for_several_threads():
 
 def walk(width, dtype=torch.float32, chunk=100, want_weight=True, **options):
     head_ = head.Head(torch.zeros(9, width, dtype=dtype), None, Terms(9, **options))
-    return Pass(head_, Alone(), None, want_weight, False, chunk)
+    return Pass(head_, Alone(), None, (True, want_weight, False), chunk, TiledScores)
 
 
 def lengths(walk_, tokens):

@@ -1,0 +1,193 @@
+"""The chunked linear cross-entropy's walks over the head in C++, for CPUs with AVX-512; compiled at first use.
+
+Products and what surrounds them are one loop there: scores are exponentiated in the registers that made them, and no
+operand is copied but a tile of the weight. All else is `cross_entropy_chunked`'s, with these scores.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.kernels.cross_entropy_pass import Pass
+from lightning_losses.kernels.products import cpu_flags
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "fma")
+FLAGS = (
+    *("-O3", "-std=c++20", "-shared", "-fPIC", "-pthread", "-fno-math-errno"),
+    *(f"-m{flag}" for flag in (*NEEDED, "avx512bf16")),
+)
+
+
+def unsupported(
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    softcap: float | None = None,
+    accum_dtype: torch.dtype | None = None,
+) -> str | None:
+    """Why this implementation can't take this call on this machine; None if it can."""
+    if weight.device.type != "cpu":
+        return f"it runs on a CPU, not on {weight.device.type}"
+    if weight.dtype not in (torch.float32, torch.bfloat16) or hidden.dtype != weight.dtype:
+        return f"it takes float32 or bfloat16 for both hidden and weight, not {hidden.dtype} and {weight.dtype}"
+    if accum_dtype not in (None, weight.dtype, torch.float32):
+        return f"it gathers in {weight.dtype} or float32, not in {accum_dtype}"
+    if softcap is not None:
+        return "it has no softcap"
+    if not weight.is_contiguous():
+        return "it takes a contiguous weight"
+    missing = [flag for flag in NEEDED if flag not in cpu_flags()]
+    if weight.dtype == torch.bfloat16 and "avx512_bf16" not in cpu_flags():
+        missing.append("avx512_bf16")
+    if missing:
+        return f"this CPU lacks {', '.join(missing)}"
+    if compiler() is None:
+        return "no C++ compiler was found; install g++, or name one in CXX"
+    return None
+
+
+def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"]) -> int:
+    """Tokens in a chunk: one in 20 in whole panels of 64, at least 128; what fits in 6.5 MiB is always taken.
+
+    Beside a wide head the copies of a chunk's hidden states count too, and it is one in 32.
+    """
+    cached = 13 * 2**19 // (weight.element_size() * max(len(weight), 1))
+    share = tokens // (20 if weight.shape[1] <= 1024 else 32)
+    return min(max(share // 64 * 64, cached // 64 * 64, 128), 512)
+
+
+@cache
+def compiler() -> str | None:
+    """The C++ compiler: what the environment's CXX names, or else g++."""
+    return shutil.which(os.environ.get("CXX") or "g++")
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled walks, from the cache of an earlier run if source, compiler and flags are the same.
+
+    Raises:
+        RuntimeError: the compiler's message, if it fails.
+    """
+    command = [str(compiler()), *FLAGS]
+    version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=True).stdout
+    key = hashlib.sha256("\0".join([SOURCE.read_text(), version, *command]).encode()).hexdigest()[:20]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightning_losses" / "kernels"
+    built = folder / f"{SOURCE.stem}_{key}.so"
+    if not built.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / built.name
+            done = subprocess.run([*command, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(
+                    f"linear_cross_entropy: impl='avx512' could not be compiled by {command[0]} "
+                    f"({done.stderr.strip()}); use impl='chunked'."
+                )
+            # Several processes may build at once: each puts a whole file in place.
+            made.replace(built)
+    return ctypes.CDLL(str(built))
+
+
+_POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
+
+
+class _Chunk(ctypes.Structure):
+    _fields_ = [
+        *((name, _POINTER) for name in ("hidden", "weight", "bias", "target", "exponentials")),
+        *((name, _INTEGER) for name in ("tokens", "width", "vocabulary", "stride", "threads")),
+    ]
+
+
+class _Found(ctypes.Structure):
+    _fields_ = [(name, _POINTER) for name in ("shift", "picked", "largest", "others", "drawn")]
+
+
+class _Made(ctypes.Structure):
+    _fields_ = [
+        *((name, _POINTER) for name in ("share", "corner", "weight", "bias")),
+        ("first", _INTEGER),
+    ]
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+class Avx512Scores:
+    """A chunk's `ChunkScores`, by the compiled walks."""
+
+    def __init__(
+        self,
+        pass_: Pass,
+        hidden: Float[Tensor, "rows width"],
+        target: Int[Tensor, " rows"],
+        *,
+        shifted: bool,
+        want_hidden: bool,
+    ) -> None:
+        head = pass_.head
+        self.pass_, self.hidden, self.target, self.want_hidden = pass_, hidden.contiguous(), target, want_hidden
+        self.exponentials = pass_.turned_place(len(hidden))
+        self.bias = None if head.bias is None else head.bias.to(head.statistics)
+        self.picked = hidden.new_zeros(len(hidden), dtype=head.statistics)
+        self.others = torch.zeros_like(self.picked)
+        self.picked_slope = None
+        self.smooth = pass_.smooth(hidden)
+        self.drawn: Tensor | None = None
+        if not shifted:
+            self._score(None, None)
+
+    def largest(self) -> Float[Tensor, " rows"]:
+        """The largest score of each row, the target's apart."""
+        found = torch.full_like(self.picked, -torch.inf)
+        self._score(None, found)
+        return found
+
+    def exponentiate(self, shift: Float[Tensor, " rows"]) -> None:
+        """Turn scores into ``exp(l - shift)``, and sum them over the vocabulary but for the target."""
+        self._score(shift, None)
+
+    def _score(self, shift: Tensor | None, largest: Tensor | None) -> None:
+        if largest is None and self.want_hidden:
+            rows, width = (-(-size // step) * step for size, step in zip(self.hidden.shape, (16, 64), strict=True))
+            self.drawn = self.hidden.new_empty(rows, width, dtype=self.picked.dtype)
+        found = _Found(*map(_address, (shift, self.picked, largest, self.others, self.drawn)))
+        self._call("score", found)
+        if self.drawn is not None:
+            self.drawn = self.drawn[: len(self.hidden), : self.hidden.shape[1]]
+
+    def gather(
+        self,
+        share: Float[Tensor, " rows"],
+        corner: Float[Tensor, " rows"],
+        smoothing: float | Tensor,
+    ) -> Float[Tensor, "rows width"] | None:
+        """Add the gradients of the weight and the bias; return that of the hidden states, but for their targets'."""
+        weight = self.pass_.grad_weight
+        if weight is not None:
+            made = _Made(*map(_address, (share, corner, weight, self.pass_.grad_bias)), self.pass_.first)
+            self._call("gather", made, weight.dtype)
+        elif self.pass_.grad_bias is not None:
+            # Without the weight's gradient there is no walk to make the bias's on.
+            self.pass_.grad_bias += (self.exponentials @ share.to(self.exponentials.dtype)).to(share.dtype)
+            own = self.pass_.own(self.target)
+            self.pass_.grad_bias.index_add_(0, self.target[own], corner[own])
+        return self.drawn.mul_(share.unsqueeze(1)) if self.drawn is not None else None
+
+    def _call(self, name: str, result: ctypes.Structure, *dtypes: torch.dtype) -> None:
+        head = self.pass_.head
+        tensors = (self.hidden, head.weight, self.bias, self.target, self.exponentials)
+        sizes = (*self.hidden.shape, len(head.weight), self.exponentials.stride(0), torch.get_num_threads())
+        suffix = "_".join(str(dtype).removeprefix("torch.") for dtype in (self.hidden.dtype, *dtypes))
+        walk = getattr(library(), f"{name}_{suffix}")
+        walk(ctypes.byref(_Chunk(*map(_address, tensors), *sizes)), ctypes.byref(result))

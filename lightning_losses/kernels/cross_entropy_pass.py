@@ -1,0 +1,267 @@
+"""A pass over the tokens for the chunked linear cross-entropies: chunks, their memory, the gradients they add to.
+
+A chunk's scores are exponentiated in place and never normalised: 1/Z multiplies the [chunk, D] side of both gradient
+products instead of the [chunk, V] one. The target's entry is taken out and added as a multiple of its weight row, so
+that the gradient of a confident row, a small difference, does not drown in rounding. Who makes the scores, and the
+products with them, is a class of its own: `ChunkScores`.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.kernels.head import Head
+from lightning_losses.kernels.terms import Alone, Exchange
+
+
+def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"], full: bool = False) -> int:
+    """Tokens in a chunk: one in 25 of them, within bounds that depend on device, dtype and vocabulary.
+
+    A chunk's logits then take 4 % of the whole, 2 % of what plain cross-entropy holds. Larger chunks are faster, since
+    the weight is read once a chunk and its gradient read and written once: what fits in 6.5 MiB is always taken.
+
+    Args:
+        tokens: N.
+        weight: the head's weight.
+        full: whether a chunk's scores are held in float32 even of a half-precision head, and beside a teacher's.
+    """
+    if weight.device.type != "cpu":
+        power = 1 << max(tokens // 32, 1).bit_length() - 1
+        return min(max(power, 1024), 4096)
+    cached = 13 * 2**19 // ((8 if full else weight.element_size()) * max(len(weight), 1))
+    half = weight.element_size() < 4
+    # A wide head in half precision is bound by its own traffic: its products gain most from more rows.
+    least = 256 if half and weight.shape[1] >= 1024 else 104
+    if full:
+        # Beside a half-precision head's full scores their gradient in its own precision is held.
+        least = 96 if half else 128
+    return min(max(tokens // 25, cached, least), 512)
+
+
+class ChunkScores(Protocol):
+    """A chunk's scores, made when it is constructed, soon exponentials, soon gradients; and what is read off them.
+
+    Attributes:
+        picked: each target's score; 0 where it lies in another process's part of the head.
+        picked_slope: the softcap's slope there.
+        smooth: ``sum_v w_v l_v`` of each row, where labels are smoothed.
+        others: the sum of each row's exponentials, the target's apart.
+    """
+
+    picked: Float[Tensor, " rows"]
+    picked_slope: Float[Tensor, " rows"] | None
+    smooth: Float[Tensor, " rows"] | None
+    others: Float[Tensor, " rows"]
+
+    def __init__(
+        self,
+        pass_: "Pass",
+        hidden: Float[Tensor, "rows width"],
+        target: Int[Tensor, " rows"],
+        *,
+        shifted: bool,
+        want_hidden: bool,
+    ) -> None:
+        """Score the chunk; exponentiate and sum as well, unless scores are to be `shifted`."""
+
+    def largest(self) -> Float[Tensor, " rows"]:
+        """The largest score of each row, the target's apart."""
+
+    def exponentiate(self, shift: Float[Tensor, " rows"]) -> None:
+        """Turn scores into ``exp(l - shift)``, and sum them over the vocabulary but for the target."""
+
+    def gather(
+        self,
+        share: Float[Tensor, " rows"],
+        corner: Float[Tensor, " rows"],
+        smoothing: float | Tensor,
+    ) -> Float[Tensor, "rows width"] | None:
+        """Add the gradients of the weight and the bias; return that of the hidden states, but for their targets'.
+
+        Args:
+            share: what multiplies a row's exponentials.
+            corner: the whole derivative by the target's score, smoothing apart.
+            smoothing: what every class, times its weight, has subtracted; only a softcap leaves it to the scores.
+        """
+
+
+class Pass:
+    """One walk over the tokens: the gradients of the head that gather, and what depends on the head alone."""
+
+    def __init__(
+        self,
+        head: Head,
+        exchange: Exchange,
+        accum_dtype: torch.dtype | None,
+        wanted: tuple[bool, bool, bool],
+        chunk: int,
+        scores: type[ChunkScores],
+    ) -> None:
+        self.head, self.exchange, self.chunk, self.scores = head, exchange, chunk, scores
+        self.space: Tensor | None = None
+        weight, bias = head.weight, head.bias
+        half = torch.float32 if weight.dtype == torch.float16 else weight.dtype
+        self.want_hidden, want_weight, want_bias = wanted
+        self.grad_weight = weight.new_empty(weight.shape, dtype=accum_dtype or half) if want_weight else None
+        keeps_bias = want_bias and bias is not None
+        self.grad_bias = weight.new_zeros(len(weight), dtype=head.statistics) if keeps_bias else None
+        self.first = True
+        # Reading the range of a sum back is free on a CPU alone.
+        self.shifted = not head.on_cpu
+        self.mean_row: Tensor | None = None
+        self.mean_bias: Tensor | float = 0.0
+        if head.terms.label_smoothing and head.terms.softcap is None:
+            # Without a softcap the smoothing term is linear in the scores: the head's weighted mean row does it.
+            self.mean_row, self.mean_bias = head.mean_row()
+        self.smooth_sum = weight.new_zeros(weight.shape[1], dtype=head.statistics)
+
+    @property
+    def borrowable(self) -> int:
+        """Rows whose scores fit into the memory of the weight's gradient, before the first chunk has filled it.
+
+        Not more than a mebi of their own entries: copies of a chunk's hidden states are memory too.
+        """
+        if self.grad_weight is None or not self.head.on_cpu:
+            return 0
+        width = self.grad_weight.shape[1]
+        return min(width * self.grad_weight.element_size() // self.head.dtype.itemsize, 2**20 // max(width, 1))
+
+    @property
+    def alone(self) -> bool:
+        """Whether the head is whole, so that every target is one of its rows."""
+        return isinstance(self.exchange, Alone)
+
+    def chunks(self, tokens: int) -> Iterator[slice]:
+        """The tokens by chunks, of which the first is as large as costs no memory.
+
+        Scores fill the place of the gradient that they become, tile by tile. What is left is cut evenly.
+        """
+        # Slopes have no such place, and processes must agree on the chunks whatever their dtypes.
+        free = self.alone and self.head.terms.softcap is None
+        first = min(tokens, max(self.chunk, self.borrowable if free else 0))
+        yield slice(0, first)
+        left = tokens - first
+        even = -(-left // max(-(-left // self.chunk), 1))
+        self.chunk = min(-(-even // 16) * 16, self.chunk)
+        yield from (slice(start, min(start + self.chunk, tokens)) for start in range(first, tokens, max(self.chunk, 1)))
+
+    def borrows(self, rows: int) -> bool:
+        """Whether a chunk's scores lie in the memory of the weight's gradient."""
+        return self.first and rows <= self.borrowable
+
+    def place(self, tile: slice, rows: int) -> Float[Tensor, "rows tile"]:
+        """Where a tile of a chunk's scores lies: memory asked for anew would be cleared anew, and scattered."""
+        if self.grad_weight is not None and self.borrows(rows):
+            own = self.grad_weight[tile].view(self.head.dtype).view(-1)
+            return own[: rows * (tile.stop - tile.start)].view(rows, -1)
+        return self._own_space()[tile.start * rows : tile.stop * rows].view(rows, tile.stop - tile.start)
+
+    def turned_place(self, rows: int) -> Float[Tensor, "vocabulary rows"]:
+        """Where a chunk's scores lie, if each row of the head has its own in a row."""
+        if self.grad_weight is not None and self.borrows(rows):
+            return self.grad_weight.view(self.head.dtype)[:, :rows]
+        return self._own_space()[: len(self.head.weight) * rows].view(-1, rows)
+
+    def _own_space(self) -> Float[Tensor, " entries"]:
+        if self.space is None:
+            self.space = self.head.weight.new_empty(self.chunk * len(self.head.weight), dtype=self.head.dtype)
+        return self.space
+
+    def smooth(self, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, " rows"] | None:
+        """``sum_v w_v l_v`` of each row, where labels are smoothed and it takes no walk over the scores."""
+        if self.mean_row is None:
+            return None
+        return hidden.to(self.head.statistics) @ self.mean_row + self.mean_bias
+
+    def own(self, target: Int[Tensor, " rows"]) -> Int[Tensor, " own"]:
+        """The rows whose target this process's part of the head holds."""
+        if self.alone:
+            return torch.arange(len(target), device=target.device)
+        return ((target >= 0) & (target < len(self.head.weight))).nonzero().squeeze(1)
+
+    def own_by_parts(self, target: Int[Tensor, " rows"]) -> tuple[Tensor, ...]:
+        """`own`, a few at a time: a gathered row of the weight is memory too."""
+        return torch.split(self.own(target), max(2**16 // max(self.head.weight.shape[1], 1), 1))
+
+    def exponentials(
+        self, hidden: Float[Tensor, "rows width"], target: Int[Tensor, " rows"]
+    ) -> tuple[ChunkScores, Tensor, Tensor]:
+        """A chunk's exponentials, their sum over the vocabulary, and the logsumexp.
+
+        Scores of ordinary size need no shift, which saves two passes. A chunk whose sum leaves the comfortable range
+        is scored again, and from then on the largest score is subtracted.
+        """
+        scores = self._scored(hidden, target)
+        if not self.shifted:
+            scores.others = self.exchange.total(scores.others)
+            sums = scores.others + scores.picked.exp()
+            if bool(((sums > 1e-20) & (sums < 1e20)).all()):
+                return scores, sums, sums.log()
+            self.shifted = True
+            del scores
+            scores = self._scored(hidden, target)
+        shift = torch.maximum(self.exchange.maximum(scores.largest()), scores.picked)
+        scores.exponentiate(shift)
+        scores.others = self.exchange.total(scores.others)
+        sums = scores.others + (scores.picked - shift).exp()
+        return scores, sums, sums.log() + shift
+
+    def _scored(self, hidden: Float[Tensor, "rows width"], target: Int[Tensor, " rows"]) -> ChunkScores:
+        scores = self.scores(self, hidden, target, shifted=self.shifted, want_hidden=self.want_hidden)
+        scores.picked = self.exchange.total(scores.picked)
+        if scores.smooth is not None:
+            scores.smooth = self.exchange.total(scores.smooth)
+        if scores.picked_slope is not None:
+            scores.picked_slope = self.exchange.total(scores.picked_slope)
+        return scores
+
+    def add_gradients(
+        self,
+        scores: ChunkScores,
+        hidden: Float[Tensor, "rows width"],
+        target: Int[Tensor, " rows"],
+        *,
+        share: Float[Tensor, " rows"],
+        corner: Float[Tensor, " rows"],
+        smoothing: float | Tensor,
+    ) -> Float[Tensor, "rows width"] | None:
+        """Turn a chunk's exponentials into gradients: the head's are added up, the hidden states' are returned.
+
+        Args:
+            scores: the chunk's exponentials; used up.
+            hidden: the chunk, in the dtype of the products.
+            target: the targets' rows of this head; anything outside it is another process's.
+            share, corner, smoothing: as for `ChunkScores.gather`.
+        """
+        head = self.head
+        grad = scores.gather(share, corner, smoothing)
+        self.first = False
+        if grad is not None:
+            # The targets' own entries.
+            for part in self.own_by_parts(target):
+                grad.index_add_(0, part, corner[part].unsqueeze(1) * head.weight[target[part]])
+        if self.mean_row is not None:
+            if grad is not None:
+                grad.sub_(smoothing * self.mean_row)
+            if self.grad_weight is not None:
+                self.smooth_sum += smoothing * hidden.sum(dim=0, dtype=head.statistics)
+            if self.grad_bias is not None:
+                self.grad_bias -= len(hidden) * smoothing * head.class_weight
+        return grad
+
+    def finished(self) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of the head's weight and bias, after the last chunk."""
+        head, weight, bias = self.head, self.grad_weight, self.grad_bias
+        if weight is not None:
+            if self.first:
+                weight.zero_()
+            elif self.mean_row is not None:
+                for tile in head.tiles:
+                    weight[tile] -= (head.class_weight[tile].unsqueeze(1) * self.smooth_sum).to(weight.dtype)
+            weight = weight.to(head.weight.dtype)
+        if bias is not None and head.bias is not None:
+            bias = bias.to(head.bias.dtype)
+        return weight, bias
