@@ -34,6 +34,7 @@ from torch import Tensor
 
 from lightning_losses import linear_cross_entropy
 from lightning_losses.kernels.choice import has_torch_operation, installed
+from lightning_losses.kernels.cross_entropy_avx512 import unsupported
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -57,12 +58,13 @@ def cce(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     return cut_cross_entropy.linear_cross_entropy(hidden, weight, target, impl="torch_compile")
 
 
-def variants(names: list[str]) -> dict[str, Forward]:
+def variants(names: list[str], dtype: torch.dtype) -> dict[str, Forward]:
     """What can run here, of what was asked for."""
+    compiled_walk = unsupported(*(torch.zeros(1, 1, dtype=dtype),) * 2) is None
     offered: dict[str, Callable[[], Forward] | None] = {
         "plain": lambda: plain,
-        "avx512": lambda: partial(linear_cross_entropy, impl="avx512"),
-        "avx512-512": lambda: partial(linear_cross_entropy, impl="avx512", chunk=512),
+        "avx512": (lambda: partial(linear_cross_entropy, impl="avx512")) if compiled_walk else None,
+        "avx512-512": (lambda: partial(linear_cross_entropy, impl="avx512", chunk=512)) if compiled_walk else None,
         "chunked": lambda: partial(linear_cross_entropy, impl="chunked"),
         "chunked-256": lambda: partial(linear_cross_entropy, impl="chunked", chunk=256),
         "chunked-512": lambda: partial(linear_cross_entropy, impl="chunked", chunk=512),
@@ -89,7 +91,7 @@ def step(forward: Forward, hidden: Tensor, weight: Tensor, target: Tensor) -> No
 
 def memory(name: str, dtype: str, tokens: int, width: int, vocabulary: int) -> None:
     torch.set_num_threads(1)
-    forward = variants([name])[name]
+    forward = variants([name], DTYPES[dtype])[name]
     hidden, weight, target = data(DTYPES[dtype], tokens, width, vocabulary)
     # The second step counts: code, read from disk or compiled for the shapes, is not taken for the step's memory.
     step(forward, hidden, weight, target)
@@ -102,7 +104,7 @@ def case(
     names: list[str], dtype: str, tokens: int, width: int, vocabulary: int, rounds: int, threads: int, with_memory: bool
 ) -> dict[str, dict[str, float | None]]:
     tensors = data(DTYPES[dtype], tokens, width, vocabulary)
-    found = variants(names)
+    found = variants(names, DTYPES[dtype])
     title = f"{dtype} N={tokens} D={width} V={vocabulary}"
     times = interleave(
         {name: partial(step, forward, *tensors) for name, forward in found.items()}, rounds, threads, title
@@ -150,13 +152,13 @@ def plot(path: Path, rounds: int) -> None:
         ("tokens N (V = 16384)", [(n, 256, 16384) for n in (512, 1024, 2048, 4096)], 0),
         ("vocabulary V (N = 1024)", [(1024, 256, v) for v in (8192, 16384, 32768, 65536)], 2),
     ]
-    names = ["plain", "chunked", "recompute"]
+    names = ["plain", "avx512", "chunked", "recompute"]
     for axis, (label, shapes, place) in zip(axes, sweeps, strict=True):
         found: dict[str, list[float]] = {name: [] for name in names}
         for shape in shapes:
             tensors = data(torch.float32, *shape)
             times = interleave(
-                {name: partial(step, forward, *tensors) for name, forward in variants(names).items()},
+                {name: partial(step, forward, *tensors) for name, forward in variants(names, torch.float32).items()},
                 rounds,
                 1,
                 str(shape),
@@ -179,7 +181,7 @@ def main() -> None:
     parser.add_argument(
         "--variants",
         nargs="+",
-        default=["plain", "chunked", "chunked-512", "recompute", "torch", "torch.compile", "cce"],
+        default=["plain", "avx512", "avx512-512", "chunked", "recompute", "torch", "torch.compile", "cce"],
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -197,7 +199,7 @@ def main() -> None:
         return
     if options.quick:
         options.tokens, options.width, options.vocabulary, options.rounds = [1024], [256], [8192], 2
-        options.variants = ["plain", "chunked", "recompute", "torch"]
+        options.variants = ["plain", "avx512", "chunked", "recompute", "torch"]
     console.print(conditions())
     results = {}
     for dtype, *shape in itertools.product(options.dtype, options.tokens, options.width, options.vocabulary):

@@ -20,7 +20,7 @@ BELOW = {
     "losses": {"tensors", "transport"},
     "objective.py": {"losses", "tensors"},
     "adapted.py": {"losses", "tensors"},
-    "kernels": {"distributed", "losses", "tensors"},
+    "kernels": {"cache_folder", "distributed", "losses", "tensors"},
     "metrics": {"tensors", "plots"},
     "calibration": {"metrics", "tensors"},
     "optim": {"sharding", "tensors"},

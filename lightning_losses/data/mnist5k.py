@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_losses.data.cache import cache_folder
+from lightning_losses.cache_folder import cache_folder
 from lightning_losses.data.image_data import ImageData, Images
 from lightning_losses.data.seeded_views import Augmentation
 

@@ -10,13 +10,16 @@ import os
 import shutil
 import subprocess
 import tempfile
+import warnings
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_losses.cache_folder import cache_folder
 from lightning_losses.kernels.cross_entropy_pass import Pass
 from lightning_losses.kernels.products import cpu_flags
 
@@ -50,9 +53,7 @@ def unsupported(
         missing.append("avx512_bf16")
     if missing:
         return f"this CPU lacks {', '.join(missing)}"
-    if compiler() is None:
-        return "no C++ compiler was found; install g++, or name one in CXX"
-    return None
+    return library().missing
 
 
 def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"]) -> int:
@@ -65,37 +66,45 @@ def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"]) -> int
     return min(max(share // 64 * 64, cached // 64 * 64, 128), 512)
 
 
-@cache
-def compiler() -> str | None:
-    """The C++ compiler: what the environment's CXX names, or else g++."""
-    return shutil.which(os.environ.get("CXX") or "g++")
+class Library(NamedTuple):
+    """The compiled walks, or why there are none."""
+
+    walks: ctypes.CDLL | None
+    missing: str | None = None
 
 
 @cache
-def library() -> ctypes.CDLL:
-    """The compiled walks, from the cache of an earlier run if source, compiler and flags are the same.
+def library() -> Library:
+    """The walks, compiled by what the environment's CXX names, or else g++; kept for later runs of the same source."""
+    compiler = shutil.which(os.environ.get("CXX") or "g++")
+    if compiler is None:
+        return Library(None, "no C++ compiler was found; install g++, or name one in CXX")
+    try:
+        return Library(ctypes.CDLL(str(_built([compiler, *FLAGS]))))
+    except (OSError, subprocess.CalledProcessError) as error:
+        detail = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        missing = f"{compiler} could not compile or load it ({detail[0] if detail else 'without a message'})"
+        warnings.warn(f"linear_cross_entropy: impl='avx512' is not available: {missing}.", stacklevel=2)
+        return Library(None, missing)
 
-    Raises:
-        RuntimeError: the compiler's message, if it fails.
-    """
-    command = [str(compiler()), *FLAGS]
-    version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=True).stdout
-    key = hashlib.sha256("\0".join([SOURCE.read_text(), version, *command]).encode()).hexdigest()[:20]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightning_losses" / "kernels"
+
+def _built(command: list[str]) -> Path:
+    """The library as a file, in the cache if it has been built before."""
+
+    def run(*arguments: str) -> str:
+        return subprocess.run([command[0], *arguments], capture_output=True, text=True, check=True).stdout
+
+    key = hashlib.sha256("\0".join([SOURCE.read_text(), run("--version"), *command]).encode()).hexdigest()[:20]
+    folder = cache_folder() / "kernels"
     built = folder / f"{SOURCE.stem}_{key}.so"
     if not built.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / built.name
-            done = subprocess.run([*command, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(
-                    f"linear_cross_entropy: impl='avx512' could not be compiled by {command[0]} "
-                    f"({done.stderr.strip()}); use impl='chunked'."
-                )
+            run(*command[1:], str(SOURCE), "-o", str(made))
             # Several processes may build at once: each puts a whole file in place.
             made.replace(built)
-    return ctypes.CDLL(str(built))
+    return built
 
 
 _POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
@@ -136,9 +145,14 @@ class Avx512Scores:
         want_hidden: bool,
     ) -> None:
         head = pass_.head
-        self.pass_, self.hidden, self.target, self.want_hidden = pass_, hidden.contiguous(), target, want_hidden
+        self.pass_, self.hidden, self.target, self.want_hidden = (
+            pass_,
+            hidden.contiguous(),
+            target.contiguous(),
+            want_hidden,
+        )
         self.exponentials = pass_.turned_place(len(hidden))
-        self.bias = None if head.bias is None else head.bias.to(head.statistics)
+        self.bias = None if head.bias is None else head.bias.to(head.statistics).contiguous()
         self.picked = hidden.new_zeros(len(hidden), dtype=head.statistics)
         self.others = torch.zeros_like(self.picked)
         self.picked_slope = None
@@ -189,5 +203,5 @@ class Avx512Scores:
         tensors = (self.hidden, head.weight, self.bias, self.target, self.exponentials)
         sizes = (*self.hidden.shape, len(head.weight), self.exponentials.stride(0), torch.get_num_threads())
         suffix = "_".join(str(dtype).removeprefix("torch.") for dtype in (self.hidden.dtype, *dtypes))
-        walk = getattr(library(), f"{name}_{suffix}")
+        walk = getattr(library().walks, f"{name}_{suffix}")
         walk(ctypes.byref(_Chunk(*map(_address, tensors), *sizes)), ctypes.byref(result))

@@ -339,8 +339,8 @@ def test_filtering_changes_a_gradient_by_less_than_its_threshold():
 def test_auto_explains_itself():
     small = choose_implementation(torch.zeros(8, 4), torch.zeros(10, 4))
     assert small.impl == "reference" and "320 bytes" in small.reason
-    head = torch.zeros(200_000, 4)
-    assert choose_implementation(torch.zeros(64, 4), head).impl == "chunked"
+    head = torch.zeros(200_000, 4, dtype=torch.float64)
+    assert choose_implementation(torch.zeros(64, 4, dtype=torch.float64), head).impl == "chunked"
     rows = choose_implementation(torch.zeros(64, 4), head, per_row=True)
     assert rows.impl == "recompute" and "backward" in rows.reason
     assert choose_implementation(torch.zeros(64, 4), head, filtered=True).impl == "recompute"

@@ -14,8 +14,8 @@ from lightning_losses.tensors import reduce
 from tests.golden.adapter import Params, gradients, leaf
 
 
-def cross_entropy_adapter(impl, cast=torch.float64, **options):
-    """An adapter that evaluates by one implementation, in the dtype that it takes."""
+def cross_entropy_adapter(impl, cast=torch.float64, rows_impl=None, **options):
+    """An adapter that evaluates by one implementation, in the dtype that it takes; per row by another, if it must."""
 
     def adapt(inputs, params):
         with Params(params) as given:
@@ -36,10 +36,12 @@ def cross_entropy_adapter(impl, cast=torch.float64, **options):
             if key in inputs
         }
         call = (leaves["e"], leaves["c"], inputs["targets"], leaves.get("bias"))
-        settings |= {"class_weight": inputs.get("class_weight"), "impl": impl, **options}
-        loss = linear_cross_entropy(*call, z_loss=z_weight, **settings)
+        settings |= {"class_weight": inputs.get("class_weight"), **options}
+        loss = linear_cross_entropy(*call, z_loss=z_weight, impl=impl, **settings)
         # A z-loss of weight 1 shows the mean of lse^2, and what is left is the cross-entropy alone.
-        probe = linear_cross_entropy(*call, z_loss=1.0, return_z_loss=True, return_lse=True, **settings)
+        probe = linear_cross_entropy(
+            *call, z_loss=1.0, return_z_loss=True, return_lse=True, impl=rows_impl or impl, **settings
+        )
         scalar = (loss * inputs["grad_out"].to(loss.dtype)).sum() if "grad_out" in inputs else loss
         made = {name: value.double() for name, value in gradients_once(scalar, leaves).items()}
         return {
