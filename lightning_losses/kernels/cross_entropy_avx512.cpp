@@ -41,8 +41,9 @@ struct Scores {
 struct Gradients {
     const float* share;   // [tokens] what multiplies a row's exponentials
     const float* corner;  // [tokens] the derivative by the target's score
-    void* weight;         // [vocabulary, width]
-    float* bias;          // [vocabulary], or null
+    void* weight;         // [vocabulary, width], or null
+    float* bias;          // [vocabulary], or null: added to beside the weight's alone
+    float* hidden;        // what `Scores.drawn` holds, to be completed, or null
     int64_t first;        // whether the weight's gradient is overwritten
 };
 
@@ -452,6 +453,22 @@ void gather_part(const Chunk& chunk, const Gradients& made, const char* panels, 
     }
 }
 
+// The gradients of the hidden states: what they drew, times their share, and the target's own entry.
+template <class T>
+void complete_hidden(const Chunk& chunk, const Gradients& made) {
+    for (int64_t i = 0; i < chunk.tokens; ++i) {
+        float* place = made.hidden + i * rounded_up(chunk.width, COLUMNS);
+        const bool here = chunk.target[i] >= 0 && chunk.target[i] < chunk.vocabulary;
+        const T* own = static_cast<const T*>(chunk.weight) + (here ? chunk.target[i] : 0) * chunk.width;
+        const __m512 share = _mm512_set1_ps(made.share[i]), corner = _mm512_set1_ps(here ? made.corner[i] : 0.0f);
+        for (int64_t d = 0; d < chunk.width; d += LANES) {
+            const __mmask16 lanes = lanes_below(chunk.width - d);
+            const __m512 drawn = _mm512_mul_ps(share, load(place + d, lanes));
+            store(place + d, here ? _mm512_fmadd_ps(corner, load(own + d, lanes), drawn) : drawn, lanes);
+        }
+    }
+}
+
 // The vocabulary in as many parts as there are threads, in whole steps.
 std::vector<std::pair<int64_t, int64_t>> parts_of(int64_t vocabulary, int64_t threads, int64_t step) {
     const int64_t share = std::max(rounded_up((vocabulary + threads - 1) / threads, step), step);
@@ -508,6 +525,8 @@ void score(const Chunk& chunk, const Scores& found) {
 
 template <class T, class G>
 void gather(const Chunk& chunk, const Gradients& made) {
+    if (made.hidden) complete_hidden<T>(chunk, made);
+    if (!made.weight) return;
     const Space panels(rounded_up(chunk.width, COLUMNS) * units_of<T>(chunk.tokens) * UNIT);
     pack(static_cast<const T*>(chunk.hidden), chunk.tokens, chunk.width, made.share, panels.start);
     std::vector<Hit> hits;

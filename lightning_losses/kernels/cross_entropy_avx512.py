@@ -123,7 +123,7 @@ class _Found(ctypes.Structure):
 
 class _Made(ctypes.Structure):
     _fields_ = [
-        *((name, _POINTER) for name in ("share", "corner", "weight", "bias")),
+        *((name, _POINTER) for name in ("share", "corner", "weight", "bias", "hidden")),
         ("first", _INTEGER),
     ]
 
@@ -173,12 +173,11 @@ class Avx512Scores:
 
     def _score(self, shift: Tensor | None, largest: Tensor | None) -> None:
         if largest is None and self.want_hidden:
+            # Whole registers, in whole panels.
             rows, width = (-(-size // step) * step for size, step in zip(self.hidden.shape, (16, 64), strict=True))
             self.drawn = self.hidden.new_empty(rows, width, dtype=self.picked.dtype)
         found = _Found(*map(_address, (shift, self.picked, largest, self.others, self.drawn)))
         self._call("score", found)
-        if self.drawn is not None:
-            self.drawn = self.drawn[: len(self.hidden), : self.hidden.shape[1]]
 
     def gather(
         self,
@@ -186,17 +185,16 @@ class Avx512Scores:
         corner: Float[Tensor, " rows"],
         smoothing: float | Tensor,
     ) -> Float[Tensor, "rows width"] | None:
-        """Add the gradients of the weight and the bias; return that of the hidden states, but for their targets'."""
-        weight = self.pass_.grad_weight
-        if weight is not None:
-            made = _Made(*map(_address, (share, corner, weight, self.pass_.grad_bias)), self.pass_.first)
-            self._call("gather", made, weight.dtype)
-        elif self.pass_.grad_bias is not None:
+        """Add the gradients of the weight and the bias, and return that of the hidden states."""
+        weight, bias = self.pass_.grad_weight, self.pass_.grad_bias
+        made = _Made(*map(_address, (share, corner, weight, bias, self.drawn)), self.pass_.first)
+        self._call("gather", made, self.hidden.dtype if weight is None else weight.dtype)
+        if weight is None and bias is not None:
             # Without the weight's gradient there is no walk to make the bias's on.
-            self.pass_.grad_bias += (self.exponentials @ share.to(self.exponentials.dtype)).to(share.dtype)
+            bias += (self.exponentials @ share.to(self.exponentials.dtype)).to(share.dtype)
             own = self.pass_.own(self.target)
-            self.pass_.grad_bias.index_add_(0, self.target[own], corner[own])
-        return self.drawn.mul_(share.unsqueeze(1)) if self.drawn is not None else None
+            bias.index_add_(0, self.target[own], corner[own])
+        return None if self.drawn is None else self.drawn[: len(self.hidden), : self.hidden.shape[1]]
 
     def _call(self, name: str, result: ctypes.Structure, *dtypes: torch.dtype) -> None:
         head = self.pass_.head

@@ -85,7 +85,7 @@ class TiledScores:
         corner: Float[Tensor, " rows"],
         smoothing: float | Tensor,
     ) -> Float[Tensor, "rows width"] | None:
-        """Add the gradients of the weight and the bias; return that of the hidden states, but for their targets'."""
+        """Add the gradients of the weight and the bias, and return that of the hidden states."""
         pass_, hidden = self.pass_, self.hidden
         head, grad_weight, grad_bias = pass_.head, pass_.grad_weight, pass_.grad_bias
         # The softcap's slope belongs to each entry, so that nothing can be left to the [chunk, D] side.
@@ -114,13 +114,16 @@ class TiledScores:
                 accumulate(grad_weight[tile], g.t(), side, pass_.first)
         if grad is not None and not whole:
             grad.mul_(share.unsqueeze(1))
+        own = pass_.own(self.target)
         if grad_bias is not None:
-            own = pass_.own(self.target)
             grad_bias.index_add_(0, self.target[own], corner[own])
-        if grad_weight is not None:
-            for part in pass_.own_by_parts(self.target):
-                of_corner = corner[part].unsqueeze(1) * hidden[part]
-                grad_weight.index_add_(0, self.target[part], of_corner.to(grad_weight.dtype))
+        # The targets' own entries; a few at a time, since a gathered row is memory too.
+        for part in torch.split(own, max(2**16 // max(hidden.shape[1], 1), 1)):
+            entries, of_corner = self.target[part], corner[part].unsqueeze(1)
+            if grad is not None:
+                grad.index_add_(0, part, of_corner * head.weight[entries])
+            if grad_weight is not None:
+                grad_weight.index_add_(0, entries, (of_corner * hidden[part]).to(grad_weight.dtype))
         return grad
 
 
@@ -198,7 +201,6 @@ def sums_and_gradients(
         grad = walk.add_gradients(
             made,
             e,
-            target[rows],
             share=factor / sums,
             corner=corner,
             smoothing=scale * (terms.label_smoothing / terms.classes),

@@ -79,12 +79,12 @@ class ChunkScores(Protocol):
         corner: Float[Tensor, " rows"],
         smoothing: float | Tensor,
     ) -> Float[Tensor, "rows width"] | None:
-        """Add the gradients of the weight and the bias; return that of the hidden states, but for their targets'.
+        """Add the gradients of the weight and the bias, and return that of the hidden states.
 
         Args:
             share: what multiplies a row's exponentials.
             corner: the whole derivative by the target's score, smoothing apart.
-            smoothing: what every class, times its weight, has subtracted; only a softcap leaves it to the scores.
+            smoothing: what every class, times its weight, has subtracted; the pass does it, except beside a softcap.
         """
 
 
@@ -182,10 +182,6 @@ class Pass:
             return torch.arange(len(target), device=target.device)
         return ((target >= 0) & (target < len(self.head.weight))).nonzero().squeeze(1)
 
-    def own_by_parts(self, target: Int[Tensor, " rows"]) -> tuple[Tensor, ...]:
-        """`own`, a few at a time: a gathered row of the weight is memory too."""
-        return torch.split(self.own(target), max(2**16 // max(self.head.weight.shape[1], 1), 1))
-
     def exponentials(
         self, hidden: Float[Tensor, "rows width"], target: Int[Tensor, " rows"]
     ) -> tuple[ChunkScores, Tensor, Tensor]:
@@ -222,7 +218,6 @@ class Pass:
         self,
         scores: ChunkScores,
         hidden: Float[Tensor, "rows width"],
-        target: Int[Tensor, " rows"],
         *,
         share: Float[Tensor, " rows"],
         corner: Float[Tensor, " rows"],
@@ -233,16 +228,11 @@ class Pass:
         Args:
             scores: the chunk's exponentials; used up.
             hidden: the chunk, in the dtype of the products.
-            target: the targets' rows of this head; anything outside it is another process's.
             share, corner, smoothing: as for `ChunkScores.gather`.
         """
         head = self.head
         grad = scores.gather(share, corner, smoothing)
         self.first = False
-        if grad is not None:
-            # The targets' own entries.
-            for part in self.own_by_parts(target):
-                grad.index_add_(0, part, corner[part].unsqueeze(1) * head.weight[target[part]])
         if self.mean_row is not None:
             if grad is not None:
                 grad.sub_(smoothing * self.mean_row)

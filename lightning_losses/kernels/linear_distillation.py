@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_losses.kernels.choice import Impl
 from lightning_losses.kernels.chunked_head import ChunkedImpl, RowLoss, chunked_head
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.problem import check_head
@@ -181,9 +182,8 @@ def linear_distillation(
     soft = chunked_head(objective, hidden, soft_weights, soft_target, soft_bias, teacher=teacher, impl=impl, **shared)
     hard = None
     if hard_weight and target is not None:
-        hard = linear_cross_entropy(
-            hidden, weight, target, bias, impl="reference" if impl == "reference" else "chunked", **shared
-        )
+        by: Impl = impl if impl in ("auto", "reference") else "chunked"
+        hard = linear_cross_entropy(hidden, weight, target, bias, impl=by, **shared)
     loss = soft_weight * soft if hard is None else soft_weight * soft + hard_weight * hard
     return LinearDistillationValue(loss, soft.detach(), None if hard is None else hard.detach())
 
