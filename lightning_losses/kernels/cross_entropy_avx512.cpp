@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -67,24 +68,32 @@ int64_t rounded_up(int64_t value, int64_t step) { return (value + step - 1) / st
 template <class T>
 int64_t units_of(int64_t numbers) { return rounded_up(numbers, PER_UNIT<T>) / PER_UNIT<T>; }
 
-// Memory that begins at a cache line.
+// Memory of the system's own: given back at once, where the heap would keep the largest chunk's.
 class Space {
-public:
-    explicit Space(int64_t bytes)
-        : memory(new char[bytes + 64]), start(memory.get() + (64 - reinterpret_cast<uintptr_t>(memory.get()) % 64) % 64) {}
-
-private:
-    std::unique_ptr<char[]> memory;
+    const int64_t bytes;
 
 public:
     char* const start;
+
+    explicit Space(int64_t bytes)
+        : bytes(bytes),
+          start(bytes ? static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))
+                      : nullptr) {
+        if (start == MAP_FAILED) throw std::bad_alloc();
+    }
+    Space(const Space&) = delete;
+    ~Space() {
+        if (start) munmap(start, bytes);
+    }
     float* floats() const { return reinterpret_cast<float*>(start); }
 };
 
 __mmask16 lanes_below(int64_t count) { return count >= LANES ? 0xffff : count <= 0 ? 0 : (1u << count) - 1; }
 __mmask32 halves_below(int64_t count) { return count >= 32 ? 0xffffffff : count <= 0 ? 0 : (1u << count) - 1; }
 
-inline __m512 widened(__m256i halves) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16)); }
+inline __m512 widened(__m256i halves) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
 inline __m256i narrowed(__m512 values) { return (__m256i)_mm512_cvtneps_pbh(values); }
 
 inline __m512 load(const float* from, __mmask16 lanes) { return _mm512_maskz_loadu_ps(lanes, from); }
@@ -109,8 +118,8 @@ inline __m512 add_product(__m512 sum, __m512i a, __m512i b) {
 
 // sums[r][v] += a[r] . b[v]; the rows and units of a lie `row` and `unit` bytes apart.
 template <class T, int R, int V>
-[[gnu::always_inline]] inline void multiply(__m512 (&sums)[R][V], const char* a, int64_t row, int64_t unit, const char* b,
-                                            int64_t units) {
+[[gnu::always_inline]] inline void multiply(__m512 (&sums)[R][V], const char* a, int64_t row, int64_t unit,
+                                            const char* b, int64_t units) {
     // In registers of their own: sums whose address is taken elsewhere would be stored after every product.
     __m512 c[R][V];
 #pragma GCC unroll 6
@@ -174,8 +183,10 @@ void pack_turned(const T* from, int64_t rows, int64_t width, char* to) {
     std::memset(to, 0, rounded_up(rows, COLUMNS) * units * UNIT);
     for (int64_t r = 0; r < rows; ++r) {
         char* place = to + r / COLUMNS * units * PANEL_UNIT + r % COLUMNS * UNIT;
-        for (int64_t d = 0; d < width; ++d)
-            std::memcpy(place + d / PER_UNIT<T> * PANEL_UNIT + d % PER_UNIT<T> * sizeof(T), from + r * width + d, sizeof(T));
+        for (int64_t d = 0; d < width; ++d) {
+            char* there = place + d / PER_UNIT<T> * PANEL_UNIT + d % PER_UNIT<T> * sizeof(T);
+            std::memcpy(there, from + r * width + d, sizeof(T));
+        }
     }
 }
 
@@ -272,7 +283,8 @@ private:
             left = few.start;
             apart = units * UNIT;
         } else if (depth == 0) {
-            for (int64_t i = 0; i < std::min(ROWS * bytes, PREFETCHED); i += 64) _mm_prefetch(left + ROWS * bytes + i, _MM_HINT_T1);
+            for (int64_t i = 0; i < std::min(ROWS * bytes, PREFETCHED); i += 64)
+                _mm_prefetch(left + ROWS * bytes + i, _MM_HINT_T1);
         }
         for (int64_t token = 0; token < chunk.tokens; token += COLUMNS) {
             const int64_t more = chunk.tokens - token;
@@ -284,7 +296,8 @@ private:
     }
 
     template <int V>
-    void score_block(int64_t tile, int64_t row, int64_t count, int64_t depth, int64_t token, const char* left, int64_t apart) {
+    void score_block(int64_t tile, int64_t row, int64_t count, int64_t depth, int64_t token, const char* left,
+                     int64_t apart) {
         const int64_t first = tile + row, here = std::min(DEPTH_UNITS, units - depth);
         float* kept = sums.floats() + row * rounded_up(chunk.tokens, COLUMNS) + token * ROWS;
         __m512 c[ROWS][V];
@@ -323,7 +336,8 @@ private:
     }
 
     // Six rows' exponentials of 16 tokens: summed, stored, and turned for the product that draws.
-    [[gnu::always_inline]] void exponentiate(int64_t tile, int64_t row, int64_t count, int64_t at, const __m512* c, int apart) {
+    [[gnu::always_inline]] void exponentiate(int64_t tile, int64_t row, int64_t count, int64_t at, const __m512* c,
+                                             int apart) {
         const __mmask16 lanes = lanes_below(chunk.tokens - at);
         const __m512 shift = found.shift ? load(found.shift + at, lanes) : _mm512_setzero_ps();
         float* place = part.others->floats() + at;
@@ -346,7 +360,8 @@ private:
             if constexpr (std::is_same_v<T, float>) {
                 _mm512_store_ps(there + r * 64, e[r]);
             } else {
-                const __m512i low = _mm512_cvtepu16_epi32(narrowed(e[r])), high = _mm512_cvtepu16_epi32(narrowed(e[r + 1]));
+                const __m512i low = _mm512_cvtepu16_epi32(narrowed(e[r]));
+                const __m512i high = _mm512_cvtepu16_epi32(narrowed(e[r + 1]));
                 _mm512_store_si512(there + r * 32, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
             }
         }
@@ -381,16 +396,31 @@ private:
 using Hit = std::pair<int64_t, int64_t>;  // a row of the head, and a token whose target it is
 
 template <class T, class G>
-void gather_block(const Chunk& chunk, const Gradients& made, const char* left, const char* panel, int64_t row, int64_t count,
-                  int64_t column, const Hit* hit, const Hit* last) {
+void gather_block(const Chunk& chunk, const Gradients& made, const char* left, const char* panel, int64_t row,
+                  int64_t count, int64_t column, const Hit* hit, const Hit* last) {
     G* to = static_cast<G*>(made.weight) + row * chunk.width + column;
-    for (int64_t r = 0; r < count; ++r)
+    // The next rows' gradient, which these rows' product leaves time to fetch.
+    for (int64_t r = 0; r < ROWS; ++r)
         for (int64_t i = 0; i < static_cast<int64_t>(COLUMNS * sizeof(G)); i += 64)
-            _mm_prefetch(reinterpret_cast<const char*>(to + r * chunk.width) + i, _MM_HINT_T0);
+            _mm_prefetch(reinterpret_cast<const char*>(to + (ROWS + r) * chunk.width) + i, _MM_HINT_T0);
     const int64_t units = units_of<T>(chunk.tokens);
     __m512 c[ROWS][4];
-    for (int r = 0; r < ROWS; ++r)
-        for (int v = 0; v < 4; ++v) c[r][v] = _mm512_setzero_ps();
+    const bool whole = count == ROWS && column + COLUMNS <= chunk.width;
+    if (made.first) {
+#pragma GCC unroll 6
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; ++v) c[r][v] = _mm512_setzero_ps();
+    } else if (whole) {
+#pragma GCC unroll 6
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; ++v) c[r][v] = load(to + r * chunk.width + LANES * v, 0xffff);
+    } else {
+        for (int r = 0; r < ROWS; ++r)
+            for (int v = 0; v < 4; ++v)
+                c[r][v] = load(to + r * chunk.width + LANES * v, r < count ? lanes_below(chunk.width - column - LANES * v) : 0);
+    }
     multiply<T>(c, left, units * UNIT, UNIT, panel, units);
     for (; hit != last; ++hit) {
         const T* hidden = static_cast<const T*>(chunk.hidden) + hit->second * chunk.width + column;
@@ -401,19 +431,23 @@ void gather_block(const Chunk& chunk, const Gradients& made, const char* left, c
                 c[r][v] = _mm512_fmadd_ps(corner, load(hidden + LANES * v, lanes), c[r][v]);
             }
     }
-    for (int r = 0; r < ROWS; ++r)
-        for (int v = 0; v < 4; ++v) {
-            if (r >= count) return;
-            const __mmask16 lanes = lanes_below(chunk.width - column - LANES * v);
-            G* place = to + r * chunk.width + LANES * v;
-            store(place, made.first ? c[r][v] : _mm512_add_ps(c[r][v], load(place, lanes)), lanes);
-        }
+    if (whole) {
+#pragma GCC unroll 6
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; ++v) store(to + r * chunk.width + LANES * v, c[r][v], 0xffff);
+        return;
+    }
+    for (int r = 0; r < count; ++r)
+        for (int v = 0; v < 4; ++v)
+            store(to + r * chunk.width + LANES * v, c[r][v], lanes_below(chunk.width - column - LANES * v));
 }
 
 // One walk of a thread over its part: the gradients of the weight and of the bias.
 template <class T, class G>
-void gather_part(const Chunk& chunk, const Gradients& made, const char* panels, const std::vector<Hit>& hits, int64_t start,
-                 int64_t stop) {
+void gather_part(const Chunk& chunk, const Gradients& made, const char* panels, const std::vector<Hit>& hits,
+                 int64_t start, int64_t stop) {
+    const T* exponentials = static_cast<const T*>(chunk.exponentials);
     const int64_t units = units_of<T>(chunk.tokens);
     const Space left(BLOCK * units * UNIT);
     const Hit* const end = hits.data() + hits.size();
@@ -423,17 +457,18 @@ void gather_part(const Chunk& chunk, const Gradients& made, const char* panels, 
         // A copy, since the exponentials may lie where their product goes.
         std::memset(left.start, 0, BLOCK * units * UNIT);
         for (int64_t r = 0; r < rows; ++r)
-            std::memcpy(left.start + r * units * UNIT, static_cast<const T*>(chunk.exponentials) + (block + r) * chunk.stride,
+            std::memcpy(left.start + r * units * UNIT, exponentials + (block + r) * chunk.stride,
                         chunk.tokens * sizeof(T));
         const Hit* next = hit;
         while (next != end && next->first < block + rows) ++next;
         for (int64_t column = 0; column < chunk.width; column += COLUMNS) {
+            const char* panel = panels + column / COLUMNS * units * PANEL_UNIT;
             const Hit* from = hit;
             for (int64_t r = 0; r < rows; r += ROWS) {
                 const Hit* to = from;
                 while (to != next && to->first < block + r + ROWS) ++to;
-                gather_block<T, G>(chunk, made, left.start + r * units * UNIT, panels + column / COLUMNS * units * PANEL_UNIT,
-                                   block + r, std::min(ROWS, rows - r), column, from, to);
+                gather_block<T, G>(chunk, made, left.start + r * units * UNIT, panel, block + r,
+                                   std::min(ROWS, rows - r), column, from, to);
                 from = to;
             }
         }
@@ -473,7 +508,8 @@ void complete_hidden(const Chunk& chunk, const Gradients& made) {
 std::vector<std::pair<int64_t, int64_t>> parts_of(int64_t vocabulary, int64_t threads, int64_t step) {
     const int64_t share = std::max(rounded_up((vocabulary + threads - 1) / threads, step), step);
     std::vector<std::pair<int64_t, int64_t>> parts;
-    for (int64_t start = 0; start < vocabulary; start += share) parts.emplace_back(start, std::min(start + share, vocabulary));
+    for (int64_t start = 0; start < vocabulary; start += share)
+        parts.emplace_back(start, std::min(start + share, vocabulary));
     return parts;
 }
 
