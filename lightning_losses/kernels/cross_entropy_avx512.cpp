@@ -58,7 +58,6 @@ constexpr int64_t ROWS = 6;            // of the left-hand side
 constexpr int64_t TILE_UNITS = 96;     // of the vocabulary: a panel of as many fits the first cache
 constexpr int64_t DEPTH_UNITS = 512;   // of the width: a chunk's panels of as many fit the second cache
 constexpr int64_t BLOCK = 8 * ROWS;    // rows of the head whose gradient stays in the cache
-constexpr int64_t PREFETCHED = 16384;  // bytes, at most
 
 template <class T>
 constexpr int64_t PER_UNIT = UNIT / sizeof(T);
@@ -116,10 +115,12 @@ inline __m512 add_product(__m512 sum, __m512i a, __m512i b) {
         return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
 }
 
-// sums[r][v] += a[r] . b[v]; the rows and units of a lie `row` and `unit` bytes apart.
-template <class T, int R, int V>
+// sums[r][v] += a[r] . b[v]; the rows and units of a lie `row` and `unit` bytes apart. With AHEAD, memory from `next` on
+// is fetched on the way, `stride` bytes a unit: at once it would hold the products up.
+template <class T, bool AHEAD = false, int R, int V>
 [[gnu::always_inline]] inline void multiply(__m512 (&sums)[R][V], const char* a, int64_t row, int64_t unit,
-                                            const char* b, int64_t units) {
+                                            const char* b, int64_t units, const char* next = nullptr,
+                                            int64_t stride = 0) {
     // In registers of their own: sums whose address is taken elsewhere would be stored after every product.
     __m512 c[R][V];
 #pragma GCC unroll 6
@@ -128,6 +129,7 @@ template <class T, int R, int V>
         for (int v = 0; v < V; ++v) c[r][v] = sums[r][v];
     for (int64_t u = 0; u < units; ++u, a += unit, b += PANEL_UNIT) {
         __m512i right[V];
+        if constexpr (AHEAD) _mm_prefetch(next + u * stride, _MM_HINT_T0);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) right[v] = _mm512_load_si512(b + 64 * v);
 #pragma GCC unroll 6
@@ -190,11 +192,11 @@ void pack_turned(const T* from, int64_t rows, int64_t width, char* to) {
     }
 }
 
-// [rows, width], each row times its factor if there are any: panels of 64 columns, [panel][unit of the rows][column].
-void pack(const float* from, int64_t rows, int64_t width, const float* factor, char* to) {
+// [rows, width] out of rows of `stride`, each times its factor if there are any: panels of 64 columns, [panel][unit of the rows][column].
+void pack(const float* from, int64_t rows, int64_t width, int64_t stride, const float* factor, char* to) {
     for (int64_t r = 0; r < rows; ++r)
         for (int64_t d = 0; d < rounded_up(width, COLUMNS); d += LANES) {
-            __m512 values = load(from + r * width + d, lanes_below(width - d));
+            __m512 values = load(from + r * stride + d, lanes_below(width - d));
             if (factor) values = _mm512_mul_ps(values, _mm512_set1_ps(factor[r]));
             _mm512_store_ps(to + (d / COLUMNS * rows + r) * PANEL_UNIT + d % COLUMNS * UNIT, values);
         }
@@ -207,7 +209,7 @@ inline __m512i times(__m512i halves, float factor) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
-void pack(const bfloat16* from, int64_t rows, int64_t width, const float* factor, char* to) {
+void pack(const bfloat16* from, int64_t rows, int64_t width, int64_t stride, const float* factor, char* to) {
     const int64_t units = units_of<bfloat16>(rows);
     alignas(64) uint16_t order[2][32];  // of the numbers of two rows, side by side
     for (int i = 0; i < 64; ++i) order[i / 32][i % 32] = i / 2 + i % 2 * 32;
@@ -216,9 +218,9 @@ void pack(const bfloat16* from, int64_t rows, int64_t width, const float* factor
         const bool both = r + 1 < rows;
         for (int64_t d = 0; d < rounded_up(width, COLUMNS); d += 32) {
             const __mmask32 lanes = halves_below(width - d);
-            const bfloat16* place = from + r * width + d;
+            const bfloat16* place = from + r * stride + d;
             __m512i one = _mm512_maskz_loadu_epi16(lanes, place);
-            __m512i other = both ? _mm512_maskz_loadu_epi16(lanes, place + width) : _mm512_setzero_si512();
+            __m512i other = both ? _mm512_maskz_loadu_epi16(lanes, place + stride) : _mm512_setzero_si512();
             if (factor) one = times(one, factor[r]);
             if (factor && both) other = times(other, factor[r + 1]);
             char* there = to + (d / COLUMNS * units + r / 2) * PANEL_UNIT + d % COLUMNS * UNIT;
@@ -256,7 +258,7 @@ public:
         : chunk(chunk), found(found), part(part), panels(panels), units(units_of<T>(chunk.width)),
           columns(rounded_up(chunk.width, COLUMNS)),
           turned(draws() ? rounded_up(chunk.tokens, LANES) * TILE_UNITS * UNIT : 0),
-          packed(draws() ? columns * TILE_UNITS * UNIT : 0),
+          packed(draws() ? TILE_UNITS * PANEL_UNIT : 0),
           sums(units > DEPTH_UNITS ? TILE * rounded_up(chunk.tokens, COLUMNS) * UNIT : 0), few(ROWS * units * UNIT) {}
 
     void walk() {
@@ -282,9 +284,6 @@ private:
             for (int64_t r = 0; r < count; ++r) std::memcpy(few.start + r * units * UNIT, left + r * bytes, bytes);
             left = few.start;
             apart = units * UNIT;
-        } else if (depth == 0) {
-            for (int64_t i = 0; i < std::min(ROWS * bytes, PREFETCHED); i += 64)
-                _mm_prefetch(left + ROWS * bytes + i, _MM_HINT_T1);
         }
         for (int64_t token = 0; token < chunk.tokens; token += COLUMNS) {
             const int64_t more = chunk.tokens - token;
@@ -305,7 +304,11 @@ private:
             const __m512 bias = _mm512_set1_ps(chunk.bias && r < count ? chunk.bias[first + r] : 0.0f);
             for (int v = 0; v < V; ++v) c[r][v] = depth ? _mm512_load_ps(kept + r * COLUMNS + LANES * v) : bias;
         }
-        multiply<T>(c, left + depth * UNIT, apart, UNIT, panels + (token / COLUMNS * units + depth) * PANEL_UNIT, here);
+        const char* const panel = panels + (token / COLUMNS * units + depth) * PANEL_UNIT;
+        // While the first tokens' product runs, the next rows of the weight come.
+        const char* const next = reinterpret_cast<const char*>(weight() + (first + ROWS) * chunk.width);
+        if (token) multiply<T>(c, left + depth * UNIT, apart, UNIT, panel, here);
+        else multiply<T, true>(c, left + depth * UNIT, apart, UNIT, panel, here, next + depth * ROWS * UNIT, ROWS * UNIT);
         if (depth + here < units) {
             for (int r = 0; r < ROWS; ++r)
                 for (int v = 0; v < V; ++v) _mm512_store_ps(kept + r * COLUMNS + LANES * v, c[r][v]);
@@ -369,17 +372,19 @@ private:
 
     void draw(int64_t tile, int64_t rows) {
         const int64_t depth = units_of<T>(rows);
-        pack(weight() + tile * chunk.width, rows, chunk.width, nullptr, packed.start);
-        for (int64_t column = 0; column < columns; column += COLUMNS)
+        const T* from = weight() + tile * chunk.width;
+        for (int64_t column = 0; column < columns; column += COLUMNS) {
+            // A panel at a time, which then is in the first cache.
+            pack(from + column, rows, std::min(COLUMNS, chunk.width - column), chunk.width, nullptr, packed.start);
             for (int64_t token = 0; token < chunk.tokens; token += LANES) {
                 float* to = part.drawn + token * columns + column;
                 const char* a = turned.start + token * TILE_UNITS * UNIT;
-                const char* b = packed.start + column / COLUMNS * depth * PANEL_UNIT;
                 // Sixteen rows are six and twice five.
-                draw_block<6>(to, a, b, depth);
-                draw_block<5>(to + 6 * columns, a + 6 * UNIT, b, depth);
-                draw_block<5>(to + 11 * columns, a + 11 * UNIT, b, depth);
+                draw_block<6>(to, a, packed.start, depth);
+                draw_block<5>(to + 6 * columns, a + 6 * UNIT, packed.start, depth);
+                draw_block<5>(to + 11 * columns, a + 11 * UNIT, packed.start, depth);
             }
+        }
     }
 
     template <int R>
@@ -461,12 +466,16 @@ void gather_part(const Chunk& chunk, const Gradients& made, const char* panels, 
                         chunk.tokens * sizeof(T));
         const Hit* next = hit;
         while (next != end && next->first < block + rows) ++next;
+        int64_t ahead = block + BLOCK;  // the next exponentials to come, a row with each product
         for (int64_t column = 0; column < chunk.width; column += COLUMNS) {
             const char* panel = panels + column / COLUMNS * units * PANEL_UNIT;
             const Hit* from = hit;
             for (int64_t r = 0; r < rows; r += ROWS) {
                 const Hit* to = from;
                 while (to != next && to->first < block + r + ROWS) ++to;
+                for (int64_t i = 0; i < chunk.tokens * static_cast<int64_t>(sizeof(T)); i += 64)
+                    _mm_prefetch(reinterpret_cast<const char*>(exponentials + ahead * chunk.stride) + i, _MM_HINT_T1);
+                ++ahead;
                 gather_block<T, G>(chunk, made, left.start + r * units * UNIT, panel, block + r,
                                    std::min(ROWS, rows - r), column, from, to);
                 from = to;
@@ -564,7 +573,7 @@ void gather(const Chunk& chunk, const Gradients& made) {
     if (made.hidden) complete_hidden<T>(chunk, made);
     if (!made.weight) return;
     const Space panels(rounded_up(chunk.width, COLUMNS) * units_of<T>(chunk.tokens) * UNIT);
-    pack(static_cast<const T*>(chunk.hidden), chunk.tokens, chunk.width, made.share, panels.start);
+    pack(static_cast<const T*>(chunk.hidden), chunk.tokens, chunk.width, chunk.width, made.share, panels.start);
     std::vector<Hit> hits;
     for (int64_t i = 0; i < chunk.tokens; ++i)
         if (chunk.target[i] >= 0 && chunk.target[i] < chunk.vocabulary) hits.emplace_back(chunk.target[i], i);
