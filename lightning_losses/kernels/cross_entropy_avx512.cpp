@@ -19,6 +19,13 @@
 
 using bfloat16 = uint16_t;
 
+// OpenMP's own threads, if PyTorch has brought them: others would share the cores with these, which spin for a while.
+extern "C" {
+[[gnu::weak]] void GOMP_parallel(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+[[gnu::weak]] int omp_get_thread_num();
+[[gnu::weak]] int omp_get_num_threads();
+}
+
 // A chunk of tokens and the head. `exponentials` has one row for each of the head's, `stride` numbers apart.
 struct Chunk {
     const void* hidden;     // [tokens, width]
@@ -69,6 +76,7 @@ int64_t units_of(int64_t numbers) { return rounded_up(numbers, PER_UNIT<T>) / PE
 
 // Memory of the system's own: given back at once, where the heap would keep the largest chunk's.
 class Space {
+    static constexpr int ACCESS = PROT_READ | PROT_WRITE;
     const int64_t bytes;
 
 public:
@@ -76,8 +84,8 @@ public:
 
     explicit Space(int64_t bytes)
         : bytes(bytes),
-          start(bytes ? static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))
-                      : nullptr) {
+          start(bytes == 0 ? nullptr
+                           : static_cast<char*>(mmap(nullptr, bytes, ACCESS, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
         if (start == MAP_FAILED) throw std::bad_alloc();
     }
     Space(const Space&) = delete;
@@ -115,8 +123,8 @@ inline __m512 add_product(__m512 sum, __m512i a, __m512i b) {
         return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
 }
 
-// sums[r][v] += a[r] . b[v]; the rows and units of a lie `row` and `unit` bytes apart. With AHEAD, memory from `next` on
-// is fetched on the way, `stride` bytes a unit: at once it would hold the products up.
+// sums[r][v] += a[r] . b[v]; the rows and units of a lie `row` and `unit` bytes apart. With AHEAD, memory from `next`
+// on is fetched on the way, `stride` bytes a unit: at once it would hold the products up.
 template <class T, bool AHEAD = false, int R, int V>
 [[gnu::always_inline]] inline void multiply(__m512 (&sums)[R][V], const char* a, int64_t row, int64_t unit,
                                             const char* b, int64_t units, const char* next = nullptr,
@@ -192,7 +200,8 @@ void pack_turned(const T* from, int64_t rows, int64_t width, char* to) {
     }
 }
 
-// [rows, width] out of rows of `stride`, each times its factor if there are any: panels of 64 columns, [panel][unit of the rows][column].
+// [rows, width] out of rows of `stride`, each times its factor if there are any: panels of 64 columns,
+// [panel][unit of the rows][column].
 void pack(const float* from, int64_t rows, int64_t width, int64_t stride, const float* factor, char* to) {
     for (int64_t r = 0; r < rows; ++r)
         for (int64_t d = 0; d < rounded_up(width, COLUMNS); d += LANES) {
@@ -307,8 +316,9 @@ private:
         const char* const panel = panels + (token / COLUMNS * units + depth) * PANEL_UNIT;
         // While the first tokens' product runs, the next rows of the weight come.
         const char* const next = reinterpret_cast<const char*>(weight() + (first + ROWS) * chunk.width);
-        if (token) multiply<T>(c, left + depth * UNIT, apart, UNIT, panel, here);
-        else multiply<T, true>(c, left + depth * UNIT, apart, UNIT, panel, here, next + depth * ROWS * UNIT, ROWS * UNIT);
+        const char* const a = left + depth * UNIT;
+        if (token) multiply<T>(c, a, apart, UNIT, panel, here);
+        else multiply<T, true>(c, a, apart, UNIT, panel, here, next + depth * ROWS * UNIT, ROWS * UNIT);
         if (depth + here < units) {
             for (int r = 0; r < ROWS; ++r)
                 for (int v = 0; v < V; ++v) _mm512_store_ps(kept + r * COLUMNS + LANES * v, c[r][v]);
@@ -423,8 +433,10 @@ void gather_block(const Chunk& chunk, const Gradients& made, const char* left, c
             for (int v = 0; v < 4; ++v) c[r][v] = load(to + r * chunk.width + LANES * v, 0xffff);
     } else {
         for (int r = 0; r < ROWS; ++r)
-            for (int v = 0; v < 4; ++v)
-                c[r][v] = load(to + r * chunk.width + LANES * v, r < count ? lanes_below(chunk.width - column - LANES * v) : 0);
+            for (int v = 0; v < 4; ++v) {
+                const __mmask16 lanes = r < count ? lanes_below(chunk.width - column - LANES * v) : 0;
+                c[r][v] = load(to + r * chunk.width + LANES * v, lanes);
+            }
     }
     multiply<T>(c, left, units * UNIT, UNIT, panel, units);
     for (; hit != last; ++hit) {
@@ -524,10 +536,19 @@ std::vector<std::pair<int64_t, int64_t>> parts_of(int64_t vocabulary, int64_t th
 
 template <class Work>
 void in_threads(int64_t count, const Work& work) {
-    std::vector<std::thread> others;
-    for (int64_t i = 1; i < count; ++i) others.emplace_back([&work, i] { work(i); });
-    if (count) work(0);
-    for (auto& other : others) other.join();
+    if (count <= 1 || !GOMP_parallel || !omp_get_thread_num || !omp_get_num_threads) {
+        std::vector<std::thread> others;
+        for (int64_t i = 1; i < count; ++i) others.emplace_back([&work, i] { work(i); });
+        if (count) work(0);
+        for (auto& other : others) other.join();
+        return;
+    }
+    std::pair<int64_t, const Work*> task(count, &work);
+    const auto run = [](void* given) {
+        const auto& [count, work] = *static_cast<std::pair<int64_t, const Work*>*>(given);
+        for (int64_t i = omp_get_thread_num(); i < count; i += omp_get_num_threads()) (*work)(i);
+    };
+    GOMP_parallel(run, &task, count, 0);
 }
 
 // Ask for large pages where memory is not touched yet: it is cleared faster, and its rows are found faster.

@@ -129,7 +129,7 @@ def linear_cross_entropy(
             dtype's epsilon / 32. By default nothing is skipped.
         sort_vocabulary: walk the vocabulary by mean score, so that filtering finds more tiles to skip.
         chunk: tokens held at once, or (tokens, vocabulary entries) for `impl="recompute"`; chosen by default.
-        accum_dtype: what the weight's gradient gathers in over the chunks of `impl="chunked"`, where it matters:
+        accum_dtype: what the weight's gradient gathers in over the chunks of "chunked" and "avx512", where it matters:
             float32 for a bfloat16 head; by default the weight's own.
         impl: "reference" (holds the logits), "chunked" (gradients made in forward), "avx512" (the same in C++, on
             CPUs that have it), "recompute" (memory independent of V; per-row gradients), "triton", "torch", "cce",
