@@ -145,12 +145,8 @@ class Avx512Scores:
         want_hidden: bool,
     ) -> None:
         head = pass_.head
-        self.pass_, self.hidden, self.target, self.want_hidden = (
-            pass_,
-            hidden.contiguous(),
-            target.contiguous(),
-            want_hidden,
-        )
+        self.pass_, self.want_hidden = pass_, want_hidden
+        self.hidden, self.target = hidden.contiguous(), target.contiguous()
         self.exponentials = pass_.turned_place(len(hidden))
         self.bias = None if head.bias is None else head.bias.to(head.statistics).contiguous()
         self.picked = hidden.new_zeros(len(hidden), dtype=head.statistics)
@@ -158,20 +154,18 @@ class Avx512Scores:
         self.picked_slope = None
         self.smooth = pass_.smooth(hidden)
         self.drawn: Tensor | None = None
-        if not shifted:
-            self._score(None, None)
+        self._largest = torch.full_like(self.picked, -torch.inf)
+        self._score(largest=self._largest if shifted else None)
 
     def largest(self) -> Float[Tensor, " rows"]:
         """The largest score of each row, the target's apart."""
-        found = torch.full_like(self.picked, -torch.inf)
-        self._score(None, found)
-        return found
+        return self._largest
 
     def exponentiate(self, shift: Float[Tensor, " rows"]) -> None:
         """Turn scores into ``exp(l - shift)``, and sum them over the vocabulary but for the target."""
-        self._score(shift, None)
+        self._score(shift=shift)
 
-    def _score(self, shift: Tensor | None, largest: Tensor | None) -> None:
+    def _score(self, *, shift: Tensor | None = None, largest: Tensor | None = None) -> None:
         if largest is None and self.want_hidden:
             # Whole registers, in whole panels.
             rows, width = (-(-size // step) * step for size, step in zip(self.hidden.shape, (16, 64), strict=True))

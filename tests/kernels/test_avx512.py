@@ -6,12 +6,11 @@ import subprocess
 import pytest
 import torch
 
-from lightning_losses.kernels import choice, cross_entropy_avx512
+from lightning_losses.kernels import choice, cross_entropy_avx512, products
 from lightning_losses.kernels.choice import choose_implementation
 from lightning_losses.kernels.cross_entropy_avx512 import Avx512Scores, default_chunk, library, unsupported
 from lightning_losses.kernels.cross_entropy_chunked import sums_and_gradients
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
-from lightning_losses.kernels.products import cpu_flags
 from lightning_losses.kernels.terms import Terms
 from tests.golden.adapters.lm_ot import cross_entropy_adapter
 from tests.golden.harness import HERE, load_cases, run_case
@@ -210,45 +209,55 @@ def test_threads_only_move_roundings_and_a_rerun_moves_nothing(monkeypatch):
 
 
 @in_float32
-def test_a_part_of_the_vocabulary_is_scored_alone():
+@pytest.mark.parametrize("scale", [1.0, 60.0], ids=["as-they-are", "shifted"])
+def test_a_part_of_the_vocabulary_is_scored_alone(scale):
     # What another process would score: targets outside this part count for the other's.
-    hidden, weight, target, _ = problem(torch.float32, (20,), 6, 40, bias=False)
+    hidden, weight, target, _ = problem(torch.float32, (20,), 6, 40, scale=scale, bias=False)
     target = target.clamp(min=0)
-    whole = {"row_weight": 1.0, "scale": 1.0, "z_scale": 0.0, "wanted": (True, True, False)}
+    logits = (hidden @ weight.t()).detach()
+    elsewhere = target >= 25
+    picked = logits.gather(1, target[:, None])[:, 0]
+    others = logits[:, 25:].clone()
+    others[elsewhere, target[elsewhere] - 25] = -torch.inf
 
     class Other:
-        """The rest of the vocabulary, scored by hand."""
+        """The rest of the vocabulary, scored by hand, in the order in which a chunk asks for it."""
 
-        def __init__(self, scores, picked):
-            self.sums, self.picked, self.calls = scores.exp(), picked, 0
+        def __init__(self):
+            self.shift = torch.zeros(20, 1)
+            again = ["picked", "sums"] if scale > 1 else []
+            self.asked = iter(["picked", "sums", *again, "hidden"])
 
         def maximum(self, values):
-            raise AssertionError("scores of ordinary size need no shift")
+            largest = torch.maximum(values, others.amax(1))
+            self.shift = torch.maximum(largest, picked)[:, None]
+            return largest
 
         def total(self, values):
-            self.calls += 1
-            return values + (None, self.picked, self.sums.sum(1), torch.zeros_like(values))[self.calls]
+            rest = {"picked": torch.where(elsewhere, picked, 0.0), "sums": (others - self.shift).exp().sum(1)}
+            return values + rest.get(next(self.asked), torch.zeros(()))
 
+    other = Other()
     with torch.no_grad():
-        logits = hidden @ weight.t()
-        elsewhere = target >= 25
-        picked = torch.where(elsewhere, logits.gather(1, target[:, None])[:, 0], 0.0)
-        others = logits[:, 25:].clone()
-        others[elsewhere, target[elsewhere] - 25] = -torch.inf
         made = sums_and_gradients(
             hidden,
             weight[:25].contiguous(),
             None,
             target,
             Terms(40),
-            exchange=Other(others, picked),
+            row_weight=1.0,
+            scale=1.0,
+            z_scale=0.0,
+            wanted=(True, True, False),
+            exchange=other,
             scores=Avx512Scores,
-            **whole,
         )
+    assert next(other.asked, None) is None
     value = torch.nn.functional.cross_entropy(hidden @ weight.t(), target, reduction="sum")
     grad = torch.autograd.grad(value, weight)[0]
     torch.testing.assert_close(made.cross_entropy, value.detach(), rtol=1e-5, atol=0)
-    torch.testing.assert_close(made.grad_weight, grad[:25], rtol=1e-4, atol=1e-5)
+    # Float32's rounding of sums that are as large as the hidden states.
+    torch.testing.assert_close(made.grad_weight, grad[:25], rtol=1e-4, atol=1e-5 * scale)
 
 
 def test_chunks_are_whole_panels_and_a_share_of_the_tokens():
@@ -330,5 +339,11 @@ def test_the_library_is_built_once(monkeypatch, tmp_path):
     assert [path.suffix for path in (tmp_path / "kernels").iterdir()] == [".so"]
 
 
-def test_flags_are_words():
-    assert all(flag.isascii() and " " not in flag for flag in cpu_flags())
+def test_a_cpu_is_known_by_its_listing(monkeypatch, tmp_path):
+    listing = tmp_path / "cpuinfo"
+    listing.write_text("processor : 0\nvendor_id : AuthenticAMD\nflags : fpu avx512f\nprocessor : 1\nflags : fpu\n")
+    monkeypatch.setattr(products, "Path", lambda _: listing)
+    assert products.cpu_flags.__wrapped__() == {"fpu", "avx512f"}
+    assert products.cpu_vendor() == "AuthenticAMD"
+    listing.unlink()
+    assert products.cpu_flags.__wrapped__() == frozenset()
