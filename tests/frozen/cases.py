@@ -10,112 +10,9 @@ import torch
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
+from tests.frozen.options import GIVEN, VALUES
 from tests.frozen.outcomes import Case, built, own_parameters, revived
 from tests.losses.examples import BATCH, CLASSES, FEATURES, tensors
-
-NAN = float("nan")
-
-# Values of each option by its name: within its range, at the ends, and outside, where the refusal is frozen. The first
-# one is legal and no default where it can be: it also stands beside the first one of each other option.
-VALUES: dict[str, list[Any]] = {
-    "alpha": [0.0, 0.3, 1.0, 2.0, -0.5, "much"],
-    "alpha_max": [0.5, 0.0, 3.0, NAN],
-    "alpha_min": [0.0, 0.5, -3.0, NAN],
-    "angle_weight": [0.0, 2.0, -1.0],
-    "balanced": [True],
-    "bandwidth": [0.1, 2.0, 0],
-    "base": [0.0, 3.0, -1.0],
-    "beta": [0.0, 0.3, 1.0, 2.0, -0.5],
-    "boost": [0.0, 5.0, -1.0],
-    "bounds": [[0.0, 1.0], [0.25, 0.8], [0.6, 0.2], [0.0, 1.5]],
-    "class_weight": [[0.5, 1.0, 2.0, 0.0, 3.0], [1.0, 2.0]],
-    "clip": [0.5, 50.0, 0],
-    "coefficient": [0.0, 1.0, -1.0],
-    "compare": ["probabilities", "logits", "ranks"],
-    "compute_dtype": ["float32", "float64", "float16"],
-    "detach_plan": [True],
-    "distance_weight": [0.0, 2.0, -1.0],
-    "dropout": [0.0, 0.2, 1.0, -0.1],
-    "embedding_dim": [1, 5, 0, 2.5],
-    "entropy_temperature": [0.5, 2.0, 0],
-    "epsilon": [0.05, 1.0, 0],
-    "eps": [0.0, 0.1, -1.0],
-    "feature_dim": [FEATURES],
-    "gamma": [0.0, 1.0, 2.5, -1.0],
-    "gammas": [[4.0, 0.0], [1.0, 1.0], [-1.0, 2.0], [1.0]],
-    "groups": [[[0, 1], [2, 3, 4]], [[0], [3, 1]], [[0, 0]], [[7]], [[]]],
-    "head_mass": [0.0, 0.9, 1.0, 1.5],
-    "head_temperature": [0.5, 1.0, 0],
-    "hidden": [1, 3, 0],
-    "ignore_index": [0, -1],
-    "k": [1, 3, 5, 0, 2.5],
-    "kind": ["soft", "hard", "maps", "tokens", "vectors"],
-    "kurtosis_target": [1.0, 3.0, 0.5],
-    "kurtosis_weight": [0.0, 1.0, -1.0],
-    "label_smoothing": [0.1, 1.0, -0.1, 1.5],
-    "layers": [2, 0],
-    "least": [-0.5, -0.1],
-    "least_temperature": [0.5, 2.0, 0, 20.0],
-    "log_eps": [0.0, 0.1, -1.0],
-    "loss": [
-        {"loss": "KD", "options": {"temperature": 1.0, "reduction": "none"}},
-        {"loss": "NKD", "options": {}},
-        {"loss": "SkewKL", "options": {"skew": 0.3, "reduction": "sum"}},
-        {"loss": "SpanCorrelation", "options": {}},
-        {"loss": "Focal", "options": {}},
-    ],
-    "margin": [0.0, 1.5, -1.0, NAN],
-    "marginal": ["others", "all", "none"],
-    "mass": ["unit", "batch", "none"],
-    "mode": ["paper", "code", "other"],
-    "most": [1.0, 5.0, 0.1],
-    "most_temperature": [1.0, 3.0, 0.5],
-    "mu": [0.0, 1.0, -1.0],
-    "n_iters": [1, 50, 0],
-    "normalizer": ["batch", "classes", "rows"],
-    "num_bins": [1, 4, 0],
-    "num_classes": [CLASSES + 1, 0],
-    "num_teachers": [2, 0],
-    "p": [1.0, 3.0, 0.5],
-    "policy": ["truncate", "error", "map", "pad"],
-    "rank_mode": ["probability", "reference", "other"],
-    "rate": [0.1, 5.0, 0],
-    "reduction": ["none", "sum", "mean", "average", None],
-    "regressor": [{"layer": "Identity", "arguments": []}, {"layer": "Conv2d", "arguments": [3, 2, 1]}],
-    "reverse_weight": [0.0, 0.5, 1.0, 1.5],
-    "scale": [0.0, 1.0, -1.0],
-    "similarity": ["cosine", "rows", "other"],
-    "skew": [0.0, 0.5, 1.0, 1.5, -0.1],
-    "skewness_target": [1.0, -0.5],
-    "skewness_weight": [0.0, 3.0, -1.0],
-    "softmax_dtype": ["float16", "float32", "float64", "bfloat16"],
-    "softness": [0.01, 0.5, 0],
-    "squared": [False],
-    "stages": [2, 0],
-    "student_classes": [[0, 1, 2]],
-    "switch": [0.05, 1.0, 0],
-    "tail_bucket": [True],
-    "tau_squared": [True],
-    "teacher_classes": [[0, 1, 2]],
-    "teacher_dim": [FEATURES],
-    "temperature": [0.5, 1.0, 3.0, 0, -1.0, NAN, "4", True],
-    "temperature_rate": [0.0, 0.5, -1.0],
-    "threshold": [0.0, 0.3, 0.9, 1.0, -0.1],
-    "weight_rate": [0.0, 0.5, 1.5],
-    "width": [1, 3, 0],
-}
-
-# What is given in every case of a loss but one: sizes that keep the file small, and what has no default.
-GIVEN: dict[str, dict[str, Any]] = {
-    "CRD": {"embedding_dim": 3},
-    "DACKL": {"num_classes": CLASSES, "hidden": 4},
-    "MCMI": {"num_classes": CLASSES},
-    "MIAlpha": {"embedding_dim": 3},
-    "MTARDBalance": {"num_teachers": 1},
-    "NDLoss": {"num_classes": CLASSES},
-    "OFAStages": {"num_classes": CLASSES, "width": 4},
-    "USKD": {"num_classes": CLASSES},
-}
 
 
 def normal(*shape: int, seed: str) -> Tensor:
@@ -142,8 +39,16 @@ _TWO_VIEWS = {"robust": normal(BATCH, CLASSES, seed="view"), "clean": 2 * normal
 _FEWER = {"teacher_logits": 2 * normal(BATCH, CLASSES - 2, seed="fewer classes")}
 _PAIRS = {"policy": "map", "student_classes": [4, 0, 2], "teacher_classes": [0, 2, 1]}
 
+_CONFIDENCE = [normal(40, seed=f"confidence {n}").sigmoid() for n in range(2)]
+_CORRECT = [(normal(40, seed=f"correct {n}") > -0.3).double() for n in range(2)]
+_RENEWED = [
+    ["renew", {"confidence": confidence, "correct": correct}]
+    for confidence, correct in zip(_CONFIDENCE, _CORRECT, strict=True)
+]
+
 # What only this loss takes: a name, options, and inputs in place of the example's.
 SPECIAL: dict[str, list[tuple[str, dict[str, Any], dict[str, Any]]]] = {
+    "AdaFocal": [("renewed often", {"rate": 9.0, "least": least, "num_bins": 4}, {}) for least in (-2.0, -0.3)],
     "AlignedVocabulary": [
         ("fewer classes", {}, _FEWER),
         ("fewer classes, truncated", {"policy": "truncate"}, _FEWER),
@@ -185,7 +90,13 @@ SPECIAL: dict[str, list[tuple[str, dict[str, Any], dict[str, Any]]]] = {
     "MTARDBalance": [
         (f"two teachers, {who}", {"num_teachers": 2, **options}, {"teacher_logits": _TWO_TEACHERS, **logits})
         for who, logits in (("one input", {}), ("an input each", {"logits": _TWO_VIEWS}))
-        for options in ({}, {"least_temperature": 2.0, "temperature_rate": 0.5, "weight_rate": 0.5})
+        for options in (
+            {},
+            {"weight_rate": 0.5},
+            {"temperature_rate": 0.5},
+            {"temperature_rate": 0.5, "least_temperature": 2.0},
+            {"temperature_rate": 20.0, "most_temperature": 3.0},
+        )
     ],
     "NDLoss": [
         (f"a projector, {reduction}", {"reduction": reduction, "dropout": dropout}, maps(teacher_features=(3,)))
@@ -209,17 +120,11 @@ SPECIAL: dict[str, list[tuple[str, dict[str, Any], dict[str, Any]]]] = {
     ],
 }
 
-_CONFIDENCE = [normal(40, seed=f"confidence {n}").sigmoid() for n in range(2)]
-_CORRECT = [(normal(40, seed=f"correct {n}") > -0.3).double() for n in range(2)]
-
 # The states that a loss can be in beside the one it begins with, made by calls or by setting a buffer.
 STATES: dict[str, dict[str, list[list[Any]]]] = {
     "AdaFocal": {
-        "renewed": [["renew", {"confidence": _CONFIDENCE[0], "correct": _CORRECT[0]}]],
-        "renewed twice": [
-            ["renew", {"confidence": confidence, "correct": correct}]
-            for confidence, correct in zip(_CONFIDENCE, _CORRECT, strict=True)
-        ],
+        "renewed": _RENEWED[:1],
+        "renewed twice": _RENEWED,
     },
     "MCMI": {"centroids": [["centroids", normal(CLASSES, CLASSES, seed="centroids").softmax(dim=-1)]]},
     "MTARDBalance": {
@@ -232,7 +137,12 @@ STATES: dict[str, dict[str, list[list[Any]]]] = {
     },
     "NDLoss": {"class means": [["set_class_means", {"class_means": normal(CLASSES, FEATURES, seed="class means")}]]},
 }
-_PROJECTED = [["set_class_means", {"class_means": normal(CLASSES, 3, seed="class means of a projector")}]]
+# The steps of special cases, by how their name begins.
+SPECIAL_STEPS: dict[str, list[list[Any]]] = {
+    "a projector": [["set_class_means", {"class_means": normal(CLASSES, 3, seed="class means of a projector")}]],
+    "renewed often": _RENEWED * 5,
+    "two teachers": [["forward", {"logits": normal(BATCH, CLASSES, seed="first"), "teacher_logits": _TWO_TEACHERS}]],
+}
 
 
 # ---- kinds of inputs; each gives None where it says nothing of a loss
@@ -367,5 +277,5 @@ def _all_cases(loss: type[Loss]) -> Iterator[Case]:
     if required != given:
         yield Case("as it is by default", required, example, [])
     for title, chosen, changed in SPECIAL.get(name, []):
-        steps = _PROJECTED if title.startswith("a projector") else []
+        steps = next((steps for begin, steps in SPECIAL_STEPS.items() if title.startswith(begin)), [])
         yield Case(f"{title}, {chosen}", {**given, **chosen}, {**example, **changed}, steps)
