@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Objective": "objective",
     "Term": "objective",
-    "debug": "tensors",
+    "debug": "numerics.checks",
     "gather_batch": "distributed",
     "chunked_head": "kernels.chunked_head",
     "choose_implementation": "kernels.choice",

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import check_choice, full_precision
+from lightning_losses.numerics.checks import check_choice
+from lightning_losses.numerics.probabilities import full_precision
 
 _REDUCTIONS = ("mean", "sum")
 

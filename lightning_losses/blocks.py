@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 def blocks_of(network: nn.Module, names: Sequence[str] | None = None, min_parameters: int = 100_000) -> list[nn.Module]:

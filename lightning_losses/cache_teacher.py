@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_losses.features import FeatureTap
+from lightning_losses.numerics.checks import check_count, check_temperature
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.teacher import CachedLogits
-from lightning_losses.tensors import check_count, check_temperature, full_precision
 
 _MANIFEST = "cache.json"
 _PROGRESS = "progress.json"

@@ -95,14 +95,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import (
-    Reduction,
-    check_reduction,
-    check_temperature,
-    distillation_rows,
-    log_probabilities,
-    reduce,
-)
+from lightning_losses.numerics.checks import check_temperature
+from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import distillation_rows
 
 
 def $function(
@@ -189,15 +185,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import (
-    Reduction,
-    check_reduction,
-    class_indices,
-    classification_rows,
-    log_probabilities,
-    pick,
-    reduce,
-)
+from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import class_indices, classification_rows, pick
 
 
 def $function(

@@ -15,8 +15,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.sharded_checkpoints import check_folder
-from lightning_losses.tensors import full_precision
 
 
 def local_part(tensor: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lightning_losses.tensors import check_floating, full_precision
+from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.probabilities import full_precision
 
 
 class Calibrator(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_losses.calibration.base import Calibrator
 from lightning_losses.calibration.image_views import check_views
-from lightning_losses.tensors import check_floating, check_number
+from lightning_losses.numerics.checks import check_floating, check_number
 
 _CHUNK = 1 << 20
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.calibration.base import Calibrator
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 _CHUNK = 1 << 20
 _GOLDEN = (5**0.5 - 1) / 2

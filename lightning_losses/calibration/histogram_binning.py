@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_losses.calibration.one_vs_rest import OneVsRest
 from lightning_losses.metrics.bins import Binning, check_bins
-from lightning_losses.tensors import check_choice
+from lightning_losses.numerics.checks import check_choice
 
 
 class HistogramBinning(OneVsRest):

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_losses.calibration.base import Calibrator
 from lightning_losses.calibration.convex import affine_softmax, evenly_spaced, minimize
 from lightning_losses.calibration.temperature_scaling import optimal_inverse_temperature
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 class MatrixScaling(Calibrator):

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.calibration.base import Calibrator
-from lightning_losses.tensors import pick
+from lightning_losses.numerics.rows import pick
 
 _CHUNK = 1 << 16
 _SAMPLE = 1 << 12

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_losses.calibration.base import Calibrator
 from lightning_losses.calibration.convex import evenly_spaced, minimize, softmax_residual
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 _CHUNK = 1 << 20
 

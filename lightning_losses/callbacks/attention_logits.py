@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_losses.callbacks.probe import ProbeMonitor
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.plots.grokking import value_curves
 from lightning_losses.plots.style import Figure
-from lightning_losses.tensors import full_precision
 
 
 @torch.no_grad()

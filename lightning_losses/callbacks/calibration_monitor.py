@@ -10,8 +10,8 @@ from lightning_losses.callbacks.evaluation_logits import EvaluationLogits
 from lightning_losses.callbacks.figures import publish, publish_table
 from lightning_losses.metrics import calibration_summary
 from lightning_losses.metrics.bins import bin_sums, binned, check_bins, confidences, width_bins
+from lightning_losses.numerics.checks import check_number
 from lightning_losses.plots.reliability_diagram import reliability_diagram
-from lightning_losses.tensors import check_number
 
 
 class CalibrationMonitor(Callback):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_losses.callbacks.access import step_logits, sum_over_processes
 from lightning_losses.losses.distillation.mcmi import MCMI, class_centroids, class_sums, mcmi_loss
-from lightning_losses.tensors import check_choice, check_number
+from lightning_losses.numerics.checks import check_choice, check_number
 
 
 class ClassCentroids(Callback):

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_losses.callbacks.access import sum_over_processes
 from lightning_losses.losses.distillation.nd_loss import NDLoss
-from lightning_losses.tensors import class_indices
+from lightning_losses.numerics.rows import class_indices
 
 
 class ClassMeans(Callback):

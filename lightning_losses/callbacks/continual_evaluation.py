@@ -18,9 +18,9 @@ from lightning_losses.diagnostics.continual_accuracy import (
     windowed_plasticity,
     worst_case_accuracy,
 )
+from lightning_losses.numerics.checks import check_number
 from lightning_losses.plots.grokking import fraction_curves
 from lightning_losses.plots.style import Figure
-from lightning_losses.tensors import check_number
 
 Task = tuple[Float[Tensor, "samples ..."], Int[Tensor, " samples"]]
 

@@ -13,9 +13,9 @@ from lightning_losses.diagnostics.diffusion_spectral_entropy import (
     diffusion_spectral_entropy,
     diffusion_spectral_information,
 )
+from lightning_losses.numerics.checks import check_number
 from lightning_losses.plots.grokking import value_curves
 from lightning_losses.plots.style import Figure
-from lightning_losses.tensors import check_number
 
 
 class DiffusionSpectralEntropy(ProbeMonitor):

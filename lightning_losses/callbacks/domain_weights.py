@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_losses.callbacks.access import sum_over_processes
+from lightning_losses.numerics.checks import check_count, check_number
 from lightning_losses.samplers.ddk_sampler import DomainSampler, initial_domain_weights, updated_domain_weights
-from lightning_losses.tensors import check_count, check_number
 
 
 class DomainWeights(Callback):

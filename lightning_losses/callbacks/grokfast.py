@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_losses.callbacks.access import gradients_of, refuse_hidden_gradients
+from lightning_losses.numerics.checks import check_choice
 from lightning_losses.optim.grokfast import Average, GrokfastEMA, GrokfastMA
 from lightning_losses.optim.selection import select_parameters
 from lightning_losses.sharding import whole_dots
-from lightning_losses.tensors import check_choice
 
 Kind = Literal["ema", "ma"]
 

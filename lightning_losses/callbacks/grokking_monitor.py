@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lightning_losses.callbacks.access import on_device, step_logits, sum_over_processes
 from lightning_losses.callbacks.monitor import Monitor
+from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.plots.grokking import Curve, grokking_curves
 from lightning_losses.plots.style import Figure
-from lightning_losses.tensors import check_choice, check_number
 
 Measure = Literal["accuracy", "loss"]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from lightning_losses.callbacks.access import on_device, sum_over_processes
 from lightning_losses.callbacks.probe import ProbeMonitor
 from lightning_losses.diagnostics.hessian_spectrum import Spectrum, hessian_product, hutchinson, lanczos
+from lightning_losses.numerics.checks import check_number
 from lightning_losses.plots.grokking import spectrum_panels
 from lightning_losses.plots.style import Figure
-from lightning_losses.tensors import check_number
 
 
 class HessianSpectrum(ProbeMonitor):

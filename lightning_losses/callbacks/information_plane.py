@@ -16,9 +16,9 @@ from lightning_losses.diagnostics.mutual_information import (
     kde_information,
     knn_information,
 )
+from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.plots.grokking import information_panel
 from lightning_losses.plots.style import Figure
-from lightning_losses.tensors import check_choice, check_number
 
 Estimator = Literal["bins", "kernel", "neighbours"]
 

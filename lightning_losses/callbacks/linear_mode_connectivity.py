@@ -12,9 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_losses.callbacks.probe import ProbeMonitor
 from lightning_losses.diagnostics.linear_mode_connectivity import interpolated_losses, loss_barrier
+from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.plots.connectivity import connectivity_panels
 from lightning_losses.plots.style import Figure
-from lightning_losses.tensors import check_choice, check_number
 
 Since = Literal["previous", "start"]
 

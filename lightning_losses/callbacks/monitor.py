@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lightning_losses.callbacks.access import on_device, step_logits, sum_over_processes
+from lightning_losses.numerics.checks import check_number
 from lightning_losses.plots.style import Figure, save_figure
-from lightning_losses.tensors import check_number
 
 
 class Monitor(Callback):

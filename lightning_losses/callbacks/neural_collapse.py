@@ -12,10 +12,10 @@ from lightning_losses.callbacks.access import refuse_hidden_gradients, sum_over_
 from lightning_losses.callbacks.monitor import Monitor
 from lightning_losses.callbacks.probe import evaluating, inputs_and_target
 from lightning_losses.diagnostics.neural_collapse import Limit, neural_collapse
+from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.plots.grokking import collapse_panels
 from lightning_losses.plots.style import Figure
 from lightning_losses.sharding import whole
-from lightning_losses.tensors import check_choice, check_number
 
 
 class NeuralCollapse(Monitor):

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_losses.diagnostics.numerics import Cause, find_cause, save_batch
 from lightning_losses.distributed import maximum_of_all, world_size
-from lightning_losses.tensors import check_count
+from lightning_losses.numerics.checks import check_count
 
 
 class _Seen(NamedTuple):

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.callbacks.probe import ProbeMonitor
+from lightning_losses.numerics.checks import check_number
 from lightning_losses.plots.grokking import value_curves
 from lightning_losses.plots.style import Figure
-from lightning_losses.tensors import check_number
 
 
 class Opposition(NamedTuple):

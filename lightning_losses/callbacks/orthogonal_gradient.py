@@ -8,9 +8,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_losses.callbacks.access import gradients_of, refuse_hidden_gradients
+from lightning_losses.numerics.checks import check_choice
 from lightning_losses.optim.orthogonal_gradient import Scope, orthogonalize_gradients_
 from lightning_losses.optim.selection import select_parameters
-from lightning_losses.tensors import check_choice
 
 
 class OrthogonalGradient(Callback):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from lightning_losses.callbacks.monitor import LogitMonitor
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.plots.grokking import value_curves
 from lightning_losses.plots.style import Figure
-from lightning_losses.tensors import full_precision
 
 
 class OutputLogits(LogitMonitor):

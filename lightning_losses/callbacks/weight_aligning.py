@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_losses.tensors import check_count
+from lightning_losses.numerics.checks import check_count
 
 
 class AlignedWeight(NamedTuple):

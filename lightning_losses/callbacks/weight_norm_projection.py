@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_losses.callbacks.access import refuse_hidden_gradients
+from lightning_losses.numerics.checks import check_number
 from lightning_losses.optim.selection import select_parameters
 from lightning_losses.optim.weight_norm import project_weight_norm_, scale_weights_, weight_norm
-from lightning_losses.tensors import check_number
 
 
 class WeightNormProjection(Callback):

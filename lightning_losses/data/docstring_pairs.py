@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
 from lightning_losses.data.stdlib_text import docstrings, source_files
 from lightning_losses.networks.hashed_text_encoder import hashed_features
-from lightning_losses.tensors import check_count, check_number
+from lightning_losses.numerics.checks import check_count, check_number
 
 Batch = dict[str, Tensor]
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 class AdaptedLabels(NamedTuple):

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
 from lightning_losses.data.seeded_views import Augmentation, SeededViews, ViewSampler
 from lightning_losses.data.splits import stratified_order, stratified_split
-from lightning_losses.tensors import check_count, check_number
+from lightning_losses.numerics.checks import check_count, check_number
 
 Batch = dict[str, Tensor]
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.data.resident import Batch, ResidentData
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 def quadratic_target(

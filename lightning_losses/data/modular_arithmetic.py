@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lightning_losses.data.resident import Batch, ResidentData, random_split
-from lightning_losses.tensors import check_choice, check_number
+from lightning_losses.numerics.checks import check_choice, check_number
 
 Operation = Literal["add", "subtract", "multiply", "divide"]
 Encoding = Literal["one_hot", "tokens"]

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from lightning_losses.data.image_data import ImageData, Images
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 class OverlappingGaussians(ImageData):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lightning_losses.tensors import check_count
+from lightning_losses.numerics.checks import check_count
 
 IGNORED = -100
 """The target of a token whose successor is in another document, or that fills a row up."""

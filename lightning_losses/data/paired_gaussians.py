@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_losses.data.image_data import ImageData, Images
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 class PairedGaussians(ImageData):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_losses.data.resumable import ResumableSampler
-from lightning_losses.tensors import check_count, check_number
+from lightning_losses.numerics.checks import check_count, check_number
 
 Batch = dict[str, Tensor]
 Augmentation = Callable[

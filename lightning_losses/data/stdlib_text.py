@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 Batch = dict[str, Tensor]
 

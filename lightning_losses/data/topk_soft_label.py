@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.tensors import check_choice
+from lightning_losses.numerics.checks import check_choice
 
 Kind = Literal["spread", "renormalise"]
 

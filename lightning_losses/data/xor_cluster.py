@@ -3,7 +3,7 @@
 import torch
 
 from lightning_losses.data.resident import Batch, ResidentData
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 class XORCluster(ResidentData):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 Product = Callable[[Float[Tensor, " size"]], Float[Tensor, " size"]]
 

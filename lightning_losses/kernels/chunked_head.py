@@ -17,7 +17,8 @@ from lightning_losses.kernels.head import Head
 from lightning_losses.kernels.problem import autocast, check_head, check_targets
 from lightning_losses.kernels.products import accumulate, product, spans
 from lightning_losses.kernels.terms import Terms, statistics_dtype
-from lightning_losses.tensors import Reduction, check_choice, check_number
+from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.reduction import Reduction
 
 ChunkedImpl = Literal["auto", "reference", "chunked", "autograd"]
 RowLoss = Callable[..., Tensor]

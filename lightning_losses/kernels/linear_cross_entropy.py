@@ -15,7 +15,8 @@ from lightning_losses.kernels.head import tile_width
 from lightning_losses.kernels.problem import Problem, autocast, check_head, check_targets, filter_threshold, shifted
 from lightning_losses.kernels.products import working_dtype
 from lightning_losses.kernels.terms import Terms, statistics_dtype
-from lightning_losses.tensors import Reduction, check_choice, check_number
+from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.reduction import Reduction
 
 _NAME = "linear_cross_entropy"
 

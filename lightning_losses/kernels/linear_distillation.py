@@ -13,7 +13,8 @@ from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.problem import check_head
 from lightning_losses.kernels.products import product, working_dtype
 from lightning_losses.losses.distillation.aligned_vocabulary import Policy, shared_classes, shared_target
-from lightning_losses.tensors import Reduction, check_floating, check_number
+from lightning_losses.numerics.checks import check_floating, check_number
+from lightning_losses.numerics.reduction import Reduction
 
 _NAME = "linear_distillation"
 

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.chunked_head import ChunkedImpl, chunked_head
-from lightning_losses.tensors import Reduction
+from lightning_losses.numerics.reduction import Reduction
 
 
 def linear_stablemax_cross_entropy(

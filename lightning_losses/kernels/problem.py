@@ -6,10 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses import tensors
 from lightning_losses.distributed import is_distributed_tensor
 from lightning_losses.kernels.terms import Terms
-from lightning_losses.tensors import check_floating, check_number
+from lightning_losses.numerics.checks import check_floating, check_number, debugging
 
 
 class Problem(NamedTuple):
@@ -73,7 +72,7 @@ def check_targets(
     loss: str, target: Int[Tensor, " tokens"], kept: Bool[Tensor, " tokens"], vocabulary: int, ignore_index: int
 ) -> None:
     """Raise ``ValueError`` for a kept target outside the vocabulary: always on a CPU, elsewhere under `debug`."""
-    if target.device.type != "cpu" and not tensors._debug:
+    if target.device.type != "cpu" and not debugging():
         return
     wrong = target[kept & ((target < 0) | (target >= vocabulary))]
     if len(wrong):

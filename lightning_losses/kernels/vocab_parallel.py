@@ -12,7 +12,7 @@ from lightning_losses.kernels.cross_entropy_chunked import ChunkedCrossEntropy
 from lightning_losses.kernels.linear_cross_entropy import LinearCrossEntropyValue, scales
 from lightning_losses.kernels.problem import autocast, check_head, check_targets, shifted
 from lightning_losses.kernels.terms import Terms, statistics_dtype
-from lightning_losses.tensors import check_choice, check_number
+from lightning_losses.numerics.checks import check_choice, check_number
 
 _NAME = "vocab_parallel_cross_entropy"
 

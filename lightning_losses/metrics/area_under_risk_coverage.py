@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_losses.metrics.base import PredictionMetric
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions, to_probabilities
-from lightning_losses.tensors import check_choice
+from lightning_losses.numerics.checks import check_choice
 
 
 class RiskCoverage(NamedTuple):

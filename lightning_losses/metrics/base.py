@@ -10,7 +10,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_losses.metrics.bootstrap import Interval, IntervalMethod, bootstrap_interval
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
-from lightning_losses.tensors import check_choice
+from lightning_losses.numerics.checks import check_choice
 
 
 class PredictionMetric(Metric):

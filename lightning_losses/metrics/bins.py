@@ -7,7 +7,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lightning_losses.metrics.predictions import Inputs, Task, to_probabilities
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 Binning = Literal["width", "mass"]
 Scope = Literal["top_label", "classwise"]

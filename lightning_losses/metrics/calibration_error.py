@@ -19,7 +19,7 @@ from lightning_losses.metrics.bins import (
     width_bins,
 )
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
-from lightning_losses.tensors import check_choice, check_number
+from lightning_losses.numerics.checks import check_choice, check_number
 
 Weighting = Literal["count", "uniform"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_losses.metrics.base import PredictionMetric
 from lightning_losses.metrics.bootstrap import Interval, IntervalMethod
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions, to_probabilities
-from lightning_losses.tensors import check_choice, check_number
+from lightning_losses.numerics.checks import check_choice, check_number
 
 _CHUNK = 1 << 22
 _MEDIAN_ROWS = 1000

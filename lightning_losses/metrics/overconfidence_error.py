@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_losses.metrics.bins import bin_sums, binned, check_bins, confidences, width_bins
 from lightning_losses.metrics.calibration_error import CalibrationError
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
-from lightning_losses.tensors import check_choice
+from lightning_losses.numerics.checks import check_choice
 
 Direction = Literal["over", "under"]
 

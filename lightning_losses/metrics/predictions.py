@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.tensors import check_choice, full_precision
+from lightning_losses.numerics.checks import check_choice
+from lightning_losses.numerics.probabilities import full_precision
 
 Inputs = Literal["logits", "probabilities"]
 Task = Literal["multiclass", "binary", "multilabel"]

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.metrics.bootstrap import Interval, bootstrap_interval
-from lightning_losses.tensors import check_floating
+from lightning_losses.numerics.checks import check_floating
 
 
 class RetrievalScore(NamedTuple):

@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_losses.distributed import total_of_all, whole_parameter, world_size
 from lightning_losses.mixins.distillation import DistillationMixin
-from lightning_losses.tensors import check_choice, check_number
+from lightning_losses.numerics.checks import check_choice, check_number
 
 Buffers = Literal["copy", "average"]
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.mixins.objective import ObjectiveMixin
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 class MixupMixin(ObjectiveMixin):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lightning_losses.metrics.retrieval import retrieval_ranks
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory
+from lightning_losses.numerics.checks import check_number
 from lightning_losses.objective import Objective
-from lightning_losses.tensors import check_number
 
 Batch = dict[str, Tensor]
 

@@ -10,7 +10,7 @@ from lightning_losses.data.ferkd_labels import AdaptedLabels, ferkd_labels
 from lightning_losses.data.selfmix import selfmix
 from lightning_losses.mixins import DistillationMixin
 from lightning_losses.modules.classifier import Batch, Classifier
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 class FerKDDistiller(DistillationMixin, Classifier):

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_losses.callbacks.numerics_guard import NumericsGuard
+from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.objective import Objective
-from lightning_losses.tensors import check_choice, check_number
 
 Batch = dict[str, Tensor]
 Measure = Literal["accuracy", "loss"]

@@ -20,8 +20,8 @@ from lightning_losses.mixins.language_head import LanguageHeadMixin
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory
 from lightning_losses.modules.peak_memory import PeakMemory
+from lightning_losses.numerics.checks import check_choice
 from lightning_losses.objective import Objective, Term
-from lightning_losses.tensors import check_choice
 
 Batch = dict[str, Tensor]
 

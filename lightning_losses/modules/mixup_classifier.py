@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning_losses.mixins.mixup import MixupMixin
 from lightning_losses.modules.classifier import Classifier
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 class MixupClassifier(MixupMixin, Classifier):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.tensors import check_count
+from lightning_losses.numerics.checks import check_count
 
 
 class HashedTextEncoder(nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 class MLP(nn.Module):

@@ -4,7 +4,7 @@ import copy
 
 from torch import Tensor, nn
 
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 class OutputScale(nn.Module):

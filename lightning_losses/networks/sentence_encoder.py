@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.extras import require
-from lightning_losses.tensors import check_count
+from lightning_losses.numerics.checks import check_count
 
 
 class SentenceEncoder(nn.Module):

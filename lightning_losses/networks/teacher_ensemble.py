@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_losses.tensors import check_choice, check_temperature, full_precision
+from lightning_losses.numerics.checks import check_choice, check_temperature
+from lightning_losses.numerics.probabilities import full_precision
 
 Average = Literal["probabilities", "logits"]
 

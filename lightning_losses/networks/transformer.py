@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 class Transformer(nn.Module):

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.sharding import local_part, shard_like, whole
-from lightning_losses.tensors import check_choice, check_number
 
 Average = Literal["mean", "sum"]
 

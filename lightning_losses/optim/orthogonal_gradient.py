@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lightning_losses.numerics.checks import check_choice
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.sharding import local_part, whole_dots
-from lightning_losses.tensors import check_choice, full_precision
 
 Scope = Literal["tensor", "model"]
 

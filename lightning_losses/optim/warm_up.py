@@ -3,7 +3,7 @@
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 def linear_warm_up(optimizer: Optimizer, *, steps: int = 10) -> LambdaLR:

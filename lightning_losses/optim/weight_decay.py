@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 def decay_matrices(parameters: Iterable[nn.Parameter], *, weight_decay: float) -> list[dict[str, Any]]:

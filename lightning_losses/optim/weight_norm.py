@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_losses.numerics.checks import check_number
 from lightning_losses.sharding import local_part, whole_dots
-from lightning_losses.tensors import check_number
 
 
 @torch.no_grad()

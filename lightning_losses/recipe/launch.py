@@ -26,12 +26,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from lightning_losses.numerics.checks import debug
 from lightning_losses.recipe.check_config import ConfigError
 from lightning_losses.recipe.check_overrides import CONFIG_MODULE, allowed_targets, check_hydra, check_overrides
 from lightning_losses.recipe.instantiate import allowing
 from lightning_losses.recipe.processes import check_trainer, first_process, queued_again
 from lightning_losses.recipe.python_values import plain_overrides
-from lightning_losses.tensors import debug
 
 Task = Callable[[DictConfig, Path], Any]
 # What a user's settings can cause; anything else is a fault of the program and keeps its trace.

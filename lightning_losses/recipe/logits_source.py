@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from lightning_losses.calibration import image_views
 from lightning_losses.data.image_data import ImageDataset
+from lightning_losses.numerics.checks import check_number
 from lightning_losses.recipe.evaluation import predict_logits
 from lightning_losses.recipe.instantiate import check_targets, instantiate
 from lightning_losses.teacher import checkpoint_teacher
-from lightning_losses.tensors import check_number
 
 
 class Labelled(NamedTuple):

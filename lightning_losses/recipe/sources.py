@@ -45,8 +45,8 @@ def source_modules(names: Iterable[str]) -> list[str]:
     """The modules of this package that `source_digest` hashes, by name.
 
     Example:
-        >>> source_modules(["lightning_losses.tensors"])
-        ['lightning_losses.tensors']
+        >>> source_modules(["lightning_losses.numerics.checks"])
+        ['lightning_losses.numerics.checks']
     """
     found: set[str] = set()
     waiting = {_home(name) for name in names if name.split(".")[0] == _PACKAGE}

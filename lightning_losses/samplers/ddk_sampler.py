@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from lightning_losses.tensors import check_count, check_number
+from lightning_losses.numerics.checks import check_count, check_number
 
 
 def initial_domain_weights(

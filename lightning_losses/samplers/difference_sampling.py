@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.tensors import check_floating, check_number
+from lightning_losses.numerics.checks import check_floating, check_number
 
 
 def difference_scores(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.tensors import check_floating
+from lightning_losses.numerics.checks import check_floating
 
 
 class QueryDistribution(NamedTuple):

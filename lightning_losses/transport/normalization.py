@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lightning_losses.tensors import check_count, check_floating, check_number, full_precision
+from lightning_losses.numerics.checks import check_count, check_floating, check_number
+from lightning_losses.numerics.probabilities import full_precision
 
 # The scalings reach exp(cost_bound / epsilon), and their products its square: both must stay inside the dtype.
 _EXP_DOMAIN_LIMIT = {torch.float32: 40.0, torch.float64: 300.0}

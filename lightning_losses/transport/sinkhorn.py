@@ -7,7 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lightning_losses.tensors import check_choice, check_count, check_floating, check_number, entropy, full_precision
+from lightning_losses.numerics.checks import check_choice, check_count, check_floating, check_number
+from lightning_losses.numerics.divergences import entropy
+from lightning_losses.numerics.probabilities import full_precision
 
 Gradient = Literal["unrolled", "envelope", "implicit"]
 

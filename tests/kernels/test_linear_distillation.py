@@ -8,7 +8,7 @@ from lightning_losses.kernels.hand_written import evaluator_of
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.linear_distillation import TopKLogits, linear_distillation
 from lightning_losses.kernels.linear_stablemax_cross_entropy import linear_stablemax_cross_entropy
-from lightning_losses.tensors import reduce
+from lightning_losses.numerics.reduction import reduce
 
 pytestmark = pytest.mark.kernels
 

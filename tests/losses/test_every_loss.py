@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 import lightning_losses.losses as losses
+from lightning_losses.numerics.checks import debug
 from lightning_losses.objective import Objective
-from lightning_losses.tensors import debug
 from tests.losses.examples import (
     BATCH,
     CLASSES,
@@ -132,7 +132,7 @@ def test_layout_in_memory_does_not_matter(loss):
 def test_a_device_whose_values_are_not_read_gives_the_same(loss, monkeypatch):
     module, values = build(loss), tensors(loss)
     value, gradients = with_gradients(module, values)
-    monkeypatch.setattr("lightning_losses.tensors._read", lambda *_: None)
+    monkeypatch.setattr("lightning_losses.numerics.probabilities._read", lambda *_: None)
     other, others = with_gradients(module, values)
     # The masks that are left out on the CPU mask nothing; sums may be formed another way.
     torch.testing.assert_close(other, value, rtol=1e-12, atol=1e-12)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.calibration.confidence import predictions
-from lightning_losses.tensors import check_number, entropy
+from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.divergences import entropy
 
 _EPSILON = 1e-10
 

@@ -5,7 +5,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import Reduction, check_reduction, classification_rows, log_probabilities, reduce
+from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import classification_rows
 
 
 def brier_loss(

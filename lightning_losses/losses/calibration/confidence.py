@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from lightning_losses.tensors import Reduction, classification_rows, log_probabilities, reduce
+from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.reduction import Reduction, reduce
+from lightning_losses.numerics.rows import classification_rows
 
 
 class IndexedRows(NamedTuple):

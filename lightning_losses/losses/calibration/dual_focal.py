@@ -7,7 +7,9 @@ from torch import Tensor
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.calibration.confidence import indexed_rows
 from lightning_losses.losses.calibration.focal import NEAREST
-from lightning_losses.tensors import Reduction, check_number, check_reduction, pick
+from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.reduction import Reduction, check_reduction
+from lightning_losses.numerics.rows import pick
 
 
 def dual_focal_loss(

@@ -6,7 +6,9 @@ from torch import Tensor
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.calibration.confidence import indexed_rows
-from lightning_losses.tensors import Reduction, check_number, check_reduction, pick
+from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.reduction import Reduction, check_reduction
+from lightning_losses.numerics.rows import pick
 
 # Below this distance of p from 1 the weight is constant: for γ < 1 its slope would be infinite.
 NEAREST = 1e-12

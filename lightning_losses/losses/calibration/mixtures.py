@@ -6,7 +6,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.calibration.confidence import IndexedRows, indexed_rows
-from lightning_losses.tensors import check_floating, full_precision
+from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.probabilities import full_precision
 
 
 class MixtureRows(NamedTuple):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.calibration.confidence import predictions, root
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 def mmce_loss(

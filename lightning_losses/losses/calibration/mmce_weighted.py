@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.calibration.confidence import predictions, root
 from lightning_losses.losses.calibration.mmce import laplacian_form
-from lightning_losses.tensors import check_number
+from lightning_losses.numerics.checks import check_number
 
 
 def mmce_weighted_loss(

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.calibration.mixtures import mixture_rows
-from lightning_losses.tensors import Reduction, check_reduction
+from lightning_losses.numerics.reduction import Reduction, check_reduction
 
 
 def rankmixup_mndcg_loss(

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.calibration.mixtures import mixture_rows
-from lightning_losses.tensors import Reduction, check_choice, check_number, check_reduction
+from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.reduction import Reduction, check_reduction
 
 Compared = Literal["logits", "probabilities"]
 

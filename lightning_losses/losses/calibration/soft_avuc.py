@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.calibration.confidence import predictions
-from lightning_losses.tensors import check_number, check_temperature
+from lightning_losses.numerics.checks import check_number, check_temperature
 
 _MIXED = 1e-5
 _EDGE = 1e-6

@@ -7,7 +7,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import Reduction, check_choice, check_reduction, classification_rows, pick, reduce
+from lightning_losses.numerics.checks import check_choice
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import classification_rows, pick
 
 SoftmaxDtype = Literal["float16", "float32", "float64"]
 

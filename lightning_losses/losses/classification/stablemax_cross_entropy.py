@@ -7,16 +7,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import (
-    Reduction,
-    check_choice,
-    check_number,
-    check_reduction,
-    classification_rows,
-    log_probabilities,
-    pick,
-    reduce,
-)
+from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import classification_rows, pick
 
 ComputeDtype = Literal["float32", "float64"]
 

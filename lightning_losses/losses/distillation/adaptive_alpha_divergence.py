@@ -8,15 +8,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import (
-    Reduction,
-    check_number,
-    check_reduction,
-    distillation_rows,
-    known_finite,
-    log_probabilities,
-    reduce,
-)
+from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.probabilities import known_finite, log_probabilities
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import distillation_rows
 
 
 class AlphaDivergence(NamedTuple):

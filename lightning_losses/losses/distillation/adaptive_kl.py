@@ -5,16 +5,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import (
-    Reduction,
-    check_number,
-    check_reduction,
-    check_temperature,
-    distillation_rows,
-    kl_divergences,
-    log_probabilities,
-    reduce,
-)
+from lightning_losses.numerics.checks import check_number, check_temperature
+from lightning_losses.numerics.divergences import kl_divergences
+from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import distillation_rows
 
 
 def adaptive_kl_loss(

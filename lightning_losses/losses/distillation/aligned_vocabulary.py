@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lightning_losses.losses.base import Loss, Status
 from lightning_losses.losses.distillation.kd import KD
-from lightning_losses.tensors import check_choice, check_floating, classification_rows
+from lightning_losses.numerics.checks import check_choice, check_floating
+from lightning_losses.numerics.rows import classification_rows
 
 Policy = Literal["error", "truncate", "map"]
 _NAME = "aligned_vocabulary"

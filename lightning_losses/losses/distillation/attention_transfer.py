@@ -9,15 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import (
-    Reduction,
-    check_choice,
-    check_floating,
-    check_number,
-    check_reduction,
-    full_precision,
-    reduce,
-)
+from lightning_losses.numerics.checks import check_choice, check_floating, check_number
+from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
 
 Maps = Float[Tensor, "batch channels height width"]
 Mode = Literal["code", "paper"]

@@ -8,14 +8,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import (
-    Reduction,
-    check_reduction,
-    check_temperature,
-    distillation_rows,
-    known_finite,
-    reduce,
-)
+from lightning_losses.numerics.checks import check_temperature
+from lightning_losses.numerics.probabilities import known_finite
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import distillation_rows
 
 
 def binary_kl_norm_loss(

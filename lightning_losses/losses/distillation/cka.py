@@ -5,7 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import check_floating, full_precision
+from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.probabilities import full_precision
 
 
 def cka_similarity(x: Float[Tensor, "batch dim"], y: Float[Tensor, "batch other"]) -> Float[Tensor, ""]:

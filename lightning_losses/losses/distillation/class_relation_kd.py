@@ -7,14 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import (
-    check_floating,
-    check_temperature,
-    classification_rows,
-    expectation,
-    full_precision,
-    log_probabilities,
-)
+from lightning_losses.numerics.checks import check_floating, check_temperature
+from lightning_losses.numerics.divergences import expectation
+from lightning_losses.numerics.probabilities import full_precision, log_probabilities
+from lightning_losses.numerics.rows import classification_rows
 
 
 def class_relation_kd_loss(

@@ -6,7 +6,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import check_count, check_floating, check_temperature, full_precision
+from lightning_losses.numerics.checks import check_count, check_floating, check_temperature
+from lightning_losses.numerics.probabilities import full_precision
 
 
 def crd_loss(

@@ -8,15 +8,9 @@ from torch import Tensor
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.classification.cross_entropy import cross_entropy_loss
 from lightning_losses.losses.distillation.kd import kd_loss
-from lightning_losses.tensors import (
-    Reduction,
-    check_choice,
-    check_number,
-    check_reduction,
-    check_temperature,
-    distillation_rows,
-    reduce,
-)
+from lightning_losses.numerics.checks import check_choice, check_number, check_temperature
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import distillation_rows
 
 Kind = Literal["hard", "soft"]
 Normalizer = Literal["classes", "batch"]

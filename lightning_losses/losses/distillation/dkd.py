@@ -7,19 +7,11 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import (
-    Reduction,
-    check_number,
-    check_reduction,
-    check_temperature,
-    class_indices,
-    distillation_rows,
-    kl_divergence,
-    log_probabilities,
-    pick,
-    reduce,
-    without_class,
-)
+from lightning_losses.numerics.checks import check_number, check_temperature
+from lightning_losses.numerics.divergences import kl_divergence
+from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import class_indices, distillation_rows, pick, without_class
 
 
 class DKDParts(NamedTuple):

@@ -11,7 +11,9 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import Reduction, check_count, check_floating, full_precision
+from lightning_losses.numerics.checks import check_count, check_floating
+from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.reduction import Reduction
 
 Maps = Float[Tensor, "batch ..."]
 

@@ -6,16 +6,10 @@ from torch import Tensor
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.kd import kd_loss
-from lightning_losses.tensors import (
-    Reduction,
-    check_floating,
-    check_number,
-    check_reduction,
-    check_temperature,
-    distillation_rows,
-    full_precision,
-    reduce,
-)
+from lightning_losses.numerics.checks import check_floating, check_number, check_temperature
+from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import distillation_rows
 
 
 def standardize_logits(logits: Float[Tensor, "*rows classes"], *, eps: float = 1e-7) -> Float[Tensor, "*rows classes"]:

@@ -5,16 +5,11 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import (
-    Reduction,
-    check_count,
-    check_reduction,
-    class_indices,
-    classification_rows,
-    kl_divergence,
-    log_probabilities,
-    reduce,
-)
+from lightning_losses.numerics.checks import check_count
+from lightning_losses.numerics.divergences import kl_divergence
+from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import class_indices, classification_rows
 
 
 def class_centroids(

@@ -8,14 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import (
-    check_choice,
-    check_count,
-    check_floating,
-    check_number,
-    full_precision,
-    log_mixture,
-)
+from lightning_losses.numerics.checks import check_choice, check_count, check_floating, check_number
+from lightning_losses.numerics.probabilities import full_precision, log_mixture
 
 Marginal = Literal["all", "others"]
 

@@ -8,7 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import check_count, check_number, distillation_rows, expectation, log_probabilities
+from lightning_losses.numerics.checks import check_count, check_number
+from lightning_losses.numerics.divergences import expectation
+from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.rows import distillation_rows
 
 Logits = Float[Tensor, "*rows classes"] | Mapping[str, Float[Tensor, "*rows classes"]]
 

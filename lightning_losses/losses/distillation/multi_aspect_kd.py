@@ -6,7 +6,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import Reduction, check_floating, check_reduction, full_precision, known_finite, reduce
+from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.probabilities import full_precision, known_finite
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
 
 
 def multi_aspect_kd_loss(

@@ -11,17 +11,10 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import (
-    Reduction,
-    check_count,
-    check_floating,
-    check_number,
-    check_reduction,
-    class_indices,
-    full_precision,
-    known_everywhere,
-    reduce,
-)
+from lightning_losses.numerics.checks import check_count, check_floating, check_number
+from lightning_losses.numerics.probabilities import full_precision, known_everywhere
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import class_indices
 
 
 def nd_loss(

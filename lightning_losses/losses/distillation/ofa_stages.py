@@ -12,15 +12,8 @@ from torch.nn.parameter import UninitializedParameter
 
 from lightning_losses.losses.base import Loss, Status
 from lightning_losses.losses.distillation.ofa_kd import ofa_kd_loss
-from lightning_losses.tensors import (
-    Reduction,
-    check_choice,
-    check_count,
-    check_floating,
-    check_number,
-    check_reduction,
-    check_temperature,
-)
+from lightning_losses.numerics.checks import check_choice, check_count, check_floating, check_number, check_temperature
+from lightning_losses.numerics.reduction import Reduction, check_reduction
 
 Maps = Float[Tensor, "batch ..."]
 Kind = Literal["maps", "tokens", "vectors"]

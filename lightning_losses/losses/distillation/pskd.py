@@ -5,16 +5,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import (
-    Reduction,
-    check_floating,
-    check_number,
-    check_reduction,
-    classification_rows,
-    cross_entropy,
-    log_probabilities,
-    reduce,
-)
+from lightning_losses.numerics.checks import check_floating, check_number
+from lightning_losses.numerics.divergences import cross_entropy
+from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import classification_rows
 
 Progress = float | Float[Tensor, ""]
 

@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import check_floating, check_number, full_precision
+from lightning_losses.numerics.checks import check_floating, check_number
+from lightning_losses.numerics.probabilities import full_precision
 
 
 def rkd_loss(

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import check_choice, check_floating, full_precision
+from lightning_losses.numerics.checks import check_choice, check_floating
+from lightning_losses.numerics.probabilities import full_precision
 
 Similarity = Literal["rows", "cosine"]
 

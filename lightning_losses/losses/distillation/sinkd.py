@@ -7,14 +7,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import (
-    check_choice,
-    check_count,
-    check_number,
-    check_temperature,
-    distillation_rows,
-    log_probabilities,
-)
+from lightning_losses.numerics.checks import check_choice, check_count, check_number, check_temperature
+from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.rows import distillation_rows
 from lightning_losses.transport import l1_distances, row_column_normalization
 
 Mass = Literal["batch", "unit"]

@@ -7,13 +7,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss, Status
-from lightning_losses.tensors import (
-    Reduction,
-    check_temperature,
-    distillation_rows,
-    known_everywhere,
-    log_probabilities,
-)
+from lightning_losses.numerics.checks import check_temperature
+from lightning_losses.numerics.probabilities import known_everywhere, log_probabilities
+from lightning_losses.numerics.reduction import Reduction
+from lightning_losses.numerics.rows import distillation_rows
 
 
 def span_correlation_loss(

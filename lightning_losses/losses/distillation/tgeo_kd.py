@@ -10,20 +10,11 @@ from torch.func import functional_call
 
 from lightning_losses.losses.base import Loss, Status
 from lightning_losses.losses.classification.cross_entropy import cross_entropy_loss
-from lightning_losses.tensors import (
-    Reduction,
-    check_count,
-    check_number,
-    check_reduction,
-    check_temperature,
-    class_indices,
-    distillation_rows,
-    full_precision,
-    kl_divergence,
-    log_probabilities,
-    pick,
-    reduce,
-)
+from lightning_losses.numerics.checks import check_count, check_number, check_temperature
+from lightning_losses.numerics.divergences import kl_divergence
+from lightning_losses.numerics.probabilities import full_precision, log_probabilities
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import class_indices, distillation_rows, pick
 
 
 def tgeo_state(

@@ -8,15 +8,10 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import (
-    check_choice,
-    check_floating,
-    check_number,
-    classification_rows,
-    full_precision,
-    log_probabilities,
-    reduce,
-)
+from lightning_losses.numerics.checks import check_choice, check_floating, check_number
+from lightning_losses.numerics.probabilities import full_precision, log_probabilities
+from lightning_losses.numerics.reduction import reduce
+from lightning_losses.numerics.rows import classification_rows
 
 RankMode = Literal["reference", "probability"]
 _Reduction = Literal["mean", "sum"]

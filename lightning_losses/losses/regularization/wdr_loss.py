@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import check_floating, check_number, full_precision
+from lightning_losses.numerics.checks import check_floating, check_number
+from lightning_losses.numerics.probabilities import full_precision
 
 Weights = Float[Tensor, "..."] | Mapping[str, Float[Tensor, "..."]]
 

@@ -5,7 +5,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.tensors import Reduction, check_number, check_reduction, classification_rows, reduce
+from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.rows import classification_rows
 
 
 def z_loss(

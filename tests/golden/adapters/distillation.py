@@ -50,7 +50,9 @@ from lightning_losses.losses.distillation.mcmi import class_centroids, class_sum
 from lightning_losses.losses.distillation.pskd import pskd_target
 from lightning_losses.losses.distillation.sinkd import sinkd_transport
 from lightning_losses.losses.distillation.tgeo_kd import tgeo_state
-from lightning_losses.tensors import class_indices, entropy, log_probabilities
+from lightning_losses.numerics.divergences import entropy
+from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.rows import class_indices
 from tests.golden.adapter import Adapter, Params, gradients, leaf
 
 # What a converged case is iterated to; further iterations change nothing at its tolerance.

@@ -10,7 +10,7 @@ from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.linear_distillation import linear_distillation
 from lightning_losses.kernels.vocab_parallel import vocabulary_range
 from lightning_losses.losses import GeneralizedJSD
-from lightning_losses.tensors import reduce
+from lightning_losses.numerics.reduction import reduce
 from tests.golden.adapter import Params, gradients, leaf
 
 

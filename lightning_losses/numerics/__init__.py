@@ -1,0 +1,1 @@
+"""What is done to tensors before and after a formula."""

@@ -1,0 +1,77 @@
+"""Checks on what comes in, and the context in which those that wait for a device run too."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
+
+from torch import Tensor
+
+_debug = False
+
+
+def debugging() -> bool:
+    """Whether the checks that cost a device synchronisation run."""
+    return _debug
+
+
+@contextmanager
+def debug(enabled: bool = True) -> Iterator[None]:
+    """Within this context, losses also run the checks that cost a device synchronisation.
+
+    Example:
+        >>> with debug():
+        ...     pass
+    """
+    global _debug
+    before, _debug = _debug, enabled
+    try:
+        yield
+    finally:
+        _debug = before
+
+
+def check_number(
+    loss: str,
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+) -> None:
+    """Raise ``ValueError`` unless `value` is a number with `above` < value, `least` <= value <= `most`."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    inside = number and value == value
+    inside = inside and (above is None or value > above) and (least is None or value >= least)
+    inside = inside and (most is None or value <= most)
+    if not inside:
+        bounds = [f"above {above:g}"] if above is not None else []
+        bounds += [f"at least {least:g}"] if least is not None else []
+        bounds += [f"at most {most:g}"] if most is not None else []
+        raise ValueError(f"{loss}: {name}={value!r} came; give a number {' and '.join(bounds)}.")
+
+
+def check_temperature(loss: str, temperature: Any) -> None:
+    """Raise ``ValueError`` unless `temperature` is a finite number above 0."""
+    check_number(loss, "temperature", temperature, above=0, most=1e9)
+
+
+def check_count(loss: str, name: str, value: Any) -> None:
+    """Raise ``ValueError`` unless `value` is a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{loss}: {name}={value!r} came; give a whole number of at least 1.")
+
+
+def check_choice(loss: str, name: str, value: Any, choices: Any) -> None:
+    """Raise ``ValueError`` unless `value` is one of `choices` (a ``Literal`` type or a sequence)."""
+    allowed = get_args(choices) or tuple(choices)
+    if value not in allowed:
+        raise ValueError(f"{loss}: {name}={value!r} came; choose one of {', '.join(map(repr, allowed))}.")
+
+
+def check_floating(loss: str, name: str, tensor: Any) -> None:
+    """Raise ``ValueError`` unless `tensor` is a floating-point tensor."""
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{loss}: {name} is a {type(tensor).__name__}; give a floating-point tensor.")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{loss}: {name} has dtype {tensor.dtype}; give unnormalised floating-point scores.")

@@ -1,0 +1,84 @@
+"""Probabilities of logits, in log-space and in full precision."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def full_precision(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Half-precision tensors as float32; float32 and float64 as they are."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def known_everywhere(condition: Bool[Tensor, "..."]) -> bool:
+    """Whether a condition holds throughout, if that can be known for free; else False.
+
+    To know it lets a loss leave out masks that would mask nothing. It is free on the CPU outside of compiled code; a
+    device would have to be waited for.
+
+    Example:
+        >>> known_everywhere(torch.tensor([True, True])), known_everywhere(torch.tensor([True, False]))
+        (True, False)
+    """
+    return _read(condition.device, condition.all) == 1
+
+
+def known_finite(values: Float[Tensor, "..."]) -> bool:
+    """Whether all values are finite, if that can be known for free (as `known_everywhere`); else False.
+
+    Example:
+        >>> known_finite(torch.tensor([1.0, 2.0])), known_finite(torch.tensor([1.0, torch.nan]))
+        (True, False)
+    """
+    # A sum that overflows is no harm: what follows is the masked form.
+    number = _read(values.device, values.detach().sum)
+    return number is not None and math.isfinite(number)
+
+
+def _read(device: torch.device, number: Callable[[], Tensor]) -> float | None:
+    if device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    try:
+        return float(number())
+    except RuntimeError:  # under vmap, and of fake tensors, a value can't be read
+        return None
+
+
+def log_probabilities(
+    logits: Float[Tensor, "*rows classes"], temperature: float = 1.0
+) -> Float[Tensor, "*rows classes"]:
+    """``log softmax(logits / temperature)`` over the last dimension."""
+    return torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+
+
+def probabilities(logits: Float[Tensor, "*rows classes"], temperature: float = 1.0) -> Float[Tensor, "*rows classes"]:
+    """``softmax(logits / temperature)`` over the last dimension."""
+    return torch.softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+
+
+def log_mean(
+    p: Float[Tensor, "*rows classes"], q: Float[Tensor, "*rows classes"], weight: float
+) -> Float[Tensor, "*rows classes"]:
+    """``log(weight p + (1 - weight) q)`` of probabilities, for a weight in (0, 1); finite, also where both are 0.
+
+    Under a sum weighted by `p` or `q` it does for `log_mixture`, and costs less: where both underflow, so do the
+    weights.
+    """
+    return (weight * p).add_(q, alpha=1 - weight).add_(torch.finfo(p.dtype).tiny).log()
+
+
+def log_mixture(
+    log_p: Float[Tensor, "*rows classes"], log_q: Float[Tensor, "*rows classes"], weight: float
+) -> Float[Tensor, "*rows classes"]:
+    """``log(weight p + (1 - weight) q)``, for a weight in [0, 1]; -inf where both are."""
+    if weight in (0, 1):
+        return log_p if weight == 1 else log_q
+    # logaddexp of two -inf has a NaN gradient, which even a zero gradient from above would not stop.
+    neither = torch.isneginf(log_p) & torch.isneginf(log_q)
+    mixed = torch.logaddexp(
+        log_p.masked_fill(neither, 0.0) + math.log(weight), log_q.masked_fill(neither, 0.0) + math.log1p(-weight)
+    )
+    return mixed.masked_fill(neither, -torch.inf)
