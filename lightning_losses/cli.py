@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from lightning_losses.extras import advice
+from lightning_losses.environment.extras import advice
 
 
 def main() -> None:

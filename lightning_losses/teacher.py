@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lightning_losses.extras import require
+from lightning_losses.environment.extras import require
 
 
 class CachedLogits(nn.Module):

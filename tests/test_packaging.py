@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import lightning_losses
-from lightning_losses.extras import EXTRAS, advice
+from lightning_losses.environment.extras import EXTRAS, advice
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

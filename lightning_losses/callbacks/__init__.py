@@ -7,7 +7,7 @@ from lightning_losses.callbacks.epoch_seed import EpochSeed
 from lightning_losses.callbacks.history import History
 from lightning_losses.callbacks.last_checkpoint import LastCheckpoint
 from lightning_losses.callbacks.metrics_file import MetricsFile
-from lightning_losses.extras import require
+from lightning_losses.environment.extras import require
 
 __all__ = ["EpochSeed", "History", "LastCheckpoint", "MetricsFile"]
 

@@ -11,9 +11,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_losses.cache_folder import cache_folder
 from lightning_losses.data.image_data import ImageData, Images
 from lightning_losses.data.seeded_views import Augmentation
+from lightning_losses.environment.cache_folder import cache_folder
 
 _ROWS, _PIXELS = 5000, 28 * 28
 

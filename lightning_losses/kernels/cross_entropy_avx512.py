@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.cache_folder import cache_folder
+from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.kernels.cross_entropy_pass import Pass
 from lightning_losses.kernels.products import cpu_flags
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.extras import require
+from lightning_losses.environment.extras import require
 from lightning_losses.numerics.checks import check_count
 
 

@@ -1,5 +1,5 @@
 """Figures: curves and reliability diagrams in one style."""
 
-from lightning_losses.extras import require
+from lightning_losses.environment.extras import require
 
 require(__name__, "matplotlib")

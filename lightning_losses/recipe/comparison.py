@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from lightning_losses.cache_folder import cache_folder
 from lightning_losses.callbacks.numerics_guard import NotFiniteError
 from lightning_losses.data import ImageData
 from lightning_losses.data.stdlib_text import StdlibText
+from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.metrics import calibration_summary, negative_log_likelihood
 from lightning_losses.recipe import language_models
 from lightning_losses.recipe.check_config import ConfigError

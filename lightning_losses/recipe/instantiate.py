@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_losses.extras import advice
+from lightning_losses.environment.extras import advice
 
 # No name with two underscores before it: those lead to Python's own machinery.
 _NAME = re.compile(r"[A-Za-z]\w*(\.(?!__)[A-Za-z_]\w*)*")

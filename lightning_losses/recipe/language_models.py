@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from lightning_losses.cache_folder import cache_folder
 from lightning_losses.callbacks.metrics_file import append_metrics
 from lightning_losses.data.packing import IGNORED
 from lightning_losses.data.stdlib_text import StdlibText, TextDataset
+from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.plots.language_model import language_model_curves
 from lightning_losses.plots.style import save_figure
 from lightning_losses.recipe.kept_networks import KeptNetworks
