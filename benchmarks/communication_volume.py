@@ -20,7 +20,7 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 
-from lightning_losses.distributed import gather_batch
+from lightning_losses.parallel.processes import gather_batch
 
 # Tensors of one step: (columns, whether a gradient flows back); logits or features of the student, then the teacher.
 LOSSES = {

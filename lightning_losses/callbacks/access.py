@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_losses.sharding import refuse_flat_parameters
+from lightning_losses.parallel.sharding import refuse_flat_parameters
 
 
 def gradients_of(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer | None = None) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from lightning_losses.distributed import values_on_first
+from lightning_losses.parallel.processes import values_on_first
 
 
 class EpochSeed(Callback):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from lightning_losses.calibration import image_views
-from lightning_losses.distributed import gather_batch, world_size
+from lightning_losses.parallel.processes import gather_batch, world_size
 
 
 class Evaluated(NamedTuple):

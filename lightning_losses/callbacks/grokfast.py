@@ -13,7 +13,7 @@ from lightning_losses.callbacks.access import gradients_of, refuse_hidden_gradie
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.optim.grokfast import Average, GrokfastEMA, GrokfastMA
 from lightning_losses.optim.selection import select_parameters
-from lightning_losses.sharding import whole_dots
+from lightning_losses.parallel.sharding import whole_dots
 
 Kind = Literal["ema", "ma"]
 

@@ -25,7 +25,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_losses.callbacks.logged_values import add_logged_values, logged_values
 from lightning_losses.callbacks.process_states import add_process_states, take_process_states
-from lightning_losses.distributed import maximum_of_all
+from lightning_losses.parallel.processes import maximum_of_all
 
 # Launchers pass a signal on to processes that may have had it from the terminal or the scheduler already.
 _SAME_SIGNAL_SECONDS = 3.0

@@ -20,11 +20,11 @@ from lightning_losses.callbacks.monitor import Monitor
 from lightning_losses.callbacks.orthogonal_gradient import OrthogonalGradient
 from lightning_losses.callbacks.weight_norm_projection import WeightNormProjection
 from lightning_losses.diagnostics.learning_rate_sensitivity import learning_rate_sensitivity
-from lightning_losses.distributed import total_of_all, world_size
 from lightning_losses.numerics.checks import check_number
+from lightning_losses.parallel.processes import total_of_all, world_size
+from lightning_losses.parallel.sharding import unsharded_copy, whole
 from lightning_losses.plots.connectivity import learning_rate_panels
 from lightning_losses.plots.style import Figure
-from lightning_losses.sharding import unsharded_copy, whole
 
 
 class LearningRateSensitivity(Monitor):

@@ -13,9 +13,9 @@ from lightning_losses.callbacks.monitor import Monitor
 from lightning_losses.callbacks.probe import evaluating, inputs_and_target
 from lightning_losses.diagnostics.neural_collapse import Limit, neural_collapse
 from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.parallel.sharding import whole
 from lightning_losses.plots.grokking import collapse_panels
 from lightning_losses.plots.style import Figure
-from lightning_losses.sharding import whole
 
 
 class NeuralCollapse(Monitor):

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_losses.diagnostics.numerics import Cause, find_cause, save_batch
-from lightning_losses.distributed import maximum_of_all, world_size
 from lightning_losses.numerics.checks import check_count
+from lightning_losses.parallel.processes import maximum_of_all, world_size
 
 
 class _Seen(NamedTuple):

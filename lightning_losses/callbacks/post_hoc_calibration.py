@@ -20,8 +20,8 @@ from lightning_losses.callbacks.figures import publish, publish_table
 from lightning_losses.callbacks.last_checkpoint import LastCheckpoint
 from lightning_losses.metrics import calibration_summary
 from lightning_losses.metrics.bins import check_bins
+from lightning_losses.parallel.sharding import is_sharded, load_weights, refuse_flat_parameters
 from lightning_losses.plots.reliability_diagram import reliability_diagram
-from lightning_losses.sharding import is_sharded, load_weights, refuse_flat_parameters
 
 
 class PostHocCalibration(Callback):

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lightning_losses.callbacks.access import refuse_hidden_gradients
 from lightning_losses.callbacks.monitor import Monitor
-from lightning_losses.distributed import gather_batch, group_rank, world_size
 from lightning_losses.numerics.checks import check_number
-from lightning_losses.sharding import is_sharded, unsharded_copy
+from lightning_losses.parallel.processes import gather_batch, group_rank, world_size
+from lightning_losses.parallel.sharding import is_sharded, unsharded_copy
 
 
 class ProbeMonitor(Monitor):

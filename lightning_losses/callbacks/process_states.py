@@ -7,7 +7,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_losses.distributed import values_on_first
+from lightning_losses.parallel.processes import values_on_first
 
 
 def add_process_states(checkpoint: dict[str, Any], logged: dict[str, Any]) -> None:

@@ -10,9 +10,9 @@ import torch
 from lightning_losses.callbacks.access import refuse_hidden_gradients
 from lightning_losses.callbacks.monitor import Monitor
 from lightning_losses.optim.selection import select_parameters
+from lightning_losses.parallel.sharding import whole_dots
 from lightning_losses.plots.grokking import value_curves
 from lightning_losses.plots.style import Figure
-from lightning_losses.sharding import whole_dots
 
 
 class WeightNorms(Monitor):

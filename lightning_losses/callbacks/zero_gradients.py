@@ -13,9 +13,9 @@ from lightning_losses.callbacks.grokfast import Grokfast
 from lightning_losses.callbacks.monitor import Monitor
 from lightning_losses.callbacks.orthogonal_gradient import OrthogonalGradient
 from lightning_losses.optim.selection import select_parameters
+from lightning_losses.parallel.sharding import whole_dots
 from lightning_losses.plots.grokking import fraction_curves
 from lightning_losses.plots.style import Figure
-from lightning_losses.sharding import whole_dots
 
 
 class ZeroGradients(Monitor):

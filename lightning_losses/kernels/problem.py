@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.distributed import is_distributed_tensor
 from lightning_losses.kernels.terms import Terms
 from lightning_losses.numerics.checks import check_floating, check_number, debugging
+from lightning_losses.parallel.processes import is_distributed_tensor
 
 
 class Problem(NamedTuple):

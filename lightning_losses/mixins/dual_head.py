@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_losses.distributed import is_distributed_tensor, total_of_all, world_size
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.numerics.checks import check_choice, check_count
 from lightning_losses.objective import ObjectiveValue, Term
 from lightning_losses.optim.gradient_alignment import aligned_gradients
+from lightning_losses.parallel.processes import is_distributed_tensor, total_of_all, world_size
 
 HeadKind = Literal["linear", "mlp"]
 

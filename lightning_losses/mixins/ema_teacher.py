@@ -6,9 +6,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lightning_losses.distributed import total_of_all, whole_parameter, world_size
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.parallel.processes import total_of_all, whole_parameter, world_size
 
 Buffers = Literal["copy", "average"]
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.distributed import total_of_all, whole_parameter, world_size
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
+from lightning_losses.parallel.processes import total_of_all, whole_parameter, world_size
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as _Base

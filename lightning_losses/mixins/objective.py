@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lightning_losses.distributed import (
+from lightning_losses.losses.regularization.wdr_loss import layer_weights
+from lightning_losses.mixins.epoch_means import EpochMeans
+from lightning_losses.objective import Objective, ObjectiveValue
+from lightning_losses.parallel.processes import (
     gather_batch,
     group_rank,
     neighbours,
@@ -15,9 +18,6 @@ from lightning_losses.distributed import (
     whole_parameter,
     world_size,
 )
-from lightning_losses.losses.regularization.wdr_loss import layer_weights
-from lightning_losses.mixins.epoch_means import EpochMeans
-from lightning_losses.objective import Objective, ObjectiveValue
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as _Base

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.distributed import whole_parameter
 from lightning_losses.kernels.choice import Impl
 from lightning_losses.kernels.chunked_head import chunked_head
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
@@ -22,6 +21,7 @@ from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFacto
 from lightning_losses.modules.peak_memory import PeakMemory
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.objective import Objective, Term
+from lightning_losses.parallel.processes import whole_parameter
 
 Batch = dict[str, Tensor]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_choice, check_number
-from lightning_losses.sharding import local_part, shard_like, whole
+from lightning_losses.parallel.sharding import local_part, shard_like, whole
 
 Average = Literal["mean", "sum"]
 

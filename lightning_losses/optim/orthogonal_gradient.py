@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.numerics.probabilities import full_precision
-from lightning_losses.sharding import local_part, whole_dots
+from lightning_losses.parallel.sharding import local_part, whole_dots
 
 Scope = Literal["tensor", "model"]
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_number
-from lightning_losses.sharding import local_part, whole_dots
+from lightning_losses.parallel.sharding import local_part, whole_dots
 
 
 @torch.no_grad()

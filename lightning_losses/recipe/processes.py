@@ -19,8 +19,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+from lightning_losses.parallel.sharded_folders import check_folder
 from lightning_losses.recipe.instantiate import ConfigError
-from lightning_losses.sharded_checkpoints import check_folder
 
 # Lightning starts each process by forking this one, in place of running the command again.
 _FORKING = ("ddp_fork", "ddp_fork_find_unused_parameters_true", "ddp_spawn", "ddp_notebook")

@@ -23,6 +23,7 @@ import lightning_losses
 from lightning_losses.callbacks import EpochSeed, History, LastCheckpoint, MetricsFile, Progress
 from lightning_losses.callbacks.numerics_guard import NumericsGuard
 from lightning_losses.data import ImageData
+from lightning_losses.parallel.sharded_folders import find_again
 from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints, replacing
 from lightning_losses.recipe.instantiate import instantiate
 from lightning_losses.recipe.kept_networks import KeptNetworks, file_digest
@@ -35,7 +36,6 @@ from lightning_losses.recipe.processes import (
     shards_teacher,
 )
 from lightning_losses.recipe.sources import source_digest, targets
-from lightning_losses.sharded_checkpoints import find_again
 from lightning_losses.teacher import checkpoint_teacher
 
 Weights = Literal["last", "best"]

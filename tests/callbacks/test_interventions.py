@@ -156,7 +156,7 @@ def test_a_parameter_without_gradient_is_left_alone(tmp_path, monkeypatch, name)
 
 
 class FullyShardedDataParallel(torch.nn.Sequential):
-    """Has FSDP1's name, by which it is known; tests/test_sharding.py has the real one."""
+    """Has FSDP1's name, by which it is known; tests/parallel/test_sharding.py has the real one."""
 
 
 @pytest.mark.parametrize("make", [OrthogonalGradient, Grokfast, WeightNormProjection])

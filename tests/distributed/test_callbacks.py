@@ -50,7 +50,7 @@ from lightning_losses.callbacks.zero_gradients import ZeroGradients
 from lightning_losses.metrics.base import PredictionMetric
 from lightning_losses.metrics.brier_score import BrierDecomposition
 from lightning_losses.mixins import ObjectiveMixin
-from lightning_losses.strategy import FSDP2Strategy
+from lightning_losses.parallel.fsdp2 import FSDP2Strategy
 from tests.callbacks.training import PerProcess, batches, whole
 from tests.distributed.processes import in_group, run_on_processes
 from tests.metrics.test_every_metric import METRICS, sample

@@ -11,10 +11,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lightning_losses import CrossEntropy, Objective
-from lightning_losses.distributed import whole_parameter
 from lightning_losses.losses import loss_classes
 from lightning_losses.mixins import ObjectiveMixin
-from lightning_losses.strategy import FSDP2Strategy
+from lightning_losses.parallel.fsdp2 import FSDP2Strategy
+from lightning_losses.parallel.processes import whole_parameter
 from tests.distributed.processes import run_on_processes
 from tests.losses.examples import build, takes, tensors, trained
 

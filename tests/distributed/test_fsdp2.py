@@ -9,15 +9,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_losses import KD, CrossEntropy, Objective
-from lightning_losses.blocks import Execution
 from lightning_losses.losses import FitNetHint
 from lightning_losses.modules import Distiller
 from lightning_losses.modules.language_model import LanguageModelDistiller
 from lightning_losses.networks.transformer import Transformer
-from lightning_losses.sharding import is_sharded
-from lightning_losses.strategy import FSDP2Strategy
+from lightning_losses.parallel.blocks import Execution
+from lightning_losses.parallel.fsdp2 import FSDP2Strategy
+from lightning_losses.parallel.sharding import is_sharded
 from tests.distributed.processes import run_on_processes
-from tests.test_sharded_checkpoints import Malicious
+from tests.parallel.test_sharded_folders import Malicious
 
 pytestmark = pytest.mark.distributed
 

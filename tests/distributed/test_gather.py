@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lightning_losses.distributed import gather_batch, neighbours, world_size
+from lightning_losses.parallel.processes import gather_batch, neighbours, world_size
 from tests.distributed.processes import in_group, run_on_processes
 
 pytestmark = pytest.mark.distributed

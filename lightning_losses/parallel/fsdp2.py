@@ -14,10 +14,10 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_losses.blocks import blocks_of
 from lightning_losses.numerics.checks import check_choice
-from lightning_losses.sharded_checkpoints import check_folder, previous_name
-from lightning_losses.sharding import is_sharded, refusal, shard_children
+from lightning_losses.parallel.blocks import blocks_of
+from lightning_losses.parallel.sharded_folders import check_folder, previous_name
+from lightning_losses.parallel.sharding import is_sharded, refusal, shard_children
 
 # In a checkpoint: the numbers of the optimizers that have not stepped.
 _FRESH = "fresh_optimizers"

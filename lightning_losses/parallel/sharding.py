@@ -16,7 +16,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, 
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from lightning_losses.numerics.probabilities import full_precision
-from lightning_losses.sharded_checkpoints import check_folder
+from lightning_losses.parallel.sharded_folders import check_folder
 
 
 def local_part(tensor: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from lightning_losses.sharding import local_part, refuse_flat_parameters, shard_like, whole, whole_dots
+from lightning_losses.parallel.sharding import local_part, refuse_flat_parameters, shard_like, whole, whole_dots
 from tests.distributed.processes import in_group, run_on_processes
 
 
