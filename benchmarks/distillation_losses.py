@@ -28,7 +28,7 @@ from torch import Tensor
 from lightning_losses import losses
 from lightning_losses.cache_teacher import cache_teacher, load_cached_teacher
 from lightning_losses.data.image_data import ImageDataset
-from lightning_losses.losses.distillation.tgeo_kd import tgeo_kd_loss
+from lightning_losses.losses.distillation.logits.tgeo_kd import tgeo_kd_loss
 from lightning_losses.networks import SmallCNN
 from lightning_losses.transport import row_column_normalization
 

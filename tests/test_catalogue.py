@@ -78,9 +78,9 @@ def test_every_missing_corner_is_seen(tmp_path):
     for name, path in zip(
         everything,
         [
-            "lightning_losses/losses/distillation/kd.py",
+            "lightning_losses/losses/distillation/divergences/kd.py",
             "conf/objective/kd.yaml",
-            "tests/losses/distillation/test_kd.py",
+            "tests/losses/distillation/divergences/test_kd.py",
             "docs/distillation.md",
         ],
         strict=True,

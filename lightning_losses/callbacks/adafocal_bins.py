@@ -6,7 +6,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from lightning_losses.callbacks.evaluation_logits import EvaluationLogits
-from lightning_losses.losses.calibration.adafocal import AdaFocal
+from lightning_losses.losses.confidence.adafocal import AdaFocal
 
 
 class AdaFocalBins(Callback):

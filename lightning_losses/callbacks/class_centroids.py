@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_losses.callbacks.access import step_logits, sum_over_processes
-from lightning_losses.losses.distillation.mcmi import MCMI, class_centroids, class_sums, mcmi_loss
+from lightning_losses.losses.distillation.logits.mcmi import MCMI, class_centroids, class_sums, mcmi_loss
 from lightning_losses.numerics.checks import check_choice, check_number
 
 

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_losses.callbacks.access import sum_over_processes
-from lightning_losses.losses.distillation.nd_loss import NDLoss
+from lightning_losses.losses.distillation.features.nd_loss import NDLoss
 from lightning_losses.numerics.rows import class_indices
 
 

@@ -9,8 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_losses.losses.distillation.mcmi import class_centroids, class_sums
-from lightning_losses.losses.distillation.tgeo_kd import FusionController, LabelledBatch, tgeo_outer_loss, tgeo_state
+from lightning_losses.losses.distillation.logits.mcmi import class_centroids, class_sums
+from lightning_losses.losses.distillation.logits.tgeo_kd import (
+    FusionController,
+    LabelledBatch,
+    tgeo_outer_loss,
+    tgeo_state,
+)
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.numerics.checks import check_count, check_number, check_temperature
 from lightning_losses.parallel.processes import is_distributed_tensor, total_of_all, world_size

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from lightning_losses.losses.distillation.self_distill_gt import optimal_alpha
+from lightning_losses.losses.distillation.self_taught.self_distill_gt import optimal_alpha
 from lightning_losses.recipe.evaluation import evaluate
 from lightning_losses.recipe.launch import command
 from lightning_losses.recipe.loggers import plain_settings

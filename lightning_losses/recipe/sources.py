@@ -31,7 +31,7 @@ def source_digest(names: Iterable[str]) -> str:
 
     Example:
         >>> one = source_digest(["lightning_losses.losses.KD"])
-        >>> one == source_digest(["lightning_losses.losses.distillation.kd"]) != source_digest(
+        >>> one == source_digest(["lightning_losses.losses.distillation.divergences.kd"]) != source_digest(
         ...     ["lightning_losses.losses.NKD"])
         True
     """

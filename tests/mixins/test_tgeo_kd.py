@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_losses import Objective
 from lightning_losses.losses import TGeoKD
-from lightning_losses.losses.distillation.tgeo_kd import tgeo_state
+from lightning_losses.losses.distillation.logits.tgeo_kd import tgeo_state
 from lightning_losses.modules.tgeo_distiller import TGeoDistiller
 from tests.distributed.processes import Sharded, one_step
 

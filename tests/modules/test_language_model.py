@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from lightning_losses.data.packing import pack_documents
 from lightning_losses.data.stdlib_text import TextDataset
 from lightning_losses.losses import KD, CrossEntropy, ForwardKL
-from lightning_losses.losses.distillation.kd import kd_loss
+from lightning_losses.losses.distillation.divergences.kd import kd_loss
 from lightning_losses.modules.language_model import LanguageModel, LanguageModelDistiller
 from lightning_losses.modules.peak_memory import PeakMemory
 from lightning_losses.networks.transformer import Transformer

@@ -43,13 +43,13 @@ from lightning_losses.losses import (
     uskd_loss,
     wdr_loss,
 )
-from lightning_losses.losses.distillation.adaptive_alpha_divergence import alpha_divergence
-from lightning_losses.losses.distillation.bdkd import bdkd_weights
-from lightning_losses.losses.distillation.dkd import dkd_parts
-from lightning_losses.losses.distillation.mcmi import class_centroids, class_sums
-from lightning_losses.losses.distillation.pskd import pskd_target
-from lightning_losses.losses.distillation.sinkd import sinkd_transport
-from lightning_losses.losses.distillation.tgeo_kd import tgeo_state
+from lightning_losses.losses.distillation.divergences.adaptive_alpha_divergence import alpha_divergence
+from lightning_losses.losses.distillation.divergences.bdkd import bdkd_weights
+from lightning_losses.losses.distillation.logits.dkd import dkd_parts
+from lightning_losses.losses.distillation.logits.mcmi import class_centroids, class_sums
+from lightning_losses.losses.distillation.logits.sinkd import sinkd_transport
+from lightning_losses.losses.distillation.logits.tgeo_kd import tgeo_state
+from lightning_losses.losses.distillation.self_taught.pskd import pskd_target
 from lightning_losses.numerics.divergences import entropy
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import class_indices

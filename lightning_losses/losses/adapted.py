@@ -1,0 +1,169 @@
+"""Losses of other libraries as terms of an objective: their arguments fed with tensors under our names."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_losses.losses.base import Loss
+from lightning_losses.numerics.checks import check_choice
+from lightning_losses.numerics.probabilities import full_precision
+
+_REDUCTIONS = ("mean", "sum")
+
+
+class Adapted(Loss):
+    """A loss of another library, or any function, fed with the step's tensors under their glossary names.
+
+    A configuration alone makes a term of it; a function is named with ``_partial_: true``::
+
+        loss:
+          _target_: lightning_losses.losses.adapted.Adapted
+          loss:
+            _target_: torchvision.ops.sigmoid_focal_loss
+            _partial_: true
+            gamma: 2.0
+          inputs: {inputs: logits, targets: target}
+          one_hot: true
+          reduction: mean
+
+    Half-precision inputs are widened to float32, and autocast is off inside, as for the library's own losses. What
+    the wrapped loss does with ignored samples or infinite logits is its own affair.
+
+    Args:
+        loss: a module or a function; parameters that it owns train with the module's.
+        inputs: ``{its argument: tensor of the step}``. Arguments without a default that are not named here take the
+            tensor of their own name; those with one keep it.
+        reduction: what becomes of a result with a value for each sample: "mean" or "sum". A scalar stays as it is;
+            then "mean" tells that it is a mean over samples, so that processes with different numbers of samples are
+            weighed by them. None for neither.
+        batch_coupled: whether the value of one sample depends on the others in the batch; it is then evaluated on
+            the batch of all processes.
+        one_hot: turn a `target` of class indices into one row of zeros and a one per sample, for losses of many labels.
+
+    Returns:
+        What the loss returns, reduced.
+
+    Raises:
+        ValueError: a loss that can't be called, or whose arguments can't be read; a name in `inputs` that it does
+            not take; when called, a target that is no class index where it is to become one-hot.
+
+    Example:
+        >>> import torch.nn.functional as F
+        >>> from lightning_losses.losses.base import forward_inputs
+        >>> loss = Adapted(F.huber_loss, {"input": "logits", "target": "teacher_logits"})
+        >>> forward_inputs(loss)
+        {'logits': True, 'teacher_logits': True}
+        >>> loss(logits=torch.zeros(2, 3), teacher_logits=torch.ones(2, 3)).item()
+        0.5
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Any],
+        inputs: Mapping[str, str] | None = None,
+        *,
+        reduction: Literal["mean", "sum"] | None = None,
+        batch_coupled: bool = False,
+        one_hot: bool = False,
+    ) -> None:
+        super().__init__()
+        if not callable(loss):
+            raise ValueError(
+                f"adapted: loss={loss!r} came; give a module or a function (in a configuration, with _partial_: true)."
+            )
+        if reduction is not None:
+            check_choice("adapted", "reduction", reduction, _REDUCTIONS)
+        self.loss = loss
+        self.inner_name = _name(loss)
+        self.reduction = reduction
+        self.one_hot = one_hot
+        # A class's own word elsewhere; here that of the configuration.
+        self.__dict__["batch_coupled"] = bool(batch_coupled)
+        parameters = _parameters(loss, self.inner_name)
+        self._sources = _sources(parameters, self.inner_name, dict(inputs or {}))
+        if one_hot and not {"logits", "target"} <= set(self._sources.values()):
+            raise ValueError(
+                f"adapted: one_hot=True came to {self.inner_name}, which takes {', '.join(self._sources.values())}; "
+                "it is for losses that take logits and target."
+            )
+        # Samples that the loss leaves out of its mean.
+        default = parameters["ignore_index"].default if "ignore_index" in parameters else None
+        self.ignore_index = getattr(loss, "ignore_index", default)
+        # What `forward_inputs` reads: this instance's tensors, where other losses have one signature for a class.
+        kind = inspect.Parameter.KEYWORD_ONLY
+        self.__signature__ = inspect.Signature(
+            [inspect.Parameter(name, kind) for name in dict.fromkeys(self._sources.values())]
+        )
+
+    def forward(self, **tensors: Any) -> Tensor:
+        """Evaluate the loss on the step's tensors; the class documents it."""
+        given = {argument: self._prepared(source, tensors) for argument, source in self._sources.items()}
+        device = next((value.device.type for value in given.values() if isinstance(value, Tensor)), "cpu")
+        try:
+            with torch.autocast(device, enabled=False):
+                value = self.loss(**given)
+        except AssertionError as error:
+            shapes = ", ".join(f"{name} {list(v.shape)}" for name, v in given.items() if isinstance(v, Tensor))
+            raise ValueError(
+                f"adapted: {self.inner_name} refused {shapes} ({str(error) or 'by an assertion without a word'}); give "
+                "it what its own documentation asks for."
+            ) from error
+        if not isinstance(value, Tensor):
+            raise ValueError(f"adapted: {self.inner_name} returned a {type(value).__name__}; a loss returns a tensor.")
+        if value.ndim == 0 or self.reduction is None:
+            return value
+        return value.mean() if self.reduction == "mean" else value.sum()
+
+    def extra_repr(self) -> str:
+        """What it wraps, if that is no module of its own, and where the tensors come from."""
+        own = "" if isinstance(self.loss, nn.Module) else f"{self.inner_name}, "
+        return own + ", ".join(f"{argument}={source}" for argument, source in self._sources.items())
+
+    def _prepared(self, source: str, tensors: Mapping[str, Any]) -> Any:
+        value = tensors[source]
+        if not isinstance(value, Tensor):
+            return value
+        if not (self.one_hot and source == "target"):
+            return full_precision(value) if value.is_floating_point() else value
+        logits = tensors.get("logits")
+        if logits is None or value.is_floating_point() or value.shape != logits.shape[:-1]:
+            raise ValueError(
+                f"adapted: target of shape {list(value.shape)} and dtype {value.dtype} came to {self.inner_name} with "
+                "one_hot=True; give class indices of the logits' shape without its last dimension, or one_hot=False."
+            )
+        wide = full_precision(logits)
+        return torch.zeros_like(wide).scatter_(-1, value.unsqueeze(-1), 1.0)
+
+
+def _parameters(loss: Callable[..., Any], name: str) -> Mapping[str, inspect.Parameter]:
+    # Some modules define __call__ in place of forward.
+    own_call = isinstance(loss, nn.Module) and type(loss).__call__ is nn.Module.__call__
+    try:
+        return inspect.signature(loss.forward if own_call else loss).parameters  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise ValueError(f"adapted: the arguments of {name} can't be read; wrap it in a Python function.") from None
+
+
+def _sources(parameters: Mapping[str, inspect.Parameter], name: str, inputs: dict[str, str]) -> dict[str, str]:
+    """The step's tensor of each argument that the loss is called with."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    takes = {p.name: p.default is inspect.Parameter.empty for p in parameters.values() if p.kind in named}
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    unknown = sorted(set(inputs) - set(takes))
+    if unknown and not takes_any:
+        raise ValueError(
+            f"adapted: inputs name {', '.join(unknown)}, which {name} does not take; it takes {', '.join(takes)}."
+        )
+    sources = {argument: inputs.get(argument, argument) for argument in takes if takes[argument]}
+    sources.update(inputs)
+    if not sources:
+        raise ValueError(f"adapted: {name} needs no tensor; name in inputs which it is to be called with.")
+    return sources
+
+
+def _name(loss: Callable[..., Any]) -> str:
+    function = getattr(loss, "func", loss)
+    return type(loss).__name__ if isinstance(loss, nn.Module) else getattr(function, "__name__", repr(function))

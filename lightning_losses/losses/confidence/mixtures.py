@@ -1,0 +1,50 @@
+"""What the losses of mixtures share: the mixtures of each sample beside the sample."""
+
+from typing import NamedTuple
+
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from lightning_losses.losses.confidence.confidence import IndexedRows, indexed_rows
+from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.probabilities import full_precision
+
+
+class MixtureRows(NamedTuple):
+    """Samples, and the logits and labels of their Q mixtures; harmless where the sample is ignored."""
+
+    rows: IndexedRows
+    mixtures: Float[Tensor, "blocks rows classes"]
+    purity: Float[Tensor, "blocks rows classes"]
+
+
+def mixture_rows(
+    loss: str,
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."],
+    mixup_logits: Float[Tensor, "*mixtures classes"],
+    mixup_target: Float[Tensor, "*mixtures classes"],
+    ignore_index: int,
+) -> MixtureRows:
+    """Check samples and their mixtures, and put the mixtures in blocks of the batch.
+
+    Raises:
+        ValueError: as `indexed_rows`; mixtures of another shape than their labels, or no whole number of batches.
+    """
+    rows = indexed_rows(loss, logits, target, ignore_index)
+    for name, tensor in (("mixup_logits", mixup_logits), ("mixup_target", mixup_target)):
+        check_floating(loss, name, tensor)
+    count, classes = rows.logits.shape
+    mixed = mixup_logits.numel() // classes
+    whole = mixed == 0 if count == 0 else mixed % count == 0 and mixed > 0
+    if mixup_logits.shape != mixup_target.shape or mixup_logits.shape[-1] != classes or not whole:
+        raise ValueError(
+            f"{loss}: mixup_logits of shape {list(mixup_logits.shape)} and mixup_target of shape "
+            f"{list(mixup_target.shape)} came with logits of shape {list(logits.shape)}; give Q blocks of "
+            "the batch, [Q B, C] each."
+        )
+    blocks = mixed // count if count else 1
+    ignored = ~rows.kept.unsqueeze(-1)
+    mixtures = full_precision(mixup_logits).to(rows.logits.dtype).reshape(blocks, count, classes)
+    purity = full_precision(mixup_target).to(rows.logits.dtype).reshape(blocks, count, classes)
+    return MixtureRows(rows, mixtures.masked_fill(ignored, 0.0), purity.masked_fill(ignored, 0.0))

@@ -1,0 +1,1 @@
+"""Distances between the student's and the teacher's probabilities."""

@@ -1,0 +1,230 @@
+"""Distillation between vocabularies that differ: any loss of logits, on the classes that both networks have."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from lightning_losses.losses.base import Loss, Status
+from lightning_losses.losses.distillation.divergences.kd import KD
+from lightning_losses.numerics.checks import check_choice, check_floating
+from lightning_losses.numerics.rows import classification_rows
+
+Policy = Literal["error", "truncate", "map"]
+_NAME = "aligned_vocabulary"
+
+
+class SharedClasses(NamedTuple):
+    """Which classes of the student and of the teacher are the same: equally long, in the same order.
+
+    Attributes:
+        student: the student's, as a slice of the first ones or as their indices.
+        teacher: the teacher's.
+    """
+
+    student: slice | Int[Tensor, " shared"]
+    teacher: slice | Int[Tensor, " shared"]
+
+
+def shared_classes(
+    student_size: int,
+    teacher_size: int,
+    *,
+    policy: Policy = "error",
+    student_classes: Sequence[int] | Int[Tensor, " shared"] | None = None,
+    teacher_classes: Sequence[int] | Int[Tensor, " shared"] | None = None,
+) -> SharedClasses:
+    """The classes that two vocabularies share, by a policy; see `AlignedVocabulary`.
+
+    Raises:
+        ValueError: sizes that differ under "error"; under "map" lists that are missing, of unlike lengths, that name a
+            class twice or one that is not there.
+
+    Example:
+        >>> shared_classes(5, 3, policy="truncate")
+        SharedClasses(student=slice(0, 3, None), teacher=slice(0, 3, None))
+    """
+    check_choice(_NAME, "policy", policy, Policy)
+    if policy == "error" and student_size != teacher_size:
+        raise ValueError(
+            f"{_NAME}: teacher_logits of {teacher_size} classes came with logits of {student_size}; choose "
+            "policy='truncate' where the first classes are the same, or policy='map' and say which are."
+        )
+    if policy != "map":
+        shared = min(student_size, teacher_size)
+        return SharedClasses(slice(0, shared), slice(0, shared))
+    chosen = []
+    for name, classes, size in (
+        ("student_classes", student_classes, student_size),
+        ("teacher_classes", teacher_classes, teacher_size),
+    ):
+        index = torch.as_tensor([] if classes is None else classes, dtype=torch.int64)
+        inside = index.numel() > 0 and int(index.min()) >= 0 and int(index.max()) < size
+        if index.ndim != 1 or not inside or len(set(index.tolist())) < len(index):
+            raise ValueError(
+                f"{_NAME}: {name} of shape {list(index.shape)} came for {size} classes; give indices of classes that "
+                "are there, each once."
+            )
+        chosen.append(index)
+    if len(chosen[0]) != len(chosen[1]):
+        raise ValueError(
+            f"{_NAME}: {len(chosen[0])} student_classes came with {len(chosen[1])} teacher_classes; give pairs."
+        )
+    return SharedClasses(*chosen)
+
+
+def shared_target(
+    target: Int[Tensor, "*rows"], student_size: int, shared: SharedClasses, ignore_index: int = -100
+) -> Int[Tensor, "*rows"]:
+    """Targets as places among the shared classes; `ignore_index` for a class that is not shared."""
+    places = torch.full((student_size,), ignore_index, dtype=torch.int64, device=target.device)
+    student = shared.student if isinstance(shared.student, slice) else shared.student.to(target.device)
+    places[student] = torch.arange(len(places[student]), device=target.device)
+    kept = target != ignore_index
+    return places[target.masked_fill(~kept, 0)].masked_fill(~kept, ignore_index)
+
+
+def aligned_vocabulary_loss(
+    logits: Float[Tensor, "*rows classes"],
+    teacher_logits: Float[Tensor, "*rows teacher_classes"],
+    target: Shaped[Tensor, "..."] | None = None,
+    *,
+    loss: Loss,
+    policy: Policy = "error",
+    student_classes: Sequence[int] | Int[Tensor, " shared"] | None = None,
+    teacher_classes: Sequence[int] | Int[Tensor, " shared"] | None = None,
+) -> Float[Tensor, "..."]:
+    """A loss on the classes that both networks have; see `AlignedVocabulary`."""
+    ignore_index = getattr(loss, "ignore_index", -100)
+    check_floating(_NAME, "teacher_logits", teacher_logits)
+    classification_rows(_NAME, logits, target, ignore_index)
+    if teacher_logits.shape[:-1] != logits.shape[:-1] or (
+        policy == "error" and teacher_logits.shape[-1:] != logits.shape[-1:]
+    ):
+        raise ValueError(
+            f"{_NAME}: teacher_logits of shape {list(teacher_logits.shape)} came with logits of shape "
+            f"{list(logits.shape)}; give both the same samples, and policy='truncate' or 'map' where classes differ."
+        )
+    size = logits.shape[-1]
+    shared = shared_classes(
+        size,
+        teacher_logits.shape[-1],
+        policy=policy,
+        student_classes=student_classes,
+        teacher_classes=teacher_classes,
+    )
+    tensors: dict[str, Tensor] = {
+        "logits": _chosen(logits, shared.student),
+        "teacher_logits": _chosen(teacher_logits, shared.teacher),
+    }
+    if target is not None and "target" in loss.inputs():
+        if target.is_floating_point() and policy != "error":
+            raise ValueError(f"{_NAME}: a target of probabilities came with policy={policy!r}; give class indices.")
+        soft = target.is_floating_point()
+        tensors["target"] = target if soft else shared_target(target, size, shared, ignore_index)
+    value: Tensor = loss(**tensors)
+    return value
+
+
+def _chosen(logits: Tensor, classes: slice | Tensor) -> Tensor:
+    return logits[..., classes if isinstance(classes, slice) else classes.to(logits.device)]
+
+
+class AlignedVocabulary(Loss):
+    """Distillation between vocabularies that differ: any loss of logits, on the classes that both networks have.
+
+    Both networks' logits are cut to the shared classes, in the same order, so that each one's probabilities are those
+    given that the class is shared: what one network knows alone is masked in both, adds nothing, and gets no gradient.
+    Samples whose target is not shared are ignored. "error" takes equal vocabularies alone; "truncate" takes the first
+    classes as shared, for vocabularies that are padded to unlike sizes; "map" goes by two lists.
+
+    Args:
+        loss: a loss of `logits`, `teacher_logits` and, if it has one, `target`; `KD` if None.
+        policy: "error", "truncate" or "map".
+        student_classes: for "map", the student's classes that are shared.
+        teacher_classes: for "map", the teacher's classes that are the same, in the same order.
+
+    Shapes:
+        logits: [..., C]; teacher_logits: [..., C']; target (optional): [...] class indices of the student's.
+
+    Returns:
+        What the loss returns.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; vocabularies that differ otherwise than the policy allows.
+
+    Source:
+        Vocabularies padded to unlike sizes are common among language models of one family. Codes that pad the smaller
+        one with logits of 0 give probability to classes that are not there; nothing is padded here.
+
+    Example:
+        >>> loss = AlignedVocabulary(KD(temperature=1.0), policy="truncate")
+        >>> logits = torch.tensor([[2.0, 0.0, 5.0]])  # the student's last class is its own
+        >>> loss(logits, torch.tensor([[2.0, 0.0]])).item()
+        0.0
+    """
+
+    status: ClassVar[Status] = "experimental"
+    evidence: ClassVar[str] = "no golden values: no formula of its own; the wrapped loss on shared classes in its tests"
+
+    def __init__(
+        self,
+        loss: Loss | None = None,
+        policy: Policy = "error",
+        student_classes: Sequence[int] | None = None,
+        teacher_classes: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice(_NAME, "policy", policy, Policy)
+        if policy == "map":
+            # Whatever the sizes, so that lists that can't be right are refused at once.
+            shared_classes(
+                2**62, 2**62, policy=policy, student_classes=student_classes, teacher_classes=teacher_classes
+            )
+        self.loss = KD() if loss is None else loss
+        if not {"logits", "teacher_logits"} <= set(self.loss.inputs()):
+            raise ValueError(
+                f"{_NAME}: {type(self.loss).__name__} came as loss; give one of logits and teacher_logits."
+            )
+        self.policy: Policy = policy
+        self.student_classes = student_classes
+        self.teacher_classes = teacher_classes
+
+    @property
+    def reduction(self) -> Any:
+        """The loss's."""
+        return getattr(self.loss, "reduction", None)
+
+    def denominator(self, **tensors: Tensor) -> Tensor:
+        """How many samples are kept, those whose target is not shared left out."""
+        target, logits = tensors.get("target"), tensors["logits"]
+        if target is not None and not target.is_floating_point() and "target" in self.loss.inputs():
+            ignore_index = getattr(self.loss, "ignore_index", -100)
+            shared = shared_classes(
+                logits.shape[-1],
+                tensors["teacher_logits"].shape[-1],
+                policy=self.policy,
+                student_classes=self.student_classes,
+                teacher_classes=self.teacher_classes,
+            )
+            tensors = {**tensors, "target": shared_target(target, logits.shape[-1], shared, ignore_index)}
+        return self.loss.denominator(**tensors)
+
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows teacher_classes"],
+        target: Shaped[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """Evaluate the loss; the class documents it."""
+        return aligned_vocabulary_loss(
+            logits,
+            teacher_logits,
+            target,
+            loss=self.loss,
+            policy=self.policy,
+            student_classes=self.student_classes,
+            teacher_classes=self.teacher_classes,
+        )

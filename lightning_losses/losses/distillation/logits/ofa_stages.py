@@ -1,0 +1,218 @@
+"""One-for-all distillation of stages: a branch on each stage of the student predicts what the teacher does."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
+
+from lightning_losses.losses.base import Loss, Status
+from lightning_losses.losses.distillation.logits.ofa_kd import ofa_kd_loss
+from lightning_losses.numerics.checks import check_choice, check_count, check_floating, check_number, check_temperature
+from lightning_losses.numerics.reduction import Reduction, check_reduction
+
+Maps = Float[Tensor, "batch ..."]
+Kind = Literal["maps", "tokens", "vectors"]
+
+
+class _Depthwise(LazyModuleMixin, nn.Module):
+    """A 3 x 3 convolution of stride 2 of each channel by itself, of as many channels as come."""
+
+    cls_to_become = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = UninitializedParameter()
+
+    def initialize_parameters(self, maps: Tensor) -> None:
+        """Take the number of channels from the first batch."""
+        if self.has_uninitialized_params():
+            self.weight.materialize((maps.shape[1], 1, 3, 3))
+            nn.init.uniform_(self.weight, -1 / 3, 1 / 3)
+
+    def forward(self, maps: Float[Tensor, "batch channels height width"]) -> Tensor:
+        """Half the size."""
+        return F.conv2d(maps, self.weight, stride=2, padding=1, groups=maps.shape[1])
+
+
+class _Tokens(nn.Module):
+    """One transformer block on tokens of any width, then their mean."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.enter = nn.LazyLinear(width)
+        heads = next(heads for heads in (4, 2, 1) if width % heads == 0)
+        self.block = nn.TransformerEncoderLayer(
+            width, heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+
+    def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Tensor:
+        """One vector for each sample."""
+        vectors: Tensor = self.block(self.enter(tokens)).mean(dim=1)
+        return vectors
+
+
+def stage_branch(kind: Kind, width: int, blocks: int, num_classes: int) -> nn.Sequential:
+    """The branch that turns a stage's output into logits.
+
+    Maps go through separable convolutions that halve them, group norm and ReLU, once for each of `blocks`; tokens
+    through a transformer block; vectors through a linear layer and ReLU. A mean over places and a linear layer follow.
+    """
+    layers: list[nn.Module] = []
+    if kind == "maps":
+        for _ in range(blocks):
+            layers += [_Depthwise(), nn.LazyConv2d(width, 1, bias=False), nn.GroupNorm(1, width), nn.ReLU()]
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    elif kind == "tokens":
+        layers += [_Tokens(width)]
+    else:
+        layers += [nn.LazyLinear(width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, num_classes))
+
+
+def ofa_stages_loss(
+    stage_logits: Mapping[str, Float[Tensor, "batch classes"]],
+    teacher_logits: Float[Tensor, "batch classes"],
+    target: Shaped[Tensor, "..."],
+    *,
+    gamma: float = 1.5,
+    temperature: float = 1.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "..."]:
+    """The sum over stages of one-for-all distillation of the stage's logits; see `OFAStages`."""
+    if not stage_logits:
+        raise ValueError("ofa_stages: no feature_maps came; give those of at least one stage.")
+    values = [
+        ofa_kd_loss(
+            logits, teacher_logits, target, gamma=gamma, temperature=temperature, ignore_index=ignore_index,
+            reduction=reduction,
+        )
+        for logits in stage_logits.values()
+    ]  # fmt: skip
+    return torch.stack(values).sum(dim=0)
+
+
+class OFAStages(Loss):
+    """One-for-all distillation of stages: a branch on each stage of the student predicts what the teacher does.
+
+    ``sum over stages of OFAKD(branch(stage), teacher)``. Teacher and student meet in their predictions, so their
+    architectures may differ as a convolutional network's and a transformer's do. The branches belong to the loss: they
+    take their shapes from the first batch, train and are saved with it, and the student's network goes without them.
+    Set the layers by the student's `feature_layer`, "all" for all its stages. Use it beside `OFAKD` of the last logits.
+
+    Args:
+        num_classes: C.
+        stages: how many stages come.
+        kind: what a stage puts out: "maps", "tokens" or "vectors".
+        width: of the branches' hidden layers, at least 1.
+        gamma: γ of `OFAKD`, at least 0.
+        temperature: τ of `OFAKD`, above 0.
+        ignore_index: samples with this target count for nothing.
+        reduction: "mean" over the kept samples, "sum", or "none".
+
+    Shapes:
+        feature_maps: [B, channels, height, width], [B, T, D] or [B, D] by kind, or {layer: such tensors};
+        teacher_logits: [B, C]; target: [B] class indices or [B, C] probabilities.
+
+    Returns:
+        A scalar, or [B] without reduction.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; another number of stages; options out of range.
+
+    Source:
+        Hao, Guo, Han, Tang, Hu, Wang, Xu, 2023, "One-for-All: Bridge the Gap Between Heterogeneous Architectures in
+        Knowledge Distillation", arXiv:2310.19444, and its code Hao840/OFAKD: all stages, weight 1. As there, a branch
+        has one halving block for each stage from its own to the last; here the blocks have one width in place of
+        doubling ones, group norm in place of batch norm, so that samples do not depend on each other, and one
+        transformer block in place of patch merging.
+
+    Example:
+        >>> loss = OFAStages(num_classes=3, stages=2, width=8)
+        >>> maps = {"early": torch.randn(2, 4, 8, 8), "late": torch.randn(2, 6, 4, 4)}
+        >>> loss(maps, torch.randn(2, 3), torch.tensor([0, 1])).shape
+        torch.Size([])
+    """
+
+    status: ClassVar[Status] = "paper"
+    evidence: ClassVar[str] = "Hao840/OFAKD for the loss on a branch's logits; the branches are this library's"
+
+    def __init__(
+        self,
+        num_classes: int,
+        stages: int = 1,
+        kind: Kind = "maps",
+        width: int = 64,
+        gamma: float = 1.5,
+        temperature: float = 1.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        for name, count in (("num_classes", num_classes), ("stages", stages), ("width", width)):
+            check_count("ofa_stages", name, count)
+        check_choice("ofa_stages", "kind", kind, Kind)
+        check_number("ofa_stages", "gamma", gamma, least=0)
+        check_temperature("ofa_stages", temperature)
+        check_reduction("ofa_stages", reduction)
+        self.num_classes = num_classes
+        self.stages = stages
+        self.kind: Kind = kind
+        self.width = width
+        self.gamma = gamma
+        self.temperature = temperature
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+        self.branches = nn.ModuleList(stage_branch(kind, width, stages - n, num_classes) for n in range(stages))
+
+    def denominator(self, **tensors: Any) -> Tensor:
+        """How many samples are not ignored."""
+        target: Tensor = tensors["target"]
+        kept = torch.ones(len(target)) if target.is_floating_point() else target != self.ignore_index
+        return kept.to(target.device).sum()
+
+    def forward(
+        self,
+        feature_maps: Maps | Mapping[str, Maps],
+        teacher_logits: Float[Tensor, "batch classes"],
+        target: Shaped[Tensor, "..."],
+    ) -> Float[Tensor, "..."]:
+        """Evaluate the loss; the class documents it."""
+        maps = feature_maps if isinstance(feature_maps, Mapping) else {"": feature_maps}
+        if len(maps) != self.stages:
+            raise ValueError(f"ofa_stages: {len(maps)} feature_maps came for stages={self.stages}; give as many.")
+        kept = None if target.is_floating_point() else target != self.ignore_index
+        stage_logits = {
+            name: self._logits(branch, stage, kept)
+            for (name, stage), branch in zip(maps.items(), self.branches, strict=True)
+        }
+        return ofa_stages_loss(
+            stage_logits,
+            teacher_logits,
+            target,
+            gamma=self.gamma,
+            temperature=self.temperature,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )
+
+    def _logits(self, branch: nn.Module, stage: Maps, kept: Tensor | None) -> Float[Tensor, "batch classes"]:
+        check_floating("ofa_stages", "feature_maps", stage)
+        if stage.ndim != {"maps": 4, "tokens": 3, "vectors": 2}[self.kind]:
+            raise ValueError(
+                f"ofa_stages: feature_maps of shape {list(stage.shape)} came for kind={self.kind!r}; choose the kind "
+                "of what the stages put out."
+            )
+        if len(stage) == 0:
+            return stage.new_zeros(0, self.num_classes) + stage.sum()
+        if kept is not None and kept.shape == stage.shape[:1]:
+            # What ignored samples hold must not reach the branches, not even as zero times it.
+            stage = torch.where(kept.view(-1, *[1] * (stage.ndim - 1)), stage, 0.0)
+        last: Any = branch[-1]  # type: ignore[index]
+        logits: Tensor = branch(stage.to(last.weight.dtype))
+        return logits

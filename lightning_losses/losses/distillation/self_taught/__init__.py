@@ -1,0 +1,1 @@
+"""Losses whose teacher is the network itself."""

@@ -1,0 +1,192 @@
+"""AdaFocal, its exponents and the callback that renews them."""
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_losses.callbacks.adafocal_bins import AdaFocalBins
+from lightning_losses.data.image_data import ImageDataset
+from lightning_losses.losses import AdaFocal, CrossEntropy, adafocal_loss, focal_loss
+from lightning_losses.losses.confidence.adafocal import next_gammas
+from lightning_losses.modules import Classifier
+from lightning_losses.objective import Objective
+from tests.losses.confidence.cases import sample
+
+# From the authors' AdaFocal (3mcloud/adafocal) on the same gaps, edges, logits and targets.
+GAPS = torch.tensor([0.6, -0.9, 0.05, -0.3], dtype=torch.float64)
+AUTHORS_GAMMAS = [
+    [1.8221188004, 0.4065696597, 1.0512710964, 0.7408182207],
+    [3.3201169227, -0.2, 1.1051709181, 0.5488116361],
+    [6.0496474644, -0.4919206222, 1.1618342427, 0.4065696597],
+]
+EDGES = torch.tensor([0.3, 0.55, 0.8], dtype=torch.float64)
+LOGITS = torch.tensor([[2.0, 0, 0], [0.3, 0.1, -0.2], [1.0, 0.2, 0.1], [-1.0, 1.0, 0.0]], dtype=torch.float64)
+TARGET = torch.tensor([0, 1, 0, 0])
+AUTHORS_LOSS = 0.8544177788562415
+AUTHORS_GRADIENT = [
+    [-0.01791375118733835, 0.008956875593669169, 0.008956875593669169],
+    [0.10290269923703893, -0.16531634129149084, 0.062413642054451914],
+    [-0.12734401663554973, 0.06685295838363552, 0.06049105825191421],
+    [-0.31381222986167256, 0.22941512271938666, 0.08439710714228583],
+]
+
+
+def test_exponents_move_as_in_the_authors_code():
+    gammas = torch.ones(4, dtype=torch.float64)
+    for expected in AUTHORS_GAMMAS:
+        gammas = next_gammas(gammas, GAPS)
+        # Ten digits were written down.
+        torch.testing.assert_close(gammas, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+
+
+def test_value_and_gradient_are_those_of_the_authors_code():
+    logits = LOGITS.clone().requires_grad_()
+    gammas = torch.tensor(AUTHORS_GAMMAS[-1], dtype=torch.float64)
+    value = adafocal_loss(logits, TARGET, EDGES, gammas)
+    value.backward()
+    # Their exponents are float32.
+    assert value.item() == pytest.approx(AUTHORS_LOSS, abs=1e-8)
+    torch.testing.assert_close(logits.grad, torch.tensor(AUTHORS_GRADIENT, dtype=torch.float64), rtol=0, atol=1e-8)
+
+
+def test_exponents_stay_in_their_range():
+    gammas = torch.tensor([19.0, -1.9], dtype=torch.float64)
+    assert next_gammas(gammas, torch.tensor([1.0, -1.0], dtype=torch.float64)).tolist() == [20.0, -2.0]
+
+
+def test_before_any_validation_it_is_focal_loss():
+    logits, target = sample()
+    torch.testing.assert_close(AdaFocal(gamma=2.0).double()(logits, target), focal_loss(logits, target, gamma=2.0))
+
+
+def test_bins_have_equal_mass_and_each_moves_by_its_own_gap():
+    loss = AdaFocal(num_bins=4).double()
+    confidence = torch.rand(100, dtype=torch.float64)
+    correct = (torch.rand(100, dtype=torch.float64) < 0.5).double()
+    loss.renew(confidence, correct)
+    order = confidence.argsort().reshape(4, 25)
+    gap = (confidence - correct)[order].mean(dim=1)
+    torch.testing.assert_close(loss.gammas, gap.exp())
+    torch.testing.assert_close(loss.edges, confidence[order[:-1, -1]])
+
+
+def test_order_of_samples_does_not_matter():
+    confidence, correct = torch.rand(37, dtype=torch.float64), (torch.rand(37) < 0.5).double()
+    losses = AdaFocal(num_bins=5).double(), AdaFocal(num_bins=5).double()
+    losses[0].renew(confidence, correct)
+    order = torch.randperm(37)
+    losses[1].renew(confidence[order], correct[order])
+    torch.testing.assert_close(losses[0].gammas, losses[1].gammas)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_fewer_samples_than_bins_and_ties_leave_empty_bins_as_they_are(samples):
+    loss = AdaFocal(num_bins=6)
+    loss.renew(torch.full((samples,), 0.75), torch.ones(samples))
+    # One bin has everything, the others nothing.
+    assert sorted(loss.gammas.tolist())[1:] == [1.0] * 5
+    assert loss.gammas.min().item() == pytest.approx(torch.tensor(-0.25).exp().item())
+    assert bool(torch.isfinite(loss(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))))
+
+
+def test_underconfident_bins_end_in_inverse_focal_loss_which_raises_confidence_more():
+    loss = AdaFocal(num_bins=1)
+    for _ in range(10):
+        loss.renew(torch.tensor([0.5, 0.6]), torch.ones(2))
+    assert loss.gammas.item() < 0
+    logits = torch.tensor([[0.5, 0.0]], requires_grad=True)
+    pull = [torch.autograd.grad(f(logits, torch.tensor([0])), logits)[0][0, 0] for f in (loss, CrossEntropy())]
+    assert pull[0] < pull[1] < 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"gamma": 0}, {"num_bins": 0}, {"rate": 0}, {"switch": 0}, {"least": 1.0}, {"most": 0.1}]
+)
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=f"adafocal: {next(iter(options))}="):
+        AdaFocal(**options)
+
+
+@pytest.mark.parametrize(("confidence", "correct"), [((0,), (0,)), ((3,), (2,)), ((2, 2), (2, 2))])
+def test_validation_data_that_do_not_fit_are_refused(confidence, correct):
+    with pytest.raises(ValueError, match="adafocal: confidence of shape"):
+        AdaFocal().renew(torch.rand(confidence), torch.ones(correct))
+
+
+def test_edges_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="adafocal: edges of shape"):
+        adafocal_loss(LOGITS, TARGET, EDGES, torch.ones(3))
+
+
+# ---- the callback
+
+
+class Plain(L.LightningDataModule):
+    def _loader(self):
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.randn(40, 4, generator=generator)
+        return DataLoader(ImageDataset(inputs, (inputs[:, 0] > 0).long()), batch_size=16, collate_fn=dict)
+
+    train_dataloader = val_dataloader = _loader
+
+
+def module(loss):
+    return Classifier(nn.Linear(4, 2), Objective({"loss": loss}), num_classes=2)
+
+
+def trainer(folder, *callbacks, epochs=2, **options):
+    return L.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        log_every_n_steps=1,
+        **{"num_sanity_val_steps": 1, **options},
+    )
+
+
+def test_the_callback_renews_from_all_of_the_validation_data(tmp_path):
+    classifier = module(AdaFocal(num_bins=3))
+    fit = trainer(tmp_path, AdaFocalBins(), epochs=1)
+    fit.fit(classifier, Plain())
+    expected = AdaFocal(num_bins=3)
+    data = Plain().train_dataloader().dataset.__getitems__(list(range(40)))
+    confidence, prediction = classifier(data["inputs"]).detach().softmax(-1).max(-1)
+    expected.renew(confidence, (prediction == data["target"]).float())
+    found = next(child for child in classifier.modules() if isinstance(child, AdaFocal))
+    # Batches of another size may round otherwise.
+    torch.testing.assert_close(found.gammas, expected.gammas, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.edges, expected.edges, rtol=1e-5, atol=1e-6)
+    assert float(fit.callback_metrics["val/adafocal/gamma_max"]) == pytest.approx(found.gammas.max().item())
+    before = found.gammas.clone()
+    fit.validate(classifier, Plain(), verbose=False)
+    assert torch.equal(found.gammas, before)
+
+
+def test_a_resumed_run_has_the_exponents_of_an_uninterrupted_one(tmp_path):
+    torch.manual_seed(1)
+    whole = module(AdaFocal(num_bins=3))
+    start = {name: value.clone() for name, value in whole.state_dict().items()}
+    trainer(tmp_path / "whole", AdaFocalBins(), epochs=3).fit(whole, Plain())
+    half = module(AdaFocal(num_bins=3))
+    half.load_state_dict(start)
+    first = trainer(tmp_path / "half", AdaFocalBins(), epochs=1)
+    first.fit(half, Plain())
+    first.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = module(AdaFocal(num_bins=3))
+    trainer(tmp_path / "half", AdaFocalBins(), epochs=3).fit(resumed, Plain(), ckpt_path=tmp_path / "half.ckpt")
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_a_module_without_the_loss_and_a_fit_without_validation_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="AdaFocalBins: Classifier has no AdaFocal"):
+        trainer(tmp_path, AdaFocalBins()).fit(module(CrossEntropy()), Plain())
+    with pytest.raises(ValueError, match="AdaFocalBins: the trainer has no validation data"):
+        trainer(tmp_path, AdaFocalBins(), limit_val_batches=0).fit(module(AdaFocal()), Plain())
