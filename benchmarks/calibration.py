@@ -38,7 +38,7 @@ def data(rows, classes):
 
 
 def ours(task, logits, probabilities, target):
-    from lightning_losses.calibration import DirichletCalibration, IsotonicRegression, TemperatureScaling
+    from lightning_losses.calibrators import DirichletCalibration, IsotonicRegression, TemperatureScaling
     from lightning_losses.metrics import expected_calibration_error
 
     if task == "ece":

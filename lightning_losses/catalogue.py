@@ -289,7 +289,7 @@ def _base(kind: str) -> type | None:
         return None
     home, name = {
         "metrics": ("torchmetrics", "Metric"),
-        "calibrators": ("lightning_losses.calibration", "Calibrator"),
+        "calibrators": ("lightning_losses.calibrators", "Calibrator"),
         "callbacks": ("lightning.pytorch", "Callback"),
     }[kind]
     base = getattr(importlib.import_module(home), name)

@@ -281,7 +281,7 @@ losses.KD()(torch.zeros(2, 3), torch.zeros(2, 3))
 import lightning as L
 from lightning_losses import CrossEntropy, DistillationMixin, KD, Objective
 from lightning_losses.callbacks import Grokfast, History, OrthogonalGradient
-from lightning_losses.calibration import TemperatureScaling
+from lightning_losses.calibrators import TemperatureScaling
 from lightning_losses.metrics import ExpectedCalibrationError
 from lightning_losses.modules import Distiller
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses.calibration import TemperatureScaling
+from lightning_losses.calibrators import TemperatureScaling
 from lightning_losses.data import Digits
 from lightning_losses.plots.curves import loss_curves, validation_curves
 from lightning_losses.recipe.evaluation import Scores, evaluate, predict_logits

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from lightning_losses.calibration import image_views
+from lightning_losses.calibrators import image_views
 from lightning_losses.parallel.processes import gather_batch, world_size
 
 

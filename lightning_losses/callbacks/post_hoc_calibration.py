@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from lightning_losses.calibration import Calibrator, TemperatureScaling
+from lightning_losses.calibrators import Calibrator, TemperatureScaling
 from lightning_losses.callbacks.evaluation_logits import (
     Evaluated,
     EvaluationLogits,

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lightning_losses.calibration import Calibrator
+from lightning_losses.calibrators import Calibrator
 from lightning_losses.metrics import Interval, calibration_intervals, calibration_summary
 from lightning_losses.plots.reliability_diagram import reliability_diagram
 from lightning_losses.plots.risk_coverage import risk_coverage

@@ -39,7 +39,7 @@ from lightning_losses.teacher import CachedLogits
 
 # The code that makes numbers of a trained network.
 _MEASURES = (
-    "lightning_losses.calibration.TemperatureScaling",
+    "lightning_losses.calibrators.TemperatureScaling",
     "lightning_losses.metrics.calibration_summary",
     "lightning_losses.recipe.language_models.nats_per_byte",
     "lightning_losses.recipe.step_memory",

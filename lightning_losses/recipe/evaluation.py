@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.calibration import TemperatureScaling
+from lightning_losses.calibrators import TemperatureScaling
 from lightning_losses.data import ImageData, ImageDataset
 from lightning_losses.metrics import brier_score, expected_calibration_error, negative_log_likelihood
 from lightning_losses.recipe.training import Trained

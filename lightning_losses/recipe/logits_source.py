@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lightning_losses.calibration import image_views
+from lightning_losses.calibrators import image_views
 from lightning_losses.data.image_data import ImageDataset
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.recipe.evaluation import predict_logits

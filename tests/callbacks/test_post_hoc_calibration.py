@@ -3,7 +3,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_losses.calibration import Calibrator, DirichletCalibration, TemperatureScaling, VectorScaling
+from lightning_losses.calibrators import Calibrator, DirichletCalibration, TemperatureScaling, VectorScaling
 from lightning_losses.callbacks.post_hoc_calibration import PostHocCalibration
 from lightning_losses.metrics import calibration_summary
 from tests.callbacks.calibrated import Data, Overconfident, data, on_processes, trainer

@@ -19,12 +19,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from torchmetrics import Metric
 
-import lightning_losses.calibration
+import lightning_losses.calibrators
 import lightning_losses.callbacks
 import lightning_losses.metrics
 from lightning_losses import AdaFocal, Objective
-from lightning_losses.calibration import Calibrator
-from lightning_losses.calibration.one_vs_rest import OneVsRest
+from lightning_losses.calibrators import Calibrator
+from lightning_losses.calibrators.one_vs_rest import OneVsRest
 from lightning_losses.callbacks.adafocal_bins import AdaFocalBins
 from lightning_losses.callbacks.attention_logits import AttentionLogits
 from lightning_losses.callbacks.calibration_monitor import CalibrationMonitor
@@ -227,7 +227,7 @@ def test_every_monitor_logs_on_two_processes_what_it_logs_on_one(tmp_path):
 # ---- calibrators
 
 CALIBRATORS = {
-    kind.__name__: kind for kind in classes_in(lightning_losses.calibration, Calibrator) - {Calibrator, OneVsRest}
+    kind.__name__: kind for kind in classes_in(lightning_losses.calibrators, Calibrator) - {Calibrator, OneVsRest}
 }
 
 

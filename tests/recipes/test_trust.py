@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from lightning_losses.cache_teacher import cache_teacher, load_cached_teacher
-from lightning_losses.calibration import TemperatureScaling
-from lightning_losses.calibration.base import Calibrator
+from lightning_losses.calibrators import TemperatureScaling
+from lightning_losses.calibrators.base import Calibrator
 from lightning_losses.data.image_data import ImageDataset
 from lightning_losses.diagnostics.numerics import replay
 from lightning_losses.networks import timm_network

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_losses.calibration import (
+from lightning_losses.calibrators import (
     DirichletCalibration,
     EnsembleTemperatureScaling,
     HistogramBinning,

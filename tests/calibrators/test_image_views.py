@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_losses.calibration import image_views
+from lightning_losses.calibrators import image_views
 
 VIEWS = ["rotate", "grayscale", "color_jitter", "translate", "blur"]
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.calibration.matrix_scaling import MatrixScaling
+from lightning_losses.calibrators.matrix_scaling import MatrixScaling
 
 # Log-probabilities below log(1e-12) are indistinguishable: a single absurd one would otherwise dominate the fit.
 _LEAST = math.log(1e-12)

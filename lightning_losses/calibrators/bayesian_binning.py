@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.calibration.histogram_binning import step_function
-from lightning_losses.calibration.one_vs_rest import OneVsRest
+from lightning_losses.calibrators.histogram_binning import step_function
+from lightning_losses.calibrators.one_vs_rest import OneVsRest
 from lightning_losses.numerics.checks import check_number
 
 # The prior's mean in a bin is kept off 0 and 1 by this, so that no outcome is impossible in it.

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.calibration.base import Calibrator
-from lightning_losses.calibration.pool_adjacent_violators import interpolate, pool_adjacent_violators
+from lightning_losses.calibrators.base import Calibrator
+from lightning_losses.calibrators.pool_adjacent_violators import interpolate, pool_adjacent_violators
 
 
 class IsotonicMulticlass(Calibrator):

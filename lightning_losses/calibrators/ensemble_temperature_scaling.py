@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.calibration.base import Calibrator
+from lightning_losses.calibrators.base import Calibrator
 from lightning_losses.numerics.checks import check_number
 
 _CHUNK = 1 << 20

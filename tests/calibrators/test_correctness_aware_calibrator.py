@@ -6,14 +6,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_losses.calibration import (
+from lightning_losses.calibrators import (
     CalibratedModel,
     Calibrator,
     CorrectnessAwareCalibrator,
     TemperatureScaling,
     image_views,
 )
-from lightning_losses.calibration.correctness_aware_calibrator import _confidence
+from lightning_losses.calibrators.correctness_aware_calibrator import _confidence
 from lightning_losses.callbacks.post_hoc_calibration import PostHocCalibration
 from lightning_losses.losses import CorrectnessAware
 from lightning_losses.metrics import calibration_summary

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.calibration.base import Calibrator
-from lightning_losses.calibration.convex import affine_softmax, evenly_spaced, minimize
-from lightning_losses.calibration.temperature_scaling import optimal_inverse_temperature
+from lightning_losses.calibrators.base import Calibrator
+from lightning_losses.calibrators.convex import affine_softmax, evenly_spaced, minimize
+from lightning_losses.calibrators.temperature_scaling import optimal_inverse_temperature
 from lightning_losses.numerics.checks import check_number
 
 

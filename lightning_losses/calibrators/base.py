@@ -105,7 +105,7 @@ class Calibrator(nn.Module):
 
     @classmethod
     def _load(cls, path: str | Path) -> Self:
-        home = importlib.import_module("lightning_losses.calibration")
+        home = importlib.import_module("lightning_losses.calibrators")
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             name = metadata.get("calibrator", "")

@@ -5,8 +5,8 @@ from typing import ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lightning_losses.calibration.one_vs_rest import OneVsRest
-from lightning_losses.calibration.pool_adjacent_violators import Knots, interpolate, pad_knots, pool_adjacent_violators
+from lightning_losses.calibrators.one_vs_rest import OneVsRest
+from lightning_losses.calibrators.pool_adjacent_violators import Knots, interpolate, pad_knots, pool_adjacent_violators
 
 
 class IsotonicRegression(OneVsRest):

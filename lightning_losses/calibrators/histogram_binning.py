@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lightning_losses.calibration.one_vs_rest import OneVsRest
+from lightning_losses.calibrators.one_vs_rest import OneVsRest
 from lightning_losses.metrics.bins import Binning, check_bins
 from lightning_losses.numerics.checks import check_choice
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lightning_losses.calibration.convex import logistic_regression
-from lightning_losses.calibration.one_vs_rest import OneVsRest
+from lightning_losses.calibrators.convex import logistic_regression
+from lightning_losses.calibrators.one_vs_rest import OneVsRest
 
 
 class PlattScaling(OneVsRest):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses import calibration as C
+from lightning_losses import calibrators as C
 
 CALIBRATORS = {
     "temperature": lambda: C.TemperatureScaling(),

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_losses.calibration.base import Calibrator
-from lightning_losses.calibration.image_views import image_views
+from lightning_losses.calibrators.base import Calibrator
+from lightning_losses.calibrators.image_views import image_views
 
 
 class CalibratedModel(nn.Module):
@@ -24,7 +24,7 @@ class CalibratedModel(nn.Module):
         ValueError: a calibrator that is not fitted.
 
     Example:
-        >>> from lightning_losses.calibration import TemperatureScaling
+        >>> from lightning_losses.calibrators import TemperatureScaling
         >>> logits = torch.tensor([[3.0, 0.0]]).repeat(4, 1)
         >>> calibrator = TemperatureScaling().fit(logits, torch.tensor([0, 0, 0, 1]))
         >>> CalibratedModel(nn.Identity(), calibrator)(logits).softmax(dim=-1)[0]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.calibration.base import Calibrator
+from lightning_losses.calibrators.base import Calibrator
 from lightning_losses.numerics.rows import pick
 
 _CHUNK = 1 << 16

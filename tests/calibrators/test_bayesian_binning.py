@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import betaln
 
-from lightning_losses.calibration import BayesianBinning
+from lightning_losses.calibrators import BayesianBinning
 
 
 def expected(score, outcome, query, concentration=2.0):

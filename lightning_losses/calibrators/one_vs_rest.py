@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.calibration.base import Calibrator
+from lightning_losses.calibrators.base import Calibrator
 
 _ROWS = 1 << 12
 

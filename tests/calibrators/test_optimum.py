@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.isotonic import IsotonicRegression as ScikitIsotonic
 
-from lightning_losses import calibration as C
-from lightning_losses.calibration.pool_adjacent_violators import pool_adjacent_violators
-from tests.calibration.test_every_calibrator import sample
+from lightning_losses import calibrators as C
+from lightning_losses.calibrators.pool_adjacent_violators import pool_adjacent_violators
+from tests.calibrators.test_every_calibrator import sample
 
 
 def solved(objective, start, bounds=None):
@@ -60,7 +60,7 @@ def test_a_known_temperature_is_recovered(true):
 
 
 def test_many_rows_start_from_a_sample_and_end_at_the_optimum(monkeypatch):
-    from lightning_losses.calibration import temperature_scaling as module
+    from lightning_losses.calibrators import temperature_scaling as module
 
     logits, target = sample(2000, dtype=torch.float64)
     whole = C.TemperatureScaling().fit(logits, target).temperature

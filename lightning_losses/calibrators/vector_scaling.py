@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.calibration.base import Calibrator
-from lightning_losses.calibration.convex import evenly_spaced, minimize, softmax_residual
+from lightning_losses.calibrators.base import Calibrator
+from lightning_losses.calibrators.convex import evenly_spaced, minimize, softmax_residual
 from lightning_losses.numerics.checks import check_number
 
 _CHUNK = 1 << 20

@@ -1,0 +1,35 @@
+"""Post-hoc calibrators: modules with `fit(logits, target)` and `forward(logits)`."""
+
+from lightning_losses.calibrators.base import Calibrator
+from lightning_losses.calibrators.bayesian_binning import BayesianBinning
+from lightning_losses.calibrators.beta_calibration import BetaCalibration
+from lightning_losses.calibrators.calibrated_model import CalibratedModel
+from lightning_losses.calibrators.correctness_aware_calibrator import CorrectnessAwareCalibrator
+from lightning_losses.calibrators.dirichlet_calibration import DirichletCalibration
+from lightning_losses.calibrators.ensemble_temperature_scaling import EnsembleTemperatureScaling
+from lightning_losses.calibrators.histogram_binning import HistogramBinning
+from lightning_losses.calibrators.image_views import image_views
+from lightning_losses.calibrators.isotonic_multiclass import IsotonicMulticlass
+from lightning_losses.calibrators.isotonic_regression import IsotonicRegression
+from lightning_losses.calibrators.matrix_scaling import MatrixScaling
+from lightning_losses.calibrators.platt_scaling import PlattScaling
+from lightning_losses.calibrators.temperature_scaling import TemperatureScaling
+from lightning_losses.calibrators.vector_scaling import VectorScaling
+
+__all__ = [
+    "BayesianBinning",
+    "BetaCalibration",
+    "CalibratedModel",
+    "Calibrator",
+    "CorrectnessAwareCalibrator",
+    "DirichletCalibration",
+    "EnsembleTemperatureScaling",
+    "HistogramBinning",
+    "IsotonicMulticlass",
+    "IsotonicRegression",
+    "MatrixScaling",
+    "PlattScaling",
+    "TemperatureScaling",
+    "VectorScaling",
+    "image_views",
+]
