@@ -30,7 +30,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lightning_losses.callbacks.grokking_monitor import GrokkingMonitor
+from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor
 from lightning_losses.losses.classification.stablemax_cross_entropy import stablemax_cross_entropy_loss
 from lightning_losses.optim.grokfast import GrokfastEMA
 from lightning_losses.optim.orthogonal_gradient import orthogonalize_gradients_

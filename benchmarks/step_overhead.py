@@ -38,11 +38,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_losses.callbacks import EpochSeed, History, LastCheckpoint, NumericsGuard
+from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.losses import KD, CrossEntropy
 from lightning_losses.mixins import DistillationMixin, ObjectiveMixin
 from lightning_losses.networks import SmallCNN
 from lightning_losses.objective import Objective, Term
-from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints
 
 BATCH, CLASSES, RATIO, MICROSECONDS = 64, 10, 1.02, 100.0
 Batch = dict[str, Tensor]

@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from lightning_losses.callbacks.metrics_file import append_metrics, last_metric
+from lightning_losses.callbacks.records.metrics_file import append_metrics, last_metric
 from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.recipe.comparison_plan import comparisons
 from lightning_losses.recipe.embeddings import distill_embeddings

@@ -296,7 +296,7 @@ print("trained", trainer.global_step)
 
 
 def monitor():
-    from lightning_losses.callbacks.grokking_monitor import GrokkingMonitor
+    from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor
 
 
 def bar():

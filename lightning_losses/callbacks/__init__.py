@@ -3,10 +3,10 @@
 import importlib
 from typing import Any
 
-from lightning_losses.callbacks.epoch_seed import EpochSeed
-from lightning_losses.callbacks.history import History
-from lightning_losses.callbacks.last_checkpoint import LastCheckpoint
-from lightning_losses.callbacks.metrics_file import MetricsFile
+from lightning_losses.callbacks.records.history import History
+from lightning_losses.callbacks.records.metrics_file import MetricsFile
+from lightning_losses.checkpoints.epoch_seed import EpochSeed
+from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
 from lightning_losses.environment.extras import require
 
 __all__ = ["EpochSeed", "History", "LastCheckpoint", "MetricsFile"]

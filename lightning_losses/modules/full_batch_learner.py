@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_losses.callbacks.numerics_guard import NumericsGuard
+from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.objective import Objective
 

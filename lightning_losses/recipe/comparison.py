@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from lightning_losses.callbacks.numerics_guard import NotFiniteError
+from lightning_losses.callbacks.interventions.numerics_guard import NotFiniteError
 from lightning_losses.data import ImageData
 from lightning_losses.data.stdlib_text import StdlibText
 from lightning_losses.environment.cache_folder import cache_folder

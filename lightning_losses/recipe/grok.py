@@ -19,16 +19,16 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from lightning_losses.callbacks.grokking_monitor import GrokkingMonitor
-from lightning_losses.callbacks.last_checkpoint import LastCheckpoint
-from lightning_losses.callbacks.metrics_file import MetricsFile, append_metrics
-from lightning_losses.callbacks.monitor import Monitor
-from lightning_losses.callbacks.softmax_collapse import SoftmaxCollapse
+from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor
+from lightning_losses.callbacks.monitors.monitor import Monitor
+from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse
+from lightning_losses.callbacks.records.metrics_file import MetricsFile, append_metrics
+from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
+from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
 from lightning_losses.data.resident import ResidentData
 from lightning_losses.modules.full_batch_learner import FullBatchLearner
 from lightning_losses.plots.grokking import Curve, comparison, overlay
 from lightning_losses.plots.style import save_figure
-from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.recipe.gates import Gate
 from lightning_losses.recipe.instantiate import ConfigError, instantiate
 from lightning_losses.recipe.loggers import log_checkpoints, log_pictures, log_scores, logging_run

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from lightning_losses.callbacks.metrics_file import append_metrics
+from lightning_losses.callbacks.records.metrics_file import append_metrics
 from lightning_losses.data.packing import IGNORED
 from lightning_losses.data.stdlib_text import StdlibText, TextDataset
 from lightning_losses.environment.cache_folder import cache_folder

@@ -7,8 +7,8 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
-from lightning_losses.callbacks.grokking_monitor import GrokkingMonitor
-from lightning_losses.callbacks.monitor import Monitor
+from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor
+from lightning_losses.callbacks.monitors.monitor import Monitor
 from lightning_losses.recipe.instantiate import ConfigError
 
 # With these, Lightning counts batches or does something in a step that it does in none of several.

@@ -21,10 +21,10 @@ from torch import nn
 
 import lightning_losses
 from lightning_losses.callbacks import EpochSeed, History, LastCheckpoint, MetricsFile, Progress
-from lightning_losses.callbacks.numerics_guard import NumericsGuard
+from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard
+from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints, replacing
 from lightning_losses.data import ImageData
 from lightning_losses.parallel.sharded_folders import find_again
-from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints, replacing
 from lightning_losses.recipe.instantiate import instantiate
 from lightning_losses.recipe.kept_networks import KeptNetworks, file_digest
 from lightning_losses.recipe.processes import (
@@ -249,7 +249,7 @@ class Training:
         further = [*guards, *(callback for callback in further if callback not in guards)]
         if metrics_file is not None and further:
             # Here, since it loads what draws.
-            from lightning_losses.callbacks.monitor import Monitor
+            from lightning_losses.callbacks.monitors.monitor import Monitor
 
             for callback in further:
                 if isinstance(callback, Monitor) and callback.folder is None:

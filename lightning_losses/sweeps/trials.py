@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from lightning_losses.callbacks.metrics_file import read_metrics
+from lightning_losses.callbacks.records.metrics_file import read_metrics
 from lightning_losses.recipe.check_config import ConfigError
 from lightning_losses.sweeps.sweep_file import Metric
 

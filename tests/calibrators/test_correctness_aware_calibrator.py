@@ -14,7 +14,7 @@ from lightning_losses.calibrators import (
     image_views,
 )
 from lightning_losses.calibrators.correctness_aware_calibrator import _confidence
-from lightning_losses.callbacks.post_hoc_calibration import PostHocCalibration
+from lightning_losses.callbacks.calibration.post_hoc_calibration import PostHocCalibration
 from lightning_losses.losses import CorrectnessAware
 from lightning_losses.metrics import calibration_summary
 from tests.callbacks.calibrated import trainer

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses.callbacks.empirical_ntk import EmpiricalNTK
+from lightning_losses.callbacks.monitors.empirical_ntk import EmpiricalNTK
 from lightning_losses.diagnostics.empirical_ntk import empirical_ntk, trace_ntk
 from lightning_losses.diagnostics.kernel_similarity import (
     effective_rank,

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightning_losses.callbacks.hessian_spectrum import HessianSpectrum
+from lightning_losses.callbacks.monitors.hessian_spectrum import HessianSpectrum
 from lightning_losses.diagnostics.hessian_spectrum import hessian_product, hutchinson, lanczos
 from tests.callbacks.training import PerProcess, Tiny, batches, network, train, trainer
 

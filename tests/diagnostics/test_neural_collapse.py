@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_losses.callbacks.neural_collapse import NeuralCollapse
+from lightning_losses.callbacks.monitors.neural_collapse import NeuralCollapse
 from lightning_losses.diagnostics.neural_collapse import neural_collapse
 from tests.callbacks.training import PerProcess, Tiny, batches, train, trainer
 

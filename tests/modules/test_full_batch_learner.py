@@ -13,14 +13,14 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils._pytree import tree_leaves
 
-from lightning_losses.callbacks.grokfast import Grokfast
-from lightning_losses.callbacks.grokking_monitor import GrokkingMonitor
-from lightning_losses.callbacks.nlm_cosine import NLMCosine
-from lightning_losses.callbacks.numerics_guard import NumericsGuard
-from lightning_losses.callbacks.orthogonal_gradient import OrthogonalGradient
-from lightning_losses.callbacks.softmax_collapse import SoftmaxCollapse
-from lightning_losses.callbacks.weight_norm_projection import WeightNormProjection
-from lightning_losses.callbacks.weight_norms import WeightNorms
+from lightning_losses.callbacks.interventions.grokfast import Grokfast
+from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard
+from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient
+from lightning_losses.callbacks.interventions.weight_norm_projection import WeightNormProjection
+from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor
+from lightning_losses.callbacks.monitors.nlm_cosine import NLMCosine
+from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse
+from lightning_losses.callbacks.monitors.weight_norms import WeightNorms
 from lightning_losses.data.lazy_rich_polynomial import LazyRichPolynomial
 from lightning_losses.data.modular_arithmetic import ModularArithmetic
 from lightning_losses.losses import CrossEntropy

@@ -104,7 +104,7 @@ def perpgrad():
         # It looks at gradients, at every step.
         ("callbacks.nlm_cosine.every_n_steps", 7, 10),
         ("callbacks.grokking.train_batches", 2, 1),
-        ("callbacks.own", {"_target_": "lightning_losses.callbacks.numerics_guard.NumericsGuard"}, 1),
+        ("callbacks.own", {"_target_": "lightning_losses.callbacks.interventions.numerics_guard.NumericsGuard"}, 1),
         ("modules.student.steps_per_batch", 5, 5),
     ],
 )
@@ -125,7 +125,7 @@ def small():
     """Two runs of few steps on a small table, one of them with an intervention that keeps a state."""
     settings = config("grok_perpgrad", "data.prime=11", "data.steps_per_epoch=5", "trainer.val_check_interval=5")
     OmegaConf.update(settings, "trainer.max_steps", 10)
-    grokfast = {"_target_": "lightning_losses.callbacks.grokfast.Grokfast", "alpha": 0.5}
+    grokfast = {"_target_": "lightning_losses.callbacks.interventions.grokfast.Grokfast", "alpha": 0.5}
     settings.runs.perpgrad.set = {"callbacks.grokfast": grokfast}
     return settings
 

@@ -28,7 +28,7 @@ lightning_losses.losses.KD.__subclasses__ torch.nn torch.nn.Module.__class__ not
 
 ALLOWED = str.split("""
 lightning_losses.losses.KD lightning_losses.objective.Objective lightning_losses.networks.timm_network
-lightning_losses.recipe.schedule.warmup_cosine lightning_losses.callbacks.grokfast.Grokfast
+lightning_losses.recipe.schedule.warmup_cosine lightning_losses.callbacks.interventions.grokfast.Grokfast
 torch.nn.Linear torch.nn.functional.relu torch.optim.AdamW torch.optim.lr_scheduler.CosineAnnealingLR
 lightning.Trainer lightning.pytorch.callbacks.EarlyStopping lightning.pytorch.loggers.CSVLogger
 lightning.pytorch.strategies.DDPStrategy torchmetrics.classification.MulticlassAccuracy

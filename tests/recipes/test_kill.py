@@ -34,7 +34,7 @@ SHORT = [
     "trainer.enable_progress_bar=false", "model.width=4", "modules.baseline=null",
 ]  # fmt: skip
 TEACHER = ["teacher.width=4"]
-GROKFAST = "+callbacks.grokfast={_target_: lightning_losses.callbacks.grokfast.Grokfast, alpha: 0.5}"
+GROKFAST = "+callbacks.grokfast={_target_: lightning_losses.callbacks.interventions.grokfast.Grokfast, alpha: 0.5}"
 WARM_UP = "+objective.terms.nkd.weight={_target_: lightning_losses.objective.WarmUp, value: 1.0, until: 0.9}"
 RUNS = {
     "plain": (10, ["experiment=classify", "optimizer=sgd"]),

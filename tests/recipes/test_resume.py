@@ -3,7 +3,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints
+from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 
 ALONE = ["modules.baseline=null", "trainer.max_epochs=3"]
 

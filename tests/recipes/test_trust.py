@@ -15,10 +15,10 @@ from torch import nn
 from lightning_losses.cache_teacher import cache_teacher, load_cached_teacher
 from lightning_losses.calibrators import TemperatureScaling
 from lightning_losses.calibrators.base import Calibrator
+from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.data.image_data import ImageDataset
 from lightning_losses.diagnostics.numerics import replay
 from lightning_losses.networks import timm_network
-from lightning_losses.recipe.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.recipe.kept_networks import WEIGHTS, KeptNetworks
 from lightning_losses.recipe.logits_source import checkpoint_split, read_logits
 from lightning_losses.teacher import CachedLogits, checkpoint_teacher, read_weights

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_losses.callbacks.weight_aligning import align_weight
+from lightning_losses.callbacks.interventions.weight_aligning import align_weight
 from lightning_losses.data.topk_soft_label import restore_soft_label
 from lightning_losses.losses.distillation.self_taught.self_distill_gt import kernel_generations, optimal_alpha
 from lightning_losses.optim.gradient_alignment import aligned_gradients

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_losses.callbacks.nlm_cosine import nlm_cosine
-from lightning_losses.callbacks.softmax_collapse import collapsed_rows
+from lightning_losses.callbacks.monitors.nlm_cosine import nlm_cosine
+from lightning_losses.callbacks.monitors.softmax_collapse import collapsed_rows
 from lightning_losses.data.lazy_rich_polynomial import quadratic_target
 from lightning_losses.diagnostics.continual_accuracy import (
     windowed_forgetting,

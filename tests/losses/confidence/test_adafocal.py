@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_losses.callbacks.adafocal_bins import AdaFocalBins
+from lightning_losses.callbacks.companions.adafocal_bins import AdaFocalBins
 from lightning_losses.data.image_data import ImageDataset
 from lightning_losses.losses import AdaFocal, CrossEntropy, adafocal_loss, focal_loss
 from lightning_losses.losses.confidence.adafocal import next_gammas

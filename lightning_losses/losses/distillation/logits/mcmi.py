@@ -63,7 +63,7 @@ class MCMI(Loss):
     cross-entropy and this loss of a weight λ, tells a student more of how samples of one class differ.
 
     `centroids`, row y the distribution Q_y, is a buffer: uniform at first, and set by
-    `lightning_losses.callbacks.class_centroids.ClassCentroids` from all samples, after each epoch or once.
+    `lightning_losses.callbacks.companions.class_centroids.ClassCentroids` from all samples, after each epoch or once.
 
     Args:
         num_classes: C.

@@ -1,0 +1,1 @@
+"""Callbacks that measure calibration, and fit calibrators after training."""

@@ -1,0 +1,88 @@
+"""Watches calibration: the metrics and the reliability diagram of each validation epoch."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from lightning_losses.callbacks.calibration.evaluation_logits import EvaluationLogits
+from lightning_losses.callbacks.records.figures import publish, publish_table
+from lightning_losses.metrics import calibration_summary
+from lightning_losses.metrics.bins import bin_sums, binned, check_bins, confidences, width_bins
+from lightning_losses.numerics.checks import check_number
+from lightning_losses.plots.reliability_diagram import reliability_diagram
+
+
+class CalibrationMonitor(Callback):
+    """Logs calibration metrics and a reliability diagram each validation epoch, without an extra forward pass.
+
+    It reads ``{"logits", "target"}`` from what `validation_step` returns, gathers them from all processes, every sample
+    once, and logs ``val/calibration/<metric>`` for the metrics of `calibration_summary`; checkpoints and early stopping
+    can monitor them. The diagram goes, as PNG, into the folder or beside the logger's files, and with its table of bins
+    to Weights & Biases.
+
+    Cost: the logits of the validation data in host memory, and the metrics of these, at each validation.
+
+    Args:
+        num_bins: of every binned error and the diagram, at least 1.
+        every_n_epochs: how many epochs lie between diagrams; the metrics are logged each time. 0 draws none.
+        folder: where diagrams go, as ``val/calibration/epoch_<n>.png``; None: beside the logger's files, if it has any.
+
+    Raises:
+        ValueError: options out of range; a validation step that returns no logits and target.
+
+    Example:
+        >>> CalibrationMonitor(num_bins=10, every_n_epochs=5).num_bins
+        10
+    """
+
+    def __init__(self, num_bins: int = 15, every_n_epochs: int = 1, folder: str | Path | None = None) -> None:
+        check_bins("CalibrationMonitor", num_bins)
+        check_number("CalibrationMonitor", "every_n_epochs", every_n_epochs, least=0)
+        self.num_bins = num_bins
+        self.every_n_epochs = every_n_epochs
+        self.folder = None if folder is None else Path(folder)
+        self._collected = EvaluationLogits("CalibrationMonitor")
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin anew."""
+        self._collected.clear()
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in what the step returned."""
+        if not trainer.sanity_checking:
+            self._collected.add(outputs, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the metrics, and draw."""
+        if trainer.sanity_checking:
+            return
+        found = self._collected.gather(trainer, trainer.val_dataloaders)
+        for number, (logits, target) in found.items():
+            prefix = "val/calibration" if len(found) == 1 else f"val/calibration/{number}"
+            summary = calibration_summary(logits, target, inputs="logits", num_bins=self.num_bins)
+            # Every process has the same values; their mean is that value.
+            pl_module.log_dict({f"{prefix}/{name}": value.float() for name, value in summary.items()}, sync_dist=True)
+            epoch = trainer.current_epoch
+            if self.every_n_epochs and epoch % self.every_n_epochs == 0 and trainer.is_global_zero:
+                figure = reliability_diagram(
+                    logits, target, inputs="logits", num_bins=self.num_bins, title=f"epoch {epoch}"
+                )
+                publish(trainer, f"{prefix}/reliability", figure, self.folder, file=f"{prefix}/epoch_{epoch}")
+                confidence, outcome = confidences(logits, target, inputs="logits", task="multiclass", scope="top_label")
+                bins = binned(bin_sums(confidence, outcome, width_bins(confidence, self.num_bins), self.num_bins))
+                publish_table(
+                    trainer,
+                    f"{prefix}/bins",
+                    ["bin", "samples", "confidence", "accuracy"],
+                    [[b, *row] for b, row in enumerate(zip(*(v[:, 0].tolist() for v in bins), strict=True))],
+                )

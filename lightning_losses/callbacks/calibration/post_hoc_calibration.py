@@ -1,0 +1,196 @@
+"""Fits a post-hoc calibrator on validation data when training ends, and tests before and after it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from lightning_losses.calibrators import Calibrator, TemperatureScaling
+from lightning_losses.callbacks.calibration.evaluation_logits import (
+    Evaluated,
+    EvaluationLogits,
+    loaders_of,
+    predicted,
+    with_views,
+)
+from lightning_losses.callbacks.records.figures import publish, publish_table
+from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
+from lightning_losses.metrics import calibration_summary
+from lightning_losses.metrics.bins import check_bins
+from lightning_losses.parallel.sharding import is_sharded, load_weights, refuse_flat_parameters
+from lightning_losses.plots.reliability_diagram import reliability_diagram
+
+
+class PostHocCalibration(Callback):
+    """Fits a post-hoc calibrator on validation data at the end of `fit`, and evaluates test data before and after it.
+
+    When `fit` ends, the weights of the best checkpoint (of a `ModelCheckpoint` or `LastCheckpoint` with a monitor; else
+    the last weights) predict the validation data by `predict_step`, which must return ``{"logits", "target"}``; the
+    calibrator is fitted to all processes' samples, each once, and written beside the checkpoint as
+    ``<checkpoint>.calibrator.safetensors``. The module has its last weights again afterwards. All processes hold the
+    calibrator that one process would have fitted, also under FSDP2. Nothing is put into checkpoints: a resumed fit
+    fits it anew.
+
+    `trainer.test` then logs ``test/calibration/before/<metric>`` and ``test/calibration/after/<metric>`` of
+    `calibration_summary` and draws both reliability diagrams in one; test the checkpoint that was calibrated
+    (``ckpt_path="best"``). Before any fit it tests nothing. A calibrator that looks at transformed views of the images
+    costs one more prediction for each view.
+
+    Args:
+        calibrator: makes an unfitted calibrator (a class will do), or is one.
+        folder: where the calibrator goes; None: beside the checkpoint, or the trainer's root folder.
+        num_bins: of every binned error and the diagram, at least 1.
+        dataloader_idx: which of several validation data loaders to fit on.
+
+    Attributes:
+        calibrator: the calibrator, fitted once `fit` has ended.
+        path: the file written; None before.
+
+    Raises:
+        ValueError: something that makes no calibrator; no validation data; FSDP1; steps that return no logits and
+            target.
+
+    Example:
+        >>> PostHocCalibration(TemperatureScaling).calibrator.fitted
+        False
+    """
+
+    def __init__(
+        self,
+        calibrator: Calibrator | Callable[[], Calibrator] = TemperatureScaling,
+        folder: str | Path | None = None,
+        num_bins: int = 15,
+        dataloader_idx: int = 0,
+    ) -> None:
+        made = calibrator if isinstance(calibrator, Calibrator) else calibrator()
+        if not isinstance(made, Calibrator):
+            raise ValueError(
+                f"PostHocCalibration: calibrator gave a {type(made).__name__}; give a Calibrator, or what makes one."
+            )
+        check_bins("PostHocCalibration", num_bins)
+        self.calibrator = made
+        self.folder = None if folder is None else Path(folder)
+        self.num_bins = num_bins
+        self.dataloader_idx = dataloader_idx
+        self.path: Path | None = None
+        self._collected = EvaluationLogits("PostHocCalibration")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a fit without validation data, or under FSDP1, now, not at its end."""
+        assert trainer.strategy.model is not None
+        refuse_flat_parameters("PostHocCalibration", trainer.strategy.model.modules())
+        if not trainer.enable_validation:
+            raise ValueError(
+                "PostHocCalibration: the trainer has no validation data to fit on; give a validation data "
+                "loader, and limit_val_batches above 0."
+            )
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Fit the calibrator to the best checkpoint's validation logits, and write it."""
+        best = _best_checkpoint(trainer)
+        logits, target = self._validation(trainer, pl_module, best)
+        self.calibrator.cpu().fit(logits, target)
+        # Equal on all processes up to rounding of their hardware; now equal to the bit.
+        self.calibrator.load_state_dict(trainer.strategy.broadcast(self.calibrator.state_dict()))
+        self.path = self._path(trainer, best)
+        if trainer.is_global_zero:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.calibrator.save(self.path)
+        trainer.strategy.barrier("PostHocCalibration")
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin anew."""
+        self._collected.clear()
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in what the step returned."""
+        if self.calibrator.fitted:
+            arguments = (batch, batch_idx, dataloader_idx)[: 2 if len(loaders_of(trainer.test_dataloaders)) == 1 else 3]
+            views = self.calibrator.views
+            self._collected.add(with_views("PostHocCalibration", pl_module, outputs, arguments, views), dataloader_idx)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the metrics before and after, and draw."""
+        found = self._collected.gather(trainer, trainer.test_dataloaders)
+        for number, (logits, target) in found.items():
+            prefix = "test/calibration" if len(found) == 1 else f"test/calibration/{number}"
+            with torch.no_grad():
+                calibrated = self.calibrator.cpu()(logits)
+            logits = self.calibrator.original(logits)
+            parts = {
+                part: calibration_summary(values, target, inputs="logits", num_bins=self.num_bins)
+                for part, values in (("before", logits), ("after", calibrated))
+            }
+            pl_module.log_dict(
+                {
+                    f"{prefix}/{part}/{name}": value.float()
+                    for part, summary in parts.items()
+                    for name, value in summary.items()
+                },
+                sync_dist=True,
+            )
+            if trainer.is_global_zero:
+                figure = reliability_diagram(
+                    logits,
+                    target,
+                    inputs="logits",
+                    after=calibrated,
+                    num_bins=self.num_bins,
+                    title=type(self.calibrator).__name__,
+                )
+                publish(trainer, f"{prefix}/reliability", figure, self.folder)
+                publish_table(
+                    trainer,
+                    f"{prefix}/table",
+                    ["metric", *parts],
+                    [[name, *(float(summary[name]) for summary in parts.values())] for name in parts["before"]],
+                )
+
+    def _validation(self, trainer: L.Trainer, module: L.LightningModule, best: Path | None) -> Evaluated:
+        last = None
+        if best is not None and is_sharded(module):
+            last = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+            load_weights(module, best)
+        elif best is not None:
+            last = {
+                name: tensor.detach().cpu().clone() if isinstance(tensor, torch.Tensor) else tensor
+                for name, tensor in module.state_dict().items()
+            }
+            module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+        try:
+            return predicted(
+                "PostHocCalibration",
+                trainer,
+                module,
+                trainer.val_dataloaders,
+                trainer.num_val_batches,
+                self.dataloader_idx,
+                self.calibrator.views,
+            )
+        finally:
+            if last is not None:
+                module.load_state_dict(last)
+
+    def _path(self, trainer: L.Trainer, best: Path | None) -> Path:
+        folder = self.folder or (best.parent if best is not None else Path(trainer.default_root_dir))
+        return folder / f"{'last' if best is None else best.stem}.calibrator.safetensors"
+
+
+def _best_checkpoint(trainer: L.Trainer) -> Path | None:
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None and callback.best_model_path:
+            return Path(callback.best_model_path)
+        if isinstance(callback, LastCheckpoint) and callback.best is not None:
+            return callback.folder / "best.ckpt"
+    return None

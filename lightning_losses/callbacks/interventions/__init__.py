@@ -1,0 +1,1 @@
+"""Callbacks that change gradients, weights or the run."""

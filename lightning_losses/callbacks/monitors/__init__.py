@@ -1,0 +1,1 @@
+"""Callbacks that watch: one file for each monitor."""

@@ -1,0 +1,146 @@
+"""Watches attention logits grow, in every layer."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest.mock import patch
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_losses.callbacks.monitors.probe import ProbeMonitor
+from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.plots.grokking import value_curves
+from lightning_losses.plots.style import Figure
+
+
+@torch.no_grad()
+def largest_attention_logit(
+    query: Float[Tensor, "... queries d"],
+    key: Float[Tensor, "... keys d"],
+    mask: Tensor | None = None,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Float[Tensor, ""]:
+    """The largest of what attention's softmax is taken of, ``query keyᵀ / √d``, over all that is not masked.
+
+    Args:
+        query: [..., queries, d].
+        key: [..., keys, d]; with fewer heads than `query`, each serves several of them.
+        mask: as in `scaled_dot_product_attention`: booleans, true where there is attention, or numbers to add.
+        is_causal: whether a query sees no later key.
+        scale: instead of 1 / √d.
+
+    Example:
+        >>> largest_attention_logit(torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4))
+        tensor(2.)
+    """
+    if query.ndim > 3 and query.shape[-3] != key.shape[-3]:
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    logits = full_precision(query) @ full_precision(key).transpose(-2, -1) * factor
+    if is_causal:
+        seen = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+        logits = logits.masked_fill(~seen, -math.inf)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
+    return logits.max()
+
+
+class AttentionLogits(ProbeMonitor):
+    """Logs the largest attention logit of every layer, and of all of them, on a fixed probe.
+
+    Where they grow without bound, attention becomes one-hot and training unstable. What holds them is normalising
+    queries and keys before their product: `qk_norm=True` in timm's vision transformers (``+model.qk_norm=true`` with
+    ``model=vit_tiny``); the largest logit is then at most √d times the norms' gains.
+
+    It sees every call of `torch.nn.functional.scaled_dot_product_attention`, under the name of the module that calls
+    it: timm's and Hugging Face's fused attention, and `nn.MultiheadAttention` where it returns no weights.
+
+    Cost: a forward pass of the probe, and queries × keys numbers for each layer in turn, every n steps.
+
+    Args:
+        samples: see `ProbeMonitor`.
+        every_n_steps: see `Monitor`.
+        folder: see `Monitor`.
+
+    Raises:
+        ValueError: a network that calls no such attention.
+
+    Source:
+        Wortsman et al., 2023, "Small-scale Proxies for Large-scale Transformer Training Instabilities",
+        arXiv:2309.14322; the norm: Dehghani et al., 2023, arXiv:2302.05442.
+
+    Example:
+        >>> AttentionLogits(every_n_steps=50).name
+        'attention_logits'
+    """
+
+    name: ClassVar[str] = "attention_logits"
+
+    def __init__(self, samples: int = 64, every_n_steps: int = 100, folder: str | Path | None = None) -> None:
+        super().__init__(samples, every_n_steps, folder)
+
+    @torch.no_grad()
+    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor) -> None:
+        """The largest logit of each layer."""
+        with _attention_of(pl_module) as found:
+            pl_module(inputs)
+        if not found:
+            raise ValueError(
+                f"{self.name}: the forward pass calls no scaled_dot_product_attention; use a network that does, such "
+                "as timm's with fused attention."
+            )
+        largest = torch.stack([torch.stack(values).max() for values in found.values()]).tolist()
+        self.record(trainer, trainer.global_step, {"all": max(largest), **dict(zip(found, largest, strict=True))})
+
+    def figure(self) -> Figure:
+        """The largest logits over steps."""
+        curves = {name: (self.steps, values) for name, values in self.values.items()}
+        return value_curves(curves, ylabel="largest attention logit", highlight="all")
+
+
+@contextmanager
+def _attention_of(module: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Within this context, the largest logit of every attention call, by the module that makes it."""
+    found: dict[str, list[Tensor]] = {}
+    running: list[str] = []
+    attention: Callable[..., Tensor] = F.scaled_dot_product_attention
+
+    def watched(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        **options: Any,
+    ) -> Tensor:
+        largest = largest_attention_logit(query, key, attn_mask, is_causal=is_causal, scale=scale)
+        found.setdefault(running[-1], []).append(largest)
+        return attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options)
+
+    def enter(name: str) -> Any:
+        return lambda part, given: running.append(name)
+
+    hooks = []
+    for name, part in module.named_modules():
+        hooks.append(part.register_forward_pre_hook(enter(name)))
+        hooks.append(part.register_forward_hook(lambda part, given, output: running.pop() and None))
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    # In evaluation `nn.MultiheadAttention` would call a fused kernel that shows no queries and keys.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with patch.object(F, "scaled_dot_product_attention", watched):
+            yield found
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,123 @@
+"""Evaluates every task seen so far, often enough to see what happens when the task changes."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.callbacks.access import on_device, sum_over_processes
+from lightning_losses.callbacks.monitors.monitor import Monitor
+from lightning_losses.callbacks.monitors.probe import evaluating
+from lightning_losses.diagnostics.continual_accuracy import (
+    stability_gap,
+    windowed_forgetting,
+    windowed_plasticity,
+    worst_case_accuracy,
+)
+from lightning_losses.numerics.checks import check_number
+from lightning_losses.plots.grokking import fraction_curves
+from lightning_losses.plots.style import Figure
+
+Task = tuple[Float[Tensor, "samples ..."], Int[Tensor, " samples"]]
+
+
+class ContinualEvaluation(Monitor):
+    """Logs the accuracy on every task, the worst-case accuracy, the stability gap, windowed forgetting and plasticity.
+
+    Between the evaluations at the ends of tasks an accuracy may fall and recover, the stability gap; it shows only to
+    who evaluates every few steps. Each process evaluates its share of each task's rows; their counts are added.
+
+    Cost: a forward pass of all tasks' rows, every n steps.
+
+    Args:
+        tasks: (inputs, target) of each task, in the order of learning; a few hundred rows each are enough.
+        current: tells the task being learnt, from 0, by the trainer; it never falls.
+        window: how many evaluations in a row forgetting and plasticity look at.
+        every_n_steps: see `Monitor`.
+        folder: see `Monitor`.
+
+    Raises:
+        ValueError: no tasks; a current task that there isn't; numbers below 1.
+
+    Source:
+        De Lange, van de Ven, Tuytelaars, 2023, "Continual Evaluation for Lifelong Learning: Identifying the Stability
+        Gap", arXiv:2205.13452.
+
+    Example:
+        >>> task = torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)
+        >>> ContinualEvaluation([task, task], current=lambda trainer: trainer.current_epoch // 5).window
+        10
+    """
+
+    name: ClassVar[str] = "continual"
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        current: Callable[[L.Trainer], int],
+        window: int = 10,
+        every_n_steps: int = 10,
+        folder: str | Path | None = None,
+    ) -> None:
+        super().__init__(every_n_steps, folder)
+        check_number(self.name, "window", window, least=1)
+        if not tasks:
+            raise ValueError(f"{self.name}: no tasks came; give (inputs, target) of each.")
+        self.tasks = list(tasks)
+        self.current = current
+        self.window = window
+
+    @torch.no_grad()
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Evaluate every task, when due."""
+        if not self.due(trainer.global_step):
+            return
+        task = self.current(trainer)
+        if not 0 <= task < len(self.tasks):
+            raise ValueError(f"{self.name}: the current task is {task}; there are {len(self.tasks)}, from 0.")
+        hits = []
+        with evaluating(pl_module), torch.no_grad():
+            for inputs, target in self.tasks:
+                own = slice(trainer.global_rank, None, trainer.world_size)
+                logits = pl_module(inputs[own].to(pl_module.device))
+                hits.append((logits.argmax(dim=-1) == target[own].to(logits.device)).sum())
+        total = sum_over_processes(trainer, on_device(trainer, torch.stack(hits)))
+        accuracies = [hit / len(target) for hit, (_, target) in zip(total.tolist(), self.tasks, strict=True)]
+        values = {"task": float(task)} | {f"accuracy/{number}": value for number, value in enumerate(accuracies)}
+        seen = {**self.values, **{name: [*self.values.get(name, []), value] for name, value in values.items()}}
+        table = torch.tensor([seen[f"accuracy/{number}"] for number in range(len(self.tasks))], dtype=torch.float64).T
+        learnt = torch.tensor(seen["task"]).long()
+        minima, worst = worst_case_accuracy(table, learnt)
+        learning = range(task + 1)
+        values |= {
+            "minimum": minima[-1].item(),
+            "worst_case": worst[-1].item(),
+            "stability_gap": stability_gap(table, learnt)[-1].item(),
+            "forgetting": _mean([windowed_forgetting(table[:, number], self.window) for number in learning]),
+            "plasticity": _mean([windowed_plasticity(table[:, number], self.window) for number in learning]),
+        }
+        self.record(trainer, trainer.global_step, values)
+
+    def figure(self) -> Figure:
+        """Every task's accuracy and the worst case over steps, and where each task begins."""
+        curves = {
+            f"task {number}": (self.steps, self.values[f"accuracy/{number}"]) for number in range(len(self.tasks))
+        }
+        curves["worst case"] = (self.steps, self.values["worst_case"])
+        learnt = self.values["task"]
+        begins = {
+            float(self.steps[place]): f"task {task:.0f}"
+            for place, task in enumerate(learnt)
+            if place == 0 or task != learnt[place - 1]
+        }
+        return fraction_curves(curves, ylabel="accuracy (%)", highlight="worst case", marks=begins)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

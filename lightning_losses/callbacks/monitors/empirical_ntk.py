@@ -1,0 +1,77 @@
+"""Watches the tangent kernel: how far it has moved, and how well it is aligned with the labels."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_losses.callbacks.monitors.probe import ProbeMonitor
+from lightning_losses.diagnostics.empirical_ntk import trace_ntk
+from lightning_losses.diagnostics.kernel_similarity import effective_rank, kernel_distance, label_alignment
+from lightning_losses.plots.grokking import side_by_side
+from lightning_losses.plots.style import Figure
+
+
+class EmpiricalNTK(ProbeMonitor):
+    """Logs the empirical tangent kernel's distance from its start, alignment with the labels, and effective rank.
+
+    Lazy training leaves the kernel as it was; rich training turns it towards the labels. The kernel is summed over
+    outputs, in evaluation mode, on a fixed probe.
+
+    Cost: `samples` times outputs backward passes, vectorised, every n steps, and that many gradients in memory.
+
+    Args:
+        samples: see `ProbeMonitor`; some dozens.
+        every_n_steps: see `Monitor`.
+        folder: see `Monitor`.
+
+    Raises:
+        ValueError: numbers below 1.
+
+    Source:
+        Kumar, Bordelon, Gershman, Pehlevan, 2023, "Grokking as the Transition from Lazy to Rich Training Dynamics",
+        arXiv:2310.06110.
+
+    Example:
+        >>> EmpiricalNTK(samples=32).name
+        'ntk'
+    """
+
+    name: ClassVar[str] = "ntk"
+
+    def __init__(self, samples: int = 64, every_n_steps: int = 100, folder: str | Path | None = None) -> None:
+        super().__init__(samples, every_n_steps, folder)
+        self.start: Tensor | None = None
+
+    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor) -> None:
+        """The kernel of the probe, beside its start and the labels."""
+        kernel = trace_ntk(pl_module, inputs).detach()
+        if self.start is None:
+            self.start = kernel
+        labels = target.reshape(len(target), -1) if target.is_floating_point() else F.one_hot(target)
+        measured = {
+            "distance": kernel_distance(kernel, self.start.to(kernel)).item(),
+            "alignment": label_alignment(kernel, labels.to(kernel)).item(),
+            "effective_rank": effective_rank(kernel).item(),
+        }
+        self.record(trainer, trainer.global_step, measured)
+
+    def figure(self) -> Figure:
+        """Distance, alignment and rank over steps."""
+        titles = {
+            "distance": "distance from the start",
+            "alignment": "alignment with the labels",
+            "effective_rank": "effective rank",
+        }
+        return side_by_side({title: (self.steps, self.values[name]) for name, title in titles.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured, the probe, and the first kernel."""
+        return {**super().state_dict(), "start": self.start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        super().load_state_dict(state_dict)
+        self.start = state_dict["start"]

@@ -1,0 +1,215 @@
+"""Tells when a network memorised, when it generalised, and how long it took from one to the other."""
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_losses.callbacks.access import on_device, step_logits, sum_over_processes
+from lightning_losses.callbacks.monitors.monitor import Monitor
+from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.plots.grokking import Curve, grokking_curves
+from lightning_losses.plots.style import Figure
+
+Measure = Literal["accuracy", "loss"]
+
+
+class Delay(NamedTuple):
+    """The steps of memorisation and generalisation; NaN for what has not happened."""
+
+    memorised: float
+    generalised: float
+
+    @property
+    def delay(self) -> float:
+        """Steps from memorisation to generalisation; NaN until both have happened."""
+        return self.generalised - self.memorised
+
+    @property
+    def ratio(self) -> float:
+        """How many times as many steps generalisation took; NaN until both have happened, or if step 0 memorised."""
+        return self.generalised / self.memorised if self.memorised > 0 else math.nan
+
+
+def first_held(steps: list[int], reached: list[bool], patience: int = 1) -> float:
+    """The first of `patience` evaluations in a row that reached a threshold; NaN if there is none.
+
+    Example:
+        >>> first_held([0, 10, 20, 30, 40], [False, True, False, True, True], patience=2)
+        30.0
+    """
+    held = 0
+    for position, good in enumerate(reached):
+        held = held + 1 if good else 0
+        if held == patience:
+            return float(steps[position - patience + 1])
+    return math.nan
+
+
+class GrokkingMonitor(Monitor):
+    """Follows training and validation until the first is memorised and the second generalised.
+
+    At each validation it takes the metric `val_metric`; for training it takes the batches that follow, whose weights
+    are the same for the first of them. On a full-batch task both are thus exact, at the same weights, and cost
+    nothing beyond the validation that the trainer runs anyhow (`Trainer(val_check_interval=...)` decides how often).
+
+    Logs ``grokking/train``, ``grokking/val``, and ``grokking/memorised``, ``generalised``, ``delay``, ``ratio`` as
+    soon as there are any. What has not happened is NaN, never a number of steps.
+
+    Cost: the accuracy or the loss of `train_batches` steps' outputs after each validation; no forward pass.
+
+    Args:
+        measure: "accuracy" of the step's logits, or the step's "loss", where smaller is better.
+        memorised: the training threshold.
+        generalised: the validation threshold.
+        patience: how many evaluations in a row must reach it; the first of them counts.
+        val_metric: what the module logs in validation; ``val/<measure>`` if None.
+        train_batches: how many batches after each validation the training value averages over.
+        folder: where the picture ``grokking.png`` goes when training ends; None draws none.
+
+    Attributes:
+        train, val: ``(step, value)`` pairs.
+
+    Raises:
+        ValueError: a patience or number of batches below 1; a validation that does not log the metric.
+
+    Example:
+        >>> monitor = GrokkingMonitor(patience=2)
+        >>> monitor.delay().generalised
+        nan
+    """
+
+    name: ClassVar[str] = "grokking"
+
+    def __init__(
+        self,
+        measure: Measure = "accuracy",
+        memorised: float = 0.99,
+        generalised: float = 0.99,
+        patience: int = 1,
+        val_metric: str | None = None,
+        train_batches: int = 1,
+        folder: str | Path | None = None,
+    ) -> None:
+        super().__init__(1, folder)
+        check_choice(self.name, "measure", measure, Measure)
+        check_number(self.name, "patience", patience, least=1)
+        check_number(self.name, "train_batches", train_batches, least=1)
+        self.measure: Measure = measure
+        self.thresholds = {"memorised": memorised, "generalised": generalised}
+        self.patience = patience
+        self.val_metric = val_metric or f"val/{measure}"
+        self.train_batches = train_batches
+        self.train: list[tuple[int, float]] = []
+        self.val: list[tuple[int, float]] = []
+        self._pending = train_batches
+        self._at = 0
+        self._sum = 0.0
+        self._count = 0.0
+
+    def delay(self) -> Delay:
+        """What has happened so far."""
+        return Delay(
+            self._held(self.train, self.thresholds["memorised"]), self._held(self.val, self.thresholds["generalised"])
+        )
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the validation's value, and begin the training's."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._pending, self._at, self._sum, self._count = self.train_batches, trainer.global_step, 0.0, 0.0
+        if self.val_metric not in trainer.callback_metrics:
+            raise ValueError(
+                f"grokking: validation logged {', '.join(sorted(trainer.callback_metrics)) or 'nothing'}, not "
+                f"{self.val_metric!r}; log it, or give val_metric."
+            )
+        value = float(trainer.callback_metrics[self.val_metric])
+        self.val.append((trainer.global_step, value))
+        self._log(trainer, "val", value, trainer.global_step)
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take the training value of the first batches after a validation, and of the very first ones."""
+        if self._pending == 0:
+            return
+        logits, target = step_logits(self.name, outputs)
+        if self.measure == "accuracy":
+            kept = target != -100
+            hits, count = ((logits.argmax(dim=-1) == target) & kept).sum(), kept.sum()
+            hits_all, count_all = self._totals(trainer, hits, count)
+        else:
+            hits_all, count_all = self._totals(trainer, outputs["loss"].detach() * len(logits), len(logits))
+        self._sum, self._count = self._sum + hits_all, self._count + count_all
+        self._pending -= 1
+        if self._pending == 0:
+            value = self._sum / max(self._count, 1)
+            self.train.append((self._at, value))
+            self._log(trainer, "train", value, self._at)
+
+    def figure(self) -> Figure:
+        """Training and validation over logarithmic steps, with the delay between the two thresholds."""
+        return grokking_curves(
+            [
+                Curve("train", *_columns(self.train), role="train"),
+                Curve("validation", *_columns(self.val), role="test"),
+            ],
+            measure=self.measure,
+            delay=self.delay(),
+        )
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, if there is a folder and something to draw."""
+        self.steps = [step for step, _ in self.val]
+        super().on_fit_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curves, and what of the current evaluation is still to come."""
+        return {
+            "train": [list(pair) for pair in self.train],
+            "val": [list(pair) for pair in self.val],
+            "current": [self._pending, self._at, self._sum, self._count],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint's curves."""
+        self.train = [(int(step), float(value)) for step, value in state_dict["train"]]
+        self.val = [(int(step), float(value)) for step, value in state_dict["val"]]
+        self._pending, self._at, self._sum, self._count = state_dict["current"]
+
+    def _events(self) -> dict[str, float]:
+        delay = self.delay()
+        events = {
+            "memorised": delay.memorised,
+            "generalised": delay.generalised,
+            "delay": delay.delay,
+            "ratio": delay.ratio,
+        }
+        return {name: value for name, value in events.items() if not math.isnan(value)}
+
+    def _held(self, curve: list[tuple[int, float]], threshold: float) -> float:
+        steps, values = _columns(curve)
+        reached = [value >= threshold if self.measure == "accuracy" else value <= threshold for value in values]
+        return first_held(steps, reached, self.patience)
+
+    def _log(self, trainer: L.Trainer, name: str, value: float, step: int) -> None:
+        if trainer.loggers:
+            values = {f"{self.name}/{event}": at for event, at in {name: value, **self._events()}.items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=step)
+
+    def _totals(self, trainer: L.Trainer, hits: Tensor, count: Tensor | int) -> tuple[float, float]:
+        """The sums over the processes."""
+        if trainer.world_size == 1:
+            return float(hits), float(count)
+        sums = torch.stack([on_device(trainer, hits), on_device(trainer, count)])
+        hits_all, count_all = sum_over_processes(trainer, sums).tolist()
+        return hits_all, count_all
+
+
+def _columns(curve: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in curve], [value for _, value in curve]

@@ -1,0 +1,115 @@
+"""Watches the Hessian of the loss: sharpness, trace and spectrum, beside the edge of stability."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_losses.callbacks.access import on_device, sum_over_processes
+from lightning_losses.callbacks.monitors.probe import ProbeMonitor
+from lightning_losses.diagnostics.hessian_spectrum import Spectrum, hessian_product, hutchinson, lanczos
+from lightning_losses.numerics.checks import check_number
+from lightning_losses.plots.grokking import spectrum_panels
+from lightning_losses.plots.style import Figure
+
+
+class HessianSpectrum(ProbeMonitor):
+    """Logs the Hessian's largest and smallest eigenvalue and its trace on a probe, beside 2 / learning rate.
+
+    Gradient descent is stable along a direction while its curvature is below 2 / learning rate; full-batch training
+    rises to that edge and stays there. At a global minimum where stochastic gradient descent is stable, the trace is
+    below it too.
+
+    Cost: `lanczos_steps` + `trace_probes` double backward passes of the probe, every n steps, and `lanczos_steps`
+    vectors of the parameters' size.
+
+    Args:
+        lanczos_steps: products for the eigenvalues and the spectrum.
+        trace_probes: products for the trace; its standard error is logged.
+        loss: of (logits, target), a mean over rows; cross-entropy if None. Its Hessian is that of the probe's mean,
+            which the processes share out among them.
+        seed: of the random vectors, which are the same at every measurement.
+        samples: see `ProbeMonitor`.
+        every_n_steps: see `Monitor`.
+        folder: see `Monitor`.
+
+    Raises:
+        ValueError: numbers below 1.
+
+    Source:
+        Yao, Gholami, Keutzer, Mahoney, 2020, "PyHessian", arXiv:1912.07145 (which finds the largest eigenvalue in
+        magnitude; here it is the largest with its sign). The edge: Cohen, Kaur, Li, Kolter, Talwalkar, 2021,
+        arXiv:2103.00065. The trace: Wu, Su, 2023, "The Implicit Regularization of Dynamical Stability in Stochastic
+        Gradient Descent", arXiv:2305.17490.
+
+    Example:
+        >>> HessianSpectrum(every_n_steps=200, samples=64).samples
+        64
+    """
+
+    name: ClassVar[str] = "hessian"
+
+    def __init__(
+        self,
+        lanczos_steps: int = 20,
+        trace_probes: int = 10,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        seed: int = 0,
+        samples: int = 256,
+        every_n_steps: int = 100,
+        folder: str | Path | None = None,
+    ) -> None:
+        super().__init__(samples, every_n_steps, folder)
+        check_number(self.name, "lanczos_steps", lanczos_steps, least=1)
+        check_number(self.name, "trace_probes", trace_probes, least=1)
+        self.lanczos_steps = lanczos_steps
+        self.trace_probes = trace_probes
+        self.loss = loss or F.cross_entropy
+        self.seed = seed
+        self.spectrum: Spectrum | None = None
+
+    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor) -> None:
+        """Eigenvalues and trace of the probe's mean loss, each process computing its share of the products."""
+        if len(target) >= trainer.world_size:
+            share_of_rows = slice(trainer.global_rank, None, trainer.world_size)
+            inputs, target = inputs[share_of_rows], target[share_of_rows]
+        parameters = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
+        count = sum_over_processes(trainer, on_device(trainer, float(len(target))))
+        share = (len(target) / count).to(parameters[0].dtype)
+        own = hessian_product(self.loss(pl_module(inputs), target) * share, parameters)
+        size = sum(parameter.numel() for parameter in parameters)
+        place = {"dtype": parameters[0].dtype, "device": parameters[0].device}
+
+        def product(vector: Tensor) -> Tensor:
+            return sum_over_processes(trainer, own(vector))
+
+        generator = torch.Generator().manual_seed(self.seed)
+        spectrum = lanczos(product, size, steps=self.lanczos_steps, generator=generator, **place)  # type: ignore[arg-type]
+        trace, _ = hutchinson(product, size, probes=self.trace_probes, generator=generator, **place)  # type: ignore[arg-type]
+        self.spectrum = spectrum
+        values = {
+            "largest": spectrum.values[-1].item(),
+            "smallest": spectrum.values[0].item(),
+            "trace": trace.value,
+            "trace_error": trace.error,
+            "edge": 2 / trainer.optimizers[0].param_groups[0]["lr"],
+        }
+        self.record(trainer, trainer.global_step, values)
+
+    def figure(self) -> Figure:
+        """The eigenvalues over steps beside the edge, and the last spectrum."""
+        assert self.spectrum is not None
+        return spectrum_panels(self.steps, self.values, self.spectrum.values.tolist(), self.spectrum.weights.tolist())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured, the probe, and the last spectrum."""
+        return {**super().state_dict(), "spectrum": None if self.spectrum is None else tuple(self.spectrum)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        super().load_state_dict(state_dict)
+        self.spectrum = None if state_dict["spectrum"] is None else Spectrum(*state_dict["spectrum"])

@@ -1,0 +1,135 @@
+"""Watches neural collapse on the training data, after epochs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from lightning_losses.callbacks.access import refuse_hidden_gradients, sum_over_processes
+from lightning_losses.callbacks.monitors.monitor import Monitor
+from lightning_losses.callbacks.monitors.probe import evaluating, inputs_and_target
+from lightning_losses.diagnostics.neural_collapse import Limit, neural_collapse
+from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.parallel.sharding import whole
+from lightning_losses.plots.grokking import collapse_panels
+from lightning_losses.plots.style import Figure
+
+
+class NeuralCollapse(Monitor):
+    """Logs NC1 to NC4 of the classifier and its input, and NC1 of further layers, on training data.
+
+    Runs through the training loader again, in evaluation mode, until it has `samples` rows on each process. Class
+    statistics are sums over all processes, so the numbers are those of one process with all the rows.
+
+    Cost: a forward pass of `samples` rows, every n epochs, and their features in memory.
+
+    Args:
+        head: the name of the linear classifier.
+        layers: names of modules whose outputs, averaged over all but the first two dimensions, get an ``nc1`` too.
+        limit: see `lightning_losses.diagnostics.neural_collapse`.
+        samples: rows of each process.
+        every_n_epochs: how many epochs lie between measurements, at least 1.
+        folder: see `Monitor`.
+
+    Raises:
+        ValueError: a head or layer that the module does not have, or a head that is not linear; numbers below 1.
+
+    Source:
+        Papyan, Han, Donoho, 2020, arXiv:2008.08186. The layers' variability: He, Su, 2022, "A Law of Data Separation
+        in Deep Learning", arXiv:2210.17020.
+
+    Example:
+        >>> NeuralCollapse("network.head", every_n_epochs=5).head
+        'network.head'
+    """
+
+    name: ClassVar[str] = "neural_collapse"
+
+    def __init__(
+        self,
+        head: str,
+        layers: Sequence[str] = (),
+        limit: Limit = "simplex",
+        samples: int = 4096,
+        every_n_epochs: int = 1,
+        folder: str | Path | None = None,
+    ) -> None:
+        super().__init__(1, folder)
+        check_choice(self.name, "limit", limit, Limit)
+        check_number(self.name, "samples", samples, least=1)
+        check_number(self.name, "every_n_epochs", every_n_epochs, least=1)
+        self.head = head
+        self.layers = list(layers)
+        self.limit: Limit = limit
+        self.samples = samples
+        self.every_n_epochs = every_n_epochs
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check the names."""
+        refuse_hidden_gradients(self.name, trainer)
+        modules = dict(pl_module.named_modules())
+        for layer in [self.head, *self.layers]:
+            if layer not in modules:
+                raise ValueError(f"{self.name}: there is no module {layer!r}; there are {', '.join(modules)}.")
+        if not isinstance(modules[self.head], nn.Linear):
+            raise ValueError(f"{self.name}: {self.head!r} is a {type(modules[self.head]).__name__}; name the Linear.")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        head = pl_module.get_submodule(self.head)
+        assert isinstance(head, nn.Linear)
+        taken, target = self._features(trainer, pl_module, head)
+        bias = None if head.bias is None else whole(head.bias)
+        weight = whole(head.weight)
+
+        def total(values: Tensor) -> Tensor:
+            return sum_over_processes(trainer, values)
+
+        found = neural_collapse(taken[self.head], target, weight, bias, limit=self.limit, total=total)
+        for layer in self.layers:
+            # Only NC1 reads no weight.
+            blank = torch.zeros(len(weight), taken[layer].shape[1], device=weight.device)
+            found[f"nc1/{layer}"] = neural_collapse(taken[layer], target, blank, total=total)["nc1"]
+        self.record(trainer, trainer.global_step, {name: value.item() for name, value in found.items()})
+
+    def figure(self) -> Figure:
+        """The measures over steps, each against its limit, 0."""
+        return collapse_panels(self.steps, self.values)
+
+    @torch.no_grad()
+    def _features(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, head: nn.Linear
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        taken: dict[str, list[Tensor]] = {layer: [] for layer in [self.head, *self.layers]}
+        targets: list[Tensor] = []
+
+        def keep(layer: str) -> Any:
+            return lambda module, inputs, output: taken[layer].append(_rows(output))
+
+        hooks = [head.register_forward_pre_hook(lambda module, inputs: taken[self.head].append(_rows(inputs[0])))]
+        hooks += [pl_module.get_submodule(layer).register_forward_hook(keep(layer)) for layer in self.layers]
+        rows = 0
+        try:
+            # A loader that shuffles draws its seed from torch's state, which training is to find as it was.
+            with torch.random.fork_rng(devices=[]), evaluating(pl_module), torch.no_grad():
+                for batch in trainer.train_dataloader or []:
+                    inputs, target = inputs_and_target(self.name, batch)
+                    pl_module(inputs.to(pl_module.device))
+                    targets.append(target.to(pl_module.device))
+                    rows += len(target)
+                    if rows >= self.samples:
+                        break
+        finally:
+            for hook in hooks:
+                hook.remove()
+        kept = {layer: torch.cat(parts)[: self.samples] for layer, parts in taken.items()}
+        return kept, torch.cat(targets)[: self.samples]
+
+
+def _rows(features: Tensor) -> Tensor:
+    return features.detach().flatten(2).mean(dim=2) if features.ndim > 2 else features.detach()

@@ -1,0 +1,148 @@
+"""Finds the samples whose losses move against each other."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.callbacks.monitors.probe import ProbeMonitor
+from lightning_losses.numerics.checks import check_number
+from lightning_losses.plots.grokking import value_curves
+from lightning_losses.plots.style import Figure
+
+
+class Opposition(NamedTuple):
+    """The samples whose losses rose and fell most between two evaluations.
+
+    Attributes:
+        rising: positions, the largest rise first.
+        falling: positions, the largest fall first.
+        rise: the mean rise of the first.
+        fall: the mean fall of the second, positive.
+        score: ``(rise + fall) / |change of the mean loss|``: how many times the visible change the two hide.
+    """
+
+    rising: Int[Tensor, " m"]
+    falling: Int[Tensor, " m"]
+    rise: float
+    fall: float
+    score: float
+
+
+@torch.no_grad()
+def opposing_signals(
+    before: Float[Tensor, " samples"], after: Float[Tensor, " samples"], samples: int = 20
+) -> Opposition:
+    """The samples whose losses rose and fell most.
+
+    Groups whose changes are large, opposite, and cancel in the mean are what makes training oscillate.
+
+    Args:
+        before: [n] losses of the samples.
+        after: [n] losses of the same samples, later.
+        samples: how many of each group, at most half of all.
+
+    Source:
+        Rosenfeld, Risteski, 2023, "Outliers with Opposing Signals Have an Outsized Effect on Neural Network
+        Optimization", arXiv:2311.04163; the score is ours.
+
+    Example:
+        >>> before, after = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([4.0, 1.0, 0.0])
+        >>> found = opposing_signals(before, after, samples=1)
+        >>> found.rising.tolist(), found.falling.tolist(), found.score
+        ([0], [2], 6.0)
+    """
+    check_number("opposing_signals", "samples", samples, least=1)
+    change = (after - before).double()
+    chosen = max(1, min(samples, len(change) // 2))
+    rising = change.topk(chosen).indices
+    falling = (-change).topk(chosen).indices
+    rise = change[rising].mean().clamp(min=0).item()
+    fall = -change[falling].mean().clamp(max=0).item()
+    visible = max(abs(change.mean().item()), torch.finfo(torch.float64).tiny)
+    return Opposition(rising, falling, rise, fall, (rise + fall) / visible if rise + fall > 0 else 0.0)
+
+
+class OpposingSignals(ProbeMonitor):
+    """Follows the losses of a fixed probe's samples, and names those that move most against each other.
+
+    Logs the mean rise and fall of the two groups since the last measurement, their score, and how much of each group
+    was in it before. `opposition` has the positions in the probe.
+
+    Cost: a forward pass of the probe, every n steps.
+
+    Args:
+        group: how many samples of each group.
+        samples: see `ProbeMonitor`.
+        every_n_steps: see `Monitor`; 1 sees an oscillation of every other step.
+        folder: see `Monitor`.
+
+    Attributes:
+        opposition: the last measurement's groups; None before the second one.
+
+    Raises:
+        ValueError: numbers below 1.
+
+    Source:
+        Rosenfeld, Risteski, 2023, arXiv:2311.04163, from its description.
+
+    Example:
+        >>> OpposingSignals(group=10, every_n_steps=1).group
+        10
+    """
+
+    name: ClassVar[str] = "opposing_signals"
+
+    def __init__(
+        self, group: int = 20, samples: int = 1024, every_n_steps: int = 10, folder: str | Path | None = None
+    ) -> None:
+        super().__init__(samples, every_n_steps, folder)
+        check_number(self.name, "group", group, least=1)
+        self.group = int(group)
+        self.opposition: Opposition | None = None
+        self._losses: Tensor | None = None
+
+    @torch.no_grad()
+    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor) -> None:
+        """The groups since the last measurement."""
+        losses = F.cross_entropy(pl_module(inputs).float(), target, reduction="none")
+        before, self._losses = self._losses, losses
+        values = {"rise": 0.0, "fall": 0.0, "score": 0.0, "persistence": 0.0}
+        if before is not None:
+            last, self.opposition = self.opposition, opposing_signals(before.to(losses), losses, self.group)
+            found = self.opposition
+            values |= {"rise": found.rise, "fall": found.fall, "score": found.score}
+            if last is not None:
+                # A group that oscillates rises at one measurement and falls at the next.
+                values["persistence"] = _share(
+                    torch.cat([found.rising, found.falling]), torch.cat([last.rising, last.falling])
+                )
+        self.record(trainer, trainer.global_step, values)
+
+    def figure(self) -> Figure:
+        """Rise and fall over steps."""
+        curves: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+            "rise": (self.steps, self.values["rise"]),
+            "fall": (self.steps, [-value for value in self.values["fall"]]),
+        }
+        return value_curves(curves, ylabel="change of the loss (nats)")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured, the probe, its losses and the groups."""
+        groups = None if self.opposition is None else tuple(self.opposition)
+        return {**super().state_dict(), "losses": self._losses, "opposition": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        super().load_state_dict(state_dict)
+        self._losses = state_dict["losses"]
+        self.opposition = None if state_dict["opposition"] is None else Opposition(*state_dict["opposition"])
+
+
+def _share(now: Tensor, before: Tensor) -> float:
+    return torch.isin(now, before.to(now.device)).double().mean().item()

@@ -1,0 +1,139 @@
+"""What monitors on a fixed probe share: some training rows, kept, and the network as it is in evaluation."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_losses.callbacks.access import refuse_hidden_gradients
+from lightning_losses.callbacks.monitors.monitor import Monitor
+from lightning_losses.numerics.checks import check_number
+from lightning_losses.parallel.processes import gather_batch, group_rank, world_size
+from lightning_losses.parallel.sharding import is_sharded, unsharded_copy
+
+
+class ProbeMonitor(Monitor):
+    """Base of the monitors that evaluate the network on the first rows of the first training batch.
+
+    The rows stay the same throughout, also in a resumed run: they are in the checkpoint. Under several processes the
+    first batches of all make one, in the order in which Lightning shares out samples, and every process measures on
+    the same rows, those that one process would have had. Batches are mappings with `inputs` and `target`, or (inputs,
+    target); the module, called on the inputs, gives the logits. Measuring changes neither modes, gradients, weights
+    nor random states. Under FSDP2 each process measures on a copy with whole weights, which it holds meanwhile.
+
+    Args:
+        samples: how many rows, at least 1; of all processes together.
+        every_n_steps: see `Monitor`.
+        folder: see `Monitor`.
+    """
+
+    def __init__(self, samples: int = 256, every_n_steps: int = 100, folder: str | Path | None = None) -> None:
+        super().__init__(every_n_steps, folder)
+        check_number(self.name, "samples", samples, least=1)
+        self.samples = int(samples)
+        self.probe: tuple[Tensor, Tensor] | None = None
+
+    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor) -> None:
+        """Measure on the probe, and record."""
+        raise NotImplementedError
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse what hides parameters."""
+        refuse_hidden_gradients(self.name, trainer)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Take the probe from the first batch; measure when due."""
+        if self.probe is None:
+            self.probe = first_rows(*inputs_and_target(self.name, batch), self.samples)
+        if self.due(trainer.global_step):
+            inputs, target = (tensor.to(pl_module.device) for tensor in self.probe)
+            module = unsharded_copy(pl_module) if is_sharded(pl_module) else pl_module
+            with evaluating(module):
+                self.measure(trainer, module, inputs, target)  # type: ignore[arg-type]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured, and the probe."""
+        return {**super().state_dict(), "probe": self.probe}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with a checkpoint's probe."""
+        super().load_state_dict(state_dict)
+        self.probe = None if state_dict["probe"] is None else tuple(state_dict["probe"])
+
+
+@torch.no_grad()
+def first_rows(inputs: Tensor, target: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """The first rows of the batch that all processes' batches make, the same on each process.
+
+    Row i of process r is row ``i * processes + r`` of the whole, as `DistributedSampler` shares samples out.
+
+    Example:
+        >>> first_rows(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0, 1, 0]), 2)
+        (tensor([[1.],
+                [2.]]), tensor([0, 1]))
+    """
+    own = slice(-(-samples // world_size()))
+    place = torch.arange(len(target[own]), device=target.device) * world_size() + group_rank()
+    order = gather_batch(place).argsort()[:samples]
+    return gather_batch(inputs[own])[order], gather_batch(target[own])[order]
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Within this context every submodule is in evaluation mode and autocast is off; then all is as before."""
+    modes = [(part, part.training) for part in module.modules()]
+    device = next((parameter.device.type for parameter in module.parameters()), "cpu")
+    module.eval()
+    try:
+        with torch.enable_grad(), torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def inputs_and_target(who: str, batch: Any) -> tuple[Tensor, Tensor]:
+    """The inputs and the target of a batch.
+
+    Raises:
+        ValueError: a batch that has none.
+    """
+    if isinstance(batch, Mapping) and {"inputs", "target"} <= set(batch):
+        return batch["inputs"], batch["target"]
+    if isinstance(batch, Sequence) and len(batch) >= 2 and all(isinstance(part, Tensor) for part in batch[:2]):
+        return batch[0], batch[1]
+    raise ValueError(f"{who}: a batch of type {type(batch).__name__} came; give {{'inputs', 'target'}} or a pair.")
+
+
+@torch.no_grad()
+def layer_outputs(who: str, module: torch.nn.Module, layers: Sequence[str], inputs: Tensor) -> dict[str, Tensor]:
+    """What named submodules put out for some inputs, [n, d]; further dimensions are flattened into d.
+
+    Raises:
+        ValueError: a layer that the module does not have, or that does not run.
+    """
+    modules = dict(module.named_modules())
+    for layer in layers:
+        if layer not in modules:
+            raise ValueError(f"{who}: there is no module {layer!r}; there are {', '.join(filter(None, modules))}.")
+    found: dict[str, Tensor] = {}
+
+    def keep(layer: str) -> Any:
+        return lambda part, given, output: found.__setitem__(layer, output.detach().flatten(1))
+
+    hooks = [modules[layer].register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        module(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer in layers:
+        if layer not in found:
+            raise ValueError(f"{who}: the module {layer!r} does not run in the forward pass.")
+    return found

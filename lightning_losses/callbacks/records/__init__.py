@@ -1,0 +1,1 @@
+"""Callbacks that record a run: histories, metrics, figures, progress."""

@@ -1,0 +1,1 @@
+"""How a run stops and goes on."""

@@ -1,0 +1,85 @@
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+
+from lightning_losses.callbacks.calibration.calibration_monitor import CalibrationMonitor
+from lightning_losses.metrics import calibration_summary
+from tests.callbacks.calibrated import Data, Overconfident, data, on_processes, trainer
+
+# Lightning's advice on loaders and samplers, and its own use of a name that torch has renamed.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.* is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*it is recommended to use `devices=1`.*"),
+    pytest.mark.filterwarnings("ignore:.*DistributedSampler.*"),
+]
+
+
+def expected(module):
+    inputs, target = data("val")
+    with torch.no_grad():
+        return calibration_summary(module.eval().network(inputs), target, inputs="logits")
+
+
+def test_the_metrics_are_those_of_all_validation_samples(tmp_path):
+    module, fitter = Overconfident(), trainer(tmp_path, CalibrationMonitor())
+    fitter.fit(module, Data())
+    for name, value in expected(module).items():
+        # Logged in float32.
+        assert float(fitter.callback_metrics[f"val/calibration/{name}"]) == pytest.approx(float(value), rel=1e-6)
+
+
+def test_there_is_no_extra_forward_pass(tmp_path):
+    counts = []
+    for callbacks in ([], [CalibrationMonitor()]):
+        module = Overconfident()
+        trainer(tmp_path, *callbacks).fit(module, Data())
+        counts.append(module.forwards)
+    assert counts[0] == counts[1]
+
+
+def test_diagrams_go_beside_the_loggers_files_or_into_a_folder(tmp_path):
+    logger = CSVLogger(tmp_path, name="logs", version=0)
+    trainer(tmp_path, CalibrationMonitor(), logger=logger).fit(Overconfident(), Data())
+    drawn = sorted((tmp_path / "logs" / "version_0" / "figures" / "val" / "calibration").glob("*.png"))
+    assert [path.name for path in drawn] == ["epoch_0.png", "epoch_1.png"]
+    assert "val/calibration/ece" in (tmp_path / "logs" / "version_0" / "metrics.csv").read_text()
+    trainer(tmp_path, CalibrationMonitor(every_n_epochs=2, folder=tmp_path / "own")).fit(Overconfident(), Data())
+    assert [path.name for path in (tmp_path / "own").rglob("*.png")] == ["epoch_0.png"]
+    trainer(tmp_path, CalibrationMonitor(every_n_epochs=0, folder=tmp_path / "none")).fit(Overconfident(), Data())
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_step_without_logits_is_refused_by_name(tmp_path):
+    class Silent(Overconfident):
+        def validation_step(self, batch, batch_idx):
+            return None
+
+    with pytest.raises(ValueError, match="CalibrationMonitor: the evaluation step returned no 'logits'"):
+        trainer(tmp_path, CalibrationMonitor()).fit(Silent(), Data())
+
+
+@pytest.mark.parametrize("options", [{"num_bins": 0}, {"every_n_epochs": -1}])
+def test_bad_options_are_refused(options):
+    with pytest.raises(ValueError, match=f"CalibrationMonitor: {next(iter(options))}"):
+        CalibrationMonitor(**options)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("shared_out", [True, False], ids=["sampler", "whole on each"])
+def test_two_processes_log_what_one_does(tmp_path, shared_out):
+    def run(strategy):
+        fitter = trainer(tmp_path, CalibrationMonitor(), use_distributed_sampler=shared_out, **strategy)
+        module = Overconfident()
+        fitter.validate(module, Data(), verbose=False)
+        if fitter.global_rank == 0:
+            torch.save({name: float(value) for name, value in fitter.callback_metrics.items()}, tmp_path / "metrics.pt")
+
+    values = []
+    for processes in (1, 2):
+        on_processes(run, processes)
+        values.append(torch.load(tmp_path / "metrics.pt"))
+    assert values[1] == pytest.approx(values[0], rel=1e-6)
+    # 101 samples on two processes: one is repeated by the sampler, and counts once.
+    summary = expected(Overconfident())
+    assert values[1]["val/calibration/nll"] == pytest.approx(float(summary["nll"]), rel=1e-6)
