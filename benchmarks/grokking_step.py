@@ -31,11 +31,11 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor
+from lightning_losses.experiments.kinds.grok import callbacks_of, prepare, settings_of
 from lightning_losses.losses.classification.stablemax_cross_entropy import stablemax_cross_entropy_loss
 from lightning_losses.optim.grokfast import GrokfastEMA
 from lightning_losses.optim.orthogonal_gradient import orthogonalize_gradients_
 from lightning_losses.optim.weight_norm import project_weight_norm_, scale_weights_, weight_norm
-from lightning_losses.recipe.grok import callbacks_of, prepare, settings_of
 
 MOST = 1.3
 Named = dict[str, nn.Parameter]

@@ -15,10 +15,10 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from lightning_losses.recipe.calibration import Calibration, calibrate
-from lightning_losses.recipe.instantiate import instantiate
-from lightning_losses.recipe.launch import command, launch
-from lightning_losses.recipe.logits_source import Split, checkpoint_split, file_split
+from lightning_losses.experiments.config.instantiate import instantiate
+from lightning_losses.experiments.kinds.calibration import Calibration, calibrate
+from lightning_losses.experiments.kinds.logits_source import Split, checkpoint_split, file_split
+from lightning_losses.experiments.launch import command, launch
 
 
 class Settings:

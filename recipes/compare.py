@@ -15,12 +15,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from lightning_losses.recipe import comparison
-from lightning_losses.recipe.check_config import ConfigError
-from lightning_losses.recipe.check_overrides import check_overrides
-from lightning_losses.recipe.comparison_plan import plan
-from lightning_losses.recipe.launch import launch, overrides
-from lightning_losses.recipe.processes import runs_again
+from lightning_losses.experiments.comparison import comparison
+from lightning_losses.experiments.comparison.comparison_plan import plan
+from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.config.check_overrides import check_overrides
+from lightning_losses.experiments.launch import launch, overrides
+from lightning_losses.experiments.training.processes import runs_again
 from lightning_losses.recipes.train import Settings as TrainSettings
 
 

@@ -26,11 +26,11 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from lightning_losses.recipe.claims import LEVEL, RULE
-from lightning_losses.recipe.comparison_report import Comparison, describe, markdown_table
-from lightning_losses.recipe.gates import Gate
-from lightning_losses.recipe.seed_interval import seed_interval
-from lightning_losses.recipe.sources import essential, source_digest, targets
+from lightning_losses.experiments.comparison.comparison_report import Comparison, describe, markdown_table
+from lightning_losses.experiments.evidence.claims import LEVEL, RULE
+from lightning_losses.experiments.evidence.gates import Gate
+from lightning_losses.experiments.evidence.seed_interval import seed_interval
+from lightning_losses.experiments.training.sources import essential, source_digest, targets
 
 # Trained by recipes/train.py on seeds that their settings and gates were not chosen on.
 GROKKING = ("grok_perpgrad", "grok_stablemax", "grok_precision", "grok_xor", "grok_lazy_rich", "grok_compare")
@@ -79,7 +79,7 @@ def decisive(settings: dict[str, Any]) -> dict[str, Any]:
 
 def folder_of(folder: Path, experiment: str, settings: dict[str, Any]) -> Path:
     """Where the run of these settings is: other settings or other code, another folder."""
-    names = [*targets(decisive(settings)), "lightning_losses.recipe.grok"]
+    names = [*targets(decisive(settings)), "lightning_losses.experiments.kinds.grok"]
     text = json.dumps([decisive(settings), source_digest(names)], sort_keys=True)
     return folder / experiment / f"seed-{settings['seed']}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

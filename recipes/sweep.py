@@ -25,12 +25,12 @@ from typing import Any
 from rich.console import Console
 
 import lightning_losses
-from lightning_losses.recipe.check_config import ConfigError
-from lightning_losses.recipe.launch import program
-from lightning_losses.sweeps.report import SweepReport, best_command
-from lightning_losses.sweeps.runner import Runner, default_folder
-from lightning_losses.sweeps.sweep_file import Sweep, check_runs, read_sweep
-from lightning_losses.sweeps.trials import Journal
+from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.launch import program
+from lightning_losses.experiments.sweeps.report import SweepReport, best_command
+from lightning_losses.experiments.sweeps.runner import Runner, default_folder
+from lightning_losses.experiments.sweeps.sweep_file import Sweep, check_runs, read_sweep
+from lightning_losses.experiments.sweeps.trials import Journal
 
 
 @dataclass(frozen=True)

@@ -20,24 +20,30 @@ from rich.console import Console
 
 from lightning_losses.callbacks.records.metrics_file import append_metrics, last_metric
 from lightning_losses.environment.cache_folder import cache_folder
-from lightning_losses.recipe.comparison_plan import comparisons
-from lightning_losses.recipe.embeddings import distill_embeddings
-from lightning_losses.recipe.embeddings import rehearse as rehearse_embeddings
-from lightning_losses.recipe.evaluation import evaluate
-from lightning_losses.recipe.generations import rehearse as rehearse_generations
-from lightning_losses.recipe.generations import train_generations
-from lightning_losses.recipe.grok import grok
-from lightning_losses.recipe.grok import rehearse as rehearse_runs
-from lightning_losses.recipe.kept_networks import KeptNetworks
-from lightning_losses.recipe.language_models import rehearse as rehearse_language_models
-from lightning_losses.recipe.language_models import train_language_models
-from lightning_losses.recipe.launch import command, launch
-from lightning_losses.recipe.loggers import log_checkpoints, log_report, log_scores, logging_run, plain_settings
-from lightning_losses.recipe.processes import first_process
-from lightning_losses.recipe.teacher_cache import cached_teacher
-from lightning_losses.recipe.training import Trained, Weights
-from lightning_losses.recipe.trainings import trainings
-from lightning_losses.report import Report
+from lightning_losses.experiments.comparison.comparison_plan import comparisons
+from lightning_losses.experiments.kinds.embeddings import distill_embeddings
+from lightning_losses.experiments.kinds.embeddings import rehearse as rehearse_embeddings
+from lightning_losses.experiments.kinds.generations import rehearse as rehearse_generations
+from lightning_losses.experiments.kinds.generations import train_generations
+from lightning_losses.experiments.kinds.grok import grok
+from lightning_losses.experiments.kinds.grok import rehearse as rehearse_runs
+from lightning_losses.experiments.kinds.language_models import rehearse as rehearse_language_models
+from lightning_losses.experiments.kinds.language_models import train_language_models
+from lightning_losses.experiments.launch import command, launch
+from lightning_losses.experiments.loggers.loggers import (
+    log_checkpoints,
+    log_report,
+    log_scores,
+    logging_run,
+    plain_settings,
+)
+from lightning_losses.experiments.report import Report
+from lightning_losses.experiments.training.evaluation import evaluate
+from lightning_losses.experiments.training.kept_networks import KeptNetworks
+from lightning_losses.experiments.training.processes import first_process
+from lightning_losses.experiments.training.teacher_cache import cached_teacher
+from lightning_losses.experiments.training.training import Trained, Weights
+from lightning_losses.experiments.training.trainings import trainings
 
 
 class Settings:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from lightning_losses.recipe import training
+from lightning_losses.experiments.training import training
 from tests.recipes.conftest import composed
 from tests.recipes.test_kill import RUNS, SHORT, train
 from tests.recipes.test_kill_processes import TRAINERS, assert_same, by_launcher, on_two

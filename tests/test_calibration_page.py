@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lightning_losses.experiments.config.check_overrides import check_overrides
 from lightning_losses.losses import loss_classes
-from lightning_losses.recipe.check_overrides import check_overrides
 from lightning_losses.recipes import calibrate, compare, train
 
 ROOT = Path(__file__).parents[1]

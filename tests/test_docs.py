@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from lightning_losses import cli
 from lightning_losses.catalogue import catalogue
-from lightning_losses.recipe.check_overrides import check_overrides
-from lightning_losses.recipe.comparison_plan import comparisons
+from lightning_losses.experiments.comparison.comparison_plan import comparisons
+from lightning_losses.experiments.config.check_overrides import check_overrides
 from lightning_losses.recipes import calibrate, compare, train
 
 ROOT = Path(__file__).parents[1]

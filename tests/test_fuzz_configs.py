@@ -13,10 +13,10 @@ import warnings
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, ListConfig
 
-from lightning_losses.recipe.check_config import ConfigError
-from lightning_losses.recipe.check_overrides import _compose, _configurations
-from lightning_losses.recipe.launch import message, prepare
-from lightning_losses.recipe.python_values import plain_overrides
+from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.config.check_overrides import _compose, _configurations
+from lightning_losses.experiments.config.python_values import plain_overrides
+from lightning_losses.experiments.launch import message, prepare
 from lightning_losses.recipes.train import Settings, rehearse
 
 IN_SUITE = 16

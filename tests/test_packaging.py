@@ -310,7 +310,7 @@ def teacher():
 
 
 def recipe():
-    import lightning_losses.recipe.check_config
+    import lightning_losses.experiments.config.check_config
 
 
 def images():
@@ -351,7 +351,7 @@ def test_the_core_alone_trains_and_says_which_extra_is_missing(wheel, tmp_path):
         "monitor": f"lightning_losses.plots: {advice('matplotlib')}",
         "bar": f"lightning_losses.callbacks.Progress: {advice('rich')}",
         "teacher": f"timm_teacher: {advice('timm')}",
-        "recipe": f"lightning_losses.recipe: {advice('hydra')}",
+        "recipe": f"lightning_losses.experiments: {advice('hydra')}",
         "images": sentences[4].split(": ", 1)[1],
         "digits": sentences[5].split(": ", 1)[1],
     }

@@ -56,7 +56,7 @@ class LightningLossesConfigSource(ConfigSource):
         if not self.is_config(name):
             raise ConfigLoadError(f"Config not found : {name}")
         # Here, so that Hydra's start does not wait for torch.
-        from lightning_losses.recipe.structured_configs import structured
+        from lightning_losses.experiments.config.structured_configs import structured
 
         text = self._at(name).read_text(encoding="utf-8")
         return ConfigResult(

@@ -17,9 +17,9 @@ from pytorch_metric_learning import losses as metric_learning
 from torch import nn
 
 from lightning_losses import Objective, Term
+from lightning_losses.experiments.config.instantiate import instantiate
 from lightning_losses.losses.adapted import Adapted
 from lightning_losses.losses.base import forward_inputs
-from lightning_losses.recipe.instantiate import instantiate
 
 OBJECTIVES = Path(__file__).parents[1] / "conf" / "objective"
 CLASSES = 10

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.distributed.checkpoint import save
 
+from lightning_losses.experiments.training.processes import read_checkpoint
 from lightning_losses.parallel.sharded_folders import check_folder, find_again, previous_name
-from lightning_losses.recipe.processes import read_checkpoint
 
 # Of torch, when one process writes a folder of shards.
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")

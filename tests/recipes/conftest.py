@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from matplotlib.figure import Figure
 
-from lightning_losses.recipe.check_config import check_config
+from lightning_losses.experiments.config.check_config import check_config
 from lightning_losses.recipes.train import Settings, train
 
 ROOT = Path(__file__).parents[2]

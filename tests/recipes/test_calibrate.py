@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_module
 from safetensors.torch import save_file
 
 from lightning_losses.calibrators import Calibrator, TemperatureScaling
+from lightning_losses.experiments.config.check_config import check_config
+from lightning_losses.experiments.kinds.logits_source import checkpoint_split, read_logits
 from lightning_losses.metrics import SUMMARY, expected_calibration_error
-from lightning_losses.recipe.check_config import check_config
-from lightning_losses.recipe.logits_source import checkpoint_split, read_logits
 from lightning_losses.recipes.calibrate import Settings, rehearse, run
 
 

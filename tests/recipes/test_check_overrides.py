@@ -1,7 +1,7 @@
 import pytest
 
-from lightning_losses.recipe.check_config import ConfigError, fits
-from lightning_losses.recipe.check_overrides import check_overrides
+from lightning_losses.experiments.config.check_config import ConfigError, fits
+from lightning_losses.experiments.config.check_overrides import check_overrides
 from lightning_losses.recipes.train import Settings
 
 

@@ -11,16 +11,16 @@ import pytest
 from hydra import compose, initialize_config_module
 from scipy import stats
 
+from lightning_losses.experiments.comparison import comparison
+from lightning_losses.experiments.comparison.comparison import compare, rehearse
+from lightning_losses.experiments.comparison.comparison_plan import plan
+from lightning_losses.experiments.comparison.comparison_report import METRICS, SCORES, Comparison
+from lightning_losses.experiments.comparison.learning_rates import RATE_METRICS
+from lightning_losses.experiments.config.check_config import ConfigError, check_config
+from lightning_losses.experiments.evidence.claims import Claim, Difference
+from lightning_losses.experiments.training.training import Training
+from lightning_losses.experiments.training.trainings import trainings
 from lightning_losses.metrics import calibration_summary
-from lightning_losses.recipe import comparison
-from lightning_losses.recipe.check_config import ConfigError, check_config
-from lightning_losses.recipe.claims import Claim, Difference
-from lightning_losses.recipe.comparison import compare, rehearse
-from lightning_losses.recipe.comparison_plan import plan
-from lightning_losses.recipe.comparison_report import METRICS, SCORES, Comparison
-from lightning_losses.recipe.learning_rates import RATE_METRICS
-from lightning_losses.recipe.training import Training
-from lightning_losses.recipe.trainings import trainings
 from lightning_losses.recipes import compare as recipe
 from tests.recipes.conftest import ROOT
 

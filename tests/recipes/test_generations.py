@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 
+from lightning_losses.experiments.kinds.generations import generation
 from lightning_losses.losses.distillation.self_taught.self_distill_gt import optimal_alpha
-from lightning_losses.recipe.generations import generation
 from lightning_losses.recipes.train import rehearse
 from tests.recipes.conftest import SHORT, composed
 

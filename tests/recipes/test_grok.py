@@ -8,10 +8,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from lightning_losses.recipe.gates import Gate
-from lightning_losses.recipe.grok import callbacks_of, grok, rehearse, settings_of
-from lightning_losses.recipe.instantiate import ConfigError, instantiate
-from lightning_losses.recipe.steps_per_batch import steps_per_batch
+from lightning_losses.experiments.config.instantiate import ConfigError, instantiate
+from lightning_losses.experiments.evidence.gates import Gate
+from lightning_losses.experiments.kinds.grok import callbacks_of, grok, rehearse, settings_of
+from lightning_losses.experiments.training.steps_per_batch import steps_per_batch
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = ["grok_perpgrad", "grok_stablemax", "grok_precision", "grok_xor", "grok_lazy_rich", "grok_compare"]

@@ -5,9 +5,9 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
-from lightning_losses.recipe.check_config import ConfigError
-from lightning_losses.recipe.check_overrides import check_overrides
-from lightning_losses.recipe.instantiate import allowing, check_targets, find_target, instantiate
+from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.config.check_overrides import check_overrides
+from lightning_losses.experiments.config.instantiate import allowing, check_targets, find_target, instantiate
 from lightning_losses.recipes.train import Settings
 
 REFUSED = str.split("""
@@ -20,15 +20,15 @@ hydra.utils.get_method hydra.utils.instantiate
 lightning.pytorch.cli.LightningCLI lightning.pytorch.LightningModule.load_from_checkpoint
 timm.models._helpers.torch.load timm.models._helpers.load_state_dict timm.create_model
 torchvision.datasets.CIFAR10 torchvision.models.resnet.load_state_dict_from_url
-lightning_losses.recipe.launch.os.system lightning_losses.teacher.pickle.loads lightning_losses.data.mnist5k.np.load
+lightning_losses.experiments.launch.os.system lightning_losses.teacher.pickle.loads lightning_losses.data.mnist5k.np.load
 lightning_losses.modules.Classifier.load_from_checkpoint lightning_losses.cache_teacher._write_json
-lightning_losses.recipe.kept_networks.KeptNetworks lightning_losses.losses.KD.__init__.__globals__
+lightning_losses.experiments.training.kept_networks.KeptNetworks lightning_losses.losses.KD.__init__.__globals__
 lightning_losses.losses.KD.__subclasses__ torch.nn torch.nn.Module.__class__ nothing.here
 """)
 
 ALLOWED = str.split("""
 lightning_losses.losses.KD lightning_losses.objective.Objective lightning_losses.networks.timm_network
-lightning_losses.recipe.schedule.warmup_cosine lightning_losses.callbacks.interventions.grokfast.Grokfast
+lightning_losses.experiments.training.schedule.warmup_cosine lightning_losses.callbacks.interventions.grokfast.Grokfast
 torch.nn.Linear torch.nn.functional.relu torch.optim.AdamW torch.optim.lr_scheduler.CosineAnnealingLR
 lightning.Trainer lightning.pytorch.callbacks.EarlyStopping lightning.pytorch.loggers.CSVLogger
 lightning.pytorch.strategies.DDPStrategy torchmetrics.classification.MulticlassAccuracy

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses.recipe.kept_networks import RECORD, WEIGHTS, KeptNetworks
+from lightning_losses.experiments.training.kept_networks import RECORD, WEIGHTS, KeptNetworks
 
 IDENTITY = {"seed": 0, "module": {"width": 4}}
 
@@ -74,7 +74,7 @@ def test_weights_of_another_shape_are_not_used(kept):
 
 
 def test_an_interruption_leaves_nothing_behind(kept, monkeypatch):
-    from lightning_losses.recipe import kept_networks
+    from lightning_losses.experiments.training import kept_networks
 
     def torn(network, path):
         raise KeyboardInterrupt

@@ -21,9 +21,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lightning_losses.cache_teacher import cache_teacher, load_cached_teacher
 from lightning_losses.data import Digits
-from lightning_losses.recipe import kept_networks, launch, training
-from lightning_losses.recipe.kept_networks import KeptNetworks
-from lightning_losses.recipe.trainings import trainings
+from lightning_losses.experiments import launch
+from lightning_losses.experiments.training import kept_networks, training
+from lightning_losses.experiments.training.kept_networks import KeptNetworks
+from lightning_losses.experiments.training.trainings import trainings
 from lightning_losses.recipes.train import main
 from tests.recipes.conftest import composed
 

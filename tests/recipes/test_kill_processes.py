@@ -23,8 +23,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from lightning_losses.callbacks import LastCheckpoint
-from lightning_losses.recipe import launch, training
-from lightning_losses.recipe.trainings import trainings
+from lightning_losses.experiments import launch
+from lightning_losses.experiments.training import training
+from lightning_losses.experiments.training.trainings import trainings
 from tests.distributed.processes import run_on_processes
 from tests.recipes.conftest import composed
 from tests.recipes.test_kill import SHORT, fill_the_disk, same, train

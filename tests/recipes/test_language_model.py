@@ -5,8 +5,8 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 
-from lightning_losses.recipe.check_config import ConfigError
-from lightning_losses.recipe.check_overrides import check_overrides
+from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.config.check_overrides import check_overrides
 from lightning_losses.recipes.train import Settings, rehearse, train
 from tests.recipes.conftest import composed
 

@@ -8,13 +8,13 @@ import re
 import pytest
 
 from lightning_losses.diagnostics.learning_rate_sensitivity import learning_rate_sensitivity
-from lightning_losses.recipe.check_config import ConfigError
-from lightning_losses.recipe.comparison import compare, rehearse
-from lightning_losses.recipe.comparison_plan import plan
-from lightning_losses.recipe.comparison_report import Comparison
-from lightning_losses.recipe.learning_rates import LearningRates
-from lightning_losses.recipe.loggers import log_folder
-from lightning_losses.recipe.training import Training
+from lightning_losses.experiments.comparison.comparison import compare, rehearse
+from lightning_losses.experiments.comparison.comparison_plan import plan
+from lightning_losses.experiments.comparison.comparison_report import Comparison
+from lightning_losses.experiments.comparison.learning_rates import LearningRates
+from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.loggers.loggers import log_folder
+from lightning_losses.experiments.training.training import Training
 from tests.recipes import wandb_file
 from tests.recipes.conftest import SHORT as SHORT_RUN
 from tests.recipes.conftest import composed as composed_training

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from lightning_losses.recipe.claims import Claim, Difference
-from lightning_losses.recipe.comparison_report import METRICS, Comparison
+from lightning_losses.experiments.comparison.comparison_report import METRICS, Comparison
+from lightning_losses.experiments.evidence.claims import Claim, Difference
 from lightning_losses.recipes import results
 
 

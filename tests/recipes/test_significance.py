@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lightning_losses.recipe.seed_interval import seed_interval
-from lightning_losses.recipe.significance import holm, paired_t_test, student_quantile, student_tails
+from lightning_losses.experiments.evidence.seed_interval import seed_interval
+from lightning_losses.experiments.evidence.significance import holm, paired_t_test, student_quantile, student_tails
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 

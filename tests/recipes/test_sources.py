@@ -2,9 +2,9 @@
 
 import pytest
 
-from lightning_losses.recipe import sources
-from lightning_losses.recipe.kept_results import KeptResults
-from lightning_losses.recipe.sources import essential, source_digest, source_modules, targets
+from lightning_losses.experiments.evidence.kept_results import KeptResults
+from lightning_losses.experiments.training import sources
+from lightning_losses.experiments.training.sources import essential, source_digest, source_modules, targets
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import torch
 
-from lightning_losses.recipe.step_memory import step_memory
+from lightning_losses.experiments.training.step_memory import step_memory
 
 CPU = torch.device("cpu")
 

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.lightning_losses_searchpath import GROUPS, LightningLossesConfigSource
 from lightning_losses import NKD, Objective
-from lightning_losses.recipe.structured_configs import structured
+from lightning_losses.experiments.config.structured_configs import structured
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = [f"{group}/{file.stem}" for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]

@@ -18,9 +18,9 @@ from lightning_losses.calibrators.base import Calibrator
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.data.image_data import ImageDataset
 from lightning_losses.diagnostics.numerics import replay
+from lightning_losses.experiments.kinds.logits_source import checkpoint_split, read_logits
+from lightning_losses.experiments.training.kept_networks import WEIGHTS, KeptNetworks
 from lightning_losses.networks import timm_network
-from lightning_losses.recipe.kept_networks import WEIGHTS, KeptNetworks
-from lightning_losses.recipe.logits_source import checkpoint_split, read_logits
 from lightning_losses.teacher import CachedLogits, checkpoint_teacher, read_weights
 
 ROOT = Path(__file__).parents[2]
@@ -172,7 +172,7 @@ def test_a_kept_network_with_objects_is_not_used(tmp_path, trace):
 @pytest.mark.parametrize(
     "target",
     ["os.system", "torch.nn.functional.importlib.import_module", "timm.models._helpers.torch.load",
-     "lightning_losses.recipe.launch.os.system"],
+     "lightning_losses.experiments.launch.os.system"],
 )  # fmt: skip
 def test_settings_beside_a_checkpoint_build_no_more_than_a_configuration(tmp_path, target):
     (tmp_path / "last.ckpt").write_bytes(b"")

@@ -8,8 +8,8 @@ import torch
 import wandb
 from PIL import Image
 
-from lightning_losses.recipe.loggers import finish, log_checkpoints, log_folder
-from lightning_losses.recipe.wandb_run import WandbRun
+from lightning_losses.experiments.loggers.loggers import finish, log_checkpoints, log_folder
+from lightning_losses.experiments.loggers.wandb_run import WandbRun
 from lightning_losses.recipes.train import train
 
 from . import wandb_file

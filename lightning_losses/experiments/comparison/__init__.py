@@ -1,0 +1,1 @@
+"""Several objectives with several seeds, compared."""

@@ -1,0 +1,218 @@
+"""What a comparison trains: every objective in every setting with every seed, as overrides of the train recipe."""
+
+import copy
+import functools
+import importlib.resources
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_losses.experiments.config.check_config import ConfigError, nearest
+from lightning_losses.experiments.config.check_overrides import CONFIG_MODULE, apart
+from lightning_losses.experiments.config.instantiate import instantiate
+
+# Keys of conf/compare.yaml that the train recipe doesn't have, or that are the comparison's alone.
+OWN = (
+    "resume", "output", "allowed_targets",
+    "comparison", "title", "objectives", "baseline", "seeds", "common", "settings", "learning_rates",
+    "split_per_seed",
+    "teacher_per_seed", "cached_logits", "columns", "claims", "untested", "caveat", "results", "stale", "needs",
+    "refused",
+)  # fmt: skip
+# What a step takes that only a teacher has.
+_TEACHERS = ("teacher_logits", "teacher_features", "teacher_feature_maps")
+# "label: words"; a colon after an equals sign belongs to a value.
+_LABEL = re.compile(r"\s*([^=]*?)\s*:(?:\s+(.*?))?\s*")
+
+
+def comparisons() -> list[str]:
+    """The names of the shipped comparisons."""
+    files = importlib.resources.files(f"{CONFIG_MODULE}.comparison").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a comparison.
+
+    Attributes:
+        setting: the label of its setting; "" where there is one setting without a label.
+        run: the label of its objective.
+        seed: of its weights, of the order of its samples, and of what `split_per_seed` and `teacher_per_seed` say.
+        words: the overrides of ``recipes/train.py`` that train the same student, without the seed's.
+        by_seed: the keys that the seed sets.
+    """
+
+    setting: str
+    run: str
+    seed: int
+    words: tuple[str, ...]
+    by_seed: tuple[str, ...]
+
+    @property
+    def overrides(self) -> list[str]:
+        """The words, the seed's included."""
+        return [*self.words, *(f"{key}={self.seed}" for key in self.by_seed)]
+
+    @property
+    def config(self) -> DictConfig:
+        """The whole configuration of the train recipe."""
+        # Composed once for all seeds: it takes longer than a short training's epoch.
+        config = copy.deepcopy(_composed(self.words))
+        for key in self.by_seed:
+            OmegaConf.update(config, key, self.seed)
+        config.trainer.enable_progress_bar = False
+        return config
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every run of a comparison.
+
+    Attributes:
+        settings: words by label.
+        runs: words by label, in the order of the tables.
+        baseline: the label of what the others are compared with.
+        seeds: in order.
+        planned: the runs, in the order in which they are trained.
+        learning_rates: by the label of its setting, where the settings are learning rates.
+    """
+
+    settings: dict[str, str]
+    runs: dict[str, str]
+    baseline: str
+    seeds: tuple[int, ...]
+    planned: tuple[Planned, ...]
+    learning_rates: dict[str, float]
+
+
+def plan(config: DictConfig, shared: Sequence[str]) -> Plan:
+    """Read what is compared from ``conf/compare.yaml``'s configuration.
+
+    Of two words for one key the later one counts. They come in the order: what the objective needs, `common`, the
+    setting's, the command line's, the objective's own. What they say about a teacher is left out where there is none.
+
+    Args:
+        config: composed.
+        shared: the overrides of the command line; those of the comparison's own keys are left out.
+
+    Raises:
+        ConfigError: nothing to compare, a label that is there twice, no such objective, setting or baseline, an
+            objective that can't be compared here, or learning rates beside settings or another learning rate.
+    """
+    if not isinstance(config.seeds, int) or config.seeds < 1:
+        raise ConfigError(f"seeds={config.seeds!r} came; give a whole number of at least 1.")
+    if not config.objectives:
+        raise ConfigError("objectives: there are none; give names, as in objectives=[ce,kd].")
+    runs = _labelled("objectives", config.objectives)
+    rates = _rates(config, shared)
+    settings = _labelled("settings", config.settings) if config.settings else {"": ""}
+    settings = {label: f"optimizer.lr={rate!r}" for label, rate in rates.items()} or settings
+    baseline = next(iter(runs)) if config.baseline is None else str(config.baseline)
+    if baseline not in runs:
+        raise ConfigError(f"baseline={baseline} came; choose one of {', '.join(runs)}.")
+    for words in runs.values():
+        name = words.split()[0]
+        if name in config.refused:
+            raise ConfigError(f"objectives: {name} can't be compared here: {str(config.refused[name]).strip()}.")
+    by_seed = ["seed", *(["data.split_seed"] if config.split_per_seed else [])]
+    by_seed += ["teacher_seed"] if config.teacher_per_seed else []
+    given = [word for word in shared if _key(word) not in (*OWN, *by_seed)]
+    seeds = tuple(range(config.seed, config.seed + config.seeds))
+    # One seed of every run after the other: what an interrupted comparison has is balanced.
+    planned = tuple(
+        Planned(setting, run, seed, _words(config, runs[run], settings[setting], given), tuple(by_seed))
+        for setting in settings
+        for seed in seeds
+        for run in runs
+    )
+    return Plan(settings, runs, baseline, seeds, planned, rates)
+
+
+def takes(config: DictConfig, names: Sequence[str]) -> bool:
+    """Whether a term of the configuration's objective takes one of these tensors."""
+    objective = instantiate(config.objective)
+    return any(objective.needs(name) for name in names)
+
+
+def _rates(config: DictConfig, shared: Sequence[str]) -> dict[str, float]:
+    if config.learning_rates is None:
+        return {}
+    rates = [float(rate) for rate in config.learning_rates]
+    if len(rates) < 2 or len(set(rates)) < len(rates) or min(rates) <= 0:
+        raise ConfigError(f"learning_rates={rates} came; give two or more different ones above 0.")
+    if config.settings:
+        raise ConfigError("learning_rates: settings came too; give the one or the other.")
+    if any(_key(word) == "optimizer.lr" for word in shared):
+        raise ConfigError("learning_rates: optimizer.lr came too; leave it out.")
+    return {f"{rate:g}": rate for rate in sorted(rates)}
+
+
+def _words(config: DictConfig, own: str, setting: str, given: Sequence[str]) -> tuple[str, ...]:
+    name, *rest = shlex.split(own)
+    needs = shlex.split(str(config.needs.get(name, ""))) or [f"experiment={_experiment(name)}"]
+    common = [word for line in config.common for word in shlex.split(str(line))]
+    shared = [*common, *shlex.split(setting), *given]
+    experiment = next((word for word in [*needs, *rest] if _key(word) == "experiment"), "experiment=distill")
+    if not _composed((experiment,)).teacher:
+        # What is said about a teacher holds for the objectives that have one.
+        shared = [word for word in shared if _key(word).split(".")[0] not in ("teacher", "teacher_data")]
+    return _last([*needs, f"objective={name}", *shared, *rest, "logger=none"])
+
+
+def _last(words: Sequence[str]) -> tuple[str, ...]:
+    """Of the words for one key the last one, since Hydra takes a group only once."""
+    found: dict[str, str] = {}
+    for word in words:
+        # What comes later also stands later.
+        found.pop(_key(word), None)
+        found[_key(word)] = word
+    return tuple(found.values())
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
+
+
+@functools.cache
+def _experiment(objective: str) -> str:
+    """Of an objective without an entry under `needs`, the experiment that trains it."""
+    try:
+        alone = OmegaConf.to_container(_found(f"objective/{objective}", ()))
+    except MissingConfigException:
+        folder = files(CONFIG_MODULE) / "objective"
+        known = [path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml")]
+        raise ConfigError(f"objectives: there is no objective {objective!r}; {nearest(objective, known)}") from None
+    config = OmegaConf.create({"data": {"num_classes": 2}, **alone})  # type: ignore[dict-item]
+    return "distill" if takes(config, _TEACHERS) else "classify"
+
+
+@functools.cache
+def _composed(words: tuple[str, ...]) -> DictConfig:
+    return _found("train", words)
+
+
+def _found(name: str, words: Sequence[str]) -> DictConfig:
+    # Apart from the Hydra that started this program, if one did: it holds one configuration at a time.
+    with apart(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        return compose(name, list(words))
+
+
+def _labelled(name: str, lines: Sequence[Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in map(str, lines):
+        match = _LABEL.fullmatch(line)
+        label, words = match.groups() if match else (line, line)
+        if label in found:
+            raise ConfigError(f"{name}: the label {label!r} is there twice; give each one its own, before a colon.")
+        found[label] = words or ""
+        if name == "objectives" and not found[label]:
+            raise ConfigError(f"objectives: {line!r} names no objective; give one after the colon.")
+    return found

@@ -1,0 +1,472 @@
+"""The report of a comparison: tables as Markdown, LaTeX and CSV, every number as JSON, and two kinds of figures."""
+
+import csv
+import functools
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lightning_losses.experiments.comparison.learning_rates import LearningRates
+from lightning_losses.experiments.config.check_config import ConfigError, nearest
+from lightning_losses.experiments.evidence.claims import LEVEL, Claim, Difference, Finding, findings, verdict
+from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
+from lightning_losses.experiments.evidence.significance import holm, paired_t_test
+from lightning_losses.plots.accuracy_against_cost import accuracy_against_cost
+from lightning_losses.plots.seed_intervals import seed_intervals
+from lightning_losses.plots.style import save_figure
+
+
+class Metric(NamedTuple):
+    """How a number is shown: its name and unit, what it is multiplied by, and with how many decimals."""
+
+    name: str
+    factor: float
+    digits: int
+
+
+# Of the test logits, by `calibration_summary`.
+SCORES = ("accuracy", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "aurc")
+_SHOWN = {
+    "accuracy": Metric("accuracy, %", 100, 2),
+    "nll": Metric("NLL", 1, 3),
+    "brier": Metric("Brier", 1, 3),
+    "ece": Metric("ECE, %", 100, 2),
+    "adaptive_ece": Metric("adaptive ECE, %", 100, 2),
+    "classwise_ece": Metric("classwise ECE, %", 100, 2),
+    "aurc": Metric("AURC × 1000", 1000, 1),
+    "temperature": Metric("temperature", 1, 2),
+    "seconds": Metric("seconds", 1, 2),
+    "memory": Metric("step's memory, MB", 1e-6, 2),
+    "parameters": Metric("parameters", 1, 0),
+    "sensitivity": Metric("LR sensitivity", 1, 3),
+    "lowest_nll": Metric("lowest NLL", 1, 3),
+}
+_COSTS = ("seconds", "memory", "parameters")
+METRICS = (*SCORES, *(f"calibrated_{name}" for name in SCORES[1:]), "temperature", *_COSTS)
+
+
+def shown(metric: str) -> Metric:
+    """How a number is shown.
+
+    Example:
+        >>> shown("calibrated_ece").name
+        'ECE, % (calibrated)'
+    """
+    plain = _SHOWN[metric.removeprefix("calibrated_")]
+    return plain._replace(name=f"{plain.name} (calibrated)") if metric.startswith("calibrated_") else plain
+
+
+class LaidOut(NamedTuple):
+    """A table before it is written: its title, the heads of its columns, and its rows."""
+
+    title: str
+    heads: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison of objectives found.
+
+    Attributes:
+        title: one line.
+        command: what starts it again.
+        settings: words by label; one "" where there is one setting.
+        runs: words by label, in the order of the tables.
+        baseline: the label of the run that the others are compared with.
+        seeds: in order.
+        values: by setting, run and metric (of `METRICS`, or of `LearningRates.summary`), a number a seed; NaN where a
+            run diverged or broke.
+        columns: the metrics that tables show.
+        claims: what the numbers must show.
+        untested: claims that can't be tested here.
+        caveat: what the numbers do not show.
+        broken: a sentence of every run that broke.
+        stale: how many results were made by another version of the code.
+        config: the whole configuration.
+        seconds: of the whole comparison, this time.
+        learning_rates: what was found at each, where these were compared.
+    """
+
+    title: str
+    command: str
+    settings: dict[str, str]
+    runs: dict[str, str]
+    baseline: str
+    seeds: tuple[int, ...]
+    values: dict[str, dict[str, dict[str, list[float]]]]
+    columns: tuple[str, ...] = ("accuracy", "nll", "ece", "calibrated_nll", "calibrated_ece", "seconds", "memory")
+    claims: tuple[Claim, ...] = ()
+    untested: tuple[str, ...] = ()
+    caveat: str = ""
+    broken: list[str] = field(default_factory=list)
+    stale: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    learning_rates: LearningRates | None = None
+
+    def __post_init__(self) -> None:
+        for column in self.columns:
+            if column not in self.metrics:
+                raise ConfigError(f"columns: there is no {column!r}; {nearest(column, self.metrics)}")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the numbers that every run has."""
+        return tuple(next(iter(next(iter(self.values.values())).values())))
+
+    def interval(self, setting: str, run: str, metric: str) -> SeedInterval:
+        """A metric of a run over the seeds."""
+        return seed_interval(self.values[setting][run][metric])
+
+    def differences(self, setting: str, run: str, metric: str) -> list[float]:
+        """How much more it is than of the baseline, a seed each: the data of a seed are the same for both."""
+        own, other = (self.values[setting][name][metric] for name in (run, self.baseline))
+        return [one - two for one, two in zip(own, other, strict=True)]
+
+    def p_values(self, setting: str, metric: str) -> dict[str, float]:
+        """Of every run but the baseline, Holm's p-value of the difference: over the runs of the setting."""
+        if (setting, metric) not in self._tested:
+            others = [run for run in self.runs if run != self.baseline]
+            p_values = [paired_t_test(self.differences(setting, run, metric)) for run in others]
+            self._tested[setting, metric] = dict(zip(others, holm(p_values), strict=True))
+        return self._tested[setting, metric]
+
+    @functools.cached_property
+    def _tested(self) -> dict[tuple[str, str], dict[str, float]]:
+        return {}
+
+    def findings(self) -> list[tuple[Claim, list[Finding], str]]:
+        """Of every claim what was found, and the verdict."""
+        found = findings(self.claims, self.values)
+        return [(claim, own, verdict(own)) for claim, own in zip(self.claims, found, strict=True)]
+
+    @property
+    def note(self) -> str:
+        """What the tables' cells mean."""
+        seeds = ", ".join(map(str, self.seeds))
+        tests = len(self.runs) - 1
+        text = f"Test data; mean ± half the 95% interval (Student's t) over seeds {seeds}."
+        if self.learning_rates is not None:
+            text += (
+                " LR sensitivity: the mean over the learning rates of what is lost against the best of them, "
+                "min(final NLL, NLL of the untrained network) - lowest NLL; × where that many seeds ended no better "
+                "than untrained."
+            )
+        if tests and len(self.seeds) > 1:
+            text += (
+                f" * differs from {self.baseline}: paired t test over the seeds, p below 0.05 after Holm's correction "
+                f"for the {tests} comparisons of a setting and metric."
+            )
+        if "seconds" in self.columns:
+            text += " Seconds are of a run's training, its own time on one CPU thread"
+            if self.learning_rates is not None:
+                text += ", at all learning rates together."
+            else:
+                text += ", where teachers' logits were computed before" if self.config.get("cached_logits") else ""
+                text += "; memory is what a step holds at its peak beyond weights and data."
+        if any("calibrated" in column for column in self.columns):
+            text += " Calibrated: after temperature scaling on validation data."
+        if self.stale:
+            text += f" {self.stale} of the results were made by an earlier version of the code."
+        return text
+
+    def tables(self) -> list[LaidOut]:
+        """A table of all columns where there is one setting; else a table of each column, with a column a setting."""
+        if len(self.settings) == 1:
+            (setting,) = self.settings
+            heads = [*(shown(column).name for column in self.columns)]
+            rows = [[run, *(self._cell(setting, run, column) for column in self.columns)] for run in self.runs]
+            first = self.columns[0]
+            if len(self.runs) > 1 and len(self.seeds) > 1 and first not in _COSTS:
+                p_values = self.p_values(setting, first)
+                heads.insert(1, f"– {self.baseline}, p")
+                for row, run in zip(rows, self.runs, strict=True):
+                    row.insert(2, self._difference(setting, run, first, p_values))
+            return [LaidOut(setting, ["", *heads], rows), *self._at_each_rate()]
+        return [
+            LaidOut(
+                shown(column).name,
+                ["", *self.settings],
+                [[run, *(self._cell(setting, run, column) for setting in self.settings)] for run in self.runs],
+            )
+            for column in self.columns
+        ]
+
+    def _at_each_rate(self) -> list[LaidOut]:
+        if self.learning_rates is None:
+            return []
+        rates = self.learning_rates
+        rows = []
+        for run in self.runs:
+            diverged = zip(rates.intervals(run), rates.diverged(run), strict=True)
+            rows.append([run, *(f"{_spread(one, 'nll')}{f', {count}×' if count else ''}" for one, count in diverged)])
+        return [LaidOut("NLL at each learning rate", ["", *(f"{rate:g}" for rate in rates.rates)], rows)]
+
+    def markdown(self, heading: str = "#") -> str:
+        """The whole report as Markdown."""
+        lines = [f"{heading} {self.title}", "", f"`{self.command}`", ""]
+        for table in self.tables():
+            lines += [f"{heading}# {table.title}", ""] if table.title else []
+            lines += [*markdown_table(table), ""]
+        lines += [self.note, ""]
+        lines += [self.caveat, ""] if self.caveat else []
+        lines += [f"- {sentence}" for sentence in self.broken] + ([""] if self.broken else [])
+        for claim, found, result in self.findings():
+            lines += [f"- **{result.capitalize()}.** {claim.claim} ({claim.source})"]
+            lines += [f"  - {describe(finding)}" for finding in found]
+        lines += [""] if self.claims else []
+        lines += [f"![{name.replace('_', ' ')}]({name}.png)" for name in self._figures()]
+        return "\n".join(lines) + "\n"
+
+    def latex(self) -> str:
+        """The tables as LaTeX, for booktabs."""
+        parts = ["% \\usepackage{booktabs}", f"% {self.note}"]
+        for table in self.tables():
+            parts += [f"% {table.title}"] if table.title else []
+            parts += ["\\begin{tabular}{l" + "r" * (len(table.heads) - 1) + "}", "\\toprule"]
+            parts += [" & ".join(map(_tex, table.heads)) + " \\\\", "\\midrule"]
+            parts += [" & ".join([_tex(row[0]), *map(_tex_cell, row[1:])]) + " \\\\" for row in table.rows]
+            parts += ["\\bottomrule", "\\end{tabular}", ""]
+        return "\n".join(parts)
+
+    def csv(self) -> str:
+        """A line a setting, run and metric."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(
+            ["setting", "run", "metric", "mean", "half_width_95", "difference", "difference_half_width_95", "p",
+             "p_holm", "seeds"]
+        )  # fmt: skip
+        writer.writerows([line[name] for name in line] for line in self._lines())
+        return stream.getvalue()
+
+    def write(self, folder: Path) -> None:
+        """Write ``comparison.md``, ``.tex``, ``.csv``, ``.json`` and the figures."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "comparison.md").write_text(self.markdown())
+        (folder / "comparison.tex").write_text(self.latex())
+        (folder / "comparison.csv").write_text(self.csv())
+        if self.learning_rates is not None:
+            (folder / "learning_rates.csv").write_text(self.learning_rates.csv(self.seeds))
+        content = {
+            **{
+                name: value
+                for name, value in asdict(self).items()
+                if name not in ("values", "claims", "learning_rates")
+            },
+            "learning_rates": None if self.learning_rates is None else self.learning_rates.to_json(),
+            "claims": [
+                {**asdict(claim), "verdict": result, "found": [describe(one) for one in found]}
+                for claim, found, result in self.findings()
+            ],
+            "summary": list(self._lines()),
+            "values": _plain(self.values),
+        }
+        (folder / "comparison.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        for name, figure in self._figures().items():
+            save_figure(figure, folder / f"{name}.png")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Comparison":
+        """What `write` wrote."""
+        content = json.loads((folder / "comparison.json").read_text())
+        names = {name for name in cls.__dataclass_fields__ if name in content}
+        known = {name: content[name] for name in names}
+        return cls(
+            **{
+                **known,
+                "seeds": tuple(content["seeds"]),
+                "learning_rates": LearningRates.from_json(content.get("learning_rates")),
+                "columns": tuple(content["columns"]),
+                "untested": tuple(content["untested"]),
+                "claims": tuple(
+                    Claim(node["claim"], node["source"], tuple(Difference(**one) for one in node["differences"]))
+                    for node in content["claims"]
+                ),
+                "values": _numbers(content["values"]),
+            }
+        )
+
+    def show(self) -> None:
+        """Print the tables and the verdicts."""
+        for found in self.tables():
+            title = f"{self.title}: {found.title}" if found.title else self.title
+            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+            for column in found.heads:
+                table.add_column(column, justify="right" if column else "left", no_wrap=True)
+            for row in found.rows:
+                table.add_row(*row)
+            # Wide enough for every cell, whatever the terminal says.
+            Console(width=max(Console().width, 180), markup=False).print(table)
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        console.print(self.note)
+        for claim, found_of_claim, result in self.findings():
+            console.print(f"{result}: {claim.claim} ({claim.source})")
+            for finding in found_of_claim:
+                console.print(f"  {describe(finding)}")
+        for sentence in self.broken:
+            console.print(f"broke: {sentence}")
+
+    def _figures(self) -> dict[str, Any]:
+        if self.learning_rates is not None:
+            return {"learning_rates": self.learning_rates.figure()}
+        found = {}
+        settings = list(self.settings)
+        if len(settings) == 1:
+            panels = {
+                "accuracy (%)": {run: [self._percent(settings[0], run, "accuracy")] for run in self.runs},
+                "ECE (%)": {
+                    run: [self._percent(settings[0], run, metric) for metric in ("ece", "calibrated_ece")]
+                    for run in self.runs
+                },
+            }
+            found["intervals"] = seed_intervals(panels, stages=_STAGES, reference=self.baseline)
+        else:
+            for name, metrics in (("accuracy", ["accuracy"]), ("ece", ["ece", "calibrated_ece"])):
+                panels = {
+                    setting: {run: [self._percent(setting, run, metric) for metric in metrics] for run in self.runs}
+                    for setting in settings
+                }
+                label = "accuracy (%)" if name == "accuracy" else "ECE (%)"
+                found[f"intervals_{name}"] = seed_intervals(
+                    panels, stages=_STAGES[: len(metrics)], reference=self.baseline, label=label
+                )
+        panels_of_cost = {
+            setting: {
+                run: (self.interval(setting, run, "seconds").mean, *self._percent(setting, run, "accuracy"))
+                for run in self.runs
+            }
+            for setting in settings
+        }
+        found["accuracy_against_cost"] = accuracy_against_cost(
+            panels_of_cost, reference=self.baseline, cost="seconds of training", accuracy="accuracy (%)"
+        )
+        return found
+
+    def _percent(self, setting: str, run: str, metric: str) -> tuple[float, float]:
+        mean, half = self.interval(setting, run, metric)
+        return 100 * mean, 100 * half
+
+    def _cell(self, setting: str, run: str, metric: str) -> str:
+        text = _spread(self.interval(setting, run, metric), metric)
+        if metric in _COSTS or run == self.baseline:
+            return text
+        return f"{text}*" if self.p_values(setting, metric)[run] < LEVEL else text
+
+    def _difference(self, setting: str, run: str, metric: str, p_values: dict[str, float]) -> str:
+        if run == self.baseline:
+            return ""
+        text = _spread(seed_interval(self.differences(setting, run, metric)), metric, signed=True)
+        return text if math.isnan(p_values[run]) else f"{text}, {_p(p_values[run])}"
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        for setting in self.settings:
+            for metric in self.metrics:
+                p_values = self.p_values(setting, metric)
+                for run in self.runs:
+                    interval = self.interval(setting, run, metric)
+                    differences = self.differences(setting, run, metric)
+                    own = run == self.baseline
+                    difference = SeedInterval(math.nan, math.nan) if own else seed_interval(differences)
+                    yield {
+                        "setting": setting,
+                        "run": run,
+                        "metric": metric,
+                        "mean": _number(interval.mean),
+                        "half_width_95": _number(interval.half),
+                        "difference": _number(difference.mean),
+                        "difference_half_width_95": _number(difference.half),
+                        "p": None if own else _number(paired_t_test(differences)),
+                        "p_holm": None if own else _number(p_values[run]),
+                        "seeds": len(self.seeds),
+                    }
+
+
+_STAGES = ("as trained", "after temperature scaling")
+
+
+def markdown_table(table: LaidOut) -> list[str]:
+    """The lines of a table in Markdown.
+
+    Example:
+        >>> markdown_table(LaidOut("", ["", "accuracy"], [["ce", "0.9"]]))
+        ['| | accuracy |', '|---|---:|', '| ce | 0.9 |']
+    """
+    heads = [table.heads[0], *table.heads[1:]]
+    lines = [f"| {' | '.join(heads)} |".replace("|  |", "| |", 1), "|---" + "|---:" * (len(heads) - 1) + "|"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in table.rows)]
+
+
+def describe(finding: Finding) -> str:
+    """What was found of a claimed difference, in a line.
+
+    Example:
+        >>> describe(Finding(Difference("kd", "ce", "accuracy", "higher", "60 rows"), 0.05, 0.02, 0.004, True))
+        'holds: 60 rows: accuracy, % of kd higher than that of ce: found +5.00 ± 2.00, p = 0.004'
+    """
+    difference, name = finding.difference, shown(finding.difference.metric).name
+    factor = shown(difference.metric).factor
+    claimed = (
+        f"{difference.shows} than that of {difference.than}"
+        if isinstance(difference.shows, str)
+        else f"no worse than that of {difference.than} by more than {factor * difference.shows:g}"
+    )
+    found = _spread(SeedInterval(finding.mean, finding.half), difference.metric, signed=True)
+    where = f"{difference.setting}: " if difference.setting else ""
+    p = "" if math.isnan(finding.p) else f", {_p(finding.p)}"
+    holds = "holds" if finding.holds else "does not hold"
+    return f"{holds}: {where}{name} of {difference.run} {claimed}: found {found}{p}"
+
+
+def _spread(interval: Sequence[float], metric: str, *, signed: bool = False) -> str:
+    mean, half = (shown(metric).factor * number for number in interval)
+    digits = shown(metric).digits
+    if math.isnan(mean):
+        return "–"
+    text = f"{mean:+.{digits}f}" if signed else f"{mean:.{digits}f}"
+    return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _tex(text: str) -> str:
+    for character in "\\&%$#_{}":
+        text = text.replace(character, "\\textbackslash{}" if character == "\\" else f"\\{character}")
+    return text.replace("×", "$\\times$").replace("–", "--").replace("±", "$\\pm$")
+
+
+def _tex_cell(text: str) -> str:
+    number, _, p = text.partition(", ")
+    number, star = number.removesuffix("*"), "^{*}" if number.endswith("*") else ""
+    if not number or number == "–":
+        return number.replace("–", "--")
+    number = f"${number.replace('±', chr(92) + 'pm')}{star}$"
+    return f"{number} (${p}$)" if p else number
+
+
+def _plain(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: _plain(value) for name, value in values.items()}
+    return [_number(value) for value in values]
+
+
+def _numbers(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: _numbers(value) for name, value in values.items()}
+    return [math.nan if value is None else value for value in values]
+
+
+def _number(value: float) -> float | None:
+    # JSON has no NaN.
+    return value if math.isfinite(value) else None

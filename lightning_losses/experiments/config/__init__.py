@@ -1,0 +1,1 @@
+"""Configurations: checked, typed, and built."""

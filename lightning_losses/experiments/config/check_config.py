@@ -1,0 +1,151 @@
+"""Checks a composed configuration against what it configures: names and plain types, before anything is built."""
+
+import difflib
+import inspect
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from lightning_losses.experiments.config.instantiate import ConfigError as ConfigError
+from lightning_losses.experiments.config.instantiate import check_targets, find_target
+
+_PLAIN = (bool, int, float, str)
+
+
+def check_config(config: DictConfig, schema: type) -> None:
+    """Raise `ConfigError` for the first value that does not fit what it is for.
+
+    Every ``_target_`` must be on the list of `lightning_losses.experiments.config.instantiate`. Its node is compared with its
+    signature: argument names, and the values of arguments annotated with plain types. The top level is compared with
+    the annotations of `schema`.
+
+    Args:
+        config: composed, with interpolations.
+        schema: a class whose annotations are the types of the top level's plain values.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).strip().splitlines()[0]) from None
+    assert isinstance(plain, dict)
+    check_targets(plain)
+    for name, annotation in get_type_hints(schema).items():
+        value = plain.get(name)
+        # Nothing is built of the top level's plain values.
+        bare = {key: item for key, item in value.items() if key != "_target_"} if isinstance(value, dict) else value
+        _check_value(name, bare, annotation)
+    _check_node("", plain)
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The end of a message about a wrong name: what it may have meant, and all that it could be."""
+    ordered = sorted(choice for choice in choices if not choice.startswith("_"))
+    near = difflib.get_close_matches(name, ordered, n=1)
+    return f"{f'did you mean {near[0]}? Choose' if near else 'choose'} one of: {', '.join(ordered)}."
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a value read from a configuration fits an annotation; annotations that aren't understood fit anything."""
+    if annotation is Any or annotation is inspect.Parameter.empty:
+        return True
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if isinstance(value, Mapping):
+        # What it builds is known only when it is built; one that builds nothing is neither a module nor a plain value.
+        plain = annotation in (*_PLAIN, None, type(None), Path) or origin is Literal
+        module = isinstance(annotation, type) and issubclass(annotation, nn.Module)
+        return "_target_" in value or not (plain or module)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if annotation is None or annotation is type(None):
+        return value is None
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if annotation in _PLAIN:
+        return type(value) is annotation
+    if annotation is Path:
+        return isinstance(value, str)
+    if isinstance(origin or annotation, type):
+        # A class that no plain value is an instance of; lists and tuples are what sequences are written as.
+        return isinstance(value, list) or (value is not None and not isinstance(value, _PLAIN))
+    return True
+
+
+def _check_node(path: str, node: Any) -> None:
+    if isinstance(node, list):
+        for position, item in enumerate(node):
+            _check_node(f"{path}[{position}]", item)
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node:
+        _check_arguments(path, node)
+    for name, value in node.items():
+        _check_node(f"{path}.{name}" if path else str(name), value)
+
+
+def _check_arguments(path: str, node: dict[Any, Any]) -> None:
+    target = find_target(node["_target_"], path)
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return
+    hints = argument_types(target)
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    for name, value in node.items():
+        if name in ("_target_", "_partial_", "_args_", "_convert_", "_recursive_"):
+            continue
+        if name in parameters:
+            _check_value(f"{path}.{name}", value, hints.get(name, Any))
+        elif not takes_any:
+            raise ConfigError(
+                f"{path}.{name}: {node['_target_'].rpartition('.')[2]} takes no '{name}'; "
+                f"{nearest(str(name), parameters)}"
+            )
+
+
+def _check_value(path: str, value: Any, annotation: Any) -> None:
+    if not fits(value, annotation):
+        raise ConfigError(f"{path}={value!r}: give {_words(annotation)}.")
+
+
+def _words(annotation: Any) -> str:
+    """What fits, in words: choices first, then plain types; classes only where nothing plain fits."""
+    options = list(_flat(annotation))
+    names: dict[Any, str] = {
+        int: "an integer",
+        float: "a number",
+        str: "a text",
+        bool: "true or false",
+        type(None): "null",
+    }
+    choices = dict.fromkeys(
+        str(choice) for option in options if get_origin(option) is Literal for choice in get_args(option)
+    )
+    words = [f"one of {', '.join(choices)}"] if choices else []
+    words += [names[option] for option in options if option in names]
+    return " or ".join(words) or " or ".join(
+        f"a configuration of a {getattr(option, '__name__', option)} (with _target_)" for option in options
+    )
+
+
+def _flat(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        for argument in get_args(annotation):
+            yield from _flat(argument)
+    else:
+        yield annotation
+
+
+def argument_types(target: Any) -> dict[str, Any]:
+    """The types of a target's arguments, by name; none where only a type checker can read them."""
+    try:
+        return get_type_hints(inspect.getattr_static(target, "__init__") if isinstance(target, type) else target)
+    except (NameError, TypeError, AttributeError, SyntaxError):
+        # Annotations that only a type checker can read: nothing to compare with.
+        return {}

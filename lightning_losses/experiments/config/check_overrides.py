@@ -1,0 +1,229 @@
+"""Checks command-line overrides: one readable message that lists the choices, instead of a stack trace."""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from lightning_losses.experiments.config.check_config import ConfigError, check_config, nearest
+from lightning_losses.experiments.config.instantiate import allowing
+
+CONFIG_MODULE = "lightning_losses.conf"
+# What Hydra itself builds of its part of the configuration: plugins, and its own callbacks and samplers.
+_HYDRA_BUILDS = re.compile(
+    r"(hydra_plugins|hydra\._internal\.core_plugins|hydra\.experimental\.callbacks|optuna\.samplers)\.[\w.]+"
+)
+# What Python's logging builds of it: handlers and formatters.
+_LOGGING_BUILDS = re.compile(
+    r"logging\.(handlers\.)?(?!Queue)\w*(Handler|Formatter)|colorlog\.(StreamHandler|ColoredFormatter)"
+)
+
+
+def check_overrides(
+    config_name: str,
+    arguments: Sequence[str],
+    schema: type,
+    *,
+    multirun: bool = False,
+    config_dir: str | None = None,
+) -> list[DictConfig]:
+    """Compose the configurations of the jobs that these overrides start, and raise `ConfigError` if one can't run.
+
+    Of a sweep, each value is tried once, the others at their first value.
+
+    Args:
+        config_name: the primary configuration.
+        arguments: overrides as they came from the command line.
+        schema: the types of the top level's plain values.
+        multirun: whether several values of one key are allowed.
+        config_dir: a folder with further configurations.
+
+    Returns:
+        The jobs' configurations.
+    """
+    overrides = _parsed(arguments)
+    if not multirun and (sweeps := [override.input_line for override in overrides if override.is_sweep_override()]):
+        raise ConfigError(f"{sweeps[0]}: several values are a sweep; add -m (--multirun).")
+    with _configurations(config_dir), allowing(allowed_targets(arguments)):
+        return [
+            _checked(config_name, OverridesParser.create().parse_overrides(job), schema) for job in _jobs(overrides)
+        ]
+
+
+def check_hydra(config_name: str, arguments: Sequence[str], *, config_dir: str | None = None) -> None:
+    """Raise `ConfigError` if Hydra or Python's logging would build of these overrides what they should not."""
+    with _configurations(config_dir):
+        for job in _jobs(_parsed(arguments)):
+            _compose(config_name, job)
+
+
+def allowed_targets(arguments: Sequence[str]) -> list[str]:
+    """What the command line, and nothing else, adds to what a configuration may build."""
+    found: list[str] = []
+    for override in _parsed(arguments):
+        if override.key_or_group == "allowed_targets":
+            value = None if override.is_sweep_override() else override.value()
+            if not isinstance(value, list):
+                raise ConfigError(f"{override.input_line}: give a list, such as allowed_targets=[my_package.networks].")
+            found = [str(item) for item in value]
+    return found
+
+
+def _parsed(arguments: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(arguments))
+    except OverrideParseException as error:
+        raise ConfigError(f"{error.override}: overrides look like key=value.") from None
+
+
+@contextmanager
+def _configurations(config_dir: str | None) -> Iterator[None]:
+    """Within this context `compose` finds the library's configurations, and those of a folder."""
+    search = create_config_search_path(f"pkg://{CONFIG_MODULE}")
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise ConfigError(f"--config-dir {config_dir}: there is no such folder.")
+        search.prepend("command-line", f"file://{Path(config_dir).absolute()}", anchor="schema")
+    with apart():
+        version.setbase("1.3")
+        Hydra.create_main_hydra2(task_name="check", config_search_path=search)
+        yield
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within this context there is no Hydra; after it, the one that started this program is as it was, if one did."""
+    before = Singleton.get_state()
+    # Without them, the search for plugins would begin anew, which takes as long as composing a configuration.
+    before["instances"][Plugins] = Plugins.instance()
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        Singleton.set_state(before)
+
+
+def _jobs(overrides: list[Override]) -> Iterator[list[str]]:
+    """Override lists in which every swept value occurs."""
+    choices = []
+    for override in overrides:
+        if override.is_sweep_override() and (override.is_choice_sweep() or override.is_range_sweep()):
+            choices.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
+        elif not override.is_sweep_override():
+            choices.append([str(override.input_line)])
+    for job in itertools.zip_longest(*choices):
+        yield [value if value is not None else own[0] for value, own in zip(job, choices, strict=True)]
+    if not choices:
+        yield []
+
+
+def _checked(config_name: str, overrides: list[Override], schema: type) -> DictConfig:
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, ConfigLoaderImpl)
+    groups = _groups(loader.repository)
+    chosen = [override for override in overrides if override.key_or_group in groups]
+    values = [override for override in overrides if override.key_or_group not in groups]
+    for override in chosen:
+        _check_choice(loader, override)
+    lines = [str(override.input_line) for override in overrides]
+    base = _compose(config_name, [str(override.input_line) for override in chosen])
+    for override in values:
+        _check_key(base, override, groups)
+    config = _compose(config_name, lines) if values else base
+    if list(config.get("allowed_targets") or []) != allowed_targets(lines):
+        raise ConfigError("allowed_targets: a configuration file extends it; only the command line may.")
+    check_config(config, schema)
+    return config
+
+
+def _groups(repository: IConfigRepository, parent: str = "") -> set[str]:
+    # The loader's own method copies the repository each time.
+    names = repository.get_group_options(parent, ObjectType.GROUP)
+    paths = {f"{parent}/{name}" if parent else name for name in names}
+    return paths.union(*(_groups(repository, path) for path in paths if path.split("/")[0] != "hydra"))
+
+
+def _check_choice(loader: ConfigLoader, override: Override) -> None:
+    value, options = override.value(), loader.get_group_options(override.key_or_group)
+    if isinstance(value, (str, int, float)) and str(value) not in options:
+        raise ConfigError(
+            f"{override.input_line}: there is no {override.key_or_group} '{value}'; {nearest(str(value), options)}"
+        )
+
+
+def _check_key(base: DictConfig, override: Override, groups: set[str]) -> None:
+    key = override.key_or_group
+    if key.split(".")[0].split("/")[0] == "hydra":
+        return
+    if not key:
+        raise ConfigError(f"{override.input_line}: overrides look like key=value.")
+    # What is added or removed need not be there, but the part of the configuration that it belongs to must.
+    free = override.is_add() or override.is_force_add() or override.is_delete()
+    node: object = base
+    for depth, part in enumerate(key.split(".")[:1] if free else key.split(".")):
+        if not isinstance(node, DictConfig):
+            return
+        if part not in node:
+            above = ".".join(key.split(".")[:depth])
+            known = {str(name) for name in node} | (groups - {"hydra"} if depth == 0 else set())
+            raise ConfigError(
+                f"{override.input_line}: there is no '{part}' in {above or 'the configuration'}; {nearest(part, known)}"
+            )
+        node = node._get_node(part)
+        if isinstance(node, DictConfig) and node._is_interpolation():
+            node = node._maybe_dereference_node()
+
+
+def _compose(config_name: str, overrides: list[str]) -> DictConfig:
+    try:
+        config = compose(config_name, overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        reasons = [str(reason).strip().splitlines()[0] for reason in (error, error.__cause__) if str(reason or "")]
+        raise ConfigError("; ".join(dict.fromkeys(reasons))) from None
+    except Exception as error:  # A file that is no YAML, or no configuration, can fail in any way.
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"a configuration can't be read ({type(error).__name__}: {reason})") from None
+    _check_builds("hydra", config.hydra)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def _check_builds(path: str, node: Any) -> None:
+    """Raise for what Hydra's own part of the configuration would have built."""
+    if not isinstance(node, DictConfig | ListConfig):
+        return
+    names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+    for name in names:
+        where = f"{path}.{name}"
+        value: Any
+        try:
+            value = node[name]
+        except OmegaConfBaseException:
+            # Known only when a job runs, as its folder is; what may be built is written out.
+            value = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index]
+        pattern = {"_target_": _HYDRA_BUILDS, "()": _LOGGING_BUILDS, "class": _LOGGING_BUILDS}.get(str(name))
+        bad = pattern is not None and not (isinstance(value, str) and pattern.fullmatch(value))
+        # Logging follows ext:// to any name that can be imported, cfg:// only within the configuration.
+        external = isinstance(value, str) and "ext:" in value and value not in ("ext://sys.stdout", "ext://sys.stderr")
+        if bad or external:
+            raise ConfigError(f"{where}={value}: a configuration may not build this.")
+        _check_builds(where, value)

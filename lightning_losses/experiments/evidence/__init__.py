@@ -1,0 +1,1 @@
+"""What numbers must show, and whether they do."""

@@ -1,0 +1,325 @@
+"""Trains the runs of a grokking experiment side by side, and reports curves, delays and gates."""
+
+import copy
+import json
+import logging
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor
+from lightning_losses.callbacks.monitors.monitor import Monitor
+from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse
+from lightning_losses.callbacks.records.metrics_file import MetricsFile, append_metrics
+from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
+from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
+from lightning_losses.data.resident import ResidentData
+from lightning_losses.experiments.config.instantiate import ConfigError, instantiate
+from lightning_losses.experiments.evidence.gates import Gate
+from lightning_losses.experiments.loggers.loggers import log_checkpoints, log_pictures, log_scores, logging_run
+from lightning_losses.experiments.training.processes import runs_again
+from lightning_losses.experiments.training.steps_per_batch import steps_per_batch
+from lightning_losses.modules.full_batch_learner import FullBatchLearner
+from lightning_losses.plots.grokking import Curve, comparison, overlay
+from lightning_losses.plots.style import save_figure
+
+# More runs than these share one panel.
+_COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of an experiment.
+
+    Attributes:
+        label: what tables and figures call it.
+        measure: "accuracy" or "loss".
+        curves: ``(step, value)`` of training and test.
+        collapse: (steps, share) of collapsed training rows, by precision.
+        numbers: what the report states and the gates judge, by name.
+    """
+
+    label: str
+    measure: str
+    curves: list[Curve]
+    collapse: dict[str, Curve]
+    numbers: dict[str, float]
+
+
+def grok(config: DictConfig, folder: Path) -> dict[str, Run]:
+    """Train every run of ``config.runs`` and write the report into the run's folder.
+
+    A run is the experiment with some values set: ``runs.<name>.set`` maps dotted keys to what stands there instead.
+    The figures go to ``report/``, the monitors' pictures to ``report/<name>/``.
+
+    Raises:
+        ValueError: a gate on a run or number that there isn't.
+    """
+    started = time.perf_counter()
+    gates = _gates(config)
+    runs: dict[str, Run] = {}
+    for name, run in config.runs.items():
+        Console().rule(run.label, align="left")
+        # One run is the whole experiment; of several each has a folder and a logger of its own.
+        place = folder if len(config.runs) == 1 else folder / str(name)
+        runs[str(name)] = _train(str(name), run.label, settings_of(config, run), folder, place)
+    numbers = {name: run.numbers for name, run in runs.items()}
+    verdicts = {str(gate): gate.passes(numbers) for gate in gates}
+    _report(config, runs, verdicts, gates, folder / "report", time.perf_counter() - started)
+    return runs
+
+
+def rehearse(config: DictConfig) -> None:
+    """Take one step of every run, so that what can't work is known before anything was trained."""
+    _gates(config)
+    if runs_again(config.trainer):
+        raise ConfigError(
+            "trainer: this experiment trains many networks and compares them in one process; use trainer=ddp_fork, or "
+            "one device."
+        )
+    for run in config.runs.values():
+        settings = settings_of(config, run)
+        data, module = _build(settings)
+        callbacks = callbacks_of(settings)
+        if isinstance(module, FullBatchLearner):
+            steps_per_batch(settings, data.steps_per_epoch, callbacks)
+        data.setup()
+        step: Any = module.training_step(dict(data.train), 0)
+        step["loss"].backward()
+        module.configure_optimizers()
+
+
+def _gates(config: DictConfig) -> list[Gate]:
+    gates = OmegaConf.to_container(config.get("gates") or OmegaConf.create([]), resolve=True)
+    assert isinstance(gates, list)
+    return [Gate(**gate) for gate in gates]
+
+
+def settings_of(config: DictConfig, run: DictConfig) -> DictConfig:
+    """The whole configuration with a run's values set."""
+    settings = copy.deepcopy(config)
+    for key, value in (run.get("set") or {}).items():
+        OmegaConf.update(settings, str(key), value, merge=False, force_add=True)
+    return settings
+
+
+def _build(config: DictConfig) -> tuple[ResidentData, L.LightningModule]:
+    """The data and the module before training, the same for the same seed."""
+    L.seed_everything(config.seed, verbose=False)
+    data: ResidentData = instantiate(config.data, seed=config.seed)
+    network = instantiate(config.model, num_features=data.num_features, num_classes=data.num_classes)
+    if config.get("network_wrapper"):
+        network = instantiate(config.network_wrapper, network=network)
+    module: L.LightningModule = instantiate(config.modules.student, network=network)
+    return data, module
+
+
+def callbacks_of(config: DictConfig) -> list[Callback]:
+    """The callbacks in their order; a run leaves one out by null."""
+    made = instantiate(config.callbacks, _convert_="all").values()
+    return [callback for callback in made if callback is not None]
+
+
+def _train(name: str, label: str, config: DictConfig, folder: Path, place: Path) -> Run:
+    metrics = place / "metrics.jsonl"
+    with logging_run(config, place, **_naming(config, label)) as logger:
+        run = _fit(name, label, config, folder, logger, metrics)
+        scores = {
+            f"test/{run.measure}": run.numbers[f"final test {run.measure}"],
+            **{f"grokking/{event}": run.numbers[event] for event in ("memorised", "generalised", "delay")},
+        }
+        log_scores(logger, scores)
+        log_pictures(logger, sorted((folder / "report" / name).glob("*.png")))
+        log_checkpoints(logger, folder / "checkpoints" / name, name, scores)
+    # Last: who watches the run knows by it that the run is done.
+    append_metrics(metrics, {**scores, "finished": True})
+    return run
+
+
+def _naming(config: DictConfig, label: str) -> dict[str, str]:
+    """What W&B calls one of several runs."""
+    return {"name": label, "group": str(config.title)} if len(config.runs) > 1 else {}
+
+
+def _fit(name: str, label: str, config: DictConfig, folder: Path, logger: Logger | None, metrics: Path) -> Run:
+    callbacks = callbacks_of(config)
+    for callback in callbacks:
+        if isinstance(callback, Monitor):
+            callback.folder = folder / "report" / name
+    checkpoints = folder / "checkpoints" / name
+    last = checkpoints / "last.ckpt"
+    with _quiet():
+        trainer, module, data = prepare(config, callbacks, checkpoints, metrics, logger)
+        started = time.perf_counter()
+        resumed = config.resume is not None and last.is_file()
+        trainer.fit(module, data, ckpt_path=last if resumed else None, weights_only=True)
+    return _run(label, callbacks, trainer, time.perf_counter() - started)
+
+
+def prepare(
+    config: DictConfig, callbacks: list[Callback], checkpoints: Path, metrics: Path, logger: Logger | None = None
+) -> tuple[L.Trainer, L.LightningModule, ResidentData]:
+    """What trains one run, which ``config`` is of: the trainer, the module and its data.
+
+    Args:
+        config: of the run.
+        callbacks: what watches and intervenes.
+        checkpoints: the folder of ``last.ckpt``.
+        metrics: the file of the metrics by epoch.
+        logger: where to log, if anywhere.
+    """
+    data, module = _build(config)
+    # The configuration counts optimizer steps, Lightning batches.
+    interval, log_interval = config.trainer.get("val_check_interval"), config.trainer.get("log_every_n_steps")
+    if isinstance(module, FullBatchLearner):
+        module.steps_per_batch = steps_per_batch(config, data.steps_per_epoch, callbacks)
+        interval = interval if module.steps_per_batch == 1 else interval // module.steps_per_batch
+        # It logs nothing in a step; without a logger not even that need be found out.
+        log_interval = log_interval and (max(1, log_interval // module.steps_per_batch) if logger else 0)
+    trainer: L.Trainer = instantiate(
+        config.trainer,
+        val_check_interval=interval,
+        log_every_n_steps=log_interval,
+        default_root_dir=checkpoints,
+        logger=logger or False,
+        plugins=[AtomicCheckpoints()],
+        # An epoch may be a fifth of a second, and a checkpoint is flushed to disk.
+        callbacks=[*callbacks, LastCheckpoint(checkpoints, seconds=1.0), MetricsFile(metrics)],
+    )
+    return trainer, module, data
+
+
+def _run(label: str, callbacks: list[Callback], trainer: L.Trainer, seconds: float) -> Run:
+    monitor = next(callback for callback in callbacks if isinstance(callback, GrokkingMonitor))
+    curves = [
+        Curve("train", [step for step, _ in monitor.train], [value for _, value in monitor.train], "train"),
+        Curve("test", [step for step, _ in monitor.val], [value for _, value in monitor.val], "test"),
+    ]
+    delay = monitor.delay()
+    test = curves[1].values
+    numbers = {
+        f"highest test {monitor.measure}": max(test),
+        f"lowest test {monitor.measure}": min(test),
+        f"first test {monitor.measure}": test[0],
+        f"final test {monitor.measure}": test[-1],
+        f"final train {monitor.measure}": curves[0].values[-1],
+        "memorised": delay.memorised,
+        "generalised": delay.generalised,
+        "delay": delay.delay,
+        "ratio": delay.ratio,
+        "steps": float(trainer.global_step),
+        "seconds": seconds,
+    }
+    watch = next((callback for callback in callbacks if isinstance(callback, SoftmaxCollapse)), None)
+    collapse = {}
+    if watch is not None:
+        collapse = {precision: Curve(precision, watch.steps, watch.values[precision]) for precision in watch.precisions}
+        # The first precision is the loss's own.
+        shares = watch.values[watch.precisions[0]]
+        reached = (step for step, share in zip(watch.steps, shares, strict=True) if share >= 0.5)
+        numbers["highest collapse"] = max(shares)
+        numbers["half collapsed"] = next(reached, math.nan)
+    return Run(label, monitor.measure, curves, collapse, numbers)
+
+
+def _report(
+    config: DictConfig,
+    runs: Mapping[str, Run],
+    verdicts: Mapping[str, bool],
+    gates: list[Gate],
+    folder: Path,
+    seconds: float,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    measure = next(iter(runs.values())).measure
+    curves = {run.label: run.curves for run in runs.values()}
+    if len(runs) > _COLUMNS:
+        figure = overlay(curves, measure=measure)
+    else:
+        figure = comparison(curves, {run.label: run.collapse for run in runs.values() if run.collapse}, measure=measure)
+    save_figure(figure, folder / "grokking.png")
+    shown = [f"final train {measure}", f"final test {measure}", "memorised", "generalised", "delay", "seconds"]
+    if any(run.collapse for run in runs.values()):
+        shown[2:2] = ["highest collapse", "half collapsed"]
+    rows = [[run.label, *(_cell(name, run.numbers.get(name, math.nan)) for name in shown)] for run in runs.values()]
+    numbers = {name: run.numbers for name, run in runs.items()}
+    judged = [
+        f"{'passed' if verdicts[str(gate)] else 'FAILED'}: {gate} (found {_list(gate.found(numbers))})"
+        for gate in gates
+    ]
+    lines = [f"# {config.title}", "", "| run | " + " | ".join(shown) + " |", "|---" + "|---:" * len(shown) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines += [
+        "",
+        *(f"- {line}" for line in judged),
+        "",
+        str(config.get("caveat") or ""),
+        "",
+        "![grokking](grokking.png)",
+    ]
+    (folder / "report.md").write_text("\n".join(lines) + "\n")
+    content = {
+        "title": config.title,
+        "seed": config.seed,
+        "seconds": seconds,
+        "runs": {name: {"label": run.label, **_numbers(run)} for name, run in runs.items()},
+        "gates": [{"gate": str(gate), "passed": verdicts[str(gate)]} for gate in gates],
+        "passed": all(verdicts.values()),
+        "settings": OmegaConf.to_container(config, resolve=True),
+    }
+    (folder / "report.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    table = Table(title=f"{config.title}, seed {config.seed}", title_justify="left")
+    for column in ["run", *shown]:
+        table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    # Wide enough for every cell, whatever the terminal says.
+    console = Console(width=max(Console().width, 150))
+    console.print(table)
+    for line in judged:
+        console.print(line, soft_wrap=True, highlight=False)
+    console.print(f"{seconds:.0f} s. The report is in {folder}", soft_wrap=True)
+
+
+def _numbers(run: Run) -> dict[str, Any]:
+    # JSON has no NaN: what has not happened is null.
+    plain = {name: None if math.isnan(value) else value for name, value in run.numbers.items()}
+    return {**plain, "curves": {curve.label: {"steps": curve.steps, "values": curve.values} for curve in run.curves}}
+
+
+def _cell(name: str, value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    if "accuracy" in name or name == "highest collapse":
+        return f"{100 * value:.1f} %"
+    return f"{value:.3g}" if "loss" in name else f"{value:,.0f}"
+
+
+def _list(values: list[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # Lightning's own use of a name that torch has renamed.
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,167 @@
+"""What a run tells its logger, beside the metrics that Lightning sends there."""
+
+import csv
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from lightning_losses.experiments.config.instantiate import instantiate
+from lightning_losses.experiments.loggers.wandb_run import WandbRun
+from lightning_losses.experiments.report import Report
+from lightning_losses.experiments.training.processes import first_process
+from lightning_losses.metrics.bins import bin_sums, binned, confidences, width_bins
+
+# What a reader compares, in the order of a table's columns.
+_SCORES = ("accuracy", "nll", "brier", "ece")
+
+
+def plain_settings(config: DictConfig) -> dict[str, Any]:
+    """The whole configuration as plain values, interpolations resolved."""
+    settings = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(settings, dict)
+    return {str(name): value for name, value in settings.items()}
+
+
+def make_logger(config: DictConfig, folder: Path, **run: Any) -> Logger | None:
+    """The logger that the configuration names, writing into the run's folder, told the whole configuration.
+
+    Args:
+        config: with ``logger``.
+        folder: the run's.
+        **run: what else W&B is told of the run: its name or group.
+    """
+    if not config.get("logger"):
+        return None
+    made = instantiate(config.logger, _partial_=True)
+    logger: Logger = made(save_dir=str(folder), **(run if made.func is WandbRun else {}))
+    logger.log_hyperparams(plain_settings(config))
+    return logger
+
+
+@contextmanager
+def logging_run(config: DictConfig, folder: Path, **run: Any) -> Iterator[Logger | None]:
+    """A logger for the time of a run; W&B is told whether the run came to its end, and where it lies is printed."""
+    logger = make_logger(config, folder, **run)
+    try:
+        yield logger
+    except BaseException:
+        finish(logger, failed=True)
+        raise
+    finish(logger)
+
+
+def finish(logger: Logger | None, *, failed: bool = False) -> None:
+    """End a W&B run, and say where it is."""
+    if not isinstance(logger, WandbLogger) or not first_process():
+        return
+    run = logger.experiment
+    place = Path(str(run.dir)).parent
+    run.finish(exit_code=1 if failed else 0)
+    if isinstance(logger, WandbRun) and not failed:
+        text = (
+            f"W&B: offline; wandb sync {os.path.relpath(place)} sends it. Checkpoints stay in the run's folder."
+            if logger.offline
+            else f"W&B: {run.url}"
+        )
+        Console(soft_wrap=True, highlight=False, markup=False).print(text)
+
+
+def log_scores(logger: Logger | None, scores: Mapping[str, float]) -> None:
+    """Send the numbers that a run ends with, by their full names."""
+    if logger is not None:
+        logger.log_metrics(dict(scores))
+
+
+def log_report(logger: Logger | None, report: Report, pictures: Sequence[Path]) -> None:
+    """Send a report's table, the bins of its reliability diagrams and its pictures to W&B.
+
+    Other loggers have no place for them.
+    """
+    if not isinstance(logger, WandbLogger):
+        return
+    columns = ["network", *_SCORES, *(f"{name} calibrated" for name in _SCORES), "temperature", "parameters", "seconds"]
+    rows = []
+    for evaluation in report.evaluations:
+        stages = (evaluation.before, evaluation.after)
+        scores = [getattr(stage, name) for stage in stages for name in _SCORES]
+        rest = [evaluation.temperature, evaluation.parameters, evaluation.trained.seconds]
+        rows.append([evaluation.trained.label, *scores, *rest])
+        name = evaluation.trained.name
+        logger.log_table(f"calibration/bins_{name}", columns=list(_BINS), data=_bins(evaluation))
+    logger.log_table("report/networks", columns=columns, data=rows)
+    log_pictures(logger, pictures)
+
+
+def log_table(logger: Logger | None, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Send one table to W&B."""
+    if isinstance(logger, WandbLogger):
+        logger.log_table(name, columns=list(columns), data=[list(row) for row in rows])
+
+
+def log_folder(config: DictConfig, folder: Path, scores: Mapping[str, float] | None = None) -> None:
+    """Send numbers, and the tables (``.csv``) and pictures (``.png``) of a report to W&B, as a run of their own."""
+    if config.get("logger"):
+        with logging_run(config, folder) as logger:
+            if scores:
+                log_scores(logger, scores)
+            for path in sorted((folder / "report").glob("*.csv")):
+                heads, *rows = csv.reader(path.read_text().splitlines())
+                log_table(logger, f"report/{path.stem}", heads, [[_number(cell) for cell in row] for row in rows])
+            log_pictures(logger, sorted((folder / "report").glob("*.png")))
+
+
+def log_pictures(logger: Logger | None, pictures: Sequence[Path]) -> None:
+    """Send pictures to W&B, reliability diagrams among the calibration, the others among the report."""
+    if isinstance(logger, WandbLogger):
+        for picture in pictures:
+            group = "calibration" if picture.stem.startswith("reliability") else "report"
+            logger.log_image(f"{group}/{picture.stem}", [str(picture)])
+
+
+def log_checkpoints(logger: Logger | None, folder: Path, name: str, scores: Mapping[str, float]) -> None:
+    """Make an artifact of a network's checkpoints, where the logger was told to.
+
+    Args:
+        logger: the run's.
+        folder: with ``last.ckpt`` and, where there is one, ``best.ckpt``.
+        name: what the artifact is called, before the run's id.
+        scores: numbers to find it by.
+    """
+    if not isinstance(logger, WandbRun) or not logger.log_model:
+        return
+    import wandb
+
+    artifact = wandb.Artifact(f"{name}-{logger.experiment.id}", type="model", metadata=dict(scores))
+    for file in sorted(folder.glob("*.ckpt")):
+        artifact.add_file(str(file), name=file.name)
+    logger.experiment.log_artifact(artifact)
+
+
+_BINS = ("stage", "bin", "samples", "confidence", "accuracy")
+
+
+def _number(cell: str) -> float | str | None:
+    """What a cell of a CSV file says: a number, nothing, or a text."""
+    try:
+        return float(cell) if cell else None
+    except ValueError:
+        return cell
+
+
+def _bins(evaluation: Any, num_bins: int = 15) -> list[list[Any]]:
+    """The reliability diagram's numbers, a line a bin, before and after calibration."""
+    rows: list[list[Any]] = []
+    for stage, logits in (("before", evaluation.logits), ("after", evaluation.calibrated_logits)):
+        confidence, outcome = confidences(
+            logits, evaluation.target, inputs="logits", task="multiclass", scope="top_label"
+        )
+        bins = binned(bin_sums(confidence, outcome, width_bins(confidence, num_bins), num_bins))
+        columns = (values[:, 0].tolist() for values in bins)
+        rows += [[stage, place, *row] for place, row in enumerate(zip(*columns, strict=True))]
+    return rows

@@ -1,0 +1,231 @@
+"""The report of a sweep: a table, CSV, Markdown, and parallel coordinates."""
+
+import csv
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lightning_losses.experiments.sweeps.distributions import LOGARITHMIC
+from lightning_losses.experiments.sweeps.sweep_file import Sweep, belongs_to_choice
+from lightning_losses.experiments.sweeps.trials import Trial, by_metric
+from lightning_losses.plots.parallel_coordinates import Coordinate, parallel_coordinates
+from lightning_losses.plots.style import save_figure
+
+# Choices of more letters than these are cut in the picture.
+_LONG = 18
+# More axes than these are not read any more: those of single objectives are left out then.
+_AXES = 8
+# Of a longer list of numbers, an axis shows where they lie.
+_CHOICES = 12
+_OWN = "of its own"
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What a sweep found so far.
+
+    Attributes:
+        sweep: what was run.
+        trials: those that have begun, in order.
+        command: what starts or continues it.
+        best: what starts the best trial again, without the sweep; None as long as none has a value.
+    """
+
+    sweep: Sweep
+    trials: Sequence[Trial]
+    command: str
+    best: str | None
+
+    @property
+    def varied(self) -> list[str]:
+        """The parameters with more than one value, by dotted name."""
+        return [name for name, distribution in self.sweep.parameters.items() if distribution.varies]
+
+    @property
+    def ended(self) -> list[Trial]:
+        """The trials that are over, from the best to the worst."""
+        return by_metric([trial for trial in self.trials if trial.ended], self.sweep.metric)
+
+    @property
+    def shared(self) -> list[str]:
+        """The varied parameters that every trial has."""
+        return [name for name in self.varied if not belongs_to_choice(name)]
+
+    def columns(self) -> list[str]:
+        """The table's columns; the parameters that only a chosen objective has share one."""
+        metric = self.sweep.metric
+        values = [] if metric is None else [metric.name, f"last {metric.name}"]
+        own = [_OWN] if self.shared != self.varied else []
+        return ["trial", *values, *(_label(name, self.varied) for name in self.shared), *own, "state", "seconds"]
+
+    def rows(self) -> list[list[str]]:
+        """The table's cells, the best trial first."""
+        return [
+            [
+                str(trial.number),
+                *self._values(trial),
+                *(_cell(trial.parameters.get(name)) for name in self.shared),
+                *([self._own(trial)] if self.shared != self.varied else []),
+                trial.state,
+                f"{trial.seconds:.1f}",
+            ]
+            for trial in self.ended
+        ]
+
+    def note(self) -> str:
+        """What the table's cells mean."""
+        metric = self.sweep.metric
+        parts = [f"{len(self.ended)} trials."]
+        if metric is not None:
+            best = "smallest" if metric.goal == "minimize" else "largest"
+            parts.append(f"{metric.name}: the {best} value that the run reported; last: the value it ended with.")
+        if self.shared != self.varied:
+            parts.append(f"{_OWN}: the parameters of the objective that the trial chose.")
+        if any(trial.state == "stopped" for trial in self.ended):
+            parts.append("stopped: by early termination, or because another trial had reached the target.")
+        constants = {name: d.quantile(0.0) for name, d in self.sweep.parameters.items() if not d.varies}
+        if constants:
+            parts.append(f"In all: {', '.join(f'{name}={value}' for name, value in constants.items())}.")
+        return " ".join(parts)
+
+    def markdown(self) -> str:
+        """The text of ``sweep.md``."""
+        columns = self.columns()
+        lines = [f"# {self.sweep.name}", "", f"`{self.command}`", ""]
+        lines += ["| " + " | ".join(columns) + " |", "|---:" * len(columns) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows()]
+        lines += ["", self.note(), ""]
+        if self.best is not None:
+            lines += ["The best trial again:", "", f"```bash\n{self.best}\n```", ""]
+        lines += [f"Trial {trial.number} failed: {trial.message}\n" for trial in self.ended if trial.state == "failed"]
+        if self._drawn():
+            lines += ["![parallel coordinates](parallel_coordinates.png)", ""]
+        return "\n".join(lines)
+
+    def write(self, folder: Path) -> None:
+        """Write ``sweep.md``, ``sweep.csv`` and ``parallel_coordinates.png``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / "sweep.md", lambda stream: stream.write(self.markdown()))
+        _replace(folder / "sweep.csv", self._write_csv)
+        if drawn := self._drawn():
+            metric = self.sweep.metric
+            assert metric is not None
+            figure = parallel_coordinates(
+                [
+                    Coordinate(
+                        _label(name, self.varied),
+                        [_point(trial.parameters.get(name), self._is_list(name)) for trial in drawn],
+                        self.sweep.parameters[name].kind in LOGARITHMIC,
+                    )
+                    for name in (self.varied if len(self.varied) <= _AXES else self.shared)
+                ],
+                [trial.value(metric) or 0.0 for trial in drawn],
+                score=metric.name,
+                smaller_is_better=metric.goal == "minimize",
+            )
+            save_figure(figure, folder / "parallel_coordinates.png")
+
+    def show(self) -> None:
+        """Print the table, whole, however narrow the terminal says it is."""
+        table = Table(title=self.sweep.name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        for name in self.columns():
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in self.rows():
+            table.add_row(*row)
+        # Wide enough for every cell, whatever the terminal says.
+        widths = [max(map(len, column)) + 4 for column in zip(self.columns(), *self.rows(), strict=True)]
+        Console(width=max(Console().width, sum(widths))).print(table)
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        console.print(self.note())
+        for trial in self.ended:
+            if trial.state == "failed":
+                console.print(f"Trial {trial.number} failed: {trial.message}")
+        if self.best is not None:
+            console.print(f"The best trial again:\n  {self.best}")
+
+    def _values(self, trial: Trial) -> list[str]:
+        metric = self.sweep.metric
+        return [] if metric is None else [_cell(trial.value(metric)), _cell(trial.last(metric))]
+
+    def _own(self, trial: Trial) -> str:
+        """The parameters of the objective that a trial chose."""
+        own = {name: value for name, value in trial.parameters.items() if belongs_to_choice(name)}
+        return ", ".join(f"{_label(name, list(own))} {_cell(value)}" for name, value in own.items()) or "–"
+
+    def _drawn(self) -> list[Trial]:
+        """The trials that have a value, if there is an axis to draw them on."""
+        metric = self.sweep.metric
+        if metric is None or not self.varied:
+            return []
+        return [trial for trial in self.ended if trial.value(metric) is not None]
+
+    def _is_list(self, name: str) -> bool:
+        """Whether an axis shows choices: those of a short list, also of numbers."""
+        distribution = self.sweep.parameters[name]
+        return distribution.categorical and len(distribution.options["values"]) <= _CHOICES
+
+    def _write_csv(self, stream: TextIO) -> None:
+        metric = self.sweep.metric
+        writer = csv.writer(stream, lineterminator="\n")
+        names = list(self.sweep.parameters)
+        values = [] if metric is None else [metric.name, f"last {metric.name}"]
+        writer.writerow(["trial", "state", "seconds", *values, *names])
+        for trial in self.ended:
+            numbers = [] if metric is None else [trial.value(metric), trial.last(metric)]
+            cells = [trial.parameters.get(name) for name in names]
+            writer.writerow([trial.number, trial.state, f"{trial.seconds:.3f}", *numbers, *cells])
+
+
+def best_command(sweep: Sweep, trials: Sequence[Trial], overrides: Sequence[str]) -> str | None:
+    """What starts the best of the finished trials again, as a shell takes it."""
+    if sweep.metric is None:
+        return None
+    finished = by_metric([trial for trial in trials if trial.state == "finished"], sweep.metric)
+    if not finished or finished[0].value(sweep.metric) is None:
+        return None
+    words = [*sweep.words(finished[0].parameters), *overrides]
+    if words[0] == "/usr/bin/env" and "=" not in words[1]:
+        words = words[1:]
+    words[0] = "python" if Path(words[0]).name.startswith("python") else words[0]
+    return shlex.join(words)
+
+
+def _label(name: str, names: Sequence[str]) -> str:
+    if belongs_to_choice(name) and not all(belongs_to_choice(other) for other in names):
+        return f"{name.split('.')[1]}: {name.rpartition('.')[2]}"
+    parts = name.split(".")
+    for length in range(1, len(parts) + 1):
+        ending = ".".join(parts[-length:])
+        if sum(other == ending or other.endswith(f".{ending}") for other in names) == 1:
+            return ending
+    return name
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _point(value: Any, choice: bool) -> float | str | None:
+    if value is None:
+        return None
+    if not choice and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    # A long list of texts is one of choices too.
+    text = str(value)
+    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
+
+
+def _replace(path: Path, write: Callable[[TextIO], Any]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="") as stream:
+        write(stream)
+    os.replace(partial, path)

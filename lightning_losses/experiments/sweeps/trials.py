@@ -1,0 +1,192 @@
+"""The trials of a sweep, and the journal that they survive an interruption in."""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from lightning_losses.callbacks.records.metrics_file import read_metrics
+from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.sweeps.sweep_file import Metric
+
+State = Literal["begun", "finished", "stopped", "failed"]
+
+
+@dataclass
+class Trial:
+    """One run of a sweep.
+
+    Attributes:
+        number: from 0.
+        parameters: its own, by dotted name.
+        folder: where it writes.
+        shares: what the search that learns drew for each parameter; empty elsewhere.
+        state: "begun" until it ends; "stopped" is early termination's end, or that of a sweep that reached its target.
+        seconds: it took.
+        message: why it failed.
+    """
+
+    number: int
+    parameters: dict[str, Any]
+    folder: Path
+    shares: dict[str, float] = field(default_factory=dict)
+    state: State = "begun"
+    seconds: float = 0.0
+    message: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return self.state != "begun"
+
+    def history(self, metric: str) -> list[float]:
+        """What it has reported of a metric, finite values in order."""
+        lines = read_metrics(self.folder / "metrics.jsonl")
+        return [line[metric] for line in lines if _finite(line.get(metric))]
+
+    def value(self, metric: Metric | None) -> float | None:
+        """The best that it has reported: what W&B's own search goes by. None if it reported nothing."""
+        history = [] if metric is None else self.history(metric.name)
+        return None if metric is None or not history else min(history, key=lambda value: metric.sign * value)
+
+    def last(self, metric: Metric | None) -> float | None:
+        """The last that it has reported; None if it reported nothing."""
+        history = [] if metric is None else self.history(metric.name)
+        return history[-1] if history else None
+
+    @property
+    def reported(self) -> list[str]:
+        """The names of what it has reported."""
+        return sorted({name for line in read_metrics(self.folder / "metrics.jsonl") for name in line})
+
+    @property
+    def done(self) -> bool:
+        """Whether it said itself that it has finished."""
+        return any(line.get("finished") for line in read_metrics(self.folder / "metrics.jsonl"))
+
+
+class Journal:
+    """Which trials of a sweep have begun and ended, a line each, on disk before anything follows from it.
+
+    Args:
+        folder: the sweep's.
+        identity: plain values that decide what the sweep's trials are; a folder holds one sweep.
+        patience: seconds to wait for a process that has the folder, such as the trials of a sweep that was killed.
+
+    Raises:
+        ConfigError: the folder holds another sweep, or one that is running.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], *, patience: float = 2.0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        # Held by this process and by its trials until the last of them ends, however it ends.
+        self.lock = (folder / ".lock").open("a")
+        try:
+            if not _locked(self.lock, patience):
+                raise ConfigError(f"folder={folder}: this sweep is running in another process; wait for its end.")
+            self._claim(identity)
+        except ConfigError:
+            self.lock.close()
+            raise
+        self.trials = self._read()
+        self._stream: IO[str] = (folder / "trials.jsonl").open("a")
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stream.close()
+        self.lock.close()
+
+    def begin(self, number: int, parameters: dict[str, Any], shares: dict[str, float]) -> Trial:
+        """Note that a trial begins."""
+        self._write({"trial": number, "event": "begun", "parameters": parameters, "shares": shares})
+        self.trials.append(Trial(number, parameters, self._folder(number), shares))
+        return self.trials[-1]
+
+    def end(self, trial: Trial, state: State, seconds: float, message: str = "") -> None:
+        """Note that a trial is over."""
+        trial.state, trial.seconds, trial.message = state, seconds, message
+        self._write({"trial": trial.number, "event": state, "seconds": round(seconds, 3), "message": message})
+
+    def reopen(self, trial: Trial) -> None:
+        """Note that a failed trial is tried again."""
+        trial.state, trial.message = "begun", ""
+        self._write({"trial": trial.number, "event": "begun", "parameters": trial.parameters, "shares": trial.shares})
+
+    def _folder(self, number: int) -> Path:
+        return self.folder / "trials" / f"{number:04d}"
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self._stream.write(json.dumps(line) + "\n")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def _claim(self, identity: Mapping[str, Any]) -> None:
+        path, digest = self.folder / "sweep.json", _digest(identity)
+        if not path.is_file():
+            partial = path.with_name(".sweep.json.partial")
+            partial.write_text(json.dumps({**identity, "digest": digest}, indent=1, default=str) + "\n")
+            os.replace(partial, path)
+        elif json.loads(path.read_text())["digest"] != digest:
+            raise ConfigError(
+                f"folder={self.folder}: it holds a sweep of another file, other overrides or another seed; give a new "
+                "folder=..., or go on with that one."
+            )
+
+    def _read(self) -> list[Trial]:
+        path = self.folder / "trials.jsonl"
+        if not path.is_file():
+            return []
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            # The line that was being written when the machine stopped.
+            os.truncate(path, len(whole.encode()))
+        trials: dict[int, Trial] = {}
+        for line in map(json.loads, whole.splitlines()):
+            number = line["trial"]
+            if line["event"] == "begun":
+                trials[number] = Trial(number, line["parameters"], self._folder(number), line["shares"])
+            else:
+                trial = trials[number]
+                trial.state, trial.seconds, trial.message = line["event"], line["seconds"], line["message"]
+        return list(trials.values())
+
+
+def by_metric(trials: Iterable[Trial], metric: Metric | None) -> list[Trial]:
+    """Trials from the best to the worst; those without a value last."""
+
+    def place(trial: Trial) -> tuple[bool, float, int]:
+        value = trial.value(metric)
+        return (value is None, 0.0 if value is None or metric is None else metric.sign * value, trial.number)
+
+    return sorted(trials, key=place)
+
+
+def _locked(file: IO[str], patience: float) -> bool:
+    """Whether a file could be locked."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()

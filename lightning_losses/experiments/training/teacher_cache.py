@@ -1,0 +1,44 @@
+"""Evaluates a recipe's teacher once on everything that the student will see, in place of at every step."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lightning_losses.cache_teacher import MappedLogits, cache_teacher, load_cached_teacher
+from lightning_losses.experiments.training.training import Training
+from lightning_losses.features import layers_to_tap
+
+
+def cached_teacher(
+    teacher: nn.Module, student: Training, folder: Path, *, kept: str | int, temperature: float = 1.0
+) -> MappedLogits:
+    """The teacher's logits on all views of the student's training split, and its features where the objective asks.
+
+    Args:
+        teacher: the trained network.
+        student: whose data and objective decide what is kept.
+        folder: where caches are; one that is there is not made again.
+        kept: "full" for all logits, or how many of the largest of each sample.
+        temperature: at which the mass of the other logits is exact.
+
+    Raises:
+        ValueError: another `kept`; data that are no images in memory.
+    """
+    if kept != "full" and (not isinstance(kept, int) or isinstance(kept, bool) or kept < 1):
+        raise ValueError(f"teacher_cache={kept!r} came; give full, a number of logits to keep, or null.")
+    data: Any = student.datamodule
+    if not hasattr(data, "views_of_train"):
+        raise ValueError(f"teacher_cache: {type(data).__name__} has no positions to keep logits by; set it to null.")
+    module: Any = student.build(teacher)
+    features = module.objective.needs("teacher_features") or module.objective.needs("teacher_feature_maps")
+    layers = layers_to_tap(teacher, module.teacher_layer) if features else []
+    path = cache_teacher(
+        teacher,
+        data.train if data.views_of_train is None else data.views_of_train,
+        folder,
+        top_k=None if kept == "full" else int(kept),
+        temperature=temperature,
+        layers=layers,
+    )
+    return load_cached_teacher(path)

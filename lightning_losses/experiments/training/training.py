@@ -1,0 +1,349 @@
+"""Train one network from its configuration, so that it can be interrupted, resumed and kept."""
+
+import copy
+import functools
+import json
+import math
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+import lightning_losses
+from lightning_losses.callbacks import EpochSeed, History, LastCheckpoint, MetricsFile, Progress
+from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard
+from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints, replacing
+from lightning_losses.data import ImageData
+from lightning_losses.experiments.config.instantiate import instantiate
+from lightning_losses.experiments.training.kept_networks import KeptNetworks, file_digest
+from lightning_losses.experiments.training.processes import (
+    check_environment,
+    check_trainer,
+    first_process,
+    interruptible,
+    read_checkpoint,
+    shards_teacher,
+)
+from lightning_losses.experiments.training.sources import source_digest, targets
+from lightning_losses.parallel.sharded_folders import find_again
+from lightning_losses.teacher import checkpoint_teacher
+
+Weights = Literal["last", "best"]
+# What a trainer's configuration says about looks alone.
+_LOOKS = ("enable_progress_bar", "enable_model_summary", "log_every_n_steps")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, in evaluation mode, on the CPU, and what its training was like.
+
+    Attributes:
+        name: its part in the run: "teacher", "baseline", "student".
+        label: what tables and figures call it.
+        network: it.
+        history: the logged values after each epoch, by name.
+        seconds: of training.
+        kept: whether it was trained by an earlier run.
+    """
+
+    name: str
+    label: str
+    network: nn.Module
+    history: dict[str, list[float]]
+    seconds: float
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one network is trained: everything that decides the result.
+
+    Args:
+        name: what the run calls the network: "teacher", "baseline", "student".
+        module: the configuration of its LightningModule.
+        data: the configuration of its data.
+        trainer: the configuration of its Trainer.
+        scheduler: the configuration of its learning rate over time; None keeps it.
+        callbacks: further callbacks' configurations, by name.
+        seed: of the first weights, of the order of the samples, and of what is random in an epoch.
+        weights: "last" takes the weights after the last epoch; "best" those after the epoch of best validation
+            accuracy, the first of equals.
+        teacher: the training of the teacher, if there is one.
+        checkpoint: a file with the network's weights, to take in place of training it.
+        execution: the configuration of an `Execution` of the network's blocks; it changes no result beyond rounding.
+    """
+
+    name: str
+    module: DictConfig
+    data: DictConfig
+    trainer: DictConfig
+    scheduler: DictConfig | None = None
+    callbacks: DictConfig | None = None
+    seed: int = 0
+    weights: Weights = "last"
+    teacher: "Training | None" = field(default=None, repr=False)
+    checkpoint: str | None = None
+    execution: DictConfig | None = None
+
+    def __post_init__(self) -> None:
+        check_trainer(self.trainer)
+        epochs, devices, batch_size = self.trainer.max_epochs, self.trainer.get("devices"), self.data.get("batch_size")
+        if not isinstance(epochs, int) or epochs < 1:
+            raise ValueError(f"trainer: max_epochs={epochs} came; give at least 1, so that the run has an end.")
+        if isinstance(devices, int) and devices > 1 and batch_size and batch_size % devices:
+            raise ValueError(
+                f"data: batch_size={batch_size} came with {devices} processes; give a multiple of "
+                f"{devices}, each process takes its share."
+            )
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call the network: its part in the run, and the terms of its objective."""
+        return f"{self.name} ({' + '.join(self.module.objective.terms)})"
+
+    @functools.cached_property
+    def datamodule(self) -> ImageData:
+        """The data, read and split."""
+        data: ImageData = instantiate(self.data, seed=self.seed)
+        data.prepare_data()
+        data.setup()
+        return data
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The plain values that decide what training makes; versions of the libraries among them."""
+        plain = {
+            name: OmegaConf.to_container(value, resolve=True) if isinstance(value, DictConfig) else value
+            for name, value in (
+                ("module", self.module),
+                ("data", self.data),
+                ("trainer", self.trainer),
+                ("scheduler", self.scheduler),
+                ("callbacks", self.callbacks),
+            )
+        }
+        assert isinstance(plain["trainer"], dict)
+        plain["trainer"] = {name: value for name, value in plain["trainer"].items() if name not in _LOOKS}
+        return {
+            **plain,
+            "seed": self.seed,
+            "weights": self.weights,
+            "samples": self.datamodule.fingerprint(),
+            "teacher": None if self.teacher is None else self.teacher.identity,
+            "checkpoint": None if self.checkpoint is None else file_digest(Path(self.checkpoint)),
+            "versions": {
+                "lightning_losses": lightning_losses.__version__,
+                "torch": torch.__version__,
+                "source": self.source,
+            },
+        }
+
+    @property
+    def source(self) -> str:
+        """A hash of the code that decides what training makes: a network of other code is another network."""
+        parts = (self.module, self.data, self.trainer, self.scheduler, self.callbacks)
+        plain = [OmegaConf.to_container(part, resolve=True) for part in parts if part is not None]
+        return source_digest([*targets(plain), __name__])
+
+    def build(self, teacher: nn.Module | None = None) -> L.LightningModule:
+        """The LightningModule before training, the same for the same seed."""
+        with _quiet():
+            L.seed_everything(self.seed, verbose=False)
+        make = instantiate(self.module, _partial_=True, _convert_="all")
+        live = self.examples()
+        if teacher is not None:
+            live["teacher"] = teacher
+        if self.scheduler is not None:
+            live["scheduler"] = functools.partial(
+                instantiate(self.scheduler, _partial_=True), total_steps=self.total_steps
+            )
+        module: L.LightningModule = make(**live)
+        return module
+
+    def examples(self) -> dict[str, Any]:
+        """What the module is shown of the data when it is built."""
+        return {"example_inputs": self.datamodule.val.inputs[:8]}
+
+    @property
+    def total_steps(self) -> int:
+        """The optimizer steps of the whole training."""
+        batches = math.ceil(len(self.datamodule.train) / self.datamodule.batch_size)
+        batches = min(batches, self.trainer.get("limit_train_batches") or batches)
+        steps = math.ceil(batches / self.trainer.get("accumulate_grad_batches", 1)) * self.trainer.max_epochs
+        return max(steps, 1)
+
+    def rehearse(self) -> None:
+        """Take one step with untrained networks; what can't work raises here, before anything was trained."""
+        if self.checkpoint is not None:
+            self.given()
+            return
+        teacher = None if self.teacher is None else self.teacher.build().get_submodule("network")
+        module = self.build(teacher)
+        loss: Any = self.loss(module, rows=8)
+        loss.backward()
+        module.configure_optimizers()
+        with _quiet():
+            # Without plugins: a cluster's environment can't be built before its job runs.
+            instantiate(self.trainer, _convert_="all", logger=False, enable_checkpointing=False, plugins=None)
+
+    def loss(self, module: L.LightningModule, rows: int | None = None) -> torch.Tensor:
+        """The training loss of the first batch, or of its first rows, as at the start of training."""
+        # As the student sees them: views, where images are augmented.
+        views = getattr(self.datamodule, "views_of_train", None)
+        dataset = self.datamodule.train if views is None else views
+        rows = min(len(dataset), self.datamodule.batch_size, rows or len(dataset))
+        batch = {name: tensor.to(module.device) for name, tensor in dataset.__getitems__(list(range(rows))).items()}
+        step: Any = module.training_step({**batch, "step": 0, "progress": 0.0, "epoch_progress": 0.0}, 0)
+        loss: torch.Tensor = step["loss"]
+        return loss
+
+    def run(
+        self,
+        folder: Path,
+        *,
+        resume: bool = False,
+        logger: Logger | None = None,
+        teacher: nn.Module | None = None,
+        metrics_file: Path | None = None,
+        checkpoint_seconds: float = 0.0,
+    ) -> Trained:
+        """Train, leaving checkpoints in a folder, or go on from the checkpoint there.
+
+        Each epoch's metrics are appended to `metrics_file`, if there is one; monitors without a folder then draw into
+        ``report/`` beside it. Between checkpoints `checkpoint_seconds`
+        go by, or more.
+
+        Raises:
+            KeyboardInterrupt: the training was interrupted; the checkpoint is there.
+            ValueError: the checkpoint to resume from was made by other settings.
+        """
+        folder = folder / self.name
+        last = folder / "last.ckpt"
+        for path in (last, folder / "best.ckpt"):
+            find_again(path)
+        resume = resume and last.exists()
+        if resume and first_process():
+            for path in folder.glob("hpc_ckpt_*"):
+                # What Lightning wrote when SLURM ended the job, beside the same moment in the file above.
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._claim(folder / "identity.json", resume)
+        # A teacher that is sharded stays so; what comes after the training needs it whole.
+        module = self.build(copy.deepcopy(teacher) if shards_teacher(self.trainer) else teacher)
+        if self.execution is not None:
+            instantiate(self.execution).prepare(module.get_submodule("network"))
+        history = History()
+        monitor = "val/accuracy" if self.weights == "best" else None
+        further = [] if self.callbacks is None else list(instantiate(self.callbacks, _convert_="all").values())
+        # Before what changes gradients.
+        guards = [callback for callback in further if isinstance(callback, NumericsGuard)] or [NumericsGuard()]
+        further = [*guards, *(callback for callback in further if callback not in guards)]
+        if metrics_file is not None and further:
+            # Here, since it loads what draws.
+            from lightning_losses.callbacks.monitors.monitor import Monitor
+
+            for callback in further:
+                if isinstance(callback, Monitor) and callback.folder is None:
+                    callback.folder = metrics_file.parent / "report"
+        watch: list[Callback] = [] if metrics_file is None else [MetricsFile(metrics_file)]
+        if self.trainer.get("enable_progress_bar", True):
+            watch.append(Progress(self.label))
+        with _quiet():
+            check_environment(self.trainer)
+            make = instantiate(self.trainer, _convert_="all", _partial_=True)
+            trainer: L.Trainer = make(
+                default_root_dir=folder,
+                logger=logger or False,
+                plugins=[AtomicCheckpoints(), *(make.keywords.get("plugins") or ())],
+                callbacks=[
+                    EpochSeed(self.seed),
+                    history,
+                    LastCheckpoint(folder, monitor, checkpoint_seconds),
+                    *watch,
+                    *further,
+                ],
+            )
+            try:
+                with interruptible(trainer):
+                    trainer.fit(module, self.datamodule, ckpt_path=last if resume else None, weights_only=True)
+            except SystemExit as left:
+                # Lightning's answer to Ctrl-C and SIGTERM, after it has shut down.
+                interrupt = left.__context__
+                raise interrupt if isinstance(interrupt, KeyboardInterrupt) else KeyboardInterrupt from None
+        # Read back from the file, since strategies that train in other processes leave no callback state in this one,
+        # into a network as it was built, since others shard it. Processes may have folders of their own.
+        folder = trainer.strategy.broadcast(folder)
+        final = read_checkpoint(folder / "last.ckpt")
+        state = final["callbacks"][history.state_key]
+        chosen = final if self.weights == "last" else read_checkpoint(folder / "best.ckpt")
+        module = self.build(teacher)
+        module.load_state_dict(chosen["state_dict"])
+        network = module.get_submodule("network").cpu().eval().requires_grad_(False)
+        return Trained(self.name, self.label, network, state["metrics"], state["seconds"])
+
+    def run_once(self, kept: KeptNetworks, folder: Path, *, resume: bool = False) -> Trained:
+        """The network that this training made before, or train it now and keep it, unless it diverged."""
+        if self.checkpoint is not None:
+            return self.given()
+        network = self.build().get_submodule("network")
+        values = kept.load(self.identity, network)
+        if values is not None:
+            return Trained(self.name, self.label, network.eval().requires_grad_(False), kept=True, **values)
+        trained = self.run(folder, resume=resume)
+        finite = all(math.isfinite(value) for values in trained.history.values() for value in values)
+        if finite and first_process():
+            kept.save(self.identity, trained.network, {"history": trained.history, "seconds": trained.seconds})
+        return trained
+
+    def given(self) -> Trained:
+        """The network with the weights of its checkpoint, not trained here.
+
+        Raises:
+            ValueError: no such file, one that would have to be unpickled, or weights that don't fit.
+        """
+        assert self.checkpoint is not None
+        network = checkpoint_teacher(self.checkpoint, self.build().get_submodule("network"))
+        return Trained(self.name, f"{self.name} (given)", network.eval().requires_grad_(False), {}, 0.0)
+
+    def _claim(self, path: Path, resume: bool) -> None:
+        if not resume and not first_process():
+            return
+        if not resume:
+            with replacing(path) as stream:
+                stream.write(json.dumps(self.identity, indent=1, sort_keys=True).encode())
+            return
+        before = json.loads(path.read_text())
+        if differing := sorted(_differences(before, self.identity)):
+            raise ValueError(
+                f"resume: the {self.name} in {path.parent} was begun with other settings "
+                f"({', '.join(differing)}); resume with the settings of that run, or start a new one."
+            )
+
+
+def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in {*before, *now}:
+            yield from _differences(before.get(name), now.get(name), f"{prefix}.{name}" if prefix else name)
+    elif before != now:
+        yield prefix
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # The data are tensors in memory: processes that load them would only cost time.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # A small data set has fewer steps in an epoch than the logger's interval; the epoch's values are what counts.
+        warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
+        # Lightning's own use of a name that torch has renamed.
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated")
+        yield
