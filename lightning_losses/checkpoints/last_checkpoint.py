@@ -38,8 +38,8 @@ class LastCheckpoint(Checkpoint):
     of an epoch they let the epoch end. A second one ends it at once. The resumed run goes on with the next batch and
     equals an uninterrupted one, if its loaders tell where they are (`ResumableLoader`, or any with ``state_dict``) and
     `EpochSeed` saves the random numbers. Otherwise, and where a run is killed, it goes on from the last whole epoch,
-    and the begun epoch is done again. Give the trainer `lightning_losses.experiments.AtomicCheckpoints`, which replaces a
-    checkpoint only by a complete one.
+    and the begun epoch is done again. Give the trainer `lightning_losses.checkpoints.AtomicCheckpoints`, which replaces
+    a checkpoint only by a complete one.
 
     Several processes agree after each optimizer step, by one number that is reduced, whether any of them was
     interrupted, and end after the same step; a signal that comes again within three seconds counts once, since

@@ -60,8 +60,8 @@ def launch(task: Task, rehearse: Callable[[DictConfig], None], config_name: str,
     A wrong name or value, a full disk or a folder that can't be written to end in one message and exit code 2; Ctrl-C
     and SIGTERM in one that tells how to go on, and 130 or 143. ``resume=FOLDER`` continues the run of that folder with
     the overrides it was started with. ``debug=true`` or ``HYDRA_FULL_ERROR=1`` show the stack trace as well. What a
-    configuration may build is limited (`lightning_losses.experiments.config.instantiate`); ``allowed_targets=[...]`` on the command
-    line, and nowhere else, adds to it.
+    configuration may build is limited (`lightning_losses.experiments.config.instantiate`); ``allowed_targets=[...]`` on
+    the command line, and nowhere else, adds to it.
 
     Args:
         task: takes the composed configuration and the run's folder.

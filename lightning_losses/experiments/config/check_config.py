@@ -20,9 +20,9 @@ _PLAIN = (bool, int, float, str)
 def check_config(config: DictConfig, schema: type) -> None:
     """Raise `ConfigError` for the first value that does not fit what it is for.
 
-    Every ``_target_`` must be on the list of `lightning_losses.experiments.config.instantiate`. Its node is compared with its
-    signature: argument names, and the values of arguments annotated with plain types. The top level is compared with
-    the annotations of `schema`.
+    Every ``_target_`` must be on the list of `lightning_losses.experiments.config.instantiate`. Its node is compared
+    with its signature: argument names, and the values of arguments annotated with plain types. The top level is
+    compared with the annotations of `schema`.
 
     Args:
         config: composed, with interpolations.

@@ -123,9 +123,9 @@ class NDLoss(LazyModuleMixin, Loss):
     student's feature is as long as the teacher's, only its direction counts; before, its length along e_y does too.
 
     `class_means` is a buffer: zeros at first, with which the loss is 1 and teaches nothing, and set by
-    `lightning_losses.callbacks.companions.class_means.ClassMeans` when training begins. Where the dimensions differ, the student's
-    feature goes through batch norm, dropout and a linear layer first; the loss owns them, they train and are saved with
-    it, and take their shapes from the first batch. Ignored samples reach that batch norm as zeros.
+    `lightning_losses.callbacks.companions.class_means.ClassMeans` when training begins. Where the dimensions differ,
+    the student's feature goes through batch norm, dropout and a linear layer first; the loss owns them, they train and
+    are saved with it, and take their shapes from the first batch. Ignored samples reach that batch norm as zeros.
 
     Args:
         num_classes: C.

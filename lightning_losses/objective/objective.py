@@ -1,0 +1,114 @@
+"""An objective is a weighted sum of named losses, each fed by name with the tensors that a step has."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lightning_losses.objective.term import Term, name_of
+
+
+class ObjectiveValue(NamedTuple):
+    """The total that is minimised, and its named parts before weighting."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """A weighted sum of named losses; each term picks the tensors it takes from those that the step has.
+
+    Args:
+        terms: losses by name; a bare loss weighs 1.
+
+    Raises:
+        ValueError: no terms; when called, a tensor that a term needs and the step lacks, or a term that is no scalar.
+
+    Example:
+        >>> from lightning_losses.losses import KD, CrossEntropy
+        >>> objective = Objective({"ce": Term(CrossEntropy(), 0.1), "kd": Term(KD(temperature=2.0), 0.9)})
+        >>> logits, teacher_logits = torch.zeros(2, 3), torch.zeros(2, 3)
+        >>> value = objective(logits=logits, teacher_logits=teacher_logits, target=torch.tensor([0, 1]))
+        >>> sorted(value.parts)
+        ['ce', 'kd']
+    """
+
+    def __init__(self, terms: Mapping[str, Term | Callable[..., Tensor]]) -> None:
+        super().__init__()
+        if not terms:
+            raise ValueError("Objective: no terms came; give at least one, for example {'ce': Term(CrossEntropy())}.")
+        self.terms = nn.ModuleDict(
+            {name: term if isinstance(term, Term) else Term(term) for name, term in terms.items()}
+        )
+
+    def needs(self, tensor: str) -> bool:
+        """Whether some term takes this tensor, required or not."""
+        return any(tensor in term.needs for term in self._terms().values())
+
+    @property
+    def lazy(self) -> bool:
+        """Whether some loss has parameters whose shapes are not known before the first call."""
+        return any(is_lazy(parameter) for parameter in self.parameters())
+
+    def forward(
+        self,
+        *,
+        gather: Callable[[Any], Any] | None = None,
+        share: Callable[[Tensor], Tensor] | None = None,
+        **tensors: Any,
+    ) -> ObjectiveValue:
+        """Evaluate every term.
+
+        Args:
+            gather: makes the batch of all processes from this process's; applied to what batch-coupled terms take.
+            share: maps a mean's denominator on this process to the factor that makes it its share of the mean over
+                all processes; applied to the other terms.
+            **tensors: the step's tensors under their glossary names; `progress` drives scheduled weights.
+        """
+        gathered: dict[str, Any] = {}
+        parts: dict[str, Tensor] = {}
+        total: Tensor | None = None
+        for name, term in self._terms().items():
+            missing = [needed for needed, required in term.needs.items() if required and needed not in tensors]
+            if missing:
+                raise ValueError(
+                    f"Objective: term '{name}' ({name_of(term.loss)}) needs {', '.join(map(repr, missing))}; the "
+                    f"step offered {', '.join(map(repr, sorted(tensors)))}."
+                )
+            offered: Mapping[str, Any] = tensors
+            if gather is not None and term.batch_coupled:
+                for needed in term.needs:
+                    if needed in tensors and needed not in gathered:
+                        gathered[needed] = gather(tensors[needed])
+                offered = gathered
+            part = term(offered)
+            if part.ndim != 0:
+                raise ValueError(
+                    f"Objective: term '{name}' returned shape {list(part.shape)}; an objective adds "
+                    "scalars, so give that loss reduction='mean' or 'sum'."
+                )
+            if share is not None and not term.batch_coupled:
+                denominator = term.denominator(tensors)
+                part = part if denominator is None else part * share(denominator)
+            parts[name] = part
+            weight = term.weight_at(tensors.get("progress"))
+            # A product with 1 changes no bit, and costs both passes an operation.
+            weighted = part if weight == 1 else weight * part
+            total = weighted if total is None else total + weighted
+        assert total is not None
+        return ObjectiveValue(total, parts)
+
+    @torch.no_grad()
+    def materialize(self, **tensors: Any) -> None:
+        """Give lazily shaped parameters their shapes, by one evaluation of their terms on example tensors."""
+        for term in self._terms().values():
+            if any(is_lazy(parameter) for parameter in term.parameters()):
+                # In evaluation mode, so that no running statistics begin with the example.
+                training = term.training
+                term.eval()(tensors)
+                term.train(training)
+
+    def _terms(self) -> dict[str, Term]:
+        return {name: term for name, term in self.terms.items() if isinstance(term, Term)}
