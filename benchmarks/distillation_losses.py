@@ -26,10 +26,11 @@ from measure import conditions, console, interleave, memory_in_fresh_process, pe
 from torch import Tensor
 
 from lightning_losses import losses
-from lightning_losses.cache_teacher import cache_teacher, load_cached_teacher
 from lightning_losses.data.image_data import ImageDataset
 from lightning_losses.losses.distillation.logits.tgeo_kd import tgeo_kd_loss
 from lightning_losses.networks import SmallCNN
+from lightning_losses.teachers import load_cached_teacher
+from lightning_losses.teachers.cache_teacher import cache_teacher
 from lightning_losses.transport import row_column_normalization
 
 # Rows and classes of the losses on logits: CIFAR-100's, and ImageNet's.

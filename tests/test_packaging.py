@@ -304,7 +304,7 @@ def bar():
 
 
 def teacher():
-    from lightning_losses.teacher import timm_teacher
+    from lightning_losses.teachers import timm_teacher
 
     timm_teacher("resnet18", num_classes=2)
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_losses.features import FeatureTap, layers_to_tap, offered_features
 from lightning_losses.mixins.objective import ObjectiveMixin
-from lightning_losses.teacher import CachedLogits
+from lightning_losses.teachers import CachedLogits
+from lightning_losses.teachers.feature_taps import FeatureTap, layers_to_tap, offered_features
 
 _OFFERED = ("teacher_logits", "each_teacher_logits", "teacher_features", "teacher_feature_maps")
 
@@ -16,7 +16,7 @@ _OFFERED = ("teacher_logits", "each_teacher_logits", "teacher_features", "teache
 class DistillationMixin(ObjectiveMixin):
     """Gives a LightningModule a frozen teacher, and its objective the `teacher_logits`.
 
-    Set `self.teacher`, to a module, or to what `lightning_losses.teacher` makes of a timm name, a checkpoint or a
+    Set `self.teacher`, to a module, or to what `lightning_losses.teachers` makes of a timm name, a checkpoint or a
     cache of logits. The teacher is no submodule: it is in neither `state_dict` nor `parameters`, no optimizer, DDP or
     FSDP sees it, and `train()` leaves it in evaluation mode. It follows the module's device and precision, and runs
     without gradients on the step's `inputs` whenever a term takes `teacher_logits`, `teacher_features` (pooled to
@@ -56,7 +56,7 @@ class DistillationMixin(ObjectiveMixin):
         if value is not None and not isinstance(value, nn.Module):
             raise ValueError(
                 f"teacher: a {type(value).__name__} came; give a module, such as timm_teacher, checkpoint_teacher and "
-                "CachedLogits of lightning_losses.teacher make."
+                "CachedLogits of lightning_losses.teachers make."
             )
         self.__dict__["_teacher"] = None if value is None else value.eval().requires_grad_(False)
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.features import FeatureTap, layers_to_tap, offered_features
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.parallel.processes import gather_batch
+from lightning_losses.teachers.feature_taps import FeatureTap, layers_to_tap, offered_features
 
 
 class PastPredictions:

@@ -14,7 +14,7 @@ class Distiller(DistillationMixin, Classifier):
     """Trains a student with any objective: the teacher runs only where a term takes `teacher_logits`.
 
     Args:
-        teacher: a frozen network, or None for objectives that need none; `lightning_losses.teacher` makes one from a
+        teacher: a frozen network, or None for objectives that need none; `lightning_losses.teachers` makes one from a
             timm name, a checkpoint or a cache of logits.
         teacher_layer: the layer that gives the teacher's features, where a term takes them; its last but one stage if
             None. Several, or "all" stages, for losses that take maps by layer.

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from lightning_losses.modules.classifier import Batch, Classifier
-from lightning_losses.networks.teacher_ensemble import TeacherEnsemble
 from lightning_losses.objective import ObjectiveValue
+from lightning_losses.teachers.ensemble import TeacherEnsemble
 
 
 class EnsembleClassifier(Classifier):

@@ -19,7 +19,8 @@ class SmallCNN(nn.Module):
         depth: the convolutions of each stage.
 
     Attributes:
-        feature_info: the stages, as timm describes them; `lightning_losses.features.penultimate_stage` reads it.
+        feature_info: the stages, as timm describes them; `lightning_losses.teachers.feature_taps.penultimate_stage`
+            reads it.
         num_features: the channels that the head sees.
 
     Shapes:

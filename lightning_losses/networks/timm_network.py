@@ -1,10 +1,12 @@
-"""A network of timm's, built without weights."""
+"""A network of timm's."""
 
+import difflib
 from typing import Any
 
 from torch import nn
 
-from lightning_losses.teacher import timm_teacher
+from lightning_losses.environment.extras import require
+from lightning_losses.networks.weights import load_weights
 
 
 def timm_network(name: str, num_classes: int, in_chans: int = 3, **options: Any) -> nn.Module:
@@ -26,4 +28,32 @@ def timm_network(name: str, num_classes: int, in_chans: int = 3, **options: Any)
         torch.Size([2, 10])
     """
     plain = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    return timm_teacher(name, num_classes, in_chans=in_chans, **plain)
+    return create_network("timm_network", name, num_classes, in_chans=in_chans, **plain)
+
+
+def create_network(caller: str, name: str, num_classes: int, **options: Any) -> nn.Module:
+    """What `timm.create_model` makes, without `pretrained` unless given; a checkpoint is read and never unpickled.
+
+    Args:
+        caller: the name that errors begin with.
+        name: a name that `timm.list_models()` lists.
+        num_classes: the number of classes of its head.
+        **options: handed to `timm.create_model`.
+
+    Raises:
+        ModuleNotFoundError: timm is not installed.
+        ValueError: a name that timm does not know; the message lists the nearest.
+    """
+    require(caller, "timm")
+    import timm
+
+    if name.split(".")[0] not in timm.list_models():
+        near = difflib.get_close_matches(name, timm.list_models(), n=5)
+        raise ValueError(
+            f"{caller}: timm has no model '{name}'; "
+            + (f"near it are {', '.join(near)}." if near else "timm.list_models() lists them.")
+        )
+    # Read here, since some of timm's versions would unpickle it.
+    checkpoint = options.pop("checkpoint_path", None)
+    network: nn.Module = timm.create_model(name, num_classes=num_classes, **{"pretrained": False, **options})
+    return network if not checkpoint else load_weights(checkpoint, network)

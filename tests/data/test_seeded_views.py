@@ -4,11 +4,12 @@ import torch
 from torch import nn
 
 from lightning_losses import KD, CrossEntropy, Objective
-from lightning_losses.cache_teacher import cache_teacher, load_cached_teacher
 from lightning_losses.callbacks import EpochSeed
 from lightning_losses.data import Digits, ImageDataset
 from lightning_losses.data.seeded_views import RandomShift, SeededViews, ViewSampler
 from lightning_losses.modules import Distiller
+from lightning_losses.teachers import load_cached_teacher
+from lightning_losses.teachers.cache_teacher import cache_teacher
 
 SAMPLES = ImageDataset(torch.randn(9, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 3)
 

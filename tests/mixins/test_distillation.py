@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_losses import KD, CrossEntropy, DistillationMixin, Objective
 from lightning_losses.modules import Distiller
-from lightning_losses.teacher import CachedLogits
+from lightning_losses.teachers import CachedLogits
 
 
 class Student(DistillationMixin, L.LightningModule):

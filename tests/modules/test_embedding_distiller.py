@@ -6,7 +6,7 @@ from lightning_losses.losses import KD, RKD, CrossEntropy
 from lightning_losses.modules.embedding_distiller import EmbeddingDistiller
 from lightning_losses.networks.hashed_text_encoder import HashedTextEncoder, hashed_features
 from lightning_losses.objective import Objective, Term
-from lightning_losses.teacher import CachedLogits
+from lightning_losses.teachers import CachedLogits
 
 QUERIES = ["open a file", "close the file", "sort a list", "parse a date"]
 DOCUMENTS = ["reads its bytes", "no further reads", "smallest ones first", "years, months and days"]

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lightning_losses.features import FeatureTap, penultimate_stage
 from lightning_losses.networks import SmallCNN, timm_network
+from lightning_losses.teachers.feature_taps import FeatureTap, penultimate_stage
 
 
 @pytest.mark.parametrize(("size", "channels"), [(28, 1), (8, 1), (9, 3)])

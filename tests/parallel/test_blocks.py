@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses.features import FeatureTap
 from lightning_losses.networks.transformer import Transformer
 from lightning_losses.parallel.blocks import Execution, blocks_of
+from lightning_losses.teachers.feature_taps import FeatureTap
 
 
 def network():

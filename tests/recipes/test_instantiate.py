@@ -20,8 +20,9 @@ hydra.utils.get_method hydra.utils.instantiate
 lightning.pytorch.cli.LightningCLI lightning.pytorch.LightningModule.load_from_checkpoint
 timm.models._helpers.torch.load timm.models._helpers.load_state_dict timm.create_model
 torchvision.datasets.CIFAR10 torchvision.models.resnet.load_state_dict_from_url
-lightning_losses.experiments.launch.os.system lightning_losses.teacher.pickle.loads lightning_losses.data.mnist5k.np.load
-lightning_losses.modules.Classifier.load_from_checkpoint lightning_losses.cache_teacher._write_json
+lightning_losses.experiments.launch.os.system lightning_losses.networks.weights.pickle.loads
+lightning_losses.data.mnist5k.np.load
+lightning_losses.modules.Classifier.load_from_checkpoint lightning_losses.teachers.cache_teacher._write_json
 lightning_losses.experiments.training.kept_networks.KeptNetworks lightning_losses.losses.KD.__init__.__globals__
 lightning_losses.losses.KD.__subclasses__ torch.nn torch.nn.Module.__class__ nothing.here
 """)

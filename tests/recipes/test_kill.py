@@ -19,13 +19,14 @@ import torch
 import torch._dynamo
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lightning_losses.cache_teacher import cache_teacher, load_cached_teacher
 from lightning_losses.data import Digits
 from lightning_losses.experiments import launch
 from lightning_losses.experiments.training import kept_networks, training
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
 from lightning_losses.experiments.training.trainings import trainings
 from lightning_losses.recipes.train import main
+from lightning_losses.teachers import load_cached_teacher
+from lightning_losses.teachers.cache_teacher import cache_teacher
 from tests.recipes.conftest import composed
 
 pytestmark = pytest.mark.distributed  # these fork, which a process can't that has run autograd on threads

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses.cache_teacher import cache_teacher, load_cached_teacher
 from lightning_losses.calibrators import TemperatureScaling
 from lightning_losses.calibrators.base import Calibrator
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
@@ -21,7 +20,9 @@ from lightning_losses.diagnostics.numerics import replay
 from lightning_losses.experiments.kinds.logits_source import checkpoint_split, read_logits
 from lightning_losses.experiments.training.kept_networks import WEIGHTS, KeptNetworks
 from lightning_losses.networks import timm_network
-from lightning_losses.teacher import CachedLogits, checkpoint_teacher, read_weights
+from lightning_losses.networks.weights import read_weights
+from lightning_losses.teachers import CachedLogits, checkpoint_teacher, load_cached_teacher
+from lightning_losses.teachers.cache_teacher import cache_teacher
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [

@@ -35,7 +35,7 @@ from lightning_losses.experiments.training.step_memory import step_memory
 from lightning_losses.experiments.training.training import Training
 from lightning_losses.experiments.training.trainings import trainings
 from lightning_losses.metrics import calibration_summary, negative_log_likelihood
-from lightning_losses.teacher import CachedLogits
+from lightning_losses.teachers import CachedLogits
 
 # The code that makes numbers of a trained network.
 _MEASURES = (

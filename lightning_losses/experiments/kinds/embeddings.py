@@ -16,7 +16,6 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lightning_losses.cache_teacher import cache_teacher, load_cached_teacher
 from lightning_losses.data.docstring_pairs import DocstringPairs, PairDataset
 from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.experiments.config.instantiate import instantiate
@@ -26,7 +25,8 @@ from lightning_losses.experiments.training.training import Training
 from lightning_losses.metrics.retrieval import RetrievalScore, retrieval_ranks, retrieval_scores
 from lightning_losses.plots.seed_intervals import seed_intervals
 from lightning_losses.plots.style import save_figure
-from lightning_losses.teacher import CachedLogits
+from lightning_losses.teachers import CachedLogits, load_cached_teacher
+from lightning_losses.teachers.cache_teacher import cache_teacher
 
 METRICS = ("recall@1", "recall@10", "MRR")
 # Wide enough for every cell, whatever the terminal says.

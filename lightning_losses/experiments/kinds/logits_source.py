@@ -19,7 +19,7 @@ from lightning_losses.data.image_data import ImageDataset
 from lightning_losses.experiments.config.instantiate import check_targets, instantiate
 from lightning_losses.experiments.training.evaluation import predict_logits
 from lightning_losses.numerics.checks import check_number
-from lightning_losses.teacher import checkpoint_teacher
+from lightning_losses.teachers import checkpoint_teacher
 
 
 class Labelled(NamedTuple):

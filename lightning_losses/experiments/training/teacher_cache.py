@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import nn
 
-from lightning_losses.cache_teacher import MappedLogits, cache_teacher, load_cached_teacher
 from lightning_losses.experiments.training.training import Training
-from lightning_losses.features import layers_to_tap
+from lightning_losses.teachers import MappedLogits, load_cached_teacher
+from lightning_losses.teachers.cache_teacher import cache_teacher
+from lightning_losses.teachers.feature_taps import layers_to_tap
 
 
 def cached_teacher(

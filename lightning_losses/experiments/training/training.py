@@ -36,7 +36,7 @@ from lightning_losses.experiments.training.processes import (
 )
 from lightning_losses.experiments.training.sources import source_digest, targets
 from lightning_losses.parallel.sharded_folders import find_again
-from lightning_losses.teacher import checkpoint_teacher
+from lightning_losses.teachers import checkpoint_teacher
 
 Weights = Literal["last", "best"]
 # What a trainer's configuration says about looks alone.

@@ -6,7 +6,7 @@ from lightning_losses import KD, CrossEntropy, Objective, Term
 from lightning_losses.losses import MTARDBalance, kd_loss
 from lightning_losses.modules import Distiller
 from lightning_losses.modules.ensemble_classifier import EnsembleClassifier
-from lightning_losses.networks.teacher_ensemble import TeacherEnsemble
+from lightning_losses.teachers.ensemble import TeacherEnsemble
 
 INPUTS = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 TARGET = torch.arange(5) % 3

@@ -17,14 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from lightning_losses.features import FeatureTap
 from lightning_losses.numerics.checks import check_count, check_temperature
 from lightning_losses.numerics.probabilities import full_precision
-from lightning_losses.teacher import CachedLogits
+from lightning_losses.teachers.feature_taps import FeatureTap
+from lightning_losses.teachers.mapped_logits import FEATURES, MANIFEST, damaged_file, file_sum, manifest_sum
 
-_MANIFEST = "cache.json"
 _PROGRESS = "progress.json"
-_FEATURES = "features."
 
 
 class TopLogits(NamedTuple):
@@ -93,6 +91,7 @@ def cache_teacher(
 
     Example:
         >>> import tempfile
+        >>> from lightning_losses.teachers import load_cached_teacher
         >>> teacher, data = nn.Linear(4, 3), [{"inputs": torch.randn(4)} for _ in range(5)]
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     cached = load_cached_teacher(cache_teacher(teacher, data, folder))
@@ -115,15 +114,15 @@ def cache_teacher(
             "layers": list(layers),
         }
         home = Path(folder) / _digest(teacher, loader, settings)
-        if home.is_dir() and _damage(home) is not None:
+        if home.is_dir() and damaged_file(home) is not None:
             shutil.rmtree(home)
         if not home.is_dir():
             partial = home.with_suffix(".partial")
             partial.mkdir(parents=True, exist_ok=True)
             _evaluate(teacher, dataset, partial, settings, batch_size, collate_fn, torch.device(device))
-            sums = {file.name: _checksum(file) for file in sorted(partial.glob("*.npy"))}
+            sums = {file.name: file_sum(file) for file in sorted(partial.glob("*.npy"))}
             manifest = {**settings, "files": sums}
-            _write_json(partial / _MANIFEST, {**manifest, "sha256": _manifest_sum(manifest)})
+            _write_json(partial / MANIFEST, {**manifest, "sha256": manifest_sum(manifest)})
             (partial / _PROGRESS).unlink()
             os.replace(partial, home)
     finally:
@@ -151,7 +150,7 @@ def _evaluate(
         if top_k is not None and top_k > logits.shape[-1]:
             raise ValueError(f"cache_teacher: top_k={top_k} came for a teacher of {logits.shape[-1]} classes.")
         kept = {"logits": logits} if top_k is None else _named(top_logits(logits, top_k, settings["temperature"]))
-        kept.update({f"{_FEATURES}{layer}": full_precision(tap.features[layer]).cpu() for layer in layers})
+        kept.update({f"{FEATURES}{layer}": full_precision(tap.features[layer]).cpu() for layer in layers})
         if not arrays:
             kept["num_classes"] = torch.tensor([logits.shape[-1]])
             arrays = {
@@ -207,71 +206,6 @@ def _named(top: TopLogits) -> dict[str, Tensor]:
     return {"value": top.value, "classes": top.classes.to(torch.int32), "rest": top.rest}
 
 
-def load_cached_teacher(path: str | Path, *, verify: bool = True) -> "MappedLogits":
-    """The cache that `cache_teacher` wrote, as a teacher that goes by the samples' `index`; its files stay on disk.
-
-    Args:
-        path: the cache's folder.
-        verify: read the files once and compare their checksums.
-
-    Raises:
-        ValueError: no whole cache there; a file that was changed.
-    """
-    path = Path(path)
-    if not (path / _MANIFEST).is_file():
-        raise ValueError(f"load_cached_teacher: {path} holds no whole cache; make it by cache_teacher.")
-    if (damaged := _damage(path, verify=verify)) is not None:
-        raise ValueError(f"load_cached_teacher: {damaged} is not what was written; cache_teacher makes the cache anew.")
-    manifest = json.loads((path / _MANIFEST).read_text())
-    # Copy on write: torch wants arrays that it may write to, the file stays as it is.
-    arrays = {Path(name).stem: np.load(path / name, mmap_mode="c", allow_pickle=False) for name in manifest["files"]}
-    return MappedLogits({name: torch.from_numpy(array) for name, array in arrays.items()})
-
-
-class MappedLogits(CachedLogits):
-    """A teacher's logits and features by `index`, read from memory-mapped files as they are asked for.
-
-    Args:
-        arrays: "logits" [n, C]; or "value" [n, k], "classes" [n, k], "rest" [n] and "num_classes" [1]; and
-            "features.<layer>" [n, ...], as `cache_teacher` writes them.
-
-    Example:
-        >>> MappedLogits({"logits": torch.eye(3)})(torch.tensor([2, 0])).tolist()
-        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
-    """
-
-    def __init__(self, arrays: Mapping[str, Tensor]) -> None:
-        nn.Module.__init__(self)
-        # No buffers: they would move to the device whole, and into checkpoints.
-        self.__dict__["_arrays"] = dict(arrays)
-
-    def __len__(self) -> int:
-        return len(next(self._arrays[name] for name in ("logits", "value") if name in self._arrays))
-
-    @property
-    def _arrays(self) -> dict[str, Tensor]:
-        arrays: dict[str, Tensor] = self.__dict__["_arrays"]
-        return arrays
-
-    def forward(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
-        """The logits of the samples at these positions of the data set, on the index's device."""
-        rows = index.cpu()
-        if "logits" in self._arrays:
-            return self._arrays["logits"][rows].to(index.device)
-        value, classes = self._arrays["value"][rows], self._arrays["classes"][rows].long()
-        rest = self._arrays["rest"][rows].unsqueeze(-1).expand(-1, int(self._arrays["num_classes"]))
-        return rest.scatter(-1, classes, value).to(index.device)
-
-    @property
-    def layers(self) -> list[str]:
-        """The layers whose features the cache holds."""
-        return [name.removeprefix(_FEATURES) for name in self._arrays if name.startswith(_FEATURES)]
-
-    def feature(self, index: Int[Tensor, " batch"], layer: str) -> Float[Tensor, "batch ..."]:
-        """What a layer put out for these samples."""
-        return self._arrays[f"{_FEATURES}{layer}"][index.cpu()].to(index.device)
-
-
 def _loader(
     dataset: Dataset[Any], positions: range, batch_size: int, collate_fn: Callable[[Any], Mapping[str, Any]] | None
 ) -> DataLoader[Any]:
@@ -300,29 +234,6 @@ def _digest(teacher: nn.Module, loader: DataLoader[Any], settings: dict[str, Any
 
 def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-def _damage(home: Path, *, verify: bool = True) -> Path | None:
-    """The first file of a cache that is not what was written; None if there is none."""
-    try:
-        manifest = json.loads((home / _MANIFEST).read_text())
-        if manifest.pop("sha256") != _manifest_sum(manifest):
-            return home / _MANIFEST
-        for name, checksum in manifest["files"].items():
-            if not (home / name).is_file() or (verify and _checksum(home / name) != checksum):
-                return home / name
-    except (OSError, ValueError, KeyError, AttributeError):
-        return home / _MANIFEST
-    return None
-
-
-def _manifest_sum(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lightning_losses.teacher import CachedLogits, checkpoint_teacher, read_weights, timm_teacher
+from lightning_losses.networks.weights import read_weights
+from lightning_losses.teachers import CachedLogits, checkpoint_teacher, timm_teacher
 
 
 class Malicious:

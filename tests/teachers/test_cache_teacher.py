@@ -7,10 +7,10 @@ from hypothesis import given
 from torch import nn
 
 from lightning_losses import KD, RKD, CrossEntropy, FitNetHint, Objective
-from lightning_losses.cache_teacher import cache_teacher, load_cached_teacher, top_logits
 from lightning_losses.data.image_data import ImageDataset
 from lightning_losses.modules import Distiller
-from lightning_losses.teacher import CachedLogits
+from lightning_losses.teachers import CachedLogits, load_cached_teacher
+from lightning_losses.teachers.cache_teacher import cache_teacher, top_logits
 
 CLASSES = 6
 DATA = ImageDataset(torch.randn(11, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(11) % CLASSES)

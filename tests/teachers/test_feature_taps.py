@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from lightning_losses import RKD, CrossEntropy, FitNetHint, Objective
-from lightning_losses.features import FeatureTap, layers_to_tap, penultimate_stage, pooled, stages
 from lightning_losses.modules import Distiller
+from lightning_losses.teachers.feature_taps import FeatureTap, layers_to_tap, penultimate_stage, pooled, stages
 from tests.distributed.processes import Sharded, one_step
 
 

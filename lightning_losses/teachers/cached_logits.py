@@ -1,0 +1,99 @@
+"""A teacher that was evaluated once, as its logits by sample."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lightning_losses.networks.weights import read_weights
+
+
+class CachedLogits(nn.Module):
+    """A teacher that was evaluated once: logits by the samples' `index`.
+
+    Args:
+        logits: [n, C] the teacher's logits of every sample of the training set.
+
+    Example:
+        >>> CachedLogits(torch.eye(3))(torch.tensor([2, 0])).tolist()
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+
+    logits: Tensor
+
+    def __init__(self, logits: Float[Tensor, "samples classes"]) -> None:
+        super().__init__()
+        if logits.ndim != 2 or not logits.is_floating_point():
+            raise ValueError(
+                f"CachedLogits: logits of shape {list(logits.shape)} and dtype {logits.dtype} came; give "
+                "floating-point [n, C]."
+            )
+        self.register_buffer("logits", logits.detach())
+
+    def forward(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
+        """The logits of the samples at these positions of the training set."""
+        return self.logits[index]
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers whose features the cache holds."""
+        return []
+
+    def features(
+        self, index: Int[Tensor, " batch"], layer: str | Sequence[str] | None = None
+    ) -> dict[str, Float[Tensor, "batch ..."]]:
+        """What layers put out for these samples: those named, or all that the cache holds.
+
+        Raises:
+            ValueError: a layer that is not in the cache, or none there.
+        """
+        chosen = self.layers if layer in (None, "all") else [layer] if isinstance(layer, str) else list(layer or ())
+        if not chosen or (missing := [name for name in chosen if name not in self.layers]):
+            raise ValueError(
+                f"{type(self).__name__}: the features of {(chosen and missing) or 'a layer'} are asked for, but the "
+                f"cache holds those of {self.layers}; make one by cache_teacher(..., layers=[...])."
+            )
+        return {name: self.feature(index, name) for name in chosen}
+
+    def feature(self, index: Int[Tensor, " batch"], layer: str) -> Float[Tensor, "batch ..."]:
+        """What a layer put out for these samples; a cache of logits alone has none."""
+        raise KeyError(layer)
+
+    def save(self, path: str | Path) -> None:
+        """Write the cache as safetensors, with a checksum; it takes its name when all of it is on disk."""
+        logits, path = self.logits.contiguous().cpu(), Path(path)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            save_file({"logits": logits}, partial, metadata={"sha256": _digest(logits)})
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "CachedLogits":
+        """Read a cache that `save` wrote.
+
+        Raises:
+            ValueError: something else, or a file that was changed.
+        """
+        weights = read_weights(path)
+        if set(weights) != {"logits"}:
+            raise ValueError(
+                f"CachedLogits: {path} holds {sorted(weights)[:5]}; a cache of logits holds 'logits' alone."
+            )
+        with safe_open(path, framework="pt") as file:
+            checksum = (file.metadata() or {}).get("sha256")
+        if checksum != _digest(weights["logits"]):
+            raise ValueError(f"CachedLogits: {path} is not what was written; make the cache anew.")
+        return cls(weights["logits"])
+
+
+def _digest(tensor: Tensor) -> str:
+    content = f"{list(tensor.shape)} {tensor.dtype}".encode()
+    return hashlib.sha256(content + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()

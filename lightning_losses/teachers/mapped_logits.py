@@ -1,0 +1,108 @@
+"""Reads what `cache_teacher` wrote: logits and features by sample, in mapped files."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lightning_losses.teachers.cached_logits import CachedLogits
+
+MANIFEST = "cache.json"
+# Before the name of a layer, in the name of its file.
+FEATURES = "features."
+
+
+def load_cached_teacher(path: str | Path, *, verify: bool = True) -> "MappedLogits":
+    """The cache that `cache_teacher` wrote, as a teacher that goes by the samples' `index`; its files stay on disk.
+
+    Args:
+        path: the cache's folder.
+        verify: read the files once and compare their checksums.
+
+    Raises:
+        ValueError: no whole cache there; a file that was changed.
+    """
+    path = Path(path)
+    if not (path / MANIFEST).is_file():
+        raise ValueError(f"load_cached_teacher: {path} holds no whole cache; make it by cache_teacher.")
+    if (damaged := damaged_file(path, verify=verify)) is not None:
+        raise ValueError(f"load_cached_teacher: {damaged} is not what was written; cache_teacher makes the cache anew.")
+    manifest = json.loads((path / MANIFEST).read_text())
+    # Copy on write: torch wants arrays that it may write to, the file stays as it is.
+    arrays = {Path(name).stem: np.load(path / name, mmap_mode="c", allow_pickle=False) for name in manifest["files"]}
+    return MappedLogits({name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+class MappedLogits(CachedLogits):
+    """A teacher's logits and features by `index`, read from memory-mapped files as they are asked for.
+
+    Args:
+        arrays: "logits" [n, C]; or "value" [n, k], "classes" [n, k], "rest" [n] and "num_classes" [1]; and
+            "features.<layer>" [n, ...], as `cache_teacher` writes them.
+
+    Example:
+        >>> MappedLogits({"logits": torch.eye(3)})(torch.tensor([2, 0])).tolist()
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+
+    def __init__(self, arrays: Mapping[str, Tensor]) -> None:
+        nn.Module.__init__(self)
+        # No buffers: they would move to the device whole, and into checkpoints.
+        self.__dict__["_arrays"] = dict(arrays)
+
+    def __len__(self) -> int:
+        return len(next(self._arrays[name] for name in ("logits", "value") if name in self._arrays))
+
+    @property
+    def _arrays(self) -> dict[str, Tensor]:
+        arrays: dict[str, Tensor] = self.__dict__["_arrays"]
+        return arrays
+
+    def forward(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
+        """The logits of the samples at these positions of the data set, on the index's device."""
+        rows = index.cpu()
+        if "logits" in self._arrays:
+            return self._arrays["logits"][rows].to(index.device)
+        value, classes = self._arrays["value"][rows], self._arrays["classes"][rows].long()
+        rest = self._arrays["rest"][rows].unsqueeze(-1).expand(-1, int(self._arrays["num_classes"]))
+        return rest.scatter(-1, classes, value).to(index.device)
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers whose features the cache holds."""
+        return [name.removeprefix(FEATURES) for name in self._arrays if name.startswith(FEATURES)]
+
+    def feature(self, index: Int[Tensor, " batch"], layer: str) -> Float[Tensor, "batch ..."]:
+        """What a layer put out for these samples."""
+        return self._arrays[f"{FEATURES}{layer}"][index.cpu()].to(index.device)
+
+
+def damaged_file(home: Path, *, verify: bool = True) -> Path | None:
+    """The first file of a cache that is not what was written; None if there is none."""
+    try:
+        manifest = json.loads((home / MANIFEST).read_text())
+        if manifest.pop("sha256") != manifest_sum(manifest):
+            return home / MANIFEST
+        for name, checksum in manifest["files"].items():
+            if not (home / name).is_file() or (verify and file_sum(home / name) != checksum):
+                return home / name
+    except (OSError, ValueError, KeyError, AttributeError):
+        return home / MANIFEST
+    return None
+
+
+def manifest_sum(manifest: dict[str, Any]) -> str:
+    """The checksum that a manifest carries of its own content."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def file_sum(file: Path) -> str:
+    """The checksum of a file of a cache."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
