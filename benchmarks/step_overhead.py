@@ -37,7 +37,8 @@ from measure import conditions, show
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_losses.callbacks import EpochSeed, History, LastCheckpoint, NumericsGuard
+from lightning_losses.callbacks import History, NumericsGuard
+from lightning_losses.checkpoints import EpochSeed, LastCheckpoint
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.losses import KD, CrossEntropy
 from lightning_losses.mixins import DistillationMixin, ObjectiveMixin

@@ -8,30 +8,36 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from lightning_losses.catalogue import PARTS, STATUS, Entry, Part, catalogue, families, inputs_line, parts
-from lightning_losses.other_losses import wrapped_losses
+from lightning_losses.catalogue.losses import STATUS, Entry, catalogue, inputs_line
+from lightning_losses.catalogue.other_losses import wrapped_losses
+from lightning_losses.catalogue.parts import PARTS, Part, parts
 
 ROOT = Path(__file__).parents[1]
 # Files of the repository outside this folder, as pages.
 PAGES = {"results.md": "RESULTS.md", "changelog.md": "CHANGELOG.md"}
-# What the command line is made of: no part of the API.
-TOOLS = {"catalogue", "cli", "extras", "new_method", "other_losses"}
-# The packages whose modules make a page of the API each, and the page's name.
-PACKAGES = {
-    "mixins": "mixins",
-    "modules": "modules",
-    "callbacks": "callbacks",
-    "metrics": "metrics",
-    "calibration": "calibrators",
-    "kernels": "kernels",
-    "transport": "transport",
-    "optim": "optim",
-    "samplers": "samplers",
-    "diagnostics": "diagnostics",
-    "networks": "networks",
-    "data": "data",
-    "plots": "plots",
-}
+# What stands outside the rooms that make a page of the API each, and has one together.
+CORE = ("losses.adapted", "losses.base", "losses.registered", "environment.cache_folder")
+# The rooms whose modules make a page of the API each, or, the first two, stand on the page of the core.
+ROOMS = [
+    "objective",
+    "numerics",
+    "teachers",
+    "mixins",
+    "modules",
+    "callbacks",
+    "checkpoints",
+    "metrics",
+    "calibrators",
+    "kernels",
+    "transport",
+    "optim",
+    "samplers",
+    "diagnostics",
+    "networks",
+    "data",
+    "plots",
+    "parallel",
+]
 OUTWARD = re.compile(r"\]\(\.\./([^)#\s]+)")
 
 
@@ -68,20 +74,30 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 def _api() -> list[tuple[str, str, str]]:
     """Title, path and text of each page of the API."""
     package = ROOT / "lightning_losses"
-    core = ["losses.base", *(name for name in _modules(package) if name not in TOOLS)]
+    core = [*CORE, *(module for room in ROOMS[:2] for module in _modules(package / room))]
     pages = [("lightning_losses", "api/core.md", _page("lightning_losses", core))]
-    for family in families():
-        found = [f"losses.{family}.{name}" for name in _modules(package / "losses" / family)]
-        title = f"losses.{family}"
-        pages.append((title, f"api/losses_{family}.md", _page(f"lightning_losses.{title}", found)))
-    for name, page in PACKAGES.items():
-        found = [f"{name}.{module}" for module in _modules(package / name)]
-        pages.append((name, f"api/{page}.md", _page(f"lightning_losses.{name}", found)))
+    for family in _families():
+        title = f"losses.{family.replace('/', '.')}"
+        found = _modules(package / "losses" / family)
+        pages.append((title, f"api/{_family_page(family)}", _page(f"lightning_losses.{title}", found)))
+    for room in ROOMS[2:]:
+        pages.append((room, f"api/{room}.md", _page(f"lightning_losses.{room}", _modules(package / room))))
     return pages
 
 
+def _families() -> list[str]:
+    """The families that hold losses themselves."""
+    return sorted({entry.family for entry in catalogue()})
+
+
+def _family_page(family: str) -> str:
+    return f"losses_{family.replace('/', '_')}.md"
+
+
 def _modules(folder: Path) -> list[str]:
-    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    package = ROOT / "lightning_losses"
+    paths = sorted(path for path in folder.rglob("*.py") if not path.stem.startswith("_"))
+    return [".".join(path.relative_to(package).with_suffix("").parts) for path in paths]
 
 
 def _page(title: str, modules: list[str]) -> str:
@@ -110,14 +126,14 @@ def catalogue_page() -> str:
         "on many processes the batch is that of all. **Fused**: what [the kernels](kernels.md) do for a language "
         "model's head: *by hand*, *in chunks* of rows by autograd, or *no*.",
         "",
-        "Losses: " + ", ".join(f"[{family}](#{family})" for family in [*families(), "wrapped"]) + ". "
+        "Losses: " + ", ".join(f"[{family}](#{_anchor(family)})" for family in [*_families(), "wrapped"]) + ". "
         "Beside them: " + ", ".join(f"[{kind}](#{kind})" for kind in PARTS) + ".",
         "",
         '<div class="catalogue" markdown>',
         "",
     ]
-    for family in families():
-        lines += [f"## {family.capitalize()}", ""]
+    for family in _families():
+        lines += [f"## {_heading(family)}", ""]
         lines += ["| id | what it is | inputs | coupled | fused | status |", "|---|---|---|---|---|---|"]
         lines += [_loss_row(entry) for entry in entries if entry.family == family] + [""]
     lines += ["## Wrapped", "", "Losses of other libraries, called as they are through a configuration of ours.", ""]
@@ -129,9 +145,18 @@ def catalogue_page() -> str:
     return "\n".join([*lines, "</div>", ""])
 
 
+def _heading(family: str) -> str:
+    return family.replace("/", ": ").replace("_", " ").capitalize()
+
+
+def _anchor(family: str) -> str:
+    """What mkdocs makes of the heading."""
+    return re.sub(r"[/_]", "-", family)
+
+
 def _loss_row(entry: Entry) -> str:
     configs = " ".join(f"[`objective={name}`](../conf/objective/{name}.yaml)" for name in entry.configs)
-    name = f"`{entry.id}`<br>[`{entry.name}`](api/losses_{entry.family}.md#{entry.module}.{entry.name})"
+    name = f"`{entry.id}`<br>[`{entry.name}`](api/{_family_page(entry.family)}#{entry.module}.{entry.name})"
     paper = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", entry.paper)
     what = f"{entry.summary}.<br><small>{paper}</small><br>{configs or 'part of another objective'}"
     status = f"{STATUS[entry.status]}<br><small>{_repositories(entry.evidence)}</small>"
@@ -153,7 +178,7 @@ def _repositories(evidence: str) -> str:
 
 
 def _part_row(part: Part) -> str:
-    page = f"api/{PACKAGES[PARTS[part.kind]]}.md#{part.module}.{part.name}"
+    page = f"api/{part.module.split('.')[1]}.md#{part.module}.{part.name}"
     return _row(f"[`{part.name}`]({page})", f"{part.summary}.", " ".join(f"`{choice}`" for choice in part.configs))
 
 

@@ -54,5 +54,5 @@ def test_every_choice_file_and_class_it_names_is_there():
         named = {name for row in rows.splitlines()[2:] for name in re.findall(r"`([a-z_]+)`", row.split("|")[1])}
         assert named and named <= choices
     # What the table of objectives leaves out of the family is what it must not.
-    offered = {loss.identifier() for loss in loss_classes() if ".calibration." in loss.__module__}
+    offered = {loss.identifier() for loss in loss_classes() if ".confidence." in loss.__module__}
     assert offered <= named

@@ -1,66 +1,126 @@
-"""Imports run downward, and losses load nothing heavy."""
+"""Every module stands in a room, imports run downward, and losses load nothing heavy."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lightning_losses"
-# What a part may import of the others; a part that isn't listed may import anything.
-BELOW = {
-    "tensors.py": set(),
-    "distributed.py": set(),
-    "features.py": set(),
-    "sharded_checkpoints.py": set(),
-    "sharding.py": {"sharded_checkpoints", "tensors"},
-    "teacher.py": {"extras", "tensors"},
-    "transport": {"tensors"},
-    "losses": {"tensors", "transport"},
-    "objective.py": {"losses", "tensors"},
-    "adapted.py": {"losses", "tensors"},
-    "kernels": {"cache_folder", "distributed", "losses", "tensors"},
-    "metrics": {"tensors", "plots"},
-    "calibration": {"metrics", "tensors"},
-    "optim": {"sharding", "tensors"},
-    "samplers": {"tensors"},
-    "mixins": {"distributed", "features", "kernels", "losses", "objective", "optim", "teacher", "tensors"},
-}
+# From the ground up: a room imports of those before it. The package's own names are those of the rooms below it.
+ROOMS = [
+    "numerics",
+    "environment",
+    "parallel",
+    "transport",
+    "metrics",
+    "samplers",
+    "optim",
+    "networks",
+    "data",
+    "losses",
+    "objective",
+    "kernels",
+    "calibrators",
+    "teachers",
+    "diagnostics",
+    "plots",
+    "mixins",
+    "modules",
+    "checkpoints",
+    "callbacks",
+]
+ABOVE = ["experiments", "catalogue"]
+ORDER = {room: height for height, room in enumerate([*ROOMS, "", *ABOVE])}
 HEAVY = ("lightning", "hydra", "wandb", "timm", "torchmetrics", "matplotlib", "torchvision")
+MOST_IN_A_FAMILY = 25
+
+
+def name_of(file: Path) -> str:
+    """A module's name below the package's; that of a package is its folder's."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def imported(file: Path) -> set[str]:
+    """What a file imports, also within functions and for type checkers alone."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file.name} imports by a relative name"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-def files(part: str) -> list[Path]:
-    return [PACKAGE / part] if part.endswith(".py") else sorted((PACKAGE / part).rglob("*.py"))
+@cache
+def arrows() -> dict[str, set[str]]:
+    """The modules of the package that each module imports."""
+    files = {name_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
+
+    def home(name: str) -> str:
+        own = name.removeprefix("lightning_losses").removeprefix(".")
+        while own not in files:
+            own = own.rpartition(".")[0]
+        return own
+
+    return {
+        module: {home(name) for name in imported(file) if name.split(".")[0] == "lightning_losses"} - {module}
+        for module, file in files.items()
+    }
 
 
-@pytest.mark.parametrize("part", BELOW)
-def test_imports_run_downward(part):
-    own = part.removesuffix(".py")
-    for file in files(part):
-        parts = {name.split(".")[1] for name in imported(file) if name.startswith("lightning_losses.")}
-        assert parts - {own} <= BELOW[part], f"{file.name} imports {sorted(parts - {own} - BELOW[part])}"
+def upward(graph: dict[str, set[str]]) -> list[str]:
+    """The imports that don't run downward."""
+    return [
+        f"{module} imports {other}"
+        for module, others in graph.items()
+        for other in sorted(others)
+        if ORDER[room(other)] > ORDER[room(module)]
+    ]
 
 
-@pytest.mark.parametrize("part", ["tensors.py", "losses", "transport", "objective.py", "adapted.py", "kernels"])
+def test_every_module_stands_in_a_room():
+    assert {room(module) for module in arrows()} == set(ORDER)
+    assert sorted(path.name for path in PACKAGE.iterdir() if path.is_file()) == ["__init__.py", "py.typed"]
+
+
+def test_imports_run_downward():
+    assert upward(arrows()) == []
+    assert upward({"losses.base": {"numerics.rows", "mixins.objective"}}) == ["losses.base imports mixins.objective"]
+
+
+def test_no_modules_import_each_other():
+    try:
+        TopologicalSorter(arrows()).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_no_family_of_losses_is_a_crowd():
+    families = Counter(file.parent for file in (PACKAGE / "losses").rglob("*.py") if file.name != "__init__.py")
+    assert len(families) > 4
+    assert {str(family): count for family, count in families.items() if count > MOST_IN_A_FAMILY} == {}
+
+
+@pytest.mark.parametrize("part", ["numerics", "transport", "losses", "objective", "kernels"])
 def test_mathematics_knows_no_trainer_and_no_configuration(part):
-    for file in files(part):
+    for file in (PACKAGE / part).rglob("*.py"):
         assert not {name.split(".")[0] for name in imported(file)} & set(HEAVY), file.name
 
 
 def test_process_groups_are_named_in_two_files_alone():
     naming = {
-        str(file.relative_to(PACKAGE))
+        name_of(file)
         for file in PACKAGE.rglob("*.py")
         if any(
             name.startswith("torch.distributed") and not name.startswith("torch.distributed.checkpoint.metadata")
@@ -68,8 +128,8 @@ def test_process_groups_are_named_in_two_files_alone():
         )
     }
     # The records of a checkpoint on disk are no processes.
-    # sharding.py speaks of tensors that are sharded, distributed.py of processes.
-    assert naming <= {"distributed.py", "sharding.py"}
+    # One speaks of tensors that are sharded, the other of processes.
+    assert naming <= {"parallel.processes", "parallel.sharding"}
 
 
 def test_importing_every_loss_loads_nothing_heavy():

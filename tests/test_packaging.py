@@ -144,7 +144,7 @@ def test_an_installed_wheel_trains_outside_the_repository(wheel, tmp_path):
     work.mkdir()
     zipfile.ZipFile(wheel).extractall(site)
     program = (
-        "import sys, lightning_losses, lightning_losses.conf, lightning_losses.cli as cli; "
+        "import sys, lightning_losses, lightning_losses.conf, lightning_losses.catalogue.command_line as cli; "
         "print(lightning_losses.__file__); print(lightning_losses.conf.__file__); "
         "sys.argv = ['lightning-losses', 'train', *sys.argv[1:]]; cli.main()"
     )

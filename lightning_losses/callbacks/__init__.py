@@ -5,40 +5,38 @@ from typing import Any
 
 from lightning_losses.callbacks.records.history import History
 from lightning_losses.callbacks.records.metrics_file import MetricsFile
-from lightning_losses.checkpoints.epoch_seed import EpochSeed
-from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
 from lightning_losses.environment.extras import require
 
-__all__ = ["EpochSeed", "History", "LastCheckpoint", "MetricsFile"]
+__all__ = ["History", "MetricsFile"]
 
 # Lazily: most of them draw, and a recipe that uses none need not load what draws.
 _HOME = {
-    "AdaFocalBins": "adafocal_bins",
-    "CalibrationMonitor": "calibration_monitor",
-    "AttentionLogits": "attention_logits",
-    "ContinualEvaluation": "continual_evaluation",
-    "DiffusionSpectralEntropy": "diffusion_spectral_entropy",
-    "DomainWeights": "domain_weights",
-    "EmpiricalNTK": "empirical_ntk",
-    "Grokfast": "grokfast",
-    "GrokkingMonitor": "grokking_monitor",
-    "HessianSpectrum": "hessian_spectrum",
-    "InformationPlane": "information_plane",
-    "LearningRateSensitivity": "learning_rate_sensitivity",
-    "LinearModeConnectivity": "linear_mode_connectivity",
-    "MixupConfiguration": "mixup_configuration",
-    "NLMCosine": "nlm_cosine",
-    "NeuralCollapse": "neural_collapse",
-    "NumericsGuard": "numerics_guard",
-    "OpposingSignals": "opposing_signals",
-    "OrthogonalGradient": "orthogonal_gradient",
-    "OutputLogits": "output_logits",
-    "PostHocCalibration": "post_hoc_calibration",
-    "Progress": "progress",
-    "SoftmaxCollapse": "softmax_collapse",
-    "WeightNormProjection": "weight_norm_projection",
-    "WeightNorms": "weight_norms",
-    "ZeroGradients": "zero_gradients",
+    "AdaFocalBins": "companions.adafocal_bins",
+    "CalibrationMonitor": "calibration.calibration_monitor",
+    "AttentionLogits": "monitors.attention_logits",
+    "ContinualEvaluation": "monitors.continual_evaluation",
+    "DiffusionSpectralEntropy": "monitors.diffusion_spectral_entropy",
+    "DomainWeights": "companions.domain_weights",
+    "EmpiricalNTK": "monitors.empirical_ntk",
+    "Grokfast": "interventions.grokfast",
+    "GrokkingMonitor": "monitors.grokking_monitor",
+    "HessianSpectrum": "monitors.hessian_spectrum",
+    "InformationPlane": "monitors.information_plane",
+    "LearningRateSensitivity": "monitors.learning_rate_sensitivity",
+    "LinearModeConnectivity": "monitors.linear_mode_connectivity",
+    "MixupConfiguration": "monitors.mixup_configuration",
+    "NLMCosine": "monitors.nlm_cosine",
+    "NeuralCollapse": "monitors.neural_collapse",
+    "NumericsGuard": "interventions.numerics_guard",
+    "OpposingSignals": "monitors.opposing_signals",
+    "OrthogonalGradient": "interventions.orthogonal_gradient",
+    "OutputLogits": "monitors.output_logits",
+    "PostHocCalibration": "calibration.post_hoc_calibration",
+    "Progress": "records.progress",
+    "SoftmaxCollapse": "monitors.softmax_collapse",
+    "WeightNormProjection": "interventions.weight_norm_projection",
+    "WeightNorms": "monitors.weight_norms",
+    "ZeroGradients": "monitors.zero_gradients",
 }
 
 

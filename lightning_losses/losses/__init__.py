@@ -17,6 +17,9 @@ def index() -> dict[str, Any]:
     """Loss classes and loss functions by name, from the files of every family."""
     found: dict[str, Any] = {"Loss": Loss}
     for info in pkgutil.walk_packages(__path__, f"{__name__}."):
+        # What stands beside the families is what losses are made of.
+        if info.name.count(".") == __name__.count(".") + 1 and not info.ispkg:
+            continue
         module = importlib.import_module(info.name)
         for name, value in vars(module).items():
             own = getattr(value, "__module__", None) == info.name and not name.startswith("_")

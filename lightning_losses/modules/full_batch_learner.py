@@ -15,7 +15,6 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.objective import Objective
 
@@ -124,7 +123,7 @@ class FullBatchLearner(L.LightningModule):
         callbacks: list[Any] = list(self.trainer.callbacks)  # type: ignore[attr-defined]
         refused = {
             "a learning-rate scheduler, which nobody would step": bool(self.trainer.lr_scheduler_configs),
-            "NumericsGuard, which runs the batch again": any(isinstance(c, NumericsGuard) for c in callbacks),
+            "NumericsGuard, which runs the batch again": any(getattr(c, "repeats_batches", False) for c in callbacks),
         }
         for what, came in refused.items():
             if came:

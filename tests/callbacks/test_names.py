@@ -12,8 +12,8 @@ BASES = {"Monitor", "LogitMonitor", "ProbeMonitor"}
 
 
 def own():
-    for info in pkgutil.iter_modules(callbacks.__path__):
-        module = importlib.import_module(f"{callbacks.__name__}.{info.name}")
+    for info in pkgutil.walk_packages(callbacks.__path__, f"{callbacks.__name__}."):
+        module = importlib.import_module(info.name)
         for name, value in vars(module).items():
             mine = isinstance(value, type) and issubclass(value, Callback) and value.__module__ == module.__name__
             if mine and name not in BASES and not name.startswith("_"):

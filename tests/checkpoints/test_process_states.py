@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_losses.callbacks import EpochSeed
+from lightning_losses.checkpoints import EpochSeed
 from lightning_losses.checkpoints.process_states import add_process_states, take_process_states
 from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from lightning_losses import callbacks as package
+from lightning_losses import callbacks, checkpoints
 from lightning_losses.callbacks.interventions.grokfast import Grokfast
 from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard
 from lightning_losses.callbacks.interventions.weight_norm_projection import WeightNormProjection
@@ -88,7 +88,9 @@ def test_a_resumed_state_is_the_uninterrupted_one(tmp_path, make, broken):
 
 def test_no_callback_with_a_state_is_forgotten():
     modules = [
-        importlib.import_module(f"{package.__name__}.{found.name}") for found in pkgutil.iter_modules(package.__path__)
+        importlib.import_module(found.name)
+        for package in (callbacks, checkpoints)
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     ]
     stateful = {
         kind.__name__

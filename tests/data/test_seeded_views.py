@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from lightning_losses import KD, CrossEntropy, Objective
-from lightning_losses.callbacks import EpochSeed
+from lightning_losses.checkpoints import EpochSeed
 from lightning_losses.data import Digits, ImageDataset
 from lightning_losses.data.seeded_views import RandomShift, SeededViews, ViewSampler
 from lightning_losses.modules import Distiller

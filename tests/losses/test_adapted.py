@@ -21,7 +21,7 @@ from lightning_losses.experiments.config.instantiate import instantiate
 from lightning_losses.losses.adapted import Adapted
 from lightning_losses.losses.base import forward_inputs
 
-OBJECTIVES = Path(__file__).parents[1] / "conf" / "objective"
+OBJECTIVES = Path(__file__).parents[2] / "conf" / "objective"
 CLASSES = 10
 
 

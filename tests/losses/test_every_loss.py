@@ -394,8 +394,8 @@ def test_it_is_documented(loss):
 def test_it_has_a_function_and_tests(loss):
     module = inspect.getmodule(loss)
     assert any(name.endswith("_loss") and inspect.isfunction(value) for name, value in vars(module).items())
-    family = module.__name__.split(".")[-2]
-    assert (ROOT / "tests" / "losses" / family / f"test_{loss.identifier()}.py").is_file()
+    family = module.__name__.split(".")[2:-1]
+    assert ROOT.joinpath("tests", "losses", *family, f"test_{loss.identifier()}.py").is_file()
 
 
 @cache

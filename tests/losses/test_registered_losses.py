@@ -6,9 +6,9 @@ import sys
 import pytest
 
 import lightning_losses.losses as losses
-from lightning_losses import cli
+from lightning_losses.catalogue import command_line as cli
+from lightning_losses.catalogue.other_losses import every_loss
 from lightning_losses.losses.registered import registered_losses
-from lightning_losses.other_losses import every_loss
 
 MODULE = '''
 """A loss of somebody else."""
@@ -116,4 +116,4 @@ def test_losses_of_other_libraries_are_listed_as_wrapped(monkeypatch, capsys):
     assert entries["zlpr"].status == "wrapped" and entries["zlpr"].module == "timm.loss"
     assert entries["two_way"].batch_coupled and not entries["zlpr"].batch_coupled
     assert all(len(entry.summary) > 20 for entry in every_loss("wrapped"))
-    assert entries["kd"].family == "distillation"
+    assert entries["kd"].family == "distillation/divergences"

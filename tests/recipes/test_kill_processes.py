@@ -22,7 +22,7 @@ from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
-from lightning_losses.callbacks import LastCheckpoint
+from lightning_losses.checkpoints import LastCheckpoint
 from lightning_losses.experiments import launch
 from lightning_losses.experiments.training import training
 from lightning_losses.experiments.training.trainings import trainings

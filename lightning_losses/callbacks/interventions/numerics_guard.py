@@ -1,7 +1,7 @@
 """Finds the batch, the term, the tensor and the layer that made a loss infinite or NaN, before the weights are."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
 import torch
@@ -53,6 +53,7 @@ class NumericsGuard(Callback):
     Attributes:
         skipped: the steps left out so far.
         cause: what the last step that was not finite died of.
+        repeats_batches: True; a module that does several steps for a batch refuses such a callback.
 
     Raises:
         ValueError: settings out of range; in training (`NotFiniteError`), a loss that is not finite, or too many of
@@ -62,6 +63,8 @@ class NumericsGuard(Callback):
         >>> NumericsGuard(skip=True, max_consecutive=3).skipped
         0
     """
+
+    repeats_batches: ClassVar[bool] = True
 
     def __init__(
         self,

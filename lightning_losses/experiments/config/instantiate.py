@@ -29,8 +29,9 @@ class _Rule(NamedTuple):
 
 
 _OURS = (
-    "adapted blocks calibration callbacks cache_teacher data features kernels losses metrics mixins modules networks "
-    "objective optim recipe.schedule recipe.wandb_run samplers strategy teacher transport"
+    "calibrators callbacks checkpoints.epoch_seed checkpoints.last_checkpoint checkpoints.logged_values "
+    "checkpoints.process_states data experiments.loggers.wandb_run experiments.training.schedule kernels losses metrics "
+    "mixins modules networks objective optim parallel.blocks parallel.fsdp2 samplers teachers transport"
 )
 _LIGHTNING = (
     "lightning.pytorch.Trainer",

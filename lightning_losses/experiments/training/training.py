@@ -20,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import lightning_losses
-from lightning_losses.callbacks import EpochSeed, History, LastCheckpoint, MetricsFile, Progress
+from lightning_losses.callbacks import History, MetricsFile, Progress
 from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard
+from lightning_losses.checkpoints import EpochSeed, LastCheckpoint
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints, replacing
 from lightning_losses.data import ImageData
 from lightning_losses.experiments.config.instantiate import instantiate

@@ -9,7 +9,7 @@ from wandb.sdk.launch.sweeps.utils import load_sweep_config
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.sweeps.sweep_file import check_runs, read_sweep
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILES = sorted((ROOT / "conf" / "sweep").glob("*.yaml"))
 DATA = Path(__file__).parent / "data"
 SCHEMA = jsonschema.Draft7Validator(json.loads((DATA / "wandb_sweep_schema.json").read_text()))

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from lightning_losses import cli
-from lightning_losses.new_method import FILL_IN, new_method
+from lightning_losses.catalogue import command_line as cli
+from lightning_losses.catalogue.new_method import FILL_IN, new_method
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def checkout(tmp_path):
     """The parts of a checkout that a new method touches or is tested by."""
-    ignore = shutil.ignore_patterns("__pycache__", "*.npz", "callbacks", "recipe", "recipes")
+    ignore = shutil.ignore_patterns("__pycache__", "*.npz", "callbacks", "experiments", "recipes")
     for name in ("lightning_losses", "conf", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
     (tmp_path / "docs").mkdir()
@@ -43,7 +43,7 @@ def run(*command, folder):
 @pytest.mark.slow
 def test_a_new_method_has_every_corner_and_an_unfinished_part(checkout, monkeypatch, capsys):
     monkeypatch.chdir(checkout)
-    for family, identifier in (("distillation", "foo_kd"), ("classification", "bar_" + 26 * "r")):
+    for family, identifier in (("distillation/logits", "foo_kd"), ("classification", "bar_" + 26 * "r")):
         monkeypatch.setattr(sys, "argv", ["lightning-losses", "new", family, identifier])
         cli.main()
     written = capsys.readouterr().out.split()
@@ -55,19 +55,21 @@ def test_a_new_method_has_every_corner_and_an_unfinished_part(checkout, monkeypa
 
     tests = [
         "tests/losses/test_every_loss.py",
-        "tests/test_catalogue.py",
-        "tests/losses/distillation/test_foo_kd.py",
+        "tests/catalogue/test_catalogue.py",
+        "tests/losses/distillation/logits/test_foo_kd.py",
         f"tests/losses/classification/test_bar_{26 * 'r'}.py",
     ]
     found = run("pytest", "-q", "-p", "no:cacheprovider", "-k", "foo_kd or bar_", *tests, folder=checkout).stdout
     failures = [line for line in found.splitlines() if line.startswith("FAILED")]
     assert len(failures) == 2 and all("::test_nothing_is_left_to_fill_in" in line for line in failures), found
     assert int(found.rpartition("2 failed, ")[2].split()[0]) > 80
-    assert "is not done in ['lightning_losses/losses/distillation/foo_kd.py', 'conf/objective/foo_kd.yaml'" in found
+    assert (
+        "is not done in ['lightning_losses/losses/distillation/logits/foo_kd.py', 'conf/objective/foo_kd.yaml'" in found
+    )
 
     # The second time both are there.
     with pytest.raises(ValueError, match="^new: the name 'foo_kd' came, and there is .* already; choose another"):
-        new_method("distillation", "foo_kd", checkout)
+        new_method("distillation/divergences", "foo_kd", checkout)
 
 
 @pytest.mark.parametrize(
@@ -78,17 +80,22 @@ def test_a_bad_identifier_is_refused(name):
         ValueError,
         match="^new: the name .* came; give a snake_case identifier of up to 30 characters, such as foo_kd.$",
     ):
-        new_method("distillation", name, ROOT)
+        new_method("distillation/logits", name, ROOT)
 
 
 @pytest.mark.parametrize(
     ("family", "name", "message"),
     [
-        ("distillation", "nkd", "new: the name 'nkd' came, and there is .*nkd.yaml already; choose another."),
+        ("distillation/logits", "nkd", "new: the name 'nkd' came, and there is .*nkd.yaml already; choose another."),
         ("classification", "nkd", "new: the name 'nkd' came, and there is .* already; choose another."),
-        ("distillation", "mutual_learning", "new: .* there is .*mutual_learning.yaml already; choose another."),
+        ("distillation/logits", "mutual_learning", "new: .* there is .*mutual_learning.yaml already; choose another."),
         ("classification", "cross_entropy", "new: .* there is .* already; choose another."),
-        ("foo", "foo_kd", "new: the family 'foo' came; choose one of calibration, classification, distillation,"),
+        (
+            "foo",
+            "foo_kd",
+            "new: the family 'foo' came; choose one of classification, confidence, distillation/divergences,",
+        ),
+        ("distillation", "foo_kd", "new: the family 'distillation' came; choose one of classification, confidence,"),
     ],
 )
 def test_what_is_taken_or_unknown_is_refused(family, name, message):

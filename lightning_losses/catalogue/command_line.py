@@ -47,7 +47,7 @@ def main() -> None:
     listing.add_argument("--needs", metavar="TENSOR", help="only losses that need it, such as teacher_logits")
     listing.add_argument("--json", action="store_true", help="as JSON, for programs")
     making = commands.add_parser("new", help="begin a method: its file, configuration and test, from a template")
-    making.add_argument("family", help="distillation, classification, ...")
+    making.add_argument("family", help="distillation/logits, classification, ...")
     making.add_argument("id", help="the method's name in snake_case, such as foo_kd")
     arguments, rest = parser.parse_known_args()
     if rest and arguments.command not in ("train", "calibrate", "compare", "sweep"):
@@ -82,8 +82,9 @@ def _recipe(name: str, overrides: list[str]) -> None:
 def _list(family: str | None, needs: str | None, *, as_json: bool) -> None:
     from rich.console import Console
 
-    from lightning_losses.catalogue import PARTS, catalogue_table, families, parts, parts_table
-    from lightning_losses.other_losses import FAMILIES, every_loss
+    from lightning_losses.catalogue.losses import catalogue_table, families
+    from lightning_losses.catalogue.other_losses import FAMILIES, every_loss
+    from lightning_losses.catalogue.parts import PARTS, parts, parts_table
 
     choices = [*families(), *FAMILIES, *PARTS]
     if family not in (None, *choices):
@@ -100,7 +101,7 @@ def _list(family: str | None, needs: str | None, *, as_json: bool) -> None:
 
 
 def _new(family: str, identifier: str) -> None:
-    from lightning_losses.new_method import new_method
+    from lightning_losses.catalogue.new_method import new_method
 
     for path in new_method(family, identifier):
         print(path)

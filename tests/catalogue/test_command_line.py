@@ -9,8 +9,8 @@ import warnings
 import numpy as np
 import pytest
 
-from lightning_losses import cli
-from lightning_losses.catalogue import catalogue
+from lightning_losses.catalogue import command_line as cli
+from lightning_losses.catalogue.losses import catalogue
 from lightning_losses.losses import loss_classes
 
 SHORT = ["data=digits", "model.width=4", "teacher.width=8", "trainer.limit_train_batches=3"]
@@ -19,7 +19,7 @@ SHORT = ["data=digits", "model.width=4", "teacher.width=8", "trainer.limit_train
 def _start(*arguments, folder, **options):
     # Pytest may run where Ctrl-C is ignored, as background jobs do; a child would inherit that.
     return subprocess.Popen(
-        [sys.executable, "-m", "lightning_losses.cli", *arguments],
+        [sys.executable, "-m", "lightning_losses.catalogue.command_line", *arguments],
         cwd=folder,
         text=True,
         stdout=subprocess.PIPE,

@@ -20,7 +20,7 @@ def new_method(family: str, identifier: str, root: Path | None = None) -> list[P
     and the method's own test fails until nothing says so any more.
 
     Args:
-        family: a folder in ``lightning_losses/losses/``.
+        family: a folder in ``lightning_losses/losses/`` that holds losses, such as "distillation/logits".
         identifier: the method's name in snake_case.
         root: the checkout; by default the present folder.
 
@@ -34,7 +34,9 @@ def new_method(family: str, identifier: str, root: Path | None = None) -> list[P
     families = root / "lightning_losses" / "losses"
     if not families.is_dir() or not (root / "tests" / "losses").is_dir():
         raise ValueError(f"new: {root} is not a checkout of lightning_losses; change to one first.")
-    known = sorted(path.parent.name for path in families.glob("*/__init__.py"))
+    folders = {path.parent for path in families.rglob("*/__init__.py")}
+    # A folder of folders holds no loss itself.
+    known = sorted(str(folder.relative_to(families)) for folder in folders - {folder.parent for folder in folders})
     if family not in known:
         raise ValueError(f"new: the family {family!r} came; choose one of {', '.join(known)}.")
     # Longer ones would break the template's lines.
@@ -49,14 +51,17 @@ def new_method(family: str, identifier: str, root: Path | None = None) -> list[P
     loss = families / family / f"{identifier}.py"
     config = root / "conf" / "objective" / f"{identifier}.yaml"
     test = root / "tests" / "losses" / family / f"test_{identifier}.py"
-    page = root / "docs" / f"{family}.md"
-    _refuse_taken(identifier, {name, function}, [config, test, *families.glob(f"*/{identifier}.py")])
-    teacher = family == "distillation"
+    subject, *below = family.split("/")
+    page = root / "docs" / f"{subject}.md"
+    _refuse_taken(identifier, {name, function}, [config, test, *families.rglob(f"{identifier}.py")])
+    teacher = subject == "distillation"
     values = {
         "id": identifier,
         "name": name,
         "function": function,
         "family": family,
+        "page": subject,
+        "depth": 3 + len(below),
         "fill": FILL_IN,
         "experiment": "distill" if teacher else "classify",
         # The order in which an import of both is sorted.
@@ -258,9 +263,9 @@ def test_nothing_is_left_to_fill_in():
     files = [
         "lightning_losses/losses/$family/$id.py",
         "conf/objective/$id.yaml",
-        "docs/$family.md",
+        "docs/$page.md",
     ]
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[$depth]
     left = [name for name in files if "FILL" + " IN" in (root / name).read_text()]
     assert not left, f"$id came from the template, and is not done in {left}"
 """

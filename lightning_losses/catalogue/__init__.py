@@ -1,0 +1,1 @@
+"""What there is, and how to begin what is new."""

@@ -1,0 +1,139 @@
+"""The table of what there is beside losses, built from the classes themselves."""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from lightning_losses.catalogue.configurations import configurations
+from lightning_losses.catalogue.losses import check_known, summary_of
+
+# What else there is beside losses, and the packages that it stands in.
+PARTS = {
+    "metrics": ("metrics",),
+    "calibrators": ("calibrators",),
+    "callbacks": ("callbacks", "checkpoints"),
+    "mixins": ("mixins",),
+    "samplers": ("samplers",),
+    "kernels": ("kernels",),
+}
+# What others derive from, and nobody uses by itself.
+_BASES = {"LogitMonitor", "Monitor", "OneVsRest", "PredictionMetric", "ProbeMonitor"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A metric, calibrator, callback, mixin, sampler or kernel.
+
+    Attributes:
+        name: the class, or the function.
+        module: where it is defined.
+        kind: one of `PARTS`.
+        summary: the first sentence of its documentation.
+        configs: the choices of ``conf/`` that make one, as ``group=name``.
+    """
+
+    name: str
+    module: str
+    kind: str
+    summary: str
+    configs: tuple[str, ...]
+
+
+def parts(kind: str) -> list[Part]:
+    """Every metric, calibrator, callback, mixin, sampler or kernel, by name.
+
+    Args:
+        kind: one of `PARTS`.
+
+    Example:
+        >>> [part.configs for part in parts("calibrators") if part.name == "MatrixScaling"]
+        [('calibrator=matrix',)]
+    """
+    check_known("kind", kind, set(PARTS))
+    made = _targets()
+    return [
+        Part(
+            name,
+            value.__module__,
+            kind,
+            summary_of(value),
+            tuple(choice for choice, targets in made.items() if name in targets),
+        )
+        for name, value in sorted(_offered(kind), key=lambda pair: pair[0].lower())
+    ]
+
+
+def parts_table(found: list[Part]) -> Table:
+    """Parts of one kind for the terminal."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("name", "what it is", "chosen by"):
+        table.add_column(name, overflow="fold", no_wrap=name == "name")
+    for part in found:
+        table.add_row(part.name, escape(part.summary), ", ".join(part.configs) or "–")
+    return table
+
+
+@cache
+def _targets() -> dict[str, set[str]]:
+    """The names of the classes that each choice makes."""
+
+    def walk(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            if isinstance(value.get("_target_"), str):
+                yield value["_target_"].rpartition(".")[2]
+            for item in value.values():
+                yield from walk(item)
+        elif isinstance(value, list):
+            for item in value:
+                yield from walk(item)
+
+    return {
+        choice: set(walk(OmegaConf.to_container(config)))
+        for choice, config in configurations().items()
+        # An experiment uses what a group offers.
+        if not choice.startswith("experiment=")
+    }
+
+
+def _offered(kind: str) -> Iterator[tuple[str, Any]]:
+    """The names and objects of one kind."""
+    root = importlib.import_module("lightning_losses")
+    if kind == "kernels":
+        yield from ((name, getattr(root, name)) for name, home in root._HOME.items() if home.startswith("kernels."))
+        return
+    for package in (importlib.import_module(f"lightning_losses.{name}") for name in PARTS[kind]):
+        if kind == "samplers":
+            yield from ((name, getattr(package, name)) for name in package.__all__)
+            continue
+        base = _base(kind)
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            for name, value in vars(importlib.import_module(info.name)).items():
+                own = isinstance(value, type) and value.__module__ == info.name and not name.startswith("_")
+                if own and (name.endswith("Mixin") if base is None else _is_concrete(value, base)):
+                    yield name, value
+
+
+def _base(kind: str) -> type | None:
+    """What every class of a kind derives from; mixins derive from nothing that others don't."""
+    if kind == "mixins":
+        return None
+    home, name = {
+        "metrics": ("torchmetrics", "Metric"),
+        "calibrators": ("lightning_losses.calibrators", "Calibrator"),
+        "callbacks": ("lightning.pytorch", "Callback"),
+    }[kind]
+    base = getattr(importlib.import_module(home), name)
+    assert isinstance(base, type)
+    return base
+
+
+def _is_concrete(value: type, base: type) -> bool:
+    return issubclass(value, base) and value is not base and value.__name__ not in _BASES
