@@ -18,26 +18,10 @@ PAGES = {"results.md": "RESULTS.md", "changelog.md": "CHANGELOG.md"}
 # What stands outside the rooms that make a page of the API each, and has one together.
 CORE = ("losses.adapted", "losses.base", "losses.registered", "environment.cache_folder")
 # The rooms whose modules make a page of the API each, or, the first two, stand on the page of the core.
-ROOMS = [
-    "objective",
-    "numerics",
-    "teachers",
-    "mixins",
-    "modules",
-    "callbacks",
-    "checkpoints",
-    "metrics",
-    "calibrators",
-    "kernels",
-    "transport",
-    "optim",
-    "samplers",
-    "diagnostics",
-    "networks",
-    "data",
-    "plots",
-    "parallel",
-]
+ROOMS = str.split(
+    "objective numerics teachers mixins modules callbacks checkpoints metrics calibrators kernels transport optim "
+    "samplers diagnostics networks data plots parallel"
+)
 OUTWARD = re.compile(r"\]\(\.\./([^)#\s]+)")
 
 

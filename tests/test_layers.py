@@ -12,28 +12,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lightning_losses"
 # From the ground up: a room imports of those before it. The package's own names are those of the rooms below it.
-ROOMS = [
-    "numerics",
-    "environment",
-    "parallel",
-    "transport",
-    "metrics",
-    "samplers",
-    "optim",
-    "networks",
-    "data",
-    "losses",
-    "objective",
-    "kernels",
-    "calibrators",
-    "teachers",
-    "diagnostics",
-    "plots",
-    "mixins",
-    "modules",
-    "checkpoints",
-    "callbacks",
-]
+ROOMS = str.split(
+    "numerics environment parallel transport metrics samplers optim networks data losses objective kernels calibrators "
+    "teachers diagnostics plots mixins modules checkpoints callbacks"
+)
 ABOVE = ["experiments", "catalogue"]
 ORDER = {room: height for height, room in enumerate([*ROOMS, "", *ABOVE])}
 HEAVY = ("lightning", "hydra", "wandb", "timm", "torchmetrics", "matplotlib", "torchvision")

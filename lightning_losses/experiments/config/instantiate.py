@@ -30,8 +30,8 @@ class _Rule(NamedTuple):
 
 _OURS = (
     "calibrators callbacks checkpoints.epoch_seed checkpoints.last_checkpoint checkpoints.logged_values "
-    "checkpoints.process_states data experiments.loggers.wandb_run experiments.training.schedule kernels losses metrics "
-    "mixins modules networks objective optim parallel.blocks parallel.fsdp2 samplers teachers transport"
+    "checkpoints.process_states data experiments.loggers.wandb_run experiments.training.schedule kernels losses "
+    "metrics mixins modules networks objective optim parallel.blocks parallel.fsdp2 samplers teachers transport"
 )
 _LIGHTNING = (
     "lightning.pytorch.Trainer",
