@@ -1,12 +1,20 @@
-"""The contract that every loss keeps."""
+"""The contract that every loss keeps.
+
+A loss is one declaration: its fields are its settings, annotated with their ranges, and one method holds the
+mathematics. `Loss` makes a dataclass of every subclass. What many losses are fed is a kind, in `kinds`.
+"""
 
 import inspect
 import re
+from abc import ABC
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
 import torch
 from torch import Tensor, nn
+
+from lightning_losses.losses.settings import check_settings, settings
 
 Status = Literal["confirmed", "paper", "experimental"]
 
@@ -18,8 +26,13 @@ def forward_inputs(function: Callable[..., Any]) -> dict[str, bool]:
     return {p.name: p.default is inspect.Parameter.empty for p in parameters if p.kind in named and p.name != "self"}
 
 
-class Loss(nn.Module):
+@dataclass_transform(eq_default=False, field_specifiers=(field,))
+class Loss(nn.Module, ABC):
     """Base of the losses: tensors in, one value out; no Lightning, no configuration, no process group.
+
+    The annotated fields of a subclass are its settings; `lightning_losses.losses.settings` says what annotations mean.
+    Layers, buffers and checks that concern several settings are made in `__post_init__`, after
+    ``super().__post_init__()``.
 
     The names of `forward`'s arguments come from the glossary (`logits`, `target`, `teacher_logits`, ...): an
     `Objective` feeds them by name. An argument with a default is optional.
@@ -35,6 +48,24 @@ class Loss(nn.Module):
     # A class that says nothing claims nothing.
     status: ClassVar[Status] = "experimental"
     evidence: ClassVar[str] = ""
+    _identifier: ClassVar[str] = "loss"
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Make the module ready for its fields, which the dataclass's constructor sets first of all."""
+        loss = super().__new__(cls)
+        nn.Module.__init__(loss)
+        return loss
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        ours = cls.__module__.startswith("lightning_losses.")
+        cls._identifier = (
+            cls.__module__.rpartition(".")[2] if ours else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        )
+        dataclass(eq=False, repr=False)(cls)
+
+    def __post_init__(self) -> None:
+        check_settings(self, self._identifier)
 
     @classmethod
     def inputs(cls) -> dict[str, bool]:
@@ -44,11 +75,7 @@ class Loss(nn.Module):
     @classmethod
     def identifier(cls) -> str:
         """The snake_case id: the name of the method's file, configuration, test and catalogue line."""
-        return (
-            cls.__module__.rpartition(".")[2]
-            if cls.__module__.startswith("lightning_losses.")
-            else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
-        )
+        return cls._identifier
 
     def denominator(self, **tensors: Tensor) -> Tensor:
         """What reduction "mean" divides by: how many of these samples are not ignored.
@@ -63,6 +90,6 @@ class Loss(nn.Module):
         return torch.tensor(rows, device=first.device)
 
     def extra_repr(self) -> str:
-        """The hyperparameters as the constructor takes them."""
-        names = [n for n in inspect.signature(type(self).__init__).parameters if n != "self" and hasattr(self, n)]
-        return ", ".join(f"{n}={getattr(self, n)!r}" for n in names if not isinstance(getattr(self, n), nn.Module))
+        """The settings as the constructor takes them."""
+        values = {setting.name: getattr(self, setting.name) for setting in settings(type(self))}
+        return ", ".join(f"{name}={value!r}" for name, value in values.items() if not isinstance(value, nn.Module))

@@ -1,0 +1,149 @@
+"""The names of the tensors that a step has and losses take: their shapes, what they mean, and an example of each.
+
+A loss names the arguments of its `forward` from here and from nowhere else: that is how an objective feeds it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Role = Literal["trained", "constant", "scalar"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the examples are, and where their random numbers come from."""
+
+    generator: torch.Generator
+    batch: int = 6
+    classes: int = 5
+    features: int = 4
+    vocabulary: int = 7
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers in float64."""
+        return torch.randn(*shape, dtype=torch.float64, generator=self.generator)
+
+
+@dataclass(frozen=True)
+class Name:
+    """One name of the glossary.
+
+    Attributes:
+        shape: B is the batch, C the classes, D features, V the vocabulary.
+        role: whether a loss has a gradient by it, holds it constant, or gets a number.
+        meaning: what stands under the name.
+        example: makes one.
+    """
+
+    shape: str
+    role: Role
+    meaning: str
+    example: Callable[[Sizes], Tensor | float]
+
+
+GLOSSARY: dict[str, Name] = {
+    "logits": Name(
+        "[..., C]", "trained", "the trained network's unnormalised scores", lambda s: 2 * s.normal(s.batch, s.classes)
+    ),
+    "target": Name(
+        "[...] int64, or [..., C]",
+        "constant",
+        "class indices; probabilities where the loss takes them",
+        lambda s: torch.randint(0, s.classes, (s.batch,), generator=s.generator),
+    ),
+    "teacher_logits": Name(
+        "as `logits`", "constant", "the teacher's, without gradient", lambda s: 2 * s.normal(s.batch, s.classes)
+    ),
+    "distillation_logits": Name(
+        "as `logits`",
+        "trained",
+        "of a second head that learns from the teacher alone",
+        lambda s: 2 * s.normal(s.batch, s.classes),
+    ),
+    "mixup_logits": Name(
+        "[Q B, C]", "trained", "of the batch's mixtures, block by block", lambda s: 2 * s.normal(s.batch, s.classes)
+    ),
+    "mixup_target": Name(
+        "[Q B, C]",
+        "trained",
+        "how much of each class the mixtures hold",
+        lambda s: s.normal(s.batch, s.classes).softmax(dim=-1),
+    ),
+    "past_probabilities": Name(
+        "[B, C]",
+        "constant",
+        "the network's own last prediction for these samples",
+        lambda s: s.normal(s.batch, s.classes).softmax(dim=-1),
+    ),
+    "features": Name("[B, D]", "trained", "a tapped layer's output, pooled", lambda s: s.normal(s.batch, s.features)),
+    "teacher_features": Name("[B, D]", "constant", "the teacher's", lambda s: s.normal(s.batch, s.features)),
+    "feature_maps": Name(
+        "[B, D, H, W] or [B, T, D]", "trained", "a tapped layer's output as it is", lambda s: s.normal(s.batch, 3, 4, 4)
+    ),
+    "teacher_feature_maps": Name(
+        "[B, D, H, W] or [B, T, D]", "constant", "the teacher's", lambda s: s.normal(s.batch, 2, 4, 4)
+    ),
+    "aspect_logits": Name(
+        "[B, A]", "trained", "the student's answers to A questions", lambda s: 2 * s.normal(s.batch, 3)
+    ),
+    "teacher_aspects": Name(
+        "[B, A]",
+        "constant",
+        "the probability of a yes that the teacher gives each question",
+        lambda s: s.normal(s.batch, 3).sigmoid(),
+    ),
+    "weights": Name(
+        "[...]", "trained", "weights of layers, by name or one by one", lambda s: s.normal(s.batch, s.features)
+    ),
+    "ratio": Name(
+        "[B]", "trained", "how much of each sample's target is the teacher's", lambda s: s.normal(s.batch).sigmoid()
+    ),
+    "unlabelled": Name("[B] bool", "constant", "which samples have no label", lambda s: torch.arange(s.batch) != 1),
+    "spans": Name(
+        "[...] int64", "constant", "which span each token belongs to; -1 for none", lambda s: torch.arange(s.batch) // 3
+    ),
+    "index": Name("[B] int64", "constant", "the sample's position in its data set", lambda s: torch.arange(s.batch)),
+    "embeddings": Name("[B, D]", "trained", "a view, not normalised", lambda s: s.normal(s.batch, s.features)),
+    "embeddings_b": Name("[B, D]", "trained", "a second view", lambda s: s.normal(s.batch, s.features)),
+    "hidden": Name("[..., D]", "trained", "what a classifier's head is fed", lambda s: s.normal(s.batch, s.features)),
+    "head_weight": Name("[V, D]", "trained", "the head's weight", lambda s: s.normal(s.vocabulary, s.features)),
+    "head_bias": Name("[V]", "trained", "the head's bias", lambda s: s.normal(s.vocabulary)),
+    "teacher_hidden": Name(
+        "[..., D]", "constant", "what the teacher's head is fed", lambda s: s.normal(s.batch, s.features)
+    ),
+    "teacher_head_weight": Name(
+        "[V, D]", "constant", "the teacher's head's weight", lambda s: s.normal(s.vocabulary, s.features)
+    ),
+    "chosen_logps": Name("[B]", "trained", "of the chosen answers", lambda s: -3 * s.normal(s.batch).abs()),
+    "rejected_logps": Name("[B]", "trained", "of the rejected answers", lambda s: -3 * s.normal(s.batch).abs()),
+    "ref_chosen_logps": Name("[B]", "constant", "the reference's", lambda s: -3 * s.normal(s.batch).abs()),
+    "ref_rejected_logps": Name("[B]", "constant", "the reference's", lambda s: -3 * s.normal(s.batch).abs()),
+    "step": Name("scalar", "scalar", "optimizer steps done", lambda s: 3.0),
+    "progress": Name("scalar", "scalar", "fraction of training done", lambda s: 0.5),
+    "epoch_progress": Name("scalar", "scalar", "fraction of epochs begun", lambda s: 0.5),
+}
+
+
+def example(name: str, sizes: Sizes) -> Tensor | float:
+    """An example of what stands under a name.
+
+    Raises:
+        ValueError: a name that the glossary doesn't have.
+
+    Example:
+        >>> example("logits", Sizes(torch.Generator(), batch=2)).shape
+        torch.Size([2, 5])
+    """
+    if name not in GLOSSARY:
+        raise ValueError(f"glossary: the name '{name}' came; losses take {', '.join(GLOSSARY)}.")
+    return GLOSSARY[name].example(sizes)
+
+
+def glossary_table() -> str:
+    """The glossary as a table in Markdown."""
+    rows = [f"| `{name}` | {entry.shape} | {entry.meaning} |" for name, entry in GLOSSARY.items()]
+    return "\n".join(["| name | shape | meaning |", "|---|---|---|", *rows])

@@ -1,0 +1,188 @@
+"""The kinds of losses that recur, by what they are fed.
+
+Each kind has one `forward`, which checks, widens and reduces, and one method that a loss of it writes: `rows`, a value
+for each row, or `measure`, a value for the batch. A loss that is fed otherwise subclasses `Loss` and writes its own
+`forward`.
+"""
+
+from abc import abstractmethod
+from dataclasses import field
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from lightning_losses.losses.base import Loss
+from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.reduction import Reduction, reduce
+from lightning_losses.numerics.rows import class_indices, classification_rows, distillation_rows
+
+
+class RowLoss(Loss):
+    """A loss that has a value for each row, a sample, a token or a pixel, and reduces them.
+
+    Args:
+        ignore_index: rows with this target count for nothing.
+        reduction: "mean" over the kept rows, "sum", or "none".
+    """
+
+    ignore_index: int = field(default=-100, kw_only=True)
+    reduction: Reduction = field(default="mean", kw_only=True)
+
+
+class ClassificationRows(NamedTuple):
+    """Logits beside their target, checked, in full precision; ignored rows are 0, and `kept` tells them if any."""
+
+    logits: Float[Tensor, "*rows classes"]
+    target: Shaped[Tensor, "..."]
+    kept: Bool[Tensor, "*rows"] | None
+
+
+class ClassificationLoss(RowLoss):
+    """A value a row from logits and the target: class indices, or probabilities where the loss takes them.
+
+    Attributes:
+        soft_targets: whether a target may be probabilities [..., C].
+    """
+
+    soft_targets: ClassVar[bool] = True
+
+    @abstractmethod
+    def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+
+    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Check, evaluate and reduce; the class documents what."""
+        checked = _classification_rows if self.soft_targets else _index_rows
+        given = checked(self._identifier, logits, target, self.ignore_index)
+        return reduce(self.rows(given), self.reduction, given.kept)
+
+
+class DistillationRows(NamedTuple):
+    """Logits of student and teacher, checked, in full precision, the teacher's without gradient."""
+
+    logits: Float[Tensor, "*rows classes"]
+    teacher_logits: Float[Tensor, "*rows classes"]
+    kept: Bool[Tensor, "*rows"] | None
+
+
+class DistillationLoss(RowLoss):
+    """A value a row from the logits of student and teacher; a target only tells which rows are ignored."""
+
+    @abstractmethod
+    def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """Check, evaluate and reduce; the class documents what."""
+        rows = distillation_rows(self._identifier, logits, teacher_logits, target, self.ignore_index)
+        given = DistillationRows(rows.logits, rows.teacher_logits, rows.kept)
+        return reduce(self.rows(given), self.reduction, given.kept)
+
+
+class LabelledRows(NamedTuple):
+    """As `DistillationRows`, with the target as it came, and the class that it names or finds likeliest."""
+
+    logits: Float[Tensor, "*rows classes"]
+    teacher_logits: Float[Tensor, "*rows classes"]
+    target: Shaped[Tensor, "..."]
+    kept: Bool[Tensor, "*rows"] | None
+
+    @property
+    def label(self) -> Int[Tensor, "*rows"]:
+        """The target's class; of probabilities the largest."""
+        return class_indices(self.target)
+
+
+class LabelledDistillationLoss(RowLoss):
+    """A value a row from the logits of student and teacher and the target.
+
+    Attributes:
+        least_classes: how many classes there must be.
+    """
+
+    least_classes: ClassVar[int] = 1
+
+    @abstractmethod
+    def rows(self, given: LabelledRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."],
+    ) -> Float[Tensor, "..."]:
+        """Check, evaluate and reduce; the class documents what."""
+        rows = distillation_rows(self._identifier, logits, teacher_logits, target, self.ignore_index)
+        if logits.shape[-1] < self.least_classes:
+            raise ValueError(
+                f"{self._identifier}: logits of shape {list(logits.shape)} came; give at least {self.least_classes} "
+                "classes."
+            )
+        assert rows.target is not None
+        given = LabelledRows(rows.logits, rows.teacher_logits, rows.target, rows.kept)
+        return reduce(self.rows(given), self.reduction, given.kept)
+
+
+class Predictions(NamedTuple):
+    """Flat rows of predictions: what is said, with gradient, and what came true, without."""
+
+    log_p: Float[Tensor, "rows classes"]
+    confidence: Float[Tensor, " rows"]
+    correct: Float[Tensor, " rows"]
+    target: Int[Tensor, " rows"]
+    kept: Float[Tensor, " rows"]
+
+    @property
+    def number(self) -> Float[Tensor, ""]:
+        """The number of kept rows, at least 1."""
+        return self.kept.sum().clamp(min=1)
+
+
+class PredictionLoss(Loss):
+    """A value a batch from the confidence of its predictions, and whether they are right.
+
+    Args:
+        ignore_index: rows with this target count for nothing.
+    """
+
+    batch_coupled = True
+
+    ignore_index: int = field(default=-100, kw_only=True)
+
+    @abstractmethod
+    def measure(self, given: Predictions) -> Float[Tensor, ""]:
+        """The value of the batch."""
+
+    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
+        """Check and evaluate; the class documents what."""
+        rows = _index_rows(self._identifier, logits, target, self.ignore_index)
+        log_p = log_probabilities(rows.logits.reshape(-1, rows.logits.shape[-1]))
+        label = rows.target.reshape(-1)
+        top, predicted = log_p.max(dim=-1)
+        kept = torch.ones_like(top) if rows.kept is None else rows.kept.reshape(-1).to(top)
+        return self.measure(Predictions(log_p, top.exp(), (predicted == label).to(top), label, kept))
+
+
+def _classification_rows(
+    loss: str, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], ignore_index: int
+) -> ClassificationRows:
+    rows = classification_rows(loss, logits, target, ignore_index)
+    assert rows.target is not None
+    return ClassificationRows(rows.logits, rows.target, rows.kept)
+
+
+def _index_rows(
+    loss: str, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], ignore_index: int
+) -> ClassificationRows:
+    rows = _classification_rows(loss, logits, target, ignore_index)
+    if rows.target.is_floating_point():
+        raise ValueError(f"{loss}: a target of probabilities came; give int64 class indices.")
+    return rows

@@ -1,0 +1,147 @@
+"""The settings of a loss: what each may be, written once, as the annotation of its field.
+
+A range stands beside the type: ``gamma: Weight = 1.5`` says that γ is a number of at least 0. The constructor refuses
+what lies outside; configurations, tests and the catalogue read the same ranges by `settings`.
+"""
+
+import types
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The range of a number.
+
+    Example:
+        >>> str(Bound(above=0, most=2)), Bound(above=0).holds(0)
+        ('above 0 and at most 2', False)
+    """
+
+    above: float | None = None
+    least: float | None = None
+    most: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Whether a number lies within; NaN lies in no range."""
+        return (
+            value == value
+            and (self.above is None or value > self.above)
+            and (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+        )
+
+    def __str__(self) -> str:
+        ends = (("above", self.above), ("at least", self.least), ("at most", self.most))
+        return " and ".join(f"{word} {end:g}" for word, end in ends if end is not None)
+
+
+Positive = Annotated[float, Bound(above=0)]
+Weight = Annotated[float, Bound(least=0)]
+Share = Annotated[float, Bound(least=0, most=1)]
+# Beyond the largest one, logits divided by it are 0 in float32.
+Temperature = Annotated[float, Bound(above=0, most=1e9)]
+Count = Annotated[int, Bound(least=1)]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a loss: its name, what it may be, and its default.
+
+    Attributes:
+        kind: float, int, bool, or None where a value of another type is the loss's own to check.
+        bound: the range of a number.
+        choices: the words that it may be; empty where it is no choice.
+        optional: whether None is a value too.
+        required: whether the constructor asks for it.
+    """
+
+    name: str
+    kind: type | None
+    bound: Bound
+    choices: tuple[str, ...]
+    optional: bool
+    required: bool
+    default: Any
+
+    def fits(self, value: Any) -> bool:
+        """Whether a value is of the kind, in the range, or among the choices."""
+        if value is None and self.optional:
+            return True
+        if self.choices:
+            return isinstance(value, str) and value in self.choices
+        if self.kind is None:
+            return True
+        if self.kind is bool or isinstance(value, bool):
+            return self.kind is bool and isinstance(value, bool)
+        return isinstance(value, (int, float) if self.kind is float else int) and self.bound.holds(value)
+
+    def wanted(self) -> str:
+        """What would fit, in words.
+
+        Example:
+            >>> Setting("gamma", float, Bound(least=0), (), False, False, 1.5).wanted()
+            'give a number at least 0'
+        """
+        if self.choices:
+            return f"choose one of {', '.join(map(repr, self.choices))}"
+        if self.kind is bool:
+            return "give True or False"
+        if self.kind is int:
+            return f"give a whole number of {self.bound}" if str(self.bound) else "give a whole number"
+        return f"give a number {self.bound}".rstrip()
+
+
+@cache
+def settings(loss: type) -> tuple[Setting, ...]:
+    """The settings of a loss, in the order of its constructor, by the annotations of its fields.
+
+    Example:
+        >>> from lightning_losses.losses import NKD
+        >>> [setting.name for setting in settings(NKD)]
+        ['gamma', 'temperature', 'ignore_index', 'reduction']
+        >>> settings(NKD)[0].bound
+        Bound(above=None, least=0, most=None)
+    """
+    hints = get_type_hints(loss, include_extras=True)
+    declared = [field for field in fields(loss) if field.init]
+    # As the constructor's signature has them: what is given by name alone comes last.
+    declared = [field for field in declared if not field.kw_only] + [field for field in declared if field.kw_only]
+    return tuple(
+        Setting(
+            field.name,
+            *_allowed(hints[field.name]),
+            required=field.default is MISSING and field.default_factory is MISSING,
+            default=field.default_factory() if field.default_factory is not MISSING else field.default,
+        )
+        for field in declared
+    )
+
+
+def check_settings(loss: Any, name: str) -> None:
+    """Raise ``ValueError`` for the first setting of a loss that is not what its annotation allows.
+
+    Args:
+        loss: an instance.
+        name: what the error begins with.
+    """
+    kind: type = type(loss)
+    for setting in settings(kind):
+        value = getattr(loss, setting.name)
+        if not setting.fits(value):
+            raise ValueError(f"{name}: {setting.name}={value!r} came; {setting.wanted()}.")
+
+
+def _allowed(annotation: Any) -> tuple[type | None, Bound, tuple[str, ...], bool]:
+    """Kind, bound, choices, and whether None fits."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        others = [argument for argument in get_args(annotation) if argument is not type(None)]
+        optional = len(others) < len(get_args(annotation))
+        kind, bound, choices, _ = _allowed(others[0]) if len(others) == 1 else (None, Bound(), (), False)
+        return kind, bound, choices, optional
+    if get_origin(annotation) is Literal:
+        return None, Bound(), get_args(annotation), False
+    bound = next((extra for extra in getattr(annotation, "__metadata__", ()) if isinstance(extra, Bound)), Bound())
+    plain = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return (plain if plain in (float, int, bool) else None), bound, (), False
