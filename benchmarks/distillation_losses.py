@@ -27,7 +27,7 @@ from torch import Tensor
 
 from lightning_losses import losses
 from lightning_losses.data.image_data import ImageDataset
-from lightning_losses.losses.distillation.logits.tgeo_kd import tgeo_kd_loss
+from lightning_losses.losses.distillation.logits.tgeo_kd import TGeoKD
 from lightning_losses.networks import SmallCNN
 from lightning_losses.teachers import load_cached_teacher
 from lightning_losses.teachers.cache_teacher import cache_teacher
@@ -262,41 +262,41 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
 
     past = aux.softmax(dim=1)
     formulas: dict[str, tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-        "kd": (z, lambda z: losses.kd_loss(z, t), lambda z: 16 * kl(log_softmax(t, 4), log_softmax(z, 4))),
-        "dkd": (z, lambda z: losses.dkd_loss(z, t, y), lambda z: plain_dkd(z, t, y)),
-        "nkd": (z, lambda z: losses.nkd_loss(z, t, y), lambda z: plain_nkd(z, t, y)),
+        "kd": (z, lambda z: losses.KD()(z, t), lambda z: 16 * kl(log_softmax(t, 4), log_softmax(z, 4))),
+        "dkd": (z, lambda z: losses.DKD()(z, t, y), lambda z: plain_dkd(z, t, y)),
+        "nkd": (z, lambda z: losses.NKD()(z, t, y), lambda z: plain_nkd(z, t, y)),
         "logit_std_kd": (
             z,
-            lambda z: losses.logit_std_kd_loss(z, t, temperature=2.0),
+            lambda z: losses.LogitStdKD(temperature=2.0)(z, t),
             lambda z: plain_standardized(z, t),
         ),
-        "forward_kl": (z, lambda z: losses.forward_kl_loss(z, t), lambda z: kl(log_softmax(t), log_softmax(z))),
-        "reverse_kl": (z, lambda z: losses.reverse_kl_loss(z, t), lambda z: kl(log_softmax(z), log_softmax(t))),
-        "symmetric_kl": (z, lambda z: losses.symmetric_kl_loss(z, t, reverse_weight=0.9), plain_jeffreys),
+        "forward_kl": (z, lambda z: losses.ForwardKL()(z, t), lambda z: kl(log_softmax(t), log_softmax(z))),
+        "reverse_kl": (z, lambda z: losses.ReverseKL()(z, t), lambda z: kl(log_softmax(z), log_softmax(t))),
+        "symmetric_kl": (z, lambda z: losses.SymmetricKL(reverse_weight=0.9)(z, t), plain_jeffreys),
         "generalized_jsd": (
             z,
-            lambda z: losses.generalized_jsd_loss(z, t, beta=0.5, temperature=0.9),
+            lambda z: losses.GeneralizedJSD(beta=0.5, temperature=0.9)(z, t),
             lambda z: plain_jsd(z, t),
         ),
         "skew_kl": (
             z,
-            lambda z: losses.skew_kl_loss(z, t, skew=0.1),
+            lambda z: losses.SkewKL(skew=0.1)(z, t),
             lambda z: kl(log_softmax(t), mixture(log_softmax(t), log_softmax(z), 0.1)),
         ),
         "skew_rkl": (
             z,
-            lambda z: losses.skew_rkl_loss(z, t, skew=0.1),
+            lambda z: losses.SkewRKL(skew=0.1)(z, t),
             lambda z: kl(log_softmax(z), mixture(log_softmax(z), log_softmax(t), 0.1)),
         ),
         "total_variation": (
             z,
-            lambda z: losses.total_variation_loss(z, t),
+            lambda z: losses.TotalVariation()(z, t),
             lambda z: 0.5 * (z.softmax(dim=1) - t.softmax(dim=1)).abs().sum(dim=1).mean(),
         ),
-        "ofa_kd": (z, lambda z: losses.ofa_kd_loss(z, t, y, gamma=1.5), lambda z: plain_ofa(z, t, y)),
+        "ofa_kd": (z, lambda z: losses.OFAKD(gamma=1.5)(z, t, y), lambda z: plain_ofa(z, t, y)),
         "binary_kl": (
             z,
-            lambda z: losses.binary_kl_loss(z, t, temperature=2.0),
+            lambda z: losses.BinaryKL(temperature=2.0)(z, t),
             lambda z: (
                 4
                 * (
@@ -308,13 +308,13 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
         ),
         "binary_kl_norm": (
             z,
-            lambda z: losses.binary_kl_norm_loss(z, t, temperature=2.0),
+            lambda z: losses.BinaryKLNorm(temperature=2.0)(z, t),
             lambda z: 4 * (F.softplus((z - t) / 2) - (z - t) / 4 - torch.tensor(2.0).log()).sum() / rows,
         ),
-        "kl_top": (z, lambda z: losses.kl_top_loss(z, t, k=10, temperature=1.0), lambda z: plain_top(z, t)),
+        "kl_top": (z, lambda z: losses.KLTop(k=10, temperature=1.0)(z, t), lambda z: plain_top(z, t)),
         "deit_distill": (
             z,
-            lambda z: losses.deit_distill_loss(z, t, y, kind="soft", alpha=0.5, temperature=1.0),
+            lambda z: losses.DeiTDistill(kind="soft", alpha=0.5, temperature=1.0)(z, t, y),
             lambda z: (
                 0.5 * F.cross_entropy(z, y)
                 + 0.5 * F.kl_div(log_softmax(z), log_softmax(t), reduction="sum", log_target=True) / z.numel()
@@ -322,7 +322,7 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
         ),
         "gpg": (
             z,
-            lambda z: losses.gpg_loss(z, t, y),
+            lambda z: losses.GPG()(z, t, y),
             lambda z: 0.5 * kl(log_softmax(t), log_softmax(z)) + 0.5 * F.cross_entropy(z, y),
         ),
         "mcmi": (
@@ -330,12 +330,12 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
             lambda z: losses.mcmi_loss(z, y, centroids),
             plain_mcmi,
         ),
-        "pskd": (z, lambda z: losses.pskd_loss(z, y, past, 0.5, alpha=0.8), plain_pskd),
-        "bdkd": (z, lambda z: losses.bdkd_loss(z, t), lambda z: plain_bdkd(z, t)),
-        "ab_divergence": (z, lambda z: losses.ab_divergence_loss(z, t), lambda z: plain_ab(z, t)),
+        "pskd": (z, lambda z: losses.PSKD(alpha=0.8)(z, y, past, 0.5), plain_pskd),
+        "bdkd": (z, lambda z: losses.BDKD()(z, t), lambda z: plain_bdkd(z, t)),
+        "ab_divergence": (z, lambda z: losses.ABDivergence()(z, t), lambda z: plain_ab(z, t)),
         "self_distill_gt": (
             z,
-            lambda z: losses.self_distill_gt_loss(z, t, y),
+            lambda z: losses.SelfDistillGT()(z, t, y),
             lambda z: (
                 0.5 * F.mse_loss(z.softmax(dim=1), F.one_hot(y, classes).float())
                 + 0.5 * F.mse_loss(z.softmax(dim=1), t.softmax(dim=1))
@@ -343,46 +343,46 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
         ),
         "multi_aspect_kd": (
             z,
-            lambda z: losses.multi_aspect_kd_loss(z, answers),
+            lambda z: losses.MultiAspectKD()(z, answers),
             lambda z: F.binary_cross_entropy_with_logits(z, answers),
         ),
         "class_relation_kd": (
             z,
-            lambda z: losses.class_relation_kd_loss(z, t[:, : classes // 2]),
+            lambda z: losses.ClassRelationKD()(z, t[:, : classes // 2]),
             lambda z: plain_class_relation(z, t[:, : classes // 2]),
         ),
-        "sinkd": (z[:256], lambda z: losses.sinkd_loss(z, t[:256]), lambda z: plain_sinkd(z, t[:256])),
+        "sinkd": (z[:256], lambda z: losses.SinKD()(z, t[:256]), lambda z: plain_sinkd(z, t[:256])),
         "attention_transfer": (
             maps,
-            lambda m: losses.attention_transfer_loss(m, teacher_maps),
+            lambda m: losses.AttentionTransfer()(m, teacher_maps),
             lambda m: plain_attention(m, teacher_maps),
         ),
         # Its formula makes a [rows, rows, dimensions] tensor.
-        "rkd": (f[:64, :128], lambda f: losses.rkd_loss(f, g[:64, :128]), lambda f: plain_rkd(f, g[:64, :128])),
-        "cka": (f, lambda f: losses.cka_loss(f, g), lambda f: plain_cka(f, g)),
+        "rkd": (f[:64, :128], lambda f: losses.RKD()(f, g[:64, :128]), lambda f: plain_rkd(f, g[:64, :128])),
+        "cka": (f, lambda f: losses.CKA()(f, g), lambda f: plain_cka(f, g)),
         "similarity_preserving": (
             f,
-            lambda f: losses.similarity_preserving_loss(f, g),
+            lambda f: losses.SimilarityPreserving()(f, g),
             lambda f: plain_similarity(f, g),
         ),
         "nd_loss": (f, lambda f: nd(f, g, y[:few]), plain_nd),
         "crd": (f, lambda f: crd(f, wide), plain_crd),
         "fitnet_hint": (
             maps,
-            lambda m: losses.fitnet_hint_loss(m, teacher_maps[:, :32]),
+            lambda m: losses.FitNetHint()(m, teacher_maps[:, :32]),
             lambda m: F.mse_loss(m, teacher_maps[:, :32]),
         ),
-        "adaptive_kl": (z, lambda z: losses.adaptive_kl_loss(z, t), lambda z: plain_adaptive(z, t)),
+        "adaptive_kl": (z, lambda z: losses.AdaptiveKL()(z, t), lambda z: plain_adaptive(z, t)),
         "adaptive_alpha_divergence": (
             z,
-            lambda z: losses.adaptive_alpha_divergence_loss(z, t),
+            lambda z: losses.AdaptiveAlphaDivergence()(z, t),
             lambda z: plain_alpha(z, t),
         ),
         "uskd": (z, lambda z: losses.uskd_loss(z, aux, y), lambda z: plain_uskd(z, aux, y)),
         "mtard_balance": (z, lambda z: losses.mtard_balance_loss(z, t).divergence, lambda z: plain_mtard(z, t)),
         "tgeo_kd": (
             z,
-            lambda z: tgeo_kd_loss(z, t, y, ratio),
+            lambda z: TGeoKD()(z, t, y, ratio),
             lambda z: (
                 ratio
                 * 2.25
@@ -393,10 +393,10 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
         "dac_kl": (z, lambda z: losses.dac_kl_loss(z, t, lower=0.5), lambda z: plain_clipped(z, t)),
         "group_kd": (
             z,
-            lambda z: losses.group_kd_loss(z, t, groups=halves),
+            lambda z: losses.GroupKD(groups=halves)(z, t),
             lambda z: sum((0.5 * kl(log_softmax(t[:, h]), log_softmax(z[:, h])) for h in halves), torch.zeros(())),
         ),
-        "span_correlation": (z, lambda z: losses.span_correlation_loss(z, t), lambda z: plain_span(z, t)),
+        "span_correlation": (z, lambda z: losses.SpanCorrelation()(z, t), lambda z: plain_span(z, t)),
         "mi_alpha": (f, lambda f: mi(f, wide), plain_mi),
     }
     found = {}
@@ -466,7 +466,7 @@ def sweep(cached: bool, samples: int = 512, epochs: int = 3, students: int = 5) 
                     with torch.no_grad():
                         teacher_logits = teacher(batch["inputs"]) if kept is None else kept(batch["index"])
                     optimizer.zero_grad()
-                    losses.kd_loss(student(batch["inputs"]), teacher_logits).backward()
+                    losses.KD()(student(batch["inputs"]), teacher_logits).backward()
                     optimizer.step()
 
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor
 from lightning_losses.experiments.kinds.grok import callbacks_of, prepare, settings_of
-from lightning_losses.losses.classification.stablemax_cross_entropy import stablemax_cross_entropy_loss
+from lightning_losses.losses.classification.stablemax_cross_entropy import StableMaxCrossEntropy
 from lightning_losses.optim.grokfast import GrokfastEMA
 from lightning_losses.optim.orthogonal_gradient import orthogonalize_gradients_
 from lightning_losses.optim.weight_norm import project_weight_norm_, scale_weights_, weight_norm
@@ -80,7 +80,7 @@ TASKS = [
     Task("addition mod 71, norm", "grok_compare", "weight_norm_projection", 50, after_step=projected),
     Task("addition mod 31", "grok_precision", "float32", 500),
     Task("sparse parity", "grok_stablemax", "parity_cross_entropy", 500),
-    Task("sparse parity, StableMax", "grok_stablemax", "parity_stablemax", 500, loss=stablemax_cross_entropy_loss),
+    Task("sparse parity, StableMax", "grok_stablemax", "parity_stablemax", 500, loss=StableMaxCrossEntropy()),
     Task("XOR clusters", "grok_xor", "gradient_descent", 10),
     Task("lazy to rich", "grok_lazy_rich", "rich", 5000, loss=F.mse_loss),
 ]

@@ -5,7 +5,7 @@ from torch import nn
 from lightning_losses import CrossEntropy, Objective
 from lightning_losses.data.ferkd_labels import ferkd_labels
 from lightning_losses.data.selfmix import selfmix
-from lightning_losses.losses import kd_loss
+from lightning_losses.losses import KD
 from lightning_losses.modules.ferkd_distiller import FerKDDistiller
 
 
@@ -33,7 +33,7 @@ def test_with_no_thresholds_it_is_distillation():
     logits, teacher = student.network(step["inputs"]), student.teacher(step["inputs"])
     log_t = teacher.log_softmax(-1)
     # Cross-entropy with the teacher is the divergence and the teacher's entropy.
-    expected = kd_loss(logits, teacher, temperature=1.0) - (log_t.exp() * log_t).sum(-1).mean()
+    expected = KD(temperature=1.0)(logits, teacher) - (log_t.exp() * log_t).sum(-1).mean()
     torch.testing.assert_close(loss, expected)
 
 

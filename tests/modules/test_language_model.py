@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader
 from lightning_losses.data.packing import pack_documents
 from lightning_losses.data.stdlib_text import TextDataset
 from lightning_losses.losses import KD, CrossEntropy, ForwardKL
-from lightning_losses.losses.distillation.divergences.kd import kd_loss
 from lightning_losses.modules.language_model import LanguageModel, LanguageModelDistiller
 from lightning_losses.modules.peak_memory import PeakMemory
 from lightning_losses.networks.transformer import Transformer
@@ -72,7 +71,7 @@ def test_the_fused_distillation_is_the_plain_one(impl):
     model.zero_grad()
     logits, target = student(tokens["inputs"]).flatten(0, 1), tokens["target"].flatten()
     plain = 0.1 * F.cross_entropy(logits, target)
-    plain = plain + 0.9 * kd_loss(logits, teacher(tokens["inputs"]).flatten(0, 1).detach(), target, temperature=2.0)
+    plain = plain + 0.9 * KD(temperature=2.0)(logits, teacher(tokens["inputs"]).flatten(0, 1).detach(), target)
     plain.backward()
     torch.testing.assert_close(loss, plain)
     torch.testing.assert_close(found, gradients(model), rtol=1e-4, atol=1e-6)
@@ -193,7 +192,7 @@ def test_packing_changes_no_tokens_loss_and_no_gradient(impl):
     for document in DOCUMENTS:
         logits, teacher_logits = (net(document[None, :-1])[0] for net in (student, teacher))
         each = F.cross_entropy(logits, document[1:], reduction="none")
-        losses.append(each + kd_loss(logits, teacher_logits, temperature=2.0, reduction="none"))
+        losses.append(each + KD(temperature=2.0, reduction="none")(logits, teacher_logits))
         tokens += len(each)
     plain = torch.cat(losses).sum() / tokens
     plain.backward()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_losses.losses import kd_loss
+from lightning_losses.losses import KD
 from lightning_losses.numerics.checks import check_temperature, debug
 from lightning_losses.numerics.divergences import cross_entropy, entropy, kl_divergence, kl_divergences
 from lightning_losses.numerics.probabilities import (
@@ -135,7 +135,7 @@ def test_losses_work_under_vmap_and_compiled():
     target = torch.tensor([0, 1, -100, 2])
 
     def each(z, t, y):
-        return kd_loss(z, t, y, reduction="none")
+        return KD(reduction="none")(z, t, y)
 
     expected = each(logits, teacher, target)
     torch.testing.assert_close(torch.vmap(each)(logits, teacher, target), expected)

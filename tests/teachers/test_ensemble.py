@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_losses import KD, CrossEntropy, Objective, Term
-from lightning_losses.losses import MTARDBalance, kd_loss
+from lightning_losses.losses import MTARDBalance
 from lightning_losses.modules import Distiller
 from lightning_losses.modules.ensemble_classifier import EnsembleClassifier
 from lightning_losses.teachers.ensemble import TeacherEnsemble
@@ -40,7 +40,7 @@ def test_the_mean_of_logits():
 
 def test_equal_teachers_are_one_and_a_masked_class_stays_finite_elsewhere():
     same = TeacherEnsemble([linear(0), linear(0)], temperature=2.0)
-    torch.testing.assert_close(kd_loss(linear(0)(INPUTS), same(INPUTS), temperature=2.0).item(), 0.0, atol=1e-6, rtol=0)
+    torch.testing.assert_close(KD(temperature=2.0)(linear(0)(INPUTS), same(INPUTS)).item(), 0.0, atol=1e-6, rtol=0)
     masked = torch.tensor([[0.0, 1.0, -torch.inf]])
     for average in ("probabilities", "logits"):
         both = TeacherEnsemble(three()[:2], average=average).mean({"0": masked, "1": masked})

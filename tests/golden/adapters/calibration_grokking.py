@@ -18,21 +18,21 @@ from lightning_losses.calibrators import (
     VectorScaling,
 )
 from lightning_losses.losses import (
-    avuc_loss,
-    correctness_aware_loss,
-    cross_entropy_loss,
-    dca_loss,
-    dual_focal_loss,
-    focal_adaptive_loss,
-    focal_loss,
-    mbls_loss,
-    mdca_loss,
-    mmce_loss,
-    mmce_weighted_loss,
-    rankmixup_mndcg_loss,
-    rankmixup_mrl_loss,
-    soft_avuc_loss,
-    soft_binned_ece_loss,
+    DCA,
+    MDCA,
+    MMCE,
+    AvUC,
+    CorrectnessAware,
+    CrossEntropy,
+    DualFocal,
+    Focal,
+    FocalAdaptive,
+    MbLS,
+    MMCEWeighted,
+    RankMixupMNDCG,
+    RankMixupMRL,
+    SoftAvUC,
+    SoftBinnedECE,
 )
 from lightning_losses.metrics import (
     adaptive_calibration_error,
@@ -180,60 +180,60 @@ def objective(read: Callable[[Params], Callable[[Tensor, Tensor], Tensor]]) -> A
 
 def focal(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
     gamma, reduction = given.take("gamma"), given.take("reduction")
-    return lambda logits, target: focal_loss(logits, target, gamma=gamma, reduction=reduction)
+    return lambda logits, target: Focal(gamma=gamma, reduction=reduction)(logits, target)
 
 
 def focal_adaptive(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
     gamma, reduction = given.take("gamma"), given.take("reduction")
-    return lambda logits, target: focal_adaptive_loss(logits, target, gammas=(5.0, gamma), reduction=reduction)
+    return lambda logits, target: FocalAdaptive(gammas=(5.0, gamma), reduction=reduction)(logits, target)
 
 
 def dual_focal(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
     gamma, reduction = given.take("gamma"), given.take("reduction")
-    return lambda logits, target: dual_focal_loss(logits, target, gamma=gamma, reduction=reduction)
+    return lambda logits, target: DualFocal(gamma=gamma, reduction=reduction)(logits, target)
 
 
 def dca(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
     beta = given.take("beta")
     given.choice("total", {"CE + beta*DCA": None})
-    return lambda logits, target: F.cross_entropy(logits, target) + beta * dca_loss(logits, target)
+    return lambda logits, target: F.cross_entropy(logits, target) + beta * DCA()(logits, target)
 
 
 def mmce(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
     bandwidth = given.choice("kernel", {"laplace 0.4": 0.4})
     squared = given.choice("returns", {"squared MMCE (no root)": True})
-    return lambda logits, target: mmce_loss(logits, target, bandwidth=bandwidth, squared=squared)
+    return lambda logits, target: MMCE(bandwidth=bandwidth, squared=squared)(logits, target)
 
 
 def mbls(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
     margin, alpha = given.take("margin"), given.take("alpha")
     given.choice("total", {"CE + alpha*mean over N*C": None})
-    return lambda logits, target: mbls_loss(logits, target, margin=margin, alpha=alpha)
+    return lambda logits, target: MbLS(margin=margin, alpha=alpha)(logits, target)
 
 
 def label_smoothing(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
     alpha = given.take("alpha")
     given.choice("uniform", {"over all C classes": None})
-    return lambda logits, target: cross_entropy_loss(logits, target, label_smoothing=alpha)
+    return lambda logits, target: CrossEntropy(label_smoothing=alpha)(logits, target)
 
 
 def avuc(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
     beta, threshold = given.take("beta"), given.take("threshold")
     given.choice("eps", {1e-10: None})
-    return lambda logits, target: beta * avuc_loss(logits, target, threshold=threshold)
+    return lambda logits, target: beta * AvUC(threshold=threshold)(logits, target)
 
 
 def soft_ece(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
     bins, temperature = given.take("bins"), given.take("temperature")
     given.choice("norm", {"l2 with square root": None})
     given.choice("eps", {1e-5: None})
-    return lambda logits, target: soft_binned_ece_loss(logits, target, num_bins=bins, temperature=temperature)
+    return lambda logits, target: SoftBinnedECE(num_bins=bins, temperature=temperature)(logits, target)
 
 
 def soft_avuc(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
     kappa, temperature = given.take("kappa"), given.take("temperature")
     given.choice("eps", {1e-5: None})
-    return lambda logits, target: soft_avuc_loss(logits, target, threshold=kappa, temperature=temperature)
+    return lambda logits, target: SoftAvUC(threshold=kappa, temperature=temperature)(logits, target)
 
 
 def mdca(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
@@ -242,7 +242,7 @@ def mdca(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
         indicators = F.one_hot(target, logits.shape[-1])
         frequency, rounded = indicators.double().mean(0), indicators.float().mean(0).double()
         above = torch.sign(logits.detach().softmax(-1).mean(0) - frequency)
-        return mdca_loss(logits, target) + (above * (frequency - rounded)).mean()
+        return MDCA()(logits, target) + (above * (frequency - rounded)).mean()
 
     return loss
 
@@ -251,7 +251,7 @@ def mmce_weighted(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str
     with Params(params) as given:
         bandwidth = given.choice("kernel", {"laplace 0.4": 0.4})
     logits, target = leaf(inputs["logits"]), inputs["labels"]
-    loss = mmce_weighted_loss(logits, target, bandwidth=bandwidth)
+    loss = MMCEWeighted(bandwidth=bandwidth)(logits, target)
     # The authors' code divides by the block sizes once more.
     confidence, prediction = logits.detach().softmax(-1).max(-1)
     right = prediction == target
@@ -275,7 +275,7 @@ def correctness_aware(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict
         temperature = given.take("temperature")
     logits, target = leaf(inputs["logits_original"] / temperature), inputs["labels"]
     torch.testing.assert_close(logits.detach(), inputs["logits_calibrated"])
-    mean, balanced = (correctness_aware_loss(logits, target, balanced=b) for b in (False, True))
+    mean, balanced = (CorrectnessAware(balanced=b)(logits, target) for b in (False, True))
     return {
         "loss_mean": mean,
         "loss_balanced": balanced,
@@ -291,8 +291,8 @@ def rankmixup_mndcg(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[s
     raw, mixup, target = leaf(inputs["logits_raw"]), leaf(inputs["logits_mixup"]), inputs["labels"]
     if len(mixup) != mixtures * len(raw):
         raise ValueError(f"{len(mixup)} mixtures of {len(raw)} samples came with Q={mixtures}")
-    ce = cross_entropy_loss(raw, target)
-    mndcg = rankmixup_mndcg_loss(raw, target, mixup, inputs["target_mixup"])
+    ce = CrossEntropy()(raw, target)
+    mndcg = RankMixupMNDCG()(raw, target, mixup, inputs["target_mixup"])
     loss = ce + alpha * mndcg
     return {"loss": loss, "loss_ce": ce, "loss_mndcg": mndcg, **gradients(loss, raw=raw, mixup=mixup)}
 
@@ -302,11 +302,11 @@ def rankmixup_mrl(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str
         alpha, margin, margin_prob = given.take("alpha"), given.take("margin"), given.take("margin_prob")
     raw, mixup, target = leaf(inputs["logits_raw"]), leaf(inputs["logits_mixup"]), inputs["labels"]
     mixed = inputs["target_mixup"]
-    ce = cross_entropy_loss(raw, target)
-    logit = rankmixup_mrl_loss(raw, target, mixup, mixed, margin=margin)
+    ce = CrossEntropy()(raw, target)
+    logit = RankMixupMRL(margin=margin)(raw, target, mixup, mixed)
     mask = (mixed.max(-1).values < 1).double()
     # The authors' code broadcasts the mask over the batch: a product of means.
-    everything = rankmixup_mrl_loss(raw, target, mixup, 0.5 * mixed, margin=margin)
+    everything = RankMixupMRL(margin=margin)(raw, target, mixup, 0.5 * mixed)
     found = gradients(logit, raw_per_sample=raw, mixup_per_sample=mixup)
     return {
         "loss_ce": ce,
@@ -314,9 +314,7 @@ def rankmixup_mrl(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str
         "mrl_ref_code": mask.mean() * everything,
         "loss_ref_code": ce + alpha * mask.mean() * everything,
         "mrl_logit_per_sample": logit,
-        "mrl_prob_per_sample": rankmixup_mrl_loss(
-            raw, target, mixup, mixed, margin=margin_prob, compare="probabilities"
-        ),
+        "mrl_prob_per_sample": RankMixupMRL(margin=margin_prob, compare="probabilities")(raw, target, mixup, mixed),
         **found,
     }
 

@@ -9,40 +9,41 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_losses.losses import (
+    BDKD,
+    DKD,
+    GPG,
+    KD,
+    NKD,
+    OFAKD,
+    PSKD,
+    WDR,
+    ABDivergence,
+    AdaptiveAlphaDivergence,
+    AdaptiveKL,
+    AttentionTransfer,
+    BinaryKL,
+    BinaryKLNorm,
+    ClassRelationKD,
+    CrossEntropy,
+    DeiTDistill,
+    ForwardKL,
+    GeneralizedJSD,
+    KLTop,
+    LogitStdKD,
     MTARDBalance,
-    ab_divergence_loss,
-    adaptive_alpha_divergence_loss,
-    adaptive_kl_loss,
-    attention_transfer_loss,
-    bdkd_loss,
-    binary_kl_loss,
-    binary_kl_norm_loss,
-    class_relation_kd_loss,
-    cross_entropy_loss,
-    deit_distill_loss,
-    dkd_loss,
-    forward_kl_loss,
-    generalized_jsd_loss,
-    gpg_loss,
-    kd_loss,
-    kl_top_loss,
-    logit_std_kd_loss,
+    MultiAspectKD,
+    ReverseKL,
+    SinKD,
+    SkewKL,
+    SkewRKL,
+    SymmetricKL,
+    TotalVariation,
     mcmi_loss,
     mtard_balance_loss,
-    multi_aspect_kd_loss,
     nd_loss,
-    nkd_loss,
-    ofa_kd_loss,
-    pskd_loss,
-    reverse_kl_loss,
-    sinkd_loss,
-    skew_kl_loss,
-    skew_rkl_loss,
-    symmetric_kl_loss,
-    total_variation_loss,
     uskd_loss,
-    wdr_loss,
 )
+from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.divergences.adaptive_alpha_divergence import alpha_divergence
 from lightning_losses.losses.distillation.divergences.bdkd import bdkd_weights
 from lightning_losses.losses.distillation.logits.dkd import dkd_parts
@@ -70,7 +71,7 @@ def kd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
         temperature = given.take("temperature")
         ce_weight, kd_weight = given.take("ce_weight", 0.0), given.take("kd_weight", 1.0)
     student = leaf(inputs["student_logits"])
-    loss = kd_weight * kd_loss(student, inputs["teacher_logits"], temperature=temperature)
+    loss = kd_weight * KD(temperature=temperature)(student, inputs["teacher_logits"])
     if ce_weight:
         loss = loss + ce_weight * F.cross_entropy(student, inputs["target"])
     return {"loss": loss, **gradients(loss, student=student)}
@@ -82,7 +83,7 @@ def dkd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
         alpha, beta = given.take("alpha"), given.take("beta")
     student = leaf(inputs["student_logits"])
     target = label(inputs)
-    loss = factor * dkd_loss(student, inputs["teacher_logits"], target, alpha=alpha, beta=beta, temperature=temperature)
+    loss = factor * DKD(alpha=alpha, beta=beta, temperature=temperature)(student, inputs["teacher_logits"], target)
     parts = dkd_parts(student, inputs["teacher_logits"], class_indices(target), temperature)
     return {
         "loss": loss,
@@ -97,7 +98,7 @@ def logit_std_kd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str,
         temperature, eps = given.take("temperature"), given.take("eps")
         given.choice("std", {"unbiased (C-1)": True})
     student = leaf(inputs["student_logits"])
-    loss = logit_std_kd_loss(student, inputs["teacher_logits"], temperature=temperature, eps=eps)
+    loss = LogitStdKD(temperature=temperature, eps=eps)(student, inputs["teacher_logits"])
     return {"loss": loss, **gradients(loss, student=student)}
 
 
@@ -105,7 +106,7 @@ def nkd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
     with Params(params) as given:
         temperature, gamma = given.take("temperature"), given.take("gamma")
     student = leaf(inputs["student_logits"])
-    loss = nkd_loss(student, inputs["teacher_logits"], label(inputs), gamma=gamma, temperature=temperature)
+    loss = NKD(gamma=gamma, temperature=temperature)(student, inputs["teacher_logits"], label(inputs))
     return {"loss": loss, **gradients(loss, student=student)}
 
 
@@ -126,10 +127,10 @@ def bdkd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]
         given.choice("reduction", dict.fromkeys(TOKEN_MEAN), None)
     at = temperature if entropy_temperature == "same as temperature" else float(entropy_temperature)
     student, teacher = leaf(inputs["student_logits"]), leaf(inputs["teacher_logits"])
-    loss = bdkd_loss(
-        student, teacher, inputs.get("labels"), boost=boost, base=base, temperature=temperature, entropy_temperature=at
+    loss = BDKD(boost=boost, base=base, temperature=temperature, entropy_temperature=at)(
+        student, teacher, inputs.get("labels")
     )
-    peer = kd_loss(teacher, student, inputs.get("labels"), temperature=temperature)
+    peer = KD(temperature=temperature)(teacher, student, inputs.get("labels"))
     weights = bdkd_weights(student, teacher, boost=boost, base=base, temperature=at)
     value, entropies = loss, {}
     if cross_entropy:  # that code: the forward divergence plus the teacher's entropy, and entropies with an epsilon
@@ -162,7 +163,7 @@ def sinkd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor
             raise ValueError(f"the adapter knows n_iters as a number or 'converged', not {n_iters!r}")
         n_iters = CONVERGED
     student = leaf(inputs["student_logits"])
-    loss = sinkd_loss(student, inputs["teacher_logits"], n_iters=n_iters, scale=scale, mass=mass, **options)
+    loss = SinKD(n_iters=n_iters, scale=scale, mass=mass, **options)(student, inputs["teacher_logits"])
     plan, cost = sinkd_transport(student, inputs["teacher_logits"], n_iters=n_iters, **options)
     return {
         "loss": loss,
@@ -180,7 +181,7 @@ def pskd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]
     trace: dict[str, list[Tensor]] = {"alpha": [], "soft_targets": [], "loss": [], "grad": []}
     for epoch, scores in enumerate(inputs["logits"]):
         logits, progress = leaf(scores), (epoch + 1) / epochs
-        loss = pskd_loss(logits, target, past, progress, alpha=alpha)
+        loss = PSKD(alpha=alpha)(logits, target, past, progress)
         trace["alpha"].append(torch.tensor(alpha * progress, dtype=scores.dtype))
         trace["soft_targets"].append(pskd_target(target, past, alpha * progress))
         trace["loss"].append(loss)
@@ -193,7 +194,7 @@ def divergence(
     inputs: dict[str, Tensor],
     params: dict[str, Any],
     *,
-    loss_function: Callable[..., Tensor],
+    kind: type[Loss],
     option: tuple[str, str] | None = None,
     released_entropy: Callable[[float], float] = lambda value: 0.0,
 ) -> dict[str, Tensor]:
@@ -202,7 +203,7 @@ def divergence(
     Args:
         inputs: logits of both networks, and the labels that tell the ignored tokens.
         params: the case's parameters.
-        loss_function: ours.
+        kind: ours.
         option: its own option, by the case's name and by ours.
         released_entropy: how much of the teacher's entropy, a constant, the released value holds on top of ours.
     """
@@ -215,14 +216,9 @@ def divergence(
             "mean",
         )
     student, teacher, labels = leaf(inputs["student_logits"]), inputs["teacher_logits"], inputs.get("labels")
-    loss = loss_function(
-        student,
-        teacher,
-        labels,
-        temperature=temperature,
-        tau_squared=tau_squared,
-        reduction=reduction,
-        **({option[1]: value} if option else {}),
+    options = {option[1]: value} if option else {}
+    loss = kind(temperature=temperature, tau_squared=tau_squared, reduction=reduction, **options)(
+        student, teacher, labels
     )
     if reduction == "sum":
         loss = loss / len(student)
@@ -239,14 +235,14 @@ def generalized_jsd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[s
     if "lam" in params:  # DistiLLM's mixture, whose weight is the student's
         params = {**params, "beta": 1 - params["lam"]}
         del params["lam"]
-    return divergence(inputs, params, loss_function=generalized_jsd_loss, option=("beta", "beta"))
+    return divergence(inputs, params, kind=GeneralizedJSD, option=("beta", "beta"))
 
 
 def plain(
     inputs: dict[str, Tensor],
     params: dict[str, Any],
     *,
-    loss_function: Callable[..., Tensor],
+    kind: type[Loss],
     options: dict[str, str],
     fixed: dict[str, tuple[Any, ...]] | None = None,
 ) -> dict[str, Tensor]:
@@ -255,7 +251,7 @@ def plain(
     Args:
         inputs: the logits and, where there are, labels.
         params: the case's parameters.
-        loss_function: ours.
+        kind: ours.
         options: its options by the case's names.
         fixed: parameters that ours knows by these values alone.
     """
@@ -264,7 +260,7 @@ def plain(
         for name, known in (fixed or {}).items():
             given.choice(name, dict.fromkeys(known), None)
     student, labels = leaf(inputs["student_logits"]), inputs.get("labels", inputs.get("target"))
-    loss = loss_function(student, inputs["teacher_logits"], labels, **chosen)
+    loss = kind(**chosen)(student, inputs["teacher_logits"], labels)
     return {"loss": loss, **gradients(loss, student=student)}
 
 
@@ -272,7 +268,7 @@ def adaptive_alpha(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[st
     with Params(params) as given:
         low, high, clip = given.take("alpha_min"), given.take("alpha_max"), given.take("iw_clip")
     student = leaf(inputs["student_logits"])
-    loss = adaptive_alpha_divergence_loss(student, inputs["teacher_logits"], alpha_min=low, alpha_max=high, clip=clip)
+    loss = AdaptiveAlphaDivergence(alpha_min=low, alpha_max=high, clip=clip)(student, inputs["teacher_logits"])
     log_s, log_t = log_probabilities(student), log_probabilities(inputs["teacher_logits"])
     parts = [alpha_divergence(log_s.exp(), log_t.exp(), log_t - log_s, alpha, clip) for alpha in (low, high)]
     first, second = (-(part.weights * log_s).sum(dim=-1) for part in parts)
@@ -288,9 +284,7 @@ def deit(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]
             "normaliser", {"N*C (DeiT legacy)": "classes", "mean": "batch", "N": "batch"}, "classes"
         )
     student, second = leaf(inputs["student_logits"]), leaf(inputs["student_logits_kd"])
-    loss = deit_distill_loss(
-        student, inputs["teacher_logits"], inputs["target"], second, normalizer=normalizer, **options
-    )
+    loss = DeiTDistill(normalizer=normalizer, **options)(student, inputs["teacher_logits"], inputs["target"], second)
     return {"loss": loss, **gradients(loss, student=student, student_kd=second)}
 
 
@@ -299,7 +293,7 @@ def attention_transfer(inputs: dict[str, Tensor], params: dict[str, Any]) -> dic
         options = {name: given.take(name) for name in ("p", "mode")}
         given.choice("resize", {"adaptive average pool the larger one": None}, None)
     student = leaf(inputs["student_feature"])
-    loss = attention_transfer_loss(student, inputs["teacher_feature"], **options)
+    loss = AttentionTransfer(**options)(student, inputs["teacher_feature"])
     return {"loss": loss, **gradients(loss, student=student)}
 
 
@@ -308,7 +302,7 @@ def mcmi(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]
         weight = given.take("lam")
     logits = leaf(inputs["logits"])
     information = -mcmi_loss(logits, inputs["target"], inputs["centroids"])
-    ce = cross_entropy_loss(logits, inputs["target"])
+    ce = CrossEntropy()(logits, inputs["target"])
     loss = ce - weight * information
     return {"ce": ce, "cmi": information, "loss": loss, "grad": gradients(loss, logits=logits)["grad_logits"]}
 
@@ -332,8 +326,8 @@ def multi_aspect(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str,
     with Params(params) as given:
         classes, alpha, ce_weight = given.take("num_classes"), given.take("alpha"), given.take("ce_weight")
     student = leaf(inputs["student_logits"])
-    loss = ce_weight * cross_entropy_loss(student[:, :classes], inputs["target"])
-    loss = loss + alpha * multi_aspect_kd_loss(student[:, classes:], inputs["aspect_probs"])
+    loss = ce_weight * CrossEntropy()(student[:, :classes], inputs["target"])
+    loss = loss + alpha * MultiAspectKD()(student[:, classes:], inputs["aspect_probs"])
     return {"loss": loss, **gradients(loss, student=student)}
 
 
@@ -344,7 +338,7 @@ def class_relation(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[st
     logits = leaf(inputs["new_logits"])
     unlabelled = ~inputs["is_labelled"].expand(logits.shape[0], -1)
     heads = [
-        class_relation_kd_loss(logits[:, head], inputs["old_logits"][:, head], unlabelled, **options)
+        ClassRelationKD(**options)(logits[:, head], inputs["old_logits"][:, head], unlabelled)
         for head in range(logits.shape[1])
     ]
     loss = weight * torch.stack(heads).mean()
@@ -356,8 +350,8 @@ def weight_distribution(inputs: dict[str, Tensor], params: dict[str, Any]) -> di
         targets = {name: given.take(name) for name in ("kurtosis_target", "skewness_target")}
         given.choice("std", {"unbiased (n-1)": None})
     weight = leaf(inputs["weight"])
-    kurtosis = wdr_loss(weight, kurtosis_weight=1.0, skewness_weight=0.0, **targets)
-    skewness = wdr_loss(weight, kurtosis_weight=0.0, skewness_weight=1.0, **targets)
+    kurtosis = WDR(kurtosis_weight=1.0, skewness_weight=0.0, **targets)(weight)
+    skewness = WDR(kurtosis_weight=0.0, skewness_weight=1.0, **targets)(weight)
     return {
         "kurtosis_loss": kurtosis,
         "skewness_loss": skewness,
@@ -418,49 +412,45 @@ ADAPTERS: dict[str, Adapter] = {
     "bdkd": bdkd,
     "sinkd": sinkd,
     "pskd": pskd,
-    "forward_kl": partial(divergence, loss_function=forward_kl_loss, released_entropy=lambda _: 1.0),
-    "reverse_kl": partial(divergence, loss_function=reverse_kl_loss),
+    "forward_kl": partial(divergence, kind=ForwardKL, released_entropy=lambda _: 1.0),
+    "reverse_kl": partial(divergence, kind=ReverseKL),
     "symmetric_kl": partial(
         divergence,
-        loss_function=symmetric_kl_loss,
+        kind=SymmetricKL,
         option=("lam", "reverse_weight"),
         released_entropy=lambda lam: 1 - lam,
     ),
     "generalized_jsd": generalized_jsd,
-    "skew_kl": partial(divergence, loss_function=skew_kl_loss, option=("lam", "skew"), released_entropy=lambda _: 1.0),
-    "skew_rkl": partial(divergence, loss_function=skew_rkl_loss, option=("lam", "skew")),
-    "total_variation": partial(divergence, loss_function=total_variation_loss),
+    "skew_kl": partial(divergence, kind=SkewKL, option=("lam", "skew"), released_entropy=lambda _: 1.0),
+    "skew_rkl": partial(divergence, kind=SkewRKL, option=("lam", "skew")),
+    "total_variation": partial(divergence, kind=TotalVariation),
     "ofa_kd": partial(
         plain,
-        loss_function=ofa_kd_loss,
+        kind=OFAKD,
         options={"eps": "gamma", "temperature": "temperature"},
         fixed={"tau_squared": (False,)},
     ),
     # The code's clamp of the sigmoids has no effect in float64.
-    "binary_kl": partial(
-        plain, loss_function=binary_kl_loss, options={"temperature": "temperature"}, fixed={"eps": (1e-8,)}
-    ),
-    "binary_kl_norm": partial(
-        plain, loss_function=binary_kl_norm_loss, options={"temperature": "temperature"}, fixed={"eps": (1e-8,)}
-    ),
+    "binary_kl": partial(plain, kind=BinaryKL, options={"temperature": "temperature"}, fixed={"eps": (1e-8,)}),
+    "binary_kl_norm": partial(plain, kind=BinaryKLNorm, options={"temperature": "temperature"}, fixed={"eps": (1e-8,)}),
     "kl_top": partial(
-        plain, loss_function=kl_top_loss, options={"k": "k", "temperature": "temperature", "tail_bucket": "tail_bucket"}
+        plain, kind=KLTop, options={"k": "k", "temperature": "temperature", "tail_bucket": "tail_bucket"}
     ),
     "deit_distill": deit,
     "ab_divergence": partial(
         plain,
-        loss_function=ab_divergence_loss,
+        kind=ABDivergence,
         options={"alpha": "alpha", "beta": "beta", "temperature": "temperature"},
         fixed={"reduction": TOKEN_MEAN},
     ),
     "adaptive_kl": partial(
         plain,
-        loss_function=adaptive_kl_loss,
+        kind=AdaptiveKL,
         options={"head_mass": "head_mass", "temperature": "temperature"},
         fixed={"reduction": TOKEN_MEAN},
     ),
     "adaptive_alpha_divergence": adaptive_alpha,
-    "gpg_loss": partial(plain, loss_function=gpg_loss, options={"alpha": "alpha"}, fixed={"temperature": (1.0,)}),
+    "gpg_loss": partial(plain, kind=GPG, options={"alpha": "alpha"}, fixed={"temperature": (1.0,)}),
     "attention_transfer": attention_transfer,
     "mcmi": mcmi,
     "cmi_metric": cmi_metric,

@@ -37,11 +37,11 @@ from lightning_losses.diagnostics.mutual_information import (
 )
 from lightning_losses.diagnostics.neural_collapse import neural_collapse
 from lightning_losses.losses.classification.stablemax_cross_entropy import (
+    StableMaxCrossEntropy,
     log_stablemax,
-    stablemax_cross_entropy_loss,
     stablemax_scores,
 )
-from lightning_losses.losses.regularization.z_loss import z_loss
+from lightning_losses.losses.regularization.z_loss import ZLoss
 from lightning_losses.networks.polynomial_network import PolynomialNetwork
 from lightning_losses.optim.grokfast import GrokfastEMA, GrokfastMA
 from lightning_losses.optim.orthogonal_gradient import orthogonalize_gradients_, with_orthogonal_gradients
@@ -63,12 +63,12 @@ def stablemax_cross_entropy(inputs: Tensors, params: dict[str, Any]) -> Tensors:
     with Params(params) as given:
         reduction = given.take("reduction")
     logits, target = leaf(inputs["logits"]), inputs["labels"]
-    loss = stablemax_cross_entropy_loss(logits, target, reduction=reduction)
+    loss = StableMaxCrossEntropy(reduction=reduction)(logits, target)
     return {
         "s": stablemax_scores(logits).exp(),
         "log_probs": log_stablemax(logits),
         "loss": loss,
-        "loss_none": stablemax_cross_entropy_loss(logits, target, reduction="none"),
+        "loss_none": StableMaxCrossEntropy(reduction="none")(logits, target),
         **gradients(loss, logits=logits),
     }
 
@@ -377,7 +377,7 @@ def z(inputs: Tensors, params: dict[str, Any]) -> Tensors:
     with Params(params) as given:
         coefficient = given.take("coefficient")
     logits = leaf(inputs["logits"])
-    loss = z_loss(logits, coefficient=coefficient)
+    loss = ZLoss(coefficient=coefficient)(logits)
     return {"loss": loss, **gradients(loss, logits=logits)}
 
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 
-from lightning_losses.losses import CrossEntropy, cross_entropy_loss
+from lightning_losses.losses import CrossEntropy
 from tests.losses.strategies import gradient, one_hot, pairs
 
 
@@ -17,7 +17,7 @@ def test_gradient_in_closed_form(pair):
 def test_it_is_torch_with_every_option(pair):
     classes = pair.logits.shape[-1]
     weight = torch.linspace(0.5, 2.0, classes, dtype=torch.float64)
-    value = cross_entropy_loss(pair.logits, pair.target, class_weight=weight, label_smoothing=0.2)
+    value = CrossEntropy(class_weight=weight, label_smoothing=0.2)(pair.logits, pair.target)
     expected = F.cross_entropy(pair.logits, pair.target, weight=weight, label_smoothing=0.2)
     torch.testing.assert_close(value, expected)
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import StableMaxCrossEntropy, stablemax_cross_entropy_loss
+from lightning_losses.losses import StableMaxCrossEntropy
 from lightning_losses.losses.classification.stablemax_cross_entropy import log_stablemax, stablemax_scores
 
 TARGET = torch.tensor([0, 2, 1, 1])
@@ -29,7 +29,7 @@ def test_probabilities_are_those_of_the_definition():
 @given(scale=st.sampled_from([1e-3, 1.0, 1e4]), reduction=st.sampled_from(["mean", "sum", "none"]))
 def test_is_cross_entropy_of_its_scores(scale, reduction):
     logits = batch(scale)
-    got = stablemax_cross_entropy_loss(logits, TARGET, label_smoothing=0.1, reduction=reduction)
+    got = StableMaxCrossEntropy(label_smoothing=0.1, reduction=reduction)(logits, TARGET)
     want = F.cross_entropy(stablemax_scores(logits), TARGET, label_smoothing=0.1, reduction=reduction)
     torch.testing.assert_close(got, want)
 
@@ -44,7 +44,7 @@ def test_the_scores_have_slope_one_over_one_plus_size(z, dtype):
 
 def test_gradient_is_the_closed_form():
     logits = batch().requires_grad_()
-    stablemax_cross_entropy_loss(logits, TARGET).backward()
+    StableMaxCrossEntropy()(logits, TARGET).backward()
     one_hot = F.one_hot(TARGET, 3)
     want = (log_stablemax(logits).exp() - one_hot) / (1 + logits.abs()) / len(logits)
     torch.testing.assert_close(logits.grad, want.detach())
@@ -52,18 +52,18 @@ def test_gradient_is_the_closed_form():
 
 def test_gradcheck():
     logits = batch().requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: stablemax_cross_entropy_loss(z, TARGET, reduction="none"), logits)
+    assert torch.autograd.gradcheck(lambda z: StableMaxCrossEntropy(reduction="none")(z, TARGET), logits)
 
 
 def test_is_not_shift_invariant():
     logits = batch()
-    assert abs(stablemax_cross_entropy_loss(logits, TARGET) - stablemax_cross_entropy_loss(logits + 5, TARGET)) > 1e-3
+    assert abs(StableMaxCrossEntropy()(logits, TARGET) - StableMaxCrossEntropy()(logits + 5, TARGET)) > 1e-3
 
 
 def test_a_confident_row_keeps_a_loss_that_falls_like_one_over_its_margin():
     margin = torch.tensor([1e3, 1e6, 1e9], dtype=torch.float64)
     logits = torch.stack([margin, torch.zeros(3, dtype=torch.float64)], dim=-1)
-    loss = stablemax_cross_entropy_loss(logits, torch.zeros(3, dtype=torch.int64), reduction="none")
+    loss = StableMaxCrossEntropy(reduction="none")(logits, torch.zeros(3, dtype=torch.int64))
     # -log((M + 1) / (M + 2)) = 1/M to first order; the rest is of order 1/M**2.
     torch.testing.assert_close(loss * margin, torch.ones(3, dtype=torch.float64), rtol=2e-3, atol=0)
     assert F.cross_entropy(torch.tensor([[20.0, 0.0]]), torch.tensor([0])) == 0
@@ -83,31 +83,31 @@ def test_extreme_logits_have_finite_values_and_gradients(dtype, compute_dtype):
 def test_masked_classes_count_for_nothing():
     logits = batch()
     masked = torch.cat([logits, torch.full((4, 1), -torch.inf, dtype=torch.float64)], dim=-1).requires_grad_()
-    loss = stablemax_cross_entropy_loss(masked, TARGET)
+    loss = StableMaxCrossEntropy()(masked, TARGET)
     loss.backward()
-    torch.testing.assert_close(loss, stablemax_cross_entropy_loss(logits, TARGET))
+    torch.testing.assert_close(loss, StableMaxCrossEntropy()(logits, TARGET))
     assert masked.grad.isfinite().all() and (masked.grad[:, 3] == 0).all()
     soft = F.one_hot(TARGET, 4).double()
-    torch.testing.assert_close(stablemax_cross_entropy_loss(masked, soft), loss)
+    torch.testing.assert_close(StableMaxCrossEntropy()(masked, soft), loss)
 
 
 def test_ignored_rows_are_as_deleted_and_all_ignored_is_zero():
     logits = batch()
     target = torch.tensor([0, -100, 1, -100])
     torch.testing.assert_close(
-        stablemax_cross_entropy_loss(logits, target), stablemax_cross_entropy_loss(logits[::2], target[::2])
+        StableMaxCrossEntropy()(logits, target), StableMaxCrossEntropy()(logits[::2], target[::2])
     )
     logits.requires_grad_()
-    loss = stablemax_cross_entropy_loss(logits, torch.full((4,), -100))
+    loss = StableMaxCrossEntropy()(logits, torch.full((4,), -100))
     loss.backward()
     assert loss == 0 and (logits.grad == 0).all()
 
 
 def test_an_empty_batch_is_zero():
-    assert stablemax_cross_entropy_loss(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)) == 0
+    assert StableMaxCrossEntropy()(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)) == 0
 
 
 @pytest.mark.parametrize("wrong", [{"compute_dtype": "float16"}, {"label_smoothing": 2.0}, {"reduction": "most"}])
 def test_wrong_arguments_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        stablemax_cross_entropy_loss(batch(), TARGET, **wrong)
+        StableMaxCrossEntropy(**wrong)(batch(), TARGET)

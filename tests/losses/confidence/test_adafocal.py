@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from lightning_losses.callbacks.companions.adafocal_bins import AdaFocalBins
 from lightning_losses.data.image_data import ImageDataset
-from lightning_losses.losses import AdaFocal, CrossEntropy, adafocal_loss, focal_loss
+from lightning_losses.losses import AdaFocal, CrossEntropy, Focal, adafocal_loss
 from lightning_losses.losses.confidence.adafocal import next_gammas
 from lightning_losses.modules import Classifier
 from lightning_losses.objective import Objective
@@ -58,7 +58,7 @@ def test_exponents_stay_in_their_range():
 
 def test_before_any_validation_it_is_focal_loss():
     logits, target = sample()
-    torch.testing.assert_close(AdaFocal(gamma=2.0).double()(logits, target), focal_loss(logits, target, gamma=2.0))
+    torch.testing.assert_close(AdaFocal(gamma=2.0).double()(logits, target), Focal(gamma=2.0)(logits, target))
 
 
 def test_bins_have_equal_mass_and_each_moves_by_its_own_gap():

@@ -2,26 +2,26 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_losses.losses import Focal, focal_loss
+from lightning_losses.losses import Focal
 from tests.losses.confidence.cases import sample
 
 
 def test_gamma_zero_is_cross_entropy():
     logits, target = sample()
-    torch.testing.assert_close(focal_loss(logits, target, gamma=0.0), F.cross_entropy(logits, target))
+    torch.testing.assert_close(Focal(gamma=0.0)(logits, target), F.cross_entropy(logits, target))
 
 
 def test_it_is_weighted_cross_entropy():
     logits, target = sample()
     each = F.cross_entropy(logits, target, reduction="none")
     expected = (1 - torch.exp(-each)) ** 2 * each
-    torch.testing.assert_close(focal_loss(logits, target, gamma=2.0, reduction="none"), expected)
+    torch.testing.assert_close(Focal(gamma=2.0, reduction="none")(logits, target), expected)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 3.0])
 def test_certain_samples_are_exact(gamma):
     logits = torch.tensor([[30.0, 0.0]], dtype=torch.float64, requires_grad=True)
-    loss = focal_loss(logits, torch.tensor([0]), gamma=gamma)
+    loss = Focal(gamma=gamma)(logits, torch.tensor([0]))
     # 1 - p and -log p are both about exp(-30), which 1 - p by subtraction would lose half the digits of.
     assert float(loss.detach()) == pytest.approx(torch.exp(torch.tensor(-30.0 * (1 + gamma))).item(), rel=1e-6)
     assert torch.isfinite(torch.autograd.grad(loss, logits)[0]).all()
@@ -35,4 +35,4 @@ def test_bad_gamma_is_refused():
 def test_a_target_of_probabilities_is_refused():
     logits, _ = sample()
     with pytest.raises(ValueError, match="focal: a target of probabilities"):
-        focal_loss(logits, logits.softmax(-1))
+        Focal()(logits, logits.softmax(-1))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from scipy.special import lambertw
 
-from lightning_losses.losses import FocalAdaptive, focal_adaptive_loss, focal_loss
+from lightning_losses.losses import Focal, FocalAdaptive
 from lightning_losses.losses.confidence.focal_adaptive import gamma_that_balances
 from tests.losses.confidence.cases import sample
 
@@ -14,20 +14,18 @@ def test_the_exponent_depends_on_the_probability_of_the_target():
     logits, target = sample(40)
     low = logits.softmax(-1).gather(-1, target.unsqueeze(-1))[:, 0] < 0.2
     assert 0 < low.sum() < 40
-    expected = torch.where(low, *(focal_loss(logits, target, gamma=g, reduction="none") for g in (5.0, 3.0)))
-    torch.testing.assert_close(focal_adaptive_loss(logits, target, reduction="none"), expected)
+    expected = torch.where(low, *(Focal(gamma=g, reduction="none")(logits, target) for g in (5.0, 3.0)))
+    torch.testing.assert_close(FocalAdaptive(reduction="none")(logits, target), expected)
 
 
 def test_equal_exponents_are_focal_loss():
     logits, target = sample()
-    torch.testing.assert_close(FocalAdaptive((3.0, 3.0))(logits, target), focal_loss(logits, target, gamma=3.0))
+    torch.testing.assert_close(FocalAdaptive((3.0, 3.0))(logits, target), Focal(gamma=3.0)(logits, target))
 
 
 def test_on_the_threshold_the_second_exponent_holds():
     logits, target = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0])
-    torch.testing.assert_close(
-        focal_adaptive_loss(logits, target, threshold=0.5), focal_loss(logits, target, gamma=3.0)
-    )
+    torch.testing.assert_close(FocalAdaptive(threshold=0.5)(logits, target), Focal(gamma=3.0)(logits, target))
 
 
 @pytest.mark.parametrize("options", [{"gammas": (5.0,)}, {"gammas": (5.0, -1.0)}, {"threshold": 1.5}])
@@ -42,7 +40,7 @@ def test_the_exponent_that_balances_gives_cross_entropys_gradient(probability):
     p = torch.tensor([probability], dtype=torch.float64)
     logits = torch.stack([p.log(), (1 - p).log()], -1).requires_grad_()
     target = torch.tensor([0])
-    (focal,) = torch.autograd.grad(focal_loss(logits, target, gamma=gamma), logits)
+    (focal,) = torch.autograd.grad(Focal(gamma=gamma)(logits, target), logits)
     (plain,) = torch.autograd.grad(F.cross_entropy(logits, target), logits)
     torch.testing.assert_close(focal, plain, rtol=1e-7, atol=0)
     assert gamma > 0

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_losses.losses import MMCE, mmce_loss
+from lightning_losses.losses import MMCE
 from tests.losses.confidence.cases import confidences, sample
 
 
@@ -11,18 +11,18 @@ def test_it_is_the_double_sum():
     total = sum(
         (a[i] - c[i]) * (a[j] - c[j]) * torch.exp(-(c[i] - c[j]).abs() / 0.4) for i in range(12) for j in range(12)
     )
-    torch.testing.assert_close(mmce_loss(logits, target), total / 144)
-    torch.testing.assert_close(mmce_loss(logits, target, squared=False), (total / 144).sqrt())
+    torch.testing.assert_close(MMCE()(logits, target), total / 144)
+    torch.testing.assert_close(MMCE(squared=False)(logits, target), (total / 144).sqrt())
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_it_is_not_negative(seed):
-    assert mmce_loss(*sample(seed=seed)) > 0
+    assert MMCE()(*sample(seed=seed)) > 0
 
 
 def test_certain_and_right_is_zero_with_a_finite_gradient_of_the_root():
     logits = torch.tensor([[1e4, 0.0], [0.0, 1e4]], requires_grad=True)
-    loss = mmce_loss(logits, torch.tensor([0, 1]), squared=False)
+    loss = MMCE(squared=False)(logits, torch.tensor([0, 1]))
     assert loss == 0
     assert torch.equal(torch.autograd.grad(loss, logits)[0], torch.zeros(2, 2))
 
@@ -30,7 +30,7 @@ def test_certain_and_right_is_zero_with_a_finite_gradient_of_the_root():
 def test_a_batch_of_one():
     logits, target = sample(1)
     c, a = confidences(logits, target)
-    torch.testing.assert_close(mmce_loss(logits, target), (a - c).square()[0])
+    torch.testing.assert_close(MMCE()(logits, target), (a - c).square()[0])
 
 
 def test_bad_bandwidth_is_refused():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_losses.losses import MMCEWeighted, mmce_weighted_loss
+from lightning_losses.losses import MMCEWeighted
 from tests.losses.confidence.cases import confidences, sample
 
 
@@ -19,7 +19,7 @@ def test_it_is_the_sum_of_its_blocks():
         + block(wrong, wrong, wrong, wrong) / n**2
         - 2 * block(right, wrong, 1 - right, wrong) / (m * n)
     )
-    torch.testing.assert_close(mmce_weighted_loss(logits, target), total.sqrt())
+    torch.testing.assert_close(MMCEWeighted()(logits, target), total.sqrt())
 
 
 def test_repeating_the_wrong_predictions_changes_nothing():
@@ -27,13 +27,13 @@ def test_repeating_the_wrong_predictions_changes_nothing():
     _, a = confidences(logits, target)
     wrong = a == 0
     repeated = torch.cat([logits, logits[wrong]]), torch.cat([target, target[wrong]])
-    torch.testing.assert_close(mmce_weighted_loss(*repeated), mmce_weighted_loss(logits, target))
+    torch.testing.assert_close(MMCEWeighted()(*repeated), MMCEWeighted()(logits, target))
 
 
 @pytest.mark.parametrize("kind", ["argmax", "argmin"])
 def test_it_is_zero_where_all_are_right_or_all_wrong(kind):
     logits, _ = sample()
-    assert mmce_weighted_loss(logits, getattr(logits, kind)(-1)) == 0
+    assert MMCEWeighted()(logits, getattr(logits, kind)(-1)) == 0
 
 
 def test_bad_bandwidth_is_refused():

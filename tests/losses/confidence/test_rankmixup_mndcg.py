@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lightning_losses.losses import rankmixup_mndcg_loss
+from lightning_losses.losses import RankMixupMNDCG
 from tests.losses.confidence.cases import sample
 
 
@@ -21,14 +21,14 @@ def test_one_sample_by_hand():
     purity = torch.tensor([[0.5, 0.5], [0.7, 0.3]], dtype=torch.float64)
     gain = 0.8 + 0.9 / math.log2(3) + 0.6 / 2
     ideal = 1 + 0.7 / math.log2(3) + 0.5 / 2
-    loss = rankmixup_mndcg_loss(logits, torch.tensor([0]), mixed, purity)
+    loss = RankMixupMNDCG()(logits, torch.tensor([0]), mixed, purity)
     assert float(loss) == pytest.approx(1 - min(gain / ideal, ideal / gain), rel=1e-12)
 
 
 def test_it_vanishes_where_confidence_is_purity():
     logits = torch.tensor([[1e4, 0.0]], dtype=torch.float64)
     mixed = torch.tensor([[0.7, 0.3], [0.6, 0.4]], dtype=torch.float64)
-    assert rankmixup_mndcg_loss(logits, torch.tensor([0]), mixed.log(), mixed) < 1e-15
+    assert RankMixupMNDCG()(logits, torch.tensor([0]), mixed.log(), mixed) < 1e-15
 
 
 def test_the_order_of_the_blocks_does_not_matter():
@@ -36,8 +36,8 @@ def test_the_order_of_the_blocks_does_not_matter():
     mixed, purity = mixtures()
     order = torch.arange(36).reshape(3, 12)[[2, 0, 1]].reshape(-1)
     torch.testing.assert_close(
-        rankmixup_mndcg_loss(logits, target, mixed[order], purity[order]),
-        rankmixup_mndcg_loss(logits, target, mixed, purity),
+        RankMixupMNDCG()(logits, target, mixed[order], purity[order]),
+        RankMixupMNDCG()(logits, target, mixed, purity),
     )
 
 
@@ -48,8 +48,8 @@ def test_ignored_samples_take_their_mixtures_along():
     some[6:] = -100
     kept = (torch.arange(36) % 12) < 6
     torch.testing.assert_close(
-        rankmixup_mndcg_loss(logits, some, mixed, purity),
-        rankmixup_mndcg_loss(logits[:6], target[:6], mixed[kept], purity[kept]),
+        RankMixupMNDCG()(logits, some, mixed, purity),
+        RankMixupMNDCG()(logits[:6], target[:6], mixed[kept], purity[kept]),
     )
 
 
@@ -58,4 +58,4 @@ def test_mixtures_that_do_not_fit_are_refused(rows):
     logits, target = sample()
     mixed, purity = mixtures()
     with pytest.raises(ValueError, match=rf"rankmixup_mndcg: mixup_logits of shape \[{rows}, 5\]"):
-        rankmixup_mndcg_loss(logits, target, mixed[:rows], purity[:rows])
+        RankMixupMNDCG()(logits, target, mixed[:rows], purity[:rows])

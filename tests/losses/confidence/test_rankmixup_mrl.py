@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_losses.losses import RankMixupMRL, rankmixup_mrl_loss
+from lightning_losses.losses import RankMixupMRL
 from tests.losses.confidence.cases import sample
 
 
@@ -15,22 +15,22 @@ def case():
 def test_it_is_a_hinge_on_the_largest_logits():
     logits, target, mixed, purity = case()
     expected = torch.relu(mixed.max(-1).values - logits.max(-1).values + 2.0)
-    torch.testing.assert_close(rankmixup_mrl_loss(logits, target, mixed, purity, reduction="none"), expected)
+    torch.testing.assert_close(RankMixupMRL(reduction="none")(logits, target, mixed, purity), expected)
 
 
 def test_or_on_the_largest_probabilities():
     logits, target, mixed, purity = case()
     expected = torch.relu(mixed.softmax(-1).max(-1).values - logits.softmax(-1).max(-1).values + 0.05).mean()
     torch.testing.assert_close(
-        rankmixup_mrl_loss(logits, target, mixed, purity, margin=0.05, compare="probabilities"), expected
+        RankMixupMRL(margin=0.05, compare="probabilities")(logits, target, mixed, purity), expected
     )
 
 
 def test_mixtures_of_one_class_cost_nothing_for_their_own_sample():
     logits, target, mixed, purity = case()
-    plain = rankmixup_mrl_loss(logits, target, mixed, purity, margin=10.0, reduction="none")
+    plain = RankMixupMRL(margin=10.0, reduction="none")(logits, target, mixed, purity)
     purity[3] = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])
-    masked = rankmixup_mrl_loss(logits, target, mixed, purity, margin=10.0, reduction="none")
+    masked = RankMixupMRL(margin=10.0, reduction="none")(logits, target, mixed, purity)
     assert masked[3] == 0 < plain[3]
     assert torch.equal(torch.cat([masked[:3], masked[4:]]), torch.cat([plain[:3], plain[4:]]))
 
@@ -38,8 +38,8 @@ def test_mixtures_of_one_class_cost_nothing_for_their_own_sample():
 def test_several_mixtures_are_averaged():
     logits, target, mixed, purity = case()
     other = torch.randn(12, 5, dtype=torch.float64)
-    both = rankmixup_mrl_loss(logits, target, torch.cat([mixed, other]), purity.repeat(2, 1))
-    apart = [rankmixup_mrl_loss(logits, target, one, purity) for one in (mixed, other)]
+    both = RankMixupMRL()(logits, target, torch.cat([mixed, other]), purity.repeat(2, 1))
+    apart = [RankMixupMRL()(logits, target, one, purity) for one in (mixed, other)]
     torch.testing.assert_close(both, torch.stack(apart).mean())
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lightning_losses.losses import SoftAvUC, soft_avuc_loss
+from lightning_losses.losses import SoftAvUC
 from tests.losses.confidence.cases import confidences, sample
 
 
@@ -17,14 +17,14 @@ def test_a_hard_edge_is_counting():
     bad = t[(correct == 1) & uncertain].sum() + (1 - t)[(correct == 0) & ~uncertain].sum()
     # The entropy is that of probabilities mixed with 1e-5 of uniform ones.
     torch.testing.assert_close(
-        soft_avuc_loss(logits, target, threshold=0.4, temperature=1e-4), torch.log1p(bad / good), rtol=1e-3, atol=1e-4
+        SoftAvUC(threshold=0.4, temperature=1e-4)(logits, target), torch.log1p(bad / good), rtol=1e-3, atol=1e-4
     )
 
 
 def test_it_falls_when_a_wrong_prediction_gets_less_certain():
     target = torch.tensor([0, 1])
     certain, narrow = (torch.tensor([[4.0, 0.0], [gap, 0.0]], dtype=torch.float64) for gap in (3.0, 0.3))
-    assert soft_avuc_loss(narrow, target) < soft_avuc_loss(certain, target)
+    assert SoftAvUC()(narrow, target) < SoftAvUC()(certain, target)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])
@@ -35,4 +35,4 @@ def test_bad_threshold_is_refused(threshold):
 
 def test_one_class_is_refused():
     with pytest.raises(ValueError, match="soft_avuc: logits of 1 class"):
-        soft_avuc_loss(torch.zeros(2, 1), torch.tensor([0, 0]))
+        SoftAvUC()(torch.zeros(2, 1), torch.tensor([0, 0]))

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from lightning_losses import CrossEntropy, Objective
-from lightning_losses.losses import WDR, wdr_loss
+from lightning_losses.losses import WDR
 from lightning_losses.losses.regularization.wdr_loss import layer_weights, weight_moments
 from lightning_losses.modules import Classifier
 
@@ -19,27 +19,27 @@ def test_moments_are_those_of_scipy():
 
 
 def test_uniform_weights_are_free_and_normal_ones_are_not():
-    assert wdr_loss(torch.linspace(-1, 1, 10001, dtype=torch.float64)).item() < 1e-6
+    assert WDR()(torch.linspace(-1, 1, 10001, dtype=torch.float64)).item() < 1e-6
     normal = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(1e-5, 1 - 1e-5, 100001, dtype=torch.float64))
     # (3 - 1.8)²; the tails are cut.
-    assert wdr_loss(normal, kurtosis_weight=1.0).item() == pytest.approx(1.44, rel=2e-2)
+    assert WDR(kurtosis_weight=1.0)(normal).item() == pytest.approx(1.44, rel=2e-2)
 
 
 def test_scale_and_shift_do_not_matter():
     weight = torch.randn(5, 4, dtype=torch.float64)
-    torch.testing.assert_close(wdr_loss(-3 * weight + 2), wdr_loss(weight))
+    torch.testing.assert_close(WDR()(-3 * weight + 2), WDR()(weight))
 
 
 def test_layers_are_averaged():
     first, second = torch.randn(5, 4), torch.randn(3, 2, 3, 3)
-    expected = (wdr_loss(first) + wdr_loss(second)) / 2
-    torch.testing.assert_close(wdr_loss({"a": first, "b": second}), expected)
+    expected = (WDR()(first) + WDR()(second)) / 2
+    torch.testing.assert_close(WDR()({"a": first, "b": second}), expected)
 
 
 @pytest.mark.parametrize("weight", [torch.full((3, 3), 2.0), torch.ones(1)])
 def test_equal_weights_have_no_gradient(weight):
     weight.requires_grad_()
-    (slope,) = torch.autograd.grad(wdr_loss(weight), weight)
+    (slope,) = torch.autograd.grad(WDR()(weight), weight)
     assert bool((slope == 0).all())
 
 
@@ -49,7 +49,7 @@ def test_a_module_gives_its_layers_but_the_first_and_the_losses():
     module = Classifier(network, Objective({"ce": CrossEntropy(), "wdr": WDR()}), num_classes=3)
     step = {"inputs": torch.randn(5, 4), "target": torch.tensor([0, 1, 2, 0, 1])}
     expected = nn.functional.cross_entropy(network(step["inputs"]), step["target"])
-    expected = expected + wdr_loss({"a": network[2].weight, "b": network[4].weight})
+    expected = expected + WDR()({"a": network[2].weight, "b": network[4].weight})
     torch.testing.assert_close(module.training_step(step, 0)["loss"], expected)
 
 

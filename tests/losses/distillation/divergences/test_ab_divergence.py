@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import ABDivergence, ab_divergence_loss, forward_kl_loss, reverse_kl_loss
+from lightning_losses.losses import ABDivergence, ForwardKL, ReverseKL
 from tests.losses.strategies import gradient, pairs
 
 exponents = st.floats(0.05, 2.0)
@@ -15,23 +15,23 @@ def test_value_from_probabilities(pair, alpha, beta):
     total = alpha + beta
     terms = t**alpha * s**beta - alpha / total * t**total - beta / total * s**total
     expected = -terms.sum(dim=-1).mean() / (alpha * beta)
-    torch.testing.assert_close(ab_divergence_loss(*pair[:2], alpha=alpha, beta=beta), expected)
+    torch.testing.assert_close(ABDivergence(alpha=alpha, beta=beta)(*pair[:2]), expected)
 
 
 @given(pairs())
 def test_limits_with_a_name(pair):
-    torch.testing.assert_close(ab_divergence_loss(*pair[:2], alpha=1.0, beta=0.0), forward_kl_loss(*pair[:2]))
-    torch.testing.assert_close(ab_divergence_loss(*pair[:2], alpha=0.0, beta=1.0), reverse_kl_loss(*pair[:2]))
+    torch.testing.assert_close(ABDivergence(alpha=1.0, beta=0.0)(*pair[:2]), ForwardKL()(*pair[:2]))
+    torch.testing.assert_close(ABDivergence(alpha=0.0, beta=1.0)(*pair[:2]), ReverseKL()(*pair[:2]))
     log_s, log_t = (z.log_softmax(dim=-1) for z in pair[:2])
     expected = (log_s - log_t).square().sum(dim=-1).mean() / 2
-    torch.testing.assert_close(ab_divergence_loss(*pair[:2], alpha=0.0, beta=0.0), expected)
+    torch.testing.assert_close(ABDivergence(alpha=0.0, beta=0.0)(*pair[:2]), expected)
 
 
 @given(pairs(max_scale=2.0), exponents)
 def test_limits_are_limits(pair, other):
     """An exponent of 1e-6 is as good as 0, up to its size times log-probabilities."""
     for at, near in [((0.0, other), (1e-6, other)), ((other, 0.0), (other, 1e-6))]:
-        exact, close = (ab_divergence_loss(*pair[:2], alpha=a, beta=b) for a, b in (at, near))
+        exact, close = (ABDivergence(alpha=a, beta=b)(*pair[:2]) for a, b in (at, near))
         torch.testing.assert_close(close, exact, rtol=1e-3, atol=1e-4)
 
 
@@ -40,9 +40,9 @@ def test_zero_and_stationary_at_the_teacher(pair, alpha, beta):
     # Near 0 the rounding of the terms is divided by the exponents.
     if 0 < alpha < 0.01 or 0 < beta < 0.01:
         alpha, beta = round(alpha), round(beta)
-    assert abs(ab_divergence_loss(pair.logits, pair.logits, alpha=alpha, beta=beta).item()) < 1e-9
+    assert abs(ABDivergence(alpha=alpha, beta=beta)(pair.logits, pair.logits).item()) < 1e-9
     assert gradient(ABDivergence(alpha, beta), pair.logits, pair.logits).abs().max() < 1e-9
-    assert ab_divergence_loss(*pair[:2], alpha=alpha, beta=beta).item() > 0
+    assert ABDivergence(alpha=alpha, beta=beta)(*pair[:2]).item() > 0
 
 
 @pytest.mark.parametrize("option", ["alpha", "beta"])

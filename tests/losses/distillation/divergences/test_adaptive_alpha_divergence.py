@@ -3,12 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import (
-    AdaptiveAlphaDivergence,
-    adaptive_alpha_divergence_loss,
-    forward_kl_loss,
-    reverse_kl_loss,
-)
+from lightning_losses.losses import AdaptiveAlphaDivergence, ForwardKL, ReverseKL
 from lightning_losses.losses.distillation.divergences.adaptive_alpha_divergence import alpha_divergence
 from tests.losses.strategies import gradient, pairs
 
@@ -18,12 +13,10 @@ UNCUT = 1e30
 @given(pairs(max_scale=2.0))
 def test_limits_with_a_name(pair):
     """KL(t || s) at 1, KL(s || t) at 0, values and gradients, where nothing is cut."""
-    for alpha, divergence in ((1.0, forward_kl_loss), (0.0, reverse_kl_loss)):
+    for alpha, divergence in ((1.0, ForwardKL()), (0.0, ReverseKL())):
 
         def loss(logits, alpha=alpha):
-            return adaptive_alpha_divergence_loss(
-                logits, pair.teacher_logits, alpha_min=alpha, alpha_max=alpha, clip=UNCUT
-            )
+            return AdaptiveAlphaDivergence(alpha_min=alpha, alpha_max=alpha, clip=UNCUT)(logits, pair.teacher_logits)
 
         torch.testing.assert_close(loss(pair.logits), divergence(*pair[:2]))
         expected = gradient(divergence, *pair[:2])
@@ -37,7 +30,7 @@ def test_uncut_the_gradient_is_that_of_the_divergence(pair, alpha):
         return (s * ((t / s) ** alpha - 1)).sum(dim=-1).mean() / (alpha * (alpha - 1))
 
     def ours(logits):
-        return adaptive_alpha_divergence_loss(logits, pair.teacher_logits, alpha_min=alpha, alpha_max=alpha, clip=UNCUT)
+        return AdaptiveAlphaDivergence(alpha_min=alpha, alpha_max=alpha, clip=UNCUT)(logits, pair.teacher_logits)
 
     torch.testing.assert_close(ours(pair.logits), plain(pair.logits))
     torch.testing.assert_close(gradient(ours, pair.logits), gradient(plain, pair.logits))
@@ -47,13 +40,13 @@ def test_uncut_the_gradient_is_that_of_the_divergence(pair, alpha):
 def test_the_larger_counts_row_by_row(pair):
     log_s, log_t = (z.log_softmax(dim=-1) for z in pair[:2])
     low, high = (alpha_divergence(log_s.exp(), log_t.exp(), log_t - log_s, alpha, 5.0).value for alpha in (-1.0, 1.0))
-    value = adaptive_alpha_divergence_loss(*pair[:2], reduction="none")
+    value = AdaptiveAlphaDivergence(reduction="none")(*pair[:2])
     torch.testing.assert_close(value, torch.maximum(low, high))
 
 
 @given(pairs())
 def test_zero_and_stationary_at_the_teacher(pair):
-    assert abs(adaptive_alpha_divergence_loss(pair.logits, pair.logits).item()) < 1e-12
+    assert abs(AdaptiveAlphaDivergence()(pair.logits, pair.logits).item()) < 1e-12
     assert gradient(AdaptiveAlphaDivergence(), pair.logits, pair.logits).abs().max() < 1e-12
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from lightning_losses.losses import AdaptiveKL, adaptive_kl_loss, forward_kl_loss, reverse_kl_loss
+from lightning_losses.losses import AdaptiveKL, ForwardKL, ReverseKL
 from tests.losses.strategies import gradient, pairs
 
 
@@ -12,21 +12,21 @@ def test_the_head_gets_the_forward_divergence():
     s = torch.tensor([[0.1, 0.4, 0.4, 0.1]], dtype=torch.float64)
     weight = 0.3 / (0.3 + 0.1 + 0.2)
     expected = weight * (t * (t / s).log()).sum() + (1 - weight) * (s * (s / t).log()).sum()
-    torch.testing.assert_close(adaptive_kl_loss(s.log(), t.log()), expected)
+    torch.testing.assert_close(AdaptiveKL()(s.log(), t.log()), expected)
 
 
 @given(pairs())
 def test_it_lies_between_the_two_divergences(pair):
-    value = adaptive_kl_loss(*pair[:2], reduction="none")
-    both = torch.stack([f(*pair[:2], reduction="none") for f in (forward_kl_loss, reverse_kl_loss)])
+    value = AdaptiveKL(reduction="none")(*pair[:2])
+    both = torch.stack([f(reduction="none")(*pair[:2]) for f in (ForwardKL, ReverseKL)])
     assert bool((value <= both.amax(dim=0) + 1e-12).all()) and bool((value >= both.amin(dim=0) - 1e-12).all())
 
 
 @given(pairs())
 def test_all_mass_in_the_head_is_the_forward_divergence(pair):
     # The last cumulated sum may round to above 1: the smallest class is then left out of the head.
-    value = adaptive_kl_loss(*pair[:2], head_mass=1.0, reduction="none")
-    forward, reverse = (f(*pair[:2], reduction="none") for f in (forward_kl_loss, reverse_kl_loss))
+    value = AdaptiveKL(head_mass=1.0, reduction="none")(*pair[:2])
+    forward, reverse = (f(reduction="none")(*pair[:2]) for f in (ForwardKL, ReverseKL))
     s, t = (z.softmax(dim=-1) for z in pair[:2])
     smallest = t.argmin(dim=-1, keepdim=True)
     left_out = (s - t).abs().gather(-1, smallest).squeeze(-1) / (s - t).abs().sum(dim=-1)
@@ -35,16 +35,16 @@ def test_all_mass_in_the_head_is_the_forward_divergence(pair):
 
 @given(pairs())
 def test_zero_and_stationary_at_the_teacher(pair):
-    assert adaptive_kl_loss(pair.logits, pair.logits).item() == 0
+    assert AdaptiveKL()(pair.logits, pair.logits).item() == 0
     assert gradient(AdaptiveKL(), pair.logits, pair.logits).abs().max() < 1e-12
 
 
 @given(pairs())
 def test_the_weights_are_constants(pair):
     """A gradient between those of the two divergences, with the weight that the value has."""
-    forward, reverse = (gradient(f, *pair[:2]) for f in (forward_kl_loss, reverse_kl_loss))
+    forward, reverse = (gradient(f(), *pair[:2]) for f in (ForwardKL, ReverseKL))
     slope = gradient(AdaptiveKL(), *pair[:2])
-    values = [f(*pair[:2], reduction="none") for f in (adaptive_kl_loss, forward_kl_loss, reverse_kl_loss)]
+    values = [f(reduction="none")(*pair[:2]) for f in (AdaptiveKL, ForwardKL, ReverseKL)]
     apart = (values[1] - values[2]).abs() > 1e-3
     weight = ((values[0] - values[2]) / (values[1] - values[2]))[apart, None]
     mixed = weight * forward[apart] + (1 - weight) * reverse[apart]

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import BDKD, bdkd_loss, forward_kl_loss, kd_loss, reverse_kl_loss
+from lightning_losses.losses import BDKD, KD, ForwardKL, ReverseKL
 from lightning_losses.losses.distillation.divergences.bdkd import bdkd_weights
 from tests.losses.strategies import gradient, pairs
 
@@ -23,23 +23,23 @@ def test_gradient_in_closed_form(pair, temperature, boost):
 
 @given(pairs(), temperatures)
 def test_without_boost_it_is_jeffreys_divergence(pair, temperature):
-    both = forward_kl_loss(*pair[:2], temperature=temperature, tau_squared=True) + reverse_kl_loss(
-        *pair[:2], temperature=temperature, tau_squared=True
-    )
-    torch.testing.assert_close(bdkd_loss(*pair[:2], boost=1.0, temperature=temperature), both)
+    both = ForwardKL(temperature=temperature, tau_squared=True)(*pair[:2]) + ReverseKL(
+        temperature=temperature, tau_squared=True
+    )(*pair[:2])
+    torch.testing.assert_close(BDKD(boost=1.0, temperature=temperature)(*pair[:2]), both)
 
 
 @given(pairs(), temperatures)
 def test_swapping_the_networks_does_not_change_the_value(pair, temperature):
     """The boost goes to the divergence under the less certain network, whoever that is."""
-    value = bdkd_loss(pair.logits, pair.teacher_logits, temperature=temperature)
-    torch.testing.assert_close(bdkd_loss(pair.teacher_logits, pair.logits, temperature=temperature), value)
+    value = BDKD(temperature=temperature)(pair.logits, pair.teacher_logits)
+    torch.testing.assert_close(BDKD(temperature=temperature)(pair.teacher_logits, pair.logits), value)
 
 
 @given(pairs(), st.floats(1.0, 5.0))
 def test_a_boost_never_lowers_the_loss(pair, boost):
-    each = bdkd_loss(*pair[:2], boost=boost, reduction="none")
-    assert bool((each >= bdkd_loss(*pair[:2], boost=1.0, reduction="none") - 1e-12).all())
+    each = BDKD(boost=boost, reduction="none")(*pair[:2])
+    assert bool((each >= BDKD(boost=1.0, reduction="none")(*pair[:2]) - 1e-12).all())
     weights = bdkd_weights(*pair[:2], boost=boost)
     assert set(torch.cat(weights).tolist()) <= {1.0, boost}
 
@@ -53,7 +53,7 @@ def test_the_boost_follows_the_entropies():
 
 @given(pairs())
 def test_zero_and_stationary_at_the_teacher(pair):
-    assert bdkd_loss(pair.logits, pair.logits).item() == 0
+    assert BDKD()(pair.logits, pair.logits).item() == 0
     assert gradient(BDKD(), pair.logits, pair.logits).abs().max() < 1e-12
 
 
@@ -61,15 +61,15 @@ def test_zero_and_stationary_at_the_teacher(pair):
 def test_the_peer_learns_by_kd_from_the_student(pair, temperature):
     """KL(s || t) by the peer's logits: τ (t - s) / N."""
     s, t = ((z / temperature).softmax(dim=-1) for z in pair[:2])
-    slope = gradient(lambda z: kd_loss(z, pair.logits, temperature=temperature), pair.teacher_logits)
+    slope = gradient(lambda z: KD(temperature=temperature)(z, pair.logits), pair.teacher_logits)
     torch.testing.assert_close(slope, temperature * (t - s) / len(s))
 
 
 def test_entropies_may_be_compared_at_another_temperature():
     # At temperature 1 the first is surer, at 10 the second.
     a, b = torch.tensor([[6.0, 5.0, -60.0]]), torch.tensor([[6.0, 0.0, 0.0]])
-    cold = bdkd_loss(a, b, temperature=10.0, entropy_temperature=1.0)
-    same = bdkd_loss(a, b, temperature=10.0)
+    cold = BDKD(temperature=10.0, entropy_temperature=1.0)(a, b)
+    same = BDKD(temperature=10.0)(a, b)
     assert abs(cold.item() - same.item()) > 1e-3
 
 

@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import BinaryKL, binary_kl_loss
+from lightning_losses.losses import BinaryKL
 from tests.losses.strategies import gradient, pairs
 
 
@@ -18,11 +18,11 @@ def test_it_is_binary_cross_entropy_less_the_teachers_entropy(pair):
     t = pair.teacher_logits.sigmoid()
     entropy = torch.special.entr(t) + torch.special.entr(1 - t)
     expected = F.binary_cross_entropy_with_logits(pair.logits, t, reduction="none") - entropy
-    value = binary_kl_loss(*pair[:2], temperature=1.0)
+    value = BinaryKL(temperature=1.0)(*pair[:2])
     torch.testing.assert_close(value, expected.sum(dim=-1).mean(), rtol=1e-6, atol=1e-12)
 
 
 @given(pairs(), st.floats(0.5, 5))
 def test_it_sees_the_shift_of_the_logits(pair, shift):
-    assert binary_kl_loss(pair.logits, pair.logits).item() == 0
-    assert binary_kl_loss(pair.logits + shift, pair.logits).item() > 1e-6
+    assert BinaryKL()(pair.logits, pair.logits).item() == 0
+    assert BinaryKL()(pair.logits + shift, pair.logits).item() > 1e-6

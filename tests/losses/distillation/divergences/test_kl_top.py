@@ -3,20 +3,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import KLTop, forward_kl_loss, kl_top_loss
+from lightning_losses.losses import ForwardKL, KLTop
 from tests.losses.strategies import gradient, pairs
 
 
 @given(pairs(), st.booleans())
 def test_all_classes_are_the_whole_divergence(pair, tail):
-    whole = forward_kl_loss(*pair[:2], reduction="none")
+    whole = ForwardKL(reduction="none")(*pair[:2])
     for k in (pair.logits.shape[-1], 1000):
-        torch.testing.assert_close(kl_top_loss(*pair[:2], k=k, tail_bucket=tail, reduction="none"), whole)
+        torch.testing.assert_close(KLTop(k=k, tail_bucket=tail, reduction="none")(*pair[:2]), whole)
 
 
 @given(pairs())
 def test_one_class_leaves_nothing_to_compare(pair):
-    assert kl_top_loss(*pair[:2], k=1).item() == 0
+    assert KLTop(k=1)(*pair[:2]).item() == 0
     assert bool((gradient(KLTop(1), *pair[:2]) == 0).all())
 
 
@@ -25,13 +25,13 @@ def test_the_other_classes_are_not_seen(pair, k):
     rest = torch.ones_like(pair.logits, dtype=torch.bool).scatter(-1, pair.teacher_logits.topk(k).indices, False)
     assert bool((gradient(KLTop(k), *pair[:2])[rest] == 0).all())
     moved = pair.logits.masked_fill(rest, 3.0), pair.teacher_logits.masked_fill(rest, -100.0)
-    torch.testing.assert_close(kl_top_loss(*moved, k=k), kl_top_loss(*pair[:2], k=k))
+    torch.testing.assert_close(KLTop(k=k)(*moved), KLTop(k=k)(*pair[:2]))
 
 
 @given(pairs(min_classes=3), st.integers(1, 3))
 def test_with_the_tail_it_is_a_lower_bound(pair, k):
-    bound = kl_top_loss(*pair[:2], k=k, tail_bucket=True, reduction="none")
-    assert bool((bound <= forward_kl_loss(*pair[:2], reduction="none") + 1e-12).all())
+    bound = KLTop(k=k, tail_bucket=True, reduction="none")(*pair[:2])
+    assert bool((bound <= ForwardKL(reduction="none")(*pair[:2]) + 1e-12).all())
     assert bool((bound >= -1e-12).all())
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import SkewKL, forward_kl_loss, skew_kl_loss
+from lightning_losses.losses import ForwardKL, SkewKL
 from tests.losses.strategies import gradient, pairs
 
 skews = st.floats(0.01, 0.99)
@@ -15,12 +15,12 @@ skews = st.floats(0.01, 0.99)
 def test_value_from_probabilities(pair, skew):
     s, t = (z.softmax(dim=-1) for z in pair[:2])
     mixture = skew * t + (1 - skew) * s
-    torch.testing.assert_close(skew_kl_loss(*pair[:2], skew=skew), (t * (t / mixture).log()).sum(dim=-1).mean())
+    torch.testing.assert_close(SkewKL(skew=skew)(*pair[:2]), (t * (t / mixture).log()).sum(dim=-1).mean())
 
 
 @given(pairs(), skews)
 def test_it_is_bounded(pair, skew):
-    assert bool((skew_kl_loss(*pair[:2], skew=skew, reduction="none") <= -math.log(skew) + 1e-12).all())
+    assert bool((SkewKL(skew=skew, reduction="none")(*pair[:2]) <= -math.log(skew) + 1e-12).all())
 
 
 def test_the_bound_is_reached_where_nothing_overlaps():
@@ -30,15 +30,15 @@ def test_the_bound_is_reached_where_nothing_overlaps():
 
 @given(pairs())
 def test_without_skew_it_is_the_divergence(pair):
-    assert torch.equal(skew_kl_loss(*pair[:2], skew=0.0), forward_kl_loss(*pair[:2]))
-    assert skew_kl_loss(*pair[:2], skew=1.0).item() == 0
+    assert torch.equal(SkewKL(skew=0.0)(*pair[:2]), ForwardKL()(*pair[:2]))
+    assert SkewKL(skew=1.0)(*pair[:2]).item() == 0
 
 
 @given(pairs(), skews)
 def test_zero_and_stationary_at_the_teacher(pair, skew):
-    assert abs(skew_kl_loss(pair.logits, pair.logits, skew=skew).item()) < 1e-14
+    assert abs(SkewKL(skew=skew)(pair.logits, pair.logits).item()) < 1e-14
     assert gradient(SkewKL(skew), pair.logits, pair.logits).abs().max() < 1e-14
-    assert skew_kl_loss(*pair[:2], skew=skew).item() > 0
+    assert SkewKL(skew=skew)(*pair[:2]).item() > 0
 
 
 @given(pairs())

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_losses.losses import AttentionTransfer, attention_transfer_loss
+from lightning_losses.losses import AttentionTransfer
 from tests.losses.strategies import gradient
 
 MODES = pytest.mark.parametrize("mode", ["code", "paper"])
@@ -19,21 +19,21 @@ def test_value_from_the_definition(mode):
         dim=1, keepdim=True
     )
     expected = (difference**2).mean() if mode == "code" else difference.norm(dim=1).mean()
-    torch.testing.assert_close(attention_transfer_loss(student, teacher, mode=mode), expected)
+    torch.testing.assert_close(AttentionTransfer(mode=mode)(student, teacher), expected)
 
 
 @MODES
 def test_scale_and_order_of_channels_do_not_matter(mode):
     student, teacher = maps(2, 3, 4, 4), maps(2, 5, 4, 4)
-    value = attention_transfer_loss(student, teacher, mode=mode)
-    torch.testing.assert_close(attention_transfer_loss(7 * student.flip(1), teacher, mode=mode), value)
-    torch.testing.assert_close(attention_transfer_loss(student, -0.1 * teacher.flip(1), mode=mode), value)
+    value = AttentionTransfer(mode=mode)(student, teacher)
+    torch.testing.assert_close(AttentionTransfer(mode=mode)(7 * student.flip(1), teacher), value)
+    torch.testing.assert_close(AttentionTransfer(mode=mode)(student, -0.1 * teacher.flip(1)), value)
 
 
 @MODES
 def test_equal_maps_are_zero_with_a_finite_gradient(mode):
     student = maps(2, 3, 4, 4)
-    assert attention_transfer_loss(student, student, mode=mode).item() == 0
+    assert AttentionTransfer(mode=mode)(student, student).item() == 0
     assert bool((gradient(AttentionTransfer(mode=mode), student, student) == 0).all())
 
 
@@ -47,14 +47,14 @@ def test_maps_of_zeros_are_finite(mode):
 def test_the_larger_map_is_averaged_down(sizes):
     student, teacher = maps(2, 3, sizes[0], sizes[0]), maps(2, 3, sizes[1], sizes[1])
     small = [torch.nn.functional.avg_pool2d(f, f.shape[-1] // 4) for f in (student, teacher)]
-    torch.testing.assert_close(attention_transfer_loss(student, teacher), attention_transfer_loss(*small))
+    torch.testing.assert_close(AttentionTransfer()(student, teacher), AttentionTransfer()(*small))
 
 
 def test_layers_add_up():
     student = {"a": maps(2, 3, 4, 4), "b": maps(2, 3, 2, 2)}
     teacher = {"x": maps(2, 5, 4, 4), "y": maps(2, 5, 2, 2)}
-    each = [attention_transfer_loss(s, t) for s, t in zip(student.values(), teacher.values(), strict=True)]
-    torch.testing.assert_close(attention_transfer_loss(student, teacher), sum(each))
+    each = [AttentionTransfer()(s, t) for s, t in zip(student.values(), teacher.values(), strict=True)]
+    torch.testing.assert_close(AttentionTransfer()(student, teacher), sum(each))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_losses import CrossEntropy, Objective
-from lightning_losses.losses import FitNetHint, fitnet_hint_loss
+from lightning_losses.losses import FitNetHint
 from lightning_losses.losses.distillation.features.fitnet_hint import regression_kernel
 from lightning_losses.modules import Distiller
 
@@ -15,7 +15,7 @@ def maps(*shape):
 def test_identity_gives_the_mean_squared_difference():
     student, teacher = maps(2, 3, 4, 4), maps(2, 3, 4, 4)
     torch.testing.assert_close(FitNetHint(nn.Identity())(student, teacher), nn.functional.mse_loss(student, teacher))
-    assert fitnet_hint_loss(student, student).item() == 0
+    assert FitNetHint(nn.Identity())(student, student).item() == 0
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_layers_come_by_mappings_and_have_a_regressor_each():
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(
         FitNetHint(nn.Identity())({"a": student["a"]}, {"x": 2 * student["a"]}),
-        fitnet_hint_loss(student["a"], 2 * student["a"]),
+        FitNetHint(nn.Identity())(student["a"], 2 * student["a"]),
     )
     other = FitNetHint(layers=2)
     other.load_state_dict(loss.state_dict())

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_losses.losses import RKD, rkd_loss
+from lightning_losses.losses import RKD
 from lightning_losses.losses.distillation.features.rkd import angles, relative_distances
 from tests.losses.strategies import gradient
 
@@ -23,14 +23,14 @@ def test_value_from_the_definition():
         ]
         parts.append((pairs / (pairs.sum() / (n * (n - 1))), torch.stack(triples)))
     expected = 25 * F.smooth_l1_loss(parts[0][0], parts[1][0]) + 50 * F.smooth_l1_loss(parts[0][1], parts[1][1])
-    torch.testing.assert_close(rkd_loss(student, teacher), expected)
+    torch.testing.assert_close(RKD()(student, teacher), expected)
 
 
 def test_rotation_shift_and_scale_do_not_matter():
     student, teacher = vectors(), vectors()
     rotation = torch.linalg.qr(vectors(3, 3)).Q
-    torch.testing.assert_close(rkd_loss(3 * student @ rotation + 1, teacher), rkd_loss(student, teacher))
-    assert rkd_loss(student @ rotation, student).item() < 1e-12
+    torch.testing.assert_close(RKD()(3 * student @ rotation + 1, teacher), RKD()(student, teacher))
+    assert RKD()(student @ rotation, student).item() < 1e-12
 
 
 def test_distances_have_mean_one_and_angles_are_cosines():
@@ -48,8 +48,8 @@ def test_equal_samples_have_a_finite_gradient():
 
 def test_weights_select_the_parts():
     student, teacher = vectors(), vectors()
-    both = rkd_loss(student, teacher, angle_weight=0) + rkd_loss(student, teacher, distance_weight=0)
-    torch.testing.assert_close(both, rkd_loss(student, teacher))
+    both = RKD(angle_weight=0)(student, teacher) + RKD(distance_weight=0)(student, teacher)
+    torch.testing.assert_close(both, RKD()(student, teacher))
 
 
 @pytest.mark.parametrize("student, teacher", [((4, 3, 2), (4, 3)), ((4, 3), (5, 3)), ((4, 3), (4,))])

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_losses.losses import SimilarityPreserving, similarity_preserving_loss
+from lightning_losses.losses import SimilarityPreserving
 from tests.losses.strategies import gradient
 
 KINDS = pytest.mark.parametrize("similarity", ["rows", "cosine"])
@@ -22,7 +22,7 @@ def test_value_from_the_definition(similarity):
         else:
             matrices.append(torch.stack([x @ row / (x @ row).norm() for row in x]))
     expected = (matrices[0] - matrices[1]).norm() ** 2 / 25
-    torch.testing.assert_close(similarity_preserving_loss(student, teacher, similarity=similarity), expected)
+    torch.testing.assert_close(SimilarityPreserving(similarity=similarity)(student, teacher), expected)
 
 
 @KINDS

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import SpanCorrelation, span_correlation_loss
+from lightning_losses.losses import SpanCorrelation
 from tests.losses.strategies import gradient, pairs
 
 
@@ -18,27 +18,27 @@ def test_it_is_the_mean_over_the_pairs_of_neighbours(pair, seed):
         if spans[j] == spans[j + 1] >= 0
     ]
     expected = torch.stack(terms).mean() if terms else torch.tensor(0.0, dtype=torch.float64)
-    torch.testing.assert_close(span_correlation_loss(*pair[:2], spans), expected)
+    torch.testing.assert_close(SpanCorrelation()(*pair[:2], spans), expected)
     assert int(SpanCorrelation().denominator(logits=pair.logits, spans=spans)) == len(terms)
 
 
 @given(pairs(min_rows=2))
 def test_zero_for_the_teacher_itself_and_up_to_a_shift(pair):
     shifted = pair.teacher_logits + 3
-    assert span_correlation_loss(shifted, pair.teacher_logits).item() < 1e-25
-    assert span_correlation_loss(*pair[:2]).item() > 0
+    assert SpanCorrelation()(shifted, pair.teacher_logits).item() < 1e-25
+    assert SpanCorrelation()(*pair[:2]).item() > 0
 
 
 def test_it_is_zero_only_where_the_correlations_agree():
     # Two tokens whose probabilities are exchanged have the same products: what is compared is the pair.
     logits = torch.tensor([[1.0, 0.0, 2.0], [0.0, 3.0, 1.0]], dtype=torch.float64)
-    assert span_correlation_loss(logits.flip(0), logits).item() < 1e-25
+    assert SpanCorrelation()(logits.flip(0), logits).item() < 1e-25
 
 
 @given(pairs(min_rows=2))
 def test_spans_of_one_token_contribute_nothing(pair):
     spans = torch.arange(len(pair.target))
-    assert span_correlation_loss(*pair[:2], spans).item() == 0
+    assert SpanCorrelation()(*pair[:2], spans).item() == 0
     assert bool((gradient(SpanCorrelation(), *pair[:2], spans) == 0).all())
 
 
@@ -47,11 +47,11 @@ def test_sequences_do_not_touch_and_padding_may_hold_anything():
     logits, teacher = (torch.randn(2, 4, 3, dtype=torch.float64, generator=generator) for _ in range(2))
     spans = torch.tensor([[0, 0, 1, 1], [1, 1, 1, -1]])
     pairs_of_each = torch.tensor([2.0, 2.0], dtype=torch.float64)
-    each = torch.stack([span_correlation_loss(logits[i], teacher[i], spans[i]) for i in range(2)])
-    whole = span_correlation_loss(logits, teacher, spans)
+    each = torch.stack([SpanCorrelation()(logits[i], teacher[i], spans[i]) for i in range(2)])
+    whole = SpanCorrelation()(logits, teacher, spans)
     torch.testing.assert_close(whole, (each * pairs_of_each).sum() / pairs_of_each.sum())
     logits[1, 3] = torch.nan
-    assert torch.equal(span_correlation_loss(logits, teacher, spans), whole)
+    assert torch.equal(SpanCorrelation()(logits, teacher, spans), whole)
 
 
 def test_bad_spans_are_refused():

@@ -3,14 +3,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import DACKL, dac_kl_loss, kd_loss
+from lightning_losses.losses import DACKL, KD, dac_kl_loss
 from lightning_losses.losses.distillation.logits.dac_kl import quantile_levels
 from tests.losses.strategies import gradient, pairs
 
 
 @given(pairs(), st.floats(0.5, 4))
 def test_bounds_around_everything_are_kd(pair, temperature):
-    expected = kd_loss(*pair[:2], temperature=temperature, reduction="none")
+    expected = KD(temperature=temperature, reduction="none")(*pair[:2])
     for softness in (0.0, 1e-3):
         # From 0.5 widths outside on, a soft bound still weighs; ten widths away it doesn't.
         bounds = (
@@ -27,7 +27,7 @@ def test_fixed_bounds_compare_the_classes_between_them(pair):
     inner = order[:, 1:-1]
     found = dac_kl_loss(*pair[:2], lower=0.5 / (count - 1), upper=1 - 0.5 / (count - 1), reduction="none")
     chosen = pair.logits.gather(1, inner), pair.teacher_logits.gather(1, inner)
-    torch.testing.assert_close(found, kd_loss(*chosen, temperature=1.0, reduction="none"))
+    torch.testing.assert_close(found, KD(temperature=1.0, reduction="none")(*chosen))
     slopes = gradient(DACKL(count, bounds=(0.5 / (count - 1), 1 - 0.5 / (count - 1))), *pair[:2])
     outer = order[:, [0, -1]]
     assert bool((slopes.gather(1, outer) == 0).all())
@@ -58,7 +58,7 @@ def test_a_uniform_teacher_is_compared_whole():
     logits, teacher = torch.randn(4, 5, dtype=torch.float64), torch.zeros(4, 5, dtype=torch.float64)
     for softness in (0.0, 0.05):
         found = dac_kl_loss(logits, teacher, lower=0.2, upper=0.9, softness=softness)
-        torch.testing.assert_close(found, kd_loss(logits, teacher, temperature=1.0))
+        torch.testing.assert_close(found, KD(temperature=1.0)(logits, teacher))
 
 
 def test_a_row_of_which_nothing_is_left_counts_for_nothing():

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 
-from lightning_losses.losses import DeiTDistill, deit_distill_loss, kd_loss
+from lightning_losses.losses import KD, DeiTDistill
 from tests.losses.strategies import gradient, one_hot, pairs
 
 
@@ -20,16 +20,16 @@ def test_each_token_learns_its_own(pair):
     second = pair.logits.flip(-1)
     label = F.cross_entropy(pair.logits, pair.target)
     hard = F.cross_entropy(second, pair.teacher_logits.argmax(dim=-1))
-    soft = kd_loss(second, pair.teacher_logits, temperature=3.0)
-    torch.testing.assert_close(deit_distill_loss(*pair, second, alpha=0.3), 0.7 * label + 0.3 * hard)
+    soft = KD(temperature=3.0)(second, pair.teacher_logits)
+    torch.testing.assert_close(DeiTDistill(alpha=0.3)(*pair, second), 0.7 * label + 0.3 * hard)
     for normalizer, divisor in (("classes", pair.logits.shape[-1]), ("batch", 1)):
-        value = deit_distill_loss(*pair, second, alpha=0.3, kind="soft", temperature=3.0, normalizer=normalizer)
+        value = DeiTDistill(alpha=0.3, kind="soft", temperature=3.0, normalizer=normalizer)(*pair, second)
         torch.testing.assert_close(value, 0.7 * label + 0.3 * soft / divisor)
 
 
 @given(pairs())
 def test_without_the_teacher_it_is_cross_entropy(pair):
-    torch.testing.assert_close(deit_distill_loss(*pair, alpha=0.0), F.cross_entropy(pair.logits, pair.target))
+    torch.testing.assert_close(DeiTDistill(alpha=0.0)(*pair), F.cross_entropy(pair.logits, pair.target))
 
 
 def test_a_distillation_token_of_another_shape_is_refused():

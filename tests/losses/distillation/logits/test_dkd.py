@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import DKD, dkd_loss, kd_loss
+from lightning_losses.losses import DKD, KD
 from lightning_losses.losses.distillation.logits.dkd import dkd_parts
 from tests.losses.strategies import gradient, pairs
 
@@ -15,7 +15,7 @@ def test_the_parts_make_up_the_whole_divergence(pair, temperature):
     """Target part + (1 - t_y) other part = KL(t || s), row by row."""
     parts = dkd_parts(*pair, temperature)
     t_y = (pair.teacher_logits / temperature).softmax(dim=-1).gather(-1, pair.target[:, None]).squeeze(-1)
-    whole = kd_loss(pair.logits, pair.teacher_logits, temperature=temperature, reduction="none") / temperature**2
+    whole = KD(temperature=temperature, reduction="none")(pair.logits, pair.teacher_logits) / temperature**2
     torch.testing.assert_close(parts.target_class + (1 - t_y) * parts.non_target_class, whole)
 
 
@@ -36,7 +36,7 @@ def test_the_other_classes_do_not_see_the_target(pair, shift):
 
 @given(pairs())
 def test_zero_and_stationary_at_the_teacher(pair):
-    value = dkd_loss(pair.logits, pair.logits, pair.target)
+    value = DKD()(pair.logits, pair.logits, pair.target)
     assert abs(value.item()) < 1e-11
     assert gradient(DKD(), pair.logits, pair.logits, pair.target).abs().max() < 1e-11
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import GPG, forward_kl_loss, gpg_loss
+from lightning_losses.losses import GPG, ForwardKL
 from tests.losses.strategies import gradient, one_hot, pairs
 
 
@@ -17,8 +17,8 @@ def test_gradient_is_prediction_less_a_mixed_target(pair, alpha):
 
 @given(pairs())
 def test_the_ends(pair):
-    torch.testing.assert_close(gpg_loss(*pair, alpha=0.0), F.cross_entropy(pair.logits, pair.target))
-    torch.testing.assert_close(gpg_loss(*pair, alpha=1.0), forward_kl_loss(*pair[:2]))
+    torch.testing.assert_close(GPG(alpha=0.0)(*pair), F.cross_entropy(pair.logits, pair.target))
+    torch.testing.assert_close(GPG(alpha=1.0)(*pair), ForwardKL()(*pair[:2]))
 
 
 def test_alpha_out_of_range_is_refused():

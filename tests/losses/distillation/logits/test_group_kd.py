@@ -3,21 +3,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import GroupKD, binary_kl_loss, group_kd_loss, kd_loss
+from lightning_losses.losses import KD, BinaryKL, GroupKD
 from tests.losses.strategies import gradient, pairs
 
 
 @given(pairs(), st.floats(0.5, 5))
 def test_one_group_of_all_classes_is_kd(pair, temperature):
-    expected = kd_loss(*pair[:2], temperature=temperature, reduction="none")
-    torch.testing.assert_close(group_kd_loss(*pair[:2], temperature=temperature, reduction="none"), expected)
+    expected = KD(temperature=temperature, reduction="none")(*pair[:2])
+    torch.testing.assert_close(GroupKD(temperature=temperature, reduction="none")(*pair[:2]), expected)
 
 
 @given(pairs(min_classes=5))
 def test_it_is_the_mean_of_the_groups(pair):
     parts = [slice(0, 2), slice(2, 5)]
-    each = [kd_loss(pair.logits[:, part], pair.teacher_logits[:, part], temperature=2.0) for part in parts]
-    found = group_kd_loss(*pair[:2], groups=[[1, 0], [4, 2, 3]], temperature=2.0)
+    each = [KD(temperature=2.0)(pair.logits[:, part], pair.teacher_logits[:, part]) for part in parts]
+    found = GroupKD(groups=[[1, 0], [4, 2, 3]], temperature=2.0)(*pair[:2])
     torch.testing.assert_close(found, (each[0] + each[1]) / 2)
 
 
@@ -33,10 +33,8 @@ def test_the_weight_between_groups_is_left_free(pair, shift):
 @given(pairs(), st.floats(0.5, 4))
 def test_a_class_alone_is_compared_by_its_sigmoid(pair, temperature):
     # binary_kl is a sum over classes, here of one.
-    found = group_kd_loss(*pair[:2], groups=[[1]], temperature=temperature, reduction="none")
-    expected = binary_kl_loss(
-        pair.logits[:, 1:2], pair.teacher_logits[:, 1:2], temperature=temperature, reduction="none"
-    )
+    found = GroupKD(groups=[[1]], temperature=temperature, reduction="none")(*pair[:2])
+    expected = BinaryKL(temperature=temperature, reduction="none")(pair.logits[:, 1:2], pair.teacher_logits[:, 1:2])
     torch.testing.assert_close(found, expected)
     assert found.abs().max() > 0
 
@@ -44,8 +42,8 @@ def test_a_class_alone_is_compared_by_its_sigmoid(pair, temperature):
 def test_a_group_that_is_masked_counts_for_nothing():
     logits = torch.tensor([[1.0, 2.0, -torch.inf, -torch.inf]], requires_grad=True)
     teacher = torch.tensor([[2.0, 1.0, 0.0, 1.0]])
-    value = group_kd_loss(logits, teacher, groups=[[0, 1], [2, 3]])
-    torch.testing.assert_close(value, kd_loss(logits[:, :2], teacher[:, :2], temperature=1.0) / 2)
+    value = GroupKD(groups=[[0, 1], [2, 3]])(logits, teacher)
+    torch.testing.assert_close(value, KD(temperature=1.0)(logits[:, :2], teacher[:, :2]) / 2)
     value.backward()
     assert bool(torch.isfinite(logits.grad).all())
 

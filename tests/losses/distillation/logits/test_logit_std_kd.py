@@ -3,16 +3,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import KD, LogitStdKD, logit_std_kd_loss
+from lightning_losses.losses import KD, LogitStdKD
 from lightning_losses.losses.distillation.logits.logit_std_kd import standardize_logits
 from tests.losses.strategies import gradient, pairs
 
 
 @given(pairs(), st.floats(0.1, 20), st.floats(-30, 30))
 def test_scale_and_shift_of_the_student_do_not_matter(pair, scale, shift):
-    moved = logit_std_kd_loss(scale * pair.logits + shift, pair.teacher_logits)
+    moved = LogitStdKD()(scale * pair.logits + shift, pair.teacher_logits)
     # Up to eps / deviation.
-    torch.testing.assert_close(moved, logit_std_kd_loss(pair.logits, pair.teacher_logits), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(moved, LogitStdKD()(pair.logits, pair.teacher_logits), rtol=1e-3, atol=1e-4)
 
 
 @given(pairs(min_classes=3))

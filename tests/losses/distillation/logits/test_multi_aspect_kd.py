@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_losses import CrossEntropy, Objective, Term
-from lightning_losses.losses import MultiAspectKD, multi_aspect_kd_loss
+from lightning_losses.losses import MultiAspectKD
 from lightning_losses.mixins.multi_aspect import AspectNetwork, MultiAspectMixin
 from lightning_losses.modules import Classifier
 from tests.losses.strategies import gradient
@@ -15,26 +15,26 @@ def logits(*shape):
 
 def test_gradient_is_the_difference_of_probabilities():
     z, q = logits(4, 3), logits(4, 3).sigmoid()
-    torch.testing.assert_close(gradient(multi_aspect_kd_loss, z, q), (z.sigmoid() - q) / 12)
+    torch.testing.assert_close(gradient(MultiAspectKD(), z, q), (z.sigmoid() - q) / 12)
 
 
 def test_its_least_value_is_the_entropy_of_the_answers():
     q = logits(4, 3).sigmoid()
     entropy = -(q * q.log() + (1 - q) * (1 - q).log()).mean()
-    torch.testing.assert_close(multi_aspect_kd_loss(q.logit(), q), entropy)
-    assert multi_aspect_kd_loss(q.logit() + 0.1, q) > entropy
+    torch.testing.assert_close(MultiAspectKD()(q.logit(), q), entropy)
+    assert MultiAspectKD()(q.logit() + 0.1, q) > entropy
 
 
 def test_missing_answers_do_not_count():
     z, q = logits(3, 4), logits(3, 4).sigmoid()
     q[0, 1:] = torch.nan
     q[2] = torch.nan
-    expected = (multi_aspect_kd_loss(z[:1, :1], q[:1, :1]) + multi_aspect_kd_loss(z[1:2], q[1:2])) / 2
-    torch.testing.assert_close(multi_aspect_kd_loss(z, q), expected)
-    slope = gradient(multi_aspect_kd_loss, z, q)
+    expected = (MultiAspectKD()(z[:1, :1], q[:1, :1]) + MultiAspectKD()(z[1:2], q[1:2])) / 2
+    torch.testing.assert_close(MultiAspectKD()(z, q), expected)
+    slope = gradient(MultiAspectKD(), z, q)
     assert bool((slope[2] == 0).all()) and bool((slope[0, 1:] == 0).all()) and slope[0, 0] != 0
     assert MultiAspectKD().denominator(aspect_logits=z, teacher_aspects=q).item() == 2
-    assert multi_aspect_kd_loss(z, torch.full_like(q, torch.nan)).item() == 0
+    assert MultiAspectKD()(z, torch.full_like(q, torch.nan)).item() == 0
 
 
 class Student(MultiAspectMixin, Classifier):

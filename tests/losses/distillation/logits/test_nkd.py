@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import NKD, nkd_loss
+from lightning_losses.losses import NKD
 from tests.losses.strategies import gradient, one_hot, pairs
 
 gammas, temperatures = st.floats(0, 4), st.floats(0.5, 6.0)
@@ -28,8 +28,8 @@ def test_it_decouples_the_cross_entropy_to_the_teacher(pair):
     t, log_s = pair.teacher_logits.softmax(dim=-1), pair.logits.log_softmax(dim=-1)
     t_y = t.gather(-1, pair.target[:, None]).squeeze(-1)
     rest = torch.log1p(-log_s.gather(-1, pair.target[:, None]).squeeze(-1).exp())
-    target_term = nkd_loss(*pair, gamma=0.0, reduction="none")
-    other_term = nkd_loss(*pair, gamma=1.0, reduction="none") - target_term
+    target_term = NKD(gamma=0.0, reduction="none")(*pair)
+    other_term = NKD(gamma=1.0, reduction="none")(*pair) - target_term
     # 1 - s_y loses digits where s_y is near 1.
     torch.testing.assert_close(
         target_term + (1 - t_y) * (other_term - rest), -(t * log_s).sum(dim=-1), rtol=1e-6, atol=1e-9
@@ -42,7 +42,7 @@ def test_the_teacher_is_not_stationary(pair):
     t = pair.logits.softmax(dim=-1).gather(-1, pair.target[:, None]).squeeze(-1)
     t_hat = others(pair.logits, pair.target, 2.0)
     expected = -t * t.log() + 1.5 * 4 * torch.special.entr(t_hat).sum(dim=-1)
-    torch.testing.assert_close(nkd_loss(pair.logits, pair.logits, pair.target, temperature=2.0), expected.mean())
+    torch.testing.assert_close(NKD(temperature=2.0)(pair.logits, pair.logits, pair.target), expected.mean())
     slope = gradient(NKD(temperature=2.0), pair.logits, pair.logits, pair.target)
     assert bool((slope.gather(-1, pair.target[:, None]) < 0).all())
 
@@ -50,19 +50,19 @@ def test_the_teacher_is_not_stationary(pair):
 @given(pairs())
 def test_two_classes_leave_the_target_term(pair):
     two = (pair.logits[:, :2], pair.teacher_logits[:, :2], pair.target.clamp(max=1))
-    assert torch.equal(nkd_loss(*two, gamma=7.0), nkd_loss(*two, gamma=0.0))
+    assert torch.equal(NKD(gamma=7.0)(*two), NKD(gamma=0.0)(*two))
 
 
 @given(pairs(), st.floats(-30, 30))
 def test_shifts_do_not_matter(pair, shift):
-    moved = nkd_loss(pair.logits + shift, pair.teacher_logits - shift, pair.target)
-    torch.testing.assert_close(moved, nkd_loss(*pair))
+    moved = NKD()(pair.logits + shift, pair.teacher_logits - shift, pair.target)
+    torch.testing.assert_close(moved, NKD()(*pair))
 
 
 @given(pairs())
 def test_mixed_labels_count_as_their_largest_class(pair):
     mixed = 0.7 * one_hot(pair.target, pair.logits) + 0.3 / pair.logits.shape[-1]
-    assert torch.equal(nkd_loss(pair.logits, pair.teacher_logits, mixed), nkd_loss(*pair))
+    assert torch.equal(NKD()(pair.logits, pair.teacher_logits, mixed), NKD()(*pair))
 
 
 def test_one_class_is_refused():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses.losses import OFAStages, ofa_kd_loss, ofa_stages_loss
+from lightning_losses.losses import OFAKD, OFAStages, ofa_stages_loss
 
 TARGET = torch.tensor([0, 1, 2, 0])
 
@@ -23,7 +23,7 @@ def test_it_is_ofa_kd_of_every_branch():
     loss = OFAStages(num_classes=3, stages=2, width=6, gamma=1.3, temperature=2.0)
     value = loss(maps(), teacher(), TARGET)
     logits = {name: branch(stage) for branch, (name, stage) in zip(loss.branches, maps().items(), strict=True)}
-    each = [ofa_kd_loss(z, teacher(), TARGET, gamma=1.3, temperature=2.0) for z in logits.values()]
+    each = [OFAKD(gamma=1.3, temperature=2.0)(z, teacher(), TARGET) for z in logits.values()]
     torch.testing.assert_close(value, each[0] + each[1])
     torch.testing.assert_close(ofa_stages_loss(logits, teacher(), TARGET, gamma=1.3, temperature=2.0), value)
 

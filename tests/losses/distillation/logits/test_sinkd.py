@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import SinKD, forward_kl_loss, sinkd_loss, total_variation_loss
+from lightning_losses.losses import ForwardKL, SinKD, TotalVariation
 from lightning_losses.losses.distillation.logits.sinkd import sinkd_transport
 from tests.losses.strategies import gradient, pairs
 
@@ -22,7 +22,7 @@ def unrolled(logits, teacher_logits, temperature=2.0, epsilon=0.1, n_iters=20):
 @given(pairs(), st.sampled_from([0.005, 0.05, 0.1, 1.0]), st.integers(1, 10))
 def test_value_and_gradient_are_those_of_the_definition(pair, epsilon, n_iters):
     def ours(logits):
-        return sinkd_loss(logits, pair.teacher_logits, epsilon=epsilon, n_iters=n_iters, scale=1.0)
+        return SinKD(epsilon=epsilon, n_iters=n_iters, scale=1.0)(logits, pair.teacher_logits)
 
     def plain(logits):
         return unrolled(logits, pair.teacher_logits, epsilon=epsilon, n_iters=n_iters)
@@ -34,10 +34,10 @@ def test_value_and_gradient_are_those_of_the_definition(pair, epsilon, n_iters):
 
 @given(pairs(min_rows=2))
 def test_it_does_not_see_the_order_of_classes_or_of_teacher_rows(pair):
-    value = sinkd_loss(*pair[:2])
+    value = SinKD()(*pair[:2])
     classes, rows = torch.randperm(pair.logits.shape[1]), torch.randperm(len(pair.logits))
-    torch.testing.assert_close(sinkd_loss(pair.logits[:, classes], pair.teacher_logits[:, classes]), value)
-    torch.testing.assert_close(sinkd_loss(pair.logits, pair.teacher_logits[rows]), value)
+    torch.testing.assert_close(SinKD()(pair.logits[:, classes], pair.teacher_logits[:, classes]), value)
+    torch.testing.assert_close(SinKD()(pair.logits, pair.teacher_logits[rows]), value)
 
 
 @given(pairs(min_rows=2, max_scale=2.0))
@@ -53,20 +53,20 @@ def test_columns_are_exact_and_rows_in_the_limit(pair):
 @given(pairs())
 def test_a_single_row_pays_twice_the_total_variation(pair):
     student, teacher = pair.logits[:1], pair.teacher_logits[:1]
-    expected = 2 * total_variation_loss(student, teacher, temperature=2.0)
-    torch.testing.assert_close(sinkd_loss(student, teacher, scale=1.0), expected)
+    expected = 2 * TotalVariation(temperature=2.0)(student, teacher)
+    torch.testing.assert_close(SinKD(scale=1.0)(student, teacher), expected)
 
 
 @given(pairs(min_rows=2))
 def test_large_epsilon_mixes_all_pairs_alike(pair):
     cost = sinkd_transport(*pair[:2]).cost
-    value = sinkd_loss(*pair[:2], epsilon=1e7, scale=1.0)
+    value = SinKD(epsilon=1e7, scale=1.0)(*pair[:2])
     torch.testing.assert_close(value, cost.sum() / len(cost), rtol=1e-6, atol=1e-9)
 
 
 @given(pairs(min_rows=2))
 def test_it_is_bounded_where_the_divergence_is_not(pair):
-    assert sinkd_loss(50 * pair.logits, -50 * pair.logits, scale=1.0, mass="unit").item() <= 2 + 1e-9
+    assert SinKD(scale=1.0, mass="unit")(50 * pair.logits, -50 * pair.logits).item() <= 2 + 1e-9
 
 
 def test_confident_and_disjoint_rows():
@@ -75,16 +75,14 @@ def test_confident_and_disjoint_rows():
     for gap in (20.0, 40.0, 80.0):
         student, teacher = torch.zeros(4, 8), torch.zeros(4, 8)
         student[range(4), range(4)], teacher[range(4), range(4, 8)] = gap, gap
-        values.append((forward_kl_loss(student, teacher).item(), SinKD(1.0, scale=1.0)(student, teacher).item()))
+        values.append((ForwardKL()(student, teacher).item(), SinKD(1.0, scale=1.0)(student, teacher).item()))
     assert [round(divergence) for divergence, _ in values] == [20, 40, 80]
     assert all(1.99 < distance / 4 <= 2.0 + 1e-5 for _, distance in values)
 
 
 def test_entropy_keeps_it_from_zero_at_the_teacher():
     logits = torch.randn(6, 5, dtype=torch.float64)
-    blurred = [
-        sinkd_loss(logits, logits, epsilon=epsilon, scale=1.0, n_iters=200).item() for epsilon in (0.5, 0.1, 0.01)
-    ]
+    blurred = [SinKD(epsilon=epsilon, scale=1.0, n_iters=200)(logits, logits).item() for epsilon in (0.5, 0.1, 0.01)]
     assert blurred[0] > blurred[1] > blurred[2]
     assert blurred[2] < 1e-3 < blurred[0]
     assert gradient(SinKD(epsilon=0.5), logits, logits).abs().max() > 1e-7

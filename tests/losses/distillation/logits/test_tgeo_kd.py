@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses.losses import cross_entropy_loss, kd_loss, tgeo_kd_loss
+from lightning_losses.losses import KD, CrossEntropy, TGeoKD
 from lightning_losses.losses.distillation.logits.tgeo_kd import (
     FusionController,
     LabelledBatch,
@@ -30,8 +30,8 @@ def setting():
 def test_a_constant_ratio_is_a_weighted_total():
     logits, teacher = torch.randn(5, CLASSES), torch.randn(5, CLASSES)
     target = torch.tensor([0, 1, 2, 0, 1])
-    expected = 0.3 * kd_loss(logits, teacher, temperature=1.5) + 0.7 * cross_entropy_loss(logits, target)
-    torch.testing.assert_close(tgeo_kd_loss(logits, teacher, target, torch.full((5,), 0.3)), expected)
+    expected = 0.3 * KD(temperature=1.5)(logits, teacher) + 0.7 * CrossEntropy()(logits, target)
+    torch.testing.assert_close(TGeoKD()(logits, teacher, target, torch.full((5,), 0.3)), expected)
 
 
 def test_ratios_are_shares_and_a_controller_of_zeros_mixes_alike():
@@ -83,7 +83,7 @@ def test_without_a_step_it_is_the_held_out_loss_and_nothing_changes():
     value = tgeo_outer_loss(network, controller, *rest, learning_rate=0.0)
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
     assert all(parameter.grad is None for parameter in network.parameters())
-    torch.testing.assert_close(value, cross_entropy_loss(network(rest[3].inputs), rest[3].target))
+    torch.testing.assert_close(value, CrossEntropy()(network(rest[3].inputs), rest[3].target))
 
 
 def test_tensors_that_do_not_fit_are_refused():
@@ -91,4 +91,4 @@ def test_tensors_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="^tgeo_kd: probabilities of shapes"):
         tgeo_state(probabilities, probabilities, target, torch.ones(2, CLASSES))
     with pytest.raises(ValueError, match="^tgeo_kd: a ratio of shape"):
-        tgeo_kd_loss(probabilities, probabilities, target, torch.ones(3))
+        TGeoKD()(probabilities, probabilities, target, torch.ones(3))

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import PSKD, CrossEntropy, pskd_loss
+from lightning_losses.losses import PSKD, CrossEntropy
 from lightning_losses.losses.distillation.self_taught.pskd import pskd_target
 from tests.losses.strategies import gradient, one_hot, pairs
 
@@ -17,7 +17,7 @@ def test_gradient_is_prediction_less_target(pair, alpha, progress):
     past = pair.teacher_logits.softmax(dim=-1)
     target = pskd_target(pair.target, past, alpha * progress)
     expected = (pair.logits.softmax(dim=-1) - target) / len(past)
-    slope = gradient(lambda z: pskd_loss(z, pair.target, past, progress, alpha=alpha), pair.logits)
+    slope = gradient(lambda z: PSKD(alpha=alpha)(z, pair.target, past, progress), pair.logits)
     torch.testing.assert_close(slope, expected)
 
 
@@ -40,15 +40,15 @@ def test_the_label_as_past_is_cross_entropy(pair, progress):
 @given(pairs())
 def test_mixed_labels_are_mixed_further(pair):
     label, past = one_hot(pair.target, pair.logits), pair.teacher_logits.softmax(dim=-1)
-    torch.testing.assert_close(pskd_loss(pair.logits, label, past, 0.5), pskd_loss(pair.logits, pair.target, past, 0.5))
+    torch.testing.assert_close(PSKD()(pair.logits, label, past, 0.5), PSKD()(pair.logits, pair.target, past, 0.5))
 
 
 @given(pairs())
 def test_progress_may_be_a_tensor(pair):
     past = pair.teacher_logits.softmax(dim=-1)
     assert torch.equal(
-        pskd_loss(pair.logits, pair.target, past, torch.tensor(0.5, dtype=torch.float64)),
-        pskd_loss(pair.logits, pair.target, past, 0.5),
+        PSKD()(pair.logits, pair.target, past, torch.tensor(0.5, dtype=torch.float64)),
+        PSKD()(pair.logits, pair.target, past, 0.5),
     )
 
 
