@@ -20,5 +20,9 @@ setup(
         "hydra_plugins.lightning_losses_searchpath",
     ],
     package_dir={"lightning_losses.conf": "conf", "lightning_losses.recipes": "recipes"},
-    package_data={"": ["*.yaml"], "lightning_losses": ["py.typed"], "lightning_losses.kernels": ["*.cpp"]},
+    package_data={
+        "": ["*.yaml"],
+        "lightning_losses": ["py.typed"],
+        "lightning_losses.kernels.cross_entropy": ["*.cpp"],
+    },
 )

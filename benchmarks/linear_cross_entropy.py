@@ -34,7 +34,7 @@ from torch import Tensor
 
 from lightning_losses import linear_cross_entropy
 from lightning_losses.kernels.choice import has_torch_operation, installed
-from lightning_losses.kernels.cross_entropy_avx512 import unsupported
+from lightning_losses.kernels.cross_entropy.avx512 import unsupported
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -111,7 +111,7 @@ def test_the_wheel_holds_code_configuration_and_recipes(wheel):
     beside = [*(ROOT / "conf").rglob("*.yaml"), *(ROOT / "recipes").rglob("*.py")]
     expected |= {f"lightning_losses/{path.relative_to(ROOT)}" for path in beside}
     assert expected <= names
-    assert {"lightning_losses/py.typed", "lightning_losses/kernels/cross_entropy_avx512.cpp"} <= names
+    assert {"lightning_losses/py.typed", "lightning_losses/kernels/cross_entropy/avx512.cpp"} <= names
     # A file there would hide the plugins of others.
     assert "hydra_plugins/__init__.py" not in names
     tops = {name.partition("/")[0] for name in names}

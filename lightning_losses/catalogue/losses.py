@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lightning_losses.catalogue.configurations import configurations
-from lightning_losses.kernels.hand_written import evaluator_of
+from lightning_losses.kernels.rows.by_hand import evaluator_of
 from lightning_losses.losses import loss_classes
 from lightning_losses.losses.base import Loss, Status
 

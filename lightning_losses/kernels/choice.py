@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_losses.kernels.cross_entropy_avx512 import unsupported
+from lightning_losses.kernels.cross_entropy.avx512 import unsupported
 from lightning_losses.kernels.products import cpu_flags, cpu_vendor
 
 Impl = Literal[

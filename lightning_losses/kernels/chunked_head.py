@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.kernels.cross_entropy_chunked import refuse_second_order, scaled
-from lightning_losses.kernels.cross_entropy_pass import default_chunk
-from lightning_losses.kernels.hand_written import Chunk, Evaluator, Outcome, evaluator_of
+from lightning_losses.kernels.cross_entropy.chunked import refuse_second_order, scaled
+from lightning_losses.kernels.cross_entropy.walk import default_chunk
 from lightning_losses.kernels.head import Head
-from lightning_losses.kernels.problem import autocast, check_head, check_targets
+from lightning_losses.kernels.inputs import autocast, check_head, check_targets
 from lightning_losses.kernels.products import accumulate, product, spans
+from lightning_losses.kernels.rows.by_hand import Chunk, Evaluator, Outcome, evaluator_of
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.numerics.reduction import Reduction

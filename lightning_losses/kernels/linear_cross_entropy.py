@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels import cross_entropy_avx512, cross_entropy_reference, peers
 from lightning_losses.kernels.choice import Impl, choose_implementation, installed
-from lightning_losses.kernels.cross_entropy_chunked import ChunkedCrossEntropy
-from lightning_losses.kernels.cross_entropy_recompute import RecomputedCrossEntropy, Tiling
+from lightning_losses.kernels.cross_entropy import avx512, peers, reference
+from lightning_losses.kernels.cross_entropy.chunked import ChunkedCrossEntropy
+from lightning_losses.kernels.cross_entropy.recompute import RecomputedCrossEntropy, Tiling
 from lightning_losses.kernels.head import tile_width
-from lightning_losses.kernels.problem import Problem, autocast, check_head, check_targets, filter_threshold, shifted
+from lightning_losses.kernels.inputs import Problem, autocast, check_head, check_targets, filter_threshold, shifted
 from lightning_losses.kernels.products import working_dtype
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 from lightning_losses.numerics.checks import check_choice, check_number
@@ -240,7 +240,7 @@ def _by_rows(problem: Problem, impl: str) -> tuple[Float[Tensor, " tokens"], Flo
     if impl == "reference":
         if problem.filter_eps is not None:
             raise ValueError(f"{_NAME}: filter_eps came with impl='reference', which is exact; use 'recompute'.")
-        return cross_entropy_reference.rows(hidden, weight, bias, target, terms)
+        return reference.rows(hidden, weight, bias, target, terms)
     if impl == "triton":
         return triton_path().TritonRows.apply(hidden, weight, bias, target, terms, problem.filter_eps)
     tile = tile_width(working_dtype(weight))
@@ -276,7 +276,7 @@ def triton_path() -> Any:
     """The Triton implementation; imported here, since it costs a second that no other needs."""
     if not installed("triton"):
         raise ValueError(f"{_NAME}: impl='triton' needs the package triton, which is not installed; use 'chunked'.")
-    return importlib.import_module("lightning_losses.kernels.cross_entropy_triton")
+    return importlib.import_module("lightning_losses.kernels.cross_entropy.triton_walks")
 
 
 def _by_sums(problem: Problem, impl: str) -> tuple[Tensor, None, Tensor]:
@@ -303,11 +303,11 @@ def _by_sums(problem: Problem, impl: str) -> tuple[Tensor, None, Tensor]:
         "accum_dtype": problem.accum_dtype,
     }
     if impl == "avx512":
-        if reason := cross_entropy_avx512.unsupported(hidden, weight, terms.softcap, problem.accum_dtype):
+        if reason := avx512.unsupported(hidden, weight, terms.softcap, problem.accum_dtype):
             raise ValueError(f"{_NAME}: impl='avx512' can't take this: {reason}; use 'chunked'.")
         options |= {
-            "scores": cross_entropy_avx512.Avx512Scores,
-            "chunk": problem.chunk or cross_entropy_avx512.default_chunk(len(hidden), weight),
+            "scores": avx512.Avx512Scores,
+            "chunk": problem.chunk or avx512.default_chunk(len(hidden), weight),
         }
     function = triton_path().TritonCrossEntropy if impl == "triton" else ChunkedCrossEntropy
     loss, z_part = function.apply(hidden, weight, bias, target, terms, options)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lightning_losses.kernels.choice import Impl
 from lightning_losses.kernels.chunked_head import ChunkedImpl, RowLoss, chunked_head
+from lightning_losses.kernels.inputs import check_head
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
-from lightning_losses.kernels.problem import check_head
 from lightning_losses.kernels.products import product, working_dtype
 from lightning_losses.losses.distillation.logits.aligned_vocabulary import Policy, shared_classes, shared_target
 from lightning_losses.numerics.checks import check_floating, check_number

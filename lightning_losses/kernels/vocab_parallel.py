@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.cross_entropy_chunked import ChunkedCrossEntropy
+from lightning_losses.kernels.cross_entropy.chunked import ChunkedCrossEntropy
+from lightning_losses.kernels.inputs import autocast, check_head, check_targets, shifted
 from lightning_losses.kernels.linear_cross_entropy import LinearCrossEntropyValue, scales
-from lightning_losses.kernels.problem import autocast, check_head, check_targets, shifted
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.parallel.processes import group_rank, maximum_of_all, row_shard, sizes_of_all, total_of_all

@@ -11,8 +11,8 @@ import torch
 from lightning_losses.catalogue.losses import STATUS, catalogue
 from lightning_losses.catalogue.parts import PARTS, parts
 from lightning_losses.kernels.chunked_head import chunked_head
-from lightning_losses.kernels.hand_written import evaluator_of
 from lightning_losses.kernels.linear_distillation import linear_distillation
+from lightning_losses.kernels.rows.by_hand import evaluator_of
 from lightning_losses.losses import loss_classes
 from tests.losses.examples import build
 

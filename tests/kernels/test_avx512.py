@@ -6,10 +6,11 @@ import subprocess
 import pytest
 import torch
 
-from lightning_losses.kernels import choice, cross_entropy_avx512, products
+from lightning_losses.kernels import choice, products
 from lightning_losses.kernels.choice import choose_implementation
-from lightning_losses.kernels.cross_entropy_avx512 import Avx512Scores, default_chunk, library, unsupported
-from lightning_losses.kernels.cross_entropy_chunked import sums_and_gradients
+from lightning_losses.kernels.cross_entropy import avx512
+from lightning_losses.kernels.cross_entropy.avx512 import Avx512Scores, default_chunk, library, unsupported
+from lightning_losses.kernels.cross_entropy.chunked import sums_and_gradients
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.terms import Terms
 from tests.golden.adapters.lm_ot import cross_entropy_adapter
@@ -276,11 +277,11 @@ def test_chunks_are_whole_panels_and_a_share_of_the_tokens():
 @pytest.fixture
 def able(monkeypatch):
     """As on an AMD CPU with AVX-512, whatever this one is."""
-    flags = frozenset((*cross_entropy_avx512.NEEDED, "avx512_bf16"))
-    monkeypatch.setattr(cross_entropy_avx512, "cpu_flags", lambda: flags)
+    flags = frozenset((*avx512.NEEDED, "avx512_bf16"))
+    monkeypatch.setattr(avx512, "cpu_flags", lambda: flags)
     monkeypatch.setattr(choice, "cpu_flags", lambda: flags)
     monkeypatch.setattr(choice, "cpu_vendor", lambda: "AuthenticAMD")
-    monkeypatch.setattr(cross_entropy_avx512, "library", lambda: cross_entropy_avx512.Library(None))
+    monkeypatch.setattr(avx512, "library", lambda: avx512.Library(None))
 
 
 def test_auto_takes_it_where_it_was_measured_and_says_so(able, monkeypatch):
@@ -300,7 +301,7 @@ def test_auto_takes_it_where_it_was_measured_and_says_so(able, monkeypatch):
     assert "AMX" in choose_implementation(hidden.bfloat16(), LARGE.bfloat16()).reason
     monkeypatch.setattr(choice, "cpu_vendor", lambda: "GenuineIntel")
     assert "measured on AMD's CPUs alone" in choose_implementation(hidden, LARGE).reason
-    monkeypatch.setattr(cross_entropy_avx512, "cpu_flags", lambda: frozenset({"avx512f"}))
+    monkeypatch.setattr(avx512, "cpu_flags", lambda: frozenset({"avx512f"}))
     assert "lacks avx512bw, avx512vl" in choose_implementation(hidden, LARGE).reason
 
 
@@ -317,7 +318,7 @@ def test_what_it_cannot_do_is_refused(able):
 
 
 def test_a_compiler_that_is_missing_or_fails_is_told(able, monkeypatch, tmp_path):
-    monkeypatch.setattr(cross_entropy_avx512, "library", library.__wrapped__)
+    monkeypatch.setattr(avx512, "library", library.__wrapped__)
     monkeypatch.setenv("LIGHTNING_LOSSES_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "no C++ compiler was found" in choose_implementation(torch.zeros(64, 8), LARGE).reason

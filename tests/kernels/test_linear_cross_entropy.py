@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from lightning_losses import debug
 from lightning_losses.kernels import head
 from lightning_losses.kernels.choice import choose_implementation
-from lightning_losses.kernels.cross_entropy_chunked import TiledScores
-from lightning_losses.kernels.cross_entropy_pass import Pass, default_chunk
+from lightning_losses.kernels.cross_entropy.chunked import TiledScores
+from lightning_losses.kernels.cross_entropy.walk import Pass, default_chunk
 from lightning_losses.kernels.linear_cross_entropy import LinearCrossEntropyValue, linear_cross_entropy
 from lightning_losses.kernels.terms import Alone, Terms
 from tests.golden.adapters.lm_ot import cross_entropy_adapter
@@ -470,7 +470,7 @@ def test_cce_s_form_for_the_compiler_equals_the_reference(options):
     ],
 )
 def test_a_backend_that_is_not_installed_is_named(monkeypatch, impl, package):
-    for module in ("peers", "linear_cross_entropy"):
+    for module in ("cross_entropy.peers", "linear_cross_entropy"):
         monkeypatch.setattr(f"lightning_losses.kernels.{module}.installed", lambda name: False)
     with pytest.raises(ValueError, match=f"impl='{impl}' needs the package {package}"):
         linear_cross_entropy(*problem(torch.float32), impl=impl)

@@ -4,10 +4,10 @@ import torch
 from lightning_losses import losses
 from lightning_losses.kernels import head
 from lightning_losses.kernels.chunked_head import chunked_head
-from lightning_losses.kernels.hand_written import evaluator_of
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.linear_distillation import TopKLogits, linear_distillation
 from lightning_losses.kernels.linear_stablemax_cross_entropy import linear_stablemax_cross_entropy
+from lightning_losses.kernels.rows.by_hand import evaluator_of
 from lightning_losses.numerics.reduction import reduce
 
 pytestmark = pytest.mark.kernels

@@ -18,8 +18,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from lightning_losses.kernels import triton_kernels
-from lightning_losses.kernels.cross_entropy_triton import backward_tiles, forward_tiles, row_block
+from lightning_losses.kernels.cross_entropy import triton_kernels
+from lightning_losses.kernels.cross_entropy.triton_walks import backward_tiles, forward_tiles, row_block
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 OPERANDS = ("hidden_ptr", "weight_ptr", "bias_ptr", "logits_ptr")

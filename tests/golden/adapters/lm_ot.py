@@ -5,7 +5,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from lightning_losses.kernels.cross_entropy_recompute import Tiling, filtered_tiles
+from lightning_losses.kernels.cross_entropy.recompute import Tiling, filtered_tiles
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.linear_distillation import linear_distillation
 from lightning_losses.kernels.vocab_parallel import vocabulary_range

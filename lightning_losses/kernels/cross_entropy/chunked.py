@@ -1,7 +1,7 @@
 """Linear cross-entropy by chunks of tokens, with the gradients made in the forward pass: three products, not four.
 
-The scores of a chunk are walked over tile by tile of the vocabulary, on any device. `cross_entropy_pass` tells how a
-chunk's exponentials become gradients; `cross_entropy_avx512` has other scores for the same pass.
+The scores of a chunk are walked over tile by tile of the vocabulary, on any device. `walk` tells how a
+chunk's exponentials become gradients; `avx512` has other scores for the same pass.
 """
 
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.cross_entropy_pass import ChunkScores, Pass, default_chunk
+from lightning_losses.kernels.cross_entropy.walk import ChunkScores, Pass, default_chunk
 from lightning_losses.kernels.head import Head, locate
 from lightning_losses.kernels.products import accumulate, exponentiate, product, row_sums
 from lightning_losses.kernels.terms import Alone, Exchange, Terms

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_losses.kernels.choice import has_torch_operation, installed
-from lightning_losses.kernels.problem import Problem
+from lightning_losses.kernels.inputs import Problem
 
 
 def evaluate(problem: Problem, impl: str) -> tuple[Tensor, None, Tensor]:

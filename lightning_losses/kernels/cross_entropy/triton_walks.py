@@ -12,11 +12,15 @@ import triton  # type: ignore[import-untyped]
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.cross_entropy_chunked import Sums, refuse_second_order, scaled
-from lightning_losses.kernels.cross_entropy_pass import default_chunk
+from lightning_losses.kernels.cross_entropy.chunked import Sums, refuse_second_order, scaled
+from lightning_losses.kernels.cross_entropy.triton_kernels import (
+    cross_entropy_kernel,
+    head_backward_kernel,
+    head_forward_kernel,
+)
+from lightning_losses.kernels.cross_entropy.walk import default_chunk
 from lightning_losses.kernels.products import accumulate, product, spans
 from lightning_losses.kernels.terms import Terms
-from lightning_losses.kernels.triton_kernels import cross_entropy_kernel, head_backward_kernel, head_forward_kernel
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 
@@ -82,7 +86,7 @@ def sums_and_gradients(
     chunk: int | None = None,
     accum_dtype: torch.dtype | None = None,
 ) -> Sums:
-    """What `cross_entropy_chunked.sums_and_gradients` gives, by its arguments."""
+    """What `chunked.sums_and_gradients` gives, by its arguments."""
     check_runnable(weight)
     tokens, vocabulary = len(hidden), len(weight)
     ones = hidden.new_ones(tokens, dtype=torch.float32)

@@ -1,7 +1,7 @@
 """The chunked linear cross-entropy's walks over the head in C++, for CPUs with AVX-512; compiled at first use.
 
 Products and what surrounds them are one loop there: scores are exponentiated in the registers that made them, and no
-operand is copied but a tile of the weight. All else is `cross_entropy_chunked`'s, with these scores.
+operand is copied but a tile of the weight. All else is `chunked`'s, with these scores.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.environment.cache_folder import cache_folder
-from lightning_losses.kernels.cross_entropy_pass import Pass
+from lightning_losses.kernels.cross_entropy.walk import Pass
 from lightning_losses.kernels.products import cpu_flags
 
 SOURCE = Path(__file__).with_suffix(".cpp")

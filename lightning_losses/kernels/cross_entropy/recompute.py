@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.cross_entropy_chunked import refuse_second_order
+from lightning_losses.kernels.cross_entropy.chunked import refuse_second_order
 from lightning_losses.kernels.head import Head
 from lightning_losses.kernels.products import exponentiate, product, spans
 from lightning_losses.kernels.terms import Terms

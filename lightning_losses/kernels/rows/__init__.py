@@ -1,0 +1,1 @@
+"""The walk over row-wise losses of a head, with or without a teacher."""
