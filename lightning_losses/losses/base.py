@@ -8,7 +8,7 @@ import inspect
 import re
 from abc import ABC
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
 import torch
@@ -63,6 +63,9 @@ class Loss(nn.Module, ABC):
             cls.__module__.rpartition(".")[2] if ours else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
         )
         dataclass(eq=False, repr=False)(cls)
+        for name in {setting.name for setting in fields(cls)} & vars(cls).keys():
+            # A default that stayed on the class would hide the buffer that a setting becomes.
+            delattr(cls, name)
 
     def __post_init__(self) -> None:
         check_settings(self, self._identifier)
