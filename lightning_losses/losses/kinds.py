@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.checks import check_vectors
+from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.reduction import Reduction, reduce
 from lightning_losses.numerics.rows import class_indices, classification_rows, distillation_rows
 
@@ -169,6 +170,37 @@ class PredictionLoss(Loss):
         top, predicted = log_p.max(dim=-1)
         kept = torch.ones_like(top) if rows.kept is None else rows.kept.reshape(-1).to(top)
         return self.measure(Predictions(log_p, top.exp(), (predicted == label).to(top), label, kept))
+
+
+class FeaturePairs(NamedTuple):
+    """Features of student and teacher for the same samples, checked, in full precision, the teacher's constant."""
+
+    features: Float[Tensor, "batch dim"]
+    teacher_features: Float[Tensor, "batch teacher_dim"]
+
+
+class RelationLoss(Loss):
+    """A value a batch from how its samples relate, in the student's features and in the teacher's.
+
+    A batch of one has no relations: its value is 0, with zero gradients.
+    """
+
+    batch_coupled = True
+
+    @abstractmethod
+    def measure(self, given: FeaturePairs) -> Float[Tensor, ""]:
+        """The value of a batch of at least two."""
+
+    def forward(
+        self, features: Float[Tensor, "batch dim"], teacher_features: Float[Tensor, "batch teacher_dim"]
+    ) -> Float[Tensor, ""]:
+        """Check and evaluate; the class documents what."""
+        check_vectors(self._identifier, features, teacher_features)
+        student, teacher = full_precision(features), full_precision(teacher_features.detach())
+        if len(student) < 2:
+            return student.sum() * 0.0
+        with torch.autocast(features.device.type, enabled=False):
+            return self.measure(FeaturePairs(student, teacher.to(student.dtype)))
 
 
 def _classification_rows(

@@ -75,3 +75,13 @@ def check_floating(loss: str, name: str, tensor: Any) -> None:
         raise ValueError(f"{loss}: {name} is a {type(tensor).__name__}; give a floating-point tensor.")
     if not tensor.is_floating_point():
         raise ValueError(f"{loss}: {name} has dtype {tensor.dtype}; give unnormalised floating-point scores.")
+
+
+def check_vectors(loss: str, features: Any, teacher_features: Any) -> None:
+    """Raise ``ValueError`` unless both are vectors [B, D] of the same samples, of any two dimensions."""
+    for name, tensor in (("features", features), ("teacher_features", teacher_features)):
+        check_floating(loss, name, tensor)
+        if tensor.ndim != 2 or len(tensor) != len(features):
+            raise ValueError(
+                f"{loss}: {name} of shape {list(tensor.shape)} came; give vectors [B, D], of the same samples for both."
+            )

@@ -1,7 +1,8 @@
 """Attention transfer: where a layer is active in the student is matched to where one is active in the teacher."""
 
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,76 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_choice, check_floating, check_number
+from lightning_losses.losses.settings import Bound
+from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import full_precision
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.reduction import Reduction, reduce
 
 Maps = Float[Tensor, "batch channels height width"]
-Mode = Literal["code", "paper"]
-
-
-def attention_map(feature_map: Maps, p: float = 2.0) -> Float[Tensor, "batch positions"]:
-    """Each sample's mean over channels of ``|activation|^p``, flattened, with length 1."""
-    maps = full_precision(feature_map)
-    powers = maps.square() if p == 2 else maps.abs().pow(p)
-    return F.normalize(powers.mean(dim=1).flatten(start_dim=1), dim=1)
-
-
-def attention_transfer_loss(
-    feature_maps: Maps | Mapping[str, Maps],
-    teacher_feature_maps: Maps | Mapping[str, Maps],
-    *,
-    p: float = 2.0,
-    mode: Mode = "code",
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Distance of the attention maps, summed over layers; see `AttentionTransfer`."""
-    _check_options(p, mode, reduction)
-    students, teachers = _layers("feature_maps", feature_maps), _layers("teacher_feature_maps", teacher_feature_maps)
-    if len(students) != len(teachers):
-        raise ValueError(
-            f"attention_transfer: {len(students)} feature_maps came with {len(teachers)} teacher_feature_maps; give as "
-            "many layers of both networks, in the same order."
-        )
-    values = [_distance(s, t.detach(), p, mode) for s, t in zip(students, teachers, strict=True)]
-    return reduce(torch.stack(values).sum(dim=0) if len(values) > 1 else values[0], reduction)
-
-
-def _check_options(p: float, mode: str, reduction: str) -> None:
-    check_number("attention_transfer", "p", p, least=1)
-    check_choice("attention_transfer", "mode", mode, Mode)
-    check_reduction("attention_transfer", reduction)
-
-
-def _layers(name: str, maps: Maps | Mapping[str, Maps]) -> list[Tensor]:
-    layers = list(maps.values()) if isinstance(maps, Mapping) else [maps]
-    for layer in layers:
-        check_floating("attention_transfer", name, layer)
-        if layer.ndim != 4:
-            raise ValueError(
-                f"attention_transfer: {name} of shape {list(layer.shape)} came; give maps [B, channels, height, width]."
-            )
-    return layers
-
-
-def _distance(student: Tensor, teacher: Tensor, p: float, mode: Mode) -> Float[Tensor, " batch"]:
-    if len(student) != len(teacher):
-        raise ValueError(
-            f"attention_transfer: teacher_feature_maps of {len(teacher)} samples came with feature_maps of "
-            f"{len(student)}; give both the same samples."
-        )
-    size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
-    student, teacher = (
-        maps if tuple(maps.shape[2:]) == size else F.adaptive_avg_pool2d(full_precision(maps), size)
-        for maps in (student, teacher)
-    )
-    squared = (attention_map(student, p) - attention_map(teacher, p).to(full_precision(student).dtype)).square()
-    if mode == "code":
-        return squared.mean(dim=1)
-    total = squared.sum(dim=1)
-    # The square root has no slope at 0; there the maps are equal, and the gradient is 0.
-    apart = total > 0
-    return torch.where(apart, torch.where(apart, total, 1.0).sqrt(), 0.0)
 
 
 class AttentionTransfer(Loss):
@@ -118,17 +55,53 @@ class AttentionTransfer(Loss):
     status = "paper"
     evidence = "megvii-research/mdistiller and yoshitomo-matsubara/torchdistill, which are not its authors'"
 
-    def __init__(self, p: float = 2.0, mode: Mode = "code", reduction: Reduction = "mean") -> None:
-        super().__init__()
-        _check_options(p, mode, reduction)
-        self.p = p
-        self.mode: Mode = mode
-        self.reduction: Reduction = reduction
+    p: Annotated[float, Bound(least=1)] = 2.0
+    mode: Literal["code", "paper"] = "code"
+    reduction: Reduction = field(default="mean", kw_only=True)
 
     def forward(
         self, feature_maps: Maps | Mapping[str, Maps], teacher_feature_maps: Maps | Mapping[str, Maps]
     ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return attention_transfer_loss(
-            feature_maps, teacher_feature_maps, p=self.p, mode=self.mode, reduction=self.reduction
-        )
+        """Check, evaluate and reduce; the class documents what."""
+        students = self._layers("feature_maps", feature_maps)
+        teachers = self._layers("teacher_feature_maps", teacher_feature_maps)
+        if len(students) != len(teachers) or not students:
+            raise ValueError(
+                f"{self._identifier}: {len(students)} feature_maps came with {len(teachers)} teacher_feature_maps; "
+                "give as many layers of both networks, in the same order."
+            )
+        values = [self._distance(s, t.detach()) for s, t in zip(students, teachers, strict=True)]
+        return reduce(sum(values[1:], values[0]), self.reduction)
+
+    def _layers(self, name: str, maps: Maps | Mapping[str, Maps]) -> list[Tensor]:
+        layers = list(maps.values()) if isinstance(maps, Mapping) else [maps]
+        for layer in layers:
+            check_floating(self._identifier, name, layer)
+            if layer.ndim != 4:
+                raise ValueError(
+                    f"{self._identifier}: {name} of shape {list(layer.shape)} came; give maps [B, channels, height, "
+                    "width]."
+                )
+        return layers
+
+    def _distance(self, student: Maps, teacher: Maps) -> Float[Tensor, " batch"]:
+        if len(student) != len(teacher):
+            raise ValueError(
+                f"{self._identifier}: teacher_feature_maps of {len(teacher)} samples came with feature_maps of "
+                f"{len(student)}; give both the same samples."
+            )
+        size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
+        attention = self._attention(student, size)
+        squared = (attention - self._attention(teacher, size).to(attention.dtype)).square()
+        if self.mode == "code":
+            return squared.mean(dim=1)
+        total = squared.sum(dim=1)
+        # The square root has no slope at 0; there the maps are equal, and the gradient is 0.
+        apart = total > 0
+        return torch.where(apart, torch.where(apart, total, 1.0).sqrt(), 0.0)
+
+    def _attention(self, maps: Maps, size: tuple[int, int]) -> Float[Tensor, "batch positions"]:
+        maps = full_precision(maps)
+        maps = maps if tuple(maps.shape[2:]) == size else F.adaptive_avg_pool2d(maps, size)
+        powers = maps.square() if self.p == 2 else maps.abs().pow(self.p)
+        return F.normalize(powers.mean(dim=1).flatten(start_dim=1), dim=1)

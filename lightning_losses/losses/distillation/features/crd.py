@@ -6,36 +6,25 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_count, check_floating, check_temperature
+from lightning_losses.losses.settings import Count, Temperature
+from lightning_losses.numerics.checks import check_vectors
 from lightning_losses.numerics.probabilities import full_precision
 
 
-def crd_loss(
-    embeddings: Float[Tensor, "batch dim"],
-    teacher_embeddings: Float[Tensor, "batch dim"],
+def symmetric_info_nce(
+    a: Float[Tensor, "batch dim"],
+    b: Float[Tensor, "batch dim"],
     target: Int[Tensor, " batch"] | None = None,
-    *,
     temperature: float = 0.07,
 ) -> Float[Tensor, ""]:
-    """Symmetric InfoNCE between embeddings of student and teacher, either of which may learn; see `CRD`."""
-    check_temperature("crd", temperature)
-    for name, tensor in (("features", embeddings), ("teacher_features", teacher_embeddings)):
-        check_floating("crd", name, tensor)
-        if tensor.shape != embeddings.shape or tensor.ndim != 2:
-            raise ValueError(f"crd: embedded {name} of shape {list(tensor.shape)} came; give both the same [B, D].")
-    if target is not None and (target.shape != embeddings.shape[:1] or target.is_floating_point()):
-        raise ValueError(
-            f"crd: target of shape {list(target.shape)} and dtype {target.dtype} came with {len(embeddings)} samples; "
-            "give [B] class indices, or none."
-        )
-    student, teacher = full_precision(embeddings), full_precision(teacher_embeddings)
-    if len(student) == 0:
-        return student.sum() * 0.0 + teacher.sum() * 0.0
-    with torch.autocast(embeddings.device.type, enabled=False):
-        scores = F.normalize(student, dim=-1) @ F.normalize(teacher, dim=-1).to(student.dtype).mT / temperature
+    """How badly each vector picks its partner out of the others' and is picked by it; others of its class stand by."""
+    a, b = full_precision(a), full_precision(b)
+    if len(a) == 0:
+        return a.sum() * 0.0 + b.sum() * 0.0
+    with torch.autocast(a.device.type, enabled=False):
+        scores = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).to(a.dtype).mT / temperature
     own = torch.arange(len(scores), device=scores.device)
     if target is not None:
-        # Others of the class are no negatives.
         alike = (target.unsqueeze(0) == target.unsqueeze(1)) & (own.unsqueeze(0) != own.unsqueeze(1))
         scores = scores.masked_fill(alike, -torch.inf)
     return F.cross_entropy(scores, own) + F.cross_entropy(scores.mT, own)
@@ -81,20 +70,15 @@ class CRD(Loss):
     status = "experimental"
     evidence = "no golden values: negatives come from the batch, not from a memory bank; the definition in its tests"
 
-    def __init__(
-        self,
-        embedding_dim: int = 128,
-        temperature: float = 0.07,
-        feature_dim: int | None = None,
-        teacher_dim: int | None = None,
-    ) -> None:
-        super().__init__()
-        check_count("crd", "embedding_dim", embedding_dim)
-        check_temperature("crd", temperature)
-        self.embedding_dim = embedding_dim
-        self.temperature = temperature
-        self.student_embedding = _linear(feature_dim, embedding_dim)
-        self.teacher_embedding = _linear(teacher_dim, embedding_dim)
+    embedding_dim: Count = 128
+    temperature: Temperature = 0.07
+    feature_dim: int | None = None
+    teacher_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.student_embedding = _linear(self.feature_dim, self.embedding_dim)
+        self.teacher_embedding = _linear(self.teacher_dim, self.embedding_dim)
 
     def forward(
         self,
@@ -102,19 +86,18 @@ class CRD(Loss):
         teacher_features: Float[Tensor, "batch teacher_dim"],
         target: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
-        for name, tensor in (("features", features), ("teacher_features", teacher_features)):
-            check_floating("crd", name, tensor)
-            if tensor.ndim != 2 or len(tensor) != len(features):
-                raise ValueError(
-                    f"crd: {name} of shape {list(tensor.shape)} came; give vectors [B, D], of the same samples for "
-                    "both."
-                )
-        return crd_loss(
+        """Check, embed and evaluate; the class documents what."""
+        check_vectors(self._identifier, features, teacher_features)
+        if target is not None and (target.shape != features.shape[:1] or target.is_floating_point()):
+            raise ValueError(
+                f"{self._identifier}: target of shape {list(target.shape)} and dtype {target.dtype} came with "
+                f"{len(features)} samples; give [B] class indices, or none."
+            )
+        return symmetric_info_nce(
             self.student_embedding(features.to(self.student_embedding.weight.dtype)),
             self.teacher_embedding(teacher_features.detach().to(self.teacher_embedding.weight.dtype)),
             target,
-            temperature=self.temperature,
+            self.temperature,
         )
 
 

@@ -5,36 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_floating, check_number
-from lightning_losses.numerics.probabilities import full_precision
-
-
-def rkd_loss(
-    features: Float[Tensor, "batch dim"],
-    teacher_features: Float[Tensor, "batch teacher_dim"],
-    *,
-    distance_weight: float = 25.0,
-    angle_weight: float = 50.0,
-) -> Float[Tensor, ""]:
-    """Relational distillation; see `RKD`."""
-    check_number("rkd", "distance_weight", distance_weight, least=0)
-    check_number("rkd", "angle_weight", angle_weight, least=0)
-    for name, tensor in (("features", features), ("teacher_features", teacher_features)):
-        check_floating("rkd", name, tensor)
-        if tensor.ndim != 2 or len(tensor) != len(features):
-            raise ValueError(
-                f"rkd: {name} of shape {list(tensor.shape)} came; give vectors [B, D], of the same samples for both."
-            )
-    student, teacher = full_precision(features), full_precision(teacher_features.detach())
-    if len(student) < 2:
-        return student.sum() * 0.0
-    with torch.autocast(features.device.type, enabled=False):
-        value = distance_weight * F.smooth_l1_loss(relative_distances(student), relative_distances(teacher).to(student))
-        # Angles take memory of B² D and time of B³ D.
-        if angle_weight > 0:
-            value = value + angle_weight * F.smooth_l1_loss(angles(student), angles(teacher).to(student))
-    return value
+from lightning_losses.losses.kinds import FeaturePairs, RelationLoss
+from lightning_losses.losses.settings import Weight
 
 
 def relative_distances(vectors: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch batch"]:
@@ -50,7 +22,7 @@ def angles(vectors: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch batch ba
     return directions @ directions.mT
 
 
-class RKD(Loss):
+class RKD(RelationLoss):
     """Relational distillation: the distances and angles between samples are matched, not the samples.
 
     ``w_d huber(d_ij, d'_ij) + w_a huber(cos_ijk, cos'_ijk)``, averaged over all pairs and all triples of the batch,
@@ -81,21 +53,17 @@ class RKD(Loss):
         True
     """
 
-    batch_coupled = True
     status = "paper"
     evidence = "no golden values; the definition, pair by pair, in its tests"
 
-    def __init__(self, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
-        super().__init__()
-        check_number("rkd", "distance_weight", distance_weight, least=0)
-        check_number("rkd", "angle_weight", angle_weight, least=0)
-        self.distance_weight = distance_weight
-        self.angle_weight = angle_weight
+    distance_weight: Weight = 25.0
+    angle_weight: Weight = 50.0
 
-    def forward(
-        self, features: Float[Tensor, "batch dim"], teacher_features: Float[Tensor, "batch teacher_dim"]
-    ) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
-        return rkd_loss(
-            features, teacher_features, distance_weight=self.distance_weight, angle_weight=self.angle_weight
-        )
+    def measure(self, given: FeaturePairs) -> Float[Tensor, ""]:
+        """The weighted sum of both differences."""
+        student, teacher = given
+        value = self.distance_weight * F.smooth_l1_loss(relative_distances(student), relative_distances(teacher))
+        # Angles take memory of B² D and time of B³ D.
+        if self.angle_weight > 0:
+            value = value + self.angle_weight * F.smooth_l1_loss(angles(student), angles(teacher))
+        return value

@@ -6,56 +6,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss, Status
-from lightning_losses.numerics.checks import check_temperature
+from lightning_losses.losses.base import Loss
+from lightning_losses.losses.settings import Temperature
 from lightning_losses.numerics.probabilities import known_everywhere, log_probabilities
 from lightning_losses.numerics.reduction import Reduction
 from lightning_losses.numerics.rows import distillation_rows
-
-
-def span_correlation_loss(
-    logits: Float[Tensor, "*batch tokens classes"],
-    teacher_logits: Float[Tensor, "*batch tokens classes"],
-    spans: Int[Tensor, "*batch tokens"] | None = None,
-    *,
-    temperature: float = 1.0,
-) -> Float[Tensor, ""]:
-    """The mean over pairs of neighbours of the squared difference of correlations; see `SpanCorrelation`."""
-    check_temperature("span_correlation", temperature)
-    rows = distillation_rows("span_correlation", logits, teacher_logits)
-    paired = span_pairs(rows.logits, spans)
-    inside = torch.zeros(rows.logits.shape[:-1], dtype=torch.bool, device=paired.device)
-    inside[..., 1:] |= paired
-    inside[..., :-1] |= paired
-    student, teacher = rows.logits, rows.teacher_logits
-    if not known_everywhere(inside):
-        # Tokens in no pair may hold anything.
-        student, teacher = (z.masked_fill(~inside.unsqueeze(-1), 0.0) for z in (student, teacher))
-    student, teacher = (log_probabilities(z, temperature) for z in (student, teacher))
-    # The product of two neighbours' probabilities, formed from their logarithms.
-    apart = (student[..., :-1, :] + student[..., 1:, :]).exp() - (teacher[..., :-1, :] + teacher[..., 1:, :]).exp()
-    value = apart.square().mean(dim=-1).masked_fill(~paired, 0.0)
-    return value.sum() / paired.sum().clamp(min=1)
-
-
-def span_pairs(
-    logits: Float[Tensor, "*batch tokens classes"], spans: Int[Tensor, "*batch tokens"] | None
-) -> Bool[Tensor, "*batch pairs"]:
-    """Which neighbouring tokens, each with the next one, lie in one span.
-
-    Raises:
-        ValueError: logits without a dimension of tokens; spans of another shape, or not int64.
-    """
-    if logits.ndim < 2:
-        raise ValueError(f"span_correlation: logits of shape {list(logits.shape)} came; give [..., tokens, C].")
-    if spans is None:
-        return torch.ones(*logits.shape[:-2], max(logits.shape[-2] - 1, 0), dtype=torch.bool, device=logits.device)
-    if spans.shape != logits.shape[:-1] or spans.dtype != torch.int64:
-        raise ValueError(
-            f"span_correlation: spans of shape {list(spans.shape)} and dtype {spans.dtype} came with logits of shape "
-            f"{list(logits.shape)}; give an int64 number for each token, below 0 for tokens in no span."
-        )
-    return (spans[..., 1:] == spans[..., :-1]) & (spans[..., 1:] >= 0)
 
 
 class SpanCorrelation(Loss):
@@ -89,19 +44,16 @@ class SpanCorrelation(Loss):
         1.0
     """
 
-    status: ClassVar[Status] = "experimental"
-    evidence: ClassVar[str] = "no golden values: made from descriptions; the definition in its tests"
+    status = "experimental"
+    evidence = "no golden values: made from descriptions; the definition in its tests"
     # Pairs weigh alike, so processes are weighed by theirs.
     reduction: ClassVar[Reduction] = "mean"
 
-    def __init__(self, temperature: float = 1.0) -> None:
-        super().__init__()
-        check_temperature("span_correlation", temperature)
-        self.temperature = temperature
+    temperature: Temperature = 1.0
 
     def denominator(self, **tensors: Tensor) -> Tensor:
         """How many pairs of neighbours there are."""
-        return span_pairs(tensors["logits"], tensors.get("spans")).sum()
+        return self._pairs(tensors["logits"], tensors.get("spans")).sum()
 
     def forward(
         self,
@@ -109,5 +61,32 @@ class SpanCorrelation(Loss):
         teacher_logits: Float[Tensor, "*batch tokens classes"],
         spans: Int[Tensor, "*batch tokens"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
-        return span_correlation_loss(logits, teacher_logits, spans, temperature=self.temperature)
+        """Check and evaluate; the class documents what."""
+        student, teacher, *_ = distillation_rows(self._identifier, logits, teacher_logits)
+        paired = self._pairs(student, spans)
+        inside = torch.zeros(student.shape[:-1], dtype=torch.bool, device=paired.device)
+        inside[..., 1:] |= paired
+        inside[..., :-1] |= paired
+        if not known_everywhere(inside):
+            # Tokens in no pair may hold anything.
+            student, teacher = (z.masked_fill(~inside.unsqueeze(-1), 0.0) for z in (student, teacher))
+        log_s, log_t = (log_probabilities(z, self.temperature) for z in (student, teacher))
+        # The product of two neighbours' probabilities, formed from their logarithms.
+        apart = (log_s[..., :-1, :] + log_s[..., 1:, :]).exp() - (log_t[..., :-1, :] + log_t[..., 1:, :]).exp()
+        value = apart.square().mean(dim=-1).masked_fill(~paired, 0.0)
+        return value.sum() / paired.sum().clamp(min=1)
+
+    def _pairs(
+        self, logits: Float[Tensor, "*batch tokens classes"], spans: Int[Tensor, "*batch tokens"] | None
+    ) -> Bool[Tensor, "*batch pairs"]:
+        """Which neighbouring tokens, each with the next one, lie in one span."""
+        if logits.ndim < 2:
+            raise ValueError(f"{self._identifier}: logits of shape {list(logits.shape)} came; give [..., tokens, C].")
+        if spans is None:
+            return torch.ones(*logits.shape[:-2], max(logits.shape[-2] - 1, 0), dtype=torch.bool, device=logits.device)
+        if spans.shape != logits.shape[:-1] or spans.dtype != torch.int64:
+            raise ValueError(
+                f"{self._identifier}: spans of shape {list(spans.shape)} and dtype {spans.dtype} came with logits of "
+                f"shape {list(logits.shape)}; give an int64 number for each token, below 0 for tokens in no span."
+            )
+        return (spans[..., 1:] == spans[..., :-1]) & (spans[..., 1:] >= 0)
