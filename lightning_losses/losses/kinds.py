@@ -1,8 +1,8 @@
 """The kinds of losses that recur, by what they are fed.
 
 Each kind has one `forward`, which checks, widens and reduces, and one method that a loss of it writes: `rows`, a value
-for each row, or `measure`, a value for the batch. A loss that is fed otherwise subclasses `Loss` and writes its own
-`forward`.
+for each row, or `measure`, a value for the batch. What `rows` takes is made by `given`, for the kernels too, which
+reduce by themselves. A loss that is fed otherwise subclasses `Loss` and writes its own `forward`.
 """
 
 from abc import abstractmethod
@@ -53,10 +53,14 @@ class ClassificationLoss(RowLoss):
     def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
 
+    def given(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> ClassificationRows:
+        """What `rows` takes, checked."""
+        checked = _classification_rows if self.soft_targets else _index_rows
+        return checked(self._identifier, logits, target, self.ignore_index)
+
     def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Check, evaluate and reduce; the class documents what."""
-        checked = _classification_rows if self.soft_targets else _index_rows
-        given = checked(self._identifier, logits, target, self.ignore_index)
+        given = self.given(logits, target)
         return reduce(self.rows(given), self.reduction, given.kept)
 
 
@@ -75,6 +79,16 @@ class DistillationLoss(RowLoss):
     def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
 
+    def given(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."] | None = None,
+    ) -> DistillationRows:
+        """What `rows` takes, checked."""
+        rows = distillation_rows(self._identifier, logits, teacher_logits, target, self.ignore_index)
+        return DistillationRows(rows.logits, rows.teacher_logits, rows.kept)
+
     def forward(
         self,
         logits: Float[Tensor, "*rows classes"],
@@ -82,8 +96,7 @@ class DistillationLoss(RowLoss):
         target: Shaped[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "..."]:
         """Check, evaluate and reduce; the class documents what."""
-        rows = distillation_rows(self._identifier, logits, teacher_logits, target, self.ignore_index)
-        given = DistillationRows(rows.logits, rows.teacher_logits, rows.kept)
+        given = self.given(logits, teacher_logits, target)
         return reduce(self.rows(given), self.reduction, given.kept)
 
 
@@ -114,13 +127,13 @@ class LabelledDistillationLoss(RowLoss):
     def rows(self, given: LabelledRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
 
-    def forward(
+    def given(
         self,
         logits: Float[Tensor, "*rows classes"],
         teacher_logits: Float[Tensor, "*rows classes"],
         target: Shaped[Tensor, "..."],
-    ) -> Float[Tensor, "..."]:
-        """Check, evaluate and reduce; the class documents what."""
+    ) -> LabelledRows:
+        """What `rows` takes, checked."""
         rows = distillation_rows(self._identifier, logits, teacher_logits, target, self.ignore_index)
         if logits.shape[-1] < self.least_classes:
             raise ValueError(
@@ -128,7 +141,16 @@ class LabelledDistillationLoss(RowLoss):
                 "classes."
             )
         assert rows.target is not None
-        given = LabelledRows(rows.logits, rows.teacher_logits, rows.target, rows.kept)
+        return LabelledRows(rows.logits, rows.teacher_logits, rows.target, rows.kept)
+
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."],
+    ) -> Float[Tensor, "..."]:
+        """Check, evaluate and reduce; the class documents what."""
+        given = self.given(logits, teacher_logits, target)
         return reduce(self.rows(given), self.reduction, given.kept)
 
 
