@@ -387,7 +387,7 @@ def test_it_is_documented(loss):
     assert ">>>" in documentation.partition("\nExample:")[2]
     for name in constructor_options(loss):
         # What a kind of losses shares, such as the reduction, is documented by the kind.
-        declaring = next((kind for kind in loss.__mro__ if name in kind.__dict__.get("__annotations__", {})), loss)
+        declaring = next((kind for kind in loss.__mro__ if name in inspect.get_annotations(kind)), loss)
         documented = inspect.getdoc(declaring).partition("\nArgs:")[2].partition("\nShapes:")[0]
         assert f"    {name}: " in documented, name
 
