@@ -35,8 +35,12 @@ def linear_stablemax_cross_entropy(
     # The loss sits above the kernels in the library's layers; it is needed only once someone calls this.
     from lightning_losses.losses.classification.stablemax_cross_entropy import StableMaxCrossEntropy
 
-    precise = "float64" if hidden.dtype == torch.float64 else "float32"
-    loss = StableMaxCrossEntropy(label_smoothing, precise, ignore_index, reduction)  # type: ignore[arg-type]
+    loss = StableMaxCrossEntropy(
+        label_smoothing,
+        "float64" if hidden.dtype == torch.float64 else "float32",
+        ignore_index=ignore_index,
+        reduction=reduction,
+    )
     return chunked_head(
         loss, hidden, weight, target, bias, normalizer=normalizer, chunk=chunk, accum_dtype=accum_dtype, impl=impl
     )

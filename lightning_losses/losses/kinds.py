@@ -55,7 +55,7 @@ class ClassificationLoss(RowLoss):
 
     def given(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> ClassificationRows:
         """What `rows` takes, checked."""
-        checked = _classification_rows if self.soft_targets else _index_rows
+        checked = _classification_rows if self.soft_targets else index_rows
         return checked(self._identifier, logits, target, self.ignore_index)
 
     def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -186,7 +186,7 @@ class PredictionLoss(Loss):
 
     def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
         """Check and evaluate; the class documents what."""
-        rows = _index_rows(self._identifier, logits, target, self.ignore_index)
+        rows = index_rows(self._identifier, logits, target, self.ignore_index)
         log_p = log_probabilities(rows.logits.reshape(-1, rows.logits.shape[-1]))
         label = rows.target.reshape(-1)
         top, predicted = log_p.max(dim=-1)
@@ -233,9 +233,14 @@ def _classification_rows(
     return ClassificationRows(rows.logits, rows.target, rows.kept)
 
 
-def _index_rows(
+def index_rows(
     loss: str, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], ignore_index: int
 ) -> ClassificationRows:
+    """Rows for a loss that takes class indices only.
+
+    Raises:
+        ValueError: as `classification_rows`, and for a target of probabilities.
+    """
     rows = _classification_rows(loss, logits, target, ignore_index)
     if rows.target.is_floating_point():
         raise ValueError(f"{loss}: a target of probabilities came; give int64 class indices.")

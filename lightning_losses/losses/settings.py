@@ -38,6 +38,7 @@ class Bound:
 
 
 Positive = Annotated[float, Bound(above=0)]
+NonNegative = Annotated[float, Bound(least=0)]
 Weight = Annotated[float, Bound(least=0)]
 Share = Annotated[float, Bound(least=0, most=1)]
 # Beyond the largest one, logits divided by it are 0 in float32.

@@ -382,7 +382,7 @@ def test_a_call_leaves_the_inputs_as_they_were(loss):
 @those()
 def test_it_is_documented(loss):
     documentation = inspect.getdoc(loss)
-    for section in ("Args:", "Shapes:", "Returns:", "Raises:", "Source:", "Example:"):
+    for section in ("Shapes:", "Returns:", "Raises:", "Source:", "Example:"):
         assert f"\n{section}" in documentation, section
     assert ">>>" in documentation.partition("\nExample:")[2]
     for name in constructor_options(loss):

@@ -7,49 +7,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_number
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import classification_rows
+from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
+from lightning_losses.losses.settings import Share
+from lightning_losses.numerics.reduction import reduce
 
 
-def cross_entropy_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    class_weight: Float[Tensor, " classes"] | None = None,
-    label_smoothing: float = 0.0,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Cross-entropy; see `CrossEntropy`."""
-    check_number("cross_entropy", "label_smoothing", label_smoothing, least=0, most=1)
-    check_reduction("cross_entropy", reduction)
-    rows = classification_rows("cross_entropy", logits, target, ignore_index)
-    assert rows.target is not None
-    classes = rows.logits.shape[-1]
-    if class_weight is not None and class_weight.shape != (classes,):
-        raise ValueError(
-            f"cross_entropy: class_weight of shape {list(class_weight.shape)} came with {classes} classes; "
-            f"give shape [{classes}]."
-        )
-    weight = None if class_weight is None else class_weight.to(rows.logits)
-    soft = rows.target.is_floating_point()
-    value = F.cross_entropy(
-        rows.logits.reshape(-1, classes),
-        rows.target.reshape(-1, classes) if soft else rows.target.reshape(-1),
-        weight=weight,
-        label_smoothing=label_smoothing,
-        reduction="none",
-    )
-    value = value.reshape(rows.logits.shape[:-1])
-    if reduction != "mean" or weight is None or soft:
-        return reduce(value, reduction, rows.kept)
-    mass = reduce(weight[rows.target], "sum", rows.kept)
-    return reduce(value, "sum", rows.kept) / torch.where(mass > 0, mass, 1.0)
-
-
-class CrossEntropy(Loss):
+class CrossEntropy(ClassificationLoss):
     """Cross-entropy with label smoothing, soft targets and class weights.
 
     ``-sum_k q_k log softmax(logits)_k`` with ``q`` the one-hot (or given) target, smoothed to
@@ -59,8 +22,6 @@ class CrossEntropy(Loss):
         class_weight: C non-negative weights of the classes; with class indices the mean is weighted by them, as in
             torch.
         label_smoothing: ε, in [0, 1].
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits: [..., C]; target: [...] class indices or [..., C] probabilities.
@@ -83,39 +44,49 @@ class CrossEntropy(Loss):
     status = "paper"
     evidence = "torch's own; its label smoothing with by-liu/MbLS, which is not its authors'"
 
-    class_weight: Tensor | None
+    class_weight: Sequence[float] | Tensor | None = None
+    label_smoothing: Share = 0.0
 
-    def __init__(
-        self,
-        class_weight: Sequence[float] | Tensor | None = None,
-        label_smoothing: float = 0.0,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_number("cross_entropy", "label_smoothing", label_smoothing, least=0, most=1)
-        check_reduction("cross_entropy", reduction)
-        weight = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.float32)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weight = None if self.class_weight is None else torch.as_tensor(self.class_weight, dtype=torch.float32)
+        del self.class_weight
         self.register_buffer("class_weight", weight, persistent=False)
-        self.label_smoothing = label_smoothing
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+
+    def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        classes, weight = given.logits.shape[-1], self._weight()
+        if weight is not None and weight.shape != (classes,):
+            raise ValueError(
+                f"{self._identifier}: class_weight of shape {list(weight.shape)} came with {classes} classes; "
+                f"give shape [{classes}]."
+            )
+        value = F.cross_entropy(
+            given.logits.reshape(-1, classes),
+            given.target.reshape(-1, classes) if given.target.is_floating_point() else given.target.reshape(-1),
+            weight=None if weight is None else weight.to(given.logits),
+            label_smoothing=self.label_smoothing,
+            reduction="none",
+        )
+        return value.reshape(given.logits.shape[:-1])
 
     def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return cross_entropy_loss(
-            logits,
-            target,
-            class_weight=self.class_weight,
-            label_smoothing=self.label_smoothing,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+        """Check, evaluate and reduce; the mean over class indices is weighted by their classes' weights."""
+        given, weight = self.given(logits, target), self._weight()
+        value = self.rows(given)
+        if self.reduction != "mean" or weight is None or given.target.is_floating_point():
+            return reduce(value, self.reduction, given.kept)
+        mass = reduce(weight.to(value)[given.target], "sum", given.kept)
+        return reduce(value, "sum", given.kept) / torch.where(mass > 0, mass, 1.0)
 
     def denominator(self, **tensors: Tensor) -> Tensor:
         """What reduction "mean" divides by: the samples that are not ignored, each with its class's weight."""
-        target = tensors["target"]
-        if self.class_weight is None or target.is_floating_point():
+        target, weight = tensors["target"], self._weight()
+        if weight is None or target.is_floating_point():
             return super().denominator(**tensors)
         kept = target != self.ignore_index
-        return reduce(self.class_weight[target.masked_fill(~kept, 0)], "sum", kept)
+        return reduce(weight[target.masked_fill(~kept, 0)], "sum", kept)
+
+    def _weight(self) -> Float[Tensor, " classes"] | None:
+        # Once built it is a buffer.
+        return None if self.class_weight is None else torch.as_tensor(self.class_weight)

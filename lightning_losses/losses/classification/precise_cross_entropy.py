@@ -3,41 +3,16 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_choice
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import classification_rows, pick
+from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
+from lightning_losses.numerics.divergences import cross_entropy
 
 SoftmaxDtype = Literal["float16", "float32", "float64"]
 
 
-def precise_cross_entropy_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    softmax_dtype: SoftmaxDtype = "float64",
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Cross-entropy with log-softmax in a chosen precision; see `PreciseCrossEntropy`."""
-    check_choice("precise_cross_entropy", "softmax_dtype", softmax_dtype, SoftmaxDtype)
-    check_reduction("precise_cross_entropy", reduction)
-    rows = classification_rows("precise_cross_entropy", logits, target, ignore_index)
-    assert rows.target is not None
-    # Autocast would lift float16 to float32.
-    with torch.autocast(rows.logits.device.type, enabled=False):
-        log_p = torch.log_softmax(rows.logits.to(getattr(torch, softmax_dtype)), dim=-1)
-    if rows.target.is_floating_point():
-        value = -torch.where(rows.target == 0, 0.0, rows.target.to(log_p.dtype) * log_p).sum(dim=-1)
-    else:
-        value = -pick(log_p, rows.target)
-    return reduce(value.to(rows.logits.dtype), reduction, rows.kept)
-
-
-class PreciseCrossEntropy(Loss):
+class PreciseCrossEntropy(ClassificationLoss):
     """Cross-entropy whose log-softmax runs in a chosen precision, whatever precision the network has.
 
     ``-log softmax(z)_y``. In float32 a row whose margin exceeds about 16.6 has a loss, and a gradient at its true
@@ -46,8 +21,6 @@ class PreciseCrossEntropy(Loss):
     Args:
         softmax_dtype: the precision of log-softmax and of the gradient down to the logits. "float16" is there to
             bring collapse about, not to avoid it; it overflows for logits above 65504.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits: [..., C]; target: [...] class indices or [..., C] probabilities.
@@ -73,22 +46,13 @@ class PreciseCrossEntropy(Loss):
     status = "paper"
     evidence = "no golden values; torch's cross-entropy and closed forms in its tests"
 
-    def __init__(
-        self, softmax_dtype: SoftmaxDtype = "float64", ignore_index: int = -100, reduction: Reduction = "mean"
-    ) -> None:
-        super().__init__()
-        check_choice("precise_cross_entropy", "softmax_dtype", softmax_dtype, SoftmaxDtype)
-        check_reduction("precise_cross_entropy", reduction)
-        self.softmax_dtype: SoftmaxDtype = softmax_dtype
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    softmax_dtype: SoftmaxDtype = "float64"
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return precise_cross_entropy_loss(
-            logits,
-            target,
-            softmax_dtype=self.softmax_dtype,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+    def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        # Autocast would lift float16 to float32.
+        with torch.autocast(given.logits.device.type, enabled=False):
+            log_p = torch.log_softmax(given.logits.to(getattr(torch, self.softmax_dtype)), dim=-1)
+        soft = given.target.is_floating_point()
+        value = cross_entropy(log_p, given.target.to(log_p.dtype) if soft else given.target)
+        return value.to(given.logits.dtype)

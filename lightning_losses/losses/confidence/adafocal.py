@@ -1,63 +1,20 @@
 """AdaFocal: focal loss whose exponent follows the calibration of validation data, bin by bin."""
 
+from dataclasses import field
+
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.losses.confidence.confidence import indexed_rows
-from lightning_losses.losses.confidence.focal import NEAREST
+from lightning_losses.losses.confidence.focal import focal_weight
+from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
+from lightning_losses.losses.settings import Count, Positive
 from lightning_losses.numerics.checks import check_number
-from lightning_losses.numerics.reduction import Reduction, check_reduction
+from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import pick
 
 
-def adafocal_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    edges: Float[Tensor, " inner_edges"],
-    gammas: Float[Tensor, " bins"],
-    *,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Focal loss with an exponent for each bin of the target's probability; see `AdaFocal`."""
-    check_reduction("adafocal", reduction)
-    if gammas.ndim != 1 or edges.shape != (len(gammas) - 1,):
-        raise ValueError(
-            f"adafocal: edges of shape {list(edges.shape)} and gammas of shape {list(gammas.shape)} came; give [B - 1] "
-            "edges and [B] gammas."
-        )
-    rows = indexed_rows("adafocal", logits, target, ignore_index)
-    log_p = pick(rows.log_p, rows.target)
-    p = log_p.exp()
-    gamma = gammas.to(p)[torch.searchsorted(edges.to(p), p.detach(), side="left")]
-    focal = torch.pow((-torch.expm1(log_p)).clamp(min=NEAREST), gamma.clamp(min=0))
-    inverse = torch.pow(1 + p, (-gamma).clamp(min=0))
-    return rows.reduced(-torch.where(gamma >= 0, focal, inverse) * log_p, reduction)
-
-
-def next_gammas(
-    gammas: Float[Tensor, " bins"],
-    gap: Float[Tensor, " bins"],
-    *,
-    rate: float = 1.0,
-    switch: float = 0.2,
-    least: float = -2.0,
-    most: float = 20.0,
-) -> Float[Tensor, " bins"]:
-    """The exponents after one look at validation data; see `AdaFocal`.
-
-    Example:
-        >>> next_gammas(torch.tensor([1.0, 0.2, -0.2]), torch.tensor([0.5, -0.1, 0.1]))
-        tensor([ 1.6487, -0.2000,  0.2000])
-    """
-    moved = gammas * torch.exp(rate * torch.where(gammas > 0, gap, -gap))
-    flipped = torch.copysign(torch.full_like(moved, switch), -moved)
-    return torch.where(moved.abs() < switch, flipped, moved).clamp(least, most)
-
-
-class AdaFocal(Loss):
+class AdaFocal(ClassificationLoss):
     """AdaFocal: focal loss whose exponent follows the calibration of validation data, bin by bin.
 
     ``-(1 - p)^γ log p`` where γ > 0, ``-(1 + p)^|γ| log p`` where γ < 0, with p the probability of the target and γ
@@ -74,8 +31,6 @@ class AdaFocal(Loss):
         switch: the magnitude below which the sign changes, above 0.
         least: the smallest exponent, at most ``-switch``.
         most: the largest one, at least `switch` and `gamma`.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits: [..., C]; target: [...] class indices.
@@ -103,39 +58,32 @@ class AdaFocal(Loss):
 
     status = "confirmed"
     evidence = "3mcloud/adafocal, in its own tests"
+    soft_targets = False
 
-    edges: Tensor
-    gammas: Tensor
+    gamma: Positive = 1.0
+    num_bins: Count = 15
+    rate: Positive = 1.0
+    switch: Positive = 0.2
+    least: float = -2.0
+    most: float = 20.0
+    edges: Tensor = field(init=False)
+    gammas: Tensor = field(init=False)
 
-    def __init__(
-        self,
-        gamma: float = 1.0,
-        num_bins: int = 15,
-        rate: float = 1.0,
-        switch: float = 0.2,
-        least: float = -2.0,
-        most: float = 20.0,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_reduction("adafocal", reduction)
-        check_number("adafocal", "num_bins", num_bins, least=1)
-        check_number("adafocal", "rate", rate, above=0)
-        check_number("adafocal", "switch", switch, above=0)
-        check_number("adafocal", "least", least, most=-switch)
-        check_number("adafocal", "most", most, least=switch)
-        check_number("adafocal", "gamma", gamma, above=0, most=most)
-        self.gamma = gamma
-        self.num_bins = num_bins
-        self.rate = rate
-        self.switch = switch
-        self.least = least
-        self.most = most
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
-        self.register_buffer("edges", torch.arange(1, num_bins) / num_bins)
-        self.register_buffer("gammas", torch.full((num_bins,), float(gamma)))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self._identifier, "least", self.least, most=-self.switch)
+        check_number(self._identifier, "most", self.most, least=self.switch)
+        check_number(self._identifier, "gamma", self.gamma, above=0, most=self.most)
+        self.register_buffer("edges", torch.arange(1, self.num_bins) / self.num_bins)
+        self.register_buffer("gammas", torch.full((self.num_bins,), float(self.gamma)))
+
+    def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        log_p = pick(log_probabilities(given.logits), given.target)
+        p = log_p.exp()
+        gamma = self.gammas.to(p)[torch.searchsorted(self.edges.to(p), p.detach(), side="left")]
+        inverse = torch.pow(1 + p, (-gamma).clamp(min=0))
+        return -torch.where(gamma >= 0, focal_weight(log_p, gamma.clamp(min=0)), inverse) * log_p
 
     @torch.no_grad()
     def renew(self, confidence: Float[Tensor, " samples"], correct: Float[Tensor, " samples"]) -> None:
@@ -152,8 +100,8 @@ class AdaFocal(Loss):
         """
         if confidence.ndim != 1 or confidence.shape != correct.shape or len(confidence) == 0:
             raise ValueError(
-                f"adafocal: confidence of shape {list(confidence.shape)} and correct of shape {list(correct.shape)} "
-                "came; give two of the same shape [samples], with at least one sample."
+                f"{self._identifier}: confidence of shape {list(confidence.shape)} and correct of shape "
+                f"{list(correct.shape)} came; give two of the same shape [samples], with at least one sample."
             )
         confidence, correct = confidence.to(self.gammas).double(), correct.to(self.gammas).double()
         ordered = confidence.sort().values
@@ -168,8 +116,22 @@ class AdaFocal(Loss):
             next_gammas(self.gammas.double(), gap, rate=self.rate, switch=self.switch, least=self.least, most=self.most)
         )
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return adafocal_loss(
-            logits, target, self.edges, self.gammas, ignore_index=self.ignore_index, reduction=self.reduction
-        )
+
+def next_gammas(
+    gammas: Float[Tensor, " bins"],
+    gap: Float[Tensor, " bins"],
+    *,
+    rate: float = 1.0,
+    switch: float = 0.2,
+    least: float = -2.0,
+    most: float = 20.0,
+) -> Float[Tensor, " bins"]:
+    """The exponents after one look at validation data; see `AdaFocal`.
+
+    Example:
+        >>> next_gammas(torch.tensor([1.0, 0.2, -0.2]), torch.tensor([0.5, -0.1, 0.1]))
+        tensor([ 1.6487, -0.2000,  0.2000])
+    """
+    moved = gammas * torch.exp(rate * torch.where(gammas > 0, gap, -gap))
+    flipped = torch.copysign(torch.full_like(moved, switch), -moved)
+    return torch.where(moved.abs() < switch, flipped, moved).clamp(least, most)

@@ -1,62 +1,17 @@
 """Accuracy versus uncertainty calibration (AvUC): be certain when right, uncertain when wrong."""
 
-from typing import ClassVar
-
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.losses.confidence.confidence import predictions
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.losses.kinds import PredictionLoss, Predictions
+from lightning_losses.losses.settings import NonNegative
 from lightning_losses.numerics.divergences import entropy
 
 _EPSILON = 1e-10
 
 
-def avuc_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    threshold: float | None = None,
-    ignore_index: int = -100,
-) -> Float[Tensor, ""]:
-    """Accuracy versus uncertainty calibration; see `AvUC`."""
-    if threshold is not None:
-        check_number("avuc", "threshold", threshold, least=0)
-    rows = predictions("avuc", logits, target, ignore_index)
-    uncertainty = entropy(rows.log_p)
-    if threshold is None:
-        thresholds = _spread(uncertainty.detach(), rows.kept)
-    else:
-        thresholds = torch.full_like(uncertainty[:0].sum(), threshold).unsqueeze(0)
-    certain = (uncertainty.detach() <= thresholds.unsqueeze(-1)).to(uncertainty)
-    right = rows.correct * rows.confidence * rows.kept
-    wrong = (1 - rows.correct) * (1 - rows.confidence) * rows.kept
-    doubt = torch.tanh(uncertainty)
-    good = (right * certain * (1 - doubt) + wrong * (1 - certain) * doubt).sum(dim=-1)
-    bad = (right * (1 - certain) * doubt + wrong * certain * (1 - doubt)).sum(dim=-1)
-    share = good / (good + bad + _EPSILON)
-    value = share[0] if threshold is not None else torch.trapezoid(share, dx=1 / (len(share) - 1))
-    # With no row kept nothing is wrong.
-    return -(value + _EPSILON).log() * (rows.kept.sum() > 0)
-
-
-def _spread(
-    uncertainty: Float[Tensor, " rows"], kept: Float[Tensor, " rows"], steps: int = 21
-) -> Float[Tensor, " thresholds"]:
-    """Thresholds evenly spaced from the smallest to the largest uncertainty of the kept rows."""
-    steps_done = torch.linspace(0, 1, steps, dtype=uncertainty.dtype, device=uncertainty.device)
-    if len(uncertainty) == 0:
-        return steps_done
-    low = uncertainty.masked_fill(kept == 0, torch.inf).min()
-    high = uncertainty.masked_fill(kept == 0, -torch.inf).max()
-    finite = torch.isfinite(low)
-    # lerp reaches both ends exactly, so that the extreme samples are on the right side of them.
-    return torch.lerp(torch.where(finite, low, 0.0), torch.where(finite, high, 1.0), steps_done)
-
-
-class AvUC(Loss):
+class AvUC(PredictionLoss):
     """Accuracy versus uncertainty calibration: be certain when right, uncertain when wrong.
 
     ``-log((n_AC + n_IU) / (n_AC + n_AU + n_IC + n_IU))`` over accurate (A) and inaccurate (I), certain (C) and
@@ -68,7 +23,6 @@ class AvUC(Loss):
     Args:
         threshold: the entropy, in nats, up to which a prediction is certain; None takes the area under the share over
             21 thresholds between the batch's smallest and largest entropy, and needs no tuning.
-        ignore_index: samples with this target count for nothing.
 
     Shapes:
         logits: [..., C]; target: [...] class indices.
@@ -89,17 +43,39 @@ class AvUC(Loss):
         0.2443
     """
 
-    batch_coupled: ClassVar[bool] = True
     status = "confirmed"
     evidence = "IntelLabs/AVUC"
 
-    def __init__(self, threshold: float | None = None, ignore_index: int = -100) -> None:
-        super().__init__()
-        if threshold is not None:
-            check_number("avuc", "threshold", threshold, least=0)
-        self.threshold = threshold
-        self.ignore_index = ignore_index
+    threshold: NonNegative | None = None
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
-        return avuc_loss(logits, target, threshold=self.threshold, ignore_index=self.ignore_index)
+    def measure(self, given: Predictions) -> Float[Tensor, ""]:
+        """The value of the batch."""
+        uncertainty = entropy(given.log_p)
+        if self.threshold is None:
+            thresholds = _spread(uncertainty.detach(), given.kept)
+        else:
+            thresholds = torch.full_like(uncertainty[:0].sum(), self.threshold).unsqueeze(0)
+        certain = (uncertainty.detach() <= thresholds.unsqueeze(-1)).to(uncertainty)
+        right = given.correct * given.confidence * given.kept
+        wrong = (1 - given.correct) * (1 - given.confidence) * given.kept
+        doubt = torch.tanh(uncertainty)
+        good = (right * certain * (1 - doubt) + wrong * (1 - certain) * doubt).sum(dim=-1)
+        bad = (right * (1 - certain) * doubt + wrong * certain * (1 - doubt)).sum(dim=-1)
+        share = good / (good + bad + _EPSILON)
+        value = torch.trapezoid(share, dx=1 / (len(share) - 1)) if self.threshold is None else share[0]
+        # With no row kept nothing is wrong.
+        return -(value + _EPSILON).log() * (given.kept.sum() > 0)
+
+
+def _spread(
+    uncertainty: Float[Tensor, " rows"], kept: Float[Tensor, " rows"], steps: int = 21
+) -> Float[Tensor, " thresholds"]:
+    """Thresholds evenly spaced from the smallest to the largest uncertainty of the kept rows."""
+    steps_done = torch.linspace(0, 1, steps, dtype=uncertainty.dtype, device=uncertainty.device)
+    if len(uncertainty) == 0:
+        return steps_done
+    low = uncertainty.masked_fill(kept == 0, torch.inf).min()
+    high = uncertainty.masked_fill(kept == 0, -torch.inf).max()
+    finite = torch.isfinite(low)
+    # lerp reaches both ends exactly, so that the extreme samples are on the right side of them.
+    return torch.lerp(torch.where(finite, low, 0.0), torch.where(finite, high, 1.0), steps_done)

@@ -3,34 +3,17 @@
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
+from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.numerics.divergences import entropy
 from lightning_losses.numerics.probabilities import log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import classification_rows
 
 
-def confidence_penalty_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Negative entropy of the predictions; see `ConfidencePenalty`."""
-    check_reduction("confidence_penalty", reduction)
-    rows = classification_rows("confidence_penalty", logits, target, ignore_index)
-    return reduce(-entropy(log_probabilities(rows.logits)), reduction, rows.kept)
-
-
-class ConfidencePenalty(Loss):
+class ConfidencePenalty(RowLoss):
     """Confidence penalty: the negative entropy of the predictions, to be added to cross-entropy with a small weight.
 
     ``sum_c p_c log p_c`` with p the softmax; in [-log C, 0].
-
-    Args:
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
@@ -54,14 +37,9 @@ class ConfidencePenalty(Loss):
     status = "paper"
     evidence = "no golden values; torch's entropy of a categorical in its tests"
 
-    def __init__(self, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_reduction("confidence_penalty", reduction)
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
-
     def forward(
         self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."] | None = None
     ) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return confidence_penalty_loss(logits, target, ignore_index=self.ignore_index, reduction=self.reduction)
+        rows = classification_rows(self._identifier, logits, target, self.ignore_index)
+        return reduce(-entropy(log_probabilities(rows.logits)), self.reduction, rows.kept)

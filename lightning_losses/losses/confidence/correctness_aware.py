@@ -1,35 +1,13 @@
 """Correctness-aware calibration: full confidence where the prediction is right, none where it is wrong."""
 
-from typing import ClassVar
-
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.losses.confidence.confidence import predictions
+from lightning_losses.losses.kinds import PredictionLoss, Predictions
 
 
-def correctness_aware_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    balanced: bool = False,
-    ignore_index: int = -100,
-) -> Float[Tensor, ""]:
-    """Correctness-aware calibration objective; see `CorrectnessAware`."""
-    rows = predictions("correctness_aware", logits, target, ignore_index)
-    error = (rows.confidence - rows.correct).square()
-    plain = (error * rows.kept).sum() / rows.number
-    if not balanced:
-        return plain
-    accuracy = (rows.correct * rows.kept).sum() / rows.number
-    weight = torch.where(rows.correct > 0, 1 - accuracy, accuracy) * rows.kept
-    mass = weight.sum()
-    return torch.where(mass > 0, (weight * error).sum() / torch.where(mass > 0, mass, 1.0), plain)
-
-
-class CorrectnessAware(Loss):
+class CorrectnessAware(PredictionLoss):
     """Correctness-aware calibration: full confidence where the prediction is right, none where it is wrong.
 
     ``mean_n (confidence_n - 1[prediction_n = target_n])²``; correctness gets no gradient. Unlike cross-entropy it
@@ -39,7 +17,6 @@ class CorrectnessAware(Loss):
     Args:
         balanced: weigh correct and wrong predictions alike, by ``1 - accuracy`` and ``accuracy`` of the batch; plain
             where all are correct or all wrong. Batch-coupled because of this.
-        ignore_index: samples with this target count for nothing.
 
     Shapes:
         logits: [..., C]; target: [...] class indices.
@@ -59,15 +36,18 @@ class CorrectnessAware(Loss):
         0.25
     """
 
-    batch_coupled: ClassVar[bool] = True
     status = "paper"
     evidence = "an independent evaluation of the formula"
 
-    def __init__(self, balanced: bool = False, ignore_index: int = -100) -> None:
-        super().__init__()
-        self.balanced = balanced
-        self.ignore_index = ignore_index
+    balanced: bool = False
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
-        return correctness_aware_loss(logits, target, balanced=self.balanced, ignore_index=self.ignore_index)
+    def measure(self, given: Predictions) -> Float[Tensor, ""]:
+        """The value of the batch."""
+        error = (given.confidence - given.correct).square()
+        plain = (error * given.kept).sum() / given.number
+        if not self.balanced:
+            return plain
+        accuracy = (given.correct * given.kept).sum() / given.number
+        weight = torch.where(given.correct > 0, 1 - accuracy, accuracy) * given.kept
+        mass = weight.sum()
+        return torch.where(mass > 0, (weight * error).sum() / torch.where(mass > 0, mass, 1.0), plain)

@@ -1,30 +1,16 @@
 """Difference between confidence and accuracy (DCA) of a batch."""
 
-from typing import ClassVar
-
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.losses.confidence.confidence import predictions
+from lightning_losses.losses.kinds import PredictionLoss, Predictions
 
 
-def dca_loss(
-    logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *, ignore_index: int = -100
-) -> Float[Tensor, ""]:
-    """Difference between confidence and accuracy; see `DCA`."""
-    rows = predictions("dca", logits, target, ignore_index)
-    return ((rows.confidence - rows.correct) * rows.kept).sum().abs() / rows.number
-
-
-class DCA(Loss):
+class DCA(PredictionLoss):
     """Difference between confidence and accuracy: how far a batch's mean confidence is from its accuracy.
 
     ``|mean_n confidence_n - mean_n 1[prediction_n = target_n]|``, to be added to cross-entropy. Batch-coupled. The
     accuracy gets no gradient.
-
-    Args:
-        ignore_index: samples with this target count for nothing.
 
     Shapes:
         logits: [..., C]; target: [...] class indices.
@@ -45,14 +31,9 @@ class DCA(Loss):
         0.5
     """
 
-    batch_coupled: ClassVar[bool] = True
     status = "paper"
     evidence = "mdca-loss/MDCA-Calibration, which is not its authors'"
 
-    def __init__(self, ignore_index: int = -100) -> None:
-        super().__init__()
-        self.ignore_index = ignore_index
-
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
-        return dca_loss(logits, target, ignore_index=self.ignore_index)
+    def measure(self, given: Predictions) -> Float[Tensor, ""]:
+        """The value of the batch."""
+        return ((given.confidence - given.correct) * given.kept).sum().abs() / given.number

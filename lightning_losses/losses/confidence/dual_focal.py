@@ -1,36 +1,17 @@
 """Dual focal loss: focal loss that also looks at the strongest rival below the target."""
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.losses.confidence.confidence import indexed_rows
 from lightning_losses.losses.confidence.focal import NEAREST
-from lightning_losses.numerics.checks import check_number
-from lightning_losses.numerics.reduction import Reduction, check_reduction
+from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
+from lightning_losses.losses.settings import NonNegative
+from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import pick
 
 
-def dual_focal_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    gamma: float = 5.0,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Dual focal loss; see `DualFocal`."""
-    check_reduction("dual_focal", reduction)
-    check_number("dual_focal", "gamma", gamma, least=0)
-    rows = indexed_rows("dual_focal", logits, target, ignore_index)
-    log_p = pick(rows.log_p, rows.target)
-    rival = rows.log_p.masked_fill(rows.log_p >= log_p.unsqueeze(-1), -torch.inf).max(dim=-1).values
-    weight = torch.pow((rival.exp() - torch.expm1(log_p)).clamp(min=NEAREST), gamma)
-    return rows.reduced(-weight * log_p, reduction)
-
-
-class DualFocal(Loss):
+class DualFocal(ClassificationLoss):
     """Dual focal loss: focal loss that also looks at the strongest rival below the target.
 
     ``-(1 - p + q)^γ log p`` with p the probability of the target and q the largest probability strictly below it
@@ -38,8 +19,6 @@ class DualFocal(Loss):
 
     Args:
         gamma: γ, at least 0; 0 is cross-entropy.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits: [..., C]; target: [...] class indices.
@@ -61,17 +40,14 @@ class DualFocal(Loss):
 
     status = "confirmed"
     evidence = "Linwei94/DualFocalLoss"
+    soft_targets = False
 
-    def __init__(self, gamma: float = 5.0, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_reduction("dual_focal", reduction)
-        check_number("dual_focal", "gamma", gamma, least=0)
-        self.gamma = gamma
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    gamma: NonNegative = 5.0
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return dual_focal_loss(
-            logits, target, gamma=self.gamma, ignore_index=self.ignore_index, reduction=self.reduction
-        )
+    def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        every = log_probabilities(given.logits)
+        log_p = pick(every, given.target)
+        rival = every.masked_fill(every >= log_p.unsqueeze(-1), -torch.inf).max(dim=-1).values
+        weight = torch.pow((rival.exp() - torch.expm1(log_p)).clamp(min=NEAREST), self.gamma)
+        return -weight * log_p

@@ -4,36 +4,18 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.losses.confidence.confidence import indexed_rows
 from lightning_losses.losses.confidence.focal import focal_weight
+from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
+from lightning_losses.losses.settings import Share
 from lightning_losses.numerics.checks import check_number
-from lightning_losses.numerics.reduction import Reduction, check_reduction
+from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import pick
 
 
-def focal_adaptive_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    gammas: Sequence[float] = (5.0, 3.0),
-    threshold: float = 0.2,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Sample-dependent focal loss; see `FocalAdaptive`."""
-    check_reduction("focal_adaptive", reduction)
-    low, high = _check("focal_adaptive", gammas, threshold)
-    rows = indexed_rows("focal_adaptive", logits, target, ignore_index)
-    log_p = pick(rows.log_p, rows.target)
-    gamma = torch.where(log_p.detach().exp() < threshold, low, high)
-    return rows.reduced(-focal_weight(log_p, gamma) * log_p, reduction)
-
-
-class FocalAdaptive(Loss):
+class FocalAdaptive(ClassificationLoss):
     """Sample-dependent focal loss (FLSD-53): a larger exponent where the target is improbable.
 
     ``-(1 - p)^γ log p`` with p the probability of the target, ``γ = gammas[0]`` where ``p < threshold`` and
@@ -42,8 +24,6 @@ class FocalAdaptive(Loss):
     Args:
         gammas: the exponents below and from the threshold on, each at least 0.
         threshold: in [0, 1].
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits: [..., C]; target: [...] class indices.
@@ -65,31 +45,27 @@ class FocalAdaptive(Loss):
 
     status = "confirmed"
     evidence = "torrvision/focal_calibration"
+    soft_targets = False
 
-    def __init__(
-        self,
-        gammas: Sequence[float] = (5.0, 3.0),
-        threshold: float = 0.2,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_reduction("focal_adaptive", reduction)
-        self.gammas = _check("focal_adaptive", gammas, threshold)
-        self.threshold = threshold
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    gammas: Sequence[float] = (5.0, 3.0)
+    threshold: Share = 0.2
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return focal_adaptive_loss(
-            logits,
-            target,
-            gammas=self.gammas,
-            threshold=self.threshold,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.gammas) != 2:
+            raise ValueError(
+                f"{self._identifier}: gammas={self.gammas!r} came; give two, for below and from the threshold on."
+            )
+        for gamma in self.gammas:
+            check_number(self._identifier, "gammas", gamma, least=0)
+        self.gammas = tuple(self.gammas)
+
+    def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        low, high = self.gammas
+        log_p = pick(log_probabilities(given.logits), given.target)
+        gamma = torch.where(log_p.detach().exp() < self.threshold, low, high)
+        return -focal_weight(log_p, gamma) * log_p
 
 
 def gamma_that_balances(probability: float) -> float:
@@ -132,12 +108,3 @@ def gamma_that_balances(probability: float) -> float:
             break
         low, high = (middle, high) if log_factor(middle) > 0 else (low, middle)
     return low
-
-
-def _check(loss: str, gammas: Sequence[float], threshold: float) -> tuple[float, float]:
-    check_number(loss, "threshold", threshold, least=0, most=1)
-    if len(gammas) != 2:
-        raise ValueError(f"{loss}: gammas={gammas!r} came; give two, for below and from the threshold on.")
-    for gamma in gammas:
-        check_number(loss, "gammas", gamma, least=0)
-    return gammas[0], gammas[1]

@@ -1,38 +1,16 @@
 """Margin-based label smoothing: cross-entropy that keeps the logits within a margin of their largest."""
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.losses.confidence.confidence import indexed_rows
-from lightning_losses.numerics.checks import check_number
-from lightning_losses.numerics.reduction import Reduction, check_reduction
+from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
+from lightning_losses.losses.settings import NonNegative, Weight
+from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import pick
 
 
-def mbls_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    margin: float = 6.0,
-    alpha: float = 0.1,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Margin-based label smoothing; see `MbLS`."""
-    check_reduction("mbls", reduction)
-    check_number("mbls", "margin", margin, least=0)
-    check_number("mbls", "alpha", alpha, least=0)
-    rows = indexed_rows("mbls", logits, target, ignore_index)
-    largest = rows.logits.max(dim=-1, keepdim=True).values
-    # A masked class is infinitely far away, which is where it belongs.
-    distance = (largest - rows.logits).masked_fill(rows.logits == -torch.inf, 0.0)
-    penalty = torch.relu(distance - margin).mean(dim=-1)
-    return rows.reduced(alpha * penalty - pick(rows.log_p, rows.target), reduction)
-
-
-class MbLS(Loss):
+class MbLS(ClassificationLoss):
     """Margin-based label smoothing: cross-entropy that keeps the logits within a margin of their largest.
 
     ``CE + α (1 / C) sum_c max(0, max_k logits_k - logits_c - m)``. Label smoothing pulls all logits towards each
@@ -41,8 +19,6 @@ class MbLS(Loss):
     Args:
         margin: m, at least 0; at 0 it penalises every difference, at infinity it is cross-entropy.
         alpha: α, at least 0.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits: [..., C]; target: [...] class indices.
@@ -64,26 +40,15 @@ class MbLS(Loss):
 
     status = "confirmed"
     evidence = "by-liu/MbLS"
+    soft_targets = False
 
-    def __init__(
-        self, margin: float = 6.0, alpha: float = 0.1, ignore_index: int = -100, reduction: Reduction = "mean"
-    ) -> None:
-        super().__init__()
-        check_reduction("mbls", reduction)
-        check_number("mbls", "margin", margin, least=0)
-        check_number("mbls", "alpha", alpha, least=0)
-        self.margin = margin
-        self.alpha = alpha
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    margin: NonNegative = 6.0
+    alpha: Weight = 0.1
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return mbls_loss(
-            logits,
-            target,
-            margin=self.margin,
-            alpha=self.alpha,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+    def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        largest = given.logits.max(dim=-1, keepdim=True).values
+        # A masked class is infinitely far away, which is where it belongs.
+        distance = (largest - given.logits).masked_fill(given.logits == -torch.inf, 0.0)
+        penalty = torch.relu(distance - self.margin).mean(dim=-1)
+        return self.alpha * penalty - pick(log_probabilities(given.logits), given.target)

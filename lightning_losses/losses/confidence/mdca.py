@@ -1,32 +1,17 @@
 """Multi-class difference between confidence and accuracy (MDCA) of a batch."""
 
-from typing import ClassVar
-
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.losses.confidence.confidence import predictions
+from lightning_losses.losses.kinds import PredictionLoss, Predictions
 
 
-def mdca_loss(
-    logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], *, ignore_index: int = -100
-) -> Float[Tensor, ""]:
-    """Multi-class difference between confidence and accuracy; see `MDCA`."""
-    rows = predictions("mdca", logits, target, ignore_index)
-    difference = rows.log_p.exp() - F.one_hot(rows.target, rows.log_p.shape[-1])
-    return ((difference * rows.kept.unsqueeze(-1)).sum(dim=0) / rows.number).abs().mean()
-
-
-class MDCA(Loss):
+class MDCA(PredictionLoss):
     """Multi-class difference between confidence and accuracy: how far mean probabilities are from class frequencies.
 
     ``(1 / C) sum_c |mean_n p_nc - mean_n 1[target_n = c]|``, to be added to cross-entropy or focal loss. Batch-coupled.
     Classes that the batch lacks count too.
-
-    Args:
-        ignore_index: samples with this target count for nothing.
 
     Shapes:
         logits: [..., C]; target: [...] class indices.
@@ -47,14 +32,10 @@ class MDCA(Loss):
         0.5
     """
 
-    batch_coupled: ClassVar[bool] = True
     status = "confirmed"
     evidence = "mdca-loss/MDCA-Calibration"
 
-    def __init__(self, ignore_index: int = -100) -> None:
-        super().__init__()
-        self.ignore_index = ignore_index
-
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
-        return mdca_loss(logits, target, ignore_index=self.ignore_index)
+    def measure(self, given: Predictions) -> Float[Tensor, ""]:
+        """The value of the batch."""
+        difference = given.log_p.exp() - F.one_hot(given.target, given.log_p.shape[-1])
+        return ((difference * given.kept.unsqueeze(-1)).sum(dim=0) / given.number).abs().mean()

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from lightning_losses.losses.confidence.confidence import IndexedRows, indexed_rows
+from lightning_losses.losses.kinds import index_rows
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import full_precision
 
@@ -13,9 +13,10 @@ from lightning_losses.numerics.probabilities import full_precision
 class MixtureRows(NamedTuple):
     """Samples, and the logits and labels of their Q mixtures; harmless where the sample is ignored."""
 
-    rows: IndexedRows
-    mixtures: Float[Tensor, "blocks rows classes"]
-    purity: Float[Tensor, "blocks rows classes"]
+    logits: Float[Tensor, "*rows classes"]
+    mixtures: Float[Tensor, "blocks *rows classes"]
+    purity: Float[Tensor, "blocks *rows classes"]
+    kept: Bool[Tensor, "*rows"] | None
 
 
 def mixture_rows(
@@ -29,12 +30,12 @@ def mixture_rows(
     """Check samples and their mixtures, and put the mixtures in blocks of the batch.
 
     Raises:
-        ValueError: as `indexed_rows`; mixtures of another shape than their labels, or no whole number of batches.
+        ValueError: as `index_rows`; mixtures of another shape than their labels, or no whole number of batches.
     """
-    rows = indexed_rows(loss, logits, target, ignore_index)
+    rows = index_rows(loss, logits, target, ignore_index)
     for name, tensor in (("mixup_logits", mixup_logits), ("mixup_target", mixup_target)):
         check_floating(loss, name, tensor)
-    count, classes = rows.logits.shape
+    count, classes = rows.target.numel(), logits.shape[-1]
     mixed = mixup_logits.numel() // classes
     whole = mixed == 0 if count == 0 else mixed % count == 0 and mixed > 0
     if mixup_logits.shape != mixup_target.shape or mixup_logits.shape[-1] != classes or not whole:
@@ -44,7 +45,9 @@ def mixture_rows(
             "the batch, [Q B, C] each."
         )
     blocks = mixed // count if count else 1
-    ignored = ~rows.kept.unsqueeze(-1)
-    mixtures = full_precision(mixup_logits).to(rows.logits.dtype).reshape(blocks, count, classes)
-    purity = full_precision(mixup_target).to(rows.logits.dtype).reshape(blocks, count, classes)
-    return MixtureRows(rows, mixtures.masked_fill(ignored, 0.0), purity.masked_fill(ignored, 0.0))
+    mixtures = full_precision(mixup_logits).to(rows.logits.dtype).reshape(blocks, *logits.shape)
+    purity = full_precision(mixup_target).to(rows.logits.dtype).reshape(blocks, *logits.shape)
+    if rows.kept is not None:
+        ignored = ~rows.kept.unsqueeze(-1)
+        mixtures, purity = mixtures.masked_fill(ignored, 0.0), purity.masked_fill(ignored, 0.0)
+    return MixtureRows(rows.logits, mixtures, purity, rows.kept)

@@ -1,41 +1,14 @@
 """Maximum mean calibration error (MMCE): a kernel's view of how confidence and correctness differ."""
 
-from typing import ClassVar
-
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.losses.confidence.confidence import predictions, root
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.losses.kinds import PredictionLoss, Predictions
+from lightning_losses.losses.settings import Positive
 
 
-def mmce_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    bandwidth: float = 0.4,
-    squared: bool = True,
-    ignore_index: int = -100,
-) -> Float[Tensor, ""]:
-    """Maximum mean calibration error; see `MMCE`."""
-    check_number("mmce", "bandwidth", bandwidth, above=0)
-    rows = predictions("mmce", logits, target, ignore_index)
-    difference = (rows.correct - rows.confidence) * rows.kept / rows.number
-    value = laplacian_form(difference, rows.confidence, bandwidth)
-    return value if squared else root(value)
-
-
-def laplacian_form(
-    weights: Float[Tensor, " rows"], points: Float[Tensor, " rows"], bandwidth: float
-) -> Float[Tensor, ""]:
-    """``sum_ij w_i w_j exp(-|x_i - x_j| / bandwidth)``."""
-    kernel = torch.exp(-(points.unsqueeze(0) - points.unsqueeze(1)).abs() / bandwidth)
-    return (weights.unsqueeze(0) * kernel * weights.unsqueeze(1)).sum()
-
-
-class MMCE(Loss):
+class MMCE(PredictionLoss):
     """Maximum mean calibration error: a kernel's view of how confidence and correctness differ.
 
     ``(1 / N²) sum_ij (a_i - c_i) (a_j - c_j) exp(-|c_i - c_j| / 0.4)`` with confidences c and correctness a, to be
@@ -45,7 +18,6 @@ class MMCE(Loss):
     Args:
         bandwidth: of the kernel, above 0.
         squared: False takes the square root, as the paper writes it.
-        ignore_index: samples with this target count for nothing.
 
     Shapes:
         logits: [..., C]; target: [...] class indices.
@@ -65,17 +37,28 @@ class MMCE(Loss):
         0.25
     """
 
-    batch_coupled: ClassVar[bool] = True
     status = "paper"
     evidence = "torrvision/focal_calibration, which is not its authors'"
 
-    def __init__(self, bandwidth: float = 0.4, squared: bool = True, ignore_index: int = -100) -> None:
-        super().__init__()
-        check_number("mmce", "bandwidth", bandwidth, above=0)
-        self.bandwidth = bandwidth
-        self.squared = squared
-        self.ignore_index = ignore_index
+    bandwidth: Positive = 0.4
+    squared: bool = True
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
-        return mmce_loss(logits, target, bandwidth=self.bandwidth, squared=self.squared, ignore_index=self.ignore_index)
+    def measure(self, given: Predictions) -> Float[Tensor, ""]:
+        """The value of the batch."""
+        difference = (given.correct - given.confidence) * given.kept / given.number
+        value = laplacian_form(difference, given.confidence, self.bandwidth)
+        return value if self.squared else root(value)
+
+
+def laplacian_form(
+    weights: Float[Tensor, " rows"], points: Float[Tensor, " rows"], bandwidth: float
+) -> Float[Tensor, ""]:
+    """``sum_ij w_i w_j exp(-|x_i - x_j| / bandwidth)``."""
+    kernel = torch.exp(-(points.unsqueeze(0) - points.unsqueeze(1)).abs() / bandwidth)
+    return (weights.unsqueeze(0) * kernel * weights.unsqueeze(1)).sum()
+
+
+def root(value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The square root, with gradient 0 at 0."""
+    positive = value > 0
+    return torch.where(positive, torch.where(positive, value, 1.0).sqrt(), 0.0 * value)

@@ -1,36 +1,15 @@
 """Weighted maximum mean calibration error: correct and wrong predictions count alike."""
 
-from typing import ClassVar
-
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.losses.confidence.confidence import predictions, root
-from lightning_losses.losses.confidence.mmce import laplacian_form
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.losses.confidence.mmce import laplacian_form, root
+from lightning_losses.losses.kinds import PredictionLoss, Predictions
+from lightning_losses.losses.settings import Positive
 
 
-def mmce_weighted_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    bandwidth: float = 0.4,
-    ignore_index: int = -100,
-) -> Float[Tensor, ""]:
-    """Weighted maximum mean calibration error; see `MMCEWeighted`."""
-    check_number("mmce_weighted", "bandwidth", bandwidth, above=0)
-    rows = predictions("mmce_weighted", logits, target, ignore_index)
-    correct, wrong = rows.correct * rows.kept, (1 - rows.correct) * rows.kept
-    both = (correct.sum() > 0) & (wrong.sum() > 0)
-    weights = (1 - rows.confidence) * correct / correct.sum().clamp(min=1)
-    weights = weights - rows.confidence * wrong / wrong.sum().clamp(min=1)
-    value = root(laplacian_form(weights, rows.confidence, bandwidth))
-    return torch.where(both, value, 0.0 * value)
-
-
-class MMCEWeighted(Loss):
+class MMCEWeighted(PredictionLoss):
     """Weighted maximum mean calibration error: correct and wrong predictions count alike, however many there are.
 
     ``sqrt(sum_ij v_i v_j exp(-|c_i - c_j| / 0.4))`` with confidences c, ``v = (1 - c) / m`` for the m correct
@@ -39,7 +18,6 @@ class MMCEWeighted(Loss):
 
     Args:
         bandwidth: of the kernel, above 0.
-        ignore_index: samples with this target count for nothing.
 
     Shapes:
         logits: [..., C]; target: [...] class indices.
@@ -61,16 +39,16 @@ class MMCEWeighted(Loss):
         0.4621
     """
 
-    batch_coupled: ClassVar[bool] = True
     status = "paper"
     evidence = "torrvision/focal_calibration, which is not its authors'"
 
-    def __init__(self, bandwidth: float = 0.4, ignore_index: int = -100) -> None:
-        super().__init__()
-        check_number("mmce_weighted", "bandwidth", bandwidth, above=0)
-        self.bandwidth = bandwidth
-        self.ignore_index = ignore_index
+    bandwidth: Positive = 0.4
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
-        return mmce_weighted_loss(logits, target, bandwidth=self.bandwidth, ignore_index=self.ignore_index)
+    def measure(self, given: Predictions) -> Float[Tensor, ""]:
+        """The value of the batch."""
+        correct, wrong = given.correct * given.kept, (1 - given.correct) * given.kept
+        both = (correct.sum() > 0) & (wrong.sum() > 0)
+        weights = (1 - given.confidence) * correct / correct.sum().clamp(min=1)
+        weights = weights - given.confidence * wrong / wrong.sum().clamp(min=1)
+        value = root(laplacian_form(weights, given.confidence, self.bandwidth))
+        return torch.where(both, value, 0.0 * value)

@@ -1,46 +1,20 @@
 """Soft accuracy versus uncertainty calibration: AvUC with soft certainty."""
 
 import math
-from typing import ClassVar
+from typing import Annotated
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.losses.confidence.confidence import predictions
-from lightning_losses.numerics.checks import check_number, check_temperature
+from lightning_losses.losses.kinds import PredictionLoss, Predictions
+from lightning_losses.losses.settings import Bound, Temperature
 
 _MIXED = 1e-5
 _EDGE = 1e-6
 
 
-def soft_avuc_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    threshold: float = 0.5,
-    temperature: float = 0.1,
-    ignore_index: int = -100,
-) -> Float[Tensor, ""]:
-    """Soft accuracy versus uncertainty calibration; see `SoftAvUC`."""
-    check_temperature("soft_avuc", temperature)
-    check_number("soft_avuc", "threshold", threshold, above=0, most=1 - _EDGE)
-    rows = predictions("soft_avuc", logits, target, ignore_index)
-    classes = rows.log_p.shape[-1]
-    if classes < 2:
-        raise ValueError("soft_avuc: logits of 1 class came, which are never uncertain; give at least 2.")
-    mixed = (1 - _MIXED) * rows.log_p.exp() + _MIXED / classes
-    uncertainty = -(mixed * mixed.log()).sum(dim=-1)
-    relative = (uncertainty / math.log(classes)).clamp(_EDGE, 1 - _EDGE)
-    uncertain = torch.sigmoid((torch.logit(relative) - math.log(threshold / (1 - threshold))) / temperature)
-    right, wrong, doubt = rows.correct * rows.kept, (1 - rows.correct) * rows.kept, torch.tanh(uncertainty)
-    good = (right * (1 - uncertain) * (1 - doubt) + wrong * uncertain * doubt).sum()
-    bad = (right * uncertain * doubt + wrong * (1 - uncertain) * (1 - doubt)).sum()
-    return torch.log1p(bad / good.clamp(min=_MIXED))
-
-
-class SoftAvUC(Loss):
+class SoftAvUC(PredictionLoss):
     """Soft accuracy versus uncertainty calibration: be certain when right, uncertain when wrong, without a hard edge.
 
     ``log(1 + (n_AU + n_IC) / (n_AC + n_IU))`` over accurate (A) and inaccurate (I), certain (C) and uncertain (U)
@@ -51,7 +25,6 @@ class SoftAvUC(Loss):
     Args:
         threshold: κ, the relative entropy in (0, 1) at which a prediction is half uncertain.
         temperature: T, above 0; the softness of the edge.
-        ignore_index: samples with this target count for nothing.
 
     Shapes:
         logits: [..., C] with at least 2 classes; target: [...] class indices.
@@ -72,20 +45,23 @@ class SoftAvUC(Loss):
         0.0
     """
 
-    batch_coupled: ClassVar[bool] = True
     status = "paper"
     evidence = "an independent evaluation of the formula"
 
-    def __init__(self, threshold: float = 0.5, temperature: float = 0.1, ignore_index: int = -100) -> None:
-        super().__init__()
-        check_temperature("soft_avuc", temperature)
-        check_number("soft_avuc", "threshold", threshold, above=0, most=1 - _EDGE)
-        self.threshold = threshold
-        self.temperature = temperature
-        self.ignore_index = ignore_index
+    threshold: Annotated[float, Bound(above=0, most=1 - _EDGE)] = 0.5
+    temperature: Temperature = 0.1
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
-        return soft_avuc_loss(
-            logits, target, threshold=self.threshold, temperature=self.temperature, ignore_index=self.ignore_index
-        )
+    def measure(self, given: Predictions) -> Float[Tensor, ""]:
+        """The value of the batch."""
+        classes = given.log_p.shape[-1]
+        if classes < 2:
+            raise ValueError(f"{self._identifier}: logits of 1 class came, which are never uncertain; give at least 2.")
+        mixed = (1 - _MIXED) * given.log_p.exp() + _MIXED / classes
+        uncertainty = -(mixed * mixed.log()).sum(dim=-1)
+        relative = (uncertainty / math.log(classes)).clamp(_EDGE, 1 - _EDGE)
+        edge = math.log(self.threshold / (1 - self.threshold))
+        uncertain = torch.sigmoid((torch.logit(relative) - edge) / self.temperature)
+        right, wrong, doubt = given.correct * given.kept, (1 - given.correct) * given.kept, torch.tanh(uncertainty)
+        good = (right * (1 - uncertain) * (1 - doubt) + wrong * uncertain * doubt).sum()
+        bad = (right * uncertain * doubt + wrong * (1 - uncertain) * (1 - doubt)).sum()
+        return torch.log1p(bad / good.clamp(min=_MIXED))

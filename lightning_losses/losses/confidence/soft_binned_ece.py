@@ -1,39 +1,17 @@
 """Soft-binned expected calibration error: every sample belongs to all bins a little."""
 
-from typing import ClassVar
-
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.losses.confidence.confidence import predictions, root
-from lightning_losses.numerics.checks import check_number, check_temperature
+from lightning_losses.losses.confidence.mmce import root
+from lightning_losses.losses.kinds import PredictionLoss, Predictions
+from lightning_losses.losses.settings import Count, Temperature
 
 _EMPTY = 1e-5
 
 
-def soft_binned_ece_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    num_bins: int = 15,
-    temperature: float = 0.01,
-    ignore_index: int = -100,
-) -> Float[Tensor, ""]:
-    """Soft-binned expected calibration error; see `SoftBinnedECE`."""
-    check_temperature("soft_binned_ece", temperature)
-    check_number("soft_binned_ece", "num_bins", num_bins, least=1)
-    rows = predictions("soft_binned_ece", logits, target, ignore_index)
-    anchors = (torch.arange(num_bins, device=logits.device, dtype=rows.confidence.dtype) + 0.5) / num_bins
-    membership = torch.softmax(-(rows.confidence.unsqueeze(-1) - anchors).square() / temperature, dim=-1)
-    membership = membership * rows.kept.unsqueeze(-1)
-    size = membership.sum(dim=0)
-    gap = (membership * (rows.confidence - rows.correct).unsqueeze(-1)).sum(dim=0) / size.clamp(min=_EMPTY)
-    return root((size / rows.number * gap.square()).sum())
-
-
-class SoftBinnedECE(Loss):
+class SoftBinnedECE(PredictionLoss):
     """Soft-binned expected calibration error: every sample belongs to all bins a little, so that it can be trained.
 
     ``sqrt(sum_b (S_b / N) (confidence_b - accuracy_b)²)`` with means weighted by the memberships
@@ -43,7 +21,6 @@ class SoftBinnedECE(Loss):
     Args:
         num_bins: B, at least 1.
         temperature: T, above 0; the softness of the bins.
-        ignore_index: samples with this target count for nothing.
 
     Shapes:
         logits: [..., C]; target: [...] class indices.
@@ -64,20 +41,18 @@ class SoftBinnedECE(Loss):
         0.5
     """
 
-    batch_coupled: ClassVar[bool] = True
     status = "paper"
     evidence = "an independent evaluation of the formula"
 
-    def __init__(self, num_bins: int = 15, temperature: float = 0.01, ignore_index: int = -100) -> None:
-        super().__init__()
-        check_temperature("soft_binned_ece", temperature)
-        check_number("soft_binned_ece", "num_bins", num_bins, least=1)
-        self.num_bins = num_bins
-        self.temperature = temperature
-        self.ignore_index = ignore_index
+    num_bins: Count = 15
+    temperature: Temperature = 0.01
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
-        return soft_binned_ece_loss(
-            logits, target, num_bins=self.num_bins, temperature=self.temperature, ignore_index=self.ignore_index
-        )
+    def measure(self, given: Predictions) -> Float[Tensor, ""]:
+        """The value of the batch."""
+        points, bins = given.confidence, torch.arange(self.num_bins, device=given.log_p.device)
+        anchors = (bins.to(points) + 0.5) / self.num_bins
+        membership = torch.softmax(-(points.unsqueeze(-1) - anchors).square() / self.temperature, dim=-1)
+        membership = membership * given.kept.unsqueeze(-1)
+        size = membership.sum(dim=0)
+        gap = (membership * (points - given.correct).unsqueeze(-1)).sum(dim=0) / size.clamp(min=_EMPTY)
+        return root((size / given.number * gap.square()).sum())

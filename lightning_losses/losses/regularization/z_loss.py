@@ -4,37 +4,19 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_number
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.losses.kinds import RowLoss
+from lightning_losses.losses.settings import Weight
+from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import classification_rows
 
 
-def z_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    coefficient: float = 1e-4,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """The squared logarithm of the softmax's normaliser; see `ZLoss`."""
-    check_number("z_loss", "coefficient", coefficient, least=0)
-    check_reduction("z_loss", reduction)
-    rows = classification_rows("z_loss", logits, target, ignore_index)
-    normaliser = torch.logsumexp(rows.logits, dim=-1)
-    return reduce(coefficient * normaliser.square(), reduction, rows.kept)
-
-
-class ZLoss(Loss):
+class ZLoss(RowLoss):
     """The z-loss, added to cross-entropy against the drift of output logits.
 
     ``c (log Σ_k exp z_k)²``. Softmax does not change when all logits grow together; this does, which is its point.
 
     Args:
         coefficient: c, at least 0.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
@@ -58,22 +40,12 @@ class ZLoss(Loss):
     status = "paper"
     evidence = "an independent evaluation of the formula"
 
-    def __init__(self, coefficient: float = 1e-4, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_number("z_loss", "coefficient", coefficient, least=0)
-        self.coefficient = coefficient
-        check_reduction("z_loss", reduction)
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    coefficient: Weight = 1e-4
 
     def forward(
         self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."] | None = None
     ) -> Float[Tensor, "..."]:
         """Evaluate the loss; the class documents it."""
-        return z_loss(
-            logits,
-            target,
-            coefficient=self.coefficient,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+        rows = classification_rows(self._identifier, logits, target, self.ignore_index)
+        value = self.coefficient * torch.logsumexp(rows.logits, dim=-1).square()
+        return reduce(value, self.reduction, rows.kept)

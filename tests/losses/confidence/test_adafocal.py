@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from lightning_losses.callbacks.companions.adafocal_bins import AdaFocalBins
 from lightning_losses.data.image_data import ImageDataset
-from lightning_losses.losses import AdaFocal, CrossEntropy, Focal, adafocal_loss
+from lightning_losses.losses import AdaFocal, CrossEntropy, Focal
 from lightning_losses.losses.confidence.adafocal import next_gammas
 from lightning_losses.modules import Classifier
 from lightning_losses.objective import Objective
@@ -43,8 +43,9 @@ def test_exponents_move_as_in_the_authors_code():
 
 def test_value_and_gradient_are_those_of_the_authors_code():
     logits = LOGITS.clone().requires_grad_()
-    gammas = torch.tensor(AUTHORS_GAMMAS[-1], dtype=torch.float64)
-    value = adafocal_loss(logits, TARGET, EDGES, gammas)
+    loss = AdaFocal(num_bins=4).double()
+    loss.load_state_dict({"edges": EDGES, "gammas": torch.tensor(AUTHORS_GAMMAS[-1], dtype=torch.float64)})
+    value = loss(logits, TARGET)
     value.backward()
     # Their exponents are float32.
     assert value.item() == pytest.approx(AUTHORS_LOSS, abs=1e-8)
@@ -113,11 +114,6 @@ def test_options_out_of_range_are_refused(options):
 def test_validation_data_that_do_not_fit_are_refused(confidence, correct):
     with pytest.raises(ValueError, match="adafocal: confidence of shape"):
         AdaFocal().renew(torch.rand(confidence), torch.ones(correct))
-
-
-def test_edges_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="adafocal: edges of shape"):
-        adafocal_loss(LOGITS, TARGET, EDGES, torch.ones(3))
 
 
 # ---- the callback

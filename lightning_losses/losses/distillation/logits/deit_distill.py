@@ -6,9 +6,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.classification.cross_entropy import cross_entropy_loss
 from lightning_losses.losses.distillation.divergences.kd import kd_loss
 from lightning_losses.numerics.checks import check_choice, check_number, check_temperature
+from lightning_losses.numerics.divergences import cross_entropy
+from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
 from lightning_losses.numerics.rows import distillation_rows
 
@@ -39,9 +40,9 @@ def deit_distill_loss(
     assert rows.target is not None
     second = logits if distillation_logits is None else distillation_logits
     others = distillation_rows("deit_distill", second, teacher_logits, target, ignore_index)
-    label = cross_entropy_loss(rows.logits, rows.target, reduction="none")
+    label = cross_entropy(log_probabilities(rows.logits), rows.target)
     if kind == "hard":
-        taught = cross_entropy_loss(others.logits, others.teacher_logits.argmax(dim=-1), reduction="none")
+        taught = cross_entropy(log_probabilities(others.logits), others.teacher_logits.argmax(dim=-1))
     else:
         taught = kd_loss(others.logits, others.teacher_logits, temperature=temperature, reduction="none")
         taught = taught / logits.shape[-1] if normalizer == "classes" else taught

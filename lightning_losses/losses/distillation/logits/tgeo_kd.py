@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_losses.losses.base import Loss, Status
-from lightning_losses.losses.classification.cross_entropy import cross_entropy_loss
+from lightning_losses.losses.classification.cross_entropy import CrossEntropy
 from lightning_losses.numerics.checks import check_count, check_number, check_temperature
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
@@ -217,4 +217,4 @@ def tgeo_outer_loss(
     stepped = {
         name: weight - learning_rate * slope for (name, weight), slope in zip(weights.items(), slopes, strict=True)
     }
-    return cross_entropy_loss(functional_call(network, {**stepped, **buffers}, (held_out.inputs,)), held_out.target)
+    return CrossEntropy()(functional_call(network, {**stepped, **buffers}, (held_out.inputs,)), held_out.target)
