@@ -62,8 +62,8 @@ class Loss(nn.Module, ABC):
         cls._identifier = (
             cls.__module__.rpartition(".")[2] if ours else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
         )
-        dataclass(eq=False, repr=False)(cls)
-        for name in {setting.name for setting in fields(cls)} & vars(cls).keys():
+        declared: type = dataclass(eq=False, repr=False)(cls)
+        for name in {setting.name for setting in fields(declared)} & vars(cls).keys():
             # A default that stayed on the class would hide the buffer that a setting becomes.
             delattr(cls, name)
 
