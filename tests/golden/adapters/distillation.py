@@ -131,7 +131,9 @@ def bdkd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]
         student, teacher, inputs.get("labels")
     )
     peer = KD(temperature=temperature)(teacher, student, inputs.get("labels"))
-    weights = bdkd_weights(student, teacher, boost=boost, base=base, temperature=at)
+    weights = bdkd_weights(
+        *(entropy(log_probabilities(logits.detach(), at)) for logits in (student, teacher)), boost=boost, base=base
+    )
     value, entropies = loss, {}
     if cross_entropy:  # that code: the forward divergence plus the teacher's entropy, and entropies with an epsilon
         entropies = {

@@ -1,58 +1,16 @@
 """α-β-divergence: two exponents trade covering the teacher's classes against keeping to them."""
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_number, check_temperature
+from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
+from lightning_losses.losses.settings import Temperature, Weight
 from lightning_losses.numerics.divergences import expectation
 from lightning_losses.numerics.probabilities import log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import distillation_rows
 
 
-def _divergence(log_s: Tensor, log_t: Tensor, alpha: float, beta: float) -> Float[Tensor, "*rows"]:
-    difference = log_t - log_s
-    if alpha == 0 and beta == 0:
-        return difference.masked_fill(~torch.isfinite(difference), 0.0).square().sum(dim=-1) / 2
-    if alpha == 0 or beta == 0:
-        power = alpha + beta
-        first, second = (log_t, log_s) if beta == 0 else (log_s, log_t)
-        linear = (power * second).exp().sum(dim=-1) - (power * first).exp().sum(dim=-1)
-        return (power * expectation(power * first, first - second) + linear) / power**2
-    total = alpha + beta
-    terms = (
-        (alpha * log_t + beta * log_s).exp()
-        - alpha / total * (total * log_t).exp()
-        - beta / total * (total * log_s).exp()
-    )
-    return -terms.sum(dim=-1) / (alpha * beta)
-
-
-def ab_divergence_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    alpha: float = 0.2,
-    beta: float = 0.7,
-    temperature: float = 1.0,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """α-β-divergence; see `ABDivergence`."""
-    check_number("ab_divergence", "alpha", alpha, least=0)
-    check_number("ab_divergence", "beta", beta, least=0)
-    check_temperature("ab_divergence", temperature)
-    check_reduction("ab_divergence", reduction)
-    rows = distillation_rows("ab_divergence", logits, teacher_logits, target, ignore_index)
-    log_s = log_probabilities(rows.logits, temperature)
-    log_t = log_probabilities(rows.teacher_logits, temperature)
-    return reduce(_divergence(log_s, log_t, alpha, beta), reduction, rows.kept)
-
-
-class ABDivergence(Loss):
+class ABDivergence(DistillationLoss):
     """α-β-divergence: two exponents trade covering the teacher's classes against keeping to them.
 
     ``-sum_k (t_k^α s_k^β - α/(α+β) t_k^(α+β) - β/(α+β) s_k^(α+β)) / (α β)`` with ``s = softmax(logits / τ)`` and ``t =
@@ -64,8 +22,6 @@ class ABDivergence(Loss):
         alpha: α, at least 0.
         beta: β, at least 0. Exponents below 0 are infinite for classes without probability and not offered.
         temperature: τ, above 0.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
@@ -91,39 +47,25 @@ class ABDivergence(Loss):
     status = "confirmed"
     evidence = "ghwang-s/abkd"
 
-    def __init__(
-        self,
-        alpha: float = 0.2,
-        beta: float = 0.7,
-        temperature: float = 1.0,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_number("ab_divergence", "alpha", alpha, least=0)
-        check_number("ab_divergence", "beta", beta, least=0)
-        check_temperature("ab_divergence", temperature)
-        check_reduction("ab_divergence", reduction)
-        self.alpha = alpha
-        self.beta = beta
-        self.temperature = temperature
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    alpha: Weight = 0.2
+    beta: Weight = 0.7
+    temperature: Temperature = 1.0
 
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Shaped[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return ab_divergence_loss(
-            logits,
-            teacher_logits,
-            target,
-            alpha=self.alpha,
-            beta=self.beta,
-            temperature=self.temperature,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
+    def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        log_s = log_probabilities(given.logits, self.temperature)
+        log_t = log_probabilities(given.teacher_logits, self.temperature)
+        alpha, beta, total = self.alpha, self.beta, self.alpha + self.beta
+        if total == 0:
+            difference = log_t - log_s
+            return difference.masked_fill(~torch.isfinite(difference), 0.0).square().sum(dim=-1) / 2
+        if alpha == 0 or beta == 0:
+            first, second = (log_t, log_s) if beta == 0 else (log_s, log_t)
+            linear = (total * second).exp().sum(dim=-1) - (total * first).exp().sum(dim=-1)
+            return (total * expectation(total * first, first - second) + linear) / total**2
+        terms = (
+            (alpha * log_t + beta * log_s).exp()
+            - alpha / total * (total * log_t).exp()
+            - beta / total * (total * log_s).exp()
         )
+        return -terms.sum(dim=-1) / (alpha * beta)

@@ -4,14 +4,12 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
+from lightning_losses.losses.settings import Positive
 from lightning_losses.numerics.probabilities import known_finite, log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import distillation_rows
 
 
 class AlphaDivergence(NamedTuple):
@@ -41,39 +39,7 @@ def alpha_divergence(
     return AlphaDivergence(value, power.div_(alpha).add_(factor).mul_(s))
 
 
-def adaptive_alpha_divergence_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    alpha_min: float = -1.0,
-    alpha_max: float = 1.0,
-    clip: float = 5.0,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Adaptive α-divergence; see `AdaptiveAlphaDivergence`."""
-    check_number("adaptive_alpha_divergence", "alpha_min", alpha_min)
-    check_number("adaptive_alpha_divergence", "alpha_max", alpha_max)
-    check_number("adaptive_alpha_divergence", "clip", clip, above=0)
-    check_reduction("adaptive_alpha_divergence", reduction)
-    rows = distillation_rows("adaptive_alpha_divergence", logits, teacher_logits, target, ignore_index)
-    log_s, log_t = log_probabilities(rows.logits), log_probabilities(rows.teacher_logits)
-    with torch.no_grad():
-        s, t, log_ratio = log_s.exp(), log_t.exp(), log_t - log_s
-    if not known_finite(log_ratio):
-        # Classes masked in either network add nothing.
-        present = torch.isfinite(log_ratio)
-        s, t, log_ratio, log_s = (torch.where(present, x, 0.0) for x in (s, t, log_ratio, log_s))
-    low, high = (alpha_divergence(s, t, log_ratio, alpha, clip) for alpha in (alpha_min, alpha_max))
-    larger = low.value > high.value
-    surrogate = -(torch.where(larger.unsqueeze(-1), low.weights, high.weights) * log_s).sum(dim=-1)
-    # The value of the divergence with the gradient of the surrogate.
-    value = torch.where(larger, low.value, high.value) + surrogate - surrogate.detach()
-    return reduce(value, reduction, rows.kept)
-
-
-class AdaptiveAlphaDivergence(Loss):
+class AdaptiveAlphaDivergence(DistillationLoss):
     """Adaptive α-divergence: whichever of two α-divergences is the larger on a sample.
 
     With ``D_α = sum_k s_k ((t_k / s_k)^α - 1) / (α (α - 1))`` and its limits KL(t || s) at α = 1 and KL(s || t) at α =
@@ -85,8 +51,6 @@ class AdaptiveAlphaDivergence(Loss):
         alpha_min: the smaller α.
         alpha_max: the larger α.
         clip: the largest power of the ratio, above 0.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
@@ -111,39 +75,21 @@ class AdaptiveAlphaDivergence(Loss):
     status = "paper"
     evidence = "xuke225/EQ-Net, which is not its authors'"
 
-    def __init__(
-        self,
-        alpha_min: float = -1.0,
-        alpha_max: float = 1.0,
-        clip: float = 5.0,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_number("adaptive_alpha_divergence", "alpha_min", alpha_min)
-        check_number("adaptive_alpha_divergence", "alpha_max", alpha_max)
-        check_number("adaptive_alpha_divergence", "clip", clip, above=0)
-        check_reduction("adaptive_alpha_divergence", reduction)
-        self.alpha_min = alpha_min
-        self.alpha_max = alpha_max
-        self.clip = clip
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    alpha_min: float = -1.0
+    alpha_max: float = 1.0
+    clip: Positive = 5.0
 
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Shaped[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return adaptive_alpha_divergence_loss(
-            logits,
-            teacher_logits,
-            target,
-            alpha_min=self.alpha_min,
-            alpha_max=self.alpha_max,
-            clip=self.clip,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+    def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        log_s, log_t = log_probabilities(given.logits), log_probabilities(given.teacher_logits)
+        with torch.no_grad():
+            s, t, log_ratio = log_s.exp(), log_t.exp(), log_t - log_s
+        if not known_finite(log_ratio):
+            # Classes masked in either network add nothing.
+            present = torch.isfinite(log_ratio)
+            s, t, log_ratio, log_s = (torch.where(present, x, 0.0) for x in (s, t, log_ratio, log_s))
+        low, high = (alpha_divergence(s, t, log_ratio, alpha, self.clip) for alpha in (self.alpha_min, self.alpha_max))
+        larger = low.value > high.value
+        surrogate = -(torch.where(larger.unsqueeze(-1), low.weights, high.weights) * log_s).sum(dim=-1)
+        # The value of the divergence with the gradient of the surrogate.
+        return torch.where(larger, low.value, high.value) + surrogate - surrogate.detach()

@@ -1,47 +1,16 @@
 """Adaptive divergence: forward and reverse, weighted by where student and teacher disagree."""
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_number, check_temperature
+from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
+from lightning_losses.losses.settings import Share, Temperature
 from lightning_losses.numerics.divergences import kl_divergences
 from lightning_losses.numerics.probabilities import log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import distillation_rows
 
 
-def adaptive_kl_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    head_mass: float = 0.5,
-    temperature: float = 1.0,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Adaptive divergence; see `AdaptiveKL`."""
-    check_number("adaptive_kl", "head_mass", head_mass, least=0, most=1)
-    check_temperature("adaptive_kl", temperature)
-    check_reduction("adaptive_kl", reduction)
-    rows = distillation_rows("adaptive_kl", logits, teacher_logits, target, ignore_index)
-    log_s = log_probabilities(rows.logits, temperature)
-    log_t = log_probabilities(rows.teacher_logits, temperature)
-    with torch.no_grad():
-        t, order = log_t.exp().sort(dim=-1, descending=True)
-        gap = (t - log_s.exp().gather(-1, order)).abs()
-        head = t.cumsum(dim=-1) <= head_mass
-        head[..., 0] = True
-        total = gap.sum(dim=-1)
-        weight = (gap * head).sum(dim=-1) / torch.where(total > 0, total, 1.0)
-    forward, reverse = kl_divergences(log_t, log_s)
-    value = weight * forward + (1 - weight) * reverse
-    return reduce(value, reduction, rows.kept)
-
-
-class AdaptiveKL(Loss):
+class AdaptiveKL(DistillationLoss):
     """Adaptive divergence: forward and reverse, weighted by where student and teacher disagree.
 
     ``w KL(t || s) + (1 - w) KL(s || t)`` with ``s = softmax(logits / τ)`` and ``t = softmax(teacher_logits / τ)``. w is
@@ -51,8 +20,6 @@ class AdaptiveKL(Loss):
     Args:
         head_mass: the teacher's probability mass that makes the head, in [0, 1].
         temperature: τ, above 0.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
@@ -76,35 +43,19 @@ class AdaptiveKL(Loss):
     status = "paper"
     evidence = "ghwang-s/abkd, which is not its authors'"
 
-    def __init__(
-        self,
-        head_mass: float = 0.5,
-        temperature: float = 1.0,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_number("adaptive_kl", "head_mass", head_mass, least=0, most=1)
-        check_temperature("adaptive_kl", temperature)
-        check_reduction("adaptive_kl", reduction)
-        self.head_mass = head_mass
-        self.temperature = temperature
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    head_mass: Share = 0.5
+    temperature: Temperature = 1.0
 
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Shaped[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return adaptive_kl_loss(
-            logits,
-            teacher_logits,
-            target,
-            head_mass=self.head_mass,
-            temperature=self.temperature,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+    def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        log_s = log_probabilities(given.logits, self.temperature)
+        log_t = log_probabilities(given.teacher_logits, self.temperature)
+        with torch.no_grad():
+            t, order = log_t.exp().sort(dim=-1, descending=True)
+            gap = (t - log_s.exp().gather(-1, order)).abs()
+            head = t.cumsum(dim=-1) <= self.head_mass
+            head[..., 0] = True
+            total = gap.sum(dim=-1)
+            weight = (gap * head).sum(dim=-1) / torch.where(total > 0, total, 1.0)
+        forward, reverse = kl_divergences(log_t, log_s)
+        return weight * forward + (1 - weight) * reverse

@@ -2,49 +2,15 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_temperature
+from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
+from lightning_losses.losses.settings import Temperature
 from lightning_losses.numerics.probabilities import known_finite
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import distillation_rows
 
 
-def binary_kl_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    temperature: float = 2.0,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Binary divergence; see `BinaryKL`."""
-    check_temperature("binary_kl", temperature)
-    check_reduction("binary_kl", reduction)
-    rows = distillation_rows("binary_kl", logits, teacher_logits, target, ignore_index)
-    if rows.logits.device.type == "cpu":
-        value = _divergence(rows.logits, rows.teacher_logits, temperature).sum(dim=-1)
-        if known_finite(value):
-            return reduce(temperature**2 * value, reduction, rows.kept)
-    both = torch.isfinite(rows.logits) & torch.isfinite(rows.teacher_logits)
-    student, teacher = (x.masked_fill(~both, 0.0) for x in (rows.logits, rows.teacher_logits))
-    value = _divergence(student, teacher, temperature).sum(dim=-1)
-    return reduce(temperature**2 * value, reduction, rows.kept)
-
-
-def _divergence(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """``KL(σ(t / τ) || σ(s / τ))`` of each pair of logits."""
-    student, teacher = logits / temperature, teacher_logits / temperature
-    yes = torch.sigmoid(teacher)
-    # Subtracted class by class: over sums, small divergences of many classes would be lost.
-    cross, own = (F.binary_cross_entropy_with_logits(x, yes, reduction="none") for x in (student, teacher))
-    return cross - own
-
-
-class BinaryKL(Loss):
+class BinaryKL(DistillationLoss):
     """Binary divergence: each class is a yes-or-no question that student and teacher answer.
 
     ``τ² sum_k KL(Bernoulli(sigmoid(teacher_logits_k / τ)) || Bernoulli(sigmoid(logits_k / τ)))``. Unlike divergences of
@@ -52,8 +18,6 @@ class BinaryKL(Loss):
 
     Args:
         temperature: τ, above 0.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
@@ -77,31 +41,23 @@ class BinaryKL(Loss):
     status = "confirmed"
     evidence = "penghui-yang/DHKD"
 
-    def __init__(
-        self,
-        temperature: float = 2.0,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_temperature("binary_kl", temperature)
-        check_reduction("binary_kl", reduction)
-        self.temperature = temperature
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    temperature: Temperature = 2.0
 
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Shaped[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return binary_kl_loss(
-            logits,
-            teacher_logits,
-            target,
-            temperature=self.temperature,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+    def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        student, teacher = given.logits, given.teacher_logits
+        if student.device.type == "cpu":
+            value = self._divergence(student, teacher)
+            if known_finite(value):
+                return value
+        both = torch.isfinite(student) & torch.isfinite(teacher)
+        return self._divergence(student.masked_fill(~both, 0.0), teacher.masked_fill(~both, 0.0))
+
+    def _divergence(
+        self, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"]
+    ) -> Float[Tensor, "*rows"]:
+        student, teacher = logits / self.temperature, teacher_logits / self.temperature
+        yes = torch.sigmoid(teacher)
+        # Subtracted class by class: over sums, small divergences of many classes would be lost.
+        cross, own = (F.binary_cross_entropy_with_logits(x, yes, reduction="none") for x in (student, teacher))
+        return self.temperature**2 * (cross - own).sum(dim=-1)

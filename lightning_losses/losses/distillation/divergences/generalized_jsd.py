@@ -1,44 +1,15 @@
 """Generalised Jensen-Shannon divergence: both networks are compared with their mixture."""
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_number, check_temperature
+from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
+from lightning_losses.losses.settings import Share, Temperature
 from lightning_losses.numerics.divergences import kl_divergence, weighted_sum
 from lightning_losses.numerics.probabilities import log_mean, log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import distillation_rows
 
 
-def generalized_jsd_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    beta: float = 0.5,
-    temperature: float = 1.0,
-    tau_squared: bool = False,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Generalised Jensen-Shannon divergence; see `GeneralizedJSD`."""
-    check_number("generalized_jsd", "beta", beta, least=0, most=1)
-    check_temperature("generalized_jsd", temperature)
-    check_reduction("generalized_jsd", reduction)
-    rows = distillation_rows("generalized_jsd", logits, teacher_logits, target, ignore_index)
-    log_s = log_probabilities(rows.logits, temperature)
-    log_t = log_probabilities(rows.teacher_logits, temperature)
-    if beta in (0, 1):
-        value = kl_divergence(log_t, log_s) if beta == 0 else kl_divergence(log_s, log_t)
-    else:
-        s, t = log_s.exp(), log_t.exp()
-        log_m = log_mean(t, s, beta)
-        value = beta * weighted_sum(t, log_t - log_m) + (1 - beta) * weighted_sum(s, log_s - log_m)
-    return reduce(temperature**2 * value if tau_squared else value, reduction, rows.kept)
-
-
-class GeneralizedJSD(Loss):
+class GeneralizedJSD(DistillationLoss):
     """Generalised Jensen-Shannon divergence: both networks are compared with their mixture.
 
     ``β KL(t || m) + (1 - β) KL(s || m)`` with ``m = β t + (1 - β) s``, ``s = softmax(logits / τ)`` and ``t =
@@ -49,8 +20,6 @@ class GeneralizedJSD(Loss):
         beta: β, the weight of the teacher in the mixture, in [0, 1].
         temperature: τ, above 0.
         tau_squared: multiply by τ², which keeps the gradient's size independent of the temperature.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
@@ -77,38 +46,18 @@ class GeneralizedJSD(Loss):
     status = "paper"
     evidence = "huggingface/trl and jongwooko/distillm, which are not its authors'"
 
-    def __init__(
-        self,
-        beta: float = 0.5,
-        temperature: float = 1.0,
-        tau_squared: bool = False,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_number("generalized_jsd", "beta", beta, least=0, most=1)
-        check_temperature("generalized_jsd", temperature)
-        check_reduction("generalized_jsd", reduction)
-        self.beta = beta
-        self.temperature = temperature
-        self.tau_squared = tau_squared
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    beta: Share = 0.5
+    temperature: Temperature = 1.0
+    tau_squared: bool = False
 
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Shaped[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return generalized_jsd_loss(
-            logits,
-            teacher_logits,
-            target,
-            beta=self.beta,
-            temperature=self.temperature,
-            tau_squared=self.tau_squared,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+    def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        log_s = log_probabilities(given.logits, self.temperature)
+        log_t = log_probabilities(given.teacher_logits, self.temperature)
+        if self.beta in (0, 1):
+            value = kl_divergence(log_t, log_s) if self.beta == 0 else kl_divergence(log_s, log_t)
+        else:
+            s, t = log_s.exp(), log_t.exp()
+            log_m = log_mean(t, s, self.beta)
+            value = self.beta * weighted_sum(t, log_t - log_m) + (1 - self.beta) * weighted_sum(s, log_s - log_m)
+        return self.temperature**2 * value if self.tau_squared else value

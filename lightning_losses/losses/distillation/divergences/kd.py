@@ -1,35 +1,15 @@
 """Knowledge distillation: the student matches the teacher's softened probabilities."""
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_temperature
+from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
+from lightning_losses.losses.settings import Temperature
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import distillation_rows
 
 
-def kd_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    temperature: float = 4.0,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Temperature-scaled KL divergence from teacher to student; see `KD`."""
-    check_temperature("kd", temperature)
-    check_reduction("kd", reduction)
-    rows = distillation_rows("kd", logits, teacher_logits, target, ignore_index)
-    student = log_probabilities(rows.logits, temperature)
-    teacher = log_probabilities(rows.teacher_logits, temperature)
-    return reduce(temperature**2 * kl_divergence(teacher, student), reduction, rows.kept)
-
-
-class KD(Loss):
+class KD(DistillationLoss):
     """Knowledge distillation: the student matches the teacher's softened probabilities.
 
     ``τ² KL(t || s)`` with ``s = softmax(logits / τ)`` and ``t = softmax(teacher_logits / τ)``. The factor τ² keeps
@@ -37,8 +17,6 @@ class KD(Loss):
 
     Args:
         temperature: τ, above 0. At 1 and a one-hot teacher this is cross-entropy.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
@@ -64,26 +42,10 @@ class KD(Loss):
     status = "paper"
     evidence = "megvii-research/mdistiller and yoshitomo-matsubara/torchdistill, which are not its authors'"
 
-    def __init__(self, temperature: float = 4.0, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_temperature("kd", temperature)
-        check_reduction("kd", reduction)
-        self.temperature = temperature
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    temperature: Temperature = 4.0
 
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Shaped[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return kd_loss(
-            logits,
-            teacher_logits,
-            target,
-            temperature=self.temperature,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+    def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        log_s = log_probabilities(given.logits, self.temperature)
+        log_t = log_probabilities(given.teacher_logits, self.temperature)
+        return self.temperature**2 * kl_divergence(log_t, log_s)

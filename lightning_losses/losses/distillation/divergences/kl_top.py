@@ -1,49 +1,16 @@
 """Top-k divergence: student and teacher are compared on the classes that the teacher likes best."""
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_count, check_temperature
+from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
+from lightning_losses.losses.settings import Count, Temperature
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import distillation_rows
 
 
-def _selected(logits: Float[Tensor, "*rows classes"], top: Int[Tensor, "*rows k"], tail_bucket: bool) -> Tensor:
-    chosen = logits.gather(-1, top)
-    if not tail_bucket or top.shape[-1] == logits.shape[-1]:
-        return chosen
-    rest = torch.logsumexp(logits.scatter(-1, top, -torch.inf), dim=-1, keepdim=True)
-    return torch.cat([chosen, rest], dim=-1)
-
-
-def kl_top_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    k: int = 10,
-    tail_bucket: bool = False,
-    temperature: float = 1.0,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Top-k divergence; see `KLTop`."""
-    check_count("kl_top", "k", k)
-    check_temperature("kl_top", temperature)
-    check_reduction("kl_top", reduction)
-    rows = distillation_rows("kl_top", logits, teacher_logits, target, ignore_index)
-    top = rows.teacher_logits.topk(min(k, rows.logits.shape[-1]), dim=-1).indices
-    student = _selected(rows.logits / temperature, top, tail_bucket)
-    teacher = _selected(rows.teacher_logits / temperature, top, tail_bucket)
-    value = kl_divergence(log_probabilities(teacher), log_probabilities(student))
-    return reduce(value, reduction, rows.kept)
-
-
-class KLTop(Loss):
+class KLTop(DistillationLoss):
     """Top-k divergence: student and teacher are compared on the classes that the teacher likes best.
 
     ``KL(t || s)`` with t and s the softmax, at temperature τ, over the k classes of the largest teacher logits alone.
@@ -53,8 +20,6 @@ class KLTop(Loss):
         k: number of classes, at least 1; from C on it is the whole divergence.
         tail_bucket: let all other classes together be one more.
         temperature: τ, above 0.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
@@ -81,38 +46,22 @@ class KLTop(Loss):
     status = "paper"
     evidence = "an independent evaluation of the formula"
 
-    def __init__(
-        self,
-        k: int = 10,
-        tail_bucket: bool = False,
-        temperature: float = 1.0,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_count("kl_top", "k", k)
-        check_temperature("kl_top", temperature)
-        check_reduction("kl_top", reduction)
-        self.k = k
-        self.tail_bucket = tail_bucket
-        self.temperature = temperature
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    k: Count = 10
+    tail_bucket: bool = False
+    temperature: Temperature = 1.0
 
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Shaped[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return kl_top_loss(
-            logits,
-            teacher_logits,
-            target,
-            k=self.k,
-            tail_bucket=self.tail_bucket,
-            temperature=self.temperature,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+    def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        top = given.teacher_logits.topk(min(self.k, given.logits.shape[-1]), dim=-1).indices
+        student, teacher = self._selected(given.logits, top), self._selected(given.teacher_logits, top)
+        return kl_divergence(log_probabilities(teacher), log_probabilities(student))
+
+    def _selected(
+        self, logits: Float[Tensor, "*rows classes"], top: Int[Tensor, "*rows k"]
+    ) -> Float[Tensor, "*rows chosen"]:
+        logits = logits / self.temperature
+        chosen = logits.gather(-1, top)
+        if not self.tail_bucket or top.shape[-1] == logits.shape[-1]:
+            return chosen
+        rest = torch.logsumexp(logits.scatter(-1, top, -torch.inf), dim=-1, keepdim=True)
+        return torch.cat([chosen, rest], dim=-1)

@@ -1,43 +1,15 @@
 """Skewed forward divergence: the teacher against a mixture of itself and the student."""
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_number, check_temperature
+from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
+from lightning_losses.losses.settings import Share, Temperature
 from lightning_losses.numerics.divergences import kl_divergence, weighted_sum
 from lightning_losses.numerics.probabilities import log_mean, log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import distillation_rows
 
 
-def skew_kl_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    skew: float = 0.1,
-    temperature: float = 1.0,
-    tau_squared: bool = False,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Skewed forward KL divergence; see `SkewKL`."""
-    check_number("skew_kl", "skew", skew, least=0, most=1)
-    check_temperature("skew_kl", temperature)
-    check_reduction("skew_kl", reduction)
-    rows = distillation_rows("skew_kl", logits, teacher_logits, target, ignore_index)
-    log_s = log_probabilities(rows.logits, temperature)
-    log_t = log_probabilities(rows.teacher_logits, temperature)
-    if skew in (0, 1):
-        value = kl_divergence(log_t, log_t if skew == 1 else log_s)
-    else:
-        t = log_t.exp()
-        value = weighted_sum(t, log_t - log_mean(t, log_s.exp(), skew))
-    return reduce(temperature**2 * value if tau_squared else value, reduction, rows.kept)
-
-
-class SkewKL(Loss):
+class SkewKL(DistillationLoss):
     """Skewed forward divergence: the teacher against a mixture of itself and the student.
 
     ``KL(t || λ t + (1 - λ) s)`` with ``s = softmax(logits / τ)`` and ``t = softmax(teacher_logits / τ)``. At most -log
@@ -48,8 +20,6 @@ class SkewKL(Loss):
         skew: λ, the share of the teacher in the mixture, in [0, 1].
         temperature: τ, above 0.
         tau_squared: multiply by τ², which keeps the gradient's size independent of the temperature.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
@@ -75,38 +45,17 @@ class SkewKL(Loss):
     status = "confirmed"
     evidence = "jongwooko/distillm"
 
-    def __init__(
-        self,
-        skew: float = 0.1,
-        temperature: float = 1.0,
-        tau_squared: bool = False,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_number("skew_kl", "skew", skew, least=0, most=1)
-        check_temperature("skew_kl", temperature)
-        check_reduction("skew_kl", reduction)
-        self.skew = skew
-        self.temperature = temperature
-        self.tau_squared = tau_squared
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    skew: Share = 0.1
+    temperature: Temperature = 1.0
+    tau_squared: bool = False
 
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Shaped[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return skew_kl_loss(
-            logits,
-            teacher_logits,
-            target,
-            skew=self.skew,
-            temperature=self.temperature,
-            tau_squared=self.tau_squared,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+    def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        log_s = log_probabilities(given.logits, self.temperature)
+        log_t = log_probabilities(given.teacher_logits, self.temperature)
+        if self.skew in (0, 1):
+            value = kl_divergence(log_t, log_t if self.skew == 1 else log_s)
+        else:
+            t = log_t.exp()
+            value = weighted_sum(t, log_t - log_mean(t, log_s.exp(), self.skew))
+        return self.temperature**2 * value if self.tau_squared else value

@@ -1,35 +1,14 @@
 """Total variation: the probability mass on which student and teacher differ."""
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_temperature
+from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
+from lightning_losses.losses.settings import Temperature
 from lightning_losses.numerics.probabilities import probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import distillation_rows
 
 
-def total_variation_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    temperature: float = 1.0,
-    tau_squared: bool = False,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Total variation distance; see `TotalVariation`."""
-    check_temperature("total_variation", temperature)
-    check_reduction("total_variation", reduction)
-    rows = distillation_rows("total_variation", logits, teacher_logits, target, ignore_index)
-    t = probabilities(rows.teacher_logits, temperature)
-    value = (t - probabilities(rows.logits, temperature)).abs().sum(dim=-1) / 2
-    return reduce(temperature**2 * value if tau_squared else value, reduction, rows.kept)
-
-
-class TotalVariation(Loss):
+class TotalVariation(DistillationLoss):
     """Total variation: the probability mass on which student and teacher differ.
 
     ``sum_k |t_k - s_k| / 2`` with ``s = softmax(logits / τ)`` and ``t = softmax(teacher_logits / τ)``, in [0, 1]. Its
@@ -39,8 +18,6 @@ class TotalVariation(Loss):
     Args:
         temperature: τ, above 0.
         tau_squared: multiply by τ², which keeps the gradient's size independent of the temperature.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
@@ -65,34 +42,11 @@ class TotalVariation(Loss):
     status = "paper"
     evidence = "jongwooko/distillm, which is not its authors'"
 
-    def __init__(
-        self,
-        temperature: float = 1.0,
-        tau_squared: bool = False,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_temperature("total_variation", temperature)
-        check_reduction("total_variation", reduction)
-        self.temperature = temperature
-        self.tau_squared = tau_squared
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    temperature: Temperature = 1.0
+    tau_squared: bool = False
 
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Shaped[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return total_variation_loss(
-            logits,
-            teacher_logits,
-            target,
-            temperature=self.temperature,
-            tau_squared=self.tau_squared,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+    def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        t = probabilities(given.teacher_logits, self.temperature)
+        value = (t - probabilities(given.logits, self.temperature)).abs().sum(dim=-1) / 2
+        return self.temperature**2 * value if self.tau_squared else value

@@ -6,9 +6,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.distillation.divergences.kd import kd_loss
 from lightning_losses.numerics.checks import check_choice, check_number, check_temperature
-from lightning_losses.numerics.divergences import cross_entropy
+from lightning_losses.numerics.divergences import cross_entropy, kl_divergence
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
 from lightning_losses.numerics.rows import distillation_rows
@@ -44,7 +43,8 @@ def deit_distill_loss(
     if kind == "hard":
         taught = cross_entropy(log_probabilities(others.logits), others.teacher_logits.argmax(dim=-1))
     else:
-        taught = kd_loss(others.logits, others.teacher_logits, temperature=temperature, reduction="none")
+        log_t, log_s = (log_probabilities(x, temperature) for x in (others.teacher_logits, others.logits))
+        taught = temperature**2 * kl_divergence(log_t, log_s)
         taught = taught / logits.shape[-1] if normalizer == "classes" else taught
     return reduce((1 - alpha) * label + alpha * taught, reduction, rows.kept)
 

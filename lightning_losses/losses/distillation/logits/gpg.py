@@ -4,9 +4,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.distillation.divergences.kd import kd_loss
 from lightning_losses.numerics.checks import check_number
-from lightning_losses.numerics.divergences import cross_entropy
+from lightning_losses.numerics.divergences import cross_entropy, kl_divergence
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
 from lightning_losses.numerics.rows import distillation_rows
@@ -26,7 +25,7 @@ def gpg_loss(
     check_reduction("gpg", reduction)
     rows = distillation_rows("gpg", logits, teacher_logits, target, ignore_index)
     assert rows.target is not None
-    taught = kd_loss(rows.logits, rows.teacher_logits, temperature=1.0, reduction="none")
+    taught = kl_divergence(log_probabilities(rows.teacher_logits), log_probabilities(rows.logits))
     label = cross_entropy(log_probabilities(rows.logits), rows.target)
     return reduce(alpha * taught + (1 - alpha) * label, reduction, rows.kept)
 

@@ -5,9 +5,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.distillation.divergences.kd import kd_loss
 from lightning_losses.numerics.checks import check_floating, check_number, check_temperature
-from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.divergences import kl_divergence
+from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
 from lightning_losses.numerics.rows import distillation_rows
 
@@ -59,13 +59,11 @@ def logit_std_kd_loss(
     check_temperature("logit_std_kd", temperature)
     check_reduction("logit_std_kd", reduction)
     rows = distillation_rows("logit_std_kd", logits, teacher_logits, target, ignore_index)
-    value = kd_loss(
-        standardize_logits(rows.logits, eps=eps),
-        standardize_logits(rows.teacher_logits, eps=eps),
-        temperature=temperature,
-        reduction="none",
+    log_t, log_s = (
+        log_probabilities(standardize_logits(logits, eps=eps), temperature)
+        for logits in (rows.teacher_logits, rows.logits)
     )
-    return reduce(value, reduction, rows.kept)
+    return reduce(temperature**2 * kl_divergence(log_t, log_s), reduction, rows.kept)
 
 
 class LogitStdKD(Loss):
