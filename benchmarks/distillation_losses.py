@@ -228,6 +228,7 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
     halves = [list(range(classes // 2)), list(range(classes // 2, classes))]
     means = torch.randn(classes, DIM)
     nd = losses.NDLoss(classes).set_class_means(means)
+    uskd = losses.USKD(classes)
     crd = losses.CRD(feature_dim=DIM, teacher_dim=TEACHER_DIM)
     mi = losses.MIAlpha(alpha=0.5, feature_dim=DIM, teacher_dim=TEACHER_DIM)
 
@@ -378,7 +379,7 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
             lambda z: losses.AdaptiveAlphaDivergence()(z, t),
             lambda z: plain_alpha(z, t),
         ),
-        "uskd": (z, lambda z: losses.uskd_loss(z, aux, y), lambda z: plain_uskd(z, aux, y)),
+        "uskd": (z, lambda z: uskd.with_weak_logits(z, aux, y), lambda z: plain_uskd(z, aux, y)),
         "mtard_balance": (z, lambda z: losses.mtard_balance_loss(z, t).divergence, lambda z: plain_mtard(z, t)),
         "tgeo_kd": (
             z,

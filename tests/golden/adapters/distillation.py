@@ -16,6 +16,7 @@ from lightning_losses.losses import (
     NKD,
     OFAKD,
     PSKD,
+    USKD,
     WDR,
     ABDivergence,
     AdaptiveAlphaDivergence,
@@ -32,6 +33,7 @@ from lightning_losses.losses import (
     LogitStdKD,
     MTARDBalance,
     MultiAspectKD,
+    NDLoss,
     ReverseKL,
     SinKD,
     SkewKL,
@@ -40,8 +42,6 @@ from lightning_losses.losses import (
     TotalVariation,
     mcmi_loss,
     mtard_balance_loss,
-    nd_loss,
-    uskd_loss,
 )
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.divergences.adaptive_alpha_divergence import alpha_divergence
@@ -115,7 +115,9 @@ def uskd(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]
         options = {name: given.take(name) for name in ("alpha", "beta", "mu", "rank_mode")}
     student, feature = leaf(inputs["student_logits"]), leaf(inputs["mid_feature"])
     weight, bias = leaf(inputs["fc_weight"]), leaf(inputs["fc_bias"])
-    loss = uskd_loss(student, F.linear(feature, weight, bias), label(inputs), **options)
+    loss = USKD(num_classes=student.shape[-1], **options).with_weak_logits(
+        student, F.linear(feature, weight, bias), label(inputs)
+    )
     return {"loss": loss, **gradients(loss, student=student, feature=feature, fc_weight=weight, fc_bias=bias)}
 
 
@@ -320,7 +322,9 @@ def norm_and_direction(inputs: dict[str, Tensor], params: dict[str, Any]) -> dic
     with Params(params) as given:
         weight = given.take("weight")
     student = leaf(inputs["student_embedding"])
-    loss = weight * nd_loss(student, inputs["teacher_embedding"], inputs["target"], inputs["class_means"])
+    means = inputs["class_means"]
+    given_means = NDLoss(num_classes=len(means)).to(means).set_class_means(means)
+    loss = weight * given_means(student, inputs["teacher_embedding"], inputs["target"])
     return {"loss": loss, **gradients(loss, student=student)}
 
 

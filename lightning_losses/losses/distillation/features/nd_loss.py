@@ -1,119 +1,22 @@
 """Norm and direction: the student's features point along the teacher's class mean, and are no shorter than its own."""
 
-from typing import Any
+from dataclasses import field
+from typing import Annotated, Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
+from torch.nn.parameter import UninitializedBuffer
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_count, check_floating, check_number
+from lightning_losses.losses.distillation.features.regressors import Projector
+from lightning_losses.losses.settings import Bound, Count
+from lightning_losses.numerics.checks import check_vectors
 from lightning_losses.numerics.probabilities import full_precision, known_everywhere
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.reduction import Reduction, reduce
 from lightning_losses.numerics.rows import class_indices
-
-
-def nd_loss(
-    features: Float[Tensor, "batch dim"],
-    teacher_features: Float[Tensor, "batch dim"],
-    target: Shaped[Tensor, "batch ..."],
-    class_means: Float[Tensor, "classes dim"],
-    *,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Feature norm and direction, given the teacher's class means; see `NDLoss`."""
-    check_reduction("nd_loss", reduction)
-    _check_features(features, teacher_features, target)
-    if features.shape != teacher_features.shape or class_means.shape[1:] != features.shape[1:]:
-        raise ValueError(
-            f"nd_loss: features of shape {list(features.shape)} came with teacher_features of shape "
-            f"{list(teacher_features.shape)} and class means of shape {list(class_means.shape)}; give the same D."
-        )
-    student = full_precision(features)
-    teacher = full_precision(teacher_features.detach()).to(student.dtype)
-    kept = None if target.is_floating_point() else target != ignore_index
-    if kept is not None and known_everywhere(kept):
-        kept = None
-    if kept is not None:
-        student = student.masked_fill(~kept.unsqueeze(-1), 0.0)
-        teacher = teacher.masked_fill(~kept.unsqueeze(-1), 0.0)
-        target = target.masked_fill(~kept, 0)
-    direction = F.normalize(class_means.detach()[class_indices(target)].to(student.dtype), dim=-1)
-    length = torch.maximum(student.norm(dim=-1), teacher.norm(dim=-1))
-    # Two features of length 0 have no direction; the bound keeps their quotient at 0.
-    cosine = (student * direction).sum(dim=-1) / length.clamp(min=torch.finfo(student.dtype).eps)
-    return reduce(1 - cosine, reduction, kept)
-
-
-def _check_features(features: Tensor, teacher_features: Tensor, target: Tensor) -> None:
-    for name, tensor in (("features", features), ("teacher_features", teacher_features)):
-        check_floating("nd_loss", name, tensor)
-        if tensor.ndim != 2 or len(tensor) != len(features):
-            raise ValueError(
-                f"nd_loss: {name} of shape {list(tensor.shape)} came; give vectors [B, D], of the same samples for "
-                "both."
-            )
-    if target.ndim != (2 if target.is_floating_point() else 1) or len(target) != len(features):
-        raise ValueError(
-            f"nd_loss: target of shape {list(target.shape)} came with {len(features)} samples; give [B] class indices "
-            "or [B, C] probabilities."
-        )
-
-
-class _Projector(LazyModuleMixin, nn.Module):
-    """Batch norm, dropout and a linear layer to the teacher's dimension; nothing where the dimensions are equal."""
-
-    # Without shape until the first batch, None where no projector is needed.
-    weight: Any
-    bias: Any
-
-    def __init__(self, dropout: float) -> None:
-        super().__init__()
-        self.norm: nn.Module | None = nn.LazyBatchNorm1d()
-        self.dropout = nn.Dropout(dropout)
-        self.weight = UninitializedParameter()
-        self.bias = UninitializedParameter()
-
-    def initialize_parameters(self, features: Tensor, teacher_features: Tensor) -> None:
-        """Take the shapes from the first batch."""
-        dim, teacher_dim = features.shape[-1], teacher_features.shape[-1]
-        if not is_lazy(self.weight):  # loaded
-            return
-        if dim == teacher_dim:
-            self.norm = self.weight = self.bias = None
-            return
-        self.weight.materialize((teacher_dim, dim))
-        self.bias.materialize((teacher_dim,))
-        bound = dim**-0.5
-        nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.uniform_(self.bias, -bound, bound)
-
-    def _lazy_load_hook(self, state_dict: Any, prefix: str, *others: Any) -> None:
-        # What was saved without a projector needs none.
-        if f"{prefix}weight" not in state_dict:
-            self.norm = self.weight = self.bias = None
-        super()._lazy_load_hook(state_dict, prefix, *others)
-
-    def forward(
-        self, features: Float[Tensor, "batch dim"], teacher_features: Float[Tensor, "batch teacher_dim"]
-    ) -> Float[Tensor, "batch teacher_dim"]:
-        """Project the student's features."""
-        if self.weight is None:
-            return features
-        features = features.to(self.weight.dtype)
-        assert isinstance(self.norm, _BatchNorm)
-        if len(features) > 1 or is_lazy(self.norm.weight):
-            normed = self.norm(features)
-        else:  # one sample has no variance
-            normed = F.batch_norm(
-                features, self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias
-            )
-        return F.linear(self.dropout(normed), self.weight, self.bias)
 
 
 class NDLoss(LazyModuleMixin, Loss):
@@ -158,28 +61,20 @@ class NDLoss(LazyModuleMixin, Loss):
     status = "confirmed"
     evidence = "WangYZ1608/Knowledge-Distillation-via-ND"
 
-    class_means: Tensor
+    num_classes: Count
+    dropout: Annotated[float, Bound(least=0, most=1 - 1e-9)] = 0.5
+    ignore_index: int = field(default=-100, kw_only=True)
+    reduction: Reduction = field(default="mean", kw_only=True)
+    class_means: Tensor = field(init=False)
 
-    def __init__(
-        self, num_classes: int, dropout: float = 0.5, ignore_index: int = -100, reduction: Reduction = "mean"
-    ) -> None:
-        super().__init__()
-        check_count("nd_loss", "num_classes", num_classes)
-        check_number("nd_loss", "dropout", dropout, least=0, most=1 - 1e-9)
-        check_reduction("nd_loss", reduction)
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
-        self.projector = _Projector(dropout)
+    def __post_init__(self) -> None:
+        LazyModuleMixin.__init__(self)
+        super().__post_init__()
+        self.projector = Projector(self.dropout)
         self.register_buffer("class_means", UninitializedBuffer())
 
-    @property
-    def dropout(self) -> float:
-        """The projector's share of dropped features."""
-        return self.projector.dropout.p
-
     @torch.no_grad()
-    def set_class_means(self, class_means: Float[Tensor, "classes dim"]) -> "NDLoss":
+    def set_class_means(self, class_means: Float[Tensor, "classes dim"]) -> Self:
         """Set the teacher's mean feature of each class.
 
         Raises:
@@ -187,15 +82,17 @@ class NDLoss(LazyModuleMixin, Loss):
         """
         if class_means.ndim != 2 or len(class_means) != self.num_classes:
             raise ValueError(
-                f"nd_loss: class means of shape {list(class_means.shape)} came; give [{self.num_classes}, D]."
+                f"{self._identifier}: class means of shape {list(class_means.shape)} came; give [{self.num_classes}, "
+                "D]."
             )
         if absent := (class_means == 0).all(dim=1).nonzero().flatten().tolist():
-            raise ValueError(f"nd_loss: the classes {absent} have a mean of 0; give samples of every class.")
+            raise ValueError(f"{self._identifier}: the classes {absent} have a mean of 0; give samples of every class.")
         if isinstance(self.class_means, UninitializedBuffer):
             self.class_means.materialize(class_means.shape)
         if self.class_means.shape != class_means.shape:
             raise ValueError(
-                f"nd_loss: class means of shape {list(class_means.shape)} came; give {list(self.class_means.shape)}."
+                f"{self._identifier}: class means of shape {list(class_means.shape)} came; give "
+                f"{list(self.class_means.shape)}."
             )
         self.class_means.copy_(class_means)
         return self
@@ -203,7 +100,7 @@ class NDLoss(LazyModuleMixin, Loss):
     def initialize_parameters(self, features: Tensor, teacher_features: Tensor, target: Tensor) -> None:
         """Take the teacher's dimension from the first batch."""
         if isinstance(self.class_means, UninitializedBuffer):
-            _check_features(features, teacher_features, target)
+            self._check(features, teacher_features, target)
             with torch.no_grad():
                 self.class_means.materialize((self.num_classes, teacher_features.shape[-1]))
                 self.class_means.zero_()
@@ -214,16 +111,31 @@ class NDLoss(LazyModuleMixin, Loss):
         teacher_features: Float[Tensor, "batch teacher_dim"],
         target: Shaped[Tensor, "batch ..."],
     ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        _check_features(features, teacher_features, target)
-        if not target.is_floating_point():
+        """Check, project, evaluate and reduce; the class documents what."""
+        self._check(features, teacher_features, target)
+        kept, teacher = None, teacher_features.detach()
+        if not target.is_floating_point() and not known_everywhere(target != self.ignore_index):
             kept = target != self.ignore_index
-            features = features if known_everywhere(kept) else features.masked_fill(~kept.unsqueeze(-1), 0.0)
-        return nd_loss(
-            self.projector(features, teacher_features) if len(features) else features.sum() * teacher_features.detach(),
-            teacher_features,
-            target,
-            self.class_means,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+            features, teacher = (vectors.masked_fill(~kept.unsqueeze(-1), 0.0) for vectors in (features, teacher))
+            target = target.masked_fill(~kept, 0)
+        projected = self.projector(features, teacher) if len(features) else features.sum() * teacher
+        if projected.shape != teacher.shape or self.class_means.shape[1:] != teacher.shape[1:]:
+            raise ValueError(
+                f"{self._identifier}: features of shape {list(projected.shape)} came with teacher_features of shape "
+                f"{list(teacher.shape)} and class means of shape {list(self.class_means.shape)}; give the same D."
+            )
+        student = full_precision(projected)
+        teacher = full_precision(teacher).to(student.dtype)
+        direction = F.normalize(self.class_means[class_indices(target)].to(student.dtype), dim=-1)
+        length = torch.maximum(student.norm(dim=-1), teacher.norm(dim=-1))
+        # Two features of length 0 have no direction; the bound keeps their quotient at 0.
+        cosine = (student * direction).sum(dim=-1) / length.clamp(min=torch.finfo(student.dtype).eps)
+        return reduce(1 - cosine, self.reduction, kept)
+
+    def _check(self, features: Tensor, teacher_features: Tensor, target: Tensor) -> None:
+        check_vectors(self._identifier, features, teacher_features)
+        if target.ndim != (2 if target.is_floating_point() else 1) or len(target) != len(features):
+            raise ValueError(
+                f"{self._identifier}: target of shape {list(target.shape)} came with {len(features)} samples; give [B] "
+                "class indices or [B, C] probabilities."
+            )

@@ -4,11 +4,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
+from lightning_losses.losses.kinds import RowLoss
+from lightning_losses.losses.settings import Share
 from lightning_losses.numerics.checks import check_floating, check_number
 from lightning_losses.numerics.divergences import cross_entropy
 from lightning_losses.numerics.probabilities import log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import classification_rows
 
 Progress = float | Float[Tensor, ""]
@@ -23,37 +24,7 @@ def pskd_target(
     return (1 - past_weight) * label + past_weight * past
 
 
-def pskd_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    past_probabilities: Float[Tensor, "*rows classes"],
-    epoch_progress: Progress,
-    *,
-    alpha: float = 0.8,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Cross-entropy to a mixture of the label and the past prediction; see `PSKD`."""
-    check_number("pskd", "alpha", alpha, least=0, most=1)
-    check_reduction("pskd", reduction)
-    if not isinstance(epoch_progress, Tensor):
-        check_number("pskd", "epoch_progress", epoch_progress, least=0, most=1)
-    check_floating("pskd", "past_probabilities", past_probabilities)
-    rows = classification_rows("pskd", logits, target, ignore_index)
-    if past_probabilities.shape != logits.shape:
-        raise ValueError(
-            f"pskd: past_probabilities of shape {list(past_probabilities.shape)} came with logits of "
-            f"shape {list(logits.shape)}; give both the same shape."
-        )
-    assert rows.target is not None
-    past = past_probabilities.to(rows.logits.dtype)
-    if rows.kept is not None:
-        past = past.masked_fill(~rows.kept.unsqueeze(-1), 0.0)
-    soft = pskd_target(rows.target, past, alpha * epoch_progress)
-    return reduce(cross_entropy(log_probabilities(rows.logits), soft), reduction, rows.kept)
-
-
-class PSKD(Loss):
+class PSKD(RowLoss):
     """Progressive self-knowledge distillation: the target moves from the label towards the network's past prediction.
 
     ``-sum_k q_k log s_k`` with ``q = (1 - α_e) one-hot(y) + α_e P``, where P is what the network predicted for this
@@ -61,8 +32,6 @@ class PSKD(Loss):
 
     Args:
         alpha: α, the weight of the past prediction in the last epoch, in [0, 1]. At 0 this is cross-entropy.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, past_probabilities: [..., C]; target: [...] class indices or [..., C] probabilities; epoch_progress:
@@ -90,13 +59,7 @@ class PSKD(Loss):
     status = "confirmed"
     evidence = "lgcnsai/PS-KD-Pytorch"
 
-    def __init__(self, alpha: float = 0.8, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_number("pskd", "alpha", alpha, least=0, most=1)
-        check_reduction("pskd", reduction)
-        self.alpha = alpha
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    alpha: Share = 0.8
 
     def forward(
         self,
@@ -105,13 +68,19 @@ class PSKD(Loss):
         past_probabilities: Float[Tensor, "*rows classes"],
         epoch_progress: Progress,
     ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return pskd_loss(
-            logits,
-            target,
-            past_probabilities,
-            epoch_progress,
-            alpha=self.alpha,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+        """Check, evaluate and reduce; the class documents what."""
+        if not isinstance(epoch_progress, Tensor):
+            check_number(self._identifier, "epoch_progress", epoch_progress, least=0, most=1)
+        check_floating(self._identifier, "past_probabilities", past_probabilities)
+        rows = classification_rows(self._identifier, logits, target, self.ignore_index)
+        if past_probabilities.shape != logits.shape:
+            raise ValueError(
+                f"{self._identifier}: past_probabilities of shape {list(past_probabilities.shape)} came with logits of "
+                f"shape {list(logits.shape)}; give both the same shape."
+            )
+        assert rows.target is not None
+        past = past_probabilities.to(rows.logits.dtype)
+        if rows.kept is not None:
+            past = past.masked_fill(~rows.kept.unsqueeze(-1), 0.0)
+        soft = pskd_target(rows.target, past, self.alpha * epoch_progress)
+        return reduce(cross_entropy(log_probabilities(rows.logits), soft), self.reduction, rows.kept)

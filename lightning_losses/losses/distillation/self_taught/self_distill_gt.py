@@ -4,14 +4,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
+from lightning_losses.losses.kinds import LabelledDistillationLoss, LabelledRows
+from lightning_losses.losses.settings import Share
 from lightning_losses.numerics.checks import check_count, check_number
 from lightning_losses.numerics.probabilities import probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import distillation_rows
 
 
 class Generations(NamedTuple):
@@ -73,27 +72,7 @@ def optimal_alpha(
     return ((target - from_teacher) * difference).sum() / difference.square().sum()
 
 
-def self_distill_gt_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    alpha: float = 0.5,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Weighted self-distillation; see `SelfDistillGT`."""
-    check_number("self_distill_gt", "alpha", alpha, least=0, most=1)
-    check_reduction("self_distill_gt", reduction)
-    rows = distillation_rows("self_distill_gt", logits, teacher_logits, target, ignore_index)
-    assert rows.target is not None
-    s, t = probabilities(rows.logits), probabilities(rows.teacher_logits)
-    label = rows.target if rows.target.is_floating_point() else F.one_hot(rows.target, s.shape[-1]).to(s.dtype)
-    value = alpha * (s - label).square().mean(dim=-1) + (1 - alpha) * (s - t).square().mean(dim=-1)
-    return reduce(value, reduction, rows.kept)
-
-
-class SelfDistillGT(Loss):
+class SelfDistillGT(LabelledDistillationLoss):
     """Weighted self-distillation: each generation fits the label and the generation before it.
 
     ``α |s - q|² / C + (1 - α) |s - t|² / C`` between probabilities, q the one-hot (or given) target. Each generation is
@@ -103,8 +82,6 @@ class SelfDistillGT(Loss):
 
     Args:
         alpha: α, the weight of the label, in [0, 1].
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C], the latter of the generation before; target: [...] class indices or [..., C]
@@ -131,31 +108,11 @@ class SelfDistillGT(Loss):
     status = "paper"
     evidence = "an independent evaluation of the formula"
 
-    def __init__(
-        self,
-        alpha: float = 0.5,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_number("self_distill_gt", "alpha", alpha, least=0, most=1)
-        check_reduction("self_distill_gt", reduction)
-        self.alpha = alpha
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    alpha: Share = 0.5
 
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Shaped[Tensor, "..."],
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return self_distill_gt_loss(
-            logits,
-            teacher_logits,
-            target,
-            alpha=self.alpha,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+    def rows(self, given: LabelledRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        s, t, target = probabilities(given.logits), probabilities(given.teacher_logits), given.target
+        label = target if target.is_floating_point() else F.one_hot(target, s.shape[-1]).to(s.dtype)
+        to_label, to_teacher = ((s - goal).square().mean(dim=-1) for goal in (label, t))
+        return self.alpha * to_label + (1 - self.alpha) * to_teacher

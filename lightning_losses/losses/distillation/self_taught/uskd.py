@@ -1,79 +1,27 @@
 """Universal self-knowledge distillation: soft labels made from the student itself, without a teacher."""
 
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_choice, check_floating, check_number
+from lightning_losses.losses.kinds import RowLoss
+from lightning_losses.losses.settings import Bound, Weight
+from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import classification_rows
 
 RankMode = Literal["reference", "probability"]
-_Reduction = Literal["mean", "sum"]
 
 # What the authors add to the two normalisers of the rank score.
 _RANK_EPS = 1e-6
 
 
-def uskd_loss(
-    logits: Float[Tensor, "*rows classes"],
-    weak_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    alpha: float = 1.0,
-    beta: float = 0.1,
-    mu: float = 0.005,
-    rank_mode: RankMode = "reference",
-    ignore_index: int = -100,
-    reduction: _Reduction = "mean",
-) -> Float[Tensor, ""]:
-    """Teacher-free self-distillation, given the weak head's logits; see `USKD`."""
-    _check_options(alpha, beta, mu, rank_mode, reduction)
-    rows = classification_rows("uskd", logits, target, ignore_index)
-    check_floating("uskd", "weak_logits", weak_logits)
-    if weak_logits.shape != logits.shape or logits.shape[-1] < 2:
-        raise ValueError(
-            f"uskd: weak_logits of shape {list(weak_logits.shape)} came with logits of shape "
-            f"{list(logits.shape)}; give both the same shape, with at least 2 classes."
-        )
-    assert rows.target is not None
-    classes = logits.shape[-1]
-    log_s = log_probabilities(rows.logits)
-    weak = full_precision(weak_logits).to(log_s.dtype)
-    if rows.kept is not None:
-        weak = weak.masked_fill(~rows.kept.unsqueeze(-1), 0.0)
-    log_w = log_probabilities(weak)
-    if rows.target.is_floating_point():
-        label, value = rows.target, rows.target.topk(2, dim=-1)
-        share, named = value.values, value.indices
-    else:
-        label = F.one_hot(rows.target, classes).to(log_s.dtype)
-        share, named = torch.ones_like(log_s[..., :1]), rows.target.unsqueeze(-1)
-    # A one-hot row among mixed labels names one class: the second of its two largest has share 0.
-    real = share > 0
-    is_target = torch.zeros_like(log_s, dtype=torch.bool).scatter(-1, named, real)
-
-    with torch.no_grad():
-        likelihood = log_s.gather(-1, named).exp().square()
-        counted = real if rows.kept is None else real & rows.kept.unsqueeze(-1)
-        batch = tuple(range(likelihood.ndim - 1))
-        mean = (likelihood * counted).sum(batch) / counted.sum(batch).clamp(min=1)
-        weight = (likelihood + share - mean) * real
-        zipf = _zipf_labels(log_s, log_w, is_target, rank_mode)
-    log_others = log_probabilities(rows.logits.masked_fill(is_target, -torch.inf))
-    target_term = -(weight * log_s.gather(-1, named).masked_fill(~real, 0.0)).sum(dim=-1)
-    others = -(zipf * log_others.masked_fill(~torch.isfinite(log_others), 0.0)).sum(dim=-1)
-    smoothed = 0.9 * label + 0.1 / classes
-    weak_term = -(smoothed * log_w).sum(dim=-1)
-    return reduce(alpha * target_term + beta * others + mu * weak_term, reduction, rows.kept)
-
-
-def _zipf_labels(
+def zipf_labels(
     log_s: Tensor, log_w: Tensor, is_target: Bool[Tensor, "*rows classes"], rank_mode: RankMode
 ) -> Float[Tensor, "*rows classes"]:
     """1 / rank for every class but the targets, normalised; ranks count all classes."""
@@ -88,14 +36,7 @@ def _zipf_labels(
     return zipf / torch.where(total > 0, total, 1.0)
 
 
-def _check_options(alpha: float, beta: float, mu: float, rank_mode: str, reduction: str) -> None:
-    for name, weight in (("alpha", alpha), ("beta", beta), ("mu", mu)):
-        check_number("uskd", name, weight, least=0)
-    check_choice("uskd", "rank_mode", rank_mode, RankMode)
-    check_choice("uskd", "reduction", reduction, _Reduction)
-
-
-class USKD(Loss):
+class USKD(RowLoss):
     """Universal self-knowledge distillation: soft labels made from the student itself, without a teacher.
 
     ``α (-p log s_y) + β (-sum_{k≠y} ẑ_k log ŝ_k) + μ CE(q, w)`` per sample, where
@@ -116,7 +57,6 @@ class USKD(Loss):
         mu: μ, at least 0.
         rank_mode: "reference" ranks by ``w / (1 - w_y) + log s / (1 - log s_y)``, as the authors' code does and with
             which their results came; "probability" by ``w / (1 - w_y) + s / (1 - s_y)``, as their paper says.
-        ignore_index: samples with this target count for nothing, not in the batch's mean either.
         reduction: "mean" over the kept samples, or "sum"; a sample's value depends on its batch, so there is no "none".
 
     Shapes:
@@ -146,28 +86,18 @@ class USKD(Loss):
     status = "confirmed"
     evidence = "yzd-v/cls_KD"
 
-    def __init__(
-        self,
-        num_classes: int,
-        feature_dim: int | None = None,
-        alpha: float = 1.0,
-        beta: float = 0.1,
-        mu: float = 0.005,
-        rank_mode: RankMode = "reference",
-        ignore_index: int = -100,
-        reduction: _Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_number("uskd", "num_classes", num_classes, least=2)
-        _check_options(alpha, beta, mu, rank_mode, reduction)
-        self.num_classes = num_classes
-        self.alpha = alpha
-        self.beta = beta
-        self.mu = mu
-        self.rank_mode: RankMode = rank_mode
-        self.ignore_index = ignore_index
-        self.reduction: _Reduction = reduction
-        self.head = nn.LazyLinear(num_classes) if feature_dim is None else nn.Linear(feature_dim, num_classes)
+    num_classes: Annotated[int, Bound(least=2)]
+    feature_dim: int | None = None
+    alpha: Weight = 1.0
+    beta: Weight = 0.1
+    mu: Weight = 0.005
+    rank_mode: RankMode = "reference"
+    reduction: Literal["mean", "sum"] = field(default="mean", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        dim, classes = self.feature_dim, self.num_classes
+        self.head = nn.LazyLinear(classes) if dim is None else nn.Linear(dim, classes)
 
     def forward(
         self,
@@ -175,25 +105,53 @@ class USKD(Loss):
         features: Float[Tensor, "*rows dim"],
         target: Shaped[Tensor, "..."],
     ) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
-        check_floating("uskd", "features", features)
+        """Check, evaluate and reduce; the class documents what."""
+        check_floating(self._identifier, "features", features)
         if features.ndim < 2 or features.shape[:-1] != logits.shape[:-1] or logits.shape[-1] != self.num_classes:
             raise ValueError(
-                f"uskd: features of shape {list(features.shape)} and logits of shape "
+                f"{self._identifier}: features of shape {list(features.shape)} and logits of shape "
                 f"{list(logits.shape)} came; give [..., D] and [..., {self.num_classes}] with the same "
                 "samples, maps pooled to vectors."
             )
         if not target.is_floating_point() and target.shape == features.shape[:-1]:
             # An ignored row may hold anything; as zeros it adds nothing to the head's gradient.
             features = features.masked_fill((target == self.ignore_index).unsqueeze(-1), 0.0)
-        return uskd_loss(
-            logits,
-            self.head(features.to(self.head.weight.dtype)),
-            target,
-            alpha=self.alpha,
-            beta=self.beta,
-            mu=self.mu,
-            rank_mode=self.rank_mode,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+        return self.with_weak_logits(logits, self.head(features.to(self.head.weight.dtype)), target)
+
+    def with_weak_logits(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        weak_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."],
+    ) -> Float[Tensor, ""]:
+        """The loss, given the weak head's logits."""
+        rows = classification_rows(self._identifier, logits, target, self.ignore_index)
+        assert rows.target is not None
+        classes = logits.shape[-1]
+        log_s = log_probabilities(rows.logits)
+        weak = full_precision(weak_logits).to(log_s.dtype)
+        if rows.kept is not None:
+            weak = weak.masked_fill(~rows.kept.unsqueeze(-1), 0.0)
+        log_w = log_probabilities(weak)
+        if rows.target.is_floating_point():
+            label = rows.target
+            share, named = label.topk(2, dim=-1)
+        else:
+            label = F.one_hot(rows.target, classes).to(log_s.dtype)
+            share, named = torch.ones_like(log_s[..., :1]), rows.target.unsqueeze(-1)
+        # A one-hot row among mixed labels names one class: the second of its two largest has share 0.
+        real = share > 0
+        is_target = torch.zeros_like(log_s, dtype=torch.bool).scatter(-1, named, real)
+
+        with torch.no_grad():
+            likelihood = log_s.gather(-1, named).exp().square()
+            counted = real if rows.kept is None else real & rows.kept.unsqueeze(-1)
+            batch = tuple(range(likelihood.ndim - 1))
+            mean = (likelihood * counted).sum(batch) / counted.sum(batch).clamp(min=1)
+            weight = (likelihood + share - mean) * real
+            zipf = zipf_labels(log_s, log_w, is_target, self.rank_mode)
+        log_others = log_probabilities(rows.logits.masked_fill(is_target, -torch.inf))
+        target_term = -(weight * log_s.gather(-1, named).masked_fill(~real, 0.0)).sum(dim=-1)
+        others = -(zipf * log_others.masked_fill(~torch.isfinite(log_others), 0.0)).sum(dim=-1)
+        weak_term = -((0.9 * label + 0.1 / classes) * log_w).sum(dim=-1)
+        return reduce(self.alpha * target_term + self.beta * others + self.mu * weak_term, self.reduction, rows.kept)

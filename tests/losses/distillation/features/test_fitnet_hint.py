@@ -4,7 +4,7 @@ from torch import nn
 
 from lightning_losses import CrossEntropy, Objective
 from lightning_losses.losses import FitNetHint
-from lightning_losses.losses.distillation.features.fitnet_hint import regression_kernel
+from lightning_losses.losses.distillation.features.regressors import regression_kernel
 from lightning_losses.modules import Distiller
 
 

@@ -3,9 +3,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 
-from lightning_losses.losses import USKD, uskd_loss
-from lightning_losses.losses.distillation.self_taught.uskd import _zipf_labels
+from lightning_losses.losses import USKD
+from lightning_losses.losses.distillation.self_taught.uskd import zipf_labels
 from tests.losses.strategies import gradient, one_hot, pairs
+
+
+def uskd_loss(logits, weak_logits, target, **options):
+    return USKD(num_classes=logits.shape[-1], **options).with_weak_logits(logits, weak_logits, target)
+
 
 # Below, the second tensor of a pair plays the weak head's logits.
 
@@ -38,7 +43,7 @@ def test_gradients_in_closed_form(pair):
     s, log_w = pair.logits.softmax(dim=-1), pair.teacher_logits.log_softmax(dim=-1)
     s_y = (s * label).sum(dim=-1, keepdim=True)
     weight = s_y**2 + 1 - (s_y**2).mean()
-    zipf = _zipf_labels(s.log(), log_w, label.bool(), "reference")
+    zipf = zipf_labels(s.log(), log_w, label.bool(), "reference")
     s_hat = pair.logits.masked_fill(label.bool(), -torch.inf).softmax(dim=-1)
     expected = (weight * (s - label) + 0.5 * (s_hat - zipf)) / len(s)
     torch.testing.assert_close(gradient(lambda z: uskd_loss(z, *pair[1:], beta=0.5), pair.logits), expected)
@@ -48,9 +53,9 @@ def test_gradients_in_closed_form(pair):
 
 
 @given(pairs(min_classes=3))
-def test_zipf_labels_are_a_distribution_over_the_others(pair):
+def testzipf_labels_are_a_distribution_over_the_others(pair):
     label = one_hot(pair.target, pair.logits).bool()
-    zipf = _zipf_labels(pair.logits.log_softmax(-1), pair.teacher_logits.log_softmax(-1), label, "probability")
+    zipf = zipf_labels(pair.logits.log_softmax(-1), pair.teacher_logits.log_softmax(-1), label, "probability")
     torch.testing.assert_close(zipf.sum(dim=-1), torch.ones(len(zipf), dtype=zipf.dtype))
     assert bool((zipf[label] == 0).all()) and bool((zipf[~label] > 0).all())
 
@@ -59,7 +64,7 @@ def test_ranks_count_the_target():
     """The target ranks first of four classes: the others get 1/2, 1/3, 1/4, normalised."""
     log_p = torch.tensor([[0.5, 0.25, 0.15, 0.1]], dtype=torch.float64).log()
     label = torch.tensor([[True, False, False, False]])
-    zipf = _zipf_labels(log_p, log_p, label, "probability")
+    zipf = zipf_labels(log_p, log_p, label, "probability")
     torch.testing.assert_close(zipf, torch.tensor([[0.0, 6.0, 4.0, 3.0]], dtype=torch.float64) / 13)
 
 
