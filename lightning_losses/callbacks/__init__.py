@@ -1,52 +1,55 @@
 """Callbacks: one file per intervention or monitor."""
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_losses.callbacks.records.history import History
-from lightning_losses.callbacks.records.metrics_file import MetricsFile
 from lightning_losses.environment.extras import require
+from lightning_losses.environment.lazy_exports import exports, lazily
 
-__all__ = ["History", "MetricsFile"]
+# Loaded when they are asked for: most of them draw, and a recipe that uses none need not load what draws.
+if TYPE_CHECKING:
+    from lightning_losses.callbacks.calibration.calibration_monitor import CalibrationMonitor as CalibrationMonitor
+    from lightning_losses.callbacks.calibration.post_hoc_calibration import PostHocCalibration as PostHocCalibration
+    from lightning_losses.callbacks.companions.adafocal_bins import AdaFocalBins as AdaFocalBins
+    from lightning_losses.callbacks.companions.domain_weights import DomainWeights as DomainWeights
+    from lightning_losses.callbacks.interventions.grokfast import Grokfast as Grokfast
+    from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard as NumericsGuard
+    from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient as OrthogonalGradient
+    from lightning_losses.callbacks.interventions.weight_norm_projection import (
+        WeightNormProjection as WeightNormProjection,
+    )
+    from lightning_losses.callbacks.monitors.attention_logits import AttentionLogits as AttentionLogits
+    from lightning_losses.callbacks.monitors.continual_evaluation import ContinualEvaluation as ContinualEvaluation
+    from lightning_losses.callbacks.monitors.diffusion_spectral_entropy import (
+        DiffusionSpectralEntropy as DiffusionSpectralEntropy,
+    )
+    from lightning_losses.callbacks.monitors.empirical_ntk import EmpiricalNTK as EmpiricalNTK
+    from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor as GrokkingMonitor
+    from lightning_losses.callbacks.monitors.hessian_spectrum import HessianSpectrum as HessianSpectrum
+    from lightning_losses.callbacks.monitors.information_plane import InformationPlane as InformationPlane
+    from lightning_losses.callbacks.monitors.learning_rate_sensitivity import (
+        LearningRateSensitivity as LearningRateSensitivity,
+    )
+    from lightning_losses.callbacks.monitors.linear_mode_connectivity import (
+        LinearModeConnectivity as LinearModeConnectivity,
+    )
+    from lightning_losses.callbacks.monitors.mixup_configuration import MixupConfiguration as MixupConfiguration
+    from lightning_losses.callbacks.monitors.neural_collapse import NeuralCollapse as NeuralCollapse
+    from lightning_losses.callbacks.monitors.nlm_cosine import NLMCosine as NLMCosine
+    from lightning_losses.callbacks.monitors.opposing_signals import OpposingSignals as OpposingSignals
+    from lightning_losses.callbacks.monitors.output_logits import OutputLogits as OutputLogits
+    from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse as SoftmaxCollapse
+    from lightning_losses.callbacks.monitors.weight_norms import WeightNorms as WeightNorms
+    from lightning_losses.callbacks.monitors.zero_gradients import ZeroGradients as ZeroGradients
+    from lightning_losses.callbacks.records.history import History as History
+    from lightning_losses.callbacks.records.metrics_file import MetricsFile as MetricsFile
+    from lightning_losses.callbacks.records.progress import Progress as Progress
+else:
 
-# Lazily: most of them draw, and a recipe that uses none need not load what draws.
-_HOME = {
-    "AdaFocalBins": "companions.adafocal_bins",
-    "CalibrationMonitor": "calibration.calibration_monitor",
-    "AttentionLogits": "monitors.attention_logits",
-    "ContinualEvaluation": "monitors.continual_evaluation",
-    "DiffusionSpectralEntropy": "monitors.diffusion_spectral_entropy",
-    "DomainWeights": "companions.domain_weights",
-    "EmpiricalNTK": "monitors.empirical_ntk",
-    "Grokfast": "interventions.grokfast",
-    "GrokkingMonitor": "monitors.grokking_monitor",
-    "HessianSpectrum": "monitors.hessian_spectrum",
-    "InformationPlane": "monitors.information_plane",
-    "LearningRateSensitivity": "monitors.learning_rate_sensitivity",
-    "LinearModeConnectivity": "monitors.linear_mode_connectivity",
-    "MixupConfiguration": "monitors.mixup_configuration",
-    "NLMCosine": "monitors.nlm_cosine",
-    "NeuralCollapse": "monitors.neural_collapse",
-    "NumericsGuard": "interventions.numerics_guard",
-    "OpposingSignals": "monitors.opposing_signals",
-    "OrthogonalGradient": "interventions.orthogonal_gradient",
-    "OutputLogits": "monitors.output_logits",
-    "PostHocCalibration": "calibration.post_hoc_calibration",
-    "Progress": "records.progress",
-    "SoftmaxCollapse": "monitors.softmax_collapse",
-    "WeightNormProjection": "interventions.weight_norm_projection",
-    "WeightNorms": "monitors.weight_norms",
-    "ZeroGradients": "monitors.zero_gradients",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "Progress":
-        require(f"{__name__}.Progress", "rich")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    def __getattr__(name: str) -> Any:
+        if name == "Progress":
+            require(f"{__name__}.Progress", "rich")
+        return lazily(__name__, __file__, name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *exports(__file__)])

@@ -1,53 +1,106 @@
-"""Every loss by its class name and its function's name; a file added to a family is found by itself.
+"""Every loss, by its class name.
 
-Losses that other distributions register are found by their class names too.
+Losses that other distributions register are reached by their class names too.
 """
 
-import importlib
-import pkgutil
-from functools import cache
-from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_losses.losses.base import Loss
+from lightning_losses.environment.lazy_exports import exports, lazily
 
+# Loaded when they are asked for: a project that needs one loss need not wait for all.
+if TYPE_CHECKING:
+    from lightning_losses.losses.base import Loss as Loss
+    from lightning_losses.losses.classification.cross_entropy import CrossEntropy as CrossEntropy
+    from lightning_losses.losses.classification.precise_cross_entropy import PreciseCrossEntropy as PreciseCrossEntropy
+    from lightning_losses.losses.classification.stablemax_cross_entropy import (
+        StableMaxCrossEntropy as StableMaxCrossEntropy,
+    )
+    from lightning_losses.losses.confidence.adafocal import AdaFocal as AdaFocal
+    from lightning_losses.losses.confidence.avuc import AvUC as AvUC
+    from lightning_losses.losses.confidence.brier import Brier as Brier
+    from lightning_losses.losses.confidence.confidence_penalty import ConfidencePenalty as ConfidencePenalty
+    from lightning_losses.losses.confidence.correctness_aware import CorrectnessAware as CorrectnessAware
+    from lightning_losses.losses.confidence.dca import DCA as DCA
+    from lightning_losses.losses.confidence.dual_focal import DualFocal as DualFocal
+    from lightning_losses.losses.confidence.focal import Focal as Focal
+    from lightning_losses.losses.confidence.focal_adaptive import FocalAdaptive as FocalAdaptive
+    from lightning_losses.losses.confidence.mbls import MbLS as MbLS
+    from lightning_losses.losses.confidence.mdca import MDCA as MDCA
+    from lightning_losses.losses.confidence.mmce import MMCE as MMCE
+    from lightning_losses.losses.confidence.mmce_weighted import MMCEWeighted as MMCEWeighted
+    from lightning_losses.losses.confidence.rankmixup_mndcg import RankMixupMNDCG as RankMixupMNDCG
+    from lightning_losses.losses.confidence.rankmixup_mrl import RankMixupMRL as RankMixupMRL
+    from lightning_losses.losses.confidence.soft_avuc import SoftAvUC as SoftAvUC
+    from lightning_losses.losses.confidence.soft_binned_ece import SoftBinnedECE as SoftBinnedECE
+    from lightning_losses.losses.distillation.divergences.ab_divergence import ABDivergence as ABDivergence
+    from lightning_losses.losses.distillation.divergences.adaptive_alpha_divergence import (
+        AdaptiveAlphaDivergence as AdaptiveAlphaDivergence,
+    )
+    from lightning_losses.losses.distillation.divergences.adaptive_kl import AdaptiveKL as AdaptiveKL
+    from lightning_losses.losses.distillation.divergences.bdkd import BDKD as BDKD
+    from lightning_losses.losses.distillation.divergences.binary_kl import BinaryKL as BinaryKL
+    from lightning_losses.losses.distillation.divergences.binary_kl_norm import BinaryKLNorm as BinaryKLNorm
+    from lightning_losses.losses.distillation.divergences.forward_kl import ForwardKL as ForwardKL
+    from lightning_losses.losses.distillation.divergences.generalized_jsd import GeneralizedJSD as GeneralizedJSD
+    from lightning_losses.losses.distillation.divergences.kd import KD as KD
+    from lightning_losses.losses.distillation.divergences.kl_top import KLTop as KLTop
+    from lightning_losses.losses.distillation.divergences.reverse_kl import ReverseKL as ReverseKL
+    from lightning_losses.losses.distillation.divergences.skew_kl import SkewKL as SkewKL
+    from lightning_losses.losses.distillation.divergences.skew_rkl import SkewRKL as SkewRKL
+    from lightning_losses.losses.distillation.divergences.symmetric_kl import SymmetricKL as SymmetricKL
+    from lightning_losses.losses.distillation.divergences.total_variation import TotalVariation as TotalVariation
+    from lightning_losses.losses.distillation.features.attention_transfer import AttentionTransfer as AttentionTransfer
+    from lightning_losses.losses.distillation.features.cka import CKA as CKA
+    from lightning_losses.losses.distillation.features.crd import CRD as CRD
+    from lightning_losses.losses.distillation.features.fitnet_hint import FitNetHint as FitNetHint
+    from lightning_losses.losses.distillation.features.mi_alpha import MIAlpha as MIAlpha
+    from lightning_losses.losses.distillation.features.nd_loss import NDLoss as NDLoss
+    from lightning_losses.losses.distillation.features.ofa_stages import OFAStages as OFAStages
+    from lightning_losses.losses.distillation.features.rkd import RKD as RKD
+    from lightning_losses.losses.distillation.features.similarity_preserving import (
+        SimilarityPreserving as SimilarityPreserving,
+    )
+    from lightning_losses.losses.distillation.logits.aligned_vocabulary import AlignedVocabulary as AlignedVocabulary
+    from lightning_losses.losses.distillation.logits.class_relation_kd import ClassRelationKD as ClassRelationKD
+    from lightning_losses.losses.distillation.logits.dac_kl import DACKL as DACKL
+    from lightning_losses.losses.distillation.logits.deit_distill import DeiTDistill as DeiTDistill
+    from lightning_losses.losses.distillation.logits.dkd import DKD as DKD
+    from lightning_losses.losses.distillation.logits.gpg import GPG as GPG
+    from lightning_losses.losses.distillation.logits.group_kd import GroupKD as GroupKD
+    from lightning_losses.losses.distillation.logits.logit_std_kd import LogitStdKD as LogitStdKD
+    from lightning_losses.losses.distillation.logits.mcmi import MCMI as MCMI
+    from lightning_losses.losses.distillation.logits.mtard_balance import MTARDBalance as MTARDBalance
+    from lightning_losses.losses.distillation.logits.multi_aspect_kd import MultiAspectKD as MultiAspectKD
+    from lightning_losses.losses.distillation.logits.nkd import NKD as NKD
+    from lightning_losses.losses.distillation.logits.ofa_kd import OFAKD as OFAKD
+    from lightning_losses.losses.distillation.logits.sinkd import SinKD as SinKD
+    from lightning_losses.losses.distillation.logits.span_correlation import SpanCorrelation as SpanCorrelation
+    from lightning_losses.losses.distillation.logits.tgeo_kd import TGeoKD as TGeoKD
+    from lightning_losses.losses.distillation.self_taught.pskd import PSKD as PSKD
+    from lightning_losses.losses.distillation.self_taught.self_distill_gt import SelfDistillGT as SelfDistillGT
+    from lightning_losses.losses.distillation.self_taught.uskd import USKD as USKD
+    from lightning_losses.losses.regularization.wdr_loss import WDR as WDR
+    from lightning_losses.losses.regularization.z_loss import ZLoss as ZLoss
+else:
 
-@cache
-def index() -> dict[str, Any]:
-    """Loss classes and loss functions by name, from the files of every family."""
-    found: dict[str, Any] = {"Loss": Loss}
-    for info in pkgutil.walk_packages(__path__, f"{__name__}."):
-        # What stands beside the families is what losses are made of.
-        if info.name.count(".") == __name__.count(".") + 1 and not info.ispkg:
-            continue
-        module = importlib.import_module(info.name)
-        for name, value in vars(module).items():
-            own = getattr(value, "__module__", None) == info.name and not name.startswith("_")
-            is_loss = isinstance(value, type) and issubclass(value, Loss)
-            if own and (is_loss or (isinstance(value, FunctionType) and name.endswith("_loss"))):
-                if name in found and found[name] is not value:
-                    raise ImportError(f"{info.name} defines {name}, which {found[name].__module__} has already.")
-                found[name] = value
-    return found
+    def __getattr__(name: str) -> Any:
+        if name in exports(__file__):
+            return lazily(__name__, __file__, name)
+        if not name.startswith("_"):
+            from lightning_losses.losses.registered import registered_losses
 
-
-def loss_classes() -> list[type[Loss]]:
-    """Every loss that the library offers, sorted by id."""
-    classes = {value for value in index().values() if isinstance(value, type) and value is not Loss}
-    return sorted(classes, key=lambda loss: (loss.__module__, loss.__name__))
-
-
-def __getattr__(name: str) -> Any:
-    if not name.startswith("_"):
-        if name in index():
-            return index()[name]
-        from lightning_losses.losses.registered import registered_losses
-
-        for loss in registered_losses().values():
-            if loss.__name__ == name:
-                return loss
-    raise AttributeError(f"module {__name__!r} has no loss {name!r}; it has {', '.join(sorted(index()))}.")
+            for loss in registered_losses().values():
+                if loss.__name__ == name:
+                    return loss
+        offered = ", ".join(sorted(exports(__file__)))
+        raise AttributeError(f"module {__name__!r} has no loss {name!r}; it has {offered}.")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *index()])
+    return sorted([*globals(), *exports(__file__)])
+
+
+def loss_classes() -> "list[type[Loss]]":
+    """Every loss that the library offers, sorted by family and id."""
+    classes = {lazily(__name__, __file__, name) for name in exports(__file__).keys() - {"Loss"}}
+    return sorted(classes, key=lambda loss: (loss.__module__, loss.__name__))

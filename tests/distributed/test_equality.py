@@ -65,7 +65,7 @@ def example(case):
         values = tensors(loss, batch=ROWS * TOKENS.get(case, 1))
     except ValueError as error:
         raise AssertionError(
-            f"{case} takes a tensor without an example: add it to lightning_losses/losses/glossary.py ({error.args[0]})"
+            f"{case} takes a tensor without an example: add it to the glossary of losses ({error.args[0]})"
         ) from None
     if case in TOKENS:
         values = {name: value.unflatten(0, (ROWS, TOKENS[case])) for name, value in values.items()}
@@ -282,6 +282,6 @@ def test_a_loss_without_an_example_says_what_to_add(monkeypatch):
 
     monkeypatch.setitem(LOSSES, "novel", Novel)
     with pytest.raises(
-        AssertionError, match="novel takes a tensor without an example: add it to lightning_losses/losses/glossary.py"
+        AssertionError, match="novel takes a tensor without an example: add it to the glossary of losses"
     ):
         example("novel")

@@ -40,14 +40,13 @@ from lightning_losses.losses import (
     SkewRKL,
     SymmetricKL,
     TotalVariation,
-    mcmi_loss,
-    mtard_balance_loss,
 )
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.divergences.adaptive_alpha_divergence import alpha_divergence
 from lightning_losses.losses.distillation.divergences.bdkd import bdkd_weights
 from lightning_losses.losses.distillation.logits.dkd import dkd_parts
-from lightning_losses.losses.distillation.logits.mcmi import class_centroids, class_sums
+from lightning_losses.losses.distillation.logits.mcmi import class_centroids, class_sums, mcmi_loss
+from lightning_losses.losses.distillation.logits.mtard_balance import mtard_balance_loss
 from lightning_losses.losses.distillation.logits.sinkd import sinkd_transport
 from lightning_losses.losses.distillation.logits.tgeo_kd import tgeo_state
 from lightning_losses.losses.distillation.self_taught.pskd import pskd_target

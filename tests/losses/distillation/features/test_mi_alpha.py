@@ -5,7 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from lightning_losses.losses import MIAlpha, mi_alpha_loss
+from lightning_losses.losses import MIAlpha
+from lightning_losses.losses.distillation.logits.mi_alpha import mi_alpha_loss
 
 
 def scores(n=5, seed=0):

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses.losses import OFAKD, OFAStages, ofa_stages_loss
+from lightning_losses.losses import OFAKD, OFAStages
+from lightning_losses.losses.distillation.logits.ofa_stages import ofa_stages_loss
 
 TARGET = torch.tensor([0, 1, 2, 0])
 

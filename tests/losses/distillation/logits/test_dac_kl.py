@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_losses.losses import DACKL, KD, dac_kl_loss
-from lightning_losses.losses.distillation.logits.dac_kl import quantile_levels
+from lightning_losses.losses import DACKL, KD
+from lightning_losses.losses.distillation.logits.dac_kl import dac_kl_loss, quantile_levels
 from tests.losses.strategies import gradient, pairs
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from lightning_losses.losses import MCMI, mcmi_loss
-from lightning_losses.losses.distillation.logits.mcmi import class_centroids, class_sums
+from lightning_losses.losses import MCMI
+from lightning_losses.losses.distillation.logits.mcmi import class_centroids, class_sums, mcmi_loss
 from tests.losses.strategies import gradient, pairs
 
 
