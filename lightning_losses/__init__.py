@@ -8,14 +8,31 @@ __version__ = "0.1.0"
 
 # Loaded when they are asked for: a loss needs no Lightning, and a configuration no torch.
 if TYPE_CHECKING:
-        linear_stablemax_cross_entropy as linear_stablemax_cross_entropy,
-    )
     from lightning_losses.kernels.choice import choose_implementation as choose_implementation
     from lightning_losses.kernels.chunked_head import chunked_head as chunked_head
     from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
     from lightning_losses.kernels.linear_distillation import linear_distillation as linear_distillation
     from lightning_losses.kernels.linear_stablemax_cross_entropy import (
+        linear_stablemax_cross_entropy as linear_stablemax_cross_entropy,
+    )
     from lightning_losses.kernels.vocab_parallel import vocab_parallel_cross_entropy as vocab_parallel_cross_entropy
+    from lightning_losses.losses import BDKD as BDKD
+    from lightning_losses.losses import CKA as CKA
+    from lightning_losses.losses import CRD as CRD
+    from lightning_losses.losses import DACKL as DACKL
+    from lightning_losses.losses import DCA as DCA
+    from lightning_losses.losses import DKD as DKD
+    from lightning_losses.losses import GPG as GPG
+    from lightning_losses.losses import KD as KD
+    from lightning_losses.losses import MCMI as MCMI
+    from lightning_losses.losses import MDCA as MDCA
+    from lightning_losses.losses import MMCE as MMCE
+    from lightning_losses.losses import NKD as NKD
+    from lightning_losses.losses import OFAKD as OFAKD
+    from lightning_losses.losses import PSKD as PSKD
+    from lightning_losses.losses import RKD as RKD
+    from lightning_losses.losses import USKD as USKD
+    from lightning_losses.losses import WDR as WDR
     from lightning_losses.losses import ABDivergence as ABDivergence
     from lightning_losses.losses import AdaFocal as AdaFocal
     from lightning_losses.losses import AdaptiveAlphaDivergence as AdaptiveAlphaDivergence
@@ -23,47 +40,32 @@ if TYPE_CHECKING:
     from lightning_losses.losses import AlignedVocabulary as AlignedVocabulary
     from lightning_losses.losses import AttentionTransfer as AttentionTransfer
     from lightning_losses.losses import AvUC as AvUC
-    from lightning_losses.losses import BDKD as BDKD
     from lightning_losses.losses import BinaryKL as BinaryKL
     from lightning_losses.losses import BinaryKLNorm as BinaryKLNorm
     from lightning_losses.losses import Brier as Brier
-    from lightning_losses.losses import CKA as CKA
-    from lightning_losses.losses import CRD as CRD
     from lightning_losses.losses import ClassRelationKD as ClassRelationKD
     from lightning_losses.losses import ConfidencePenalty as ConfidencePenalty
     from lightning_losses.losses import CorrectnessAware as CorrectnessAware
     from lightning_losses.losses import CrossEntropy as CrossEntropy
-    from lightning_losses.losses import DACKL as DACKL
-    from lightning_losses.losses import DCA as DCA
-    from lightning_losses.losses import DKD as DKD
     from lightning_losses.losses import DeiTDistill as DeiTDistill
     from lightning_losses.losses import DualFocal as DualFocal
     from lightning_losses.losses import FitNetHint as FitNetHint
     from lightning_losses.losses import Focal as Focal
     from lightning_losses.losses import FocalAdaptive as FocalAdaptive
     from lightning_losses.losses import ForwardKL as ForwardKL
-    from lightning_losses.losses import GPG as GPG
     from lightning_losses.losses import GeneralizedJSD as GeneralizedJSD
     from lightning_losses.losses import GroupKD as GroupKD
-    from lightning_losses.losses import KD as KD
     from lightning_losses.losses import KLTop as KLTop
     from lightning_losses.losses import LogitStdKD as LogitStdKD
     from lightning_losses.losses import Loss as Loss
-    from lightning_losses.losses import MCMI as MCMI
-    from lightning_losses.losses import MDCA as MDCA
+    from lightning_losses.losses import MbLS as MbLS
     from lightning_losses.losses import MIAlpha as MIAlpha
-    from lightning_losses.losses import MMCE as MMCE
     from lightning_losses.losses import MMCEWeighted as MMCEWeighted
     from lightning_losses.losses import MTARDBalance as MTARDBalance
-    from lightning_losses.losses import MbLS as MbLS
     from lightning_losses.losses import MultiAspectKD as MultiAspectKD
     from lightning_losses.losses import NDLoss as NDLoss
-    from lightning_losses.losses import NKD as NKD
-    from lightning_losses.losses import OFAKD as OFAKD
     from lightning_losses.losses import OFAStages as OFAStages
-    from lightning_losses.losses import PSKD as PSKD
     from lightning_losses.losses import PreciseCrossEntropy as PreciseCrossEntropy
-    from lightning_losses.losses import RKD as RKD
     from lightning_losses.losses import RankMixupMNDCG as RankMixupMNDCG
     from lightning_losses.losses import RankMixupMRL as RankMixupMRL
     from lightning_losses.losses import ReverseKL as ReverseKL
@@ -79,8 +81,6 @@ if TYPE_CHECKING:
     from lightning_losses.losses import SymmetricKL as SymmetricKL
     from lightning_losses.losses import TGeoKD as TGeoKD
     from lightning_losses.losses import TotalVariation as TotalVariation
-    from lightning_losses.losses import USKD as USKD
-    from lightning_losses.losses import WDR as WDR
     from lightning_losses.losses import ZLoss as ZLoss
     from lightning_losses.mixins import DistillationMixin as DistillationMixin
     from lightning_losses.mixins import LanguageHeadMixin as LanguageHeadMixin

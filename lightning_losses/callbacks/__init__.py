@@ -10,10 +10,13 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.calibration.calibration_monitor import CalibrationMonitor as CalibrationMonitor
     from lightning_losses.callbacks.calibration.post_hoc_calibration import PostHocCalibration as PostHocCalibration
     from lightning_losses.callbacks.companions.adafocal_bins import AdaFocalBins as AdaFocalBins
+    from lightning_losses.callbacks.companions.class_centroids import ClassCentroids as ClassCentroids
+    from lightning_losses.callbacks.companions.class_means import ClassMeans as ClassMeans
     from lightning_losses.callbacks.companions.domain_weights import DomainWeights as DomainWeights
     from lightning_losses.callbacks.interventions.grokfast import Grokfast as Grokfast
     from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard as NumericsGuard
     from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient as OrthogonalGradient
+    from lightning_losses.callbacks.interventions.weight_aligning import WeightAligning as WeightAligning
     from lightning_losses.callbacks.interventions.weight_norm_projection import (
         WeightNormProjection as WeightNormProjection,
     )
