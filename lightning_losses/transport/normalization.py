@@ -24,10 +24,10 @@ def row_column_normalization(
     2 n_iters matrices.
 
     Args:
-        cost: [..., n, m], finite.
+        cost: [..., n, m]; +inf between what must not meet, though not throughout a row or a column.
         epsilon: above 0.
         n_iters: how often both are normalised, at least 1.
-        cost_bound: an upper bound on the range of each row of the cost, if known. Where ``cost_bound / epsilon``
+        cost_bound: an upper bound on the range of each row's finite costs, if known. Where ``cost_bound / epsilon``
             is small enough for the dtype, plain scalings take the place of the log domain: the same values, several
             times faster.
 

@@ -45,6 +45,27 @@ def test_gradcheck(bound):
     )
 
 
+@pytest.mark.parametrize("bound", [2.0, None], ids=["scalings", "log domain"])
+def test_what_an_infinite_cost_keeps_apart_is_normalised_by_itself(bound):
+    blocks, weights = [costs(3, 3), costs(2, 2)], [torch.randn(3, 3, dtype=torch.float64) for _ in range(2)]
+    weights[1] = weights[1][:2, :2]
+    infinite = torch.full((5, 5), torch.inf, dtype=torch.float64)
+    infinite[:3, :3], infinite[3:, 3:] = blocks
+    whole = value_and_gradient(
+        lambda c: row_column_normalization(c, epsilon=0.1, n_iters=20, cost_bound=bound),
+        infinite,
+        torch.block_diag(*weights),
+    )
+    alone = [
+        value_and_gradient(
+            lambda c: row_column_normalization(c, epsilon=0.1, n_iters=20, cost_bound=bound), block, weight
+        )
+        for block, weight in zip(blocks, weights, strict=True)
+    ]
+    for ours, parts in zip(whole, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(ours, torch.block_diag(*parts))
+
+
 def test_the_way_follows_the_range_of_the_cost(monkeypatch):
     taken = []
     for way in (_Scaling, _LogScaling):

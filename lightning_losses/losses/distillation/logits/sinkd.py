@@ -1,18 +1,17 @@
 """Sinkhorn distillation: the batch of student predictions is transported onto the teacher's."""
 
+from dataclasses import field
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_choice, check_count, check_number, check_temperature
+from lightning_losses.losses.settings import Count, Positive, Temperature, Weight
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import distillation_rows
 from lightning_losses.transport import l1_distances, row_column_normalization
-
-Mass = Literal["batch", "unit"]
 
 
 class SinKDTransport(NamedTuple):
@@ -25,55 +24,24 @@ class SinKDTransport(NamedTuple):
 def sinkd_transport(
     logits: Float[Tensor, "rows classes"],
     teacher_logits: Float[Tensor, "rows classes"],
+    kept: Bool[Tensor, " rows"] | None = None,
     *,
     temperature: float = 2.0,
     epsilon: float = 0.1,
     n_iters: int = 20,
 ) -> SinKDTransport:
-    """L1 distances between softened rows, and the plan, whose columns (the teacher's rows) sum to 1."""
+    """L1 distances between softened rows, and the plan, whose columns (the teacher's rows) sum to 1.
+
+    Rows that are kept and rows that are not, which are alike in both, are transported among themselves.
+    """
     student = log_probabilities(logits, temperature).exp()
     teacher = log_probabilities(teacher_logits, temperature).exp()
     with torch.autocast(logits.device.type, enabled=False):
         cost = l1_distances(student, teacher)
+    apart = cost if kept is None else cost.masked_fill(kept.unsqueeze(-1) != kept, torch.inf)
     # Two distributions are at most 2 apart.
-    plan = row_column_normalization(cost, epsilon=epsilon, n_iters=n_iters, cost_bound=2.0)
+    plan = row_column_normalization(apart, epsilon=epsilon, n_iters=n_iters, cost_bound=2.0)
     return SinKDTransport(plan, cost)
-
-
-def sinkd_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    temperature: float = 2.0,
-    epsilon: float = 0.1,
-    n_iters: int = 20,
-    scale: float = 0.001,
-    mass: Mass = "batch",
-    detach_plan: bool = False,
-    ignore_index: int = -100,
-) -> Float[Tensor, ""]:
-    """Sinkhorn distance between the student's and the teacher's rows; see `SinKD`."""
-    _check_options(temperature, epsilon, n_iters, scale, mass)
-    rows = distillation_rows("sinkd", logits, teacher_logits, target, ignore_index)
-    student, teacher = rows.logits, rows.teacher_logits
-    if rows.kept is None:
-        student, teacher = student.reshape(-1, student.shape[-1]), teacher.reshape(-1, teacher.shape[-1])
-    else:
-        student, teacher = student[rows.kept], teacher[rows.kept]
-    if len(student) == 0:
-        return rows.logits.sum() * 0.0
-    plan, cost = sinkd_transport(student, teacher, temperature=temperature, epsilon=epsilon, n_iters=n_iters)
-    total = ((plan.detach() if detach_plan else plan) * cost).sum()
-    return scale * (total if mass == "batch" else total / len(student))
-
-
-def _check_options(temperature: float, epsilon: float, n_iters: int, scale: float, mass: str) -> None:
-    check_temperature("sinkd", temperature)
-    check_number("sinkd", "epsilon", epsilon, above=0)
-    check_count("sinkd", "n_iters", n_iters)
-    check_number("sinkd", "scale", scale, least=0)
-    check_choice("sinkd", "mass", mass, Mass)
 
 
 class SinKD(Loss):
@@ -126,25 +94,13 @@ class SinKD(Loss):
     status = "confirmed"
     evidence = "2018cx/SinKD"
 
-    def __init__(
-        self,
-        temperature: float = 2.0,
-        epsilon: float = 0.1,
-        n_iters: int = 20,
-        scale: float = 0.001,
-        mass: Mass = "batch",
-        detach_plan: bool = False,
-        ignore_index: int = -100,
-    ) -> None:
-        super().__init__()
-        _check_options(temperature, epsilon, n_iters, scale, mass)
-        self.temperature = temperature
-        self.epsilon = epsilon
-        self.n_iters = n_iters
-        self.scale = scale
-        self.mass: Mass = mass
-        self.detach_plan = detach_plan
-        self.ignore_index = ignore_index
+    temperature: Temperature = 2.0
+    epsilon: Positive = 0.1
+    n_iters: Count = 20
+    scale: Weight = 0.001
+    mass: Literal["batch", "unit"] = "batch"
+    detach_plan: bool = False
+    ignore_index: int = field(default=-100, kw_only=True)
 
     def forward(
         self,
@@ -152,16 +108,21 @@ class SinKD(Loss):
         teacher_logits: Float[Tensor, "*rows classes"],
         target: Shaped[Tensor, "..."] | None = None,
     ) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
-        return sinkd_loss(
-            logits,
-            teacher_logits,
-            target,
+        """Check and evaluate; the class documents what."""
+        rows = distillation_rows(self._identifier, logits, teacher_logits, target, self.ignore_index)
+        student, teacher = (z.reshape(-1, z.shape[-1]) for z in (rows.logits, rows.teacher_logits))
+        if len(student) == 0:
+            return student.sum() * 0.0
+        plan, cost = sinkd_transport(
+            student,
+            teacher,
+            None if rows.kept is None else rows.kept.flatten(),
             temperature=self.temperature,
             epsilon=self.epsilon,
             n_iters=self.n_iters,
-            scale=self.scale,
-            mass=self.mass,
-            detach_plan=self.detach_plan,
-            ignore_index=self.ignore_index,
         )
+        # Ignored rows, zeros in both, are at no distance.
+        total = ((plan.detach() if self.detach_plan else plan) * cost).sum()
+        if self.mass == "unit":
+            total = total / (len(student) if rows.kept is None else rows.kept.sum().clamp(min=1))
+        return self.scale * total

@@ -105,10 +105,25 @@ def test_a_detached_plan_leaves_the_gradient_of_the_cost():
 
 def test_ignored_rows_are_not_transported():
     """Zeros in their place would be transported too, and so change the loss of the others."""
-    logits, teacher, target = torch.randn(6, 3), torch.randn(6, 3), torch.tensor([0, -100, 1, -100, 2, 0])
+    logits, teacher = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
+    target = torch.tensor([0, -100, 1, -100, 2, 0])
     kept = target != -100
-    assert torch.equal(SinKD()(logits, teacher, target), SinKD()(logits[kept], teacher[kept]))
+    for options in ({}, {"mass": "unit"}, {"detach_plan": True}, {"epsilon": 0.005}):
+        loss = SinKD(**{"scale": 1.0, **options})
+        torch.testing.assert_close(loss(logits, teacher, target), loss(logits[kept], teacher[kept]))
+        slope = gradient(loss, logits, teacher, target)
+        torch.testing.assert_close(slope[kept], gradient(loss, logits[kept], teacher[kept]))
+        assert bool((slope[~kept] == 0).all())
     assert not torch.equal(SinKD()(logits, teacher, target), SinKD()(logits, teacher))
+
+
+def test_it_compiles_whole_with_ignored_rows():
+    logits, teacher = torch.randn(6, 3), torch.randn(6, 3)
+    target = torch.tensor([0, -100, 1, -100, 2, 0])
+    loss = SinKD(scale=1.0)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(logits, teacher, target), loss(logits, teacher, target))
+    torch.testing.assert_close(gradient(compiled, logits, teacher, target), gradient(loss, logits, teacher, target))
 
 
 @pytest.mark.parametrize("epsilon", [1e-3, 0.03, 0.1])
