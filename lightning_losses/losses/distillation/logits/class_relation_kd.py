@@ -1,59 +1,15 @@
 """Class-relation distillation: how new samples relate to the known classes is kept while new classes are found."""
 
-import math
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_floating, check_temperature
+from lightning_losses.losses.settings import Temperature
+from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.divergences import expectation
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.rows import classification_rows
-
-
-def class_relation_kd_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows known"],
-    unlabelled: Bool[Tensor, "*rows"] | None = None,
-    *,
-    temperature: float = 4.0,
-    head_temperature: float = 0.1,
-) -> Float[Tensor, ""]:
-    """Gated cross-entropy with the old network on the known classes; see `ClassRelationKD`."""
-    _check_options(temperature, head_temperature)
-    student = classification_rows("class_relation_kd", logits, None).logits
-    check_floating("class_relation_kd", "teacher_logits", teacher_logits)
-    known = teacher_logits.shape[-1] if teacher_logits.ndim else 0
-    if teacher_logits.shape[:-1] != logits.shape[:-1] or not 1 <= known <= logits.shape[-1]:
-        raise ValueError(
-            f"class_relation_kd: teacher_logits of shape {list(teacher_logits.shape)} came with logits of shape "
-            f"{list(logits.shape)}; give the same samples, and the known classes first."
-        )
-    if unlabelled is not None and (unlabelled.shape != logits.shape[:-1] or unlabelled.dtype != torch.bool):
-        raise ValueError(
-            f"class_relation_kd: unlabelled of shape {list(unlabelled.shape)} and dtype {unlabelled.dtype} came; give "
-            f"a bool for each sample, {list(logits.shape[:-1])}."
-        )
-    if student.numel() == 0:
-        return student.sum() * 0.0
-    teacher = full_precision(teacher_logits.detach()).to(student.dtype)
-    kept = torch.ones_like(student[..., 0], dtype=torch.bool) if unlabelled is None else unlabelled
-    count = kept.sum().clamp(min=1)
-    scale = head_temperature * temperature
-    log_gate = torch.logsumexp(log_probabilities(student, scale)[..., :known], dim=-1)
-    # In the log domain, where a gate that is nearly shut everywhere still has a mean to be divided by.
-    total = torch.logsumexp(torch.where(kept, log_gate, torch.finfo(student.dtype).min).flatten(), dim=0)
-    gate = torch.where(kept, log_gate - total, 0.0).exp() * count
-    cross_entropy = -expectation(log_probabilities(teacher, scale), log_probabilities(student[..., :known], scale))
-    return temperature**2 * (gate * cross_entropy).masked_fill(~kept, 0.0).sum() / count
-
-
-def _check_options(temperature: float, head_temperature: float) -> None:
-    check_temperature("class_relation_kd", temperature)
-    if not isinstance(head_temperature, (int, float)) or not math.isfinite(head_temperature) or head_temperature <= 0:
-        raise ValueError(f"class_relation_kd: head_temperature={head_temperature!r} came; give a number above 0.")
 
 
 class ClassRelationKD(Loss):
@@ -91,11 +47,8 @@ class ClassRelationKD(Loss):
     status = "confirmed"
     evidence = "kleinzcy/Cr-KD-NCD"
 
-    def __init__(self, temperature: float = 4.0, head_temperature: float = 0.1) -> None:
-        super().__init__()
-        _check_options(temperature, head_temperature)
-        self.temperature = temperature
-        self.head_temperature = head_temperature
+    temperature: Temperature = 4.0
+    head_temperature: Temperature = 0.1
 
     def forward(
         self,
@@ -103,11 +56,29 @@ class ClassRelationKD(Loss):
         teacher_logits: Float[Tensor, "*rows known"],
         unlabelled: Bool[Tensor, "*rows"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
-        return class_relation_kd_loss(
-            logits,
-            teacher_logits,
-            unlabelled,
-            temperature=self.temperature,
-            head_temperature=self.head_temperature,
-        )
+        """Check and evaluate; the class documents what."""
+        student = classification_rows(self._identifier, logits, None).logits
+        check_floating(self._identifier, "teacher_logits", teacher_logits)
+        known = teacher_logits.shape[-1] if teacher_logits.ndim else 0
+        if teacher_logits.shape[:-1] != logits.shape[:-1] or not 1 <= known <= logits.shape[-1]:
+            raise ValueError(
+                f"{self._identifier}: teacher_logits of shape {list(teacher_logits.shape)} came with logits of shape "
+                f"{list(logits.shape)}; give the same samples, and the known classes first."
+            )
+        if unlabelled is not None and (unlabelled.shape != logits.shape[:-1] or unlabelled.dtype != torch.bool):
+            raise ValueError(
+                f"{self._identifier}: unlabelled of shape {list(unlabelled.shape)} and dtype {unlabelled.dtype} came; "
+                f"give a bool for each sample, {list(logits.shape[:-1])}."
+            )
+        if student.numel() == 0:
+            return student.sum() * 0.0
+        teacher = full_precision(teacher_logits.detach()).to(student.dtype)
+        kept = torch.ones_like(student[..., 0], dtype=torch.bool) if unlabelled is None else unlabelled
+        count = kept.sum().clamp(min=1)
+        scale = self.head_temperature * self.temperature
+        log_gate = torch.logsumexp(log_probabilities(student, scale)[..., :known], dim=-1)
+        # In the log domain, where a gate that is nearly shut everywhere still has a mean to be divided by.
+        total = torch.logsumexp(torch.where(kept, log_gate, torch.finfo(student.dtype).min).flatten(), dim=0)
+        gate = torch.where(kept, log_gate - total, 0.0).exp() * count
+        cross_entropy = -expectation(log_probabilities(teacher, scale), log_probabilities(student[..., :known], scale))
+        return self.temperature**2 * (gate * cross_entropy).masked_fill(~kept, 0.0).sum() / count
