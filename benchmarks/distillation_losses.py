@@ -230,6 +230,8 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
     nd = losses.NDLoss(classes).set_class_means(means)
     uskd = losses.USKD(classes)
     crd = losses.CRD(feature_dim=DIM, teacher_dim=TEACHER_DIM)
+    mcmi, mtard = losses.MCMI(classes), losses.MTARDBalance(num_teachers=1).eval()
+    mcmi.centroids.copy_(centroids)
     mi = losses.MIAlpha(alpha=0.5, feature_dim=DIM, teacher_dim=TEACHER_DIM)
 
     def plain_nd(f: Tensor) -> Tensor:
@@ -328,7 +330,7 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
         ),
         "mcmi": (
             z,
-            lambda z: losses.mcmi_loss(z, y, centroids),
+            lambda z: mcmi(z, y),
             plain_mcmi,
         ),
         "pskd": (z, lambda z: losses.PSKD(alpha=0.8)(z, y, past, 0.5), plain_pskd),
@@ -380,7 +382,7 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
             lambda z: plain_alpha(z, t),
         ),
         "uskd": (z, lambda z: uskd.with_weak_logits(z, aux, y), lambda z: plain_uskd(z, aux, y)),
-        "mtard_balance": (z, lambda z: losses.mtard_balance_loss(z, t).divergence, lambda z: plain_mtard(z, t)),
+        "mtard_balance": (z, lambda z: mtard(z, t), lambda z: plain_mtard(z, t)),
         "tgeo_kd": (
             z,
             lambda z: TGeoKD()(z, t, y, ratio),
@@ -391,7 +393,7 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
                 + (1 - ratio) * F.cross_entropy(z, y, reduction="none")
             ).mean(),
         ),
-        "dac_kl": (z, lambda z: losses.dac_kl_loss(z, t, lower=0.5), lambda z: plain_clipped(z, t)),
+        "dac_kl": (z, lambda z: losses.DACKL(classes, bounds=(0.5, 1.0))(z, t), lambda z: plain_clipped(z, t)),
         "group_kd": (
             z,
             lambda z: losses.GroupKD(groups=halves)(z, t),

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_losses.callbacks.access import step_logits, sum_over_processes
-from lightning_losses.losses.distillation.logits.mcmi import MCMI, class_centroids, class_sums, mcmi_loss
+from lightning_losses.losses.distillation.logits.mcmi import MCMI, class_centroids, class_sums
 from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.reduction import reduce
 
 
 class ClassCentroids(Callback):
@@ -76,7 +77,8 @@ class ClassCentroids(Callback):
         if not (losses := self._losses(pl_module)):
             return
         logits, target = step_logits("ClassCentroids", outputs)
-        information = -mcmi_loss(logits, target, losses[0].centroids)
+        given = losses[0].given(logits, target)
+        information = -reduce(losses[0].rows(given), kept=given.kept)
         pl_module.log("train/cmi", information, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(target))
         sums, counts = class_sums(logits.float(), target)
         if self.refresh == "epoch":

@@ -13,6 +13,7 @@ from lightning_losses.losses import (
     DKD,
     GPG,
     KD,
+    MCMI,
     NKD,
     OFAKD,
     PSKD,
@@ -45,8 +46,7 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.divergences.adaptive_alpha_divergence import alpha_divergence
 from lightning_losses.losses.distillation.divergences.bdkd import bdkd_weights
 from lightning_losses.losses.distillation.logits.dkd import dkd_parts
-from lightning_losses.losses.distillation.logits.mcmi import class_centroids, class_sums, mcmi_loss
-from lightning_losses.losses.distillation.logits.mtard_balance import mtard_balance_loss
+from lightning_losses.losses.distillation.logits.mcmi import class_centroids, class_sums
 from lightning_losses.losses.distillation.logits.sinkd import sinkd_transport
 from lightning_losses.losses.distillation.logits.tgeo_kd import tgeo_state
 from lightning_losses.losses.distillation.self_taught.pskd import pskd_target
@@ -304,17 +304,23 @@ def mcmi(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]
     with Params(params) as given:
         weight = given.take("lam")
     logits = leaf(inputs["logits"])
-    information = -mcmi_loss(logits, inputs["target"], inputs["centroids"])
+    information = -_mcmi(inputs["centroids"])(logits, inputs["target"])
     ce = CrossEntropy()(logits, inputs["target"])
     loss = ce - weight * information
     return {"ce": ce, "cmi": information, "loss": loss, "grad": gradients(loss, logits=logits)["grad_logits"]}
+
+
+def _mcmi(centroids: Tensor) -> MCMI:
+    loss = MCMI(num_classes=len(centroids)).to(centroids.dtype)
+    loss.centroids.copy_(centroids)
+    return loss
 
 
 def cmi_metric(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
     with Params(params):
         logits, target = inputs["logits"], inputs["target"]
     centroids = class_centroids(*class_sums(logits, target), torch.zeros_like(logits[:1]))
-    return {"centroids": centroids, "cmi": -mcmi_loss(logits, target, centroids)}
+    return {"centroids": centroids, "cmi": -_mcmi(centroids)(logits, target)}
 
 
 def norm_and_direction(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
@@ -388,10 +394,7 @@ def mtard(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor
         )
         for place, kind in enumerate(("adv", "nat")):
             temperature = balance.temperatures[place].clone()
-            part = mtard_balance_loss(
-                student[kind], teacher[kind], temperature=temperature, log_eps=balance.log_eps
-            ).divergence
-            trace[f"kl_{kind}"].append(part)
+            trace[f"kl_{kind}"].append(balance.term(student[kind], teacher[kind], temperature).divergence)
         trace["loss"].append(balance(student, teacher))
         for place, kind in enumerate(("adv", "nat")):
             trace[f"temp_{kind}"].append(balance.temperatures[place].clone())

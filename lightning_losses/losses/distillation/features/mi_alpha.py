@@ -1,6 +1,7 @@
 """MI-α: a lower bound of the information that student's and teacher's features share is raised."""
 
 import math
+from dataclasses import field
 from typing import Literal
 
 import torch
@@ -8,40 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_choice, check_count, check_floating, check_number
+from lightning_losses.losses.settings import Count, Share
+from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import full_precision, log_mixture
-
-Marginal = Literal["all", "others"]
-
-
-def mi_alpha_loss(
-    scores: Float[Tensor, "batch batch"],
-    log_baseline: Float[Tensor, " batch"],
-    *,
-    alpha: float = 0.5,
-    marginal: Marginal = "all",
-) -> Float[Tensor, ""]:
-    """Minus the interpolated bound, given scores [i, j] of student i with teacher j and log q_j; see `MIAlpha`."""
-    check_number("mi_alpha", "alpha", alpha, least=0, most=1)
-    check_choice("mi_alpha", "marginal", marginal, Marginal)
-    size = len(scores)
-    if scores.shape != (size, size) or log_baseline.shape != (size,):
-        raise ValueError(
-            f"mi_alpha: scores of shape {list(scores.shape)} and log_baseline of shape {list(log_baseline.shape)} "
-            "came; give [B, B] and [B]."
-        )
-    scores, log_q = full_precision(scores), full_precision(log_baseline)
-    if size == 0 or (size == 1 and marginal == "others"):
-        return scores.sum() * 0.0 + log_q.sum() * 0.0
-    log_mean = torch.logsumexp(scores, dim=0) - math.log(size)
-    log_normaliser = log_mixture(log_mean, log_q.to(scores.dtype), alpha)
-    joint = (scores.diagonal() - log_normaliser).mean()
-    weighed, pairs = scores - log_normaliser, size * size
-    if marginal == "others":
-        weighed = weighed.masked_fill(torch.eye(size, dtype=torch.bool, device=scores.device), -torch.inf)
-        pairs -= size
-    product = (torch.logsumexp(weighed.flatten(), dim=0) - math.log(pairs)).exp()
-    return product - joint - 1
 
 
 class MIAlpha(Loss):
@@ -76,49 +46,59 @@ class MIAlpha(Loss):
 
     Example:
         >>> scores = torch.full((4, 4), -50.0).fill_diagonal_(50.0)
-        >>> round(mi_alpha_loss(scores, torch.zeros(4), alpha=1.0).item(), 4)  # -log 4
-        -1.3863
+        >>> round(MIAlpha(alpha=1.0).bound(scores, torch.zeros(4)).item(), 4)  # log 4
+        1.3863
     """
 
     batch_coupled = True
     status = "experimental"
     evidence = "no golden values: critic and baseline are this library's; the definition in its tests"
 
-    def __init__(
-        self,
-        alpha: float = 0.5,
-        marginal: Marginal = "all",
-        embedding_dim: int = 128,
-        feature_dim: int | None = None,
-        teacher_dim: int | None = None,
-    ) -> None:
-        super().__init__()
-        check_number("mi_alpha", "alpha", alpha, least=0, most=1)
-        check_choice("mi_alpha", "marginal", marginal, Marginal)
-        check_count("mi_alpha", "embedding_dim", embedding_dim)
-        self.alpha = alpha
-        self.marginal: Marginal = marginal
-        self.embedding_dim = embedding_dim
-        self.student_embedding = _linear(feature_dim, embedding_dim)
-        self.teacher_embedding = _linear(teacher_dim, embedding_dim + 1)
+    alpha: Share = 0.5
+    marginal: Literal["all", "others"] = "all"
+    embedding_dim: Count = 128
+    feature_dim: Count | None = None
+    teacher_dim: Count | None = None
+    student_embedding: nn.Linear = field(init=False)
+    teacher_embedding: nn.Linear = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.student_embedding = _linear(self.feature_dim, self.embedding_dim)
+        # The last output is the logarithm of the baseline.
+        self.teacher_embedding = _linear(self.teacher_dim, self.embedding_dim + 1)
 
     def forward(
         self, features: Float[Tensor, "batch dim"], teacher_features: Float[Tensor, "batch teacher_dim"]
     ) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
+        """Check and evaluate; the class documents what."""
         for name, tensor in (("features", features), ("teacher_features", teacher_features)):
-            check_floating("mi_alpha", name, tensor)
+            check_floating(self._identifier, name, tensor)
             if tensor.ndim != 2 or len(tensor) != len(features):
                 raise ValueError(
-                    f"mi_alpha: {name} of shape {list(tensor.shape)} came; give vectors [B, D], of the same samples "
-                    "for both."
+                    f"{self._identifier}: {name} of shape {list(tensor.shape)} came; give vectors [B, D], of the same "
+                    "samples for both."
                 )
         student = self.student_embedding(features.to(self.student_embedding.weight.dtype))
         teacher = self.teacher_embedding(teacher_features.detach().to(self.teacher_embedding.weight.dtype))
-        # The last output is the logarithm of the baseline.
         with torch.autocast(features.device.type, enabled=False):
             scores = full_precision(student) @ full_precision(teacher[:, :-1]).mT / math.sqrt(self.embedding_dim)
-        return mi_alpha_loss(scores, teacher[:, -1], alpha=self.alpha, marginal=self.marginal)
+        return -self.bound(scores, full_precision(teacher[:, -1]))
+
+    def bound(self, scores: Float[Tensor, "batch batch"], log_baseline: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """The bound, given the scores [i, j] of student i with teacher j, and log q_j."""
+        size = len(scores)
+        if size == 0 or (size == 1 and self.marginal == "others"):
+            return scores.sum() * 0.0 + log_baseline.sum() * 0.0
+        log_mean = torch.logsumexp(scores, dim=0) - math.log(size)
+        log_normaliser = log_mixture(log_mean, log_baseline.to(scores.dtype), self.alpha)
+        joint = (scores.diagonal() - log_normaliser).mean()
+        weighed, pairs = scores - log_normaliser, size * size
+        if self.marginal == "others":
+            weighed = weighed.masked_fill(torch.eye(size, dtype=torch.bool, device=scores.device), -torch.inf)
+            pairs -= size
+        product = (torch.logsumexp(weighed.flatten(), dim=0) - math.log(pairs)).exp()
+        return joint - product + 1
 
 
 def _linear(dim: int | None, embedding_dim: int) -> nn.Linear:

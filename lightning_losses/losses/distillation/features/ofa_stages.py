@@ -1,19 +1,20 @@
 """One-for-all distillation of stages: a branch on each stage of the student predicts what the teacher does."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from dataclasses import field
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
-from lightning_losses.losses.base import Loss, Status
-from lightning_losses.losses.distillation.logits.ofa_kd import ofa_kd_loss
-from lightning_losses.numerics.checks import check_choice, check_count, check_floating, check_number, check_temperature
-from lightning_losses.numerics.reduction import Reduction, check_reduction
+from lightning_losses.losses.distillation.logits.ofa_kd import OFAKD
+from lightning_losses.losses.kinds import RowLoss
+from lightning_losses.losses.settings import Count, Temperature, Weight
+from lightning_losses.numerics.checks import check_floating
 
 Maps = Float[Tensor, "batch ..."]
 Kind = Literal["maps", "tokens", "vectors"]
@@ -74,30 +75,7 @@ def stage_branch(kind: Kind, width: int, blocks: int, num_classes: int) -> nn.Se
     return nn.Sequential(*layers, nn.Linear(width, num_classes))
 
 
-def ofa_stages_loss(
-    stage_logits: Mapping[str, Float[Tensor, "batch classes"]],
-    teacher_logits: Float[Tensor, "batch classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    gamma: float = 1.5,
-    temperature: float = 1.0,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """The sum over stages of one-for-all distillation of the stage's logits; see `OFAStages`."""
-    if not stage_logits:
-        raise ValueError("ofa_stages: no feature_maps came; give those of at least one stage.")
-    values = [
-        ofa_kd_loss(
-            logits, teacher_logits, target, gamma=gamma, temperature=temperature, ignore_index=ignore_index,
-            reduction=reduction,
-        )
-        for logits in stage_logits.values()
-    ]  # fmt: skip
-    return torch.stack(values).sum(dim=0)
-
-
-class OFAStages(Loss):
+class OFAStages(RowLoss):
     """One-for-all distillation of stages: a branch on each stage of the student predicts what the teacher does.
 
     ``sum over stages of OFAKD(branch(stage), teacher)``. Teacher and student meet in their predictions, so their
@@ -112,8 +90,6 @@ class OFAStages(Loss):
         width: of the branches' hidden layers, at least 1.
         gamma: γ of `OFAKD`, at least 0.
         temperature: τ of `OFAKD`, above 0.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         feature_maps: [B, channels, height, width], [B, T, D] or [B, D] by kind, or {layer: such tensors};
@@ -139,36 +115,24 @@ class OFAStages(Loss):
         torch.Size([])
     """
 
-    status: ClassVar[Status] = "paper"
-    evidence: ClassVar[str] = "Hao840/OFAKD for the loss on a branch's logits; the branches are this library's"
+    status = "paper"
+    evidence = "Hao840/OFAKD for the loss on a branch's logits; the branches are this library's"
 
-    def __init__(
-        self,
-        num_classes: int,
-        stages: int = 1,
-        kind: Kind = "maps",
-        width: int = 64,
-        gamma: float = 1.5,
-        temperature: float = 1.0,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        for name, count in (("num_classes", num_classes), ("stages", stages), ("width", width)):
-            check_count("ofa_stages", name, count)
-        check_choice("ofa_stages", "kind", kind, Kind)
-        check_number("ofa_stages", "gamma", gamma, least=0)
-        check_temperature("ofa_stages", temperature)
-        check_reduction("ofa_stages", reduction)
-        self.num_classes = num_classes
-        self.stages = stages
-        self.kind: Kind = kind
-        self.width = width
-        self.gamma = gamma
-        self.temperature = temperature
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
-        self.branches = nn.ModuleList(stage_branch(kind, width, stages - n, num_classes) for n in range(stages))
+    num_classes: Count
+    stages: Count = 1
+    kind: Kind = "maps"
+    width: Count = 64
+    gamma: Weight = 1.5
+    temperature: Temperature = 1.0
+    branches: nn.ModuleList = field(init=False)
+    each: OFAKD = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.branches = nn.ModuleList(
+            stage_branch(self.kind, self.width, self.stages - n, self.num_classes) for n in range(self.stages)
+        )
+        self.each = OFAKD(self.gamma, self.temperature, ignore_index=self.ignore_index, reduction=self.reduction)
 
     def denominator(self, **tensors: Any) -> Tensor:
         """How many samples are not ignored."""
@@ -182,31 +146,24 @@ class OFAStages(Loss):
         teacher_logits: Float[Tensor, "batch classes"],
         target: Shaped[Tensor, "..."],
     ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        maps = feature_maps if isinstance(feature_maps, Mapping) else {"": feature_maps}
+        """Check, evaluate and reduce; the class documents what."""
+        maps = list(feature_maps.values()) if isinstance(feature_maps, Mapping) else [feature_maps]
         if len(maps) != self.stages:
-            raise ValueError(f"ofa_stages: {len(maps)} feature_maps came for stages={self.stages}; give as many.")
+            raise ValueError(
+                f"{self._identifier}: {len(maps)} feature_maps came for stages={self.stages}; give as many."
+            )
         kept = None if target.is_floating_point() else target != self.ignore_index
-        stage_logits = {
-            name: self._logits(branch, stage, kept)
-            for (name, stage), branch in zip(maps.items(), self.branches, strict=True)
-        }
-        return ofa_stages_loss(
-            stage_logits,
-            teacher_logits,
-            target,
-            gamma=self.gamma,
-            temperature=self.temperature,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+        stages = [self._logits(branch, stage, kept) for stage, branch in zip(maps, self.branches, strict=True)]
+        return torch.stack([self.each(logits, teacher_logits, target) for logits in stages]).sum(dim=0)
 
-    def _logits(self, branch: nn.Module, stage: Maps, kept: Tensor | None) -> Float[Tensor, "batch classes"]:
-        check_floating("ofa_stages", "feature_maps", stage)
+    def _logits(
+        self, branch: nn.Module, stage: Maps, kept: Bool[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch classes"]:
+        check_floating(self._identifier, "feature_maps", stage)
         if stage.ndim != {"maps": 4, "tokens": 3, "vectors": 2}[self.kind]:
             raise ValueError(
-                f"ofa_stages: feature_maps of shape {list(stage.shape)} came for kind={self.kind!r}; choose the kind "
-                "of what the stages put out."
+                f"{self._identifier}: feature_maps of shape {list(stage.shape)} came for kind={self.kind!r}; choose "
+                "the kind of what the stages put out."
             )
         if len(stage) == 0:
             return stage.new_zeros(0, self.num_classes) + stage.sum()

@@ -1,13 +1,13 @@
 """Distillation between vocabularies that differ: any loss of logits, on the classes that both networks have."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss, Status
+from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.divergences.kd import KD
 from lightning_losses.numerics.checks import check_choice, check_floating
 from lightning_losses.numerics.rows import classification_rows
@@ -86,52 +86,6 @@ def shared_target(
     return places[target.masked_fill(~kept, 0)].masked_fill(~kept, ignore_index)
 
 
-def aligned_vocabulary_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows teacher_classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    loss: Loss,
-    policy: Policy = "error",
-    student_classes: Sequence[int] | Int[Tensor, " shared"] | None = None,
-    teacher_classes: Sequence[int] | Int[Tensor, " shared"] | None = None,
-) -> Float[Tensor, "..."]:
-    """A loss on the classes that both networks have; see `AlignedVocabulary`."""
-    ignore_index = getattr(loss, "ignore_index", -100)
-    check_floating(_NAME, "teacher_logits", teacher_logits)
-    classification_rows(_NAME, logits, target, ignore_index)
-    if teacher_logits.shape[:-1] != logits.shape[:-1] or (
-        policy == "error" and teacher_logits.shape[-1:] != logits.shape[-1:]
-    ):
-        raise ValueError(
-            f"{_NAME}: teacher_logits of shape {list(teacher_logits.shape)} came with logits of shape "
-            f"{list(logits.shape)}; give both the same samples, and policy='truncate' or 'map' where classes differ."
-        )
-    size = logits.shape[-1]
-    shared = shared_classes(
-        size,
-        teacher_logits.shape[-1],
-        policy=policy,
-        student_classes=student_classes,
-        teacher_classes=teacher_classes,
-    )
-    tensors: dict[str, Tensor] = {
-        "logits": _chosen(logits, shared.student),
-        "teacher_logits": _chosen(teacher_logits, shared.teacher),
-    }
-    if target is not None and "target" in loss.inputs():
-        if target.is_floating_point() and policy != "error":
-            raise ValueError(f"{_NAME}: a target of probabilities came with policy={policy!r}; give class indices.")
-        soft = target.is_floating_point()
-        tensors["target"] = target if soft else shared_target(target, size, shared, ignore_index)
-    value: Tensor = loss(**tensors)
-    return value
-
-
-def _chosen(logits: Tensor, classes: slice | Tensor) -> Tensor:
-    return logits[..., classes if isinstance(classes, slice) else classes.to(logits.device)]
-
-
 class AlignedVocabulary(Loss):
     """Distillation between vocabularies that differ: any loss of logits, on the classes that both networks have.
 
@@ -166,31 +120,24 @@ class AlignedVocabulary(Loss):
         0.0
     """
 
-    status: ClassVar[Status] = "experimental"
-    evidence: ClassVar[str] = "no golden values: no formula of its own; the wrapped loss on shared classes in its tests"
+    status = "experimental"
+    evidence = "no golden values: no formula of its own; the wrapped loss on shared classes in its tests"
 
-    def __init__(
-        self,
-        loss: Loss | None = None,
-        policy: Policy = "error",
-        student_classes: Sequence[int] | None = None,
-        teacher_classes: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__()
-        check_choice(_NAME, "policy", policy, Policy)
-        if policy == "map":
+    loss: Loss | None = None
+    policy: Policy = "error"
+    student_classes: Sequence[int] | None = None
+    teacher_classes: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.policy == "map":
             # Whatever the sizes, so that lists that can't be right are refused at once.
-            shared_classes(
-                2**62, 2**62, policy=policy, student_classes=student_classes, teacher_classes=teacher_classes
-            )
-        self.loss = KD() if loss is None else loss
+            self._shared(2**62, 2**62)
+        self.loss = KD() if self.loss is None else self.loss
         if not {"logits", "teacher_logits"} <= set(self.loss.inputs()):
             raise ValueError(
-                f"{_NAME}: {type(self.loss).__name__} came as loss; give one of logits and teacher_logits."
+                f"{self._identifier}: {type(self.loss).__name__} came as loss; give one of logits and teacher_logits."
             )
-        self.policy: Policy = policy
-        self.student_classes = student_classes
-        self.teacher_classes = teacher_classes
 
     @property
     def reduction(self) -> Any:
@@ -199,17 +146,11 @@ class AlignedVocabulary(Loss):
 
     def denominator(self, **tensors: Tensor) -> Tensor:
         """How many samples are kept, those whose target is not shared left out."""
-        target, logits = tensors.get("target"), tensors["logits"]
+        assert self.loss is not None
+        target, size = tensors.get("target"), tensors["logits"].shape[-1]
         if target is not None and not target.is_floating_point() and "target" in self.loss.inputs():
-            ignore_index = getattr(self.loss, "ignore_index", -100)
-            shared = shared_classes(
-                logits.shape[-1],
-                tensors["teacher_logits"].shape[-1],
-                policy=self.policy,
-                student_classes=self.student_classes,
-                teacher_classes=self.teacher_classes,
-            )
-            tensors = {**tensors, "target": shared_target(target, logits.shape[-1], shared, ignore_index)}
+            shared = self._shared(size, tensors["teacher_logits"].shape[-1])
+            tensors = {**tensors, "target": shared_target(target, size, shared, self._ignore_index)}
         return self.loss.denominator(**tensors)
 
     def forward(
@@ -218,13 +159,48 @@ class AlignedVocabulary(Loss):
         teacher_logits: Float[Tensor, "*rows teacher_classes"],
         target: Shaped[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return aligned_vocabulary_loss(
-            logits,
-            teacher_logits,
-            target,
-            loss=self.loss,
+        """Check, and evaluate the loss on the shared classes; the class documents what."""
+        assert self.loss is not None
+        check_floating(self._identifier, "teacher_logits", teacher_logits)
+        classification_rows(self._identifier, logits, target, self._ignore_index)
+        if teacher_logits.shape[:-1] != logits.shape[:-1] or (
+            self.policy == "error" and teacher_logits.shape[-1:] != logits.shape[-1:]
+        ):
+            raise ValueError(
+                f"{self._identifier}: teacher_logits of shape {list(teacher_logits.shape)} came with logits of shape "
+                f"{list(logits.shape)}; give both the same samples, and policy='truncate' or 'map' where classes "
+                "differ."
+            )
+        size = logits.shape[-1]
+        shared = self._shared(size, teacher_logits.shape[-1])
+        tensors = {
+            "logits": _chosen(logits, shared.student),
+            "teacher_logits": _chosen(teacher_logits, shared.teacher),
+        }
+        if target is not None and "target" in self.loss.inputs():
+            soft = target.is_floating_point()
+            if soft and self.policy != "error":
+                raise ValueError(
+                    f"{self._identifier}: a target of probabilities came with policy={self.policy!r}; give class "
+                    "indices."
+                )
+            tensors["target"] = target if soft else shared_target(target, size, shared, self._ignore_index)
+        value: Tensor = self.loss(**tensors)
+        return value
+
+    @property
+    def _ignore_index(self) -> int:
+        return getattr(self.loss, "ignore_index", -100)
+
+    def _shared(self, student_size: int, teacher_size: int) -> SharedClasses:
+        return shared_classes(
+            student_size,
+            teacher_size,
             policy=self.policy,
             student_classes=self.student_classes,
             teacher_classes=self.teacher_classes,
         )
+
+
+def _chosen(logits: Tensor, classes: slice | Tensor) -> Tensor:
+    return logits[..., classes if isinstance(classes, slice) else classes.to(logits.device)]

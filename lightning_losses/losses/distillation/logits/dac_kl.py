@@ -1,18 +1,17 @@
 """Adaptively clipped divergence: student and teacher are compared where the teacher's probabilities are of a rank."""
 
-from typing import ClassVar
+from dataclasses import field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_losses.losses.base import Loss, Status
-from lightning_losses.numerics.checks import check_count, check_number, check_temperature
+from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
+from lightning_losses.losses.settings import Count, Positive, Temperature
+from lightning_losses.numerics.checks import check_number
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import distillation_rows
 
 
 def quantile_levels(values: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
@@ -33,54 +32,37 @@ def quantile_levels(values: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*r
     return torch.zeros_like(levels).scatter(-1, index, levels)
 
 
-def dac_kl_loss(
+def clipped_divergence(
     logits: Float[Tensor, "*rows classes"],
     teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    lower: float | Float[Tensor, "*rows 1"] = 0.0,
-    upper: float | Float[Tensor, "*rows 1"] = 1.0,
-    softness: float = 0.0,
-    temperature: float = 1.0,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Divergence over the classes between two quantiles of the teacher's probabilities; see `DACKL`.
+    lower: float | Float[Tensor, "*rows 1"],
+    upper: float | Float[Tensor, "*rows 1"],
+    softness: float,
+) -> Float[Tensor, "*rows"]:
+    """``KL(t' || s')`` over the classes between two levels of the teacher's probabilities; see `DACKL`.
 
     Args:
         logits: [..., C] the student's.
         teacher_logits: [..., C] the teacher's.
-        target: [...] or [..., C], optional, only tells the ignored samples.
         lower: the level of the lower bound, in [0, 1]: a number, or one for each row.
         upper: the level of the upper one.
         softness: the width, in levels, over which a class fades out at a bound, so that the bounds have a gradient; 0
             cuts, and a row of which nothing is left counts 0.
-        temperature: τ, above 0.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
     """
-    check_number("dac_kl", "softness", softness, least=0)
-    check_temperature("dac_kl", temperature)
-    check_reduction("dac_kl", reduction)
-    for name, bound in (("lower", lower), ("upper", upper)):
-        if not isinstance(bound, Tensor):
-            check_number("dac_kl", name, bound, least=0, most=1)
-    rows = distillation_rows("dac_kl", logits, teacher_logits, target, ignore_index)
-    student, teacher = rows.logits / temperature, rows.teacher_logits / temperature
     # Places are the same among logits as among probabilities.
-    levels = quantile_levels(teacher)
+    levels = quantile_levels(teacher_logits)
     if softness > 0:
         weight = F.logsigmoid((levels - lower) / softness) + F.logsigmoid((upper - levels) / softness)
-    else:
-        inside = (levels >= lower) & (levels <= upper) & ~torch.isneginf(teacher)
-        # A row without such a class is compared whole, and then counts for nothing.
-        some = (inside & ~torch.isneginf(student)).any(dim=-1, keepdim=True)
-        weight = torch.where(inside | ~some, 0.0, -torch.inf)
-    value = temperature**2 * kl_divergence(log_probabilities(teacher + weight), log_probabilities(student + weight))
-    return reduce(value if softness > 0 else value * some.squeeze(-1), reduction, rows.kept)
+        return kl_divergence(log_probabilities(teacher_logits + weight), log_probabilities(logits + weight))
+    inside = (levels >= lower) & (levels <= upper) & ~torch.isneginf(teacher_logits)
+    # A row without such a class is compared whole, and then counts for nothing.
+    some = (inside & ~torch.isneginf(logits)).any(dim=-1, keepdim=True)
+    weight = torch.where(inside | ~some, 0.0, -torch.inf)
+    value = kl_divergence(log_probabilities(teacher_logits + weight), log_probabilities(logits + weight))
+    return value * some.squeeze(-1)
 
 
-class DACKL(Loss):
+class DACKL(DistillationLoss):
     """Adaptively clipped divergence: student and teacher are compared where the teacher's probabilities are of a rank.
 
     ``τ² KL(t' || s')`` with t' and s' the probabilities at temperature τ, restricted to the classes whose place among
@@ -95,8 +77,6 @@ class DACKL(Loss):
         hidden: the network's hidden units, at least 1.
         softness: the width at which classes fade out, above 0; without meaning where bounds are given.
         temperature: τ, above 0.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
@@ -119,76 +99,47 @@ class DACKL(Loss):
         0.0
     """
 
-    status: ClassVar[Status] = "experimental"
-    evidence: ClassVar[str] = "no golden values: made from descriptions; KD on the same classes in its tests"
+    status = "experimental"
+    evidence = "no golden values: made from descriptions; KD on the same classes in its tests"
 
-    def __init__(
-        self,
-        num_classes: int,
-        bounds: tuple[float, float] | None = None,
-        hidden: int = 32,
-        softness: float = 0.05,
-        temperature: float = 1.0,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_count("dac_kl", "num_classes", num_classes)
-        check_count("dac_kl", "hidden", hidden)
-        check_number("dac_kl", "softness", softness, above=0)
-        check_temperature("dac_kl", temperature)
-        check_reduction("dac_kl", reduction)
-        if bounds is not None:
-            check_number("dac_kl", "the upper bound", bounds[1], least=0, most=1)
-            check_number("dac_kl", "the lower bound", bounds[0], least=0, most=bounds[1])
-        self.num_classes = num_classes
-        self.bounds = bounds
-        self.hidden = hidden
-        self.softness = softness
-        self.temperature = temperature
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
-        self.network: nn.Sequential | None = None
-        if bounds is None:
-            self.network = nn.Sequential(nn.Linear(num_classes, hidden), nn.ReLU(), nn.Linear(hidden, 2))
-            # It begins with nearly everything inside.
-            with torch.no_grad():
-                self.network[2].bias.copy_(torch.tensor([3.0, -3.0]))  # type: ignore[operator]
+    num_classes: Count
+    bounds: tuple[float, float] | None = None
+    hidden: Count = 32
+    softness: Positive = 0.05
+    temperature: Temperature = 1.0
+    network: nn.Sequential | None = field(init=False, default=None)
 
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Shaped[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.bounds is not None:
-            lower: float | Tensor = self.bounds[0]
-            upper: float | Tensor = self.bounds[1]
-            softness = 0.0
+            lower, upper = self.bounds
+            check_number(self._identifier, "the upper bound", upper, least=0, most=1)
+            check_number(self._identifier, "the lower bound", lower, least=0, most=upper)
+            return
+        last = nn.Linear(self.hidden, 2)
+        self.network = nn.Sequential(nn.Linear(self.num_classes, self.hidden), nn.ReLU(), last)
+        # It begins with nearly everything inside.
+        with torch.no_grad():
+            last.bias.copy_(torch.tensor([3.0, -3.0]))
+
+    def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        lower: float | Tensor
+        upper: float | Tensor
+        if self.bounds is None:
+            (lower, upper), softness = self.clipping(given.teacher_logits), self.softness
         else:
-            rows = distillation_rows("dac_kl", logits, teacher_logits, target, self.ignore_index)
-            lower, upper = self.clipping(rows.teacher_logits)
-            softness = self.softness
-        return dac_kl_loss(
-            logits,
-            teacher_logits,
-            target,
-            lower=lower,
-            upper=upper,
-            softness=softness,
-            temperature=self.temperature,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+            (lower, upper), softness = self.bounds, 0.0
+        student, teacher = given.logits / self.temperature, given.teacher_logits / self.temperature
+        return self.temperature**2 * clipped_divergence(student, teacher, lower, upper, softness)
 
     def clipping(self, teacher_logits: Float[Tensor, "*rows classes"]) -> tuple[Tensor, Tensor]:
         """The lower and the upper bound, [..., 1] each, that the network gives each row; the upper one is larger."""
         assert self.network is not None
         if teacher_logits.shape[-1] != self.num_classes:
             raise ValueError(
-                f"dac_kl: {teacher_logits.shape[-1]} classes came to a network that reads {self.num_classes}; give "
-                "num_classes as the data have."
+                f"{self._identifier}: {teacher_logits.shape[-1]} classes came to a network that reads "
+                f"{self.num_classes}; give num_classes as the data have."
             )
         likeliest_first = log_probabilities(teacher_logits, self.temperature).exp().sort(dim=-1, descending=True).values
         weight: Tensor = self.network[0].weight  # type: ignore[assignment]

@@ -5,51 +5,15 @@ from typing import Literal
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_choice, check_number, check_temperature
+from lightning_losses.losses.kinds import RowLoss
+from lightning_losses.losses.settings import Share, Temperature
 from lightning_losses.numerics.divergences import cross_entropy, kl_divergence
 from lightning_losses.numerics.probabilities import log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import distillation_rows
 
-Kind = Literal["hard", "soft"]
-Normalizer = Literal["classes", "batch"]
 
-
-def deit_distill_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    distillation_logits: Float[Tensor, "*rows classes"] | None = None,
-    *,
-    alpha: float = 0.5,
-    kind: Kind = "hard",
-    temperature: float = 1.0,
-    normalizer: Normalizer = "classes",
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """DeiT's distillation; see `DeiTDistill`."""
-    check_number("deit_distill", "alpha", alpha, least=0, most=1)
-    check_choice("deit_distill", "kind", kind, Kind)
-    check_temperature("deit_distill", temperature)
-    check_choice("deit_distill", "normalizer", normalizer, Normalizer)
-    check_reduction("deit_distill", reduction)
-    rows = distillation_rows("deit_distill", logits, teacher_logits, target, ignore_index)
-    assert rows.target is not None
-    second = logits if distillation_logits is None else distillation_logits
-    others = distillation_rows("deit_distill", second, teacher_logits, target, ignore_index)
-    label = cross_entropy(log_probabilities(rows.logits), rows.target)
-    if kind == "hard":
-        taught = cross_entropy(log_probabilities(others.logits), others.teacher_logits.argmax(dim=-1))
-    else:
-        log_t, log_s = (log_probabilities(x, temperature) for x in (others.teacher_logits, others.logits))
-        taught = temperature**2 * kl_divergence(log_t, log_s)
-        taught = taught / logits.shape[-1] if normalizer == "classes" else taught
-    return reduce((1 - alpha) * label + alpha * taught, reduction, rows.kept)
-
-
-class DeiTDistill(Loss):
+class DeiTDistill(RowLoss):
     """DeiT's distillation: the class token learns the label, the distillation token the teacher.
 
     ``(1 - α) CE(logits, y) + α D(distillation_logits, teacher_logits)`` where D is cross-entropy to the teacher's
@@ -61,8 +25,6 @@ class DeiTDistill(Loss):
         temperature: τ of the soft kind, above 0.
         normalizer: "classes" divides the soft kind by C, as the authors' code does; "batch" does not, which makes it
             `KD`.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C]; target: [...] class indices or [..., C] probabilities; distillation_logits
@@ -90,27 +52,10 @@ class DeiTDistill(Loss):
     status = "paper"
     evidence = "AlphaXia/TLEG, which is not its authors'"
 
-    def __init__(
-        self,
-        alpha: float = 0.5,
-        kind: Kind = "hard",
-        temperature: float = 1.0,
-        normalizer: Normalizer = "classes",
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_number("deit_distill", "alpha", alpha, least=0, most=1)
-        check_choice("deit_distill", "kind", kind, Kind)
-        check_temperature("deit_distill", temperature)
-        check_choice("deit_distill", "normalizer", normalizer, Normalizer)
-        check_reduction("deit_distill", reduction)
-        self.alpha = alpha
-        self.kind: Kind = kind
-        self.temperature = temperature
-        self.normalizer: Normalizer = normalizer
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    alpha: Share = 0.5
+    kind: Literal["hard", "soft"] = "hard"
+    temperature: Temperature = 1.0
+    normalizer: Literal["classes", "batch"] = "classes"
 
     def forward(
         self,
@@ -119,16 +64,17 @@ class DeiTDistill(Loss):
         target: Shaped[Tensor, "..."],
         distillation_logits: Float[Tensor, "*rows classes"] | None = None,
     ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return deit_distill_loss(
-            logits,
-            teacher_logits,
-            target,
-            distillation_logits,
-            alpha=self.alpha,
-            kind=self.kind,
-            temperature=self.temperature,
-            normalizer=self.normalizer,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+        """Check, evaluate and reduce; the class documents what."""
+        first = distillation_rows(self._identifier, logits, teacher_logits, target, self.ignore_index)
+        second = first
+        if distillation_logits is not None:
+            second = distillation_rows(self._identifier, distillation_logits, teacher_logits, target, self.ignore_index)
+        assert first.target is not None
+        label = cross_entropy(log_probabilities(first.logits), first.target)
+        if self.kind == "hard":
+            taught = cross_entropy(log_probabilities(second.logits), second.teacher_logits.argmax(dim=-1))
+        else:
+            log_t, log_s = (log_probabilities(z, self.temperature) for z in (second.teacher_logits, second.logits))
+            taught = self.temperature**2 * kl_divergence(log_t, log_s)
+            taught = taught / logits.shape[-1] if self.normalizer == "classes" else taught
+        return reduce((1 - self.alpha) * label + self.alpha * taught, self.reduction, first.kept)

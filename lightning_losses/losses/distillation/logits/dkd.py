@@ -3,15 +3,14 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_number, check_temperature
+from lightning_losses.losses.kinds import LabelledDistillationLoss, LabelledRows
+from lightning_losses.losses.settings import Temperature, Weight
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import class_indices, distillation_rows, pick, without_class
+from lightning_losses.numerics.rows import pick, without_class
 
 
 class DKDParts(NamedTuple):
@@ -37,32 +36,7 @@ def dkd_parts(
     return DKDParts(kl_divergence(*binary), kl_divergence(*others))
 
 
-def dkd_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    alpha: float = 1.0,
-    beta: float = 8.0,
-    temperature: float = 4.0,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Decoupled knowledge distillation; see `DKD`."""
-    check_number("dkd", "alpha", alpha, least=0)
-    check_number("dkd", "beta", beta, least=0)
-    check_temperature("dkd", temperature)
-    check_reduction("dkd", reduction)
-    rows = distillation_rows("dkd", logits, teacher_logits, target, ignore_index)
-    if logits.shape[-1] < 2:
-        raise ValueError(f"dkd: logits of shape {list(logits.shape)} came; give at least 2 classes.")
-    assert rows.target is not None
-    parts = dkd_parts(rows.logits, rows.teacher_logits, class_indices(rows.target), temperature)
-    value = temperature**2 * (alpha * parts.target_class + beta * parts.non_target_class)
-    return reduce(value, reduction, rows.kept)
-
-
-class DKD(Loss):
+class DKD(LabelledDistillationLoss):
     """Decoupled knowledge distillation: the target class and the other classes are matched separately.
 
     ``τ² (α KL([t_y, 1 - t_y] || [s_y, 1 - s_y]) + β KL(t̂ || ŝ))`` at temperature τ, where t̂ and ŝ are the softmax over
@@ -73,8 +47,6 @@ class DKD(Loss):
         alpha: α, weight of the target-class part, at least 0.
         beta: β, weight of the part of the other classes, at least 0; the authors tune it from 2 to 8.
         temperature: τ, above 0.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C], C of at least 2; target: [...], or [..., C] probabilities, whose largest
@@ -99,40 +71,13 @@ class DKD(Loss):
 
     status = "confirmed"
     evidence = "megvii-research/mdistiller"
+    least_classes = 2
 
-    def __init__(
-        self,
-        alpha: float = 1.0,
-        beta: float = 8.0,
-        temperature: float = 4.0,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_number("dkd", "alpha", alpha, least=0)
-        check_number("dkd", "beta", beta, least=0)
-        check_temperature("dkd", temperature)
-        check_reduction("dkd", reduction)
-        self.alpha = alpha
-        self.beta = beta
-        self.temperature = temperature
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    alpha: Weight = 1.0
+    beta: Weight = 8.0
+    temperature: Temperature = 4.0
 
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Shaped[Tensor, "..."],
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return dkd_loss(
-            logits,
-            teacher_logits,
-            target,
-            alpha=self.alpha,
-            beta=self.beta,
-            temperature=self.temperature,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+    def rows(self, given: LabelledRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        parts = dkd_parts(given.logits, given.teacher_logits, given.label, self.temperature)
+        return self.temperature**2 * (self.alpha * parts.target_class + self.beta * parts.non_target_class)

@@ -1,36 +1,15 @@
 """Group progressive guidance: each sub-network learns from the next larger one and from the label."""
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.losses.kinds import LabelledDistillationLoss, LabelledRows
+from lightning_losses.losses.settings import Share
 from lightning_losses.numerics.divergences import cross_entropy, kl_divergence
 from lightning_losses.numerics.probabilities import log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import distillation_rows
 
 
-def gpg_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    *,
-    alpha: float = 0.5,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Group progressive guidance; see `GPG`."""
-    check_number("gpg", "alpha", alpha, least=0, most=1)
-    check_reduction("gpg", reduction)
-    rows = distillation_rows("gpg", logits, teacher_logits, target, ignore_index)
-    assert rows.target is not None
-    taught = kl_divergence(log_probabilities(rows.teacher_logits), log_probabilities(rows.logits))
-    label = cross_entropy(log_probabilities(rows.logits), rows.target)
-    return reduce(alpha * taught + (1 - alpha) * label, reduction, rows.kept)
-
-
-class GPG(Loss):
+class GPG(LabelledDistillationLoss):
     """Group progressive guidance: each sub-network learns from the next larger one and from the label.
 
     ``α KL(t || s) + (1 - α) CE(logits, y)`` at temperature 1: one link of a chain of sub-networks that share weights.
@@ -39,8 +18,6 @@ class GPG(Loss):
 
     Args:
         alpha: α, in [0, 1].
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C], the latter of the next larger sub-network; target: [...] class indices or
@@ -66,31 +43,10 @@ class GPG(Loss):
     status = "confirmed"
     evidence = "xuke225/EQ-Net"
 
-    def __init__(
-        self,
-        alpha: float = 0.5,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_number("gpg", "alpha", alpha, least=0, most=1)
-        check_reduction("gpg", reduction)
-        self.alpha = alpha
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    alpha: Share = 0.5
 
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Shaped[Tensor, "..."],
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return gpg_loss(
-            logits,
-            teacher_logits,
-            target,
-            alpha=self.alpha,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+    def rows(self, given: LabelledRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        taught = kl_divergence(log_probabilities(given.teacher_logits), log_probabilities(given.logits))
+        label = cross_entropy(log_probabilities(given.logits), given.target)
+        return self.alpha * taught + (1 - self.alpha) * label

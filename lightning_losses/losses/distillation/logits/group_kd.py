@@ -1,70 +1,19 @@
 """Group distillation: within each group of classes, as each training step of a continual learner brought one."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss, Status
-from lightning_losses.numerics.checks import check_temperature
+from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
+from lightning_losses.losses.settings import Temperature
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import distillation_rows
 
 
-def group_kd_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    groups: Sequence[Sequence[int]] | None = None,
-    temperature: float = 1.0,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """The mean over groups of the divergence within each; see `GroupKD`."""
-    _check_options(groups, temperature, reduction)
-    rows = distillation_rows("group_kd", logits, teacher_logits, target, ignore_index)
-    classes = rows.logits.shape[-1]
-    parts = [list(range(classes))] if groups is None else [list(group) for group in groups]
-    if (largest := max(map(max, parts))) >= classes:
-        raise ValueError(f"group_kd: groups name class {largest}, but {classes} classes came; number them from 0.")
-    value = sum(_within(rows.logits[..., part], rows.teacher_logits[..., part], temperature) for part in parts)
-    return reduce(temperature**2 * torch.as_tensor(value) / len(parts), reduction, rows.kept)
-
-
-def _within(
-    student: Float[Tensor, "*rows part"], teacher: Float[Tensor, "*rows part"], temperature: float
-) -> Float[Tensor, "*rows"]:
-    # Where a row's whole group is masked in either network there is nothing to compare, and no softmax.
-    masked = torch.isneginf(student).all(dim=-1, keepdim=True) | torch.isneginf(teacher).all(dim=-1, keepdim=True)
-    student, teacher = student.masked_fill(masked, 0.0), teacher.masked_fill(masked, 0.0)
-    if student.shape[-1] > 1:
-        return kl_divergence(log_probabilities(teacher, temperature), log_probabilities(student, temperature))
-    # A softmax over one class is 1 whatever the logit: a class alone is there or not.
-    t, s = (torch.cat([logit, -logit], dim=-1) / temperature for logit in (teacher, student))
-    return kl_divergence(F.logsigmoid(t), F.logsigmoid(s))
-
-
-def _check_options(groups: Sequence[Sequence[int]] | None, temperature: float, reduction: str) -> None:
-    check_temperature("group_kd", temperature)
-    check_reduction("group_kd", reduction)
-    if groups is None:
-        return
-    named = [index for group in groups for index in group]
-    whole = all(isinstance(index, int) and index >= 0 for index in named)
-    if not named or not all(len(group) for group in groups) or not whole or len(set(named)) < len(named):
-        raise ValueError(
-            f"group_kd: groups={[list(group) for group in groups]} came; give lists of class indices, none of them "
-            "empty, each class in one list at most."
-        )
-
-
-class GroupKD(Loss):
+class GroupKD(DistillationLoss):
     """Group distillation: within each group of classes, as each training step of a continual learner brought one.
 
     ``mean over groups G of τ² KL(t_G || s_G)``, with t_G and s_G the teacher's and the student's softmax, at
@@ -76,8 +25,6 @@ class GroupKD(Loss):
         groups: class indices by group, each class in one group at most; None takes all classes as one group, which is
             `KD`.
         temperature: τ, above 0.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C]. A
@@ -101,36 +48,46 @@ class GroupKD(Loss):
         0.0
     """
 
-    status: ClassVar[Status] = "experimental"
-    evidence: ClassVar[str] = "no golden values: made from a description; KD within each group in its tests"
+    status = "experimental"
+    evidence = "no golden values: made from a description; KD within each group in its tests"
 
-    def __init__(
-        self,
-        groups: Sequence[Sequence[int]] | None = None,
-        temperature: float = 1.0,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        _check_options(groups, temperature, reduction)
-        self.groups = groups
-        self.temperature = temperature
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    groups: Sequence[Sequence[int]] | None = None
+    temperature: Temperature = 1.0
 
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Shaped[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return group_kd_loss(
-            logits,
-            teacher_logits,
-            target,
-            groups=self.groups,
-            temperature=self.temperature,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.groups is None:
+            return
+        named = [index for group in self.groups for index in group]
+        whole = all(isinstance(index, int) and index >= 0 for index in named)
+        if not named or not all(len(group) for group in self.groups) or not whole or len(set(named)) < len(named):
+            raise ValueError(
+                f"{self._identifier}: groups={[list(group) for group in self.groups]} came; give lists of class "
+                "indices, none of them empty, each class in one list at most."
+            )
+
+    def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        classes = given.logits.shape[-1]
+        groups = [list(range(classes))] if self.groups is None else [list(group) for group in self.groups]
+        if (largest := max(map(max, groups))) >= classes:
+            raise ValueError(
+                f"{self._identifier}: groups name class {largest}, but {classes} classes came; number them from 0."
+            )
+        value = sum(
+            _within(given.logits[..., group], given.teacher_logits[..., group], self.temperature) for group in groups
         )
+        return self.temperature**2 * torch.as_tensor(value) / len(groups)
+
+
+def _within(
+    student: Float[Tensor, "*rows part"], teacher: Float[Tensor, "*rows part"], temperature: float
+) -> Float[Tensor, "*rows"]:
+    # Where a row's whole group is masked in either network there is nothing to compare, and no softmax.
+    masked = torch.isneginf(student).all(dim=-1, keepdim=True) | torch.isneginf(teacher).all(dim=-1, keepdim=True)
+    student, teacher = student.masked_fill(masked, 0.0), teacher.masked_fill(masked, 0.0)
+    if student.shape[-1] > 1:
+        return kl_divergence(log_probabilities(teacher, temperature), log_probabilities(student, temperature))
+    # A softmax over one class is 1 whatever the logit: a class alone is there or not.
+    t, s = (torch.cat([logit, -logit], dim=-1) / temperature for logit in (teacher, student))
+    return kl_divergence(F.logsigmoid(t), F.logsigmoid(s))

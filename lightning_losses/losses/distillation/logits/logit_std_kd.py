@@ -1,39 +1,26 @@
 """Distillation of standardised logits: the student matches the teacher's logits up to shift and scale."""
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_floating, check_number, check_temperature
+from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
+from lightning_losses.losses.settings import Temperature, Weight
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import distillation_rows
 
 
 def standardize_logits(logits: Float[Tensor, "*rows classes"], *, eps: float = 1e-7) -> Float[Tensor, "*rows classes"]:
     """Each row's logits less their mean, over their (unbiased) standard deviation plus `eps`.
 
-    Any loss of logits becomes indifferent to their shift and scale when both networks' logits pass through here.
     Classes masked by -inf stay so and do not enter the statistics; a constant row becomes 0, without the gradient of
     size ``1 / eps`` that the formula has there.
-
-    Raises:
-        ValueError: fewer than 2 classes, a dtype that is no floating point, an `eps` below 0.
 
     Example:
         >>> standardize_logits(torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]]))
         tensor([[-1.0000,  0.0000,  1.0000],
                 [ 0.0000,  0.0000,  0.0000]])
     """
-    check_floating("logit_std_kd", "logits", logits)
-    check_number("logit_std_kd", "eps", eps, least=0)
-    if logits.ndim == 0 or logits.shape[-1] < 2:
-        raise ValueError(
-            f"logit_std_kd: logits of shape {list(logits.shape)} came; give at least 2 classes, one has "
-            "no standard deviation."
-        )
     logits = full_precision(logits)
     finite = torch.isfinite(logits)
     values = logits.masked_fill(~finite, 0.0)
@@ -45,28 +32,7 @@ def standardize_logits(logits: Float[Tensor, "*rows classes"], *, eps: float = 1
     return torch.where(finite, centred / (deviation + eps), logits)
 
 
-def logit_std_kd_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."] | None = None,
-    *,
-    temperature: float = 2.0,
-    eps: float = 1e-7,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Knowledge distillation of standardised logits; see `LogitStdKD`."""
-    check_temperature("logit_std_kd", temperature)
-    check_reduction("logit_std_kd", reduction)
-    rows = distillation_rows("logit_std_kd", logits, teacher_logits, target, ignore_index)
-    log_t, log_s = (
-        log_probabilities(standardize_logits(logits, eps=eps), temperature)
-        for logits in (rows.teacher_logits, rows.logits)
-    )
-    return reduce(temperature**2 * kl_divergence(log_t, log_s), reduction, rows.kept)
-
-
-class LogitStdKD(Loss):
+class LogitStdKD(DistillationLoss):
     """Distillation of standardised logits: the student matches the teacher's logits up to shift and scale.
 
     ``τ² KL(softmax(Z(teacher_logits) / τ) || softmax(Z(logits) / τ))`` with `standardize_logits` as Z. A student need
@@ -75,8 +41,6 @@ class LogitStdKD(Loss):
     Args:
         temperature: τ, above 0, in units of each row's standard deviation.
         eps: added to the standard deviation, at least 0.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits, teacher_logits: [..., C], C of at least 2; target (optional, only tells the ignored samples): [...] or
@@ -102,31 +66,16 @@ class LogitStdKD(Loss):
     status = "confirmed"
     evidence = "sunshangquan/logit-standardization-KD"
 
-    def __init__(
-        self, temperature: float = 2.0, eps: float = 1e-7, ignore_index: int = -100, reduction: Reduction = "mean"
-    ) -> None:
-        super().__init__()
-        check_temperature("logit_std_kd", temperature)
-        check_number("logit_std_kd", "eps", eps, least=0)
-        check_reduction("logit_std_kd", reduction)
-        self.temperature = temperature
-        self.eps = eps
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
+    temperature: Temperature = 2.0
+    eps: Weight = 1e-7
 
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Shaped[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return logit_std_kd_loss(
-            logits,
-            teacher_logits,
-            target,
-            temperature=self.temperature,
-            eps=self.eps,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
+    def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        if given.logits.shape[-1] < 2:
+            raise ValueError(
+                f"{self._identifier}: logits of shape {list(given.logits.shape)} came; give at least 2 classes, one "
+                "has no standard deviation."
+            )
+        s, t = (standardize_logits(logits, eps=self.eps) for logits in (given.logits, given.teacher_logits))
+        log_s, log_t = (log_probabilities(logits, self.temperature) for logits in (s, t))
+        return self.temperature**2 * kl_divergence(log_t, log_s)

@@ -1,15 +1,16 @@
 """Conditional mutual information of a teacher: how much more than the class its predictions tell of the sample."""
 
+from dataclasses import field
+
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_count
+from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
+from lightning_losses.losses.settings import Count
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-from lightning_losses.numerics.rows import class_indices, classification_rows
+from lightning_losses.numerics.rows import class_indices
 
 
 def class_centroids(
@@ -33,29 +34,7 @@ def class_sums(
     return sums, counts
 
 
-def mcmi_loss(
-    logits: Float[Tensor, "*rows classes"],
-    target: Shaped[Tensor, "..."],
-    centroids: Float[Tensor, "classes classes"],
-    *,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """The negative conditional mutual information, given each class's mean prediction; see `MCMI`."""
-    check_reduction("mcmi", reduction)
-    rows = classification_rows("mcmi", logits, target, ignore_index)
-    assert rows.target is not None
-    if centroids.shape != (logits.shape[-1], logits.shape[-1]):
-        raise ValueError(
-            f"mcmi: centroids of shape {list(centroids.shape)} came with {logits.shape[-1]} classes; give one "
-            "distribution over the classes for each class."
-        )
-    # The code's bound on the logarithm: a class that no sample of this one was ever given.
-    log_centroid = centroids.detach()[class_indices(rows.target)].to(rows.logits.dtype).clamp_(min=1e-12).log_()
-    return reduce(-kl_divergence(log_probabilities(rows.logits), log_centroid), reduction, rows.kept)
-
-
-class MCMI(Loss):
+class MCMI(ClassificationLoss):
     """Conditional mutual information of a teacher: how much more than the class its predictions tell of the sample.
 
     ``-KL(p || Q_y)`` with p the prediction and Q_y the mean prediction of class y, a constant. Its negative mean is the
@@ -67,8 +46,6 @@ class MCMI(Loss):
 
     Args:
         num_classes: C.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
         logits: [..., C]; target: [...], or [..., C] probabilities, whose largest class is the target.
@@ -94,17 +71,22 @@ class MCMI(Loss):
     status = "confirmed"
     evidence = "iclr2024mcmi/ICLRMCMI"
 
-    centroids: Tensor
+    num_classes: Count
+    centroids: Float[Tensor, "classes classes"] = field(init=False)
 
-    def __init__(self, num_classes: int, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_count("mcmi", "num_classes", num_classes)
-        check_reduction("mcmi", reduction)
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
-        self.register_buffer("centroids", torch.full((num_classes, num_classes), 1 / num_classes))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        uniform = torch.full((self.num_classes, self.num_classes), 1 / self.num_classes)
+        self.register_buffer("centroids", uniform)
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return mcmi_loss(logits, target, self.centroids, ignore_index=self.ignore_index, reduction=self.reduction)
+    def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        classes = given.logits.shape[-1]
+        if self.centroids.shape != (classes, classes):
+            raise ValueError(
+                f"{self._identifier}: centroids of shape {list(self.centroids.shape)} came with {classes} classes; "
+                "give one distribution over the classes for each class."
+            )
+        centroid = self.centroids.detach()[class_indices(given.target)].to(given.logits.dtype)
+        # The code's bound on the logarithm: a class that no sample of this one was ever given.
+        return -kl_divergence(log_probabilities(given.logits), centroid.clamp_(min=1e-12).log_())

@@ -1,14 +1,16 @@
 """MTARD's balances: several teachers are weighed so that none is learnt faster, and made alike in their entropy."""
 
 from collections.abc import Mapping
+from dataclasses import field
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_count, check_number
+from lightning_losses.losses.settings import Count, Positive, Share, Weight
+from lightning_losses.numerics.checks import check_number
 from lightning_losses.numerics.divergences import expectation
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import distillation_rows
@@ -21,22 +23,6 @@ class TeacherTerm(NamedTuple):
 
     divergence: Float[Tensor, ""]
     negative_entropy: Float[Tensor, ""]
-
-
-def mtard_balance_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    *,
-    temperature: float | Tensor = 1.0,
-    log_eps: float = 1e-5,
-) -> TeacherTerm:
-    """One teacher's part, before it is weighed: the teacher at a temperature, the student at 1; see `MTARDBalance`."""
-    rows = distillation_rows("mtard_balance", logits, teacher_logits)
-    log_t = torch.log_softmax(rows.teacher_logits / temperature, dim=-1)
-    log_teacher = (log_t.exp() + log_eps).log()
-    cells = max(rows.logits.numel(), 1)
-    divergence = expectation(log_t, log_teacher - log_probabilities(rows.logits)).sum() / cells
-    return TeacherTerm(divergence, expectation(log_t, log_teacher).sum() / cells)
 
 
 def entropy_balance_temperature(
@@ -115,50 +101,38 @@ class MTARDBalance(Loss):
     batch_coupled = True
     status = "confirmed"
     evidence = "zhaoshiji123/MTARD-extension"
-    temperatures: Tensor
-    weights: Tensor
-    first_losses: Tensor
-    begun: Tensor
 
-    def __init__(
-        self,
-        num_teachers: int,
-        weight_rate: float = 0.025,
-        temperature_rate: float = 0.001,
-        least_temperature: float = 1.0,
-        most_temperature: float = 10.0,
-        log_eps: float = 1e-5,
-    ) -> None:
-        super().__init__()
-        check_count("mtard_balance", "num_teachers", num_teachers)
-        check_number("mtard_balance", "weight_rate", weight_rate, least=0, most=1)
-        check_number("mtard_balance", "temperature_rate", temperature_rate, least=0)
-        check_number("mtard_balance", "least_temperature", least_temperature, above=0)
-        check_number("mtard_balance", "most_temperature", most_temperature, least=least_temperature)
-        check_number("mtard_balance", "log_eps", log_eps, least=0)
-        self.num_teachers = num_teachers
-        self.weight_rate = weight_rate
-        self.temperature_rate = temperature_rate
-        self.least_temperature = least_temperature
-        self.most_temperature = most_temperature
-        self.log_eps = log_eps
-        self.register_buffer("temperatures", torch.full((num_teachers,), float(least_temperature)))
-        self.register_buffer("weights", torch.full((num_teachers,), 1 / num_teachers))
-        self.register_buffer("first_losses", torch.zeros(num_teachers))
+    num_teachers: Count
+    weight_rate: Share = 0.025
+    temperature_rate: Weight = 0.001
+    least_temperature: Positive = 1.0
+    most_temperature: float = 10.0
+    log_eps: Weight = 1e-5
+    temperatures: Float[Tensor, " teachers"] = field(init=False)
+    weights: Float[Tensor, " teachers"] = field(init=False)
+    first_losses: Float[Tensor, " teachers"] = field(init=False)
+    begun: Bool[Tensor, ""] = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self._identifier, "most_temperature", self.most_temperature, least=self.least_temperature)
+        self.register_buffer("temperatures", torch.full((self.num_teachers,), float(self.least_temperature)))
+        self.register_buffer("weights", torch.full((self.num_teachers,), 1 / self.num_teachers))
+        self.register_buffer("first_losses", torch.zeros(self.num_teachers))
         self.register_buffer("begun", torch.tensor(False))
 
     def forward(self, logits: Logits, teacher_logits: Logits) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
+        """Check and evaluate, and in training move the balances; the class documents what."""
         teacher = teacher_logits if isinstance(teacher_logits, Mapping) else {"": teacher_logits}
         # Without inputs of its own for each teacher, the student's logits stand against all of them.
         student = logits if isinstance(logits, Mapping) else dict.fromkeys(teacher, logits)
         if student.keys() != teacher.keys() or len(student) != self.num_teachers:
             raise ValueError(
-                f"mtard_balance: logits for {list(student)} came with teacher_logits for {list(teacher)}; give both "
-                f"the same {self.num_teachers} names."
+                f"{self._identifier}: logits for {list(student)} came with teacher_logits for {list(teacher)}; give "
+                f"both the same {self.num_teachers} names."
             )
         terms = [
-            mtard_balance_loss(values, teacher[name], temperature=temperature, log_eps=self.log_eps)
+            self.term(values, teacher[name], temperature)
             # A copy: the update below must not change what the backward pass needs.
             for (name, values), temperature in zip(student.items(), self.temperatures.clone(), strict=True)
         ]
@@ -167,17 +141,30 @@ class MTARDBalance(Loss):
             self._update(losses.detach(), torch.stack([term.negative_entropy for term in terms]))
         return (self.weights.to(losses.dtype, copy=True) * losses).sum()
 
+    def term(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        temperature: Float[Tensor, ""],
+    ) -> TeacherTerm:
+        """One teacher's part, before it is weighed: the teacher at a temperature, the student at 1."""
+        rows = distillation_rows(self._identifier, logits, teacher_logits)
+        log_t = torch.log_softmax(rows.teacher_logits / temperature, dim=-1)
+        log_teacher = (log_t.exp() + self.log_eps).log()
+        cells = max(rows.logits.numel(), 1)
+        divergence = expectation(log_t, log_teacher - log_probabilities(rows.logits)).sum() / cells
+        return TeacherTerm(divergence, expectation(log_t, log_teacher).sum() / cells)
+
     @torch.no_grad()
     def _update(self, losses: Float[Tensor, " teachers"], negative_entropies: Float[Tensor, " teachers"]) -> None:
-        self.temperatures.copy_(
-            entropy_balance_temperature(
-                self.temperatures,
-                negative_entropies.to(self.temperatures.dtype),
-                rate=self.temperature_rate,
-                least=self.least_temperature,
-                most=self.most_temperature,
-            )
+        moved = entropy_balance_temperature(
+            self.temperatures,
+            negative_entropies.to(self.temperatures.dtype),
+            rate=self.temperature_rate,
+            least=self.least_temperature,
+            most=self.most_temperature,
         )
+        self.temperatures.copy_(moved)
         losses = losses.to(self.weights.dtype)
         self.first_losses.copy_(torch.where(self.begun, self.first_losses, losses))
         self.begun.fill_(True)

@@ -1,5 +1,7 @@
 """Multi-aspect distillation: further outputs answer yes-or-no questions as a multimodal language model does."""
 
+from dataclasses import field
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -8,35 +10,7 @@ from torch import Tensor
 from lightning_losses.losses.base import Loss
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import full_precision, known_finite
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
-
-
-def multi_aspect_kd_loss(
-    aspect_logits: Float[Tensor, "*rows aspects"],
-    teacher_aspects: Float[Tensor, "*rows aspects"],
-    *,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Binary cross-entropy with the answers' probabilities; see `MultiAspectKD`."""
-    check_reduction("multi_aspect_kd", reduction)
-    for name, tensor in (("aspect_logits", aspect_logits), ("teacher_aspects", teacher_aspects)):
-        check_floating("multi_aspect_kd", name, tensor)
-    if aspect_logits.ndim == 0 or aspect_logits.shape != teacher_aspects.shape:
-        raise ValueError(
-            f"multi_aspect_kd: teacher_aspects of shape {list(teacher_aspects.shape)} came with aspect_logits of shape "
-            f"{list(aspect_logits.shape)}; give one probability of yes for each."
-        )
-    logits = full_precision(aspect_logits)
-    answer = teacher_aspects.detach().to(logits.dtype)
-    if logits.device.type == "cpu" and logits.shape[-1]:
-        value = F.binary_cross_entropy_with_logits(logits, answer, reduction="none").mean(dim=-1)
-        if known_finite(value):
-            return reduce(value, reduction)
-    known = ~torch.isnan(answer)
-    count = known.sum(dim=-1)
-    share = known.to(logits) / count.clamp(min=1).unsqueeze(-1)
-    value = F.binary_cross_entropy_with_logits(logits, answer.nan_to_num(0.0), share, reduction="none")
-    return reduce(value.sum(dim=-1), reduction, count > 0)
+from lightning_losses.numerics.reduction import Reduction, reduce
 
 
 class MultiAspectKD(Loss):
@@ -71,10 +45,7 @@ class MultiAspectKD(Loss):
     status = "confirmed"
     evidence = "taegyeong-lee/MaKD-Multi-aspect-knowledge-distillation-with-Large-Language-Model"
 
-    def __init__(self, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_reduction("multi_aspect_kd", reduction)
-        self.reduction: Reduction = reduction
+    reduction: Reduction = field(default="mean", kw_only=True)
 
     def denominator(self, **tensors: Tensor) -> Tensor:
         """How many samples have an answer."""
@@ -83,5 +54,22 @@ class MultiAspectKD(Loss):
     def forward(
         self, aspect_logits: Float[Tensor, "*rows aspects"], teacher_aspects: Float[Tensor, "*rows aspects"]
     ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return multi_aspect_kd_loss(aspect_logits, teacher_aspects, reduction=self.reduction)
+        """Check, evaluate and reduce; the class documents what."""
+        for name, tensor in (("aspect_logits", aspect_logits), ("teacher_aspects", teacher_aspects)):
+            check_floating(self._identifier, name, tensor)
+        if aspect_logits.ndim == 0 or aspect_logits.shape != teacher_aspects.shape:
+            raise ValueError(
+                f"{self._identifier}: teacher_aspects of shape {list(teacher_aspects.shape)} came with aspect_logits "
+                f"of shape {list(aspect_logits.shape)}; give one probability of yes for each."
+            )
+        logits = full_precision(aspect_logits)
+        answer = teacher_aspects.detach().to(logits.dtype)
+        if logits.device.type == "cpu" and logits.shape[-1]:
+            value = F.binary_cross_entropy_with_logits(logits, answer, reduction="none").mean(dim=-1)
+            if known_finite(value):
+                return reduce(value, self.reduction)
+        known = ~torch.isnan(answer)
+        count = known.sum(dim=-1)
+        share = known.to(logits) / count.clamp(min=1).unsqueeze(-1)
+        value = F.binary_cross_entropy_with_logits(logits, answer.nan_to_num(0.0), share, reduction="none")
+        return reduce(value.sum(dim=-1), self.reduction, count > 0)

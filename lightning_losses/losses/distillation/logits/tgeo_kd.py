@@ -1,6 +1,6 @@
 """Trilateral distillation: a small network learns, for each sample, how to mix the teacher with the label."""
 
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +8,75 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_losses.losses.base import Loss, Status
 from lightning_losses.losses.classification.cross_entropy import CrossEntropy
-from lightning_losses.numerics.checks import check_count, check_number, check_temperature
+from lightning_losses.losses.kinds import RowLoss
+from lightning_losses.losses.settings import Temperature
+from lightning_losses.numerics.checks import check_count, check_number
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
-from lightning_losses.numerics.reduction import Reduction, check_reduction, reduce
+from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import class_indices, distillation_rows, pick
+
+
+class TGeoKD(RowLoss):
+    """Trilateral distillation: a small network learns, for each sample, how to mix the teacher with the label.
+
+    ``α_i τ² KL(t || s) + (1 - α_i) CE``, with a fusion ratio α for each sample; the gradient goes to the logits and to
+    the ratio. `lightning_losses.mixins.tgeo_kd.TGeoKDMixin` makes the ratios, by a `FusionController` that it trains
+    through the student's own step (`tgeo_outer_loss`).
+
+    Args:
+        temperature: τ, above 0.
+
+    Shapes:
+        logits, teacher_logits: [..., C]; target: [...], or [..., C] probabilities, whose largest class is the label;
+        ratio: [...], in [0, 1].
+
+    Returns:
+        A scalar, or [...] without reduction.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; a temperature of 0 or less.
+
+    Source:
+        Hu, Li, Liu, Chen, Chen, Liu, 2024, "Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge
+        Distillation", arXiv:2312.15112, and its code Chengming0501/TGeo-KD. What the controller sees is compared with
+        the code; the loss and the outer step follow the paper.
+
+    Example:
+        >>> logits, target = torch.zeros(2, 3), torch.tensor([0, 1])
+        >>> round(TGeoKD()(logits, logits, target, torch.tensor([1.0, 0.0])).item(), 4)  # half of log 3
+        0.5493
+    """
+
+    status = "paper"
+    evidence = "Chengming0501/TGeo-KD for what the controller sees; its outer step does not train"
+
+    temperature: Temperature = 1.5
+
+    def forward(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Int[Tensor, "*rows"],
+        ratio: Float[Tensor, "*rows"],
+    ) -> Float[Tensor, "..."]:
+        """Check, evaluate and reduce; the class documents what."""
+        rows = distillation_rows(self._identifier, logits, teacher_logits, target, self.ignore_index)
+        assert rows.target is not None
+        if ratio.shape != logits.shape[:-1]:
+            raise ValueError(
+                f"{self._identifier}: a ratio of shape {list(ratio.shape)} came with logits of shape "
+                f"{list(logits.shape)}; give one for each sample."
+            )
+        share = full_precision(ratio).to(rows.logits.dtype)
+        if rows.kept is not None:
+            share = share.masked_fill(~rows.kept, 0.0)
+        divergence = kl_divergence(
+            log_probabilities(rows.teacher_logits, self.temperature), log_probabilities(rows.logits, self.temperature)
+        )
+        label = -pick(log_probabilities(rows.logits), class_indices(rows.target))
+        return reduce(share * self.temperature**2 * divergence + (1 - share) * label, self.reduction, rows.kept)
 
 
 def tgeo_state(
@@ -64,99 +126,6 @@ class FusionController(nn.Module):
         return ratio
 
 
-def tgeo_kd_loss(
-    logits: Float[Tensor, "*rows classes"],
-    teacher_logits: Float[Tensor, "*rows classes"],
-    target: Int[Tensor, "*rows"],
-    ratio: Float[Tensor, "*rows"],
-    *,
-    temperature: float = 1.5,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-) -> Float[Tensor, "..."]:
-    """Distillation and cross-entropy, mixed by a ratio for each sample; see `TGeoKD`."""
-    check_temperature("tgeo_kd", temperature)
-    check_reduction("tgeo_kd", reduction)
-    rows = distillation_rows("tgeo_kd", logits, teacher_logits, target, ignore_index)
-    assert rows.target is not None
-    if ratio.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"tgeo_kd: a ratio of shape {list(ratio.shape)} came with logits of shape {list(logits.shape)}; give one "
-            "for each sample."
-        )
-    share = full_precision(ratio).to(rows.logits.dtype)
-    if rows.kept is not None:
-        share = share.masked_fill(~rows.kept, 0.0)
-    divergence = kl_divergence(
-        log_probabilities(rows.teacher_logits, temperature), log_probabilities(rows.logits, temperature)
-    )
-    label = -pick(log_probabilities(rows.logits), class_indices(rows.target))
-    return reduce(share * temperature**2 * divergence + (1 - share) * label, reduction, rows.kept)
-
-
-class TGeoKD(Loss):
-    """Trilateral distillation: a small network learns, for each sample, how to mix the teacher with the label.
-
-    ``α_i τ² KL(t || s) + (1 - α_i) CE``, with a fusion ratio α for each sample; the gradient goes to the logits and to
-    the ratio. `lightning_losses.mixins.tgeo_kd.TGeoKDMixin` makes the ratios, by a `FusionController` that it trains
-    through the student's own step (`tgeo_outer_loss`).
-
-    Args:
-        temperature: τ, above 0.
-        ignore_index: samples with this target count for nothing.
-        reduction: "mean" over the kept samples, "sum", or "none".
-
-    Shapes:
-        logits, teacher_logits: [..., C]; target: [...], or [..., C] probabilities, whose largest class is the label;
-        ratio: [...], in [0, 1].
-
-    Returns:
-        A scalar, or [...] without reduction.
-
-    Raises:
-        ValueError: shapes or dtypes that do not fit; a temperature of 0 or less.
-
-    Source:
-        Hu, Li, Liu, Chen, Chen, Liu, 2024, "Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge
-        Distillation", arXiv:2312.15112, and its code Chengming0501/TGeo-KD. What the controller sees is compared with
-        the code; the loss and the outer step follow the paper.
-
-    Example:
-        >>> logits, target = torch.zeros(2, 3), torch.tensor([0, 1])
-        >>> round(TGeoKD()(logits, logits, target, torch.tensor([1.0, 0.0])).item(), 4)  # half of log 3
-        0.5493
-    """
-
-    status: ClassVar[Status] = "paper"
-    evidence: ClassVar[str] = "Chengming0501/TGeo-KD for what the controller sees; its outer step does not train"
-
-    def __init__(self, temperature: float = 1.5, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_temperature("tgeo_kd", temperature)
-        check_reduction("tgeo_kd", reduction)
-        self.temperature = temperature
-        self.ignore_index = ignore_index
-        self.reduction: Reduction = reduction
-
-    def forward(
-        self,
-        logits: Float[Tensor, "*rows classes"],
-        teacher_logits: Float[Tensor, "*rows classes"],
-        target: Int[Tensor, "*rows"],
-        ratio: Float[Tensor, "*rows"],
-    ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
-        return tgeo_kd_loss(
-            logits,
-            teacher_logits,
-            target,
-            ratio,
-            temperature=self.temperature,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
-
-
 class LabelledBatch(NamedTuple):
     """A batch to learn from, or to judge by."""
 
@@ -179,7 +148,7 @@ def tgeo_outer_loss(
 
     The step is one of gradient descent, ``θ - η ∇ L(θ, α)``, taken on a copy of the weights; the result depends on the
     controller through it, and its gradient by the controller's weights is exact. Minimise it by the controller's own
-    optimizer (the authors: Adam at 0.1, weight decay 0.05) in turn with the student's step on `tgeo_kd_loss`, for which
+    optimizer (the authors: Adam at 0.1, weight decay 0.05) in turn with the student's step on `TGeoKD`, for which
     the ratio is a constant. Under several processes average the controller's gradients.
 
     Args:
@@ -212,8 +181,8 @@ def tgeo_outer_loss(
     state = tgeo_state(
         logits.detach().softmax(dim=-1), teacher_logits.detach().softmax(dim=-1), train.target, class_means
     )
-    inner = tgeo_kd_loss(logits, teacher_logits, train.target, controller(state), temperature=temperature)
-    slopes = torch.autograd.grad(inner, list(weights.values()), create_graph=True, materialize_grads=True)
+    fused = TGeoKD(temperature=temperature)(logits, teacher_logits, train.target, controller(state))
+    slopes = torch.autograd.grad(fused, list(weights.values()), create_graph=True, materialize_grads=True)
     stepped = {
         name: weight - learning_rate * slope for (name, weight), slope in zip(weights.items(), slopes, strict=True)
     }

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_losses.losses import DACKL, KD
-from lightning_losses.losses.distillation.logits.dac_kl import dac_kl_loss, quantile_levels
+from lightning_losses.losses.distillation.logits.dac_kl import clipped_divergence, quantile_levels
 from tests.losses.strategies import gradient, pairs
 
 
@@ -13,11 +13,10 @@ def test_bounds_around_everything_are_kd(pair, temperature):
     expected = KD(temperature=temperature, reduction="none")(*pair[:2])
     for softness in (0.0, 1e-3):
         # From 0.5 widths outside on, a soft bound still weighs; ten widths away it doesn't.
-        bounds = (
-            {"lower": 0.0, "upper": 1.0} if softness == 0 else {"lower": torch.tensor(-1.0), "upper": torch.tensor(2.0)}
-        )
-        found = dac_kl_loss(*pair[:2], **bounds, softness=softness, temperature=temperature, reduction="none")
-        torch.testing.assert_close(found, expected)
+        bounds = (0.0, 1.0) if softness == 0 else (-1.0, 2.0)
+        softened = [logits / temperature for logits in pair[:2]]
+        value = temperature**2 * clipped_divergence(*softened, *bounds, softness)
+        torch.testing.assert_close(value, expected)
 
 
 @given(pairs(min_classes=4))
@@ -25,10 +24,11 @@ def test_fixed_bounds_compare_the_classes_between_them(pair):
     count = pair.logits.shape[-1]
     order = pair.teacher_logits.argsort(dim=-1)
     inner = order[:, 1:-1]
-    found = dac_kl_loss(*pair[:2], lower=0.5 / (count - 1), upper=1 - 0.5 / (count - 1), reduction="none")
+    bounds = (0.5 / (count - 1), 1 - 0.5 / (count - 1))
     chosen = pair.logits.gather(1, inner), pair.teacher_logits.gather(1, inner)
-    torch.testing.assert_close(found, KD(temperature=1.0, reduction="none")(*chosen))
-    slopes = gradient(DACKL(count, bounds=(0.5 / (count - 1), 1 - 0.5 / (count - 1))), *pair[:2])
+    value = DACKL(count, bounds=bounds, reduction="none")(*pair[:2])
+    torch.testing.assert_close(value, KD(temperature=1.0, reduction="none")(*chosen))
+    slopes = gradient(DACKL(count, bounds=bounds), *pair[:2])
     outer = order[:, [0, -1]]
     assert bool((slopes.gather(1, outer) == 0).all())
 
@@ -49,7 +49,7 @@ def test_the_bounds_gradient_is_that_of_finite_differences():
     bounds = [torch.rand(3, 1, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(2)]
 
     def evaluate(lower, upper):
-        return dac_kl_loss(logits, teacher, lower=lower, upper=upper, softness=0.1)
+        return clipped_divergence(logits, teacher, lower, upper, softness=0.1)
 
     assert torch.autograd.gradcheck(evaluate, bounds)
 
@@ -57,13 +57,13 @@ def test_the_bounds_gradient_is_that_of_finite_differences():
 def test_a_uniform_teacher_is_compared_whole():
     logits, teacher = torch.randn(4, 5, dtype=torch.float64), torch.zeros(4, 5, dtype=torch.float64)
     for softness in (0.0, 0.05):
-        found = dac_kl_loss(logits, teacher, lower=0.2, upper=0.9, softness=softness)
-        torch.testing.assert_close(found, KD(temperature=1.0)(logits, teacher))
+        value = clipped_divergence(logits, teacher, 0.2, 0.9, softness)
+        torch.testing.assert_close(value, KD(temperature=1.0, reduction="none")(logits, teacher))
 
 
 def test_a_row_of_which_nothing_is_left_counts_for_nothing():
     logits = torch.randn(2, 3, requires_grad=True)
-    value = dac_kl_loss(logits, torch.tensor([[3.0, 2.0, 1.0]] * 2), lower=0.1, upper=0.4)
+    value = DACKL(3, bounds=(0.1, 0.4))(logits, torch.tensor([[3.0, 2.0, 1.0]] * 2))
     value.backward()
     assert value.item() == 0 and bool((logits.grad == 0).all())
 
