@@ -22,6 +22,8 @@ ROOMS = str.split(
     "objective numerics teachers mixins modules callbacks checkpoints metrics calibrators kernels transport optim "
     "samplers diagnostics networks data plots parallel"
 )
+# Settings that most losses have, and that say nothing of one.
+SHARED = ("ignore_index", "reduction")
 OUTWARD = re.compile(r"\]\(\.\./([^)#\s]+)")
 
 
@@ -142,7 +144,9 @@ def _loss_row(entry: Entry) -> str:
     configs = " ".join(f"[`objective={name}`](../conf/objective/{name}.yaml)" for name in entry.configs)
     name = f"`{entry.id}`<br>[`{entry.name}`](api/{_family_page(entry.family)}#{entry.module}.{entry.name})"
     paper = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", entry.paper)
+    ranges = "; ".join(f"`{name}`: {what}" for name, what in entry.settings.items() if name not in SHARED)
     what = f"{entry.summary}.<br><small>{paper}</small><br>{configs or 'part of another objective'}"
+    what += f"<br><small>{ranges}</small>" if ranges else ""
     status = f"{STATUS[entry.status]}<br><small>{_repositories(entry.evidence)}</small>"
     coupled = "yes" if entry.batch_coupled else "no"
     return _row(name, what, inputs_line(entry), coupled, entry.fused, status)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lightning_losses.losses import loss_classes
+from lightning_losses.losses.settings import settings
 from tests.losses.examples import build, floating, takes, tensors, trained
 
 PRECISIONS = ("float32", "bfloat16", "float16", "bfloat16 autocast", "float16 autocast")
@@ -81,14 +82,14 @@ HARDSHIPS = {
 }
 
 
-def attempt(loss, hardship, precision, seed):
+def attempt(loss, hardship, precision, seed, **options):
     """What came of a case: "finite", "error" where the loss documents one, or what is wrong, in words."""
     batch, change = HARDSHIPS[hardship]
     kind, _, autocast = precision.partition(" ")
     dtype = torch.float32 if autocast else getattr(torch, kind)
     values = change(tensors(loss, batch=batch, seed=seed), loss)
     values = {**values, **{name: tensor.to(dtype) for name, tensor in floating(values).items()}}
-    module = build(loss).float()
+    module = build(loss, **options).float()
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in trained(values).items()}
     try:
         with torch.autocast("cpu", getattr(torch, kind), enabled=bool(autocast)):
@@ -106,6 +107,26 @@ def attempt(loss, hardship, precision, seed):
     bad = [n for n, leaf in owned.items() if leaf.grad is not None and not bool(torch.isfinite(leaf.grad).all())]
     return f"the gradient of {', '.join(bad)} is not finite" if bad else "finite"
 
+
+def edges(setting):
+    """Values at the ends of a setting's range, and values beyond them."""
+    bound, whole = setting.bound, setting.kind is int
+    step = 1 if whole else 1e-3
+    inside = [end for end in (bound.least, bound.most) if end is not None]
+    inside += [] if bound.above is None else [bound.above + step]
+    inside += [] if bound.below is None else [bound.below - step]
+    beyond = [] if bound.least is None else [bound.least - step]
+    beyond += [] if bound.most is None else [bound.most * 2]
+    beyond += [end for end in (bound.above, bound.below) if end is not None]
+    return ([int(end) for end in inside] if whole else inside), [*beyond, float("nan"), "many"]
+
+
+EDGES = [
+    pytest.param(loss, setting, id=f"{loss.identifier()}-{setting.name}")
+    for loss in EVERY
+    for setting in settings(loss)
+    if str(setting.bound)
+]
 
 # In the suite each loss meets each hardship in one of the precisions, another one from loss to loss.
 CASES = [
@@ -136,3 +157,17 @@ def fuzz(seeds):
         if kind == "wrong":
             wrong.setdefault((loss.identifier(), hardship, outcome.splitlines()[0]), []).append((precision, seed))
     return counts, wrong
+
+
+@pytest.mark.parametrize(("loss", "setting"), EDGES)
+def test_a_setting_holds_at_the_ends_of_its_range_and_is_refused_beyond(loss, setting):
+    inside, beyond = edges(setting)
+    for value in inside:
+        try:
+            outcome = attempt(loss, "constant", "float32", seed=0, **{setting.name: value})
+        except ValueError as error:  # refused beside the defaults of other settings, or for these tensors
+            outcome = "error" if str(error).startswith(f"{loss.identifier()}: ") else str(error)
+        assert outcome in ("finite", "error"), value
+    for value in beyond:
+        with pytest.raises(ValueError, match=rf"^{loss.identifier()}: {setting.name}={value!r} came; give a "):
+            build(loss, **{setting.name: value})

@@ -16,6 +16,7 @@ from lightning_losses.catalogue.configurations import configurations
 from lightning_losses.kernels.rows.by_hand import evaluator_of
 from lightning_losses.losses import loss_classes
 from lightning_losses.losses.base import Loss, Status
+from lightning_losses.losses.settings import settings
 
 STATUS = {
     "confirmed": "confirmed against the authors' code",
@@ -37,6 +38,8 @@ class Entry:
         summary: the first sentence of its documentation.
         paper: authors, year, title, and arXiv id if there is one.
         inputs: the tensors that it takes, by their names in the glossary; True where it can't do without.
+        settings: what its constructor takes by name, each with its default and its range in words; empty for another
+            library's.
         batch_coupled: whether the value of one sample depends on the others in the batch.
         fused: "by hand" where a kernel has its gradient without holding the logits, "in chunks" where autograd takes
             a chunk of rows at a time, "no" where it sees the whole batch, takes other tensors, or learns parameters.
@@ -53,6 +56,7 @@ class Entry:
     summary: str
     paper: str
     inputs: dict[str, bool]
+    settings: dict[str, str]
     batch_coupled: bool
     fused: str
     status: Status | Literal["wrapped"]
@@ -143,6 +147,7 @@ def _entry(loss: type[Loss], configs: tuple[str, ...]) -> Entry:
         summary_of(loss),
         paper_of(loss),
         loss.inputs(),
+        settings_of(loss),
         loss.batch_coupled,
         _fused(loss),
         loss.status,
@@ -178,6 +183,18 @@ def _named_terms() -> Iterator[tuple[str, str]]:
         term = OmegaConf.select(config, f"terms.{name}.loss._target_") if group == "objective" else None
         if term is not None:
             yield name, str(term).rpartition(".")[2]
+
+
+def settings_of(loss: type[Loss]) -> dict[str, str]:
+    """The settings of a loss, each with its default and its range.
+
+    Example:
+        >>> from lightning_losses.losses import NKD
+        >>> settings_of(NKD)["gamma"]
+        '1.5, at least 0'
+    """
+    defaults = {each.name: "required" if each.required else repr(each.default) for each in settings(loss)}
+    return {each.name: ", ".join(filter(None, [defaults[each.name], each.range()])) for each in settings(loss)}
 
 
 def summary_of(documented: Any) -> str:

@@ -56,6 +56,7 @@ def wrapped_losses() -> list[Entry]:
                 summary=" ".join(comment).rstrip("."),
                 paper="",
                 inputs=dict.fromkeys(map(str, adapted.inputs.values()), True),
+                settings={},
                 batch_coupled=bool(adapted.get("batch_coupled", False)),
                 fused="no",
                 status="wrapped",
@@ -75,6 +76,7 @@ def _registered(name: str, loss: type[Loss]) -> Entry:
         summary=summary_of(loss),
         paper=paper_of(loss),
         inputs=loss.inputs(),
+        settings=settings_of(loss),
         batch_coupled=loss.batch_coupled,
         # To find out, it would have to be built.
         fused="no",

@@ -46,6 +46,7 @@ class Name:
 
 
 GLOSSARY: dict[str, Name] = {
+    "inputs": Name("[B, ...]", "constant", "what the network is fed", lambda s: s.normal(s.batch, s.features)),
     "logits": Name(
         "[..., C]", "trained", "the trained network's unnormalised scores", lambda s: 2 * s.normal(s.batch, s.classes)
     ),

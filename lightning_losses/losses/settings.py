@@ -22,6 +22,7 @@ class Bound:
     above: float | None = None
     least: float | None = None
     most: float | None = None
+    below: float | None = None
 
     def holds(self, value: float) -> bool:
         """Whether a number lies within; NaN lies in no range."""
@@ -30,10 +31,11 @@ class Bound:
             and (self.above is None or value > self.above)
             and (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
         )
 
     def __str__(self) -> str:
-        ends = (("above", self.above), ("at least", self.least), ("at most", self.most))
+        ends = (("above", self.above), ("at least", self.least), ("at most", self.most), ("below", self.below))
         return " and ".join(f"{word} {end:g}" for word, end in ends if end is not None)
 
 
@@ -78,6 +80,16 @@ class Setting:
             return self.kind is bool and isinstance(value, bool)
         return isinstance(value, (int, float) if self.kind is float else int) and self.bound.holds(value)
 
+    def range(self) -> str:
+        """What it may be, in words; nothing where any value of its type is right.
+
+        Example:
+            >>> Setting("skew", float, Bound(least=0, most=1), (), True, False, None).range()
+            'at least 0 and at most 1, or None'
+        """
+        words = ", ".join(map(repr, self.choices)) or str(self.bound)
+        return f"{words}, or None" if self.optional and words else words
+
     def wanted(self) -> str:
         """What would fit, in words.
 
@@ -103,7 +115,7 @@ def settings(loss: type) -> tuple[Setting, ...]:
         >>> [setting.name for setting in settings(NKD)]
         ['gamma', 'temperature', 'ignore_index', 'reduction']
         >>> settings(NKD)[0].bound
-        Bound(above=None, least=0, most=None)
+        Bound(above=None, least=0, most=None, below=None)
     """
     hints = get_type_hints(loss, include_extras=True)
     declared = [field for field in fields(loss) if field.init]

@@ -13,6 +13,8 @@ from torch import nn
 
 from lightning_losses.experiments.config.instantiate import ConfigError as ConfigError
 from lightning_losses.experiments.config.instantiate import check_targets, find_target
+from lightning_losses.losses.base import Loss
+from lightning_losses.losses.settings import settings
 
 _PLAIN = (bool, int, float, str)
 
@@ -21,8 +23,8 @@ def check_config(config: DictConfig, schema: type) -> None:
     """Raise `ConfigError` for the first value that does not fit what it is for.
 
     Every ``_target_`` must be on the list of `lightning_losses.experiments.config.instantiate`. Its node is compared
-    with its signature: argument names, and the values of arguments annotated with plain types. The top level is
-    compared with the annotations of `schema`.
+    with its signature: argument names, the values of arguments annotated with plain types, and the ranges of a loss's
+    settings. The top level is compared with the annotations of `schema`.
 
     Args:
         config: composed, with interpolations.
@@ -97,11 +99,15 @@ def _check_arguments(path: str, node: dict[Any, Any]) -> None:
         return
     hints = argument_types(target)
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    a_loss = isinstance(target, type) and issubclass(target, Loss)
+    declared = {setting.name: setting for setting in settings(target)} if a_loss else {}
     for name, value in node.items():
         if name in ("_target_", "_partial_", "_args_", "_convert_", "_recursive_"):
             continue
         if name in parameters:
             _check_value(f"{path}.{name}", value, hints.get(name, Any))
+            if name in declared and not isinstance(value, (dict, list)) and not declared[name].fits(value):
+                raise ConfigError(f"{path}.{name}={value!r}: {declared[name].wanted()}.")
         elif not takes_any:
             raise ConfigError(
                 f"{path}.{name}: {node['_target_'].rpartition('.')[2]} takes no '{name}'; "

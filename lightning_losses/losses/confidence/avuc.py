@@ -21,8 +21,8 @@ class AvUC(PredictionLoss):
     added to cross-entropy. Batch-coupled.
 
     Args:
-        threshold: the entropy, in nats, up to which a prediction is certain; None takes the area under the share over
-            21 thresholds between the batch's smallest and largest entropy, and needs no tuning.
+        threshold: the entropy, in nats and at least 0, up to which a prediction is certain; None takes the area under
+            the share over 21 thresholds between the batch's smallest and largest entropy, and needs no tuning.
 
     Shapes:
         logits: [..., C]; target: [...] class indices.

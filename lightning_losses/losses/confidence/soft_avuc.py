@@ -48,7 +48,7 @@ class SoftAvUC(PredictionLoss):
     status = "paper"
     evidence = "an independent evaluation of the formula"
 
-    threshold: Annotated[float, Bound(above=0, most=1 - _EDGE)] = 0.5
+    threshold: Annotated[float, Bound(above=0, below=1)] = 0.5
     temperature: Temperature = 0.1
 
     def measure(self, given: Predictions) -> Float[Tensor, ""]:

@@ -45,7 +45,7 @@ class BDKD(DistillationLoss):
         base: weight of the other one, and of both on a tie, at least 0. With boost = base = 1 this is Jeffreys'
             divergence.
         temperature: τ, above 0.
-        entropy_temperature: the temperature at which entropies are compared; None for τ.
+        entropy_temperature: the temperature at which entropies are compared, above 0; None for τ.
 
     Shapes:
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].

@@ -27,8 +27,8 @@ class FitNetHint(Loss):
     Args:
         regressor: a module to take in its place, called with the student's layer alone; ``nn.Identity()`` compares the
             layers as they are.
-        layers: how many layers of each network come, by mappings; each pair has a regressor of its own, and their
-            losses are added.
+        layers: how many layers of each network come, at least 1, by mappings; each pair has a regressor of its own, and
+            their losses are added.
 
     Shapes:
         feature_maps, teacher_feature_maps: [B, channels, height, width], [B, T, D] or [B, D], of any two numbers of

@@ -31,7 +31,7 @@ class NDLoss(LazyModuleMixin, Loss):
     are saved with it, and take their shapes from the first batch. Ignored samples reach that batch norm as zeros.
 
     Args:
-        num_classes: C.
+        num_classes: C, at least 1.
         dropout: of the projector, at least 0 and below 1.
         ignore_index: samples with this target count for nothing.
         reduction: "mean" over the kept samples, "sum", or "none".
@@ -62,7 +62,7 @@ class NDLoss(LazyModuleMixin, Loss):
     evidence = "WangYZ1608/Knowledge-Distillation-via-ND"
 
     num_classes: Count
-    dropout: Annotated[float, Bound(least=0, most=1 - 1e-9)] = 0.5
+    dropout: Annotated[float, Bound(least=0, below=1)] = 0.5
     ignore_index: int = field(default=-100, kw_only=True)
     reduction: Reduction = field(default="mean", kw_only=True)
     class_means: Tensor = field(init=False)
