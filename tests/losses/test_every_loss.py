@@ -139,6 +139,16 @@ def test_a_device_whose_values_are_not_read_gives_the_same(loss, monkeypatch):
     torch.testing.assert_close(others, gradients, rtol=1e-12, atol=1e-12)
 
 
+@those()
+def test_it_compiles_to_one_graph(loss):
+    torch._dynamo.reset()
+    values = tensors(loss)
+    expected = build(loss)(**values)
+    # The backend runs the graph as it was traced: what is in question is that it is one.
+    compiled = torch.compile(build(loss), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(**values), expected, rtol=1e-12, atol=1e-12)
+
+
 # ---- ignored samples
 
 
