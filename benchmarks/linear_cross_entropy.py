@@ -33,8 +33,8 @@ from measure import (
 from torch import Tensor
 
 from lightning_losses import linear_cross_entropy
-from lightning_losses.kernels.choice import has_torch_operation, installed
 from lightning_losses.kernels.cross_entropy.avx512 import unsupported
+from lightning_losses.kernels.cross_entropy.peers import has_torch_operation, installed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]

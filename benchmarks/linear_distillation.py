@@ -33,7 +33,7 @@ from measure import (
 from torch import Tensor
 
 from lightning_losses import KD, NKD, ForwardKL, GeneralizedJSD, ReverseKL, linear_distillation
-from lightning_losses.kernels.choice import installed
+from lightning_losses.kernels.cross_entropy.peers import installed
 
 OBJECTIVES = {
     "forward_kl": ForwardKL(2.0),

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lightning_losses.catalogue.configurations import configurations
-from lightning_losses.kernels.rows.by_hand import evaluator_of
+from lightning_losses.kernels.rows.row_wise import fused
 from lightning_losses.losses import loss_classes
 from lightning_losses.losses.base import Loss, Status
 from lightning_losses.losses.settings import settings
@@ -23,7 +23,6 @@ STATUS = {
     "paper": "from the paper",
     "experimental": "experimental",
 }
-_ARGUMENTS_OF_A_ROW = {"logits", "target", "teacher_logits"}
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def _entry(loss: type[Loss], configs: tuple[str, ...]) -> Entry:
         loss.inputs(),
         settings_of(loss),
         loss.batch_coupled,
-        _fused(loss),
+        fused(loss),
         loss.status,
         loss.evidence,
         configs,
@@ -160,20 +159,6 @@ def check_known(argument: str, value: str | None, known: set[str]) -> None:
     """Raise ``ValueError`` unless `value` is None or one of `known`."""
     if value is not None and value not in known:
         raise ValueError(f"catalogue: {argument}={value!r} came; choose one of {', '.join(sorted(known))}.")
-
-
-def _fused(loss: type[Loss]) -> str:
-    required = {name for name, needed in loss.inputs().items() if needed}
-    options = {p.name for p in inspect.signature(loss).parameters.values() if p.default is inspect.Parameter.empty}
-    if loss.batch_coupled or "logits" not in required or not required <= _ARGUMENTS_OF_A_ROW:
-        return "no"
-    if not options <= {"num_classes"}:
-        return "no"
-    example = loss(**dict.fromkeys(options, 2))
-    # As `chunked_head` asks: rows by themselves, and nothing to learn.
-    if "reduction" not in vars(example) or any(parameter.requires_grad for parameter in example.parameters()):
-        return "no"
-    return "in chunks" if evaluator_of(example) is None else "by hand"
 
 
 def _named_terms() -> Iterator[tuple[str, str]]:

@@ -1,20 +1,25 @@
-"""Which implementation `impl="auto"` takes, and why."""
+"""The implementations of `linear_cross_entropy`, and which of them ``impl="auto"`` takes, and why."""
 
-import importlib.util
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.kernels.cross_entropy.avx512 import unsupported
-from lightning_losses.kernels.products import cpu_flags, cpu_vendor
+from lightning_losses.kernels.cross_entropy.avx512 import AVX512
+from lightning_losses.kernels.cross_entropy.chunked import CHUNKED
+from lightning_losses.kernels.cross_entropy.peers import CCE, CCE_TORCH_COMPILE, LIGER, TORCH
+from lightning_losses.kernels.cross_entropy.problem import Impl, Implementation, Problem
+from lightning_losses.kernels.cross_entropy.recompute import RECOMPUTE
+from lightning_losses.kernels.cross_entropy.reference import REFERENCE
+from lightning_losses.kernels.cross_entropy.triton import TRITON
+from lightning_losses.kernels.terms import Terms
 
-Impl = Literal[
-    "auto", "reference", "chunked", "avx512", "recompute", "triton", "torch", "cce", "cce_torch_compile", "liger"
-]
-
-SMALL = 4 * 2**20
-"""Bytes of logits, in float32, up to which holding them is simplest and as fast."""
+IMPLEMENTATIONS: tuple[Implementation, ...] = (
+    *(REFERENCE, AVX512, CHUNKED, RECOMPUTE, TRITON),
+    *(TORCH, CCE, CCE_TORCH_COMPILE, LIGER),
+)
+"""All there are; "auto" takes the first that can evaluate the problem and has merit there."""
 
 
 class Choice(NamedTuple):
@@ -25,8 +30,8 @@ class Choice(NamedTuple):
 
 
 def choose_implementation(
-    hidden: Tensor,
-    weight: Tensor,
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
     *,
     per_row: bool = False,
     filtered: bool = False,
@@ -49,42 +54,43 @@ def choose_implementation(
         >>> choose_implementation(torch.zeros(2, 4), torch.zeros(10, 4)).reason
         'the logits take 80 bytes in float32, which is little to hold (at most 4 MiB)'
     """
-    if impl == "chunked" and per_row:
-        return Choice(
-            "recompute",
+    nowhere = hidden.new_empty(0, dtype=torch.int64)
+    problem = Problem(
+        hidden,
+        weight,
+        target=nowhere,
+        places=nowhere,
+        terms=Terms(len(weight), softcap=softcap),
+        per_row=per_row,
+        filter_eps=0.0 if filtered else None,
+        accum_dtype=accum_dtype,
+    )
+    chosen, reason = choose(problem, named(impl))
+    return Choice(chosen.name, reason)
+
+
+def named(impl: Impl) -> Implementation | None:
+    """The implementation that is asked for by name; None for "auto"."""
+    return next((implementation for implementation in IMPLEMENTATIONS if implementation.name == impl), None)
+
+
+def choose(problem: Problem, asked: Implementation | None = None) -> tuple[Implementation, str]:
+    """The implementation for a problem, and the reason for it.
+
+    Args:
+        problem: what is to be evaluated.
+        asked: a choice already made stands, whether or not it can evaluate the problem.
+    """
+    if asked is CHUNKED and problem.per_row:
+        return RECOMPUTE, (
             "per-row gradients are known in backward alone, so the chunks are computed again "
-            "there; 'chunked' makes its gradients in forward",
+            "there; 'chunked' makes its gradients in forward"
         )
-    if impl != "auto":
-        return Choice(impl, "asked for")
-    logits = hidden.shape[0] * weight.shape[0] * 4
-    if filtered:
-        return Choice("recompute", "gradient filtering asked for")
-    if logits <= SMALL:
-        return Choice(
-            "reference",
-            f"the logits take {logits} bytes in float32, which is little to hold (at most {SMALL // 2**20} MiB)",
-        )
-    if per_row:
-        return Choice("recompute", "per-row gradients are known in backward alone, so the scores are made again there")
-    reason = "the logits are large; gradients made in forward need three products, not four"
-    if hidden.device.type != "cpu":
-        return Choice("chunked", reason)
-    missing = unsupported(hidden, weight, softcap, accum_dtype)
-    if missing is None and cpu_vendor() != "AuthenticAMD":
-        missing = "it was measured on AMD's CPUs alone"
-    if missing is None and weight.dtype == torch.bfloat16 and "amx_bf16" in cpu_flags():
-        missing = "this CPU's AMX multiplies bfloat16 faster"
-    if missing is None:
-        return Choice("avx512", f"{reason}, and the walk over the head is compiled for this CPU")
-    return Choice("chunked", f"{reason}; not 'avx512': {missing}")
-
-
-def installed(package: str) -> bool:
-    """Whether a package can be imported, without importing it."""
-    return importlib.util.find_spec(package) is not None
-
-
-def has_torch_operation() -> bool:
-    """Whether this torch has `torch.nn.functional.linear_cross_entropy` with chunking."""
-    return hasattr(torch.nn, "LinearCrossEntropyOptions")
+    if asked is not None:
+        return asked, "asked for"
+    able = (implementation for implementation in IMPLEMENTATIONS if implementation.refuses(problem) is None)
+    for implementation in able:
+        if merit := implementation.merit(problem):
+            passed_over = AVX512.passed_over(problem) if implementation is CHUNKED else None
+            return implementation, merit if passed_over is None else f"{merit}; not 'avx512': {passed_over}"
+    raise AssertionError("'recompute' evaluates every problem")

@@ -1,30 +1,13 @@
-"""A checked call of a fused loss: its kept rows, its head, and how the rows' losses add up."""
+"""What every fused loss does to its operands first: checks, the shift, autocast."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.terms import Terms
 from lightning_losses.numerics.checks import check_floating, check_number, debugging
 from lightning_losses.parallel.processes import is_distributed_tensor
-
-
-class Problem(NamedTuple):
-    """Rows of which none is ignored, the head, and the options of the walk over them."""
-
-    hidden: Float[Tensor, "tokens width"]
-    weight: Float[Tensor, "vocabulary width"]
-    bias: Float[Tensor, " vocabulary"] | None
-    target: Int[Tensor, " tokens"]
-    terms: Terms
-    scale: float | Tensor
-    z_scale: float | Tensor
-    chunk: int | tuple[int, int] | None = None
-    filter_eps: float | None = None
-    sort_vocabulary: bool = False
-    accum_dtype: torch.dtype | None = None
 
 
 def check_head(

@@ -1,88 +1,45 @@
 """Cross-entropy of a classifier head without its logits: the front door to every implementation."""
 
-import importlib
-from typing import Any, Literal, NamedTuple, overload
+from collections.abc import Callable
+from typing import Any, Literal, ParamSpec, Protocol, overload
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.choice import Impl, choose_implementation, installed
-from lightning_losses.kernels.cross_entropy import avx512, peers, reference
-from lightning_losses.kernels.cross_entropy.chunked import ChunkedCrossEntropy
-from lightning_losses.kernels.cross_entropy.recompute import RecomputedCrossEntropy, Tiling
-from lightning_losses.kernels.head import tile_width
-from lightning_losses.kernels.inputs import Problem, autocast, check_head, check_targets, filter_threshold, shifted
-from lightning_losses.kernels.products import working_dtype
+from lightning_losses.kernels.choice import choose, named
+from lightning_losses.kernels.cross_entropy.problem import Impl, Problem
+from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue as LinearCrossEntropyValue
+from lightning_losses.kernels.inputs import autocast, check_head, check_targets, filter_threshold, shifted
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.numerics.reduction import Reduction
 
 _NAME = "linear_cross_entropy"
+P = ParamSpec("P")
 
 
-class LinearCrossEntropyValue(NamedTuple):
-    """The loss and what was asked for beside it.
+class _Door(Protocol[P]):
+    """A fused loss's call: the loss alone, or more than that where it is asked for."""
 
-    Attributes:
-        loss: cross-entropy plus z-loss, reduced.
-        lse: logsumexp of each token's scores, 0 where ignored, differentiable; None unless `return_lse`.
-        z_loss: the z-loss's part of the loss, for logging, without gradient; None unless `return_z_loss`.
-    """
-
-    loss: Float[Tensor, "..."]
-    lse: Float[Tensor, "..."] | None = None
-    z_loss: Float[Tensor, "..."] | None = None
-
-
-@overload
-def linear_cross_entropy(
-    hidden: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    bias: Tensor | None = ...,
-    *,
-    ignore_index: int = ...,
-    label_smoothing: float = ...,
-    softcap: float | None = ...,
-    z_loss: float = ...,
-    class_weight: Tensor | None = ...,
-    shift: int | bool = ...,
-    reduction: Reduction = ...,
-    normalizer: float | Tensor | None = ...,
-    return_lse: Literal[False] = ...,
-    return_z_loss: Literal[False] = ...,
-    filter_eps: float | Literal["auto"] | None = ...,
-    sort_vocabulary: bool = ...,
-    chunk: int | tuple[int, int] | None = ...,
-    accum_dtype: torch.dtype | None = ...,
-    impl: Impl = ...,
-) -> Tensor: ...
-@overload
-def linear_cross_entropy(
-    hidden: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    bias: Tensor | None = ...,
-    *,
-    ignore_index: int = ...,
-    label_smoothing: float = ...,
-    softcap: float | None = ...,
-    z_loss: float = ...,
-    class_weight: Tensor | None = ...,
-    shift: int | bool = ...,
-    reduction: Reduction = ...,
-    normalizer: float | Tensor | None = ...,
-    return_lse: bool = ...,
-    return_z_loss: bool = ...,
-    filter_eps: float | Literal["auto"] | None = ...,
-    sort_vocabulary: bool = ...,
-    chunk: int | tuple[int, int] | None = ...,
-    accum_dtype: torch.dtype | None = ...,
-    impl: Impl = ...,
-) -> Tensor | LinearCrossEntropyValue: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, *operands: Any, return_lse: Literal[True], **options: Any
+    ) -> LinearCrossEntropyValue: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, *operands: Any, return_z_loss: Literal[True], **options: Any
+    ) -> LinearCrossEntropyValue: ...
+    @overload
+    def __call__(self, *operands: P.args, **options: P.kwargs) -> Tensor: ...
 
 
+def _door(function: Callable[P, Tensor | LinearCrossEntropyValue]) -> _Door[P]:
+    """The function itself, with what it returns told by the flags it is called with."""
+    return function  # type: ignore[return-value]
+
+
+@_door
 def linear_cross_entropy(
     hidden: Float[Tensor, "*tokens width"],
     weight: Float[Tensor, "vocabulary width"],
@@ -162,6 +119,7 @@ def linear_cross_entropy(
     """
     check_choice(_NAME, "reduction", reduction, Reduction)
     check_choice(_NAME, "impl", impl, Impl)
+    asked = named(impl)
     check_number(_NAME, "label_smoothing", label_smoothing, least=0, most=1)
     check_number(_NAME, "z_loss", z_loss, least=0)
     if softcap is not None:
@@ -178,36 +136,35 @@ def linear_cross_entropy(
     hidden, weight, bias = autocast(hidden, weight, bias)
     kept = target.reshape(-1) != ignore_index
     check_targets(_NAME, target.reshape(-1), kept, len(weight), ignore_index)
-    index = kept.nonzero().squeeze(1)
+    places = kept.nonzero().squeeze(1)
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), target.reshape(-1)
-    if len(index) < len(flat):
-        rows, flat = rows[index], flat[index]
-    terms = Terms(
-        len(weight),
-        float(label_smoothing),
-        softcap,
-        None if class_weight is None else class_weight.to(weight.device, statistics_dtype(weight)),
-    )
+    if len(places) < len(flat):
+        rows, flat = rows[places], flat[places]
+    weights = None if class_weight is None else class_weight.to(weight.device, statistics_dtype(weight))
+    terms = Terms(len(weight), float(label_smoothing), softcap, weights)
     scale, z_scale = scales(rows, reduction, normalizer, terms.row_weight(flat), z_loss)
-    problem = Problem(rows, weight, bias, flat, terms, scale, z_scale, chunk, threshold, sort_vocabulary, accum_dtype)
-    per_row = reduction == "none" or return_lse
-    choice = choose_implementation(
+    problem = Problem(
         rows,
         weight,
-        per_row=per_row,
-        filtered=threshold is not None,
-        softcap=softcap,
-        accum_dtype=accum_dtype,
-        impl=impl,
+        flat,
+        terms,
+        places,
+        bias,
+        target.shape,
+        scale,
+        z_scale,
+        reduction == "none" or return_lse,
+        reduction,
+        chunk,
+        threshold,
+        sort_vocabulary,
+        accum_dtype,
     )
+    implementation, _ = choose(problem, asked)
+    if asked is not None and (refusal := implementation.refuses(problem)):
+        raise ValueError(f"{_NAME}: {refusal}")
     with torch.autocast(hidden.device.type, enabled=False):
-        by_rows = choice.impl in ("reference", "recompute") or (choice.impl == "triton" and (per_row or threshold))
-        if by_rows:
-            value = _reduced(problem, *_by_rows(problem, choice.impl), z_loss, index, target.shape, reduction)
-        elif per_row:
-            raise ValueError(f"{_NAME}: impl={impl!r} has no per-row losses or logsumexps; use 'recompute'.")
-        else:
-            value = LinearCrossEntropyValue(*_by_sums(problem, choice.impl))
+        value = implementation.evaluate(problem)
     if not (return_lse or return_z_loss):
         return value.loss
     return value._replace(lse=value.lse if return_lse else None, z_loss=value.z_loss if return_z_loss else None)
@@ -232,83 +189,3 @@ def scales(
         mass = row_weight.sum()
         return 1.0 / torch.where(mass > 0, mass, 1.0), z_loss / tokens
     return 1.0 / tokens, z_loss / tokens
-
-
-def _by_rows(problem: Problem, impl: str) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
-    """Cross-entropy and logsumexp of each kept row."""
-    hidden, weight, bias, target, terms = problem[:5]
-    if impl == "reference":
-        if problem.filter_eps is not None:
-            raise ValueError(f"{_NAME}: filter_eps came with impl='reference', which is exact; use 'recompute'.")
-        return reference.rows(hidden, weight, bias, target, terms)
-    if impl == "triton":
-        return triton_path().TritonRows.apply(hidden, weight, bias, target, terms, problem.filter_eps)
-    tile = tile_width(working_dtype(weight))
-    tokens, vocabulary = problem.chunk if isinstance(problem.chunk, tuple) else (problem.chunk or 512, tile)
-    tiling = Tiling(tokens, vocabulary, problem.filter_eps, problem.sort_vocabulary)
-    cross_entropy, lse = RecomputedCrossEntropy.apply(hidden, weight, bias, target, terms, tiling)
-    return cross_entropy, lse
-
-
-def _reduced(
-    problem: Problem,
-    cross_entropy: Float[Tensor, " kept"],
-    lse: Float[Tensor, " kept"],
-    z_loss: float,
-    index: Int[Tensor, " kept"],
-    shape: torch.Size,
-    reduction: Reduction,
-) -> LinearCrossEntropyValue:
-    """Rows' losses reduced, or put back among the ignored ones."""
-
-    def whole(values: Tensor) -> Tensor:
-        return values.new_zeros(shape.numel()).index_put((index,), values).reshape(shape)
-
-    squares = lse.square()
-    if reduction == "none":
-        penalty = z_loss * squares
-        return LinearCrossEntropyValue(whole(cross_entropy + penalty), whole(lse), whole(penalty.detach()))
-    penalty = problem.z_scale * squares.sum()
-    return LinearCrossEntropyValue(problem.scale * cross_entropy.sum() + penalty, whole(lse), penalty.detach())
-
-
-def triton_path() -> Any:
-    """The Triton implementation; imported here, since it costs a second that no other needs."""
-    if not installed("triton"):
-        raise ValueError(f"{_NAME}: impl='triton' needs the package triton, which is not installed; use 'chunked'.")
-    return importlib.import_module("lightning_losses.kernels.cross_entropy.triton_walks")
-
-
-def _by_sums(problem: Problem, impl: str) -> tuple[Tensor, None, Tensor]:
-    """The reduced loss, and the z-loss's part."""
-    if problem.filter_eps is not None:
-        raise ValueError(
-            f"{_NAME}: filter_eps came with impl={impl!r}, which makes every gradient entry; use 'recompute'."
-        )
-    if impl not in ("chunked", "avx512", "triton"):
-        return peers.evaluate(problem, impl)
-    if isinstance(problem.chunk, tuple):
-        raise ValueError(
-            f"{_NAME}: chunk={problem.chunk} came with impl={impl!r}, which cuts tokens alone; give "
-            "their number, or use 'recompute'."
-        )
-    hidden, weight, bias, target, terms = problem[:5]
-    learns = torch.is_grad_enabled()
-    options: dict[str, Any] = {
-        "row_weight": terms.row_weight(target),
-        "scale": problem.scale,
-        "z_scale": problem.z_scale,
-        "wanted": tuple(learns and t is not None and t.requires_grad for t in (hidden, weight, bias)),
-        "chunk": problem.chunk,
-        "accum_dtype": problem.accum_dtype,
-    }
-    if impl == "avx512":
-        if reason := avx512.unsupported(hidden, weight, terms.softcap, problem.accum_dtype):
-            raise ValueError(f"{_NAME}: impl='avx512' can't take this: {reason}; use 'chunked'.")
-        options |= {
-            "scores": avx512.Avx512Scores,
-            "chunk": problem.chunk or avx512.default_chunk(len(hidden), weight),
-        }
-    function = triton_path().TritonCrossEntropy if impl == "triton" else ChunkedCrossEntropy
-    loss, z_part = function.apply(hidden, weight, bias, target, terms, options)
-    return loss, None, z_part

@@ -1,71 +1,24 @@
 """Distillation between two heads, neither of whose logits is ever held."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.choice import Impl
-from lightning_losses.kernels.chunked_head import ChunkedImpl, RowLoss, chunked_head
+from lightning_losses.kernels.chunked_head import ChunkedImpl, chunked_head
+from lightning_losses.kernels.cross_entropy.problem import Impl
 from lightning_losses.kernels.inputs import check_head
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
-from lightning_losses.kernels.products import product, working_dtype
+from lightning_losses.kernels.rows.row_wise import RowFunction
+from lightning_losses.kernels.rows.teachers import TeacherHead
+from lightning_losses.kernels.rows.teachers import TopKLogits as TopKLogits
 from lightning_losses.losses.distillation.logits.aligned_vocabulary import Policy, shared_classes, shared_target
 from lightning_losses.numerics.checks import check_floating, check_number
 from lightning_losses.numerics.reduction import Reduction
 
 _NAME = "linear_distillation"
-
-
-class TeacherHead(NamedTuple):
-    """A teacher as hidden states and head: a chunk of its logits is computed when it is needed.
-
-    Attributes:
-        hidden: [N, E] the teacher's hidden states, whose width may differ from the student's.
-        weight: [V, E] its head's weight.
-        bias: [V], or None.
-    """
-
-    hidden: Float[Tensor, "tokens width"]
-    weight: Float[Tensor, "vocabulary width"]
-    bias: Float[Tensor, " vocabulary"] | None = None
-
-    def select(self, index: Int[Tensor, " kept"]) -> "TeacherHead":
-        """The same for some of the rows."""
-        return self._replace(hidden=self.hidden[index])
-
-    def scores(self, rows: slice, tiles: list[slice], dtype: torch.dtype) -> Iterator[Tensor]:
-        """The scores of a chunk of rows, tile by tile."""
-        working = working_dtype(self.weight)
-        e = self.hidden[rows].to(working)
-        for tile in tiles:
-            scores = product(e, self.weight[tile].to(working))
-            yield scores if self.bias is None else scores.to(dtype).add_(self.bias[tile])
-
-
-class TopKLogits(NamedTuple):
-    """A teacher as a cache of its largest logits: the other classes have no probability.
-
-    Attributes:
-        values: [..., k] logits.
-        classes: [..., k] int64, the classes they belong to.
-    """
-
-    values: Float[Tensor, "*tokens k"]
-    classes: Int[Tensor, "*tokens k"]
-
-    def select(self, index: Int[Tensor, " kept"]) -> "TopKLogits":
-        """The same for some of the rows."""
-        return TopKLogits(self.values[index], self.classes[index])
-
-    def scores(self, rows: slice, tiles: list[slice], dtype: torch.dtype) -> Iterator[Tensor]:
-        """The scores of a chunk of rows, tile by tile."""
-        values = self.values[rows].to(dtype)
-        whole = values.new_full((len(values), tiles[-1].stop), -torch.inf).scatter_(1, self.classes[rows], values)
-        for tile in tiles:
-            yield whole[:, tile]
 
 
 class LinearDistillationValue(NamedTuple):
@@ -83,7 +36,7 @@ def linear_distillation(
     teacher_weight: Float[Tensor, "vocabulary teacher_width"] | None = None,
     target: Int[Tensor, "*tokens"] | None = None,
     *,
-    objective: RowLoss,
+    objective: RowFunction,
     bias: Float[Tensor, " vocabulary"] | None = None,
     teacher_bias: Float[Tensor, " vocabulary"] | None = None,
     hard_weight: float = 0.0,

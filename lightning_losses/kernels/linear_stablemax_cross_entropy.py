@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.chunked_head import ChunkedImpl, chunked_head
+from lightning_losses.losses.classification.stablemax_cross_entropy import ComputeDtype, StableMaxCrossEntropy
 from lightning_losses.numerics.reduction import Reduction
 
 
@@ -32,15 +33,8 @@ def linear_stablemax_cross_entropy(
         >>> round(linear_stablemax_cross_entropy(hidden, weight, torch.tensor([0, 1, 2])).item(), 4)
         1.6094
     """
-    # The loss sits above the kernels in the library's layers; it is needed only once someone calls this.
-    from lightning_losses.losses.classification.stablemax_cross_entropy import StableMaxCrossEntropy
-
-    loss = StableMaxCrossEntropy(
-        label_smoothing,
-        "float64" if hidden.dtype == torch.float64 else "float32",
-        ignore_index=ignore_index,
-        reduction=reduction,
-    )
+    precise: ComputeDtype = "float64" if hidden.dtype == torch.float64 else "float32"
+    loss = StableMaxCrossEntropy(label_smoothing, precise, ignore_index=ignore_index, reduction=reduction)
     return chunked_head(
         loss, hidden, weight, target, bias, normalizer=normalizer, chunk=chunk, accum_dtype=accum_dtype, impl=impl
     )

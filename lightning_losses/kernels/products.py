@@ -77,6 +77,7 @@ def onednn_float32() -> bool:
     )
 
 
+@cache
 def cpu_vendor() -> str:
     """Who made this CPU."""
     return _cpu_listing("vendor_id") or platform.processor()

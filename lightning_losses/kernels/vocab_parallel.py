@@ -1,15 +1,18 @@
 """Linear cross-entropy of a head whose rows are split over processes."""
 
 import itertools
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.cross_entropy.chunked import ChunkedCrossEntropy
+from lightning_losses.kernels.autograd import gradients_in_forward
+from lightning_losses.kernels.cross_entropy.chunked import CHUNKED, sums_and_gradients
+from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue
 from lightning_losses.kernels.inputs import autocast, check_head, check_targets, shifted
-from lightning_losses.kernels.linear_cross_entropy import LinearCrossEntropyValue, scales
+from lightning_losses.kernels.linear_cross_entropy import scales
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.parallel.processes import group_rank, maximum_of_all, row_shard, sizes_of_all, total_of_all
@@ -121,25 +124,18 @@ def vocab_parallel_cross_entropy(
         softcap,
         None if class_weight is None else class_weight.to(hidden.device, statistics_dtype(weight)),
     )
-    row_weight = terms.row_weight(flat)
-    scale, z_scale = scales(rows, reduction, normalizer, row_weight, z_loss)
-    learns = torch.is_grad_enabled()
-    # Whether a gradient travels must not depend on the process: every one needs that of the hidden states.
-    wanted = (
-        learns and hidden.requires_grad,
-        learns and weight.requires_grad,
-        learns and bias is not None and bias.requires_grad,
+    scale, z_scale = scales(rows, reduction, normalizer, terms.row_weight(flat), z_loss)
+    # Every process wants the hidden states' gradient, or none does: they add it up together.
+    walk = partial(
+        sums_and_gradients,
+        terms=terms,
+        scale=scale,
+        z_scale=z_scale,
+        chunk=chunk,
+        accum_dtype=accum_dtype,
+        exchange=_Group(group),
+        start=start,
     )
-    options = {
-        "row_weight": row_weight,
-        "scale": scale,
-        "z_scale": z_scale,
-        "wanted": wanted,
-        "chunk": chunk,
-        "accum_dtype": accum_dtype,
-        "exchange": _Group(group),
-        "start": start,
-    }
     with torch.autocast(hidden.device.type, enabled=False):
-        loss, z_part = ChunkedCrossEntropy.apply(rows, weight, bias, flat - start, terms, options)
+        loss, z_part = gradients_in_forward(walk, CHUNKED.name, rows, weight, bias, flat - start)
     return LinearCrossEntropyValue(loss, None, z_part)

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.kernels.choice import Impl
 from lightning_losses.kernels.chunked_head import chunked_head
+from lightning_losses.kernels.cross_entropy.problem import Impl
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.linear_distillation import linear_distillation
 from lightning_losses.losses import CrossEntropy
+from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.mixins.language_head import LanguageHeadMixin
 from lightning_losses.mixins.objective import ObjectiveMixin
@@ -194,13 +195,14 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
                     f"{owner}: term '{name}' takes {', '.join(map(repr, further))}; a fused head offers "
                     f"{', '.join(map(repr, self.offered))}, give an objective of these."
                 )
-            if getattr(term.loss, "class_weight", None) is not None:
+            loss = term.loss
+            if isinstance(loss, CrossEntropy) and loss.class_weight is not None:
                 raise ValueError(
                     f"{owner}: term '{name}' has a class_weight; tokens weigh the same here, leave it out."
                 )
-            if (reduction := getattr(term.loss, "reduction", "mean")) != "mean":
-                raise ValueError(f"{owner}: term '{name}' has reduction={reduction!r}; give 'mean'.")
-            ignored.add(getattr(term.loss, "ignore_index", -100))
+            if isinstance(loss, RowLoss) and loss.reduction != "mean":
+                raise ValueError(f"{owner}: term '{name}' has reduction={loss.reduction!r}; give 'mean'.")
+            ignored.add(loss.ignore_index if isinstance(loss, RowLoss) else -100)
         if len(ignored) > 1:
             raise ValueError(f"{owner}: the terms have ignore_index={sorted(ignored)}; give all of them the same.")
         return int(ignored.pop())

@@ -3,10 +3,10 @@ import torch
 import torch.nn.functional as F
 
 from lightning_losses import debug
-from lightning_losses.kernels import head
+from lightning_losses.kernels import head, products
 from lightning_losses.kernels.choice import choose_implementation
 from lightning_losses.kernels.cross_entropy.chunked import TiledScores
-from lightning_losses.kernels.cross_entropy.walk import Pass, default_chunk
+from lightning_losses.kernels.cross_entropy.walk import TokenWalk, default_chunk
 from lightning_losses.kernels.linear_cross_entropy import LinearCrossEntropyValue, linear_cross_entropy
 from lightning_losses.kernels.terms import Alone, Terms
 from tests.golden.adapters.lm_ot import cross_entropy_adapter
@@ -368,14 +368,15 @@ def test_tiles_are_wider_for_several_threads():
 
 def walk(width, dtype=torch.float32, chunk=100, want_weight=True, **options):
     head_ = head.Head(torch.zeros(9, width, dtype=dtype), None, Terms(9, **options))
-    return Pass(head_, Alone(), None, (True, want_weight, False), chunk, TiledScores)
+    return TokenWalk(head_, Alone(), None, (True, want_weight, False), chunk, TiledScores)
 
 
 def lengths(walk_, tokens):
     return [rows.stop - rows.start for rows in walk_.chunks(tokens)]
 
 
-def test_the_first_chunk_is_as_large_as_the_gradient_has_room_for():
+def test_the_first_chunk_is_as_large_as_the_gradient_has_room_for(monkeypatch):
+    monkeypatch.setattr(products, "cpu_bfloat16", lambda: True)
     assert lengths(walk(512), 1024) == [512, 96, 96, 96, 96, 96, 32]
     assert lengths(walk(512, torch.bfloat16), 1024) == [512, 96, 96, 96, 96, 96, 32]
     assert lengths(walk(512), 300) == [300]
@@ -470,7 +471,7 @@ def test_cce_s_form_for_the_compiler_equals_the_reference(options):
     ],
 )
 def test_a_backend_that_is_not_installed_is_named(monkeypatch, impl, package):
-    for module in ("cross_entropy.peers", "linear_cross_entropy"):
-        monkeypatch.setattr(f"lightning_losses.kernels.{module}.installed", lambda name: False)
+    for module in ("peers", "triton"):
+        monkeypatch.setattr(f"lightning_losses.kernels.cross_entropy.{module}.installed", lambda name: False)
     with pytest.raises(ValueError, match=f"impl='{impl}' needs the package {package}"):
         linear_cross_entropy(*problem(torch.float32), impl=impl)

@@ -20,8 +20,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.environment.cache_folder import cache_folder
-from lightning_losses.kernels.cross_entropy.walk import Pass
-from lightning_losses.kernels.products import cpu_flags
+from lightning_losses.kernels.cross_entropy.chunked import Chunked, sums_and_gradients
+from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue, Problem, of_sums
+from lightning_losses.kernels.cross_entropy.walk import TokenWalk
+from lightning_losses.kernels.products import cpu_flags, cpu_vendor
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "fma")
@@ -137,22 +139,22 @@ class Avx512Scores:
 
     def __init__(
         self,
-        pass_: Pass,
+        walk: TokenWalk,
         hidden: Float[Tensor, "rows width"],
         target: Int[Tensor, " rows"],
         *,
         shifted: bool,
         want_hidden: bool,
     ) -> None:
-        head = pass_.head
-        self.pass_, self.want_hidden = pass_, want_hidden
+        head = walk.head
+        self.walk, self.want_hidden = walk, want_hidden
         self.hidden, self.target = hidden.contiguous(), target.contiguous()
-        self.exponentials = pass_.turned_place(len(hidden))
+        self.exponentials = walk.turned_place(len(hidden))
         self.bias = None if head.bias is None else head.bias.to(head.statistics).contiguous()
         self.picked = hidden.new_zeros(len(hidden), dtype=head.statistics)
         self.others = torch.zeros_like(self.picked)
         self.picked_slope = None
-        self.smooth = pass_.smooth(hidden)
+        self.smooth = walk.smooth(hidden)
         self.drawn: Tensor | None = None
         self._largest = torch.full_like(self.picked, -torch.inf)
         self._score(largest=self._largest if shifted else None)
@@ -180,20 +182,59 @@ class Avx512Scores:
         smoothing: float | Tensor,
     ) -> Float[Tensor, "rows width"] | None:
         """Add the gradients of the weight and the bias, and return that of the hidden states."""
-        weight, bias = self.pass_.grad_weight, self.pass_.grad_bias
-        made = _Made(*map(_address, (share, corner, weight, bias, self.drawn)), self.pass_.first)
+        weight, bias = self.walk.grad_weight, self.walk.grad_bias
+        made = _Made(*map(_address, (share, corner, weight, bias, self.drawn)), self.walk.first)
         self._call("gather", made, self.hidden.dtype if weight is None else weight.dtype)
         if weight is None and bias is not None:
             # Without the weight's gradient there is no walk to make the bias's on.
             bias += (self.exponentials @ share.to(self.exponentials.dtype)).to(share.dtype)
-            own = self.pass_.own(self.target)
+            own = self.walk.own(self.target)
             bias.index_add_(0, self.target[own], corner[own])
         return None if self.drawn is None else self.drawn[: len(self.hidden), : self.hidden.shape[1]]
 
     def _call(self, name: str, result: ctypes.Structure, *dtypes: torch.dtype) -> None:
-        head = self.pass_.head
+        head = self.walk.head
         tensors = (self.hidden, head.weight, self.bias, self.target, self.exponentials)
         sizes = (*self.hidden.shape, len(head.weight), self.exponentials.stride(0), torch.get_num_threads())
         suffix = "_".join(str(dtype).removeprefix("torch.") for dtype in (self.hidden.dtype, *dtypes))
         walk = getattr(library().walks, f"{name}_{suffix}")
         walk(ctypes.byref(_Chunk(*map(_address, tensors), *sizes)), ctypes.byref(result))
+
+
+class Avx512(Chunked):
+    """As `Chunked`, with the compiled walks' scores."""
+
+    name = "avx512"
+    memory = "as `chunked`"
+    purpose = "as `chunked`, in C++, on CPUs with AVX-512 in float32 and bfloat16"
+
+    def refuses(self, problem: Problem) -> str | None:
+        """What `Chunked` does, and what the walks were not written or compiled for."""
+        if refusal := super().refuses(problem):
+            return refusal
+        missing = unsupported(problem.hidden, problem.weight, problem.terms.softcap, problem.accum_dtype)
+        return None if missing is None else f"impl='avx512' can't take this: {missing}; use 'chunked'."
+
+    def merit(self, problem: Problem) -> str | None:
+        """It is the fastest where it was measured."""
+        if self.passed_over(problem) is not None:
+            return None
+        return f"{super().merit(problem)}, and the walk over the head is compiled for this CPU"
+
+    def passed_over(self, problem: Problem) -> str | None:
+        """Why ``impl="auto"`` does not take it for a problem that `Chunked` can evaluate; None if it does."""
+        if missing := unsupported(problem.hidden, problem.weight, problem.terms.softcap, problem.accum_dtype):
+            return missing
+        if cpu_vendor() != "AuthenticAMD":
+            return "it was measured on AMD's CPUs alone"
+        if problem.weight.dtype == torch.bfloat16 and "amx_bf16" in cpu_flags():
+            return "this CPU's AMX multiplies bfloat16 faster"
+        return None
+
+    def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
+        """By `sums_and_gradients` of the chunked walk."""
+        chunk = problem.chunk or default_chunk(len(problem.hidden), problem.weight)
+        return of_sums(sums_and_gradients, self.name, problem, scores=Avx512Scores, chunk=chunk)
+
+
+AVX512 = Avx512()

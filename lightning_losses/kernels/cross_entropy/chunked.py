@@ -1,16 +1,25 @@
 """Linear cross-entropy by chunks of tokens, with the gradients made in the forward pass: three products, not four.
 
-The scores of a chunk are walked over tile by tile of the vocabulary, on any device. `walk` tells how a
-chunk's exponentials become gradients; `avx512` has other scores for the same pass.
+The scores of a chunk are walked over tile by tile of the vocabulary, on any device. `walk` tells how a chunk's
+exponentials become gradients; `avx512` has other scores for the same walk.
 """
 
-from typing import Any, NamedTuple
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.cross_entropy.walk import ChunkScores, Pass, default_chunk
+from lightning_losses.kernels.autograd import Summed, Wanted
+from lightning_losses.kernels.cross_entropy.problem import (
+    Impl,
+    Implementation,
+    LinearCrossEntropyValue,
+    Problem,
+    of_sums,
+    refuse_tiles,
+)
+from lightning_losses.kernels.cross_entropy.walk import ChunkScores, TokenWalk, default_chunk
 from lightning_losses.kernels.head import Head, locate
 from lightning_losses.kernels.products import accumulate, exponentiate, product, row_sums
 from lightning_losses.kernels.terms import Alone, Exchange, Terms
@@ -28,22 +37,22 @@ class TiledScores:
 
     def __init__(
         self,
-        pass_: Pass,
+        walk: TokenWalk,
         hidden: Float[Tensor, "rows width"],
         target: Int[Tensor, " rows"],
         *,
         shifted: bool,
         want_hidden: bool,
     ) -> None:
-        head = pass_.head
-        self.pass_, self.hidden, self.target, self.want_hidden = pass_, hidden, target, want_hidden
+        head = walk.head
+        self.walk, self.hidden, self.target, self.want_hidden = walk, hidden, target, want_hidden
         self.tiles: list[Tensor] = []
         self.slopes: list[Tensor] = []
-        whole = len(head.tiles) == 1 and pass_.alone
-        self.hits = [(pass_.own(target), target)] if whole else locate(target, head.tiles)
+        whole = len(head.tiles) == 1 and walk.alone
+        self.hits = [(walk.own(target), target)] if whole else locate(target, head.tiles)
         self.picked = hidden.new_zeros(len(hidden), dtype=head.statistics)
         self.picked_slope = torch.zeros_like(self.picked) if head.terms.softcap is not None else None
-        self.smooth = pass_.smooth(hidden)
+        self.smooth = walk.smooth(hidden)
         if head.terms.label_smoothing and self.smooth is None:
             self.smooth = torch.zeros_like(self.picked)
         self.others = torch.zeros_like(self.picked)
@@ -51,7 +60,7 @@ class TiledScores:
         draws = want_hidden and not shifted and head.terms.softcap is None
         self.drawn = torch.zeros_like(hidden, dtype=head.statistics) if draws else None
         for tile, (rows, columns) in zip(head.tiles, self.hits, strict=True):
-            place = pass_.place(tile, len(hidden))
+            place = walk.place(tile, len(hidden))
             scores, slope = head.scores(hidden, tile, out=place)
             self.tiles.append(place)
             self.picked[rows] = scores[rows, columns].to(head.statistics)
@@ -86,8 +95,8 @@ class TiledScores:
         smoothing: float | Tensor,
     ) -> Float[Tensor, "rows width"] | None:
         """Add the gradients of the weight and the bias, and return that of the hidden states."""
-        pass_, hidden = self.pass_, self.hidden
-        head, grad_weight, grad_bias = pass_.head, pass_.grad_weight, pass_.grad_bias
+        walk, hidden = self.walk, self.hidden
+        head, grad_weight, grad_bias = walk.head, walk.grad_weight, walk.grad_bias
         # The softcap's slope belongs to each entry, so that nothing can be left to the [chunk, D] side.
         whole = head.terms.softcap is not None
         side = torch.empty_like(hidden.t(), memory_format=torch.contiguous_format)
@@ -107,14 +116,14 @@ class TiledScores:
                 grad.add_(product(g, head.rows(tile).t()))
             if grad_bias is not None:
                 grad_bias[tile] += g.sum(dim=0, dtype=head.statistics) if whole else g.t() @ share.to(g.dtype)
-            if grad_weight is not None and pass_.borrows(len(hidden)):
+            if grad_weight is not None and walk.borrows(len(hidden)):
                 # The scores lie where their product goes.
                 grad_weight[tile] = product(g.t(), side)
             elif grad_weight is not None:
-                accumulate(grad_weight[tile], g.t(), side, pass_.first)
+                accumulate(grad_weight[tile], g.t(), side, walk.first)
         if grad is not None and not whole:
             grad.mul_(share.unsqueeze(1))
-        own = pass_.own(self.target)
+        own = walk.own(self.target)
         if grad_bias is not None:
             grad_bias.index_add_(0, self.target[own], corner[own])
         # The targets' own entries; a few at a time, since a gathered row is memory too.
@@ -127,34 +136,23 @@ class TiledScores:
         return grad
 
 
-class Sums(NamedTuple):
-    """The scaled sums over rows, of cross-entropy and of ``lse^2``, and the gradients of their total."""
-
-    cross_entropy: Float[Tensor, ""]
-    square: Float[Tensor, ""]
-    grad_hidden: Tensor | None
-    grad_weight: Tensor | None
-    grad_bias: Tensor | None
-
-
 def sums_and_gradients(
     hidden: Float[Tensor, "tokens width"],
     weight: Float[Tensor, "vocabulary width"],
     bias: Float[Tensor, " vocabulary"] | None,
     target: Int[Tensor, " tokens"],
-    terms: Terms,
     *,
-    row_weight: float | Float[Tensor, " tokens"],
+    terms: Terms,
     scale: float | Tensor,
     z_scale: float | Tensor,
-    wanted: tuple[bool, bool, bool],
+    wanted: Wanted,
     chunk: int | None = None,
     accum_dtype: torch.dtype | None = None,
     exchange: Exchange | None = None,
     start: int = 0,
     scores: type[ChunkScores] = TiledScores,
-) -> Sums:
-    """``scale sum_i ce_i`` and ``z_scale sum_i lse_i^2`` over rows of which none is ignored, with their gradients.
+) -> Summed:
+    """``scale sum_i ce_i + z_scale sum_i lse_i^2`` over rows of which none is ignored, with its gradients.
 
     Args:
         hidden: [N, D].
@@ -162,19 +160,22 @@ def sums_and_gradients(
         bias: [V] or None.
         target: [N] row of `weight`; outside [0, V) where another process holds it.
         terms: label smoothing, softcap and class weights.
-        row_weight: the class weight of each row's target.
         scale: multiplies the cross-entropies.
         z_scale: multiplies the squared logsumexps.
-        wanted: which of hidden, weight and bias need a gradient.
+        wanted: which operands need a gradient.
         chunk: tokens at once; by default `default_chunk`.
         accum_dtype: what the weight's gradient gathers in; by default its own dtype, float32 for float16.
         exchange: combines rows' statistics with the processes that hold the rest of the vocabulary.
         start: the first of the vocabulary's entries that `weight` holds.
         scores: who scores a chunk and takes its products.
+
+    Returns:
+        The z-loss's part is logged beside the loss.
     """
     head = Head(weight, bias, terms, start)
+    row_weight = terms.row_weight(target + start if start else target)
     step = min(chunk or default_chunk(len(hidden), weight), max(len(hidden), 1))
-    walk = Pass(head, exchange or Alone(), accum_dtype, wanted, step, scores)
+    walk = TokenWalk(head, exchange or Alone(), accum_dtype, wanted, step, scores)
     grad_hidden = (
         torch.zeros(hidden.shape, device=hidden.device, dtype=hidden.dtype if exchange is None else head.statistics)
         if wanted[0]
@@ -212,51 +213,27 @@ def sums_and_gradients(
         add(rows)
     if grad_hidden is not None and exchange is not None:
         grad_hidden = exchange.total(grad_hidden).to(hidden.dtype)
-    return Sums(cross_entropy, square, grad_hidden, *walk.finished())
+    return Summed(cross_entropy + square, square, grad_hidden, *walk.finished())
 
 
-class ChunkedCrossEntropy(torch.autograd.Function):
-    """Autograd's side of `sums_and_gradients`: the backward pass hands out what the forward pass made."""
+class Chunked(Implementation):
+    """By chunks of tokens, the gradients made in the forward pass."""
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        target: Tensor,
-        terms: Terms,
-        options: dict[str, Any],
-    ) -> tuple[Tensor, Tensor]:
-        """The loss, and the z-loss's share of it, which carries no gradient."""
-        made = sums_and_gradients(hidden, weight, bias, target, terms, **options)
-        ctx.made, ctx.terms, ctx.options = made[2:], terms, options
-        ctx.save_for_backward(hidden, weight, bias, target)
-        ctx.mark_non_differentiable(made.square)
-        return made.cross_entropy + made.square, made.square
+    name: ClassVar[Impl] = "chunked"
+    products, memory = "3", "a chunk of tokens x V"
+    purpose = "training; gradients are made in the forward pass"
 
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """Each gradient times the upstream one; given away in the first backward pass, made again in a later one."""
-        refuse_second_order("chunked")
-        hidden, weight, bias, target = ctx.saved_tensors
-        made, ctx.made = ctx.made, None
-        if made is None:
-            made = sums_and_gradients(hidden, weight, bias, target, ctx.terms, **ctx.options)[2:]
-        return (*scaled(made, upstream[0]), None, None, None)
+    def refuses(self, problem: Problem) -> str | None:
+        """Rows' own gradients, filtering, and tiles of the vocabulary."""
+        return super().refuses(problem) or refuse_tiles(self.name, problem)
+
+    def merit(self, problem: Problem) -> str | None:
+        """It is the fastest that runs everywhere."""
+        return "the logits are large; gradients made in forward need three products, not four"
+
+    def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
+        """By `sums_and_gradients`."""
+        return of_sums(sums_and_gradients, self.name, problem)
 
 
-def scaled(gradients: tuple[Tensor | None, ...], upstream: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
-    """Gradients times the upstream one, in place; untouched where it is known to be 1."""
-    if upstream.device.type == "cpu" and float(upstream) == 1.0:
-        return gradients
-    return tuple(None if gradient is None else gradient.mul_(upstream) for gradient in gradients)
-
-
-def refuse_second_order(impl: str) -> None:
-    """Raise ``RuntimeError`` in a backward pass that is to be differentiated itself."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f"linear_cross_entropy: create_graph=True came through impl='{impl}', which has first "
-            "derivatives only; use impl='reference' for higher ones."
-        )
+CHUNKED = Chunked()

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.cross_entropy.chunked import refuse_second_order
-from lightning_losses.kernels.head import Head
-from lightning_losses.kernels.products import exponentiate, product, spans
+from lightning_losses.kernels.autograd import refuse_second_order
+from lightning_losses.kernels.cross_entropy.problem import Implementation, LinearCrossEntropyValue, Problem, of_rows
+from lightning_losses.kernels.head import Head, tile_width
+from lightning_losses.kernels.products import exponentiate, product, spans, working_dtype
 from lightning_losses.kernels.terms import Terms
 
 
@@ -198,3 +199,32 @@ def filtered_tiles(
             keep = not skipped(probabilities, *walk.hits(rows, columns), tiling.filter_eps)
             kept[rows, order[columns]] = keep
     return order, kept
+
+
+class Recompute(Implementation):
+    """By tiles of tokens and vocabulary, whose scores the backward pass makes again."""
+
+    name = "recompute"
+    products, memory = "4", "a tile of tokens x vocabulary, whatever V"
+    purpose = '`reduction="none"`, a differentiable logsumexp, filtering, least memory'
+
+    def refuses(self, problem: Problem) -> str | None:
+        """Nothing."""
+        return None
+
+    def merit(self, problem: Problem) -> str | None:
+        """It can what others can't."""
+        if problem.filter_eps is not None:
+            return "gradient filtering asked for"
+        return "per-row gradients are known in backward alone, so the scores are made again there"
+
+    def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
+        """By rows."""
+        hidden, weight, target, terms = problem[:4]
+        tile = tile_width(working_dtype(weight))
+        tokens, vocabulary = problem.chunk if isinstance(problem.chunk, tuple) else (problem.chunk or 512, tile)
+        tiling = Tiling(tokens, vocabulary, problem.filter_eps, problem.sort_vocabulary)
+        return of_rows(problem, *RecomputedCrossEntropy.apply(hidden, weight, problem.bias, target, terms, tiling))
+
+
+RECOMPUTE = Recompute()

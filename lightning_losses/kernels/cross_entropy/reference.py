@@ -1,29 +1,46 @@
 """Linear cross-entropy with the logits held: for small heads, for tests, and for derivatives of any order."""
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from lightning_losses.kernels.cross_entropy.problem import Implementation, LinearCrossEntropyValue, Problem, of_rows
+from lightning_losses.kernels.terms import statistics_dtype
 
-from lightning_losses.kernels.terms import Terms, statistics_dtype
+SMALL = 4 * 2**20
+"""Bytes of logits, in float32, up to which holding them is simplest and as fast."""
 
 
-def rows(
-    hidden: Float[Tensor, "tokens width"],
-    weight: Float[Tensor, "vocabulary width"],
-    bias: Float[Tensor, " vocabulary"] | None,
-    target: Int[Tensor, " tokens"],
-    terms: Terms,
-) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
-    """Cross-entropy and logsumexp of each row, by autograd on logits in float32 (float64 for float64)."""
-    statistics = statistics_dtype(weight)
-    logits = hidden.to(statistics) @ weight.to(statistics).t()
-    if bias is not None:
-        logits = logits + bias.to(statistics)
-    if terms.softcap is not None:
-        logits = terms.softcap * torch.tanh(logits / terms.softcap)
-    lse = logits.logsumexp(dim=1)
-    picked = logits.gather(1, target.unsqueeze(1)).squeeze(1)
-    smooth = None
-    if terms.label_smoothing:
-        smooth = logits.sum(dim=1) if terms.class_weight is None else logits @ terms.class_weight.to(statistics)
-    return terms.cross_entropy(lse, picked, smooth, terms.row_weight(target)), lse
+class Reference(Implementation):
+    """Autograd on logits in float32 (float64 for float64)."""
+
+    name = "reference"
+    products, memory = "3", "N V, several times"
+    purpose = "small heads, tests, derivatives of any order"
+
+    def refuses(self, problem: Problem) -> str | None:
+        """Gradient filtering."""
+        if problem.filter_eps is not None:
+            return "filter_eps came with impl='reference', which is exact; use 'recompute'."
+        return None
+
+    def merit(self, problem: Problem) -> str | None:
+        """The logits are small."""
+        logits = len(problem.hidden) * len(problem.weight) * 4
+        if logits > SMALL:
+            return None
+        return f"the logits take {logits} bytes in float32, which is little to hold (at most {SMALL // 2**20} MiB)"
+
+    def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
+        """By autograd."""
+        terms, statistics = problem.terms, statistics_dtype(problem.weight)
+        logits = problem.hidden.to(statistics) @ problem.weight.to(statistics).t()
+        if problem.bias is not None:
+            logits = logits + problem.bias.to(statistics)
+        if terms.softcap is not None:
+            logits = terms.softcap * (logits / terms.softcap).tanh()
+        lse = logits.logsumexp(dim=1)
+        picked = logits.gather(1, problem.target.unsqueeze(1)).squeeze(1)
+        smooth = None
+        if terms.label_smoothing:
+            smooth = logits.sum(dim=1) if terms.class_weight is None else logits @ terms.class_weight.to(statistics)
+        return of_rows(problem, terms.cross_entropy(lse, picked, smooth, terms.row_weight(problem.target)), lse)
+
+
+REFERENCE = Reference()

@@ -12,7 +12,7 @@ import triton  # type: ignore[import-untyped]
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.cross_entropy.chunked import Sums, refuse_second_order, scaled
+from lightning_losses.kernels.autograd import Summed, Wanted, refuse_second_order
 from lightning_losses.kernels.cross_entropy.triton_kernels import (
     cross_entropy_kernel,
     head_backward_kernel,
@@ -54,19 +54,6 @@ def row_block(vocabulary: int) -> int:
     return min(triton.next_power_of_2(max(vocabulary, 16)), 4096)
 
 
-def check_runnable(weight: Tensor) -> None:
-    """Raise ``ValueError`` unless the kernels can run on this tensor."""
-    if weight.device.type != "cuda" and not INTERPRETED:
-        raise ValueError(
-            f"linear_cross_entropy: impl='triton' needs a CUDA device, and weight is on "
-            f"{weight.device.type}; use impl='chunked', or set TRITON_INTERPRET=1 before Python starts."
-        )
-    if weight.dtype == torch.float64:
-        raise ValueError(
-            "linear_cross_entropy: impl='triton' computes in float32, and weight is float64; use impl='chunked'."
-        )
-
-
 def _weights(weight: Tensor, terms: Terms) -> Float[Tensor, " vocabulary"]:
     ones = weight.new_ones(len(weight), dtype=torch.float32)
     return ones if terms.class_weight is None else terms.class_weight.to(ones)
@@ -77,17 +64,16 @@ def sums_and_gradients(
     weight: Float[Tensor, "vocabulary width"],
     bias: Float[Tensor, " vocabulary"] | None,
     target: Int[Tensor, " tokens"],
-    terms: Terms,
     *,
-    row_weight: float | Float[Tensor, " tokens"],
+    terms: Terms,
     scale: float | Tensor,
     z_scale: float | Tensor,
-    wanted: tuple[bool, bool, bool],
+    wanted: Wanted,
     chunk: int | None = None,
     accum_dtype: torch.dtype | None = None,
-) -> Sums:
+) -> Summed:
     """What `chunked.sums_and_gradients` gives, by its arguments."""
-    check_runnable(weight)
+    row_weight = terms.row_weight(target)
     tokens, vocabulary = len(hidden), len(weight)
     ones = hidden.new_ones(tokens, dtype=torch.float32)
     share = ones * (scale * terms.probability_factor(row_weight))
@@ -134,44 +120,14 @@ def sums_and_gradients(
         if grad_bias is not None:
             grad_bias += logits.sum(dim=0, dtype=torch.float32)
     losses = terms.cross_entropy(lse, picked, smooth if terms.label_smoothing else None, row_weight)
-    return Sums(
-        scale * losses.sum(),
-        z_scale * lse.square().sum(),
+    z_part = z_scale * lse.square().sum()
+    return Summed(
+        scale * losses.sum() + z_part,
+        z_part,
         grad_hidden,
         None if grad_weight is None else grad_weight.to(weight.dtype),
         None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
     )
-
-
-class TritonCrossEntropy(torch.autograd.Function):
-    """The fast path: the loss, with its gradients made in forward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        target: Tensor,
-        terms: Terms,
-        options: dict[str, Any],
-    ) -> tuple[Tensor, Tensor]:
-        """The loss, and the z-loss's share of it, which carries no gradient."""
-        made = sums_and_gradients(hidden, weight, bias, target, terms, **options)
-        ctx.made, ctx.terms, ctx.options = made[2:], terms, options
-        ctx.save_for_backward(hidden, weight, bias, target)
-        ctx.mark_non_differentiable(made.square)
-        return made.cross_entropy + made.square, made.square
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """Each gradient times the upstream one; given away in the first backward pass, made again in a later one."""
-        refuse_second_order("triton")
-        hidden, weight, bias, target = ctx.saved_tensors
-        made, ctx.made = ctx.made, None
-        if made is None:
-            made = sums_and_gradients(hidden, weight, bias, target, ctx.terms, **ctx.options)[2:]
-        return (*scaled(made, upstream[0]), None, None, None)
 
 
 class TritonRows(torch.autograd.Function):
@@ -188,7 +144,6 @@ class TritonRows(torch.autograd.Function):
         filter_eps: float | None,
     ) -> tuple[Tensor, Tensor]:
         """Two numbers a row."""
-        check_runnable(weight)
         hidden, weight = hidden.contiguous(), weight.contiguous()
         tokens, vocabulary = len(hidden), len(weight)
         lse, picked, smooth = (hidden.new_zeros(tokens, dtype=torch.float32) for _ in range(3))

@@ -58,7 +58,7 @@ class ChunkScores(Protocol):
 
     def __init__(
         self,
-        pass_: "Pass",
+        walk: "TokenWalk",
         hidden: Float[Tensor, "rows width"],
         target: Int[Tensor, " rows"],
         *,
@@ -88,7 +88,7 @@ class ChunkScores(Protocol):
         """
 
 
-class Pass:
+class TokenWalk:
     """One walk over the tokens: the gradients of the head that gather, and what depends on the head alone."""
 
     def __init__(

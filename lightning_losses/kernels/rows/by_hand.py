@@ -7,6 +7,7 @@ isn't finite sends the chunk to autograd, which knows masked classes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,14 @@ from torch import Tensor
 
 from lightning_losses.kernels.head import locate
 from lightning_losses.kernels.products import exponentiate
+from lightning_losses.losses.base import Loss
+from lightning_losses.losses.classification.cross_entropy import CrossEntropy
+from lightning_losses.losses.classification.stablemax_cross_entropy import StableMaxCrossEntropy
+from lightning_losses.losses.distillation.divergences.forward_kl import ForwardKL
+from lightning_losses.losses.distillation.divergences.generalized_jsd import GeneralizedJSD
+from lightning_losses.losses.distillation.divergences.kd import KD
+from lightning_losses.losses.distillation.divergences.reverse_kl import ReverseKL
+from lightning_losses.losses.distillation.logits.nkd import NKD
 
 Tiles = list[Tensor]
 
@@ -44,28 +53,11 @@ class Outcome(NamedTuple):
     complete: Callable[[int], None] | None = None
 
 
-Evaluator = Callable[[Any, Chunk], Outcome]
-"""Takes the loss and a chunk."""
+class ByHand(NamedTuple):
+    """How a class of losses is evaluated by hand, and whether that goes with an instance's settings."""
 
-
-def evaluator_of(loss: Any) -> Evaluator | None:
-    """The hand-written evaluator of a loss of this library with these settings, or None."""
-    kind = type(loss)
-    if not kind.__module__.startswith("lightning_losses.losses."):
-        return None
-    found = {
-        "kd": forward_kl,
-        "forward_kl": forward_kl,
-        "reverse_kl": reverse_kl,
-        "generalized_jsd": generalized_jsd,
-        "nkd": nkd,
-        "cross_entropy": cross_entropy,
-        "stablemax_cross_entropy": stablemax,
-    }.get(kind.__module__.rpartition(".")[2])
-    plain = not getattr(loss, "label_smoothing", 0) and getattr(loss, "class_weight", None) is None
-    if not plain or (found is nkd and loss.temperature != 1):
-        return None
-    return found
+    evaluate: Callable[[Any, Chunk], Outcome]
+    suits: Callable[[Any], bool] = lambda loss: True
 
 
 def cross_entropy(loss: Any, chunk: Chunk) -> Outcome:
@@ -196,7 +188,7 @@ def _with_temperature(
     loss: Any, values: Tensor, tiles: Tiles, factor: float = 1.0, complete: Callable[[int], None] | None = None
 ) -> Outcome:
     # KD always has the factor τ²; its relatives where asked. The gradient by the unsoftened scores has 1/τ.
-    square = loss.temperature**2 if getattr(loss, "tau_squared", True) else 1.0
+    square = loss.temperature**2 if isinstance(loss, KD) or loss.tau_squared else 1.0
     return Outcome(square * values, tiles, factor * square / loss.temperature, complete)
 
 
@@ -252,3 +244,21 @@ def _within(room: Tensor, tile: Tensor) -> Tensor:
 def _hits(chunk: Chunk) -> list[tuple[Tensor, Tensor]]:
     assert chunk.target is not None
     return locate(chunk.target, chunk.entries)
+
+
+BY_HAND: dict[type[Loss], ByHand] = {
+    KD: ByHand(forward_kl),
+    ForwardKL: ByHand(forward_kl),
+    ReverseKL: ByHand(reverse_kl),
+    GeneralizedJSD: ByHand(generalized_jsd),
+    NKD: ByHand(nkd, lambda loss: loss.temperature == 1),
+    CrossEntropy: ByHand(cross_entropy, lambda loss: not loss.label_smoothing and loss.class_weight is None),
+    StableMaxCrossEntropy: ByHand(stablemax, lambda loss: not loss.label_smoothing),
+}
+"""The losses that have one; a subclass, whose rows may differ, has not."""
+
+
+def evaluator_of(loss: Callable[..., Tensor]) -> Callable[[Chunk], Outcome] | None:
+    """What evaluates a chunk of a loss by hand, if its class and its settings allow it."""
+    by_hand = BY_HAND.get(type(loss)) if isinstance(loss, Loss) else None
+    return partial(by_hand.evaluate, loss) if by_hand is not None and by_hand.suits(loss) else None

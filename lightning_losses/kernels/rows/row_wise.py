@@ -1,0 +1,88 @@
+"""Which losses have a value for each row that the kernels can take, and how these values are had."""
+
+import copy
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_losses.kernels.rows.by_hand import BY_HAND
+from lightning_losses.losses.base import Loss
+from lightning_losses.losses.classification.cross_entropy import CrossEntropy
+from lightning_losses.losses.kinds import ClassificationLoss, DistillationLoss, LabelledDistillationLoss, RowLoss
+from lightning_losses.losses.settings import settings
+
+RowFunction = Callable[..., Tensor]
+"""A `RowLoss`, or a function with a ``reduction`` argument."""
+
+Rows = Callable[[Tensor, Tensor | None, Tensor | None], Float[Tensor, " rows"]]
+"""The value of each row from its logits, the teacher's, and the targets, of which the last two may be missing."""
+
+_OFFERED = ("logits", "teacher_logits", "target")
+
+
+def fused(kind: type[Loss]) -> Literal["by hand", "in chunks", "no"]:
+    """What the kernels do for a class of losses.
+
+    Example:
+        >>> from lightning_losses.losses import KD, CRD, SkewKL
+        >>> fused(KD), fused(SkewKL), fused(CRD)
+        ('by hand', 'in chunks', 'no')
+    """
+    required = {name for name, needed in kind.inputs().items() if needed}
+    if kind.batch_coupled or not issubclass(kind, RowLoss) or not {"logits"} <= required <= set(_OFFERED):
+        return "no"
+    # What must be given is a number of classes; what it makes of that may be parameters to learn.
+    if refuses(kind(**{setting.name: 2 for setting in settings(kind) if setting.required})):
+        return "no"
+    return "by hand" if kind in BY_HAND else "in chunks"
+
+
+def refuses(loss: RowFunction) -> str | None:
+    """Why chunks of a loss can't be evaluated by themselves, as a sentence; None if they can."""
+    if isinstance(loss, Loss) and loss.batch_coupled:
+        return (
+            "it couples the samples of a batch, so that chunks of it can't stand alone; give a row-wise loss, or "
+            "evaluate it on the logits."
+        )
+    if isinstance(loss, nn.Module) and any(parameter.requires_grad for parameter in loss.parameters()):
+        return "it has parameters to learn, whose gradients chunks would not give; evaluate it on the logits."
+    if isinstance(loss, CrossEntropy) and loss.class_weight is not None:
+        return (
+            "class_weight makes its mean more than a mean over tokens; use linear_cross_entropy(..., class_weight=...)."
+        )
+    if isinstance(loss, nn.Module) and not isinstance(loss, RowLoss):
+        return "it has no reduction, so its rows are not to be had; give a row-wise loss."
+    return None
+
+
+def rows_of(loss: RowFunction, ignore_index: int) -> Rows:
+    """The values of a loss that is not refused, for rows none of which is ignored.
+
+    Args:
+        loss: what is evaluated.
+        ignore_index: what the caller leaves out by, in place of the loss's own.
+    """
+    if isinstance(loss, RowLoss):
+        takes, values = set(loss.inputs()), _values(loss, ignore_index)
+    else:
+        takes, values = set(inspect.signature(loss).parameters), partial(loss, reduction="none")
+
+    def rows(logits: Tensor, teacher_logits: Tensor | None, target: Tensor | None) -> Tensor:
+        offered = zip(_OFFERED, (logits, teacher_logits, target), strict=True)
+        return values(**{name: tensor for name, tensor in offered if tensor is not None and name in takes})
+
+    return rows
+
+
+def _values(loss: RowLoss, ignore_index: int) -> Callable[..., Tensor]:
+    unreduced = copy.copy(loss)
+    unreduced.ignore_index, unreduced.reduction = ignore_index, "none"
+    if not isinstance(unreduced, (ClassificationLoss, DistillationLoss, LabelledDistillationLoss)):
+        # A forward of its own, whose rows are what it does not reduce.
+        return unreduced
+    # Each kind's rows take what its own `given` makes.
+    return lambda **tensors: unreduced.rows(unreduced.given(**tensors))  # type: ignore[arg-type]
