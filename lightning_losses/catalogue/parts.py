@@ -14,6 +14,7 @@ from rich.table import Table
 
 from lightning_losses.catalogue.configurations import configurations
 from lightning_losses.catalogue.losses import check_known, summary_of
+from lightning_losses.environment.lazy_exports import exports
 
 # What else there is beside losses, and the packages that it stands in.
 PARTS = {
@@ -107,7 +108,10 @@ def _offered(kind: str) -> Iterator[tuple[str, Any]]:
     """The names and objects of one kind."""
     root = importlib.import_module("lightning_losses")
     if kind == "kernels":
-        yield from ((name, getattr(root, name)) for name, home in root._HOME.items() if home.startswith("kernels."))
+        homes = exports(str(root.__file__))
+        yield from (
+            (name, getattr(root, name)) for name in homes if homes[name].startswith("lightning_losses.kernels.")
+        )
         return
     for package in (importlib.import_module(f"lightning_losses.{name}") for name in PARTS[kind]):
         if kind == "samplers":

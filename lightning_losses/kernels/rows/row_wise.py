@@ -4,7 +4,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -36,7 +36,8 @@ def fused(kind: type[Loss]) -> Literal["by hand", "in chunks", "no"]:
     if kind.batch_coupled or not issubclass(kind, RowLoss) or not {"logits"} <= required <= set(_OFFERED):
         return "no"
     # What must be given is a number of classes; what it makes of that may be parameters to learn.
-    if refuses(kind(**{setting.name: 2 for setting in settings(kind) if setting.required})):
+    sizes: dict[str, Any] = {setting.name: 2 for setting in settings(kind) if setting.required}
+    if refuses(kind(**sizes)):
         return "no"
     return "by hand" if kind in BY_HAND else "in chunks"
 
