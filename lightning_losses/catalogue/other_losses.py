@@ -4,7 +4,7 @@ from importlib.resources import files
 
 from omegaconf import OmegaConf
 
-from lightning_losses.catalogue.losses import Entry, catalogue, paper_of, summary_of
+from lightning_losses.catalogue.losses import Entry, catalogue, paper_of, settings_of, summary_of
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.registered import registered_losses
 
