@@ -60,8 +60,10 @@ def run(config: DictConfig, folder: Path) -> Calibration:
         resamples=config.resamples,
         seed=config.seed,
     )
-    found.write(folder, command())
-    found.show()
+    page = found.page(command())
+    page.write(folder)
+    found.calibrator.save(folder / "calibrator.safetensors")
+    page.show()
     Console(soft_wrap=True, highlight=False).print(f"The calibrator, the table and the pictures are in {folder}")
     return found
 

@@ -26,7 +26,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from lightning_losses.experiments.comparison.comparison_report import Comparison, describe, markdown_table
+from lightning_losses.experiments.comparison.comparison_report import Comparison, describe
 from lightning_losses.experiments.evidence.claims import LEVEL, RULE
 from lightning_losses.experiments.evidence.gates import Gate
 from lightning_losses.experiments.evidence.seed_interval import seed_interval
@@ -202,7 +202,7 @@ def comparison_section(name: str, found: Comparison, pictures: Sequence[str]) ->
     ]
     for table in found.tables():
         lines += [f"### {found.title}: {table.title}", ""] if table.title else []
-        lines += [*markdown_table(table), ""]
+        lines += [table.markdown(), ""]
     lines += [found.note, ""]
     lines += [found.caveat, ""] if found.caveat else []
     lines += [f"- did not run: {sentence}" for sentence in found.broken] + ([""] if found.broken else [])

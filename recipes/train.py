@@ -124,14 +124,15 @@ def train(config: DictConfig, folder: Path) -> Any:
             settings=plain_settings(config),
             seconds=time.perf_counter() - started,
         )
-        pictures = report.write(folder / "report")
+        page = report.page()
+        pictures = page.write(folder / "report")
         # What monitors drew.
         pictures += sorted(set((folder / "report").glob("*.png")) - set(pictures))
         scores = report.scores()
         log_scores(logger, {**scores, "epoch": config.trainer.max_epochs})
         log_report(logger, report, pictures)
         log_checkpoints(logger, checkpoints / "student", "student", scores)
-    report.show()
+    page.show()
     # Last: who watches the run knows by it that the run is done.
     append_metrics(metrics, {**scores, "finished": True})
     console.print(f"{report.seconds:.0f} s. The report is in {folder / 'report'}")

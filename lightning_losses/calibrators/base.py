@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lightning_losses.environment.atomic_files import replacing
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import full_precision
 
@@ -88,7 +89,10 @@ class Calibrator(nn.Module):
         if not self.fitted:
             raise ValueError(f"{type(self).__name__}: it is not fitted; there is nothing to save yet.")
         tensors = {name: self.get_buffer(name).detach().cpu().contiguous() for name in self.learned}
-        save_file(tensors, str(path), metadata={"calibrator": type(self).__name__, "options": json.dumps(self.options)})
+        with replacing(Path(path)) as partial:
+            save_file(
+                tensors, partial, metadata={"calibrator": type(self).__name__, "options": json.dumps(self.options)}
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -1,14 +1,14 @@
 """Checkpoints that are replaced whole or not at all, and read without unpickling."""
 
-import os
 import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
+
+from lightning_losses.environment.atomic_files import replacing
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -24,7 +24,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
         Raises:
             OSError: the disk is full, or the folder can't be written to; the checkpoint before stays.
         """
-        with replacing(Path(path)) as stream:
+        # A stream of Python's: torch's own writer doesn't say what the system refused.
+        with replacing(Path(path)) as partial, partial.open("wb") as stream:
             torch.save(checkpoint, stream)
 
     def load_checkpoint(
@@ -46,53 +47,6 @@ class AtomicCheckpoints(TorchCheckpointIO):
             raise ValueError(
                 f"checkpoint: {path} is no whole checkpoint ({(str(error).splitlines() or ['it is empty'])[0]})."
             ) from None
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A stream whose content replaces a file when all of it is on disk; if anything fails, the file stays as it was.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with replacing(Path(folder) / "new" / "file") as stream:
-        ...         _ = stream.write(b"content")
-        ...     (Path(folder) / "new" / "file").read_bytes()
-        b'content'
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-        _flush_folder(path.parent)
-    except BaseException as error:
-        # What is half written would only take space from the next attempt.
-        partial.unlink(missing_ok=True)
-        cause = _cause(error)
-        if cause is None:
-            raise
-        raise OSError(cause.errno, cause.strerror, str(path)) from None
-
-
-def _cause(error: BaseException | None) -> OSError | None:
-    """The system's error behind torch's: its writer puts one of its own on top."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def _flush_folder(folder: Path) -> None:
-    # The new name itself is on disk only when the folder is.
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _stay(storage: Any, location: str) -> Any:

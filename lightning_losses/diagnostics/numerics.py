@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lightning_losses.environment.atomic_files import replacing
 from lightning_losses.objective import Term
 
 
@@ -188,13 +188,8 @@ def save_batch(
     # Copies, since safetensors refuses tensors that share memory.
     content = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     metadata = {"batch": json.dumps(shape), "batch_idx": str(batch_idx), "clock": json.dumps(dict(clock))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         save_file(content, partial, metadata=metadata)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def replay(path: str | Path, module: nn.Module, *, gradients: bool = True) -> Cause | None:

@@ -1,25 +1,19 @@
-"""The report of a run: a table, pictures, and the numbers behind them, for people and for programs."""
+"""The report of trained networks: a table, pictures, and the numbers behind them."""
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from matplotlib.figure import Figure
 
+from lightning_losses.experiments.page import Page, Table, pictures
 from lightning_losses.experiments.training.evaluation import Evaluation
 from lightning_losses.plots.curves import loss_curves, validation_curves
 from lightning_losses.plots.reliability_diagram import reliability_diagram
-from lightning_losses.plots.style import save_figure
 
 COLUMNS = ("network", "accuracy %", "NLL", "Brier", "ECE %", "T", "parameters", "seconds")
-# Wide enough for every cell, whatever the terminal says.
-_WIDTH = 130
 
 
 @dataclass(frozen=True)
@@ -40,25 +34,42 @@ class Report:
     settings: dict[str, Any]
     seconds: float
 
-    def write(self, folder: Path) -> list[Path]:
-        """Write ``report.json``, ``report.md`` and the pictures into a folder; the pictures' paths."""
-        folder.mkdir(parents=True, exist_ok=True)
-        pictures = self._draw(folder)
-        _write(folder / "report.json", json.dumps(_plain(self.content(pictures)), indent=1, allow_nan=False) + "\n")
-        _write(folder / "report.md", self.markdown(pictures))
-        return pictures
-
-    def content(self, pictures: Sequence[Path] = ()) -> dict[str, Any]:
-        """Everything that ``report.json`` holds."""
-        return {
-            "title": self.title,
-            "command": self.command,
-            "seconds": self.seconds,
-            "test_samples": len(self.evaluations[0].target),
-            "networks": [evaluation.summary() for evaluation in self.evaluations],
-            "pictures": [path.name for path in pictures],
-            "settings": self.settings,
+    def page(self) -> Page:
+        """A table, the curves, and a reliability diagram of each network."""
+        histories = {
+            evaluation.trained.label: evaluation.trained.history
+            for evaluation in self.evaluations
+            if evaluation.trained.history
         }
+        diagrams = {
+            f"reliability_{evaluation.trained.name}.png": partial(_reliability, evaluation)
+            for evaluation in self.evaluations
+        }
+        return Page(
+            title=self.title,
+            command=self.command,
+            body=[
+                Table(COLUMNS, self.rows()),
+                f"{self.note()} NLL is in nats; ECE has 15 bins of equal width; seconds are those of training, "
+                "of a kept network those that it took when it was trained. The baseline is the student's network, "
+                "from the same first weights, without a teacher. The intervals in the diagrams are corrected for the "
+                "upward bias of a binned ECE (basic bootstrap), so that one may end below its estimate.",
+                pictures(["validation.png", "losses.png"]),
+                " ".join(f'<img src="{name}" alt="{name.removesuffix(".png")}" width="32%">' for name in diagrams),
+            ],
+            said=[self.note()],
+            numbers={
+                "seconds": self.seconds,
+                "test_samples": len(self.evaluations[0].target),
+                "networks": [evaluation.summary() for evaluation in self.evaluations],
+            },
+            settings=self.settings,
+            figures={
+                "validation.png": partial(validation_curves, histories),
+                "losses.png": partial(loss_curves, histories),
+                **diagrams,
+            },
+        )
 
     def scores(self) -> dict[str, float]:
         """The last network's numbers: ``test/...`` as trained, ``calibration/...`` after temperature scaling."""
@@ -85,22 +96,6 @@ class Report:
             for evaluation in self.evaluations
         ]
 
-    def show(self) -> None:
-        """Print the table, whole, however narrow the terminal says it is."""
-        table = Table(
-            title=self.title,
-            title_justify="left",
-            title_style="bold",
-            caption=self.note(),
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
-        )
-        for name in COLUMNS:
-            table.add_column(name, justify="left" if name == "network" else "right", no_wrap=True)
-        for row in self.rows():
-            table.add_row(*row)
-        Console(width=max(Console().width, _WIDTH)).print(table)
-
     def note(self) -> str:
         """What the table's cells mean."""
         samples = len(self.evaluations[0].target)
@@ -113,73 +108,17 @@ class Report:
             f"split. Accuracy's standard error is at most {100 * max(errors):.1f} points."
         )
 
-    def markdown(self, pictures: Sequence[Path]) -> str:
-        """The text of ``report.md``."""
-        lines = [
-            f"# {self.title}",
-            "",
-            f"`{self.command}`",
-            "",
-            "| " + " | ".join(COLUMNS) + " |",
-            "|---" + "|---:" * (len(COLUMNS) - 1) + "|",
-        ]
-        lines += ["| " + " | ".join(row) + " |" for row in self.rows()]
-        lines += [
-            "",
-            f"{self.note()} NLL is in nats; ECE has 15 bins of equal width; seconds are those of training, "
-            "of a kept network those that it took when it was trained. The baseline is the student's network, "
-            "from the same first weights, without a teacher. The intervals in the diagrams are corrected for the "
-            "upward bias of a binned ECE (basic bootstrap), so that one may end below its estimate.",
-            "",
-        ]
-        lines += [f"![{path.stem}]({path.name})\n" for path in pictures if not path.stem.startswith("reliability")]
-        lines += [
-            " ".join(
-                f'<img src="{path.name}" alt="{path.stem}" width="32%">'
-                for path in pictures
-                if path.stem.startswith("reliability")
-            ),
-            "",
-        ]
-        return "\n".join(lines)
 
-    def _draw(self, folder: Path) -> list[Path]:
-        histories = {
-            evaluation.trained.label: evaluation.trained.history
-            for evaluation in self.evaluations
-            if evaluation.trained.history
-        }
-        pictures = [
-            save_figure(validation_curves(histories), folder / "validation.png"),
-            save_figure(loss_curves(histories), folder / "losses.png"),
-        ]
-        for evaluation in self.evaluations:
-            figure = reliability_diagram(
-                evaluation.logits,
-                evaluation.target,
-                inputs="logits",
-                after=evaluation.calibrated_logits,
-                title=evaluation.trained.label,
-                names=("uncalibrated", f"T = {evaluation.temperature:.2f}"),
-            )
-            pictures.append(save_figure(figure, folder / f"reliability_{evaluation.trained.name}.png"))
-        return pictures
+def _reliability(evaluation: Evaluation) -> Figure:
+    return reliability_diagram(
+        evaluation.logits,
+        evaluation.target,
+        inputs="logits",
+        after=evaluation.calibrated_logits,
+        title=evaluation.trained.label,
+        names=("uncalibrated", f"T = {evaluation.temperature:.2f}"),
+    )
 
 
 def _pair(before: float, after: float, digits: int) -> str:
     return f"{before:.{digits}f} → {after:.{digits}f}"
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: what diverged is null."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)

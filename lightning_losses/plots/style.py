@@ -1,6 +1,5 @@
 """One style for every figure: a column's width, few lines of ink, colours that the colour-blind tell apart."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,8 @@ import matplotlib as mpl
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Figure
+
+from lightning_losses.environment.atomic_files import replacing
 
 # Okabe and Ito's palette, without its yellow, which vanishes on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -77,9 +78,6 @@ def new_figure(
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure, whole or not at all; the suffix (.png, .pdf, .svg) gives the format."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    with paper_style():
-        figure.savefig(partial)
-    os.replace(partial, path)
+    with replacing(path) as partial, paper_style():
+        figure.savefig(partial, format=path.suffix.removeprefix("."))
     return path

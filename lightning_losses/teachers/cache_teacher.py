@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from lightning_losses.environment.atomic_files import write_json
 from lightning_losses.numerics.checks import check_count, check_temperature
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.teachers.feature_taps import FeatureTap
@@ -122,7 +123,7 @@ def cache_teacher(
             _evaluate(teacher, dataset, partial, settings, batch_size, collate_fn, torch.device(device))
             sums = {file.name: file_sum(file) for file in sorted(partial.glob("*.npy"))}
             manifest = {**settings, "files": sums}
-            _write_json(partial / MANIFEST, {**manifest, "sha256": manifest_sum(manifest)})
+            write_json(partial / MANIFEST, {**manifest, "sha256": manifest_sum(manifest)})
             (partial / _PROGRESS).unlink()
             os.replace(partial, home)
     finally:
@@ -174,7 +175,7 @@ def _evaluate(
             array.flush()  # type: ignore[attr-defined]
         # Only what is in the files counts as done.
         done += len(logits)
-        _write_json(progress, {"done": done, "sums": sums})
+        write_json(progress, {"done": done, "sums": sums})
 
 
 def _begun(folder: Path) -> tuple[int, dict[str, NDArray[Any]], dict[str, int]]:
@@ -234,12 +235,3 @@ def _digest(teacher: nn.Module, loader: DataLoader[Any], settings: dict[str, Any
 
 def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    draft = path.with_suffix(".draft")
-    with draft.open("w") as stream:
-        json.dump(content, stream, sort_keys=True)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(draft, path)

@@ -1,7 +1,6 @@
 """A teacher that was evaluated once, as its logits by sample."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lightning_losses.environment.atomic_files import replacing
 from lightning_losses.networks.weights import read_weights
 
 
@@ -68,12 +68,8 @@ class CachedLogits(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write the cache as safetensors, with a checksum; it takes its name when all of it is on disk."""
         logits, path = self.logits.contiguous().cpu(), Path(path)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
+        with replacing(path) as partial:
             save_file({"logits": logits}, partial, metadata={"sha256": _digest(logits)})
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> "CachedLogits":

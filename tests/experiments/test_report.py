@@ -71,7 +71,8 @@ def test_the_temperature_is_fitted_on_validation_and_applied_to_test(data, evalu
 
 def test_a_report_is_written_whole(tmp_path, evaluations, capsys):
     report = Report("a title", "python recipes/train.py seed=1", evaluations, {"seed": 1}, 12.0)
-    pictures = report.write(tmp_path / "report")
+    page = report.page()
+    pictures = page.write(tmp_path / "report")
     names = ["validation.png", "losses.png", "reliability_baseline.png", "reliability_student.png"]
     assert [path.name for path in pictures] == names
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == sorted([*names, "report.json", "report.md"])
@@ -85,7 +86,7 @@ def test_a_report_is_written_whole(tmp_path, evaluations, capsys):
     assert content["networks"][0]["history"]["train/loss"] == [2.0, None]
     assert content["networks"][1]["before"]["accuracy"] == evaluations[1].before.accuracy
     text = (tmp_path / "report" / "report.md").read_text()
-    report.show()
+    page.show()
     shown = capsys.readouterr().out
     for row in [COLUMNS, *report.rows()]:
         assert "| " + " | ".join(row) + " |" in text

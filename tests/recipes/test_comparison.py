@@ -330,7 +330,7 @@ def test_differences_are_paired_corrected_and_marked():
 
 
 def test_latex_is_what_booktabs_takes():
-    lines = report().latex().splitlines()
+    lines = report().page().files["comparison.tex"].splitlines()
     assert lines[0] == "% \\usepackage{booktabs}" and lines[1].startswith("% Test data")
     assert lines[2:5] == [
         "\\begin{tabular}{lrrrr}", "\\toprule", " & accuracy, \\% & -- first, p & ECE, \\% & seconds \\\\"
@@ -345,8 +345,8 @@ def test_several_settings_have_a_table_a_column_and_csv_a_line_each(tmp_path):
     found = report(settings=("all", "few"))
     assert [table.title for table in found.tables()] == ["accuracy, %", "ECE, %", "seconds"]
     assert found.tables()[0].heads == ["", "all", "few"]
-    assert len(found.csv().splitlines()) == 1 + 2 * 3 * len(METRICS)
-    found.write(tmp_path)
+    assert len(found.page().files["comparison.csv"].splitlines()) == 1 + 2 * 3 * len(METRICS)
+    found.page().write(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "comparison.md", "comparison.tex", "comparison.csv", "comparison.json", "intervals_accuracy.png",
         "intervals_ece.png", "accuracy_against_cost.png",

@@ -90,7 +90,7 @@ def test_a_seed_that_broke_at_a_rate_has_no_sensitivity():
     summary = rates.summary()["a"]
     assert summary["sensitivity"][0] == 1 and math.isnan(summary["sensitivity"][1])
     assert summary["lowest_nll"] == [1, 2] and summary["seconds"] == [2, 1]
-    assert rates.diverged("a") == [0, 1] and rates.csv((7, 8)).count("broke") == 1
+    assert rates.diverged("a") == [0, 1] and rates.table((7, 8)).csv().count("broke") == 1
 
 
 def test_wandb_is_told_the_sensitivities(tmp_path):

@@ -108,7 +108,9 @@ def test_a_comparison_is_a_section_with_verdicts_tables_and_pictures(tmp_path, m
         untested=("Larger networks.",),
         config={"common": ["data=digits"]},
     )  # fmt: skip
-    monkeypatch.setattr(results, "run_comparison", lambda name, folder, stale: found.write(folder / "report") or True)
+    monkeypatch.setattr(
+        results, "run_comparison", lambda name, folder, stale: found.page().write(folder / "report") or True
+    )
     options = ["--experiments", "calibration_compare", "--folder", str(tmp_path / "runs")]
     monkeypatch.setattr(sys, "argv", ["results.py", *options, "--output", str(tmp_path / "RESULTS.md")])
     assert results.main() == 0

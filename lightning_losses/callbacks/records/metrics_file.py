@@ -2,13 +2,14 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+
+from lightning_losses.environment.atomic_files import write_text
 
 
 class MetricsFile(Callback):
@@ -32,10 +33,7 @@ class MetricsFile(Callback):
         """Keep what belongs to the epochs before this one."""
         if trainer.is_global_zero:
             kept = [line for line in read_metrics(self.path) if line.get("epoch", math.inf) < trainer.current_epoch]
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.path.with_name(f".{self.path.name}.partial")
-            partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
-            os.replace(partial, self.path)
+            write_text(self.path, "".join(f"{json.dumps(line)}\n" for line in kept))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the epoch that is done."""

@@ -94,9 +94,10 @@ def compare(config: DictConfig, folder: Path, shared: Sequence[str] = ()) -> Com
         seconds=time.perf_counter() - started,
         learning_rates=over_rates,
     )
-    comparison.write(folder / "report")
+    page = comparison.page()
+    page.write(folder / "report")
     log_folder(config, folder, {} if over_rates is None else over_rates.scalars())
-    comparison.show()
+    page.show()
     Console(soft_wrap=True, highlight=False).print(f"{comparison.seconds:.0f} s. The report is in {folder / 'report'}")
     return comparison
 

@@ -1,27 +1,24 @@
 """The report of a comparison: tables as Markdown, LaTeX and CSV, every number as JSON, and two kinds of figures."""
 
-import csv
-import functools
-import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from matplotlib.figure import Figure
 
+from lightning_losses.environment.atomic_files import finite
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
 from lightning_losses.experiments.evidence.claims import LEVEL, Claim, Difference, Finding, findings, verdict
 from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
 from lightning_losses.experiments.evidence.significance import holm, paired_t_test
+from lightning_losses.experiments.page import Page, Table, pictures
 from lightning_losses.plots.accuracy_against_cost import accuracy_against_cost
 from lightning_losses.plots.seed_intervals import seed_intervals
-from lightning_losses.plots.style import save_figure
 
 
 class Metric(NamedTuple):
@@ -62,14 +59,6 @@ def shown(metric: str) -> Metric:
     """
     plain = _SHOWN[metric.removeprefix("calibrated_")]
     return plain._replace(name=f"{plain.name} (calibrated)") if metric.startswith("calibrated_") else plain
-
-
-class LaidOut(NamedTuple):
-    """A table before it is written: its title, the heads of its columns, and its rows."""
-
-    title: str
-    heads: list[str]
-    rows: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -140,7 +129,7 @@ class Comparison:
             self._tested[setting, metric] = dict(zip(others, holm(p_values), strict=True))
         return self._tested[setting, metric]
 
-    @functools.cached_property
+    @cached_property
     def _tested(self) -> dict[tuple[str, str], dict[str, float]]:
         return {}
 
@@ -179,7 +168,7 @@ class Comparison:
             text += f" {self.stale} of the results were made by an earlier version of the code."
         return text
 
-    def tables(self) -> list[LaidOut]:
+    def tables(self) -> list[Table]:
         """A table of all columns where there is one setting; else a table of each column, with a column a setting."""
         if len(self.settings) == 1:
             (setting,) = self.settings
@@ -191,17 +180,17 @@ class Comparison:
                 heads.insert(1, f"– {self.baseline}, p")
                 for row, run in zip(rows, self.runs, strict=True):
                     row.insert(2, self._difference(setting, run, first, p_values))
-            return [LaidOut(setting, ["", *heads], rows), *self._at_each_rate()]
+            return [Table(["", *heads], rows, setting), *self._at_each_rate()]
         return [
-            LaidOut(
-                shown(column).name,
+            Table(
                 ["", *self.settings],
                 [[run, *(self._cell(setting, run, column) for setting in self.settings)] for run in self.runs],
+                shown(column).name,
             )
             for column in self.columns
         ]
 
-    def _at_each_rate(self) -> list[LaidOut]:
+    def _at_each_rate(self) -> list[Table]:
         if self.learning_rates is None:
             return []
         rates = self.learning_rates
@@ -209,71 +198,50 @@ class Comparison:
         for run in self.runs:
             diverged = zip(rates.intervals(run), rates.diverged(run), strict=True)
             rows.append([run, *(f"{_spread(one, 'nll')}{f', {count}×' if count else ''}" for one, count in diverged)])
-        return [LaidOut("NLL at each learning rate", ["", *(f"{rate:g}" for rate in rates.rates)], rows)]
+        return [Table(["", *(f"{rate:g}" for rate in rates.rates)], rows, "NLL at each learning rate")]
 
-    def markdown(self, heading: str = "#") -> str:
-        """The whole report as Markdown."""
-        lines = [f"{heading} {self.title}", "", f"`{self.command}`", ""]
-        for table in self.tables():
-            lines += [f"{heading}# {table.title}", ""] if table.title else []
-            lines += [*markdown_table(table), ""]
-        lines += [self.note, ""]
-        lines += [self.caveat, ""] if self.caveat else []
-        lines += [f"- {sentence}" for sentence in self.broken] + ([""] if self.broken else [])
-        for claim, found, result in self.findings():
-            lines += [f"- **{result.capitalize()}.** {claim.claim} ({claim.source})"]
-            lines += [f"  - {describe(finding)}" for finding in found]
-        lines += [""] if self.claims else []
-        lines += [f"![{name.replace('_', ' ')}]({name}.png)" for name in self._figures()]
-        return "\n".join(lines) + "\n"
-
-    def latex(self) -> str:
-        """The tables as LaTeX, for booktabs."""
-        parts = ["% \\usepackage{booktabs}", f"% {self.note}"]
-        for table in self.tables():
-            parts += [f"% {table.title}"] if table.title else []
-            parts += ["\\begin{tabular}{l" + "r" * (len(table.heads) - 1) + "}", "\\toprule"]
-            parts += [" & ".join(map(_tex, table.heads)) + " \\\\", "\\midrule"]
-            parts += [" & ".join([_tex(row[0]), *map(_tex_cell, row[1:])]) + " \\\\" for row in table.rows]
-            parts += ["\\bottomrule", "\\end{tabular}", ""]
-        return "\n".join(parts)
-
-    def csv(self) -> str:
-        """A line a setting, run and metric."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(
-            ["setting", "run", "metric", "mean", "half_width_95", "difference", "difference_half_width_95", "p",
-             "p_holm", "seeds"]
-        )  # fmt: skip
-        writer.writerows([line[name] for name in line] for line in self._lines())
-        return stream.getvalue()
-
-    def write(self, folder: Path) -> None:
-        """Write ``comparison.md``, ``.tex``, ``.csv``, ``.json`` and the figures."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "comparison.md").write_text(self.markdown())
-        (folder / "comparison.tex").write_text(self.latex())
-        (folder / "comparison.csv").write_text(self.csv())
-        if self.learning_rates is not None:
-            (folder / "learning_rates.csv").write_text(self.learning_rates.csv(self.seeds))
-        content = {
-            **{
-                name: value
-                for name, value in asdict(self).items()
-                if name not in ("values", "claims", "learning_rates")
-            },
-            "learning_rates": None if self.learning_rates is None else self.learning_rates.to_json(),
-            "claims": [
-                {**asdict(claim), "verdict": result, "found": [describe(one) for one in found]}
-                for claim, found, result in self.findings()
+    def page(self) -> Page:
+        """The tables, also as LaTeX, what came of the claims, and the figures; every number as CSV and JSON."""
+        judged = [(claim, list(map(describe, own)), result) for claim, own, result in self.findings()]
+        claims = [
+            "\n".join([f"- **{result.capitalize()}.** {claim.claim} ({claim.source})", *(f"  - {one}" for one in own)])
+            for claim, own, result in judged
+        ]
+        rates, kept = self.learning_rates, ("title", "command", "values", "claims", "learning_rates")
+        tables, figures = self.tables(), self._figures()
+        lines = list(self._lines())
+        latex = "\n".join(["% \\usepackage{booktabs}", f"% {self.note}", *(table.latex() for table in tables)])
+        return Page(
+            title=self.title,
+            command=self.command,
+            body=[
+                *tables,
+                self.note,
+                self.caveat,
+                "\n".join(f"- {sentence}" for sentence in self.broken),
+                "\n".join(claims),
+                pictures(figures, between="\n"),
             ],
-            "summary": list(self._lines()),
-            "values": _plain(self.values),
-        }
-        (folder / "comparison.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        for name, figure in self._figures().items():
-            save_figure(figure, folder / f"{name}.png")
+            said=[
+                self.note,
+                *("\n  ".join([f"{result}: {claim.claim} ({claim.source})", *own]) for claim, own, result in judged),
+                *(f"broke: {sentence}" for sentence in self.broken),
+            ],
+            numbers={
+                **{name: value for name, value in asdict(self).items() if name not in kept},
+                "learning_rates": None if rates is None else rates.to_json(),
+                "claims": [{**asdict(claim), "verdict": result, "found": own} for claim, own, result in judged],
+                "summary": lines,
+                "values": self.values,
+            },
+            figures=figures,
+            files={
+                "comparison.tex": latex,
+                "comparison.csv": Table(list(_LINE), [list(line.values()) for line in lines]).csv(),
+                **({} if rates is None else {"learning_rates.csv": rates.table(self.seeds).csv()}),
+            },
+            name="comparison",
+        )
 
     @classmethod
     def read(cls, folder: Path) -> "Comparison":
@@ -296,61 +264,44 @@ class Comparison:
             }
         )
 
-    def show(self) -> None:
-        """Print the tables and the verdicts."""
-        for found in self.tables():
-            title = f"{self.title}: {found.title}" if found.title else self.title
-            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-            for column in found.heads:
-                table.add_column(column, justify="right" if column else "left", no_wrap=True)
-            for row in found.rows:
-                table.add_row(*row)
-            # Wide enough for every cell, whatever the terminal says.
-            Console(width=max(Console().width, 180), markup=False).print(table)
-        console = Console(soft_wrap=True, highlight=False, markup=False)
-        console.print(self.note)
-        for claim, found_of_claim, result in self.findings():
-            console.print(f"{result}: {claim.claim} ({claim.source})")
-            for finding in found_of_claim:
-                console.print(f"  {describe(finding)}")
-        for sentence in self.broken:
-            console.print(f"broke: {sentence}")
-
-    def _figures(self) -> dict[str, Any]:
+    def _figures(self) -> dict[str, Callable[[], Figure]]:
+        """How each figure is drawn, by the name of its file."""
         if self.learning_rates is not None:
-            return {"learning_rates": self.learning_rates.figure()}
-        found = {}
-        settings = list(self.settings)
-        if len(settings) == 1:
-            panels = {
-                "accuracy (%)": {run: [self._percent(settings[0], run, "accuracy")] for run in self.runs},
-                "ECE (%)": {
-                    run: [self._percent(settings[0], run, metric) for metric in ("ece", "calibrated_ece")]
-                    for run in self.runs
-                },
-            }
-            found["intervals"] = seed_intervals(panels, stages=_STAGES, reference=self.baseline)
+            return {"learning_rates.png": self.learning_rates.figure}
+        stages = {"accuracy": ["accuracy"], "ECE": ["ece", "calibrated_ece"]}
+        if len(self.settings) == 1:
+            (setting,) = self.settings
+            panels = {f"{name} (%)": self._panel(setting, metrics) for name, metrics in stages.items()}
+            intervals = {"intervals.png": partial(seed_intervals, panels, stages=_STAGES, reference=self.baseline)}
         else:
-            for name, metrics in (("accuracy", ["accuracy"]), ("ece", ["ece", "calibrated_ece"])):
-                panels = {
-                    setting: {run: [self._percent(setting, run, metric) for metric in metrics] for run in self.runs}
-                    for setting in settings
-                }
-                label = "accuracy (%)" if name == "accuracy" else "ECE (%)"
-                found[f"intervals_{name}"] = seed_intervals(
-                    panels, stages=_STAGES[: len(metrics)], reference=self.baseline, label=label
+            intervals = {
+                f"intervals_{name.lower()}.png": partial(
+                    seed_intervals,
+                    {setting: self._panel(setting, metrics) for setting in self.settings},
+                    stages=_STAGES[: len(metrics)],
+                    reference=self.baseline,
+                    label=f"{name} (%)",
                 )
-        panels_of_cost = {
+                for name, metrics in stages.items()
+            }
+        costs = {
             setting: {
                 run: (self.interval(setting, run, "seconds").mean, *self._percent(setting, run, "accuracy"))
                 for run in self.runs
             }
-            for setting in settings
+            for setting in self.settings
         }
-        found["accuracy_against_cost"] = accuracy_against_cost(
-            panels_of_cost, reference=self.baseline, cost="seconds of training", accuracy="accuracy (%)"
+        cost = partial(
+            accuracy_against_cost,
+            costs,
+            reference=self.baseline,
+            cost="seconds of training",
+            accuracy="accuracy (%)",
         )
-        return found
+        return {**intervals, "accuracy_against_cost.png": cost}
+
+    def _panel(self, setting: str, metrics: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+        return {run: [self._percent(setting, run, metric) for metric in metrics] for run in self.runs}
 
     def _percent(self, setting: str, run: str, metric: str) -> tuple[float, float]:
         mean, half = self.interval(setting, run, metric)
@@ -377,33 +328,25 @@ class Comparison:
                     differences = self.differences(setting, run, metric)
                     own = run == self.baseline
                     difference = SeedInterval(math.nan, math.nan) if own else seed_interval(differences)
-                    yield {
-                        "setting": setting,
-                        "run": run,
-                        "metric": metric,
-                        "mean": _number(interval.mean),
-                        "half_width_95": _number(interval.half),
-                        "difference": _number(difference.mean),
-                        "difference_half_width_95": _number(difference.half),
-                        "p": None if own else _number(paired_t_test(differences)),
-                        "p_holm": None if own else _number(p_values[run]),
-                        "seeds": len(self.seeds),
-                    }
+                    numbers = (
+                        setting,
+                        run,
+                        metric,
+                        *interval,
+                        *difference,
+                        math.nan if own else paired_t_test(differences),
+                        math.nan if own else p_values[run],
+                        len(self.seeds),
+                    )
+                    yield finite(dict(zip(_LINE, numbers, strict=True)))
 
 
+# What the CSV file tells of a setting, run and metric.
+_LINE = (
+    *("setting", "run", "metric", "mean", "half_width_95"),
+    *("difference", "difference_half_width_95", "p", "p_holm", "seeds"),
+)
 _STAGES = ("as trained", "after temperature scaling")
-
-
-def markdown_table(table: LaidOut) -> list[str]:
-    """The lines of a table in Markdown.
-
-    Example:
-        >>> markdown_table(LaidOut("", ["", "accuracy"], [["ce", "0.9"]]))
-        ['| | accuracy |', '|---|---:|', '| ce | 0.9 |']
-    """
-    heads = [table.heads[0], *table.heads[1:]]
-    lines = [f"| {' | '.join(heads)} |".replace("|  |", "| |", 1), "|---" + "|---:" * (len(heads) - 1) + "|"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in table.rows)]
 
 
 def describe(finding: Finding) -> str:
@@ -440,33 +383,7 @@ def _p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _tex(text: str) -> str:
-    for character in "\\&%$#_{}":
-        text = text.replace(character, "\\textbackslash{}" if character == "\\" else f"\\{character}")
-    return text.replace("×", "$\\times$").replace("–", "--").replace("±", "$\\pm$")
-
-
-def _tex_cell(text: str) -> str:
-    number, _, p = text.partition(", ")
-    number, star = number.removesuffix("*"), "^{*}" if number.endswith("*") else ""
-    if not number or number == "–":
-        return number.replace("–", "--")
-    number = f"${number.replace('±', chr(92) + 'pm')}{star}$"
-    return f"{number} (${p}$)" if p else number
-
-
-def _plain(values: Any) -> Any:
-    if isinstance(values, dict):
-        return {name: _plain(value) for name, value in values.items()}
-    return [_number(value) for value in values]
-
-
 def _numbers(values: Any) -> Any:
     if isinstance(values, dict):
         return {name: _numbers(value) for name, value in values.items()}
     return [math.nan if value is None else value for value in values]
-
-
-def _number(value: float) -> float | None:
-    # JSON has no NaN.
-    return value if math.isfinite(value) else None

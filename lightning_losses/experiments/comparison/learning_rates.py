@@ -1,7 +1,5 @@
 """What a comparison over learning rates found, and what follows from it: sensitivities, a picture, a table."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +9,7 @@ from matplotlib.figure import Figure
 
 from lightning_losses.diagnostics.learning_rate_sensitivity import learning_rate_sensitivity
 from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
+from lightning_losses.experiments.page import Table
 from lightning_losses.plots.connectivity import learning_rate_curves
 
 RATE_METRICS = ("sensitivity", "lowest_nll", "seconds")
@@ -55,11 +54,9 @@ class LearningRates:
             for run, columns in self.summary().items()
         }
 
-    def csv(self, seeds: Sequence[int]) -> str:
+    def table(self, seeds: Sequence[int]) -> Table:
         """A line a run, learning rate and seed; empty where it broke or diverged, of which it says which."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["run", "learning_rate", "seed", "nll", "initial_nll", "seconds", "ended"])
+        lines: list[list[Any]] = []
         for run, rows in self.final.items():
             for place, rate in enumerate(self.rates):
                 for order, seed in enumerate(seeds):
@@ -67,8 +64,8 @@ class LearningRates:
                     start, seconds = self.initial[run][place][order], self.seconds[run][place][order]
                     word = "broke" if end is None else "finite" if math.isfinite(end) else "diverged"
                     number = "" if end is None or not math.isfinite(end) else end
-                    writer.writerow([run, rate, seed, number, start, seconds, word])
-        return stream.getvalue()
+                    lines.append([run, rate, seed, number, start, seconds, word])
+        return Table(["run", "learning_rate", "seed", "nll", "initial_nll", "seconds", "ended"], lines)
 
     def intervals(self, run: str) -> list[SeedInterval]:
         """The final loss at each rate; of a run that diverged, that of the untrained network."""

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from lightning_losses.environment.atomic_files import write_json
 
 
 class KeptResult(NamedTuple):
@@ -22,6 +22,7 @@ class KeptResults:
         folder: where they are kept; made when the first one comes.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     kept = KeptResults(folder)
         ...     kept.save({"seed": 0}, "a1", {"accuracy": 0.9})
@@ -59,17 +60,8 @@ class KeptResults:
 
     def save(self, settings: dict[str, Any], source: str, values: dict[str, float | None]) -> None:
         """Keep a result."""
-        place = self.place(settings, source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"values": values, "source": source, "settings": settings}, indent=1, allow_nan=False)
-        handle, partial = tempfile.mkstemp(dir=place.parent, prefix=".partial.")
-        try:
-            with os.fdopen(handle, "w") as stream:
-                stream.write(content)
-            os.replace(partial, place)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
+        content = {"values": values, "source": source, "settings": settings}
+        write_json(self.place(settings, source), content, shared=True)
 
 
 def _canonical(settings: dict[str, Any]) -> str:

@@ -1,24 +1,17 @@
 """What the calibrate recipe finds: a fitted calibrator, and the metrics before and after it."""
 
-import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from lightning_losses.calibrators import Calibrator
 from lightning_losses.experiments.kinds.logits_source import Split
+from lightning_losses.experiments.page import Page, Table
 from lightning_losses.metrics import Interval, calibration_intervals, calibration_summary
 from lightning_losses.plots.reliability_diagram import reliability_diagram
 from lightning_losses.plots.risk_coverage import risk_coverage
-from lightning_losses.plots.style import save_figure
 
 
 @dataclass(frozen=True)
@@ -33,17 +26,10 @@ class Part:
         low, high = self.intervals[name]
         return f"{float(self.values[name]):.4f} [{float(low):.4f}, {float(high):.4f}]"
 
-    def plain(self) -> dict[str, dict[str, float | None]]:
-        """The values and the ends of their intervals, for JSON, where what is not finite is null."""
+    def plain(self) -> dict[str, dict[str, float]]:
+        """The values and the ends of their intervals."""
         return {
-            name: {
-                key: number if math.isfinite(number) else None
-                for key, number in (
-                    ("value", float(value)),
-                    ("low", float(self.intervals[name].low)),
-                    ("high", float(self.intervals[name].high)),
-                )
-            }
+            name: {"value": float(value), **{end: float(at) for end, at in self.intervals[name]._asdict().items()}}
             for name, value in self.values.items()
         }
 
@@ -89,71 +75,45 @@ class Calibration:
         for name in self.before.values:
             yield name, self.before.cell(name), self.after.cell(name)
 
-    def write(self, folder: Path, command: str) -> None:
-        """Write ``calibrator.safetensors``, ``calibration.json``, ``calibration.md`` and the pictures."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.calibrator.save(folder / "calibrator.safetensors")
-        content: dict[str, Any] = {
-            "title": self.title,
-            "command": command,
-            "calibrator": type(self.calibrator).__name__,
-            "options": self.calibrator.options,
-            "fit_samples": len(self.split.fit.target),
-            "test_samples": len(self.split.test.target),
-            "num_bins": self.num_bins,
-            "level": self.level,
-            "before": self.before.plain(),
-            "after": self.after.plain(),
-        }
-        (folder / "calibration.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        lines = [
-            f"# {self.title}",
-            "",
-            f"`{command}`",
-            "",
-            "| metric | before | after |",
-            "|---|---:|---:|",
-            *(f"| {' | '.join(row)} |" for row in self.rows()),
-            "",
-            self.note,
-            "",
-            "![reliability](reliability.png) ![risk and coverage](risk_coverage.png)",
-            "",
-        ]
-        (folder / "calibration.md").write_text("\n".join(lines))
+    def page(self, command: str) -> Page:
+        """A table and two pictures."""
         logits, target = self.calibrator.original(self.split.test.logits), self.split.test.target
-        save_figure(
-            reliability_diagram(
-                logits,
-                target,
-                inputs="logits",
-                after=self.calibrated,
-                num_bins=self.num_bins,
-                level=self.level,
-                title=type(self.calibrator).__name__,
-            ),
-            folder / "reliability.png",
-        )
-        save_figure(
-            risk_coverage({"before": logits, "after": self.calibrated}, target, inputs="logits"),
-            folder / "risk_coverage.png",
-        )
-
-    def show(self) -> None:
-        """Print the table."""
-        table = Table(
+        name = type(self.calibrator).__name__
+        return Page(
             title=self.title,
-            title_justify="left",
-            title_style="bold",
-            caption=self.note,
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
+            command=command,
+            body=[
+                Table(("metric", "before", "after"), list(self.rows())),
+                self.note,
+                "![reliability](reliability.png) ![risk and coverage](risk_coverage.png)",
+            ],
+            said=[self.note],
+            numbers={
+                "calibrator": name,
+                "options": self.calibrator.options,
+                "fit_samples": len(self.split.fit.target),
+                "test_samples": len(target),
+                "num_bins": self.num_bins,
+                "level": self.level,
+                "before": self.before.plain(),
+                "after": self.after.plain(),
+            },
+            figures={
+                "reliability.png": lambda: reliability_diagram(
+                    logits,
+                    target,
+                    inputs="logits",
+                    after=self.calibrated,
+                    num_bins=self.num_bins,
+                    level=self.level,
+                    title=name,
+                ),
+                "risk_coverage.png": lambda: risk_coverage(
+                    {"before": logits, "after": self.calibrated}, target, inputs="logits"
+                ),
+            },
+            name="calibration",
         )
-        for name in ("metric", "before", "after"):
-            table.add_column(name, justify="left" if name == "metric" else "right", no_wrap=True)
-        for row in self.rows():
-            table.add_row(*row)
-        Console(width=max(Console().width, 80)).print(table)
 
 
 def calibrate(

@@ -1,8 +1,6 @@
 """Distils a sentence model into small encoders by several objectives, and reports how well each finds documents."""
 
-import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -10,9 +8,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Float, Int
 from omegaconf import DictConfig, OmegaConf
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -21,16 +17,14 @@ from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.experiments.config.instantiate import instantiate
 from lightning_losses.experiments.launch import command
 from lightning_losses.experiments.loggers.loggers import plain_settings
+from lightning_losses.experiments.page import Page, Table
 from lightning_losses.experiments.training.training import Training
 from lightning_losses.metrics.retrieval import RetrievalScore, retrieval_ranks, retrieval_scores
 from lightning_losses.plots.seed_intervals import seed_intervals
-from lightning_losses.plots.style import save_figure
 from lightning_losses.teachers import CachedLogits, load_cached_teacher
 from lightning_losses.teachers.cache_teacher import cache_teacher
 
 METRICS = ("recall@1", "recall@10", "MRR")
-# Wide enough for every cell, whatever the terminal says.
-_WIDTH = 150
 
 
 class EmbeddingTraining(Training):
@@ -149,8 +143,9 @@ def distill_embeddings(config: DictConfig, folder: Path) -> list[EncoderScores]:
         untrained, reached = (retrieval_scores(torch.cat(each)) for each in (before, after))
         scores.append(EncoderScores(name, untrained, reached, parameters, seconds))
     seconds = time.perf_counter() - started
-    _write(config, scores, data, folder / "report", seconds)
-    _show(config, scores, data)
+    page = _page(config, scores, data, seconds)
+    page.write(folder / "report")
+    page.show()
     Console(soft_wrap=True, highlight=False).print(f"{seconds:.0f} s. The report is in {folder / 'report'}")
     return scores
 
@@ -178,12 +173,7 @@ def _note(config: DictConfig, data: DocstringPairs) -> str:
     )
 
 
-def _title(config: DictConfig, data: DocstringPairs) -> str:
-    return f"Retrieval on {data.name}, seeds {', '.join(map(str, config.embeddings.seeds))}"
-
-
-def _write(config: DictConfig, scores: list[EncoderScores], data: DocstringPairs, folder: Path, seconds: float) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _page(config: DictConfig, scores: list[EncoderScores], data: DocstringPairs, seconds: float) -> Page:
     nothing = (math.nan, math.nan)
     panels = {
         metric: {
@@ -194,30 +184,31 @@ def _write(config: DictConfig, scores: list[EncoderScores], data: DocstringPairs
         }
         for metric in METRICS
     }
-    save_figure(seed_intervals(panels, stages=["before", "after"], reference="teacher"), folder / "retrieval.png")
-    content = {
-        "title": _title(config, data),
-        "command": command(),
-        "seconds": seconds,
-        "fingerprint": data.fingerprint(),
-        "encoders": [
-            {
-                "label": score.label,
-                "before": None if score.before is None else _plain(score.before),
-                "after": _plain(score.after),
-                "parameters": score.parameters,
-                "seconds": None if math.isnan(score.seconds) else score.seconds,
-            }
-            for score in scores
-        ],
-        "pictures": ["retrieval.png"],
-        "settings": plain_settings(config),
-    }
-    _replace(folder / "report.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    lines = [f"# {_title(config, data)}", "", f"`{command()}`", "", f"| {' | '.join(COLUMNS)} |"]
-    lines += ["|---" + "|---:" * (len(COLUMNS) - 1) + "|", *(f"| {' | '.join(score.cells())} |" for score in scores)]
-    lines += ["", _note(config, data), "", "![retrieval](retrieval.png)", ""]
-    _replace(folder / "report.md", "\n".join(lines))
+    note = _note(config, data)
+    return Page(
+        title=f"Retrieval on {data.name}, seeds {', '.join(map(str, config.embeddings.seeds))}",
+        command=command(),
+        body=[Table(COLUMNS, [score.cells() for score in scores]), note, "![retrieval](retrieval.png)"],
+        said=[note],
+        numbers={
+            "seconds": seconds,
+            "fingerprint": data.fingerprint(),
+            "encoders": [
+                {
+                    "label": score.label,
+                    "before": None if score.before is None else _plain(score.before),
+                    "after": _plain(score.after),
+                    "parameters": score.parameters,
+                    "seconds": score.seconds,
+                }
+                for score in scores
+            ],
+        },
+        settings=plain_settings(config),
+        figures={
+            "retrieval.png": lambda: seed_intervals(panels, stages=["before", "after"], reference="teacher"),
+        },
+    )
 
 
 def _interval(score: RetrievalScore) -> tuple[float, float]:
@@ -226,26 +217,3 @@ def _interval(score: RetrievalScore) -> tuple[float, float]:
 
 def _plain(scores: dict[str, RetrievalScore]) -> dict[str, dict[str, float]]:
     return {name: score._asdict() for name, score in scores.items()}
-
-
-def _show(config: DictConfig, scores: list[EncoderScores], data: DocstringPairs) -> None:
-    """Print the table, whole, however narrow the terminal says it is."""
-    table = Table(
-        title=_title(config, data),
-        title_justify="left",
-        title_style="bold",
-        caption=_note(config, data),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name == "encoder" else "right", no_wrap=True)
-    for score in scores:
-        table.add_row(*score.cells())
-    Console(width=max(Console().width, _WIDTH)).print(table)
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)

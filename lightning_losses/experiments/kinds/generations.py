@@ -1,7 +1,6 @@
 """Self-distillation over generations: each network learns from the labels and from the network before it."""
 
 import copy
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from lightning_losses.environment.atomic_files import write_json
 from lightning_losses.experiments.launch import command
 from lightning_losses.experiments.loggers.loggers import plain_settings
 from lightning_losses.experiments.report import Report
@@ -96,8 +96,7 @@ def train_generations(config: DictConfig, folder: Path) -> Report:
             alpha = optimal_alpha(from_target, from_teacher, one_hot).clamp(0, 1).item()
         alphas.append(float(alpha))
         trained.append(fit(f"generation_{number}", alpha, teacher))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "alphas.json").write_text(json.dumps(alphas))
+    write_json(folder / "alphas.json", alphas)
     report = Report(
         title=f"{config.generations} generations on {data.name}, labels weighing "
         f"{', '.join(f'{alpha:.3f}' for alpha in alphas)}, seed {config.seed}",
@@ -106,8 +105,9 @@ def train_generations(config: DictConfig, folder: Path) -> Report:
         settings=plain_settings(config),
         seconds=time.perf_counter() - started,
     )
-    report.write(folder / "report")
-    report.show()
+    page = report.page()
+    page.write(folder / "report")
+    page.show()
     return report
 
 

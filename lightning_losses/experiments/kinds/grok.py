@@ -1,12 +1,11 @@
 """Trains the runs of a grokking experiment side by side, and reports curves, delays and gates."""
 
 import copy
-import json
 import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.table import Table
 
 from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor
 from lightning_losses.callbacks.monitors.monitor import Monitor
@@ -28,12 +27,18 @@ from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
 from lightning_losses.data.resident import ResidentData
 from lightning_losses.experiments.config.instantiate import ConfigError, instantiate
 from lightning_losses.experiments.evidence.gates import Gate
-from lightning_losses.experiments.loggers.loggers import log_checkpoints, log_pictures, log_scores, logging_run
+from lightning_losses.experiments.loggers.loggers import (
+    log_checkpoints,
+    log_pictures,
+    log_scores,
+    logging_run,
+    plain_settings,
+)
+from lightning_losses.experiments.page import Page, Table
 from lightning_losses.experiments.training.processes import runs_again
 from lightning_losses.experiments.training.steps_per_batch import steps_per_batch
 from lightning_losses.modules.full_batch_learner import FullBatchLearner
 from lightning_losses.plots.grokking import Curve, comparison, overlay
-from lightning_losses.plots.style import save_figure
 
 # More runs than these share one panel.
 _COLUMNS = 4
@@ -75,9 +80,11 @@ def grok(config: DictConfig, folder: Path) -> dict[str, Run]:
         # One run is the whole experiment; of several each has a folder and a logger of its own.
         place = folder if len(config.runs) == 1 else folder / str(name)
         runs[str(name)] = _train(str(name), run.label, settings_of(config, run), folder, place)
-    numbers = {name: run.numbers for name, run in runs.items()}
-    verdicts = {str(gate): gate.passes(numbers) for gate in gates}
-    _report(config, runs, verdicts, gates, folder / "report", time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    page = _page(config, runs, gates, seconds)
+    page.write(folder / "report")
+    page.show()
+    Console(soft_wrap=True, highlight=False).print(f"{seconds:.0f} s. The report is in {folder / 'report'}")
     return runs
 
 
@@ -234,69 +241,48 @@ def _run(label: str, callbacks: list[Callback], trainer: L.Trainer, seconds: flo
     return Run(label, monitor.measure, curves, collapse, numbers)
 
 
-def _report(
-    config: DictConfig,
-    runs: Mapping[str, Run],
-    verdicts: Mapping[str, bool],
-    gates: list[Gate],
-    folder: Path,
-    seconds: float,
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _page(config: DictConfig, runs: Mapping[str, Run], gates: list[Gate], seconds: float) -> Page:
     measure = next(iter(runs.values())).measure
-    curves = {run.label: run.curves for run in runs.values()}
-    if len(runs) > _COLUMNS:
-        figure = overlay(curves, measure=measure)
-    else:
-        figure = comparison(curves, {run.label: run.collapse for run in runs.values() if run.collapse}, measure=measure)
-    save_figure(figure, folder / "grokking.png")
     shown = [f"final train {measure}", f"final test {measure}", "memorised", "generalised", "delay", "seconds"]
     if any(run.collapse for run in runs.values()):
         shown[2:2] = ["highest collapse", "half collapsed"]
     rows = [[run.label, *(_cell(name, run.numbers.get(name, math.nan)) for name in shown)] for run in runs.values()]
     numbers = {name: run.numbers for name, run in runs.items()}
+    passed = {str(gate): gate.passes(numbers) for gate in gates}
     judged = [
-        f"{'passed' if verdicts[str(gate)] else 'FAILED'}: {gate} (found {_list(gate.found(numbers))})"
-        for gate in gates
+        f"{'passed' if passed[str(gate)] else 'FAILED'}: {gate} (found {_list(gate.found(numbers))})" for gate in gates
     ]
-    lines = [f"# {config.title}", "", "| run | " + " | ".join(shown) + " |", "|---" + "|---:" * len(shown) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    lines += [
-        "",
-        *(f"- {line}" for line in judged),
-        "",
-        str(config.get("caveat") or ""),
-        "",
-        "![grokking](grokking.png)",
-    ]
-    (folder / "report.md").write_text("\n".join(lines) + "\n")
-    content = {
-        "title": config.title,
-        "seed": config.seed,
-        "seconds": seconds,
-        "runs": {name: {"label": run.label, **_numbers(run)} for name, run in runs.items()},
-        "gates": [{"gate": str(gate), "passed": verdicts[str(gate)]} for gate in gates],
-        "passed": all(verdicts.values()),
-        "settings": OmegaConf.to_container(config, resolve=True),
-    }
-    (folder / "report.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    table = Table(title=f"{config.title}, seed {config.seed}", title_justify="left")
-    for column in ["run", *shown]:
-        table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    # Wide enough for every cell, whatever the terminal says.
-    console = Console(width=max(Console().width, 150))
-    console.print(table)
-    for line in judged:
-        console.print(line, soft_wrap=True, highlight=False)
-    console.print(f"{seconds:.0f} s. The report is in {folder}", soft_wrap=True)
+    return Page(
+        title=config.title,
+        body=[
+            Table(["run", *shown], rows),
+            "\n".join(f"- {line}" for line in judged),
+            str(config.get("caveat") or ""),
+            "![grokking](grokking.png)",
+        ],
+        said=judged,
+        numbers={
+            "seed": config.seed,
+            "seconds": seconds,
+            "runs": {name: {"label": run.label, **_numbers(run)} for name, run in runs.items()},
+            "gates": [{"gate": gate, "passed": holds} for gate, holds in passed.items()],
+            "passed": all(passed.values()),
+        },
+        settings=plain_settings(config),
+        figures={"grokking.png": lambda: _figure(runs.values(), measure)},
+    )
+
+
+def _figure(runs: Collection[Run], measure: str) -> Figure:
+    curves = {run.label: run.curves for run in runs}
+    if len(runs) > _COLUMNS:
+        return overlay(curves, measure=measure)
+    return comparison(curves, {run.label: run.collapse for run in runs if run.collapse}, measure=measure)
 
 
 def _numbers(run: Run) -> dict[str, Any]:
-    # JSON has no NaN: what has not happened is null.
-    plain = {name: None if math.isnan(value) else value for name, value in run.numbers.items()}
-    return {**plain, "curves": {curve.label: {"steps": curve.steps, "values": curve.values} for curve in run.curves}}
+    curves = {curve.label: {"steps": curve.steps, "values": curve.values} for curve in run.curves}
+    return {**run.numbers, "curves": curves}
 
 
 def _cell(name: str, value: float) -> str:

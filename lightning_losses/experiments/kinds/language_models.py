@@ -1,8 +1,6 @@
 """Trains language models, and reports nats per byte, speed and memory."""
 
-import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -13,9 +11,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from lightning_losses.callbacks.records.metrics_file import append_metrics
@@ -32,11 +28,11 @@ from lightning_losses.experiments.loggers.loggers import (
     make_logger,
     plain_settings,
 )
+from lightning_losses.experiments.page import Page, Table
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
 from lightning_losses.experiments.training.processes import first_process
 from lightning_losses.experiments.training.training import Trained, Training
 from lightning_losses.plots.language_model import language_model_curves
-from lightning_losses.plots.style import save_figure
 
 COLUMNS = (
     "network",
@@ -48,8 +44,6 @@ COLUMNS = (
     "parameters",
     "seconds",
 )
-# Wide enough for every cell, whatever the terminal says.
-_WIDTH = 130
 
 
 class LanguageTraining(Training):
@@ -176,7 +170,8 @@ def train_language_models(config: DictConfig, folder: Path) -> list[LanguageScor
     ]
     title = f"{student.label} on {data.name}, seed {config.seed}"
     seconds = time.perf_counter() - started
-    pictures = _write(config, title, scores, data, folder / "report", seconds)
+    page = _page(config, title, scores, data, seconds)
+    pictures = page.write(folder / "report")
     # What monitors drew.
     pictures += sorted(set((folder / "report").glob("*.png")) - set(pictures))
     values = {"val/nats_per_byte": scores[-1].val, "test/nats_per_byte": scores[-1].test}
@@ -187,7 +182,7 @@ def train_language_models(config: DictConfig, folder: Path) -> list[LanguageScor
     finish(logger)
     # Last: who watches the run knows by it that the run is done.
     append_metrics(metrics, {**values, "finished": True})
-    _show(title, scores, data)
+    page.show()
     console.print(f"{seconds:.0f} s. The report is in {folder / 'report'}")
     return scores
 
@@ -221,68 +216,22 @@ def _note(data: StdlibText) -> str:
     )
 
 
-def _write(
-    config: DictConfig, title: str, scores: Sequence[LanguageScores], data: StdlibText, folder: Path, seconds: float
-) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
+def _page(config: DictConfig, title: str, scores: Sequence[LanguageScores], data: StdlibText, seconds: float) -> Page:
     histories = {score.trained.label: score.trained.history for score in scores if score.trained.history}
-    picture = save_figure(language_model_curves(histories), folder / "losses.png")
-    content = {
-        "title": title,
-        "command": command(),
-        "seconds": seconds,
-        "fingerprint": data.fingerprint(),
-        "networks": [score.summary() for score in scores],
-        "pictures": [picture.name],
-        "settings": plain_settings(config),
-    }
-    _replace(folder / "report.json", json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
-    lines = [
-        f"# {title}",
-        "",
-        f"`{command()}`",
-        "",
-        f"| {' | '.join(COLUMNS)} |",
-        "|---" + "|---:" * (len(COLUMNS) - 1),
-    ]
-    lines[-1] += "|"
-    lines += [f"| {' | '.join(score.cells())} |" for score in scores]
-    lines += ["", _note(data), "", f"![losses]({picture.name})", ""]
-    _replace(folder / "report.md", "\n".join(lines))
-    return [picture]
-
-
-def _show(title: str, scores: Sequence[LanguageScores], data: StdlibText) -> None:
-    """Print the table, whole, however narrow the terminal says it is."""
-    table = Table(
+    return Page(
         title=title,
-        title_justify="left",
-        title_style="bold",
-        caption=_note(data),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
+        command=command(),
+        body=[Table(COLUMNS, [score.cells() for score in scores]), _note(data), "![losses](losses.png)"],
+        said=[_note(data)],
+        numbers={
+            "seconds": seconds,
+            "fingerprint": data.fingerprint(),
+            "networks": [score.summary() for score in scores],
+        },
+        settings=plain_settings(config),
+        figures={"losses.png": lambda: language_model_curves(histories)},
     )
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name == "network" else "right", no_wrap=True)
-    for score in scores:
-        table.add_row(*score.cells())
-    Console(width=max(Console().width, _WIDTH)).print(table)
 
 
 def _count(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:,.0f}"
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: what diverged is null."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -1,22 +1,18 @@
 """The report of a sweep: a table, CSV, Markdown, and parallel coordinates."""
 
-import csv
-import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from matplotlib.figure import Figure
 
+from lightning_losses.experiments.page import Page, Table
 from lightning_losses.experiments.sweeps.distributions import LOGARITHMIC
 from lightning_losses.experiments.sweeps.sweep_file import Sweep, belongs_to_choice
 from lightning_losses.experiments.sweeps.trials import Trial, by_metric
 from lightning_losses.plots.parallel_coordinates import Coordinate, parallel_coordinates
-from lightning_losses.plots.style import save_figure
 
 # Choices of more letters than these are cut in the picture.
 _LONG = 18
@@ -95,60 +91,43 @@ class SweepReport:
             parts.append(f"In all: {', '.join(f'{name}={value}' for name, value in constants.items())}.")
         return " ".join(parts)
 
-    def markdown(self) -> str:
-        """The text of ``sweep.md``."""
-        columns = self.columns()
-        lines = [f"# {self.sweep.name}", "", f"`{self.command}`", ""]
-        lines += ["| " + " | ".join(columns) + " |", "|---:" * len(columns) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in self.rows()]
-        lines += ["", self.note(), ""]
-        if self.best is not None:
-            lines += ["The best trial again:", "", f"```bash\n{self.best}\n```", ""]
-        lines += [f"Trial {trial.number} failed: {trial.message}\n" for trial in self.ended if trial.state == "failed"]
-        if self._drawn():
-            lines += ["![parallel coordinates](parallel_coordinates.png)", ""]
-        return "\n".join(lines)
+    def page(self) -> Page:
+        """The table, what starts the best trial again, what failed, and a picture."""
+        drawn = self._drawn()
+        failed = [f"Trial {trial.number} failed: {trial.message}" for trial in self.ended if trial.state == "failed"]
+        best = [] if self.best is None else ["The best trial again:"]
+        return Page(
+            title=self.sweep.name,
+            command=self.command,
+            body=[
+                Table(self.columns(), self.rows(), left=0),
+                self.note(),
+                *(f"{line}\n\n```bash\n{self.best}\n```" for line in best),
+                *failed,
+                "![parallel coordinates](parallel_coordinates.png)" if drawn else "",
+            ],
+            said=[self.note(), *failed, *(f"{line}\n  {self.best}" for line in best)],
+            figures={"parallel_coordinates.png": lambda: self._figure(drawn)} if drawn else {},
+            files={"sweep.csv": self._numbers().csv()},
+            name="sweep",
+        )
 
-    def write(self, folder: Path) -> None:
-        """Write ``sweep.md``, ``sweep.csv`` and ``parallel_coordinates.png``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / "sweep.md", lambda stream: stream.write(self.markdown()))
-        _replace(folder / "sweep.csv", self._write_csv)
-        if drawn := self._drawn():
-            metric = self.sweep.metric
-            assert metric is not None
-            figure = parallel_coordinates(
-                [
-                    Coordinate(
-                        _label(name, self.varied),
-                        [_point(trial.parameters.get(name), self._is_list(name)) for trial in drawn],
-                        self.sweep.parameters[name].kind in LOGARITHMIC,
-                    )
-                    for name in (self.varied if len(self.varied) <= _AXES else self.shared)
-                ],
-                [trial.value(metric) or 0.0 for trial in drawn],
-                score=metric.name,
-                smaller_is_better=metric.goal == "minimize",
-            )
-            save_figure(figure, folder / "parallel_coordinates.png")
-
-    def show(self) -> None:
-        """Print the table, whole, however narrow the terminal says it is."""
-        table = Table(title=self.sweep.name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-        for name in self.columns():
-            table.add_column(name, justify="right", no_wrap=True)
-        for row in self.rows():
-            table.add_row(*row)
-        # Wide enough for every cell, whatever the terminal says.
-        widths = [max(map(len, column)) + 4 for column in zip(self.columns(), *self.rows(), strict=True)]
-        Console(width=max(Console().width, sum(widths))).print(table)
-        console = Console(soft_wrap=True, highlight=False, markup=False)
-        console.print(self.note())
-        for trial in self.ended:
-            if trial.state == "failed":
-                console.print(f"Trial {trial.number} failed: {trial.message}")
-        if self.best is not None:
-            console.print(f"The best trial again:\n  {self.best}")
+    def _figure(self, drawn: Sequence[Trial]) -> Figure:
+        metric = self.sweep.metric
+        assert metric is not None
+        return parallel_coordinates(
+            [
+                Coordinate(
+                    _label(name, self.varied),
+                    [_point(trial.parameters.get(name), self._is_list(name)) for trial in drawn],
+                    self.sweep.parameters[name].kind in LOGARITHMIC,
+                )
+                for name in (self.varied if len(self.varied) <= _AXES else self.shared)
+            ],
+            [trial.value(metric) or 0.0 for trial in drawn],
+            score=metric.name,
+            smaller_is_better=metric.goal == "minimize",
+        )
 
     def _values(self, trial: Trial) -> list[str]:
         metric = self.sweep.metric
@@ -171,16 +150,17 @@ class SweepReport:
         distribution = self.sweep.parameters[name]
         return distribution.categorical and len(distribution.options["values"]) <= _CHOICES
 
-    def _write_csv(self, stream: TextIO) -> None:
+    def _numbers(self) -> Table:
+        """A line a trial, with all of its parameters."""
         metric = self.sweep.metric
-        writer = csv.writer(stream, lineterminator="\n")
         names = list(self.sweep.parameters)
         values = [] if metric is None else [metric.name, f"last {metric.name}"]
-        writer.writerow(["trial", "state", "seconds", *values, *names])
+        rows = []
         for trial in self.ended:
             numbers = [] if metric is None else [trial.value(metric), trial.last(metric)]
             cells = [trial.parameters.get(name) for name in names]
-            writer.writerow([trial.number, trial.state, f"{trial.seconds:.3f}", *numbers, *cells])
+            rows.append([trial.number, trial.state, f"{trial.seconds:.3f}", *numbers, *cells])
+        return Table(["trial", "state", "seconds", *values, *names], rows)
 
 
 def best_command(sweep: Sweep, trials: Sequence[Trial], overrides: Sequence[str]) -> str | None:
@@ -222,10 +202,3 @@ def _point(value: Any, choice: bool) -> float | str | None:
     # A long list of texts is one of choices too.
     text = str(value)
     return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
-
-
-def _replace(path: Path, write: Callable[[TextIO], Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="") as stream:
-        write(stream)
-    os.replace(partial, path)

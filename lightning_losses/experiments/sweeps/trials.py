@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from lightning_losses.callbacks.records.metrics_file import read_metrics
+from lightning_losses.environment.atomic_files import write_text
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.sweeps.sweep_file import Metric
 
@@ -132,9 +133,7 @@ class Journal:
     def _claim(self, identity: Mapping[str, Any]) -> None:
         path, digest = self.folder / "sweep.json", _digest(identity)
         if not path.is_file():
-            partial = path.with_name(".sweep.json.partial")
-            partial.write_text(json.dumps({**identity, "digest": digest}, indent=1, default=str) + "\n")
-            os.replace(partial, path)
+            write_text(path, json.dumps({**identity, "digest": digest}, indent=1, default=str) + "\n")
         elif json.loads(path.read_text())["digest"] != digest:
             raise ConfigError(
                 f"folder={self.folder}: it holds a sweep of another file, other overrides or another seed; give a new "

@@ -23,8 +23,9 @@ import lightning_losses
 from lightning_losses.callbacks import History, MetricsFile, Progress
 from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard
 from lightning_losses.checkpoints import EpochSeed, LastCheckpoint
-from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints, replacing
+from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.data import ImageData
+from lightning_losses.environment.atomic_files import write_text
 from lightning_losses.experiments.config.instantiate import instantiate
 from lightning_losses.experiments.training.kept_networks import KeptNetworks, file_digest
 from lightning_losses.experiments.training.processes import (
@@ -319,8 +320,7 @@ class Training:
         if not resume and not first_process():
             return
         if not resume:
-            with replacing(path) as stream:
-                stream.write(json.dumps(self.identity, indent=1, sort_keys=True).encode())
+            write_text(path, json.dumps(self.identity, indent=1, sort_keys=True))
             return
         before = json.loads(path.read_text())
         if differing := sorted(_differences(before, self.identity)):

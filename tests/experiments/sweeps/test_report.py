@@ -81,7 +81,7 @@ def test_the_best_command_is_that_of_a_finished_trial(report):
 
 
 def test_files(report, tmp_path, capsys):
-    report.write(tmp_path / "out")
+    report.page().write(tmp_path / "out")
     text = (tmp_path / "out" / "sweep.md").read_text()
     assert "| 1 | 1 | 1 | kd | 0.02 | temperature 2.5 | finished | 1.2 |" in text
     assert "Trial 3 failed: no | space" in text
@@ -91,5 +91,5 @@ def test_files(report, tmp_path, capsys):
     assert rows[1]["objectives.kd.terms.kd.loss.temperature"] == "2.5" and rows[0]["val/loss"] == "0.5"
     with Image.open(tmp_path / "out" / "parallel_coordinates.png") as picture:
         assert min(picture.size) > 500
-    report.show()
+    report.page().show()
     assert "temperature 2.5   finished" in capsys.readouterr().out
