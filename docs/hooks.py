@@ -1,8 +1,9 @@
 """What mkdocs builds beside the pages of this folder: the catalogue, the API, the results, and the files they name."""
 
+import posixpath
 import re
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -24,16 +25,25 @@ ROOMS = str.split(
 )
 # Settings that most losses have, and that say nothing of one.
 SHARED = ("ignore_index", "reduction")
-OUTWARD = re.compile(r"\]\(\.\./([^)#\s]+)")
+# What a link leads to, if not away or to a place on its page.
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]+)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fill in the API's pages, which are not written by hand."""
+    """Fill in the pages that are not written by hand: those of the experiments, and the API's."""
     assert config.nav is not None
     for section in config.nav:
+        if "Results" in section:
+            section["Results"] += [_heading(path) for path in sorted((ROOT / "docs" / "results").glob("*.md"))]
         if "API" in section:
             section["API"] = [{title: path} for title, path, _ in _api()]
     return config
+
+
+def _heading(path: Path) -> dict[str, str]:
+    """A page by its heading."""
+    title = path.read_text().partition("\n")[0].removeprefix("# ")
+    return {title: path.relative_to(ROOT / "docs").as_posix()}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -41,19 +51,31 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     made = {path: text for _, path, text in _api()}
     made["catalogue.md"] = catalogue_page()
     made |= {page: (ROOT / source).read_text() for page, source in PAGES.items()}
-    texts = [*made.values(), *(file.content_string for file in files.documentation_pages())]
-    named = {name for text in texts for name in OUTWARD.findall(text)} - set(PAGES.values())
-    made |= {f"source/{name}.txt": (ROOT / name).read_text() for name in sorted(named)}
+    texts = made | {file.src_uri: file.content_string for file in files.documentation_pages()}
+    named = {_target(link, page) for page, text in texts.items() for link in LINK.findall(text)}
+    outside = {name for name in named if not name.startswith("docs/")} - set(PAGES.values())
+    made |= {f"source/{name}.txt": (ROOT / name).read_text() for name in sorted(outside)}
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
     return files
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links that leave this folder at the copies."""
-    up = "../" * (len(PurePosixPath(page.file.src_uri).parts) - 1)
-    pages = {source: page for page, source in PAGES.items()}
-    return OUTWARD.sub(lambda found: f"]({up}{pages.get(found[1], f'source/{found[1]}.txt')}", markdown)
+    """Point the links of files outside this folder, and those that leave it, at what stands in their place."""
+    uri = page.file.src_uri
+    return LINK.sub(lambda found: f"]({_place(_target(found[1], uri), uri)}", markdown)
+
+
+def _target(link: str, page: str) -> str:
+    """What a page's link leads to, from the root of the repository."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(PAGES.get(page, f"docs/{page}")), link))
+
+
+def _place(target: str, page: str) -> str:
+    """Where that is among the pages, from one of them."""
+    sources = {source: uri for uri, source in PAGES.items()}
+    uri = target.removeprefix("docs/") if target.startswith("docs/") else sources.get(target, f"source/{target}.txt")
+    return posixpath.relpath(uri, posixpath.dirname(page))
 
 
 @cache
@@ -119,7 +141,7 @@ def catalogue_page() -> str:
         "",
     ]
     for family in _families():
-        lines += [f"## {_heading(family)}", ""]
+        lines += [f"## {_family_name(family)}", ""]
         lines += ["| id | what it is | inputs | coupled | fused | status |", "|---|---|---|---|---|---|"]
         lines += [_loss_row(entry) for entry in entries if entry.family == family] + [""]
     lines += ["## Wrapped", "", "Losses of other libraries, called as they are through a configuration of ours.", ""]
@@ -131,7 +153,7 @@ def catalogue_page() -> str:
     return "\n".join([*lines, "</div>", ""])
 
 
-def _heading(family: str) -> str:
+def _family_name(family: str) -> str:
     return family.replace("/", ": ").replace("_", " ").capitalize()
 
 

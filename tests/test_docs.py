@@ -25,6 +25,7 @@ from lightning_losses.recipes import calibrate, compare, train
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RESULTS = sorted((ROOT / "docs" / "results").glob("*.md"))
 BLOCK = re.compile(r"^(?:<!-- not run: ([^\n]+?) -->\n)?```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PROGRAMS = ("python ", "lightning-losses ", "make ", "pip ", "wandb ", "torchrun ", "srun ", "sbatch ")
 RECIPES = [path.stem for path in (ROOT / "recipes").glob("[!_]*.py")]
@@ -187,7 +188,7 @@ def inline():
     """Commands within the text, without those that leave something open."""
     found = {
         command: page.name
-        for page in [*PAGES, ROOT / "RESULTS.md"]
+        for page in [*PAGES, ROOT / "RESULTS.md", *RESULTS]
         for command in re.findall(r"`([^`\n]+)`", re.sub(r"(?ms)^```.*?^```$", "", page.read_text()))
         if command.startswith(PROGRAMS) and not re.search(r"\.\.\.|<|FOLDER|FILE", command)
     }
@@ -230,7 +231,8 @@ def test_the_pages_build_strictly_and_fetch_nothing(tmp_path):
     )
     assert build.returncode == 0, build.stdout + build.stderr
     written = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
-    assert {page.with_suffix(".html").name for page in PAGES[1:]} | {"catalogue.html", "results.html"} <= written.keys()
+    pages = [path.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for path in [*PAGES[1:], *RESULTS]]
+    assert {*pages, "catalogue.html", "results.html"} <= written.keys() and len(RESULTS) > 8
     for name, page in written.items():
         # Links may lead away; what a page loads may not.
         loaded = re.findall(r"<(?:script|img|iframe|source)[^>]* src=[\"']?([^\"' >]+)", page)

@@ -1,4 +1,4 @@
-"""RESULTS.md: what is run and what is not, what a failed gate and a broken run do, what a comparison becomes."""
+"""RESULTS.md and its pages: what is run and what is not, what a failed gate, a broken run and a comparison become."""
 
 import json
 import re
@@ -7,8 +7,10 @@ import sys
 import pytest
 
 from lightning_losses.experiments.comparison.comparison_report import METRICS, Comparison
+from lightning_losses.experiments.evidence import result_runs
 from lightning_losses.experiments.evidence.claims import Claim, Difference
 from lightning_losses.recipes import results
+from tests.recipes.conftest import ROOT
 
 
 def write_report(folder, generalised, seconds=3.0, settings=None):
@@ -18,8 +20,8 @@ def write_report(folder, generalised, seconds=3.0, settings=None):
     for place, name in enumerate(runs):
         if generalised is not None:
             runs[name]["delay"] += place
-    results.report_of(folder).parent.mkdir(parents=True)
-    results.report_of(folder).write_text(json.dumps({"seconds": seconds, "runs": runs, "settings": settings}))
+    result_runs.report_of(folder).parent.mkdir(parents=True)
+    result_runs.report_of(folder).write_text(json.dumps({"seconds": seconds, "runs": runs, "settings": settings}))
 
 
 @pytest.fixture
@@ -36,11 +38,12 @@ def make_results(tmp_path, monkeypatch):
             write_report(folder, outcomes[seed])
             return True
 
-        monkeypatch.setattr(results, "run", run)
+        monkeypatch.setattr(result_runs, "run", run)
         options = ["--experiments", "grok_lazy_rich", "--seeds", ",".join(map(str, outcomes))]
         options += ["--folder", str(tmp_path / "runs"), "--output", str(tmp_path / "RESULTS.md")]
         monkeypatch.setattr(sys, "argv", ["results.py", *options, *further])
-        return results.main(), started, (tmp_path / "RESULTS.md").read_text()
+        code, page = results.main(), tmp_path / "docs" / "results" / "grok_lazy_rich.md"
+        return code, started, (tmp_path / "RESULTS.md").read_text() + page.read_text()
 
     return make
 
@@ -68,21 +71,21 @@ def test_a_run_that_breaks_is_told_and_the_others_go_on(make_results):
 
 
 def test_other_settings_are_another_run_and_other_words_are_not(tmp_path):
-    settings = results.settings_of("grok_xor", 3)
-    folder = results.folder_of(tmp_path, "grok_xor", settings)
-    assert results.folder_of(tmp_path, "grok_xor", {**settings, "claim": "another", "gates": []}) == folder
-    assert results.folder_of(tmp_path, "grok_xor", {**settings, "threads": 2}) != folder
+    settings = result_runs.settings_of("grok_xor", 3)
+    folder = result_runs.folder_of(tmp_path, "grok_xor", settings)
+    assert result_runs.folder_of(tmp_path, "grok_xor", {**settings, "claim": "another", "gates": []}) == folder
+    assert result_runs.folder_of(tmp_path, "grok_xor", {**settings, "threads": 2}) != folder
 
 
 def test_other_code_is_another_run_which_is_taken_only_where_it_is_asked_for(tmp_path, monkeypatch, make_results):
-    settings = results.settings_of("grok_lazy_rich", 3)
-    now = results.folder_of(tmp_path / "runs", "grok_lazy_rich", settings)
-    monkeypatch.setattr(results, "source_digest", lambda names: "another")
-    then = results.folder_of(tmp_path / "runs", "grok_lazy_rich", settings)
+    settings = result_runs.settings_of("grok_lazy_rich", 3)
+    now = result_runs.folder_of(tmp_path / "runs", "grok_lazy_rich", settings)
+    monkeypatch.setattr(result_runs, "source_digest", lambda names: "another")
+    then = result_runs.folder_of(tmp_path / "runs", "grok_lazy_rich", settings)
     assert now != then
     write_report(now, 100.0, settings=settings)
-    assert results.older_run(then, settings) == now
-    assert results.older_run(then, {**settings, "threads": 2}) is None
+    assert result_runs.older_run(then, settings) == now
+    assert result_runs.older_run(then, {**settings, "threads": 2}) is None
     code, started, text = make_results({3: 100.0}, "--stale")
     assert (code, started) == (0, [])
     assert "an earlier version of the code made, from the same settings: `grok_lazy_rich` seed 3." in text
@@ -114,24 +117,36 @@ def test_a_comparison_is_a_section_with_verdicts_tables_and_pictures(tmp_path, m
     options = ["--experiments", "calibration_compare", "--folder", str(tmp_path / "runs")]
     monkeypatch.setattr(sys, "argv", ["results.py", *options, "--output", str(tmp_path / "RESULTS.md")])
     assert results.main() == 0
-    text = (tmp_path / "RESULTS.md").read_text()
-    assert "| `calibration_compare` | KD is better. | reproduced |" in text
-    assert "| KD is better. (us, 2026) | reproduced | holds: 60 rows: accuracy, % of kd higher than that of ce" in text
-    assert "- 60 rows: `data.train_rows=60`" in text and "### Some objectives: accuracy, %" in text
-    assert "- 60 rows: accuracy higher: `kd`; accuracy lower: none; " in text
+    text, place = (tmp_path / "RESULTS.md").read_text(), tmp_path / "docs" / "results" / "calibration_compare.md"
+    assert "| [`calibration_compare`](docs/results/calibration_compare.md) | KD is better. | reproduced |" in text
     assert "- Larger networks." in text
-    for picture in re.findall(r"\]\((.*png)\)", text):
-        assert (tmp_path / picture).is_file()
+    text = place.read_text()
+    assert text.startswith("# Some objectives\n")
+    assert "| KD is better. (us, 2026) | reproduced | holds: 60 rows: accuracy, % of kd higher than that of ce" in text
+    assert "- 60 rows: `data.train_rows=60`" in text and "## accuracy, %" in text
+    assert "- 60 rows: accuracy higher: `kd`; accuracy lower: none; " in text
+    pictures = re.findall(r"\]\((.*png)\)", text)
+    assert len(pictures) == 3 and all((place.parent / picture).is_file() for picture in pictures)
 
 
-@pytest.mark.parametrize("experiment", results.GROKKING)
+def test_every_experiment_has_a_page_and_the_verdicts_are_short():
+    text = (ROOT / "RESULTS.md").read_text()
+    assert len(text.splitlines()) < 100
+    pages = {path.stem: path.read_text() for path in (ROOT / "docs" / "results").glob("*.md")}
+    assert set(pages) == set(result_runs.EXPERIMENTS)
+    for name, page in pages.items():
+        assert f"| [`{name}`](docs/results/{name}.md) |" in text
+        assert f"experiment={name}`" in page or f"comparison={name}`" in page
+
+
+@pytest.mark.parametrize("experiment", result_runs.GROKKING)
 def test_every_experiment_says_what_it_claims(experiment):
-    settings = results.settings_of(experiment, 3)
+    settings = result_runs.settings_of(experiment, 3)
     assert all(settings[word] for word in ("title", "claim", "source", "untested", "gates"))
 
 
 @pytest.mark.slow
 def test_a_run_that_can_not_start_breaks(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "_overrides", lambda experiment, seed: ["experiment=nothing"])
-    assert results.run("nothing", 3, tmp_path / "run") is False
+    monkeypatch.setattr(result_runs, "_overrides", lambda experiment, seed: ["experiment=nothing"])
+    assert result_runs.run("nothing", 3, tmp_path / "run") is False
     assert "nothing" in (tmp_path / "run" / "output.txt").read_text()

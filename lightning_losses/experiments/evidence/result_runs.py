@@ -1,0 +1,167 @@
+"""The runs behind the results: which there are, where each one is, and what of it has run before."""
+
+import hashlib
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from lightning_losses.experiments.comparison.comparison_report import Comparison
+from lightning_losses.experiments.training.sources import essential, source_digest, targets
+
+# Trained by recipes/train.py on seeds that their settings and gates were not chosen on.
+GROKKING = ("grok_perpgrad", "grok_stablemax", "grok_precision", "grok_xor", "grok_lazy_rich", "grok_compare")
+# Trained by recipes/compare.py, which has its seeds, its claims and its kept results.
+COMPARISONS = ("distillation_digits", "distillation_mnist5k", "calibration_compare", "calibration_overlap")
+EXPERIMENTS = (*GROKKING, *COMPARISONS)
+# Settings were chosen on seeds 0, 1, 2 and those from 10 on.
+SEEDS = (3, 4, 5)
+# What of a configuration decides what a grokking experiment trains.
+_DECISIVE = ("seed", "threads", "data", "model", "network_wrapper", "modules", "callbacks", "trainer", "runs")
+# Beside the table of verdicts.
+PICTURES = Path("docs") / "images"
+
+
+def settings_of(experiment: str, seed: int) -> dict[str, Any]:
+    """The whole configuration of a run."""
+    with initialize_config_module("lightning_losses.conf", version_base="1.3"):
+        config = compose("train", _overrides(experiment, seed))
+    found = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(found, dict)
+    return {str(name): value for name, value in found.items()}
+
+
+def decisive(settings: dict[str, Any]) -> dict[str, Any]:
+    """What of them decides what is trained, and no default that is written out."""
+    found = essential({name: settings.get(name) for name in _DECISIVE})
+    assert isinstance(found, dict)
+    return found
+
+
+def folder_of(folder: Path, experiment: str, settings: dict[str, Any]) -> Path:
+    """Where the run of these settings is: other settings or other code, another folder."""
+    names = [*targets(decisive(settings)), "lightning_losses.experiments.kinds.grok"]
+    text = json.dumps([decisive(settings), source_digest(names)], sort_keys=True)
+    return folder / experiment / f"seed-{settings['seed']}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def older_run(folder: Path, settings: dict[str, Any]) -> Path | None:
+    """Beside a run's folder the newest one with a report of the same settings, by another version of the code."""
+    places = sorted(folder.parent.glob(f"seed-{settings['seed']}-*"), key=lambda place: place.stat().st_mtime)
+    for place in reversed(places):
+        if report_of(place).is_file():
+            before = json.loads(report_of(place).read_text())["settings"]
+            if decisive(before) == decisive(settings):
+                return place
+    return None
+
+
+def run(experiment: str, seed: int, folder: Path) -> bool:
+    """Train a grokking experiment in a process of its own; whether it wrote its report."""
+    begun = (folder / ".hydra" / "overrides.yaml").is_file()
+    arguments = [f"resume={folder}"] if begun else [*_overrides(experiment, seed), f"hydra.run.dir={folder}"]
+    return _start("train", arguments, folder) and report_of(folder).is_file()
+
+
+def run_comparison(name: str, folder: Path, *, stale: bool = False) -> bool:
+    """Train what a comparison has no result of, in a process of its own; whether it wrote its report."""
+    arguments = [f"comparison={name}", f"hydra.run.dir={folder}", *(["stale=true"] if stale else [])]
+    return _start("compare", arguments, folder)
+
+
+def _start(recipe: str, arguments: list[str], folder: Path) -> bool:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "output.txt").open("a") as output:
+        command = [sys.executable, "-m", f"lightning_losses.recipes.{recipe}", *arguments]
+        return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode == 0
+
+
+def report_of(folder: Path) -> Path:
+    """Where a run writes its numbers."""
+    return folder / "report" / "report.json"
+
+
+@dataclass
+class Runner:
+    """Runs what has not run yet, and tells of it.
+
+    Attributes:
+        folder: where the runs go.
+        output: the table of verdicts, beside which the pictures go.
+        total: how many runs of grokking experiments are asked for.
+        stale: whether runs of other versions of the code are taken too.
+        train: whether what is missing is run.
+        done: how many runs of grokking experiments there were.
+        broken: what broke.
+        old: the runs that were made by other versions of the code.
+    """
+
+    folder: Path
+    output: Path
+    total: int
+    stale: bool = False
+    train: bool = True
+    done: int = 0
+    broken: list[str] = field(default_factory=list)
+    old: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+
+    def grokking(self, name: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """The report of a seed of a grokking experiment, None where it broke or was not to be run."""
+        self.done += 1
+        seed, folder = settings["seed"], folder_of(self.folder, name, settings)
+        self.console.print(f"{self.done:>3} of {self.total}: {name}, seed {seed}", end=" … ")
+        started, before = time.perf_counter(), older_run(folder, settings) if self.stale else None
+        if report_of(folder).is_file():
+            self.console.print("has run before")
+        elif before is not None:
+            self.console.print("has run before, by another version of the code")
+            self.old.append(f"`{name}` seed {seed}")
+            folder = before
+        elif not self.train:
+            self.console.print("has not run")
+            return None
+        elif run(name, seed, folder):
+            self.console.print(f"{time.perf_counter() - started:.0f} s")
+        else:
+            self._tell(f"{name}, seed {seed}", folder)
+            return None
+        report: dict[str, Any] = json.loads(report_of(folder).read_text())
+        return report
+
+    def comparison(self, name: str) -> tuple[Comparison, list[str]] | None:
+        """What a comparison found, and the names of its pictures."""
+        folder = self.folder / name
+        self.console.print(f"{name}", end=" … ")
+        started = time.perf_counter()
+        if self.train and not run_comparison(name, folder, stale=self.stale):
+            self._tell(name, folder)
+        if not (folder / "report" / "comparison.json").is_file():
+            self.console.print("has not run")
+            return None
+        self.console.print(f"{time.perf_counter() - started:.0f} s")
+        pictures = self.output.parent / PICTURES
+        pictures.mkdir(parents=True, exist_ok=True)
+        drawn = sorted((folder / "report").glob("*.png"))
+        for picture in drawn:
+            shutil.copy(picture, pictures / f"{name}_{picture.name}")
+        return Comparison.read(folder / "report"), [picture.stem for picture in drawn]
+
+    def _tell(self, what: str, folder: Path) -> None:
+        self.console.print(f"broke; its output is {shlex.quote(str(folder / 'output.txt'))}")
+        self.broken.append(what)
+
+
+def _overrides(experiment: str, seed: int) -> list[str]:
+    return [f"experiment={experiment}", f"seed={seed}", "threads=1"]
