@@ -121,9 +121,9 @@ class Page:
 
     def content(self) -> dict[str, Any]:
         """What the JSON file holds."""
-        command = {"command": self.command} if self.command else {}
         settings = {} if self.settings is None else {"settings": dict(self.settings)}
-        return {"title": self.title, **command, **(self.numbers or {}), "pictures": list(self.figures), **settings}
+        named = {"title": self.title, "command": self.command, "pictures": list(self.figures)}
+        return {**named, **(self.numbers or {}), **settings}
 
     def write(self, folder: Path) -> list[Path]:
         """Write the page, its numbers, its pictures and its further files into a folder; the pictures' paths."""

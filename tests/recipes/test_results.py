@@ -94,7 +94,7 @@ def test_other_code_is_another_run_which_is_taken_only_where_it_is_asked_for(tmp
     assert make_results({3: 100.0})[1] == [3]
 
 
-def test_a_comparison_is_a_section_with_verdicts_tables_and_pictures(tmp_path, monkeypatch):
+def test_a_comparison_is_a_page_with_verdicts_tables_and_pictures(tmp_path, monkeypatch):
     found = Comparison(
         title="Some objectives",
         command="",
@@ -111,9 +111,8 @@ def test_a_comparison_is_a_section_with_verdicts_tables_and_pictures(tmp_path, m
         untested=("Larger networks.",),
         config={"common": ["data=digits"]},
     )  # fmt: skip
-    monkeypatch.setattr(
-        results, "run_comparison", lambda name, folder, stale: found.page().write(folder / "report") or True
-    )
+    write = found.page().write
+    monkeypatch.setattr(result_runs, "run_comparison", lambda name, folder, stale: bool(write(folder / "report")))
     options = ["--experiments", "calibration_compare", "--folder", str(tmp_path / "runs")]
     monkeypatch.setattr(sys, "argv", ["results.py", *options, "--output", str(tmp_path / "RESULTS.md")])
     assert results.main() == 0

@@ -27,6 +27,7 @@ from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
 from lightning_losses.data.resident import ResidentData
 from lightning_losses.experiments.config.instantiate import ConfigError, instantiate
 from lightning_losses.experiments.evidence.gates import Gate
+from lightning_losses.experiments.launch import command
 from lightning_losses.experiments.loggers.loggers import (
     log_checkpoints,
     log_pictures,
@@ -254,6 +255,7 @@ def _page(config: DictConfig, runs: Mapping[str, Run], gates: list[Gate], second
     ]
     return Page(
         title=config.title,
+        command=command(),
         body=[
             Table(["run", *shown], rows),
             "\n".join(f"- {line}" for line in judged),
