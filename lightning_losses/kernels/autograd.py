@@ -1,7 +1,8 @@
 """Autograd's side of the fused losses that make their gradients in the forward pass."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -21,24 +22,8 @@ class Summed(NamedTuple):
     grad_bias: Tensor | None
 
 
-class HeadWalk(Protocol):
-    """What evaluates a head's rows, of which none is ignored, together with its gradients."""
-
-    def __call__(
-        self,
-        hidden: Float[Tensor, "tokens width"],
-        weight: Float[Tensor, "vocabulary width"],
-        bias: Float[Tensor, " vocabulary"] | None,
-        target: Int[Tensor, " tokens"] | None,
-        /,
-        *,
-        wanted: Wanted,
-    ) -> Summed:
-        """The loss and its gradients."""
-
-
 def gradients_in_forward(
-    walk: HeadWalk,
+    walk: Callable[..., Summed],
     name: str,
     hidden: Float[Tensor, "tokens width"],
     weight: Float[Tensor, "vocabulary width"],
@@ -48,7 +33,7 @@ def gradients_in_forward(
     """What a walk makes, the loss differentiable, the logged part not.
 
     Args:
-        walk: evaluates loss and gradients.
+        walk: takes the operands, and by name which of them need a gradient.
         name: what the refusal of higher derivatives calls it.
         hidden, weight, bias, target: what it walks over.
     """

@@ -10,14 +10,13 @@ from torch import Tensor
 from lightning_losses.kernels.autograd import gradients_in_forward
 from lightning_losses.kernels.cross_entropy.chunked import CHUNKED
 from lightning_losses.kernels.cross_entropy.walk import default_chunk
-from lightning_losses.kernels.inputs import autocast, check_head, check_targets
+from lightning_losses.kernels.inputs import autocast, check_head, check_normalizer, check_targets, scales
 from lightning_losses.kernels.rows.by_hand import evaluator_of
 from lightning_losses.kernels.rows.row_wise import RowFunction, refuses, rows_of
 from lightning_losses.kernels.rows.teachers import Teacher
 from lightning_losses.kernels.rows.walk import ChunkedRows, ChunkLoss, scaled_sum
-from lightning_losses.kernels.terms import statistics_dtype
 from lightning_losses.losses.kinds import RowLoss
-from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.checks import check_choice
 from lightning_losses.numerics.reduction import Reduction
 
 ChunkedImpl = Literal["auto", "reference", "chunked", "autograd"]
@@ -77,12 +76,7 @@ def chunked_head(
     ignored = own[1] if ignore_index is None else ignore_index
     check_choice(name, "reduction", settled_reduction, Reduction)
     check_choice(name, "impl", impl, ChunkedImpl)
-    if normalizer is not None and settled_reduction != "mean":
-        raise ValueError(
-            f"{name}: normalizer={normalizer} came with reduction={settled_reduction!r}; it divides a mean."
-        )
-    if normalizer is not None and not isinstance(normalizer, Tensor):
-        check_number(name, "normalizer", normalizer, above=0)
+    check_normalizer(name, normalizer, settled_reduction)
     if chunk is not None and chunk < 1:
         raise ValueError(f"{name}: chunk={chunk} came; give at least 1.")
     if refusal := refuses(loss):
@@ -102,7 +96,7 @@ def chunked_head(
     step = max(len(rows), 1) if impl == "reference" else chunk or default_chunk(len(rows), weight, full=True)
     by_hand = evaluator_of(loss) if impl in ("auto", "chunked") else None
     of_chunk = ChunkLoss(rows_of(loss, ignored), by_hand, teacher, step, accum_dtype)
-    scale = _scale(settled_reduction, normalizer, rows)
+    scale, _ = scales(rows, settled_reduction, normalizer)
     with torch.autocast(hidden.device.type, enabled=False):
         if settled_reduction != "none":
             summed = partial(scaled_sum, loss=of_chunk, scale=scale)
@@ -111,11 +105,3 @@ def chunked_head(
     if index is None:
         return values.reshape(shape)
     return values.new_zeros(shape.numel()).index_put((index,), values).reshape(shape)
-
-
-def _scale(reduction: Reduction, normalizer: float | Tensor | None, rows: Tensor) -> float | Tensor:
-    if reduction != "mean":
-        return 1.0
-    if isinstance(normalizer, Tensor):
-        return 1.0 / normalizer.detach().to(rows.device, statistics_dtype(rows))
-    return 1.0 / (normalizer if normalizer is not None else max(len(rows), 1))

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lightning_losses.kernels.terms import statistics_dtype
 from lightning_losses.numerics.checks import check_floating, check_number, debugging
 from lightning_losses.parallel.processes import is_distributed_tensor
 
@@ -35,18 +36,18 @@ def check_head(
             "call under autocast."
         )
     if not isinstance(target, Tensor) or target.dtype != torch.int64 or target.shape != hidden.shape[:-1]:
-        found = f"{target.dtype} {list(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
+        came = f"{target.dtype} {list(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
         raise ValueError(
-            f"{loss}: target ({found}) came with hidden of shape {list(hidden.shape)}; give int64 token "
+            f"{loss}: target ({came}) came with hidden of shape {list(hidden.shape)}; give int64 token "
             f"ids of shape {list(hidden.shape[:-1])}."
         )
     for name, vector in (("bias", bias), ("class_weight", class_weight)):
         if vector is not None and (
             not isinstance(vector, Tensor) or vector.shape != weight.shape[:1] or not vector.is_floating_point()
         ):
-            found = f"{list(vector.shape)}" if isinstance(vector, Tensor) else type(vector).__name__
+            came = f"{list(vector.shape)}" if isinstance(vector, Tensor) else type(vector).__name__
             raise ValueError(
-                f"{loss}: {name} ({found}) came with a vocabulary of {len(weight)}; give a floating-point "
+                f"{loss}: {name} ({came}) came with a vocabulary of {len(weight)}; give a floating-point "
                 f"tensor of shape [{len(weight)}]."
             )
 
@@ -101,3 +102,34 @@ def filter_threshold(
         return torch.finfo(torch.get_autocast_dtype(device) if on else weight.dtype).eps / 32
     check_number(loss, "filter_eps", filter_eps, least=0)
     return float(filter_eps)
+
+
+def check_normalizer(loss: str, normalizer: float | Tensor | None, reduction: str) -> None:
+    """Raise ``ValueError`` for a normalizer that is not above 0, or has no mean to divide."""
+    if normalizer is None:
+        return
+    if reduction != "mean":
+        raise ValueError(f"{loss}: normalizer={normalizer} came with reduction={reduction!r}; it divides a mean.")
+    if not isinstance(normalizer, Tensor):
+        check_number(loss, "normalizer", normalizer, above=0)
+
+
+def scales(
+    hidden: Float[Tensor, "tokens width"],
+    reduction: str,
+    normalizer: float | Tensor | None,
+    row_weight: float | Float[Tensor, " tokens"] = 1.0,
+    z_loss: float = 0.0,
+) -> tuple[float | Tensor, float | Tensor]:
+    """What multiplies the sums over rows of losses and of ``lse^2``."""
+    if reduction != "mean":
+        return 1.0, z_loss
+    tokens = max(len(hidden), 1)
+    if normalizer is not None:
+        if isinstance(normalizer, Tensor):
+            normalizer = normalizer.detach().to(hidden.device, statistics_dtype(hidden))
+        return 1.0 / normalizer, z_loss / normalizer
+    if isinstance(row_weight, Tensor):
+        mass = row_weight.sum()
+        return 1.0 / torch.where(mass > 0, mass, 1.0), z_loss / tokens
+    return 1.0 / tokens, z_loss / tokens

@@ -10,7 +10,15 @@ from torch import Tensor
 from lightning_losses.kernels.choice import choose, named
 from lightning_losses.kernels.cross_entropy.problem import Impl, Problem
 from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue as LinearCrossEntropyValue
-from lightning_losses.kernels.inputs import autocast, check_head, check_targets, filter_threshold, shifted
+from lightning_losses.kernels.inputs import (
+    autocast,
+    check_head,
+    check_normalizer,
+    check_targets,
+    filter_threshold,
+    scales,
+    shifted,
+)
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.numerics.reduction import Reduction
@@ -124,10 +132,7 @@ def linear_cross_entropy(
     check_number(_NAME, "z_loss", z_loss, least=0)
     if softcap is not None:
         check_number(_NAME, "softcap", softcap, above=0)
-    if normalizer is not None and reduction != "mean":
-        raise ValueError(f"{_NAME}: normalizer={normalizer} came with reduction={reduction!r}; it divides a mean.")
-    if normalizer is not None and not isinstance(normalizer, Tensor):
-        check_number(_NAME, "normalizer", normalizer, above=0)
+    check_normalizer(_NAME, normalizer, reduction)
     if chunk is not None and min(chunk if isinstance(chunk, tuple) else (chunk,)) < 1:
         raise ValueError(f"{_NAME}: chunk={chunk} came; give sizes of at least 1.")
     check_head(_NAME, hidden, weight, target, bias, class_weight)
@@ -168,24 +173,3 @@ def linear_cross_entropy(
     if not (return_lse or return_z_loss):
         return value.loss
     return value._replace(lse=value.lse if return_lse else None, z_loss=value.z_loss if return_z_loss else None)
-
-
-def scales(
-    hidden: Float[Tensor, "tokens width"],
-    reduction: str,
-    normalizer: float | Tensor | None,
-    row_weight: float | Float[Tensor, " tokens"],
-    z_loss: float,
-) -> tuple[float | Tensor, float | Tensor]:
-    """What multiplies the sums over rows of cross-entropy and of ``lse^2``."""
-    if reduction != "mean":
-        return 1.0, z_loss
-    tokens = max(len(hidden), 1)
-    if normalizer is not None:
-        if isinstance(normalizer, Tensor):
-            normalizer = normalizer.detach().to(hidden.device, statistics_dtype(hidden))
-        return 1.0 / normalizer, z_loss / normalizer
-    if isinstance(row_weight, Tensor):
-        mass = row_weight.sum()
-        return 1.0 / torch.where(mass > 0, mass, 1.0), z_loss / tokens
-    return 1.0 / tokens, z_loss / tokens

@@ -22,8 +22,8 @@ def product(
         torch.Size([2, 3])
     """
     if a.dtype == torch.float32 and a.device.type == "cpu" and onednn_float32() and a.numel() and b.numel():
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-        return found
+        by_onednn: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+        return by_onednn
     return torch.mm(a, b.t()) if out is None else torch.mm(a, b.t(), out=out)
 
 

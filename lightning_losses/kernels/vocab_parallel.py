@@ -11,8 +11,7 @@ from torch import Tensor
 from lightning_losses.kernels.autograd import gradients_in_forward
 from lightning_losses.kernels.cross_entropy.chunked import CHUNKED, sums_and_gradients
 from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue
-from lightning_losses.kernels.inputs import autocast, check_head, check_targets, shifted
-from lightning_losses.kernels.linear_cross_entropy import scales
+from lightning_losses.kernels.inputs import autocast, check_head, check_targets, scales, shifted
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.parallel.processes import group_rank, maximum_of_all, row_shard, sizes_of_all, total_of_all

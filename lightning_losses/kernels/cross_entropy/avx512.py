@@ -102,10 +102,10 @@ def _built(command: list[str]) -> Path:
     if not built.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / built.name
-            run(*command[1:], str(SOURCE), "-o", str(made))
+            fresh = Path(scratch) / built.name
+            run(*command[1:], str(SOURCE), "-o", str(fresh))
             # Several processes may build at once: each puts a whole file in place.
-            made.replace(built)
+            fresh.replace(built)
     return built
 
 
@@ -172,8 +172,8 @@ class Avx512Scores:
             # Whole registers, in whole panels.
             rows, width = (-(-size // step) * step for size, step in zip(self.hidden.shape, (16, 64), strict=True))
             self.drawn = self.hidden.new_empty(rows, width, dtype=self.picked.dtype)
-        found = _Found(*map(_address, (shift, self.picked, largest, self.others, self.drawn)))
-        self._call("score", found)
+        result = _Found(*map(_address, (shift, self.picked, largest, self.others, self.drawn)))
+        self._call("score", result)
 
     def gather(
         self,
@@ -183,8 +183,8 @@ class Avx512Scores:
     ) -> Float[Tensor, "rows width"] | None:
         """Add the gradients of the weight and the bias, and return that of the hidden states."""
         weight, bias = self.walk.grad_weight, self.walk.grad_bias
-        made = _Made(*map(_address, (share, corner, weight, bias, self.drawn)), self.walk.first)
-        self._call("gather", made, self.hidden.dtype if weight is None else weight.dtype)
+        result = _Made(*map(_address, (share, corner, weight, bias, self.drawn)), self.walk.first)
+        self._call("gather", result, self.hidden.dtype if weight is None else weight.dtype)
         if weight is None and bias is not None:
             # Without the weight's gradient there is no walk to make the bias's on.
             bias += (self.exponentials @ share.to(self.exponentials.dtype)).to(share.dtype)

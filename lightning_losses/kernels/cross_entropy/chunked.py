@@ -4,8 +4,6 @@ The scores of a chunk are walked over tile by tile of the vocabulary, on any dev
 exponentials become gradients; `avx512` has other scores for the same walk.
 """
 
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -80,8 +78,8 @@ class TiledScores:
     def largest(self) -> Float[Tensor, " rows"]:
         """The largest score of each row, the target's apart."""
         nothing = torch.full_like(self.picked, -torch.inf)
-        found = [tile.amax(dim=1).to(nothing.dtype) if tile.shape[1] else nothing for tile in self.tiles]
-        return torch.stack(found).amax(dim=0)
+        largest = [tile.amax(dim=1).to(nothing.dtype) if tile.shape[1] else nothing for tile in self.tiles]
+        return torch.stack(largest).amax(dim=0)
 
     def exponentiate(self, shift: Float[Tensor, " rows"]) -> None:
         """Turn scores into ``exp(l - shift)`` in place, and sum them over the vocabulary but for the target."""
@@ -188,19 +186,19 @@ def sums_and_gradients(
         # A function, so that all it makes is gone when the next chunk asks for memory.
         weight_of = row_weight[rows] if isinstance(row_weight, Tensor) else row_weight
         e = hidden[rows].to(head.dtype)
-        made, sums, lse = walk.exponentials(e, target[rows])
-        cross_entropy.add_(scale * terms.cross_entropy(lse, made.picked, made.smooth, weight_of).sum())
+        chunk_scores, sums, lse = walk.exponentials(e, target[rows])
+        cross_entropy.add_(scale * terms.cross_entropy(lse, chunk_scores.picked, chunk_scores.smooth, weight_of).sum())
         square.add_(z_scale * lse.square().sum())
         if not any(wanted):
             return
         factor = scale * terms.probability_factor(weight_of) + 2 * z_scale * lse
         # factor p_y - onehot, as two terms of which the second has no cancellation.
         onehot = scale * (1 - terms.label_smoothing) * weight_of
-        corner = (factor - onehot) * (made.picked - lse).exp() - onehot * made.others / sums
-        if made.picked_slope is not None:
-            corner = corner * made.picked_slope
+        corner = (factor - onehot) * (chunk_scores.picked - lse).exp() - onehot * chunk_scores.others / sums
+        if chunk_scores.picked_slope is not None:
+            corner = corner * chunk_scores.picked_slope
         grad = walk.add_gradients(
-            made,
+            chunk_scores,
             e,
             share=factor / sums,
             corner=corner,
@@ -219,7 +217,7 @@ def sums_and_gradients(
 class Chunked(Implementation):
     """By chunks of tokens, the gradients made in the forward pass."""
 
-    name: ClassVar[Impl] = "chunked"
+    name: Impl = "chunked"
     products, memory = "3", "a chunk of tokens x V"
     purpose = "training; gradients are made in the forward pass"
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -73,10 +73,10 @@ class Implementation(ABC):
         purpose: what it is for.
     """
 
-    name: ClassVar[Impl]
-    products: ClassVar[str]
-    memory: ClassVar[str]
-    purpose: ClassVar[str]
+    name: Impl
+    products: str
+    memory: str
+    purpose: str
 
     def refuses(self, problem: Problem) -> str | None:
         """Why it can't evaluate this problem, as a sentence that says what would work; None if it can."""

@@ -59,8 +59,8 @@ class _Walk:
     def hits(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
         """The rows of a tile whose target is in it, and the columns where."""
         place = self.position[rows] - columns.start
-        found = ((place >= 0) & (place < columns.stop - columns.start)).nonzero().squeeze(1)
-        return found, place[found]
+        hit = ((place >= 0) & (place < columns.stop - columns.start)).nonzero().squeeze(1)
+        return hit, place[hit]
 
 
 def vocabulary_order(
@@ -91,8 +91,8 @@ class RecomputedCrossEntropy(torch.autograd.Function):
             total = torch.zeros_like(largest)
             for columns in walk.vocabulary_tiles:
                 scores, _ = walk.scores(rows, columns)
-                found, place = walk.hits(rows, columns)
-                picked[rows][found] = scores[found, place]
+                hit, place = walk.hits(rows, columns)
+                picked[rows][hit] = scores[hit, place]
                 if smooth is not None:
                     smooth[rows] += scores @ head.class_weight[columns]
                 before, largest = largest, torch.maximum(largest, scores.amax(dim=1))
@@ -129,11 +129,11 @@ class RecomputedCrossEntropy(torch.autograd.Function):
             for rows in walk.token_tiles:
                 g, slope = walk.scores(rows, columns)
                 exponentiate(g.sub_(lse[rows].unsqueeze(1)))
-                found, place = walk.hits(rows, columns)
-                if skipped(g, found, place, ctx.tiling.filter_eps):
+                hit, place = walk.hits(rows, columns)
+                if skipped(g, hit, place, ctx.tiling.filter_eps):
                     continue
                 g.mul_(share[rows].unsqueeze(1))
-                g[found, place] -= onehot[rows][found]
+                g[hit, place] -= onehot[rows][hit]
                 if terms.label_smoothing:
                     g.sub_(smoothing[rows].unsqueeze(1) * head.class_weight[entries])
                 if slope is not None:
@@ -153,17 +153,17 @@ class RecomputedCrossEntropy(torch.autograd.Function):
 
 def skipped(
     probabilities: Float[Tensor, "rows columns"],
-    found: Int[Tensor, " hits"],
+    hit: Int[Tensor, " hits"],
     place: Int[Tensor, " hits"],
     filter_eps: float | None,
 ) -> bool:
     """Whether every ``|softmax - onehot|`` of a tile is below the threshold."""
     if filter_eps is None:
         return False
-    if bool((probabilities[found, place] - 1).abs().ge(filter_eps).any()):
+    if bool((probabilities[hit, place] - 1).abs().ge(filter_eps).any()):
         return False
     others = probabilities.clone()
-    others[found, place] = 0
+    others[hit, place] = 0
     return not bool(others.amax() >= filter_eps)
 
 

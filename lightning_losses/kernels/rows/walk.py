@@ -95,12 +95,12 @@ def walk(
     whole_space = weight.new_empty(size if at_once and any(wanted) else 0, dtype=head.dtype)
 
     def placed(scores: Iterator[Tensor], network: int, count: int) -> Iterator[Tensor]:
-        for tile, found in zip(head.tiles, scores, strict=False):
+        for tile, fresh in zip(head.tiles, scores, strict=False):
             if loss.by_hand is None:
-                yield found.to(head.statistics)
+                yield fresh.to(head.statistics)
             else:
                 place = space[network, tile.start * count : tile.stop * count].view(count, -1)
-                yield place.copy_(found)
+                yield place.copy_(fresh)
 
     def add(rows: slice) -> None:
         # A function, so that all it makes is gone when the next chunk asks for memory.
@@ -181,5 +181,5 @@ class ChunkedRows(torch.autograd.Function):
         """The gradients, from the scores made again."""
         refuse_second_order("chunked")
         hidden, weight, bias, target = ctx.saved_tensors
-        made = walk(hidden, weight, bias, target, ctx.loss, upstream[0], ctx.needs_input_grad[:3])
-        return (*made[1:], None, None)
+        walked = walk(hidden, weight, bias, target, ctx.loss, upstream[0], ctx.needs_input_grad[:3])
+        return (*walked[1:], None, None)
