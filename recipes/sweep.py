@@ -16,25 +16,27 @@ same file is started by `wandb sweep FILE`.
 
 import shlex
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from lightning_losses.experiments.config.check_config import ConfigError
-from lightning_losses.experiments.launch import program
+from lightning_losses.experiments.launch import script
 from lightning_losses.experiments.sweeps.sweep import parse, sweep
 
 
-def main() -> None:
-    """Start from the command line."""
-    arguments = sys.argv[1:]
+def main(arguments: Sequence[str] | None = None, program: str | None = None) -> None:
+    """Start with the words of the command line, or with these."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = f"{program or script()} {shlex.join(arguments)}"
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         sys.exit(0 if arguments else 2)
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     try:
-        sweep(*parse(arguments))
+        sweep(*parse(arguments), command=command)
     except KeyboardInterrupt:
-        console.print(f"Interrupted. Continue this sweep by\n  {shlex.join([*program().split(), *arguments])}")
+        console.print(f"Interrupted. Continue this sweep by\n  {command}")
         sys.exit(130)
     except ConfigError as error:
         console.print(f"Error: {error}")

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 
 from lightning_losses.experiments.config.check_overrides import check_overrides
+from lightning_losses.experiments.config.settings import SETTINGS
 from lightning_losses.losses import loss_classes
-from lightning_losses.recipes import calibrate, compare, train
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "calibration.md").read_text()
 COMMANDS = [
     line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line.strip()
 ]
-SCHEMAS = {"train": train.Settings, "calibrate": calibrate.Settings, "compare": compare.Settings}
 
 
 def test_its_examples_run_one_after_the_other(tmp_path, monkeypatch):
@@ -40,7 +39,7 @@ def test_its_commands_compose(command):
         assert words[0] == "lightning-losses"
         recipe, overrides = words[1], words[2:]
     jobs = check_overrides(
-        recipe, [word for word in overrides if word != "-m"], SCHEMAS[recipe], multirun="-m" in overrides
+        recipe, [word for word in overrides if word != "-m"], SETTINGS[recipe], multirun="-m" in overrides
     )
     assert jobs
 

@@ -19,9 +19,8 @@ from matplotlib.figure import Figure
 
 from lightning_losses.catalogue import command_line as cli
 from lightning_losses.catalogue.losses import catalogue
-from lightning_losses.experiments.comparison.comparison_plan import comparisons
 from lightning_losses.experiments.config.check_overrides import check_overrides
-from lightning_losses.recipes import calibrate, compare, train
+from lightning_losses.experiments.config.settings import SETTINGS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -210,13 +209,8 @@ def test_what_is_not_run_names_what_there_is(command):
         assert words[0] != "python" or (ROOT / words[1]).is_file()
         assert all((ROOT / word).is_file() for word in words if word.startswith(("conf/", "benchmarks/")))
         overrides = [word for word in words[2:] if word != "-m" and not word.startswith("resume=")]
-        for place, word in enumerate(overrides):
-            if name == "train" and word.startswith("experiment=") and word.partition("=")[2] in comparisons():
-                # As the program hands it over.
-                name, overrides[place] = "compare", word.replace("experiment", "comparison")
-        if name in ("train", "calibrate", "compare") and not {"--help", "--cfg"} & set(words):
-            schema = {"train": train, "calibrate": calibrate, "compare": compare}[name].Settings
-            assert check_overrides(name, overrides, schema, multirun="-m" in words)
+        if name in SETTINGS and not {"--help", "--cfg"} & set(words):
+            assert check_overrides(name, overrides, SETTINGS[name], multirun="-m" in words)
 
 
 @pytest.mark.slow

@@ -9,15 +9,16 @@ import logging
 import random
 import string
 import warnings
+from unittest import mock
 
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, ListConfig
 
+from lightning_losses.experiments import launch
 from lightning_losses.experiments.config.check_config import ConfigError
-from lightning_losses.experiments.config.check_overrides import _compose, _configurations
-from lightning_losses.experiments.config.python_values import plain_overrides
-from lightning_losses.experiments.launch import message, prepare
-from lightning_losses.recipes.train import Settings, rehearse
+from lightning_losses.experiments.config.check_overrides import _compose, _configurations, plain_overrides
+from lightning_losses.experiments.launch import experiment_of
+from lightning_losses.experiments.messages import message
 
 IN_SUITE = 16
 BASES = (
@@ -111,17 +112,18 @@ def attempt(line):
     told = io.StringIO()
     rehearsing = False
 
-    def rehearsed(config):
+    def found(*given):
         nonlocal rehearsing
         rehearsing = True
-        rehearse(config)
+        return experiment_of(*given)
 
     try:
         with contextlib.redirect_stderr(told), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
             arguments = get_args_parser().parse_args(plain_overrides(line))
-            prepare(arguments, "train", Settings, rehearsed)
+            with mock.patch.object(launch, "experiment_of", found):
+                launch.prepare(arguments, "train")
     except SystemExit:
         return "message" if "usage:" in told.getvalue() and "Traceback" not in told.getvalue() else "left silently"
     except Exception as error:

@@ -75,8 +75,7 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _recipe(name: str, overrides: list[str]) -> None:
-    sys.argv = [f"lightning-losses {name}", *overrides]
-    importlib.import_module(f"lightning_losses.recipes.{name}").main()
+    importlib.import_module(f"lightning_losses.recipes.{name}").main(overrides, f"lightning-losses {name}")
 
 
 def _list(family: str | None, needs: str | None, *, as_json: bool) -> None:

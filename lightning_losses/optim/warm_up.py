@@ -1,4 +1,6 @@
-"""Linear warm-up of the learning rate."""
+"""Learning rates that warm up."""
+
+import math
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -27,3 +29,34 @@ def linear_warm_up(optimizer: Optimizer, *, steps: int = 10) -> LambdaLR:
     """
     check_number("linear_warm_up", "steps", steps, least=1)
     return LambdaLR(optimizer, lambda done: min((done + 1) / steps, 1.0))
+
+
+def warmup_cosine(optimizer: Optimizer, *, total_steps: int, warmup: float = 0.1, final: float = 0.0) -> LambdaLR:
+    """Up in a straight line, then down along half a cosine.
+
+    Args:
+        optimizer: whose learning rate is the largest one.
+        total_steps: the optimizer steps of the run.
+        warmup: the fraction of them that goes up, in [0, 1).
+        final: the last learning rate, as a fraction of the largest, in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> schedule = warmup_cosine(optimizer, total_steps=10, warmup=0.2)
+        >>> schedule.get_last_lr()
+        [0.5]
+    """
+    if not 0 <= warmup < 1 or not 0 <= final <= 1:
+        raise ValueError(
+            f"warmup_cosine: warmup={warmup!r} and final={final!r} came; give 0 <= warmup < 1 and 0 <= final <= 1."
+        )
+    rising = round(warmup * total_steps)
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        done = min((step - rising) / max(total_steps - rising, 1), 1.0)
+        return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
+
+    return LambdaLR(optimizer, factor)

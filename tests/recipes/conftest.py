@@ -8,7 +8,8 @@ from hydra import compose, initialize_config_module
 from matplotlib.figure import Figure
 
 from lightning_losses.experiments.config.check_config import check_config
-from lightning_losses.recipes.train import Settings, train
+from lightning_losses.experiments.config.settings import TrainSettings
+from lightning_losses.experiments.launch import experiment_of
 
 ROOT = Path(__file__).parents[2]
 SHORT = [
@@ -27,8 +28,16 @@ DRAWN = {}
 def composed(*overrides):
     with initialize_config_module("lightning_losses.conf", version_base="1.3"):
         config = compose("train", list(overrides))
-    check_config(config, Settings)
+    check_config(config, TrainSettings)
     return config
+
+
+def rehearse(config):
+    experiment_of(config).rehearse()
+
+
+def train(config, folder):
+    return experiment_of(config).run(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -10,17 +10,19 @@ from safetensors.torch import save_file
 
 from lightning_losses.calibrators import Calibrator, TemperatureScaling
 from lightning_losses.experiments.config.check_config import check_config
+from lightning_losses.experiments.config.settings import CalibrateSettings
+from lightning_losses.experiments.kinds.calibration import LogitCalibration
 from lightning_losses.experiments.kinds.logits_source import checkpoint_split, read_logits
 from lightning_losses.metrics import SUMMARY, expected_calibration_error
-from lightning_losses.recipes.calibrate import Settings, rehearse, run
 
 
 def calibrated(folder, *overrides):
     with initialize_config_module("lightning_losses.conf", version_base="1.3"):
         config = compose("calibrate", ["resamples=5", *map(str, overrides)])
-    check_config(config, Settings)
-    rehearse(config)
-    return run(config, folder)
+    check_config(config, CalibrateSettings)
+    calibration = LogitCalibration(config)
+    calibration.rehearse()
+    return calibration.run(folder)
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@ import pytest
 
 from lightning_losses.experiments.config.check_config import ConfigError, fits
 from lightning_losses.experiments.config.check_overrides import check_overrides
-from lightning_losses.recipes.train import Settings
+from lightning_losses.experiments.config.settings import TrainSettings
 
 
 def check(line):
     arguments = line.split()
     multirun = "-m" in arguments
-    return check_overrides("train", [word for word in arguments if word != "-m"], Settings, multirun=multirun)
+    return check_overrides("train", [word for word in arguments if word != "-m"], TrainSettings, multirun=multirun)
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,22 @@ import json
 import math
 import re
 import statistics
-import sys
 
 import pytest
 from hydra import compose, initialize_config_module
 from scipy import stats
 
 from lightning_losses.experiments.comparison import comparison
-from lightning_losses.experiments.comparison.comparison import compare, rehearse
+from lightning_losses.experiments.comparison.comparison import ObjectiveComparison
 from lightning_losses.experiments.comparison.comparison_plan import plan
 from lightning_losses.experiments.comparison.comparison_report import METRICS, SCORES, Comparison
 from lightning_losses.experiments.comparison.learning_rates import RATE_METRICS
 from lightning_losses.experiments.config.check_config import ConfigError, check_config
+from lightning_losses.experiments.config.settings import CompareSettings
 from lightning_losses.experiments.evidence.claims import Claim, Difference
+from lightning_losses.experiments.kinds.classification import trainings
+from lightning_losses.experiments.launch import experiment_of
 from lightning_losses.experiments.training.training import Training
-from lightning_losses.experiments.training.trainings import trainings
 from lightning_losses.metrics import calibration_summary
 from lightning_losses.recipes import compare as recipe
 from tests.recipes.conftest import ROOT
@@ -31,8 +32,16 @@ COMPARISONS = sorted(path.stem for path in (ROOT / "conf" / "comparison").glob("
 def composed(*words):
     with initialize_config_module("lightning_losses.conf", version_base="1.3"):
         config = compose("compare", list(words))
-    check_config(config, recipe.Settings)
+    check_config(config, CompareSettings)
     return config
+
+
+def compare(config, folder, shared=()):
+    return ObjectiveComparison(config, overrides=shared).compare(folder)
+
+
+def rehearse(config, shared=()):
+    ObjectiveComparison(config, overrides=shared).rehearse()
 
 
 def small(folder, *words):
@@ -199,16 +208,16 @@ def test_what_is_said_about_a_teacher_is_left_out_where_there_is_none():
     config = composed("objectives=[ce,kd]", 'common=["teacher.width=8 +teacher_data.train_rows=400"]')
     words = words_of(config)
     assert "teacher.width=8" in words["", "kd", 0] and "teacher.width=8" not in words["", "ce", 0]
-    teacher, _, student = trainings(plan(composed(
-        "objectives=[kd]", 'common=["data=digits data.train_rows=60 +teacher_data.train_rows=400"]'
-    ), []).planned[0].config).values()  # fmt: skip
+    more = 'common=["data=digits data.train_rows=60 +teacher_data.train_rows=400"]'
+    distilling = plan(composed("objectives=[kd]", more), []).planned[0].config
+    teacher, _, student = trainings(distilling, distilling.modules).values()
     assert (len(teacher.datamodule.train), len(student.datamodule.train)) == (400, 60)
 
 
 def test_seeds_have_their_own_noise_and_runs_share_it():
     config = composed("objectives=[ce,label_smoothing]", "seeds=2", 'common=["data=digits data.label_noise=0.2"]')
     targets = {
-        (one.run, one.seed): trainings(one.config)["student"].datamodule.train.target.tolist()
+        (one.run, one.seed): experiment_of(one.config).trainings()["student"].datamodule.train.target.tolist()
         for one in plan(config, []).planned
     }
     assert targets["ce", 0] == targets["label_smoothing", 0] != targets["ce", 1]
@@ -382,13 +391,3 @@ def test_claims_are_judged_by_the_rule():
 def test_unknown_columns_are_refused():
     with pytest.raises(ConfigError, match="columns: there is no 'acuracy'; did you mean accuracy"):
         report(columns=("acuracy",))
-
-
-def test_an_experiment_that_is_a_comparison_is_handed_over(monkeypatch):
-    from lightning_losses.recipes import train
-
-    handed = []
-    monkeypatch.setattr(recipe, "main", lambda: handed.append(sys.argv))
-    monkeypatch.setattr("sys.argv", ["train.py", "experiment=calibration_overlap", "seeds=2"])
-    train.main()
-    assert handed == [["compare.py", "comparison=calibration_overlap", "seeds=2"]]

@@ -10,8 +10,7 @@ import torch
 from lightning_losses.data.docstring_pairs import DocstringPairs
 from lightning_losses.experiments.kinds.embeddings import METRICS
 from lightning_losses.networks.sentence_encoder import SentenceEncoder
-from lightning_losses.recipes.train import rehearse, train
-from tests.recipes.conftest import composed
+from tests.recipes.conftest import composed, rehearse, train
 
 SHORT = [
     "experiment=distill_embeddings",

@@ -5,8 +5,7 @@ import torch
 
 from lightning_losses.experiments.kinds.generations import generation
 from lightning_losses.losses.distillation.self_taught.self_distill_gt import optimal_alpha
-from lightning_losses.recipes.train import rehearse
-from tests.recipes.conftest import SHORT, composed
+from tests.recipes.conftest import SHORT, composed, rehearse
 
 SHORTER = [*SHORT[:-1], "experiment=self_distill_generations"]
 

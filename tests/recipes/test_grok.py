@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from lightning_losses.experiments.config.instantiate import ConfigError, instantiate
 from lightning_losses.experiments.evidence.gates import Gate
-from lightning_losses.experiments.kinds.grok import callbacks_of, grok, rehearse, settings_of
+from lightning_losses.experiments.kinds.grok import Grokking, callbacks_of, settings_of
 from lightning_losses.experiments.training.steps_per_batch import steps_per_batch
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -57,7 +57,7 @@ def config(experiment, *overrides):
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_run_of_every_experiment_takes_a_step(experiment):
-    rehearse(config(experiment))
+    Grokking(config(experiment)).rehearse()
 
 
 def chosen(settings):
@@ -118,7 +118,7 @@ def test_a_number_of_steps_that_skips_a_look_is_refused(perpgrad):
     settings = perpgrad.copy()
     OmegaConf.update(settings, "modules.student.steps_per_batch", 4, force_add=True)
     with pytest.raises(ConfigError, match=r"steps_per_batch=4: it must divide data.steps_per_epoch 50;.*here 10"):
-        rehearse(settings)
+        Grokking(settings).rehearse()
 
 
 def small():
@@ -131,7 +131,7 @@ def small():
 
 
 def test_a_run_writes_its_report(tmp_path):
-    runs = grok(small(), tmp_path)
+    runs = Grokking(small()).run(tmp_path)
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert set(report["runs"]) == set(runs) == {"cross_entropy", "perpgrad"}
     assert report["runs"]["cross_entropy"]["generalised"] is None
@@ -147,12 +147,12 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path):
     # One step at a time: what several on a batch must not change.
     one_by_one = settings.copy()
     OmegaConf.update(one_by_one, "modules.student.steps_per_batch", 1, force_add=True)
-    whole = grok(one_by_one, tmp_path / "whole")
+    whole = Grokking(one_by_one).run(tmp_path / "whole")
     half = settings.copy()
     half.trainer.max_steps = 5
-    grok(half, tmp_path / "half")
+    Grokking(half).run(tmp_path / "half")
     settings.resume = str(tmp_path / "half")
-    resumed = grok(settings, tmp_path / "half")
+    resumed = Grokking(settings).run(tmp_path / "half")
     for name, run in whole.items():
         assert [curve._asdict() for curve in resumed[name].curves] == [curve._asdict() for curve in run.curves]
         assert resumed[name].collapse == run.collapse

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.config.check_overrides import check_overrides
 from lightning_losses.experiments.config.instantiate import allowing, check_targets, find_target, instantiate
-from lightning_losses.recipes.train import Settings
+from lightning_losses.experiments.config.settings import TrainSettings
 
 REFUSED = str.split("""
 os.system builtins.eval builtins.exec subprocess.run functools.partial operator.methodcaller
@@ -29,7 +29,7 @@ lightning_losses.losses.KD.__subclasses__ torch.nn torch.nn.Module.__class__ not
 
 ALLOWED = str.split("""
 lightning_losses.losses.KD lightning_losses.objective.Objective lightning_losses.networks.timm_network
-lightning_losses.experiments.training.schedule.warmup_cosine lightning_losses.callbacks.interventions.grokfast.Grokfast
+lightning_losses.optim.warm_up.warmup_cosine lightning_losses.callbacks.interventions.grokfast.Grokfast
 torch.nn.Linear torch.nn.functional.relu torch.optim.AdamW torch.optim.lr_scheduler.CosineAnnealingLR
 lightning.Trainer lightning.pytorch.callbacks.EarlyStopping lightning.pytorch.loggers.CSVLogger
 lightning.pytorch.strategies.DDPStrategy torchmetrics.classification.MulticlassAccuracy
@@ -130,7 +130,7 @@ def test_the_user_extends_the_list_in_the_open():
 )
 def test_a_command_line_that_builds_something_else_is_refused(line, message):
     with pytest.raises(ConfigError, match=message) as found:
-        check_overrides("train", line.split(), Settings)
+        check_overrides("train", line.split(), TrainSettings)
     assert "\n" not in str(found.value)
 
 
@@ -140,9 +140,9 @@ def test_a_file_does_not_extend_the_list(tmp_path):
         "# @package _global_\nallowed_targets: [os]\nx:\n  _target_: os.system\n"
     )
     with pytest.raises(ConfigError, match="only the command line may"):
-        check_overrides("train", ["experiment=foreign"], Settings, config_dir=str(tmp_path))
+        check_overrides("train", ["experiment=foreign"], TrainSettings, config_dir=str(tmp_path))
     line = ["experiment=foreign", "allowed_targets=[collections]", "~x", "+x._target_=collections.OrderedDict"]
-    (config,) = check_overrides("train", line, Settings, config_dir=str(tmp_path))
+    (config,) = check_overrides("train", line, TrainSettings, config_dir=str(tmp_path))
     assert config.x._target_ == "collections.OrderedDict"
 
 
@@ -153,7 +153,7 @@ def test_a_file_has_logging_build_nothing_else(tmp_path, handler):
         f"# @package _global_\nhydra:\n  job_logging:\n    handlers:\n      x: {handler}\n"
     )
     with pytest.raises(ConfigError, match=r"^hydra\.job_logging\.handlers\.x\..*os\.system: a configuration may not"):
-        check_overrides("train", ["experiment=foreign"], Settings, config_dir=str(tmp_path))
+        check_overrides("train", ["experiment=foreign"], TrainSettings, config_dir=str(tmp_path))
 
 
 def test_an_error_within_what_is_built_keeps_its_place():

@@ -21,9 +21,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lightning_losses.data import Digits
 from lightning_losses.experiments import launch
+from lightning_losses.experiments.kinds.classification import trainings
 from lightning_losses.experiments.training import kept_networks, training
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
-from lightning_losses.experiments.training.trainings import trainings
 from lightning_losses.recipes.train import main
 from lightning_losses.teachers import load_cached_teacher
 from lightning_losses.teachers.cache_teacher import cache_teacher
@@ -107,7 +107,7 @@ def warmed():
     # A source file that is edited meanwhile would make other networks, rightly.
     patch = pytest.MonkeyPatch()
     patch.setattr(training, "source_digest", lambda *_: "the same")
-    _, student = trainings(composed(*SHORT, *TEACHER)).values()
+    _, student = trainings(config := composed(*SHORT, *TEACHER), config.modules).values()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         L.Trainer(
@@ -161,7 +161,7 @@ def in_child(function, kill_at=None, kill_after=None):
 
 def train(config, folder):
     kept = KeptNetworks(folder / "kept")
-    *before, student = trainings(config).values()
+    *before, student = trainings(config, config.modules).values()
     found = [network.run_once(kept, folder / "checkpoints", resume=True) for network in before]
     student.run(folder / "checkpoints", resume=True, teacher=found[0].network if found else None)
 

@@ -24,8 +24,8 @@ from omegaconf import OmegaConf
 
 from lightning_losses.checkpoints import LastCheckpoint
 from lightning_losses.experiments import launch
+from lightning_losses.experiments.kinds.classification import trainings
 from lightning_losses.experiments.training import training
-from lightning_losses.experiments.training.trainings import trainings
 from tests.distributed.processes import run_on_processes
 from tests.recipes.conftest import composed
 from tests.recipes.test_kill import SHORT, fill_the_disk, same, train
@@ -58,7 +58,8 @@ def warmed():
     # A source file that is edited meanwhile would make other networks, rightly.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "source_digest", lambda *_: "the same")
-        (student,) = trainings(composed(*short(*OWN), *OWN)).values()
+        config = composed(*short(*OWN), *OWN)
+        (student,) = trainings(config, config.modules).values()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             L.Trainer(

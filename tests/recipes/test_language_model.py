@@ -7,8 +7,8 @@ from hydra.errors import InstantiationException
 
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.config.check_overrides import check_overrides
-from lightning_losses.recipes.train import Settings, rehearse, train
-from tests.recipes.conftest import composed
+from lightning_losses.experiments.config.settings import TrainSettings
+from tests.recipes.conftest import composed, rehearse, train
 
 SHORT = [
     "trainer.max_epochs=2",
@@ -28,7 +28,8 @@ def train_short(tmp_path, cache):
     """Train with overrides; the scores, whose report is in `tmp_path / name`."""
 
     def run(*overrides, name="run"):
-        return train(composed("experiment=language_model", *SHORT, f"cache={cache}", *overrides), tmp_path / name)
+        config = composed("experiment=language_model", *SHORT, f"cache={cache}", *overrides)
+        return train(config, tmp_path / name).networks
 
     return run
 
@@ -116,7 +117,7 @@ def test_reference_gives_the_same_loss_curve(train_short, tmp_path, overrides):
 def test_wrong_names_are_one_line(line, message):
     with pytest.raises(ConfigError, match=message) as found:
         own = [] if "experiment=" in line else ["experiment=language_model"]
-        check_overrides("train", [*own, *line.split()], Settings)
+        check_overrides("train", [*own, *line.split()], TrainSettings)
     assert "\n" not in str(found.value)
 
 

@@ -8,7 +8,6 @@ import re
 import pytest
 
 from lightning_losses.diagnostics.learning_rate_sensitivity import learning_rate_sensitivity
-from lightning_losses.experiments.comparison.comparison import compare, rehearse
 from lightning_losses.experiments.comparison.comparison_plan import plan
 from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
@@ -18,7 +17,7 @@ from lightning_losses.experiments.training.training import Training
 from tests.recipes import wandb_file
 from tests.recipes.conftest import SHORT as SHORT_RUN
 from tests.recipes.conftest import composed as composed_training
-from tests.recipes.test_comparison import composed, small
+from tests.recipes.test_comparison import compare, composed, rehearse, small
 
 WORDS = [
     "comparison=learning_rate_sensitivity",

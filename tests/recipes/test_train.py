@@ -1,11 +1,16 @@
+import inspect
 import json
 import math
+import re
+import sys
+from pathlib import Path
 
+import lightning
 import pytest
 import torch
 
-from lightning_losses.recipes.train import rehearse
-from tests.recipes.conftest import SHORT, composed
+from lightning_losses.recipes.train import main
+from tests.recipes.conftest import ROOT, SHORT, composed, rehearse
 
 
 @pytest.mark.parametrize(
@@ -217,3 +222,32 @@ def test_new_classes_weights_are_aligned_at_the_end(run):
 @pytest.mark.parametrize("experiment", ["ferkd", "distill_cached", "fine_tune_teacher", "tgeo", "distill_ensemble"])
 def test_a_rehearsal_takes_a_step_of_every_network(experiment):
     rehearse(composed(f"experiment={experiment}", *SHORT))
+
+
+def test_a_configuration_passes_ten_files_on_its_way_to_a_training(tmp_path, cache, monkeypatch):
+    """The functions of recipes and experiments that run before `fit` are in the files that docs/design.md lists."""
+    passed = set()
+
+    def note(frame, event, argument):
+        file = Path(frame.f_code.co_filename)
+        # A class's body and a module's are no functions.
+        if file.is_relative_to(ROOT) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+            passed.add(file.relative_to(ROOT).as_posix())
+
+    def fit(*_, **__):
+        sys.settrace(None)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lightning.Trainer, "fit", fit)
+    trace = sys.gettrace()
+    sys.settrace(note)
+    try:
+        with pytest.raises(SystemExit):
+            main([*SHORT[:-1], "experiment=classify", f"cache={cache}", f"hydra.run.dir={tmp_path}"])
+    finally:
+        sys.settrace(trace)
+    text = (ROOT / "docs" / "design.md").read_text().partition("## The way of a configuration")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\d+\. \[[^]]+\]\(\.\./([^)]+)\)", text, re.MULTILINE)
+    own = {file for file in passed if file.startswith(("recipes/", "lightning_losses/experiments/"))}
+    # This one has no teacher to keep.
+    assert own == {file for file in listed if "kept_networks" not in file} and len(listed) <= 10

@@ -9,8 +9,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from lightning_losses.experiments.config.check_config import check_environment, check_trainer, runs_again
 from lightning_losses.experiments.config.instantiate import ConfigError
-from lightning_losses.experiments.training.processes import check_environment, check_trainer, runs_again
 from lightning_losses.recipes.train import main
 from tests.distributed.processes import run_on_processes
 from tests.recipes.conftest import composed

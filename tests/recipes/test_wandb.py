@@ -10,10 +10,9 @@ from PIL import Image
 
 from lightning_losses.experiments.loggers.loggers import finish, log_checkpoints, log_folder
 from lightning_losses.experiments.loggers.wandb_run import WandbRun
-from lightning_losses.recipes.train import train
 
 from . import wandb_file
-from .conftest import SHORT, composed
+from .conftest import SHORT, composed, train
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +183,7 @@ def test_a_run_that_fails_is_ended_as_failed(tmp_path, cache, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr("lightning_losses.recipes.train.evaluate", fail)
+    monkeypatch.setattr("lightning_losses.experiments.kinds.classification.evaluate", fail)
     with pytest.raises(RuntimeError, match="no space left"):
         train(composed(*SHORT, f"cache={cache}", "logger=wandb"), tmp_path)
     assert wandb.run is None

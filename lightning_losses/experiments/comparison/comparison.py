@@ -2,11 +2,12 @@
 
 import math
 import shutil
+import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -16,25 +17,25 @@ from torch import nn
 
 from lightning_losses.callbacks.interventions.numerics_guard import NotFiniteError
 from lightning_losses.data import ImageData
-from lightning_losses.data.stdlib_text import StdlibText
 from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.experiments.comparison.comparison_plan import Plan, Planned, plan, takes
 from lightning_losses.experiments.comparison.comparison_report import METRICS, SCORES, Comparison
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
-from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.config.check_config import ConfigError, runs_again
+from lightning_losses.experiments.config.check_overrides import check_overrides
+from lightning_losses.experiments.config.settings import TrainSettings
 from lightning_losses.experiments.evidence.claims import Claim
 from lightning_losses.experiments.evidence.kept_results import KeptResults
-from lightning_losses.experiments.kinds import language_models
-from lightning_losses.experiments.kinds.language_models import LanguageTraining, nats_per_byte
-from lightning_losses.experiments.launch import command
+from lightning_losses.experiments.kinds.classification import StudentExperiment
+from lightning_losses.experiments.kinds.language_models import LanguageModelling
+from lightning_losses.experiments.launch import Experiment, experiment_of
 from lightning_losses.experiments.loggers.loggers import log_folder, plain_settings
 from lightning_losses.experiments.training.evaluation import evaluate, predict_logits
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
 from lightning_losses.experiments.training.sources import essential, source_digest
 from lightning_losses.experiments.training.step_memory import step_memory
 from lightning_losses.experiments.training.training import Training
-from lightning_losses.experiments.training.trainings import trainings
-from lightning_losses.metrics import calibration_summary, negative_log_likelihood
+from lightning_losses.metrics import calibration_summary
 from lightning_losses.teachers import CachedLogits
 
 # The code that makes numbers of a trained network.
@@ -51,73 +52,95 @@ _BETWEEN_CHECKPOINTS = 60.0
 _FEATURES = ("teacher_features", "teacher_feature_maps")
 
 
-def compare(config: DictConfig, folder: Path, shared: Sequence[str] = ()) -> Comparison:
-    """Train what has no result yet, a run after the other in this process, and write the report into the run's folder.
+class ObjectiveComparison(Experiment):
+    """Every objective in every setting with every seed, a run after the other in this process.
 
     The result of a run is kept as soon as it is finished, under its whole configuration, its data, its teacher and the
     code that these lead to: an interrupted comparison started again goes on, an edit of one loss repeats the runs of
     that loss alone. A run that breaks is told, and the others go on.
-
-    Args:
-        config: of ``conf/compare.yaml``.
-        folder: the run's.
-        shared: the overrides of the command line.
-
-    Raises:
-        ConfigError: as `plan` raises it; a claim on what there isn't.
     """
-    started = time.perf_counter()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    planned = plan(config, shared)
-    claims = [Claim.read(node) for node in OmegaConf.to_container(config.claims, resolve=True)]  # type: ignore[union-attr, arg-type]
-    runner = _Runner(config, folder, planned)
-    broken = runner.run_all()
-    settings, over_rates = planned.settings, None
-    if planned.learning_rates:
-        settings, over_rates = {"": ""}, _over_learning_rates(planned, runner.values)
-    comparison = Comparison(
-        title=str(config.title),
-        command=command(),
-        settings=settings,
-        runs=planned.runs,
-        baseline=planned.baseline,
-        seeds=planned.seeds,
-        values=_by_metric(planned, runner.values) if over_rates is None else {"": over_rates.summary()},
-        columns=tuple(map(str, config.columns)),
-        claims=tuple(claims),
-        untested=tuple(map(str, config.untested)),
-        caveat=str(config.caveat).strip(),
-        broken=broken,
-        stale=runner.stale,
-        config=plain_settings(config),
-        seconds=time.perf_counter() - started,
-        learning_rates=over_rates,
-    )
-    page = comparison.page()
-    page.write(folder / "report")
-    log_folder(config, folder, {} if over_rates is None else over_rates.scalars())
-    page.show()
-    Console(soft_wrap=True, highlight=False).print(f"{comparison.seconds:.0f} s. The report is in {folder / 'report'}")
-    return comparison
 
+    no_sweep = "a sweep of comparisons has no table of its own; leave out -m, and name settings=[...]."
 
-def rehearse(config: DictConfig, shared: Sequence[str] = ()) -> None:
-    """Take one step of every objective in the first setting, and of the first one in every setting.
+    def rehearse(self) -> None:
+        """Check every run's words, and take a step of every objective in the first setting, of the first one in all.
 
-    Raises:
-        ConfigError: what can't work, before anything was trained.
-    """
-    planned = plan(config, shared)
-    if "language_models" in planned.planned[0].config and not planned.learning_rates:
-        raise ConfigError(
-            "a comparison of language models is one over learning rates; give learning_rates=[0.001,0.01], or train "
-            "the models by recipes/train.py."
+        Raises:
+            ConfigError: as `plan` raises it; runs that can't be compared.
+        """
+        if runs_again(self.config.trainer):
+            raise ConfigError(
+                "trainer: a comparison trains many networks and compares them in one process; use trainer=ddp_fork, or "
+                "one device."
+            )
+        planned = plan(self.config, self.overrides)
+        first = next(iter(planned.settings)), next(iter(planned.runs))
+        tried = [
+            one
+            for one in planned.planned
+            if one.seed == planned.seeds[0] and (one.setting == first[0] or one.run == first[1])
+        ]
+        for one in tried:
+            try:
+                check_overrides("train", one.overrides, TrainSettings)
+            except ConfigError as error:
+                raise ConfigError(f"{one.setting + ', ' if one.setting else ''}{one.run}: {error}") from None
+        for one in tried:
+            experiment = _experiment(one.config)
+            if isinstance(experiment, LanguageModelling) and not planned.learning_rates:
+                raise ConfigError(
+                    "a comparison of language models is one over learning rates; give learning_rates=[0.001,0.01], or "
+                    "train the models by recipes/train.py."
+                )
+            experiment.trainings()["student"].rehearse()
+
+    def perform(self, folder: Path) -> Comparison:
+        """Compare, and leave with code 1 if a run broke."""
+        comparison = self.compare(folder)
+        if comparison.broken:
+            sys.exit(1)
+        return comparison
+
+    def compare(self, folder: Path) -> Comparison:
+        """Train what has no result yet, and write the report into the run's folder.
+
+        Raises:
+            ConfigError: as `plan` raises it; a claim on what there isn't.
+        """
+        started = time.perf_counter()
+        config = self.config
+        planned = plan(config, self.overrides)
+        claims = [Claim.read(node) for node in OmegaConf.to_container(config.claims, resolve=True)]  # type: ignore[union-attr, arg-type]
+        runner = _Runner(config, folder, planned)
+        broken = runner.run_all()
+        settings, over_rates = planned.settings, None
+        if planned.learning_rates:
+            settings, over_rates = {"": ""}, _over_learning_rates(planned, runner.values)
+        comparison = Comparison(
+            title=str(config.title),
+            command=self.command,
+            settings=settings,
+            runs=planned.runs,
+            baseline=planned.baseline,
+            seeds=planned.seeds,
+            values=_by_metric(planned, runner.values) if over_rates is None else {"": over_rates.summary()},
+            columns=tuple(map(str, config.columns)),
+            claims=tuple(claims),
+            untested=tuple(map(str, config.untested)),
+            caveat=str(config.caveat).strip(),
+            broken=broken,
+            stale=runner.stale,
+            config=plain_settings(config),
+            seconds=time.perf_counter() - started,
+            learning_rates=over_rates,
         )
-    first = next(iter(planned.settings)), next(iter(planned.runs))
-    for one in planned.planned:
-        if one.seed == planned.seeds[0] and (one.setting == first[0] or one.run == first[1]):
-            _networks(one.config)["student"].rehearse()
+        page = comparison.page()
+        page.write(folder / "report")
+        log_folder(config, folder, {} if over_rates is None else over_rates.scalars())
+        page.show()
+        text = f"{comparison.seconds:.0f} s. The report is in {folder / 'report'}"
+        Console(soft_wrap=True, highlight=False).print(text)
+        return comparison
 
 
 def _by_metric(
@@ -151,10 +174,14 @@ def _over_learning_rates(planned: Plan, values: Mapping[Planned, Mapping[str, fl
     )
 
 
-def _networks(config: DictConfig) -> dict[str, Training]:
-    if "language_models" in config:
-        return {training.name: training for training in language_models.trainings(config)}
-    return trainings(config)
+def _experiment(config: DictConfig) -> StudentExperiment:
+    experiment = experiment_of(config)
+    if not isinstance(experiment, StudentExperiment):
+        raise ConfigError(
+            f"a comparison trains image classifiers or language models, and {type(experiment).__name__} came; leave "
+            "experiment=... to the objectives' needs."
+        )
+    return experiment
 
 
 class _Runner:
@@ -178,7 +205,7 @@ class _Runner:
         # writes into the files while it runs.
         for one in self.planned.planned:
             if one.seed == self.planned.seeds[0]:
-                for training in _networks(one.config).values():
+                for training in _experiment(one.config).trainings().values():
                     _ = training.source
         source_digest(_MEASURES)
         broken: list[str] = []
@@ -201,7 +228,8 @@ class _Runner:
     def run(self, one: Planned) -> dict[str, float]:
         """The result of a run, kept or made now."""
         config = one.config
-        networks = _networks(config)
+        experiment = _experiment(config)
+        networks = experiment.trainings()
         for training in networks.values():
             self._share_data(training)
         student = networks["student"]
@@ -233,12 +261,12 @@ class _Runner:
         # The same with every seed.
         if (one.setting, one.run) not in self._memory:
             self._memory[one.setting, one.run] = _memory(student, teacher)
-        values = {**self._train(student, teacher), "memory": float(self._memory[one.setting, one.run])}
+        values = {**self._train(experiment, student, teacher), "memory": float(self._memory[one.setting, one.run])}
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self.results.save(settings, source, plain)
         return values
 
-    def _train(self, student: Training, teacher: nn.Module | None) -> dict[str, float]:
+    def _train(self, experiment: StudentExperiment, student: Training, teacher: nn.Module | None) -> dict[str, float]:
         clock = _clock()
         begun = clock()
         initial, diverged = {}, dict.fromkeys(METRICS, math.nan)
@@ -251,12 +279,12 @@ class _Runner:
             trained = None
         seconds = clock() - begun
         if self.planned.learning_rates:
-            initial = {_INITIAL: _nll(student.build(teacher).get_submodule("network"), student)}
+            initial = {_INITIAL: experiment.nll(student.build(teacher).get_submodule("network"), student)}
         if trained is None or not all(torch.isfinite(tensor).all() for tensor in trained.network.state_dict().values()):
             return {**diverged, **initial, "seconds": seconds}
-        if isinstance(student, LanguageTraining):
+        if isinstance(experiment, LanguageModelling):
             parameters = float(sum(parameter.numel() for parameter in trained.network.parameters()))
-            nll = _nll(trained.network, student)
+            nll = experiment.nll(trained.network, student)
             return {**diverged, **initial, "nll": nll, "seconds": seconds, "parameters": parameters}
         with warnings.catch_warnings():
             # The report can state every temperature.
@@ -288,14 +316,6 @@ class _Runner:
             network = training.run_once(self.networks, self.checkpoints).network
             self._teacher = place, network, CachedLogits(predict_logits(network, student.datamodule.train))
         return self._teacher[2] if cached else self._teacher[1]
-
-
-def _nll(network: nn.Module, training: Training) -> float:
-    """The mean negative log-likelihood on the test split."""
-    if isinstance(training, LanguageTraining):
-        return nats_per_byte(network, cast(StdlibText, training.datamodule).test)
-    test = training.datamodule.test
-    return negative_log_likelihood(predict_logits(network, test), test.target, inputs="logits").item()
 
 
 def _memory(training: Training, teacher: nn.Module | None) -> int:

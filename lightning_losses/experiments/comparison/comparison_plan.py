@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import importlib.resources
 import re
 import shlex
 from collections.abc import Sequence
@@ -30,12 +29,6 @@ OWN = (
 _TEACHERS = ("teacher_logits", "teacher_features", "teacher_feature_maps")
 # "label: words"; a colon after an equals sign belongs to a value.
 _LABEL = re.compile(r"\s*([^=]*?)\s*:(?:\s+(.*?))?\s*")
-
-
-def comparisons() -> list[str]:
-    """The names of the shipped comparisons."""
-    files = importlib.resources.files(f"{CONFIG_MODULE}.comparison").iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""Checks command-line overrides: one readable message that lists the choices, instead of a stack trace."""
+"""Reads and checks command-line overrides: one readable message that lists the choices, instead of a stack trace."""
 
+import ast
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,42 @@ _HYDRA_BUILDS = re.compile(
 _LOGGING_BUILDS = re.compile(
     r"logging\.(handlers\.)?(?!Queue)\w*(Handler|Formatter)|colorlog\.(StreamHandler|ColoredFormatter)"
 )
+
+
+def plain_overrides(arguments: Sequence[str]) -> list[str]:
+    """Overrides in which dictionaries are dotted names and None is null; what is no Python value stays as it is.
+
+    W&B's agent writes a nested parameter as ``optimizer={'lr': 0.01}``, which Hydra can't read, and a null as ``None``,
+    which Hydra takes for a text.
+
+    Example:
+        >>> plain_overrides(["optimizer={'lr': 0.01, 'momentum': None}", "seed=1", "-m"])
+        ['optimizer.lr=0.01', 'optimizer.momentum=null', 'seed=1', '-m']
+    """
+    return [line for argument in arguments for line in _words(argument)]
+
+
+def _words(argument: str) -> Iterator[str]:
+    key, equals, value = argument.partition("=")
+    if equals and value == "None":
+        yield f"{key}=null"
+    elif equals and value.startswith("{'"):
+        try:
+            content = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            yield argument
+        else:
+            yield from _dotted(key, content)
+    else:
+        yield argument
+
+
+def _dotted(key: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            yield from _dotted(f"{key}.{name}", item)
+    else:
+        yield f"{key}={'null' if value is None else value}"
 
 
 def check_overrides(
@@ -163,6 +200,10 @@ def _groups(repository: IConfigRepository, parent: str = "") -> set[str]:
 
 def _check_choice(loader: ConfigLoader, override: Override) -> None:
     value, options = override.value(), loader.get_group_options(override.key_or_group)
+    if override.key_or_group == "experiment" and value in loader.get_group_options("comparison"):
+        raise ConfigError(
+            f"{override.input_line}: it is a comparison; python recipes/compare.py comparison={value} makes it."
+        )
     if isinstance(value, (str, int, float)) and str(value) not in options:
         raise ConfigError(
             f"{override.input_line}: there is no {override.key_or_group} '{value}'; {nearest(str(value), options)}"

@@ -30,7 +30,7 @@ class _Rule(NamedTuple):
 
 _OURS = (
     "calibrators callbacks checkpoints.epoch_seed checkpoints.last_checkpoint checkpoints.logged_values "
-    "checkpoints.process_states data experiments.loggers.wandb_run experiments.training.schedule kernels losses "
+    "checkpoints.process_states data experiments.loggers.wandb_run kernels losses "
     "metrics mixins modules networks objective optim parallel.blocks parallel.fsdp2 samplers teachers transport"
 )
 _LIGHTNING = (
@@ -47,6 +47,7 @@ _LIGHTNING = (
 _OPTIMIZERS = ("torch.optim.Optimizer", "torch.optim.lr_scheduler.LRScheduler")
 _RULES = (
     *(_Rule(f"lightning_losses.{part}", anything=True) for part in _OURS.split()),
+    _Rule("lightning_losses.experiments", ("lightning_losses.experiments.launch.Experiment",)),
     _Rule("torch.nn", ("torch.nn.Module",)),
     _Rule("torch.nn.functional", anything=True),
     _Rule("torch.optim", _OPTIMIZERS),

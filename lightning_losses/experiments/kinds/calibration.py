@@ -1,13 +1,17 @@
-"""What the calibrate recipe finds: a fitted calibrator, and the metrics before and after it."""
+"""Fits a calibrator to logits, and finds the metrics before and after it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from lightning_losses.calibrators import Calibrator
-from lightning_losses.experiments.kinds.logits_source import Split
+from lightning_losses.experiments.config.instantiate import instantiate
+from lightning_losses.experiments.kinds.logits_source import Split, checkpoint_split, file_split
+from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.page import Page, Table
 from lightning_losses.metrics import Interval, calibration_intervals, calibration_summary
 from lightning_losses.plots.reliability_diagram import reliability_diagram
@@ -141,3 +145,43 @@ def calibrate(
         )
 
     return Calibration(calibrator, split, calibrated, part(logits), part(calibrated), num_bins, level)
+
+
+class LogitCalibration(Experiment):
+    """A calibrator, fitted to the logits of a file or a checkpoint, and evaluated on others."""
+
+    def rehearse(self) -> None:
+        """Read the logits, so that a wrong file is known before anything was fitted."""
+        if self.config.checkpoint is None:
+            self.split(())
+
+    def perform(self, folder: Path) -> Calibration:
+        """Fit, evaluate, and write everything into the run's folder."""
+        config = self.config
+        calibrator = instantiate(config.calibrator)
+        calibration = calibrate(
+            calibrator,
+            self.split(calibrator.views),
+            num_bins=config.num_bins,
+            level=config.level,
+            resamples=config.resamples,
+            seed=config.seed,
+        )
+        page = calibration.page(self.command)
+        page.write(folder)
+        calibrator.save(folder / "calibrator.safetensors")
+        page.show()
+        Console(soft_wrap=True, highlight=False).print(f"The calibrator, the table and the pictures are in {folder}")
+        return calibration
+
+    def split(self, views: Sequence[str]) -> Split:
+        """The logits to fit on and those to evaluate on, from the file or the checkpoint that the settings name."""
+        config = self.config
+        if (config.logits is None) == (config.checkpoint is None):
+            raise ValueError(
+                "calibrate: give one of logits=FILE (.npz, .safetensors, .csv) and checkpoint=FILE (.ckpt)."
+            )
+        if config.checkpoint is not None:
+            return checkpoint_split(Path(config.checkpoint).expanduser(), views)
+        test = None if config.test_logits is None else Path(config.test_logits).expanduser()
+        return file_split(Path(config.logits).expanduser(), test, fit_fraction=config.fit_fraction, seed=config.seed)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from lightning_losses.data.docstring_pairs import DocstringPairs, PairDataset
 from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.experiments.config.instantiate import instantiate
-from lightning_losses.experiments.launch import command
+from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import plain_settings
 from lightning_losses.experiments.page import Page, Table
 from lightning_losses.experiments.training.training import Training
@@ -25,14 +25,6 @@ from lightning_losses.teachers import CachedLogits, load_cached_teacher
 from lightning_losses.teachers.cache_teacher import cache_teacher
 
 METRICS = ("recall@1", "recall@10", "MRR")
-
-
-class EmbeddingTraining(Training):
-    """How one encoder is trained; its module needs no example of the inputs."""
-
-    def examples(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
 
 
 class TokenizedTexts(Dataset[dict[str, Tensor]]):
@@ -80,7 +72,7 @@ class EncoderScores(NamedTuple):
 COLUMNS = ("encoder", "MRR before", *METRICS, "parameters", "seconds")
 
 
-def students(config: DictConfig) -> dict[str, list[EmbeddingTraining]]:
+def students(config: DictConfig) -> dict[str, list[Training]]:
     """How the student is trained by each objective, once a seed."""
     found = {}
     for name, objective in config.embeddings.objectives.items():
@@ -91,7 +83,7 @@ def students(config: DictConfig) -> dict[str, list[EmbeddingTraining]]:
             }
         )
         found[str(name)] = [
-            EmbeddingTraining(
+            Training(
                 name=f"{name}-{seed}",
                 module=module,
                 data=config.data,
@@ -99,55 +91,56 @@ def students(config: DictConfig) -> dict[str, list[EmbeddingTraining]]:
                 scheduler=config.get("scheduler") or None,
                 callbacks=config.get("callbacks") or None,
                 seed=seed,
+                shows_inputs=False,
             )
             for seed in config.embeddings.seeds
         ]
     return found
 
 
-def rehearse(config: DictConfig) -> None:
-    """Take one step by every objective, the teacher's vectors drawn at random; the teacher itself is built too."""
-    teacher = instantiate(config.teacher)
-    for trainings in students(config).values():
-        data = cast(DocstringPairs, trainings[0].datamodule)
-        vectors = nn.functional.normalize(torch.randn(2 * len(data.pairs), teacher.dim), dim=-1)
-        batch = data.train.__getitems__(list(range(min(8, len(data.train)))))
-        loss: Any = trainings[0].build(CachedLogits(vectors)).training_step(batch, 0)
-        loss["loss"].backward()
+class EmbeddingDistillation(Experiment):
+    """A sentence model distils into small encoders by several objectives; its vectors are made once, and kept."""
 
+    def rehearse(self) -> None:
+        """Take one step by every objective, the teacher's vectors drawn at random; the teacher itself is built too."""
+        teacher = instantiate(self.config.teacher)
+        for trainings in students(self.config).values():
+            data = cast(DocstringPairs, trainings[0].datamodule)
+            vectors = nn.functional.normalize(torch.randn(2 * len(data.pairs), teacher.dim), dim=-1)
+            batch = data.train.__getitems__(list(range(min(8, len(data.train)))))
+            loss: Any = trainings[0].build(CachedLogits(vectors)).training_step(batch, 0)
+            loss["loss"].backward()
 
-def distill_embeddings(config: DictConfig, folder: Path) -> list[EncoderScores]:
-    """Train what the experiment names, and write the report into the run's folder.
-
-    The teacher's vectors are made once, and kept by `cache_teacher`.
-    """
-    started = time.perf_counter()
-    chosen = students(config)
-    if not chosen or not len(config.embeddings.seeds):
-        raise ValueError("embeddings: no objectives or no seeds came; give at least one of each.")
-    data = cast(DocstringPairs, next(iter(chosen.values()))[0].datamodule)
-    teacher = instantiate(config.teacher)
-    home = Path(config.cache or cache_folder() / "networks") / "embeddings"
-    cached = load_cached_teacher(cache_teacher(teacher, TokenizedTexts(data, teacher), home, batch_size=32))
-    own = ranks_of_vectors(cached(2 * data.test.index), cached(2 * data.test.index + 1))
-    parameters = sum(parameter.numel() for parameter in teacher.parameters())
-    scores = [EncoderScores("teacher", None, retrieval_scores(own), parameters, math.nan)]
-    for name, trainings in chosen.items():
-        before, after, seconds = [], [], 0.0
-        for training in trainings:
-            before.append(ranks(training.build(cached).get_submodule("network"), data.test))
-            trained = training.run(folder / "checkpoints", teacher=cached, resume=config.resume is not None)
-            after.append(ranks(trained.network, data.test))
-            seconds += trained.seconds
-        parameters = sum(parameter.numel() for parameter in trained.network.parameters())
-        untrained, reached = (retrieval_scores(torch.cat(each)) for each in (before, after))
-        scores.append(EncoderScores(name, untrained, reached, parameters, seconds))
-    seconds = time.perf_counter() - started
-    page = _page(config, scores, data, seconds)
-    page.write(folder / "report")
-    page.show()
-    Console(soft_wrap=True, highlight=False).print(f"{seconds:.0f} s. The report is in {folder / 'report'}")
-    return scores
+    def perform(self, folder: Path) -> list[EncoderScores]:
+        """Train what the experiment names, and write the report into the run's folder."""
+        config = self.config
+        started = time.perf_counter()
+        chosen = students(config)
+        if not chosen or not len(config.embeddings.seeds):
+            raise ValueError("embeddings: no objectives or no seeds came; give at least one of each.")
+        data = cast(DocstringPairs, next(iter(chosen.values()))[0].datamodule)
+        teacher = instantiate(config.teacher)
+        home = Path(config.cache or cache_folder() / "networks") / "embeddings"
+        cached = load_cached_teacher(cache_teacher(teacher, TokenizedTexts(data, teacher), home, batch_size=32))
+        own = ranks_of_vectors(cached(2 * data.test.index), cached(2 * data.test.index + 1))
+        parameters = sum(parameter.numel() for parameter in teacher.parameters())
+        scores = [EncoderScores("teacher", None, retrieval_scores(own), parameters, math.nan)]
+        for name, trainings in chosen.items():
+            before, after, seconds = [], [], 0.0
+            for training in trainings:
+                before.append(ranks(training.build(cached).get_submodule("network"), data.test))
+                trained = training.run(folder / "checkpoints", teacher=cached, resume=config.resume is not None)
+                after.append(ranks(trained.network, data.test))
+                seconds += trained.seconds
+            parameters = sum(parameter.numel() for parameter in trained.network.parameters())
+            untrained, reached = (retrieval_scores(torch.cat(each)) for each in (before, after))
+            scores.append(EncoderScores(name, untrained, reached, parameters, seconds))
+        seconds = time.perf_counter() - started
+        page = _page(config, scores, data, seconds, self.command)
+        page.write(folder / "report")
+        page.show()
+        Console(soft_wrap=True, highlight=False).print(f"{seconds:.0f} s. The report is in {folder / 'report'}")
+        return scores
 
 
 @torch.no_grad()
@@ -173,7 +166,7 @@ def _note(config: DictConfig, data: DocstringPairs) -> str:
     )
 
 
-def _page(config: DictConfig, scores: list[EncoderScores], data: DocstringPairs, seconds: float) -> Page:
+def _page(config: DictConfig, scores: list[EncoderScores], data: DocstringPairs, seconds: float, command: str) -> Page:
     nothing = (math.nan, math.nan)
     panels = {
         metric: {
@@ -187,7 +180,7 @@ def _page(config: DictConfig, scores: list[EncoderScores], data: DocstringPairs,
     note = _note(config, data)
     return Page(
         title=f"Retrieval on {data.name}, seeds {', '.join(map(str, config.embeddings.seeds))}",
-        command=command(),
+        command=command,
         body=[Table(COLUMNS, [score.cells() for score in scores]), note, "![retrieval](retrieval.png)"],
         said=[note],
         numbers={

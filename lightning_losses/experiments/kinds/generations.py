@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from lightning_losses.environment.atomic_files import write_json
-from lightning_losses.experiments.launch import command
+from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import plain_settings
 from lightning_losses.experiments.report import Report
 from lightning_losses.experiments.training.evaluation import evaluate
@@ -48,15 +48,6 @@ def generation(config: DictConfig, name: str, alpha: float) -> Training:
     )
 
 
-def rehearse(config: DictConfig) -> None:
-    """Take one step with a first and a second network."""
-    check_settings(config)
-    first = generation(config, "generation_0", 1.0)
-    module = first.build(first.build().get_submodule("network"))
-    loss: Any = first.loss(module, rows=8)
-    loss.backward()
-
-
 def check_settings(config: DictConfig) -> None:
     """Raise ``ValueError`` unless generations and generation_alpha are what they can be."""
     if not isinstance(config.generations, int) or config.generations < 1:
@@ -66,49 +57,61 @@ def check_settings(config: DictConfig) -> None:
         raise ValueError(f"generation_alpha={alpha!r} came; give a number in [0, 1], or optimal.")
 
 
-def train_generations(config: DictConfig, folder: Path) -> Report:
-    """Train a first network on the labels, then generation after generation, and report on all of them.
+class SelfDistillation(Experiment):
+    """A first network learns from the labels; each generation learns from them and from the network before it.
 
     With ``generation_alpha=optimal`` the labels' weight is the closed form from two fits: predictions on the
     validation split of a network of the labels alone (the first one) and of one of the generation before alone, which
     is trained for the purpose; the weight is brought into [0, 1]. All networks begin with the same weights.
     """
-    check_settings(config)
-    started = time.perf_counter()
-    checkpoints = folder / "checkpoints"
 
-    def fit(name: str, alpha: float, teacher: nn.Module | None) -> Trained:
-        training = generation(config, name, alpha)
-        # At alpha = 1 any teacher will do: it weighs nothing.
-        network = training.build().get_submodule("network") if teacher is None else teacher
-        return training.run(checkpoints, resume=config.resume is not None, teacher=copy.deepcopy(network))
+    def rehearse(self) -> None:
+        """Take one step with a first and a second network."""
+        check_settings(self.config)
+        first = generation(self.config, "generation_0", 1.0)
+        module = first.build(first.build().get_submodule("network"))
+        loss: Any = first.loss(module, rows=8)
+        loss.backward()
 
-    data = generation(config, "generation_0", 1.0).datamodule
-    one_hot = F.one_hot(data.val.target, data.num_classes).float()
-    trained, alphas = [fit("generation_0", 1.0, None)], []
-    from_target = _predictions(trained[0].network, data.val.inputs)
-    for number in range(1, config.generations + 1):
-        teacher = trained[-1].network
-        alpha = config.generation_alpha
-        if alpha == "optimal":
-            alone = fit(f"generation_{number}_of_the_teacher_alone", 0.0, teacher)
-            from_teacher = _predictions(alone.network, data.val.inputs)
-            alpha = optimal_alpha(from_target, from_teacher, one_hot).clamp(0, 1).item()
-        alphas.append(float(alpha))
-        trained.append(fit(f"generation_{number}", alpha, teacher))
-    write_json(folder / "alphas.json", alphas)
-    report = Report(
-        title=f"{config.generations} generations on {data.name}, labels weighing "
-        f"{', '.join(f'{alpha:.3f}' for alpha in alphas)}, seed {config.seed}",
-        command=command(),
-        evaluations=[evaluate(network, data) for network in trained],
-        settings=plain_settings(config),
-        seconds=time.perf_counter() - started,
-    )
-    page = report.page()
-    page.write(folder / "report")
-    page.show()
-    return report
+    def perform(self, folder: Path) -> Report:
+        """Train generation after generation, and report on all of them."""
+        config = self.config
+        check_settings(config)
+        started = time.perf_counter()
+        checkpoints = folder / "checkpoints"
+
+        def fit(name: str, alpha: float, teacher: nn.Module | None) -> Trained:
+            training = generation(config, name, alpha)
+            # At alpha = 1 any teacher will do: it weighs nothing.
+            network = training.build().get_submodule("network") if teacher is None else teacher
+            return training.run(checkpoints, resume=config.resume is not None, teacher=copy.deepcopy(network))
+
+        data = generation(config, "generation_0", 1.0).datamodule
+        one_hot = F.one_hot(data.val.target, data.num_classes).float()
+        trained, alphas = [fit("generation_0", 1.0, None)], []
+        from_target = _predictions(trained[0].network, data.val.inputs)
+        for number in range(1, config.generations + 1):
+            teacher = trained[-1].network
+            alpha = config.generation_alpha
+            if alpha == "optimal":
+                alone = fit(f"generation_{number}_of_the_teacher_alone", 0.0, teacher)
+                from_teacher = _predictions(alone.network, data.val.inputs)
+                alpha = optimal_alpha(from_target, from_teacher, one_hot).clamp(0, 1).item()
+            alphas.append(float(alpha))
+            trained.append(fit(f"generation_{number}", alpha, teacher))
+        write_json(folder / "alphas.json", alphas)
+        report = Report(
+            title=f"{config.generations} generations on {data.name}, labels weighing "
+            f"{', '.join(f'{alpha:.3f}' for alpha in alphas)}, seed {config.seed}",
+            command=self.command,
+            evaluations=[evaluate(network, data) for network in trained],
+            settings=plain_settings(config),
+            seconds=time.perf_counter() - started,
+        )
+        page = report.page()
+        page.write(folder / "report")
+        page.show()
+        return report
 
 
 @torch.no_grad()

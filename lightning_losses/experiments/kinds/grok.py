@@ -25,9 +25,10 @@ from lightning_losses.callbacks.records.metrics_file import MetricsFile, append_
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
 from lightning_losses.data.resident import ResidentData
+from lightning_losses.experiments.config.check_config import runs_again
 from lightning_losses.experiments.config.instantiate import ConfigError, instantiate
 from lightning_losses.experiments.evidence.gates import Gate
-from lightning_losses.experiments.launch import command
+from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import (
     log_checkpoints,
     log_pictures,
@@ -36,7 +37,6 @@ from lightning_losses.experiments.loggers.loggers import (
     plain_settings,
 )
 from lightning_losses.experiments.page import Page, Table
-from lightning_losses.experiments.training.processes import runs_again
 from lightning_losses.experiments.training.steps_per_batch import steps_per_batch
 from lightning_losses.modules.full_batch_learner import FullBatchLearner
 from lightning_losses.plots.grokking import Curve, comparison, overlay
@@ -64,49 +64,54 @@ class Run:
     numbers: dict[str, float]
 
 
-def grok(config: DictConfig, folder: Path) -> dict[str, Run]:
-    """Train every run of ``config.runs`` and write the report into the run's folder.
+class Grokking(Experiment):
+    """Every run of ``config.runs``, one after the other, watched while it groks.
 
     A run is the experiment with some values set: ``runs.<name>.set`` maps dotted keys to what stands there instead.
     The figures go to ``report/``, the monitors' pictures to ``report/<name>/``.
-
-    Raises:
-        ValueError: a gate on a run or number that there isn't.
     """
-    started = time.perf_counter()
-    gates = _gates(config)
-    runs: dict[str, Run] = {}
-    for name, run in config.runs.items():
-        Console().rule(run.label, align="left")
-        # One run is the whole experiment; of several each has a folder and a logger of its own.
-        place = folder if len(config.runs) == 1 else folder / str(name)
-        runs[str(name)] = _train(str(name), run.label, settings_of(config, run), folder, place)
-    seconds = time.perf_counter() - started
-    page = _page(config, runs, gates, seconds)
-    page.write(folder / "report")
-    page.show()
-    Console(soft_wrap=True, highlight=False).print(f"{seconds:.0f} s. The report is in {folder / 'report'}")
-    return runs
 
+    def rehearse(self) -> None:
+        """Take one step of every run.
 
-def rehearse(config: DictConfig) -> None:
-    """Take one step of every run, so that what can't work is known before anything was trained."""
-    _gates(config)
-    if runs_again(config.trainer):
-        raise ConfigError(
-            "trainer: this experiment trains many networks and compares them in one process; use trainer=ddp_fork, or "
-            "one device."
-        )
-    for run in config.runs.values():
-        settings = settings_of(config, run)
-        data, module = _build(settings)
-        callbacks = callbacks_of(settings)
-        if isinstance(module, FullBatchLearner):
-            steps_per_batch(settings, data.steps_per_epoch, callbacks)
-        data.setup()
-        step: Any = module.training_step(dict(data.train), 0)
-        step["loss"].backward()
-        module.configure_optimizers()
+        Raises:
+            ValueError: a gate on a run or number that there isn't.
+        """
+        config = self.config
+        _gates(config)
+        if runs_again(config.trainer):
+            raise ConfigError(
+                "trainer: this experiment trains many networks and compares them in one process; use trainer=ddp_fork, "
+                "or one device."
+            )
+        for run in config.runs.values():
+            settings = settings_of(config, run)
+            data, module = _build(settings)
+            callbacks = callbacks_of(settings)
+            if isinstance(module, FullBatchLearner):
+                steps_per_batch(settings, data.steps_per_epoch, callbacks)
+            data.setup()
+            step: Any = module.training_step(dict(data.train), 0)
+            step["loss"].backward()
+            module.configure_optimizers()
+
+    def perform(self, folder: Path) -> dict[str, Run]:
+        """Train, and write the report; what each run came to, by name."""
+        started = time.perf_counter()
+        config = self.config
+        gates = _gates(config)
+        runs: dict[str, Run] = {}
+        for name, run in config.runs.items():
+            Console().rule(run.label, align="left")
+            # One run is the whole experiment; of several each has a folder and a logger of its own.
+            place = folder if len(config.runs) == 1 else folder / str(name)
+            runs[str(name)] = _train(str(name), run.label, settings_of(config, run), folder, place)
+        seconds = time.perf_counter() - started
+        page = _page(config, runs, gates, seconds, self.command)
+        page.write(folder / "report")
+        page.show()
+        Console(soft_wrap=True, highlight=False).print(f"{seconds:.0f} s. The report is in {folder / 'report'}")
+        return runs
 
 
 def _gates(config: DictConfig) -> list[Gate]:
@@ -242,7 +247,7 @@ def _run(label: str, callbacks: list[Callback], trainer: L.Trainer, seconds: flo
     return Run(label, monitor.measure, curves, collapse, numbers)
 
 
-def _page(config: DictConfig, runs: Mapping[str, Run], gates: list[Gate], seconds: float) -> Page:
+def _page(config: DictConfig, runs: Mapping[str, Run], gates: list[Gate], seconds: float, command: str) -> Page:
     measure = next(iter(runs.values())).measure
     shown = [f"final train {measure}", f"final test {measure}", "memorised", "generalised", "delay", "seconds"]
     if any(run.collapse for run in runs.values()):
@@ -255,7 +260,7 @@ def _page(config: DictConfig, runs: Mapping[str, Run], gates: list[Gate], second
     ]
     return Page(
         title=config.title,
-        command=command(),
+        command=command,
         body=[
             Table(["run", *shown], rows),
             "\n".join(f"- {line}" for line in judged),

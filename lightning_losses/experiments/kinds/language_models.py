@@ -10,27 +10,14 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig
-from rich.console import Console
+from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from lightning_losses.callbacks.records.metrics_file import append_metrics
 from lightning_losses.data.packing import IGNORED
 from lightning_losses.data.stdlib_text import StdlibText, TextDataset
-from lightning_losses.environment.cache_folder import cache_folder
-from lightning_losses.experiments.launch import command
-from lightning_losses.experiments.loggers.loggers import (
-    finish,
-    log_checkpoints,
-    log_pictures,
-    log_scores,
-    log_table,
-    make_logger,
-    plain_settings,
-)
+from lightning_losses.experiments.kinds.classification import StudentExperiment, trainings
+from lightning_losses.experiments.loggers.loggers import log_pictures, log_scores, log_table, plain_settings
 from lightning_losses.experiments.page import Page, Table
-from lightning_losses.experiments.training.kept_networks import KeptNetworks
-from lightning_losses.experiments.training.processes import first_process
 from lightning_losses.experiments.training.training import Trained, Training
 from lightning_losses.plots.language_model import language_model_curves
 
@@ -44,14 +31,6 @@ COLUMNS = (
     "parameters",
     "seconds",
 )
-
-
-class LanguageTraining(Training):
-    """How one language model is trained; its module needs no example of the inputs."""
-
-    def examples(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
 
 
 @dataclass(frozen=True)
@@ -113,78 +92,89 @@ class LanguageScores:
         }
 
 
-def trainings(config: DictConfig) -> list[Training]:
-    """The networks of ``config.language_models``, in order: the student last, after what it is compared with."""
-    found: dict[str, Training] = {}
-    for name in ("teacher", "baseline", "student"):
-        if config.language_models.get(name) is not None:
-            found[name] = LanguageTraining(
-                name=name,
-                module=config.language_models[name],
-                data=config.data,
-                trainer=config.trainer,
-                scheduler=config.get("scheduler") or None,
-                callbacks=config.get("callbacks") or None,
-                seed=config.teacher_seed if name == "teacher" else config.seed,
-                weights=config.weights,
-                teacher=found.get("teacher") if name == "student" else None,
-                checkpoint=config.teacher_weights if name == "teacher" else None,
-                execution=config.get("execution") or None,
-            )
-    return list(found.values())
+@dataclass(frozen=True)
+class LanguageReport:
+    """What a run found.
 
-
-def rehearse(config: DictConfig) -> None:
-    """Take one step with every network, so that what can't work is known before anything was trained."""
-    for training in trainings(config):
-        training.rehearse()
-
-
-def train_language_models(config: DictConfig, folder: Path) -> list[LanguageScores]:
-    """Train what the experiment names, and write the report into the run's folder.
-
-    Teacher and baseline are trained once, and kept under a hash of all that made them.
+    Attributes:
+        title: one line.
+        command: what starts the run again.
+        networks: with their scores.
+        data: what they were trained on.
+        settings: the whole configuration.
+        seconds: of the run.
     """
-    started = time.perf_counter()
-    console = Console(soft_wrap=True, highlight=False)
-    kept = KeptNetworks(config.cache or cache_folder() / "networks")
-    checkpoints, resume = folder / "checkpoints", config.resume is not None
-    *before, student = trainings(config)
-    trained: list[Trained] = []
-    for training in before:
-        trained.append(training.run_once(kept, checkpoints, resume=resume))
-        if trained[-1].kept:
-            console.print(f"{training.label}: trained before, kept in {kept.place(training.identity)}")
-    logger = make_logger(config, folder)
-    teacher = next((network.network for network in trained if network.name == "teacher"), None)
-    metrics = folder / "metrics.jsonl"
-    trained.append(student.run(checkpoints, resume=resume, logger=logger, teacher=teacher, metrics_file=metrics))
-    if not first_process():
-        # Lightning ran the command again for this process; the first one reports.
-        return []
 
-    data = cast(StdlibText, student.datamodule)
-    scores = [
-        LanguageScores(network, nats_per_byte(network.network, data.val), nats_per_byte(network.network, data.test))
-        for network in trained
-    ]
-    title = f"{student.label} on {data.name}, seed {config.seed}"
-    seconds = time.perf_counter() - started
-    page = _page(config, title, scores, data, seconds)
-    pictures = page.write(folder / "report")
-    # What monitors drew.
-    pictures += sorted(set((folder / "report").glob("*.png")) - set(pictures))
-    values = {"val/nats_per_byte": scores[-1].val, "test/nats_per_byte": scores[-1].test}
-    log_scores(logger, values)
-    log_table(logger, "report/networks", COLUMNS, [score.cells() for score in scores])
-    log_pictures(logger, pictures)
-    log_checkpoints(logger, checkpoints / "student", "student", values)
-    finish(logger)
-    # Last: who watches the run knows by it that the run is done.
-    append_metrics(metrics, {**values, "finished": True})
-    page.show()
-    console.print(f"{seconds:.0f} s. The report is in {folder / 'report'}")
-    return scores
+    title: str
+    command: str
+    networks: list[LanguageScores]
+    data: StdlibText
+    settings: dict[str, Any]
+    seconds: float
+
+    def scores(self) -> dict[str, float]:
+        """The student's, by their full names."""
+        return {"val/nats_per_byte": self.networks[-1].val, "test/nats_per_byte": self.networks[-1].test}
+
+    def page(self) -> Page:
+        """The table, and the curves."""
+        histories = {each.trained.label: each.trained.history for each in self.networks if each.trained.history}
+        return Page(
+            title=self.title,
+            command=self.command,
+            body=[Table(COLUMNS, [each.cells() for each in self.networks]), self.note(), "![losses](losses.png)"],
+            said=[self.note()],
+            numbers={
+                "seconds": self.seconds,
+                "fingerprint": self.data.fingerprint(),
+                "networks": [each.summary() for each in self.networks],
+            },
+            settings=self.settings,
+            figures={"losses.png": lambda: language_model_curves(histories)},
+        )
+
+    def note(self) -> str:
+        """What the table's cells mean."""
+        data = self.data
+        return (
+            f"{predicted(data.train):,} bytes of training text, {predicted(data.val):,} of validation, "
+            f"{predicted(data.test):,} of test, in blocks of {data.block_length}; text {data.fingerprint()[:12]}. "
+            "Speed is training's median over the epochs, memory its peak: of torch on a GPU, of the whole process on a "
+            "CPU."
+        )
+
+
+class LanguageModelling(StudentExperiment):
+    """Language models, scored in nats per byte."""
+
+    def trainings(self) -> dict[str, Training]:
+        """The networks of ``config.language_models``."""
+        return trainings(self.config, self.config.language_models, shows_inputs=False)
+
+    def nll(self, network: nn.Module, student: Training) -> float:
+        """In nats, of a byte."""
+        return nats_per_byte(network, cast(StdlibText, student.datamodule).test)
+
+    def report(self, student: Training, trained: Sequence[Trained], started: float) -> LanguageReport:
+        """Scores on the whole validation and test splits, speed and memory."""
+        data = cast(StdlibText, student.datamodule)
+        return LanguageReport(
+            title=f"{student.label} on {data.name}, seed {self.config.seed}",
+            command=self.command,
+            networks=[
+                LanguageScores(each, nats_per_byte(each.network, data.val), nats_per_byte(each.network, data.test))
+                for each in trained
+            ],
+            data=data,
+            settings=plain_settings(self.config),
+            seconds=time.perf_counter() - started,
+        )
+
+    def log(self, logger: Logger | None, report: LanguageReport, pictures: Sequence[Path]) -> None:
+        """Send the scores, the table and the pictures."""
+        log_scores(logger, report.scores())
+        log_table(logger, "report/networks", COLUMNS, [score.cells() for score in report.networks])
+        log_pictures(logger, pictures)
 
 
 @torch.no_grad()
@@ -205,32 +195,6 @@ def nats_per_byte(network: nn.Module, dataset: TextDataset, batch_size: int = 64
 def predicted(dataset: TextDataset) -> int:
     """How many bytes of a split are predicted."""
     return int((dataset.target.long() != IGNORED).sum())
-
-
-def _note(data: StdlibText) -> str:
-    """What the table's cells mean."""
-    return (
-        f"{predicted(data.train):,} bytes of training text, {predicted(data.val):,} of validation, "
-        f"{predicted(data.test):,} of test, in blocks of {data.block_length}; text {data.fingerprint()[:12]}. "
-        "Speed is training's median over the epochs, memory its peak: of torch on a GPU, of the whole process on a CPU."
-    )
-
-
-def _page(config: DictConfig, title: str, scores: Sequence[LanguageScores], data: StdlibText, seconds: float) -> Page:
-    histories = {score.trained.label: score.trained.history for score in scores if score.trained.history}
-    return Page(
-        title=title,
-        command=command(),
-        body=[Table(COLUMNS, [score.cells() for score in scores]), _note(data), "![losses](losses.png)"],
-        said=[_note(data)],
-        numbers={
-            "seconds": seconds,
-            "fingerprint": data.fingerprint(),
-            "networks": [score.summary() for score in scores],
-        },
-        settings=plain_settings(config),
-        figures={"losses.png": lambda: language_model_curves(histories)},
-    )
 
 
 def _count(value: float) -> str:

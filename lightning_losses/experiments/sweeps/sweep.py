@@ -2,8 +2,6 @@
 
 import difflib
 import importlib.resources
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,6 @@ from rich.console import Console
 
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.config.check_overrides import CONFIG_MODULE
-from lightning_losses.experiments.launch import program
 from lightning_losses.experiments.sweeps.report import SweepReport, best_command
 from lightning_losses.experiments.sweeps.runner import Runner, default_folder
 from lightning_losses.experiments.sweeps.sweep_file import check_runs, read_sweep
@@ -58,8 +55,14 @@ def parse(arguments: Sequence[str]) -> tuple[Path, Settings, list[str]]:
     return _find(Path(files[0])), Settings(**settings), overrides
 
 
-def sweep(path: Path, settings: Settings, overrides: Sequence[str]) -> SweepReport:
+def sweep(path: Path, settings: Settings, overrides: Sequence[str], *, command: str) -> SweepReport:
     """Check a sweep, run or continue it, and write its report.
+
+    Args:
+        path: of the sweep file.
+        settings: what the command line says beside it.
+        overrides: for every trial.
+        command: what starts the sweep again.
 
     Raises:
         ConfigError: a file, parameters or a setting that can't be run.
@@ -80,7 +83,6 @@ def sweep(path: Path, settings: Settings, overrides: Sequence[str]) -> SweepRepo
         try:
             runner.run(settings.count, retry=settings.retry)
         finally:
-            command = f"{program()} {shlex.join(sys.argv[1:])}"
             report = SweepReport(found, runner.trials, command, best_command(found, runner.trials, overrides))
             report.page().write(folder)
     report.page().show()

@@ -1,6 +1,5 @@
 """Reads a W&B sweep file and says in one sentence what is wrong with it, before any run."""
 
-import importlib
 import itertools
 import json
 import re
@@ -13,6 +12,7 @@ import yaml
 
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
 from lightning_losses.experiments.config.check_overrides import check_overrides
+from lightning_losses.experiments.config.settings import SETTINGS
 from lightning_losses.experiments.sweeps.command import HYDRA_MACROS, check_command, expand, recipe_of
 from lightning_losses.experiments.sweeps.distributions import Distribution, check_grid, read_distribution
 from lightning_losses.experiments.sweeps.hyperband import Hyperband, read_hyperband
@@ -187,17 +187,16 @@ def check_runs(sweep: Sweep, overrides: Sequence[str]) -> None:
             f"{sweep.path}: command: recipes take overrides without hyphens; put ${{args_no_hyphens}} in place of "
             "${args}."
         )
-    schema = importlib.import_module(f"lightning_losses.recipes.{recipe}").Settings
     ends = {name: distribution.ends() for name, distribution in sweep.parameters.items()}
     for place in range(max(map(len, ends.values()), default=1)):
         parameters = {name: values[min(place, len(values) - 1)] for name, values in ends.items()}
         words = [*sweep.words(parameters), *overrides]
-        check_overrides(recipe, overrides_of(words, recipe), schema)
+        check_overrides(recipe, overrides_of(words, recipe), SETTINGS[recipe])
 
 
 def overrides_of(words: Sequence[str], recipe: str) -> list[str]:
     """The overrides in a command: what comes after the recipe's name, as its command line reads them."""
-    from lightning_losses.experiments.config.python_values import plain_overrides
+    from lightning_losses.experiments.config.check_overrides import plain_overrides
 
     start = next(place for place, word in enumerate(words) if recipe_of(words[: place + 1]) == recipe)
     return plain_overrides(words[start + 1 :])

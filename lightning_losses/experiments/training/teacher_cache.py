@@ -11,6 +11,15 @@ from lightning_losses.teachers.cache_teacher import cache_teacher
 from lightning_losses.teachers.feature_taps import layers_to_tap
 
 
+def check_cache(student: Training, kept: str | int) -> None:
+    """Raise ``ValueError`` for what `cached_teacher` can't keep: another `kept`, data that are no images in memory."""
+    if kept != "full" and (not isinstance(kept, int) or isinstance(kept, bool) or kept < 1):
+        raise ValueError(f"teacher_cache={kept!r} came; give full, a number of logits to keep, or null.")
+    if not hasattr(student.datamodule, "views_of_train"):
+        name = type(student.datamodule).__name__
+        raise ValueError(f"teacher_cache: {name} has no positions to keep logits by; set it to null.")
+
+
 def cached_teacher(
     teacher: nn.Module, student: Training, folder: Path, *, kept: str | int, temperature: float = 1.0
 ) -> MappedLogits:
@@ -24,13 +33,10 @@ def cached_teacher(
         temperature: at which the mass of the other logits is exact.
 
     Raises:
-        ValueError: another `kept`; data that are no images in memory.
+        ValueError: as `check_cache`.
     """
-    if kept != "full" and (not isinstance(kept, int) or isinstance(kept, bool) or kept < 1):
-        raise ValueError(f"teacher_cache={kept!r} came; give full, a number of logits to keep, or null.")
+    check_cache(student, kept)
     data: Any = student.datamodule
-    if not hasattr(data, "views_of_train"):
-        raise ValueError(f"teacher_cache: {type(data).__name__} has no positions to keep logits by; set it to null.")
     module: Any = student.build(teacher)
     features = module.objective.needs("teacher_features") or module.objective.needs("teacher_feature_maps")
     layers = layers_to_tap(teacher, module.teacher_layer) if features else []

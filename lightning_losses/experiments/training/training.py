@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -24,23 +24,17 @@ from lightning_losses.callbacks import History, MetricsFile, Progress
 from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard
 from lightning_losses.checkpoints import EpochSeed, LastCheckpoint
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
+from lightning_losses.checkpoints.interruption import first_process, interruptible, read_checkpoint
 from lightning_losses.data import ImageData
 from lightning_losses.environment.atomic_files import write_text
+from lightning_losses.experiments.config.check_config import check_environment, check_trainer, shards_teacher
 from lightning_losses.experiments.config.instantiate import instantiate
+from lightning_losses.experiments.config.settings import Weights
 from lightning_losses.experiments.training.kept_networks import KeptNetworks, file_digest
-from lightning_losses.experiments.training.processes import (
-    check_environment,
-    check_trainer,
-    first_process,
-    interruptible,
-    read_checkpoint,
-    shards_teacher,
-)
 from lightning_losses.experiments.training.sources import source_digest, targets
 from lightning_losses.parallel.sharded_folders import find_again
 from lightning_losses.teachers import checkpoint_teacher
 
-Weights = Literal["last", "best"]
 # What a trainer's configuration says about looks alone.
 _LOOKS = ("enable_progress_bar", "enable_model_summary", "log_every_n_steps")
 
@@ -83,6 +77,7 @@ class Training:
         teacher: the training of the teacher, if there is one.
         checkpoint: a file with the network's weights, to take in place of training it.
         execution: the configuration of an `Execution` of the network's blocks; it changes no result beyond rounding.
+        shows_inputs: whether the module is shown examples of the inputs when it is built.
     """
 
     name: str
@@ -96,6 +91,7 @@ class Training:
     teacher: "Training | None" = field(default=None, repr=False)
     checkpoint: str | None = None
     execution: DictConfig | None = None
+    shows_inputs: bool = True
 
     def __post_init__(self) -> None:
         check_trainer(self.trainer)
@@ -162,7 +158,7 @@ class Training:
         with _quiet():
             L.seed_everything(self.seed, verbose=False)
         make = instantiate(self.module, _partial_=True, _convert_="all")
-        live = self.examples()
+        live: dict[str, Any] = {"example_inputs": self.datamodule.val.inputs[:8]} if self.shows_inputs else {}
         if teacher is not None:
             live["teacher"] = teacher
         if self.scheduler is not None:
@@ -171,10 +167,6 @@ class Training:
             )
         module: L.LightningModule = make(**live)
         return module
-
-    def examples(self) -> dict[str, Any]:
-        """What the module is shown of the data when it is built."""
-        return {"example_inputs": self.datamodule.val.inputs[:8]}
 
     @property
     def total_steps(self) -> int:

@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_losses.experiments.config.python_values import plain_overrides
+from lightning_losses.experiments.config.check_overrides import plain_overrides
 
 
 @pytest.mark.parametrize(

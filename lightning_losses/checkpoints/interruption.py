@@ -1,4 +1,4 @@
-"""What a recipe must know of its processes: which strategies it runs under, who writes, and what a checkpoint holds."""
+"""How the processes of a run are interrupted, which of them writes, and what a checkpoint holds."""
 
 import multiprocessing
 import os
@@ -16,58 +16,9 @@ import torch
 from lightning.fabric.utilities.load import _load_distributed_checkpoint
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from lightning_losses.experiments.config.instantiate import ConfigError
 from lightning_losses.parallel.sharded_folders import check_folder
-
-# Lightning starts each process by forking this one, in place of running the command again.
-_FORKING = ("ddp_fork", "ddp_fork_find_unused_parameters_true", "ddp_spawn", "ddp_notebook")
-_FSDP1 = ("fsdp", "fsdp_cpu_offload")
-
-
-def check_trainer(trainer: DictConfig, *, sweeping: bool = False) -> None:
-    """Raise `ConfigError` for a strategy that can't train what the recipe trains.
-
-    Args:
-        trainer: the configuration of a Trainer.
-        sweeping: whether it is one job of a sweep in this process (``-m`` without a launcher of its own).
-    """
-    strategy = trainer.get("strategy")
-    target = str(strategy.get("_target_", "")) if isinstance(strategy, DictConfig) else ""
-    if strategy in _FSDP1 or target.endswith(".FSDPStrategy"):
-        raise ConfigError(
-            f"trainer.strategy={target or strategy}: this is FSDP1, which is not supported: its flat parameters "
-            "hide the tensors' bounds and Lightning resumes its full checkpoints inexactly; use trainer=fsdp (FSDP2)."
-        )
-    if sweeping and runs_again(trainer):
-        raise ConfigError(
-            f"trainer.strategy={target.rpartition('.')[2] or strategy} with -m (--multirun): Lightning would run this "
-            "command again for each further process, and every one of them would begin the sweep anew; use "
-            "trainer=ddp_fork, or a launcher that starts the processes by itself (hydra/launcher=submitit_slurm), or "
-            "start each run by its own command."
-        )
-
-
-def check_environment(trainer: DictConfig) -> None:
-    """Raise `ConfigError` for a trainer of a SLURM job that isn't one."""
-    plugins = trainer.get("plugins") or ()
-    slurm = any(str(plugin.get("_target_", "")).endswith(".SLURMEnvironment") for plugin in plugins)
-    if slurm and "SLURM_NTASKS" not in os.environ:
-        raise ConfigError(
-            "trainer=slurm: this is no process of a SLURM job; start the command by srun in a script for sbatch, or "
-            "sweep with -m hydra/launcher=submitit_slurm (docs/scale.md has both)."
-        )
-
-
-def runs_again(trainer: DictConfig) -> bool:
-    """Whether Lightning starts further processes by running the command again."""
-    if {"SLURM_NTASKS", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
-        # srun and torchrun have started all of them.
-        return False
-    several = trainer.get("devices", 1) not in (1, "1") or (trainer.get("num_nodes") or 1) != 1
-    return several and trainer.get("strategy") not in _FORKING
 
 
 def queued_again() -> bool:
@@ -128,12 +79,6 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def shards_teacher(trainer: DictConfig) -> bool:
-    """Whether the strategy shards the teacher that a module is given."""
-    strategy = trainer.get("strategy")
-    return isinstance(strategy, DictConfig) and strategy.get("teacher") == "sharded"
 
 
 def first_process() -> bool:

@@ -1,0 +1,169 @@
+"""Trains a student after its teacher and its baseline; of image classifiers, scores before and after calibration."""
+
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import nn
+
+from lightning_losses.callbacks.records.metrics_file import append_metrics
+from lightning_losses.checkpoints.interruption import first_process
+from lightning_losses.environment.cache_folder import cache_folder
+from lightning_losses.experiments.launch import Experiment
+from lightning_losses.experiments.loggers.loggers import (
+    log_checkpoints,
+    log_report,
+    log_scores,
+    logging_run,
+    plain_settings,
+)
+from lightning_losses.experiments.report import Report
+from lightning_losses.experiments.training.evaluation import evaluate, predict_logits
+from lightning_losses.experiments.training.kept_networks import KeptNetworks
+from lightning_losses.experiments.training.teacher_cache import cached_teacher, check_cache
+from lightning_losses.experiments.training.training import Trained, Training
+from lightning_losses.metrics import negative_log_likelihood
+
+
+def trainings(config: DictConfig, modules: DictConfig, *, shows_inputs: bool = True) -> dict[str, Training]:
+    """The networks that an experiment trains, in order: the student last, after what it is compared with.
+
+    The teacher's data are the student's, with the values of `teacher_data` set.
+
+    Args:
+        config: of the train recipe.
+        modules: the modules' configurations, by the networks' names; null for what the experiment does without.
+        shows_inputs: as `Training` takes it.
+    """
+    planned: dict[str, Training] = {}
+    for name in ("teacher", "baseline", "student"):
+        if modules.get(name) is not None:
+            data = config.data
+            if name == "teacher" and config.get("teacher_data"):
+                data = OmegaConf.merge(data, config.teacher_data)
+                assert isinstance(data, DictConfig)
+                data._set_parent(config)
+            planned[name] = Training(
+                name=name,
+                module=modules[name],
+                data=data,
+                trainer=config.trainer,
+                scheduler=config.get("scheduler") or None,
+                callbacks=config.get("callbacks") or None,
+                seed=config.teacher_seed if name == "teacher" else config.seed,
+                weights=config.weights,
+                teacher=planned.get("teacher") if name == "student" else None,
+                checkpoint=config.teacher_weights if name == "teacher" else None,
+                execution=config.get("execution") or None,
+                shows_inputs=shows_inputs,
+            )
+    return planned
+
+
+class StudentExperiment(Experiment):
+    """One student, trained after the teacher and the baseline that it is compared with.
+
+    Teacher and baseline are trained once, and kept under a hash of all that made them.
+    """
+
+    @abstractmethod
+    def trainings(self) -> dict[str, Training]:
+        """The networks, by name and in order; the student is the last."""
+
+    @abstractmethod
+    def nll(self, network: nn.Module, student: Training) -> float:
+        """The mean negative log-likelihood on the student's test split."""
+
+    @abstractmethod
+    def report(self, student: Training, trained: Sequence[Trained], started: float) -> Any:
+        """The report on all networks, which has `page` and `scores`, and whose `seconds` are the run's."""
+
+    @abstractmethod
+    def log(self, logger: Logger | None, report: Any, pictures: Sequence[Path]) -> None:
+        """Send a report to the logger."""
+
+    def rehearse(self) -> None:
+        """Take a step with every network."""
+        networks = self.trainings()
+        if self.config.teacher_cache is not None and "teacher" in networks:
+            check_cache(networks["student"], self.config.teacher_cache)
+        for training in networks.values():
+            training.rehearse()
+
+    def perform(self, folder: Path) -> Any:
+        """Train the networks, and report on them; None in a process that Lightning started beside the first."""
+        started = time.perf_counter()
+        config, console = self.config, Console(soft_wrap=True, highlight=False)
+        checkpoints, resume = folder / "checkpoints", config.resume is not None
+        *before, student = self.trainings().values()
+        trained, teacher = self._before(before, student, checkpoints, console) if before else ([], None)
+        metrics = folder / "metrics.jsonl"
+        with logging_run(config, folder) as logger:
+            trained.append(
+                student.run(checkpoints, resume=resume, logger=logger, teacher=teacher, metrics_file=metrics)
+            )
+            if not first_process():
+                # Lightning ran the command again for this process; the first one reports.
+                return None
+            report = self.report(student, trained, started)
+            page = report.page()
+            pictures = page.write(folder / "report")
+            # What monitors drew.
+            pictures += sorted(set((folder / "report").glob("*.png")) - set(pictures))
+            self.log(logger, report, pictures)
+            log_checkpoints(logger, checkpoints / "student", "student", report.scores())
+        page.show()
+        # Last: who watches the run knows by it that the run is done.
+        append_metrics(metrics, {**report.scores(), "finished": True})
+        console.print(f"{report.seconds:.0f} s. The report is in {folder / 'report'}")
+        return report
+
+    def _before(
+        self, before: Sequence[Training], student: Training, checkpoints: Path, console: Console
+    ) -> tuple[list[Trained], nn.Module | None]:
+        """The networks before the student, and the teacher as the student sees it."""
+        config = self.config
+        kept = KeptNetworks(config.cache or cache_folder() / "networks")
+        trained = []
+        for training in before:
+            trained.append(training.run_once(kept, checkpoints, resume=config.resume is not None))
+            if trained[-1].kept:
+                console.print(f"{training.label}: trained before, kept in {kept.place(training.identity)}")
+        teacher = next((network.network for network in trained if network.name == "teacher"), None)
+        if teacher is not None and config.teacher_cache is not None:
+            place, temperature = kept.folder / "logits", config.teacher_cache_temperature
+            teacher = cached_teacher(teacher, student, place, kept=config.teacher_cache, temperature=temperature)
+        return trained, teacher
+
+
+class ImageClassification(StudentExperiment):
+    """Image classifiers: trained, calibrated on validation data, and scored on test data."""
+
+    def trainings(self) -> dict[str, Training]:
+        """The networks of ``config.modules``."""
+        return trainings(self.config, self.config.modules)
+
+    def nll(self, network: nn.Module, student: Training) -> float:
+        """In nats, of an image."""
+        test = student.datamodule.test
+        return negative_log_likelihood(predict_logits(network, test), test.target, inputs="logits").item()
+
+    def report(self, student: Training, trained: Sequence[Trained], started: float) -> Report:
+        """Scores before and after calibration."""
+        return Report(
+            title=f"{student.label} on {student.datamodule.name}, seed {self.config.seed}",
+            command=self.command,
+            evaluations=[evaluate(network, student.datamodule) for network in trained],
+            settings=plain_settings(self.config),
+            seconds=time.perf_counter() - started,
+        )
+
+    def log(self, logger: Logger | None, report: Report, pictures: Sequence[Path]) -> None:
+        """Send the scores as those of the last epoch, the table, and the pictures."""
+        log_scores(logger, {**report.scores(), "epoch": self.config.trainer.max_epochs})
+        log_report(logger, report, pictures)
