@@ -24,6 +24,7 @@ lightning_losses.experiments.launch.os.system lightning_losses.networks.weights.
 lightning_losses.data.mnist5k.np.load
 lightning_losses.modules.Classifier.load_from_checkpoint lightning_losses.teachers.cache_teacher._write_json
 lightning_losses.experiments.training.kept_networks.KeptNetworks lightning_losses.losses.KD.__init__.__globals__
+lightning_losses.experiments.launch.experiment_of lightning_losses.experiments.kinds.grok.Run
 lightning_losses.losses.KD.__subclasses__ torch.nn torch.nn.Module.__class__ nothing.here
 """)
 
@@ -33,7 +34,7 @@ lightning_losses.optim.warm_up.warmup_cosine lightning_losses.callbacks.interven
 torch.nn.Linear torch.nn.functional.relu torch.optim.AdamW torch.optim.lr_scheduler.CosineAnnealingLR
 lightning.Trainer lightning.pytorch.callbacks.EarlyStopping lightning.pytorch.loggers.CSVLogger
 lightning.pytorch.strategies.DDPStrategy torchmetrics.classification.MulticlassAccuracy
-timm.loss.LabelSmoothingCrossEntropy
+timm.loss.LabelSmoothingCrossEntropy lightning_losses.experiments.kinds.grok.Grokking
 """)
 
 

@@ -1,0 +1,74 @@
+"""Which experiment a configuration names, and what a command line may start."""
+
+import re
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from lightning_losses.catalogue.configurations import configurations
+from lightning_losses.experiments.config.instantiate import ConfigError
+from lightning_losses.experiments.kinds.calibration import LogitCalibration
+from lightning_losses.experiments.launch import Experiment, _resumed, experiment_of, launch
+
+ROOT = Path(__file__).parents[2]
+NAMED = {
+    **{name: content for name, content in configurations().items() if name.startswith("experiment=")},
+    **{name: OmegaConf.load(ROOT / "conf" / f"{name}.yaml") for name in ("train", "compare", "calibrate")},
+}
+
+
+@pytest.mark.parametrize("name", [name for name, content in NAMED.items() if "experiment" in content])
+def test_a_configuration_names_an_experiment(name):
+    assert isinstance(experiment_of(OmegaConf.create({"experiment": NAMED[name].experiment})), Experiment)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"_target_": "torch.nn.Linear"}, "experiment._target_=torch.nn.Linear: it is no experiment; give a class"),
+        ({"_target_": "lightning_losses.experiments.kinds.classification.StudentExperiment"}, "it is no experiment"),
+        ({"_target_": "lightning_losses.experiments.launch.launch"}, "a configuration may not build this"),
+        ({"_target_": "lightning_losses.experiments.training.training.Training"}, "a configuration may not build this"),
+        (None, "experiment._target_=None: give the dotted name of a class or a function"),
+    ],
+)  # fmt: skip
+def test_what_is_no_experiment_is_refused(named, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        experiment_of(OmegaConf.create({"experiment": named}))
+
+
+def test_its_command_starts_it_again():
+    experiment = LogitCalibration(OmegaConf.create(), "calibrate.py", ["logits=my file.npz", "resume=run", "seed=1"])
+    assert experiment.command == "calibrate.py 'logits=my file.npz' seed=1"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["experiment=calibration_overlap"], "python recipes/compare.py comparison=calibration_overlap makes it."),
+        (["--experimental-rerun", "config.pickle"], "the file would be unpickled"),
+        (["--config-path", "conf"], "--config-dir adds a folder of yours"),
+    ],
+)
+def test_what_is_not_started_is_one_sentence(words, message, capsys):
+    with pytest.raises(SystemExit) as exit:
+        launch("train", words)
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_process_started_by_the_words_of_a_resumed_run_reads_each_once(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("[data=digits, seed=1, resume=before]")
+    arguments = _resumed(["data=digits", f"resume={tmp_path}", "seed=2"])
+    assert arguments == ["data=digits", "seed=1", "seed=2", f"resume='{tmp_path}'", f"hydra.run.dir='{tmp_path}'"]
+
+
+def test_the_arguments_of_the_process_are_never_rewritten():
+    rewriting = re.compile(r"sys\.argv(\[[^]]*\])?\s*=[^=]")
+    assert rewriting.search("sys.argv[1:] = words")
+    for folder in ("lightning_losses", "recipes"):
+        for file in (ROOT / folder).rglob("*.py"):
+            assert not rewriting.search(file.read_text()), file
