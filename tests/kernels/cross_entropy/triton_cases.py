@@ -1,6 +1,6 @@
 """Runs the Triton kernels under the interpreter and prints, a line of JSON a case, how far they are from float64.
 
-    TRITON_INTERPRET=1 python -m tests.kernels.triton_cases
+    TRITON_INTERPRET=1 python -m tests.kernels.cross_entropy.triton_cases
 
 The interpreter must be chosen before Triton is imported, hence a process of its own.
 """

@@ -1,6 +1,6 @@
 """Compiles every Triton kernel for NVIDIA GPUs, without one, and prints what it needs as a line of JSON each.
 
-    python -m tests.kernels.triton_compiled
+    python -m tests.kernels.cross_entropy.triton_compiled
 
 In a process of its own, since kernels made for the interpreter can't be compiled.
 """

@@ -28,14 +28,14 @@ def lines_of(module, interpreted):
         text=True,
         check=False,
         env=environment,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def interpreted():
-    return lines_of("tests.kernels.triton_cases", True)
+    return lines_of("tests.kernels.cross_entropy.triton_cases", True)
 
 
 def test_values_and_gradients_equal_float64_for_every_option_shape_and_dtype():
@@ -71,7 +71,7 @@ def test_golden_values_are_met_in_float32():
 
 @pytest.mark.slow
 def test_compiled_kernels_neither_spill_nor_exceed_shared_memory():
-    lines = lines_of("tests.kernels.triton_compiled", False)
+    lines = lines_of("tests.kernels.cross_entropy.triton_compiled", False)
     assert len(lines) == 3 * 3 * 2
     for line in lines:
         assert line["spilled"] == 0, line
