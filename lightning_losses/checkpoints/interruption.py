@@ -13,11 +13,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.load import _load_distributed_checkpoint
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+from lightning_losses.environment.lightning_internals import forks_processes, read_shards
 from lightning_losses.parallel.sharded_folders import check_folder
 
 
@@ -34,8 +33,7 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
         KeyboardInterrupt, or what SIGTERM raises: the processes were interrupted, and have written their checkpoint.
         OSError: what the system refused them.
     """
-    forks = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
-    if not forks or threading.current_thread() is not threading.main_thread():
+    if not forks_processes(trainer) or threading.current_thread() is not threading.main_thread():
         yield
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -90,6 +88,5 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint that this run wrote, whole, from one file or from a folder of shards."""
     if path.is_dir():
         check_folder(path)
-        content: dict[str, Any] = _load_distributed_checkpoint(path)
-        return content
+        return read_shards(path)
     return torch.load(path, map_location="cpu", weights_only=True)

@@ -17,14 +17,20 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_losses.checkpoints.logged_values import add_logged_values, logged_values
 from lightning_losses.checkpoints.process_states import add_process_states, take_process_states
+from lightning_losses.environment.lightning_internals import (
+    cluster_environment,
+    forks_processes,
+    handler_before,
+    leave_after_step,
+    release_processes,
+    wrap_batches,
+)
 from lightning_losses.parallel.processes import maximum_of_all
 
 # Launchers pass a signal on to processes that may have had it from the terminal or the scheduler already.
@@ -80,7 +86,7 @@ class LastCheckpoint(Checkpoint):
         self._mid_epoch = False
         self._why_not = _why_not(trainer)
         self._listen(trainer)
-        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        if forks_processes(trainer):
             self._catch(trainer, pl_module)
 
     def on_train_batch_end(
@@ -91,7 +97,7 @@ class LastCheckpoint(Checkpoint):
             add_logged_values(trainer, self._logged)
         if _between_steps(trainer, batch_idx) and self._interrupted(trainer):
             self._mid_epoch = self._why_not is None
-            _leave(trainer)
+            leave_after_step(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the epoch that is done."""
@@ -109,7 +115,7 @@ class LastCheckpoint(Checkpoint):
         self._logged = {}
         if interrupted:
             self._requeue()
-            _leave(trainer)
+            leave_after_step(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the last epoch, if its time had not come."""
@@ -202,7 +208,7 @@ class LastCheckpoint(Checkpoint):
                 self._received = self._signal = 0
                 _pass_on(self._unlisten(), number)
 
-        environment = trainer._accelerator_connector.cluster_environment
+        environment = cluster_environment(trainer)
         self._requeue_signal = 0
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             self._requeue_signal = int(environment.requeue_signal or 0)
@@ -211,8 +217,7 @@ class LastCheckpoint(Checkpoint):
             before: Any = signal.getsignal(number)
             if callable(before):
                 if several and number == signal.SIGTERM:
-                    # Lightning's broadcasts from within the handler, while others are at something else.
-                    before = trainer._signal_connector._original_handlers.get(signal.SIGTERM, before)
+                    before = handler_before(trainer, signal.SIGTERM, before)
                 self._handlers[number] = before
                 signal.signal(number, interrupted)
 
@@ -238,9 +243,7 @@ class LastCheckpoint(Checkpoint):
 
             return caught
 
-        loop = trainer.fit_loop
-        loop.advance = catching(loop.advance)  # type: ignore[method-assign]
-        loop.on_advance_end = catching(loop.on_advance_end)  # type: ignore[method-assign]
+        wrap_batches(trainer, catching)
 
 
 def _save(trainer: L.Trainer, path: Path) -> None:
@@ -280,11 +283,6 @@ def _between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
     return done % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch and not validates
 
 
-def _leave(trainer: L.Trainer) -> None:
-    # Lightning's own way out, after the module's hooks; they also belong to the step.
-    trainer._signal_connector.received_sigterm = True
-
-
 def _raised_by(handler: Any, number: int) -> BaseException | None:
     try:
         if callable(handler):
@@ -304,10 +302,7 @@ def _pass_on(handlers: dict[int, Any], number: int) -> None:
 
 def _let_leave() -> None:
     """Where Lightning started further processes: let them leave without killing this one, and wait for them."""
-    for thread in threading.enumerate():
-        if isinstance(thread, _ChildProcessObserver):
-            atexit.register(_wait_for, thread._child_processes.copy())
-            thread._child_processes.clear()
+    atexit.register(_wait_for, release_processes())
 
 
 def _wait_for(processes: list[subprocess.Popen[Any]]) -> None:

@@ -4,6 +4,8 @@ from typing import Any
 
 import lightning as L
 
+from lightning_losses.environment.lightning_internals import epoch_results
+
 
 def logged_values(trainer: L.Trainer) -> dict[str, Any]:
     """What the training steps of a begun epoch added up of the values to log at its end, by Lightning's keys.
@@ -12,14 +14,14 @@ def logged_values(trainer: L.Trainer) -> dict[str, Any]:
     """
     return {
         key: {"value": result.value, "weight": getattr(result, "cumulated_batch_size", None)}
-        for key, result in _results(trainer).items()
+        for key, result in epoch_results(trainer).items()
         if result.is_tensor and result.meta.on_epoch and not result.has_reset
     }
 
 
 def add_logged_values(trainer: L.Trainer, saved: dict[str, Any]) -> None:
     """Add what was logged before an interruption, and take it from `saved`, where a step has logged the same again."""
-    for key, result in _results(trainer).items():
+    for key, result in epoch_results(trainer).items():
         if key not in saved:
             continue
         before = saved.pop(key)
@@ -31,7 +33,3 @@ def add_logged_values(trainer: L.Trainer, saved: dict[str, Any]) -> None:
         if before["weight"] is not None:
             weight = result.cumulated_batch_size
             result.cumulated_batch_size = before["weight"].to(weight.device) + weight
-
-
-def _results(trainer: L.Trainer) -> dict[str, Any]:
-    return trainer.fit_loop.epoch_loop._results

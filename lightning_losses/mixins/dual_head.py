@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.numerics.checks import check_choice, check_count
 from lightning_losses.objective import ObjectiveValue, Term
@@ -89,7 +90,7 @@ class DualHeadMixin(ObjectiveMixin):
         offered = self.objective_tensors(tensors)
         value = self.objective_value(self.objective, offered)
         self.log_objective("train/loss", value, offered)
-        if self._trainer is None:
+        if attached_trainer(self) is None:
             return {"loss": value.total, **tensors}
         optimizer: Any = self.optimizers()
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.parallel.processes import total_of_all, whole_parameter, world_size
 
@@ -89,7 +90,7 @@ class LanguageHeadMixin(_Base):
         tokens, unit = self.count_tokens(target, **counted)
         weight, bias = self.head_parameters(hidden.dtype)
         loss = linear_cross_entropy(hidden, weight, target, bias, normalizer=unit, **options)
-        if self._trainer is not None:
+        if attached_trainer(self) is not None:
             # Per token of this batch, whatever the step's gradient is divided by.
             own = loss.detach() * unit / tokens.clamp(min=1)
             self.log("train/loss", own, on_step=False, on_epoch=True, sync_dist=True, batch_size=max(int(tokens), 1))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.losses.regularization.wdr_loss import layer_weights
 from lightning_losses.mixins.epoch_means import EpochMeans
 from lightning_losses.objective import Objective, ObjectiveValue
@@ -77,7 +78,7 @@ class ObjectiveMixin(_Base):
 
     def training_clock(self) -> dict[str, float]:
         """`step`, `progress` and `epoch_progress`, as far as the trainer knows them."""
-        if self._trainer is None:
+        if attached_trainer(self) is None:
             return {}
         clock: dict[str, float] = {"step": self.trainer.global_step}
         steps = self.trainer.estimated_stepping_batches
@@ -102,7 +103,7 @@ class ObjectiveMixin(_Base):
 
     def log_objective(self, prefix: str, value: ObjectiveValue, tensors: dict[str, Any]) -> None:
         """Log the means over the epoch of an objective's parts as ``<prefix>/<term>``, of the total as ``<prefix>``."""
-        if self._trainer is None:
+        if attached_trainer(self) is None:
             return
         means = self._epoch_means.setdefault(prefix, EpochMeans())
         parts = {f"{prefix}/{name}": part for name, part in value.parts.items()}

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.losses.distillation.logits.mcmi import class_centroids, class_sums
 from lightning_losses.losses.distillation.logits.tgeo_kd import (
     FusionController,
@@ -103,7 +104,7 @@ class TGeoKDMixin(DistillationMixin):
 
     def tgeo_step(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         """One step of the controller and one of the student; without a trainer, the student's loss alone."""
-        if self._trainer is None:
+        if attached_trainer(self) is None:
             return self.apply_objective(logits=self._student()(batch["inputs"]), **batch)
         settings = self.__dict__["_tgeo"]
         student, controller = self.optimizers()  # type: ignore[attr-defined]
@@ -159,7 +160,7 @@ class TGeoKDMixin(DistillationMixin):
             gradients = torch.autograd.grad(outer, list(parameters.values()))
         finally:
             self.controller.requires_grad_(False)
-        if self._trainer is not None:
+        if attached_trainer(self) is not None:
             self.log(
                 "train/held_out_loss",
                 outer.detach(),

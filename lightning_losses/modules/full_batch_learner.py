@@ -15,6 +15,14 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_losses.environment.lightning_internals import (
+    RUNNING_HOOK,
+    attached_trainer,
+    count_steps,
+    note_running_hook,
+    running_hook,
+    step_progress,
+)
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.objective import Objective
 
@@ -95,7 +103,7 @@ class FullBatchLearner(L.LightningModule):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the name of every hook it runs, 40 times a step; a plain string needs no look at parameters.
-        if name == "_current_fx_name":
+        if name == RUNNING_HOOK:
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
@@ -107,13 +115,13 @@ class FullBatchLearner(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The objective of one batch; with several steps per batch, take them, and return the first one's."""
         # Called by anybody but Lightning's loop, such as a callback in its hook, it takes no step.
-        if self.steps_per_batch == 1 or self._current_fx_name != "training_step":
+        if self.steps_per_batch == 1 or running_hook(self) != "training_step":
             return self._evaluate(batch)
         left = self.trainer.max_steps - self.trainer.global_step
         steps = self.steps_per_batch if self.trainer.max_steps < 0 else min(self.steps_per_batch, left)
         first = (self._plain_steps if self._is_plain() else self._steps)(batch, steps)
         # Lightning adds one for the batch, and tells it the loggers as the step.
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped += steps - 1
+        count_steps(self.trainer, steps - 1)
         return first
 
     def on_train_start(self) -> None:
@@ -139,8 +147,8 @@ class FullBatchLearner(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on where a batch was another number of steps."""
         before = checkpoint.get("steps_per_batch", 1)
-        training = self._trainer is not None and self._trainer.state.fn == "fit"
-        if training and before != self.steps_per_batch:
+        trainer = attached_trainer(self)
+        if trainer is not None and trainer.state.fn == "fit" and before != self.steps_per_batch:
             raise ValueError(
                 f"full_batch_learner: steps_per_batch={self.steps_per_batch} came for a checkpoint of {before}; give "
                 f"steps_per_batch={before}."
@@ -194,7 +202,7 @@ class FullBatchLearner(L.LightningModule):
     def _plain_steps(self, batch: Batch, steps: int) -> dict[str, Tensor]:
         """The same in one process, in float32: what a loop without Lightning does, the hooks and the count of steps."""
         optimizer: Any = self.trainer.optimizers[0]
-        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress = step_progress(self.trainer)
         tell = self._listeners()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         as_usual = not _overrides(optimizer, Optimizer, "zero_grad")
@@ -235,10 +243,9 @@ class FullBatchLearner(L.LightningModule):
 
         def tell(hook: str, *arguments: Any) -> None:
             for listener in listeners[hook]:
-                # By this name Lightning knows who logs.
-                self._current_fx_name = hook
+                note_running_hook(self, hook)
                 listener(*arguments)
-                self._current_fx_name = "training_step"
+                note_running_hook(self, "training_step")
 
         return tell
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.kernels.chunked_head import chunked_head
 from lightning_losses.kernels.cross_entropy.problem import Impl
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
@@ -103,7 +104,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
             part = self.term_loss(term, batch, head, options)
             total = total + term.weight_at(progress) * part
             logged[f"train/loss/{name}"] = part.detach() * own
-        if self._trainer is not None:
+        if attached_trainer(self) is not None:
             count = max(int(tokens), 1)
             self._tokens += count
             logged["train/loss"] = total.detach() * own

@@ -14,6 +14,12 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.optim import Optimizer
 
+from lightning_losses.environment.lightning_internals import (
+    note_device,
+    reduce_on_both_by_default,
+    share_data_by_default,
+    writes_shards,
+)
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.parallel.blocks import blocks_of
 from lightning_losses.parallel.sharded_folders import check_folder, previous_name
@@ -75,12 +81,10 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Make the processes' mesh, and have the module sharded when it is configured."""
-        if self._data_parallel_size == self._tensor_parallel_size == "auto":
-            # Lightning's own reading of "auto" is tensor parallelism within a machine.
-            self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
-        if self.cpu_offload and self._process_group_backend is None and self.root_device.type == "cuda":
+        share_data_by_default(self)
+        if self.cpu_offload and self.root_device.type == "cuda":
             # Norms of offloaded gradients are added up on the CPU.
-            self._process_group_backend = "cpu:gloo,cuda:nccl"
+            reduce_on_both_by_default(self)
         super().setup_environment()
         module = self.lightning_module
         assert module is not None
@@ -99,7 +103,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         teacher = _teacher(self.model)
         if teacher is not None and not is_sharded(teacher):
             teacher.to(self.root_device)
-        self.model._device = self.root_device  # type: ignore[assignment]
+        note_device(self.model, self.root_device)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The optimizer's state; one that has not stepped is left, and saved, as one that has not.
@@ -107,7 +111,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         torch makes the state that is missing by a step with gradients of zero, which Adam would count, and whose weight
         decay would be in SGD's momentum.
         """
-        inner = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        inner = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         fresh = not inner.state
         state = super().optimizer_state(optimizer)
         if fresh:
@@ -126,7 +130,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             OSError: the disk is full, or the folder can't be written to; on every process, where it is a folder.
         """
         checkpoint[_FRESH] = [number for number, optimizer in enumerate(self.optimizers) if not optimizer.state]
-        if not self._save_distributed_checkpoint:
+        if not writes_shards(self):
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
         path = Path(self.broadcast(filepath))

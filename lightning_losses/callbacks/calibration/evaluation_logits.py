@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from lightning_losses.calibrators import image_views
+from lightning_losses.environment.lightning_internals import before_transfer
 from lightning_losses.parallel.processes import gather_batch, world_size
 
 
@@ -157,7 +158,7 @@ def _batches(
     loader = sources[dataloader_idx]
     for batch in loader if limit == float("inf") else islice(loader, int(limit)):
         batch = trainer.precision_plugin.convert_input(batch)
-        batch = module._on_before_batch_transfer(batch, dataloader_idx=dataloader_idx)
+        batch = before_transfer(module, batch, dataloader_idx)
         yield trainer.strategy.batch_to_device(batch, dataloader_idx=dataloader_idx)
 
 

@@ -20,6 +20,7 @@ from lightning_losses.callbacks.interventions.orthogonal_gradient import Orthogo
 from lightning_losses.callbacks.interventions.weight_norm_projection import WeightNormProjection
 from lightning_losses.callbacks.monitors.monitor import Monitor
 from lightning_losses.diagnostics.learning_rate_sensitivity import learning_rate_sensitivity
+from lightning_losses.environment.lightning_internals import forget_mesh
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.parallel.processes import total_of_all, world_size
 from lightning_losses.parallel.sharding import unsharded_copy, whole
@@ -257,12 +258,12 @@ class _Placed:
 
     def __init__(self, module: L.LightningModule, trainer: L.Trainer) -> None:
         self._module = module
-        self._trainer = trainer
+        self._outer = trainer
         self.global_step = trainer.global_step
         self.current_epoch = trainer.current_epoch
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._trainer, name)
+        return getattr(self._outer, name)
 
     def __enter__(self) -> "_Placed":
         self._module.trainer = self  # type: ignore[assignment]
@@ -290,7 +291,7 @@ def _kept(node: Any) -> Any:
 def _copy(who: str, module: L.LightningModule) -> L.LightningModule:
     """A module that shares nothing with another one, and knows no trainer."""
     made: Any = unsharded_copy(module)
-    made._device_mesh = None
+    forget_mesh(made)
     try:
         return copy.deepcopy(made)
     except (RuntimeError, TypeError) as error:

@@ -7,6 +7,8 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeElapsedColumn
 
+from lightning_losses.environment.lightning_internals import describe_epochs
+
 # By what a reader calls them.
 _SHOWN = {"train/loss": "loss", "val/accuracy": "accuracy", "val/ece": "ECE"}
 
@@ -22,6 +24,7 @@ class Progress(RichProgressBar):
         # Where no terminal says how wide it is, a line has room for everything.
         super().__init__(console_kwargs=None if Console().is_terminal else {"width": 120})
         self.label = label
+        describe_epochs(self, self.describe)
 
     def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
         """What is trained, how far the epoch is, and the time."""
@@ -32,6 +35,7 @@ class Progress(RichProgressBar):
         metrics = trainer.callback_metrics
         return {short: f"{float(metrics[name]):.3f}" for name, short in _SHOWN.items() if name in metrics}
 
-    def _get_train_description(self, current_epoch: int) -> str:
+    def describe(self, current_epoch: int) -> str:
+        """What is trained, and in which epoch."""
         epochs = self.trainer.max_epochs
         return f"{self.label}, epoch {current_epoch + 1}" + (f"/{epochs}" if epochs and epochs > 0 else "")

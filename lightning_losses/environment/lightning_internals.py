@@ -1,0 +1,137 @@
+"""Every private part of Lightning that is used: no other file names one; a test asks the installed version for each.
+
+Lightning may rename or drop any of them in a new version without saying so; this file is then the one to mend.
+"""
+
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# Imported by whoever has a trainer; mixins and losses load without it.
+if TYPE_CHECKING:
+    import lightning as L
+    import torch
+    from lightning.fabric.plugins import ClusterEnvironment
+    from lightning.pytorch.callbacks import RichProgressBar
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+# Under this name a LightningModule notes which hook runs, about 40 times a step.
+RUNNING_HOOK = "_current_fx_name"
+
+
+def attached_trainer(module: "L.LightningModule") -> "L.Trainer | None":
+    """The trainer of a module, or None; the public property raises where there is none."""
+    return module._trainer
+
+
+def running_hook(module: "L.LightningModule") -> str | None:
+    """The hook that Lightning runs: a step that anybody else calls is told apart by it."""
+    return module._current_fx_name
+
+
+def note_running_hook(module: "L.LightningModule", hook: str) -> None:
+    """Tell which hook runs, as Lightning does before each: by this name it knows who logs."""
+    module._current_fx_name = hook
+
+
+def before_transfer(module: "L.LightningModule", batch: Any, dataloader_idx: int) -> Any:
+    """What the data module's or the module's hook makes of a batch on the host: only Lightning knows whose it is."""
+    return module._on_before_batch_transfer(batch, dataloader_idx=dataloader_idx)
+
+
+def forget_mesh(module: "L.LightningModule") -> None:
+    """Let a module be copied: the mesh of its processes holds what can't be."""
+    module._device_mesh = None
+
+
+def note_device(module: "torch.nn.Module", device: "torch.device") -> None:
+    """Tell where a module computes, without moving what is offloaded from there."""
+    module._device = device  # type: ignore[assignment]
+
+
+def count_steps(trainer: "L.Trainer", steps: int) -> None:
+    """Add to the steps that loggers are told: Lightning counts one for a batch, however many a module took on it."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped += steps
+
+
+def step_progress(trainer: "L.Trainer") -> Any:
+    """What counts the optimizer steps that a module takes itself, where it goes around Lightning's optimizer."""
+    return trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+
+
+def epoch_results(trainer: "L.Trainer") -> dict[str, Any]:
+    """What the begun epoch has logged, by Lightning's keys: its checkpoints leave it out."""
+    return trainer.fit_loop.epoch_loop._results
+
+
+def leave_after_step(trainer: "L.Trainer") -> None:
+    """Have the training end by Lightning's own way out, after the module's hooks, which also belong to the step."""
+    trainer._signal_connector.received_sigterm = True
+
+
+def handler_before(trainer: "L.Trainer", number: int, otherwise: Any) -> Any:
+    """What answered a signal before Lightning did: its own handler broadcasts while others are at something else."""
+    return trainer._signal_connector._original_handlers.get(number, otherwise)
+
+
+def cluster_environment(trainer: "L.Trainer") -> "ClusterEnvironment | None":
+    """What tells a process its place among the others; strategies of one process don't show it."""
+    return trainer._accelerator_connector.cluster_environment
+
+
+def forks_processes(trainer: "L.Trainer") -> bool:
+    """Whether the trainer's processes are forked from this one, where Lightning tells callbacks of no exception."""
+    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+def wrap_batches(trainer: "L.Trainer", wrapper: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
+    """Run the parts of an epoch's loop in which an interruption is raised within something else."""
+    loop = trainer.fit_loop
+    loop.advance = wrapper(loop.advance)  # type: ignore[method-assign]
+    loop.on_advance_end = wrapper(loop.on_advance_end)  # type: ignore[method-assign]
+
+
+def release_processes() -> list[subprocess.Popen[Any]]:
+    """The further processes that Lightning started and watches; from here on it lets them leave, and ends nothing."""
+    from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+
+    released: list[subprocess.Popen[Any]] = []
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            released += thread._child_processes
+            thread._child_processes.clear()
+    return released
+
+
+def describe_epochs(bar: "RichProgressBar", describe: Callable[[int], str]) -> None:
+    """Have a progress bar say of an epoch, by its number, what a function says; no public method is asked."""
+    bar._get_train_description = describe  # type: ignore[assignment, method-assign]
+
+
+def read_shards(folder: Path) -> dict[str, Any]:
+    """A checkpoint of shards, whole; it unpickles, so that the folder must have been checked."""
+    from lightning.fabric.utilities.load import _load_distributed_checkpoint
+
+    content: dict[str, Any] = _load_distributed_checkpoint(folder)
+    return content
+
+
+def share_data_by_default(strategy: "ModelParallelStrategy") -> None:
+    """Read two sizes of "auto" as data that all processes share; Lightning would split layers within a machine."""
+    if strategy._data_parallel_size == strategy._tensor_parallel_size == "auto":
+        strategy._data_parallel_size, strategy._tensor_parallel_size = strategy.num_nodes * strategy.num_processes, 1
+
+
+def reduce_on_both_by_default(strategy: "ModelParallelStrategy") -> None:
+    """Let tensors on the CPU be reduced as well as those on the GPU, unless a backend was chosen."""
+    if strategy._process_group_backend is None:
+        strategy._process_group_backend = "cpu:gloo,cuda:nccl"
+
+
+def writes_shards(strategy: "ModelParallelStrategy") -> bool:
+    """Whether each process writes its part of a checkpoint into a folder; Lightning keeps the setting to itself."""
+    return strategy._save_distributed_checkpoint
