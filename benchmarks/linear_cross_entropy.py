@@ -33,6 +33,7 @@ from measure import (
 from torch import Tensor
 
 from lightning_losses import linear_cross_entropy
+from lightning_losses.environment.atomic_files import write_json
 from lightning_losses.kernels.cross_entropy.avx512 import unsupported
 from lightning_losses.kernels.cross_entropy.peers import has_torch_operation, installed
 
@@ -208,7 +209,7 @@ def main() -> None:
         )
     console.print(conditions())
     if options.output:
-        options.output.write_text(json.dumps(results, indent=1))
+        write_json(options.output, results)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from measure import (
 from torch import Tensor
 
 from lightning_losses import KD, NKD, ForwardKL, GeneralizedJSD, ReverseKL, linear_distillation
+from lightning_losses.environment.atomic_files import write_json
 from lightning_losses.kernels.cross_entropy.peers import installed
 
 OBJECTIVES = {
@@ -249,7 +250,7 @@ def main() -> None:
         )
     console.print(conditions())
     if options.output:
-        options.output.write_text(json.dumps(results, indent=1))
+        write_json(options.output, results)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from lightning_losses.environment.atomic_files import write_json
+from lightning_losses.environment.atomic_files import write_text
 from lightning_losses.numerics.checks import check_count, check_temperature
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.teachers.feature_taps import FeatureTap
@@ -123,7 +123,7 @@ def cache_teacher(
             _evaluate(teacher, dataset, partial, settings, batch_size, collate_fn, torch.device(device))
             sums = {file.name: file_sum(file) for file in sorted(partial.glob("*.npy"))}
             manifest = {**settings, "files": sums}
-            write_json(partial / MANIFEST, {**manifest, "sha256": manifest_sum(manifest)})
+            write_text(partial / MANIFEST, json.dumps({**manifest, "sha256": manifest_sum(manifest)}))
             (partial / _PROGRESS).unlink()
             os.replace(partial, home)
     finally:
@@ -175,7 +175,7 @@ def _evaluate(
             array.flush()  # type: ignore[attr-defined]
         # Only what is in the files counts as done.
         done += len(logits)
-        write_json(progress, {"done": done, "sums": sums})
+        write_text(progress, json.dumps({"done": done, "sums": sums}))
 
 
 def _begun(folder: Path) -> tuple[int, dict[str, NDArray[Any]], dict[str, int]]:

@@ -7,8 +7,8 @@ from torch import nn
 
 from lightning_losses.calibrators import TemperatureScaling
 from lightning_losses.data import Digits
-from lightning_losses.experiments.report import COLUMNS, Report
 from lightning_losses.experiments.training.evaluation import Scores, evaluate, predict_logits
+from lightning_losses.experiments.training.report import COLUMNS, Report
 from lightning_losses.experiments.training.training import Trained
 from lightning_losses.plots.curves import loss_curves, validation_curves
 

@@ -13,8 +13,9 @@ from scipy import stats
 from lightning_losses.experiments.comparison import comparison
 from lightning_losses.experiments.comparison.comparison import ObjectiveComparison
 from lightning_losses.experiments.comparison.comparison_plan import plan
-from lightning_losses.experiments.comparison.comparison_report import METRICS, SCORES, Comparison
+from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.learning_rates import RATE_METRICS
+from lightning_losses.experiments.comparison.shown_numbers import METRICS, SCORES
 from lightning_losses.experiments.config.check_config import ConfigError, check_config
 from lightning_losses.experiments.config.settings import CompareSettings
 from lightning_losses.experiments.evidence.claims import Claim, Difference

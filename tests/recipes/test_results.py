@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from lightning_losses.experiments.comparison.comparison_report import METRICS, Comparison
+from lightning_losses.experiments.comparison.comparison_report import Comparison
+from lightning_losses.experiments.comparison.shown_numbers import METRICS
 from lightning_losses.experiments.evidence import result_runs
 from lightning_losses.experiments.evidence.claims import Claim, Difference
 from lightning_losses.recipes import results

@@ -19,8 +19,9 @@ from lightning_losses.callbacks.interventions.numerics_guard import NotFiniteErr
 from lightning_losses.data import ImageData
 from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.experiments.comparison.comparison_plan import Plan, Planned, plan, takes
-from lightning_losses.experiments.comparison.comparison_report import METRICS, SCORES, Comparison
+from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
+from lightning_losses.experiments.comparison.shown_numbers import METRICS, SCORES
 from lightning_losses.experiments.config.check_config import ConfigError, runs_again
 from lightning_losses.experiments.config.check_overrides import check_overrides
 from lightning_losses.experiments.config.settings import TrainSettings

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from lightning_losses.environment.atomic_files import finite
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
+from lightning_losses.experiments.comparison.shown_numbers import COSTS, describe, p_value, shown, spread
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
 from lightning_losses.experiments.evidence.claims import LEVEL, Claim, Difference, Finding, findings, verdict
 from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
@@ -19,46 +20,6 @@ from lightning_losses.experiments.evidence.significance import holm, paired_t_te
 from lightning_losses.experiments.page import Page, Table, pictures
 from lightning_losses.plots.accuracy_against_cost import accuracy_against_cost
 from lightning_losses.plots.seed_intervals import seed_intervals
-
-
-class Metric(NamedTuple):
-    """How a number is shown: its name and unit, what it is multiplied by, and with how many decimals."""
-
-    name: str
-    factor: float
-    digits: int
-
-
-# Of the test logits, by `calibration_summary`.
-SCORES = ("accuracy", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "aurc")
-_SHOWN = {
-    "accuracy": Metric("accuracy, %", 100, 2),
-    "nll": Metric("NLL", 1, 3),
-    "brier": Metric("Brier", 1, 3),
-    "ece": Metric("ECE, %", 100, 2),
-    "adaptive_ece": Metric("adaptive ECE, %", 100, 2),
-    "classwise_ece": Metric("classwise ECE, %", 100, 2),
-    "aurc": Metric("AURC × 1000", 1000, 1),
-    "temperature": Metric("temperature", 1, 2),
-    "seconds": Metric("seconds", 1, 2),
-    "memory": Metric("step's memory, MB", 1e-6, 2),
-    "parameters": Metric("parameters", 1, 0),
-    "sensitivity": Metric("LR sensitivity", 1, 3),
-    "lowest_nll": Metric("lowest NLL", 1, 3),
-}
-_COSTS = ("seconds", "memory", "parameters")
-METRICS = (*SCORES, *(f"calibrated_{name}" for name in SCORES[1:]), "temperature", *_COSTS)
-
-
-def shown(metric: str) -> Metric:
-    """How a number is shown.
-
-    Example:
-        >>> shown("calibrated_ece").name
-        'ECE, % (calibrated)'
-    """
-    plain = _SHOWN[metric.removeprefix("calibrated_")]
-    return plain._replace(name=f"{plain.name} (calibrated)") if metric.startswith("calibrated_") else plain
 
 
 @dataclass(frozen=True)
@@ -175,7 +136,7 @@ class Comparison:
             heads = [*(shown(column).name for column in self.columns)]
             rows = [[run, *(self._cell(setting, run, column) for column in self.columns)] for run in self.runs]
             first = self.columns[0]
-            if len(self.runs) > 1 and len(self.seeds) > 1 and first not in _COSTS:
+            if len(self.runs) > 1 and len(self.seeds) > 1 and first not in COSTS:
                 p_values = self.p_values(setting, first)
                 heads.insert(1, f"– {self.baseline}, p")
                 for row, run in zip(rows, self.runs, strict=True):
@@ -197,7 +158,7 @@ class Comparison:
         rows = []
         for run in self.runs:
             diverged = zip(rates.intervals(run), rates.diverged(run), strict=True)
-            rows.append([run, *(f"{_spread(one, 'nll')}{f', {count}×' if count else ''}" for one, count in diverged)])
+            rows.append([run, *(f"{spread(one, 'nll')}{f', {count}×' if count else ''}" for one, count in diverged)])
         return [Table(["", *(f"{rate:g}" for rate in rates.rates)], rows, "NLL at each learning rate")]
 
     def page(self) -> Page:
@@ -308,16 +269,16 @@ class Comparison:
         return 100 * mean, 100 * half
 
     def _cell(self, setting: str, run: str, metric: str) -> str:
-        text = _spread(self.interval(setting, run, metric), metric)
-        if metric in _COSTS or run == self.baseline:
+        text = spread(self.interval(setting, run, metric), metric)
+        if metric in COSTS or run == self.baseline:
             return text
         return f"{text}*" if self.p_values(setting, metric)[run] < LEVEL else text
 
     def _difference(self, setting: str, run: str, metric: str, p_values: dict[str, float]) -> str:
         if run == self.baseline:
             return ""
-        text = _spread(seed_interval(self.differences(setting, run, metric)), metric, signed=True)
-        return text if math.isnan(p_values[run]) else f"{text}, {_p(p_values[run])}"
+        text = spread(seed_interval(self.differences(setting, run, metric)), metric, signed=True)
+        return text if math.isnan(p_values[run]) else f"{text}, {p_value(p_values[run])}"
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         for setting in self.settings:
@@ -347,40 +308,6 @@ _LINE = (
     *("difference", "difference_half_width_95", "p", "p_holm", "seeds"),
 )
 _STAGES = ("as trained", "after temperature scaling")
-
-
-def describe(finding: Finding) -> str:
-    """What was found of a claimed difference, in a line.
-
-    Example:
-        >>> describe(Finding(Difference("kd", "ce", "accuracy", "higher", "60 rows"), 0.05, 0.02, 0.004, True))
-        'holds: 60 rows: accuracy, % of kd higher than that of ce: found +5.00 ± 2.00, p = 0.004'
-    """
-    difference, name = finding.difference, shown(finding.difference.metric).name
-    factor = shown(difference.metric).factor
-    claimed = (
-        f"{difference.shows} than that of {difference.than}"
-        if isinstance(difference.shows, str)
-        else f"no worse than that of {difference.than} by more than {factor * difference.shows:g}"
-    )
-    found = _spread(SeedInterval(finding.mean, finding.half), difference.metric, signed=True)
-    where = f"{difference.setting}: " if difference.setting else ""
-    p = "" if math.isnan(finding.p) else f", {_p(finding.p)}"
-    holds = "holds" if finding.holds else "does not hold"
-    return f"{holds}: {where}{name} of {difference.run} {claimed}: found {found}{p}"
-
-
-def _spread(interval: Sequence[float], metric: str, *, signed: bool = False) -> str:
-    mean, half = (shown(metric).factor * number for number in interval)
-    digits = shown(metric).digits
-    if math.isnan(mean):
-        return "–"
-    text = f"{mean:+.{digits}f}" if signed else f"{mean:.{digits}f}"
-    return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"
-
-
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _numbers(values: Any) -> Any:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_losses.environment.atomic_files import write_text
-from lightning_losses.experiments.comparison.comparison_report import Comparison, describe
+from lightning_losses.experiments.comparison.comparison_report import Comparison
+from lightning_losses.experiments.comparison.shown_numbers import describe
 from lightning_losses.experiments.evidence.claims import LEVEL, RULE
 from lightning_losses.experiments.evidence.gates import Gate
 from lightning_losses.experiments.evidence.result_runs import EXPERIMENTS, SEEDS

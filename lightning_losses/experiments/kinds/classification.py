@@ -22,9 +22,9 @@ from lightning_losses.experiments.loggers.loggers import (
     logging_run,
     plain_settings,
 )
-from lightning_losses.experiments.report import Report
 from lightning_losses.experiments.training.evaluation import evaluate, predict_logits
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
+from lightning_losses.experiments.training.report import Report
 from lightning_losses.experiments.training.teacher_cache import cached_teacher, check_cache
 from lightning_losses.experiments.training.training import Trained, Training
 from lightning_losses.metrics import negative_log_likelihood

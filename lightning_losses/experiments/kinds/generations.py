@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from lightning_losses.environment.atomic_files import write_json
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import plain_settings
-from lightning_losses.experiments.report import Report
 from lightning_losses.experiments.training.evaluation import evaluate
+from lightning_losses.experiments.training.report import Report
 from lightning_losses.experiments.training.training import Trained, Training
 from lightning_losses.losses.distillation.self_taught.self_distill_gt import optimal_alpha
 

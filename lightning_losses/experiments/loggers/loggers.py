@@ -14,7 +14,7 @@ from rich.console import Console
 from lightning_losses.checkpoints.interruption import first_process
 from lightning_losses.experiments.config.instantiate import instantiate
 from lightning_losses.experiments.loggers.wandb_run import WandbRun
-from lightning_losses.experiments.report import Report
+from lightning_losses.experiments.training.report import Report
 from lightning_losses.metrics.bins import bin_sums, binned, confidences, width_bins
 
 # What a reader compares, in the order of a table's columns.

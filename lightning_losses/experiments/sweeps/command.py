@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_losses.environment.atomic_files import write_text
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
 
 DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
@@ -73,8 +74,7 @@ def expand(
     for item in command or DEFAULT_COMMAND:
         text = _ENVIRONMENT.sub(lambda found: os.environ.get(found[1], found[1]), str(item))
         if text == "${args_json_file}" and json_file is not None:
-            json_file.parent.mkdir(parents=True, exist_ok=True)
-            json_file.write_text(macros["args_json"][0])
+            write_text(json_file, macros["args_json"][0])
         words += macros[text[2:-1]] if text.startswith("${") and text.endswith("}") else [text]
     return words
 
