@@ -52,6 +52,7 @@ def describe(finding: Finding) -> str:
     """What was found of a claimed difference, in a line.
 
     Example:
+        >>> from lightning_losses.experiments.evidence.claims import Difference
         >>> describe(Finding(Difference("kd", "ce", "accuracy", "higher", "60 rows"), 0.05, 0.02, 0.004, True))
         'holds: 60 rows: accuracy, % of kd higher than that of ce: found +5.00 ± 2.00, p = 0.004'
     """
