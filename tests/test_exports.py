@@ -59,21 +59,27 @@ from lightning_losses import NDK
 """
 
 
+def complaints(code, checkout, folder):
+    """What mypy --strict says of a user's code, by line."""
+    for name, text in STUBS.items():
+        (folder / "stubs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "stubs" / name).write_text(text)
+    path = f"{folder / 'stubs'}:{checkout}"
+    (folder / "mypy.ini").write_text(
+        f"[mypy]\nmypy_path = {path}\nfollow_imports = silent\n"
+        "[mypy-torch.*,lightning.*,torchmetrics.*,numpy.*]\nfollow_imports = skip\n"
+        "[mypy-torch,torch.nn]\nfollow_imports = silent\n"
+    )
+    (folder / "mine.py").write_text(code)
+    options = ["--strict", "--config-file", str(folder / "mypy.ini"), "--cache-dir", str(folder / "cache")]
+    said, _, _ = api.run([*options, str(folder / "mine.py")])
+    return dict(re.findall(r"mine\.py:(\d+): error: (.*)", said))
+
+
 @pytest.mark.slow
 def test_a_type_checker_sees_names_and_arguments(tmp_path):
-    for name, text in STUBS.items():
-        (tmp_path / "stubs" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "stubs" / name).write_text(text)
-    path = f"{tmp_path / 'stubs'}:{Path(lightning_losses.__file__).parents[1]}"
-    (tmp_path / "mypy.ini").write_text(
-        f"[mypy]\nmypy_path = {path}\nfollow_imports = silent\n"
-        "[mypy-lightning.*,torchmetrics.*]\nfollow_imports = skip\n"
-    )
-    (tmp_path / "mine.py").write_text(MINE)
-    options = ["--strict", "--config-file", str(tmp_path / "mypy.ini"), "--cache-dir", str(tmp_path / "cache")]
-    complaints, _, _ = api.run([*options, str(tmp_path / "mine.py")])
-    lines = dict(re.findall(r"mine\.py:(\d+): error: (.*)", complaints))
-    assert lines.keys() == {"6", "7", "8"}, complaints
+    lines = complaints(MINE, Path(lightning_losses.__file__).parents[1], tmp_path)
+    assert lines.keys() == {"6", "7", "8"}, lines
     assert 'Unexpected keyword argument "gama" for "NKD"' in lines["6"]
     assert '"reduction" to "NKD" has incompatible type' in lines["7"]
     assert 'has no attribute "NDK"' in lines["8"]
