@@ -23,6 +23,7 @@ setup(
     package_data={
         "": ["*.yaml"],
         "lightning_losses": ["py.typed"],
+        "lightning_losses.catalogue": ["templates/*"],
         "lightning_losses.kernels.cross_entropy": ["*.cpp"],
     },
 )

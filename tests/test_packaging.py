@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import lightning_losses
+from lightning_losses.catalogue.new_method import TEMPLATES
 from lightning_losses.environment.extras import EXTRAS, advice
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +113,7 @@ def test_the_wheel_holds_code_configuration_and_recipes(wheel):
     expected |= {f"lightning_losses/{path.relative_to(ROOT)}" for path in beside}
     assert expected <= names
     assert {"lightning_losses/py.typed", "lightning_losses/kernels/cross_entropy/avx512.cpp"} <= names
+    assert {f"lightning_losses/catalogue/templates/{path.name}" for path in TEMPLATES.iterdir()} <= names
     # A file there would hide the plugins of others.
     assert "hydra_plugins/__init__.py" not in names
     tops = {name.partition("/")[0] for name in names}

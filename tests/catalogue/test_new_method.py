@@ -1,5 +1,7 @@
 """What `lightning-losses new` writes keeps what every method must keep, and says what is left to do."""
 
+import inspect
+import json
 import os
 import shutil
 import subprocess
@@ -10,23 +12,42 @@ import pytest
 
 from lightning_losses.catalogue import command_line as cli
 from lightning_losses.catalogue.new_method import FILL_IN, new_method
+from lightning_losses.losses import kinds
+from tests.test_exports import complaints
 
 ROOT = Path(__file__).parents[2]
+
+
+TESTS = [
+    "tests/losses/test_every_loss.py",
+    "tests/losses/test_denominator.py",
+    "tests/catalogue/test_catalogue.py",
+    "tests/test_exports.py",
+    "tests/test_doctests.py",
+]
+USER = """
+from lightning_losses import FooKD
+from lightning_losses.losses import {bar}
+
+FooKD(temperature=2.0, reduction="sum")
+FooKD(temprature=2.0)
+{bar}(scale="a")
+"""
 
 
 @pytest.fixture
 def checkout(tmp_path):
     """The parts of a checkout that a new method touches or is tested by."""
-    ignore = shutil.ignore_patterns("__pycache__", "*.npz", "callbacks", "experiments", "recipes")
-    for name in ("lightning_losses", "conf", "tests"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
-    (tmp_path / "docs").mkdir()
-    for page in (ROOT / "docs").glob("*.md"):
-        shutil.copy(page, tmp_path / "docs")
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    checkout = tmp_path / "checkout"
+    for name in ("lightning_losses", "conf", "recipes", "docs", "tests"):
+        without = ("__pycache__", "*.npz", "images", *(("callbacks", "experiments", "recipes") * (name == "tests")))
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns(*without))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, checkout)
     # Before the installed project's own.
-    shutil.copytree(ROOT / "conf", tmp_path / "lightning_losses" / "conf", ignore=ignore)
-    return tmp_path
+    for name in ("conf", "recipes"):
+        (checkout / "lightning_losses" / name).symlink_to(checkout / name)
+    return checkout
 
 
 def run(*command, folder):
@@ -40,36 +61,88 @@ def run(*command, folder):
     )
 
 
+def contents(folder):
+    paths = [path for path in folder.rglob("*") if path.suffix in (".py", ".md", ".yaml", ".toml")]
+    return {str(path.relative_to(folder)): path.read_text() for path in paths}
+
+
 @pytest.mark.slow
-def test_a_new_method_has_every_corner_and_an_unfinished_part(checkout, monkeypatch, capsys):
+def test_a_new_method_needs_the_command_alone(checkout, monkeypatch, capsys, tmp_path):
+    before = contents(checkout)
     monkeypatch.chdir(checkout)
-    for family, identifier in (("distillation/logits", "foo_kd"), ("classification", "bar_" + 26 * "r")):
+    bar = "bar_" + 26 * "r"
+    for family, identifier in (("distillation/logits", "foo_kd"), ("classification", bar)):
         monkeypatch.setattr(sys, "argv", ["lightning-losses", "new", family, identifier])
         cli.main()
-    written = capsys.readouterr().out.split()
-    assert len(written) == 8 and all(FILL_IN in Path(path).read_text() for path in written if "test_" not in path)
-
-    style = [path for path in written if path.endswith(".py")]
-    for command in (["ruff", "check", *style], ["ruff", "format", "--check", *style]):
-        assert (checked := run(*command, folder=checkout)).returncode == 0, checked.stdout
-
-    tests = [
-        "tests/losses/test_every_loss.py",
-        "tests/catalogue/test_catalogue.py",
-        "tests/losses/distillation/logits/test_foo_kd.py",
-        f"tests/losses/classification/test_bar_{26 * 'r'}.py",
+    printed = [Path(path).relative_to(checkout) for path in capsys.readouterr().out.split()]
+    after = contents(checkout)
+    exports = {"lightning_losses/__init__.py", "lightning_losses/losses/__init__.py"}
+    assert {name for name in after if after[name] != before.get(name)} == {*map(str, printed), *exports}
+    assert all(FILL_IN in after[str(path)] for path in printed if not path.name.startswith("test_"))
+    losses = [
+        "lightning_losses/losses/distillation/logits/foo_kd.py",
+        f"lightning_losses/losses/classification/{bar}.py",
     ]
-    found = run("pytest", "-q", "-p", "no:cacheprovider", "-k", "foo_kd or bar_", *tests, folder=checkout).stdout
-    failures = [line for line in found.splitlines() if line.startswith("FAILED")]
-    assert len(failures) == 2 and all("::test_nothing_is_left_to_fill_in" in line for line in failures), found
-    assert int(found.rpartition("2 failed, ")[2].split()[0]) > 80
-    assert (
-        "is not done in ['lightning_losses/losses/distillation/logits/foo_kd.py', 'conf/objective/foo_kd.yaml'" in found
-    )
+    assert all(after[loss].count("\n") <= 60 for loss in losses)
+
+    style = [name for name in after if name.endswith(".py") and after[name] != before.get(name)]
+    for command in (["ruff", "check", *style], ["ruff", "format", "--check", *style]):
+        checked = run(*command, folder=checkout)
+        assert checked.returncode == 0, checked.stdout
+
+    # What every loss must pass, and its own tests: they ask for what is left to fill in, and for nothing else.
+    own = [str(path) for path in printed if path.name.startswith("test_")]
+    chosen = ["-k", "foo_kd or bar_ or exported or offers"]
+    result = run("pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *chosen, *TESTS, *own, folder=checkout).stdout
+    failures = [line for line in result.splitlines() if line.startswith("FAILED")]
+    assert len(failures) == 2 and all("::test_nothing_is_left_to_fill_in" in line for line in failures), result
+    assert int(result.rpartition("2 failed, ")[2].split()[0]) > 100
+    assert f"is not done in ['{losses[0]}', 'conf/objective/foo_kd.yaml', 'docs/distillation.md']" in result
+
+    listed = run("lightning_losses.catalogue.command_line", "list", "--json", folder=checkout).stdout
+    (entry,) = (entry for entry in json.loads(listed) if entry["id"] == "foo_kd")
+    assert (entry["name"], entry["family"], entry["configs"]) == ("FooKD", "distillation/logits", ["foo_kd"])
+
+    complaint = complaints(USER.format(bar="Bar" + "R" + 25 * "r"), checkout, tmp_path)
+    assert complaint.keys() == {"6", "7"}, complaint
+    assert 'Unexpected keyword argument "temprature" for "FooKD"' in complaint["6"]
+    assert '"scale" to "BarRrr' in complaint["7"]
 
     # The second time both are there.
     with pytest.raises(ValueError, match="^new: the name 'foo_kd' came, and there is .* already; choose another"):
         new_method("distillation/divergences", "foo_kd", checkout)
+
+
+@pytest.mark.slow
+def test_a_new_method_trains_by_its_name(checkout):
+    new_method("distillation/logits", "foo_kd", checkout)
+    short = ["data=digits", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "model.width=4", "teacher.width=8"]
+    choice = ["experiment=distill", "objective=foo_kd", "objective.terms.foo_kd.loss.temperature=2"]
+    trained = run("lightning_losses.catalogue.command_line", "train", *choice, *short, folder=checkout)
+    assert trained.returncode == 0, trained.stderr
+    (report,) = (checkout / "outputs").rglob("report.md")
+    assert "foo_kd" in report.read_text()
+
+
+def test_the_page_says_what_every_kind_is_fed_and_writes():
+    page = (ROOT / "docs" / "add_a_method.md").read_text()
+    declared = [kind for kind in vars(kinds).values() if inspect.isabstract(kind) and kind.__module__ == kinds.__name__]
+    assert len(declared) > 3
+    for kind in declared:
+        fed = ", ".join(f"`{name}`" for name, needed in kind.inputs().items() if needed)
+        (method,) = kind.__abstractmethods__
+        assert f"| `{kind.__name__}` | {fed} | `{method}`" in page
+
+
+def test_a_family_without_a_page_is_refused(tmp_path):
+    (tmp_path / "tests" / "losses").mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
+    family = tmp_path / "lightning_losses" / "losses" / "foo"
+    family.mkdir(parents=True)
+    (family / "__init__.py").write_text("")
+    (family.parent / "__init__.py").write_text("")
+    with pytest.raises(ValueError, match="^new: no page in .*docs has the line <!-- `lightning-losses new foo` puts"):
+        new_method("foo", "foo_kd", tmp_path)
 
 
 @pytest.mark.parametrize(
