@@ -5,10 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from lightning_losses.checkpoints.interruption import leave_together
 from lightning_losses.environment.atomic_files import replacing
+from lightning_losses.environment.lightning_internals import read_shards
+from lightning_losses.parallel.sharded_folders import check_folder
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -47,6 +51,40 @@ class AtomicCheckpoints(TorchCheckpointIO):
             raise ValueError(
                 f"checkpoint: {path} is no whole checkpoint ({(str(error).splitlines() or ['it is empty'])[0]})."
             ) from None
+
+
+def write_on_all(trainer: L.Trainer, path: Path) -> None:
+    """Write a trainer's checkpoint; where it can't be written, every process raises what the first one met.
+
+    Raises:
+        OSError: the disk is full, or the folder can't be written to.
+    """
+    if trainer.world_size == 1:
+        trainer.save_checkpoint(path)
+        return
+    failure: tuple[int | None, str, str] | None = None
+    try:
+        trainer.save_checkpoint(path)
+    except OSError as error:
+        failure = error.errno, error.strerror or str(error), str(error.filename or path)
+        # The one at the end of `save_checkpoint`, where the others wait.
+        trainer.strategy.barrier("Trainer.save_checkpoint")
+    failure = trainer.strategy.broadcast(failure)
+    if failure is not None:
+        leave_together(trainer, "every process knows")
+        raise OSError(*failure)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint that this run wrote, whole, from one file or from a folder of shards.
+
+    Raises:
+        ValueError: a folder that holds anything but tensors and plain values, or that is no whole checkpoint.
+    """
+    if path.is_dir():
+        check_folder(path)
+        return read_shards(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _stay(storage: Any, location: str) -> Any:

@@ -1,28 +1,180 @@
-"""How the processes of a run are interrupted, which of them writes, and what a checkpoint holds."""
+"""What asks a run to end, and how all its processes end after the same step."""
 
+import atexit
+import contextlib
+import functools
+import math
 import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from lightning_losses.environment.lightning_internals import forks_processes, read_shards
-from lightning_losses.parallel.sharded_folders import check_folder
+from lightning_losses.checkpoints.slurm import requeue_signal
+from lightning_losses.environment.lightning_internals import (
+    forks_processes,
+    handler_before,
+    release_processes,
+    wrap_batches,
+)
+from lightning_losses.parallel.processes import maximum_of_all
+
+# Launchers pass a signal on to processes that may have had it from the terminal or the scheduler already.
+_SAME_SIGNAL_SECONDS = 3.0
 
 
-def queued_again() -> bool:
-    """Whether SLURM started this job before."""
-    return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: it interrupts a run as Ctrl-C does, and ends in another exit code."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within this context SIGTERM interrupts as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def exit_code(interrupt: KeyboardInterrupt) -> int:
+    """What an interrupted program leaves with.
+
+    Example:
+        >>> exit_code(KeyboardInterrupt()), exit_code(Terminated())
+        (130, 143)
+    """
+    return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+
+
+def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The interruption that an error is, or that Lightning left after: it shuts down, and exits with it as context."""
+    interrupt = error.__context__ if isinstance(error, SystemExit) else error
+    return interrupt if isinstance(interrupt, KeyboardInterrupt) else None
+
+
+class Interruption:
+    """Ctrl-C, SIGTERM or SLURM's signal, heard by any process while training, and answered by all after one step.
+
+    Attributes:
+        received: the signal that came to this process; 0: none.
+        agreed: the one that all processes know of; 0: none.
+    """
+
+    def __init__(self) -> None:
+        self.received = self.agreed = 0
+        self._received_at = -math.inf
+        self._requeue_signal = 0
+        self._why_not: str | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def listen(self, trainer: L.Trainer, why_not: str | None) -> None:
+        """Hear signals in place of what heard them before.
+
+        Args:
+            trainer: whose training is to be interrupted.
+            why_not: why it can't go on within an epoch, if so; on one process a signal then ends it at once.
+        """
+        self.received = self.agreed = 0
+        self._why_not = why_not
+        if threading.current_thread() is not threading.main_thread():
+            return
+        several = trainer.world_size > 1
+
+        def interrupted(number: int, frame: FrameType | None) -> None:
+            first = not self.received
+            if not first and self._requeue_signal in (number, self.received):
+                # What SLURM ends a job with; the time until it kills belongs to the checkpoint.
+                return
+            if not first and several and time.monotonic() - self._received_at < _SAME_SIGNAL_SECONDS:
+                return
+            if first and trainer.is_global_zero:
+                _tell(self._answer(trainer))
+            self.received, self._received_at = number, time.monotonic()
+            if not first or (self._why_not is not None and not several):
+                self.received = self.agreed = 0
+                _pass_on(self._unlisten(), number)
+
+        self._requeue_signal = requeue_signal(trainer)
+        for number in (signal.SIGINT, signal.SIGTERM, *([self._requeue_signal] if self._requeue_signal else [])):
+            # What is ignored, or ends the process without a word, stays as it is.
+            before: Any = signal.getsignal(number)
+            if callable(before):
+                if several and number == signal.SIGTERM:
+                    before = handler_before(trainer, signal.SIGTERM, before)
+                self._handlers[number] = before
+                signal.signal(number, interrupted)
+
+    def came(self, trainer: L.Trainer) -> bool:
+        """Whether any process was interrupted; every process must ask at once."""
+        self.agreed = self.received
+        if trainer.world_size > 1:
+            number = torch.tensor(self.received, device=trainer.strategy.root_device)
+            # Not by the strategy's `reduce`, which waits at a barrier first.
+            self.agreed = int(maximum_of_all(number))
+            if self.agreed and not self.received and trainer.is_global_zero:
+                _tell(self._answer(trainer))
+        return self.agreed != 0
+
+    def requeue(self) -> None:
+        """What Lightning does when SLURM says that the time is over, if that is what came."""
+        if self.agreed == self._requeue_signal and self.agreed in self._handlers:
+            self._handlers[self.agreed](self.agreed, None)
+
+    def name_in(self, exception: BaseException) -> None:
+        """Give the exception that ends the training what interrupted it as context, as Lightning does by itself."""
+        if self.agreed != self._requeue_signal:
+            exception.__context__ = _raised_by(self._handlers.get(self.agreed), self.agreed)
+
+    def end(self, *, answered: bool) -> None:
+        """Give the signals back to what heard them before; one that came and was not answered, to be answered there."""
+        handlers = self._unlisten()
+        if self.agreed and not answered:
+            _pass_on(handlers, self.agreed)
+
+    def catch(self, trainer: L.Trainer, then: Callable[[SIGTERMException], None]) -> None:
+        """Do something where a training ends, in a process that Lightning forked, where it tells callbacks of none."""
+
+        def catching(part: Callable[[], None]) -> Callable[[], None]:
+            @functools.wraps(part)
+            def caught() -> None:
+                try:
+                    part()
+                except SIGTERMException as exception:
+                    then(exception)
+                    # With 0 the process that waits for this one would wait for its results.
+                    exception.code = 128 + self.agreed
+                    raise
+
+            return caught
+
+        wrap_batches(trainer, catching)
+
+    def _unlisten(self) -> dict[int, Any]:
+        handlers, self._handlers = self._handlers, {}
+        for number, before in handlers.items():
+            signal.signal(number, before)
+        return handlers
+
+    def _answer(self, trainer: L.Trainer) -> str:
+        if self._why_not is not None:
+            return f"last_checkpoint: {self._why_not}, so this run will go on from its last whole epoch."
+        later = "" if trainer.world_size == 1 else f", {_SAME_SIGNAL_SECONDS:.0f} seconds later or more"
+        return f"Interrupted: a checkpoint is written after this step (once more{later}: end at once)."
 
 
 @contextmanager
@@ -79,14 +231,40 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def first_process() -> bool:
-    """Whether this is the process that writes what the run leaves."""
-    return not getattr(rank_zero_only, "rank", 0)
+def leave_together(trainer: L.Trainer, why: str) -> None:
+    """Before an end of several processes: wait for the others, and let those that Lightning started leave alive."""
+    atexit.register(_wait_for, release_processes())
+    trainer.strategy.barrier(why)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint that this run wrote, whole, from one file or from a folder of shards."""
-    if path.is_dir():
-        check_folder(path)
-        return read_shards(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+def _wait_for(processes: list[subprocess.Popen[Any]]) -> None:
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=30)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def _raised_by(handler: Any, number: int) -> BaseException | None:
+    try:
+        if callable(handler):
+            handler(number, None)
+    except BaseException as interrupt:
+        return interrupt
+    return None
+
+
+def _pass_on(handlers: dict[int, Any], number: int) -> None:
+    """Answer a signal as if nothing here had heard it."""
+    if callable(handler := handlers.get(number)):
+        handler(number, None)
+    elif handler == signal.SIG_DFL:
+        os.kill(os.getpid(), number)
+
+
+def _tell(text: str) -> None:
+    # Not by a stream: what was interrupted may be writing to it.
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())

@@ -1,13 +1,19 @@
-"""What each process has of its own within an epoch: a checkpoint, which the first process writes, holds all of it."""
+"""What each process has of its own within an epoch; the checkpoint, which the first process writes, holds all of it."""
 
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
+from lightning_losses.environment.lightning_internals import epoch_results
 from lightning_losses.parallel.processes import values_on_first
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes what the run leaves."""
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 def add_process_states(checkpoint: dict[str, Any], logged: dict[str, Any]) -> None:
@@ -39,6 +45,34 @@ def take_process_states(checkpoint: dict[str, Any], trainer: L.Trainer) -> dict[
         _loop(checkpoint)["combined_loader"] = own["loaders"]
     logged: dict[str, Any] = own["logged"]
     return logged
+
+
+def logged_values(trainer: L.Trainer) -> dict[str, Any]:
+    """What the training steps of a begun epoch added up of the values to log at its end, by Lightning's keys.
+
+    Metric objects are left out; they keep their own states.
+    """
+    return {
+        key: {"value": result.value, "weight": getattr(result, "cumulated_batch_size", None)}
+        for key, result in epoch_results(trainer).items()
+        if result.is_tensor and result.meta.on_epoch and not result.has_reset
+    }
+
+
+def add_logged_values(trainer: L.Trainer, saved: dict[str, Any]) -> None:
+    """Add what was logged before an interruption, and take it from `saved`, where a step has logged the same again."""
+    for key, result in epoch_results(trainer).items():
+        if key not in saved:
+            continue
+        before = saved.pop(key)
+        value, meta = before["value"].to(result.value.device), result.meta
+        if meta.is_max_reduction or meta.is_min_reduction:
+            result.value = meta.reduce_fx(value, result.value)
+        else:
+            result.value = value + result.value
+        if before["weight"] is not None:
+            weight = result.cumulated_batch_size
+            result.cumulated_batch_size = before["weight"].to(weight.device) + weight
 
 
 def same(one: Any, other: Any) -> bool:

@@ -6,16 +6,12 @@ import inspect
 import logging
 import os
 import shlex
-import signal
 import sys
 import tempfile
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import torch
 from hydra import version
@@ -24,7 +20,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_losses.callbacks.records.metrics_file import last_metric
-from lightning_losses.checkpoints.interruption import first_process, queued_again
+from lightning_losses.checkpoints.interruption import exit_code, interrupt_behind, terminable
+from lightning_losses.checkpoints.process_states import first_process
+from lightning_losses.checkpoints.slurm import queued_again
 from lightning_losses.experiments.config.check_config import ConfigError, check_trainer
 from lightning_losses.experiments.config.check_overrides import (
     CONFIG_MODULE,
@@ -98,10 +96,6 @@ def experiment_of(config: DictConfig, program: str = "", overrides: Sequence[str
     return experiment
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: it interrupts a run as Ctrl-C does, and ends in another exit code."""
-
-
 def launch(recipe: str, arguments: Sequence[str] | None = None, program: str | None = None) -> None:
     """Run the experiment that a recipe's configuration names, with the overrides of the command line.
 
@@ -129,7 +123,7 @@ def launch(recipe: str, arguments: Sequence[str] | None = None, program: str | N
         allowed = prepare(parsed, recipe, program)
     except KeyboardInterrupt as error:
         tell("Interrupted; nothing was trained yet.")
-        sys.exit(_code(error))
+        sys.exit(exit_code(error))
     except Exception as error:  # Nothing has run: whatever it is, these settings made it.
         if "debug=true" in words or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -171,7 +165,7 @@ def prepare(arguments: argparse.Namespace, recipe: str, program: str = "") -> li
         config_dir=arguments.config_dir,
     )
     own = [line for line in arguments.overrides if not line.lstrip("+~").startswith("hydra")]
-    with allowing(allowed), _terminable():
+    with allowing(allowed), terminable():
         launched = any(line.startswith("hydra/launcher=submitit") for line in arguments.overrides)
         for config in configs:
             if config.get("trainer"):
@@ -195,20 +189,19 @@ def _guarded(program: str, allowed: Sequence[str] = ()) -> Callable[[DictConfig]
             # A job that SLURM has queued again goes on in its folder.
             config.resume = str(folder)
         try:
-            with debug(bool(config.debug)), allowing(allowed), _terminable():
+            with debug(bool(config.debug)), allowing(allowed), terminable():
                 experiment = experiment_of(config, program, HydraConfig.get().overrides.task)
                 result = experiment.run(folder)
                 metric = None if experiment.no_sweep else config.get("optimized_metric")
                 # A sweeper of Hydra's asks for a number.
                 return result if metric is None else last_metric(folder / "metrics.jsonl", metric)
         except (KeyboardInterrupt, SystemExit) as error:
-            # Lightning leaves after an interruption, with the interruption as context.
-            interrupt = error if isinstance(error, KeyboardInterrupt) else error.__context__
-            if not isinstance(interrupt, KeyboardInterrupt):
+            interrupt = interrupt_behind(error)
+            if interrupt is None:
                 raise
             if first_process():
                 tell(f"Interrupted. Continue this run by\n  {go_on}")
-            sys.exit(_code(interrupt))
+            sys.exit(exit_code(interrupt))
         except (*EXPECTED, OSError) as error:
             if config.debug or os.environ.get("HYDRA_FULL_ERROR") == "1" or not expected(error):
                 raise
@@ -218,27 +211,6 @@ def _guarded(program: str, allowed: Sequence[str] = ()) -> Callable[[DictConfig]
             fail(error, f"\nWhen that is mended, continue this run by\n  {go_on}" if refused(error) else "")
 
     return guarded
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Within this context SIGTERM interrupts as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
-
-
-def _code(interrupt: KeyboardInterrupt) -> int:
-    return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
 
 
 def _check_writable(folder: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint import save
 
-from lightning_losses.checkpoints.interruption import read_checkpoint
+from lightning_losses.checkpoints.atomic_checkpoints import read_checkpoint
 from lightning_losses.parallel.sharded_folders import check_folder, find_again, previous_name
 
 # Of torch, when one process writes a folder of shards.

@@ -19,8 +19,8 @@ import torch
 import torch._dynamo
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from lightning_losses.checkpoints.interruption import Terminated, terminable
 from lightning_losses.data import Digits
-from lightning_losses.experiments import launch
 from lightning_losses.experiments.kinds.classification import trainings
 from lightning_losses.experiments.training import kept_networks, training
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
@@ -221,10 +221,10 @@ def until(at_step, number, function):
             register_optimizer_step_pre_hook(
                 lambda *_: os.kill(os.getpid(), number) if next(steps) == at_step - 1 else None
             )
-            with launch._terminable():
+            with terminable():
                 function()
             status = 0
-        except launch.Terminated:
+        except Terminated:
             status = 128 + signal.SIGTERM
         except KeyboardInterrupt:
             status = 128 + signal.SIGINT

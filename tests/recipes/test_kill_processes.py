@@ -22,8 +22,9 @@ from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
-from lightning_losses.checkpoints import LastCheckpoint
-from lightning_losses.experiments import launch
+from lightning_losses.checkpoints import LastCheckpoint, interruption
+from lightning_losses.checkpoints.atomic_checkpoints import read_checkpoint
+from lightning_losses.experiments import launch, messages
 from lightning_losses.experiments.kinds.classification import trainings
 from lightning_losses.experiments.training import training
 from tests.distributed.processes import run_on_processes
@@ -90,9 +91,9 @@ def interrupted_at(steps_file, sent=()):
                 number() if callable(number) else os.kill(os.getpid(), number)
             elif at == now and rank == 0 and to in ("group", "parent"):
                 os.killpg(0, number) if to == "group" else os.kill(os.getppid(), number)
-                received = next(each for each in module.trainer.callbacks if isinstance(each, LastCheckpoint))
+                heard = next(each for each in module.trainer.callbacks if isinstance(each, LastCheckpoint)).interruption
                 for _ in range(1000):  # It comes by way of another process.
-                    if received._received:
+                    if heard.received:
                         break
                     time.sleep(0.01)
         return take(module, *arguments, **options)
@@ -114,12 +115,12 @@ def exit_code(function):
     """What the recipe would leave with."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with launch._terminable():
+        with interruption.terminable():
             function()
     except KeyboardInterrupt as interrupt:
-        return launch._code(interrupt)
+        return interruption.exit_code(interrupt)
     except OSError as error:
-        assert launch._refused(error) and "last.ckpt can't be written: File too large." in launch.message(error)
+        assert messages.refused(error) and "last.ckpt can't be written: File too large." in messages.message(error)
         return 2
     return 0
 
@@ -219,7 +220,7 @@ def by_launcher(function, folder, sent=(), kill_after=None):
 
 
 def contents(folder):
-    return training.read_checkpoint(folder / "checkpoints" / "student" / "last.ckpt")
+    return read_checkpoint(folder / "checkpoints" / "student" / "last.ckpt")
 
 
 def assert_same(whole, resumed):
@@ -306,9 +307,15 @@ def test_a_job_at_its_time_limit_is_queued_again_and_goes_on(whole, tmp_path, mo
 @pytest.mark.parametrize(("count", "goes_on"), [("0", False), ("1", True), ("2", True)])
 def test_a_job_that_is_queued_again_resumes_its_run(tmp_path, monkeypatch, count, goes_on):
     found = []
+    hydra = {"runtime": {"output_dir": str(tmp_path)}, "overrides": {"task": []}}
+
+    def experiment_of(config, *_):
+        return types.SimpleNamespace(run=lambda folder: found.append(config.resume), no_sweep="it returns no number")
+
+    monkeypatch.setattr(launch, "experiment_of", experiment_of)
     monkeypatch.setenv("SLURM_RESTART_COUNT", count)
-    monkeypatch.setattr(launch.HydraConfig, "get", lambda: OmegaConf.create({"runtime": {"output_dir": str(tmp_path)}}))
-    job = launch._guarded(lambda config, folder: found.append(config.resume))
+    monkeypatch.setattr(launch.HydraConfig, "get", lambda: OmegaConf.create(hydra))
+    job = launch._guarded("train")
     job(OmegaConf.create({"resume": None, "debug": False}))
     (tmp_path / "checkpoints").mkdir()
     job(OmegaConf.create({"resume": None, "debug": False}))

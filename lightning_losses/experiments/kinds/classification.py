@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 
 from lightning_losses.callbacks.records.metrics_file import append_metrics
-from lightning_losses.checkpoints.interruption import first_process
+from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import (

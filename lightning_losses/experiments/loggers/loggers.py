@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from lightning_losses.checkpoints.interruption import first_process
+from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.experiments.config.instantiate import instantiate
 from lightning_losses.experiments.loggers.wandb_run import WandbRun
 from lightning_losses.experiments.training.report import Report

@@ -2,9 +2,7 @@
 
 import copy
 import functools
-import json
 import math
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,16 +21,16 @@ import lightning_losses
 from lightning_losses.callbacks import History, MetricsFile, Progress
 from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard
 from lightning_losses.checkpoints import EpochSeed, LastCheckpoint
-from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
-from lightning_losses.checkpoints.interruption import first_process, interruptible, read_checkpoint
+from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints, read_checkpoint
+from lightning_losses.checkpoints.interruption import interrupt_behind, interruptible
+from lightning_losses.checkpoints.process_states import first_process
+from lightning_losses.checkpoints.resumption import begin
 from lightning_losses.data import ImageData
-from lightning_losses.environment.atomic_files import write_text
 from lightning_losses.experiments.config.check_config import check_environment, check_trainer, shards_teacher
 from lightning_losses.experiments.config.instantiate import instantiate
 from lightning_losses.experiments.config.settings import Weights
 from lightning_losses.experiments.training.kept_networks import KeptNetworks, file_digest
 from lightning_losses.experiments.training.sources import source_digest, targets
-from lightning_losses.parallel.sharded_folders import find_again
 from lightning_losses.teachers import checkpoint_teacher
 
 # What a trainer's configuration says about looks alone.
@@ -222,15 +220,7 @@ class Training:
             ValueError: the checkpoint to resume from was made by other settings.
         """
         folder = folder / self.name
-        last = folder / "last.ckpt"
-        for path in (last, folder / "best.ckpt"):
-            find_again(path)
-        resume = resume and last.exists()
-        if resume and first_process():
-            for path in folder.glob("hpc_ckpt_*"):
-                # What Lightning wrote when SLURM ended the job, beside the same moment in the file above.
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self._claim(folder / "identity.json", resume)
+        checkpoint = begin(folder, self.identity, resume=resume)
         # A teacher that is sharded stays so; what comes after the training needs it whole.
         module = self.build(copy.deepcopy(teacher) if shards_teacher(self.trainer) else teacher)
         if self.execution is not None:
@@ -268,11 +258,10 @@ class Training:
             )
             try:
                 with interruptible(trainer):
-                    trainer.fit(module, self.datamodule, ckpt_path=last if resume else None, weights_only=True)
+                    trainer.fit(module, self.datamodule, ckpt_path=checkpoint, weights_only=True)
             except SystemExit as left:
                 # Lightning's answer to Ctrl-C and SIGTERM, after it has shut down.
-                interrupt = left.__context__
-                raise interrupt if isinstance(interrupt, KeyboardInterrupt) else KeyboardInterrupt from None
+                raise interrupt_behind(left) or KeyboardInterrupt from None
         # Read back from the file, since strategies that train in other processes leave no callback state in this one,
         # into a network as it was built, since others shard it. Processes may have folders of their own.
         folder = trainer.strategy.broadcast(folder)
@@ -307,27 +296,6 @@ class Training:
         assert self.checkpoint is not None
         network = checkpoint_teacher(self.checkpoint, self.build().get_submodule("network"))
         return Trained(self.name, f"{self.name} (given)", network.eval().requires_grad_(False), {}, 0.0)
-
-    def _claim(self, path: Path, resume: bool) -> None:
-        if not resume and not first_process():
-            return
-        if not resume:
-            write_text(path, json.dumps(self.identity, indent=1, sort_keys=True))
-            return
-        before = json.loads(path.read_text())
-        if differing := sorted(_differences(before, self.identity)):
-            raise ValueError(
-                f"resume: the {self.name} in {path.parent} was begun with other settings "
-                f"({', '.join(differing)}); resume with the settings of that run, or start a new one."
-            )
-
-
-def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in {*before, *now}:
-            yield from _differences(before.get(name), now.get(name), f"{prefix}.{name}" if prefix else name)
-    elif before != now:
-        yield prefix
 
 
 @contextmanager
