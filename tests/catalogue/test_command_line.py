@@ -89,7 +89,7 @@ def test_an_unknown_command_is_a_message(monkeypatch, capsys, arguments):
 def test_a_sweep_whose_second_job_is_wrong_ends_before_the_first_in_one_message(run, tmp_path):
     code, out, err = run("train", "-m", *SHORT, "objective.terms.nkd.loss.temperature=1,0")
     assert code == 2
-    assert err.startswith("Error: ") and "nkd: temperature=0 came; give a number above 0" in err
+    assert err.startswith("Error: ") and "nkd.loss.temperature=0: give a number above 0" in err
     assert "Traceback" not in out + err and not (tmp_path / "outputs").exists()
 
 
