@@ -166,7 +166,7 @@ def test_the_csv_logger_writes_into_the_runs_folder(run):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["objective.terms.nkd.loss.temperature=0"], "nkd: temperature=0 came"),
+        (["objective.terms.nkd.loss.temperature=0"], "nkd.loss.temperature=0: give a number above 0"),
         (["experiment=classify", "objective=kd"], "needs 'teacher_logits'"),
         (["objective@supervised=kd"], "needs 'teacher_logits'"),
         (["data.num_classes=7"], "num_classes=7 came; it has 10"),
