@@ -27,8 +27,8 @@ class MIAlpha(Loss):
         alpha: α, from 0 to 1.
         marginal: the pairs of the last mean: "all", or the "others" alone, with i ≠ j.
         embedding_dim: d, at least 1.
-        feature_dim: D; None takes it from the first batch.
-        teacher_dim: D'; None takes it from the first batch.
+        feature_dim: D, at least 1; None takes it from the first batch.
+        teacher_dim: D', at least 1; None takes it from the first batch.
 
     Shapes:
         features: [B, D]; teacher_features: [B, D'].

@@ -84,8 +84,8 @@ class OFAStages(RowLoss):
     Set the layers by the student's `feature_layer`, "all" for all its stages. Use it beside `OFAKD` of the last logits.
 
     Args:
-        num_classes: C.
-        stages: how many stages come.
+        num_classes: C, at least 1.
+        stages: how many stages come, at least 1.
         kind: what a stage puts out: "maps", "tokens" or "vectors".
         width: of the branches' hidden layers, at least 1.
         gamma: γ of `OFAKD`, at least 0.

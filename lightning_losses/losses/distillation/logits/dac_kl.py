@@ -72,7 +72,7 @@ class DACKL(DistillationLoss):
     Since it minimises the loss too, nothing keeps it from clipping what the student finds hard.
 
     Args:
-        num_classes: C, which the network reads.
+        num_classes: C, at least 1, which the network reads.
         bounds: two numbers in [0, 1] to clip at in place of the network's, sharply; (0, 1) is `KD`.
         hidden: the network's hidden units, at least 1.
         softness: the width at which classes fade out, above 0; without meaning where bounds are given.

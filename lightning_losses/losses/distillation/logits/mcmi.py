@@ -45,7 +45,7 @@ class MCMI(ClassificationLoss):
     `lightning_losses.callbacks.companions.class_centroids.ClassCentroids` from all samples, after each epoch or once.
 
     Args:
-        num_classes: C.
+        num_classes: C, at least 1.
 
     Shapes:
         logits: [..., C]; target: [...], or [..., C] probabilities, whose largest class is the target.

@@ -69,8 +69,8 @@ class MTARDBalance(Loss):
 
     Args:
         num_teachers: m, at least 1.
-        weight_rate: at least 0; divide it by 10 where the learning rate falls.
-        temperature_rate: likewise.
+        weight_rate: in [0, 1]; divide it by 10 where the learning rate falls.
+        temperature_rate: at least 0; likewise.
         least_temperature: the lower bound of T_k, above 0, and where it begins.
         most_temperature: the upper bound of T_k.
         log_eps: ε, at least 0.
