@@ -1,11 +1,14 @@
 """Contrastive representation distillation, batch form: each student feature picks its teacher's out of the batch."""
 
+from dataclasses import field
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
+from lightning_losses.losses.distillation.features.embedding import embedded, linear_embedding
 from lightning_losses.losses.settings import Count, Temperature
 from lightning_losses.numerics.checks import check_vectors
 from lightning_losses.numerics.probabilities import full_precision
@@ -44,8 +47,8 @@ class CRD(Loss):
     Args:
         embedding_dim: of the embeddings, at least 1.
         temperature: τ, above 0.
-        feature_dim: D; None takes it from the first batch.
-        teacher_dim: D'; None takes it from the first batch.
+        feature_dim: D, at least 1; None takes it from the first batch.
+        teacher_dim: D', at least 1; None takes it from the first batch.
 
     Shapes:
         features: [B, D]; teacher_features: [B, D']; target (optional; without it all others are negatives): [B].
@@ -72,13 +75,15 @@ class CRD(Loss):
 
     embedding_dim: Count = 128
     temperature: Temperature = 0.07
-    feature_dim: int | None = None
-    teacher_dim: int | None = None
+    feature_dim: Count | None = None
+    teacher_dim: Count | None = None
+    student_embedding: nn.Linear = field(init=False)
+    teacher_embedding: nn.Linear = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.student_embedding = _linear(self.feature_dim, self.embedding_dim)
-        self.teacher_embedding = _linear(self.teacher_dim, self.embedding_dim)
+        self.student_embedding = linear_embedding(self.feature_dim, self.embedding_dim)
+        self.teacher_embedding = linear_embedding(self.teacher_dim, self.embedding_dim)
 
     def forward(
         self,
@@ -94,12 +99,8 @@ class CRD(Loss):
                 f"{len(features)} samples; give [B] class indices, or none."
             )
         return symmetric_info_nce(
-            self.student_embedding(features.to(self.student_embedding.weight.dtype)),
-            self.teacher_embedding(teacher_features.detach().to(self.teacher_embedding.weight.dtype)),
+            embedded(self._identifier, "features", features, self.student_embedding),
+            embedded(self._identifier, "teacher_features", teacher_features.detach(), self.teacher_embedding),
             target,
             self.temperature,
         )
-
-
-def _linear(dim: int | None, embedding_dim: int) -> nn.Linear:
-    return nn.LazyLinear(embedding_dim) if dim is None else nn.Linear(dim, embedding_dim)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
+from lightning_losses.losses.distillation.features.embedding import embedded, linear_embedding
 from lightning_losses.losses.settings import Count, Share
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import full_precision, log_mixture
@@ -64,9 +65,9 @@ class MIAlpha(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.student_embedding = _linear(self.feature_dim, self.embedding_dim)
+        self.student_embedding = linear_embedding(self.feature_dim, self.embedding_dim)
         # The last output is the logarithm of the baseline.
-        self.teacher_embedding = _linear(self.teacher_dim, self.embedding_dim + 1)
+        self.teacher_embedding = linear_embedding(self.teacher_dim, self.embedding_dim + 1)
 
     def forward(
         self, features: Float[Tensor, "batch dim"], teacher_features: Float[Tensor, "batch teacher_dim"]
@@ -79,8 +80,8 @@ class MIAlpha(Loss):
                     f"{self._identifier}: {name} of shape {list(tensor.shape)} came; give vectors [B, D], of the same "
                     "samples for both."
                 )
-        student = self.student_embedding(features.to(self.student_embedding.weight.dtype))
-        teacher = self.teacher_embedding(teacher_features.detach().to(self.teacher_embedding.weight.dtype))
+        student = embedded(self._identifier, "features", features, self.student_embedding)
+        teacher = embedded(self._identifier, "teacher_features", teacher_features.detach(), self.teacher_embedding)
         with torch.autocast(features.device.type, enabled=False):
             scores = full_precision(student) @ full_precision(teacher[:, :-1]).mT / math.sqrt(self.embedding_dim)
         return -self.bound(scores, full_precision(teacher[:, -1]))
@@ -99,7 +100,3 @@ class MIAlpha(Loss):
             pairs -= size
         product = (torch.logsumexp(weighed.flatten(), dim=0) - math.log(pairs)).exp()
         return joint - product + 1
-
-
-def _linear(dim: int | None, embedding_dim: int) -> nn.Linear:
-    return nn.LazyLinear(embedding_dim) if dim is None else nn.Linear(dim, embedding_dim)

@@ -152,6 +152,12 @@ class OFAStages(RowLoss):
             raise ValueError(
                 f"{self._identifier}: {len(maps)} feature_maps came for stages={self.stages}; give as many."
             )
+        check_floating(self._identifier, "teacher_logits", teacher_logits)
+        if teacher_logits.shape[-1] != self.num_classes:
+            raise ValueError(
+                f"{self._identifier}: teacher_logits of shape {list(teacher_logits.shape)} came for "
+                f"num_classes={self.num_classes}; give the teacher's number of classes."
+            )
         kept = None if target.is_floating_point() else target != self.ignore_index
         stages = [self._logits(branch, stage, kept) for stage, branch in zip(maps, self.branches, strict=True)]
         return torch.stack([self.each(logits, teacher_logits, target) for logits in stages]).sum(dim=0)
