@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from scipy import stats
 
-from lightning_losses.experiments.comparison import comparison
+from lightning_losses.experiments.comparison import runner
 from lightning_losses.experiments.comparison.comparison import ObjectiveComparison
 from lightning_losses.experiments.comparison.comparison_plan import plan
 from lightning_losses.experiments.comparison.comparison_report import Comparison
@@ -141,7 +141,7 @@ def test_what_breaks_is_told_and_the_others_go_on(tmp_path, monkeypatch):
 def test_a_result_of_other_code_is_used_only_where_it_is_asked_for(tmp_path, monkeypatch, trained):
     words = ["objectives=[ce]", "seeds=1"]
     compare(small(tmp_path, *words), tmp_path / "run", [*SMALL, *words])
-    monkeypatch.setattr(comparison, "source_digest", lambda names: "another")
+    monkeypatch.setattr(runner, "source_digest", lambda names: "another")
     stale = compare(small(tmp_path, *words, "stale=true"), tmp_path / "stale", [*SMALL, *words])
     assert len(trained) == 1 and stale.stale == 1 and "made by an earlier version of the code" in stale.note
     compare(small(tmp_path, *words), tmp_path / "new", [*SMALL, *words])
@@ -149,8 +149,8 @@ def test_a_result_of_other_code_is_used_only_where_it_is_asked_for(tmp_path, mon
 
 
 def test_the_scores_are_the_summary_of_the_test_logits(tmp_path, monkeypatch):
-    seen, evaluate = [], comparison.evaluate
-    monkeypatch.setattr(comparison, "evaluate", lambda *args: seen.append(evaluate(*args)) or seen[-1])
+    seen, evaluate = [], runner.evaluate
+    monkeypatch.setattr(runner, "evaluate", lambda *args: seen.append(evaluate(*args)) or seen[-1])
     words = ["objectives=[ce]", "seeds=1"]
     found = compare(small(tmp_path, *words), tmp_path / "run", [*SMALL, *words])
     for prefix, logits in (("", seen[0].logits), ("calibrated_", seen[0].calibrated_logits)):
