@@ -2,6 +2,7 @@
 
 import pytest
 
+from lightning_losses.experiments.comparison.runner import _MEASURES
 from lightning_losses.experiments.evidence.kept_results import KeptResults
 from lightning_losses.experiments.training import sources
 from lightning_losses.experiments.training.sources import essential, source_digest, source_modules, targets
@@ -54,6 +55,12 @@ def test_of_a_loss_its_file_counts_and_no_other_loss():
     # Beside the families stands what every loss is made of.
     assert families == {"lightning_losses.losses.distillation.logits.sinkd"}
     assert any(module.startswith("lightning_losses.transport.") for module in modules)
+    # Of what trains a network, and of what measures one, no loss of a family counts.
+    training = source_modules(["lightning_losses.experiments.training.training", *_MEASURES])
+    assert "lightning_losses.experiments.training.evaluation" in training
+    assert not [
+        module for module in training if module.startswith("lightning_losses.losses.") and module.count(".") > 2
+    ]
     with pytest.raises(ValueError, match="there is no 'lightning_losses.losses.Nothing'"):
         source_modules(["lightning_losses.losses.Nothing"])
 

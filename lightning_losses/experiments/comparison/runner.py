@@ -36,7 +36,7 @@ from lightning_losses.teachers import CachedLogits
 _MEASURES = (
     "lightning_losses.calibrators.TemperatureScaling",
     "lightning_losses.metrics.calibration_summary",
-    "lightning_losses.experiments.kinds.language_models.nats_per_byte",
+    "lightning_losses.experiments.training.evaluation.nats_per_byte",
     "lightning_losses.experiments.training.step_memory",
 )
 # Of the untrained network, where learning rates are compared.

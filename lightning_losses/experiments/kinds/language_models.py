@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-import torch.nn.functional as F
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from lightning_losses.data.packing import IGNORED
-from lightning_losses.data.stdlib_text import StdlibText, TextDataset
+from lightning_losses.data.stdlib_text import StdlibText
 from lightning_losses.experiments.kinds.classification import StudentExperiment, trainings
 from lightning_losses.experiments.loggers.loggers import log_pictures, log_scores, log_table, plain_settings
 from lightning_losses.experiments.page import Page, Table
+from lightning_losses.experiments.training.evaluation import nats_per_byte, predicted
 from lightning_losses.experiments.training.training import Trained, Training
 from lightning_losses.plots.language_model import language_model_curves
 
@@ -175,26 +173,6 @@ class LanguageModelling(StudentExperiment):
         log_scores(logger, report.scores())
         log_table(logger, "report/networks", COLUMNS, [score.cells() for score in report.networks])
         log_pictures(logger, pictures)
-
-
-@torch.no_grad()
-def nats_per_byte(network: nn.Module, dataset: TextDataset, batch_size: int = 64) -> float:
-    """Cross-entropy of a whole split, each byte predicted from those before it in its block and document."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = network.eval().to(device)
-    total = 0.0
-    for positions in torch.split(torch.arange(len(dataset)), batch_size):
-        batch = {name: tensor.to(device) for name, tensor in dataset.__getitems__(positions.tolist()).items()}
-        target = batch.pop("target").flatten()
-        logits = network(batch.pop("inputs"), **batch).float()
-        total += F.cross_entropy(logits.flatten(0, -2), target, ignore_index=IGNORED, reduction="sum").item()
-    network.cpu()
-    return total / predicted(dataset)
-
-
-def predicted(dataset: TextDataset) -> int:
-    """How many bytes of a split are predicted."""
-    return int((dataset.target.long() != IGNORED).sum())
 
 
 def _count(value: float) -> str:

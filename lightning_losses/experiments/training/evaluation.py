@@ -4,11 +4,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.calibrators import TemperatureScaling
 from lightning_losses.data import ImageData, ImageDataset
+from lightning_losses.data.packing import IGNORED
+from lightning_losses.data.stdlib_text import TextDataset
 from lightning_losses.experiments.training.training import Trained
 from lightning_losses.metrics import brier_score, expected_calibration_error, negative_log_likelihood
 
@@ -102,3 +105,23 @@ def predict_logits(
     logits = torch.cat([network(inputs.to(device)).float().cpu() for inputs in torch.split(dataset.inputs, batch_size)])
     network.cpu()
     return logits
+
+
+@torch.no_grad()
+def nats_per_byte(network: nn.Module, dataset: TextDataset, batch_size: int = 64) -> float:
+    """Cross-entropy of a whole split, each byte predicted from those before it in its block and document."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.eval().to(device)
+    total = 0.0
+    for positions in torch.split(torch.arange(len(dataset)), batch_size):
+        batch = {name: tensor.to(device) for name, tensor in dataset.__getitems__(positions.tolist()).items()}
+        target = batch.pop("target").flatten()
+        logits = network(batch.pop("inputs"), **batch).float()
+        total += F.cross_entropy(logits.flatten(0, -2), target, ignore_index=IGNORED, reduction="sum").item()
+    network.cpu()
+    return total / predicted(dataset)
+
+
+def predicted(dataset: TextDataset) -> int:
+    """How many bytes of a split are predicted."""
+    return int((dataset.target.long() != IGNORED).sum())

@@ -20,8 +20,9 @@ def source_digest(names: Iterable[str]) -> str:
 
     Followed are imports from this package, each name to the module that defines it, so that a class imported from
     ``lightning_losses.losses`` brings its own file and not every loss. Comments, docstrings and layout don't count.
-    A package's ``__init__`` counts only where it defines what is imported, and what a function finds by a string at
-    run time is not seen: name it. The hash is of the files as they are at the first call.
+    A package's ``__init__`` counts only where it defines what is imported; what type checkers alone import never does.
+    What a function finds by a string at run time is not seen: name it. The hash is of the files as they are at the
+    first call.
 
     Args:
         names: dotted names, such as a configuration's ``_target_``; those of other packages are left out.
@@ -138,7 +139,7 @@ def _home(name: str) -> str:
 @functools.cache
 def _imports(module: str) -> frozenset[str]:
     found = set()
-    for node in ast.walk(_tree(module)):
+    for node in _running(_tree(module)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -147,6 +148,15 @@ def _imports(module: str) -> frozenset[str]:
             continue
         found |= {_home(name) for name in names if name.split(".")[0] == _PACKAGE}
     return frozenset(found)
+
+
+def _running(node: ast.AST) -> Iterator[ast.AST]:
+    """A tree's nodes without those that only a type checker reads."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        guarded = isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"
+        if not guarded:
+            yield from _running(child)
 
 
 @functools.cache
