@@ -19,14 +19,16 @@ import time
 from collections.abc import Callable, Collection
 from functools import partial
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from measure import conditions, console, interleave, memory_in_fresh_process, peak_extra_bytes, ratios, show
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_losses import losses
 from lightning_losses.data.image_data import ImageDataset
+from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.logits.tgeo_kd import TGeoKD
 from lightning_losses.networks import SmallCNN
 from lightning_losses.teachers import load_cached_teacher
@@ -179,6 +181,11 @@ def plain_alpha(z: Tensor, t: Tensor) -> Tensor:
     return (torch.where(larger, low.sum(dim=1), high.sum(dim=1)) + surrogate - surrogate.detach()).mean()
 
 
+def fed(loss: Loss, *others: Any) -> Callable[[Tensor], Tensor]:
+    """A loss, built once, as a function of the tensor that is trained."""
+    return lambda trained: loss(trained, *others)
+
+
 def plain_uskd(z: Tensor, weak: Tensor, y: Tensor) -> Tensor:
     log_s, log_w = log_softmax(z), log_softmax(weak)
     column, hot = y.unsqueeze(1), F.one_hot(y, z.shape[1])
@@ -265,41 +272,41 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
 
     past = aux.softmax(dim=1)
     formulas: dict[str, tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-        "kd": (z, lambda z: losses.KD()(z, t), lambda z: 16 * kl(log_softmax(t, 4), log_softmax(z, 4))),
-        "dkd": (z, lambda z: losses.DKD()(z, t, y), lambda z: plain_dkd(z, t, y)),
-        "nkd": (z, lambda z: losses.NKD()(z, t, y), lambda z: plain_nkd(z, t, y)),
+        "kd": (z, fed(losses.KD(), t), lambda z: 16 * kl(log_softmax(t, 4), log_softmax(z, 4))),
+        "dkd": (z, fed(losses.DKD(), t, y), lambda z: plain_dkd(z, t, y)),
+        "nkd": (z, fed(losses.NKD(), t, y), lambda z: plain_nkd(z, t, y)),
         "logit_std_kd": (
             z,
-            lambda z: losses.LogitStdKD(temperature=2.0)(z, t),
+            fed(losses.LogitStdKD(temperature=2.0), t),
             lambda z: plain_standardized(z, t),
         ),
-        "forward_kl": (z, lambda z: losses.ForwardKL()(z, t), lambda z: kl(log_softmax(t), log_softmax(z))),
-        "reverse_kl": (z, lambda z: losses.ReverseKL()(z, t), lambda z: kl(log_softmax(z), log_softmax(t))),
-        "symmetric_kl": (z, lambda z: losses.SymmetricKL(reverse_weight=0.9)(z, t), plain_jeffreys),
+        "forward_kl": (z, fed(losses.ForwardKL(), t), lambda z: kl(log_softmax(t), log_softmax(z))),
+        "reverse_kl": (z, fed(losses.ReverseKL(), t), lambda z: kl(log_softmax(z), log_softmax(t))),
+        "symmetric_kl": (z, fed(losses.SymmetricKL(reverse_weight=0.9), t), plain_jeffreys),
         "generalized_jsd": (
             z,
-            lambda z: losses.GeneralizedJSD(beta=0.5, temperature=0.9)(z, t),
+            fed(losses.GeneralizedJSD(beta=0.5, temperature=0.9), t),
             lambda z: plain_jsd(z, t),
         ),
         "skew_kl": (
             z,
-            lambda z: losses.SkewKL(skew=0.1)(z, t),
+            fed(losses.SkewKL(skew=0.1), t),
             lambda z: kl(log_softmax(t), mixture(log_softmax(t), log_softmax(z), 0.1)),
         ),
         "skew_rkl": (
             z,
-            lambda z: losses.SkewRKL(skew=0.1)(z, t),
+            fed(losses.SkewRKL(skew=0.1), t),
             lambda z: kl(log_softmax(z), mixture(log_softmax(z), log_softmax(t), 0.1)),
         ),
         "total_variation": (
             z,
-            lambda z: losses.TotalVariation()(z, t),
+            fed(losses.TotalVariation(), t),
             lambda z: 0.5 * (z.softmax(dim=1) - t.softmax(dim=1)).abs().sum(dim=1).mean(),
         ),
-        "ofa_kd": (z, lambda z: losses.OFAKD(gamma=1.5)(z, t, y), lambda z: plain_ofa(z, t, y)),
+        "ofa_kd": (z, fed(losses.OFAKD(gamma=1.5), t, y), lambda z: plain_ofa(z, t, y)),
         "binary_kl": (
             z,
-            lambda z: losses.BinaryKL(temperature=2.0)(z, t),
+            fed(losses.BinaryKL(temperature=2.0), t),
             lambda z: (
                 4
                 * (
@@ -311,13 +318,13 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
         ),
         "binary_kl_norm": (
             z,
-            lambda z: losses.BinaryKLNorm(temperature=2.0)(z, t),
+            fed(losses.BinaryKLNorm(temperature=2.0), t),
             lambda z: 4 * (F.softplus((z - t) / 2) - (z - t) / 4 - torch.tensor(2.0).log()).sum() / rows,
         ),
-        "kl_top": (z, lambda z: losses.KLTop(k=10, temperature=1.0)(z, t), lambda z: plain_top(z, t)),
+        "kl_top": (z, fed(losses.KLTop(k=10, temperature=1.0), t), lambda z: plain_top(z, t)),
         "deit_distill": (
             z,
-            lambda z: losses.DeiTDistill(kind="soft", alpha=0.5, temperature=1.0)(z, t, y),
+            fed(losses.DeiTDistill(kind="soft", alpha=0.5, temperature=1.0), t, y),
             lambda z: (
                 0.5 * F.cross_entropy(z, y)
                 + 0.5 * F.kl_div(log_softmax(z), log_softmax(t), reduction="sum", log_target=True) / z.numel()
@@ -325,7 +332,7 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
         ),
         "gpg": (
             z,
-            lambda z: losses.GPG()(z, t, y),
+            fed(losses.GPG(), t, y),
             lambda z: 0.5 * kl(log_softmax(t), log_softmax(z)) + 0.5 * F.cross_entropy(z, y),
         ),
         "mcmi": (
@@ -333,12 +340,12 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
             lambda z: mcmi(z, y),
             plain_mcmi,
         ),
-        "pskd": (z, lambda z: losses.PSKD(alpha=0.8)(z, y, past, 0.5), plain_pskd),
-        "bdkd": (z, lambda z: losses.BDKD()(z, t), lambda z: plain_bdkd(z, t)),
-        "ab_divergence": (z, lambda z: losses.ABDivergence()(z, t), lambda z: plain_ab(z, t)),
+        "pskd": (z, fed(losses.PSKD(alpha=0.8), y, past, 0.5), plain_pskd),
+        "bdkd": (z, fed(losses.BDKD(), t), lambda z: plain_bdkd(z, t)),
+        "ab_divergence": (z, fed(losses.ABDivergence(), t), lambda z: plain_ab(z, t)),
         "self_distill_gt": (
             z,
-            lambda z: losses.SelfDistillGT()(z, t, y),
+            fed(losses.SelfDistillGT(), t, y),
             lambda z: (
                 0.5 * F.mse_loss(z.softmax(dim=1), F.one_hot(y, classes).float())
                 + 0.5 * F.mse_loss(z.softmax(dim=1), t.softmax(dim=1))
@@ -346,39 +353,39 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
         ),
         "multi_aspect_kd": (
             z,
-            lambda z: losses.MultiAspectKD()(z, answers),
+            fed(losses.MultiAspectKD(), answers),
             lambda z: F.binary_cross_entropy_with_logits(z, answers),
         ),
         "class_relation_kd": (
             z,
-            lambda z: losses.ClassRelationKD()(z, t[:, : classes // 2]),
+            fed(losses.ClassRelationKD(), t[:, : classes // 2]),
             lambda z: plain_class_relation(z, t[:, : classes // 2]),
         ),
-        "sinkd": (z[:256], lambda z: losses.SinKD()(z, t[:256]), lambda z: plain_sinkd(z, t[:256])),
+        "sinkd": (z[:256], fed(losses.SinKD(), t[:256]), lambda z: plain_sinkd(z, t[:256])),
         "attention_transfer": (
             maps,
-            lambda m: losses.AttentionTransfer()(m, teacher_maps),
+            fed(losses.AttentionTransfer(), teacher_maps),
             lambda m: plain_attention(m, teacher_maps),
         ),
         # Its formula makes a [rows, rows, dimensions] tensor.
-        "rkd": (f[:64, :128], lambda f: losses.RKD()(f, g[:64, :128]), lambda f: plain_rkd(f, g[:64, :128])),
-        "cka": (f, lambda f: losses.CKA()(f, g), lambda f: plain_cka(f, g)),
+        "rkd": (f[:64, :128], fed(losses.RKD(), g[:64, :128]), lambda f: plain_rkd(f, g[:64, :128])),
+        "cka": (f, fed(losses.CKA(), g), lambda f: plain_cka(f, g)),
         "similarity_preserving": (
             f,
-            lambda f: losses.SimilarityPreserving()(f, g),
+            fed(losses.SimilarityPreserving(), g),
             lambda f: plain_similarity(f, g),
         ),
         "nd_loss": (f, lambda f: nd(f, g, y[:few]), plain_nd),
         "crd": (f, lambda f: crd(f, wide), plain_crd),
         "fitnet_hint": (
             maps,
-            lambda m: losses.FitNetHint()(m, teacher_maps[:, :32]),
+            fed(losses.FitNetHint(nn.Identity()), teacher_maps[:, :32]),
             lambda m: F.mse_loss(m, teacher_maps[:, :32]),
         ),
-        "adaptive_kl": (z, lambda z: losses.AdaptiveKL()(z, t), lambda z: plain_adaptive(z, t)),
+        "adaptive_kl": (z, fed(losses.AdaptiveKL(), t), lambda z: plain_adaptive(z, t)),
         "adaptive_alpha_divergence": (
             z,
-            lambda z: losses.AdaptiveAlphaDivergence()(z, t),
+            fed(losses.AdaptiveAlphaDivergence(), t),
             lambda z: plain_alpha(z, t),
         ),
         "uskd": (z, lambda z: uskd.with_weak_logits(z, aux, y), lambda z: plain_uskd(z, aux, y)),
@@ -393,13 +400,17 @@ def pairs(rows: int, classes: int, only: Collection[str] = ()) -> dict[str, tupl
                 + (1 - ratio) * F.cross_entropy(z, y, reduction="none")
             ).mean(),
         ),
-        "dac_kl": (z, lambda z: losses.DACKL(classes, bounds=(0.5, 1.0))(z, t), lambda z: plain_clipped(z, t)),
+        "dac_kl": (
+            z,
+            fed(losses.DACKL(classes, bounds=(0.5, 1.0)), t),
+            lambda z: plain_clipped(z, t),
+        ),
         "group_kd": (
             z,
-            lambda z: losses.GroupKD(groups=halves)(z, t),
+            fed(losses.GroupKD(groups=halves), t),
             lambda z: sum((0.5 * kl(log_softmax(t[:, h]), log_softmax(z[:, h])) for h in halves), torch.zeros(())),
         ),
-        "span_correlation": (z, lambda z: losses.SpanCorrelation()(z, t), lambda z: plain_span(z, t)),
+        "span_correlation": (z, fed(losses.SpanCorrelation(), t), lambda z: plain_span(z, t)),
         "mi_alpha": (f, lambda f: mi(f, wide), plain_mi),
     }
     found = {}

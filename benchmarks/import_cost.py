@@ -16,7 +16,8 @@ STATEMENTS = {
     "torch": ("", "import torch"),
     "lightning_losses": ("import torch", "import lightning_losses"),
     "lightning_losses.losses": ("import torch", "import lightning_losses.losses"),
-    "a loss, and so all of them": ("import torch", "from lightning_losses.losses import KD"),
+    "a loss": ("import torch", "from lightning_losses.losses import KD"),
+    "every loss": ("import torch", "import lightning_losses.losses as losses; losses.loss_classes()"),
     "lightning_losses.objective": ("import torch", "import lightning_losses.objective"),
     "lightning": ("import torch", "import lightning"),
 }
