@@ -5,16 +5,16 @@ import torch
 
 from lightning_losses.losses import KD, loss_classes
 from tests.frozen.__main__ import compare
-from tests.frozen.archive import frozen_losses, read
+from tests.frozen.archive import Frozen, frozen_losses, read
 from tests.frozen.outcomes import difference, outcome
 
-# Another processor may round otherwise; to the bit is for the command line, on the one that froze.
+# Another processor rounds otherwise, by up to 2e-11 of float64 values; to the bit is for the command line, on the one that froze.
 TOLERANCES = {"float16": 1e-3, "float32": 1e-6}
 
 
 def tolerance(case):
     """The options say where a loss computes in less than float64."""
-    return max((number for dtype, number in TOLERANCES.items() if dtype in case.options.values()), default=1e-12)
+    return max((number for dtype, number in TOLERANCES.items() if dtype in case.options.values()), default=1e-10)
 
 
 def test_every_loss_of_the_freeze_is_there():
@@ -32,6 +32,9 @@ def test_it_gives_what_is_frozen(name):
 
 
 def test_a_changed_number_is_noticed(monkeypatch, capsys):
+    # What this processor gives, so that the comparison to the bit holds on any.
+    here = [Frozen(case, outcome("KD", case)) for case, _ in read("KD")]
+    monkeypatch.setattr("tests.frozen.__main__.read", lambda name: here)
     assert compare(["KD"]) == 0
     original = KD.forward
     monkeypatch.setattr(KD, "forward", lambda self, **given: original(self, **given) * (1 + 2**-50))
