@@ -129,3 +129,20 @@ def spans(length: int, width: int) -> Iterator[slice]:
     """Slices of `width` that cover `length`; one empty slice for a length of 0."""
     for start in range(0, max(length, 1), width):
         yield slice(start, min(start + width, length))
+
+
+def cuda_chunk(tokens: int, vocabulary: int, itemsize: int) -> int:
+    """Tokens in a chunk on a GPU: even chunks of about 512 MiB of scores, in multiples of 128, 1024 to 4096 at most.
+
+    Args:
+        tokens: N.
+        vocabulary: V.
+        itemsize: bytes of a score.
+
+    Example:
+        >>> cuda_chunk(8192, 128256, 2), cuda_chunk(8192, 32768, 2), cuda_chunk(5000, 128256, 2)
+        (2048, 4096, 1792)
+    """
+    most = min(max(2**29 // (max(vocabulary, 1) * itemsize) // 128 * 128, 1024), 4096)
+    chunks = max(-(-tokens // most), 1)
+    return max(-(-tokens // (128 * chunks)), 1) * 128
