@@ -1,0 +1,202 @@
+"""What is timed of cross-entropy: the mean, per token, row functions, other dtypes, and over N and V."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.on_cuda import peers
+from benchmarks.on_cuda.measurement import Case, Entry
+from benchmarks.on_cuda.operands import Forward, Operands, Size
+from lightning_losses import Focal, chunked_head, linear_cross_entropy
+
+SIZES = {"large": Size(8192, 4096, 128256), "small": Size(8192, 2048, 32768)}
+FLOAT32 = Size(4096, 1024, 32768)
+PLAIN, OURS, COMPILED = "plain, float32 logits", "ours", "torch.compile of plain"
+
+OfLogits = Callable[[Tensor, Operands], Tensor]
+FOCAL = Focal(gamma=2.0)
+
+
+def mean(logits: Tensor, o: Operands) -> Tensor:
+    """Cross-entropy."""
+    return F.cross_entropy(logits, o.target)
+
+
+def per_token(logits: Tensor, o: Operands) -> Tensor:
+    """Each token's, with a gradient of its own."""
+    return (F.cross_entropy(logits, o.target, reduction="none") * o.upstream).sum()
+
+
+def with_lse(logits: Tensor, o: Operands) -> Tensor:
+    """The mean, and the logsumexps of the tokens that count."""
+    return mean(logits, o) + (logits.logsumexp(dim=1) * o.upstream * (o.target != -100)).sum()
+
+
+def with_entropy(logits: Tensor, o: Operands) -> Tensor:
+    """Each token's, and a tenth of its entropy."""
+    log_s = logits.log_softmax(dim=1)
+    entropy = -(log_s.exp() * log_s).sum(dim=1) * (o.target != -100)
+    return per_token(logits, o) + 0.1 * (entropy * o.upstream).sum()
+
+
+def focal(logits: Tensor, o: Operands) -> Tensor:
+    """The library's own, on logits."""
+    return FOCAL(logits, o.target)
+
+
+def generalized(logits: Tensor, o: Operands) -> Tensor:
+    """Generalized cross-entropy with q = 0.7."""
+    return _power(F.cross_entropy(logits, o.target, reduction="none")).sum() / (o.target != -100).sum()
+
+
+def _power(losses: Tensor) -> Tensor:
+    return (1 - (-0.7 * losses).exp()) / 0.7
+
+
+def unfused(loss: OfLogits, raised: bool = True) -> Forward:
+    """A loss of logits that are held; in float32 if `raised`."""
+
+    def forward(o: Operands) -> Tensor:
+        logits = F.linear(o.hidden, o.weight)
+        return loss(logits.float() if raised else logits, o)
+
+    return forward
+
+
+def compiled(forward: Forward, on_card: bool) -> Forward:
+    """By `torch.compile`; where there is no card, traced alone."""
+    return torch.compile(forward, dynamic=False, backend="inductor" if on_card else "eager")
+
+
+def fused(o: Operands, **options: Any) -> Tensor:
+    """The fused mean."""
+    return linear_cross_entropy(o.hidden, o.weight, o.target, **options)
+
+
+def fused_per_token(o: Operands, **options: Any) -> Tensor:
+    """The fused loss of each token."""
+    return (linear_cross_entropy(o.hidden, o.weight, o.target, reduction="none", **options) * o.upstream).sum()
+
+
+def fused_with_lse(o: Operands) -> Tensor:
+    """The fused mean with logsumexps."""
+    value = linear_cross_entropy(o.hidden, o.weight, o.target, return_lse=True)
+    return value.loss + (value.lse * o.upstream).sum()
+
+
+def fused_with_entropy(o: Operands) -> Tensor:
+    """The fused loss of each token with its entropy."""
+    value = linear_cross_entropy(o.hidden, o.weight, o.target, reduction="none", return_entropy=True)
+    return ((value.loss + 0.1 * value.entropy) * o.upstream).sum()
+
+
+def fused_focal(o: Operands) -> Tensor:
+    """Focal loss of a head."""
+    return chunked_head(FOCAL, o.hidden, o.weight, o.target)
+
+
+def generalized_per_token(o: Operands) -> Tensor:
+    """Generalized cross-entropy made from each token's fused loss."""
+    losses = linear_cross_entropy(o.hidden, o.weight, o.target, reduction="none")
+    return _power(losses).sum() / (o.target != -100).sum()
+
+
+def mean_case(name: str, size: Size, on_card: bool) -> Case:
+    """The mean in bfloat16, against every peer."""
+    entries = (
+        Entry(PLAIN, unfused(mean)),
+        Entry(OURS, fused),
+        Entry(COMPILED, compiled(unfused(mean), on_card), checked=False),
+        Entry("plain, bfloat16 logits", unfused(mean, raised=False)),
+        *(Entry(f"ours, chunk={chunk}", partial(fused, chunk=chunk)) for chunk in (1024, 2048, 4096)),
+        Entry("ours, accum_dtype=float32", partial(fused, accum_dtype=torch.float32)),
+        Entry('ours, memory="least"', partial(fused, memory="least")),
+        Entry("Liger, Triton", peers.liger),
+        Entry("torch, chunked", peers.torch_chunked),
+        Entry("CCE", peers.cut),
+        Entry("CCE, unfiltered", peers.cut_exact),
+        Entry("Liger, CuTe DSL", peers.liger_sm90),
+        Entry("QuACK, chunked", peers.quack),
+        *(Entry(f'ours, impl="{impl}"', partial(fused, impl=impl)) for impl in ("torch", "liger", "cce", "quack")),
+    )
+    return Case(f"mean {name}", "Cross-entropy, mean", size, torch.bfloat16, entries, unfused(mean, raised=False))
+
+
+def per_token_case(name: str, size: Size) -> Case:
+    """Each token's loss in bfloat16."""
+    entries = (
+        Entry(PLAIN, unfused(per_token)),
+        Entry('ours, reduction="none"', fused_per_token),
+        Entry("torch, chunked", peers.torch_chunked_per_token),
+        Entry("CCE", peers.cut_per_token),
+        Entry("Liger, scaled", peers.liger_per_token),
+    )
+    exact = unfused(per_token, raised=False)
+    return Case(f"per token {name}", "Cross-entropy, per token", size, torch.bfloat16, entries, exact)
+
+
+def with_lse_case(name: str, size: Size) -> Case:
+    """The mean and differentiable logsumexps."""
+    entries = Entry(PLAIN, unfused(with_lse)), Entry("ours, return_lse=True", fused_with_lse)
+    exact = unfused(with_lse, raised=False)
+    return Case(f"logsumexp {name}", "Mean and logsumexps", size, torch.bfloat16, entries, exact)
+
+
+def with_entropy_case(name: str, size: Size) -> Case:
+    """Each token's loss and entropy."""
+    entries = (
+        Entry(PLAIN, unfused(with_entropy)),
+        Entry("ours, return_entropy=True", fused_with_entropy),
+        Entry("Liger, scaled", peers.liger_with_entropy),
+    )
+    exact = unfused(with_entropy, raised=False)
+    return Case(f"entropy {name}", "Per token with entropy", size, torch.bfloat16, entries, exact)
+
+
+def row_function_cases(name: str, size: Size) -> tuple[Case, Case]:
+    """Functions of a row's cross-entropy, beside fused cross-entropy itself."""
+    plain_mean = Entry("ours, cross-entropy alone", fused, checked=False)
+    of_focal = Entry(PLAIN, unfused(focal)), plain_mean, Entry("ours, Focal by chunked_head", fused_focal)
+    of_power = (
+        Entry(PLAIN, unfused(generalized)),
+        plain_mean,
+        Entry('ours, by reduction="none"', generalized_per_token),
+    )
+    exact = (unfused(loss, raised=False) for loss in (focal, generalized))
+    return (
+        Case(f"focal {name}", "Focal loss", size, torch.bfloat16, of_focal, next(exact)),
+        Case(f"gce {name}", "Generalized cross-entropy", size, torch.bfloat16, of_power, next(exact)),
+    )
+
+
+def dtype_case(name: str, size: Size, dtype: torch.dtype, on_card: bool, tf32: bool = False) -> Case:
+    """The mean in another dtype."""
+    entries = (
+        Entry(PLAIN, unfused(mean)),
+        Entry(OURS, fused),
+        Entry(COMPILED, compiled(unfused(mean), on_card), checked=False),
+        Entry("Liger, Triton", peers.liger),
+        Entry("torch, chunked", peers.torch_chunked),
+    )
+    exact = unfused(mean, raised=False)
+    return Case(name, "Cross-entropy, mean", size, dtype, entries, exact, tf32)
+
+
+def over_sizes() -> tuple[Case, ...]:
+    """The mean over N and over V."""
+    sizes = {f"over N {n}": Size(n, 2048, 32768) for n in (2048, 4096, 8192, 16384)}
+    sizes |= {f"over V {v}": Size(4096, 2048, v) for v in (16384, 32768, 65536, 131072)}
+    entries = (
+        Entry(PLAIN, unfused(mean)),
+        Entry(OURS, fused),
+        Entry('ours, reduction="none"', fused_per_token),
+        Entry("Liger, Triton", peers.liger),
+    )
+    exact = unfused(mean, raised=False)
+    return tuple(
+        Case(name, "Cross-entropy", size, torch.bfloat16, entries, exact, rounds=3) for name, size in sizes.items()
+    )
