@@ -34,11 +34,17 @@ struct Chunk {
     const int64_t* target;  // [tokens]; outside of the vocabulary where another process holds it
     void* exponentials;     // [vocabulary, tokens]
     int64_t tokens, width, vocabulary, stride, threads;
+    float softcap;  // scores are bent to softcap tanh(score / softcap); 0 leaves them
 };
 
 // What scoring a chunk finds.
 struct Scores {
     const float* shift;  // [tokens], subtracted from every score, or null
+    // With a softcap a gradient may be made in the exponentials' place: (share e - smoothing weight) slope.
+    const float* share;         // [tokens], or null for exponentials
+    const float* class_weight;  // [vocabulary], or null where labels are not smoothed
+    float smoothing;
+    float* smooth;       // [tokens] the sum of the bent scores, each times its class's weight, or null
     float* picked;       // [tokens] the target's score, untouched where it lies elsewhere
     float* largest;      // [tokens] the largest score but the target's: with it, nothing of what follows is made
     float* others;       // [tokens] the sum of the exponentials, the target's apart
@@ -155,27 +161,39 @@ template <class T, bool AHEAD = false, int R, int V>
         for (int v = 0; v < V; ++v) sums[r][v] = c[r][v];
 }
 
-// exp(x): 2^n times a polynomial in the rest, of relative error 1e-7 for float and 3e-6 for bfloat16.
-template <class T>
-inline __m512 exponential(__m512 x) {
-    constexpr int NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    const auto constant = [](float value) { return _mm512_set1_ps(value); };
+constexpr int NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
+inline __m512 constant(float value) { return _mm512_set1_ps(value); }
+
+// exp(x) = 2^n (1 + p f), f in [-1/2, 1/2] and p a polynomial in it, of relative error 1e-7.
+struct Power {
+    __m512 n, p, f;
+};
+
+inline Power power(__m512 x) {
     // Far below the smallest exponent, and at -inf, the exponential is 0; NaN stays, as the second operand.
     x = _mm512_max_ps(constant(-120.0f), x);
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, constant(1.44269504f)), NEAREST);
+    // ln 2 in two parts, of which the first times n is exact.
+    __m512 rest = _mm512_fnmadd_ps(n, constant(0.693359375f), x);
+    rest = _mm512_fmadd_ps(n, constant(2.12194440e-4f), rest);
+    const __m512 f = _mm512_mul_ps(rest, constant(1.44269504f));
+    __m512 p = constant(1.53458208e-4f);
+    p = _mm512_fmadd_ps(p, f, constant(1.33999312e-3f));
+    p = _mm512_fmadd_ps(p, f, constant(9.61848889e-3f));
+    p = _mm512_fmadd_ps(p, f, constant(5.55032878e-2f));
+    p = _mm512_fmadd_ps(p, f, constant(2.40226469e-1f));
+    return {n, _mm512_fmadd_ps(p, f, constant(6.93147206e-1f)), f};
+}
+
+// exp(x), of relative error 1e-7 for float and 3e-6 for bfloat16.
+template <class T>
+inline __m512 exponential(__m512 x) {
     if constexpr (std::is_same_v<T, float>) {
-        const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, constant(1.44269504f)), NEAREST);
-        // ln 2 in two parts, of which the first times n is exact.
-        __m512 rest = _mm512_fnmadd_ps(n, constant(0.693359375f), x);
-        rest = _mm512_fmadd_ps(n, constant(2.12194440e-4f), rest);
-        const __m512 f = _mm512_mul_ps(rest, constant(1.44269504f));
-        __m512 p = constant(1.53458208e-4f);
-        p = _mm512_fmadd_ps(p, f, constant(1.33999312e-3f));
-        p = _mm512_fmadd_ps(p, f, constant(9.61848889e-3f));
-        p = _mm512_fmadd_ps(p, f, constant(5.55032878e-2f));
-        p = _mm512_fmadd_ps(p, f, constant(2.40226469e-1f));
-        p = _mm512_fmadd_ps(p, f, constant(6.93147206e-1f));
+        const auto [n, p, f] = power(x);
         return _mm512_scalef_ps(_mm512_fmadd_ps(p, f, constant(1.0f)), n);
     } else {
+        x = _mm512_max_ps(constant(-120.0f), x);
         const __m512 t = _mm512_mul_ps(x, constant(1.44269504f));
         const __m512 n = _mm512_roundscale_ps(t, NEAREST), f = _mm512_sub_ps(t, n);
         __m512 p = constant(9.57010225e-3f);
@@ -184,6 +202,15 @@ inline __m512 exponential(__m512 x) {
         p = _mm512_fmadd_ps(p, f, constant(6.93121815e-1f));
         return _mm512_scalef_ps(_mm512_fmadd_ps(p, f, constant(9.99999261e-1f)), n);
     }
+}
+
+// tanh(x), of relative error 3e-7: -E / (2 + E) with E = exp(-2 |x|) - 1, whose digits do not cancel where x is small.
+inline __m512 hyperbolic_tangent(__m512 x) {
+    const auto [n, p, f] = power(_mm512_mul_ps(constant(-2.0f), _mm512_abs_ps(x)));
+    const __m512 scale = _mm512_scalef_ps(constant(1.0f), n);
+    const __m512 E = _mm512_fmadd_ps(_mm512_mul_ps(scale, p), f, _mm512_sub_ps(scale, constant(1.0f)));
+    const __m512 size = _mm512_div_ps(E, _mm512_sub_ps(constant(-2.0f), E));
+    return _mm512_or_ps(size, _mm512_and_ps(x, constant(-0.0f)));
 }
 
 // [rows, width] turned: panels of 64 rows, [panel][unit of the width][row].
@@ -206,13 +233,13 @@ void pack(const float* from, int64_t rows, int64_t width, int64_t stride, const 
     for (int64_t r = 0; r < rows; ++r)
         for (int64_t d = 0; d < rounded_up(width, COLUMNS); d += LANES) {
             __m512 values = load(from + r * stride + d, lanes_below(width - d));
-            if (factor) values = _mm512_mul_ps(values, _mm512_set1_ps(factor[r]));
+            if (factor) values = _mm512_mul_ps(values, constant(factor[r]));
             _mm512_store_ps(to + (d / COLUMNS * rows + r) * PANEL_UNIT + d % COLUMNS * UNIT, values);
         }
 }
 
 inline __m512i times(__m512i halves, float factor) {
-    const __m512 by = _mm512_set1_ps(factor);
+    const __m512 by = constant(factor);
     const __m256i low = narrowed(_mm512_mul_ps(widened(_mm512_castsi512_si256(halves)), by));
     const __m256i high = narrowed(_mm512_mul_ps(widened(_mm512_extracti64x4_epi64(halves, 1)), by));
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
@@ -242,7 +269,7 @@ void pack(const bfloat16* from, int64_t rows, int64_t width, int64_t stride, con
 // A thread's part of the vocabulary, and what it finds there.
 struct Part {
     int64_t start, stop;
-    std::unique_ptr<Space> others, largest, own_drawn;
+    std::unique_ptr<Space> others, largest, smooth, own_drawn;
     float* drawn = nullptr;
 };
 
@@ -252,7 +279,7 @@ class Scorer {
     static constexpr int64_t TILE = TILE_UNITS * PER_UNIT<T>;
 
     const Chunk& chunk;
-    const Scores& found;
+    const Scores& scores;
     const Part& part;
     const char* panels;  // the chunk's hidden states, turned
     const int64_t units, columns;
@@ -260,11 +287,11 @@ class Scorer {
     std::vector<int64_t> hits;  // tokens whose target lies in the tile
 
     const T* weight() const { return static_cast<const T*>(chunk.weight); }
-    bool draws() const { return found.drawn && !found.largest; }
+    bool draws() const { return scores.drawn && !scores.largest; }
 
 public:
-    Scorer(const Chunk& chunk, const Scores& found, const Part& part, const char* panels)
-        : chunk(chunk), found(found), part(part), panels(panels), units(units_of<T>(chunk.width)),
+    Scorer(const Chunk& chunk, const Scores& scores, const Part& part, const char* panels)
+        : chunk(chunk), scores(scores), part(part), panels(panels), units(units_of<T>(chunk.width)),
           columns(rounded_up(chunk.width, COLUMNS)),
           turned(draws() ? rounded_up(chunk.tokens, LANES) * TILE_UNITS * UNIT : 0),
           packed(draws() ? TILE_UNITS * PANEL_UNIT : 0),
@@ -310,7 +337,7 @@ private:
         float* kept = sums.floats() + row * rounded_up(chunk.tokens, COLUMNS) + token * ROWS;
         __m512 c[ROWS][V];
         for (int r = 0; r < ROWS; ++r) {
-            const __m512 bias = _mm512_set1_ps(chunk.bias && r < count ? chunk.bias[first + r] : 0.0f);
+            const __m512 bias = constant(chunk.bias && r < count ? chunk.bias[first + r] : 0.0f);
             for (int v = 0; v < V; ++v) c[r][v] = depth ? _mm512_load_ps(kept + r * COLUMNS + LANES * v) : bias;
         }
         const char* const panel = panels + (token / COLUMNS * units + depth) * PANEL_UNIT;
@@ -324,20 +351,21 @@ private:
                 for (int v = 0; v < V; ++v) _mm512_store_ps(kept + r * COLUMNS + LANES * v, c[r][v]);
             return;
         }
+        if (chunk.softcap) bend<V>(c, first, count, token);
         for (const int64_t i : hits) {
             const int64_t r = chunk.target[i] - first;
             if (r < 0 || r >= count || i < token || i >= token + LANES * V) continue;
-            alignas(64) float scores[ROWS][LANES * V];
+            alignas(64) float values[ROWS][LANES * V];
             for (int q = 0; q < ROWS; ++q)
-                for (int v = 0; v < V; ++v) _mm512_store_ps(&scores[q][LANES * v], c[q][v]);
-            found.picked[i] = scores[r][i - token];
-            scores[r][i - token] = -INFINITY;
+                for (int v = 0; v < V; ++v) _mm512_store_ps(&values[q][LANES * v], c[q][v]);
+            scores.picked[i] = values[r][i - token];
+            values[r][i - token] = -INFINITY;
             for (int q = 0; q < ROWS; ++q)
-                for (int v = 0; v < V; ++v) c[q][v] = _mm512_load_ps(&scores[q][LANES * v]);
+                for (int v = 0; v < V; ++v) c[q][v] = _mm512_load_ps(&values[q][LANES * v]);
         }
         for (int v = 0; v < V; ++v) {
             const int64_t at = token + LANES * v;
-            if (found.largest) {
+            if (scores.largest) {
                 float* place = part.largest->floats() + at;
                 __m512 largest = _mm512_load_ps(place);
                 for (int r = 0; r < count; ++r) largest = _mm512_max_ps(largest, c[r][v]);
@@ -348,11 +376,33 @@ private:
         }
     }
 
+    // Six rows' scores of up to 64 tokens by the softcap, and what label smoothing asks of them.
+    template <int V>
+    [[gnu::always_inline]] void bend(__m512 (&c)[ROWS][V], int64_t first, int64_t count, int64_t token) {
+        for (int v = 0; v < V; ++v) {
+            float* place = part.smooth->floats() + token + LANES * v;
+            __m512 smooth = _mm512_load_ps(place);
+            for (int r = 0; r < ROWS; ++r) {
+                const __m512 bent = hyperbolic_tangent(_mm512_mul_ps(c[r][v], constant(1.0f / chunk.softcap)));
+                c[r][v] = _mm512_mul_ps(bent, constant(chunk.softcap));
+                if (scores.smooth && r < count)
+                    smooth = _mm512_fmadd_ps(constant(scores.class_weight[first + r]), c[r][v], smooth);
+            }
+            _mm512_store_ps(place, smooth);
+        }
+    }
+
+    // The softcap's slope where it has bent a score; 0 where the target's was taken out.
+    __m512 slope(__m512 score) const {
+        const __m512 t = _mm512_mul_ps(score, constant(1.0f / chunk.softcap));
+        return _mm512_max_ps(_mm512_setzero_ps(), _mm512_fnmadd_ps(t, t, constant(1.0f)));
+    }
+
     // Six rows' exponentials of 16 tokens: summed, stored, and turned for the product that draws.
     [[gnu::always_inline]] void exponentiate(int64_t tile, int64_t row, int64_t count, int64_t at, const __m512* c,
                                              int apart) {
         const __mmask16 lanes = lanes_below(chunk.tokens - at);
-        const __m512 shift = found.shift ? load(found.shift + at, lanes) : _mm512_setzero_ps();
+        const __m512 shift = scores.shift ? load(scores.shift + at, lanes) : _mm512_setzero_ps();
         float* place = part.others->floats() + at;
         __m512 others = _mm512_load_ps(place), e[ROWS];
 #pragma GCC unroll 6
@@ -360,6 +410,15 @@ private:
             const __m512 value = exponential<T>(_mm512_sub_ps(c[r * apart], shift));
             e[r] = _mm512_maskz_mov_ps(r < count ? lanes : 0, value);
             others = _mm512_add_ps(others, e[r]);
+            if (chunk.softcap) e[r] = _mm512_mul_ps(e[r], slope(c[r * apart]));
+        }
+        if (scores.share) {
+            const __m512 share = load(scores.share + at, lanes);
+            for (int r = 0; r < count; ++r) {
+                const __m512 smoothing = constant(scores.smoothing * scores.class_weight[tile + row + r]);
+                const __m512 smoothed = _mm512_mul_ps(smoothing, slope(c[r * apart]));
+                e[r] = _mm512_maskz_sub_ps(lanes, _mm512_mul_ps(share, e[r]), smoothed);
+            }
         }
         _mm512_store_ps(place, others);
         T* to = static_cast<T*>(chunk.exponentials) + (tile + row) * chunk.stride + at;
@@ -411,9 +470,9 @@ private:
 using Hit = std::pair<int64_t, int64_t>;  // a row of the head, and a token whose target it is
 
 template <class T, class G>
-void gather_block(const Chunk& chunk, const Gradients& made, const char* left, const char* panel, int64_t row,
+void gather_block(const Chunk& chunk, const Gradients& gradients, const char* left, const char* panel, int64_t row,
                   int64_t count, int64_t column, const Hit* hit, const Hit* last) {
-    G* to = static_cast<G*>(made.weight) + row * chunk.width + column;
+    G* to = static_cast<G*>(gradients.weight) + row * chunk.width + column;
     // The next rows' gradient, which these rows' product leaves time to fetch.
     for (int64_t r = 0; r < ROWS; ++r)
         for (int64_t i = 0; i < static_cast<int64_t>(COLUMNS * sizeof(G)); i += 64)
@@ -421,7 +480,7 @@ void gather_block(const Chunk& chunk, const Gradients& made, const char* left, c
     const int64_t units = units_of<T>(chunk.tokens);
     __m512 c[ROWS][4];
     const bool whole = count == ROWS && column + COLUMNS <= chunk.width;
-    if (made.first) {
+    if (gradients.first) {
 #pragma GCC unroll 6
         for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
@@ -441,7 +500,7 @@ void gather_block(const Chunk& chunk, const Gradients& made, const char* left, c
     multiply<T>(c, left, units * UNIT, UNIT, panel, units);
     for (; hit != last; ++hit) {
         const T* hidden = static_cast<const T*>(chunk.hidden) + hit->second * chunk.width + column;
-        const __m512 corner = _mm512_set1_ps(made.corner[hit->second]);
+        const __m512 corner = constant(gradients.corner[hit->second]);
         for (int r = 0; r < ROWS; ++r)
             for (int v = 0; v < 4; ++v) {
                 const __mmask16 lanes = hit->first == row + r ? lanes_below(chunk.width - column - LANES * v) : 0;
@@ -462,7 +521,7 @@ void gather_block(const Chunk& chunk, const Gradients& made, const char* left, c
 
 // One walk of a thread over its part: the gradients of the weight and of the bias.
 template <class T, class G>
-void gather_part(const Chunk& chunk, const Gradients& made, const char* panels, const std::vector<Hit>& hits,
+void gather_part(const Chunk& chunk, const Gradients& gradients, const char* panels, const std::vector<Hit>& hits,
                  int64_t start, int64_t stop) {
     const T* exponentials = static_cast<const T*>(chunk.exponentials);
     const int64_t units = units_of<T>(chunk.tokens);
@@ -488,35 +547,35 @@ void gather_part(const Chunk& chunk, const Gradients& made, const char* panels, 
                 for (int64_t i = 0; i < chunk.tokens * static_cast<int64_t>(sizeof(T)); i += 64)
                     _mm_prefetch(reinterpret_cast<const char*>(exponentials + ahead * chunk.stride) + i, _MM_HINT_T1);
                 ++ahead;
-                gather_block<T, G>(chunk, made, left.start + r * units * UNIT, panel, block + r,
+                gather_block<T, G>(chunk, gradients, left.start + r * units * UNIT, panel, block + r,
                                    std::min(ROWS, rows - r), column, from, to);
                 from = to;
             }
         }
-        if (made.bias)
+        if (gradients.bias)
             for (int64_t r = 0; r < rows; ++r) {
                 const T* e = reinterpret_cast<const T*>(left.start + r * units * UNIT);
                 __m512 sum = _mm512_setzero_ps();
                 for (int64_t i = 0; i < chunk.tokens; i += LANES) {
                     const __mmask16 lanes = lanes_below(chunk.tokens - i);
-                    sum = _mm512_fmadd_ps(load(e + i, lanes), load(made.share + i, lanes), sum);
+                    sum = _mm512_fmadd_ps(load(e + i, lanes), load(gradients.share + i, lanes), sum);
                 }
-                made.bias[block + r] += _mm512_reduce_add_ps(sum);
+                gradients.bias[block + r] += _mm512_reduce_add_ps(sum);
             }
-        if (made.bias)
-            for (const Hit* at = hit; at != next; ++at) made.bias[at->first] += made.corner[at->second];
+        if (gradients.bias)
+            for (const Hit* at = hit; at != next; ++at) gradients.bias[at->first] += gradients.corner[at->second];
         hit = next;
     }
 }
 
 // The gradients of the hidden states: what they drew, times their share, and the target's own entry.
 template <class T>
-void complete_hidden(const Chunk& chunk, const Gradients& made) {
+void complete_hidden(const Chunk& chunk, const Gradients& gradients) {
     for (int64_t i = 0; i < chunk.tokens; ++i) {
-        float* place = made.hidden + i * rounded_up(chunk.width, COLUMNS);
+        float* place = gradients.hidden + i * rounded_up(chunk.width, COLUMNS);
         const bool here = chunk.target[i] >= 0 && chunk.target[i] < chunk.vocabulary;
         const T* own = static_cast<const T*>(chunk.weight) + (here ? chunk.target[i] : 0) * chunk.width;
-        const __m512 share = _mm512_set1_ps(made.share[i]), corner = _mm512_set1_ps(here ? made.corner[i] : 0.0f);
+        const __m512 share = constant(gradients.share[i]), corner = constant(here ? gradients.corner[i] : 0.0f);
         for (int64_t d = 0; d < chunk.width; d += LANES) {
             const __mmask16 lanes = lanes_below(chunk.width - d);
             const __m512 drawn = _mm512_mul_ps(share, load(place + d, lanes));
@@ -560,7 +619,7 @@ void use_large_pages(void* start, int64_t bytes) {
 }
 
 template <class T>
-void score(const Chunk& chunk, const Scores& found) {
+void score(const Chunk& chunk, const Scores& scores) {
     const int64_t tokens = rounded_up(chunk.tokens, COLUMNS), columns = rounded_up(chunk.width, COLUMNS);
     const int64_t drawn_size = rounded_up(chunk.tokens, LANES) * columns;
     const Space panels(tokens * units_of<T>(chunk.width) * UNIT);
@@ -568,40 +627,41 @@ void score(const Chunk& chunk, const Scores& found) {
     use_large_pages(chunk.exponentials, chunk.vocabulary * chunk.stride * sizeof(T));
     std::vector<Part> parts;
     for (const auto& [start, stop] : parts_of(chunk.vocabulary, chunk.threads, TILE_UNITS * PER_UNIT<T>)) {
-        Part part{start, stop, std::make_unique<Space>(tokens * UNIT), std::make_unique<Space>(tokens * UNIT), nullptr};
-        std::fill_n(part.others->floats(), tokens, 0.0f);
+        Part part{start, stop, std::make_unique<Space>(tokens * UNIT), std::make_unique<Space>(tokens * UNIT),
+                  std::make_unique<Space>(tokens * UNIT), nullptr};
         std::fill_n(part.largest->floats(), tokens, -INFINITY);
-        if (found.drawn && !found.largest) {
+        if (scores.drawn && !scores.largest) {
             if (!parts.empty()) part.own_drawn = std::make_unique<Space>(drawn_size * UNIT);
-            part.drawn = part.own_drawn ? part.own_drawn->floats() : found.drawn;
+            part.drawn = part.own_drawn ? part.own_drawn->floats() : scores.drawn;
             std::fill_n(part.drawn, drawn_size, 0.0f);
         }
         parts.push_back(std::move(part));
     }
-    in_threads(parts.size(), [&](int64_t i) { Scorer<T>(chunk, found, parts[i], panels.start).walk(); });
+    in_threads(parts.size(), [&](int64_t i) { Scorer<T>(chunk, scores, parts[i], panels.start).walk(); });
     for (const auto& part : parts) {
         for (int64_t i = 0; i < chunk.tokens; ++i) {
-            if (found.largest) found.largest[i] = std::max(found.largest[i], part.largest->floats()[i]);
-            else found.others[i] += part.others->floats()[i];
+            if (scores.largest) scores.largest[i] = std::max(scores.largest[i], part.largest->floats()[i]);
+            else scores.others[i] += part.others->floats()[i];
+            if (scores.smooth) scores.smooth[i] += part.smooth->floats()[i];
         }
         if (part.own_drawn)
-            for (int64_t i = 0; i < drawn_size; ++i) found.drawn[i] += part.drawn[i];
+            for (int64_t i = 0; i < drawn_size; ++i) scores.drawn[i] += part.drawn[i];
     }
 }
 
 template <class T, class G>
-void gather(const Chunk& chunk, const Gradients& made) {
-    if (made.hidden) complete_hidden<T>(chunk, made);
-    if (!made.weight) return;
+void gather(const Chunk& chunk, const Gradients& gradients) {
+    if (gradients.hidden) complete_hidden<T>(chunk, gradients);
+    if (!gradients.weight) return;
     const Space panels(rounded_up(chunk.width, COLUMNS) * units_of<T>(chunk.tokens) * UNIT);
-    pack(static_cast<const T*>(chunk.hidden), chunk.tokens, chunk.width, chunk.width, made.share, panels.start);
+    pack(static_cast<const T*>(chunk.hidden), chunk.tokens, chunk.width, chunk.width, gradients.share, panels.start);
     std::vector<Hit> hits;
     for (int64_t i = 0; i < chunk.tokens; ++i)
         if (chunk.target[i] >= 0 && chunk.target[i] < chunk.vocabulary) hits.emplace_back(chunk.target[i], i);
     std::sort(hits.begin(), hits.end());
     const auto parts = parts_of(chunk.vocabulary, chunk.threads, BLOCK);
     in_threads(parts.size(), [&](int64_t i) {
-        gather_part<T, G>(chunk, made, panels.start, hits, parts[i].first, parts[i].second);
+        gather_part<T, G>(chunk, gradients, panels.start, hits, parts[i].first, parts[i].second);
     });
 }
 
@@ -609,10 +669,10 @@ void gather(const Chunk& chunk, const Gradients& made) {
 
 extern "C" {
 
-void score_float32(const Chunk* chunk, const Scores* found) { score<float>(*chunk, *found); }
-void score_bfloat16(const Chunk* chunk, const Scores* found) { score<bfloat16>(*chunk, *found); }
-void gather_float32_float32(const Chunk* chunk, const Gradients* made) { gather<float, float>(*chunk, *made); }
-void gather_bfloat16_bfloat16(const Chunk* chunk, const Gradients* made) { gather<bfloat16, bfloat16>(*chunk, *made); }
-void gather_bfloat16_float32(const Chunk* chunk, const Gradients* made) { gather<bfloat16, float>(*chunk, *made); }
+void score_float32(const Chunk* chunk, const Scores* scores) { score<float>(*chunk, *scores); }
+void score_bfloat16(const Chunk* chunk, const Scores* scores) { score<bfloat16>(*chunk, *scores); }
+void gather_float32_float32(const Chunk* chunk, const Gradients* gradients) { gather<float, float>(*chunk, *gradients); }
+void gather_bfloat16_bfloat16(const Chunk* chunk, const Gradients* gradients) { gather<bfloat16, bfloat16>(*chunk, *gradients); }
+void gather_bfloat16_float32(const Chunk* chunk, const Gradients* gradients) { gather<bfloat16, float>(*chunk, *gradients); }
 
 }

@@ -36,7 +36,6 @@ FLAGS = (
 def unsupported(
     hidden: Float[Tensor, "tokens width"],
     weight: Float[Tensor, "vocabulary width"],
-    softcap: float | None = None,
     accum_dtype: torch.dtype | None = None,
 ) -> str | None:
     """Why this implementation can't take this call on this machine; None if it can."""
@@ -46,8 +45,6 @@ def unsupported(
         return f"it takes float32 or bfloat16 for both hidden and weight, not {hidden.dtype} and {weight.dtype}"
     if accum_dtype not in (None, weight.dtype, torch.float32):
         return f"it gathers in {weight.dtype} or float32, not in {accum_dtype}"
-    if softcap is not None:
-        return "it has no softcap"
     if not weight.is_contiguous():
         return "it takes a contiguous weight"
     missing = [flag for flag in NEEDED if flag not in cpu_flags()]
@@ -109,21 +106,26 @@ def _built(command: list[str]) -> Path:
     return built
 
 
-_POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
+_POINTER, _INTEGER, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
 class _Chunk(ctypes.Structure):
     _fields_ = [
         *((name, _POINTER) for name in ("hidden", "weight", "bias", "target", "exponentials")),
         *((name, _INTEGER) for name in ("tokens", "width", "vocabulary", "stride", "threads")),
+        ("softcap", _NUMBER),
     ]
 
 
-class _Found(ctypes.Structure):
-    _fields_ = [(name, _POINTER) for name in ("shift", "picked", "largest", "others", "drawn")]
+class _Scores(ctypes.Structure):
+    _fields_ = [
+        *((name, _POINTER) for name in ("shift", "share", "class_weight")),
+        ("smoothing", _NUMBER),
+        *((name, _POINTER) for name in ("smooth", "picked", "largest", "others", "drawn")),
+    ]
 
 
-class _Made(ctypes.Structure):
+class _Gradients(ctypes.Structure):
     _fields_ = [
         *((name, _POINTER) for name in ("share", "corner", "weight", "bias", "hidden")),
         ("first", _INTEGER),
@@ -135,7 +137,11 @@ def _address(tensor: Tensor | None) -> int | None:
 
 
 class Avx512Scores:
-    """A chunk's `ChunkScores`, by the compiled walks."""
+    """A chunk's `ChunkScores`, by the compiled walks.
+
+    A softcap's slopes are known where exponentials are made, and multiply them there; label smoothing has another
+    factor for each slope, and scores are then made a second time, as gradients.
+    """
 
     def __init__(
         self,
@@ -147,17 +153,29 @@ class Avx512Scores:
         want_hidden: bool,
     ) -> None:
         head = walk.head
-        self.walk, self.want_hidden = walk, want_hidden
+        self.walk, self.want_hidden, self.softcap = walk, want_hidden, head.terms.softcap
         self.hidden, self.target = hidden.contiguous(), target.contiguous()
         self.exponentials = walk.turned_place(len(hidden))
         self.bias = None if head.bias is None else head.bias.to(head.statistics).contiguous()
         self.picked = hidden.new_zeros(len(hidden), dtype=head.statistics)
         self.others = torch.zeros_like(self.picked)
-        self.picked_slope = None
         self.smooth = walk.smooth(hidden)
+        self.twice = self.softcap is not None and head.terms.label_smoothing > 0
+        if self.twice:
+            self.smooth = torch.zeros_like(self.picked)
+        self.shift: Tensor | None = None
         self.drawn: Tensor | None = None
         self._largest = torch.full_like(self.picked, -torch.inf)
-        self._score(largest=self._largest if shifted else None)
+        self._score(
+            self.others,
+            largest=self._largest if shifted else None,
+            smooth=self.smooth if self.twice else None,
+            draws=not (shifted or self.twice),
+        )
+        self.picked_slope = None
+        if self.softcap is not None:
+            self.picked_slope, own = torch.zeros_like(self.picked), walk.own(target)
+            self.picked_slope[own] = 1 - (self.picked[own] / self.softcap).square()
 
     def largest(self) -> Float[Tensor, " rows"]:
         """The largest score of each row, the target's apart."""
@@ -165,15 +183,27 @@ class Avx512Scores:
 
     def exponentiate(self, shift: Float[Tensor, " rows"]) -> None:
         """Turn scores into ``exp(l - shift)``, and sum them over the vocabulary but for the target."""
-        self._score(shift=shift)
+        self.shift = shift
+        self._score(self.others, draws=not self.twice)
 
-    def _score(self, *, shift: Tensor | None = None, largest: Tensor | None = None) -> None:
-        if largest is None and self.want_hidden:
+    def _score(
+        self,
+        others: Float[Tensor, " rows"],
+        *,
+        draws: bool,
+        largest: Tensor | None = None,
+        smooth: Tensor | None = None,
+        share: Tensor | None = None,
+        smoothing: float = 0.0,
+    ) -> None:
+        if draws and self.want_hidden:
             # Whole registers, in whole panels.
             rows, width = (-(-size // step) * step for size, step in zip(self.hidden.shape, (16, 64), strict=True))
             self.drawn = self.hidden.new_empty(rows, width, dtype=self.picked.dtype)
-        result = _Found(*map(_address, (shift, self.picked, largest, self.others, self.drawn)))
-        self._call("score", result)
+        class_weight = self.walk.head.class_weight if self.twice else None
+        given = map(_address, (self.shift, share, class_weight))
+        asked = map(_address, (smooth, self.picked, largest, others, self.drawn))
+        self._call("score", _Scores(*given, smoothing, *asked))
 
     def gather(
         self,
@@ -183,7 +213,9 @@ class Avx512Scores:
     ) -> Float[Tensor, "rows width"] | None:
         """Add the gradients of the weight and the bias, and return that of the hidden states."""
         weight, bias = self.walk.grad_weight, self.walk.grad_bias
-        result = _Made(*map(_address, (share, corner, weight, bias, self.drawn)), self.walk.first)
+        if self.twice:
+            share, corner = self._make_gradients(share, corner, float(smoothing))
+        result = _Gradients(*map(_address, (share, corner, weight, bias, self.drawn)), self.walk.first)
         self._call("gather", result, self.hidden.dtype if weight is None else weight.dtype)
         if weight is None and bias is not None:
             # Without the weight's gradient there is no walk to make the bias's on.
@@ -192,13 +224,23 @@ class Avx512Scores:
             bias.index_add_(0, self.target[own], corner[own])
         return None if self.drawn is None else self.drawn[: len(self.hidden), : self.hidden.shape[1]]
 
+    def _make_gradients(
+        self, share: Float[Tensor, " rows"], corner: Float[Tensor, " rows"], smoothing: float
+    ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+        """Put whole gradients in the exponentials' place; what they are to be multiplied by, and the targets' own."""
+        assert self.picked_slope is not None
+        self._score(torch.zeros_like(self.others), draws=True, share=share.contiguous(), smoothing=smoothing)
+        own = self.walk.own(self.target)
+        smoothed = smoothing * self.walk.head.class_weight[self.target[own]] * self.picked_slope[own]
+        return torch.ones_like(share), corner.index_add(0, own, -smoothed)
+
     def _call(self, name: str, result: ctypes.Structure, *dtypes: torch.dtype) -> None:
         head = self.walk.head
         tensors = (self.hidden, head.weight, self.bias, self.target, self.exponentials)
         sizes = (*self.hidden.shape, len(head.weight), self.exponentials.stride(0), torch.get_num_threads())
         suffix = "_".join(str(dtype).removeprefix("torch.") for dtype in (self.hidden.dtype, *dtypes))
         walk = getattr(library().walks, f"{name}_{suffix}")
-        walk(ctypes.byref(_Chunk(*map(_address, tensors), *sizes)), ctypes.byref(result))
+        walk(ctypes.byref(_Chunk(*map(_address, tensors), *sizes, self.softcap or 0.0)), ctypes.byref(result))
 
 
 class Avx512(Chunked):
@@ -212,7 +254,7 @@ class Avx512(Chunked):
         """What `Chunked` does, and what the walks were not written or compiled for."""
         if refusal := super().refuses(problem):
             return refusal
-        missing = unsupported(problem.hidden, problem.weight, problem.terms.softcap, problem.accum_dtype)
+        missing = unsupported(problem.hidden, problem.weight, problem.accum_dtype)
         return None if missing is None else f"impl='avx512' can't take this: {missing}; use 'chunked'."
 
     def merit(self, problem: Problem) -> str | None:
@@ -223,7 +265,7 @@ class Avx512(Chunked):
 
     def passed_over(self, problem: Problem) -> str | None:
         """Why ``impl="auto"`` does not take it for a problem that `Chunked` can evaluate; None if it does."""
-        if missing := unsupported(problem.hidden, problem.weight, problem.terms.softcap, problem.accum_dtype):
+        if missing := unsupported(problem.hidden, problem.weight, problem.accum_dtype):
             return missing
         if cpu_vendor() != "AuthenticAMD":
             return "it was measured on AMD's CPUs alone"

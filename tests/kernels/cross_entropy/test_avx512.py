@@ -11,8 +11,10 @@ from lightning_losses.kernels.choice import choose_implementation
 from lightning_losses.kernels.cross_entropy import avx512
 from lightning_losses.kernels.cross_entropy.avx512 import Avx512Scores, default_chunk, library, unsupported
 from lightning_losses.kernels.cross_entropy.chunked import sums_and_gradients
+from lightning_losses.kernels.cross_entropy.walk import TokenWalk
+from lightning_losses.kernels.head import Head
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
-from lightning_losses.kernels.terms import Terms
+from lightning_losses.kernels.terms import Alone, Terms
 from tests.golden.adapters.lm_ot import cross_entropy_adapter
 from tests.golden.harness import HERE, load_cases, run_case
 from tests.kernels.test_linear_cross_entropy import OPTIONS, assert_same, evaluate, problem, settled
@@ -21,7 +23,6 @@ pytestmark = pytest.mark.kernels
 
 DTYPES = [torch.float32, torch.bfloat16]
 LARGE = torch.zeros(200_000, 8)
-TAKEN = {name: options for name, options in OPTIONS.items() if "softcap" not in options}
 
 
 def lacking(dtype):
@@ -53,10 +54,10 @@ def assert_close_to_exact(call, upstream=1.0, **options):
 
 @in_both
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
-@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_equals_the_reference(dtype, name, bias):
     call = problem(dtype, tokens=(3, 30), width=9, vocabulary=50, bias=bias)
-    assert_close_to_exact(call, -2.5, **settled(TAKEN[name], 50))
+    assert_close_to_exact(call, -2.5, **settled(OPTIONS[name], 50))
 
 
 # Below, at and above: 6 rows in registers, 16 lanes, panels of 64, tiles of 96 units, 48 rows of a gradient, a depth
@@ -67,11 +68,12 @@ def test_every_option_equals_the_reference(dtype, name, bias):
     [(1, 1, 2), (15, 2, 5), (16, 64, 6), (17, 65, 7), (64, 63, 96), (65, 130, 193), (130, 1030, 100), (40, 33, 500)],
 )
 @pytest.mark.parametrize("threads", [1, 3])
-def test_odd_shapes(monkeypatch, dtype, tokens, width, vocabulary, threads):
+@pytest.mark.parametrize("options", [{}, {"softcap": 2.0}, {"softcap": 2.0, "label_smoothing": 0.3}], ids=str)
+def test_odd_shapes(monkeypatch, dtype, tokens, width, vocabulary, threads, options):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     for chunk in (None, 16, 5):
         call = problem(dtype, (tokens,), width, vocabulary, scale=width**-0.5)
-        assert_close_to_exact((*call[:2], torch.arange(tokens) % vocabulary, call[3]), chunk=chunk)
+        assert_close_to_exact((*call[:2], torch.arange(tokens) % vocabulary, call[3]), chunk=chunk, **options)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,6 @@ def test_odd_shapes(monkeypatch, dtype, tokens, width, vocabulary, threads):
         case
         for case in load_cases(HERE / "lm_ot")
         if case.method == "linear_cross_entropy"
-        and not case.params["softcap"]
         and case.params["reduction"] != "none"
         and not case.params["bf16_inputs"]
     ],
@@ -96,11 +97,23 @@ def test_golden(case):
 
 
 @in_both
-def test_scores_out_of_range_are_shifted(dtype):
-    found = assert_close_to_exact(problem(dtype, (70,), 8, 300, scale=40.0))
+@pytest.mark.parametrize("softcap", [None, 90.0])
+def test_scores_out_of_range_are_shifted(dtype, softcap):
+    found = assert_close_to_exact(problem(dtype, (70,), 8, 300, scale=40.0), softcap=softcap)
     assert all(value.isfinite().all() for value in found)
     huge = evaluate(problem(dtype, scale=1e4), impl="avx512")
     assert all(value.isfinite().all() for value in huge)
+
+
+@in_float32
+def test_a_softcap_bends_scores_of_any_size_to_float32_s_rounding():
+    scores = torch.cat([torch.logspace(-30, 3, 200), -torch.logspace(-30, 3, 200)])[:, None]
+    head = Head(torch.ones(1, 1), None, Terms(1, softcap=30.0))
+    walk = TokenWalk(head, Alone(), None, (False, False, False), 400, Avx512Scores)
+    bent = Avx512Scores(walk, scores, torch.zeros(400, dtype=torch.int64), shifted=False, want_hidden=False)
+    exact = 30 * torch.tanh(scores[:, 0].double() / 30)
+    torch.testing.assert_close(bent.picked.double(), exact, rtol=5e-7, atol=0)
+    torch.testing.assert_close(bent.picked_slope.double(), 1 - (exact / 30) ** 2, rtol=0, atol=5e-7)
 
 
 @in_both
@@ -290,7 +303,6 @@ def test_auto_takes_it_where_it_was_measured_and_says_so(able, monkeypatch):
     for call, options, reason in (
         ((hidden.double(), LARGE.double()), {}, "float32 or bfloat16"),
         ((hidden, LARGE.t().contiguous().t()), {}, "contiguous weight"),
-        ((hidden, LARGE), {"softcap": 2.0}, "no softcap"),
         ((hidden, LARGE), {"accum_dtype": torch.float64}, "not in torch.float64"),
     ):
         refused = choose_implementation(*call, **options)
@@ -306,9 +318,7 @@ def test_auto_takes_it_where_it_was_measured_and_says_so(able, monkeypatch):
 
 def test_what_it_cannot_do_is_refused(able):
     call = problem(torch.float32)
-    with pytest.raises(ValueError, match="impl='avx512' can't take this: it has no softcap; use 'chunked'"):
-        linear_cross_entropy(*call, impl="avx512", softcap=3.0)
-    with pytest.raises(ValueError, match="float32 or bfloat16 for both hidden and weight, not torch.float64"):
+    with pytest.raises(ValueError, match="impl='avx512' can't take this: .* not torch.float64.*; use 'chunked'"):
         linear_cross_entropy(*problem(), impl="avx512")
     with pytest.raises(ValueError, match="no per-row losses or logsumexps; use 'recompute'"):
         linear_cross_entropy(*call, impl="avx512", reduction="none")
