@@ -1,4 +1,5 @@
 # make train: the default experiment. make test: the tests. make check: formatting rules, types and tests.
+# make test-cuda: the tests that need a CUDA device, which make test skips: it hides GPUs, since its runs are for the CPU.
 # make results: the experiments on fresh seeds, into RESULTS.md. make docs: the pages, into build/site; a test builds them too.
 # The tests run in WORKERS processes; make test ARGS="-n 0 -k WORD" runs the chosen ones in one.
 # make fuzz: every loss at the edges of its inputs, and 2,000 malformed configurations, with counts.
@@ -12,7 +13,7 @@ WORKERS ?= 2
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: train results test check fuzz kills docs install clean
+.PHONY: train results test test-cuda check fuzz kills docs install clean
 
 train: $(INSTALLED)
 	$(BIN)/python recipes/train.py $(ARGS)
@@ -22,6 +23,9 @@ results: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-cuda: $(INSTALLED)
+	$(BIN)/python -m pytest -n 0 -m cuda $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -17,12 +17,23 @@ hypothesis.settings.register_profile("suite", deadline=None, max_examples=25, de
 hypothesis.settings.load_profile("suite")
 
 
+def pytest_configure(config):
+    # Runs on the CPU are equal to the bit: the suite hides GPUs, from its subprocesses too, except with "-m cuda". CUDA
+    # reads this when it starts, not when torch is imported. (An empty value would be no value on Windows.)
+    if not config.option.markexpr.startswith("cuda"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and is run by: make test-cuda"))
     # A process that has run autograd on threads can't be forked any more: what forks goes first. Files with slow tests
     # follow, so that two workers end at about the same time.
     slow = {item.path for item in items if item.get_closest_marker("slow")}
