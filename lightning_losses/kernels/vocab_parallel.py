@@ -9,8 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.autograd import gradients_in_forward
-from lightning_losses.kernels.cross_entropy.chunked import CHUNKED, sums_and_gradients
+from lightning_losses.kernels.cross_entropy.avx512 import AVX512, Avx512Scores, passed_over
+from lightning_losses.kernels.cross_entropy.chunked import CHUNKED, TiledScores, sums_and_gradients
 from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue
+from lightning_losses.kernels.cross_entropy.walk import default_chunk
 from lightning_losses.kernels.inputs import autocast, check_head, check_targets, scales, shifted
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 from lightning_losses.numerics.checks import check_choice, check_number
@@ -67,7 +69,7 @@ def vocab_parallel_cross_entropy(
     Every process calls it with the same tokens and its own rows. Two numbers a token travel for the logsumexp, two
     more for the target and, where labels are smoothed, one; the gradient of the hidden states is added up over the
     processes, so that each has the whole. Splits may be uneven. Made by chunks of tokens, with the gradients in
-    forward.
+    forward; each process scores its rows as "avx512" where `linear_cross_entropy` would, or else as "chunked".
 
     Args:
         hidden: [..., T, D], the same on every process.
@@ -124,17 +126,22 @@ def vocab_parallel_cross_entropy(
         None if class_weight is None else class_weight.to(hidden.device, statistics_dtype(weight)),
     )
     scale, z_scale = scales(rows, reduction, normalizer, terms.row_weight(flat), z_loss)
+    compiled = passed_over(rows, weight, accum_dtype) is None
+    name = AVX512.name if compiled else CHUNKED.name
+    # One chunk for all processes, whatever each has of the vocabulary: they exchange statistics after every one.
+    largest = weight.new_empty(1, weight.shape[1]).expand(max(sizes), -1)
     # Every process wants the hidden states' gradient, or none does: they add it up together.
     walk = partial(
         sums_and_gradients,
         terms=terms,
         scale=scale,
         z_scale=z_scale,
-        chunk=chunk,
+        chunk=chunk or default_chunk(len(rows), largest),
         accum_dtype=accum_dtype,
+        scores=Avx512Scores if compiled else TiledScores,
         exchange=_Group(group),
         start=start,
     )
     with torch.autocast(hidden.device.type, enabled=False):
-        loss, z_part = gradients_in_forward(walk, CHUNKED.name, rows, weight, bias, flat - start)
+        loss, z_part = gradients_in_forward(walk, name, rows, weight, bias, flat - start)
     return LinearCrossEntropyValue(loss, None, z_part)

@@ -1,9 +1,13 @@
+import itertools
+import math
+
 import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from lightning_losses.kernels import head
+from lightning_losses.kernels import head, vocab_parallel
+from lightning_losses.kernels.cross_entropy.avx512 import passed_over
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.vocab_parallel import vocab_parallel_cross_entropy, vocabulary_range
 from tests.distributed.processes import in_group, run_on_processes
@@ -56,6 +60,53 @@ def check_everything():
 @pytest.mark.distributed
 def test_two_processes_equal_one_for_even_and_uneven_splits():
     run_on_processes(in_group, 2, check_everything)
+
+
+def check_compiled():
+    scored = []
+    making = vocab_parallel.Avx512Scores.__init__
+    vocab_parallel.Avx512Scores.__init__ = lambda self, *given, **asked: scored.append(making(self, *given, **asked))
+    for name, split, scale, dtype in itertools.product(OPTIONS, SPLITS, (1.0, 40.0), (torch.float32, torch.bfloat16)):
+        tensors, options = problem(dtype, scale=scale), call(name, scale)[1]
+        # A softcap's slopes at scores far above it are differences that float32 does not hold.
+        if passed_over(tensors[0], tensors[1]) or (scale > 1 and "softcap" in options):
+            continue
+        hidden, weight, target, bias = tensors
+        own = torch.arange(23).split(split)[torch.distributed.get_rank()]
+        mine, my_bias = (t.detach()[own].requires_grad_() for t in (weight, bias))
+        scored.clear()
+        value = vocab_parallel_cross_entropy(hidden, mine, target, my_bias, chunk=5, **options)
+        # Of 12 or 8 tokens by 5, and again where the first chunk's scores were too large.
+        assert len(scored) >= 2
+        found = torch.autograd.grad(-2 * value.loss, [hidden, mine, my_bias])
+        exact = [t.detach().double().requires_grad_() for t in (hidden, weight, bias)]
+        wanted = linear_cross_entropy(*exact[:2], target, exact[2], impl="reference", **options)
+        gradients = torch.autograd.grad(-2 * wanted, exact)
+        torch.testing.assert_close(value.loss.double(), wanted, rtol=1e-5, atol=1e-5)
+        error = 2e-5 if dtype == torch.float32 else 1e-2
+        for one, other in zip(found, [gradients[0], gradients[1][own], gradients[2][own]], strict=True):
+            assert (one.double() - other).norm() <= error * other.norm() + 1e-12
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif(
+    passed_over(torch.zeros(1, 1), torch.zeros(1, 1)) is not None, reason="the compiled walk is not the fastest here"
+)
+def test_two_processes_with_compiled_scores_equal_one():
+    run_on_processes(in_group, 2, check_compiled)
+
+
+def check_default_chunks():
+    # A vocabulary small enough that its size decides: by their own shares the processes would cut at 512 and at 104.
+    hidden, target = torch.ones(600, 2), torch.zeros(600, dtype=torch.int64)
+    rows = (3, 20_000)[torch.distributed.get_rank()]
+    loss = vocab_parallel_cross_entropy(hidden, torch.zeros(rows, 2), target).loss
+    torch.testing.assert_close(loss.item(), math.log(20_003), rtol=1e-5, atol=0)
+
+
+@pytest.mark.distributed
+def test_processes_with_unlike_shares_cut_the_tokens_alike():
+    run_on_processes(in_group, 2, check_default_chunks)
 
 
 def check_dtensor():

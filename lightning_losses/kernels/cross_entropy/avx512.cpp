@@ -625,6 +625,8 @@ void score(const Chunk& chunk, const Scores& scores) {
     const Space panels(tokens * units_of<T>(chunk.width) * UNIT);
     pack_turned(static_cast<const T*>(chunk.hidden), chunk.tokens, chunk.width, panels.start);
     use_large_pages(chunk.exponentials, chunk.vocabulary * chunk.stride * sizeof(T));
+    // Before the parts, of which a vocabulary without entries has none; their own memory is new, and 0.
+    if (scores.drawn) std::fill_n(scores.drawn, drawn_size, 0.0f);
     std::vector<Part> parts;
     for (const auto& [start, stop] : parts_of(chunk.vocabulary, chunk.threads, TILE_UNITS * PER_UNIT<T>)) {
         Part part{start, stop, std::make_unique<Space>(tokens * UNIT), std::make_unique<Space>(tokens * UNIT),
@@ -633,7 +635,6 @@ void score(const Chunk& chunk, const Scores& scores) {
         if (scores.drawn && !scores.largest) {
             if (!parts.empty()) part.own_drawn = std::make_unique<Space>(drawn_size * UNIT);
             part.drawn = part.own_drawn ? part.own_drawn->floats() : scores.drawn;
-            std::fill_n(part.drawn, drawn_size, 0.0f);
         }
         parts.push_back(std::move(part));
     }

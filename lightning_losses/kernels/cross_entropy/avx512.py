@@ -55,6 +55,21 @@ def unsupported(
     return library().missing
 
 
+def passed_over(
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    accum_dtype: torch.dtype | None = None,
+) -> str | None:
+    """Why nobody takes it who was not told to; None where it can take the call and is the fastest."""
+    if missing := unsupported(hidden, weight, accum_dtype):
+        return missing
+    if cpu_vendor() != "AuthenticAMD":
+        return "it was measured on AMD's CPUs alone"
+    if weight.dtype == torch.bfloat16 and "amx_bf16" in cpu_flags():
+        return "this CPU's AMX multiplies bfloat16 faster"
+    return None
+
+
 def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"]) -> int:
     """Tokens in a chunk: one in 20 in whole panels of 64, at least 128; what fits in 6.5 MiB is always taken.
 
@@ -265,13 +280,7 @@ class Avx512(Chunked):
 
     def passed_over(self, problem: Problem) -> str | None:
         """Why ``impl="auto"`` does not take it for a problem that `Chunked` can evaluate; None if it does."""
-        if missing := unsupported(problem.hidden, problem.weight, problem.accum_dtype):
-            return missing
-        if cpu_vendor() != "AuthenticAMD":
-            return "it was measured on AMD's CPUs alone"
-        if problem.weight.dtype == torch.bfloat16 and "amx_bf16" in cpu_flags():
-            return "this CPU's AMX multiplies bfloat16 faster"
-        return None
+        return passed_over(problem.hidden, problem.weight, problem.accum_dtype)
 
     def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
         """By `sums_and_gradients` of the chunked walk."""
