@@ -25,10 +25,10 @@ def check_head(
                 "vocab_parallel_cross_entropy."
             )
     wrong = weight.ndim != 2 or hidden.ndim == 0 or hidden.shape[-1] != weight.shape[-1]
-    if wrong or (len(weight) == 0 and not empty):
+    if wrong or weight.shape[1] == 0 or (len(weight) == 0 and not empty):
         raise ValueError(
             f"{loss}: hidden of shape {list(hidden.shape)} came with weight of shape "
-            f"{list(weight.shape)}; give [..., D] and [V, D]."
+            f"{list(weight.shape)}; give [..., D] and [V, D], D and V at least 1."
         )
     if not torch.is_autocast_enabled(hidden.device.type) and hidden.dtype != weight.dtype:
         raise ValueError(

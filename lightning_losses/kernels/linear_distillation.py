@@ -163,13 +163,14 @@ def _teacher(
         values, classes = teacher_hidden
         if teacher_weight is not None or teacher_bias is not None:
             raise ValueError(f"{_NAME}: a cache of logits came with a teacher's head; give one of them.")
-        if values.shape != classes.shape or values.shape[:-1] != hidden.shape[:-1] or classes.dtype != torch.int64:
+        k = values.shape[-1] if values.ndim else 0
+        wrong = k == 0 or values.shape != classes.shape or values.shape[:-1] != hidden.shape[:-1]
+        if wrong or classes.dtype != torch.int64:
             raise ValueError(
                 f"{_NAME}: cached logits of shape {list(values.shape)} with {classes.dtype} classes of "
                 f"shape {list(classes.shape)} came with hidden of shape {list(hidden.shape)}; give "
-                f"{[*hidden.shape[:-1], 'k']} and int64."
+                f"{[*hidden.shape[:-1], 'k']} and int64, k at least 1."
             )
-        k = values.shape[-1]
         return TopKLogits(values.detach().reshape(-1, k), classes.reshape(-1, k))
     if teacher_weight is None:
         raise ValueError(
@@ -177,11 +178,12 @@ def _teacher(
         )
     check_floating(_NAME, "teacher_hidden", teacher_hidden)
     check_floating(_NAME, "teacher_weight", teacher_weight)
-    if teacher_hidden.shape[:-1] != hidden.shape[:-1] or teacher_hidden.shape[-1:] != teacher_weight.shape[1:]:
+    width = teacher_weight.shape[1:]
+    if teacher_hidden.shape[:-1] != hidden.shape[:-1] or teacher_hidden.shape[-1:] != width or width.numel() == 0:
         raise ValueError(
             f"{_NAME}: teacher_hidden of shape {list(teacher_hidden.shape)} and teacher_weight of shape "
             f"{list(teacher_weight.shape)} came with hidden of shape {list(hidden.shape)}; give "
-            f"{[*hidden.shape[:-1], 'E']} and [V, E]."
+            f"{[*hidden.shape[:-1], 'E']} and [V, E], E at least 1."
         )
     if teacher_weight.shape[0] != weight.shape[0]:
         raise ValueError(

@@ -108,6 +108,8 @@ def vocab_parallel_cross_entropy(
     check_head(_NAME, hidden, weight, target, bias, empty=True)
     sizes = sizes_of_all(len(weight), hidden.device, group)
     vocabulary, start = sum(sizes), [0, *itertools.accumulate(sizes)][group_rank(group)]
+    if vocabulary == 0:
+        raise ValueError(f"{_NAME}: weight came without rows on every process; give the head's rows.")
     if class_weight is not None and class_weight.shape != (vocabulary,):
         raise ValueError(
             f"{_NAME}: class_weight of shape {list(class_weight.shape)} came with a vocabulary of "
