@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_losses.kernels.cross_entropy.avx512 import AVX512
 from lightning_losses.kernels.cross_entropy.chunked import CHUNKED
-from lightning_losses.kernels.cross_entropy.peers import CCE, CCE_TORCH_COMPILE, LIGER, TORCH
+from lightning_losses.kernels.cross_entropy.peers import CCE, CCE_TORCH_COMPILE, LIGER, QUACK, TORCH
 from lightning_losses.kernels.cross_entropy.problem import Impl, Implementation, Problem
 from lightning_losses.kernels.cross_entropy.recompute import RECOMPUTE
 from lightning_losses.kernels.cross_entropy.reference import REFERENCE
@@ -17,7 +17,7 @@ from lightning_losses.kernels.terms import Terms
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
     *(REFERENCE, AVX512, CHUNKED, RECOMPUTE, TRITON),
-    *(TORCH, CCE, CCE_TORCH_COMPILE, LIGER),
+    *(TORCH, CCE, CCE_TORCH_COMPILE, LIGER, QUACK),
 )
 """All there are; "auto" takes the first that can evaluate the problem and has merit there."""
 

@@ -99,8 +99,7 @@ def linear_cross_entropy(
             float32 for a bfloat16 head; by default the weight's own.
         impl: "reference" (holds the logits), "chunked" (gradients made in forward), "avx512" (the same in C++, on
             CPUs that have it), "recompute" (memory independent of V; per-row gradients), "triton", "torch", "cce",
-            "cce_torch_compile", "liger", or "auto";
-            `choose_implementation` says which "auto" takes, and why.
+            "cce_torch_compile", "liger", "quack", or "auto"; `choose_implementation` says which "auto" takes, and why.
 
     Shapes:
         hidden: [..., T, D]; weight: [V, D]; target: [..., T]; lse and an unreduced loss: [..., T - shift].

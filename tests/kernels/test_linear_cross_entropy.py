@@ -467,6 +467,7 @@ def test_cce_s_form_for_the_compiler_equals_the_reference(options):
         ("cce", "cut_cross_entropy"),
         ("cce_torch_compile", "cut_cross_entropy"),
         ("liger", "liger_kernel"),
+        ("quack", "quack"),
         ("triton", "triton"),
     ],
 )

@@ -14,7 +14,17 @@ from lightning_losses.kernels.terms import Terms
 from lightning_losses.numerics.reduction import Reduction
 
 Impl = Literal[
-    "auto", "reference", "avx512", "chunked", "recompute", "triton", "torch", "cce", "cce_torch_compile", "liger"
+    "auto",
+    "reference",
+    "avx512",
+    "chunked",
+    "recompute",
+    "triton",
+    "torch",
+    "cce",
+    "cce_torch_compile",
+    "liger",
+    "quack",
 ]
 """What the argument ``impl=`` takes: every implementation's name, in their order, and "auto"."""
 
