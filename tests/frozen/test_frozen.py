@@ -8,7 +8,7 @@ from tests.frozen.__main__ import compare
 from tests.frozen.archive import Frozen, frozen_losses, read
 from tests.frozen.outcomes import difference, outcome
 
-# Another processor rounds otherwise, by up to 2e-11 of float64 values; to the bit is for the command line, on the one that froze.
+# Another processor rounds otherwise, by up to 2e-11; to the bit is for the command line, on the one that froze.
 TOLERANCES = {"float16": 1e-3, "float32": 1e-6}
 
 
