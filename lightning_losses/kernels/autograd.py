@@ -8,18 +8,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_losses.kernels.products import multiplied
+
 Wanted = tuple[bool, bool, bool]
 """Which of hidden states, weight and bias need a gradient."""
 
 
 class Summed(NamedTuple):
-    """A reduced loss, what is logged beside it, and the gradients of the loss, None where none is wanted."""
+    """A reduced loss, what is logged beside it, and the gradients of the loss, None where none is wanted.
+
+    Attributes:
+        factor: what the gradients still lack. Those of float16 operands come in float32: they are rounded once, after
+            the upstream gradient, which a loss scaler makes large so that small entries survive.
+    """
 
     loss: Float[Tensor, ""]
     logged: Float[Tensor, ""]
     grad_hidden: Tensor | None
     grad_weight: Tensor | None
     grad_bias: Tensor | None
+    factor: float | Tensor = 1.0
 
 
 def gradients_in_forward(
@@ -55,7 +63,7 @@ class _GradientsInForward(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor | None, walk: Any, name: str
     ) -> tuple[Tensor, Tensor]:
         summed: Summed = walk(hidden, weight, bias, target)
-        ctx.gradients, ctx.walk, ctx.name = summed[2:], walk, name
+        ctx.gradients, ctx.factor, ctx.walk, ctx.name = summed[2:5], summed.factor, walk, name
         ctx.save_for_backward(hidden, weight, bias, target)
         ctx.mark_non_differentiable(summed.logged)
         return summed.loss, summed.logged
@@ -68,15 +76,13 @@ class _GradientsInForward(torch.autograd.Function):
         operands = ctx.saved_tensors
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            gradients = ctx.walk(*operands)[2:]
-        return (*_scaled(gradients, upstream[0]), None, None, None)
-
-
-def _scaled(gradients: tuple[Tensor | None, ...], upstream: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
-    """Gradients times the upstream one, in place; untouched where it is known to be 1."""
-    if upstream.device.type == "cpu" and float(upstream) == 1.0:
-        return gradients
-    return tuple(None if gradient is None else gradient.mul_(upstream) for gradient in gradients)
+            gradients = ctx.walk(*operands)[2:5]
+        factor = upstream[0] if isinstance(ctx.factor, float) and ctx.factor == 1.0 else upstream[0] * ctx.factor
+        scaled = (
+            None if gradient is None else multiplied(gradient, factor).to(operand.dtype)
+            for gradient, operand in zip(gradients, operands, strict=False)
+        )
+        return (*scaled, None, None, None)
 
 
 def refuse_second_order(name: str) -> None:

@@ -16,7 +16,7 @@ from lightning_losses.kernels.cross_entropy.triton import TRITON
 from lightning_losses.kernels.terms import Terms
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
-    *(REFERENCE, AVX512, CHUNKED, RECOMPUTE, TRITON),
+    *(REFERENCE, TRITON, AVX512, CHUNKED, RECOMPUTE),
     *(TORCH, CCE, CCE_TORCH_COMPILE, LIGER, QUACK),
 )
 """All there are; "auto" takes the first that can evaluate the problem and has merit there."""
@@ -54,12 +54,10 @@ def choose_implementation(
         >>> choose_implementation(torch.zeros(2, 4), torch.zeros(10, 4)).reason
         'the logits take 80 bytes in float32, which is little to hold (at most 4 MiB)'
     """
-    nowhere = hidden.new_empty(0, dtype=torch.int64)
     problem = Problem(
         hidden,
         weight,
-        target=nowhere,
-        places=nowhere,
+        target=hidden.new_empty(0, dtype=torch.int64),
         terms=Terms(len(weight), softcap=softcap),
         per_row=per_row,
         filter_eps=0.0 if filtered else None,

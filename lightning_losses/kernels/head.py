@@ -57,7 +57,7 @@ class Head:
         full: bool = False,
         out: Float[Tensor, "rows entries"] | None = None,
     ) -> tuple[Float[Tensor, "rows entries"], Float[Tensor, "rows entries"] | None]:
-        """The (softcapped) scores of some entries, to be overwritten, and the softcap's slope.
+        """The (softcapped) scores of some entries, over the temperature, to be overwritten, and the softcap's slope.
 
         Args:
             hidden: rows in the dtype of the products.
@@ -70,19 +70,20 @@ class Head:
             scores = scores.to(self.statistics)
         if self.bias is not None:
             scores.add_(self.bias[entries])
-        cap = self.terms.softcap
+        cap, temperature = self.terms.softcap, self.terms.temperature
         if cap is None:
-            return scores, None
+            return scores if temperature == 1.0 else scores.div_(temperature), None
         scores.div_(cap).tanh_()
         slope = 1 - scores * scores
-        return scores.mul_(cap), slope
+        return scores.mul_(cap / temperature), slope
 
     def mean_row(self) -> tuple[Float[Tensor, " width"], float | Float[Tensor, ""]]:
-        """The sums over the vocabulary of weight rows and of biases, each times its class weight."""
+        """The sums over the vocabulary of weight rows and of biases, each times its class weight over τ."""
         total = self.weight.new_zeros(self.weight.shape[1], dtype=self.statistics)
+        of_class = self.class_weight / self.terms.temperature
         for tile in self.tiles:
-            total += self.class_weight[tile] @ self.weight[tile].to(self.statistics)
-        return total, 0.0 if self.bias is None else self.class_weight @ self.bias.to(self.statistics)
+            total += of_class[tile] @ self.weight[tile].to(self.statistics)
+        return total, 0.0 if self.bias is None else of_class @ self.bias.to(self.statistics)
 
 
 def locate(target: Int[Tensor, " rows"], tiles: list[slice]) -> list[tuple[Tensor, Tensor]]:

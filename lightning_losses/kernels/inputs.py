@@ -1,6 +1,6 @@
 """What every fused loss does to its operands first: checks, the shift, autocast."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -66,6 +66,45 @@ def check_targets(
         )
 
 
+class ChosenRows(NamedTuple):
+    """The rows of hidden states and targets that go on.
+
+    Attributes:
+        hidden: [N, D].
+        target: [N], 0 where ignored.
+        places: [N] where they stood among all; None where all are here.
+        kept: [N] which of them count; None where all do.
+    """
+
+    hidden: Float[Tensor, "rows width"]
+    target: Int[Tensor, " rows"]
+    places: Int[Tensor, " rows"] | None
+    kept: Bool[Tensor, " rows"] | None
+
+
+def choose_rows(
+    loss: str,
+    hidden: Float[Tensor, "*tokens width"],
+    target: Int[Tensor, "*tokens"],
+    vocabulary: int,
+    ignore_index: int,
+    drop_ignored: bool | None = None,
+) -> ChosenRows:
+    """Flat rows with their targets checked: ignored ones dropped, or kept to weigh nothing.
+
+    By default they are dropped on a CPU alone: elsewhere the host would have to wait for their number.
+    """
+    rows, flat = hidden.reshape(-1, hidden.shape[-1]), target.reshape(-1)
+    kept = flat != ignore_index
+    check_targets(loss, flat, kept, vocabulary, ignore_index)
+    if not (rows.device.type == "cpu" if drop_ignored is None else drop_ignored):
+        return ChosenRows(rows, flat.masked_fill(~kept, 0), None, kept)
+    places = kept.nonzero().squeeze(1)
+    if len(places) == len(flat):
+        return ChosenRows(rows, flat, None, None)
+    return ChosenRows(rows[places], flat[places], places, None)
+
+
 def shifted(
     loss: str, hidden: Float[Tensor, "..."], target: Int[Tensor, "..."], shift: int | bool
 ) -> tuple[Float[Tensor, "..."], Int[Tensor, "..."]]:
@@ -120,16 +159,17 @@ def scales(
     normalizer: float | Tensor | None,
     row_weight: float | Float[Tensor, " tokens"] = 1.0,
     z_loss: float = 0.0,
+    kept: Bool[Tensor, " tokens"] | None = None,
 ) -> tuple[float | Tensor, float | Tensor]:
-    """What multiplies the sums over rows of losses and of ``lse^2``."""
+    """What multiplies the sums over rows of losses and of ``lse^2``; `kept` tells the rows that count, if not all."""
     if reduction != "mean":
         return 1.0, z_loss
-    tokens = max(len(hidden), 1)
+    tokens = max(len(hidden), 1) if kept is None else kept.sum().clamp(min=1).to(statistics_dtype(hidden))
     if normalizer is not None:
         if isinstance(normalizer, Tensor):
             normalizer = normalizer.detach().to(hidden.device, statistics_dtype(hidden))
         return 1.0 / normalizer, z_loss / normalizer
     if isinstance(row_weight, Tensor):
-        mass = row_weight.sum()
+        mass = (row_weight if kept is None else row_weight * kept).sum()
         return 1.0 / torch.where(mass > 0, mass, 1.0), z_loss / tokens
     return 1.0 / tokens, z_loss / tokens

@@ -14,13 +14,13 @@ from lightning_losses.kernels.inputs import (
     autocast,
     check_head,
     check_normalizer,
-    check_targets,
+    choose_rows,
     filter_threshold,
     scales,
     shifted,
 )
-from lightning_losses.kernels.terms import Terms, statistics_dtype
-from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.kernels.terms import RowTransform, Terms, statistics_dtype
+from lightning_losses.numerics.checks import check_choice, check_number, check_temperature
 from lightning_losses.numerics.reduction import Reduction
 
 _NAME = "linear_cross_entropy"
@@ -37,6 +37,14 @@ class _Door(Protocol[P]):
     @overload
     def __call__(  # type: ignore[overload-overlap]
         self, *operands: Any, return_z_loss: Literal[True], **options: Any
+    ) -> LinearCrossEntropyValue: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, *operands: Any, return_log_probability: Literal[True], **options: Any
+    ) -> LinearCrossEntropyValue: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, *operands: Any, return_entropy: Literal[True], **options: Any
     ) -> LinearCrossEntropyValue: ...
     @overload
     def __call__(self, *operands: P.args, **options: P.kwargs) -> Tensor: ...
@@ -57,13 +65,18 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     softcap: float | None = None,
+    temperature: float = 1.0,
     z_loss: float = 0.0,
     class_weight: Float[Tensor, " vocabulary"] | None = None,
+    row_function: RowTransform | None = None,
     shift: int | bool = 0,
     reduction: Reduction = "mean",
     normalizer: float | Tensor | None = None,
     return_lse: bool = False,
     return_z_loss: bool = False,
+    return_log_probability: bool = False,
+    return_entropy: bool = False,
+    drop_ignored: bool | None = None,
     filter_eps: float | Literal["auto"] | None = None,
     sort_vocabulary: bool = False,
     chunk: int | tuple[int, int] | None = None,
@@ -72,8 +85,9 @@ def linear_cross_entropy(
 ) -> Tensor | LinearCrossEntropyValue:
     """Cross-entropy of ``hidden @ weight.T + bias`` against `target`, without ever holding these logits.
 
-    With scores ``l``, softcapped to ``s tanh(l / s)`` if asked, and ``lse = log sum_v exp l_v``, a token's loss is
-    ``(1 - ε) w_y (lse - l_y) + ε/V sum_v w_v (lse - l_v) + z lse²``. Ignored tokens are dropped before the product.
+    With scores ``l``, softcapped to ``s tanh(l / s)`` if asked, over a temperature, and ``lse = log sum_v exp l_v``,
+    a token's loss is ``(1 - ε) w_y (lse - l_y) + ε/V sum_v w_v (lse - l_v) + z lse²``, or ``w_y g(lse - l_y) + z
+    lse²`` for a row function g.
 
     Args:
         hidden: [..., T, D] hidden states.
@@ -83,23 +97,32 @@ def linear_cross_entropy(
         ignore_index: tokens with this target count for nothing; it may be a valid id.
         label_smoothing: ε, in [0, 1].
         softcap: s, above 0, or None.
+        temperature: τ, above 0: what the (softcapped) scores are divided by.
         z_loss: z, at least 0.
         class_weight: [V] w, or None for 1; the mean of the cross-entropy, not of the z-loss, is weighted by ``w_y``.
+        row_function: g: what a row's cross-entropy becomes, each by itself, differentiable: focal loss is
+            ``lambda c: (-torch.expm1(-c)) ** 2 * c``. At the price of cross-entropy; not beside label_smoothing.
         shift: k: ``hidden[..., :-k, :]`` is scored against ``target[..., k:]``; True is 1, for next-token prediction.
         reduction: "mean" over the kept tokens, "sum", or "none".
         normalizer: what the mean divides by instead of its own count: the tokens of all accumulated batches and
             processes. Where DDP averages gradients over W processes, divide by 1/W of that.
         return_lse: also return the logsumexps; costs a fourth product, since their gradient comes in backward alone.
         return_z_loss: also return the z-loss's part.
+        return_log_probability: also return the log-probabilities of the targets; costs a fourth product, as lse does.
+        return_entropy: also return the entropies of the tokens' distributions, likewise.
+        drop_ignored: leave ignored tokens out before the products. By default on a CPU alone: a GPU would have to tell
+            the host how many are left, and the host to wait; there their products are made, and weigh 0. True is
+            faster where most tokens are ignored.
         filter_eps: skip a tile of the gradient where every ``|softmax - onehot|`` is below this; "auto" is the
             dtype's epsilon / 32. By default nothing is skipped.
         sort_vocabulary: walk the vocabulary by mean score, so that filtering finds more tiles to skip.
         chunk: tokens held at once, or (tokens, vocabulary entries) for `impl="recompute"`; chosen by default.
         accum_dtype: what the weight's gradient gathers in over the chunks of "chunked" and "avx512", where it matters:
             float32 for a bfloat16 head; by default the weight's own.
-        impl: "reference" (holds the logits), "chunked" (gradients made in forward), "avx512" (the same in C++, on
-            CPUs that have it), "recompute" (memory independent of V; per-row gradients), "triton", "torch", "cce",
-            "cce_torch_compile", "liger", "quack", or "auto"; `choose_implementation` says which "auto" takes, and why.
+        impl: "reference" (holds the logits), "triton" (CUDA), "chunked" (gradients made in forward), "avx512" (the
+            same in C++, on CPUs that have it), "recompute" (memory independent of V; per-row gradients), "torch",
+            "cce", "cce_torch_compile", "liger", "quack", or "auto"; `choose_implementation` says which "auto" takes,
+            and why.
 
     Shapes:
         hidden: [..., T, D]; weight: [V, D]; target: [..., T]; lse and an unreduced loss: [..., T - shift].
@@ -109,8 +132,8 @@ def linear_cross_entropy(
         ignored the mean is 0, with zero gradients.
 
     Raises:
-        ValueError: shapes, dtypes or ranges that do not fit; an implementation that can't do what is asked, with the
-            reason. On a CPU and under `debug`, a target outside [0, V).
+        ValueError: shapes, dtypes or ranges that do not fit; a row function beside smoothing; an implementation that
+            can't do what is asked, with the reason. On a CPU and under `debug`, a target outside [0, V).
         RuntimeError: a backward pass with create_graph=True through any implementation but "reference".
 
     Source:
@@ -129,8 +152,14 @@ def linear_cross_entropy(
     asked = named(impl)
     check_number(_NAME, "label_smoothing", label_smoothing, least=0, most=1)
     check_number(_NAME, "z_loss", z_loss, least=0)
+    check_temperature(_NAME, temperature)
     if softcap is not None:
         check_number(_NAME, "softcap", softcap, above=0)
+    if row_function is not None and label_smoothing:
+        raise ValueError(
+            f"{_NAME}: label_smoothing={label_smoothing} came with row_function, which is of the target's "
+            "cross-entropy alone; give one of them."
+        )
     check_normalizer(_NAME, normalizer, reduction)
     if chunk is not None and min(chunk if isinstance(chunk, tuple) else (chunk,)) < 1:
         raise ValueError(f"{_NAME}: chunk={chunk} came; give sizes of at least 1.")
@@ -138,26 +167,24 @@ def linear_cross_entropy(
     threshold = filter_threshold(_NAME, filter_eps, weight)
     hidden, target = shifted(_NAME, hidden, target, shift)
     hidden, weight, bias = autocast(hidden, weight, bias)
-    kept = target.reshape(-1) != ignore_index
-    check_targets(_NAME, target.reshape(-1), kept, len(weight), ignore_index)
-    places = kept.nonzero().squeeze(1)
-    rows, flat = hidden.reshape(-1, hidden.shape[-1]), target.reshape(-1)
-    if len(places) < len(flat):
-        rows, flat = rows[places], flat[places]
+    chosen = choose_rows(_NAME, hidden, target, len(weight), ignore_index, drop_ignored)
     weights = None if class_weight is None else class_weight.to(weight.device, statistics_dtype(weight))
-    terms = Terms(len(weight), float(label_smoothing), softcap, weights)
-    scale, z_scale = scales(rows, reduction, normalizer, terms.row_weight(flat), z_loss)
+    terms = Terms(len(weight), float(label_smoothing), softcap, weights, temperature, row_function)
+    row_weight = terms.row_weight(chosen.target)
+    scale, z_scale = scales(chosen.hidden, reduction, normalizer, row_weight, z_loss, chosen.kept)
     problem = Problem(
-        rows,
+        chosen.hidden,
         weight,
-        flat,
+        chosen.target,
         terms,
-        places,
+        chosen.places,
+        chosen.kept,
         bias,
         target.shape,
         scale,
         z_scale,
-        reduction == "none" or return_lse,
+        reduction == "none" or return_lse or return_log_probability or return_entropy,
+        return_entropy,
         reduction,
         chunk,
         threshold,
@@ -169,6 +196,12 @@ def linear_cross_entropy(
         raise ValueError(f"{_NAME}: {refusal}")
     with torch.autocast(hidden.device.type, enabled=False):
         value = implementation.evaluate(problem)
-    if not (return_lse or return_z_loss):
+    if not (return_lse or return_z_loss or return_log_probability or return_entropy):
         return value.loss
-    return value._replace(lse=value.lse if return_lse else None, z_loss=value.z_loss if return_z_loss else None)
+    return LinearCrossEntropyValue(
+        value.loss,
+        value.lse if return_lse else None,
+        value.z_loss if return_z_loss else None,
+        value.log_probability if return_log_probability else None,
+        value.entropy if return_entropy else None,
+    )

@@ -1,5 +1,6 @@
 """Matrix products of the fused losses, each by the routine that this machine runs fastest at full accuracy."""
 
+import importlib.util
 import platform
 from collections.abc import Iterator
 from functools import cache
@@ -32,14 +33,78 @@ def accumulate(
 ) -> None:
     """``total += a @ b.T`` in place; with `first` the old content of `total` is overwritten."""
     by_blas = total.dtype == a.dtype and not (a.dtype == torch.float32 and a.device.type == "cpu" and onednn_float32())
-    if by_blas and first:
+    if total.dtype == torch.float32 != a.dtype and raises_products(a.device):
+        # A product of halves gathers in float32 anyway: it adds to a float32 total without a copy of its own.
+        if first:
+            torch.ops.aten.mm.dtype_out(a, b.t(), torch.float32, out=total)
+        else:
+            torch.ops.aten.addmm.dtype_out(total, a, b.t(), torch.float32, out=total)
+    elif by_blas and first:
         torch.mm(a, b.t(), out=total)
     elif by_blas:
         total.addmm_(a, b.t())
-    elif first:
-        total.copy_(product(a, b))
     else:
-        total.add_(product(a, b))
+        if a.dtype == torch.float16 != total.dtype:
+            # Rounded to float16, a product could overflow.
+            a, b = a.to(total.dtype), b.to(total.dtype)
+        if first:
+            total.copy_(product(a, b))
+        else:
+            total.add_(product(a, b))
+
+
+def product_into(
+    out: Float[Tensor, "rows columns"], a: Float[Tensor, "rows inner"], b: Float[Tensor, "columns inner"]
+) -> None:
+    """``out = a @ b.T``, which may be float32 beside operands in half precision."""
+    if out.dtype == a.dtype:
+        torch.mm(a, b.t(), out=out)
+    else:
+        accumulate(out, a, b, first=True)
+
+
+def raises_products(device: torch.device) -> bool:
+    """Whether products of half-precision matrices can be written in float32 there."""
+    return device.type == "cuda" and hasattr(torch.ops.aten.addmm, "dtype_out")
+
+
+def multiplied(tensor: Float[Tensor, "..."], factor: Float[Tensor, ""]) -> Float[Tensor, "..."]:
+    """``tensor *= factor`` in place, without a pass where it would change nothing.
+
+    The gradient of a head is large, and the factor, an upstream gradient, is 1 as a rule. A CPU reads it; on a GPU
+    the kernel does, since the host would have to wait.
+
+    Example:
+        >>> multiplied(torch.ones(2), torch.tensor(3.0))
+        tensor([3., 3.])
+    """
+    if tensor.device.type == "cpu":
+        return tensor if float(factor) == 1.0 else tensor.mul_(factor)
+    if tensor.device.type == "cuda" and tensor.is_contiguous() and has_triton():
+        from lightning_losses.kernels.multiply import multiply
+
+        return multiply(tensor, factor)
+    return tensor.mul_(factor)
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton is installed, without importing it."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def cuda_chunk(tokens: int, vocabulary: int, itemsize: int) -> int:
+    """Rows whose scores a GPU holds at once: 512 MiB of them, 1024 to 4096, cut evenly in multiples of 128.
+
+    Larger chunks read the weight, and read and write its gradient, less often; from 2048 rows on that no longer shows.
+
+    Example:
+        >>> cuda_chunk(8192, 128256, 2), cuda_chunk(8192, 32768, 2), cuda_chunk(5000, 32768, 2)
+        (2048, 4096, 2560)
+    """
+    most = min(max(2**29 // (max(vocabulary, 1) * itemsize), 1024), 4096)
+    chunks = max(-(-tokens // most), 1)
+    return max(-(-tokens // (128 * chunks)) * 128, 128)
 
 
 def working_dtype(tensor: Tensor) -> torch.dtype:

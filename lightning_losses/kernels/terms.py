@@ -1,11 +1,15 @@
 """What the implementations of `linear_cross_entropy` share: the terms of one row's loss, and their coefficients."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+RowTransform = Callable[[Float[Tensor, " rows"]], Float[Tensor, " rows"]]
+"""Rows' cross-entropies to rows' losses, each by itself, differentiable."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,8 @@ class Terms:
         classes: V, the size of the whole vocabulary.
         label_smoothing: ε: a row's loss is ``(1 - ε) w_y (lse - l_y) + ε/V sum_v w_v (lse - l_v)``.
         softcap: s: scores become ``s tanh(l / s)``.
+        temperature: τ: what the (softcapped) scores are divided by.
+        row_function: g: a row's loss is ``w_y g(lse - l_y)``, without smoothing; None for the cross-entropy itself.
         class_weight: [V] w in float32 or float64, or None for 1.
     """
 
@@ -23,6 +29,8 @@ class Terms:
     label_smoothing: float = 0.0
     softcap: float | None = None
     class_weight: Float[Tensor, " vocabulary"] | None = None
+    temperature: float = 1.0
+    row_function: RowTransform | None = None
 
     @property
     def mass(self) -> float | Tensor:
@@ -41,14 +49,28 @@ class Terms:
         row_weight: float | Float[Tensor, " rows"],
     ) -> Float[Tensor, " rows"]:
         """A row's loss from its logsumexp, its target's score and ``smooth = sum_v w_v l_v``."""
-        value = (1 - self.label_smoothing) * row_weight * (lse - picked)
+        plain = lse - picked
+        if self.row_function is not None:
+            return row_weight * self.row_function(plain)
+        value = (1 - self.label_smoothing) * row_weight * plain
         if smooth is not None:
             value = value + self.label_smoothing / self.classes * (self.mass * lse - smooth)
         return value
 
-    def probability_factor(self, row_weight: float | Float[Tensor, " rows"]) -> float | Float[Tensor, " rows"]:
+    def target_factor(
+        self, lse: Float[Tensor, " rows"], picked: Float[Tensor, " rows"], row_weight: float | Float[Tensor, " rows"]
+    ) -> float | Float[Tensor, " rows"]:
+        """Minus the derivative of a row's loss by its target's score: what multiplies the one-hot in the gradient."""
+        if self.row_function is None:
+            return (1 - self.label_smoothing) * row_weight
+        with torch.enable_grad():
+            plain = (lse - picked).detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.row_function(plain).sum(), plain)
+        return slope * row_weight
+
+    def probability_factor(self, target_factor: float | Float[Tensor, " rows"]) -> float | Float[Tensor, " rows"]:
         """The derivative of a row's loss by its logsumexp: what multiplies the probabilities in the gradient."""
-        return (1 - self.label_smoothing) * row_weight + self.label_smoothing * (self.mass / self.classes)
+        return target_factor + self.label_smoothing * (self.mass / self.classes)
 
 
 class Exchange(Protocol):

@@ -19,8 +19,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
 
 def problem(tokens=3, vocabulary=5, device="cpu", **options):
     hidden, weight = (torch.zeros(length, 2, device=device) for length in (tokens, vocabulary))
-    places = torch.zeros(tokens, dtype=torch.int64, device=device)
-    return Problem(hidden, weight, places, Terms(vocabulary), places, **options)
+    target = torch.zeros(tokens, dtype=torch.int64, device=device)
+    return Problem(hidden, weight, target, Terms(vocabulary), **options)
 
 
 def test_the_names_are_those_of_the_implementations_in_their_order():
@@ -62,7 +62,7 @@ def test_what_is_not_refused_is_evaluated(implementation):
         {"z_scale": 0.0},
     ]
     for options in asked:
-        one = problem(shape=torch.Size([3]), scale=1 / 3, **options)._replace(places=torch.arange(3))
+        one = problem(shape=torch.Size([3]), scale=1 / 3, **options)
         if refusal := implementation.refuses(one):
             assert refusal.endswith(".") and "; " in refusal, refusal
             assert "use " in refusal

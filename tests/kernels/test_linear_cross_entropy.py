@@ -16,6 +16,12 @@ pytestmark = pytest.mark.kernels
 
 TILE_WIDTH = head.tile_width
 OWN = {"reference": {}, "chunked": {"chunk": 5}, "recompute": {"chunk": (4, 6)}}
+
+
+def focal(cross_entropy):
+    return (-torch.expm1(-cross_entropy)) ** 2 * cross_entropy
+
+
 OPTIONS = {
     "plain": {},
     "softcap": {"softcap": 3.0},
@@ -25,7 +31,13 @@ OPTIONS = {
     "sum": {"reduction": "sum"},
     "shift": {"shift": 1},
     "normalizer": {"normalizer": 40},
-    "all": {"softcap": 3.0, "label_smoothing": 0.2, "z_loss": 0.02, "class_weight": True, "shift": True},
+    "temperature": {"temperature": 0.7, "label_smoothing": 0.1},
+    "row_function": {"row_function": focal, "class_weight": True},
+    "weightless": {"drop_ignored": False, "z_loss": 0.02, "class_weight": True},
+    "all": {
+        **{"softcap": 3.0, "label_smoothing": 0.2, "z_loss": 0.02, "class_weight": True, "shift": True},
+        **{"temperature": 1.5, "drop_ignored": False},
+    },
 }
 
 
@@ -118,6 +130,72 @@ def test_gradcheck_of_rows_and_logsumexps():
         return value.loss, value.lse
 
     assert torch.autograd.gradcheck(rows, (hidden, weight, bias))
+
+
+@pytest.mark.parametrize("impl", ["reference", "recompute"])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "softcap": 3.0}, {"drop_ignored": False}], ids=str)
+def test_entropies_and_log_probabilities_are_those_of_the_distribution(impl, options):
+    hidden, weight, target, bias = problem()
+
+    def whole(h, w, b):
+        logits = h @ w.t() + b
+        if "softcap" in options:
+            logits = options["softcap"] * (logits / options["softcap"]).tanh()
+        log_p = (logits / options.get("temperature", 1.0)).log_softmax(dim=-1)
+        kept = target != -100
+        picked = log_p.gather(-1, target.masked_fill(~kept, 0).unsqueeze(-1)).squeeze(-1)
+        return picked * kept, -(log_p.exp() * log_p).sum(dim=-1) * kept
+
+    def ours(h, w, b):
+        value = linear_cross_entropy(
+            h, w, target, b, impl=impl, return_log_probability=True, return_entropy=True, **OWN[impl], **options
+        )
+        return value.log_probability, value.entropy
+
+    upstream = torch.linspace(-1, 2, target.numel(), dtype=torch.float64).reshape(target.shape)
+    found = []
+    for function in (ours, whole):
+        values = function(hidden, weight, bias)
+        total = (upstream * values[0] - (upstream + 0.3) * values[1]).sum()
+        found.append([*values, *torch.autograd.grad(total, (hidden, weight, bias))])
+    assert_same(*found, 1e-11, 1e-12)
+
+
+@pytest.mark.parametrize("impl", ["reference", "recompute"])
+def test_a_class_without_probability_has_no_part_in_the_entropy(impl):
+    hidden, weight, target, bias = problem()
+    with torch.no_grad():
+        bias[:20] = -torch.inf
+    value = linear_cross_entropy(hidden, weight, target, bias, impl=impl, return_entropy=True)
+    gradients = torch.autograd.grad(value.entropy.sum(), (hidden, weight))
+    assert (value.entropy <= torch.tensor(3.0).log()).all() and (value.entropy[target != -100] > 0).all()
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("impl", OWN)
+def test_a_row_function_of_rows_is_that_of_their_cross_entropies(impl):
+    call = problem()
+    rows = linear_cross_entropy(*call, reduction="none", impl="reference")
+    found = linear_cross_entropy(*call, reduction="none", impl=impl, row_function=focal)
+    torch.testing.assert_close(found, focal(rows), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("impl", OWN)
+def test_small_gradients_survive_where_a_scaler_enlarges_them(impl, dtype):
+    generator = torch.Generator().manual_seed(3)
+    hidden, weight = (torch.randn(*shape, generator=generator).to(dtype) * 0.1 for shape in ((256, 32), (512, 32)))
+    target = torch.randint(512, (256,), generator=generator)
+    scale = 1024.0
+    exact = evaluate(
+        (hidden.double().requires_grad_(), weight.double().requires_grad_(), target, None), scale, impl="reference"
+    )
+    # A mean over 256 tokens of entries that are 1/512 as a rule: float16 rounds them to 0 unless they are enlarged.
+    found = evaluate((hidden.requires_grad_(), weight.requires_grad_(), target, None), scale, impl=impl)
+    # A few roundings of float16's 11 bits, and of bfloat16's 8.
+    limit = 1e-3 if dtype == torch.float16 else 1e-2
+    for one, other in zip(found[1:], exact[1:], strict=True):
+        assert (one.double() - other).norm() <= limit * other.norm()
 
 
 @pytest.mark.parametrize("impl", ["chunked", "recompute"])
@@ -357,7 +435,7 @@ def test_chunks_are_a_share_of_the_tokens_within_bounds():
     assert default_chunk(1024, torch.zeros(8192, 1)) == 208
     assert default_chunk(1024, torch.zeros(8192, 1, dtype=torch.bfloat16)) == 416
     assert default_chunk(1024, torch.zeros(0, 1)) == 512
-    assert default_chunk(8192, torch.zeros(1, 1, device="meta")) == 1024
+    assert default_chunk(8192, torch.zeros(1, 1, device="meta")) == 4096
 
 
 def test_tiles_are_wider_for_several_threads():
@@ -432,6 +510,8 @@ def test_scores_in_the_gradient_s_memory_become_the_gradient(dtype):
         ({"filter_eps": 1e-3, "impl": "reference"}, "use 'recompute'"),
         ({"chunk": (2, 2), "impl": "chunked"}, "cuts tokens alone"),
         ({"chunk": 0}, "chunk=0"),
+        ({"temperature": 0.0}, "temperature=0.0"),
+        ({"row_function": focal, "label_smoothing": 0.1}, "came with row_function"),
         ({"softcap": 3.0, "z_loss": 0.1, "impl": "torch"}, "impl='torch' has no softcap, z_loss"),
         ({"reduction": "none", "impl": "torch"}, "impl='torch' has no per-row"),
         ({"impl": "cce"}, "impl='cce' needs a CUDA device, and weight is on cpu; use impl='chunked', or 'cce_torch_"),

@@ -270,6 +270,8 @@ class Avx512(Chunked):
         if refusal := super().refuses(problem):
             return refusal
         missing = unsupported(problem.hidden, problem.weight, problem.accum_dtype)
+        if problem.terms.temperature != 1.0:
+            missing = "it has no temperature"
         return None if missing is None else f"impl='avx512' can't take this: {missing}; use 'chunked'."
 
     def merit(self, problem: Problem) -> str | None:
@@ -280,6 +282,8 @@ class Avx512(Chunked):
 
     def passed_over(self, problem: Problem) -> str | None:
         """Why ``impl="auto"`` does not take it for a problem that `Chunked` can evaluate; None if it does."""
+        if problem.terms.temperature != 1.0:
+            return "it has no temperature"
         return passed_over(problem.hidden, problem.weight, problem.accum_dtype)
 
     def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:

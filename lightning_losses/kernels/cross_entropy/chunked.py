@@ -5,7 +5,7 @@ exponentials become gradients; `avx512` has other scores for the same walk.
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.autograd import Summed, Wanted
@@ -144,23 +144,25 @@ def sums_and_gradients(
     scale: float | Tensor,
     z_scale: float | Tensor,
     wanted: Wanted,
+    kept: Bool[Tensor, " tokens"] | None = None,
     chunk: int | None = None,
     accum_dtype: torch.dtype | None = None,
     exchange: Exchange | None = None,
     start: int = 0,
     scores: type[ChunkScores] = TiledScores,
 ) -> Summed:
-    """``scale sum_i ce_i + z_scale sum_i lse_i^2`` over rows of which none is ignored, with its gradients.
+    """``scale sum_i loss_i + z_scale sum_i lse_i^2`` over the kept rows, with its gradients.
 
     Args:
         hidden: [N, D].
         weight: [V, D], or this process's rows of it.
         bias: [V] or None.
         target: [N] row of `weight`; outside [0, V) where another process holds it.
-        terms: label smoothing, softcap and class weights.
-        scale: multiplies the cross-entropies.
+        terms: what shapes one row's loss.
+        scale: multiplies the rows' losses.
         z_scale: multiplies the squared logsumexps.
         wanted: which operands need a gradient.
+        kept: which rows count; None for all.
         chunk: tokens at once; by default `default_chunk`.
         accum_dtype: what the weight's gradient gathers in; by default its own dtype, float32 for float16.
         exchange: combines rows' statistics with the processes that hold the rest of the vocabulary.
@@ -174,8 +176,10 @@ def sums_and_gradients(
     row_weight = terms.row_weight(target + start if start else target)
     step = min(chunk or default_chunk(len(hidden), weight), max(len(hidden), 1))
     walk = TokenWalk(head, exchange or Alone(), accum_dtype, wanted, step, scores)
+    # The entries of a float16 gradient underflow before a loss scaler has seen them.
+    whole = exchange is not None or hidden.dtype == torch.float16
     grad_hidden = (
-        torch.zeros(hidden.shape, device=hidden.device, dtype=hidden.dtype if exchange is None else head.statistics)
+        torch.zeros(hidden.shape, device=hidden.device, dtype=head.statistics if whole else hidden.dtype)
         if wanted[0]
         else None
     )
@@ -185,15 +189,29 @@ def sums_and_gradients(
     def add(rows: slice) -> None:
         # A function, so that all it makes is gone when the next chunk asks for memory.
         weight_of = row_weight[rows] if isinstance(row_weight, Tensor) else row_weight
+        counts = None if kept is None else kept[rows].to(head.statistics)
         e = hidden[rows].to(head.dtype)
+        if kept is not None:
+            # Whatever an ignored row holds, 0 times it is 0.
+            e = torch.where(kept[rows].unsqueeze(1), e, 0.0)
         chunk_scores, sums, lse = walk.exponentials(e, target[rows])
-        cross_entropy.add_(scale * terms.cross_entropy(lse, chunk_scores.picked, chunk_scores.smooth, weight_of).sum())
-        square.add_(z_scale * lse.square().sum())
+        losses = terms.cross_entropy(lse, chunk_scores.picked, chunk_scores.smooth, weight_of)
+        squares = lse.square()
+        cross_entropy.add_(scale * (losses if counts is None else losses * counts).sum())
+        square.add_(z_scale * (squares if counts is None else squares * counts).sum())
         if not any(wanted):
             return
-        factor = scale * terms.probability_factor(weight_of) + 2 * z_scale * lse
+        of_target = terms.target_factor(lse, chunk_scores.picked, weight_of)
+        factor = scale * terms.probability_factor(of_target) + 2 * z_scale * lse
         # factor p_y - onehot, as two terms of which the second has no cancellation.
-        onehot = scale * (1 - terms.label_smoothing) * weight_of
+        onehot = scale * of_target
+        smoothing: float | Tensor = scale * (terms.label_smoothing / terms.classes)
+        if counts is not None:
+            factor, onehot, smoothing = factor * counts, onehot * counts, (smoothing * counts).unsqueeze(1)
+        if terms.temperature != 1.0:
+            # The slope of the scores; smoothing's is in the head's mean row, but beside a softcap.
+            factor, onehot = factor / terms.temperature, onehot / terms.temperature
+            smoothing = smoothing / terms.temperature if terms.softcap is not None else smoothing
         corner = (factor - onehot) * (chunk_scores.picked - lse).exp() - onehot * chunk_scores.others / sums
         if chunk_scores.picked_slope is not None:
             corner = corner * chunk_scores.picked_slope
@@ -202,7 +220,7 @@ def sums_and_gradients(
             e,
             share=factor / sums,
             corner=corner,
-            smoothing=scale * (terms.label_smoothing / terms.classes),
+            smoothing=smoothing,
         )
         if grad_hidden is not None and grad is not None:
             grad_hidden[rows] = grad
@@ -210,7 +228,9 @@ def sums_and_gradients(
     for rows in walk.chunks(len(hidden)) if len(hidden) else ():
         add(rows)
     if grad_hidden is not None and exchange is not None:
-        grad_hidden = exchange.total(grad_hidden).to(hidden.dtype)
+        grad_hidden = exchange.total(grad_hidden)
+        if hidden.dtype != torch.float16:
+            grad_hidden = grad_hidden.to(hidden.dtype)
     return Summed(cross_entropy + square, square, grad_hidden, *walk.finished())
 
 

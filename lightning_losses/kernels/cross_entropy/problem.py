@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.autograd import Summed, gradients_in_forward
@@ -16,10 +16,10 @@ from lightning_losses.numerics.reduction import Reduction
 Impl = Literal[
     "auto",
     "reference",
+    "triton",
     "avx512",
     "chunked",
     "recompute",
-    "triton",
     "torch",
     "cce",
     "cce_torch_compile",
@@ -36,23 +36,30 @@ class LinearCrossEntropyValue(NamedTuple):
         loss: cross-entropy plus z-loss, reduced.
         lse: logsumexp of each token's scores, 0 where ignored, differentiable; None unless `return_lse`.
         z_loss: the z-loss's part of the loss, for logging, without gradient; None unless `return_z_loss`.
+        log_probability: of each token's target, as `lse`; None unless `return_log_probability`.
+        entropy: of each token's distribution in nats, as `lse`; None unless `return_entropy`.
     """
 
     loss: Float[Tensor, "..."]
     lse: Float[Tensor, "..."] | None = None
     z_loss: Float[Tensor, "..."] | None = None
+    log_probability: Float[Tensor, "..."] | None = None
+    entropy: Float[Tensor, "..."] | None = None
 
 
 class Problem(NamedTuple):
-    """Rows of which none is ignored, the head, and what is asked about them.
+    """Rows, the head, and what is asked about them.
 
     Attributes:
-        hidden, weight, target, bias: the operands, in the dtype of the products.
+        hidden, weight, target, bias: the operands, in the dtype of the products; an ignored row's target is 0.
         terms: what shapes one row's loss.
-        places: where the rows stood among all tokens, whose shape is `shape`.
-        scale: multiplies the cross-entropies.
+        places: where the rows stood among all tokens, whose shape is `shape`; None where all of them are here.
+        kept: which rows count; None where all do. Elsewhere ignored rows were left out, which a GPU would have to
+            tell the host.
+        scale: multiplies the losses of rows.
         z_scale: multiplies the squared logsumexps.
-        per_row: whether rows need a gradient of their own: no reduction, or a differentiable logsumexp.
+        per_row: whether rows need a gradient of their own: no reduction, or a differentiable statistic of each.
+        entropy: whether rows' entropies are asked for.
         reduction, chunk, filter_eps, sort_vocabulary, accum_dtype: as `linear_cross_entropy` takes them.
     """
 
@@ -60,12 +67,14 @@ class Problem(NamedTuple):
     weight: Float[Tensor, "vocabulary width"]
     target: Int[Tensor, " tokens"]
     terms: Terms
-    places: Int[Tensor, " tokens"]
+    places: Int[Tensor, " tokens"] | None = None
+    kept: Bool[Tensor, " tokens"] | None = None
     bias: Float[Tensor, " vocabulary"] | None = None
     shape: torch.Size = torch.Size()
     scale: float | Tensor = 1.0
     z_scale: float | Tensor = 0.0
     per_row: bool = False
+    entropy: bool = False
     reduction: Reduction = "mean"
     chunk: int | tuple[int, int] | None = None
     filter_eps: float | None = None
@@ -116,19 +125,37 @@ def refuse_tiles(name: str, problem: Problem) -> str | None:
 
 
 def of_rows(
-    problem: Problem, cross_entropy: Float[Tensor, " tokens"], lse: Float[Tensor, " tokens"]
+    problem: Problem,
+    lse: Float[Tensor, " tokens"],
+    picked: Float[Tensor, " tokens"],
+    smooth: Float[Tensor, " tokens"] | None = None,
+    entropy: Float[Tensor, " tokens"] | None = None,
 ) -> LinearCrossEntropyValue:
-    """Rows' losses reduced, or put back among the ignored ones."""
+    """What is asked for from rows' differentiable statistics: reduced, or each in its token's place.
+
+    Args:
+        problem: what is evaluated.
+        lse: logsumexps.
+        picked: the targets' scores.
+        smooth: ``sum_v w_v l_v``, where labels are smoothed.
+        entropy: entropies, where they are asked for.
+    """
 
     def whole(values: Tensor) -> Tensor:
-        return values.new_zeros(problem.shape.numel()).index_put((problem.places,), values).reshape(problem.shape)
+        if problem.places is not None:
+            values = values.new_zeros(problem.shape.numel()).index_put((problem.places,), values)
+        elif problem.kept is not None:
+            values = values.masked_fill(~problem.kept, 0.0)
+        return values.reshape(problem.shape)
 
-    squares = lse.square()
-    if problem.reduction == "none":
-        penalty = problem.z_scale * squares
-        return LinearCrossEntropyValue(whole(cross_entropy + penalty), whole(lse), whole(penalty.detach()))
-    penalty = problem.z_scale * squares.sum()
-    return LinearCrossEntropyValue(problem.scale * cross_entropy.sum() + penalty, whole(lse), penalty.detach())
+    terms = problem.terms
+    losses = whole(terms.cross_entropy(lse, picked, smooth, terms.row_weight(problem.target)))
+    squares = whole(lse.square())
+    penalty = problem.z_scale * (squares if problem.reduction == "none" else squares.sum())
+    loss = losses + penalty if problem.reduction == "none" else problem.scale * losses.sum() + penalty
+    return LinearCrossEntropyValue(
+        loss, whole(lse), penalty.detach(), whole(picked - lse), None if entropy is None else whole(entropy)
+    )
 
 
 def of_sums(walk: Callable[..., Summed], name: str, problem: Problem, **options: Any) -> LinearCrossEntropyValue:
@@ -140,7 +167,7 @@ def of_sums(walk: Callable[..., Summed], name: str, problem: Problem, **options:
         problem: what is evaluated.
         **options: what the walk takes beyond the problem's, or in its place.
     """
-    asked = {"chunk": problem.chunk, "accum_dtype": problem.accum_dtype, **options}
-    walk = partial(walk, terms=problem.terms, scale=problem.scale, z_scale=problem.z_scale, **asked)
+    asked = {name: getattr(problem, name) for name in ("terms", "scale", "z_scale", "kept", "chunk", "accum_dtype")}
+    walk = partial(walk, **{**asked, **options})
     loss, z_part = gradients_in_forward(walk, name, problem.hidden, problem.weight, problem.bias, problem.target)
     return LinearCrossEntropyValue(loss, None, z_part)

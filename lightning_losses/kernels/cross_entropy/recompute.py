@@ -1,18 +1,19 @@
 """Linear cross-entropy that computes its scores twice: memory independent of the vocabulary, per-row gradients.
 
-Forward keeps two numbers a row. Backward walks tiles of tokens and vocabulary, makes each tile's scores again, and
+Forward keeps a few numbers a row. Backward walks tiles of tokens and vocabulary, makes each tile's scores again, and
 knows by then what gradient every row's loss and logsumexp receive. The head's gradient gathers in float32 whatever its
 dtype, since one tile of it is finished before the next begins.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.autograd import refuse_second_order
-from lightning_losses.kernels.cross_entropy.problem import Implementation, LinearCrossEntropyValue, Problem, of_rows
+from lightning_losses.kernels.autograd import Wanted
+from lightning_losses.kernels.cross_entropy.problem import Implementation, LinearCrossEntropyValue, Problem
+from lightning_losses.kernels.cross_entropy.rows import Statistics, by_rows
 from lightning_losses.kernels.head import Head, tile_width
 from lightning_losses.kernels.products import exponentiate, product, spans, working_dtype
 from lightning_losses.kernels.terms import Terms
@@ -57,10 +58,10 @@ class _Walk:
         return self.head.scores(hidden, self.entries(columns), full=True)
 
     def hits(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
-        """The rows of a tile whose target is in it, and the columns where."""
+        """Whether a row's target is in a tile, and the column where, [rows, 1]; any column where it is not."""
         place = self.position[rows] - columns.start
-        hit = ((place >= 0) & (place < columns.stop - columns.start)).nonzero().squeeze(1)
-        return hit, place[hit]
+        width = columns.stop - columns.start
+        return (place >= 0) & (place < width), place.clamp(0, max(width - 1, 0)).unsqueeze(1)
 
 
 def vocabulary_order(
@@ -73,52 +74,61 @@ def vocabulary_order(
     return (mean if bias is None else mean + bias).argsort()
 
 
-class RecomputedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy and logsumexp of each row, both differentiable."""
+class Recomputed(NamedTuple):
+    """The two walks, by tiles of tokens and vocabulary."""
 
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, terms: Terms, tiling: Tiling
-    ) -> tuple[Tensor, Tensor]:
-        """Two numbers a row."""
-        walk = _Walk(hidden, weight, bias, target, terms, tiling._replace(sort=False))
+    terms: Terms
+    tiling: Tiling
+    entropy: bool = False
+    kept: Bool[Tensor, " tokens"] | None = None
+
+    def statistics(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Statistics:
+        """A few numbers a row."""
+        walk = _Walk(self._known(hidden), weight, bias, target, self.terms, self.tiling._replace(sort=False))
         head = walk.head
         lse = hidden.new_zeros(len(hidden), dtype=head.statistics)
         picked = torch.zeros_like(lse)
-        smooth = torch.zeros_like(lse) if terms.label_smoothing else None
+        smooth = torch.zeros_like(lse) if self.terms.label_smoothing else None
+        entropy = torch.zeros_like(lse) if self.entropy else None
         for rows in walk.token_tiles:
             largest = torch.full_like(lse[rows], -torch.inf)
-            total = torch.zeros_like(largest)
+            total, weighted = torch.zeros_like(largest), torch.zeros_like(largest)
             for columns in walk.vocabulary_tiles:
                 scores, _ = walk.scores(rows, columns)
                 hit, place = walk.hits(rows, columns)
-                picked[rows][hit] = scores[hit, place]
+                picked[rows] += torch.where(hit, scores.gather(1, place).squeeze(1), 0.0)
                 if smooth is not None:
                     smooth[rows] += scores @ head.class_weight[columns]
                 before, largest = largest, torch.maximum(largest, scores.amax(dim=1))
                 # All classes so far may be masked by -inf: the difference of the infinities must not be formed.
                 anchor = largest.masked_fill(largest == -torch.inf, 0.0)
-                total.mul_((before - anchor).exp())
-                total += exponentiate(scores.sub_(anchor.unsqueeze(1))).sum(dim=1)
+                decay = (before - anchor).exp()
+                shift = anchor.unsqueeze(1)
+                exponentials = exponentiate(scores.sub_(shift) if entropy is None else scores - shift)
+                total.mul_(decay).add_(exponentials.sum(dim=1))
+                if entropy is not None:
+                    # A class without probability has no surprise, though its score be -inf.
+                    surprise = torch.where(exponentials > 0, exponentials * scores, 0.0)
+                    weighted.mul_(decay).add_(surprise.sum(dim=1))
             lse[rows] = total.log() + largest
-        ctx.save_for_backward(hidden, weight, bias, target, lse)
-        ctx.terms, ctx.tiling = terms, tiling
-        return terms.cross_entropy(lse, picked, smooth, terms.row_weight(target)), lse
+            if entropy is not None:
+                entropy[rows] = lse[rows] - weighted / total
+        return Statistics(lse, picked, smooth, entropy)
 
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def gradients(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        statistics: Statistics,
+        upstream: Statistics,
+        wanted: Wanted,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The gradients, from the scores made again."""
-        refuse_second_order("recompute")
-        hidden, weight, bias, target, lse = ctx.saved_tensors
-        terms: Terms = ctx.terms
-        walk = _Walk(hidden, weight, bias, target, terms, ctx.tiling)
-        head = walk.head
-        want_hidden, want_weight, want_bias = ctx.needs_input_grad[:3]
-        of_cross_entropy, of_lse = upstream
-        weight_of = terms.row_weight(target)
-        share = of_cross_entropy * terms.probability_factor(weight_of) + of_lse
-        onehot = of_cross_entropy * ((1 - terms.label_smoothing) * weight_of)
-        smoothing = of_cross_entropy * (terms.label_smoothing / terms.classes)
+        walk = _Walk(self._known(hidden), weight, bias, target, self.terms, self.tiling)
+        head, lse = walk.head, statistics.lse
+        want_hidden, want_weight, want_bias = wanted
         grad_hidden = torch.zeros_like(hidden, dtype=head.statistics) if want_hidden else None
         grad_weight = torch.empty_like(weight) if want_weight else None
         grad_bias = torch.empty_like(bias) if want_bias and bias is not None else None
@@ -127,44 +137,52 @@ class RecomputedCrossEntropy(torch.autograd.Function):
             tile_weight = weight.new_zeros(columns.stop - columns.start, weight.shape[1], dtype=head.statistics)
             tile_bias = tile_weight.new_zeros(len(tile_weight))
             for rows in walk.token_tiles:
-                g, slope = walk.scores(rows, columns)
-                exponentiate(g.sub_(lse[rows].unsqueeze(1)))
+                scores, slope = walk.scores(rows, columns)
+                scores.sub_(lse[rows].unsqueeze(1))
+                g = scores.exp() if self.entropy else exponentiate(scores)
                 hit, place = walk.hits(rows, columns)
-                if skipped(g, hit, place, ctx.tiling.filter_eps):
+                if skipped(g, hit, place, self.tiling.filter_eps):
                     continue
-                g.mul_(share[rows].unsqueeze(1))
-                g[hit, place] -= onehot[rows][hit]
-                if terms.label_smoothing:
-                    g.sub_(smoothing[rows].unsqueeze(1) * head.class_weight[entries])
+                share = upstream.lse[rows].unsqueeze(1)
+                if statistics.entropy is not None and upstream.entropy is not None:
+                    surprise = torch.where(g > 0, scores + statistics.entropy[rows].unsqueeze(1), 0.0)
+                    share = share - upstream.entropy[rows].unsqueeze(1) * surprise
+                g.mul_(share)
+                g.scatter_add_(1, place, torch.where(hit, upstream.picked[rows], 0.0).unsqueeze(1))
+                if upstream.smooth is not None:
+                    g.add_(upstream.smooth[rows].unsqueeze(1) * head.class_weight[entries])
                 if slope is not None:
                     g.mul_(slope)
+                if self.terms.temperature != 1.0:
+                    g.div_(self.terms.temperature)
                 tile_bias += g.sum(dim=0)
                 g = g.to(head.dtype)
                 if grad_hidden is not None:
                     grad_hidden[rows] += product(g, head.rows(entries).t())
                 if grad_weight is not None:
-                    tile_weight += product(g.t(), hidden[rows].to(head.dtype).t())
+                    tile_weight += product(g.t(), walk.hidden[rows].to(head.dtype).t())
             if grad_weight is not None:
                 grad_weight[entries] = tile_weight.to(weight.dtype)
             if grad_bias is not None:
                 grad_bias[entries] = tile_bias.to(grad_bias.dtype)
-        return (None if grad_hidden is None else grad_hidden.to(hidden.dtype)), grad_weight, grad_bias, None, None, None
+        return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, grad_bias
+
+    def _known(self, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens width"]:
+        # Whatever an ignored row holds, 0 times it is 0.
+        return hidden if self.kept is None else torch.where(self.kept.unsqueeze(1), hidden, 0.0)
 
 
 def skipped(
     probabilities: Float[Tensor, "rows columns"],
-    hit: Int[Tensor, " hits"],
-    place: Int[Tensor, " hits"],
+    hit: Bool[Tensor, " rows"],
+    place: Int[Tensor, "rows 1"],
     filter_eps: float | None,
 ) -> bool:
-    """Whether every ``|softmax - onehot|`` of a tile is below the threshold."""
+    """Whether every ``|softmax - onehot|`` of a tile is below the threshold, which the host must know."""
     if filter_eps is None:
         return False
-    if bool((probabilities[hit, place] - 1).abs().ge(filter_eps).any()):
-        return False
-    others = probabilities.clone()
-    others[hit, place] = 0
-    return not bool(others.amax() >= filter_eps)
+    distances = probabilities.scatter_add(1, place, -hit.to(probabilities.dtype).unsqueeze(1)).abs_()
+    return not bool(distances.amax() >= filter_eps)
 
 
 @torch.no_grad()
@@ -188,7 +206,7 @@ def filtered_tiles(
         False
     """
     terms = Terms(len(weight))
-    _, lse = RecomputedCrossEntropy.apply(hidden, weight, bias, target, terms, tiling)
+    lse = Recomputed(terms, tiling).statistics(hidden, weight, bias, target).lse
     walk = _Walk(hidden, weight, bias, target, terms, tiling)
     order = torch.arange(len(weight), device=weight.device) if walk.order is None else walk.order
     kept = torch.zeros(len(hidden), len(weight), dtype=torch.bool, device=weight.device)
@@ -220,11 +238,10 @@ class Recompute(Implementation):
 
     def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
         """By rows."""
-        hidden, weight, target, terms = problem[:4]
-        tile = tile_width(working_dtype(weight))
+        tile = tile_width(working_dtype(problem.weight))
         tokens, vocabulary = problem.chunk if isinstance(problem.chunk, tuple) else (problem.chunk or 512, tile)
         tiling = Tiling(tokens, vocabulary, problem.filter_eps, problem.sort_vocabulary)
-        return of_rows(problem, *RecomputedCrossEntropy.apply(hidden, weight, problem.bias, target, terms, tiling))
+        return by_rows(problem, Recomputed(problem.terms, tiling, problem.entropy, problem.kept), self.name)
 
 
 RECOMPUTE = Recompute()

@@ -1,5 +1,7 @@
 """Linear cross-entropy with the logits held: for small heads, for tests, and for derivatives of any order."""
 
+import torch
+
 from lightning_losses.kernels.cross_entropy.problem import Implementation, LinearCrossEntropyValue, Problem, of_rows
 from lightning_losses.kernels.terms import statistics_dtype
 
@@ -30,17 +32,26 @@ class Reference(Implementation):
     def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
         """By autograd."""
         terms, statistics = problem.terms, statistics_dtype(problem.weight)
-        logits = problem.hidden.to(statistics) @ problem.weight.to(statistics).t()
+        hidden = problem.hidden.to(statistics)
+        if problem.kept is not None:
+            # Whatever an ignored row holds, 0 times it is 0.
+            hidden = torch.where(problem.kept.unsqueeze(1), hidden, 0.0)
+        logits = hidden @ problem.weight.to(statistics).t()
         if problem.bias is not None:
             logits = logits + problem.bias.to(statistics)
         if terms.softcap is not None:
             logits = terms.softcap * (logits / terms.softcap).tanh()
+        logits = logits / terms.temperature
         lse = logits.logsumexp(dim=1)
         picked = logits.gather(1, problem.target.unsqueeze(1)).squeeze(1)
-        smooth = None
+        smooth = entropy = None
         if terms.label_smoothing:
             smooth = logits.sum(dim=1) if terms.class_weight is None else logits @ terms.class_weight.to(statistics)
-        return of_rows(problem, terms.cross_entropy(lse, picked, smooth, terms.row_weight(problem.target)), lse)
+        if problem.entropy:
+            probabilities = logits.softmax(dim=1)
+            # A class without probability has no surprise, though its score be -inf.
+            entropy = lse - (probabilities * logits.masked_fill(probabilities == 0, 0.0)).sum(dim=1)
+        return of_rows(problem, lse, picked, smooth, entropy)
 
 
 REFERENCE = Reference()

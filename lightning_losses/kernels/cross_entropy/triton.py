@@ -1,55 +1,55 @@
 """What the Triton kernels can be asked for; they themselves are imported when they run, since that costs a second."""
 
-import torch
+import os
 
 from lightning_losses.kernels.cross_entropy.peers import installed
 from lightning_losses.kernels.cross_entropy.problem import (
     Implementation,
     LinearCrossEntropyValue,
     Problem,
-    of_rows,
     of_sums,
     refuse_tiles,
 )
+from lightning_losses.kernels.cross_entropy.rows import by_rows
 
 
 class Triton(Implementation):
-    """Products by cuBLAS with one kernel on each chunk's logits, or, for rows and filtering, no logits at all."""
+    """Products by the GPU's library with one kernel in place on each chunk's logits."""
 
     name = "triton"
-    products, memory = "3, or 4 per row", "as `chunked`, or as `recompute`"
-    purpose = "CUDA, by request"
+    products, memory = "3, or 4 per row", "a chunk of tokens x V"
+    purpose = "CUDA: everything but filtering"
 
     def refuses(self, problem: Problem) -> str | None:
-        """Tiles of the vocabulary on the fast path, other devices, float64."""
-        if not _by_rows(problem) and (refusal := refuse_tiles(self.name, problem)):
+        """Filtering, tiles of the vocabulary, other devices."""
+        if problem.filter_eps is not None:
+            return "filter_eps came with impl='triton', which makes every gradient entry; use 'recompute'."
+        if refusal := refuse_tiles(self.name, problem):
             return refusal
         if not installed("triton"):
             return "impl='triton' needs the package triton, which is not installed; use 'chunked'."
-        from lightning_losses.kernels.cross_entropy.triton_walks import INTERPRETED
-
-        if problem.weight.device.type != "cuda" and not INTERPRETED:
+        if problem.weight.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             return (
                 f"impl='triton' needs a CUDA device, and weight is on {problem.weight.device.type}; "
                 "use impl='chunked', or set TRITON_INTERPRET=1 before Python starts."
             )
-        if problem.weight.dtype == torch.float64:
-            return "impl='triton' computes in float32, and weight is float64; use impl='chunked'."
         return None
 
+    def merit(self, problem: Problem) -> str | None:
+        """It is the fastest on a GPU."""
+        if problem.weight.device.type != "cuda":
+            return None
+        return "on CUDA its kernel leaves little but the products"
+
     def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
-        """With or without a chunk's logits."""
-        from lightning_losses.kernels.cross_entropy.triton_walks import TritonRows, sums_and_gradients
+        """Gradients in forward, or, where rows have their own, in backward."""
+        from lightning_losses.kernels.cross_entropy.triton_walk import TritonRows, sums_and_gradients
 
-        if _by_rows(problem):
-            hidden, weight, target, terms = problem[:4]
-            rows = TritonRows.apply(hidden, weight, problem.bias, target, terms, problem.filter_eps)
-            return of_rows(problem, *rows)
-        return of_sums(sums_and_gradients, self.name, problem)
-
-
-def _by_rows(problem: Problem) -> bool:
-    return problem.per_row or problem.filter_eps is not None
+        if not problem.per_row:
+            return of_sums(sums_and_gradients, self.name, problem)
+        chunk = problem.chunk if isinstance(problem.chunk, int) else None
+        walk = TritonRows(problem.terms, problem.entropy, problem.kept, chunk, problem.accum_dtype)
+        return by_rows(problem, walk, self.name)
 
 
 TRITON = Triton()

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.head import Head
+from lightning_losses.kernels.products import cuda_chunk
 from lightning_losses.kernels.terms import Alone, Exchange
 
 
@@ -29,8 +30,7 @@ def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"], full: 
         full: whether a chunk's scores are held in float32 even of a half-precision head, and beside a teacher's.
     """
     if weight.device.type != "cpu":
-        power = 1 << max(tokens // 32, 1).bit_length() - 1
-        return min(max(power, 1024), 4096)
+        return cuda_chunk(tokens, len(weight), 4 if full else weight.element_size())
     cached = 13 * 2**19 // ((8 if full else weight.element_size()) * max(len(weight), 1))
     half = weight.element_size() < 4
     # A wide head in half precision is bound by its own traffic: its products gain most from more rows.
@@ -84,7 +84,8 @@ class ChunkScores(Protocol):
         Args:
             share: what multiplies a row's exponentials.
             corner: the whole derivative by the target's score, smoothing apart.
-            smoothing: what every class, times its weight, has subtracted; the pass does it, except beside a softcap.
+            smoothing: what every class, times its weight, has subtracted, a number or [rows, 1]; the pass does it,
+                except beside a softcap.
         """
 
 
@@ -237,9 +238,10 @@ class TokenWalk:
             if grad is not None:
                 grad.sub_(smoothing * self.mean_row)
             if self.grad_weight is not None:
-                self.smooth_sum += smoothing * hidden.sum(dim=0, dtype=head.statistics)
+                self.smooth_sum += (smoothing * hidden.to(head.statistics)).sum(dim=0)
             if self.grad_bias is not None:
-                self.grad_bias -= len(hidden) * smoothing * head.class_weight
+                total = smoothing.sum() if isinstance(smoothing, Tensor) and smoothing.ndim else len(hidden) * smoothing
+                self.grad_bias -= total / head.terms.temperature * head.class_weight
         return grad
 
     def finished(self) -> tuple[Tensor | None, Tensor | None]:
@@ -250,8 +252,10 @@ class TokenWalk:
                 weight.zero_()
             elif self.mean_row is not None:
                 for tile in head.tiles:
-                    weight[tile] -= (head.class_weight[tile].unsqueeze(1) * self.smooth_sum).to(weight.dtype)
-            weight = weight.to(head.weight.dtype)
-        if bias is not None and head.bias is not None:
-            bias = bias.to(head.bias.dtype)
+                    of_class = head.class_weight[tile].unsqueeze(1) / head.terms.temperature
+                    weight[tile] -= (of_class * self.smooth_sum).to(weight.dtype)
+            # A float16 gradient is rounded after the upstream one alone, in which a loss scaler is.
+            weight = weight if head.weight.dtype == torch.float16 else weight.to(head.weight.dtype)
+        if bias is not None and (bias_of_head := head.bias) is not None:
+            bias = bias if bias_of_head.dtype == torch.float16 else bias.to(bias_of_head.dtype)
         return weight, bias

@@ -160,8 +160,9 @@ def scaled_sum(
     wanted: Wanted,
 ) -> Summed:
     """``scale`` times the sum of the rows' values, with its gradients; nothing is logged beside it."""
-    values, *gradients = walk(hidden, weight, bias, target, loss, scale, wanted)
-    return Summed(scale * values.sum(), values.new_zeros(()), *gradients)
+    walked = walk(hidden, weight, bias, target, loss, scale, wanted)
+    values = walked.values
+    return Summed(scale * values.sum(), values.new_zeros(()), *walked[1:])
 
 
 class ChunkedRows(torch.autograd.Function):

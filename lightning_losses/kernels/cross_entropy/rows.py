@@ -1,0 +1,89 @@
+"""Statistics of each row of a head's scores, differentiable; backward makes the scores again: four products.
+
+What a row's loss is made of is known to autograd: the loss, its z-loss and its reduction are torch's own operations on
+these statistics, and each statistic receives a gradient of any sign.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.kernels.autograd import Wanted, refuse_second_order
+from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue, Problem, of_rows
+
+
+class Statistics(NamedTuple):
+    """Of each row, over its (softcapped) scores over the temperature; or the gradients by them.
+
+    Attributes:
+        lse: logsumexp.
+        picked: the target's score.
+        smooth: ``sum_v w_v l_v``; None where labels are not smoothed.
+        entropy: ``lse - sum_v p_v l_v``; None where it is not asked for.
+    """
+
+    lse: Float[Tensor, " rows"]
+    picked: Float[Tensor, " rows"]
+    smooth: Float[Tensor, " rows"] | None = None
+    entropy: Float[Tensor, " rows"] | None = None
+
+
+class RowWalk(Protocol):
+    """Who makes the scores, twice."""
+
+    def statistics(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Statistics:
+        """The first walk."""
+
+    def gradients(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        statistics: Statistics,
+        upstream: Statistics,
+        wanted: Wanted,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The second: the gradients of hidden states, weight and bias, in their dtypes.
+
+        Args:
+            hidden, weight, bias, target: as in the first.
+            statistics: what the first gave.
+            upstream: the gradients by it.
+            wanted: which gradients are wanted.
+        """
+
+
+def by_rows(problem: Problem, walk: RowWalk, name: str) -> LinearCrossEntropyValue:
+    """The value of a problem from rows' statistics; `name` is what the refusal of higher derivatives says."""
+    operands = problem.hidden, problem.weight, problem.bias, problem.target
+    return of_rows(problem, *_StatisticsOfRows.apply(*operands, walk, name))
+
+
+class _StatisticsOfRows(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Float[Tensor, "rows width"],
+        weight: Float[Tensor, "vocabulary width"],
+        bias: Float[Tensor, " vocabulary"] | None,
+        target: Int[Tensor, " rows"],
+        walk: RowWalk,
+        name: str,
+    ) -> tuple[Tensor | None, ...]:
+        statistics = walk.statistics(hidden, weight, bias, target)
+        ctx.save_for_backward(hidden, weight, bias, target, *statistics)
+        ctx.walk, ctx.name = walk, name
+        return tuple(statistics)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_order(ctx.name)
+        hidden, weight, bias, target, *statistics = ctx.saved_tensors
+        wanted = tuple(ctx.needs_input_grad[:3])
+        gradients = ctx.walk.gradients(
+            hidden, weight, bias, target, Statistics(*statistics), Statistics(*upstream), wanted
+        )
+        return (*gradients, None, None, None)

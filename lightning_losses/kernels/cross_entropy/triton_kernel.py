@@ -1,0 +1,119 @@
+"""The Triton kernel of linear cross-entropy: a row of a chunk's logits a program, read once or twice, overwritten once.
+
+Set ``TRITON_INTERPRET=1`` before Python starts to run it on a CPU, slowly. The size of the vocabulary is a constant, of
+which a model has one: loops over it need no tensor as their bound.
+"""
+
+# ruff: noqa: N803  (Triton's compile-time constants are written in capitals)
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _tanh(x):  # type: ignore[no-untyped-def]
+    # By exp, which the interpreter has too; it is 1 and -1 where exp overflows and vanishes.
+    return 1.0 - 2.0 / (tl.exp(2.0 * x) + 1.0)
+
+
+@triton.jit
+def _scores(  # type: ignore[no-untyped-def]
+    logits, bias_ptr, columns, inside, softcap, inverse_temperature,
+    HAS_BIAS: tl.constexpr, SOFTCAP: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """Scores over the temperature, -inf outside, and their slope by the logits."""
+    score = tl.load(logits + columns, mask=inside, other=float("-inf")).to(COMPUTE)
+    if HAS_BIAS:
+        score += tl.load(bias_ptr + columns, mask=inside, other=0.0).to(COMPUTE)
+    slope = inverse_temperature
+    if SOFTCAP:
+        bent = _tanh(score / softcap)
+        score = tl.where(inside, softcap * bent, float("-inf"))
+        slope = (1.0 - bent * bent) * inverse_temperature
+    return score * inverse_temperature, slope
+
+
+@triton.jit
+def cross_entropy_kernel(  # type: ignore[no-untyped-def]
+    logits_ptr, bias_ptr, target_ptr, class_weight_ptr,
+    lse_ptr, picked_ptr, smooth_ptr, entropy_ptr,
+    of_lse_ptr, of_square_ptr, of_picked_ptr, of_smooth_ptr, of_entropy_ptr,
+    start, softcap, inverse_temperature,
+    VOCABULARY: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTCAP: tl.constexpr, SMOOTH: tl.constexpr,
+    ENTROPY: tl.constexpr, STATISTICS: tl.constexpr, GRADIENT: tl.constexpr, SQUARE: tl.constexpr,
+    COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A row's statistics, and in place of its logits the gradient by them.
+
+    With ``STATISTICS`` they are made and stored, else read. The gradients by them, ``of_...``, are given; with
+    ``SQUARE``, where both are done at once, that by the logsumexp has ``of_square * lse`` added. The row's classes
+    begin at ``start`` of the whole vocabulary, in which the target counts.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    logits = logits_ptr + row * VOCABULARY
+    target = tl.load(target_ptr + row) - start
+    if STATISTICS:
+        # Vectors of running maxima and sums: reduced once, after the loop.
+        largest = tl.full((BLOCK,), float("-inf"), COMPUTE)
+        total = tl.zeros((BLOCK,), COMPUTE)
+        weighted = tl.zeros((BLOCK,), COMPUTE)
+        smooth = tl.zeros((BLOCK,), COMPUTE)
+        for begin in range(0, VOCABULARY, BLOCK):
+            columns = begin + tl.arange(0, BLOCK)
+            inside = columns < VOCABULARY
+            score, _ = _scores(
+                logits, bias_ptr, columns, inside, softcap, inverse_temperature, HAS_BIAS, SOFTCAP, COMPUTE
+            )
+            if SMOOTH:
+                weight = tl.load(class_weight_ptr + columns, mask=inside, other=0.0)
+                smooth += weight * tl.where(inside, score, 0.0)
+            larger = tl.maximum(largest, score)
+            # The difference of two infinities must not be formed.
+            anchor = tl.where(larger == float("-inf"), 0.0, larger)
+            decay = tl.exp2((largest - anchor) * LOG2_E)
+            fresh = tl.exp2((score - anchor) * LOG2_E)
+            total = total * decay + fresh
+            if ENTROPY:
+                weighted = weighted * decay + fresh * tl.where(fresh > 0.0, score, 0.0)
+            largest = larger
+        highest = tl.max(largest)
+        anchor = tl.where(highest == float("-inf"), 0.0, highest)
+        decay = tl.exp2((largest - anchor) * LOG2_E)
+        mass = tl.sum(total * decay)
+        lse = anchor + tl.log(mass)
+        tl.store(lse_ptr + row, lse)
+        here = (target >= 0) & (target < VOCABULARY)
+        picked, _ = _scores(logits, bias_ptr, target, here, softcap, inverse_temperature, HAS_BIAS, SOFTCAP, COMPUTE)
+        tl.store(picked_ptr + row, tl.where(here, picked, 0.0))
+        if SMOOTH:
+            tl.store(smooth_ptr + row, tl.sum(smooth))
+        if ENTROPY:
+            tl.store(entropy_ptr + row, lse - tl.sum(weighted * decay) / mass)
+    else:
+        lse = tl.load(lse_ptr + row)
+    if GRADIENT:
+        of_lse = tl.load(of_lse_ptr + row)
+        of_picked = tl.load(of_picked_ptr + row)
+        if SQUARE:
+            of_lse += tl.load(of_square_ptr + row) * lse
+        if SMOOTH:
+            of_smooth = tl.load(of_smooth_ptr + row)
+        if ENTROPY:
+            entropy = tl.load(entropy_ptr + row)
+            of_entropy = tl.load(of_entropy_ptr + row)
+        for begin in range(0, VOCABULARY, BLOCK):
+            columns = begin + tl.arange(0, BLOCK)
+            inside = columns < VOCABULARY
+            score, slope = _scores(
+                logits, bias_ptr, columns, inside, softcap, inverse_temperature, HAS_BIAS, SOFTCAP, COMPUTE
+            )
+            probability = tl.exp2((score - lse) * LOG2_E)
+            gradient = of_lse * probability
+            if ENTROPY:
+                surprise = probability * tl.where(probability > 0.0, score - lse + entropy, 0.0)
+                gradient -= of_entropy * surprise
+            gradient = tl.where(columns == target, gradient + of_picked, gradient)
+            if SMOOTH:
+                gradient += of_smooth * tl.load(class_weight_ptr + columns, mask=inside, other=0.0)
+            tl.store(logits + columns, (gradient * slope).to(logits_ptr.dtype.element_ty), mask=inside)

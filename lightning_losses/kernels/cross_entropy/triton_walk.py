@@ -1,0 +1,275 @@
+"""Linear cross-entropy by Triton: products by the GPU's library, and one kernel in place on each chunk's logits.
+
+Nothing is read back to the host, nothing is cleared or copied that need not be: the first chunk writes the gradient of
+the weight, later ones add to it.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lightning_losses.kernels.autograd import Summed, Wanted
+from lightning_losses.kernels.cross_entropy.rows import Statistics
+from lightning_losses.kernels.cross_entropy.triton_kernel import cross_entropy_kernel
+from lightning_losses.kernels.products import accumulate, cuda_chunk, product_into, spans
+from lightning_losses.kernels.terms import Alone, Exchange, Terms, statistics_dtype
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+BLOCK, WARPS = 4096, 16
+"""Classes that a program reads at once, and its warps."""
+ENLARGED = 1024.0
+"""What float16 gradients are multiplied by on their way: their smallest entries underflow otherwise."""
+
+
+class Launch(NamedTuple):
+    """What every call of the kernel has in common."""
+
+    weight: Float[Tensor, "vocabulary width"]
+    bias: Float[Tensor, " vocabulary"] | None
+    terms: Terms
+    start: int = 0
+    entropy: bool = False
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "rows vocabulary"],
+        target: Int[Tensor, " rows"],
+        statistics: Statistics,
+        upstream: Statistics | None,
+        of_square: Float[Tensor, " rows"] | None = None,
+        *,
+        known: bool,
+    ) -> None:
+        """Make the statistics unless they are `known`, and with `upstream` the gradients in place of the logits."""
+        terms, vocabulary = self.terms, logits.shape[1]
+        block = min(triton.next_power_of_2(max(vocabulary, 16)), 64 if INTERPRETED else BLOCK)
+        nothing = statistics.lse
+        weights = None
+        if terms.label_smoothing:
+            weights = logits.new_ones(vocabulary, dtype=nothing.dtype)
+            if terms.class_weight is not None:
+                weights = terms.class_weight[self.start :][:vocabulary].to(weights)
+
+        def given(values: Tensor | None) -> Tensor:
+            return nothing if values is None else values
+
+        of = Statistics(nothing, nothing) if upstream is None else upstream
+        cross_entropy_kernel[(len(logits),)](
+            logits,
+            given(self.bias),
+            target,
+            given(weights),
+            *map(given, statistics),
+            given(of.lse),
+            given(of_square),
+            given(of.picked),
+            given(of.smooth),
+            given(of.entropy),
+            self.start,
+            terms.softcap or 1.0,
+            1.0 / terms.temperature,
+            VOCABULARY=vocabulary,
+            HAS_BIAS=self.bias is not None,
+            SOFTCAP=terms.softcap is not None,
+            SMOOTH=terms.label_smoothing > 0,
+            ENTROPY=self.entropy,
+            STATISTICS=not known,
+            GRADIENT=upstream is not None,
+            SQUARE=of_square is not None,
+            COMPUTE=tl.float64 if nothing.dtype == torch.float64 else tl.float32,
+            BLOCK=block,
+            num_warps=min(max(block // 256, 4), WARPS),
+        )
+
+
+class Gradients:
+    """The gradients of a head, as its chunks add to them.
+
+    Those of float16 operands are float32, since the caller has still to multiply them.
+    """
+
+    def __init__(
+        self,
+        hidden: Float[Tensor, "tokens width"],
+        weight: Float[Tensor, "vocabulary width"],
+        bias: Float[Tensor, " vocabulary"] | None,
+        wanted: Wanted,
+        accum_dtype: torch.dtype | None = None,
+        partial: bool = False,
+    ) -> None:
+        statistics = statistics_dtype(weight)
+        half = statistics if weight.dtype == torch.float16 else weight.dtype
+        width = statistics if partial else half
+        self.weight_of_head = weight
+        self.hidden = hidden.new_empty(hidden.shape, dtype=width) if wanted[0] else None
+        self.weight = weight.new_empty(weight.shape, dtype=accum_dtype or half) if wanted[1] else None
+        self.bias = weight.new_zeros(len(weight), dtype=statistics) if wanted[2] and bias is not None else None
+        self.first = True
+
+    def add(self, rows: slice, hidden: Float[Tensor, "rows width"], logits: Float[Tensor, "rows vocabulary"]) -> None:
+        """Add a chunk's, whose gradients by the logits lie in their place."""
+        if self.hidden is not None:
+            product_into(self.hidden[rows], logits, self.weight_of_head.t())
+        if self.weight is not None:
+            accumulate(self.weight, logits.t(), hidden.t(), self.first)
+        if self.bias is not None:
+            self.bias += logits.sum(dim=0, dtype=self.bias.dtype)
+        self.first = False
+
+    def finished(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """All three; zeros where there was no chunk."""
+        if self.first and self.weight is not None:
+            self.weight.zero_()
+        dtype = self.weight_of_head.dtype
+        whole = self.weight is None or dtype == torch.float16
+        return self.hidden, self.weight if whole or self.weight is None else self.weight.to(dtype), self.bias
+
+
+def chunks_of(
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    kept: Bool[Tensor, " tokens"] | None,
+    chunk: int | None,
+) -> Any:
+    """Each chunk's slice of the tokens, hidden states (0 where ignored) and logits, all of these in one place."""
+    tokens, vocabulary = len(hidden), len(weight)
+    step = min(chunk or cuda_chunk(tokens, vocabulary, weight.element_size()), max(tokens, 1))
+    place = weight.new_empty(step, vocabulary)
+    for rows in spans(tokens, step) if tokens else ():
+        e = hidden[rows]
+        if kept is not None:
+            # Whatever an ignored row holds, 0 times it is 0.
+            e = torch.where(kept[rows].unsqueeze(1), e, 0.0)
+        yield rows, e, torch.mm(e, weight.t(), out=place[: len(e)])
+
+
+def sums_and_gradients(
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    bias: Float[Tensor, " vocabulary"] | None,
+    target: Int[Tensor, " tokens"],
+    *,
+    terms: Terms,
+    scale: float | Tensor,
+    z_scale: float | Tensor,
+    wanted: Wanted,
+    kept: Bool[Tensor, " tokens"] | None = None,
+    chunk: int | None = None,
+    accum_dtype: torch.dtype | None = None,
+    exchange: Exchange | None = None,
+    start: int = 0,
+) -> Summed:
+    """What `chunked.sums_and_gradients` gives, by its arguments."""
+    statistics = Statistics(*(hidden.new_empty(len(hidden), dtype=statistics_dtype(weight)) for _ in range(2)))
+    if terms.label_smoothing:
+        statistics = statistics._replace(smooth=torch.empty_like(statistics.lse))
+    counts = torch.ones_like(statistics.lse) if kept is None else kept.to(statistics.lse.dtype)
+    enlarged = weight.dtype == torch.float16
+    unit, factor = (ENLARGED, scale / ENLARGED) if enlarged else (scale, 1.0)
+    of_square = None
+    if isinstance(z_scale, Tensor) or z_scale:
+        of_square = counts * (2 * z_scale * (ENLARGED / scale if enlarged else 1.0))
+    row_weight = terms.row_weight(target + start if start else target)
+    launch = Launch(weight, bias, terms, start)
+    gradients = Gradients(hidden, weight, bias, wanted, accum_dtype, partial=exchange is not None)
+    # What the gradient needs of other rows' or processes' statistics stands between two launches.
+    apart = exchange is not None or terms.row_function is not None
+    everywhere = exchange or Alone()
+
+    def upstream(rows: slice) -> Statistics:
+        count = counts[rows] * unit
+        of_target = terms.target_factor(
+            statistics.lse[rows],
+            statistics.picked[rows],
+            row_weight[rows] if isinstance(row_weight, Tensor) else row_weight,
+        )
+        smooth = -(terms.label_smoothing / terms.classes) * count if terms.label_smoothing else None
+        return Statistics(count * terms.probability_factor(of_target), -count * of_target, smooth)
+
+    of_all = upstream(slice(None)) if any(wanted) and not apart else None
+    for rows, e, logits in chunks_of(hidden, weight, kept, chunk):
+        of_rows = Statistics(*(None if values is None else values[rows] for values in statistics))  # type: ignore[arg-type]
+        squares = None if of_square is None else of_square[rows]
+        if of_all is None:
+            launch(logits, target[rows], of_rows, None, known=False)
+            _combine(of_rows, everywhere)
+            if not any(wanted):
+                continue
+            fed, known = upstream(rows), True
+            if squares is not None:
+                fed = fed._replace(lse=fed.lse + squares * of_rows.lse)
+                squares = None
+        else:
+            fed = Statistics(*(None if values is None else values[rows] for values in of_all))  # type: ignore[arg-type]
+            known = False
+        launch(logits, target[rows], of_rows, fed, squares, known=known)
+        gradients.add(rows, e, logits)
+    losses = terms.cross_entropy(statistics.lse, statistics.picked, statistics.smooth, row_weight)
+    z_part = z_scale * (counts * statistics.lse.square()).sum()
+    grad_hidden, grad_weight, grad_bias = gradients.finished()
+    if grad_hidden is not None and exchange is not None:
+        grad_hidden = exchange.total(grad_hidden)
+    return Summed(scale * (counts * losses).sum() + z_part, z_part, grad_hidden, grad_weight, grad_bias, factor)
+
+
+def _combine(statistics: Statistics, exchange: Exchange) -> None:
+    """A chunk's statistics over all processes' parts of the vocabulary, in place."""
+    if isinstance(exchange, Alone):
+        return
+    largest = exchange.maximum(statistics.lse)
+    anchor = largest.masked_fill(largest == -torch.inf, 0.0)
+    statistics.lse.copy_(exchange.total((statistics.lse - anchor).exp()).log() + anchor)
+    statistics.picked.copy_(exchange.total(statistics.picked))
+    if statistics.smooth is not None:
+        statistics.smooth.copy_(exchange.total(statistics.smooth))
+
+
+class TritonRows(NamedTuple):
+    """The two walks for rows' own gradients."""
+
+    terms: Terms
+    entropy: bool = False
+    kept: Bool[Tensor, " tokens"] | None = None
+    chunk: int | None = None
+    accum_dtype: torch.dtype | None = None
+
+    def statistics(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Statistics:
+        """A few numbers a row."""
+        lse = hidden.new_empty(len(hidden), dtype=statistics_dtype(weight))
+        smooth = torch.empty_like(lse) if self.terms.label_smoothing else None
+        statistics = Statistics(lse, torch.empty_like(lse), smooth, torch.empty_like(lse) if self.entropy else None)
+        launch = Launch(weight, bias, self.terms, entropy=self.entropy)
+        for rows, _, logits in chunks_of(hidden, weight, self.kept, self.chunk):
+            of_rows = Statistics(*(None if values is None else values[rows] for values in statistics))  # type: ignore[arg-type]
+            launch(logits, target[rows], of_rows, None, known=False)
+        return statistics
+
+    def gradients(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        statistics: Statistics,
+        upstream: Statistics,
+        wanted: Wanted,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients, from the scores made again."""
+        launch = Launch(weight, bias, self.terms, entropy=self.entropy)
+        gradients = Gradients(hidden, weight, bias, wanted, self.accum_dtype)
+        for rows, e, logits in chunks_of(hidden, weight, self.kept, self.chunk):
+            of_rows, fed = (
+                Statistics(*(None if values is None else values[rows].contiguous() for values in each))  # type: ignore[arg-type]
+                for each in (statistics, upstream)
+            )
+            launch(logits, target[rows], of_rows, fed, known=True)
+            gradients.add(rows, e, logits)
+        operands = hidden, weight, bias
+        return tuple(  # type: ignore[return-value]
+            None if gradient is None or operand is None else gradient.to(operand.dtype)
+            for gradient, operand in zip(gradients.finished(), operands, strict=True)
+        )
