@@ -93,20 +93,6 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def cuda_chunk(tokens: int, vocabulary: int, itemsize: int) -> int:
-    """Rows whose scores a GPU holds at once: 512 MiB of them, 1024 to 4096, cut evenly in multiples of 128.
-
-    Larger chunks read the weight, and read and write its gradient, less often; from 2048 rows on that no longer shows.
-
-    Example:
-        >>> cuda_chunk(8192, 128256, 2), cuda_chunk(8192, 32768, 2), cuda_chunk(5000, 32768, 2)
-        (2048, 4096, 2560)
-    """
-    most = min(max(2**29 // (max(vocabulary, 1) * itemsize), 1024), 4096)
-    chunks = max(-(-tokens // most), 1)
-    return max(-(-tokens // (128 * chunks)) * 128, 128)
-
-
 def working_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype in which the products of such a tensor run: its own, or float32 where that is faster or safer.
 
