@@ -164,12 +164,15 @@ def scales(
     """What multiplies the sums over rows of losses and of ``lse^2``; `kept` tells the rows that count, if not all."""
     if reduction != "mean":
         return 1.0, z_loss
-    tokens = max(len(hidden), 1) if kept is None else kept.sum().clamp(min=1).to(statistics_dtype(hidden))
+    tokens: int | Tensor = max(len(hidden), 1)
+    if kept is not None:
+        tokens = kept.sum().clamp(min=1).to(statistics_dtype(hidden))
     if normalizer is not None:
         if isinstance(normalizer, Tensor):
             normalizer = normalizer.detach().to(hidden.device, statistics_dtype(hidden))
-        return 1.0 / normalizer, z_loss / normalizer
+        return 1.0 / normalizer, z_loss and z_loss / normalizer
     if isinstance(row_weight, Tensor):
         mass = (row_weight if kept is None else row_weight * kept).sum()
-        return 1.0 / torch.where(mass > 0, mass, 1.0), z_loss / tokens
-    return 1.0 / tokens, z_loss / tokens
+        return 1.0 / torch.where(mass > 0, mass, 1.0), z_loss and z_loss / tokens
+    # A z-loss of 0 stays a number, by which it is known to be none.
+    return 1.0 / tokens, z_loss and z_loss / tokens
