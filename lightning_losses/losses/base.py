@@ -90,7 +90,8 @@ class Loss(nn.Module, ABC):
             return (target != ignore_index).sum()
         first = tensors.get("logits", next(iter(tensors.values())))
         rows = first.shape[:-1].numel() if "logits" in tensors else len(first)
-        return torch.tensor(rows, device=first.device)
+        # Filled in on the device; a tensor made of a number is copied there, and waited for.
+        return torch.full((), rows, device=first.device)
 
     def extra_repr(self) -> str:
         """The settings as the constructor takes them."""

@@ -132,7 +132,10 @@ class AlignedVocabulary(Loss):
         super().__post_init__()
         if self.policy == "map":
             # Whatever the sizes, so that lists that can't be right are refused at once.
-            self._shared(2**62, 2**62)
+            shared = self._checked(2**62, 2**62)
+            # On the loss's device: indices that stayed on the host would be copied at every step, and waited for.
+            self.register_buffer("student_index", shared.student, persistent=False)
+            self.register_buffer("teacher_index", shared.teacher, persistent=False)
         self.loss = KD() if self.loss is None else self.loss
         if not {"logits", "teacher_logits"} <= set(self.loss.inputs()):
             raise ValueError(
@@ -193,6 +196,12 @@ class AlignedVocabulary(Loss):
         return getattr(self.loss, "ignore_index", -100)
 
     def _shared(self, student_size: int, teacher_size: int) -> SharedClasses:
+        checked = self._checked(student_size, teacher_size)
+        if self.policy != "map":
+            return checked
+        return SharedClasses(self.get_buffer("student_index"), self.get_buffer("teacher_index"))
+
+    def _checked(self, student_size: int, teacher_size: int) -> SharedClasses:
         return shared_classes(
             student_size,
             teacher_size,

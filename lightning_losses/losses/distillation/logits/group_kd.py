@@ -65,15 +65,20 @@ class GroupKD(DistillationLoss):
                 f"{self._identifier}: groups={[list(group) for group in self.groups]} came; give lists of class "
                 "indices, none of them empty, each class in one list at most."
             )
+        for place, group in enumerate(self.groups):
+            # On the loss's device: an index that is a list would be copied there at every step, and waited for.
+            self.register_buffer(f"group_{place}", torch.tensor(list(group)), persistent=False)
 
     def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
         classes = given.logits.shape[-1]
-        groups = [list(range(classes))] if self.groups is None else [list(group) for group in self.groups]
-        if (largest := max(map(max, groups))) >= classes:
+        if self.groups is None:
+            return self.temperature**2 * _within(given.logits, given.teacher_logits, self.temperature)
+        if (largest := max(map(max, self.groups))) >= classes:
             raise ValueError(
                 f"{self._identifier}: groups name class {largest}, but {classes} classes came; number them from 0."
             )
+        groups = [self.get_buffer(f"group_{place}") for place in range(len(self.groups))]
         value = sum(
             _within(given.logits[..., group], given.teacher_logits[..., group], self.temperature) for group in groups
         )

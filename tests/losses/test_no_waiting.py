@@ -1,0 +1,112 @@
+"""No loss makes the host wait for the device, forward or backward: shown without one, on tensors that hold nothing."""
+
+import contextlib
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from lightning_losses.losses import Brier, TotalVariation, ZLoss, loss_classes
+from lightning_losses.losses.glossary import GLOSSARY
+from tests.frozen.cases import cases
+from tests.frozen.outcomes import built
+from tests.losses.examples import tensors
+
+
+class Waits(TorchDispatchMode):
+    """Names what would wait if the meta device were a GPU.
+
+    Reading a value (``item``, ``nonzero``, a mask as an index) fails by itself, since a tensor of this device holds
+    none. What is left is what is copied from the host: a tensor that no operation made, or one on the CPU.
+    """
+
+    def __init__(self, *given):
+        super().__init__()
+        self.waits = []
+        # By storage, so that views are known; kept, so that no address is used again.
+        self.storages = {}
+        self.know(given)
+
+    def know(self, values):
+        for tensor in tensors_in(values):
+            self.storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        given = tensors_in([args, kwargs])
+        result = operation(*args, **kwargs)
+        here = any(tensor.is_meta for tensor in [*given, *tensors_in(result)])
+        for tensor in given:
+            copied = here and not tensor.is_meta and tensor.ndim > 0
+            if copied or (tensor.is_meta and tensor.untyped_storage()._cdata not in self.storages):
+                self.waits.append(f"{operation} takes {list(tensor.shape)} from the host")
+        self.know(result)
+        return result
+
+
+def tensors_in(values):
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+
+
+def on_meta(values):
+    return tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, torch.Tensor) else leaf, values)
+
+
+def waits(loss, values):
+    """What a step of the loss with these tensors would wait for."""
+    values = on_meta(values)
+    for tensor in tensors_in([value for name, value in values.items() if GLOSSARY[name].role == "trained"]):
+        tensor.requires_grad_()
+    with Waits(values, *loss.parameters(), *loss.buffers()) as mode:
+        value = loss(**values)
+        if value.requires_grad:
+            value.sum().backward()
+    return mode.waits
+
+
+@pytest.fixture(autouse=True)
+def autocast_of_any_device(monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+
+
+@pytest.mark.parametrize("loss", loss_classes(), ids=lambda loss: loss.identifier())
+def test_no_loss_waits_for_the_device(loss):
+    steps = 0
+    for case in cases(loss):
+        with contextlib.suppress(ValueError):  # a case of a refusal
+            assert waits(built(loss.__name__, case).to("meta"), case.inputs) == [], case.name
+            steps += 1
+    assert steps > 3
+
+
+@pytest.mark.parametrize("loss", [Brier, ZLoss, TotalVariation], ids=lambda loss: loss.identifier())
+def test_counting_the_samples_of_a_mean_waits_for_nothing(loss):
+    values = on_meta(tensors(loss))
+    with Waits(values) as mode:
+        loss().denominator(**values)
+    assert mode.waits == []
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda logits: logits[logits > 0],
+        lambda logits: logits * float(logits.sum()),
+        lambda logits: logits.nonzero(),
+        lambda logits: logits.unique(),
+        lambda logits: logits.masked_select(logits > 0),
+        lambda logits: logits[[0, 1]],
+        lambda logits: logits * torch.tensor([1.0, 2.0, 3.0]).to(logits.device),
+        lambda logits: logits * torch.tensor([1.0, 2.0, 3.0], device=logits.device),
+        lambda logits: logits.cpu().to("meta"),
+    ],
+)
+def test_what_waits_is_noticed(step):
+    logits = torch.zeros(3, device="meta")
+    try:
+        with Waits(logits) as mode:
+            step(logits)
+    except (RuntimeError, NotImplementedError):  # a value was read
+        return
+    assert mode.waits
