@@ -24,6 +24,6 @@ setup(
         "": ["*.yaml"],
         "lightning_losses": ["py.typed"],
         "lightning_losses.catalogue": ["templates/*"],
-        "lightning_losses.kernels.cross_entropy": ["*.cpp"],
+        "lightning_losses.kernels": ["*/*.cpp", "compiled/*.hpp"],
     },
 )

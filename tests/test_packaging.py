@@ -112,7 +112,8 @@ def test_the_wheel_holds_code_configuration_and_recipes(wheel):
     beside = [*(ROOT / "conf").rglob("*.yaml"), *(ROOT / "recipes").rglob("*.py")]
     expected |= {f"lightning_losses/{path.relative_to(ROOT)}" for path in beside}
     assert expected <= names
-    assert {"lightning_losses/py.typed", "lightning_losses/kernels/cross_entropy/avx512.cpp"} <= names
+    sources = [path for end in ("cpp", "hpp") for path in (ROOT / "lightning_losses").rglob(f"*.{end}")]
+    assert {"lightning_losses/py.typed", *(str(path.relative_to(ROOT)) for path in sources)} <= names
     assert {f"lightning_losses/catalogue/templates/{path.name}" for path in TEMPLATES.iterdir()} <= names
     # A file there would hide the plugins of others.
     assert "hydra_plugins/__init__.py" not in names

@@ -5,32 +5,18 @@ operand is copied but a tile of the weight. All else is `chunked`'s, with these 
 """
 
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
-import warnings
-from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.environment.cache_folder import cache_folder
+from lightning_losses.kernels.compiled.library import address, lacking, load, outrun
 from lightning_losses.kernels.cross_entropy.chunked import Chunked, sums_and_gradients
 from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue, Problem, of_sums
 from lightning_losses.kernels.cross_entropy.walk import TokenWalk
-from lightning_losses.kernels.products import cpu_flags, cpu_vendor
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "fma")
-FLAGS = (
-    *("-O3", "-std=c++20", "-shared", "-fPIC", "-pthread", "-fno-math-errno"),
-    *(f"-m{flag}" for flag in (*NEEDED, "avx512bf16")),
-)
 
 
 def unsupported(
@@ -47,12 +33,7 @@ def unsupported(
         return f"it gathers in {weight.dtype} or float32, not in {accum_dtype}"
     if not weight.is_contiguous():
         return "it takes a contiguous weight"
-    missing = [flag for flag in NEEDED if flag not in cpu_flags()]
-    if weight.dtype == torch.bfloat16 and "avx512_bf16" not in cpu_flags():
-        missing.append("avx512_bf16")
-    if missing:
-        return f"this CPU lacks {', '.join(missing)}"
-    return library().missing
+    return lacking(weight.dtype) or load(SOURCE).missing
 
 
 def passed_over(
@@ -61,13 +42,7 @@ def passed_over(
     accum_dtype: torch.dtype | None = None,
 ) -> str | None:
     """Why nobody takes it who was not told to; None where it can take the call and is the fastest."""
-    if missing := unsupported(hidden, weight, accum_dtype):
-        return missing
-    if cpu_vendor() != "AuthenticAMD":
-        return "it was measured on AMD's CPUs alone"
-    if weight.dtype == torch.bfloat16 and "amx_bf16" in cpu_flags():
-        return "this CPU's AMX multiplies bfloat16 faster"
-    return None
+    return unsupported(hidden, weight, accum_dtype) or outrun(weight.dtype)
 
 
 def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"]) -> int:
@@ -78,47 +53,6 @@ def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"]) -> int
     cached = 13 * 2**19 // (weight.element_size() * max(len(weight), 1))
     share = tokens // (20 if weight.shape[1] <= 1024 else 32)
     return min(max(share // 64 * 64, cached // 64 * 64, 128), 512)
-
-
-class Library(NamedTuple):
-    """The compiled walks, or why there are none."""
-
-    walks: ctypes.CDLL | None
-    missing: str | None = None
-
-
-@cache
-def library() -> Library:
-    """The walks, compiled by what the environment's CXX names, or else g++; kept for later runs of the same source."""
-    compiler = shutil.which(os.environ.get("CXX") or "g++")
-    if compiler is None:
-        return Library(None, "no C++ compiler was found; install g++, or name one in CXX")
-    try:
-        return Library(ctypes.CDLL(str(_built([compiler, *FLAGS]))))
-    except (OSError, subprocess.CalledProcessError) as error:
-        detail = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        missing = f"{compiler} could not compile or load it ({detail[0] if detail else 'without a message'})"
-        warnings.warn(f"linear_cross_entropy: impl='avx512' is not available: {missing}.", stacklevel=2)
-        return Library(None, missing)
-
-
-def _built(command: list[str]) -> Path:
-    """The library as a file, in the cache if it has been built before."""
-
-    def run(*arguments: str) -> str:
-        return subprocess.run([command[0], *arguments], capture_output=True, text=True, check=True).stdout
-
-    key = hashlib.sha256("\0".join([SOURCE.read_text(), run("--version"), *command]).encode()).hexdigest()[:20]
-    folder = cache_folder() / "kernels"
-    built = folder / f"{SOURCE.stem}_{key}.so"
-    if not built.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            fresh = Path(scratch) / built.name
-            run(*command[1:], str(SOURCE), "-o", str(fresh))
-            # Several processes may build at once: each puts a whole file in place.
-            fresh.replace(built)
-    return built
 
 
 _POINTER, _INTEGER, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -145,10 +79,6 @@ class _Gradients(ctypes.Structure):
         *((name, _POINTER) for name in ("share", "corner", "weight", "bias", "hidden")),
         ("first", _INTEGER),
     ]
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
 
 
 class Avx512Scores:
@@ -216,8 +146,8 @@ class Avx512Scores:
             rows, width = (-(-size // step) * step for size, step in zip(self.hidden.shape, (16, 64), strict=True))
             self.drawn = self.hidden.new_empty(rows, width, dtype=self.picked.dtype)
         class_weight = self.walk.head.class_weight if self.twice else None
-        given = map(_address, (self.shift, share, class_weight))
-        asked = map(_address, (smooth, self.picked, largest, others, self.drawn))
+        given = map(address, (self.shift, share, class_weight))
+        asked = map(address, (smooth, self.picked, largest, others, self.drawn))
         self._call("score", _Scores(*given, smoothing, *asked))
 
     def gather(
@@ -230,7 +160,7 @@ class Avx512Scores:
         weight, bias = self.walk.grad_weight, self.walk.grad_bias
         if self.twice:
             share, corner = self._make_gradients(share, corner, float(smoothing))
-        result = _Gradients(*map(_address, (share, corner, weight, bias, self.drawn)), self.walk.first)
+        result = _Gradients(*map(address, (share, corner, weight, bias, self.drawn)), self.walk.first)
         self._call("gather", result, self.hidden.dtype if weight is None else weight.dtype)
         if weight is None and bias is not None:
             # Without the weight's gradient there is no walk to make the bias's on.
@@ -254,8 +184,8 @@ class Avx512Scores:
         tensors = (self.hidden, head.weight, self.bias, self.target, self.exponentials)
         sizes = (*self.hidden.shape, len(head.weight), self.exponentials.stride(0), torch.get_num_threads())
         suffix = "_".join(str(dtype).removeprefix("torch.") for dtype in (self.hidden.dtype, *dtypes))
-        walk = getattr(library().walks, f"{name}_{suffix}")
-        walk(ctypes.byref(_Chunk(*map(_address, tensors), *sizes, self.softcap or 0.0)), ctypes.byref(result))
+        walk = getattr(load(SOURCE).functions, f"{name}_{suffix}")
+        walk(ctypes.byref(_Chunk(*map(address, tensors), *sizes, self.softcap or 0.0)), ctypes.byref(result))
 
 
 class Avx512(Chunked):

@@ -8,8 +8,9 @@ import torch
 
 from lightning_losses.kernels import products
 from lightning_losses.kernels.choice import choose_implementation
+from lightning_losses.kernels.compiled import library
 from lightning_losses.kernels.cross_entropy import avx512
-from lightning_losses.kernels.cross_entropy.avx512 import Avx512Scores, default_chunk, library, unsupported
+from lightning_losses.kernels.cross_entropy.avx512 import Avx512Scores, default_chunk, unsupported
 from lightning_losses.kernels.cross_entropy.chunked import sums_and_gradients
 from lightning_losses.kernels.cross_entropy.walk import TokenWalk
 from lightning_losses.kernels.head import Head
@@ -289,10 +290,10 @@ def test_chunks_are_whole_panels_and_a_share_of_the_tokens():
 @pytest.fixture
 def able(monkeypatch):
     """As on an AMD CPU with AVX-512, whatever this one is."""
-    flags = frozenset((*avx512.NEEDED, "avx512_bf16"))
-    monkeypatch.setattr(avx512, "cpu_flags", lambda: flags)
-    monkeypatch.setattr(avx512, "cpu_vendor", lambda: "AuthenticAMD")
-    monkeypatch.setattr(avx512, "library", lambda: avx512.Library(None))
+    flags = frozenset((*library.NEEDED, "avx512_bf16"))
+    monkeypatch.setattr(library, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(library, "cpu_vendor", lambda: "AuthenticAMD")
+    monkeypatch.setattr(avx512, "load", lambda source: library.Library(None))
 
 
 def test_auto_takes_it_where_it_was_measured_and_says_so(able, monkeypatch):
@@ -307,12 +308,12 @@ def test_auto_takes_it_where_it_was_measured_and_says_so(able, monkeypatch):
     ):
         refused = choose_implementation(*call, **options)
         assert refused.impl == "chunked" and "not 'avx512'" in refused.reason and reason in refused.reason
-    flags = avx512.cpu_flags()
-    monkeypatch.setattr(avx512, "cpu_flags", lambda: flags | {"amx_bf16"})
+    flags = library.cpu_flags()
+    monkeypatch.setattr(library, "cpu_flags", lambda: flags | {"amx_bf16"})
     assert "AMX" in choose_implementation(hidden.bfloat16(), LARGE.bfloat16()).reason
-    monkeypatch.setattr(avx512, "cpu_vendor", lambda: "GenuineIntel")
+    monkeypatch.setattr(library, "cpu_vendor", lambda: "GenuineIntel")
     assert "measured on AMD's CPUs alone" in choose_implementation(hidden, LARGE).reason
-    monkeypatch.setattr(avx512, "cpu_flags", lambda: frozenset({"avx512f"}))
+    monkeypatch.setattr(library, "cpu_flags", lambda: frozenset({"avx512f"}))
     assert "lacks avx512bw, avx512vl" in choose_implementation(hidden, LARGE).reason
 
 
@@ -327,7 +328,7 @@ def test_what_it_cannot_do_is_refused(able):
 
 
 def test_a_compiler_that_is_missing_or_fails_is_told(able, monkeypatch, tmp_path):
-    monkeypatch.setattr(avx512, "library", library.__wrapped__)
+    monkeypatch.setattr(avx512, "load", library.load.__wrapped__)
     monkeypatch.setenv("LIGHTNING_LOSSES_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "no C++ compiler was found" in choose_implementation(torch.zeros(64, 8), LARGE).reason
@@ -335,7 +336,7 @@ def test_a_compiler_that_is_missing_or_fails_is_told(able, monkeypatch, tmp_path
     broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "error: unknown option" >&2\nexit 1\n')
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
-    with pytest.warns(UserWarning, match="impl='avx512' is not available.*unknown option"):
+    with pytest.warns(UserWarning, match=r"cross_entropy/avx512.cpp is not available.*unknown option"):
         chosen = choose_implementation(torch.zeros(64, 8), LARGE)
     assert chosen.impl == "chunked" and "unknown option" in chosen.reason
     assert not list((tmp_path / "cache").rglob("*.so"))
@@ -348,7 +349,7 @@ def test_the_library_is_built_once(monkeypatch, tmp_path):
     run = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda command, **options: asked.append(command) or run(command, **options))
     for _ in range(2):
-        assert library.__wrapped__().walks is not None
+        assert library.load.__wrapped__(avx512.SOURCE).functions is not None
     assert len([command for command in asked if "-o" in command]) == 1
     assert [path.suffix for path in (tmp_path / "kernels").iterdir()] == [".so"]
 
