@@ -11,8 +11,11 @@ from lightning_losses.kernels.chunked_head import ChunkedImpl, chunked_head
 from lightning_losses.kernels.cross_entropy.problem import Impl
 from lightning_losses.kernels.inputs import check_head
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
+from lightning_losses.kernels.rows.gradients import Parts
+from lightning_losses.kernels.rows.head_loss import head_loss
 from lightning_losses.kernels.rows.row_wise import RowFunction
-from lightning_losses.kernels.rows.teachers import TeacherHead
+from lightning_losses.kernels.rows.teachers import Teacher, TeacherHead
+from lightning_losses.kernels.rows.teachers import TeacherLogits as TeacherLogits
 from lightning_losses.kernels.rows.teachers import TopKLogits as TopKLogits
 from lightning_losses.losses.distillation.logits.aligned_vocabulary import Policy, shared_classes, shared_target
 from lightning_losses.numerics.checks import check_floating, check_number
@@ -32,7 +35,7 @@ class LinearDistillationValue(NamedTuple):
 def linear_distillation(
     hidden: Float[Tensor, "*tokens width"],
     weight: Float[Tensor, "vocabulary width"],
-    teacher_hidden: Float[Tensor, "*tokens teacher_width"] | TopKLogits,
+    teacher_hidden: Float[Tensor, "*tokens teacher_width"] | TopKLogits | TeacherLogits,
     teacher_weight: Float[Tensor, "vocabulary teacher_width"] | None = None,
     target: Int[Tensor, "*tokens"] | None = None,
     *,
@@ -47,6 +50,7 @@ def linear_distillation(
     normalizer: float | Tensor | None = None,
     chunk: int | None = None,
     accum_dtype: torch.dtype | None = None,
+    drop_ignored: bool | None = None,
     vocabulary: Policy = "error",
     student_classes: Sequence[int] | Int[Tensor, " shared"] | None = None,
     teacher_classes: Sequence[int] | Int[Tensor, " shared"] | None = None,
@@ -57,14 +61,14 @@ def linear_distillation(
     Args:
         hidden: [..., D] the student's hidden states.
         weight: [V, D] the student's head.
-        teacher_hidden: [..., E] the teacher's hidden states, or a `TopKLogits` cache.
-        teacher_weight: [V, E] the teacher's head; None beside a cache.
+        teacher_hidden: [..., E] the teacher's hidden states, or a `TopKLogits` cache, or all its `TeacherLogits`.
+        teacher_weight: [V, E] the teacher's head; None beside logits.
         target: [...] int64 token ids, or None where the objective needs none.
         objective: a row-wise `Loss` on `logits` and `teacher_logits`, such as ``KD(temperature=2.0)``; or a function
             with a ``reduction`` argument.
         bias: [V] the student's, or None.
         teacher_bias: [V] the teacher's, or None.
-        hard_weight: weight of cross-entropy on `target`, a second walk over the student's head; 0 leaves it out.
+        hard_weight: weight of cross-entropy on `target`, from the same scores; 0 leaves it out.
         soft_weight: weight of the objective.
         shift: k: hidden states are matched with the targets k places on; the last k have none and are left out.
         ignore_index: tokens with this target count for nothing.
@@ -72,8 +76,10 @@ def linear_distillation(
         normalizer: what the mean divides by instead of the count of its tokens.
         chunk: tokens held at once; chosen by default.
         accum_dtype: what the weight's gradient gathers in; by default its own.
+        drop_ignored: as for `chunked_head`.
         vocabulary: what to do where the heads' rows differ, as `lightning_losses.losses.AlignedVocabulary` does it for
-            the objective: "error", "truncate" to the first rows, "map" by the two lists. The hard part is on all rows.
+            the objective: "error", "truncate" to the first rows, "map" by the two lists. The hard part is on all rows,
+            and takes a walk of its own.
         student_classes: for "map", the student's rows that are shared.
         teacher_classes: for "map", the teacher's rows that are the same, in the same order.
         impl: as for `chunked_head`.
@@ -105,7 +111,7 @@ def linear_distillation(
         raise ValueError(f"{_NAME}: shift={shift} came without target; it moves the targets.")
     soft_weights, soft_bias, matched = weight, bias, None
     if vocabulary != "error":
-        if isinstance(teacher_hidden, TopKLogits) or teacher_weight is None:
+        if isinstance(teacher_hidden, (TopKLogits, TeacherLogits)) or teacher_weight is None:
             raise ValueError(
                 f"{_NAME}: vocabulary={vocabulary!r} came without teacher_weight; give the teacher's head."
             )
@@ -120,26 +126,30 @@ def linear_distillation(
         teacher_weight = teacher_weight[matched.teacher]
         teacher_bias = None if teacher_bias is None else teacher_bias[matched.teacher]
     teacher = _teacher(hidden, soft_weights, teacher_hidden, teacher_weight, teacher_bias)
+    if target is not None and shift:
+        check_head(_NAME, hidden, weight, target, bias)
+        target = _aligned(target, int(shift), ignore_index)
     shared: dict[str, Any] = {
         "ignore_index": ignore_index,
         "reduction": reduction,
         "normalizer": normalizer,
         "chunk": chunk,
         "accum_dtype": accum_dtype,
+        "drop_ignored": drop_ignored,
+        "impl": impl,
     }
-    if target is not None and shift:
-        check_head(_NAME, hidden, weight, target, bias)
-        target = _aligned(target, int(shift), ignore_index)
-    soft_target = target
-    if matched is not None and target is not None:
-        soft_target = shared_target(target, len(weight), matched, ignore_index)
-    soft = chunked_head(objective, hidden, soft_weights, soft_target, soft_bias, teacher=teacher, impl=impl, **shared)
-    hard = None
-    if hard_weight and target is not None:
-        by: Impl = impl if impl in ("auto", "reference") else "chunked"
-        hard = linear_cross_entropy(hidden, weight, target, bias, impl=by, **shared)
-    loss = soft_weight * soft if hard is None else soft_weight * soft + hard_weight * hard
-    return LinearDistillationValue(loss, soft.detach(), None if hard is None else hard.detach())
+    if matched is None:
+        parts = Parts(soft_weight, hard_weight)
+        loss, of_parts = head_loss(objective, hidden, weight, target, bias, parts=parts, teacher=teacher, **shared)
+        return LinearDistillationValue(loss, of_parts[0], of_parts[1] if hard_weight else None)
+    # The hard part is on rows of the head that the teacher doesn't have.
+    soft_target = None if target is None else shared_target(target, len(weight), matched, ignore_index)
+    soft = chunked_head(objective, hidden, soft_weights, soft_target, soft_bias, teacher=teacher, **shared)
+    if not hard_weight or target is None:
+        return LinearDistillationValue(soft_weight * soft, soft.detach(), None)
+    by: Impl = impl if impl in ("auto", "reference", "triton") else "chunked"
+    hard = linear_cross_entropy(hidden, weight, target, bias, **{**shared, "impl": by})
+    return LinearDistillationValue(soft_weight * soft + hard_weight * hard, soft.detach(), hard.detach())
 
 
 def _aligned(target: Int[Tensor, "..."], shift: int, ignore_index: int) -> Int[Tensor, "..."]:
@@ -155,26 +165,18 @@ def _aligned(target: Int[Tensor, "..."], shift: int, ignore_index: int) -> Int[T
 def _teacher(
     hidden: Tensor,
     weight: Tensor,
-    teacher_hidden: Tensor | TopKLogits,
+    teacher_hidden: Tensor | TopKLogits | TeacherLogits,
     teacher_weight: Tensor | None,
     teacher_bias: Tensor | None,
-) -> TeacherHead | TopKLogits:
-    if isinstance(teacher_hidden, TopKLogits):
-        values, classes = teacher_hidden
+) -> Teacher:
+    if isinstance(teacher_hidden, (TopKLogits, TeacherLogits)):
         if teacher_weight is not None or teacher_bias is not None:
-            raise ValueError(f"{_NAME}: a cache of logits came with a teacher's head; give one of them.")
-        k = values.shape[-1] if values.ndim else 0
-        wrong = k == 0 or values.shape != classes.shape or values.shape[:-1] != hidden.shape[:-1]
-        if wrong or classes.dtype != torch.int64:
-            raise ValueError(
-                f"{_NAME}: cached logits of shape {list(values.shape)} with {classes.dtype} classes of "
-                f"shape {list(classes.shape)} came with hidden of shape {list(hidden.shape)}; give "
-                f"{[*hidden.shape[:-1], 'k']} and int64, k at least 1."
-            )
-        return TopKLogits(values.detach().reshape(-1, k), classes.reshape(-1, k))
+            raise ValueError(f"{_NAME}: logits came with a teacher's head; give one of them.")
+        return _flat(hidden, weight, teacher_hidden)
     if teacher_weight is None:
         raise ValueError(
-            f"{_NAME}: teacher_hidden came without teacher_weight; give the teacher's head, or TopKLogits."
+            f"{_NAME}: teacher_hidden came without teacher_weight; give the teacher's head, or TopKLogits, or "
+            "TeacherLogits."
         )
     check_floating(_NAME, "teacher_hidden", teacher_hidden)
     check_floating(_NAME, "teacher_weight", teacher_weight)
@@ -199,3 +201,25 @@ def _teacher(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else teacher_weight.dtype
     flat = teacher_hidden.detach().reshape(-1, teacher_hidden.shape[-1]).to(dtype)
     return TeacherHead(flat, teacher_weight.detach().to(dtype), None if teacher_bias is None else teacher_bias.detach())
+
+
+def _flat(hidden: Tensor, weight: Tensor, logits: TopKLogits | TeacherLogits) -> Teacher:
+    """A teacher's logits with one row a token, checked."""
+    values, rows = logits.values, hidden.shape[:-1]
+    check_floating(_NAME, "values of the teacher's logits", values)
+    if isinstance(logits, TeacherLogits):
+        if values.shape != (*rows, len(weight)):
+            raise ValueError(
+                f"{_NAME}: a teacher's logits of shape {list(values.shape)} came with hidden of shape "
+                f"{list(hidden.shape)} and a vocabulary of {len(weight)}; give {[*rows, len(weight)]}."
+            )
+        return TeacherLogits(values.detach().reshape(-1, len(weight)))
+    classes, k = logits.classes, values.shape[-1] if values.ndim else 0
+    wrong = k == 0 or values.shape != classes.shape or values.shape[:-1] != rows
+    if wrong or classes.dtype != torch.int64:
+        raise ValueError(
+            f"{_NAME}: cached logits of shape {list(values.shape)} with {classes.dtype} classes of "
+            f"shape {list(classes.shape)} came with hidden of shape {list(hidden.shape)}; give "
+            f"{[*rows, 'k']} and int64, k at least 1."
+        )
+    return TopKLogits(values.detach().reshape(-1, k), classes.reshape(-1, k))

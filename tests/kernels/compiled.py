@@ -15,7 +15,7 @@ SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
 
 def needs(kernel, type_of, architecture, constants, warps, stages=3):
-    """Registers, spilled bytes and shared memory of one compiled kernel.
+    """Registers, spilled bytes, shared memory and loads of 16 bytes a thread of one compiled kernel.
 
     Args:
         kernel: a `triton.jit` function.
@@ -36,6 +36,7 @@ def needs(kernel, type_of, architecture, constants, warps, stages=3):
         "registers": _number(r"Used (\d+) registers", report),
         "shared": built.metadata.shared,
         "spilled": _number(r"(\d+) bytes spill stores", report) + _number(r"(\d+) bytes spill loads", report),
+        "wide": built.asm["ptx"].count("ld.global.v4"),
     }
 
 

@@ -1,10 +1,10 @@
-"""Where a teacher's scores of a chunk come from: its head, or a cache of its largest logits."""
+"""Where a teacher's scores of a chunk come from: its head, a cache of its largest logits, or all of them."""
 
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.products import product, working_dtype
@@ -16,8 +16,18 @@ class Teacher(Protocol):
     def select(self, index: Int[Tensor, " kept"]) -> "Teacher":
         """The same for some of the rows."""
 
+    def masked(self, kept: Bool[Tensor, " rows"]) -> "Teacher":
+        """The same where rows that aren't kept may hold anything: nothing of theirs is read as a place."""
+
     def scores(self, rows: slice, tiles: list[slice], dtype: torch.dtype) -> Iterator[Tensor]:
         """The scores of a chunk of rows, tile by tile of the vocabulary, in `dtype` or that of its products."""
+
+    def matrices(self, cuts: list[slice], vocabulary: int) -> Iterator[Tensor]:
+        """The scores of each chunk of rows but for the bias, as a matrix that stands until the next is asked for."""
+
+    @property
+    def bias(self) -> Float[Tensor, " vocabulary"] | None:
+        """What the matrices lack."""
 
 
 class TeacherHead(NamedTuple):
@@ -37,6 +47,10 @@ class TeacherHead(NamedTuple):
         """The same for some of the rows."""
         return self._replace(hidden=self.hidden[index])
 
+    def masked(self, kept: Bool[Tensor, " rows"]) -> "TeacherHead":
+        """The same."""
+        return self
+
     def scores(self, rows: slice, tiles: list[slice], dtype: torch.dtype) -> Iterator[Tensor]:
         """The scores of a chunk of rows, tile by tile."""
         working = working_dtype(self.weight)
@@ -44,6 +58,45 @@ class TeacherHead(NamedTuple):
         for tile in tiles:
             scores = product(e, self.weight[tile].to(working))
             yield scores if self.bias is None else scores.to(dtype).add_(self.bias[tile])
+
+    def matrices(self, cuts: list[slice], vocabulary: int) -> Iterator[Tensor]:
+        """The scores of each chunk of rows but for the bias."""
+        space = padded_rows(self.weight, largest(cuts), vocabulary)
+        for rows in cuts:
+            yield torch.mm(self.hidden[rows], self.weight.t(), out=space[: rows.stop - rows.start])
+
+
+class TeacherLogits(NamedTuple):
+    """A teacher as its logits, which someone else has made and holds; they are read where they lie.
+
+    Attributes:
+        values: [..., V] logits.
+    """
+
+    values: Float[Tensor, "*tokens vocabulary"]
+
+    @property
+    def bias(self) -> None:
+        """None: logits have it in them."""
+
+    def select(self, index: Int[Tensor, " kept"]) -> "TeacherLogits":
+        """The same for some of the rows, copied."""
+        return TeacherLogits(self.values[index])
+
+    def masked(self, kept: Bool[Tensor, " rows"]) -> "TeacherLogits":
+        """The same."""
+        return self
+
+    def scores(self, rows: slice, tiles: list[slice], dtype: torch.dtype) -> Iterator[Tensor]:
+        """The scores of a chunk of rows, tile by tile."""
+        for tile in tiles:
+            yield self.values[rows, tile]
+
+    def matrices(self, cuts: list[slice], vocabulary: int) -> Iterator[Tensor]:
+        """The scores of each chunk of rows."""
+        for rows in cuts:
+            chunk = self.values[rows]
+            yield chunk if chunk.stride(1) == 1 else chunk.contiguous()
 
 
 class TopKLogits(NamedTuple):
@@ -61,9 +114,36 @@ class TopKLogits(NamedTuple):
         """The same for some of the rows."""
         return TopKLogits(self.values[index], self.classes[index])
 
+    @property
+    def bias(self) -> None:
+        """None: logits have it in them."""
+
+    def masked(self, kept: Bool[Tensor, " rows"]) -> "TopKLogits":
+        """The same with class 0 for all classes of rows that aren't kept."""
+        return self._replace(classes=torch.where(kept.unsqueeze(1), self.classes, 0))
+
     def scores(self, rows: slice, tiles: list[slice], dtype: torch.dtype) -> Iterator[Tensor]:
         """The scores of a chunk of rows, tile by tile."""
         values = self.values[rows].to(dtype)
         whole = values.new_full((len(values), tiles[-1].stop), -torch.inf).scatter_(1, self.classes[rows], values)
         for tile in tiles:
             yield whole[:, tile]
+
+    def matrices(self, cuts: list[slice], vocabulary: int) -> Iterator[Tensor]:
+        """The scores of each chunk of rows."""
+        space = padded_rows(self.values, largest(cuts), vocabulary).fill_(-torch.inf)
+        for rows in cuts:
+            chunk = space[: rows.stop - rows.start]
+            yield chunk.scatter_(1, self.classes[rows], self.values[rows])
+            # Only what was written is taken back: to fill anew would cost a pass.
+            chunk.scatter_(1, self.classes[rows], -torch.inf)
+
+
+def padded_rows(like: Tensor, rows: int, columns: int) -> Float[Tensor, "rows columns"]:
+    """Memory for a matrix whose rows begin at multiples of 16 entries, so that kernels read them in wide loads."""
+    return like.new_empty(rows, -(-columns // 16) * 16)[:, :columns]
+
+
+def largest(cuts: list[slice]) -> int:
+    """The most rows that a cut has; 0 without cuts."""
+    return max((rows.stop - rows.start for rows in cuts), default=0)

@@ -1,19 +1,30 @@
 """A walk over the tokens for any row-wise loss: a chunk's scores, its values, and the gradients they add to."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
-from lightning_losses.kernels.autograd import Summed, Wanted, refuse_second_order
+from lightning_losses.kernels.autograd import Wanted
 from lightning_losses.kernels.head import Head
 from lightning_losses.kernels.products import accumulate, product, spans
-from lightning_losses.kernels.rows.by_hand import Chunk, Outcome
+from lightning_losses.kernels.rows.by_hand import Chunk, Outcome, cross_entropy
+from lightning_losses.kernels.rows.gradients import Parts, Walked
 from lightning_losses.kernels.rows.row_wise import Rows
 from lightning_losses.kernels.rows.teachers import Teacher
 from lightning_losses.kernels.terms import Terms
+
+
+class Evaluated(NamedTuple):
+    """As `Outcome`, with a line of values for each part."""
+
+    values: list[Float[Tensor, " rows"]]
+    tiles: list[Tensor]
+    factor: float
+    complete: Callable[[int], None] | None
 
 
 class ChunkLoss(NamedTuple):
@@ -23,39 +34,60 @@ class ChunkLoss(NamedTuple):
         rows: the loss's values, differentiable.
         by_hand: its values and gradients over tiles, where it has them.
         teacher: where the teacher's scores come from, if there is one.
+        parts: the weights of the loss and of cross-entropy.
         chunk: rows at once.
         accum_dtype: what the weight's gradient gathers in; by default its own dtype, float32 for float16.
+        kept: [N] which rows count, or None for all; hidden states of the others may hold anything.
     """
 
     rows: Rows
     by_hand: Callable[[Chunk], Outcome] | None
     teacher: Teacher | None
+    parts: Parts
     chunk: int
     accum_dtype: torch.dtype | None
+    kept: Bool[Tensor, " rows"] | None = None
 
-    def evaluate(self, chunk: Callable[[], Chunk], wanted: bool) -> Outcome:
-        """A chunk's values, and their gradients by the scores, tile by tile; by hand if possible."""
+    def evaluate(self, chunk: Callable[[], Chunk], copied: Callable[[], Chunk], wanted: bool) -> Evaluated:
+        """A chunk's values, and their gradients by the scores, tile by tile; by hand if possible.
+
+        Args:
+            chunk: makes its scores.
+            copied: copies of the student's, once they have been made.
+            wanted: whether gradients are.
+        """
         if self.by_hand is not None:
             outcome = self.by_hand(chunk())
-            if bool(outcome.values.isfinite().all()):
-                return outcome
-            del outcome
+            evaluated = Evaluated([outcome.values], outcome.tiles, self.parts.soft * outcome.factor, outcome.complete)
+            if self.parts.hard:
+                evaluated = _beside(evaluated, cross_entropy(None, copied()), self.parts.hard)
+            # Finite without a look where it would cost a wait for the device: those evaluators are for CPUs alone.
+            if all(bool(values.isfinite().all()) for values in evaluated.values):
+                return evaluated
+            del outcome, evaluated
         scores = chunk()
         logits = torch.cat(list(scores.student), dim=1).requires_grad_(wanted)
         teacher = list(scores.teacher)
         with torch.set_grad_enabled(wanted):
-            values = self.rows(logits, torch.cat(teacher, dim=1) if teacher else None, scores.target)
-            gradient = torch.autograd.grad(values.sum(), logits)[0] if wanted else logits
-        return Outcome(values.detach(), [gradient[:, entries] for entries in scores.entries])
+            values = [self.rows(logits, torch.cat(teacher, dim=1) if teacher else None, scores.target)]
+            if self.parts.hard and scores.target is not None:
+                values.append(functional.cross_entropy(logits, scores.target, reduction="none"))
+            total = self.parts.total(torch.stack(values)).sum()
+            gradient = torch.autograd.grad(total, logits)[0] if wanted else logits
+        tiles = [gradient[:, entries] for entries in scores.entries]
+        return Evaluated([part.detach() for part in values], tiles, 1.0, None)
 
 
-class Walked(NamedTuple):
-    """Each row's value, and the gradients of their weighted sum."""
+def _beside(soft: Evaluated, hard: Outcome, weight: float) -> Evaluated:
+    """A loss with cross-entropy times `weight` added: in place of its gradient that of the sum."""
 
-    values: Float[Tensor, " rows"]
-    grad_hidden: Tensor | None
-    grad_weight: Tensor | None
-    grad_bias: Tensor | None
+    def complete(number: int) -> None:
+        for part in (soft, hard):
+            if part.complete is not None:
+                part.complete(number)
+        soft.tiles[number].mul_(soft.factor).add_(hard.tiles[number], alpha=weight)
+
+    return Evaluated([*soft.values, hard.values], soft.tiles, 1.0, complete)
 
 
 def walk(
@@ -63,23 +95,24 @@ def walk(
     weight: Float[Tensor, "vocabulary width"],
     bias: Float[Tensor, " vocabulary"] | None,
     target: Int[Tensor, " rows"] | None,
-    loss: ChunkLoss,
+    *,
     share: float | Tensor,
     wanted: Wanted,
+    loss: ChunkLoss,
 ) -> Walked:
     """Evaluate a loss on every chunk of rows.
 
     Args:
-        hidden: [N, D], none ignored.
+        hidden: [N, D].
         weight: [V, D].
         bias: [V] or None.
         target: [N] or None.
-        loss: what is evaluated.
         share: what each row's value weighs in the sum whose gradients are made; a number, [] or [N].
         wanted: which of hidden, weight and bias need a gradient.
+        loss: what is evaluated.
     """
     head = Head(weight, bias, Terms(len(weight)), beside_teacher=loss.teacher is not None)
-    values = hidden.new_zeros(len(hidden), dtype=head.statistics)
+    values = hidden.new_zeros(2 if loss.parts.hard else 1, len(hidden), dtype=head.statistics)
     grad_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if wanted[0] else None
     half = torch.float32 if weight.dtype == torch.float16 else weight.dtype
     grad_weight = torch.empty_like(weight, dtype=loss.accum_dtype or half) if wanted[1] else None
@@ -90,37 +123,48 @@ def walk(
     at_once = head.dtype == weight.dtype == torch.bfloat16
     # Every chunk's scores and gradients lie here: memory asked for anew would be cleared anew.
     size = min(loss.chunk, len(hidden)) * len(weight)
+    # The student's twice where cross-entropy goes over them beside the loss.
     networks = 1 if loss.teacher is None else 2
-    space = weight.new_empty(networks if loss.by_hand else 0, size, dtype=head.statistics)
+    copies = [0, networks] if loss.parts.hard else [0]
+    space = weight.new_empty(networks + len(copies) - 1 if loss.by_hand else 0, size, dtype=head.statistics)
     whole_space = weight.new_empty(size if at_once and any(wanted) else 0, dtype=head.dtype)
 
-    def placed(scores: Iterator[Tensor], network: int, count: int) -> Iterator[Tensor]:
+    def placed(scores: Iterator[Tensor], lines: list[int], count: int) -> Iterator[Tensor]:
         for tile, fresh in zip(head.tiles, scores, strict=False):
             if loss.by_hand is None:
                 yield fresh.to(head.statistics)
             else:
-                place = space[network, tile.start * count : tile.stop * count].view(count, -1)
-                yield place.copy_(fresh)
+                first, *others = (space[line, tile.start * count : tile.stop * count] for line in lines)
+                for copy in others:
+                    copy.view(count, -1).copy_(fresh)
+                yield first.view(count, -1).copy_(fresh)
 
     def add(rows: slice) -> None:
         # A function, so that all it makes is gone when the next chunk asks for memory.
         e = hidden[rows].to(head.dtype)
+        kept = None if loss.kept is None else loss.kept[rows].unsqueeze(1)
+        if kept is not None:
+            # Their gradient is 0, but 0 times what is not a number is not 0.
+            e = torch.where(kept, e, 0.0)
+        labels = None if target is None else target[rows]
 
         def chunk() -> Chunk:
             student = (head.scores(e, tile, full=bias is not None)[0] for tile in head.tiles)
             teacher = iter(()) if loss.teacher is None else loss.teacher.scores(rows, head.tiles, head.statistics)
-            return Chunk(
-                placed(student, 0, len(e)),
-                placed(teacher, 1, len(e)),
-                None if target is None else target[rows],
-                head.tiles,
-            )
+            return Chunk(placed(student, copies, len(e)), placed(teacher, [1], len(e)), labels, head.tiles)
 
-        outcome = loss.evaluate(chunk, any(wanted))
-        values[rows] = outcome.values
+        def copied() -> Chunk:
+            tiles = (space[-1, tile.start * len(e) : tile.stop * len(e)].view(len(e), -1) for tile in head.tiles)
+            return Chunk(tiles, iter(()), labels, head.tiles)
+
+        outcome = loss.evaluate(chunk, copied, any(wanted))
+        for part, of_rows in zip(values, outcome.values, strict=True):
+            part[rows] = of_rows if kept is None else torch.where(kept.squeeze(1), of_rows, 0.0)
         if not any(wanted):
             return
         weigh = share[rows] if isinstance(share, Tensor) and share.ndim else values.new_ones(len(e)) * share
+        if kept is not None:
+            weigh = torch.where(kept.squeeze(1), weigh, 0.0)
         weigh = (weigh * outcome.factor).unsqueeze(1)
         side = (e * weigh).to(e.dtype).t().contiguous()
         grad = torch.zeros_like(e, dtype=head.statistics)
@@ -128,9 +172,10 @@ def walk(
         for number, tile in enumerate(head.tiles):
             if outcome.complete is not None:
                 outcome.complete(number)
+            gradient = outcome.tiles[number] if kept is None else torch.where(kept, outcome.tiles[number], 0.0)
             if grad_bias is not None:
-                grad_bias[tile] += weigh.squeeze(1) @ outcome.tiles[number]
-            g = whole[:, tile].copy_(outcome.tiles[number]) if at_once else outcome.tiles[number].to(head.dtype)
+                grad_bias[tile] += weigh.squeeze(1) @ gradient
+            g = whole[:, tile].copy_(gradient) if at_once else gradient.to(head.dtype)
             if grad_hidden is not None and not at_once:
                 grad += product(g, head.rows(tile).t())
             if grad_weight is not None:
@@ -147,40 +192,3 @@ def walk(
         None if grad_weight is None else grad_weight.to(weight.dtype),
         None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
     )
-
-
-def scaled_sum(
-    hidden: Float[Tensor, "rows width"],
-    weight: Float[Tensor, "vocabulary width"],
-    bias: Float[Tensor, " vocabulary"] | None,
-    target: Int[Tensor, " rows"] | None,
-    *,
-    loss: ChunkLoss,
-    scale: float | Tensor,
-    wanted: Wanted,
-) -> Summed:
-    """``scale`` times the sum of the rows' values, with its gradients; nothing is logged beside it."""
-    walked = walk(hidden, weight, bias, target, loss, scale, wanted)
-    values = walked.values
-    return Summed(scale * values.sum(), values.new_zeros(()), *walked[1:])
-
-
-class ChunkedRows(torch.autograd.Function):
-    """Each row's value; backward walks again, once it knows what gradient each row receives."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor | None, loss: ChunkLoss
-    ) -> Tensor:
-        """The values."""
-        ctx.save_for_backward(hidden, weight, bias, target)
-        ctx.loss = loss
-        return walk(hidden, weight, bias, target, loss, 1.0, (False, False, False)).values
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients, from the scores made again."""
-        refuse_second_order("chunked")
-        hidden, weight, bias, target = ctx.saved_tensors
-        walked = walk(hidden, weight, bias, target, ctx.loss, upstream[0], ctx.needs_input_grad[:3])
-        return (*walked[1:], None, None)

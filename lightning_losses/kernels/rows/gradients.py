@@ -1,0 +1,86 @@
+"""Autograd's side of a walk over the rows of a head: a reduced loss, or a value for each row."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.kernels.autograd import Summed, Wanted, refuse_second_order
+from lightning_losses.kernels.products import multiplied
+
+
+class Parts(NamedTuple):
+    """What the parts of a loss weigh: the loss that was given, and cross-entropy with the target, 0 for none."""
+
+    soft: float = 1.0
+    hard: float = 0.0
+
+    def total(self, values: Float[Tensor, "parts *rows"]) -> Float[Tensor, "*rows"]:
+        """The weighted sum."""
+        soft = values[0] if self.soft == 1 else self.soft * values[0]
+        return soft + self.hard * values[1] if self.hard else soft
+
+
+class Walked(NamedTuple):
+    """Each row's values, a part a line, and the gradients of their weighted sum, but for `factor`, as in `Summed`."""
+
+    values: Float[Tensor, "parts rows"]
+    grad_hidden: Tensor | None
+    grad_weight: Tensor | None
+    grad_bias: Tensor | None
+    factor: float | Float[Tensor, ""] = 1.0
+
+
+Walk = Callable[..., Walked]
+"""Takes hidden states, weight, bias and target, by name `share`, what each row weighs, and `wanted`."""
+
+
+def scaled_sum(
+    hidden: Float[Tensor, "rows width"],
+    weight: Float[Tensor, "vocabulary width"],
+    bias: Float[Tensor, " vocabulary"] | None,
+    target: Int[Tensor, " rows"] | None,
+    *,
+    walk: Walk,
+    parts: Parts,
+    scale: float | Tensor,
+    wanted: Wanted,
+) -> Summed:
+    """``scale`` times the sum of the rows' values, with its gradients; the parts of it are logged."""
+    walked = walk(hidden, weight, bias, target, share=scale, wanted=wanted)
+    sums = scale * walked.values.sum(dim=1)
+    return Summed(parts.total(sums), sums, *walked[1:])
+
+
+class ChunkedRows(torch.autograd.Function):
+    """Each row's value and its parts; backward walks again, once it knows what gradient each row receives."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor | None, walk: Walk, parts: Parts
+    ) -> tuple[Tensor, Tensor]:
+        """The values."""
+        ctx.save_for_backward(hidden, weight, bias, target)
+        ctx.walk = walk
+        values = walk(hidden, weight, bias, target, share=1.0, wanted=(False, False, False)).values
+        ctx.mark_non_differentiable(values)
+        # Not a view of the parts, which have no gradient.
+        return parts.total(values).clone(), values
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients, from the scores made again."""
+        refuse_second_order("chunked")
+        operands = ctx.saved_tensors
+        walked = ctx.walk(*operands, share=upstream[0], wanted=ctx.needs_input_grad[:3])
+        gradients = (
+            None if gradient is None else _times(gradient, walked.factor).to(operand.dtype)
+            for gradient, operand in zip(walked[1:4], operands, strict=False)
+        )
+        return (*gradients, None, None, None)
+
+
+def _times(gradient: Tensor, factor: float | Tensor) -> Tensor:
+    return multiplied(gradient, factor) if isinstance(factor, Tensor) else gradient

@@ -1,0 +1,120 @@
+"""A row-wise loss of a head, cross-entropy beside it if asked for, by whichever walk suits loss and device."""
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lightning_losses.kernels.autograd import gradients_in_forward
+from lightning_losses.kernels.cross_entropy.walk import default_chunk
+from lightning_losses.kernels.inputs import autocast, check_head, check_normalizer, choose_rows, scales
+from lightning_losses.kernels.rows.by_hand import evaluator_of
+from lightning_losses.kernels.rows.gradients import ChunkedRows, Parts, Walk, scaled_sum
+from lightning_losses.kernels.rows.objectives import objective_of
+from lightning_losses.kernels.rows.row_wise import RowFunction, refuses, rows_of
+from lightning_losses.kernels.rows.teachers import Teacher
+from lightning_losses.kernels.rows.triton import refuses_kernel
+from lightning_losses.kernels.rows.walk import ChunkLoss, walk
+from lightning_losses.losses.kinds import RowLoss
+from lightning_losses.numerics.checks import check_choice
+from lightning_losses.numerics.reduction import Reduction
+
+ChunkedImpl = Literal["auto", "reference", "chunked", "autograd", "triton"]
+
+
+class HeadLoss(NamedTuple):
+    """The weighted loss, and its parts, the loss's own and cross-entropy's, before weighting and without gradient."""
+
+    loss: Float[Tensor, "*tokens"]
+    parts: Float[Tensor, "parts *tokens"]
+
+
+def head_loss(
+    loss: RowFunction,
+    hidden: Float[Tensor, "*tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    target: Int[Tensor, "*tokens"] | None,
+    bias: Float[Tensor, " vocabulary"] | None,
+    *,
+    parts: Parts,
+    teacher: Teacher | None,
+    ignore_index: int | None,
+    reduction: Reduction | None,
+    normalizer: float | Tensor | None,
+    chunk: int | None,
+    accum_dtype: torch.dtype | None,
+    drop_ignored: bool | None,
+    impl: ChunkedImpl,
+) -> HeadLoss:
+    """What `chunked_head` documents, with cross-entropy from the same scores added as `parts` weigh it."""
+    name = getattr(loss, "__name__", type(loss).__name__)
+    own = (loss.reduction, loss.ignore_index) if isinstance(loss, RowLoss) else ("mean", -100)
+    settled_reduction: Reduction = own[0] if reduction is None else reduction
+    ignored = own[1] if ignore_index is None else ignore_index
+    check_choice(name, "reduction", settled_reduction, Reduction)
+    check_choice(name, "impl", impl, ChunkedImpl)
+    check_normalizer(name, normalizer, settled_reduction)
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"{name}: chunk={chunk} came; give at least 1.")
+    if refusal := refuses(loss):
+        raise ValueError(f"{name}: {refusal}")
+    shape = hidden.shape[:-1]
+    check_head(name, hidden, weight, hidden.new_zeros(shape, dtype=torch.int64) if target is None else target, bias)
+    hidden, weight, bias = autocast(hidden, weight, bias)
+    no_kernel = refuses_kernel(loss, weight, teacher)
+    if impl == "triton" and no_kernel:
+        raise ValueError(f"{name}: {no_kernel}")
+    on_cpu = weight.device.type == "cpu"
+    by_kernel = impl == "triton" or (impl == "auto" and not on_cpu and no_kernel is None)
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    index: Int[Tensor, " kept"] | None = None
+    kept: Bool[Tensor, " tokens"] | None = None
+    if target is not None:
+        rows, target, index, kept = choose_rows(name, hidden, target, len(weight), ignored, drop_ignored)
+        if teacher is not None and index is not None:
+            teacher = teacher.select(index)
+        if teacher is not None and kept is not None:
+            teacher = teacher.masked(kept)
+    scale, _ = scales(rows, settled_reduction, normalizer, kept=kept)
+    evaluate: Walk
+    if by_kernel:
+        evaluate = _kernel(loss, teacher, kept, parts, chunk, accum_dtype)
+    else:
+        by_hand = evaluator_of(loss) if impl in ("auto", "chunked") and on_cpu else None
+        step = max(len(rows), 1) if impl == "reference" else chunk or default_chunk(len(rows), weight, full=True)
+        of_chunk = ChunkLoss(rows_of(loss, ignored), by_hand, teacher, parts, step, accum_dtype, kept)
+        evaluate = partial(walk, loss=of_chunk)
+    with torch.autocast(hidden.device.type, enabled=False):
+        if settled_reduction != "none":
+            summed = partial(scaled_sum, walk=evaluate, parts=parts, scale=scale)
+            return HeadLoss(*gradients_in_forward(summed, "chunked", rows, weight, bias, target))
+        values, of_parts = ChunkedRows.apply(rows, weight, bias, target, evaluate, parts)
+    if index is not None:
+        values = values.new_zeros(shape.numel()).index_put((index,), values)
+        of_parts = of_parts.new_zeros(len(of_parts), shape.numel()).index_copy_(1, index, of_parts)
+    return HeadLoss(values.reshape(shape), of_parts.reshape(-1, *shape))
+
+
+def _kernel(
+    loss: RowFunction,
+    teacher: Teacher | None,
+    kept: Bool[Tensor, " tokens"] | None,
+    parts: Parts,
+    chunk: int | None,
+    accum_dtype: torch.dtype | None,
+) -> Walk:
+    from lightning_losses.kernels.rows import triton_walk
+
+    objective = objective_of(loss)
+    assert objective is not None and teacher is not None
+    return partial(
+        triton_walk.walk,
+        kept=kept,
+        teacher=teacher,
+        objective=objective,
+        parts=parts,
+        chunk=chunk,
+        accum_dtype=accum_dtype,
+    )

@@ -1,0 +1,215 @@
+"""The Triton kernel of distillation between two heads: a row of both's scores a program, the gradient in place.
+
+Loops are bounded by constants, which the interpreter of every Triton takes; it multiplies bfloat16 by its bits, hence
+the float32 right after each load.
+"""
+
+# ruff: noqa: N803  (Triton's compile-time constants are written in capitals)
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+
+from lightning_losses.kernels.rows.triton_objectives import ABSENT
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def _scores(row_ptr, bias_ptr, columns, VOCABULARY: tl.constexpr, WIDTH: tl.constexpr, HAS_BIAS: tl.constexpr):  # type: ignore[no-untyped-def]
+    # The mask is that of the row with its padding, so that loads stay wide where the vocabulary is an odd number.
+    score = tl.load(row_ptr + columns, mask=columns < WIDTH, other=float("-inf")).to(tl.float32)
+    if HAS_BIAS:
+        score += tl.load(bias_ptr + columns, mask=columns < VOCABULARY, other=0.0).to(tl.float32)
+    return tl.where(columns < VOCABULARY, score, float("-inf"))
+
+
+@triton.jit
+def _raised(largest, score):  # type: ignore[no-untyped-def]
+    # A running maximum with one exponential: what the sums so far are multiplied by, and the score's own weight.
+    difference = score - largest
+    fading = tl.exp2(-tl.abs(difference))
+    rises = difference > 0.0
+    return tl.maximum(largest, score), tl.where(rises, fading, 1.0), tl.where(rises, 1.0, fading)
+
+
+@triton.jit
+def _settled(largest, total):  # type: ignore[no-untyped-def]
+    # The row's logsumexp in base 2, and what turns the places' weighted sums into the row's expectations.
+    top = tl.max(largest, 0)
+    scale = tl.exp2(largest - top)
+    whole = tl.sum(total * scale, 0)
+    return top + tl.log2(whole), scale / whole
+
+
+@triton.jit
+def _joined(lse, score):  # type: ignore[no-untyped-def]
+    top = tl.maximum(lse, score)
+    return top + tl.log2(1.0 + tl.exp2(tl.minimum(lse, score) - top))
+
+
+@triton.jit
+def _logarithm(softened, lse):  # type: ignore[no-untyped-def]
+    log = (softened - lse) * LN2
+    return tl.where(log < ABSENT, ABSENT, log)
+
+
+@triton.jit
+def distillation_kernel(  # type: ignore[no-untyped-def]
+    student_ptr, teacher_ptr, student_bias_ptr, teacher_bias_ptr, target_ptr, share_ptr, soft_ptr, hard_ptr,
+    sharpness, a, b, factor, slope_weight, soft_weight, hard_weight,
+    SLOPE: tl.constexpr, TERM: tl.constexpr, FORWARD: tl.constexpr, REVERSE: tl.constexpr, EXCLUDE: tl.constexpr,
+    HARD: tl.constexpr, SOFTENED: tl.constexpr, GRADIENT: tl.constexpr,
+    STUDENT_BIAS: tl.constexpr, TEACHER_BIAS: tl.constexpr, VOCABULARY: tl.constexpr,
+    STUDENT_STRIDE: tl.constexpr, TEACHER_STRIDE: tl.constexpr, TEACHER_WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A row's divergence and cross-entropy, and over its student's scores their gradient, times the row's share.
+
+    The first pass takes the sums of both softmaxes, and the expectations that KL divergences are made of; a second one
+    the sums of a divergence that has a TERM; the last writes. A row whose share is 0 is not looked at.
+
+    Args:
+        student_ptr, teacher_ptr: rows of scores STUDENT_STRIDE and TEACHER_STRIDE apart; of the teacher's TEACHER_WIDTH
+            may be read.
+        sharpness: log2(e) / τ.
+        factor: of the divergence's value.
+        slope_weight: soft_weight * factor / τ, what multiplies the gradient by the softened scores.
+        HARD: cross-entropy at temperature 1, times hard_weight, is added.
+        SOFTENED: whether τ is not 1.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    student = student_ptr + row * STUDENT_STRIDE
+    teacher = teacher_ptr + row * TEACHER_STRIDE
+    block = tl.arange(0, BLOCK)
+    zeros = tl.zeros((BLOCK,), tl.float32)
+    share = tl.load(share_ptr + row)
+    if share == 0.0:
+        tl.store(soft_ptr + row, 0.0)
+        if HARD:
+            tl.store(hard_ptr + row, 0.0)
+        if GRADIENT:
+            for start in range(0, VOCABULARY, BLOCK):
+                columns = start + block
+                tl.store(student + columns, zeros.to(student_ptr.dtype.element_ty), mask=columns < STUDENT_STRIDE)
+        return
+
+    target = tl.load(target_ptr + row) if HARD or EXCLUDE else -1
+    low = tl.full((BLOCK,), ABSENT, tl.float32)
+    s_largest, t_largest, s_whole_largest, t_whole_largest = low, low, low, low
+    s_total, t_total, s_whole_total, t_whole_total = zeros, zeros, zeros, zeros
+    t_gain, t_mass, s_gain, s_mass = zeros, zeros, zeros, zeros
+    for start in range(0, VOCABULARY, BLOCK):
+        columns = start + block
+        s_score = _scores(student, student_bias_ptr, columns, VOCABULARY, STUDENT_STRIDE, STUDENT_BIAS)
+        t_score = _scores(teacher, teacher_bias_ptr, columns, VOCABULARY, TEACHER_WIDTH, TEACHER_BIAS)
+        if SOFTENED and (HARD or EXCLUDE):
+            s_whole_largest, old, new = _raised(s_whole_largest, s_score * LOG2E)
+            s_whole_total = s_whole_total * old + new
+        if SOFTENED and EXCLUDE:
+            t_whole_largest, old, new = _raised(t_whole_largest, t_score * LOG2E)
+            t_whole_total = t_whole_total * old + new
+        s_score *= sharpness
+        t_score *= sharpness
+        if EXCLUDE:
+            s_score = tl.where(columns == target, float("-inf"), s_score)
+            t_score = tl.where(columns == target, float("-inf"), t_score)
+        s_largest, s_old, s_new = _raised(s_largest, s_score)
+        s_total = s_total * s_old + s_new
+        t_largest, t_old, t_new = _raised(t_largest, t_score)
+        t_total = t_total * t_old + t_new
+        # What is infinite in either network adds nothing.
+        both = (s_score > ABSENT) & (t_score > ABSENT)
+        if FORWARD:
+            gain = -s_score if EXCLUDE else t_score - s_score
+            t_gain = t_gain * t_old + t_new * tl.where(both, gain, 0.0)
+            t_mass = t_mass * t_old + tl.where(both, t_new, 0.0)
+        if REVERSE:
+            s_gain = s_gain * s_old + s_new * tl.where(both, s_score - t_score, 0.0)
+            s_mass = s_mass * s_old + tl.where(both, s_new, 0.0)
+    s_lse, s_scale = _settled(s_largest, s_total)
+    t_lse, t_scale = _settled(t_largest, t_total)
+
+    # The divergence, and the sum of its slopes.
+    value = 0.0
+    slopes = 0.0
+    if FORWARD:
+        mass = tl.sum(t_mass * t_scale, 0)
+        gain = tl.sum(t_gain * t_scale, 0) + (s_lse if EXCLUDE else s_lse - t_lse) * mass
+        value += a * LN2 * gain
+        slopes -= a * mass
+    if REVERSE:
+        mass = tl.sum(s_mass * s_scale, 0)
+        gain = (tl.sum(s_gain * s_scale, 0) + (t_lse - s_lse) * mass) * LN2
+        value += b * gain
+        slopes += b * (gain + mass)
+    if TERM is not None:
+        values, sums = zeros, zeros
+        for start in range(0, VOCABULARY, BLOCK):
+            columns = start + block
+            s_score = _scores(student, student_bias_ptr, columns, VOCABULARY, STUDENT_STRIDE, STUDENT_BIAS) * sharpness
+            t_score = _scores(teacher, teacher_bias_ptr, columns, VOCABULARY, TEACHER_WIDTH, TEACHER_BIAS) * sharpness
+            s, log_s = tl.exp2(s_score - s_lse), _logarithm(s_score, s_lse)
+            t, log_t = tl.exp2(t_score - t_lse), _logarithm(t_score, t_lse)
+            values += TERM(s, t, log_s, log_t, a, b)
+            if GRADIENT:
+                sums += SLOPE(s, t, log_s, log_t, a, b)
+        value = tl.sum(values, 0)
+        slopes = tl.sum(sums, 0)
+    value *= factor
+
+    # The target's cross-entropy, alone and times the teacher's probability of it.
+    onehot_weight = 0.0
+    s_whole = s_lse
+    rest = 1.0
+    if HARD or EXCLUDE:
+        s_picked = tl.load(student + target).to(tl.float32)
+        if STUDENT_BIAS:
+            s_picked += tl.load(student_bias_ptr + target).to(tl.float32)
+        s_picked *= LOG2E
+        if SOFTENED:
+            s_whole, _ = _settled(s_whole_largest, s_whole_total)
+        elif EXCLUDE:
+            s_whole = _joined(s_lse, s_picked)
+            rest = tl.exp2(s_lse - s_whole)
+        cross_entropy = (s_whole - s_picked) * LN2
+    if HARD:
+        tl.store(hard_ptr + row, cross_entropy)
+        onehot_weight += hard_weight
+    if EXCLUDE:
+        t_picked = tl.load(teacher + target).to(tl.float32)
+        if TEACHER_BIAS:
+            t_picked += tl.load(teacher_bias_ptr + target).to(tl.float32)
+        t_picked *= LOG2E
+        if SOFTENED:
+            t_whole, _ = _settled(t_whole_largest, t_whole_total)
+        else:
+            t_whole = _joined(t_lse, t_picked)
+        sure = tl.exp2(t_picked - t_whole)
+        value += sure * cross_entropy
+        onehot_weight += soft_weight * sure
+    tl.store(soft_ptr + row, value)
+
+    if GRADIENT:
+        slope_share = share * slope_weight
+        onehot_share = share * onehot_weight
+        for start in range(0, VOCABULARY, BLOCK):
+            columns = start + block
+            s_score = _scores(student, student_bias_ptr, columns, VOCABULARY, STUDENT_STRIDE, STUDENT_BIAS)
+            t_score = _scores(teacher, teacher_bias_ptr, columns, VOCABULARY, TEACHER_WIDTH, TEACHER_BIAS) * sharpness
+            if SOFTENED and (HARD or EXCLUDE):
+                p = tl.exp2(s_score * LOG2E - s_whole)
+            s_score *= sharpness
+            if EXCLUDE:
+                s_score = tl.where(columns == target, float("-inf"), s_score)
+                t_score = tl.where(columns == target, float("-inf"), t_score)
+            s, log_s = tl.exp2(s_score - s_lse), _logarithm(s_score, s_lse)
+            t, log_t = tl.exp2(t_score - t_lse), _logarithm(t_score, t_lse)
+            gradient = slope_share * (SLOPE(s, t, log_s, log_t, a, b) - s * slopes)
+            if HARD or EXCLUDE:
+                if not SOFTENED:
+                    p = s * rest
+                if EXCLUDE and not SOFTENED:
+                    p = tl.where(columns == target, -rest, p)
+                else:
+                    p = tl.where(columns == target, p - 1.0, p)
+                gradient += onehot_share * p
+            tl.store(student + columns, gradient.to(student_ptr.dtype.element_ty), mask=columns < STUDENT_STRIDE)
