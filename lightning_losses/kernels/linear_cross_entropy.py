@@ -185,6 +185,7 @@ def linear_cross_entropy(
         z_scale,
         reduction == "none" or return_lse or return_log_probability or return_entropy,
         return_entropy,
+        return_lse,
         reduction,
         chunk,
         threshold,

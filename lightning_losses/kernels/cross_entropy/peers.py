@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from lightning_losses.kernels.cross_entropy.problem import (
@@ -22,6 +22,7 @@ from lightning_losses.kernels.cross_entropy.problem import (
     Implementation,
     LinearCrossEntropyValue,
     Problem,
+    of_rows,
     refuse_tiles,
 )
 from lightning_losses.kernels.terms import statistics_dtype
@@ -40,15 +41,28 @@ def has_torch_operation() -> bool:
     return hasattr(torch.nn, "LinearCrossEntropyOptions")
 
 
+class Operation(NamedTuple):
+    """One of a package's operations.
+
+    Attributes:
+        run: the sum of the losses, and of the z-loss's parts if it has them; or each row's loss, and its entropy.
+        needs: what it lacks on this machine, on this device, or of these tensors.
+        offers: the options that it has.
+    """
+
+    run: Callable[[Problem], tuple[Tensor, Tensor | None]]
+    needs: Callable[[Problem], str | None] = lambda problem: None
+    offers: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True)
 class Peer(Implementation):
-    """Another project's implementation of the reduced loss.
+    """Another project's implementation.
 
     Attributes:
         package: what must be installed.
-        offers: the options that it has, beyond those of the reduction.
-        needs: what it lacks on this machine, on this device, or of these tensors.
-        run: the sum of the losses, and of the z-loss's parts if it has them.
+        reduced: gives the reduced loss.
+        rows: gives each row's, differentiable; None where there is none.
     """
 
     name: Impl
@@ -56,28 +70,35 @@ class Peer(Implementation):
     memory: str
     purpose: str
     package: str
-    offers: frozenset[str]
-    needs: Callable[[Problem], str | None]
-    run: Callable[[Problem], tuple[Float[Tensor, ""], Float[Tensor, ""] | None]]
+    reduced: Operation
+    rows: Operation | None = None
 
     def refuses(self, problem: Problem) -> str | None:
-        """Rows' own gradients, filtering, a missing package, options that it has not, and tensors that it refuses."""
-        if refusal := super().refuses(problem) or refuse_tiles(self.name, problem):
+        """Filtering, a missing package, options that it has not, and what its own checks would end at."""
+        per_row = problem.per_row and self.rows is None
+        if refusal := super().refuses(problem._replace(per_row=per_row)) or refuse_tiles(self.name, problem):
             return refusal
+        operation = self.reduced if self.rows is None or not problem.per_row else self.rows
         if not installed(self.package):
             return f"impl={self.name!r} needs the package {self.package}, which is not installed; use impl='auto'."
-        if need := self.needs(problem):
+        if need := operation.needs(problem):
             return f"impl={self.name!r} needs {need}."
-        if missing := [name for name in _asked(problem) if name not in self.offers]:
+        if missing := [name for name in _asked(problem) if name not in operation.offers]:
             return f"impl={self.name!r} has no {', '.join(missing)}; use impl='auto'."
-        if problem.bias is not None and "bias" not in self.offers:
+        if problem.bias is not None and "bias" not in operation.offers:
             return f"impl={self.name!r} came with a bias, which its releases don't take; use impl='auto'."
         return None
 
     def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
         """By the package."""
-        total, z_part = self.run(problem)
-        loss = total.to(statistics_dtype(problem.weight)) * problem.scale
+        statistics = statistics_dtype(problem.weight)
+        if problem.per_row and self.rows is not None:
+            losses, entropy = self.rows.run(problem)
+            entropy = None if entropy is None else entropy.to(statistics)
+            # A loss is lse - picked: with that difference for the one and 0 for the other, all but lse is right.
+            return of_rows(problem, losses.to(statistics), torch.zeros_like(losses), None, entropy)._replace(lse=None)
+        total, z_part = self.reduced.run(problem)
+        loss = total.to(statistics) * problem.scale
         z_part = torch.zeros_like(loss) if z_part is None else z_part * problem.scale
         return LinearCrossEntropyValue(loss, None, z_part.detach())
 
@@ -87,21 +108,23 @@ def _asked(problem: Problem) -> list[str]:
     terms = problem.terms
     asked = {
         "softcap": terms.softcap is not None,
-        "temperature": getattr(terms, "temperature", 1.0) != 1.0,
-        "row_function": getattr(terms, "row_function", None) is not None,
+        "temperature": terms.temperature != 1,
+        "row_function": terms.row_function is not None,
         "z_loss": isinstance(problem.z_scale, Tensor) or problem.z_scale != 0,
         "label_smoothing": terms.label_smoothing > 0,
         "class_weight": terms.class_weight is not None,
         "accum_dtype": problem.accum_dtype is not None,
         "chunk": problem.chunk is not None,
         "sort_vocabulary": problem.sort_vocabulary,
+        "return_lse": problem.lse,
+        "return_entropy": problem.entropy,
     }
     return [name for name, wanted in asked.items() if wanted]
 
 
 def _targets(problem: Problem) -> Int[Tensor, " tokens"]:
     """The targets, with rows that count for nothing marked as every peer marks them."""
-    kept = getattr(problem, "kept", None)
+    kept = problem.kept
     return problem.target if kept is None else problem.target.masked_fill(~kept, _IGNORED)
 
 
@@ -168,20 +191,41 @@ def _has_module(name: str) -> bool:
 
 
 _LIGER_SM90 = "liger_kernel.ops.cutedsl.ops.fused_linear_cross_entropy_sm90"
+_LIGER_SM90_ROWS = "liger_kernel.ops.cutedsl.ops.fused_scaled_cross_entropy_sm90"
+
+
+def _is_hopper(problem: Problem) -> bool:
+    device = problem.weight.device
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
 
 
 def _by_liger_sm90(problem: Problem) -> bool:
     """Whether Liger's path for Hopper, written in CuTe DSL, is there and takes the problem."""
     weight, tokens = problem.weight, len(problem.hidden)
     return (
-        weight.device.type == "cuda"
-        and torch.cuda.get_device_capability(weight.device) == (9, 0)
+        _is_hopper(problem)
         and weight.dtype == torch.bfloat16
         # Its tiles must be whole ones.
         and (tokens > 0 and tokens % 128 == 0 and len(weight) % 256 == 0)
         and (problem.bias is None and not _asked(problem))
         and (_has_module("cutlass") and _has_module(_LIGER_SM90))
     )
+
+
+def _liger_rows_need(problem: Problem) -> str | None:
+    if not _is_hopper(problem) or problem.weight.dtype != torch.bfloat16:
+        return "bfloat16 on a GPU of compute capability 9.0 for losses of rows; use impl='auto'"
+    if not (_has_module("cutlass") and _has_module(_LIGER_SM90_ROWS)):
+        return "the package nvidia-cutlass-dsl for losses of rows, which is not installed; use impl='auto'"
+    return None
+
+
+def _liger_rows(problem: Problem) -> tuple[Tensor, Tensor | None]:
+    function = _module(_LIGER_SM90_ROWS).LigerFusedScaledCrossEntropySM90Function
+    operands = problem.hidden, problem.weight, _targets(problem)
+    # How it clusters its tiles stands between the ignored target and whether entropies are wanted.
+    found = function.apply(*operands, float(problem.terms.temperature), _IGNORED, 1, problem.entropy)
+    return found if problem.entropy else (found, None)
 
 
 def _liger(problem: Problem) -> tuple[Tensor, Tensor | None]:
@@ -219,36 +263,27 @@ def _quack(problem: Problem) -> tuple[Tensor, None]:
 TORCH = Peer(
     *("torch", "3", "as its options", "plain, weighted and biased cross-entropy by `torch.nn.functional`"),
     package="torch",
-    offers=frozenset({"bias", "class_weight", "chunk", "accum_dtype"}),
-    needs=_torch_operation,
-    run=_torch,
+    reduced=Operation(_torch, _torch_operation, frozenset({"bias", "class_weight", "chunk", "accum_dtype"})),
 )
 CCE = Peer(
     *("cce", "theirs", "theirs", "CUDA in half precision, where the package is installed"),
     package="cut_cross_entropy",
-    offers=frozenset({"softcap"}),
-    needs=_cut_needs,
-    run=partial(_cut, form="cce"),
+    reduced=Operation(partial(_cut, form="cce"), _cut_needs, frozenset({"softcap"})),
 )
 CCE_TORCH_COMPILE = Peer(
     *("cce_torch_compile", "3", "holds the logits", "any device; CCE's form for `torch.compile`"),
     package="cut_cross_entropy",
-    offers=frozenset({"softcap"}),
-    needs=lambda problem: None,
-    run=partial(_cut, form="torch_compile"),
+    reduced=Operation(partial(_cut, form="torch_compile"), offers=frozenset({"softcap"})),
 )
 LIGER = Peer(
     *("liger", "3", "a chunk of tokens x V; on Hopper all logits", "CUDA, where the package is installed"),
     package="liger_kernel",
     # It has a softcap and class weights too, which its kernels' interpreted form can't be checked with.
-    offers=frozenset({"bias", "z_loss", "label_smoothing", "accum_dtype"}),
-    needs=_liger_needs,
-    run=_liger,
+    reduced=Operation(_liger, _liger_needs, frozenset({"bias", "z_loss", "label_smoothing", "accum_dtype"})),
+    rows=Operation(_liger_rows, _liger_rows_need, frozenset({"temperature", "return_entropy"})),
 )
 QUACK = Peer(
     *("quack", "3", "a chunk of tokens x V", "Hopper and later in half precision, where the package is installed"),
     package="quack",
-    offers=frozenset({"chunk"}),
-    needs=_quack_needs,
-    run=_quack,
+    reduced=Operation(_quack, _quack_needs, frozenset({"chunk"})),
 )

@@ -59,7 +59,7 @@ class Problem(NamedTuple):
         scale: multiplies the losses of rows.
         z_scale: multiplies the squared logsumexps.
         per_row: whether rows need a gradient of their own: no reduction, or a differentiable statistic of each.
-        entropy: whether rows' entropies are asked for.
+        entropy, lse: whether rows' entropies and logsumexps are asked for.
         reduction, chunk, filter_eps, sort_vocabulary, accum_dtype: as `linear_cross_entropy` takes them.
     """
 
@@ -75,6 +75,7 @@ class Problem(NamedTuple):
     z_scale: float | Tensor = 0.0
     per_row: bool = False
     entropy: bool = False
+    lse: bool = False
     reduction: Reduction = "mean"
     chunk: int | tuple[int, int] | None = None
     filter_eps: float | None = None

@@ -25,7 +25,7 @@ def on_a_card(monkeypatch, tokens=256, width=8, vocabulary=512, dtype=torch.bflo
     with FakeTensorMode():
         hidden, weight = (torch.empty(length, width, dtype=dtype, device="cuda") for length in (tokens, vocabulary))
         target = torch.empty(tokens, dtype=torch.int64, device="cuda")
-    return Problem(hidden, weight, target, Terms(vocabulary), target, shape=target.shape, **options)
+    return Problem(hidden, weight, target, Terms(vocabulary), shape=target.shape, **options)
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,42 @@ def test_liger_takes_its_path_for_hopper_where_that_takes_the_problem(monkeypatc
     monkeypatch.setattr(peers, "_module", lambda name: SimpleNamespace(**fakes))
     problem = on_a_card(monkeypatch, **change)
     assert LIGER.refuses(problem) is None
-    LIGER.run(problem)
+    LIGER.evaluate(problem)
     assert (called[0] == (-100, "sum")) is hopper_s and len(called) == 1
+
+
+def scaled(hidden, weight, target, temperature, ignored, clusters, entropy):
+    log_s = (hidden @ weight.t() / temperature).log_softmax(dim=1)
+    losses = F.nll_loss(log_s, target, reduction="none", ignore_index=ignored)
+    return (losses, -(log_s.exp() * log_s).sum(dim=1)) if entropy else losses
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_liger_s_rows_and_entropies_stand_where_the_tokens_do(monkeypatch, reduction):
+    function = SimpleNamespace(apply=scaled)
+    monkeypatch.setattr(
+        peers, "_module", lambda name: SimpleNamespace(LigerFusedScaledCrossEntropySM90Function=function)
+    )
+    for check in ("installed", "_has_module"):
+        monkeypatch.setattr(peers, check, lambda name: True)
+    call = {"hidden": torch.randn(3, 5, 4), "weight": torch.randn(8, 4), "target": torch.randint(8, (3, 5))}
+    call["target"][1, :3] = -100
+    asked = {"temperature": 2.0, "reduction": reduction, "return_entropy": True, "return_log_probability": True}
+    with pytest.raises(ValueError, match=r"impl='liger' needs bfloat16 on a GPU of compute capability 9\.0 for losses"):
+        linear_cross_entropy(**call, **asked, impl="liger")
+    monkeypatch.setattr(peers.Peer, "refuses", lambda self, problem: None)
+    found = linear_cross_entropy(**call, **asked, impl="liger", drop_ignored=False)
+    dropped = linear_cross_entropy(**call, **asked, impl="liger")
+    expected = linear_cross_entropy(**call, **asked, impl="reference")
+    for name in ("loss", "entropy", "log_probability"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+        torch.testing.assert_close(getattr(dropped, name), getattr(expected, name))
+
+
+def test_liger_s_rows_have_no_logsumexp(monkeypatch):
+    assert LIGER.refuses(on_a_card(monkeypatch, per_row=True, entropy=True)) is None
+    assert LIGER.refuses(on_a_card(monkeypatch, per_row=True, lse=True)).startswith("impl='liger' has no return_lse;")
+    assert "compute capability 9.0" in LIGER.refuses(on_a_card(monkeypatch, per_row=True, capability=(8, 0)))
 
 
 def test_quack_s_sum_is_scaled_and_ignored_tokens_count_for_nothing(monkeypatch):
