@@ -20,7 +20,7 @@ def _scores(row_ptr, bias_ptr, columns, VOCABULARY: tl.constexpr, WIDTH: tl.cons
     score = tl.load(row_ptr + columns, mask=columns < WIDTH, other=float("-inf")).to(tl.float32)
     if HAS_BIAS:
         score += tl.load(bias_ptr + columns, mask=columns < VOCABULARY, other=0.0).to(tl.float32)
-    return tl.where(columns < VOCABULARY, score, float("-inf"))
+    return score if WIDTH == VOCABULARY else tl.where(columns < VOCABULARY, score, float("-inf"))
 
 
 @triton.jit
@@ -60,7 +60,8 @@ def distillation_kernel(  # type: ignore[no-untyped-def]
     SLOPE: tl.constexpr, TERM: tl.constexpr, FORWARD: tl.constexpr, REVERSE: tl.constexpr, EXCLUDE: tl.constexpr,
     HARD: tl.constexpr, SOFTENED: tl.constexpr, GRADIENT: tl.constexpr,
     STUDENT_BIAS: tl.constexpr, TEACHER_BIAS: tl.constexpr, VOCABULARY: tl.constexpr,
-    STUDENT_STRIDE: tl.constexpr, TEACHER_STRIDE: tl.constexpr, TEACHER_WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    STUDENT_STRIDE: tl.constexpr, TEACHER_STRIDE: tl.constexpr, TEACHER_WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A row's divergence and cross-entropy, and over its student's scores their gradient, times the row's share.
 
@@ -97,7 +98,7 @@ def distillation_kernel(  # type: ignore[no-untyped-def]
     s_largest, t_largest, s_whole_largest, t_whole_largest = low, low, low, low
     s_total, t_total, s_whole_total, t_whole_total = zeros, zeros, zeros, zeros
     t_gain, t_mass, s_gain, s_mass = zeros, zeros, zeros, zeros
-    for start in range(0, VOCABULARY, BLOCK):
+    for start in tl.range(0, VOCABULARY, BLOCK, num_stages=STAGES):
         columns = start + block
         s_score = _scores(student, student_bias_ptr, columns, VOCABULARY, STUDENT_STRIDE, STUDENT_BIAS)
         t_score = _scores(teacher, teacher_bias_ptr, columns, VOCABULARY, TEACHER_WIDTH, TEACHER_BIAS)
@@ -143,7 +144,7 @@ def distillation_kernel(  # type: ignore[no-untyped-def]
         slopes += b * (gain + mass)
     if TERM is not None:
         values, sums = zeros, zeros
-        for start in range(0, VOCABULARY, BLOCK):
+        for start in tl.range(0, VOCABULARY, BLOCK, num_stages=STAGES):
             columns = start + block
             s_score = _scores(student, student_bias_ptr, columns, VOCABULARY, STUDENT_STRIDE, STUDENT_BIAS) * sharpness
             t_score = _scores(teacher, teacher_bias_ptr, columns, VOCABULARY, TEACHER_WIDTH, TEACHER_BIAS) * sharpness
@@ -191,7 +192,7 @@ def distillation_kernel(  # type: ignore[no-untyped-def]
     if GRADIENT:
         slope_share = share * slope_weight
         onehot_share = share * onehot_weight
-        for start in range(0, VOCABULARY, BLOCK):
+        for start in tl.range(0, VOCABULARY, BLOCK, num_stages=STAGES):
             columns = start + block
             s_score = _scores(student, student_bias_ptr, columns, VOCABULARY, STUDENT_STRIDE, STUDENT_BIAS)
             t_score = _scores(teacher, teacher_bias_ptr, columns, VOCABULARY, TEACHER_WIDTH, TEACHER_BIAS) * sharpness

@@ -42,7 +42,7 @@ def _both(log_s, log_t, value):  # type: ignore[no-untyped-def]
 @triton.jit
 def forward_kl_slope(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-def]
     """``a t (log t - log s)``."""
-    return -a * _both(log_s, log_t, t)
+    return -a * tl.where(log_s > ABSENT, t, 0.0)
 
 
 @triton.jit

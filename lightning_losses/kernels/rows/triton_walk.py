@@ -19,11 +19,8 @@ from lightning_losses.kernels.rows.teachers import Teacher, largest, padded_rows
 from lightning_losses.kernels.rows.triton_kernel import distillation_kernel
 from lightning_losses.kernels.rows.triton_objectives import DIVERGENCES
 
-BLOCK_BYTES = 4096
-"""Bytes of a row that a program of the kernel reads at once."""
-
-WARPS = 8
-"""Warps that run it."""
+BLOCK_BYTES, WARPS, STAGES = 4096, 8, 1
+"""Bytes of a row that a program of the kernel reads at once, its warps, and the blocks that are under way at once."""
 
 # Scores' gradients lie in float16 with a row's share of 1 as this: small entries keep their digits, large ones fit.
 _HALF_SHARE = 256.0
@@ -142,6 +139,7 @@ def _launch(
             TEACHER_STRIDE=teacher.stride(0),
             TEACHER_WIDTH=_readable(teacher),
             BLOCK=block,
+            STAGES=STAGES,
             num_warps=WARPS,
         )
 

@@ -11,7 +11,7 @@ import sys
 
 from lightning_losses.kernels.rows.triton_kernel import distillation_kernel
 from lightning_losses.kernels.rows.triton_objectives import DIVERGENCES
-from lightning_losses.kernels.rows.triton_walk import BLOCK_BYTES, WARPS
+from lightning_losses.kernels.rows.triton_walk import BLOCK_BYTES, STAGES, WARPS
 from tests.kernels.compiled import needs
 
 VOCABULARIES = {"aligned": (128256, 128256), "odd": (50257, 50272)}
@@ -40,6 +40,7 @@ def constants_of(divergence, vocabulary, flags, block):
         "TEACHER_STRIDE": stride,
         "TEACHER_WIDTH": stride,
         "BLOCK": block,
+        "STAGES": STAGES,
     }
 
 
