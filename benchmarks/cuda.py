@@ -4,6 +4,7 @@
     python benchmarks/cuda.py --quick --only mean          # fewer repetitions, and of two sizes the smaller
     python benchmarks/cuda.py --json run.json              # the raw figures too, after every table
     python benchmarks/cuda.py --render run.json            # the page from them, on any machine
+    python benchmarks/cuda.py --sweep                      # the kernels alone, over blocks and warps
     python benchmarks/cuda.py --device cpu --quick         # a rehearsal of all of it, in miniature
 
 What fails (no memory, no package, a refusal) is a row with its reason. What the time does not suffice for is listed

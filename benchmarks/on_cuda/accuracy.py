@@ -24,9 +24,12 @@ TF32_BOUND = (2e-4, 2e-3)
 def check(case: Case, bench: Bench, size: Size, advance: Callable[[str], None]) -> list[dict[str, Any]]:
     """The relative errors of each entry that is to be checked."""
     torch.set_float32_matmul_precision("high" if case.tf32 else "highest")
-    tensors = operands(size, case.dtype, bench.device, case.ignored)
-    exact = tensors.exact()
-    loss = step(case.exact, exact)
+    try:
+        tensors = operands(size, case.dtype, bench.device, case.ignored)
+        exact = tensors.exact()
+        loss = step(case.exact, exact)
+    except Exception as error:
+        return [{"case": case.name, "name": "float64 itself", "dtype": str(case.dtype), "reason": reason(error)}]
     bounds = TF32_BOUND if case.tf32 else BOUNDS[case.dtype]
     rows = []
     for entry in case.entries:

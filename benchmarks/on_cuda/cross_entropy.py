@@ -11,14 +11,21 @@ from torch import Tensor
 from benchmarks.on_cuda import peers
 from benchmarks.on_cuda.measurement import Case, Entry
 from benchmarks.on_cuda.operands import Forward, Operands, Size
-from lightning_losses import Focal, chunked_head, linear_cross_entropy
+from lightning_losses import (
+    Focal,
+    StableMaxCrossEntropy,
+    chunked_head,
+    linear_cross_entropy,
+    linear_stablemax_cross_entropy,
+)
 
 SIZES = {"large": Size(8192, 4096, 128256), "small": Size(8192, 2048, 32768)}
 FLOAT32 = Size(4096, 1024, 32768)
 PLAIN, OURS, COMPILED = "plain, float32 logits", "ours", "torch.compile of plain"
+ALONE, BY_ROW = "ours, cross-entropy alone", "ours, row_function="
 
 OfLogits = Callable[[Tensor, Operands], Tensor]
-FOCAL = Focal(gamma=2.0)
+FOCAL, TEMPERATURE = Focal(gamma=2.0), 0.7
 
 
 def mean(logits: Tensor, o: Operands) -> Tensor:
@@ -37,7 +44,8 @@ def with_lse(logits: Tensor, o: Operands) -> Tensor:
 
 
 def with_entropy(logits: Tensor, o: Operands) -> Tensor:
-    """Each token's, and a tenth of its entropy."""
+    """Each token's, and a tenth of its entropy, at a temperature."""
+    logits = logits / TEMPERATURE
     log_s = logits.log_softmax(dim=1)
     entropy = -(log_s.exp() * log_s).sum(dim=1) * (o.target != -100)
     return per_token(logits, o) + 0.1 * (entropy * o.upstream).sum()
@@ -88,21 +96,53 @@ def fused_with_lse(o: Operands) -> Tensor:
     return value.loss + (value.lse * o.upstream).sum()
 
 
-def fused_with_entropy(o: Operands) -> Tensor:
+def fused_with_entropy(o: Operands, **options: Any) -> Tensor:
     """The fused loss of each token with its entropy."""
-    value = linear_cross_entropy(o.hidden, o.weight, o.target, reduction="none", return_entropy=True)
+    asked = {"reduction": "none", "return_entropy": True, "temperature": TEMPERATURE}
+    value = linear_cross_entropy(o.hidden, o.weight, o.target, **asked, **options)
     return ((value.loss + 0.1 * value.entropy) * o.upstream).sum()
 
 
 def fused_focal(o: Operands) -> Tensor:
-    """Focal loss of a head."""
+    """The library's focal loss of a head."""
     return chunked_head(FOCAL, o.hidden, o.weight, o.target)
+
+
+def focal_of_row(losses: Tensor) -> Tensor:
+    """Focal loss with γ = 2 as a function of cross-entropy."""
+    return (-torch.expm1(-losses)).square() * losses
 
 
 def generalized_per_token(o: Operands) -> Tensor:
     """Generalized cross-entropy made from each token's fused loss."""
     losses = linear_cross_entropy(o.hidden, o.weight, o.target, reduction="none")
     return _power(losses).sum() / (o.target != -100).sum()
+
+
+def fused_of_half(o: Operands, drop_ignored: bool | None = None) -> Tensor:
+    """The fused mean where every second token is ignored."""
+    return linear_cross_entropy(o.hidden, o.weight, _half(o.target), drop_ignored=drop_ignored)
+
+
+def of_half(logits: Tensor, o: Operands) -> Tensor:
+    """The mean likewise."""
+    return F.cross_entropy(logits, _half(o.target))
+
+
+def _half(target: Tensor) -> Tensor:
+    place = torch.arange(len(target), device=target.device)
+    return target.masked_fill(place % 2 == 0, -100)
+
+
+def stablemax(logits: Tensor, o: Operands) -> Tensor:
+    """StableMax cross-entropy."""
+    precise = "float64" if logits.dtype == torch.float64 else "float32"
+    return StableMaxCrossEntropy(compute_dtype=precise)(logits, o.target)
+
+
+def fused_stablemax(o: Operands) -> Tensor:
+    """The same of a head."""
+    return linear_stablemax_cross_entropy(o.hidden, o.weight, o.target)
 
 
 def mean_case(name: str, size: Size, on_card: bool) -> Case:
@@ -114,7 +154,6 @@ def mean_case(name: str, size: Size, on_card: bool) -> Case:
         Entry("plain, bfloat16 logits", unfused(mean, raised=False)),
         *(Entry(f"ours, chunk={chunk}", partial(fused, chunk=chunk)) for chunk in (1024, 2048, 4096)),
         Entry("ours, accum_dtype=float32", partial(fused, accum_dtype=torch.float32)),
-        Entry('ours, memory="least"', partial(fused, memory="least")),
         Entry("Liger, Triton", peers.liger),
         Entry("torch, chunked", peers.torch_chunked),
         Entry("CCE", peers.cut),
@@ -151,7 +190,8 @@ def with_entropy_case(name: str, size: Size) -> Case:
     entries = (
         Entry(PLAIN, unfused(with_entropy)),
         Entry("ours, return_entropy=True", fused_with_entropy),
-        Entry("Liger, scaled", peers.liger_with_entropy),
+        Entry("Liger, scaled", partial(peers.liger_with_entropy, temperature=TEMPERATURE)),
+        Entry('ours, impl="liger"', partial(fused_with_entropy, impl="liger")),
     )
     exact = unfused(with_entropy, raised=False)
     return Case(f"entropy {name}", "Per token with entropy", size, torch.bfloat16, entries, exact)
@@ -159,11 +199,17 @@ def with_entropy_case(name: str, size: Size) -> Case:
 
 def row_function_cases(name: str, size: Size) -> tuple[Case, Case]:
     """Functions of a row's cross-entropy, beside fused cross-entropy itself."""
-    plain_mean = Entry("ours, cross-entropy alone", fused, checked=False)
-    of_focal = Entry(PLAIN, unfused(focal)), plain_mean, Entry("ours, Focal by chunked_head", fused_focal)
+    alone = Entry(ALONE, fused, checked=False)
+    of_focal = (
+        Entry(PLAIN, unfused(focal)),
+        alone,
+        Entry(BY_ROW, partial(fused, row_function=focal_of_row)),
+        Entry("ours, Focal by chunked_head", fused_focal),
+    )
     of_power = (
         Entry(PLAIN, unfused(generalized)),
-        plain_mean,
+        alone,
+        Entry(BY_ROW, partial(fused, row_function=_power)),
         Entry('ours, by reduction="none"', generalized_per_token),
     )
     exact = (unfused(loss, raised=False) for loss in (focal, generalized))
@@ -171,6 +217,24 @@ def row_function_cases(name: str, size: Size) -> tuple[Case, Case]:
         Case(f"focal {name}", "Focal loss", size, torch.bfloat16, of_focal, next(exact)),
         Case(f"gce {name}", "Generalized cross-entropy", size, torch.bfloat16, of_power, next(exact)),
     )
+
+
+def ignored_case(name: str, size: Size) -> Case:
+    """The mean where half of the tokens are ignored: kept, or dropped at the price of a wait."""
+    entries = (
+        Entry(PLAIN, unfused(of_half)),
+        Entry("ours, kept", fused_of_half),
+        Entry("ours, drop_ignored=True", partial(fused_of_half, drop_ignored=True)),
+    )
+    exact = unfused(of_half, raised=False)
+    return Case(f"ignored {name}", "Mean of half of the tokens", size, torch.bfloat16, entries, exact)
+
+
+def stablemax_case(name: str, size: Size) -> Case:
+    """StableMax cross-entropy."""
+    entries = Entry(PLAIN, unfused(stablemax)), Entry(OURS, fused_stablemax)
+    exact = unfused(stablemax, raised=False)
+    return Case(f"stablemax {name}", "StableMax cross-entropy", size, torch.bfloat16, entries, exact)
 
 
 def dtype_case(name: str, size: Size, dtype: torch.dtype, on_card: bool, tf32: bool = False) -> Case:

@@ -8,23 +8,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.on_cuda.operands import Operands
+from lightning_losses.kernels.cross_entropy.peers import has_torch_operation
 
 
 def _package(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def torch_chunked(o: Operands) -> Tensor:
+def torch_chunked(o: Operands, reduction: str = "mean") -> Tensor:
     """torch's own, which chooses its chunk and what it accumulates in."""
+    if not has_torch_operation():
+        raise RuntimeError(f"torch {torch.__version__} has no chunked linear_cross_entropy")
     options = torch.nn.LinearCrossEntropyOptions()
-    return F.linear_cross_entropy(o.hidden, o.weight, o.target, options=options)
+    return F.linear_cross_entropy(o.hidden, o.weight, o.target, reduction=reduction, options=options)
 
 
 def torch_chunked_per_token(o: Operands) -> Tensor:
     """The same for each token."""
-    options = torch.nn.LinearCrossEntropyOptions()
-    losses = F.linear_cross_entropy(o.hidden, o.weight, o.target, reduction="none", options=options)
-    return (losses * o.upstream).sum()
+    return (torch_chunked(o, reduction="none") * o.upstream).sum()
 
 
 def liger(o: Operands) -> Tensor:
@@ -45,10 +46,10 @@ def liger_per_token(o: Operands) -> Tensor:
     return (function.apply(o.hidden, o.weight, o.target) * o.upstream).sum()
 
 
-def liger_with_entropy(o: Operands) -> Tensor:
+def liger_with_entropy(o: Operands, temperature: float) -> Tensor:
     """The same with the entropy beside it."""
     function = _package("liger_kernel.ops.fused_linear_scaled_cross_entropy").LigerFusedLinearScaledCrossEntropyFunction
-    losses, entropy = function.apply(o.hidden, o.weight, o.target, 1.0, -100, 1, True)
+    losses, entropy = function.apply(o.hidden, o.weight, o.target, temperature, -100, 1, True)
     return ((losses + 0.1 * entropy) * o.upstream).sum()
 
 

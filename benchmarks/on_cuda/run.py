@@ -21,6 +21,7 @@ from benchmarks.on_cuda import distillation as kd
 from benchmarks.on_cuda.measurement import Bench, Case, measure
 from benchmarks.on_cuda.page import judged, write
 from benchmarks.on_cuda.properties import CAPTURES, COMPILES, WAITS
+from benchmarks.on_cuda.sweep import sweep
 from lightning_losses.environment.atomic_files import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -39,10 +40,12 @@ def cases(on_card: bool, quick: bool) -> list[Case]:
     listed += [ce.dtype_case("float32", ce.FLOAT32, torch.float32, on_card)]
     listed += [ce.dtype_case("TF32", ce.FLOAT32, torch.float32, on_card, tf32=True)]
     listed += [ce.with_entropy_case("small", ce.SIZES["small"]), *ce.row_function_cases("small", ce.SIZES["small"])]
+    listed += [ce.ignored_case("small", ce.SIZES["small"])]
     if not quick:
         listed += [ce.dtype_case("float16 large", ce.SIZES["large"], torch.float16, on_card), *ce.over_sizes()]
         listed += [ce.with_lse_case("large", ce.SIZES["large"])]
     listed += [kd.objective_case(kind, "small", kd.SIZES["small"]) for kind in list(kd.OBJECTIVES)[3:]]
+    listed += [ce.stablemax_case("small", ce.SIZES["small"])]
     return listed
 
 
@@ -131,6 +134,18 @@ def perform(options: argparse.Namespace) -> dict[str, Any]:
     return run
 
 
+def tune(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The kernels alone, printed from the fastest."""
+    bench = Bench(torch.device(options.device), 0, time.monotonic() + options.budget)
+    with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("")
+        rows = sweep(bench, lambda what: progress.update(task, description=what))
+    for row in sorted(rows, key=lambda row: (row["kernel"], row["vocabulary"], row.get("ms", float("inf")))):
+        speed = f"{row['ms']:.3f} ms, {row['terabytes_per_second']:.2f} TB/s" if "ms" in row else row["reason"]
+        print(f"{row['kernel']} V={row['vocabulary']}, blocks of {row['block']}, {row['warps']} warps: {speed}")
+    return rows
+
+
 def shortly(record: dict[str, Any]) -> str:
     """The milliseconds of a table in one line."""
     return ", ".join(f"{e['name']} {e['ms']:.2f}" if "ms" in e else f"{e['name']} -" for e in record["entries"])
@@ -145,10 +160,16 @@ def main(description: str | None) -> None:
     parser.add_argument("--budget", type=float, default=220, help="seconds after which nothing new begins")
     parser.add_argument("--out", type=Path, help="the folder of the page: docs/benchmarks, a rehearsal's below build")
     parser.add_argument("--json", type=Path, help="write the raw figures here, after every table")
+    parser.add_argument("--sweep", action="store_true", help="time the kernels alone over blocks and warps instead")
     parser.add_argument("--render", type=Path, metavar="JSON", help="write the page from raw figures; measure nothing")
     options = parser.parse_args()
     if not options.render and options.device != "cpu" and not torch.cuda.is_available():
         parser.error(f"--device {options.device} came, and torch finds no card; use --device cpu for a rehearsal.")
+    if options.sweep:
+        rows = tune(options)
+        if options.json:
+            write_json(options.json, rows)
+        return
     run = json.loads(options.render.read_text()) if options.render else perform(options)
     place = "build" if run["machine"]["slug"] == "cpu" else "docs"
     path = write(run, options.out or ROOT / place / "benchmarks")
