@@ -176,6 +176,11 @@ def row_sums(values: Float[Tensor, "rows columns"], dtype: torch.dtype) -> Float
     return total
 
 
+def padded_rows(like: Tensor, rows: int, columns: int) -> Float[Tensor, "rows columns"]:
+    """Memory for a matrix whose rows begin at multiples of 16 entries, so that kernels read them in wide loads."""
+    return like.new_empty(rows, -(-columns // 16) * 16)[:, :columns]
+
+
 def spans(length: int, width: int) -> Iterator[slice]:
     """Slices of `width` that cover `length`; one empty slice for a length of 0."""
     for start in range(0, max(length, 1), width):

@@ -9,6 +9,8 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+# Where running maxima begin: finite, so that no two infinities are subtracted, and below every score.
+LOWEST = tl.constexpr(-1e30)
 
 
 @triton.jit
@@ -19,19 +21,21 @@ def _tanh(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _scores(  # type: ignore[no-untyped-def]
-    logits, bias_ptr, columns, inside, softcap, inverse_temperature,
+    logits, bias_ptr, columns, softcap, inverse_temperature, VOCABULARY: tl.constexpr, STRIDE: tl.constexpr,
     HAS_BIAS: tl.constexpr, SOFTCAP: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Scores over the temperature, -inf outside, and their slope by the logits."""
-    score = tl.load(logits + columns, mask=inside, other=float("-inf")).to(COMPUTE)
+    # The mask is that of the row with its padding, so that loads stay wide where the vocabulary is an odd number.
+    score = tl.load(logits + columns, mask=(columns >= 0) & (columns < STRIDE), other=0.0).to(COMPUTE)
+    inside = (columns >= 0) & (columns < VOCABULARY)
     if HAS_BIAS:
         score += tl.load(bias_ptr + columns, mask=inside, other=0.0).to(COMPUTE)
     slope = inverse_temperature
     if SOFTCAP:
         bent = _tanh(score / softcap)
-        score = tl.where(inside, softcap * bent, float("-inf"))
+        score = softcap * bent
         slope = (1.0 - bent * bent) * inverse_temperature
-    return score * inverse_temperature, slope
+    return tl.where(inside, score * inverse_temperature, float("-inf")), slope
 
 
 @triton.jit
@@ -40,7 +44,8 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
     lse_ptr, picked_ptr, smooth_ptr, entropy_ptr,
     of_lse_ptr, of_square_ptr, of_picked_ptr, of_smooth_ptr, of_entropy_ptr,
     start, softcap, inverse_temperature,
-    VOCABULARY: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTCAP: tl.constexpr, SMOOTH: tl.constexpr,
+    VOCABULARY: tl.constexpr, STRIDE: tl.constexpr,
+    HAS_BIAS: tl.constexpr, SOFTCAP: tl.constexpr, SMOOTH: tl.constexpr,
     ENTROPY: tl.constexpr, STATISTICS: tl.constexpr, GRADIENT: tl.constexpr, SQUARE: tl.constexpr,
     COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -51,11 +56,11 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
     begin at ``start`` of the whole vocabulary, in which the target counts.
     """
     row = tl.program_id(0).to(tl.int64)
-    logits = logits_ptr + row * VOCABULARY
+    logits = logits_ptr + row * STRIDE
     target = tl.load(target_ptr + row) - start
     if STATISTICS:
         # Vectors of running maxima and sums: reduced once, after the loop.
-        largest = tl.full((BLOCK,), float("-inf"), COMPUTE)
+        largest = tl.full((BLOCK,), LOWEST, COMPUTE)
         total = tl.zeros((BLOCK,), COMPUTE)
         weighted = tl.zeros((BLOCK,), COMPUTE)
         smooth = tl.zeros((BLOCK,), COMPUTE)
@@ -63,28 +68,30 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
             columns = begin + tl.arange(0, BLOCK)
             inside = columns < VOCABULARY
             score, _ = _scores(
-                logits, bias_ptr, columns, inside, softcap, inverse_temperature, HAS_BIAS, SOFTCAP, COMPUTE
+                logits, bias_ptr, columns, softcap, inverse_temperature, VOCABULARY, STRIDE, HAS_BIAS, SOFTCAP, COMPUTE
             )
             if SMOOTH:
                 weight = tl.load(class_weight_ptr + columns, mask=inside, other=0.0)
                 smooth += weight * tl.where(inside, score, 0.0)
-            larger = tl.maximum(largest, score)
-            # The difference of two infinities must not be formed.
-            anchor = tl.where(larger == float("-inf"), 0.0, larger)
-            decay = tl.exp2((largest - anchor) * LOG2_E)
-            fresh = tl.exp2((score - anchor) * LOG2_E)
+            # One exponential serves both: what the sum so far is multiplied by, and the score's own share.
+            difference = score - largest
+            fading = tl.exp2(-tl.abs(difference) * LOG2_E)
+            rises = difference > 0.0
+            decay = tl.where(rises, fading, 1.0)
+            fresh = tl.where(rises, 1.0, fading)
             total = total * decay + fresh
             if ENTROPY:
                 weighted = weighted * decay + fresh * tl.where(fresh > 0.0, score, 0.0)
-            largest = larger
-        highest = tl.max(largest)
-        anchor = tl.where(highest == float("-inf"), 0.0, highest)
+            largest = tl.maximum(largest, score)
+        anchor = tl.max(largest)
         decay = tl.exp2((largest - anchor) * LOG2_E)
         mass = tl.sum(total * decay)
         lse = anchor + tl.log(mass)
         tl.store(lse_ptr + row, lse)
         here = (target >= 0) & (target < VOCABULARY)
-        picked, _ = _scores(logits, bias_ptr, target, here, softcap, inverse_temperature, HAS_BIAS, SOFTCAP, COMPUTE)
+        picked, _ = _scores(
+            logits, bias_ptr, target, softcap, inverse_temperature, VOCABULARY, STRIDE, HAS_BIAS, SOFTCAP, COMPUTE
+        )
         tl.store(picked_ptr + row, tl.where(here, picked, 0.0))
         if SMOOTH:
             tl.store(smooth_ptr + row, tl.sum(smooth))
@@ -106,7 +113,7 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
             columns = begin + tl.arange(0, BLOCK)
             inside = columns < VOCABULARY
             score, slope = _scores(
-                logits, bias_ptr, columns, inside, softcap, inverse_temperature, HAS_BIAS, SOFTCAP, COMPUTE
+                logits, bias_ptr, columns, softcap, inverse_temperature, VOCABULARY, STRIDE, HAS_BIAS, SOFTCAP, COMPUTE
             )
             probability = tl.exp2((score - lse) * LOG2_E)
             gradient = of_lse * probability
@@ -116,4 +123,4 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
             gradient = tl.where(columns == target, gradient + of_picked, gradient)
             if SMOOTH:
                 gradient += of_smooth * tl.load(class_weight_ptr + columns, mask=inside, other=0.0)
-            tl.store(logits + columns, (gradient * slope).to(logits_ptr.dtype.element_ty), mask=inside)
+            tl.store(logits + columns, (gradient * slope).to(logits_ptr.dtype.element_ty), mask=columns < STRIDE)

@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_losses.kernels.autograd import Summed, Wanted
 from lightning_losses.kernels.cross_entropy.rows import Statistics
 from lightning_losses.kernels.cross_entropy.triton_kernel import cross_entropy_kernel
-from lightning_losses.kernels.products import accumulate, cuda_chunk, product_into, spans
+from lightning_losses.kernels.products import accumulate, cuda_chunk, padded_rows, product_into, spans
 from lightning_losses.kernels.terms import Alone, Exchange, Terms, statistics_dtype
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
@@ -73,6 +73,7 @@ class Launch(NamedTuple):
             terms.softcap or 1.0,
             1.0 / terms.temperature,
             VOCABULARY=vocabulary,
+            STRIDE=logits.stride(0),
             HAS_BIAS=self.bias is not None,
             SOFTCAP=terms.softcap is not None,
             SMOOTH=terms.label_smoothing > 0,
@@ -138,7 +139,7 @@ def chunks_of(
     """Each chunk's slice of the tokens, hidden states (0 where ignored) and logits, all of these in one place."""
     tokens, vocabulary = len(hidden), len(weight)
     step = min(chunk or cuda_chunk(tokens, vocabulary, weight.element_size()), max(tokens, 1))
-    place = weight.new_empty(step, vocabulary)
+    place = padded_rows(weight, step, vocabulary)
     for rows in spans(tokens, step) if tokens else ():
         e = hidden[rows]
         if kept is not None:

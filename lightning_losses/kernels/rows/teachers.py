@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.products import product, working_dtype
+from lightning_losses.kernels.products import padded_rows, product, working_dtype
 
 
 class Teacher(Protocol):
@@ -137,11 +137,6 @@ class TopKLogits(NamedTuple):
             yield chunk.scatter_(1, self.classes[rows], self.values[rows])
             # Only what was written is taken back: to fill anew would cost a pass.
             chunk.scatter_(1, self.classes[rows], -torch.inf)
-
-
-def padded_rows(like: Tensor, rows: int, columns: int) -> Float[Tensor, "rows columns"]:
-    """Memory for a matrix whose rows begin at multiples of 16 entries, so that kernels read them in wide loads."""
-    return like.new_empty(rows, -(-columns // 16) * 16)[:, :columns]
 
 
 def largest(cuts: list[slice]) -> int:

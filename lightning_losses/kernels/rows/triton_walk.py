@@ -12,10 +12,10 @@ from torch import Tensor
 
 from lightning_losses.kernels.autograd import Wanted
 from lightning_losses.kernels.cross_entropy.triton_walk import Gradients
-from lightning_losses.kernels.products import cuda_chunk, spans
+from lightning_losses.kernels.products import cuda_chunk, padded_rows, spans
 from lightning_losses.kernels.rows.gradients import Parts, Walked
 from lightning_losses.kernels.rows.objectives import Objective
-from lightning_losses.kernels.rows.teachers import Teacher, largest, padded_rows
+from lightning_losses.kernels.rows.teachers import Teacher, largest
 from lightning_losses.kernels.rows.triton_kernel import distillation_kernel
 from lightning_losses.kernels.rows.triton_objectives import DIVERGENCES
 

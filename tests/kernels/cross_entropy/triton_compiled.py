@@ -37,7 +37,7 @@ def argument_type(name, dtype):
 def main():
     for architecture, dtype, form in itertools.product((80, 90, 100), ("bf16", "fp16", "fp32"), FORMS):
         flags = {flag: flag in FORMS[form] for flag in FLAGS}
-        constants = {**flags, "VOCABULARY": VOCABULARY, "COMPUTE": tl.float32, "BLOCK": BLOCK}
+        constants = {**flags, "VOCABULARY": VOCABULARY, "STRIDE": VOCABULARY, "COMPUTE": tl.float32, "BLOCK": BLOCK}
         need = needs(cross_entropy_kernel, lambda name, d=dtype: argument_type(name, d), architecture, constants, WARPS)
         print(json.dumps({"form": form, "architecture": architecture, "dtype": dtype, **need}), flush=True)
 
