@@ -1,5 +1,7 @@
 """Any row-wise loss of a classifier head by chunks of tokens: the [tokens, vocabulary] logits are never held."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -9,9 +11,19 @@ from lightning_losses.kernels.rows.head_loss import ChunkedImpl as ChunkedImpl
 from lightning_losses.kernels.rows.head_loss import head_loss
 from lightning_losses.kernels.rows.row_wise import RowFunction
 from lightning_losses.kernels.rows.teachers import Teacher
+from lightning_losses.kernels.traced import Returned, traceable
+from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.numerics.reduction import Reduction
 
 
+def _returned(arguments: dict[str, Any]) -> Returned:
+    loss, reduction = arguments["loss"], arguments.get("reduction")
+    if reduction is None:
+        reduction = loss.reduction if isinstance(loss, RowLoss) else "mean"
+    return Returned(None, ("loss",), (reduction == "none",), tuple(arguments["hidden"].shape[:-1]))
+
+
+@traceable(_returned)
 def chunked_head(
     loss: RowFunction,
     hidden: Float[Tensor, "*tokens width"],

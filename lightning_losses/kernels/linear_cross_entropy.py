@@ -1,7 +1,7 @@
 """Cross-entropy of a classifier head without its logits: the front door to every implementation."""
 
 from collections.abc import Callable
-from typing import Any, Literal, ParamSpec, Protocol, overload
+from typing import Any, Literal, ParamSpec, Protocol, cast, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,7 @@ from lightning_losses.kernels.inputs import (
     shifted,
 )
 from lightning_losses.kernels.terms import RowTransform, Terms, statistics_dtype
+from lightning_losses.kernels.traced import Returned, traceable
 from lightning_losses.numerics.checks import check_choice, check_number, check_temperature
 from lightning_losses.numerics.reduction import Reduction
 
@@ -50,9 +51,19 @@ class _Door(Protocol[P]):
     def __call__(self, *operands: P.args, **options: P.kwargs) -> Tensor: ...
 
 
+def _returned(arguments: dict[str, Any]) -> Returned:
+    """What is returned for these arguments: the loss alone, or more where that is asked for."""
+    target, shift = arguments["target"], int(arguments.get("shift", 0))
+    shape = (*target.shape[:-1], target.shape[-1] - shift) if shift else tuple(target.shape)
+    rows = arguments.get("reduction", "mean") == "none"
+    extra = [field for field in LinearCrossEntropyValue._fields[1:] if arguments.get(f"return_{field}", False)]
+    rowwise = [rows, *(rows if field == "z_loss" else True for field in extra)]
+    return Returned(LinearCrossEntropyValue if extra else None, ("loss", *extra), tuple(rowwise), shape)
+
+
 def _door(function: Callable[P, Tensor | LinearCrossEntropyValue]) -> _Door[P]:
-    """The function itself, with what it returns told by the flags it is called with."""
-    return function  # type: ignore[return-value]
+    """The function, traceable, with what it returns told by the flags it is called with."""
+    return cast(_Door[P], traceable(_returned)(function))
 
 
 @_door

@@ -17,6 +17,7 @@ from lightning_losses.kernels.rows.row_wise import RowFunction
 from lightning_losses.kernels.rows.teachers import Teacher, TeacherHead
 from lightning_losses.kernels.rows.teachers import TeacherLogits as TeacherLogits
 from lightning_losses.kernels.rows.teachers import TopKLogits as TopKLogits
+from lightning_losses.kernels.traced import Returned, traceable
 from lightning_losses.losses.distillation.logits.aligned_vocabulary import Policy, shared_classes, shared_target
 from lightning_losses.numerics.checks import check_floating, check_number
 from lightning_losses.numerics.reduction import Reduction
@@ -32,6 +33,14 @@ class LinearDistillationValue(NamedTuple):
     hard: Float[Tensor, "..."] | None
 
 
+def _returned(arguments: dict[str, Any]) -> Returned:
+    fields = ("loss", "soft", "hard") if arguments.get("hard_weight", 0.0) else ("loss", "soft")
+    rows = arguments.get("reduction", "mean") == "none"
+    shape = tuple(arguments["hidden"].shape[:-1])
+    return Returned(LinearDistillationValue, fields, (rows,) * len(fields), shape)
+
+
+@traceable(_returned)
 def linear_distillation(
     hidden: Float[Tensor, "*tokens width"],
     weight: Float[Tensor, "vocabulary width"],

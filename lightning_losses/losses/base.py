@@ -10,6 +10,7 @@ from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self, dataclass_transform
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,13 @@ from torch import Tensor, nn
 from lightning_losses.losses.settings import check_settings, settings
 
 Status = Literal["confirmed", "paper", "experimental"]
+
+_LIVING: WeakValueDictionary[int, "Loss"] = WeakValueDictionary()
+
+
+def living(identity: int) -> "Loss":
+    """The loss of this ``id``, by which a compiled graph knows it."""
+    return _LIVING[identity]
 
 
 def forward_inputs(function: Callable[..., Any]) -> dict[str, bool]:
@@ -54,6 +62,7 @@ class Loss(nn.Module, ABC):
         """Make the module ready for its fields, which the dataclass's constructor sets first of all."""
         loss = super().__new__(cls)
         nn.Module.__init__(loss)
+        _LIVING[id(loss)] = loss
         return loss
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -134,8 +134,10 @@ class AlignedVocabulary(Loss):
             # Whatever the sizes, so that lists that can't be right are refused at once.
             shared = self._checked(2**62, 2**62)
             # On the loss's device: indices that stayed on the host would be copied at every step, and waited for.
-            self.register_buffer("student_index", shared.student, persistent=False)
-            self.register_buffer("teacher_index", shared.teacher, persistent=False)
+            for name, index in (("student_index", shared.student), ("teacher_index", shared.teacher)):
+                # Of two lists the indices are tensors.
+                assert isinstance(index, Tensor)
+                self.register_buffer(name, index, persistent=False)
         self.loss = KD() if self.loss is None else self.loss
         if not {"logits", "teacher_logits"} <= set(self.loss.inputs()):
             raise ValueError(
