@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_losses.metrics.base import PredictionMetric
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions, to_probabilities
 from lightning_losses.numerics.checks import check_choice
+from lightning_losses.numerics.probabilities import full_precision
 
 
 class RiskCoverage(NamedTuple):
@@ -127,7 +128,7 @@ def _confidence_and_error(
 
 
 def _rows(predictions: Tensor, target: Tensor, inputs: Inputs, task: Task) -> tuple[Tensor, Tensor]:
-    probabilities = to_probabilities(predictions, inputs=inputs, task=task)
+    probabilities = full_precision(to_probabilities(predictions, inputs=inputs, task=task))
     if task == "binary":
         probabilities = torch.stack([1 - probabilities, probabilities], dim=-1)
         prediction = (probabilities[:, 1] >= 0.5).long()

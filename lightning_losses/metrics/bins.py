@@ -41,11 +41,6 @@ def confidences(
     return probabilities, (target.unsqueeze(-1) == classes).to(probabilities)
 
 
-def width_bins(confidence: Float[Tensor, "rows columns"], num_bins: int) -> Int[Tensor, "rows columns"]:
-    """The equal-width bin of each confidence: bin b is ``(b / B, (b + 1) / B]``, with 0 in the first."""
-    return (confidence.double().mul(num_bins).ceil().long() - 1).clamp(0, num_bins - 1)
-
-
 def mass_bins(confidence: Float[Tensor, "rows columns"], num_bins: int) -> Int[Tensor, "rows columns"]:
     """The equal-mass bin of each confidence, per column: counts equal up to 1, but equal confidences share a bin.
 

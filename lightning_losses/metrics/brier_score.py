@@ -7,8 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.metrics.base import PredictionMetric
-from lightning_losses.metrics.bins import bin_sums, binned, check_bins, confidences, width_bins
+from lightning_losses.metrics.bins import bin_sums, binned, check_bins, confidences
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
+from lightning_losses.numerics.bins import width_bins
 
 
 class BrierParts(NamedTuple):

@@ -16,9 +16,9 @@ from lightning_losses.metrics.bins import (
     check_bins,
     confidences,
     mass_bins,
-    width_bins,
 )
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
+from lightning_losses.numerics.bins import width_bins
 from lightning_losses.numerics.checks import check_choice, check_number
 
 Weighting = Literal["count", "uniform"]

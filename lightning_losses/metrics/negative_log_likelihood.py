@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_losses.metrics.base import PredictionMetric
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
+from lightning_losses.numerics.probabilities import full_precision
 
 # What a probability of 0 given to what came true counts as.
 SMALLEST_PROBABILITY = 1e-12
@@ -105,13 +106,16 @@ class NegativeLogLikelihood(PredictionMetric):
 
 
 def _per_sample(predictions: Tensor, target: Tensor, inputs: Inputs, task: Task) -> Float[Tensor, " rows"]:
+    # Half precision has no 1e-12.
+    predictions = full_precision(predictions)
     if task == "multiclass":
         if inputs == "logits":
             return F.cross_entropy(predictions, target, reduction="none")
         chosen = predictions.gather(-1, target.unsqueeze(-1)).squeeze(-1)
         return -chosen.clamp(min=SMALLEST_PROBABILITY).log()
     if inputs == "logits":
-        value = F.binary_cross_entropy_with_logits(predictions, target.to(predictions), reduction="none")
+        # Not by torch's binary cross-entropy, which is NaN at infinite logits.
+        value = F.softplus(torch.where(target == 1, -predictions, predictions))
     else:
         value = -torch.where(target == 1, predictions, 1 - predictions).clamp(min=SMALLEST_PROBABILITY).log()
     return value.sum(dim=-1) if task == "multilabel" else value

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.metrics.bins import bin_sums, binned, check_bins, confidences, width_bins
+from lightning_losses.metrics.bins import bin_sums, binned, check_bins, confidences
 from lightning_losses.metrics.calibration_error import CalibrationError
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
+from lightning_losses.numerics.bins import width_bins
 from lightning_losses.numerics.checks import check_choice
 
 Direction = Literal["over", "under"]

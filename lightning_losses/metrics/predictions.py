@@ -1,5 +1,6 @@
 """What the metrics accept, said explicitly and checked: logits or probabilities, multi-class, binary or multi-label."""
 
+import math
 from typing import Literal
 
 import torch
@@ -26,7 +27,10 @@ def checked_predictions(
     ignore_index: int = -100,
     validate: bool = True,
 ) -> tuple[Float[Tensor, "..."], Int[Tensor, "..."]]:
-    """Predictions in full precision and their targets, flattened to rows, without the ignored ones.
+    """Predictions and their targets, flattened to rows, without the ignored ones.
+
+    Logits in half precision become float32. Probabilities stay in the precision they came in, so that those on the
+    edge of a bin stay there.
 
     Args:
         metric: the name that errors begin with.
@@ -38,16 +42,18 @@ def checked_predictions(
         validate: False skips the checks of values, which synchronise the device.
 
     Raises:
-        ValueError: shapes, dtypes or choices that do not fit; with `validate`, NaN, targets outside the classes,
-            probabilities outside [0, 1] or, multi-class, that do not sum to 1 (to 1e-2).
+        ValueError: shapes, dtypes or choices that do not fit; one class alone; with `validate`, NaN, logits that
+            softmax makes NaN, targets outside the classes, probabilities outside [0, 1] or, multi-class, that do not
+            sum to 1 (to 1e-2).
     """
     check_choice(metric, "inputs", inputs, Inputs)
     check_choice(metric, "task", task, Task)
     if not (isinstance(predictions, Tensor) and predictions.is_floating_point()):
         came = predictions.dtype if isinstance(predictions, Tensor) else type(predictions).__name__
         raise ValueError(f"{metric}: predictions of type {came} came; give floating-point {inputs}.")
-    if target.is_floating_point() or target.is_complex():
-        raise ValueError(f"{metric}: target has dtype {target.dtype}; give integers.")
+    if not isinstance(target, Tensor) or target.is_floating_point() or target.is_complex():
+        came = target.dtype if isinstance(target, Tensor) else type(target).__name__
+        raise ValueError(f"{metric}: target of type {came} came; give a tensor of integers.")
     expected = predictions.shape[:-1] if task == "multiclass" else predictions.shape
     if predictions.ndim == 0 or (task != "binary" and predictions.ndim < 2) or target.shape != expected:
         raise ValueError(
@@ -55,7 +61,14 @@ def checked_predictions(
             f"{list(target.shape)} for task={task!r}; multiclass takes [N, C] and [N], binary [N] and "
             "[N], multilabel [N, L] and [N, L]."
         )
-    predictions, target = full_precision(predictions.detach()), target.detach().long()
+    if task == "multiclass" and predictions.shape[-1] < 2:
+        raise ValueError(
+            f"{metric}: predictions of shape {list(predictions.shape)} have fewer than two classes; for one score per "
+            "sample give task='binary' and predictions of the target's shape."
+        )
+    predictions, target = predictions.detach(), target.detach().long()
+    if inputs == "logits":
+        predictions = full_precision(predictions)
     if task == "binary":
         predictions, target = predictions.reshape(-1), target.reshape(-1)
     else:
@@ -82,6 +95,15 @@ def _check_values(metric: str, predictions: Tensor, target: Tensor, inputs: Inpu
     low, high = torch.stack(torch.aminmax(predictions)).tolist()
     if low != low or high != high:
         raise ValueError(f"{metric}: predictions hold NaN; a metric of them would say nothing about the others.")
+    if (
+        inputs == "logits"
+        and task == "multiclass"
+        and not (high < math.inf and (low > -math.inf or _some_kept(predictions)))
+    ):
+        raise ValueError(
+            f"{metric}: logits of +inf, or rows of nothing but -inf, came, whose softmax is NaN; give finite logits, "
+            "and -inf only for classes that are masked."
+        )
     classes = predictions.shape[-1] if task == "multiclass" else 2
     if int(target.min()) < 0 or int(target.max()) >= classes:
         raise ValueError(
@@ -94,8 +116,12 @@ def _check_values(metric: str, predictions: Tensor, target: Tensor, inputs: Inpu
         raise ValueError(
             f"{metric}: probabilities from {low:g} to {high:g} came; give values in [0, 1], or inputs='logits'."
         )
-    if task == "multiclass" and float((predictions.sum(dim=-1) - 1).abs().max()) > SUM_TOLERANCE:
+    if task == "multiclass" and float((full_precision(predictions).sum(dim=-1) - 1).abs().max()) > SUM_TOLERANCE:
         raise ValueError(
             f"{metric}: probabilities came whose rows do not sum to 1; normalise them, or give "
             "inputs='logits' or task='multilabel'."
         )
+
+
+def _some_kept(logits: Float[Tensor, "rows classes"]) -> bool:
+    return bool((logits.amax(dim=-1) > -torch.inf).all())

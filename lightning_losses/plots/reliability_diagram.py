@@ -17,10 +17,10 @@ from lightning_losses.metrics.bins import (
     check_bins,
     confidences,
     mass_bins,
-    width_bins,
 )
 from lightning_losses.metrics.bootstrap import Interval, bootstrap_interval
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
+from lightning_losses.numerics.bins import width_bins
 from lightning_losses.plots.style import COLORS, paper_style
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from lightning_losses import metrics as M
-from lightning_losses.metrics.bins import mass_bins, width_bins
+from lightning_losses.metrics.bins import mass_bins
 
 
 def sample(rows=500, classes=5, sharpness=1.0):
@@ -94,9 +94,16 @@ def test_equal_confidences_share_a_bin():
     assert len(set(index[10:].tolist())) == 1
 
 
-def test_width_bins_are_closed_on_the_right():
-    confidence = torch.tensor([0.0, 0.1, 0.25, 0.26, 0.5, 0.75, 1.0]).unsqueeze(-1)
-    assert width_bins(confidence, 4)[:, 0].tolist() == [0, 0, 0, 1, 1, 2, 3]
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_confidences_on_edges_have_the_error_of_their_bins_in_every_precision(dtype):
+    # 0.8 closes its bin and 0.9 the next: each bin has one value, and its own gap.
+    confidence, target = torch.tensor([0.8] * 5 + [0.9] * 5, dtype=dtype), torch.tensor([1] * 5 + [1, 1, 1, 0, 0])
+    options = {"inputs": "probabilities", "task": "binary", "num_bins": 10}
+    rounding = 4 * torch.finfo(dtype).eps
+    assert float(M.expected_calibration_error(confidence, target, **options)) == pytest.approx(0.25, abs=rounding)
+    assert float(M.ExpectedCalibrationError(**options)(confidence, target)) == pytest.approx(0.25, abs=rounding)
+    low, one = torch.tensor([0.1, 0.05], dtype=dtype), torch.tensor([1, 0])
+    assert float(M.expected_calibration_error(low, one, **options)) == pytest.approx(0.425, abs=rounding)
 
 
 def test_fewer_samples_than_bins_are_a_bin_each():

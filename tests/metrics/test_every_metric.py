@@ -166,6 +166,35 @@ def test_bad_probabilities_are_refused(name, predictions, message):
 
 
 @every
+@pytest.mark.parametrize(
+    ("logits", "target", "message"),
+    [
+        (torch.zeros(3, CLASSES), None, "target of type NoneType came"),
+        (torch.zeros(3, CLASSES), torch.zeros(3), "target of type torch.float32 came"),
+        (torch.zeros(3, 1), torch.zeros(3, dtype=torch.long), "fewer than two classes"),
+        (torch.tensor([[0.0, torch.inf]]), torch.tensor([0]), r"\+inf, or rows of nothing but -inf"),
+        (torch.tensor([[-torch.inf, -torch.inf]]), torch.tensor([0]), r"\+inf, or rows of nothing but -inf"),
+    ],
+)
+def test_logits_without_a_softmax_and_targets_that_are_none_are_refused(name, logits, target, message):
+    _, function = METRICS[name]
+    with pytest.raises(ValueError, match=message):
+        function(logits, target, inputs="logits")
+
+
+@every
+def test_a_masked_class_is_as_if_it_were_not_there(name):
+    _, function = METRICS[name]
+    logits, target = sample()
+    masked = torch.cat([logits, torch.full((len(logits), 1), -torch.inf)], dim=-1)
+    expected = function(logits, target, inputs="logits")
+    if name in ("classwise", "adaptive"):
+        # One more class, without a gap.
+        expected = expected * CLASSES / (CLASSES + 1)
+    torch.testing.assert_close(function(masked, target, inputs="logits"), expected, **ROUNDING)
+
+
+@every
 def test_what_the_predictions_are_must_be_said(name):
     make, function = METRICS[name]
     with pytest.raises(TypeError, match="inputs"):

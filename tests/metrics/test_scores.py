@@ -38,6 +38,12 @@ def test_likelihood_of_logits_has_no_floor_and_of_probabilities_has():
     assert float(floor) == pytest.approx(27.631, abs=1e-3)
 
 
+def test_likelihood_of_infinite_binary_logits_is_that_of_certainty():
+    certain = torch.tensor([torch.inf, -torch.inf])
+    assert M.negative_log_likelihood(certain, torch.tensor([1, 0]), inputs="logits", task="binary") == 0
+    assert M.negative_log_likelihood(certain, torch.tensor([1, 1]), inputs="logits", task="binary") == torch.inf
+
+
 @pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel"])
 def test_brier_parts_add_up(task):
     logits, target = sample()

@@ -9,7 +9,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning_losses.callbacks.calibration.evaluation_logits import EvaluationLogits
 from lightning_losses.callbacks.records.figures import publish, publish_table
 from lightning_losses.metrics import calibration_summary
-from lightning_losses.metrics.bins import bin_sums, binned, check_bins, confidences, width_bins
+from lightning_losses.metrics.bins import bin_sums, binned, check_bins, confidences
+from lightning_losses.numerics.bins import width_bins
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.plots.reliability_diagram import reliability_diagram
 

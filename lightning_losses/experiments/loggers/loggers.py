@@ -15,7 +15,8 @@ from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.experiments.config.instantiate import instantiate
 from lightning_losses.experiments.loggers.wandb_run import WandbRun
 from lightning_losses.experiments.training.report import Report
-from lightning_losses.metrics.bins import bin_sums, binned, confidences, width_bins
+from lightning_losses.metrics.bins import bin_sums, binned, confidences
+from lightning_losses.numerics.bins import width_bins
 
 # What a reader compares, in the order of a table's columns.
 _SCORES = ("accuracy", "nll", "brier", "ece")

@@ -47,7 +47,8 @@ from lightning_losses.metrics import (
     overconfidence_error,
     rms_calibration_error,
 )
-from lightning_losses.metrics.bins import bin_sums, binned, confidences, width_bins
+from lightning_losses.metrics.bins import bin_sums, binned, confidences
+from lightning_losses.numerics.bins import width_bins
 from tests.golden.adapter import Adapter, Params, gradients, leaf
 
 ODIR = "lam*sum offdiag^2/(C(C-1)) + mu*sum b^2/C"
