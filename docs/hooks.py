@@ -16,6 +16,8 @@ from lightning_losses.catalogue.parts import PARTS, Part, parts
 ROOT = Path(__file__).parents[1]
 # Files of the repository outside this folder, as pages.
 PAGES = {"results.md": "RESULTS.md", "changelog.md": "CHANGELOG.md"}
+# The folders of pages that recipes and benchmarks write.
+RESULTS = ("results", "benchmarks")
 # What stands outside the rooms that make a page of the API each, and has one together.
 CORE = ("losses.adapted", "losses.base", "losses.registered", "environment.cache_folder")
 # The rooms whose modules make a page of the API each, or, the first two, stand on the page of the core.
@@ -34,7 +36,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     assert config.nav is not None
     for section in config.nav:
         if "Results" in section:
-            section["Results"] += [_heading(path) for path in sorted((ROOT / "docs" / "results").glob("*.md"))]
+            pages = [path for folder in RESULTS for path in sorted((ROOT / "docs" / folder).glob("*.md"))]
+            section["Results"] += [_heading(path) for path in pages]
         if "API" in section:
             section["API"] = [{title: path} for title, path, _ in _api()]
     return config
