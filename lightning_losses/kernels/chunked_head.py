@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.rows.gradients import Parts
 from lightning_losses.kernels.rows.head_loss import ChunkedImpl as ChunkedImpl
 from lightning_losses.kernels.rows.head_loss import head_loss
-from lightning_losses.kernels.rows.row_wise import RowFunction
+from lightning_losses.kernels.rows.row_wise import RowFunction, cross_entropy_options
 from lightning_losses.kernels.rows.teachers import Teacher
 from lightning_losses.kernels.traced import Returned, traceable
 from lightning_losses.losses.kinds import RowLoss
@@ -62,7 +63,8 @@ def chunked_head(
             device to count them; by default on a CPU alone, where that costs nothing.
         impl: "triton" runs one kernel on the scores of student and teacher, for a divergence that it has functions of;
             "chunked" takes the loss's hand-written gradient if it has one, on a CPU, "autograd" never, "reference"
-            holds the logits of all tokens; "auto" is "triton" on CUDA where it can be, else "chunked".
+            holds the logits of all tokens; "auto" is "triton" on CUDA where it can be, else "chunked". By all but
+            "autograd" and "reference" a function of cross-entropy, such as focal loss, is `linear_cross_entropy`.
 
     Returns:
         The loss in float32 (float64 for float64).
@@ -76,6 +78,22 @@ def chunked_head(
         >>> round(value.item(), 4)
         1.6094
     """
+    options = cross_entropy_options(loss) if teacher is None and target is not None else None
+    if options is not None and isinstance(loss, RowLoss) and impl in ("auto", "chunked", "triton"):
+        return linear_cross_entropy(
+            hidden,
+            weight,
+            target,
+            bias,
+            ignore_index=loss.ignore_index if ignore_index is None else ignore_index,
+            reduction=loss.reduction if reduction is None else reduction,
+            normalizer=normalizer,
+            chunk=chunk,
+            accum_dtype=accum_dtype,
+            drop_ignored=drop_ignored,
+            impl=impl,
+            **options,
+        )
     return head_loss(
         loss,
         hidden,

@@ -17,7 +17,7 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.numerics.checks import check_vectors
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.reduction import Reduction, reduce
-from lightning_losses.numerics.rows import class_indices, classification_rows, distillation_rows
+from lightning_losses.numerics.rows import class_indices, classification_rows, distillation_rows, pick
 
 
 class RowLoss(Loss):
@@ -62,6 +62,20 @@ class ClassificationLoss(RowLoss):
         """Check, evaluate and reduce; the class documents what."""
         given = self.given(logits, target)
         return reduce(self.rows(given), self.reduction, given.kept)
+
+
+class CrossEntropyFunction(ClassificationLoss):
+    """A function of a row's cross-entropy with its class, which fused heads take at the price of cross-entropy."""
+
+    soft_targets = False
+
+    @abstractmethod
+    def of_cross_entropy(self, cross_entropy: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+        """The value of each row from ``-log p`` of its target, each by itself."""
+
+    def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        return self.of_cross_entropy(-pick(log_probabilities(given.logits), given.target))
 
 
 class DistillationRows(NamedTuple):

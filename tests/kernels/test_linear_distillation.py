@@ -213,15 +213,33 @@ def test_any_row_wise_function_is_taken():
 
 
 @pytest.mark.parametrize(
-    "loss", [losses.CrossEntropy(), losses.CrossEntropy(label_smoothing=0.1), losses.StableMaxCrossEntropy()], ids=repr
+    "loss",
+    [
+        losses.CrossEntropy(),
+        losses.CrossEntropy(label_smoothing=0.1),
+        losses.StableMaxCrossEntropy(),
+        losses.Focal(2.0),
+        losses.FocalAdaptive(),
+    ],
+    ids=repr,
 )
+@pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("impl", ["chunked", "autograd"])
-def test_losses_without_a_teacher(impl, loss):
+def test_losses_without_a_teacher(impl, reduction, loss):
     hidden, weight, _, _, target = call = problem()
     bias = torch.linspace(-1, 1, 23, dtype=torch.float64)
-    found = chunked_head(loss, hidden, weight, target, bias, chunk=5, impl=impl)
-    wanted = loss(hidden @ weight.t() + bias, target)
-    assert_same(with_gradients(found, call), with_gradients(wanted, call))
+    found = chunked_head(loss, hidden, weight, target, bias, chunk=5, impl=impl, reduction=reduction)
+    wanted = reduce(loss.rows(loss.given(hidden @ weight.t() + bias, target)), reduction, target != -100)
+    upstream = torch.linspace(-1, 2, 13, dtype=torch.float64) if reduction == "none" else 2.0
+    assert_same(with_gradients(found, call, upstream), with_gradients(wanted, call, upstream))
+
+
+def test_a_function_of_cross_entropy_costs_what_cross_entropy_does(monkeypatch):
+    hidden, weight, _, _, target = problem()
+    monkeypatch.setattr("lightning_losses.kernels.chunked_head.head_loss", None)
+    assert chunked_head(losses.Focal(2.0), hidden, weight, target).isfinite()
+    with pytest.raises(TypeError):
+        chunked_head(losses.Focal(2.0), hidden, weight, target, impl="autograd")
 
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"reduction": "sum"}, {"normalizer": 20.0}], ids=str)

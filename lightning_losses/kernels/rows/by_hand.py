@@ -17,7 +17,6 @@ from torch import Tensor
 from lightning_losses.kernels.head import locate
 from lightning_losses.kernels.products import exponentiate
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.classification.cross_entropy import CrossEntropy
 from lightning_losses.losses.classification.stablemax_cross_entropy import StableMaxCrossEntropy
 from lightning_losses.losses.distillation.divergences.forward_kl import ForwardKL
 from lightning_losses.losses.distillation.divergences.generalized_jsd import GeneralizedJSD
@@ -252,7 +251,6 @@ BY_HAND: dict[type[Loss], ByHand] = {
     ReverseKL: ByHand(reverse_kl),
     GeneralizedJSD: ByHand(generalized_jsd),
     NKD: ByHand(nkd, lambda loss: loss.temperature == 1),
-    CrossEntropy: ByHand(cross_entropy, lambda loss: not loss.label_smoothing and loss.class_weight is None),
     StableMaxCrossEntropy: ByHand(stablemax, lambda loss: not loss.label_smoothing),
 }
 """The losses that have one; a subclass, whose rows may differ, has not."""

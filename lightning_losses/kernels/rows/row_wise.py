@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from lightning_losses.kernels.rows.by_hand import BY_HAND
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.classification.cross_entropy import CrossEntropy
-from lightning_losses.losses.kinds import ClassificationLoss, DistillationLoss, LabelledDistillationLoss, RowLoss
+from lightning_losses.losses.kinds import (
+    ClassificationLoss,
+    CrossEntropyFunction,
+    DistillationLoss,
+    LabelledDistillationLoss,
+    RowLoss,
+)
 from lightning_losses.losses.settings import settings
 
 RowFunction = Callable[..., Tensor]
@@ -39,7 +45,22 @@ def fused(kind: type[Loss]) -> Literal["by hand", "in chunks", "no"]:
     sizes: dict[str, Any] = {setting.name: 2 for setting in settings(kind) if setting.required}
     if refuses(kind(**sizes)):
         return "no"
-    return "by hand" if kind in BY_HAND else "in chunks"
+    return "by hand" if kind in BY_HAND or issubclass(kind, (CrossEntropy, CrossEntropyFunction)) else "in chunks"
+
+
+def cross_entropy_options(loss: RowFunction) -> dict[str, Any] | None:
+    """What makes fused cross-entropy of a loss that is a function of it; None for the others.
+
+    Example:
+        >>> from lightning_losses.losses import CrossEntropy, KD
+        >>> cross_entropy_options(CrossEntropy(label_smoothing=0.1)), cross_entropy_options(KD())
+        ({'label_smoothing': 0.1}, None)
+    """
+    if isinstance(loss, CrossEntropyFunction) and type(loss).rows is CrossEntropyFunction.rows:
+        return {"row_function": loss.of_cross_entropy}
+    if type(loss) is CrossEntropy and loss.class_weight is None:
+        return {"label_smoothing": loss.label_smoothing}
+    return None
 
 
 def refuses(loss: RowFunction) -> str | None:

@@ -4,16 +4,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
+from lightning_losses.losses.kinds import CrossEntropyFunction
 from lightning_losses.losses.settings import NonNegative
-from lightning_losses.numerics.probabilities import log_probabilities
-from lightning_losses.numerics.rows import pick
 
 # Below this distance of p from 1 the weight is constant: for γ < 1 its slope would be infinite.
 NEAREST = 1e-12
 
 
-class Focal(ClassificationLoss):
+class Focal(CrossEntropyFunction):
     """Focal loss: samples that are already right count less.
 
     ``-(1 - p)^γ log p`` with p the probability of the target. Minimising it raises the entropy of the predictions
@@ -43,14 +41,12 @@ class Focal(ClassificationLoss):
 
     status = "confirmed"
     evidence = "torrvision/focal_calibration"
-    soft_targets = False
 
     gamma: NonNegative = 3.0
 
-    def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
+    def of_cross_entropy(self, cross_entropy: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         """The value of each row."""
-        log_p = pick(log_probabilities(given.logits), given.target)
-        return -focal_weight(log_p, self.gamma) * log_p
+        return focal_weight(-cross_entropy, self.gamma) * cross_entropy
 
 
 def focal_weight(log_p: Float[Tensor, "*rows"], gamma: float | Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:

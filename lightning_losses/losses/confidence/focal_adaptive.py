@@ -8,14 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.confidence.focal import focal_weight
-from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
+from lightning_losses.losses.kinds import CrossEntropyFunction
 from lightning_losses.losses.settings import Share
 from lightning_losses.numerics.checks import check_number
-from lightning_losses.numerics.probabilities import log_probabilities
-from lightning_losses.numerics.rows import pick
 
 
-class FocalAdaptive(ClassificationLoss):
+class FocalAdaptive(CrossEntropyFunction):
     """Sample-dependent focal loss (FLSD-53): a larger exponent where the target is improbable.
 
     ``-(1 - p)^γ log p`` with p the probability of the target, ``γ = gammas[0]`` where ``p < threshold`` and
@@ -45,7 +43,6 @@ class FocalAdaptive(ClassificationLoss):
 
     status = "confirmed"
     evidence = "torrvision/focal_calibration"
-    soft_targets = False
 
     gammas: Sequence[float] = (5.0, 3.0)
     threshold: Share = 0.2
@@ -60,12 +57,11 @@ class FocalAdaptive(ClassificationLoss):
             check_number(self._identifier, "gammas", gamma, least=0)
         self.gammas = tuple(self.gammas)
 
-    def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
+    def of_cross_entropy(self, cross_entropy: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         """The value of each row."""
         low, high = self.gammas
-        log_p = pick(log_probabilities(given.logits), given.target)
-        gamma = torch.where(log_p.detach().exp() < self.threshold, low, high)
-        return -focal_weight(log_p, gamma) * log_p
+        gamma = torch.where((-cross_entropy.detach()).exp() < self.threshold, low, high)
+        return focal_weight(-cross_entropy, gamma) * cross_entropy
 
 
 def gamma_that_balances(probability: float) -> float:
