@@ -46,7 +46,8 @@ def _distillation(size: str) -> list[Aim]:
     bounds = {"KD": 0.55, "JSD": 0.30, "NKD": 0.45}
     return [
         *(Aim(f"{kind} {size}", OURS, "ms", UNFUSED, bound) for kind, bound in bounds.items()),
-        *(Aim(f"{kind} {size}", "ours, chunk=2048", "bytes", "chunk of 2048", 2.0) for kind in bounds),
+        # Two chunks of scores, and a twentieth of one in all for what stands beside them.
+        *(Aim(f"{kind} {size}", "ours, chunk=2048", "bytes", "chunk of 2048", 2.05) for kind in bounds),
         Aim(f"JSD {size}", OURS, "ms", COMPILED_PEER, 0.75),
     ]
 

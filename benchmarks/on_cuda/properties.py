@@ -56,7 +56,7 @@ def _waits(forward: Forward, tensors: Operands, bench: Bench) -> str:
             step(forward, tensors)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    places = [f"{w.filename.rpartition('/')[2]}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)]
+    places = [f"{w.filename.rpartition('/')[2]}:{w.lineno}" for w in caught if "called a synchronizing" in str(w.message)]
     return "none" if not places else f"{len(places)} ({', '.join(dict.fromkeys(places))})"
 
 
