@@ -20,7 +20,10 @@ hypothesis.settings.load_profile("suite")
 def pytest_configure(config):
     # Runs on the CPU are equal to the bit: the suite hides GPUs, from its subprocesses too, except with "-m cuda". CUDA
     # reads this when it starts, not when torch is imported. (An empty value would be no value on Windows.)
-    if not config.option.markexpr.startswith("cuda"):
+    if config.option.markexpr.startswith("cuda"):
+        # cuBLAS reads it once in a process, and some tests are of deterministic runs.
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    else:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 

@@ -71,11 +71,28 @@ class Experiment(ABC):
         """Make the results, on the threads that the configuration gives, and write the report into the run's folder."""
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
+        fix_workspaces(self.config)
         return self.perform(folder)
 
     @abstractmethod
     def perform(self, folder: Path) -> Any:
         """What `run` does once the threads are set."""
+
+
+def fix_workspaces(config: DictConfig) -> None:
+    """Have cuBLAS compute the same bits each time, if the configuration is deterministic: it reads this at its start.
+
+    Raises:
+        ConfigError: CUDA has started otherwise in this process.
+    """
+    if not config.get("deterministic"):
+        return
+    if torch.cuda.is_initialized() and "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
+        raise ConfigError(
+            "deterministic=true: CUDA has started in this process by another setting; set "
+            "CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment, or start the run by its own command."
+        )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def experiment_of(config: DictConfig, program: str = "", overrides: Sequence[str] = ()) -> Experiment:
@@ -165,6 +182,9 @@ def prepare(arguments: argparse.Namespace, recipe: str, program: str = "") -> li
         config_dir=arguments.config_dir,
     )
     own = [line for line in arguments.overrides if not line.lstrip("+~").startswith("hydra")]
+    for config in configs:
+        # All, before any of them starts CUDA by a step.
+        fix_workspaces(config)
     with allowing(allowed), terminable():
         launched = any(line.startswith("hydra/launcher=submitit") for line in arguments.overrides)
         for config in configs:

@@ -52,3 +52,20 @@ def test_it_is_finite_under_autocast(loss, dtype):
         value, gradients = with_gradients(module, on_gpu(values))
     assert value.dtype in (torch.float32, torch.float64)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in [value, *gradients.values()])
+
+
+@EVERY
+def test_deterministic_algorithms_give_the_same_bits_or_refuse(loss):
+    module, values = build(loss).float().cuda(), on_gpu(tensors(loss, batch=300))
+    values |= {name: value.float() for name, value in floating(values).items()}
+    torch.use_deterministic_algorithms(True)
+    try:
+        (value, gradients), (again, those) = (with_gradients(module, values) for _ in range(2))
+    except RuntimeError as error:
+        assert "does not have a deterministic implementation" in str(error)
+        return
+    finally:
+        torch.use_deterministic_algorithms(False)
+    if loss.identifier() != "mtard_balance":  # its second step is another one
+        assert torch.equal(value, again)
+        assert all(torch.equal(gradients[name], those[name]) for name in gradients)

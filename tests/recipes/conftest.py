@@ -3,8 +3,11 @@
 import warnings
 from pathlib import Path
 
+import lightning as L
 import pytest
+import torch
 from hydra import compose, initialize_config_module
+from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
 
 from lightning_losses.experiments.config.check_config import check_config
@@ -72,3 +75,37 @@ def run(tmp_path, cache):
             return train(composed(*short, f"cache={cache}", *overrides), folder)
 
     return run
+
+
+class _CtrlC(Callback):
+    """Interrupts before the given optimizer step of the student."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Let the next training of student or teacher be interrupted before a step; 3 steps are an epoch."""
+
+    def interrupt(step, teacher=False):
+        fit = L.Trainer.fit
+
+        def interrupted(self, module, *args, **kwargs):
+            if teacher or getattr(module, "teacher", None) is not None:
+                self.callbacks.append(_CtrlC(step))
+                monkeypatch.setattr(L.Trainer, "fit", fit)
+            return fit(self, module, *args, **kwargs)
+
+        monkeypatch.setattr(L.Trainer, "fit", interrupted)
+
+    return interrupt
+
+
+def student_weights(folder):
+    """What the student's last checkpoint holds."""
+    return torch.load(folder / "checkpoints" / "student" / "last.ckpt", weights_only=True)

@@ -1,44 +1,10 @@
-import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
+from tests.recipes.conftest import student_weights
 
 ALONE = ["modules.baseline=null", "trainer.max_epochs=3"]
-
-
-class _CtrlC(Callback):
-    """Interrupts before the given optimizer step of the student."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            raise KeyboardInterrupt
-
-
-@pytest.fixture
-def interrupt(monkeypatch):
-    """Let the next training of student or teacher be interrupted before a step; 3 steps are an epoch."""
-
-    def interrupt(step, teacher=False):
-        fit = L.Trainer.fit
-
-        def interrupted(self, module, *args, **kwargs):
-            if teacher or getattr(module, "teacher", None) is not None:
-                self.callbacks.append(_CtrlC(step))
-                monkeypatch.setattr(L.Trainer, "fit", fit)
-            return fit(self, module, *args, **kwargs)
-
-        monkeypatch.setattr(L.Trainer, "fit", interrupted)
-
-    return interrupt
-
-
-def _weights(folder):
-    return torch.load(folder / "checkpoints" / "student" / "last.ckpt", weights_only=True)
 
 
 @pytest.mark.parametrize(("objective", "step"), [("nkd", 0), ("nkd", 4), ("nkd", 6), ("uskd", 8), ("pskd", 5)])
@@ -49,10 +15,10 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(run, interrupt, tmp_
     with pytest.raises(KeyboardInterrupt):
         run(*ALONE, f"objective={objective}", folder=folder)
     # The last whole epoch is there, and is a checkpoint that can be read.
-    assert _weights(folder)["global_step"] == step - step % 3
+    assert student_weights(folder)["global_step"] == step - step % 3
     resumed = run(*ALONE, f"objective={objective}", f"resume={folder}", folder=folder)
-    for name, value in _weights(tmp_path / "whole")["state_dict"].items():
-        assert torch.equal(value, _weights(folder)["state_dict"][name]), name
+    for name, value in student_weights(tmp_path / "whole")["state_dict"].items():
+        assert torch.equal(value, student_weights(folder)["state_dict"][name]), name
     assert resumed.evaluations[-1].trained.history == whole.evaluations[-1].trained.history
     assert torch.equal(resumed.evaluations[-1].logits, whole.evaluations[-1].logits)
 
@@ -65,8 +31,8 @@ def test_a_run_with_dropout_resumes_exactly(run, interrupt, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(*ALONE, *dropout, folder=tmp_path / "interrupted", short=short)
     run(*ALONE, *dropout, f"resume={tmp_path / 'interrupted'}", folder=tmp_path / "interrupted", short=short)
-    for name, value in _weights(tmp_path / "whole")["state_dict"].items():
-        assert torch.equal(value, _weights(tmp_path / "interrupted")["state_dict"][name]), name
+    for name, value in student_weights(tmp_path / "whole")["state_dict"].items():
+        assert torch.equal(value, student_weights(tmp_path / "interrupted")["state_dict"][name]), name
 
 
 def test_an_interrupted_teacher_is_resumed_too(run, interrupt, tmp_path):

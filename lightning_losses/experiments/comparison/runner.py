@@ -203,8 +203,8 @@ def _memory(training: Training, teacher: nn.Module | None) -> int:
     optimizer = made["optimizer"] if isinstance(made, dict) else made
 
     def step() -> None:
-        loss: Any = training.loss(module)
-        loss.backward()
+        result: Any = module.training_step(training.first_batch(device=device), 0)
+        result["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
 

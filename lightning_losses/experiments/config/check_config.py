@@ -201,7 +201,12 @@ def runs_again(trainer: DictConfig) -> bool:
         # srun and torchrun have started all of them.
         return False
     several = trainer.get("devices", 1) not in (1, "1") or (trainer.get("num_nodes") or 1) != 1
-    return several and trainer.get("strategy") not in _FORKING
+    return several and not forks(trainer)
+
+
+def forks(trainer: DictConfig) -> bool:
+    """Whether Lightning makes each process from this one, which may not have started CUDA then."""
+    return trainer.get("strategy") in _FORKING
 
 
 def shards_teacher(trainer: DictConfig) -> bool:

@@ -15,6 +15,7 @@ class TrainSettings:
     teacher_cache_temperature: float
     weights: Weights
     threads: int | None
+    deterministic: bool
     debug: bool
     optimized_metric: str | None
     resume: str | None

@@ -18,6 +18,7 @@ from lightning_losses.experiments.config.instantiate import instantiate
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import plain_settings
 from lightning_losses.experiments.page import Page, Table
+from lightning_losses.experiments.training.rehearsal import rehearse_step
 from lightning_losses.experiments.training.training import Training
 from lightning_losses.metrics.retrieval import RetrievalScore, retrieval_ranks, retrieval_scores
 from lightning_losses.plots.seed_intervals import seed_intervals
@@ -108,8 +109,7 @@ class EmbeddingDistillation(Experiment):
             data = cast(DocstringPairs, trainings[0].datamodule)
             vectors = nn.functional.normalize(torch.randn(2 * len(data.pairs), teacher.dim), dim=-1)
             batch = data.train.__getitems__(list(range(min(8, len(data.train)))))
-            loss: Any = trainings[0].build(CachedLogits(vectors)).training_step(batch, 0)
-            loss["loss"].backward()
+            rehearse_step(trainings[0].build(CachedLogits(vectors)), batch, trainings[0].trainer)
 
     def perform(self, folder: Path) -> list[EncoderScores]:
         """Train what the experiment names, and write the report into the run's folder."""

@@ -3,7 +3,6 @@
 import copy
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +14,7 @@ from lightning_losses.environment.atomic_files import write_json
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import plain_settings
 from lightning_losses.experiments.training.evaluation import evaluate
+from lightning_losses.experiments.training.rehearsal import rehearse_step
 from lightning_losses.experiments.training.report import Report
 from lightning_losses.experiments.training.training import Trained, Training
 from lightning_losses.losses.distillation.self_taught.self_distill_gt import optimal_alpha
@@ -70,8 +70,7 @@ class SelfDistillation(Experiment):
         check_settings(self.config)
         first = generation(self.config, "generation_0", 1.0)
         module = first.build(first.build().get_submodule("network"))
-        loss: Any = first.loss(module, rows=8)
-        loss.backward()
+        rehearse_step(module, first.first_batch(rows=8), first.trainer)
 
     def perform(self, folder: Path) -> Report:
         """Train generation after generation, and report on all of them."""

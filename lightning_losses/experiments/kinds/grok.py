@@ -37,6 +37,7 @@ from lightning_losses.experiments.loggers.loggers import (
     plain_settings,
 )
 from lightning_losses.experiments.page import Page, Table
+from lightning_losses.experiments.training.rehearsal import rehearse_step
 from lightning_losses.experiments.training.steps_per_batch import steps_per_batch
 from lightning_losses.modules.full_batch_learner import FullBatchLearner
 from lightning_losses.plots.grokking import Curve, comparison, overlay
@@ -91,9 +92,7 @@ class Grokking(Experiment):
             if isinstance(module, FullBatchLearner):
                 steps_per_batch(settings, data.steps_per_epoch, callbacks)
             data.setup()
-            step: Any = module.training_step(dict(data.train), 0)
-            step["loss"].backward()
-            module.configure_optimizers()
+            rehearse_step(module, data.train, settings.trainer)
 
     def perform(self, folder: Path) -> dict[str, Run]:
         """Train, and write the report; what each run came to, by name."""

@@ -3,9 +3,6 @@
 import copy
 import functools
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from lightning_losses.experiments.config.check_config import check_environment, 
 from lightning_losses.experiments.config.instantiate import instantiate
 from lightning_losses.experiments.config.settings import Weights
 from lightning_losses.experiments.training.kept_networks import KeptNetworks, file_digest
+from lightning_losses.experiments.training.rehearsal import quiet, rehearse_step
 from lightning_losses.experiments.training.sources import source_digest, targets
 from lightning_losses.teachers import checkpoint_teacher
 
@@ -153,7 +151,7 @@ class Training:
 
     def build(self, teacher: nn.Module | None = None) -> L.LightningModule:
         """The LightningModule before training, the same for the same seed."""
-        with _quiet():
+        with quiet():
             L.seed_everything(self.seed, verbose=False)
         make = instantiate(self.module, _partial_=True, _convert_="all")
         live: dict[str, Any] = {"example_inputs": self.datamodule.val.inputs[:8]} if self.shows_inputs else {}
@@ -180,24 +178,16 @@ class Training:
             self.given()
             return
         teacher = None if self.teacher is None else self.teacher.build().get_submodule("network")
-        module = self.build(teacher)
-        loss: Any = self.loss(module, rows=8)
-        loss.backward()
-        module.configure_optimizers()
-        with _quiet():
-            # Without plugins: a cluster's environment can't be built before its job runs.
-            instantiate(self.trainer, _convert_="all", logger=False, enable_checkpointing=False, plugins=None)
+        rehearse_step(self.build(teacher), self.first_batch(rows=8), self.trainer)
 
-    def loss(self, module: L.LightningModule, rows: int | None = None) -> torch.Tensor:
-        """The training loss of the first batch, or of its first rows, as at the start of training."""
+    def first_batch(self, rows: int | None = None, device: torch.device | None = None) -> dict[str, Any]:
+        """What the first step of training is given: the first batch, or its first rows, and where training stands."""
         # As the student sees them: views, where images are augmented.
         views = getattr(self.datamodule, "views_of_train", None)
         dataset = self.datamodule.train if views is None else views
         rows = min(len(dataset), self.datamodule.batch_size, rows or len(dataset))
-        batch = {name: tensor.to(module.device) for name, tensor in dataset.__getitems__(list(range(rows))).items()}
-        step: Any = module.training_step({**batch, "step": 0, "progress": 0.0, "epoch_progress": 0.0}, 0)
-        loss: torch.Tensor = step["loss"]
-        return loss
+        batch = {name: tensor.to(device) for name, tensor in dataset.__getitems__(list(range(rows))).items()}
+        return {**batch, "step": 0, "progress": 0.0, "epoch_progress": 0.0}
 
     def run(
         self,
@@ -241,7 +231,7 @@ class Training:
         watch: list[Callback] = [] if metrics_file is None else [MetricsFile(metrics_file)]
         if self.trainer.get("enable_progress_bar", True):
             watch.append(Progress(self.label))
-        with _quiet():
+        with quiet():
             check_environment(self.trainer)
             make = instantiate(self.trainer, _convert_="all", _partial_=True)
             trainer: L.Trainer = make(
@@ -296,15 +286,3 @@ class Training:
         assert self.checkpoint is not None
         network = checkpoint_teacher(self.checkpoint, self.build().get_submodule("network"))
         return Trained(self.name, f"{self.name} (given)", network.eval().requires_grad_(False), {}, 0.0)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        # The data are tensors in memory: processes that load them would only cost time.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        # A small data set has fewer steps in an epoch than the logger's interval; the epoch's values are what counts.
-        warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
-        # Lightning's own use of a name that torch has renamed.
-        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated")
-        yield
