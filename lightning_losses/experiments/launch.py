@@ -87,7 +87,8 @@ def fix_workspaces(config: DictConfig) -> None:
     """
     if not config.get("deterministic"):
         return
-    if torch.cuda.is_initialized() and "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if started and "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
         raise ConfigError(
             "deterministic=true: CUDA has started in this process by another setting; set "
             "CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment, or start the run by its own command."
