@@ -42,7 +42,7 @@ def _bars(cases: list[dict[str, Any]], value: Any, label: str, line: float | Non
     figure = Figure(figsize=(5.5 * len(shown), height), layout="constrained")
     for axis, (case, values) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         names = list(values)
-        colors = ["C0" if name.startswith("ours") else "0.6" for name in names]
+        colors = ["C0" if name.startswith("ours") and "impl=" not in name else "0.6" for name in names]
         axis.barh(names, list(values.values()), color=colors)
         axis.invert_yaxis()
         if log:

@@ -56,7 +56,8 @@ def _waits(forward: Forward, tensors: Operands, bench: Bench) -> str:
             step(forward, tensors)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    places = [f"{w.filename.rpartition('/')[2]}:{w.lineno}" for w in caught if "called a synchronizing" in str(w.message)]
+    waits = [warning for warning in caught if "called a synchronizing" in str(warning.message)]
+    places = [f"{warning.filename.rpartition('/')[2]}:{warning.lineno}" for warning in waits]
     return "none" if not places else f"{len(places)} ({', '.join(dict.fromkeys(places))})"
 
 
