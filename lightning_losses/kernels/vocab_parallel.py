@@ -1,6 +1,7 @@
 """Linear cross-entropy of a head whose rows are split over processes."""
 
 import itertools
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,12 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.autograd import gradients_in_forward
+from lightning_losses.kernels.autograd import Summed, gradients_in_forward
 from lightning_losses.kernels.cross_entropy.avx512 import AVX512, Avx512Scores, passed_over
 from lightning_losses.kernels.cross_entropy.chunked import CHUNKED, TiledScores, sums_and_gradients
-from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue
+from lightning_losses.kernels.cross_entropy.problem import Impl, LinearCrossEntropyValue
+from lightning_losses.kernels.cross_entropy.triton import TRITON, runs_on
 from lightning_losses.kernels.cross_entropy.walk import default_chunk
-from lightning_losses.kernels.inputs import autocast, check_head, check_targets, scales, shifted
+from lightning_losses.kernels.inputs import autocast, check_head, choose_rows, scales, shifted
+from lightning_losses.kernels.products import has_triton
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.parallel.processes import group_rank, maximum_of_all, row_shard, sizes_of_all, total_of_all
@@ -117,33 +120,42 @@ def vocab_parallel_cross_entropy(
         )
     hidden, target = shifted(_NAME, hidden, target, shift)
     hidden, weight, bias = autocast(hidden, weight, bias)
-    rows, flat = hidden.reshape(-1, hidden.shape[-1]), target.reshape(-1)
-    kept = flat != ignore_index
-    check_targets(_NAME, flat, kept, vocabulary, ignore_index)
-    rows, flat = rows[kept], flat[kept]
+    rows, flat, _, kept = choose_rows(_NAME, hidden, target, vocabulary, ignore_index)
     terms = Terms(
         vocabulary,
         float(label_smoothing),
         softcap,
         None if class_weight is None else class_weight.to(hidden.device, statistics_dtype(weight)),
     )
-    scale, z_scale = scales(rows, reduction, normalizer, terms.row_weight(flat), z_loss)
-    compiled = passed_over(rows, weight, accum_dtype) is None
-    name = AVX512.name if compiled else CHUNKED.name
+    scale, z_scale = scales(rows, reduction, normalizer, terms.row_weight(flat), z_loss, kept)
+    name, walk_of_device = _walk(rows, weight, accum_dtype)
     # One chunk for all processes, whatever each has of the vocabulary: they exchange statistics after every one.
     largest = weight.new_empty(1, weight.shape[1]).expand(max(sizes), -1)
     # Every process wants the hidden states' gradient, or none does: they add it up together.
     walk = partial(
-        sums_and_gradients,
+        walk_of_device,
         terms=terms,
         scale=scale,
         z_scale=z_scale,
+        kept=kept,
         chunk=chunk or default_chunk(len(rows), largest),
         accum_dtype=accum_dtype,
-        scores=Avx512Scores if compiled else TiledScores,
         exchange=_Group(group),
         start=start,
     )
     with torch.autocast(hidden.device.type, enabled=False):
         loss, z_part = gradients_in_forward(walk, name, rows, weight, bias, flat - start)
     return LinearCrossEntropyValue(loss, None, z_part)
+
+
+def _walk(
+    hidden: Float[Tensor, "tokens width"], weight: Float[Tensor, "shard width"], accum_dtype: torch.dtype | None
+) -> tuple[Impl, Callable[..., Summed]]:
+    """The implementation for these tensors, and its walk over the tokens."""
+    if has_triton() and runs_on(weight.device):
+        from lightning_losses.kernels.cross_entropy import triton_walk
+
+        return TRITON.name, triton_walk.sums_and_gradients
+    compiled = passed_over(hidden, weight, accum_dtype) is None
+    scores = Avx512Scores if compiled else TiledScores
+    return AVX512.name if compiled else CHUNKED.name, partial(sums_and_gradients, scores=scores)

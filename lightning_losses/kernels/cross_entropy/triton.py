@@ -2,6 +2,8 @@
 
 import os
 
+import torch
+
 from lightning_losses.kernels.cross_entropy.peers import installed
 from lightning_losses.kernels.cross_entropy.problem import (
     Implementation,
@@ -11,6 +13,11 @@ from lightning_losses.kernels.cross_entropy.problem import (
     refuse_tiles,
 )
 from lightning_losses.kernels.cross_entropy.rows import by_rows
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether Triton's kernels, where they are installed, run on a device: on CUDA, and elsewhere interpreted."""
+    return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
 
 
 class Triton(Implementation):
@@ -28,7 +35,7 @@ class Triton(Implementation):
             return refusal
         if not installed("triton"):
             return "impl='triton' needs the package triton, which is not installed; use 'chunked'."
-        if problem.weight.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        if not runs_on(problem.weight.device):
             return (
                 f"impl='triton' needs a CUDA device, and weight is on {problem.weight.device.type}; "
                 "use impl='chunked', or set TRITON_INTERPRET=1 before Python starts."

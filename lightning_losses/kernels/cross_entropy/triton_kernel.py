@@ -43,7 +43,7 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
     logits_ptr, bias_ptr, target_ptr, class_weight_ptr,
     lse_ptr, picked_ptr, smooth_ptr, entropy_ptr,
     of_lse_ptr, of_square_ptr, of_picked_ptr, of_smooth_ptr, of_entropy_ptr,
-    start, softcap, inverse_temperature,
+    softcap, inverse_temperature,
     VOCABULARY: tl.constexpr, STRIDE: tl.constexpr,
     HAS_BIAS: tl.constexpr, SOFTCAP: tl.constexpr, SMOOTH: tl.constexpr,
     ENTROPY: tl.constexpr, STATISTICS: tl.constexpr, GRADIENT: tl.constexpr, SQUARE: tl.constexpr,
@@ -52,12 +52,12 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
     """A row's statistics, and in place of its logits the gradient by them.
 
     With ``STATISTICS`` they are made and stored, else read. The gradients by them, ``of_...``, are given; with
-    ``SQUARE``, where both are done at once, that by the logsumexp has ``of_square * lse`` added. The row's classes
-    begin at ``start`` of the whole vocabulary, in which the target counts.
+    ``SQUARE``, where both are done at once, that by the logsumexp has ``of_square * lse`` added. A target
+    outside the row's classes is another process's.
     """
     row = tl.program_id(0).to(tl.int64)
     logits = logits_ptr + row * STRIDE
-    target = tl.load(target_ptr + row) - start
+    target = tl.load(target_ptr + row)
     if STATISTICS:
         # Vectors of running maxima and sums: reduced once, after the loop.
         largest = tl.full((BLOCK,), LOWEST, COMPUTE)

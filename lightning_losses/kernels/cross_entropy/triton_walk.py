@@ -69,7 +69,6 @@ class Launch(NamedTuple):
             given(of.picked),
             given(of.smooth),
             given(of.entropy),
-            self.start,
             terms.softcap or 1.0,
             1.0 / terms.temperature,
             VOCABULARY=vocabulary,

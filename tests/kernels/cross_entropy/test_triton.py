@@ -66,6 +66,10 @@ def test_golden_values_are_met_in_float32():
         assert line["golden"] and max(line["golden"]) <= limit, line
 
 
+def test_a_vocabulary_on_two_processes_equals_one():
+    assert lines_of("tests.kernels.cross_entropy.triton_shards", True) == []
+
+
 @pytest.mark.slow
 def test_compiled_kernels_neither_spill_nor_exceed_shared_memory():
     # Measured with Triton 3.8, which spills nothing, and 3.6, which spills up to 16 bytes: of float16 with every option

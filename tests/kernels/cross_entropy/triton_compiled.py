@@ -31,7 +31,7 @@ def argument_type(name, dtype):
         return f"*{dtype}"
     if name == "target_ptr":
         return "*i64"
-    return "*fp32" if name.endswith("_ptr") else "i32" if name == "start" else "fp32"
+    return "*fp32" if name.endswith("_ptr") else "fp32"
 
 
 def main():
