@@ -92,7 +92,8 @@ def chunked_head(
             accum_dtype=accum_dtype,
             drop_ignored=drop_ignored,
             impl=impl,
-            **options,
+            label_smoothing=options.label_smoothing,
+            row_function=options.row_function,
         )
     return head_loss(
         loss,

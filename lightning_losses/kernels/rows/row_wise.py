@@ -4,12 +4,13 @@ import copy
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_losses.kernels.rows.by_hand import BY_HAND
+from lightning_losses.kernels.terms import RowTransform
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.classification.cross_entropy import CrossEntropy
 from lightning_losses.losses.kinds import (
@@ -48,18 +49,25 @@ def fused(kind: type[Loss]) -> Literal["by hand", "in chunks", "no"]:
     return "by hand" if kind in BY_HAND or issubclass(kind, (CrossEntropy, CrossEntropyFunction)) else "in chunks"
 
 
-def cross_entropy_options(loss: RowFunction) -> dict[str, Any] | None:
+class CrossEntropyOptions(NamedTuple):
+    """What makes fused cross-entropy of a loss, as `linear_cross_entropy` takes it."""
+
+    label_smoothing: float = 0.0
+    row_function: RowTransform | None = None
+
+
+def cross_entropy_options(loss: RowFunction) -> CrossEntropyOptions | None:
     """What makes fused cross-entropy of a loss that is a function of it; None for the others.
 
     Example:
         >>> from lightning_losses.losses import CrossEntropy, KD
         >>> cross_entropy_options(CrossEntropy(label_smoothing=0.1)), cross_entropy_options(KD())
-        ({'label_smoothing': 0.1}, None)
+        (CrossEntropyOptions(label_smoothing=0.1, row_function=None), None)
     """
     if isinstance(loss, CrossEntropyFunction) and type(loss).rows is CrossEntropyFunction.rows:
-        return {"row_function": loss.of_cross_entropy}
+        return CrossEntropyOptions(row_function=loss.of_cross_entropy)
     if type(loss) is CrossEntropy and loss.class_weight is None:
-        return {"label_smoothing": loss.label_smoothing}
+        return CrossEntropyOptions(loss.label_smoothing)
     return None
 
 
