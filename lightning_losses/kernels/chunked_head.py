@@ -1,11 +1,12 @@
 """Any row-wise loss of a classifier head by chunks of tokens: the [tokens, vocabulary] logits are never held."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_losses.kernels.cross_entropy.problem import Impl
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.rows.gradients import Parts
 from lightning_losses.kernels.rows.head_loss import ChunkedImpl as ChunkedImpl
@@ -78,8 +79,8 @@ def chunked_head(
         >>> round(value.item(), 4)
         1.6094
     """
-    options = cross_entropy_options(loss) if teacher is None and target is not None else None
-    if options is not None and isinstance(loss, RowLoss) and impl in ("auto", "chunked", "triton"):
+    options = cross_entropy_options(loss) if teacher is None and impl in ("auto", "chunked", "triton") else None
+    if options is not None and isinstance(loss, RowLoss) and target is not None:
         return linear_cross_entropy(
             hidden,
             weight,
@@ -91,7 +92,7 @@ def chunked_head(
             chunk=chunk,
             accum_dtype=accum_dtype,
             drop_ignored=drop_ignored,
-            impl=impl,
+            impl=cast(Impl, impl),
             label_smoothing=options.label_smoothing,
             row_function=options.row_function,
         )
