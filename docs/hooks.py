@@ -135,7 +135,7 @@ def catalogue_page() -> str:
         "description, or changed where it matters.",
         "- Inputs in brackets may be left out. **Batch-coupled**: a sample's value depends on the others in the batch; "
         "on many processes the batch is that of all. **Fused**: what [the kernels](kernels.md) do for a language "
-        "model's head: *by hand*, *in chunks* of rows by autograd, or *no*.",
+        "model's head: *by hand* (or *by hand on CUDA* alone), *in chunks* of rows by autograd, or *no*.",
         "",
         "Losses: " + ", ".join(f"[{family}](#{_anchor(family)})" for family in [*_families(), "wrapped"]) + ". "
         "Beside them: " + ", ".join(f"[{kind}](#{kind})" for kind in PARTS) + ".",

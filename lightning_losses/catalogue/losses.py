@@ -40,8 +40,9 @@ class Entry:
         settings: what its constructor takes by name, each with its default and its range in words; empty for another
             library's.
         batch_coupled: whether the value of one sample depends on the others in the batch.
-        fused: "by hand" where a kernel has its gradient without holding the logits, "in chunks" where autograd takes
-            a chunk of rows at a time, "no" where it sees the whole batch, takes other tensors, or learns parameters.
+        fused: "by hand" where a kernel has its gradient without holding the logits, or "by hand on CUDA" where only
+            one of a GPU has; "in chunks" where autograd takes a chunk of rows at a time, "no" where it sees the whole
+            batch, takes other tensors, or learns parameters.
         status: "confirmed" against the authors' code, from the "paper" alone, "experimental", or another library's,
             "wrapped".
         evidence: what its numbers are compared with.

@@ -13,6 +13,7 @@ from lightning_losses.catalogue.parts import PARTS, parts
 from lightning_losses.kernels.chunked_head import chunked_head
 from lightning_losses.kernels.linear_distillation import linear_distillation
 from lightning_losses.kernels.rows.by_hand import evaluator_of
+from lightning_losses.kernels.rows.objectives import objective_of
 from lightning_losses.kernels.rows.row_wise import cross_entropy_options
 from lightning_losses.losses import loss_classes
 from tests.losses.examples import build
@@ -118,7 +119,7 @@ def test_a_status_is_what_the_evidence_allows(entry):
 def test_a_line_is_complete(entry):
     assert len(entry.summary) > 20 and not entry.summary.endswith(".")
     assert re.search(r", (19|20)\d\d, \"", entry.paper) or "no formula of its own" in entry.evidence, entry.paper
-    assert entry.status in STATUS and entry.fused in ("by hand", "in chunks", "no")
+    assert entry.status in STATUS and entry.fused in ("by hand", "by hand on CUDA", "in chunks", "no")
 
 
 @pytest.mark.parametrize("loss", loss_classes(), ids=lambda loss: loss.identifier())
@@ -146,7 +147,8 @@ def test_fused_is_what_the_kernels_take(loss):
         # The same numbers, two rows at a time.
         torch.testing.assert_close(fused(), expected)
         by_hand = evaluator_of(module) is not None or cross_entropy_options(module) is not None
-        assert entry.fused == ("by hand" if by_hand else "in chunks")
+        assert (entry.fused == "by hand") == by_hand
+        assert entry.fused != "by hand on CUDA" or objective_of(module) is not None
 
 
 @pytest.mark.parametrize("kind", PARTS)

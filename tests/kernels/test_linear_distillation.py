@@ -5,7 +5,7 @@ from lightning_losses import losses
 from lightning_losses.kernels import head
 from lightning_losses.kernels.chunked_head import chunked_head
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
-from lightning_losses.kernels.linear_distillation import TopKLogits, linear_distillation
+from lightning_losses.kernels.linear_distillation import TeacherLogits, TopKLogits, linear_distillation
 from lightning_losses.kernels.linear_stablemax_cross_entropy import linear_stablemax_cross_entropy
 from lightning_losses.kernels.rows.by_hand import evaluator_of
 from lightning_losses.numerics.reduction import reduce
@@ -157,6 +157,58 @@ def test_hard_labels_are_mixed_in():
     torch.testing.assert_close(value.soft, unfused(call, losses.KD(2.0)).detach())
 
 
+@pytest.mark.parametrize("name", ["kd", "jsd", "nkd", "dkd"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("soft_weight", [0.7, 0.0])
+def test_hard_labels_come_from_the_same_scores(monkeypatch, name, reduction, soft_weight):
+    call = problem()
+    single = type(OBJECTIVES[name])(reduction=reduction)
+    scored = []
+    scores = head.Head.scores
+    monkeypatch.setattr(head.Head, "scores", lambda *given, **more: scored.append(1) or scores(*given, **more))
+    options = {"hard_weight": 0.3, "soft_weight": soft_weight, "reduction": reduction}
+    value = linear_distillation(*call, objective=single, chunk=100, **options)
+    # One chunk of four tiles.
+    assert len(scored) == 4
+    hard = linear_cross_entropy(call[0], call[1], call[4], impl="reference", reduction=reduction)
+    wanted = soft_weight * unfused(call, single) + 0.3 * hard
+    assert_same(with_gradients(value.loss, call, -2.0), with_gradients(wanted, call, -2.0))
+    torch.testing.assert_close(value.hard, hard.detach())
+    torch.testing.assert_close(value.soft, unfused(call, single).detach())
+
+
+@pytest.mark.parametrize("name", ["kd", "nkd", "bdkd"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_ignored_rows_that_are_kept_reach_nothing(name, reduction):
+    call = problem()
+    single = type(OBJECTIVES[name])(reduction=reduction)
+    options = {"objective": single, "hard_weight": 0.5, "reduction": reduction, "chunk": 5}
+    wanted = with_gradients(linear_distillation(*call, **options).loss, call)
+    broken = [tensor.detach().clone() for tensor in call[:3:2]]
+    for hidden in broken:
+        hidden[call[4] == -100] = torch.nan
+    other = (broken[0].requires_grad_(), call[1], broken[1], *call[3:])
+    found = with_gradients(linear_distillation(*other, drop_ignored=False, **options).loss, other)
+    assert_same(found, wanted)
+    # A cache's classes may be anything there, too.
+    cache = TopKLogits(*(call[2] @ call[3].t()).topk(23))
+    cache.classes[call[4] == -100] = -1
+    found = linear_distillation(*call[:2], cache, target=call[4], drop_ignored=False, **options).loss
+    assert_same(with_gradients(found, call), wanted)
+
+
+@pytest.mark.parametrize("name", ["kd", "nkd", "dkd"])
+def test_a_teacher_s_logits_are_read_where_they_lie(name):
+    hidden, weight, teacher_hidden, teacher_weight, target = call = problem(tokens=(3, 4))
+    logits = (teacher_hidden @ teacher_weight.t()).detach()
+    before = logits.clone()
+    found = linear_distillation(
+        hidden, weight, TeacherLogits(logits), target=target, objective=OBJECTIVES[name], chunk=5
+    ).loss
+    assert_same(with_gradients(found, call), with_gradients(unfused(call, OBJECTIVES[name]), call))
+    assert torch.equal(logits, before)
+
+
 def test_a_shift_predicts_the_next_token():
     call = problem(tokens=(3, 6))
     hidden, weight, teacher_hidden, teacher_weight, target = call
@@ -300,6 +352,9 @@ def test_what_cannot_be_chunked_is_refused():
         ({"reduction": "sum", "normalizer": 3.0}, "divides a mean"),
         ({"teacher_hidden": TopKLogits(torch.zeros(13, 2), torch.zeros(13, 2))}, "came with a teacher's head"),
         ({"teacher_hidden": TopKLogits(torch.zeros(13, 2), torch.zeros(13, 2)), "teacher_weight": None}, "int64"),
+        ({"teacher_hidden": TeacherLogits(torch.zeros(13, 22)), "teacher_weight": None}, r"give \[13, 23\]"),
+        ({"teacher_hidden": TeacherLogits(torch.zeros(13, 23))}, "came with a teacher's head"),
+        ({"impl": "triton"}, "needs a CUDA device"),
     ],
 )
 def test_wrong_calls_are_one_sentence(change, message):

@@ -53,10 +53,18 @@ class Outcome(NamedTuple):
 
 
 class ByHand(NamedTuple):
-    """How a class of losses is evaluated by hand, and whether that goes with an instance's settings."""
+    """How a class of losses is evaluated by hand.
+
+    Attributes:
+        evaluate: does it.
+        suits: whether that goes with an instance's settings.
+        everywhere: whether it is right for masked classes too, so that no value need be looked at: then also on a
+            device, for which a look would be a wait.
+    """
 
     evaluate: Callable[[Any, Chunk], Outcome]
     suits: Callable[[Any], bool] = lambda loss: True
+    everywhere: bool = False
 
 
 def cross_entropy(loss: Any, chunk: Chunk) -> Outcome:
@@ -242,6 +250,8 @@ def _within(room: Tensor, tile: Tensor) -> Tensor:
 
 def _hits(chunk: Chunk) -> list[tuple[Tensor, Tensor]]:
     assert chunk.target is not None
+    if len(chunk.entries) == 1:
+        return [(torch.arange(len(chunk.target), device=chunk.target.device), chunk.target)]
     return locate(chunk.target, chunk.entries)
 
 
@@ -251,12 +261,14 @@ BY_HAND: dict[type[Loss], ByHand] = {
     ReverseKL: ByHand(reverse_kl),
     GeneralizedJSD: ByHand(generalized_jsd),
     NKD: ByHand(nkd, lambda loss: loss.temperature == 1),
-    StableMaxCrossEntropy: ByHand(stablemax, lambda loss: not loss.label_smoothing),
+    StableMaxCrossEntropy: ByHand(stablemax, lambda loss: not loss.label_smoothing, everywhere=True),
 }
 """The losses that have one; a subclass, whose rows may differ, has not."""
 
 
-def evaluator_of(loss: Callable[..., Tensor]) -> Callable[[Chunk], Outcome] | None:
-    """What evaluates a chunk of a loss by hand, if its class and its settings allow it."""
+def evaluator_of(loss: Callable[..., Tensor], on_cpu: bool = True) -> Callable[[Chunk], Outcome] | None:
+    """What evaluates a chunk of a loss by hand, if its class, its settings and the device allow it."""
     by_hand = BY_HAND.get(type(loss)) if isinstance(loss, Loss) else None
-    return partial(by_hand.evaluate, loss) if by_hand is not None and by_hand.suits(loss) else None
+    if by_hand is None or not by_hand.suits(loss) or not (on_cpu or by_hand.everywhere):
+        return None
+    return partial(by_hand.evaluate, loss)

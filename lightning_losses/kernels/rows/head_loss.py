@@ -82,7 +82,7 @@ def head_loss(
     if by_kernel:
         evaluate = _kernel(loss, teacher, kept, parts, chunk, accum_dtype)
     else:
-        by_hand = evaluator_of(loss) if impl in ("auto", "chunked") and on_cpu else None
+        by_hand = evaluator_of(loss, on_cpu) if impl in ("auto", "chunked") and (on_cpu or not parts.hard) else None
         step = max(len(rows), 1) if impl == "reference" else chunk or default_chunk(len(rows), weight, full=True)
         of_chunk = ChunkLoss(rows_of(loss, ignored), by_hand, teacher, parts, step, accum_dtype, kept)
         evaluate = partial(walk, loss=of_chunk)

@@ -35,7 +35,7 @@ class Objective(NamedTuple):
 
 def objective_of(loss: Any) -> Objective | None:
     """A loss as the kernel evaluates it; None where its class or its settings are not among the kernel's."""
-    chosen = _CHOICES[type(loss)](loss) if isinstance(loss, Loss) and type(loss) in _CHOICES else None
+    chosen = OBJECTIVES[type(loss)](loss) if isinstance(loss, Loss) and type(loss) in OBJECTIVES else None
     if chosen is None:
         return None
     squared = isinstance(loss, (KD, NKD)) or getattr(loss, "tau_squared", False)
@@ -61,7 +61,7 @@ def _ab(loss: Any) -> _Choice | None:
     return limits.get((loss.alpha, loss.beta), inner)
 
 
-_CHOICES: dict[type[Loss], Callable[[Any], _Choice | None]] = {
+OBJECTIVES: dict[type[Loss], Callable[[Any], _Choice | None]] = {
     KD: lambda loss: _FORWARD,
     ForwardKL: lambda loss: _FORWARD,
     ReverseKL: lambda loss: _REVERSE,
@@ -73,3 +73,4 @@ _CHOICES: dict[type[Loss], Callable[[Any], _Choice | None]] = {
     ABDivergence: _ab,
     NKD: lambda loss: ("nkd", loss.gamma, 0.0),
 }
+"""The losses that have them; a subclass, whose rows may differ, has not."""

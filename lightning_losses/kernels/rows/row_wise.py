@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_losses.kernels.rows.by_hand import BY_HAND
+from lightning_losses.kernels.rows.objectives import OBJECTIVES
 from lightning_losses.kernels.terms import RowTransform
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.classification.cross_entropy import CrossEntropy
@@ -31,13 +32,13 @@ Rows = Callable[[Tensor, Tensor | None, Tensor | None], Float[Tensor, " rows"]]
 _OFFERED = ("logits", "teacher_logits", "target")
 
 
-def fused(kind: type[Loss]) -> Literal["by hand", "in chunks", "no"]:
+def fused(kind: type[Loss]) -> Literal["by hand", "by hand on CUDA", "in chunks", "no"]:
     """What the kernels do for a class of losses.
 
     Example:
-        >>> from lightning_losses.losses import KD, CRD, SkewKL
-        >>> fused(KD), fused(SkewKL), fused(CRD)
-        ('by hand', 'in chunks', 'no')
+        >>> from lightning_losses.losses import DKD, KD, CRD, SkewKL
+        >>> fused(KD), fused(SkewKL), fused(DKD), fused(CRD)
+        ('by hand', 'by hand on CUDA', 'in chunks', 'no')
     """
     required = {name for name, needed in kind.inputs().items() if needed}
     if kind.batch_coupled or not issubclass(kind, RowLoss) or not {"logits"} <= required <= set(_OFFERED):
@@ -46,7 +47,9 @@ def fused(kind: type[Loss]) -> Literal["by hand", "in chunks", "no"]:
     sizes: dict[str, Any] = {setting.name: 2 for setting in settings(kind) if setting.required}
     if refuses(kind(**sizes)):
         return "no"
-    return "by hand" if kind in BY_HAND or issubclass(kind, (CrossEntropy, CrossEntropyFunction)) else "in chunks"
+    if kind in BY_HAND or issubclass(kind, (CrossEntropy, CrossEntropyFunction)):
+        return "by hand"
+    return "by hand on CUDA" if kind in OBJECTIVES else "in chunks"
 
 
 class CrossEntropyOptions(NamedTuple):
