@@ -1,4 +1,4 @@
-// exp and tanh of sixteen numbers.
+// exp, log and tanh of sixteen numbers.
 #pragma once
 
 #include "products.hpp"
@@ -44,6 +44,29 @@ inline __m512 exponential(__m512 x) {
         p = _mm512_fmadd_ps(p, f, constant(6.93121815e-1f));
         return _mm512_scalef_ps(_mm512_fmadd_ps(p, f, constant(9.99999261e-1f)), n);
     }
+}
+
+// log(x) of a positive number that is neither denormal nor infinite, of relative error 1e-7: the polynomial is Cephes'.
+inline __m512 logarithm(__m512 x) {
+    // x = 2^n (1 + f) with 1 + f between the roots of 1/2 and of 2.
+    const __m512 above = _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src);
+    const __mmask16 large = _mm512_cmp_ps_mask(above, constant(1.41421356f), _CMP_GT_OQ);
+    const __m512 f = _mm512_sub_ps(_mm512_mask_mul_ps(above, large, above, constant(0.5f)), constant(1.0f));
+    const __m512 exponent = _mm512_getexp_ps(x), n = _mm512_mask_add_ps(exponent, large, exponent, constant(1.0f));
+    __m512 p = constant(7.0376836292e-2f);
+    p = _mm512_fmadd_ps(p, f, constant(-1.1514610310e-1f));
+    p = _mm512_fmadd_ps(p, f, constant(1.1676998740e-1f));
+    p = _mm512_fmadd_ps(p, f, constant(-1.2420140846e-1f));
+    p = _mm512_fmadd_ps(p, f, constant(1.4249322787e-1f));
+    p = _mm512_fmadd_ps(p, f, constant(-1.6668057665e-1f));
+    p = _mm512_fmadd_ps(p, f, constant(2.0000714765e-1f));
+    p = _mm512_fmadd_ps(p, f, constant(-2.4999993993e-1f));
+    p = _mm512_fmadd_ps(p, f, constant(3.3333331174e-1f));
+    const __m512 square = _mm512_mul_ps(f, f);
+    p = _mm512_mul_ps(_mm512_mul_ps(p, f), square);
+    p = _mm512_fmadd_ps(n, constant(-2.12194440e-4f), p);
+    p = _mm512_fnmadd_ps(constant(0.5f), square, p);
+    return _mm512_fmadd_ps(n, constant(0.693359375f), _mm512_add_ps(f, p));
 }
 
 // tanh(x), of relative error 3e-7: -E / (2 + E) with E = exp(-2 |x|) - 1, whose digits do not cancel where x is small.

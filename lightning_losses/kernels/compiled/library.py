@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.environment.cache_folder import cache_folder
@@ -24,12 +25,25 @@ FLAGS = (
 )
 
 
-def lacking(dtype: torch.dtype) -> str | None:
-    """Why this CPU can't run walks over heads of float32 or bfloat16; None if it can."""
+def unsupported(
+    source: Path,
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    accum_dtype: torch.dtype | None = None,
+) -> str | None:
+    """Why a source's walks can't take a head on this machine; None if they can."""
+    if weight.device.type != "cpu":
+        return f"it runs on a CPU, not on {weight.device.type}"
+    if weight.dtype not in (torch.float32, torch.bfloat16) or hidden.dtype != weight.dtype:
+        return f"it takes float32 or bfloat16 for both hidden and weight, not {hidden.dtype} and {weight.dtype}"
+    if accum_dtype not in (None, weight.dtype, torch.float32):
+        return f"it gathers in {weight.dtype} or float32, not in {accum_dtype}"
+    if not weight.is_contiguous():
+        return "it takes a contiguous weight"
     missing = [flag for flag in NEEDED if flag not in cpu_flags()]
-    if dtype == torch.bfloat16 and "avx512_bf16" not in cpu_flags():
+    if weight.dtype == torch.bfloat16 and "avx512_bf16" not in cpu_flags():
         missing.append("avx512_bf16")
-    return f"this CPU lacks {', '.join(missing)}" if missing else None
+    return f"this CPU lacks {', '.join(missing)}" if missing else load(source).missing
 
 
 def outrun(dtype: torch.dtype) -> str | None:
@@ -81,6 +95,11 @@ def _built(source: Path, command: list[str]) -> Path:
             # Several processes may build at once: each puts a whole file in place.
             fresh.replace(built)
     return built
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """What functions of the C++ side call a dtype: "float32" or "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def address(tensor: Tensor | None) -> int | None:

@@ -16,7 +16,8 @@ struct Chunk {
     const int64_t* target;  // [tokens]; outside of the vocabulary where another process holds it
     void* exponentials;     // [vocabulary, tokens]
     int64_t tokens, width, vocabulary, stride, threads;
-    float softcap;  // scores are bent to softcap tanh(score / softcap); 0 leaves them
+    float softcap;    // scores are bent to softcap tanh(score / softcap); 0 leaves them
+    float sharpness;  // 1 / temperature, which multiplies them then
 };
 
 // What scoring a chunk finds.
@@ -24,8 +25,8 @@ struct Scores {
     const float* shift;  // [tokens], subtracted from every score, or null
     // With a softcap a gradient may be made in the exponentials' place: (share e - smoothing weight) slope.
     const float* share;         // [tokens], or null for exponentials
+    const float* smoothing;     // [tokens], likewise
     const float* class_weight;  // [vocabulary], or null where labels are not smoothed
-    float smoothing;
     float* smooth;   // [tokens] the sum of the bent scores, each times its class's weight, or null
     float* picked;   // [tokens] the target's score, untouched where it lies elsewhere
     float* largest;  // [tokens] the largest score but the target's: with it, nothing of what follows is made
@@ -84,7 +85,12 @@ public:
 
     template <int V>
     void take(__m512 (&c)[ROWS][V], int64_t row, int64_t count, int64_t token) {
-        if (chunk.softcap) bend<V>(c, row, count, token);
+        if (chunk.softcap) {
+            bend<V>(c, row, count, token);
+        } else if (chunk.sharpness != 1.0f) {
+            for (int r = 0; r < ROWS; ++r)
+                for (int v = 0; v < V; ++v) c[r][v] = _mm512_mul_ps(c[r][v], constant(chunk.sharpness));
+        }
         for (const int64_t i : hits) {
             const int64_t r = chunk.target[i] - row;
             if (r < 0 || r >= count || i < token || i >= token + LANES * V) continue;
@@ -118,7 +124,7 @@ private:
             __m512 smooth = _mm512_load_ps(place);
             for (int r = 0; r < ROWS; ++r) {
                 const __m512 bent = hyperbolic_tangent(_mm512_mul_ps(c[r][v], constant(1.0f / chunk.softcap)));
-                c[r][v] = _mm512_mul_ps(bent, constant(chunk.softcap));
+                c[r][v] = _mm512_mul_ps(bent, constant(chunk.softcap * chunk.sharpness));
                 if (scores.smooth && r < count)
                     smooth = _mm512_fmadd_ps(constant(scores.class_weight[row + r]), c[r][v], smooth);
             }
@@ -128,7 +134,7 @@ private:
 
     // The softcap's slope where it has bent a score; 0 where the target's was taken out.
     __m512 slope(__m512 score) const {
-        const __m512 t = _mm512_mul_ps(score, constant(1.0f / chunk.softcap));
+        const __m512 t = _mm512_mul_ps(score, constant(1.0f / (chunk.softcap * chunk.sharpness)));
         return _mm512_max_ps(_mm512_setzero_ps(), _mm512_fnmadd_ps(t, t, constant(1.0f)));
     }
 
@@ -146,10 +152,10 @@ private:
             if (chunk.softcap) e[r] = _mm512_mul_ps(e[r], slope(c[r * apart]));
         }
         if (scores.share) {
-            const __m512 share = load(scores.share + at, lanes);
+            const __m512 share = load(scores.share + at, lanes), smoothing = load(scores.smoothing + at, lanes);
             for (int r = 0; r < count; ++r) {
-                const __m512 smoothing = constant(scores.smoothing * scores.class_weight[row + r]);
-                const __m512 smoothed = _mm512_mul_ps(smoothing, slope(c[r * apart]));
+                const __m512 of_class = _mm512_mul_ps(smoothing, constant(scores.class_weight[row + r]));
+                const __m512 smoothed = _mm512_mul_ps(of_class, slope(c[r * apart]));
                 e[r] = _mm512_maskz_sub_ps(lanes, _mm512_mul_ps(share, e[r]), smoothed);
             }
         }

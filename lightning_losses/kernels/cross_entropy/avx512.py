@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.compiled.library import address, lacking, load, outrun
+from lightning_losses.kernels.compiled import library
+from lightning_losses.kernels.compiled.library import address, name_of
 from lightning_losses.kernels.cross_entropy.chunked import Chunked, sums_and_gradients
 from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue, Problem, of_sums
 from lightning_losses.kernels.cross_entropy.walk import TokenWalk
@@ -25,15 +26,7 @@ def unsupported(
     accum_dtype: torch.dtype | None = None,
 ) -> str | None:
     """Why this implementation can't take this call on this machine; None if it can."""
-    if weight.device.type != "cpu":
-        return f"it runs on a CPU, not on {weight.device.type}"
-    if weight.dtype not in (torch.float32, torch.bfloat16) or hidden.dtype != weight.dtype:
-        return f"it takes float32 or bfloat16 for both hidden and weight, not {hidden.dtype} and {weight.dtype}"
-    if accum_dtype not in (None, weight.dtype, torch.float32):
-        return f"it gathers in {weight.dtype} or float32, not in {accum_dtype}"
-    if not weight.is_contiguous():
-        return "it takes a contiguous weight"
-    return lacking(weight.dtype) or load(SOURCE).missing
+    return library.unsupported(SOURCE, hidden, weight, accum_dtype)
 
 
 def passed_over(
@@ -42,7 +35,7 @@ def passed_over(
     accum_dtype: torch.dtype | None = None,
 ) -> str | None:
     """Why nobody takes it who was not told to; None where it can take the call and is the fastest."""
-    return unsupported(hidden, weight, accum_dtype) or outrun(weight.dtype)
+    return unsupported(hidden, weight, accum_dtype) or library.outrun(weight.dtype)
 
 
 def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"]) -> int:
@@ -62,14 +55,13 @@ class _Chunk(ctypes.Structure):
     _fields_ = [
         *((name, _POINTER) for name in ("hidden", "weight", "bias", "target", "exponentials")),
         *((name, _INTEGER) for name in ("tokens", "width", "vocabulary", "stride", "threads")),
-        ("softcap", _NUMBER),
+        *((name, _NUMBER) for name in ("softcap", "sharpness")),
     ]
 
 
 class _Scores(ctypes.Structure):
     _fields_ = [
-        *((name, _POINTER) for name in ("shift", "share", "class_weight")),
-        ("smoothing", _NUMBER),
+        *((name, _POINTER) for name in ("shift", "share", "smoothing", "class_weight")),
         *((name, _POINTER) for name in ("smooth", "picked", "largest", "others", "drawn")),
     ]
 
@@ -98,7 +90,8 @@ class Avx512Scores:
         want_hidden: bool,
     ) -> None:
         head = walk.head
-        self.walk, self.want_hidden, self.softcap = walk, want_hidden, head.terms.softcap
+        self.walk, self.want_hidden = walk, want_hidden
+        self.softcap, self.sharpness = head.terms.softcap, 1 / head.terms.temperature
         self.hidden, self.target = hidden.contiguous(), target.contiguous()
         self.exponentials = walk.turned_place(len(hidden))
         self.bias = None if head.bias is None else head.bias.to(head.statistics).contiguous()
@@ -120,7 +113,7 @@ class Avx512Scores:
         self.picked_slope = None
         if self.softcap is not None:
             self.picked_slope, own = torch.zeros_like(self.picked), walk.own(target)
-            self.picked_slope[own] = 1 - (self.picked[own] / self.softcap).square()
+            self.picked_slope[own] = 1 - (self.picked[own] / (self.softcap * self.sharpness)).square()
 
     def largest(self) -> Float[Tensor, " rows"]:
         """The largest score of each row, the target's apart."""
@@ -139,16 +132,16 @@ class Avx512Scores:
         largest: Tensor | None = None,
         smooth: Tensor | None = None,
         share: Tensor | None = None,
-        smoothing: float = 0.0,
+        smoothing: Tensor | None = None,
     ) -> None:
         if draws and self.want_hidden:
             # Whole registers, in whole panels.
             rows, width = (-(-size // step) * step for size, step in zip(self.hidden.shape, (16, 64), strict=True))
             self.drawn = self.hidden.new_empty(rows, width, dtype=self.picked.dtype)
         class_weight = self.walk.head.class_weight if self.twice else None
-        given = map(address, (self.shift, share, class_weight))
-        asked = map(address, (smooth, self.picked, largest, others, self.drawn))
-        self._call("score", _Scores(*given, smoothing, *asked))
+        given = (self.shift, share, smoothing, class_weight)
+        asked = (smooth, self.picked, largest, others, self.drawn)
+        self._call("score", _Scores(*map(address, (*given, *asked))))
 
     def gather(
         self,
@@ -159,7 +152,7 @@ class Avx512Scores:
         """Add the gradients of the weight and the bias, and return that of the hidden states."""
         weight, bias = self.walk.grad_weight, self.walk.grad_bias
         if self.twice:
-            share, corner = self._make_gradients(share, corner, float(smoothing))
+            share, corner = self._make_gradients(share, corner, smoothing)
         result = _Gradients(*map(address, (share, corner, weight, bias, self.drawn)), self.walk.first)
         self._call("gather", result, self.hidden.dtype if weight is None else weight.dtype)
         if weight is None and bias is not None:
@@ -170,22 +163,26 @@ class Avx512Scores:
         return None if self.drawn is None else self.drawn[: len(self.hidden), : self.hidden.shape[1]]
 
     def _make_gradients(
-        self, share: Float[Tensor, " rows"], corner: Float[Tensor, " rows"], smoothing: float
+        self, share: Float[Tensor, " rows"], corner: Float[Tensor, " rows"], smoothing: float | Tensor
     ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
         """Put whole gradients in the exponentials' place; what they are to be multiplied by, and the targets' own."""
         assert self.picked_slope is not None
-        self._score(torch.zeros_like(self.others), draws=True, share=share.contiguous(), smoothing=smoothing)
+        of_rows = (share.new_ones(len(share), 1) * smoothing).squeeze(1)
+        self._score(torch.zeros_like(self.others), draws=True, share=share.contiguous(), smoothing=of_rows)
         own = self.walk.own(self.target)
-        smoothed = smoothing * self.walk.head.class_weight[self.target[own]] * self.picked_slope[own]
+        smoothed = of_rows[own] * self.walk.head.class_weight[self.target[own]] * self.picked_slope[own]
         return torch.ones_like(share), corner.index_add(0, own, -smoothed)
 
     def _call(self, name: str, result: ctypes.Structure, *dtypes: torch.dtype) -> None:
         head = self.walk.head
         tensors = (self.hidden, head.weight, self.bias, self.target, self.exponentials)
         sizes = (*self.hidden.shape, len(head.weight), self.exponentials.stride(0), torch.get_num_threads())
-        suffix = "_".join(str(dtype).removeprefix("torch.") for dtype in (self.hidden.dtype, *dtypes))
-        walk = getattr(load(SOURCE).functions, f"{name}_{suffix}")
-        walk(ctypes.byref(_Chunk(*map(address, tensors), *sizes, self.softcap or 0.0)), ctypes.byref(result))
+        suffix = "_".join(map(name_of, (self.hidden.dtype, *dtypes)))
+        walk = getattr(library.load(SOURCE).functions, f"{name}_{suffix}")
+        walk(
+            ctypes.byref(_Chunk(*map(address, tensors), *sizes, self.softcap or 0.0, self.sharpness)),
+            ctypes.byref(result),
+        )
 
 
 class Avx512(Chunked):
@@ -200,8 +197,6 @@ class Avx512(Chunked):
         if refusal := super().refuses(problem):
             return refusal
         missing = unsupported(problem.hidden, problem.weight, problem.accum_dtype)
-        if problem.terms.temperature != 1.0:
-            missing = "it has no temperature"
         return None if missing is None else f"impl='avx512' can't take this: {missing}; use 'chunked'."
 
     def merit(self, problem: Problem) -> str | None:
@@ -212,8 +207,6 @@ class Avx512(Chunked):
 
     def passed_over(self, problem: Problem) -> str | None:
         """Why ``impl="auto"`` does not take it for a problem that `Chunked` can evaluate; None if it does."""
-        if problem.terms.temperature != 1.0:
-            return "it has no temperature"
         return passed_over(problem.hidden, problem.weight, problem.accum_dtype)
 
     def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
