@@ -34,7 +34,9 @@ from torch import Tensor
 
 from lightning_losses import KD, NKD, ForwardKL, GeneralizedJSD, ReverseKL, linear_distillation
 from lightning_losses.environment.atomic_files import write_json
+from lightning_losses.kernels.compiled.library import unsupported
 from lightning_losses.kernels.cross_entropy.peers import installed
+from lightning_losses.kernels.rows.avx512_pair import SOURCE
 
 OBJECTIVES = {
     "forward_kl": ForwardKL(2.0),
@@ -99,11 +101,13 @@ def liger(objective: str, chunk: int) -> Loss:
     return evaluate
 
 
-def variants(names: list[str], objective: str) -> dict[str, Loss]:
+def variants(names: list[str], objective: str, dtype: torch.dtype) -> dict[str, Loss]:
+    walk = unsupported(SOURCE, *(torch.zeros(1, 1, dtype=dtype),) * 2) is None
     offered: dict[str, Callable[[], Loss] | None] = {
         "unfused": lambda: unfused(objective),
-        "chunked": lambda: fused(objective),
-        "chunked-256": lambda: fused(objective, chunk=256),
+        "avx512": (lambda: fused(objective, impl="avx512")) if walk else None,
+        "chunked": lambda: fused(objective, impl="chunked"),
+        "chunked-256": lambda: fused(objective, impl="chunked", chunk=256),
         "autograd": lambda: fused(objective, impl="autograd"),
     }
     if installed("liger_kernel") and objective in ("forward_kl", "reverse_kl", "jsd"):
@@ -126,7 +130,7 @@ def step(loss: Loss, *tensors: Tensor) -> None:
 
 def memory(name: str, objective: str, dtype: str, tokens: int, width: int, vocabulary: int) -> None:
     torch.set_num_threads(1)
-    loss = variants([name], objective)[name]
+    loss = variants([name], objective, DTYPES[dtype])[name]
     tensors = pair_of_heads(DTYPES[dtype], tokens, width, vocabulary)
     step(loss, *tensors)
     tensors[0].grad = tensors[1].grad = None
@@ -161,7 +165,7 @@ def case(
     with_memory: bool,
 ) -> dict[str, dict[str, float | None]]:
     tensors = pair_of_heads(DTYPES[dtype], tokens, width, vocabulary)
-    found = variants(names, objective)
+    found = variants(names, objective, DTYPES[dtype])
     title = f"{objective} {dtype} N={tokens} D={width} V={vocabulary}"
     times = interleave({name: partial(step, loss, *tensors) for name, loss in found.items()}, rounds, threads, title)
     floor = 8 * tokens * width * vocabulary / product_rate(DTYPES[dtype], width, vocabulary, threads)
@@ -220,7 +224,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[8192, 32768, 131072])
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--variants", nargs="+", default=["unfused", "chunked", "autograd", "liger-256", "liger-1024"])
+    parser.add_argument(
+        "--variants", nargs="+", default=["unfused", "avx512", "chunked", "autograd", "liger-256", "liger-1024"]
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-memory", action="store_true")

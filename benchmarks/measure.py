@@ -126,6 +126,8 @@ def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
 def conditions() -> str:
     """The processor and its load, for the record."""
     listing = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    model = next((line.partition(":")[2].strip() for line in listing if line.startswith("model name")), "unknown CPU")
+    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in listing)}
+    generation = f"family {told.get('cpu family', '?')}, model {told.get('model', '?')}"
+    model = f"{told.get('model name', 'unknown CPU')} ({generation})"
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, load {load}"

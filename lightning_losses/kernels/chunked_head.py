@@ -63,9 +63,10 @@ def chunked_head(
         drop_ignored: whether ignored tokens are dropped before the product, which saves theirs and waits for the
             device to count them; by default on a CPU alone, where that costs nothing.
         impl: "triton" runs one kernel on the scores of student and teacher, for a divergence that it has functions of;
-            "chunked" takes the loss's hand-written gradient if it has one, on a CPU, "autograd" never, "reference"
-            holds the logits of all tokens; "auto" is "triton" on CUDA where it can be, else "chunked". By all but
-            "autograd" and "reference" a function of cross-entropy, such as focal loss, is `linear_cross_entropy`.
+            "avx512" does so in C++ on a CPU that has it; "chunked" takes the loss's hand-written gradient if it has
+            one, on a CPU, "autograd" never, "reference" holds the logits of all tokens; "auto" is "triton" on CUDA and
+            "avx512" on AMD's CPUs where they can be, else "chunked". By all but "autograd" and "reference" a function
+            of cross-entropy, such as focal loss, is `linear_cross_entropy`.
 
     Returns:
         The loss in float32 (float64 for float64).
@@ -79,7 +80,9 @@ def chunked_head(
         >>> round(value.item(), 4)
         1.6094
     """
-    options = cross_entropy_options(loss) if teacher is None and impl in ("auto", "chunked", "triton") else None
+    options = (
+        cross_entropy_options(loss) if teacher is None and impl in ("auto", "avx512", "chunked", "triton") else None
+    )
     if options is not None and isinstance(loss, RowLoss) and target is not None:
         return linear_cross_entropy(
             hidden,

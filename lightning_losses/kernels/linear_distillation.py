@@ -156,7 +156,7 @@ def linear_distillation(
     soft = chunked_head(objective, hidden, soft_weights, soft_target, soft_bias, teacher=teacher, **shared)
     if not hard_weight or target is None:
         return LinearDistillationValue(soft_weight * soft, soft.detach(), None)
-    by: Impl = impl if impl in ("auto", "reference", "triton") else "chunked"
+    by: Impl = impl if impl in ("auto", "reference", "avx512", "triton") else "chunked"
     hard = linear_cross_entropy(hidden, weight, target, bias, **{**shared, "impl": by})
     return LinearDistillationValue(soft_weight * soft + hard_weight * hard, soft.detach(), hard.detach())
 

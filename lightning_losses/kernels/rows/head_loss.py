@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_losses.kernels.autograd import gradients_in_forward
 from lightning_losses.kernels.cross_entropy.walk import default_chunk
 from lightning_losses.kernels.inputs import autocast, check_head, check_normalizer, choose_rows, scales
+from lightning_losses.kernels.rows import avx512
 from lightning_losses.kernels.rows.by_hand import evaluator_of
 from lightning_losses.kernels.rows.gradients import ChunkedRows, Parts, Walk, scaled_sum
 from lightning_losses.kernels.rows.objectives import objective_of
@@ -21,7 +22,7 @@ from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.numerics.reduction import Reduction
 
-ChunkedImpl = Literal["auto", "reference", "chunked", "autograd", "triton"]
+ChunkedImpl = Literal["auto", "reference", "avx512", "chunked", "autograd", "triton"]
 
 
 class HeadLoss(NamedTuple):
@@ -63,11 +64,7 @@ def head_loss(
     shape = hidden.shape[:-1]
     check_head(name, hidden, weight, hidden.new_zeros(shape, dtype=torch.int64) if target is None else target, bias)
     hidden, weight, bias = autocast(hidden, weight, bias)
-    no_kernel = refuses_kernel(loss, weight, teacher)
-    if impl == "triton" and no_kernel:
-        raise ValueError(f"{name}: {no_kernel}")
-    on_cpu = weight.device.type == "cpu"
-    by_kernel = impl == "triton" or (impl == "auto" and not on_cpu and no_kernel is None)
+    compiled = _compiled(name, impl, loss, hidden, weight, teacher, accum_dtype)
     rows = hidden.reshape(-1, hidden.shape[-1])
     index: Int[Tensor, " kept"] | None = None
     kept: Bool[Tensor, " tokens"] | None = None
@@ -79,9 +76,18 @@ def head_loss(
             teacher = teacher.masked(kept)
     scale, _ = scales(rows, settled_reduction, normalizer, kept=kept)
     evaluate: Walk
-    if by_kernel:
-        evaluate = _kernel(loss, teacher, kept, parts, chunk, accum_dtype)
+    if compiled is not None:
+        evaluate = partial(
+            compiled,
+            kept=kept,
+            teacher=teacher,
+            objective=objective_of(loss),
+            parts=parts,
+            chunk=chunk,
+            accum_dtype=accum_dtype,
+        )
     else:
+        on_cpu = weight.device.type == "cpu"
         by_hand = evaluator_of(loss, on_cpu) if impl in ("auto", "chunked") and (on_cpu or not parts.hard) else None
         step = max(len(rows), 1) if impl == "reference" else chunk or default_chunk(len(rows), weight, full=True)
         of_chunk = ChunkLoss(rows_of(loss, ignored), by_hand, teacher, parts, step, accum_dtype, kept)
@@ -97,24 +103,26 @@ def head_loss(
     return HeadLoss(values.reshape(shape), of_parts.reshape(-1, *shape))
 
 
-def _kernel(
+def _compiled(
+    name: str,
+    impl: ChunkedImpl,
     loss: RowFunction,
+    hidden: Float[Tensor, "*tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
     teacher: Teacher | None,
-    kept: Bool[Tensor, " tokens"] | None,
-    parts: Parts,
-    chunk: int | None,
     accum_dtype: torch.dtype | None,
-) -> Walk:
-    from lightning_losses.kernels.rows import triton_walk
+) -> Walk | None:
+    """The walk for divergences that is asked for, or that "auto" takes; None for any loss's, in PyTorch."""
+    given = (loss, hidden, weight, teacher, accum_dtype)
+    if impl == "avx512" or (impl == "auto" and avx512.fastest(*given)):
+        if refusal := avx512.refuses_walk(*given):
+            raise ValueError(f"{name}: {refusal}")
+        return avx512.walk
+    refusal = refuses_kernel(loss, weight, teacher)
+    if impl == "triton" and refusal:
+        raise ValueError(f"{name}: {refusal}")
+    if impl == "triton" or (impl == "auto" and weight.device.type != "cpu" and refusal is None):
+        from lightning_losses.kernels.rows import triton_walk
 
-    objective = objective_of(loss)
-    assert objective is not None and teacher is not None
-    return partial(
-        triton_walk.walk,
-        kept=kept,
-        teacher=teacher,
-        objective=objective,
-        parts=parts,
-        chunk=chunk,
-        accum_dtype=accum_dtype,
-    )
+        return triton_walk.walk
+    return None

@@ -1,0 +1,170 @@
+"""Distillation from a teacher by walks in C++, for CPUs with AVX-512; compiled at first use.
+
+Both networks' scores of a chunk are made once and kept in float32; a walk over them completes the gradient, tile by
+tile of the vocabulary, as the products with the weight and with the hidden states take it.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lightning_losses.kernels.autograd import Wanted
+from lightning_losses.kernels.compiled.library import outrun, unsupported
+from lightning_losses.kernels.cross_entropy.walk import default_chunk as chunk_of_scores
+from lightning_losses.kernels.products import spans
+from lightning_losses.kernels.rows.avx512_pair import SOURCE, Network, ScoredPair
+from lightning_losses.kernels.rows.gradients import Parts, Walked
+from lightning_losses.kernels.rows.objectives import Objective, objective_of
+from lightning_losses.kernels.rows.row_wise import RowFunction
+from lightning_losses.kernels.rows.teachers import Teacher, TeacherHead
+
+
+def refuses_walk(
+    loss: RowFunction,
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    teacher: Teacher | None,
+    accum_dtype: torch.dtype | None,
+) -> str | None:
+    """Why the walk can't evaluate a loss on a head, as a sentence; None if it can."""
+    if teacher is None or objective_of(loss) is None:
+        return "impl='avx512' is for divergences from a teacher, and has no functions for this one; use 'auto'."
+    missing = unsupported(SOURCE, hidden, weight, accum_dtype)
+    return None if missing is None else f"impl='avx512' can't take this: {missing}; use 'chunked'."
+
+
+def fastest(
+    loss: RowFunction,
+    hidden: Float[Tensor, "tokens width"],
+    weight: Float[Tensor, "vocabulary width"],
+    teacher: Teacher | None,
+    accum_dtype: torch.dtype | None,
+) -> bool:
+    """Whether ``impl="auto"`` takes the walk."""
+    return outrun(weight.dtype) is None and refuses_walk(loss, hidden, weight, teacher, accum_dtype) is None
+
+
+def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"]) -> int:
+    """Tokens in a chunk: as beside a teacher in PyTorch, in whole panels of 64, and at least 128."""
+    return max(chunk_of_scores(tokens, weight, full=True) // 64 * 64, 128)
+
+
+def walk(
+    hidden: Float[Tensor, "rows width"],
+    weight: Float[Tensor, "vocabulary width"],
+    bias: Float[Tensor, " vocabulary"] | None,
+    target: Int[Tensor, " rows"] | None,
+    *,
+    share: float | Tensor,
+    wanted: Wanted,
+    kept: Bool[Tensor, " rows"] | None,
+    teacher: Teacher,
+    objective: Objective,
+    parts: Parts,
+    chunk: int | None,
+    accum_dtype: torch.dtype | None,
+) -> Walked:
+    """Evaluate a divergence on every chunk of rows.
+
+    Args:
+        hidden: [N, D].
+        weight: [V, D].
+        bias: [V] or None.
+        target: [N] or None.
+        share: what each row's value weighs in the sum whose gradients are made; a number, [] or [N].
+        wanted: which of hidden, weight and bias need a gradient.
+        kept: [N] which rows count, or None for all; hidden states of the others may hold anything.
+        teacher: where its scores come from.
+        objective: the divergence.
+        parts: the weights of divergence and cross-entropy.
+        chunk: rows at once; by default `default_chunk`.
+        accum_dtype: what the weight's gradient gathers in; by default its own dtype.
+    """
+    tokens, vocabulary = len(hidden), len(weight)
+    shares = hidden.new_ones(tokens, dtype=torch.float32) * share
+    if kept is not None:
+        shares = torch.where(kept, shares, 0.0)
+    values = hidden.new_zeros(2 if parts.hard else 1, tokens, dtype=torch.float32)
+    grad_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if wanted[0] else None
+    grad_weight = torch.empty_like(weight, dtype=accum_dtype or weight.dtype) if wanted[1] else None
+    grad_bias = weight.new_zeros(vocabulary, dtype=torch.float32) if wanted[2] and bias is not None else None
+    if grad_weight is not None and tokens == 0:
+        grad_weight.zero_()
+    step = min(chunk or default_chunk(tokens, weight), max(tokens, 1))
+    # Every chunk's scores lie here: memory asked for anew would be cleared anew.
+    space = weight.new_empty(2, vocabulary * -(-step // 16) * 16, dtype=torch.float32)
+    head = Network(None, weight, None if bias is None else bias.float().contiguous(), space)
+    labelled = parts.hard > 0 or objective.name == "nkd"
+    shifted = False
+
+    def networks(rows: slice) -> tuple[Network, Network]:
+        students = hidden[rows]
+        stride = -(-len(students) // 16) * 16
+        of_student, of_teacher = (part[: vocabulary * stride].view(vocabulary, stride) for part in space)
+        counts = None if kept is None else kept[rows].unsqueeze(1)
+        if counts is not None:
+            # Their share is 0, but 0 times what is not a number is not 0.
+            students = torch.where(counts, students, 0.0)
+        return (
+            head._replace(hidden=students.contiguous(), scores=of_student),
+            _teachers(teacher, rows, counts, head._replace(bias=None, scores=of_teacher)),
+        )
+
+    for rows in spans(tokens, step) if tokens else ():
+        labels = target[rows].contiguous() if target is not None and labelled else None
+        pair = ScoredPair(networks(rows), labels, objective, hard=parts.hard > 0, shifted=shifted)
+        shifted = pair.shifted
+        slopes = pair.slopes()
+        value, of_target = objective.factor * slopes.values, None
+        if labelled:
+            cross_entropy = pair.whole[0] - pair.picked[0]
+            of_target = torch.full_like(value, parts.hard)
+            if pair.excluding:
+                sure = (pair.picked[1] - pair.whole[1]).exp()
+                value, of_target = value + sure * cross_entropy, of_target + parts.soft * sure
+            values[-1, rows] = cross_entropy
+        values[0, rows] = value
+        if not any(wanted):
+            continue
+        drawn = pair.gather(
+            slopes,
+            slope_weight=parts.soft * objective.factor / objective.temperature,
+            of_target=of_target,
+            share=shares[rows],
+            weight=grad_weight,
+            bias=grad_bias,
+            want_hidden=grad_hidden is not None,
+            first=rows.start == 0,
+        )
+        if grad_hidden is not None and drawn is not None:
+            grad_hidden[rows] = drawn
+    if kept is not None:
+        values = torch.where(kept, values, 0.0)
+    return Walked(
+        values,
+        grad_hidden,
+        None if grad_weight is None else grad_weight.to(weight.dtype),
+        None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
+    )
+
+
+def _teachers(teacher: Teacher, rows: slice, kept: Bool[Tensor, "rows 1"] | None, place: Network) -> Network:
+    """The teacher's chunk: its operands where it is a head like the student's, its scores otherwise.
+
+    Args:
+        teacher: where they come from.
+        rows: the chunk.
+        kept: which of them count, or None for all.
+        place: the student's head, and where the teacher's scores go.
+    """
+    if isinstance(teacher, TeacherHead) and teacher.weight.dtype == place.weight.dtype:
+        states = teacher.hidden[rows] if kept is None else torch.where(kept, teacher.hidden[rows], 0.0)
+        bias = None if teacher.bias is None else teacher.bias.float().contiguous()
+        return Network(states.contiguous(), teacher.weight.contiguous(), bias, place.scores)
+    tiles = list(spans(len(place.weight), 1024))
+    for tile, scores in zip(tiles, teacher.scores(rows, tiles, torch.float32), strict=True):
+        whole = scores if kept is None else torch.where(kept, scores, 0.0)
+        place.scores[tile, : len(whole)] = whole.t()
+        # What stands beyond the last row is read, though nothing of it counts.
+        place.scores[tile, len(whole) :] = 0
+    return place
