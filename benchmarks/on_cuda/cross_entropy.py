@@ -17,6 +17,7 @@ from lightning_losses import (
     chunked_head,
     linear_cross_entropy,
     linear_stablemax_cross_entropy,
+    vocab_parallel_cross_entropy,
 )
 
 SIZES = {"large": Size(8192, 4096, 128256), "small": Size(8192, 2048, 32768)}
@@ -83,6 +84,11 @@ def compiled(forward: Forward, on_card: bool) -> Forward:
 def fused(o: Operands, **options: Any) -> Tensor:
     """The fused mean."""
     return linear_cross_entropy(o.hidden, o.weight, o.target, **options)
+
+
+def fused_split(o: Operands) -> Tensor:
+    """The fused mean of a head whose vocabulary lies on one process."""
+    return vocab_parallel_cross_entropy(o.hidden, o.weight, o.target).loss
 
 
 def fused_per_token(o: Operands, **options: Any) -> Tensor:
@@ -154,6 +160,7 @@ def mean_case(name: str, size: Size, on_card: bool) -> Case:
         Entry("plain, bfloat16 logits", unfused(mean, raised=False)),
         *(Entry(f"ours, chunk={chunk}", partial(fused, chunk=chunk)) for chunk in (1024, 2048, 4096)),
         Entry("ours, accum_dtype=float32", partial(fused, accum_dtype=torch.float32)),
+        Entry("ours, vocab_parallel, one process", fused_split),
         Entry("Liger, Triton", peers.liger),
         Entry("torch, chunked", peers.torch_chunked),
         Entry("CCE", peers.cut),

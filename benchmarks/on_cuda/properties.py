@@ -16,7 +16,9 @@ HEADS: dict[str, Forward] = {
     "mean": ce.fused,
     "per token": ce.fused_per_token,
     "mean and logsumexps": ce.fused_with_lse,
-    "focal": ce.fused_focal,
+    "row function": partial(ce.fused, row_function=ce.focal_of_row),
+    "focal by chunked_head": ce.fused_focal,
+    "StableMax": ce.fused_stablemax,
     **{name: partial(kd.fused, objective=kd.OBJECTIVES[name]) for name in ("KD", "JSD", "NKD")},
     "KD and hard labels": partial(kd.fused, objective=kd.OBJECTIVES["KD"], hard_weight=1.0),
 }

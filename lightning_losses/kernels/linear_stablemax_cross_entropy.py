@@ -1,14 +1,23 @@
 """StableMax cross-entropy of a classifier head without its logits."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.chunked_head import ChunkedImpl, chunked_head
+from lightning_losses.kernels.traced import Returned, traceable
 from lightning_losses.losses.classification.stablemax_cross_entropy import ComputeDtype, StableMaxCrossEntropy
 from lightning_losses.numerics.reduction import Reduction
 
 
+def _returned(arguments: dict[str, Any]) -> Returned:
+    rows = arguments.get("reduction", "mean") == "none"
+    return Returned(None, ("loss",), (rows,), tuple(arguments["hidden"].shape[:-1]))
+
+
+@traceable(_returned)
 def linear_stablemax_cross_entropy(
     hidden: Float[Tensor, "*tokens width"],
     weight: Float[Tensor, "vocabulary width"],

@@ -11,6 +11,7 @@ from lightning_losses.kernels.linear_distillation import (
     TopKLogits,
     linear_distillation,
 )
+from lightning_losses.kernels.linear_stablemax_cross_entropy import linear_stablemax_cross_entropy
 from lightning_losses.losses import DKD, KD, NKD, Focal
 
 pytestmark = pytest.mark.kernels
@@ -105,6 +106,14 @@ def test_distillation_from_logits():
 def test_any_loss_of_a_head():
     target = targets()
     assert_compiled_equals_eager(lambda h, w, bias: chunked_head(FOCAL, h, w, target, bias))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_stablemax(reduction):
+    target = targets()
+    assert_compiled_equals_eager(
+        lambda h, w, bias: weighed(linear_stablemax_cross_entropy(h, w, target, bias, reduction=reduction))
+    )
 
 
 def test_under_autocast():
