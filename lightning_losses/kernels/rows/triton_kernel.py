@@ -24,6 +24,16 @@ def _scores(row_ptr, bias_ptr, columns, VOCABULARY: tl.constexpr, WIDTH: tl.cons
 
 
 @triton.jit
+def _picked(row_ptr, bias_ptr, target, VOCABULARY: tl.constexpr, HAS_BIAS: tl.constexpr):  # type: ignore[no-untyped-def]
+    # The target's score in base 2; of a target outside the vocabulary it is not a number, so that it shows.
+    inside = (target >= 0) & (target < VOCABULARY)
+    score = tl.load(row_ptr + target, mask=inside, other=float("nan")).to(tl.float32)
+    if HAS_BIAS:
+        score += tl.load(bias_ptr + target, mask=inside, other=0.0).to(tl.float32)
+    return score * LOG2E
+
+
+@triton.jit
 def _raised(largest, score):  # type: ignore[no-untyped-def]
     # A running maximum with one exponential: what the sums so far are multiplied by, and the score's own weight.
     difference = score - largest
@@ -162,10 +172,7 @@ def distillation_kernel(  # type: ignore[no-untyped-def]
     s_whole = s_lse
     rest = 1.0
     if HARD or EXCLUDE:
-        s_picked = tl.load(student + target).to(tl.float32)
-        if STUDENT_BIAS:
-            s_picked += tl.load(student_bias_ptr + target).to(tl.float32)
-        s_picked *= LOG2E
+        s_picked = _picked(student, student_bias_ptr, target, VOCABULARY, STUDENT_BIAS)
         if SOFTENED:
             s_whole, _ = _settled(s_whole_largest, s_whole_total)
         elif EXCLUDE:
@@ -176,10 +183,7 @@ def distillation_kernel(  # type: ignore[no-untyped-def]
         tl.store(hard_ptr + row, cross_entropy)
         onehot_weight += hard_weight
     if EXCLUDE:
-        t_picked = tl.load(teacher + target).to(tl.float32)
-        if TEACHER_BIAS:
-            t_picked += tl.load(teacher_bias_ptr + target).to(tl.float32)
-        t_picked *= LOG2E
+        t_picked = _picked(teacher, teacher_bias_ptr, target, VOCABULARY, TEACHER_BIAS)
         if SOFTENED:
             t_whole, _ = _settled(t_whole_largest, t_whole_total)
         else:

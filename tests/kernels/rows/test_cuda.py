@@ -175,3 +175,11 @@ def test_memory_is_two_chunks():
     linear_distillation(**heads(tensors), target=target, objective=losses.KD(2.0), chunk=128).loss.backward()
     chunks = 2 * 128 * 65536 * 2
     assert torch.cuda.max_memory_allocated() - before <= gradients + 1.1 * chunks
+
+
+def test_a_target_outside_the_vocabulary_makes_the_value_no_number():
+    tensors, target = operands(torch.bfloat16)
+    target[0] = 4096
+    for objective, hard_weight in ((losses.KD(2.0), 0.3), (losses.NKD(), 0.0)):
+        value = linear_distillation(**heads(tensors), target=target, objective=objective, hard_weight=hard_weight)
+        assert value.loss.isnan()
