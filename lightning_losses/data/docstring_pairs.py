@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning as L
 import numpy as np
@@ -11,12 +11,11 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
+from lightning_losses.data.loading import Batch, Loading
+from lightning_losses.data.resumable import ResumableSampler
 from lightning_losses.data.stdlib_text import docstrings, source_files
 from lightning_losses.networks.hashed_text_encoder import hashed_features
 from lightning_losses.numerics.checks import check_count, check_number
-
-Batch = dict[str, Tensor]
 
 # Shorter ones say too little to be told apart.
 _SHORTEST_QUERY, _SHORTEST_DOCUMENT = 15, 40
@@ -76,6 +75,7 @@ class DocstringPairs(L.LightningDataModule):
         test_fraction: the share of test.
         split_seed: fixes the splits.
         seed: fixes the order of the training pairs.
+        num_workers, pin_memory: as `Loading` takes them.
 
     Attributes:
         pairs: all pairs, in the order of their `index`.
@@ -107,6 +107,8 @@ class DocstringPairs(L.LightningDataModule):
         test_fraction: float = 0.25,
         split_seed: int = 0,
         seed: int = 0,
+        num_workers: int = 0,
+        pin_memory: bool | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("max_pairs", max_pairs), ("length", length)):
@@ -127,6 +129,7 @@ class DocstringPairs(L.LightningDataModule):
         self.test_fraction = test_fraction
         self.split_seed = split_seed
         self.seed = seed
+        self.loading = Loading(num_workers, pin_memory)
 
     def setup(self, stage: str | None = None) -> None:
         """Read and split; done once."""
@@ -168,11 +171,11 @@ class DocstringPairs(L.LightningDataModule):
             )
         # Also for one process, since Lightning tells this sampler the epoch: the order is that of (seed, epoch).
         sampler = ResumableSampler(self.train, world, rank, shuffle=True, seed=self.seed)
-        return ResumableLoader(self.train, self.batch_size // world, sampler, collate_fn=_as_is, drop_last=True)
+        return self.loading.loader(self.train, self.batch_size // world, sampler, trainer=self.trainer, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation split in order, whole on every process."""
-        return DataLoader(self.val, len(self.val), collate_fn=_as_is)
+        return self.loading.loader(self.val, len(self.val), trainer=self.trainer)
 
 
 @functools.cache
@@ -196,7 +199,3 @@ def _read_pairs(max_pairs: int, split_seed: int) -> list[list[Pair]]:
         if not left:
             break
     return found
-
-
-def _as_is(batch: Any) -> Any:
-    return batch

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
+from lightning_losses.data.loading import Batch, Loading
+from lightning_losses.data.resumable import ResumableSampler
 from lightning_losses.data.seeded_views import Augmentation, SeededViews, ViewSampler
 from lightning_losses.data.splits import stratified_order, stratified_split
 from lightning_losses.numerics.checks import check_count, check_number
-
-Batch = dict[str, Tensor]
 
 
 class Images(NamedTuple):
@@ -79,6 +78,7 @@ class ImageData(L.LightningDataModule):
         views: how many views each training image has, one an epoch; from then on they repeat, so that a teacher that
             was evaluated on all of them once has seen what a student sees (`SeededViews`).
         pairs: let training batches hold each image's next view too, as `other_inputs`; with augmentation.
+        num_workers, pin_memory: as `Loading` takes them.
 
     Attributes:
         train, val, test: the three splits, once `setup` has run.
@@ -111,6 +111,8 @@ class ImageData(L.LightningDataModule):
         augmentation: Augmentation | None = None,
         views: int = 1,
         pairs: bool = False,
+        num_workers: int = 0,
+        pin_memory: bool | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -125,6 +127,7 @@ class ImageData(L.LightningDataModule):
         check_count(str(self.name), "views", views)
         if views > 1 and augmentation is None:
             raise ValueError(f"{self.name}: views={views} came without augmentation; give one, or one view.")
+        self.loading = Loading(num_workers, pin_memory)
         self.augmentation = augmentation
         self.views = views
         self.pairs = pairs
@@ -195,18 +198,23 @@ class ImageData(L.LightningDataModule):
             )
         if self.views_of_train is not None:
             view_sampler = ViewSampler(self.views_of_train, world, rank, self.seed)
-            return _loader(self.views_of_train, self.batch_size // world, view_sampler)
+            return self._loader(self.views_of_train, self.batch_size // world, view_sampler)
         # Also for one process, since Lightning tells this sampler the epoch: the order is that of (seed, epoch).
         sampler = ResumableSampler(self.train, world, rank, shuffle=True, seed=self.seed)
-        return _loader(self.train, self.batch_size // world, sampler)
+        return self._loader(self.train, self.batch_size // world, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation split in order, whole on every process."""
-        return _loader(self.val, 4 * self.batch_size)
+        return self._loader(self.val, 4 * self.batch_size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test split in order, whole on every process."""
-        return _loader(self.test, 4 * self.batch_size)
+        return self._loader(self.test, 4 * self.batch_size)
+
+    def _loader(
+        self, dataset: Dataset[Batch], batch_size: int, sampler: ResumableSampler | None = None
+    ) -> DataLoader[Batch]:
+        return self.loading.loader(dataset, batch_size, sampler, trainer=self.trainer)
 
 
 def flipped(
@@ -226,13 +234,3 @@ def flipped(
     noisy = target.clone()
     noisy[chosen] = (noisy[chosen] + shift) % num_classes
     return noisy
-
-
-def _loader(dataset: Dataset[Batch], batch_size: int, sampler: ResumableSampler | None = None) -> DataLoader[Batch]:
-    if sampler is None:
-        return DataLoader(dataset, batch_size=batch_size, collate_fn=_as_is)
-    return ResumableLoader(dataset, batch_size, sampler, collate_fn=_as_is)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch

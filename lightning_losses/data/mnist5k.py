@@ -24,7 +24,7 @@ class MNIST5k(ImageData):
         folder: where the parsed images are kept after the first read; by default ``data`` in the library's cache
             folder, which the environment variable ``LIGHTNING_LOSSES_CACHE`` moves.
         batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape, label_noise, train_rows,
-            augmentation, views, pairs: as `ImageData` takes them.
+            augmentation, views, pairs, num_workers, pin_memory: as `ImageData` takes them.
 
     Source:
         LeCun, Bottou, Bengio, Haffner, 1998, "Gradient-based learning applied to document recognition"; the subset is
@@ -51,6 +51,8 @@ class MNIST5k(ImageData):
         augmentation: Augmentation | None = None,
         views: int = 1,
         pairs: bool = False,
+        num_workers: int = 0,
+        pin_memory: bool | None = None,
     ) -> None:
         super().__init__(
             batch_size,
@@ -65,6 +67,8 @@ class MNIST5k(ImageData):
             augmentation,
             views,
             pairs,
+            num_workers,
+            pin_memory,
         )
         self.folder = Path(folder).expanduser() if folder else cache_folder() / "data"
 

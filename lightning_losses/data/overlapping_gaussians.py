@@ -19,8 +19,9 @@ class OverlappingGaussians(ImageData):
         distance: between the means of a pixel, above 0.
         samples: of the three splits together, at least 10.
         seed: of the samples and of their order in training.
-        batch_size, val_fraction, test_fraction, split_seed, num_classes, input_shape, label_noise, train_rows: as
-            `ImageData` takes them; a fifth is for test and a tenth of the rest for validation.
+        batch_size, val_fraction, test_fraction, split_seed, num_classes, input_shape, label_noise, train_rows,
+            num_workers, pin_memory: as `ImageData` takes them; a fifth is for test and a tenth of the rest for
+            validation.
 
     Source:
         Chidambaram, Ge, 2023, "On the Limitations of Temperature Scaling for Distributions with Overlaps",
@@ -51,11 +52,23 @@ class OverlappingGaussians(ImageData):
         input_shape: Sequence[int] | None = None,
         label_noise: float = 0.0,
         train_rows: int | None = None,
+        num_workers: int = 0,
+        pin_memory: bool | None = None,
     ) -> None:
         check_number(self.name, "distance", distance, above=0)
         check_number(self.name, "samples", samples, least=10)
         super().__init__(
-            batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape, label_noise, train_rows
+            batch_size,
+            val_fraction,
+            test_fraction,
+            split_seed,
+            seed,
+            num_classes,
+            input_shape,
+            label_noise,
+            train_rows,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
         )
         self.distance = distance
         self.samples = samples

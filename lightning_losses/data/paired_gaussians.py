@@ -23,8 +23,8 @@ class PairedGaussians(ImageData):
             deviation is 1 in each pixel.
         samples: of the three splits together, at least 50.
         seed: of the centres, of the samples and of their order in training.
-        batch_size, val_fraction, test_fraction, split_seed, num_classes, input_shape, label_noise, train_rows: as
-            `ImageData` takes them.
+        batch_size, val_fraction, test_fraction, split_seed, num_classes, input_shape, label_noise, train_rows,
+            num_workers, pin_memory: as `ImageData` takes them.
 
     Source:
         The kind of data of which Chidambaram, Ge, 2023, "On the Limitations of Temperature Scaling for Distributions
@@ -56,12 +56,24 @@ class PairedGaussians(ImageData):
         input_shape: Sequence[int] | None = None,
         label_noise: float = 0.0,
         train_rows: int | None = None,
+        num_workers: int = 0,
+        pin_memory: bool | None = None,
     ) -> None:
         check_number(self.name, "overlap", overlap, least=0, most=1)
         check_number(self.name, "distance", distance, above=0)
         check_number(self.name, "samples", samples, least=50)
         super().__init__(
-            batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape, label_noise, train_rows
+            batch_size,
+            val_fraction,
+            test_fraction,
+            split_seed,
+            seed,
+            num_classes,
+            input_shape,
+            label_noise,
+            train_rows,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
         )
         self.overlap = overlap
         self.distance = distance

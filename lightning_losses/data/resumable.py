@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 
@@ -44,7 +45,8 @@ class ResumableLoader(DataLoader[Any]):
         dataset: of known length.
         batch_size: of each process.
         sampler: of the samples; it decides, with its epoch, their order.
-        **options: as `DataLoader` takes them. With workers, batches loaded ahead aren't counted as taken.
+        **options: as `DataLoader` takes them. With workers, batches loaded ahead aren't counted as taken, and none is
+            before the first is asked for: Lightning makes the iterator before it tells the sampler the epoch.
 
     Example:
         >>> def loader():
@@ -58,19 +60,22 @@ class ResumableLoader(DataLoader[Any]):
     """
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, sampler: ResumableSampler, **options: Any) -> None:
+        if options.get("num_workers"):
+            # Their seeds are drawn late, and may not move the random numbers of the training.
+            options = {"generator": torch.Generator(), **options}
         super().__init__(dataset, batch_size=batch_size, sampler=sampler, **options)
         self._sampler = sampler
         self._taken = 0
 
     def __iter__(self) -> Any:
         """The epoch's batches, or what is left of them."""
-        # What makes the iterator draws a random number; it does so now, as any DataLoader's.
-        return self._counted(super().__iter__())
+        # Without workers, what makes the iterator draws a random number; it does so now, as any DataLoader's.
+        return self._counted(iter(()) if self.num_workers else super().__iter__())
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
         assert self.batch_size is not None
         self._taken = self._sampler.samples_left_out // self.batch_size
-        for batch in batches:
+        for batch in super().__iter__() if self.num_workers else batches:
             self._taken += 1
             yield batch
 

@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from lightning_losses.data.loading import Batch
 from lightning_losses.data.packing import IGNORED, pack_documents
 from lightning_losses.data.stdlib_text import StdlibText, TextDataset, docstrings
-
-Batch = dict[str, Tensor]
 
 # Stands between a file's docstrings, in none of which it is.
 _BETWEEN = b"\0"

@@ -7,7 +7,6 @@ import sysconfig
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -16,10 +15,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
+from lightning_losses.data.loading import Batch, Loading
+from lightning_losses.data.resumable import ResumableSampler
 from lightning_losses.numerics.checks import check_number
-
-Batch = dict[str, Tensor]
 
 # Tests and packages are no part of the library; the codecs are 120 times nearly the same table, which would stand in
 # training and in validation both.
@@ -87,6 +85,7 @@ class StdlibText(L.LightningDataModule):
         split_seed: fixes the order in which files are taken, and so the splits.
         seed: fixes the order of the training blocks.
         vocabulary_size: if given, must be 256; a configuration builds its networks by it.
+        num_workers, pin_memory: as `Loading` takes them.
 
     Attributes:
         train, val, test: the three splits, once `setup` has run.
@@ -117,6 +116,8 @@ class StdlibText(L.LightningDataModule):
         split_seed: int = 0,
         seed: int = 0,
         vocabulary_size: int | None = None,
+        num_workers: int = 0,
+        pin_memory: bool | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("block_length", block_length), ("max_bytes", max_bytes)):
@@ -138,6 +139,7 @@ class StdlibText(L.LightningDataModule):
         self.split_seed = split_seed
         self.seed = seed
         self.vocabulary_size = 256
+        self.loading = Loading(num_workers, pin_memory)
 
     def setup(self, stage: str | None = None) -> None:
         """Read and split; done once."""
@@ -173,15 +175,15 @@ class StdlibText(L.LightningDataModule):
             )
         # Also for one process, since Lightning tells this sampler the epoch: the order is that of (seed, epoch).
         sampler = ResumableSampler(self.train, world, rank, shuffle=True, seed=self.seed)
-        return _loader(self.train, self.batch_size // world, sampler)
+        return self.loading.loader(self.train, self.batch_size // world, sampler, trainer=self.trainer)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation split in order, whole on every process."""
-        return _loader(self.val, 4 * self.batch_size)
+        return self.loading.loader(self.val, 4 * self.batch_size, trainer=self.trainer)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test split in order, whole on every process."""
-        return _loader(self.test, 4 * self.batch_size)
+        return self.loading.loader(self.test, 4 * self.batch_size, trainer=self.trainer)
 
     def _dataset(self, texts: list[bytes]) -> TextDataset:
         """One split, of its files' contents."""
@@ -249,13 +251,3 @@ def docstrings(path: Path) -> list[str]:
 def _tokens(texts: list[bytes]) -> UInt8[Tensor, " tokens"]:
     tokens: Int[Tensor, " tokens"] = torch.from_numpy(np.frombuffer(b"".join(texts), dtype=np.uint8).copy())
     return tokens
-
-
-def _loader(dataset: TextDataset, batch_size: int, sampler: ResumableSampler | None = None) -> DataLoader[Batch]:
-    if sampler is None:
-        return DataLoader(dataset, batch_size=batch_size, collate_fn=_as_is)
-    return ResumableLoader(dataset, batch_size, sampler, collate_fn=_as_is)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch

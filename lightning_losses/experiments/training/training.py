@@ -31,8 +31,11 @@ from lightning_losses.experiments.training.rehearsal import quiet, rehearse_step
 from lightning_losses.experiments.training.sources import source_digest, targets
 from lightning_losses.teachers import checkpoint_teacher
 
-# What a trainer's configuration says about looks alone.
-_LOOKS = ("enable_progress_bar", "enable_model_summary", "log_every_n_steps")
+# What configurations say that changes no result: how a trainer looks, and how batches come to the device.
+_IRRELEVANT = {
+    "trainer": ("enable_progress_bar", "enable_model_summary", "log_every_n_steps"),
+    "data": ("num_workers", "pin_memory"),
+}
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,10 @@ class Training:
                 ("callbacks", self.callbacks),
             )
         }
-        assert isinstance(plain["trainer"], dict)
-        plain["trainer"] = {name: value for name, value in plain["trainer"].items() if name not in _LOOKS}
+        for part, irrelevant in _IRRELEVANT.items():
+            values = plain[part]
+            assert isinstance(values, dict)
+            plain[part] = {name: value for name, value in values.items() if name not in irrelevant}
         return {
             **plain,
             "seed": self.seed,

@@ -1,0 +1,89 @@
+"""Batches that processes make ahead are the same ones, and those for a GPU lie where it can copy them from."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lightning_losses.data import Digits
+from lightning_losses.data.loading import Loading
+from lightning_losses.data.seeded_views import RandomShift
+from lightning_losses.data.stdlib_text import StdlibText
+
+# Python warns of any fork beside threads, and torch of more processes than cores.
+with_workers = pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded", "ignore:This DataLoader will create"
+)
+
+
+def digits(**options):
+    data = Digits(train_rows=200, batch_size=20, augmentation=RandomShift(1), views=2, **options)
+    data.setup()
+    return data
+
+
+def text(**options):
+    data = StdlibText(batch_size=8, block_length=32, max_bytes=20_000, **options)
+    data.setup()
+    return data
+
+
+def trainer_on(device):
+    return SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
+
+
+def batches_of_epoch(loader, epoch):
+    # Lightning makes the iterator first, and tells the epoch then.
+    batches = iter(loader)
+    loader.sampler.set_epoch(epoch)
+    return list(batches)
+
+
+@pytest.mark.parametrize("made", [digits, text])
+@with_workers
+def test_workers_make_the_same_batches(made):
+    alone, ahead = made().train_dataloader(), made(num_workers=2).train_dataloader()
+    before = torch.get_rng_state()
+    for epoch in (0, 1, 3):
+        worked = batches_of_epoch(ahead, epoch)
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.testing.assert_close(worked, batches_of_epoch(alone, epoch), rtol=0, atol=0)
+        torch.set_rng_state(before)
+
+
+@with_workers
+def test_batches_made_ahead_are_not_counted_as_taken():
+    whole, begun, resumed = (digits(num_workers=2).train_dataloader() for _ in range(3))
+    batches = iter(begun)
+    begun.sampler.set_epoch(1)
+    for _ in range(3):
+        next(batches)
+    resumed.load_state_dict(begun.state_dict())
+    rest = iter(resumed)
+    resumed.sampler.set_epoch(1)
+    torch.testing.assert_close([next(rest)], batches_of_epoch(whole, 1)[3:4], rtol=0, atol=0)
+    assert resumed.state_dict() == {"epoch": 1, "batches": 4}
+
+
+@pytest.mark.parametrize(
+    ("pin_memory", "device", "pinned"),
+    [(None, "cuda", True), (None, "cpu", False), (None, None, False), (True, "cpu", True), (False, "cuda", False)],
+)
+def test_batches_are_pinned_for_cuda_alone_unless_it_is_said(pin_memory, device, pinned):
+    trainer = None if device is None else trainer_on(device)
+    assert Loading(pin_memory=pin_memory).loader(digits().train, 4, trainer=trainer).pin_memory is pinned
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("made", [digits, text])
+def test_a_gpu_is_given_pinned_batches(made):
+    data = made()
+    data.trainer = trainer_on("cuda")
+    batch = next(iter(data.val_dataloader()))
+    assert all(tensor.is_pinned() for tensor in batch.values())
+
+
+@pytest.mark.parametrize("data", [Digits, StdlibText])
+def test_a_number_of_workers_below_none_is_refused(data):
+    with pytest.raises(ValueError, match=r"num_workers=-1"):
+        data(num_workers=-1)
