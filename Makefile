@@ -1,5 +1,6 @@
 # make train: the default experiment. make test: the tests. make check: formatting rules, types and tests.
 # make test-cuda: the tests that need a CUDA device, which make test skips: it hides GPUs, since its runs are for the CPU.
+# make test-lowest: the tests with the lowest versions that pyproject.toml allows, in a virtual environment of their own.
 # make results: the experiments on fresh seeds, into RESULTS.md. make docs: the pages, into build/site; a test builds them too.
 # The tests run in WORKERS processes; make test ARGS="-n 0 -k WORD" runs the chosen ones in one.
 # make fuzz: every loss at the edges of its inputs, and 2,000 malformed configurations, with counts.
@@ -13,7 +14,7 @@ WORKERS ?= 2
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: train results test test-cuda check fuzz kills docs install clean
+.PHONY: train results test test-cuda test-lowest check fuzz kills docs install clean
 
 train: $(INSTALLED)
 	$(BIN)/python recipes/train.py $(ARGS)
@@ -26,6 +27,13 @@ test: $(INSTALLED)
 
 test-cuda: $(INSTALLED)
 	$(BIN)/python -m pytest -n 0 -m cuda $(ARGS)
+
+# Versions of that age warn of each other.
+test-lowest:
+	mkdir -p build
+	$(PYTHON) -m tests.lowest > build/lowest.txt
+	PIP_CONSTRAINT=$(abspath build/lowest.txt) $(MAKE) test VENV=$(VENV)-lowest \
+	  ARGS="-W default::DeprecationWarning -W default::FutureWarning $(ARGS)"
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -53,4 +61,4 @@ $(INSTALLED): pyproject.toml setup.py
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-lowest

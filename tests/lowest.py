@@ -1,10 +1,9 @@
 """The lowest versions that pyproject.toml allows, as constraints for pip: python -m tests.lowest > FILE."""
 
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-
-from packaging.requirements import Requirement
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
@@ -14,10 +13,8 @@ def lowest() -> Iterator[str]:
     project = tomllib.loads(PYPROJECT.read_text())["project"]
     extras = [line for lines in project["optional-dependencies"].values() for line in lines]
     for line in sorted({*project["dependencies"], *extras}):
-        requirement = Requirement(line)
-        for bound in requirement.specifier:
-            if bound.operator == ">=":
-                yield f"{requirement.name}=={bound.version}"
+        if bound := re.match(r"([\w-]+)(?:\[[\w,]+\])?>=([\w.]+)", line):
+            yield f"{bound[1]}=={bound[2]}"
 
 
 if __name__ == "__main__":
