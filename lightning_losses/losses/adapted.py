@@ -62,7 +62,7 @@ class Adapted(Loss):
 
     def __init__(
         self,
-        loss: Callable[..., Any],
+        loss: nn.Module | Callable[..., Any],
         inputs: Mapping[str, str] | None = None,
         *,
         reduction: Literal["mean", "sum"] | None = None,

@@ -35,7 +35,7 @@ class Objective(nn.Module):
         ['ce', 'kd']
     """
 
-    def __init__(self, terms: Mapping[str, Term | Callable[..., Tensor]]) -> None:
+    def __init__(self, terms: Mapping[str, nn.Module | Callable[..., Tensor]]) -> None:
         super().__init__()
         if not terms:
             raise ValueError("Objective: no terms came; give at least one, for example {'ce': Term(CrossEntropy())}.")

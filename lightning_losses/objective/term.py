@@ -26,7 +26,11 @@ class Term(nn.Module):
     """
 
     def __init__(
-        self, loss: Callable[..., Tensor], weight: float | Schedule = 1.0, inputs: Mapping[str, str] | None = None
+        self,
+        # Modules by name as well: LightningCLI builds nothing of which an annotation says only that it is callable.
+        loss: nn.Module | Callable[..., Tensor],
+        weight: float | Schedule = 1.0,
+        inputs: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         if not callable(loss):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import lightning as L
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_losses.callbacks.access import on_device, sum_over_processes
 from lightning_losses.callbacks.monitors.probe import ProbeMonitor
@@ -57,7 +57,7 @@ class HessianSpectrum(ProbeMonitor):
         self,
         lanczos_steps: int = 20,
         trace_probes: int = 10,
-        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        loss: nn.Module | Callable[[Tensor, Tensor], Tensor] | None = None,
         seed: int = 0,
         samples: int = 256,
         every_n_steps: int = 100,

@@ -58,7 +58,7 @@ class LinearModeConnectivity(ProbeMonitor):
         self,
         since: Since = "previous",
         points: int = 11,
-        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        loss: nn.Module | Callable[[Tensor, Tensor], Tensor] | None = None,
         samples: int = 256,
         every_n_steps: int = 100,
         folder: str | Path | None = None,
