@@ -1,6 +1,7 @@
 """A tensor times a number that only the GPU knows, at no cost where the number is 1."""
 
 # ruff: noqa: N803  (Triton's compile-time constants are written in capitals)
+import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from jaxtyping import Float
@@ -23,7 +24,8 @@ def multiply_kernel(values_ptr, factor_ptr, count, BLOCK: tl.constexpr):  # type
 def multiply(tensor: Float[Tensor, "..."], factor: Float[Tensor, ""]) -> Float[Tensor, "..."]:
     """``tensor *= factor`` in place, for a contiguous tensor."""
     if tensor.numel():
-        multiply_kernel[(triton.cdiv(tensor.numel(), _BLOCK),)](
-            tensor, factor, tensor.numel(), BLOCK=_BLOCK, num_warps=8
-        )
+        with torch.cuda.device_of(tensor):  # type: ignore[no-untyped-call]
+            multiply_kernel[(triton.cdiv(tensor.numel(), _BLOCK),)](
+                tensor, factor, tensor.numel(), BLOCK=_BLOCK, num_warps=8
+            )
     return tensor

@@ -21,8 +21,8 @@ def _tanh(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _scores(  # type: ignore[no-untyped-def]
-    logits, bias_ptr, columns, softcap, inverse_temperature, VOCABULARY: tl.constexpr, STRIDE: tl.constexpr,
-    HAS_BIAS: tl.constexpr, SOFTCAP: tl.constexpr, COMPUTE: tl.constexpr,
+    logits, bias_ptr, numbers_ptr, columns, VOCABULARY: tl.constexpr, STRIDE: tl.constexpr,
+    HAS_BIAS: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERED: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Scores over the temperature, -inf outside, and their slope by the logits."""
     # The mask is that of the row with its padding, so that loads stay wide where the vocabulary is an odd number.
@@ -30,26 +30,32 @@ def _scores(  # type: ignore[no-untyped-def]
     inside = (columns >= 0) & (columns < VOCABULARY)
     if HAS_BIAS:
         score += tl.load(bias_ptr + columns, mask=inside, other=0.0).to(COMPUTE)
-    slope = inverse_temperature
+    slope = 1.0
     if SOFTCAP:
+        softcap = tl.load(numbers_ptr)
         bent = _tanh(score / softcap)
         score = softcap * bent
-        slope = (1.0 - bent * bent) * inverse_temperature
-    return tl.where(inside, score * inverse_temperature, float("-inf")), slope
+        slope = 1.0 - bent * bent
+    if TEMPERED:
+        inverse_temperature = tl.load(numbers_ptr + 1)
+        score *= inverse_temperature
+        slope *= inverse_temperature
+    return tl.where(inside, score, float("-inf")), slope
 
 
 @triton.jit
 def cross_entropy_kernel(  # type: ignore[no-untyped-def]
-    logits_ptr, bias_ptr, target_ptr, class_weight_ptr,
+    logits_ptr, bias_ptr, numbers_ptr, target_ptr, class_weight_ptr,
     lse_ptr, picked_ptr, smooth_ptr, entropy_ptr,
     of_lse_ptr, of_square_ptr, of_picked_ptr, of_smooth_ptr, of_entropy_ptr,
-    softcap, inverse_temperature,
     VOCABULARY: tl.constexpr, STRIDE: tl.constexpr,
-    HAS_BIAS: tl.constexpr, SOFTCAP: tl.constexpr, SMOOTH: tl.constexpr,
+    HAS_BIAS: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERED: tl.constexpr, SMOOTH: tl.constexpr,
     ENTROPY: tl.constexpr, STATISTICS: tl.constexpr, GRADIENT: tl.constexpr, SQUARE: tl.constexpr,
     COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A row's statistics, and in place of its logits the gradient by them.
+
+    ``numbers`` are the softcap and the inverse temperature, in memory: as an argument a number is a float32.
 
     With ``STATISTICS`` they are made and stored, else read. The gradients by them, ``of_...``, are given; with
     ``SQUARE``, where both are done at once, that by the logsumexp has ``of_square * lse`` added. A target
@@ -68,7 +74,7 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
             columns = begin + tl.arange(0, BLOCK)
             inside = columns < VOCABULARY
             score, _ = _scores(
-                logits, bias_ptr, columns, softcap, inverse_temperature, VOCABULARY, STRIDE, HAS_BIAS, SOFTCAP, COMPUTE
+                logits, bias_ptr, numbers_ptr, columns, VOCABULARY, STRIDE, HAS_BIAS, SOFTCAP, TEMPERED, COMPUTE
             )
             if SMOOTH:
                 weight = tl.load(class_weight_ptr + columns, mask=inside, other=0.0)
@@ -90,7 +96,7 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
         tl.store(lse_ptr + row, lse)
         here = (target >= 0) & (target < VOCABULARY)
         picked, _ = _scores(
-            logits, bias_ptr, target, softcap, inverse_temperature, VOCABULARY, STRIDE, HAS_BIAS, SOFTCAP, COMPUTE
+            logits, bias_ptr, numbers_ptr, target, VOCABULARY, STRIDE, HAS_BIAS, SOFTCAP, TEMPERED, COMPUTE
         )
         tl.store(picked_ptr + row, tl.where(here, picked, 0.0))
         if SMOOTH:
@@ -113,7 +119,7 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
             columns = begin + tl.arange(0, BLOCK)
             inside = columns < VOCABULARY
             score, slope = _scores(
-                logits, bias_ptr, columns, softcap, inverse_temperature, VOCABULARY, STRIDE, HAS_BIAS, SOFTCAP, COMPUTE
+                logits, bias_ptr, numbers_ptr, columns, VOCABULARY, STRIDE, HAS_BIAS, SOFTCAP, TEMPERED, COMPUTE
             )
             probability = tl.exp2((score - lse) * LOG2_E)
             gradient = of_lse * probability

@@ -58,32 +58,39 @@ class Launch(NamedTuple):
             return nothing if values is None else values
 
         of = Statistics(nothing, nothing) if upstream is None else upstream
-        cross_entropy_kernel[(len(logits),)](
-            logits,
-            given(self.bias),
-            target,
-            given(weights),
-            *map(given, statistics),
-            given(of.lse),
-            given(of_square),
-            given(of.picked),
-            given(of.smooth),
-            given(of.entropy),
-            terms.softcap or 1.0,
-            1.0 / terms.temperature,
-            VOCABULARY=vocabulary,
-            STRIDE=logits.stride(0),
-            HAS_BIAS=self.bias is not None,
-            SOFTCAP=terms.softcap is not None,
-            SMOOTH=terms.label_smoothing > 0,
-            ENTROPY=self.entropy,
-            STATISTICS=not known,
-            GRADIENT=upstream is not None,
-            SQUARE=of_square is not None,
-            COMPUTE=tl.float64 if nothing.dtype == torch.float64 else tl.float32,
-            BLOCK=block,
-            num_warps=min(max(block // 256, 4), WARPS),
-        )
+        tempered = terms.temperature != 1.0
+        numbers = nothing
+        if terms.softcap is not None or tempered:
+            # Filled on the device; a tensor made of a list would be copied there, and waited for.
+            numbers = nothing.new_full((2,), terms.softcap or 1.0)
+            numbers[1:].fill_(1.0 / terms.temperature)
+        with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+            cross_entropy_kernel[(len(logits),)](
+                logits,
+                given(self.bias),
+                numbers,
+                target,
+                given(weights),
+                *map(given, statistics),
+                given(of.lse),
+                given(of_square),
+                given(of.picked),
+                given(of.smooth),
+                given(of.entropy),
+                VOCABULARY=vocabulary,
+                STRIDE=logits.stride(0),
+                HAS_BIAS=self.bias is not None,
+                SOFTCAP=terms.softcap is not None,
+                TEMPERED=tempered,
+                SMOOTH=terms.label_smoothing > 0,
+                ENTROPY=self.entropy,
+                STATISTICS=not known,
+                GRADIENT=upstream is not None,
+                SQUARE=of_square is not None,
+                COMPUTE=tl.float64 if nothing.dtype == torch.float64 else tl.float32,
+                BLOCK=block,
+                num_warps=min(max(block // 256, 4), WARPS),
+            )
 
 
 class Gradients:

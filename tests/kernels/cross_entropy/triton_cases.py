@@ -13,6 +13,7 @@ import torch
 from triton.runtime.errors import InterpreterError
 
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
+from lightning_losses.kernels.multiply import multiply
 from tests.golden.adapters.lm_ot import cross_entropy_adapter
 from tests.golden.harness import HERE, load_cases, run_case
 
@@ -88,6 +89,16 @@ def liger_errors(options):
     return errors(torch.float32, SHAPES[0], options, True, impl="liger")
 
 
+def multiplying():
+    """What is left of a number times a tensor, in each dtype, of 1 and of another."""
+    apart = []
+    for dtype, factor in itertools.product(DTYPES.values(), (1.0, -2.5)):
+        values = torch.linspace(-3, 3, 20000).to(dtype)
+        came = multiply(values.clone(), torch.tensor(factor))
+        apart.append(float((came - (values.float() * factor).to(dtype)).abs().max()))
+    return apart
+
+
 def main():
     for name, dtype, shape, bias in itertools.product(OPTIONS, DTYPES, SHAPES, (True, False)):
         if shape != SHAPES[0] and (bias or name not in ("plain", "rows", "policy")):
@@ -100,6 +111,7 @@ def main():
         except InterpreterError as error:
             # Its loops have tensors as bounds, which Triton 3.6's interpreter can't take beside NumPy 2.5.
             print(json.dumps({"case": name, "liger": None, "reason": str(error)}), flush=True)
+    print(json.dumps({"case": "multiply", "apart": multiplying()}), flush=True)
     # The kernels compute in float32; the golden values in float64 are met to float32's accuracy.
     adapter = cross_entropy_adapter("triton", cast=torch.float32)
     for case in load_cases(HERE / "lm_ot"):

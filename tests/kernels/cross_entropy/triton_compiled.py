@@ -17,12 +17,12 @@ from tests.kernels.compiled import needs
 
 VOCABULARY = 128256
 # What is asked for: the reduced loss, the rows' statistics, the gradient by them; and all options at once.
-FLAGS = ("HAS_BIAS", "SOFTCAP", "SMOOTH", "ENTROPY", "STATISTICS", "GRADIENT", "SQUARE")
+FLAGS = ("HAS_BIAS", "SOFTCAP", "TEMPERED", "SMOOTH", "ENTROPY", "STATISTICS", "GRADIENT", "SQUARE")
 FORMS = {
     "reduced": {"STATISTICS", "GRADIENT"},
     "statistics": {"STATISTICS", "ENTROPY"},
     "gradient": {"GRADIENT", "ENTROPY"},
-    "all": {"HAS_BIAS", "SOFTCAP", "SMOOTH", "STATISTICS", "GRADIENT", "SQUARE"},
+    "all": {"HAS_BIAS", "SOFTCAP", "TEMPERED", "SMOOTH", "STATISTICS", "GRADIENT", "SQUARE"},
 }
 
 
