@@ -5,6 +5,7 @@
 # The tests run in WORKERS processes; make test ARGS="-n 0 -k WORD" runs the chosen ones in one.
 # make fuzz: every loss at the edges of its inputs, and 2,000 malformed configurations, with counts.
 # make kills: runs of two processes, interrupted and killed at random moments, against runs that were left alone.
+# make mutants: plausible mistakes, put into a copy of the package one at a time, and which of them the tests notice.
 # The first of them makes a virtual environment in $(VENV); later ones use it, and install again when the project's
 # requirements change.
 
@@ -14,7 +15,7 @@ WORKERS ?= 2
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: train results test test-cuda test-lowest check fuzz kills docs install clean
+.PHONY: train results test test-cuda test-lowest check fuzz kills mutants docs install clean
 
 train: $(INSTALLED)
 	$(BIN)/python recipes/train.py $(ARGS)
@@ -46,6 +47,9 @@ fuzz: $(INSTALLED)
 
 kills: $(INSTALLED)
 	$(BIN)/python -m tests.kills $(ARGS)
+
+mutants: $(INSTALLED)
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)

@@ -1,5 +1,7 @@
 """Convex fits reach the optimum that independent solvers find; parameters that made the data are recovered."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -254,3 +256,13 @@ def test_ensemble_weights_are_the_optimum_on_the_simplex():
     scaled = torch.tensor([1.0, 0.0, 0.0])
     assert all(error(scaled, calibrator.temperature) <= error(scaled, t) + 1e-12 for t in nearby)
     assert float(calibrator.weights.sum()) == pytest.approx(1)
+
+
+def test_one_absurd_probability_does_not_rule_a_dirichlet_fit():
+    logits, target = sample(dtype=torch.float64)
+    absurd, floored = logits.clone(), logits.clone()
+    absurd[0, (target[0] + 1) % 4] = -1e4
+    # The class with the floor's probability, beside the others.
+    floored[0, (target[0] + 1) % 4] = -math.log(1e12) + floored[0, torch.arange(4) != (target[0] + 1) % 4].logsumexp(0)
+    fitted, expected = (C.DirichletCalibration().fit(x, target)(logits).log_softmax(dim=-1) for x in (absurd, floored))
+    torch.testing.assert_close(fitted, expected, rtol=1e-4, atol=1e-4)

@@ -31,7 +31,7 @@ ELSEWHERE = {
     "ClassCentroids": "tests/recipes/test_kill.py",
     "DomainWeights": "tests/callbacks/companions/test_domain_weights.py",
     "History": "tests/recipes/test_resume.py",
-    "LastCheckpoint": "tests/recipes/test_resume.py",
+    "LastCheckpoint": "tests/checkpoints/test_last_checkpoint.py",
     "LearningRateSensitivity": "tests/callbacks/monitors/test_learning_rate_sensitivity.py",
 }
 

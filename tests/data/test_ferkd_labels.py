@@ -24,6 +24,13 @@ def test_each_range_gets_its_label():
     torch.testing.assert_close(adapted.target.sum(dim=-1), torch.ones(20))
 
 
+def test_thresholds_belong_to_the_range_above_them():
+    teacher = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
+    adapted = ferkd_labels(teacher, torch.tensor([0, 0]), low=0.5, middle=0.75)
+    assert torch.equal(adapted.target[0], teacher[0]) and adapted.weight.tolist() == [1, 1]
+    torch.testing.assert_close(adapted.target[1], torch.tensor([0.95, 0.05]))
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="^ferkd_labels: middle=0.1"):
         ferkd_labels(TEACHER, TARGET, low=0.3, middle=0.1)

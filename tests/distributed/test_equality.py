@@ -29,9 +29,11 @@ LOSSES = {loss.identifier(): loss for loss in loss_classes()}
 
 # Losses of sequences, which can't be cut inside of one: how many tokens to make of each row.
 TOKENS = {"span_correlation": 3}
-# Cases beside the defaults: a loss, and other examples for it. The first needs no projector unless the features
-# are of different widths; the second's is another layer where they are vectors.
+# Cases beside the defaults: a loss, and other examples for it. The first is weighed by its classes' mass, which is no
+# number of samples; the second needs no projector unless the features are of different widths; the third's is another
+# layer where they are vectors.
 FURTHER = {
+    "cross_entropy_weighted": ("cross_entropy", {}),
     "nd_loss_wider": ("nd_loss", {"features": lambda: torch.randn(ROWS, 6)}),
     "fitnet_hint_vectors": (
         "fitnet_hint",
@@ -46,8 +48,12 @@ def wider_nd_loss():
     return loss
 
 
-# With shapes that aren't known before the example.
-MADE = {"nd_loss_wider": wider_nd_loss, "fitnet_hint_vectors": lambda: LOSSES["fitnet_hint"]()}
+# With an option, or with shapes that aren't known before the example.
+MADE = {
+    "cross_entropy_weighted": lambda: CrossEntropy(class_weight=[0.2, 1.0, 3.0, 0.5, 2.0]),
+    "nd_loss_wider": wider_nd_loss,
+    "fitnet_hint_vectors": lambda: LOSSES["fitnet_hint"](),
+}
 CASES = sorted([*LOSSES, *FURTHER])
 # What four processes are tried with: every loss that couples the batch, and means of which one process has no part.
 FEW = sorted([*(name for name, loss in LOSSES.items() if loss.batch_coupled), *FURTHER, "cross_entropy", "kd"])

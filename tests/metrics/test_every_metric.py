@@ -1,5 +1,6 @@
 """What all metrics of predictions keep: batches, processes, order of rows, bad input, intervals."""
 
+import inspect
 import pickle
 from pathlib import Path
 
@@ -41,6 +42,8 @@ METRICS = {
         lambda *a, **k: M.area_under_risk_coverage(*a, excess=True, **k),
     ),
 }
+# With a setting of their own, so that they have no defaults.
+ADAPTED = {"ece_mass", "rmsce_debiased", "norm_3", "kernel", "e_aurc"}
 # Sums of float64 in another order: rounding only.
 ROUNDING = {"rtol": 1e-12, "atol": 1e-13}
 
@@ -251,3 +254,16 @@ def test_two_processes_have_the_value_of_one(tmp_path):
     one = M.ExpectedCalibrationError(inputs="logits", keep_rows=True)
     one.update(logits, target)
     torch.testing.assert_close(first["interval"], torch.stack(one.interval(resamples=20)), **ROUNDING)
+
+
+@every
+def test_a_class_has_the_defaults_of_its_function(name):
+    make, function = METRICS[name]
+    # The nearest class that names an option decides.
+    defaults = {}
+    for kind in reversed(type(make(inputs="logits")).__mro__[:-1]):
+        defaults |= {name: p.default for name, p in inspect.signature(kind.__init__).parameters.items()}
+    options = inspect.signature(function).parameters
+    assert name in ADAPTED or "inputs" in options
+    for option in options.keys() & defaults.keys():
+        assert defaults[option] == options[option].default, option

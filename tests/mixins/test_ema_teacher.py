@@ -100,15 +100,17 @@ def test_the_student_learns_from_it(tmp_path):
     torch.testing.assert_close(module.training_step(step, 0)["loss"], expected)
 
 
-def test_a_resumed_training_is_the_uninterrupted_one(tmp_path):
+@pytest.mark.parametrize(("accumulate", "updates"), [(1, 12), (2, 8)])
+def test_a_resumed_training_is_the_uninterrupted_one(tmp_path, accumulate, updates):
+    options = {"accumulate_grad_batches": accumulate}
     whole, begun, resumed = student(), student(), student()
-    fit(whole, tmp_path, epochs=4)
-    fit(begun, tmp_path, epochs=2).save_checkpoint(tmp_path / "cut.ckpt")
-    fit(resumed, tmp_path, epochs=4, path=tmp_path / "cut.ckpt")
+    fit(whole, tmp_path, epochs=4, **options)
+    fit(begun, tmp_path, epochs=2, **options).save_checkpoint(tmp_path / "cut.ckpt")
+    fit(resumed, tmp_path, epochs=4, path=tmp_path / "cut.ckpt", **options)
     for network in ("network", "teacher"):
         for name, tensor in getattr(whole, network).state_dict().items():
             assert torch.equal(getattr(resumed, network).state_dict()[name], tensor), name
-    assert resumed._ema["updates"] == whole._ema["updates"] == 12
+    assert resumed._ema["updates"] == whole._ema["updates"] == updates
 
 
 def after_a_step(shards, folder, strategy):

@@ -9,6 +9,7 @@ from torch import nn
 from lightning_losses import Objective
 from lightning_losses.mixins.self_distillation import PastPredictions
 from lightning_losses.modules import Classifier
+from tests.distributed.processes import in_group, run_on_processes
 
 
 def against_the_past(logits, past_probabilities):
@@ -109,3 +110,22 @@ def test_losses_that_see_features_take_their_shapes_from_an_example():
     assert len(classifier.configure_optimizers().param_groups[0]["params"]) == 6
     with pytest.raises(ValueError, match="give example_inputs="):
         Classifier(objective=Objective({"probe": Probe()}), **build)
+
+
+def seen_by_each():
+    """Each process its own samples; afterwards all have the predictions of all."""
+    rank = torch.distributed.get_rank()
+    classifier, samples = module(), [Samples()[index] for index in range(8)]
+    for own in (range(3), range(3, 8)):
+        batch = torch.utils.data.default_collate([samples[index] for index in own])
+        if rank == own.start // 3:
+            output = classifier.training_step(batch, 0)
+    whole = torch.utils.data.default_collate(samples)
+    past = classifier.objective_tensors({"logits": torch.zeros(8, 3), **whole})["past_probabilities"]
+    torch.testing.assert_close(past, classifier(whole["inputs"]).softmax(dim=-1))
+    assert len(output["logits"]) == (3, 5)[rank]
+
+
+@pytest.mark.distributed
+def test_a_sample_that_changes_its_process_keeps_its_past():
+    run_on_processes(in_group, 2, seen_by_each)

@@ -76,10 +76,6 @@ def test_a_tensor_of_one_element_stays_when_projected_on_its_own():
     assert projected([torch.tensor([2.0])], [torch.tensor([3.0])])[0].tolist() == [3.0]
 
 
-def test_no_tensors_are_no_work():
-    orthogonalize_gradients_([], [])
-
-
 def test_a_step_of_sgd_leaves_the_norm_to_first_order():
     network = nn.Sequential(nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False)).double()
     inputs, target = torch.randn(16, 4, dtype=torch.float64), torch.randint(3, (16,))

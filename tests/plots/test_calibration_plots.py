@@ -58,7 +58,9 @@ def test_other_tasks_draw(task):
 
 
 def test_one_sample_and_certain_predictions_draw(tmp_path):
-    save_figure(reliability_diagram(torch.tensor([[1e4, 0.0]]), torch.tensor([0]), inputs="logits"), tmp_path / "a.png")
+    figure = reliability_diagram(torch.tensor([[1e4, 0.0]]), torch.tensor([0]), inputs="logits")
+    assert save_figure(figure, tmp_path / "a.png").stat().st_size > 0
+    assert figure.axes[0].has_data()
 
 
 def test_no_samples_are_refused():

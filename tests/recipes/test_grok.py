@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from lightning_losses.experiments.config.instantiate import ConfigError, instantiate
 from lightning_losses.experiments.evidence.gates import Gate
 from lightning_losses.experiments.kinds.grok import Grokking, callbacks_of, settings_of
+from lightning_losses.experiments.training.rehearsal import rehearse_step
 from lightning_losses.experiments.training.steps_per_batch import steps_per_batch
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -56,8 +57,17 @@ def config(experiment, *overrides):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_run_of_every_experiment_takes_a_step(experiment):
-    Grokking(config(experiment)).rehearse()
+def test_every_run_of_every_experiment_takes_a_step(experiment, monkeypatch):
+    stepped = []
+
+    def step(module, *rest):
+        rehearse_step(module, *rest)
+        stepped.append(any(parameter.grad is not None for parameter in module.parameters()))
+
+    monkeypatch.setattr("lightning_losses.experiments.kinds.grok.rehearse_step", step)
+    chosen = config(experiment)
+    Grokking(chosen).rehearse()
+    assert stepped == [True] * len(chosen.runs)
 
 
 def chosen(settings):

@@ -25,7 +25,8 @@ lightning_losses.data.mnist5k.np.load
 lightning_losses.modules.Classifier.load_from_checkpoint lightning_losses.teachers.cache_teacher._write_json
 lightning_losses.experiments.training.kept_networks.KeptNetworks lightning_losses.losses.KD.__init__.__globals__
 lightning_losses.experiments.launch.experiment_of lightning_losses.experiments.kinds.grok.Run
-lightning_losses.losses.KD.__subclasses__ torch.nn torch.nn.Module.__class__ nothing.here
+lightning_losses.losses.KD.__subclasses__ lightning_losses.losses.KD.forward torch.nn torch.nn.Module.__class__
+nothing.here
 """)
 
 ALLOWED = str.split("""
@@ -107,6 +108,17 @@ def test_the_user_extends_the_list_in_the_open():
         pass
     with pytest.raises(ConfigError):
         instantiate(config)
+
+
+def test_a_module_that_is_allowed_allows_none_that_begins_alike(tmp_path, monkeypatch):
+    (tmp_path / "my_package").mkdir()
+    for name in ("networks", "networks_other"):
+        (tmp_path / "my_package" / f"{name}.py").write_text("class Net: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with allowing(["my_package.networks"]):
+        assert callable(find_target("my_package.networks.Net"))
+        with pytest.raises(ConfigError, match="may not build this"):
+            find_target("my_package.networks_other.Net")
 
 
 @pytest.mark.parametrize(

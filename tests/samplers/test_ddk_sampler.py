@@ -17,6 +17,12 @@ def test_weights_are_a_distribution_that_follows_the_lag():
         assert weights.min() >= 0.5 / 3 - 1e-6
 
 
+def test_alpha_is_the_share_of_the_new_weights():
+    weights = updated_domain_weights(torch.tensor([0.5, 0.5]), torch.tensor([9.0, 1.0]), torch.ones(2), alpha=0.2)
+    # The new weights, 1 and 0, a fifth; the uniform ones, four.
+    torch.testing.assert_close(weights, torch.tensor([0.2 + 0.4, 0.4]))
+
+
 def test_equal_lags_keep_equal_weights():
     even = torch.full((4,), 0.25)
     torch.testing.assert_close(updated_domain_weights(even, torch.ones(4), torch.ones(4) / 2), even)

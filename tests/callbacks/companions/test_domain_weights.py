@@ -1,5 +1,7 @@
 """Domains in which the student lags are drawn more often, as training goes on."""
 
+import itertools
+
 import lightning as L
 import pytest
 import torch
@@ -115,13 +117,25 @@ def test_the_weights_are_those_of_the_losses_every_few_steps(tmp_path):
     )
 
 
-def test_a_resumed_training_goes_on_with_its_weights(tmp_path):
+def test_accumulated_batches_renew_them_once_a_step_and_none_before_the_first(tmp_path):
+    callback = Watching(every=1)
+    fit(tmp_path, callback, accumulate_grad_batches=2)
+    weights = [weights for _, weights in callback.seen]
+    # At the start, and after each of six batches.
+    assert [one is other for one, other in itertools.pairwise(weights)] == [True, False] * 3
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_resumed_training_goes_on_with_its_weights(tmp_path, accumulate):
+    options = {"accumulate_grad_batches": accumulate}
     whole, cut, rest = student(), student(), student()
-    fit(tmp_path, DomainWeights(every=2), module=whole, epochs=3)
-    fit(tmp_path, DomainWeights(every=2), module=cut, epochs=1).save_checkpoint(tmp_path / "cut.ckpt")
-    callback = DomainWeights(every=2)
-    fit(tmp_path, callback, module=rest, epochs=3, path=tmp_path / "cut.ckpt")
+    uninterrupted, resumed = Watching(every=2), Watching(every=2)
+    fit(tmp_path, uninterrupted, module=whole, epochs=3, **options)
+    fit(tmp_path, Watching(every=2), module=cut, epochs=1, **options).save_checkpoint(tmp_path / "cut.ckpt")
+    fit(tmp_path, resumed, module=rest, epochs=3, path=tmp_path / "cut.ckpt", **options)
     assert torch.equal(rest.network[0].weight, whole.network[0].weight)
+    for (_, again), (_, weights) in zip(resumed.seen[1:], uninterrupted.seen[7:], strict=True):
+        assert torch.equal(again, weights)
 
 
 @pytest.mark.distributed

@@ -44,6 +44,11 @@ def test_class_weights_with_only_ignored_samples_give_zero():
     assert loss(torch.zeros(2, 2), torch.tensor([-100, -100])).item() == 0
 
 
+def test_a_mean_with_class_weights_divides_by_the_mass_of_the_classes():
+    loss, target = CrossEntropy(class_weight=[0.5, 4.0]), torch.tensor([0, 1, -100, 1])
+    assert float(loss.denominator(logits=torch.zeros(4, 2), target=target)) == 8.5
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

@@ -25,6 +25,14 @@ def test_one_sample_by_hand():
     assert float(loss) == pytest.approx(1 - min(gain / ideal, ideal / gain), rel=1e-12)
 
 
+def test_a_gain_above_the_ideal_is_as_far_off_as_one_below():
+    logits = torch.tensor([[0.9, 0.1]], dtype=torch.float64).log()
+    mixed, purity = torch.tensor([[0.99, 0.01]], dtype=torch.float64).log(), torch.full((1, 2), 0.5).double()
+    gain, ideal = 0.9 + 0.99 / math.log2(3), 1 + 0.5 / math.log2(3)
+    assert gain > ideal
+    assert float(RankMixupMNDCG()(logits, torch.tensor([0]), mixed, purity)) == pytest.approx(1 - ideal / gain)
+
+
 def test_it_vanishes_where_confidence_is_purity():
     logits = torch.tensor([[1e4, 0.0]], dtype=torch.float64)
     mixed = torch.tensor([[0.7, 0.3], [0.6, 0.4]], dtype=torch.float64)

@@ -57,6 +57,14 @@ def test_a_cut_bounds_the_weights():
     torch.testing.assert_close(loss(student, teacher), torch.tensor(2.0))  # (5 - 1) / 2
 
 
+def test_a_cut_bounds_the_ratio_whose_logarithm_the_limit_at_0_takes():
+    student, teacher = torch.tensor([[0.0, 9.0]]), torch.tensor([[9.0, 0.0]])
+    s, t = (z.double().softmax(dim=-1) for z in (student, teacher))
+    loss = AdaptiveAlphaDivergence(alpha_min=0.0, alpha_max=0.0, clip=5.0)
+    expected = -(s * (t / s).clamp(max=5.0).log()).sum()
+    torch.testing.assert_close(loss(student.double(), teacher.double()), expected)
+
+
 def test_a_cut_of_zero_is_refused():
     with pytest.raises(ValueError, match="^adaptive_alpha_divergence: clip=0"):
         AdaptiveAlphaDivergence(clip=0)

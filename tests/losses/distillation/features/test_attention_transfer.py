@@ -22,6 +22,14 @@ def test_value_from_the_definition(mode):
     torch.testing.assert_close(AttentionTransfer(mode=mode)(student, teacher), expected)
 
 
+@pytest.mark.parametrize("p", [1.0, 2.5, 3.0])
+def test_powers_are_of_absolute_values(p):
+    student, teacher = maps(2, 3, 4, 5), maps(2, 6, 4, 5)
+    attention = [f.abs().pow(p).mean(dim=1).flatten(1) for f in (student, teacher)]
+    expected = (torch.sub(*(a / a.norm(dim=1, keepdim=True) for a in attention)) ** 2).mean()
+    torch.testing.assert_close(AttentionTransfer(p=p)(student, teacher), expected)
+
+
 @MODES
 def test_scale_and_order_of_channels_do_not_matter(mode):
     student, teacher = maps(2, 3, 4, 4), maps(2, 5, 4, 4)

@@ -1,0 +1,88 @@
+"""Mistakes in metrics."""
+
+from tests.mutants.mistake import of
+
+EVERY, SCORES, ERROR = (f"tests/metrics/test_{name}.py" for name in ("every_metric", "scores", "calibration_error"))
+MISTAKES = [
+    *of(
+        "metrics/calibration_error.py",
+        ERROR,
+        ("power - noise", "power + noise"),
+        ('weighting == "count" else filled.double()', 'weighting == "count" else torch.ones_like(bins.samples)'),
+        ("** (1 / norm)", "** 1.0"),
+    ),
+    *of(
+        "metrics/bins.py",
+        ERROR,
+        ("sizes[: rows % bins] += 1", "sizes[rows % bins :] += 1"),
+        ('side="left").T', 'side="right").T'),
+    ),
+    *of(
+        "metrics/bins.py",
+        EVERY,
+        ("index * columns + torch.arange(columns", "index * columns + 0 * torch.arange(columns"),
+    ),
+    *of(
+        "metrics/predictions.py",
+        EVERY,
+        ("kept = target != ignore_index", "kept = target != -1000"),
+        ("target.max()) >= classes:", "target.max()) > classes:"),
+        ("SUM_TOLERANCE = 1e-2", "SUM_TOLERANCE = 10.0"),
+    ),
+    *of("metrics/base.py", EVERY, ("self.sums + self._sums(*rows)", "self._sums(*rows)")),
+    *of("metrics/base.py", EVERY, ('dist_reduce_fx="cat"', "dist_reduce_fx=None")),
+    *of(
+        "metrics/area_under_risk_coverage.py",
+        SCORES,
+        ("shared = (sums / sizes)[group]", "shared = error[order].double()"),
+        ("confidence.sort(descending=True)", "confidence.sort()"),
+    ),
+    *of(
+        "metrics/brier_score.py",
+        SCORES,
+        ("(bins.outcome - frequency)", "(bins.confidence - frequency)"),
+    ),
+    *of(
+        "metrics/kernel_calibration_error.py",
+        SCORES,
+        ("term[own, own + start] = 0.0", "term[own, own] = 0.0"),
+        ("total / (count * (count - 1))", "total / (count * count)"),
+    ),
+    *of(
+        "metrics/negative_log_likelihood.py",
+        SCORES,
+        (
+            "F.softplus(torch.where(target == 1, -predictions, predictions))",
+            "F.softplus(torch.where(target == 1, predictions, -predictions))",
+        ),
+    ),
+    *of(
+        "metrics/overconfidence_error.py",
+        ERROR,
+        ("bins.samples * bins.confidence * torch.relu(gap)", "bins.samples * torch.relu(gap)"),
+    ),
+    *of(
+        "metrics/retrieval.py",
+        "tests/metrics/test_retrieval.py",
+        (
+            "(scores >= scores.diagonal().unsqueeze(-1)).sum(dim=-1)",
+            "(scores > scores.diagonal().unsqueeze(-1)).sum(dim=-1) + 1",
+        ),
+        ("values.mean(dim=0)", "values.mean(dim=1)"),
+    ),
+    *of(
+        "metrics/adaptive_calibration_error.py",
+        EVERY,
+        ("        num_bins: int = 15,\n        scope", "        num_bins: int = 10,\n        scope"),
+    ),
+    *of(
+        "metrics/calibration_summary.py",
+        "tests/metrics/test_calibration_summary.py",
+        ('error(binning="mass", norm="max")', 'error(norm="max")'),
+    ),
+    *of(
+        "numerics/bins.py",
+        "tests/numerics/test_bins.py",
+        ("confidence.contiguous())", "confidence.contiguous(), right=True)"),
+    ),
+]

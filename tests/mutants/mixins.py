@@ -1,0 +1,75 @@
+"""Mistakes in mixins, teachers and companions of losses."""
+
+from tests.mutants.mistake import of
+
+MISTAKES = [
+    *of(
+        "mixins/ema_teacher.py",
+        "tests/mixins/test_ema_teacher.py",
+        ('super().on_train_start()\n        self._ema["step"] = self.trainer.global_step', "super().on_train_start()"),
+        ('1 - 1 / (self._ema["updates"] + 1)', '1 - 1 / (self._ema["updates"] + 2)'),
+        ("followed[name].detach()).to(parameter), 1 - decay)", "followed[name].detach()).to(parameter), decay)"),
+        ('if self.ema_buffers == "copy"', 'if self.ema_buffers != "copy"'),
+        ('self._ema["updates"] = saved["updates"]', "pass"),
+    ),
+    *of(
+        "mixins/self_distillation.py",
+        "tests/mixins/test_self_distillation.py",
+        ('gather_batch(tensors["index"]), gather_batch(probabilities)', 'tensors["index"], probabilities'),
+        ("self.seen[host[finite]] = True", "self.seen[host] = False"),
+        ('self.past_predictions.seen = saved["seen"].cpu()', "pass"),
+    ),
+    *of(
+        "mixins/mixup.py",
+        "tests/mixins/test_mixup.py",
+        ("mixed_target + weight * probabilities[order]", "mixed_target + weight * probabilities"),
+        ("probabilities * (target >= 0).unsqueeze(-1)", "probabilities * 1"),
+    ),
+    *of(
+        "mixins/distillation.py",
+        "tests/mixins/test_distillation.py tests/mixins/test_teacher_features.py",
+        ("value.eval().requires_grad_(False)", "value"),
+        ('"view_index" if "view_index" in tensors else "index"', '"index"'),
+    ),
+    *of(
+        "mixins/online_distillation.py",
+        "tests/mixins/test_online_distillation.py",
+        ("other.detach() for position", "other for position"),
+    ),
+    *of(
+        "mixins/language_head.py",
+        "tests/mixins/test_language_head.py",
+        ("target[..., int(shift) :] != ignore_index", "target != ignore_index"),
+    ),
+    *of(
+        "teachers/ensemble.py",
+        "tests/teachers/test_ensemble.py",
+        ("return self.temperature * torch.logsumexp", "return torch.logsumexp"),
+        ("torch.tensor(shares) / sum(shares)", "torch.tensor(shares)"),
+    ),
+    *of(
+        "teachers/cache_teacher.py",
+        "tests/teachers/test_cache_teacher.py",
+        ("- math.log(count))", ")"),
+        ("digest.update(_bytes(inputs))", "pass"),
+        ("done += len(logits)\n", "done = samples\n"),
+    ),
+    *of(
+        "callbacks/companions/domain_weights.py",
+        "tests/callbacks/companions/test_domain_weights.py",
+        ("step != self._renewed and step % self.every == 0", "step % self.every == 0"),
+        ("self._renewed = trainer.global_step", "self._renewed = 0"),
+        ("(sums / counts).cpu()", "sums.cpu()"),
+    ),
+    *of(
+        "parallel/processes.py",
+        "tests/distributed/test_gather.py",
+        ("return total[ctx.start : ctx.start + ctx.size], None", "return total[: ctx.size], None"),
+        ("dist.all_reduce(total, group=ctx.group)", "pass"),
+    ),
+    *of(
+        "losses/classification/cross_entropy.py",
+        "tests/distributed/test_equality.py::test_several_processes_equal_one",
+        ("weight is None or target.is_floating_point()", "True"),
+    ),
+]
