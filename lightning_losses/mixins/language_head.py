@@ -1,14 +1,24 @@
 """The mixin that spares a language model its logits in training."""
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
-from lightning_losses.parallel.processes import total_of_all, whole_parameter, world_size
+from lightning_losses.networks.output_head import (
+    check_head,
+    check_hidden_states_reach,
+    finished_logits,
+    head_matrix,
+    logit_scale,
+    logit_softcap,
+)
+from lightning_losses.parallel.processes import total_of_all, world_size
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as _Base
@@ -24,7 +34,9 @@ class LanguageHeadMixin(_Base):
     End `forward` with ``return self.head_output(hidden)``, and `training_step` with ``self.language_loss(hidden,
     target)``. The head is `self.language_head` if set, else what the network's ``get_output_embeddings()`` gives, else
     a layer called ``lm_head``, ``head``, ``output`` or ``output_projection``. It is a plain ``nn.Linear``, with or
-    without bias, or an ``nn.Embedding`` whose weight is tied. Under FSDP2 its sharded weight is gathered for the loss.
+    without bias, or an ``nn.Embedding`` whose weight is tied; or one of them with PEFT's LoRA, or in its
+    `modules_to_save`. Under FSDP2 its sharded weight is gathered for the loss. The softcap and the scale that a network
+    of transformers has in its configuration are applied, and a head with further layers before it is refused.
 
     The mean is over the tokens of the whole optimizer step: of all processes, and of all accumulated batches, however
     unevenly their tokens are ignored. Until the step is due nobody knows how many these are, so gradients are summed
@@ -51,30 +63,29 @@ class LanguageHeadMixin(_Base):
         if self.training:
             return hidden
         head = self.find_head()
-        logits: Tensor = head(hidden) if isinstance(head, nn.Linear) else hidden @ whole_parameter(head.weight).t()
-        return logits
+        matrix = None if isinstance(head, nn.Linear) else head_matrix(type(self).__name__, head)
+        scores: Tensor = head(hidden) if matrix is None else F.linear(hidden, *matrix)
+        return finished_logits(self._owner_of(head), scores)
 
-    def find_head(self) -> nn.Linear | nn.Embedding:
+    def find_head(self) -> nn.Module:
         """The layer that makes logits of hidden states."""
-        owners: list[Any] = [owner for owner in (self, getattr(self, "network", None)) if owner is not None]
-        offered: list[Any] = [getattr(self, "language_head", None)]
-        offered += [
-            owner.get_output_embeddings() for owner in owners if callable(getattr(owner, "get_output_embeddings", None))
-        ]
-        offered += [getattr(owner, name, None) for owner in owners for name in _NAMES]
+        given: Any = getattr(self, "language_head", None)
+        told, named = zip(*(_offers(owner) for owner in (self, getattr(self, "network", None))), strict=True)
+        offered = [given, *told, *chain(*named)]
         head = next((layer for layer in offered if isinstance(layer, nn.Module)), None)
         if head is None:
             raise ValueError(
                 f"{type(self).__name__}: no head was found under {', '.join(_NAMES)}; set "
                 "self.language_head to the layer that makes the logits."
             )
-        # By its forward: FSDP2 subclasses what it shards, and an adapter that adds to the product overrides it.
-        if type(head).forward not in (nn.Linear.forward, nn.Embedding.forward):
-            raise ValueError(
-                f"{type(self).__name__}: the head is a {type(head).__name__}; give a plain nn.Linear, or an "
-                "nn.Embedding that is tied, and merge adapters into it first."
-            )
-        return head  # type: ignore[return-value]
+        check_head(type(self).__name__, head)
+        if head is not given:
+            check_hidden_states_reach(type(self).__name__, self._owner_of(head), head)
+        return head
+
+    def head_softcap(self) -> float | None:
+        """What the configuration of the network whose head it is caps the logits at; None for no softcap."""
+        return logit_softcap(self._owner_of(self.find_head()))
 
     def language_loss(
         self, hidden: Float[Tensor, "*tokens width"], target: Int[Tensor, "*tokens"], **options: Any
@@ -84,8 +95,9 @@ class LanguageHeadMixin(_Base):
         Args:
             hidden: [..., T, D] the last layer's output.
             target: [..., T] token ids.
-            **options: those of `linear_cross_entropy`, `shift` among them.
+            **options: those of `linear_cross_entropy`, `shift` among them; without `softcap`, the configuration's.
         """
+        options.setdefault("softcap", self.head_softcap())
         counted = {name: options[name] for name in ("shift", "ignore_index") if name in options}
         tokens, unit = self.count_tokens(target, **counted)
         weight, bias = self.head_parameters(hidden.dtype)
@@ -97,10 +109,18 @@ class LanguageHeadMixin(_Base):
         return loss
 
     def head_parameters(self, dtype: torch.dtype) -> tuple[Float[Tensor, "vocabulary width"], Tensor | None]:
-        """The head's whole weight and bias, in the hidden states' dtype, for any fused loss."""
+        """The head's whole weight and bias in the hidden states' dtype, for any fused loss; `head_softcap` is apart."""
         head = self.find_head()
-        bias = getattr(head, "bias", None)
-        return whole_parameter(head.weight).to(dtype), None if bias is None else whole_parameter(bias).to(dtype)
+        weight, bias = head_matrix(type(self).__name__, head, logit_scale(self._owner_of(head)))
+        return weight.to(dtype), None if bias is None else bias.to(dtype)
+
+    def _owner_of(self, head: nn.Module) -> Any:
+        """The network whose head it is, if that has a configuration."""
+        for owner in (self, getattr(self, "network", None), *self.children()):
+            told, named = _offers(owner)
+            if hasattr(owner, "config") and any(layer is head for layer in (told, *named)):
+                return owner
+        return None
 
     def count_tokens(
         self, target: Int[Tensor, "*tokens"], shift: int | bool = 0, ignore_index: int = -100
@@ -133,3 +153,9 @@ class LanguageHeadMixin(_Base):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor.to(parameter.grad.dtype))
+
+
+def _offers(owner: Any) -> tuple[Any, list[Any]]:
+    """What an owner tells to be its head, and what may be it by its name."""
+    told = getattr(owner, "get_output_embeddings", None)
+    return told() if callable(told) else None, [getattr(owner, name, None) for name in _NAMES]

@@ -14,16 +14,16 @@ from lightning_losses.kernels.chunked_head import chunked_head
 from lightning_losses.kernels.cross_entropy.problem import Impl
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.linear_distillation import linear_distillation
-from lightning_losses.losses import CrossEntropy
+from lightning_losses.losses import AlignedVocabulary, CrossEntropy
 from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.mixins.language_head import LanguageHeadMixin
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory
 from lightning_losses.modules.peak_memory import PeakMemory
+from lightning_losses.networks.output_head import head_matrix, logit_scale, logit_softcap
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.objective import Objective, Term
-from lightning_losses.parallel.processes import whole_parameter
 
 Batch = dict[str, Tensor]
 
@@ -121,7 +121,8 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
             options: `ignore_index`, `normalizer` and `impl`, likewise.
         """
         if isinstance(term.loss, CrossEntropy):
-            return linear_cross_entropy(**head, **options, label_smoothing=term.loss.label_smoothing)
+            smoothing, softcap = term.loss.label_smoothing, self.head_softcap()
+            return linear_cross_entropy(**head, **options, label_smoothing=smoothing, softcap=softcap)
         return chunked_head(term.loss, **head, **options, reduction="mean")
 
     def on_fit_start(self) -> None:
@@ -197,6 +198,11 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
                     f"{', '.join(map(repr, self.offered))}, give an objective of these."
                 )
             loss = term.loss
+            if not isinstance(loss, CrossEntropy) and logit_softcap(self.network) is not None:
+                raise ValueError(
+                    f"{owner}: term '{name}' came with a network that softcaps its logits; only CrossEntropy can be "
+                    "fused with such a head."
+                )
             if isinstance(loss, CrossEntropy) and loss.class_weight is not None:
                 raise ValueError(
                     f"{owner}: term '{name}' has a class_weight; tokens weigh the same here, leave it out."
@@ -217,10 +223,12 @@ def hidden_states(network: nn.Module, batch: Batch) -> Float[Tensor, "batch time
 
 
 class LanguageModelDistiller(DistillationMixin, LanguageModel):
-    """Trains a student by a teacher that has the same vocabulary, with neither's logits held.
+    """Trains a student by a teacher, with neither's logits held.
 
-    Terms that take `teacher_logits` go through `linear_distillation`, on the teacher's hidden states and head. The
-    teacher is no submodule, and gets no gradient, as `DistillationMixin` says.
+    Terms that take `teacher_logits` go through `linear_distillation`, on the teacher's hidden states and head. Where
+    the vocabularies differ, `AlignedVocabulary` around a term's loss says what they share, by "truncate" or "map"; a
+    token whose target is not shared adds 0 to that term's mean over all tokens. The teacher is no submodule, and gets
+    no gradient, as `DistillationMixin` says.
 
     Args:
         teacher: a network as `LanguageModel` takes one; its width may differ from the student's.
@@ -253,15 +261,29 @@ class LanguageModelDistiller(DistillationMixin, LanguageModel):
             raise ValueError(f"{type(self).__name__}: the objective takes 'teacher_logits', but no teacher is set.")
         with torch.no_grad():
             teacher_hidden = hidden_states(self.teacher, batch)
-        teacher_head: Any = self.teacher.get_output_embeddings()  # type: ignore[operator]
-        bias = getattr(teacher_head, "bias", None)
+        owner, teacher_head = type(self).__name__, self.teacher.get_output_embeddings()  # type: ignore[operator]
+        if logit_softcap(self.teacher) is not None:
+            raise ValueError(
+                f"{owner}: the teacher softcaps its logits, which no fused head distils; give another one."
+            )
+        weight, bias = head_matrix(owner, teacher_head, logit_scale(self.teacher))
+        loss, vocabulary = term.loss, {}
+        if isinstance(loss, AlignedVocabulary):
+            # The same cut, of the heads' rows instead of the logits.
+            vocabulary = {
+                "vocabulary": loss.policy,
+                "student_classes": loss.student_classes,
+                "teacher_classes": loss.teacher_classes,
+            }
+            loss = loss.loss
         value = linear_distillation(
             **head,
             **options,
+            **vocabulary,
             teacher_hidden=teacher_hidden,
-            teacher_weight=whole_parameter(teacher_head.weight),
-            teacher_bias=None if bias is None else whole_parameter(bias),
-            objective=term.loss,
+            teacher_weight=weight,
+            teacher_bias=bias,
+            objective=loss,
             reduction="mean",
         )
         return value.loss

@@ -1,5 +1,6 @@
 import copy
 import warnings
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -9,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from lightning_losses.data.packing import pack_documents
 from lightning_losses.data.stdlib_text import TextDataset
-from lightning_losses.losses import KD, CrossEntropy, ForwardKL
+from lightning_losses.losses import KD, AlignedVocabulary, CrossEntropy, Focal, ForwardKL
 from lightning_losses.modules.language_model import LanguageModel, LanguageModelDistiller
 from lightning_losses.modules.peak_memory import PeakMemory
 from lightning_losses.networks.transformer import Transformer
@@ -220,3 +221,49 @@ def test_packed_rows_are_evaluated_document_by_document(monkeypatch):
     value = model.validation_step(rows, 0)["loss"]
     plain = F.cross_entropy(model(rows["inputs"], rows["documents"]).flatten(0, 1), rows["target"].flatten())
     torch.testing.assert_close(value, plain)
+
+
+@pytest.mark.parametrize("policy", ["truncate", "map"])
+@pytest.mark.parametrize("sizes", [(50, 58), (58, 50)])
+def test_other_vocabularies_are_distilled_on_what_they_share(policy, sizes):
+    torch.manual_seed(0)
+    student, teacher = (
+        Transformer(vocabulary_size=size, context_length=16, width=12, depth=1, heads=2, tied=False) for size in sizes
+    )
+    torch.nn.init.normal_(teacher.get_output_embeddings().weight)
+    lists = {} if policy == "truncate" else {"student_classes": range(50), "teacher_classes": [*range(1, 50), 0]}
+    loss, tokens = AlignedVocabulary(ForwardKL(), policy, **lists), batch()
+    model = LanguageModelDistiller(teacher, network=student, objective=Objective({"kl": loss}))
+    found = model.training_step(tokens, 0)["loss"]
+    logits, teacher_logits = student(tokens["inputs"]), teacher(tokens["inputs"]).detach()
+    torch.testing.assert_close(found, loss(logits, teacher_logits, tokens["target"]))
+    found.backward()
+    assert student.get_output_embeddings().weight.grad.abs().sum() > 0
+
+
+def test_a_token_whose_target_is_not_shared_adds_nothing_to_a_mean_over_all():
+    torch.manual_seed(0)
+    student, teacher = (
+        Transformer(vocabulary_size=size, context_length=16, width=12, depth=1, heads=2) for size in (50, 40)
+    )
+    loss, tokens = AlignedVocabulary(ForwardKL(), "truncate"), batch()
+    model = LanguageModelDistiller(teacher, network=student, objective=Objective({"kl": loss}))
+    tokens["inputs"] = tokens["inputs"] % 40
+    shared = (tokens["target"] < 40).float().mean()
+    assert 0 < shared < 1
+    wanted = loss(student(tokens["inputs"]), teacher(tokens["inputs"]), tokens["target"]) * shared
+    torch.testing.assert_close(model.training_step(tokens, 0)["loss"], wanted)
+
+
+def test_a_network_that_softcaps_takes_cross_entropy_alone():
+    capped = network()
+    capped.config = SimpleNamespace(final_logit_softcapping=0.5)
+    model, tokens = LanguageModel(capped, Objective({"ce": CrossEntropy()})), batch()
+    logits = 0.5 * torch.tanh(capped(tokens["inputs"]) / 0.5)
+    wanted = F.cross_entropy(logits.flatten(0, 1), tokens["target"].flatten())
+    torch.testing.assert_close(model.training_step(tokens, 0)["loss"], wanted)
+    with pytest.raises(ValueError, match="only CrossEntropy"):
+        LanguageModel(capped, Objective({"focal": Focal()}))
+    model = LanguageModelDistiller(capped, network=network(), objective=Objective({"kd": KD()}))
+    with pytest.raises(ValueError, match="teacher softcaps"):
+        model.training_step(tokens, 0)
