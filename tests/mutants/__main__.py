@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import hypothesis  # noqa: F401 - with torch and Lightning once, for all the processes that are forked below
+import hydra  # noqa: F401 - this and the next ones once, for all the processes that are forked below
+import hypothesis  # noqa: F401
 import lightning  # noqa: F401
 import pytest
+import sklearn.isotonic  # noqa: F401
 import torch
+import torch.testing
 from rich.progress import Progress
 
 from tests.mutants.lists import MISTAKES
@@ -35,6 +38,8 @@ def main() -> int:
     arguments = parser.parse_args()
     chosen = [mistake for mistake in MISTAKES if arguments.only in f"{mistake.name} {mistake.tests}"]
     torch.set_num_threads(1)
+    # Its plugins too.
+    pytest.main(["--version"])
     started, survived = time.perf_counter(), []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -56,7 +61,7 @@ def main() -> int:
             progress.update(bar, advance=1, refresh=True)
             if not noticed:
                 survived.append(mistake)
-                print(f"survived: {mistake.name}")
+                print(f"survived: {mistake.name}", flush=True)
     killed = len(chosen) - len(survived)
     print(f"{killed} of {len(chosen)} killed, {len(survived)} survived; {time.perf_counter() - started:.0f} s")
     return 0 if chosen and killed >= LEAST * len(chosen) else 1

@@ -15,7 +15,7 @@ MISTAKES = [
         f"{DIVERGENCES}/adaptive_alpha_divergence.py",
         f"tests/{DIVERGENCES}/test_adaptive_alpha_divergence.py",
         ("clamp(max=math.log(clip))", "clamp(max=clip)"),
-        ("s * (cut - 1)", "s * cut"),
+        ("-(s * cut).sum(dim=-1)", "(s * cut).sum(dim=-1)"),
         ("larger = low.value > high.value", "larger = low.value.sum() > high.value.sum() + 0 * low.value"),
     ),
     *of(

@@ -26,6 +26,12 @@ def test_reduction_means_over_kept_rows():
     assert reduce(value, "none", kept).tolist() == [1.0, 2.0, 0.0]
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_value_that_is_not_kept_may_be_no_number(reduction):
+    value = torch.tensor([2.0, math.nan, math.inf])
+    assert float(reduce(value, reduction, torch.tensor([True, False, False]))) == 2
+
+
 def test_reduction_of_nothing_is_zero_with_zero_gradient():
     value = torch.tensor([1.0, 2.0], requires_grad=True)
     reduce(value, "mean", torch.tensor([False, False])).backward()

@@ -9,6 +9,8 @@ import lightning
 import pytest
 import torch
 
+from lightning_losses.experiments.launch import experiment_of
+from lightning_losses.experiments.training.rehearsal import rehearse_step
 from lightning_losses.recipes.train import main
 from tests.recipes.conftest import ROOT, SHORT, composed, rehearse
 
@@ -220,8 +222,17 @@ def test_new_classes_weights_are_aligned_at_the_end(run):
 
 
 @pytest.mark.parametrize("experiment", ["ferkd", "distill_cached", "fine_tune_teacher", "tgeo", "distill_ensemble"])
-def test_a_rehearsal_takes_a_step_of_every_network(experiment):
-    rehearse(composed(f"experiment={experiment}", *SHORT))
+def test_a_rehearsal_takes_a_step_of_every_network(experiment, monkeypatch):
+    stepped = []
+
+    def step(module, *rest):
+        rehearse_step(module, *rest)
+        stepped.append(any(parameter.grad is not None for parameter in module.parameters()))
+
+    monkeypatch.setattr("lightning_losses.experiments.training.training.rehearse_step", step)
+    chosen = experiment_of(composed(f"experiment={experiment}", *SHORT))
+    chosen.rehearse()
+    assert stepped == [True] * len(chosen.trainings())
 
 
 def test_a_configuration_passes_eleven_files_on_its_way_to_a_training(tmp_path, cache, monkeypatch):

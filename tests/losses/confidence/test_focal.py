@@ -27,6 +27,12 @@ def test_certain_samples_are_exact(gamma):
     assert torch.isfinite(torch.autograd.grad(loss, logits)[0]).all()
 
 
+def test_a_probability_that_rounds_to_1_has_a_finite_slope():
+    logits = torch.tensor([[1e4, 0.0]], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(Focal(gamma=0.5)(logits, torch.tensor([0])), logits)
+    assert torch.isfinite(slope).all()
+
+
 def test_bad_gamma_is_refused():
     with pytest.raises(ValueError, match="focal: gamma=-1"):
         Focal(gamma=-1)
