@@ -91,7 +91,7 @@ MISTAKES = [
     *of(
         "losses/confidence/rankmixup_mrl.py",
         f"{CONFIDENCE}/test_rankmixup_mrl.py",
-        ("mixed - own + self.margin", "own - mixed + self.margin"),
+        ("* blended).mean(dim=0)", ").mean(dim=0)"),
     ),
     *of(
         "losses/confidence/soft_binned_ece.py",
