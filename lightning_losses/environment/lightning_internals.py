@@ -5,7 +5,7 @@ Lightning may rename or drop any of them in a new version without saying so; thi
 
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,17 @@ def count_steps(trainer: "L.Trainer", steps: int) -> None:
 def step_progress(trainer: "L.Trainer") -> Any:
     """What counts the optimizer steps that a module takes itself, where it goes around Lightning's optimizer."""
     return trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+
+
+def takes_step(trainer: "L.Trainer") -> bool:
+    """Whether the optimizer steps after the batch that is under way: Lightning alone knows the epoch's last window."""
+    return not trainer.fit_loop._should_accumulate()
+
+
+def logged_elsewhere(trainer: "L.Trainer", own: Collection[tuple[str | None, str]]) -> set[str]:
+    """The names that the running loop has logged, by other hooks and under other names than one's own."""
+    metas = [result.meta for result in (trainer._results or {}).values()]
+    return {meta.name for meta in metas if (meta.fx, meta.name) not in own}
 
 
 def epoch_results(trainer: "L.Trainer") -> dict[str, Any]:

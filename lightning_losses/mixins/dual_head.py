@@ -89,21 +89,20 @@ class DualHeadMixin(ObjectiveMixin):
         """Evaluate the objective, align the gradients of its two sides, and take the optimizer's step."""
         offered = self.objective_tensors(tensors)
         value = self.objective_value(self.objective, offered)
-        self.log_objective("train/loss", value, offered)
+        self.log_objective(self.log_name(), value)
         if attached_trainer(self) is None:
             return {"loss": value.total, **tensors}
         optimizer: Any = self.optimizers()
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        for parameter, gradient in zip(parameters, self.aligned_gradients(value, offered, parameters), strict=True):
+        for parameter, gradient in zip(parameters, self.aligned_gradients(value, parameters), strict=True):
             parameter.grad = gradient
         optimizer.step()
+        self.log_finished_means()
         if (scheduler := self.lr_schedulers()) is not None:
             scheduler.step()  # type: ignore[union-attr]
         return {"loss": value.total.detach(), **tensors}
 
-    def aligned_gradients(
-        self, value: ObjectiveValue, tensors: dict[str, Any], parameters: Sequence[Tensor]
-    ) -> list[Float[Tensor, "..."]]:
+    def aligned_gradients(self, value: ObjectiveValue, parameters: Sequence[Tensor]) -> list[Float[Tensor, "..."]]:
         """The gradient to step along: of the terms of `auxiliary_logits`, only what does not work against the others.
 
         Raises:
@@ -114,8 +113,7 @@ class DualHeadMixin(ObjectiveMixin):
         sides: dict[bool, list[Tensor]] = {True: [], False: []}
         for name, term in self.objective.terms.items():
             assert isinstance(term, Term)
-            part = term.weight_at(tensors.get("progress")) * value.parts[name]
-            sides["auxiliary_logits" in term.needs].append(part)
+            sides["auxiliary_logits" in term.needs].append(value.weights[name] * value.parts[name])
         if not sides[True] or not sides[False]:
             raise ValueError(
                 f"{type(self).__name__}: gradient alignment needs terms with and without 'auxiliary_logits'; the "

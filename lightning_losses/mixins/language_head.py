@@ -1,15 +1,15 @@
 """The mixin that spares a language model its logits in training."""
 
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
+from lightning_losses.mixins.training_means import TrainingMeans, all_processes
 from lightning_losses.networks.output_head import (
     check_head,
     check_hidden_states_reach,
@@ -18,17 +18,13 @@ from lightning_losses.networks.output_head import (
     logit_scale,
     logit_softcap,
 )
-from lightning_losses.parallel.processes import total_of_all, world_size
-
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule as _Base
-else:
-    _Base = object
+from lightning_losses.objective.term import Count
+from lightning_losses.parallel.processes import world_size
 
 _NAMES = ("lm_head", "head", "output", "output_projection")
 
 
-class LanguageHeadMixin(_Base):
+class LanguageHeadMixin(TrainingMeans):
     """Lets a LightningModule return hidden states in training and logits in evaluation, with a fused loss between.
 
     End `forward` with ``return self.head_output(hidden)``, and `training_step` with ``self.language_loss(hidden,
@@ -39,9 +35,7 @@ class LanguageHeadMixin(_Base):
     of transformers has in its configuration are applied, and a head with further layers before it is refused.
 
     The mean is over the tokens of the whole optimizer step: of all processes, and of all accumulated batches, however
-    unevenly their tokens are ignored. Until the step is due nobody knows how many these are, so gradients are summed
-    by the first batch's count, and scaled to the final one before the optimizer sees them. That scales what else the
-    step's loss may hold as well.
+    unevenly their tokens are ignored, as `TrainingMeans` says.
 
     Example:
         >>> import lightning
@@ -99,14 +93,11 @@ class LanguageHeadMixin(_Base):
         """
         options.setdefault("softcap", self.head_softcap())
         counted = {name: options[name] for name in ("shift", "ignore_index") if name in options}
-        tokens, unit = self.count_tokens(target, **counted)
+        own, tokens = self.count_tokens(target, **counted)
         weight, bias = self.head_parameters(hidden.dtype)
-        loss = linear_cross_entropy(hidden, weight, target, bias, normalizer=unit, **options)
-        if attached_trainer(self) is not None:
-            # Per token of this batch, whatever the step's gradient is divided by.
-            own = loss.detach() * unit / tokens.clamp(min=1)
-            self.log("train/loss", own, on_step=False, on_epoch=True, sync_dist=True, batch_size=max(int(tokens), 1))
-        return loss
+        loss = linear_cross_entropy(hidden, weight, target, bias, normalizer=normalizer_of(own), **options)
+        self.add_to_means(self.log_name(), {"": loss}, {"": 1.0}, {"": own})
+        return self.share_of_step(loss, tokens)
 
     def head_parameters(self, dtype: torch.dtype) -> tuple[Float[Tensor, "vocabulary width"], Tensor | None]:
         """The head's whole weight and bias in the hidden states' dtype, for any fused loss; `head_softcap` is apart."""
@@ -124,35 +115,19 @@ class LanguageHeadMixin(_Base):
 
     def count_tokens(
         self, target: Int[Tensor, "*tokens"], shift: int | bool = 0, ignore_index: int = -100
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """This batch's kept tokens, and the `normalizer` to hand to a fused loss; called once a batch.
+    ) -> tuple[Float[Tensor, ""], Count]:
+        """This process's part of the kept tokens of a batch, and the tokens of all processes.
 
-        The normalizer is the first accumulated batch's tokens per process. With it, gradients averaged over processes
-        and over batches are right up to a factor, which `on_before_optimizer_step` knows.
+        In training each process has the same part, so that the mean of their losses is the mean over all tokens.
         """
-        tokens = (target[..., int(shift) :] != ignore_index).sum().float()
-        total = total_of_all(tokens)
-        step = self.__dict__.setdefault("_step_tokens", {})
-        if not self.training or "unit" not in step:
-            unit = (total / world_size()).clamp(min=1 / world_size())
-            if not self.training:
-                return tokens, unit
-            step.update(unit=unit, total=torch.zeros_like(total))
-        step["total"] = step["total"] + total
-        return tokens, step["unit"]
+        kept = (target[..., int(shift) :] != ignore_index).sum()
+        tokens = Count(kept if self.evaluates else all_processes(kept), ("kept", ignore_index), target)
+        return tokens.samples / (1 if self.evaluates else world_size()), tokens
 
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Scale the accumulated gradients to the mean over the step's tokens."""
-        super().on_before_optimizer_step(optimizer)
-        step = self.__dict__.pop("_step_tokens", None)
-        batches = self.trainer.accumulate_grad_batches
-        if step is None or batches == 1:
-            return
-        factor = batches * world_size() * step["unit"] / step["total"].clamp(min=1)
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(factor.to(parameter.grad.dtype))
+
+def normalizer_of(samples: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """What a fused loss divides its sum by; where there is nothing to add up, not by 0."""
+    return torch.where(samples > 0, samples, 1.0).float()
 
 
 def _offers(owner: Any) -> tuple[Any, list[Any]]:

@@ -2,37 +2,34 @@
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.losses.regularization.wdr_loss import layer_weights
-from lightning_losses.mixins.epoch_means import EpochMeans
-from lightning_losses.objective import Objective, ObjectiveValue
-from lightning_losses.parallel.processes import (
-    gather_batch,
-    group_rank,
-    neighbours,
-    share_of_mean,
-    values_on_first,
-    whole_parameter,
-    world_size,
-)
-
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule as _Base
-else:
-    _Base = object
+from lightning_losses.mixins.training_means import TrainingMeans, all_processes
+from lightning_losses.objective import Objective, ObjectiveValue, Term
+from lightning_losses.objective.objective import Weighed
+from lightning_losses.objective.term import Count
+from lightning_losses.parallel.processes import gather_batch, neighbours, whole_parameter, world_size
 
 
-class ObjectiveMixin(_Base):
+class ObjectiveMixin(TrainingMeans):
     """Lets an `Objective` decide what a LightningModule minimises.
 
     Set `self.objective`, then return `self.apply_objective(...)` from `training_step`, with whatever tensors the step
     has under their glossary names. The mixin adds `step`, `progress` and `epoch_progress`, gives batch-coupled losses
     the batch of all processes, logs every part's mean over the epoch as ``train/loss/<term>`` and returns
-    ``{"loss": total, "logits": ..., "target": ..., ...}``, which callbacks can read.
+    ``{"loss": total, "logits": ..., "target": ..., ...}``, which callbacks can read. In a validation or test step it
+    evaluates the process's own batch, and logs ``val/loss`` or ``test/loss``; outside of `fit` there is no clock, so
+    weights that follow a schedule need ``progress=``.
+
+    Every term is the mean over its kept samples of the whole optimizer step, as `TrainingMeans` says. That holds
+    for the library's losses and torch's own cross-entropy. Where nobody can count, for sums and other functions, each
+    process and each batch weighs the same (`Adapted` tells of a function that it is a mean over samples).
 
     The parts are added up on the device and logged with the epoch's last batch, since a call of `log` in every step
     costs more than a small loss. Where an epoch is cut short from outside (`trainer.should_stop`), they are logged at
@@ -66,7 +63,7 @@ class ObjectiveMixin(_Base):
 
     def apply_objective(self, **tensors: Any) -> dict[str, Any]:
         """Evaluate `self.objective` on the step's tensors, log its parts, and return the step's output."""
-        value = self.evaluate_objective(self.objective, "train/loss", self.objective_tensors(tensors))
+        value = self.evaluate_objective(self.objective, self.log_name(), self.objective_tensors(tensors))
         return {"loss": value, **tensors}
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -74,11 +71,12 @@ class ObjectiveMixin(_Base):
         if self.objective.needs("weights") and "weights" not in tensors:
             layers = layer_weights(self, without=("objective", "peer_objective"))
             tensors = {**tensors, "weights": {name: whole_parameter(weight) for name, weight in layers.items()}}
-        return {**tensors, **self.training_clock()}
+        return {**self.training_clock(), **tensors}
 
     def training_clock(self) -> dict[str, float]:
-        """`step`, `progress` and `epoch_progress`, as far as the trainer knows them."""
-        if attached_trainer(self) is None:
+        """`step`, `progress` and `epoch_progress`, as far as the trainer knows them; nothing outside of `fit`."""
+        trainer = attached_trainer(self)
+        if trainer is None or trainer.state.fn != "fit":
             return {}
         clock: dict[str, float] = {"step": self.trainer.global_step}
         steps = self.trainer.estimated_stepping_batches
@@ -88,66 +86,60 @@ class ObjectiveMixin(_Base):
             clock["epoch_progress"] = min((self.trainer.current_epoch + 1) / self.trainer.max_epochs, 1.0)
         return clock
 
-    def evaluate_objective(self, objective: Objective, prefix: str, tensors: dict[str, Any]) -> Tensor:
-        """Evaluate one objective and log its parts as ``<prefix>/<term>``, the total as ``<prefix>``."""
+    def evaluate_objective(self, objective: Objective, log_name: str | None, tensors: dict[str, Any]) -> Tensor:
+        """Evaluate one objective and log its parts as ``<log_name>/<term>``, the total as ``<log_name>``."""
         value = self.objective_value(objective, tensors)
-        self.log_objective(prefix, value, tensors)
+        self.log_objective(log_name, value)
         return value.total
 
     def objective_value(self, objective: Objective, tensors: dict[str, Any]) -> ObjectiveValue:
         """Evaluate one objective on the batch of all processes."""
-        if not self.gather_batches or world_size() == 1:
-            return objective(**tensors)
-        group = None if self.gather_batches is True else neighbours(self.gather_batches)
-        return objective(gather=functools.partial(gather_batch, group=group), share=share_of_mean, **tensors)
+        gather = None
+        if self.gather_batches and world_size() > 1:
+            group = None if self.gather_batches is True else neighbours(self.gather_batches)
+            gather = functools.partial(gather_batch, group=group)
+        return objective(gather=gather, weigh=_Weigh(self, objective), **tensors)
 
-    def log_objective(self, prefix: str, value: ObjectiveValue, tensors: dict[str, Any]) -> None:
-        """Log the means over the epoch of an objective's parts as ``<prefix>/<term>``, of the total as ``<prefix>``."""
-        if attached_trainer(self) is None:
-            return
-        means = self._epoch_means.setdefault(prefix, EpochMeans())
-        parts = {f"{prefix}/{name}": part for name, part in value.parts.items()}
-        means.add({prefix: value.total, **parts}, _batch_size(tensors))
-        trainer = self.trainer
-        if trainer.is_last_batch or 0 < trainer.max_steps <= trainer.global_step + 1:
-            self._log_means(means)
-
-    def on_train_epoch_start(self) -> None:
-        """Begin new means."""
-        super().on_train_epoch_start()
-        self._epoch_means.clear()
-
-    def on_train_epoch_end(self) -> None:
-        """Log the means of an epoch that ended before its last batch."""
-        super().on_train_epoch_end()
-        for means in self._epoch_means.values():
-            self._log_means(means)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the sums of a begun epoch, which each process has of its own."""
-        super().on_save_checkpoint(checkpoint)
-        begun = {prefix: state for prefix, means in self._epoch_means.items() if (state := means.state_dict())}
-        if begun:
-            checkpoint["objective_means"] = values_on_first(begun)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with a begun epoch; the start of another one drops it, and so does another number of processes."""
-        super().on_load_checkpoint(checkpoint)
-        saved = checkpoint.get("objective_means", [])
-        own = saved[group_rank()] if len(saved) == world_size() else {}
-        for prefix, state in own.items():
-            self._epoch_means.setdefault(prefix, EpochMeans()).load_state_dict(state, self.device)
-
-    @property
-    def _epoch_means(self) -> dict[str, EpochMeans]:
-        found: dict[str, EpochMeans] = self.__dict__.setdefault("_objective_means", {})
-        return found
-
-    def _log_means(self, means: EpochMeans) -> None:
-        values, weight = means.take()
-        if values:
-            self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=weight)
+    def log_objective(self, log_name: str | None, value: ObjectiveValue) -> None:
+        """Log the epoch's means: of an objective's parts as ``<log_name>/<term>``, of the total as ``<log_name>``."""
+        self.add_to_means(log_name, value.parts, value.weights, value.samples)
 
 
-def _batch_size(tensors: dict[str, Any]) -> int:
-    return next((len(tensor) for tensor in tensors.values() if isinstance(tensor, Tensor) and tensor.ndim > 0), 1)
+class _Weigh:
+    """Makes of a term's value its share of the mean over processes and batches, for one evaluation of an objective."""
+
+    def __init__(self, module: ObjectiveMixin, objective: Objective) -> None:
+        self._module = module
+        self._together = bool(module.gather_batches) and world_size() > 1 and not module.evaluates
+        self._batches = module.weighs_batches
+        # Under manual optimization two objectives may be two steps' losses, or two halves of one.
+        self._owner = None if module.automatic_optimization else id(objective)
+        self._own: list[Count] = []
+        self._all: list[Count] = []
+
+    def __call__(self, term: Term, part: Tensor, tensors: Mapping[str, Any]) -> Weighed:
+        """The share, and this process's samples in the mean."""
+        own = term.count(tensors, self._own)
+        if own is None:
+            one = torch.ones((), device=part.device)
+            return Weighed(self._of_step(part, Count(one, "batches", 1)), one)
+        if not self._together and not self._batches:
+            self._own.append(own)
+            return Weighed(part, own.samples)
+        # Several terms count the same, and processes tell each other once.
+        all_of = next((other for other in self._all if own.is_of_same(other)), None)
+        if all_of is None:
+            all_of = own._replace(samples=all_processes(own.samples))
+            self._own.append(own)
+            self._all.append(all_of)
+        samples = own.samples
+        if self._together:
+            samples = all_of.samples / world_size()
+            if not term.batch_coupled:
+                part = part * (own.samples / torch.where(samples > 0, samples, 1.0)).to(part.dtype)
+        return Weighed(self._of_step(part, all_of), samples)
+
+    def _of_step(self, part: Tensor, count: Count) -> Tensor:
+        if not self._batches:
+            return part
+        return self._module.share_of_step(part, count._replace(kind=(self._owner, count.kind)))

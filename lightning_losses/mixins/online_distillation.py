@@ -66,7 +66,7 @@ class OnlineDistillationMixin(ObjectiveMixin):
             objective = self.objective if number == 0 else self.peer_objective
             others = [other.detach() for position, other in enumerate(everyone) if position != number]
             value = self._against_each(objective, {**offered, "logits": logits}, others)
-            self.log_objective(self._prefix(number, len(everyone)), value, offered)
+            self.log_objective(self.log_name(_name(number, len(everyone))), value)
             losses.append(value.total)
         shown = {str(number): logits for number, logits in enumerate(peer_logits)}
         return {
@@ -81,12 +81,14 @@ class OnlineDistillationMixin(ObjectiveMixin):
         taught = others if objective.needs("teacher_logits") else others[:1]
         values = [self.objective_value(objective, {**tensors, "teacher_logits": other}) for other in taught]
         parts = {name: _sum([value.parts[name] for value in values]) / len(values) for name in values[0].parts}
-        return ObjectiveValue(_sum([value.total for value in values]) / len(values), parts)
+        return values[0]._replace(total=_sum([value.total for value in values]) / len(values), parts=parts)
 
-    def _prefix(self, number: int, networks: int) -> str:
-        if number == 0:
-            return "train/loss"
-        return "train/peer_loss" if networks == 2 else f"train/peer_{number - 1}_loss"
+
+def _name(number: int, networks: int) -> str | None:
+    """The word under which a network's loss is logged; the student's is the module's own."""
+    if number == 0:
+        return None
+    return "peer_loss" if networks == 2 else f"peer_{number - 1}_loss"
 
 
 def _sum(values: Sequence[Tensor]) -> Tensor:

@@ -18,8 +18,9 @@ from lightning_losses.losses.distillation.logits.tgeo_kd import (
     tgeo_state,
 )
 from lightning_losses.mixins.distillation import DistillationMixin
+from lightning_losses.mixins.training_means import all_processes
 from lightning_losses.numerics.checks import check_count, check_number, check_temperature
-from lightning_losses.parallel.processes import is_distributed_tensor, total_of_all, world_size
+from lightning_losses.parallel.processes import is_distributed_tensor, total_of_all
 
 
 class TGeoKDMixin(DistillationMixin):
@@ -35,8 +36,8 @@ class TGeoKDMixin(DistillationMixin):
 
     When training begins the teacher's mean prediction of each class is taken from one pass over the training set. The
     controller, its optimizer and the means are saved with the module. Under DDP each process takes the copied step on
-    its own batch, and the controller's gradients are averaged. FSDP2 is not supported: the copied step needs the whole
-    weights.
+    its own batch, and the controller's gradient is that of the mean over all held-out samples. FSDP2 is not supported:
+    the copied step needs the whole weights.
 
     Attributes:
         controller: the `FusionController`; trained here, so its parameters do not ask for gradients.
@@ -160,16 +161,10 @@ class TGeoKDMixin(DistillationMixin):
             gradients = torch.autograd.grad(outer, list(parameters.values()))
         finally:
             self.controller.requires_grad_(False)
-        if attached_trainer(self) is not None:
-            self.log(
-                "train/held_out_loss",
-                outer.detach(),
-                on_step=False,
-                on_epoch=True,
-                sync_dist=True,
-                batch_size=len(kept),
-            )
-        averaged = (total_of_all(gradient) / world_size() for gradient in gradients)
+        judged = (held_out["target"] >= 0).sum()
+        self.add_to_means(self.log_name("held_out_loss"), {"": outer}, {"": 1.0}, {"": judged})
+        share = judged / all_processes(judged).clamp(min=1)
+        averaged = (total_of_all(gradient * share.to(gradient)) for gradient in gradients)
         return dict(zip(parameters, averaged, strict=True))
 
     @torch.no_grad()

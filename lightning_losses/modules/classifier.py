@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -13,6 +12,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from lightning_losses.mixins import SelfDistillationMixin
+from lightning_losses.modules.evaluation import evaluate, ignored_targets
 from lightning_losses.objective import Objective
 
 Batch = dict[str, Tensor]
@@ -24,8 +24,8 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
     """Trains a network on classes with any objective that needs no teacher.
 
     Batches are mappings with the glossary's names: `inputs`, `target` and, for methods that remember samples, `index`.
-    Validation and test log cross-entropy as ``loss``, ``accuracy`` and 15-bin ``ece``, and return
-    ``{"loss", "logits", "target"}`` for callbacks.
+    Validation and test log cross-entropy as ``loss``, ``accuracy`` and 15-bin ``ece`` of the samples whose target no
+    term ignores, and return ``{"loss", "logits", "target"}`` for callbacks.
 
     Args:
         network: maps `inputs` to logits [B, C].
@@ -106,11 +106,12 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> dict[str, Tensor]:
         logits, target = self(batch["inputs"]), batch["target"]
-        loss = F.cross_entropy(logits.float(), target)
-        metrics.update(logits.float().softmax(dim=-1), target)
-        self.log(f"{metrics.prefix}loss", loss, batch_size=len(target), sync_dist=True)
-        self.log_dict(metrics, batch_size=len(target))
-        return {"loss": loss, "logits": logits, "target": target}
+        found = evaluate(logits, target, ignored_targets(self.objective))
+        if found.samples:
+            metrics.update(logits.float()[found.kept].softmax(dim=-1), target[found.kept])
+        self.log(f"{metrics.prefix}loss", found.loss, batch_size=found.samples, sync_dist=True)
+        self.log_dict(metrics, batch_size=found.samples)
+        return {"loss": found.loss, "logits": logits, "target": target}
 
     @torch.no_grad()
     def _materialize(self, inputs: Tensor | None, num_classes: int) -> None:

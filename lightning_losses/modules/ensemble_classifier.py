@@ -5,7 +5,6 @@ from typing import Any
 import torch
 
 from lightning_losses.modules.classifier import Batch, Classifier
-from lightning_losses.objective import ObjectiveValue
 from lightning_losses.teachers.ensemble import TeacherEnsemble
 
 
@@ -50,5 +49,5 @@ class EnsembleClassifier(Classifier):
         total = torch.stack([value.total for value in values]).sum()
         # Logged is the mean over the members, which compares with other networks' losses.
         parts = {name: torch.stack([value.parts[name] for value in values]).mean() for name in values[0].parts}
-        self.log_objective("train/loss", ObjectiveValue(total / len(values), parts), batch)
+        self.log_objective(self.log_name(), values[0]._replace(parts=parts))
         return {"loss": total, **batch, "logits": self.network.mean(each)}

@@ -23,8 +23,11 @@ from lightning_losses.environment.lightning_internals import (
     running_hook,
     step_progress,
 )
+from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.modules.evaluation import evaluate, ignored_targets
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.objective import Objective
+from lightning_losses.parallel.processes import world_size
 
 Batch = dict[str, Tensor]
 Measure = Literal["accuracy", "loss"]
@@ -33,7 +36,7 @@ Measure = Literal["accuracy", "loss"]
 _HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
-class FullBatchLearner(L.LightningModule):
+class FullBatchLearner(ObjectiveMixin, L.LightningModule):
     """Trains a network on whole batches, logging nothing in the training step.
 
     A step of such a task may take a millisecond, of which logging would be a third; the monitors log what they
@@ -72,6 +75,9 @@ class FullBatchLearner(L.LightningModule):
         >>> sorted(module.training_step({"inputs": torch.zeros(2, 4), "target": torch.tensor([0, 1])}, 0))
         ['logits', 'loss', 'target']
     """
+
+    # A step may take a millisecond, of which the means would be a part.
+    logged_as = None
 
     def __init__(
         self,
@@ -142,10 +148,12 @@ class FullBatchLearner(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save how many steps a batch is: the trainer's counts of batches depend on it."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["steps_per_batch"] = self.steps_per_batch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on where a batch was another number of steps."""
+        super().on_load_checkpoint(checkpoint)
         before = checkpoint.get("steps_per_batch", 1)
         trainer = attached_trainer(self)
         if trainer is not None and trainer.state.fn == "fit" and before != self.steps_per_batch:
@@ -157,18 +165,17 @@ class FullBatchLearner(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Metrics on one batch."""
         logits, target = self.network(batch["inputs"]), batch["target"]
+        samples = len(target)
         if self.measure == "accuracy":
-            metrics = {
-                "val/accuracy": (logits.argmax(dim=-1) == target).float().mean(),
-                "val/loss": F.cross_entropy(logits.float(), target),
-            }
+            found = evaluate(logits, target, ignored_targets(self.objective))
+            metrics, samples = {"val/accuracy": found.accuracy, "val/loss": found.loss}, found.samples
         else:
             metrics = {"val/loss": F.mse_loss(logits, target)}
         if self._callbacks_alone_read():
             # The logging takes as long as two steps of a small network.
             self.trainer.callback_metrics.update(metrics)
         else:
-            self.log_dict(metrics, batch_size=len(target), sync_dist=True)
+            self.log_dict(metrics, batch_size=samples, sync_dist=True)
 
     def configure_optimizers(self) -> Optimizer:
         """One optimizer for the network."""
@@ -176,7 +183,11 @@ class FullBatchLearner(L.LightningModule):
 
     def _evaluate(self, batch: Batch) -> dict[str, Tensor]:
         logits, target = self.network(batch["inputs"]), batch["target"]
-        return {"loss": self.objective(logits=logits, target=target).total, "logits": logits, "target": target}
+        trainer = attached_trainer(self)
+        alone = world_size() == 1 and (trainer is None or trainer.accumulate_grad_batches == 1)
+        given = {"logits": logits, "target": target}
+        value = self.objective(**given) if alone else self.objective_value(self.objective, given)
+        return {"loss": value.total, **given}
 
     def _steps(self, batch: Batch, steps: int) -> dict[str, Tensor]:
         """Optimizer steps as Lightning takes them; the first one's outputs."""
@@ -256,7 +267,7 @@ class FullBatchLearner(L.LightningModule):
             type(trainer.strategy) is SingleDeviceStrategy
             and type(trainer.precision_plugin) is Precision
             and type(trainer.profiler) is PassThroughProfiler
-            and not _overrides(self, L.LightningModule, "backward")
+            and not _overrides(self, ObjectiveMixin, "backward")
         )
 
     def _callbacks_alone_read(self) -> bool:

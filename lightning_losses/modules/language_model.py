@@ -5,11 +5,9 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.kernels.chunked_head import chunked_head
 from lightning_losses.kernels.cross_entropy.problem import Impl
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
@@ -17,9 +15,10 @@ from lightning_losses.kernels.linear_distillation import linear_distillation
 from lightning_losses.losses import AlignedVocabulary, CrossEntropy
 from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.mixins.distillation import DistillationMixin
-from lightning_losses.mixins.language_head import LanguageHeadMixin
+from lightning_losses.mixins.language_head import LanguageHeadMixin, normalizer_of
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory
+from lightning_losses.modules.evaluation import evaluate
 from lightning_losses.modules.peak_memory import PeakMemory
 from lightning_losses.networks.output_head import head_matrix, logit_scale, logit_softcap
 from lightning_losses.numerics.checks import check_choice
@@ -79,7 +78,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         self.make_scheduler = scheduler
         self.impl: Impl = impl
         self.ignore_index = self._check_terms()
-        self._tokens, self._seconds, self._since = 0, 0.0, 0.0
+        self._tokens, self._seconds, self._since = torch.zeros((), dtype=torch.int64), 0.0, 0.0
         self._peak: PeakMemory | None = None
 
     def forward(
@@ -93,23 +92,17 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         """The objective of one batch."""
         hidden, target = self(batch["inputs"], batch.get("documents")), batch["target"]
         weight, bias = self.head_parameters(hidden.dtype)
-        tokens, unit = self.count_tokens(target, ignore_index=self.ignore_index)
+        own, tokens = self.count_tokens(target, ignore_index=self.ignore_index)
         head = {"hidden": hidden, "weight": weight, "target": target, "bias": bias}
-        options = {"ignore_index": self.ignore_index, "normalizer": unit, "impl": self.impl}
+        options = {"ignore_index": self.ignore_index, "normalizer": normalizer_of(own), "impl": self.impl}
         progress = self.training_clock().get("progress")
-        total, logged = hidden.new_zeros((), dtype=torch.float32), {}
-        # Per token of this batch, whatever the step's gradient is divided by.
-        own = unit / tokens.clamp(min=1)
-        for name, term in self._terms().items():
-            part = self.term_loss(term, batch, head, options)
-            total = total + term.weight_at(progress) * part
-            logged[f"train/loss/{name}"] = part.detach() * own
-        if attached_trainer(self) is not None:
-            count = max(int(tokens), 1)
-            self._tokens += count
-            logged["train/loss"] = total.detach() * own
-            self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=count)
-        return {"loss": total, "target": target}
+        terms = self._terms()
+        parts = {name: self.term_loss(term, batch, head, options) for name, term in terms.items()}
+        weights = {name: term.weight_at(progress) for name, term in terms.items()}
+        total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+        self.add_to_means(self.log_name(), parts, weights, dict.fromkeys(parts, own))
+        self._tokens = self._tokens + (target != self.ignore_index).sum()
+        return {"loss": self.share_of_step(total, tokens), "target": target}
 
     def term_loss(self, term: Term, batch: Batch, head: dict[str, Any], options: dict[str, Any]) -> Tensor:
         """One term of the objective, without its logits.
@@ -133,7 +126,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Begin to count."""
         super().on_train_epoch_start()
-        self._tokens, self._seconds = 0, 0.0
+        self._tokens, self._seconds = torch.zeros((), dtype=torch.int64, device=self.device), 0.0
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Start the clock; it runs on between batches, and stands still in validation."""
@@ -149,7 +142,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         now = time.perf_counter()
         self._seconds, self._since = self._seconds + now - self._since, now
         if last and self._peak is not None:
-            speed, peak = self._tokens / self._seconds, float(self._peak.bytes())
+            speed, peak = float(self._tokens) / self._seconds, float(self._peak.bytes())
             self.log("train/tokens_per_second", speed, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="sum")
             self.log("train/peak_memory", peak, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max")
 
@@ -178,12 +171,10 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
 
     def _evaluate(self, batch: Batch, split: str) -> dict[str, Tensor]:
         logits, target = self(batch["inputs"], batch.get("documents")).float(), batch["target"]
-        kept = target != self.ignore_index
-        loss = F.cross_entropy(logits.flatten(0, -2), target.flatten(), ignore_index=self.ignore_index)
-        accuracy = (logits.argmax(dim=-1) == target)[kept].float().mean()
-        values = {f"{split}/loss": loss, f"{split}/accuracy": accuracy}
-        self.log_dict(values, batch_size=int(kept.sum()), sync_dist=True)
-        return {"loss": loss, "logits": logits, "target": target}
+        found = evaluate(logits, target, [self.ignore_index])
+        values = {f"{split}/loss": found.loss, f"{split}/accuracy": found.accuracy}
+        self.log_dict(values, batch_size=found.samples, sync_dist=True)
+        return {"loss": found.loss, "logits": logits, "target": target}
 
     def _terms(self) -> dict[str, Term]:
         return {name: term for name, term in self.objective.terms.items() if isinstance(term, Term)}

@@ -10,11 +10,30 @@ from torch.nn.parameter import is_lazy
 from lightning_losses.objective.term import Term, name_of
 
 
+class Weighed(NamedTuple):
+    """A term's value as a share of the mean over all processes, and the samples that this process has in that mean."""
+
+    part: Tensor
+    samples: Tensor
+
+
+Weigh = Callable[[Term, Tensor, Mapping[str, Any]], Weighed]
+
+
 class ObjectiveValue(NamedTuple):
-    """The total that is minimised, and its named parts before weighting."""
+    """The total that is minimised, and its named parts before weighting.
+
+    Attributes:
+        total: the weighted sum of the parts.
+        parts: the terms' values.
+        weights: what each part was multiplied by.
+        samples: how many samples each part is a mean over, where somebody has counted them.
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
+    weights: dict[str, float]
+    samples: dict[str, Tensor]
 
 
 class Objective(nn.Module):
@@ -56,19 +75,21 @@ class Objective(nn.Module):
         self,
         *,
         gather: Callable[[Any], Any] | None = None,
-        share: Callable[[Tensor], Tensor] | None = None,
+        weigh: Weigh | None = None,
         **tensors: Any,
     ) -> ObjectiveValue:
         """Evaluate every term.
 
         Args:
             gather: makes the batch of all processes from this process's; applied to what batch-coupled terms take.
-            share: maps a mean's denominator on this process to the factor that makes it its share of the mean over
-                all processes; applied to the other terms.
+            weigh: makes of a term, its value and this process's tensors the value that is added up, and the samples
+                that it is a mean over.
             **tensors: the step's tensors under their glossary names; `progress` drives scheduled weights.
         """
         gathered: dict[str, Any] = {}
         parts: dict[str, Tensor] = {}
+        weights: dict[str, float] = {}
+        samples: dict[str, Tensor] = {}
         total: Tensor | None = None
         for name, term in self._terms().items():
             missing = [needed for needed, required in term.needs.items() if required and needed not in tensors]
@@ -89,16 +110,15 @@ class Objective(nn.Module):
                     f"Objective: term '{name}' returned shape {list(part.shape)}; an objective adds "
                     "scalars, so give that loss reduction='mean' or 'sum'."
                 )
-            if share is not None and not term.batch_coupled:
-                denominator = term.denominator(tensors)
-                part = part if denominator is None else part * share(denominator)
+            if weigh is not None:
+                part, samples[name] = weigh(term, part, tensors)
             parts[name] = part
-            weight = term.weight_at(tensors.get("progress"))
+            weights[name] = weight = term.weight_at(tensors.get("progress"))
             # A product with 1 changes no bit, and costs both passes an operation.
             weighted = part if weight == 1 else weight * part
             total = weighted if total is None else total + weighted
         assert total is not None
-        return ObjectiveValue(total, parts)
+        return ObjectiveValue(total, parts, weights, samples)
 
     @torch.no_grad()
     def materialize(self, **tensors: Any) -> None:

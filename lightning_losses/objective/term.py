@@ -1,14 +1,38 @@
 """One named loss of an objective."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, NamedTuple
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_losses.losses.base import Loss, forward_inputs
 from lightning_losses.objective.schedules import Schedule
+
+
+class Count(NamedTuple):
+    """How many samples a mean is over.
+
+    Attributes:
+        samples: [] what the mean divides by on these tensors.
+        kind: counts of one kind are of the same samples, batch after batch, where they are made `of` the same.
+        of: the tensor, or the number of rows, that was counted.
+    """
+
+    samples: Float[Tensor, ""]
+    kind: Hashable
+    of: Any
+
+    def is_of(self, kind: Hashable, of: Any) -> bool:
+        """Whether it is of a kind, and made of something."""
+        return self.kind == kind and (self.of is of or (isinstance(of, int) and self.of == of))
+
+    def is_of_same(self, other: "Count") -> bool:
+        """Whether the two count the same samples of the same tensors."""
+        return self.is_of(other.kind, other.of)
 
 
 class Term(nn.Module):
@@ -65,17 +89,42 @@ class Term(nn.Module):
         parts = self.loss.modules() if isinstance(self.loss, nn.Module) else ()
         return any(isinstance(part, _BatchNorm) and not isinstance(part, nn.SyncBatchNorm) for part in parts)
 
-    def denominator(self, tensors: Mapping[str, Any]) -> Tensor | None:
-        """What the loss's mean divides by on these tensors; None for what is no mean over samples or not ours."""
-        if not isinstance(self.loss, Loss) or getattr(self.loss, "reduction", None) != "mean":
+    def count(self, tensors: Mapping[str, Any], known: Iterable[Count] = ()) -> Count | None:
+        """The samples that the loss's mean is over on these tensors; None for what is no mean over samples or unknown.
+
+        Known are the losses of this library and torch's own of class indices.
+
+        Args:
+            tensors: of the step.
+            known: what other terms counted of them: one that is the same is returned.
+        """
+        taken: dict[str, Any] = {argument: tensors.get(source) for argument, (source, _) in self._arguments.items()}
+        if isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss):
+            return _count_of_torch(self.loss, taken["input"], taken["target"])
+        if not isinstance(self.loss, Loss):
             return None
-        taken = {argument: tensors.get(source) for argument, (source, _) in self._arguments.items()}
+        if getattr(self.loss, "reduction", "mean" if self.batch_coupled else None) != "mean":
+            return None
         # Of tensors by layer any tells the number of samples.
-        taken = {
+        plain = {
             name: next(iter(value.values()), None) if isinstance(value, Mapping) else value
             for name, value in taken.items()
         }
-        return self.loss.denominator(**{name: value for name, value in taken.items() if isinstance(value, Tensor)})
+        given = {name: value for name, value in plain.items() if isinstance(value, Tensor)}
+        kind, of = self._kind(self.loss, given)
+        same = next((one for one in known if one.is_of(kind, of)), None)
+        return same or Count(self.loss.denominator(**given), kind, of)
+
+    def _kind(self, loss: Loss, given: Mapping[str, Tensor]) -> tuple[Hashable, Any]:
+        target, ignored = given.get("target"), getattr(loss, "ignore_index", None)
+        # Cross-entropy that weighs no classes counts as the others do.
+        plain = type(loss).denominator is Loss.denominator or getattr(loss, "class_weight", self) is None
+        if not plain:
+            return id(self), target
+        if target is not None and not target.is_floating_point() and ignored is not None:
+            return ("kept", ignored), target
+        rows = given["logits"].shape[:-1] if "logits" in given else next(iter(given.values())).shape[:1]
+        return ("rows", len(rows)), rows.numel()
 
     def weight_at(self, progress: float | None) -> float:
         """The weight at this fraction of training."""
@@ -83,8 +132,8 @@ class Term(nn.Module):
             return self.weight
         if progress is None:
             raise ValueError(
-                f"Term: the weight of {name_of(self.loss)} follows a schedule, but the step gave no "
-                "'progress'; set max_epochs or max_steps, or give a number as weight."
+                f"Term: the weight of {name_of(self.loss)} follows a schedule, but the step gave no 'progress'; set "
+                "max_steps (or max_epochs, where the loader has a length), or give progress=, from 0 to 1, yourself."
             )
         return self.weight(float(progress))
 
@@ -102,3 +151,15 @@ class Term(nn.Module):
 def name_of(loss: Callable[..., Any]) -> str:
     """What errors call a loss: the name of its class or function."""
     return type(loss).__name__ if isinstance(loss, nn.Module) else getattr(loss, "__name__", repr(loss))
+
+
+def _count_of_torch(loss: nn.CrossEntropyLoss | nn.NLLLoss, scores: Tensor, target: Tensor) -> Count | None:
+    if loss.reduction != "mean":
+        return None
+    if target.is_floating_point():
+        rows = scores.numel() // scores.shape[min(1, scores.ndim - 1)]
+        return Count(torch.full((), rows, device=scores.device), ("rows", scores.ndim - 1), rows)
+    kept = target != loss.ignore_index
+    if loss.weight is None:
+        return Count(kept.sum(), ("kept", loss.ignore_index), target)
+    return Count((loss.weight[target.masked_fill(~kept, 0)] * kept).sum(), id(loss), target)

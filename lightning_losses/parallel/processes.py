@@ -177,25 +177,6 @@ def gather_batch(value: Any, group: Any = None) -> Any:
     return _GatherBatch.apply(value, group)
 
 
-def share_of_mean(denominator: Tensor) -> Tensor:
-    """What to multiply this process's mean by, so that the average over processes is the mean over all samples.
-
-    Args:
-        denominator: [] what this process's mean divides by, such as its number of tokens that are not ignored.
-
-    Returns:
-        ``world_size * denominator / (sum over processes of denominator)``; 0 where that sum is 0.
-
-    Example:
-        >>> share_of_mean(torch.tensor(7))
-        tensor(1.)
-    """
-    total = denominator.detach().to(torch.float32, copy=True)
-    if world_size() > 1:
-        dist.all_reduce(total)
-    return world_size() * denominator / torch.where(total > 0, total, 1.0)
-
-
 class _GatherBatch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, group: Any) -> Tensor:

@@ -21,14 +21,15 @@ OBJECTS = {"trainer", "pl_module", "lightning_module", "strategy", "launcher", "
 USED = {
     "module": ["_trainer", "_current_fx_name", "_on_before_batch_transfer", "_device_mesh", "_device"],
     "trainer": [
-        "fit_loop.epoch_loop._batches_that_stepped", "fit_loop.epoch_loop._results", "fit_loop.advance",
+        "fit_loop.epoch_loop._batches_that_stepped", "fit_loop.epoch_loop._results", "fit_loop.advance", "_results",
+        "fit_loop._should_accumulate",
         "fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_ready", "fit_loop.on_advance_end",
         "_signal_connector.received_sigterm", "_signal_connector._original_handlers",
         "_accelerator_connector.cluster_environment",
     ],
     "logged": [
         "value", "cumulated_batch_size", "has_reset", "is_tensor", "meta.on_epoch", "meta.is_max_reduction",
-        "meta.is_min_reduction", "meta.reduce_fx",
+        "meta.is_min_reduction", "meta.reduce_fx", "meta.fx", "meta.name",
     ],
     "strategy": [
         "_data_parallel_size", "_tensor_parallel_size", "_process_group_backend", "_save_distributed_checkpoint",

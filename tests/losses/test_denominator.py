@@ -12,6 +12,6 @@ ROW_WISE = [loss for loss in loss_classes() if not loss.batch_coupled and loss.i
 
 @pytest.mark.parametrize("loss", ROW_WISE, ids=lambda loss: loss.identifier())
 def test_a_mean_divides_by_the_samples(loss):
-    denominator = Term(build(loss)).denominator(tensors(loss))
+    count = Term(build(loss)).count(tensors(loss))
     # None: the loss says of itself that it is no mean over samples.
-    assert denominator is None or int(denominator) == BATCH
+    assert count is None or int(count.samples) == BATCH

@@ -186,4 +186,4 @@ def test_alignment_needs_two_sides():
     student.objective = Objective({"ce": CrossEntropy()})
     value = student.objective_value(student.objective, {"logits": torch.zeros(2, 3), "target": torch.tensor([0, 1])})
     with pytest.raises(ValueError, match="needs terms with and without 'auxiliary_logits'; the objective has ce"):
-        student.aligned_gradients(value, {}, list(student.parameters()))
+        student.aligned_gradients(value, list(student.parameters()))

@@ -85,8 +85,35 @@ def test_an_epoch_that_is_cut_short_logs_what_it_had_at_its_end():
 
 
 def test_values_of_several_precisions_add_up():
+    means, ones = EpochMeans(), {"a": 1.0, "b": 1.0}
+    for a, b, samples in ((1.0, 2.0, 1), (3.0, 2.0, 3)):
+        parts = {"a": torch.tensor(a), "b": torch.tensor(b, dtype=torch.float64)}
+        means.add(parts, ones, dict.fromkeys(parts, torch.tensor(samples)))
+    assert means.take() == (4.5, {"a": 2.5, "b": 2.0}, {"a": 4.0, "b": 4.0})
+
+
+def test_parts_have_samples_and_weights_of_their_own():
     means = EpochMeans()
-    means.add({"a": torch.tensor(1.0), "b": torch.tensor(2.0, dtype=torch.float64)}, 1)
-    means.add({"a": torch.tensor(3.0), "b": torch.tensor(2.0, dtype=torch.float64)}, 3)
-    values, weight = means.take()
-    assert weight == 4 and {name: value.item() for name, value in values.items()} == {"a": 2.5, "b": 2.0}
+    for a, b, weight, samples in ((1.0, 10.0, 2.0, 3), (5.0, 20.0, 4.0, 0)):
+        counts = {"a": torch.tensor(samples), "b": torch.tensor(1)}
+        means.add({"a": torch.tensor(a), "b": torch.tensor(b)}, {"a": weight, "b": weight}, counts)
+    # Of a, the second batch has no sample; of b, each has one, at its own weight.
+    assert means.take() == (2.0 + (20.0 + 80.0) / 2, {"a": 1.0, "b": 15.0}, {"a": 3.0, "b": 2.0})
+
+
+def test_what_has_no_samples_adds_nothing_whatever_it_is():
+    means = EpochMeans()
+    for value, samples in ((torch.nan, 0), (3.0, 2)):
+        means.add({"a": torch.tensor(value)}, {"a": 1.0}, {"a": torch.tensor(samples)})
+    assert means.take().parts == {"a": 3.0}
+
+
+def test_a_state_owns_its_sums():
+    means = EpochMeans()
+    means.add({"a": torch.tensor(1.0)}, {"a": 1.0}, {"a": torch.tensor(2)})
+    state = means.state_dict()
+    means.add({"a": torch.tensor(1.0)}, {"a": 1.0}, {"a": torch.tensor(2)})
+    again = EpochMeans()
+    again.load_state_dict(state, torch.device("cpu"))
+    again.add({"a": torch.tensor(3.0)}, {"a": 1.0}, {"a": torch.tensor(2)})
+    assert state["sums"].tolist() == [[2.0], [2.0], [2.0]] and again.take().parts == {"a": 2.0}

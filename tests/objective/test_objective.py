@@ -108,3 +108,27 @@ def test_parameters_of_losses_train_and_materialize():
     objective.materialize(features=torch.zeros(2, 5))
     assert not objective.lazy
     assert objective.state_dict()["terms.projected.loss.head.weight"].shape == (3, 5)
+
+
+def test_terms_tell_what_they_count():
+    target = torch.tensor([0, -100, 2, 2])
+    step = {"logits": torch.randn(4, 3), "teacher_logits": torch.randn(4, 3), "target": target}
+    weight = [1.0, 2.0, 4.0]
+    ours, taught = Term(CrossEntropy()).count(step), Term(KD()).count(step)
+    theirs = Term(nn.CrossEntropyLoss(), inputs={"input": "logits"}).count(step)
+    assert [int(count.samples) for count in (ours, taught, theirs)] == [3, 3, 3]
+    assert ours.is_of_same(taught) and ours.is_of_same(theirs)
+    assert not ours.is_of_same(Term(CrossEntropy()).count({**step, "target": target.clone()}))
+    assert not ours.is_of_same(Term(CrossEntropy(ignore_index=2)).count(step))
+    for weighted in (
+        Term(CrossEntropy(class_weight=weight)),
+        Term(nn.CrossEntropyLoss(torch.tensor(weight)), inputs={"input": "logits"}),
+    ):
+        assert float(weighted.count(step).samples) == 9 and not weighted.count(step).is_of_same(ours)
+    soft = {**step, "target": torch.full((4, 3), 1 / 3)}
+    rows = [Term(CrossEntropy()), Term(nn.CrossEntropyLoss(), inputs={"input": "logits"})]
+    assert [int(term.count(soft).samples) for term in rows] == [4, 4]
+    assert rows[0].count(soft).is_of_same(rows[1].count(soft)) and not rows[0].count(soft).is_of_same(ours)
+    assert Term(CrossEntropy(reduction="sum")).count(step) is None
+    assert Term(nn.CrossEntropyLoss(reduction="sum"), inputs={"input": "logits"}).count(step) is None
+    assert Term(lambda logits: logits.mean()).count(step) is None

@@ -21,6 +21,7 @@ from lightning_losses.callbacks.interventions.weight_norm_projection import Weig
 from lightning_losses.callbacks.monitors.monitor import Monitor
 from lightning_losses.diagnostics.learning_rate_sensitivity import learning_rate_sensitivity
 from lightning_losses.environment.lightning_internals import forget_mesh
+from lightning_losses.mixins.training_means import TrainingMeans
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.parallel.processes import total_of_all, world_size
 from lightning_losses.parallel.sharding import unsharded_copy, whole
@@ -214,7 +215,6 @@ class LearningRateSensitivity(Monitor):
     def _train(
         self, trainer: L.Trainer, module: L.LightningModule, place: "_Placed", window: dict[str, Any], multiple: float
     ) -> None:
-        parts = trainer.accumulate_grad_batches
         place.move_to(window["batches"][0])
         optimizer = _first_optimizer(module.configure_optimizers())
         own = {id(parameter) for parameter in module.parameters()}
@@ -223,16 +223,19 @@ class LearningRateSensitivity(Monitor):
                 f"{self.name}: the optimizer of a copy of {type(module).__name__} holds parameters of the original; "
                 "make it of self.parameters() in configure_optimizers."
             )
+        place.optimizers = [optimizer]
         # What is loaded is used as it is, and changed in place.
         optimizer.load_state_dict(copy.deepcopy(window["optimizer"]))
         twins = _twins(trainer, module, window["averages"])
         for step in range(window["step"], window["step"] + self.trial_steps):
             seen = [one for one in window["batches"] if one["step"] == step]
+            # An epoch's last window may be short, which the mixins know and Lightning doesn't.
+            parts = len(seen) if isinstance(module, TrainingMeans) else trainer.accumulate_grad_batches
             for group, options in zip(optimizer.param_groups, seen[0]["groups"], strict=True):
                 group.update(copy.deepcopy(options))
                 group["lr"] = group["lr"] * multiple
 
-            def closure(seen: list[dict[str, Any]] = seen) -> Tensor:
+            def closure(seen: list[dict[str, Any]] = seen, parts: int = parts) -> Tensor:
                 optimizer.zero_grad()
                 loss = torch.zeros(())
                 for one in seen:
@@ -261,6 +264,7 @@ class _Placed:
         self._outer = trainer
         self.global_step = trainer.global_step
         self.current_epoch = trainer.current_epoch
+        self.optimizers: list[Optimizer] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._outer, name)

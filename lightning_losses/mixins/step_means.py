@@ -1,0 +1,226 @@
+"""The gradient of an optimizer step as that of the mean over all its samples, of whatever batches these come in."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_losses.objective.term import Count
+from lightning_losses.parallel.processes import is_distributed_tensor
+
+
+@dataclass(eq=False)
+class Noted:
+    """A part of a batch's loss, a mean over samples.
+
+    Attributes:
+        count: of all processes' samples; counts of one kind are of the same samples, batch after batch.
+        step: the optimizer steps that were done.
+        part: [] the mean, as the loss takes it.
+        factor: what its gradient is multiplied by; None leaves it.
+    """
+
+    count: Count
+    step: int
+    part: Tensor = field(init=False)
+    factor: Tensor | None = None
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Leaves a value as it is, and multiplies its gradient by a factor that is known when the backward pass begins."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, noted: Noted) -> Tensor:
+        ctx.noted = noted
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        factor = ctx.noted.factor
+        return gradient if factor is None else gradient * factor.to(gradient.dtype), None
+
+
+@dataclass
+class _Kind:
+    """What the batches of the step so far hold of one kind.
+
+    Attributes:
+        samples: [] their number.
+        slope: [] the sum over the batches of how much the loss counts that kind's mean.
+        gradients: this kind's alone; None where it is the only one, or the first.
+    """
+
+    samples: Tensor
+    slope: Tensor
+    gradients: list[Tensor | None] | None = None
+
+
+class StepMeans:
+    """What the backward passes since the last optimizer step were means over.
+
+    Nobody knows how many samples a step has before its last batch. So each backward pass first scales the gradient
+    that has been accumulated, and its own, to that of the mean over the samples so far, times the sum of the factors
+    with which the batches count: 1/k for each of k accumulated batches, or whatever a loop of your own multiplies by.
+    Batches of equal size are left as they were, to the bit.
+
+    Terms that are means over different samples (all, or those that have a label) are scaled differently. Their
+    gradients are added up apart, which costs a copy of them, and a backward pass through what such a term depends on.
+    """
+
+    def __init__(self) -> None:
+        self.noted: list[Noted] = []
+        self._step: int | None = None
+        self._batches = 0
+        self._kinds: dict[Hashable, _Kind] = {}
+
+    def __reduce__(self) -> Any:
+        # A copy of a module begins a step of its own; what belongs to a graph can't be copied.
+        return StepMeans, ()
+
+    def note(self, part: Float[Tensor, ""], count: Count, step: int) -> Float[Tensor, ""]:
+        """A part of the batch's loss, to be scaled in its backward pass; what an earlier step left unused is let go."""
+        self.noted = [one for one in self.noted if one.step == step]
+        noted = Noted(count, step)
+        noted.part = _ScaleGradient.apply(part, noted)
+        self.noted.append(noted)
+        return noted.part
+
+    def prepare(
+        self,
+        loss: Tensor,
+        gradient: Tensor | None,
+        parameters: Sequence[Tensor],
+        *,
+        step: int,
+        batches: int | None,
+        more: bool,
+    ) -> Tensor:
+        """Scale what has been accumulated, and the gradient to come; the loss to call `backward` on.
+
+        Args:
+            loss: of this batch.
+            gradient: its own, where it is no scalar.
+            parameters: that the optimizers hold.
+            step: the optimizer steps that were done.
+            batches: by how many the loss was divided, if this batch is the step's last.
+            more: whether further batches may come before the optimizer's step, in which the terms are to be apart.
+
+        Raises:
+            ValueError: terms that are means over different samples, whose gradients can't be told apart.
+        """
+        noted, self.noted = self.noted, []
+        slopes = torch.autograd.grad(loss, [one.part for one in noted], gradient, retain_graph=True, allow_unused=True)
+        used = [(one, slope) for one, slope in zip(noted, slopes, strict=True) if slope is not None]
+        self.noted = [] if more or batches else [one for one, slope in zip(noted, slopes, strict=True) if slope is None]
+        if step != self._step or all(parameter.grad is None for parameter in parameters):
+            self._kinds, self._batches = {}, 0
+        self._step = step
+        self._batches += 1
+        groups = _grouped(used)
+        again = [key for key in groups if key in self._kinds]
+        if again and len(self._kinds | groups) > 1 and not (more or batches):
+            raise ValueError(
+                "manual optimization: several backward passes came before the optimizer's step, for terms that are "
+                "means over different samples; use automatic optimization with accumulate_grad_batches, or step after "
+                "each batch."
+            )
+        ratios = {key: self._add(key, group) for key, group in groups.items()}
+        rest = 1.0 if batches is None else batches / self._batches
+        if self._batches > 1 and (again or rest != 1):
+            self._rescale(parameters, ratios, rest)
+        if more and len(self._kinds) > 1:
+            self._add_apart(groups, parameters)
+        return loss if rest == 1 else loss * rest
+
+    def _add(self, key: Hashable, group: list[tuple[Noted, Tensor]]) -> Tensor | None:
+        """Enter a batch's samples of one kind; what the kind's accumulated gradient is to be multiplied by."""
+        samples = group[0][0].count.samples
+        slope = torch.stack([one.abs() for _, one in group]).sum().to(samples)
+        if (before := self._kinds.get(key)) is None:
+            self._kinds[key] = _Kind(samples, slope)
+            return None
+        all_samples, all_slope = before.samples + samples, before.slope + slope
+        own = all_slope * samples / (slope * all_samples)
+        earlier = all_slope * before.samples / (before.slope * all_samples)
+        for noted, _ in group:
+            noted.factor = torch.where((all_samples > 0) & (slope > 0), own, 1.0)
+        before.samples, before.slope = all_samples, all_slope
+        return torch.where(torch.isfinite(earlier) & (earlier > 0), earlier, 1.0)
+
+    def _rescale(self, parameters: Sequence[Tensor], ratios: Mapping[Hashable, Tensor | None], rest: float) -> None:
+        """Multiply what has been accumulated of each kind by its ratio."""
+        first, *others = self._kinds
+        whole = _ratio(ratios.get(first), parameters)
+        with torch.no_grad():
+            held = [(number, local) for number, p in enumerate(parameters) if (local := _local(p.grad)) is not None]
+            _multiply([gradient for _, gradient in held], whole * rest)
+            for key in others:
+                gradients = self._kinds[key].gradients
+                if gradients is None:
+                    continue
+                ratio = _ratio(ratios.get(key), parameters)
+                for number, gradient in held:
+                    if (own := gradients[number]) is not None:
+                        gradient.add_((own * ((ratio - whole) * rest).to(own)).to(gradient.dtype))
+                _multiply([own for own in gradients if own is not None], ratio)
+
+    def _add_apart(self, groups: Mapping[Hashable, list[tuple[Noted, Tensor]]], parameters: Sequence[Tensor]) -> None:
+        """Add up the gradients of all kinds but the first by themselves too."""
+        if any(is_distributed_tensor(parameter) for parameter in parameters):
+            raise ValueError(
+                "accumulate_grad_batches: the terms are means over different samples, whose gradients FSDP2 can't keep "
+                "apart; use DDP, or accumulate_grad_batches=1."
+            )
+        first = next(iter(self._kinds))
+        trained = [(number, p) for number, p in enumerate(parameters) if p.requires_grad]
+        for key, group in groups.items():
+            if key == first:
+                continue
+            found = torch.autograd.grad(
+                [noted.part for noted, _ in group],
+                [parameter for _, parameter in trained],
+                [slope for _, slope in group],
+                retain_graph=True,
+                allow_unused=True,
+            )
+            kind = self._kinds[key]
+            kind.gradients = kind.gradients or [None] * len(parameters)
+            for (number, _), gradient in zip(trained, found, strict=True):
+                if gradient is not None:
+                    before = kind.gradients[number]
+                    kind.gradients[number] = gradient.detach() if before is None else before + gradient.detach()
+
+
+def _grouped(used: Sequence[tuple[Noted, Tensor]]) -> dict[Hashable, list[tuple[Noted, Tensor]]]:
+    """The parts by the samples that they are means over, under names that are the same in every batch."""
+    groups: dict[Hashable, list[tuple[Noted, Tensor]]] = {}
+    for noted, slope in used:
+        place = 0
+        while (key := (noted.count.kind, place)) in groups and not groups[key][0][0].count.is_of_same(noted.count):
+            place += 1
+        groups.setdefault(key, []).append((noted, slope))
+    return groups
+
+
+def _ratio(ratio: Tensor | None, parameters: Sequence[Tensor]) -> Tensor:
+    return torch.ones((), device=parameters[0].device) if ratio is None else ratio
+
+
+def _local(gradient: Tensor | None) -> Tensor | None:
+    return gradient.to_local() if is_distributed_tensor(gradient) else gradient  # type: ignore[union-attr]
+
+
+def _multiply(gradients: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply tensors in place; those of half precision by a factor of full precision."""
+    buckets: dict[Any, list[Tensor]] = {}
+    for gradient in gradients:
+        buckets.setdefault((gradient.device, gradient.dtype, gradient.layout), []).append(gradient)
+    for (device, dtype, layout), members in buckets.items():
+        if dtype in (torch.float32, torch.float64) and layout == torch.strided:
+            torch._foreach_mul_(members, factor.to(device, dtype))
+            continue
+        for member in members:
+            member.copy_(member.to(torch.promote_types(dtype, torch.float32)) * factor.to(device, torch.float32))
