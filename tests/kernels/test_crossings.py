@@ -1,4 +1,4 @@
-"""Options of the fused heads in pairs, against the formulas written out on the logits."""
+"""Options of the fused heads crossed, against the formulas written out on the logits."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from lightning_losses import losses
 from lightning_losses.kernels import head
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.linear_distillation import linear_distillation
-from tests.pairwise import pairwise
+from tests.crossings import crossings
 
 pytestmark = pytest.mark.kernels
 
@@ -104,8 +104,8 @@ def named(setting):
     return " ".join(str(getattr(value, "__name__", value)) for value in setting.values())
 
 
-@pytest.mark.parametrize("options", pairwise(CROSS_ENTROPY, makes_sense), ids=named)
-def test_cross_entropy_of_a_head_in_every_pair_of_options(options):
+@pytest.mark.parametrize("options", crossings(CROSS_ENTROPY, makes_sense, strength=3), ids=named)
+def test_cross_entropy_of_a_head_in_every_three_options(options):
     options = dict(options)
     hidden, weight, target, bias = problem(options.pop("scale"), options["ignore_index"])
     bias = bias if options.pop("biased") else None
@@ -139,7 +139,7 @@ DISTILLATION = {
 }
 
 
-@pytest.mark.parametrize("options", pairwise(DISTILLATION), ids=named)
+@pytest.mark.parametrize("options", crossings(DISTILLATION), ids=named)
 def test_distillation_of_a_head_in_every_pair_of_options(options):
     options = dict(options)
     scale, ignore_index, shift = options.pop("scale"), options["ignore_index"], options["shift"]

@@ -123,6 +123,15 @@ def test_multilabel_is_the_mean_of_its_labels():
     torch.testing.assert_close(metric(logits, target), together)
 
 
+def test_overconfidence_by_hand():
+    probabilities, target = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1, 0])
+    found = {
+        d: M.overconfidence_error(probabilities, target, inputs="probabilities", direction=d) for d in ("over", "under")
+    }
+    # Bins of 2 and of 1 of the three samples, each 0.4 off, and weighed by their confidence.
+    assert {d: pytest.approx(float(value)) for d, value in found.items()} == {"over": 0.24, "under": 0.08}
+
+
 def test_over_and_underconfidence_split_a_weighted_error():
     probabilities, target = sample(rows=400, sharpness=0.3)
     over, under = (

@@ -30,7 +30,7 @@ MISTAKES = [
         ("SUM_TOLERANCE = 1e-2", "SUM_TOLERANCE = 10.0"),
     ),
     *of("metrics/base.py", EVERY, ("self.sums + self._sums(*rows)", "self._sums(*rows)")),
-    *of("metrics/base.py", EVERY, ('dist_reduce_fx="cat"', "dist_reduce_fx=None")),
+    *of("metrics/base.py", EVERY, ('dist_reduce_fx="sum"', 'dist_reduce_fx="max"')),
     *of(
         "metrics/area_under_risk_coverage.py",
         SCORES,

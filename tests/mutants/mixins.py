@@ -34,7 +34,7 @@ MISTAKES = [
     *of(
         "mixins/online_distillation.py",
         "tests/mixins/test_online_distillation.py",
-        ("other.detach() for position", "other for position"),
+        ("if position != number", "if position == number"),
     ),
     *of(
         "mixins/language_head.py",

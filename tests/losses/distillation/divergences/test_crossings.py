@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from lightning_losses import losses as L
+from tests.crossings import crossings
 from tests.losses.strategies import gradient
-from tests.pairwise import pairwise
 
 
 def kl(log_p, log_q):
@@ -66,7 +66,7 @@ SQUARED = (L.KD, L.BDKD)
 CASES = [
     (loss, setting)
     for loss, (own, _) in FORMULAS.items()
-    for setting in pairwise(COMMON | own | ({} if loss in SQUARED else {"tau_squared": [False, True]}))
+    for setting in crossings(COMMON | own | ({} if loss in SQUARED else {"tau_squared": [False, True]}))
 ]
 
 
@@ -124,7 +124,7 @@ LOGITS = {
 }
 
 
-@pytest.mark.parametrize("setting", pairwise(LOGITS), ids=lambda setting: " ".join(map(str, setting.values())))
+@pytest.mark.parametrize("setting", crossings(LOGITS), ids=lambda setting: " ".join(map(str, setting.values())))
 def test_a_divergence_of_single_logits_in_every_pair_of_options(setting):
     setting = dict(setting)
     loss, tau, ignore_index = setting.pop("loss"), setting["temperature"], setting["ignore_index"]
@@ -150,7 +150,7 @@ TOP = {
 }
 
 
-@pytest.mark.parametrize("setting", pairwise(TOP), ids=lambda setting: " ".join(map(str, setting.values())))
+@pytest.mark.parametrize("setting", crossings(TOP), ids=lambda setting: " ".join(map(str, setting.values())))
 def test_the_divergence_of_the_top_classes_in_every_pair_of_options(setting):
     setting = dict(setting)
     student, teacher, target = sample(setting.pop("scale"), False, setting.pop("shape"), -100)

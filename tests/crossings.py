@@ -1,4 +1,4 @@
-"""Few settings that hold every pair of values of any two options: where crossings of options go wrong, two suffice."""
+"""Few settings that hold every pair of values of any two options, or every three of any three."""
 
 import itertools
 import random
@@ -6,25 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Places = dict[str, int]
-TRIES, CANDIDATES = 200, 20
+TRIES, CANDIDATES = 200, 10
 
 
-def pairwise(
-    options: Mapping[str, Sequence[Any]], allowed: Callable[..., bool] = lambda **_: True
+def crossings(
+    options: Mapping[str, Sequence[Any]], allowed: Callable[..., bool] = lambda **_: True, strength: int = 2
 ) -> list[dict[str, Any]]:
-    """A greedy design, the same each time: of random settings with a pair that is missing, that with most such pairs.
+    """A greedy design, the same each time: of random settings with a crossing that is missing, that with most of them.
 
     Args:
         options: the values of each option.
-        allowed: takes a whole setting by name; a pair that no setting holds with its consent is left out.
+        allowed: takes a whole setting by name; a crossing that no setting holds with its consent is left out.
+        strength: how many options are crossed.
     """
     rng = random.Random(0)
     sizes = {name: len(values) for name, values in options.items()}
     # In order, which a set of names would not have in another process.
     missing = dict.fromkeys(
-        ((one, i), (other, j))
-        for one, other in itertools.combinations(options, 2)
-        for i, j in itertools.product(range(sizes[one]), range(sizes[other]))
+        tuple(zip(names, numbers, strict=True))
+        for names in itertools.combinations(options, strength)
+        for numbers in itertools.product(*(range(sizes[name]) for name in names))
     )
     chosen = []
     while missing:
@@ -35,8 +36,8 @@ def pairwise(
         if not fitting:
             del missing[first]
             continue
-        place, setting = max(fitting, key=lambda pair: sum(each in missing for each in _pairs(pair[0])))
-        for each in _pairs(place):
+        place, setting = max(fitting, key=lambda pair: sum(each in missing for each in _crossed(pair[0], strength)))
+        for each in _crossed(place, strength):
             missing.pop(each, None)
         chosen.append(setting)
     return chosen
@@ -46,5 +47,5 @@ def _values(options: Mapping[str, Sequence[Any]], place: Places) -> dict[str, An
     return {name: options[name][number] for name, number in place.items()}
 
 
-def _pairs(place: Places) -> list[tuple[tuple[str, int], tuple[str, int]]]:
-    return list(itertools.combinations(place.items(), 2))
+def _crossed(place: Places, strength: int) -> list[tuple[tuple[str, int], ...]]:
+    return list(itertools.combinations(place.items(), strength))
