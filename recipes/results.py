@@ -6,13 +6,15 @@
 
 The verdicts go to RESULTS.md, each experiment's numbers to a page in docs/results/. A run that has finished is not run
 again unless its settings or the code that they lead to have changed; one that was interrupted goes on. A claim that
-does not hold is a result: the exit code is 1 only when a run breaks.
+does not hold is a result: the exit code is 1 only when a run breaks, or when there is nothing to write about.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.config.check_folder import check_writable
 from lightning_losses.experiments.evidence.result_pages import write
 from lightning_losses.experiments.evidence.result_runs import (
     COMPARISONS,
@@ -37,7 +39,14 @@ def main() -> int:
     names = arguments.experiments.split(",")
     if unknown := [name for name in names if name not in EXPERIMENTS]:
         parser.error(f"there is no experiment {unknown[0]}; choose of {', '.join(EXPERIMENTS)}")
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    try:
+        seeds = [int(seed) for seed in arguments.seeds.split(",")]
+        for folder in (arguments.folder, arguments.output.parent):
+            check_writable(folder.expanduser().absolute())
+    except ConfigError as error:
+        parser.error(str(error))
+    except ValueError:
+        parser.error(f"--seeds {arguments.seeds} came; give whole numbers with commas between")
     runner = Runner(
         arguments.folder,
         arguments.output,
@@ -52,6 +61,10 @@ def main() -> int:
         found = {seed: runner.grokking(name, settings[seed]) for seed in seeds}
         reports[name] = {seed: report for seed, report in found.items() if report is not None}
     comparisons = {name: runner.comparison(name) for name in names if name in COMPARISONS}
+    if not any([*reports.values(), *comparisons.values()]):
+        why = "every run broke" if runner.broken else f"{arguments.folder} holds no report of them"
+        runner.console.print(f"Nothing was written about {', '.join(names)}: {why}.")
+        return 1
     write(arguments.output, experiments, reports, seeds, comparisons, runner.old)
     runner.console.print(f"The results are in {arguments.output}")
     if runner.broken:

@@ -12,6 +12,8 @@ same file is started by `wandb sweep FILE`.
     folder=FOLDER   where the sweep goes (outputs/sweeps/<name of the file>)
     search_seed=N   of what is drawn at random (0)
     retry=true      run failed trials again
+
+The exit code is 1 if every trial failed.
 """
 
 import shlex
@@ -34,13 +36,16 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
         sys.exit(0 if arguments else 2)
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     try:
-        sweep(*parse(arguments), command=command)
+        report = sweep(*parse(arguments), command=command)
     except KeyboardInterrupt:
         console.print(f"Interrupted. Continue this sweep by\n  {command}")
         sys.exit(130)
     except ConfigError as error:
         console.print(f"Error: {error}")
         sys.exit(2)
+    if report.ended and all(trial.state == "failed" for trial in report.ended):
+        console.print("Error: every trial failed; retry=true runs them again when that is mended.")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

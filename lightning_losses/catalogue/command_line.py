@@ -91,6 +91,8 @@ def _list(family: str | None, needs: str | None, *, as_json: bool) -> None:
     if family in PARTS and needs is not None:
         raise ValueError(f"list: --needs {needs} came with --family {family}; it asks what a loss takes.")
     found = parts(family) if family in PARTS else every_loss(family, needs)
+    if not found:
+        raise ValueError(f"list: --family {family} came with --needs {needs}, and none of that family needs it.")
     if as_json:
         print(json.dumps([asdict(entry) for entry in found], indent=1))
         return

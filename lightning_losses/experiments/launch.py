@@ -1,13 +1,11 @@
 """An experiment, and how a command line starts one: checked and rehearsed, errors as one message, resumable."""
 
 import argparse
-import errno
 import inspect
 import logging
 import os
 import shlex
 import sys
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +22,7 @@ from lightning_losses.checkpoints.interruption import exit_code, interrupt_behin
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.checkpoints.slurm import queued_again
 from lightning_losses.experiments.config.check_config import ConfigError, check_trainer
+from lightning_losses.experiments.config.check_folder import check_writable
 from lightning_losses.experiments.config.check_overrides import (
     CONFIG_MODULE,
     allowed_targets,
@@ -191,7 +190,7 @@ def prepare(arguments: argparse.Namespace, recipe: str, program: str = "") -> li
         for config in configs:
             if config.get("trainer"):
                 check_trainer(config.trainer, sweeping=arguments.multirun and not launched)
-            _check_writable(Path(config.get("resume") or config.output).expanduser().absolute())
+            check_writable(Path(config.get("resume") or config.output).expanduser().absolute())
             experiment = experiment_of(config, program, own)
             if arguments.multirun and experiment.no_sweep:
                 raise ConfigError(experiment.no_sweep)
@@ -232,20 +231,6 @@ def _guarded(program: str, allowed: Sequence[str] = ()) -> Callable[[DictConfig]
             fail(error, f"\nWhen that is mended, continue this run by\n  {go_on}" if refused(error) else "")
 
     return guarded
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise `ConfigError` before anything was done if a folder, or the one to make it in, can't be written to."""
-    there = folder
-    try:
-        there = next(place for place in (folder, *folder.parents) if place.exists())
-        if not there.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        with tempfile.TemporaryFile(dir=there) as probe:
-            probe.write(bytes(4096))
-            probe.flush()
-    except OSError as error:
-        raise ConfigError(f"{there} can't be written: {error.strerror}.") from None
 
 
 def script() -> str:

@@ -85,6 +85,14 @@ def test_an_unknown_command_is_a_message(monkeypatch, capsys, arguments):
     assert exit.value.code == 2 and "usage: lightning-losses" in capsys.readouterr().err
 
 
+def test_a_list_of_nothing_is_a_message(monkeypatch, capsys):
+    words = ["list", "--family", "classification", "--needs", "teacher_logits"]
+    monkeypatch.setattr(sys, "argv", ["lightning-losses", *words])
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    assert exit.value.code == 2 and "none of that family needs it" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_sweep_whose_second_job_is_wrong_ends_before_the_first_in_one_message(run, tmp_path):
     code, out, err = run("train", "-m", *SHORT, "objective.terms.nkd.loss.temperature=1,0")

@@ -12,7 +12,7 @@ from lightning_losses.calibrators import Calibrator, TemperatureScaling
 from lightning_losses.experiments.config.check_config import check_config
 from lightning_losses.experiments.config.settings import CalibrateSettings
 from lightning_losses.experiments.kinds.calibration import LogitCalibration
-from lightning_losses.experiments.kinds.logits_source import checkpoint_split, read_logits
+from lightning_losses.experiments.kinds.logits_source import check_checkpoint, checkpoint_split, read_logits
 from lightning_losses.metrics import SUMMARY, expected_calibration_error
 
 
@@ -131,6 +131,20 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, message):
     save_file(arrays, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match=message):
         read_logits(tmp_path / "a.safetensors")
+
+
+def test_a_file_without_a_target_says_what_it_has(tmp_path):
+    np.savez(tmp_path / "a.npz", logits=np.zeros((3, 2)), labels=np.zeros(3))
+    with pytest.raises(ValueError, match=r"has no target; it has \['labels', 'logits'\]"):
+        read_logits(tmp_path / "a.npz")
+
+
+def test_a_checkpoint_is_looked_for_at_the_start(tmp_path):
+    (tmp_path / "best.ckpt").touch()
+    with pytest.raises(ValueError, match=r"last.ckpt is no checkpoint of a run.*has best.ckpt"):
+        check_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="there is no folder"):
+        check_checkpoint(tmp_path / "run" / "last.ckpt")
 
 
 def test_one_source_must_be_given(tmp_path):

@@ -1,12 +1,14 @@
 """Comparisons of objectives: a whole small one, what is kept of it, what a plan says, and what a report writes."""
 
 import csv
+import importlib.util
 import json
 import math
 import re
 import statistics
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from scipy import stats
 
@@ -21,6 +23,7 @@ from lightning_losses.experiments.config.settings import CompareSettings
 from lightning_losses.experiments.evidence.claims import Claim, Difference
 from lightning_losses.experiments.kinds.classification import trainings
 from lightning_losses.experiments.launch import experiment_of
+from lightning_losses.experiments.loggers.loggers import check_logger
 from lightning_losses.experiments.training.training import Training
 from lightning_losses.metrics import calibration_summary
 from lightning_losses.recipes import compare as recipe
@@ -272,6 +275,49 @@ def test_a_wrong_word_ends_in_one_message(words, message, monkeypatch, capsys, t
     with pytest.raises(SystemExit) as exit:
         recipe.main()
     assert exit.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["columns=[accuracy,loss]"], "columns: there is no 'loss'"),
+        (
+            ["claims=[{claim: a, source: b, differences: [{run: ce, than: ce, metric: auc, shows: lower}]}]"],
+            "claims: there is no metric 'auc'",
+        ),
+        (["claims=[{claim: a}]"], "claims: 'differences'; a claim has claim, source and differences."),
+        (["results=a_file/results"], "a_file can't be written: Not a directory."),
+        (["cache=a_file/networks"], "a_file can't be written: Not a directory."),
+        (["learning_rates=[0.1,1.0]", "columns=[accuracy]"], "columns: there is no 'accuracy'"),
+    ],
+)
+def test_what_the_end_needs_is_checked_at_the_start(words, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").touch()
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        rehearse(composed("objectives=[ce]", *words), SMALL[:4])
+
+
+def test_a_logger_that_is_not_installed_is_missed_at_the_start(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else find(name, *rest))
+    with pytest.raises(ModuleNotFoundError, match="wandb is not installed"):
+        check_logger(composed("objectives=[ce]", "logger=wandb"))
+    check_logger(composed("objectives=[ce]", "logger=none"))
+
+
+def test_weights_that_are_not_finite_break_a_run(tmp_path, monkeypatch):
+    run = Training.run
+
+    def ruined(self, *args, **kwargs):
+        trained = run(self, *args, **kwargs)
+        torch.nn.init.constant_(next(trained.network.parameters()), math.nan)
+        return trained
+
+    monkeypatch.setattr(Training, "run", ruined)
+    words = ["objectives=[ce]"]
+    broken = compare(small(tmp_path, *words), tmp_path / "run", [*SMALL, *words]).broken
+    assert len(broken) == 2 and all("NotFiniteError: training ended with weights" in line for line in broken)
 
 
 @pytest.mark.slow

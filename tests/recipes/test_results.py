@@ -71,6 +71,22 @@ def test_a_run_that_breaks_is_told_and_the_others_go_on(make_results):
     assert "| α = 1/4 | delay | not run | 90 |" in text
 
 
+def test_where_every_run_breaks_nothing_is_written(make_results, tmp_path, capsys):
+    _, _, before = make_results({3: 100.0})
+    code, _, text = make_results({4: "broken"})
+    assert (code, text) == (1, before) and "every run broke" in capsys.readouterr().out
+
+
+def test_what_results_can_not_use_is_one_message(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a_file").touch()
+    wrong = {"--seeds a,b came": ["--seeds", "a,b"], "a_file can't be written": ["--folder", f"{tmp_path}/a_file/runs"]}
+    for said, words in wrong.items():
+        monkeypatch.setattr(sys, "argv", ["results.py", *words])
+        with pytest.raises(SystemExit) as exit:
+            results.main()
+        assert exit.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_other_settings_are_another_run_and_other_words_are_not(tmp_path):
     settings = result_runs.settings_of("grok_xor", 3)
     folder = result_runs.folder_of(tmp_path, "grok_xor", settings)
@@ -78,7 +94,9 @@ def test_other_settings_are_another_run_and_other_words_are_not(tmp_path):
     assert result_runs.folder_of(tmp_path, "grok_xor", {**settings, "threads": 2}) != folder
 
 
-def test_other_code_is_another_run_which_is_taken_only_where_it_is_asked_for(tmp_path, monkeypatch, make_results):
+def test_other_code_is_another_run_which_is_taken_only_where_it_is_asked_for(
+    tmp_path, monkeypatch, make_results, capsys
+):
     settings = result_runs.settings_of("grok_lazy_rich", 3)
     now = result_runs.folder_of(tmp_path / "runs", "grok_lazy_rich", settings)
     monkeypatch.setattr(result_runs, "source_digest", lambda names: "another")
@@ -90,8 +108,10 @@ def test_other_code_is_another_run_which_is_taken_only_where_it_is_asked_for(tmp
     code, started, text = make_results({3: 100.0}, "--stale")
     assert (code, started) == (0, [])
     assert "an earlier version of the code made, from the same settings: `grok_lazy_rich` seed 3." in text
+    before = text
     code, started, text = make_results({3: 100.0}, "--no-run")
-    assert (code, started) == (0, []) and "| not run |" in text
+    # There is nothing to write about, and what was written stays.
+    assert (code, started, text) == (1, [], before) and "holds no report of them" in capsys.readouterr().out
     assert make_results({3: 100.0})[1] == [3]
 
 

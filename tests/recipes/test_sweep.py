@@ -50,6 +50,26 @@ def test_what_can_not_be_run_is_one_sentence(main, tmp_path, monkeypatch, argume
     assert "Traceback" not in out + err and list(tmp_path.iterdir()) == []
 
 
+def test_a_sweep_all_of_whose_trials_failed_is_no_success(main, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    program = str(ROOT / "tests" / "experiments" / "sweeps" / "fake_run.py")
+    parameters = {"lr": {"value": 1.0}, "fails": {"values": [True, False]}}
+    definition = {"method": "grid", "program": program, "parameters": parameters, "metric": {"name": "val/loss"}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(definition))
+    for _ in range(2):
+        # Also where nothing was left to do.
+        code, _, err = main("own.yaml", "count=1")
+        assert code == 1 and "every trial failed; retry=true" in err
+    assert main("own.yaml", "count=2")[0] == 0
+
+
+def test_a_sweeps_folder_is_tried_before_its_trials(main, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").touch()
+    code, _, err = main("distill", "count=1", "folder=a_file/sweep")
+    assert code == 2 and err == f"Error: {tmp_path}/a_file can't be written: Not a directory.\n"
+
+
 def test_help_names_every_setting(main):
     code, out, _ = main("--help")
     assert code == 0

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lightning_losses.callbacks.access import on_device, step_logits, sum_over_processes
+from lightning_losses.environment.writable_folder import check_writable
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.plots.style import Figure, save_figure
 
@@ -55,6 +56,11 @@ class Monitor(Callback):
     def figure(self) -> Figure:
         """The picture of what was measured."""
         raise NotImplementedError
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Find out now whether the picture can be written when training ends."""
+        if self.folder is not None and trainer.is_global_zero:
+            check_writable(self.folder)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, if there is a folder and something to draw."""

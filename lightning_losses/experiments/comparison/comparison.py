@@ -5,22 +5,25 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.experiments.comparison.comparison_plan import Plan, Planned, plan
 from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
 from lightning_losses.experiments.comparison.runner import INITIAL, Runner, student_experiment
 from lightning_losses.experiments.comparison.shown_numbers import METRICS
 from lightning_losses.experiments.config.check_config import ConfigError, runs_again
+from lightning_losses.experiments.config.check_folder import check_writable
 from lightning_losses.experiments.config.check_overrides import check_overrides
 from lightning_losses.experiments.config.settings import TrainSettings
 from lightning_losses.experiments.evidence.claims import Claim
 from lightning_losses.experiments.kinds.language_models import LanguageModelling
 from lightning_losses.experiments.launch import Experiment
-from lightning_losses.experiments.loggers.loggers import log_folder, plain_settings
+from lightning_losses.experiments.loggers.loggers import check_logger, log_folder, plain_settings
 
 
 class ObjectiveComparison(Experiment):
@@ -36,8 +39,12 @@ class ObjectiveComparison(Experiment):
     def rehearse(self) -> None:
         """Check every run's words, and take a step of every objective in the first setting, of the first one in all.
 
+        What the end needs is checked too: columns, claims, where results are kept, and the logger.
+
         Raises:
-            ConfigError: as `plan` raises it; runs that can't be compared.
+            ConfigError: as `plan` raises it; runs that can't be compared; a column or a metric of a claim that there
+                isn't; a folder that can't be written to.
+            ModuleNotFoundError: the logger's package is not installed.
         """
         if runs_again(self.config.trainer):
             raise ConfigError(
@@ -64,9 +71,13 @@ class ObjectiveComparison(Experiment):
                     "train the models by recipes/train.py."
                 )
             experiment.trainings()["student"].rehearse()
+        self._of(planned, {}).findings()
+        for given, name in ((self.config.results, "results"), (self.config.cache, "networks")):
+            check_writable(Path(given or cache_folder() / name).expanduser().absolute())
+        check_logger(self.config)
 
     def perform(self, folder: Path) -> Comparison:
-        """Compare, and leave with code 1 if a run broke."""
+        """Compare, and leave with code 1 if a run broke, or all diverged."""
         comparison = self.compare(folder)
         if comparison.broken:
             sys.exit(1)
@@ -81,37 +92,45 @@ class ObjectiveComparison(Experiment):
         started = time.perf_counter()
         config = self.config
         planned = plan(config, self.overrides)
-        claims = [Claim.read(node) for node in OmegaConf.to_container(config.claims, resolve=True)]  # type: ignore[union-attr, arg-type]
         runner = Runner(config, folder, planned)
         broken = runner.run_all()
-        settings, over_rates = planned.settings, None
+        diverged = all(math.isnan(values["nll"]) for values in runner.values.values())
+        if planned.learning_rates and diverged and not broken:
+            broken = ["every run diverged at every learning rate; give smaller ones"]
+        comparison = self._of(
+            planned, runner.values, broken=broken, stale=runner.stale, seconds=time.perf_counter() - started
+        )
+        page = comparison.page()
+        page.write(folder / "report")
+        over_rates = comparison.learning_rates
+        log_folder(config, folder, {} if over_rates is None else over_rates.scalars())
+        page.show()
+        text = f"{comparison.seconds:.0f} s. The report is in {folder / 'report'}"
+        Console(soft_wrap=True, highlight=False).print(text)
+        return comparison
+
+    def _of(self, planned: Plan, values: Mapping[Planned, Mapping[str, float]], **progress: Any) -> Comparison:
+        """What the configuration makes of runs' numbers, which may be none yet."""
+        config, settings, over_rates = self.config, planned.settings, None
+        claims = [Claim.read(node) for node in OmegaConf.to_container(config.claims, resolve=True)]  # type: ignore[union-attr, arg-type]
         if planned.learning_rates:
-            settings, over_rates = {"": ""}, _over_learning_rates(planned, runner.values)
-        comparison = Comparison(
+            settings, over_rates = {"": ""}, _over_learning_rates(planned, values)
+        return Comparison(
             title=str(config.title),
             command=self.command,
             settings=settings,
             runs=planned.runs,
             baseline=planned.baseline,
             seeds=planned.seeds,
-            values=_by_metric(planned, runner.values) if over_rates is None else {"": over_rates.summary()},
+            values=_by_metric(planned, values) if over_rates is None else {"": over_rates.summary()},
             columns=tuple(map(str, config.columns)),
             claims=tuple(claims),
             untested=tuple(map(str, config.untested)),
             caveat=str(config.caveat).strip(),
-            broken=broken,
-            stale=runner.stale,
             config=plain_settings(config),
-            seconds=time.perf_counter() - started,
             learning_rates=over_rates,
+            **progress,
         )
-        page = comparison.page()
-        page.write(folder / "report")
-        log_folder(config, folder, {} if over_rates is None else over_rates.scalars())
-        page.show()
-        text = f"{comparison.seconds:.0f} s. The report is in {folder / 'report'}"
-        Console(soft_wrap=True, highlight=False).print(text)
-        return comparison
 
 
 def _by_metric(

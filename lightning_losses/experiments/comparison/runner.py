@@ -154,10 +154,17 @@ class Runner:
             if not self.planned.learning_rates:
                 raise
             trained = None
+        else:
+            # A buffer may be a mask, of -inf.
+            finite = all(torch.isfinite(parameter).all() for parameter in trained.network.parameters())
+            finite = finite and not any(buffer.isnan().any() for buffer in trained.network.buffers())
+            if not finite and not self.planned.learning_rates:
+                raise NotFiniteError("training ended with weights that are infinite or NaN; lower optimizer.lr.")
+            trained = trained if finite else None
         seconds = clock() - begun
         if self.planned.learning_rates:
             initial = {INITIAL: experiment.nll(student.build(teacher).get_submodule("network"), student)}
-        if trained is None or not all(torch.isfinite(tensor).all() for tensor in trained.network.state_dict().values()):
+        if trained is None:
             return {**diverged, **initial, "seconds": seconds}
         if isinstance(experiment, LanguageModelling):
             parameters = float(sum(parameter.numel() for parameter in trained.network.parameters()))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_losses.calibrators import Calibrator
 from lightning_losses.experiments.config.instantiate import instantiate
-from lightning_losses.experiments.kinds.logits_source import Split, checkpoint_split, file_split
+from lightning_losses.experiments.kinds.logits_source import Split, check_checkpoint, checkpoint_split, file_split
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.page import Page, Table
 from lightning_losses.metrics import Interval, calibration_intervals, calibration_summary
@@ -151,9 +151,11 @@ class LogitCalibration(Experiment):
     """A calibrator, fitted to the logits of a file or a checkpoint, and evaluated on others."""
 
     def rehearse(self) -> None:
-        """Read the logits, so that a wrong file is known before anything was fitted."""
-        if self.config.checkpoint is None:
+        """Read the logits, so that a wrong file is known before anything was fitted; of a checkpoint, look for it."""
+        if self.config.checkpoint is None or self.config.logits is not None:
             self.split(())
+        else:
+            check_checkpoint(Path(self.config.checkpoint).expanduser())
 
     def perform(self, folder: Path) -> Calibration:
         """Fit, evaluate, and write everything into the run's folder."""

@@ -98,19 +98,33 @@ def checkpoint_split(path: Path, views: Sequence[str] = ()) -> Split:
 
     With `views` they are those of each image and of its transformed views.
     """
-    identity = path.parent / "identity.json"
-    if not path.is_file() or not identity.is_file():
-        raise ValueError(
-            f"calibrate: {path} is no checkpoint of a run; give RUN/checkpoints/NETWORK/last.ckpt, which "
-            "has its settings, identity.json, beside it."
-        )
-    settings = _settings(identity)
+    check_checkpoint(path)
+    settings = _settings(path.parent / "identity.json")
     data = instantiate(settings["data"])
     data.prepare_data()
     data.setup()
     network = checkpoint_teacher(path, instantiate(settings["module"]["network"]))
     fit, test = (Labelled(_predicted(network, part, views), part.target) for part in (data.val, data.test))
     return Split(fit, test, f"{path.parent.name} on {data.name}")
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise ``ValueError`` unless a checkpoint is there, and what it needs beside it."""
+    identity = path.parent / "identity.json"
+    if not path.is_file() or not identity.is_file():
+        raise ValueError(
+            f"calibrate: {path} is no checkpoint of a run; give RUN/checkpoints/NETWORK/last.ckpt, which "
+            f"has its settings, identity.json, beside it; {_there(path)}."
+        )
+    _settings(identity)
+
+
+def _there(path: Path) -> str:
+    """What a folder has in place of a file."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    return f"{folder} has {', '.join(sorted(file.name for file in folder.iterdir())) or 'nothing'}"
 
 
 def _predicted(network: nn.Module, part: ImageDataset, views: Sequence[str]) -> Tensor:
@@ -133,7 +147,8 @@ def _settings(identity: Path) -> dict[str, Any]:
 
 def _read_npz(path: Path) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files if name in ("logits", "target")}
+        # Others are named, in case these are missing, and not read.
+        return {name: arrays[name] if name in ("logits", "target") else None for name in arrays.files}
 
 
 def _read_csv(path: Path) -> dict[str, Any]:

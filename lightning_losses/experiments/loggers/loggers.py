@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lightning_losses.checkpoints.process_states import first_process
+from lightning_losses.environment.extras import require
 from lightning_losses.experiments.config.instantiate import instantiate
 from lightning_losses.experiments.loggers.wandb_run import WandbRun
 from lightning_losses.experiments.training.report import Report
@@ -27,6 +28,13 @@ def plain_settings(config: DictConfig) -> dict[str, Any]:
     settings = OmegaConf.to_container(config, resolve=True)
     assert isinstance(settings, dict)
     return {str(name): value for name, value in settings.items()}
+
+
+def check_logger(config: DictConfig) -> None:
+    """Raise ``ModuleNotFoundError`` for a logger of the configuration whose package is not installed."""
+    target = str(config.logger.get("_target_", "")) if config.get("logger") else ""
+    if target.endswith((".WandbRun", ".WandbLogger")):
+        require("logger", "wandb")
 
 
 def make_logger(config: DictConfig, folder: Path, **run: Any) -> Logger | None:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.config.check_folder import check_writable
 from lightning_losses.experiments.config.check_overrides import CONFIG_MODULE
 from lightning_losses.experiments.sweeps.report import SweepReport, best_command
 from lightning_losses.experiments.sweeps.runner import Runner, default_folder
@@ -65,7 +66,7 @@ def sweep(path: Path, settings: Settings, overrides: Sequence[str], *, command: 
         command: what starts the sweep again.
 
     Raises:
-        ConfigError: a file, parameters or a setting that can't be run.
+        ConfigError: a file, parameters or a setting that can't be run; a folder that can't be written to.
         KeyboardInterrupt: after the report of what there is.
     """
     found = read_sweep(path)
@@ -74,6 +75,7 @@ def sweep(path: Path, settings: Settings, overrides: Sequence[str], *, command: 
         raise ConfigError(f"{path}: method {found.method} has no end; give count=10, or run_cap in the file.")
     check_runs(found, overrides)
     folder = settings.folder or default_folder(path)
+    check_writable(folder.expanduser().absolute())
     identity = {"definition": found.definition, "overrides": list(overrides), "search_seed": settings.search_seed}
     console = Console(soft_wrap=True, highlight=False, markup=False)
     with Journal(folder, identity) as journal:
