@@ -59,11 +59,15 @@ private:
     template <int R>
     void draw_block(float* to, const char* a, int64_t depth) {
         __m512 c[R][4];
+        // From 0: added to one by one, the sum over a large vocabulary would lose digits.
         for (int r = 0; r < R; ++r)
-            for (int v = 0; v < 4; ++v) c[r][v] = _mm512_load_ps(to + r * columns + LANES * v);
+            for (int v = 0; v < 4; ++v) c[r][v] = _mm512_setzero_ps();
         multiply<T>(c, a, UNIT, 64, packed.start, depth);
         for (int r = 0; r < R; ++r)
-            for (int v = 0; v < 4; ++v) _mm512_store_ps(to + r * columns + LANES * v, c[r][v]);
+            for (int v = 0; v < 4; ++v) {
+                float* place = to + r * columns + LANES * v;
+                _mm512_store_ps(place, _mm512_add_ps(_mm512_load_ps(place), c[r][v]));
+            }
     }
 };
 

@@ -68,7 +68,8 @@ void add_sums(const Pair& pair, const Part& part, int64_t start, int64_t stop) {
         __m512 shift[2], sums[SUMS];
         for (int n : {STUDENT, TEACHER})
             shift[n] = pair.networks[n].shift ? load(pair.networks[n].shift + at, lanes) : _mm512_setzero_ps();
-        for (int n = 0; n < SUMS; ++n) sums[n] = _mm512_load_ps(part.line(n, pair) + at);
+        // From 0 for each tile: added to one by one, the sum of a large vocabulary would lose digits.
+        for (int n = 0; n < SUMS; ++n) sums[n] = _mm512_setzero_ps();
         for (int64_t row = start; row < stop; ++row) {
             __m512 soft[2], e[2];
 #pragma GCC unroll 2
@@ -90,7 +91,10 @@ void add_sums(const Pair& pair, const Part& part, int64_t start, int64_t stop) {
             sums[REVERSE_GAIN] = _mm512_mask3_fnmadd_ps(e[STUDENT], lead, sums[REVERSE_GAIN], both);
             sums[REVERSE_MASS] = _mm512_mask_add_ps(sums[REVERSE_MASS], both, sums[REVERSE_MASS], e[STUDENT]);
         }
-        for (int n = 0; n < SUMS; ++n) _mm512_store_ps(part.line(n, pair) + at, sums[n]);
+        for (int n = 0; n < SUMS; ++n) {
+            float* place = part.line(n, pair) + at;
+            _mm512_store_ps(place, _mm512_add_ps(_mm512_load_ps(place), sums[n]));
+        }
     }
 }
 

@@ -49,7 +49,7 @@ namespace {
 // A thread's part of the vocabulary, and what it finds there.
 struct Part {
     int64_t start, stop;
-    std::unique_ptr<Space> others, largest, smooth, own_drawn;
+    std::unique_ptr<Space> others, of_tile, largest, smooth, own_drawn;
     float* drawn = nullptr;
 };
 
@@ -79,6 +79,7 @@ public:
             for (int64_t i = 0; i < chunk.tokens; ++i)
                 if (chunk.target[i] >= tile && chunk.target[i] < tile + rows) hits.push_back(i);
             walk.tile(tile, rows, *this);
+            add_tile();
             if (drawing) drawing->tile(tile, rows);
         }
     }
@@ -116,6 +117,14 @@ public:
     }
 
 private:
+    // A tile's sums begin with 0: added to one by one, the sum of a large vocabulary would lose digits.
+    void add_tile() {
+        for (int64_t i = 0; i < chunk.tokens; ++i) {
+            part.others->floats()[i] += part.of_tile->floats()[i];
+            part.of_tile->floats()[i] = 0.0f;
+        }
+    }
+
     // Six rows' scores of up to 64 tokens by the softcap, and what label smoothing asks of them.
     template <int V>
     [[gnu::always_inline]] void bend(__m512 (&c)[ROWS][V], int64_t row, int64_t count, int64_t token) {
@@ -142,7 +151,7 @@ private:
     [[gnu::always_inline]] void exponentiate(int64_t row, int64_t count, int64_t at, const __m512* c, int apart) {
         const __mmask16 lanes = lanes_below(chunk.tokens - at);
         const __m512 shift = scores.shift ? load(scores.shift + at, lanes) : _mm512_setzero_ps();
-        float* place = part.others->floats() + at;
+        float* place = part.of_tile->floats() + at;
         __m512 others = _mm512_load_ps(place), e[ROWS];
 #pragma GCC unroll 6
         for (int r = 0; r < ROWS; ++r) {
@@ -238,8 +247,8 @@ void score(const Chunk& chunk, const Scores& scores) {
     if (scores.drawn) std::fill_n(scores.drawn, drawn_size, 0.0f);
     std::vector<Part> parts;
     for (const auto& [start, stop] : parts_of(chunk.vocabulary, chunk.threads, TILE<T>)) {
-        Part part{start, stop, std::make_unique<Space>(tokens * UNIT), std::make_unique<Space>(tokens * UNIT),
-                  std::make_unique<Space>(tokens * UNIT), nullptr};
+        const auto room = [&] { return std::make_unique<Space>(tokens * UNIT); };
+        Part part{start, stop, room(), room(), room(), room(), nullptr};
         std::fill_n(part.largest->floats(), tokens, -INFINITY);
         if (scores.drawn && !scores.largest) {
             if (!parts.empty()) part.own_drawn = std::make_unique<Space>(drawn_size * UNIT);

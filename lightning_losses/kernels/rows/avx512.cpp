@@ -71,14 +71,15 @@ void add_terms(const Pair& pair, const Divergence& divergence, const Part& part)
     for (int64_t tile = part.start; tile < part.stop; tile += TILE_UNITS)
         for (int64_t at = 0; at < pair.tokens; at += LANES) {
             const Logsumexps logsumexps(pair, divergence, at);
-            __m512 values = _mm512_load_ps(part.line(0, pair) + at), slopes = _mm512_load_ps(part.line(1, pair) + at);
+            __m512 values = _mm512_setzero_ps(), slopes = _mm512_setzero_ps();
             for (int64_t row = tile; row < std::min(tile + TILE_UNITS, part.stop); ++row) {
                 const Point point = logsumexps.point(row);
                 values = _mm512_add_ps(values, Kind::term(point, settings));
                 slopes = _mm512_add_ps(slopes, Kind::slope(point, settings));
             }
-            _mm512_store_ps(part.line(0, pair) + at, values);
-            _mm512_store_ps(part.line(1, pair) + at, slopes);
+            float *const of_values = part.line(0, pair) + at, *const of_slopes = part.line(1, pair) + at;
+            _mm512_store_ps(of_values, _mm512_add_ps(_mm512_load_ps(of_values), values));
+            _mm512_store_ps(of_slopes, _mm512_add_ps(_mm512_load_ps(of_slopes), slopes));
         }
 }
 

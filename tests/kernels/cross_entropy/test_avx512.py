@@ -201,6 +201,15 @@ def test_accumulation_in_float32_is_closer():
 
 
 @in_float32
+def test_sums_over_a_large_vocabulary_keep_their_digits():
+    call = problem(torch.float32, (32,), 16, 100_000, scale=0.3, bias=False)
+    call = (*call[:2], call[2].clamp(min=0), None)
+    found, exact = evaluate(call, impl="avx512"), evaluate(as_float64(call), impl="reference")
+    # Added one by one they would be 1e-6 off.
+    assert all((one.double() - other).norm() <= 2e-7 * other.norm() for one, other in zip(found, exact, strict=True))
+
+
+@in_float32
 def test_a_retained_graph_gives_the_same_gradient_again_and_higher_ones_are_refused():
     call = problem(torch.float32)
     loss = linear_cross_entropy(*call, impl="avx512")

@@ -212,6 +212,20 @@ def test_a_float32_sum_is_closer(dtype):
 
 
 @in_float32
+@pytest.mark.parametrize("name", ["kd", "jsd"])
+def test_sums_over_a_large_vocabulary_keep_their_digits(name):
+    tensors, target = problem(torch.float32, tokens=16, vocabulary=100_000)
+    exact = [tensor.double() for tensor in tensors]
+    for each in (tensors, exact):
+        each[0].requires_grad_()
+    found = torch.autograd.grad(call(tensors, target, OBJECTIVES[name]).loss, tensors[0])[0]
+    wanted, _ = of_class(OBJECTIVES[name], exact, target, target >= 0, {})
+    right = torch.autograd.grad(wanted, exact[0])[0]
+    # Added one by one they would be 5e-6 off.
+    assert (found.double() - right).norm() <= 1.5e-6 * right.norm()
+
+
+@in_float32
 def test_threads_only_move_roundings_and_a_rerun_moves_nothing(monkeypatch):
     tensors, target = problem(torch.float32, vocabulary=900)
     results = []
