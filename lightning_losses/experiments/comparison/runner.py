@@ -154,13 +154,10 @@ class Runner:
             if not self.planned.learning_rates:
                 raise
             trained = None
-        else:
-            # A buffer may be a mask, of -inf.
-            finite = all(torch.isfinite(parameter).all() for parameter in trained.network.parameters())
-            finite = finite and not any(buffer.isnan().any() for buffer in trained.network.buffers())
-            if not finite and not self.planned.learning_rates:
+        if trained is not None and not _finite(trained.network):
+            if not self.planned.learning_rates:
                 raise NotFiniteError("training ended with weights that are infinite or NaN; lower optimizer.lr.")
-            trained = trained if finite else None
+            trained = None
         seconds = clock() - begun
         if self.planned.learning_rates:
             initial = {INITIAL: experiment.nll(student.build(teacher).get_submodule("network"), student)}
@@ -216,6 +213,12 @@ def _memory(training: Training, teacher: nn.Module | None) -> int:
         optimizer.zero_grad()
 
     return step_memory(step, device)
+
+
+def _finite(network: nn.Module) -> bool:
+    """Whether training left numbers; a buffer may be a mask, of -inf."""
+    weights = all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters())
+    return weights and not any(bool(buffer.isnan().any()) for buffer in network.buffers())
 
 
 def _clock() -> Callable[[], float]:
