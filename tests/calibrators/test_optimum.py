@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from sklearn.isotonic import IsotonicRegression as ScikitIsotonic
 
 from lightning_losses import calibrators as C
-from lightning_losses.calibrators.pool_adjacent_violators import pool_adjacent_violators
+from lightning_losses.calibrators.pool_adjacent_violators import interpolate, pool_adjacent_violators
 from tests.calibrators.test_every_calibrator import sample
 
 
@@ -204,6 +204,13 @@ def test_pooling_ends_at_the_optimum_whatever_the_order(outcome):
     knots = pool_adjacent_violators(score, outcome.double())
     theirs = ScikitIsotonic().fit_transform(score.numpy(), outcome.double().numpy())
     np.testing.assert_allclose(np.interp(score, knots.score, knots.value), theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_beyond_the_knots_their_ends_hold():
+    scores, knots = torch.tensor([[-1.0, 0.25, 1.0, 3.0]]), torch.tensor([[0.0, 1.0]])
+    torch.testing.assert_close(
+        interpolate(scores, knots, torch.tensor([[0.2, 0.6]])), torch.tensor([[0.2, 0.3, 0.6, 0.6]])
+    )
 
 
 @pytest.mark.parametrize("calibrator", [C.IsotonicRegression(), C.HistogramBinning(num_bins=6, binning="mass")])

@@ -47,7 +47,7 @@ MISTAKES = [
     *of(
         "calibrators/pool_adjacent_violators.py",
         OPTIMUM,
-        ("mean[1:] > mean[:-1]", "mean[1:] >= mean[:-1] - 0.1"),
+        ("mean[1:] > mean[:-1]", "mean[1:] < mean[:-1]"),
         ("stack[-1][1] * mass >= block * stack[-1][2]", "stack[-1][1] >= block"),
         (".clamp(0, 1)", ""),
     ),

@@ -8,7 +8,6 @@ MISTAKES = [
         "tests/mixins/test_ema_teacher.py",
         ('super().on_train_start()\n        self._ema["step"] = self.trainer.global_step', "super().on_train_start()"),
         ('1 - 1 / (self._ema["updates"] + 1)', '1 - 1 / (self._ema["updates"] + 2)'),
-        ("followed[name].detach()).to(parameter), 1 - decay)", "followed[name].detach()).to(parameter), decay)"),
         ('if self.ema_buffers == "copy"', 'if self.ema_buffers != "copy"'),
         ('self._ema["updates"] = saved["updates"]', "pass"),
     ),
@@ -17,7 +16,6 @@ MISTAKES = [
         "tests/mixins/test_self_distillation.py",
         ('gather_batch(tensors["index"]), gather_batch(probabilities)', 'tensors["index"], probabilities'),
         ("self.seen[host[finite]] = True", "self.seen[host] = False"),
-        ('self.past_predictions.seen = saved["seen"].cpu()', "pass"),
     ),
     *of(
         "mixins/mixup.py",
@@ -28,7 +26,6 @@ MISTAKES = [
     *of(
         "mixins/distillation.py",
         "tests/mixins/test_distillation.py tests/mixins/test_teacher_features.py",
-        ("value.eval().requires_grad_(False)", "value"),
         ('"view_index" if "view_index" in tensors else "index"', '"index"'),
     ),
     *of(

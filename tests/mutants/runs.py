@@ -10,7 +10,6 @@ MISTAKES = [
         ('home.startswith(f"{module}.")', "home.startswith(module)"),
         ('"." in found.__qualname__ or ', ""),
         (' or found.__name__.startswith("_")', ""),
-        (r"(\.(?!__)[A-Za-z_]\w*)*", r"(\.[A-Za-z_]\w*)*"),
         ('check_targets(item, f"{path}[{position}]")', "pass"),
         ('find_target(value, str(name).removesuffix("._target_"))', "pass"),
         ("_further = before\n", "pass\n"),
