@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from sklearn.isotonic import IsotonicRegression as ScikitIsotonic
 
 from lightning_losses import calibrators as C
+from lightning_losses.calibrators import convex
 from lightning_losses.calibrators.pool_adjacent_violators import interpolate, pool_adjacent_violators
 from tests.calibrators.test_every_calibrator import sample
 
@@ -204,6 +205,14 @@ def test_pooling_ends_at_the_optimum_whatever_the_order(outcome):
     knots = pool_adjacent_violators(score, outcome.double())
     theirs = ScikitIsotonic().fit_transform(score.numpy(), outcome.double().numpy())
     np.testing.assert_allclose(np.interp(score, knots.score, knots.value), theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_sums_in_pieces_are_those_of_the_whole(monkeypatch):
+    logits, target = sample(dtype=torch.float64)
+    coefficients = torch.randn(4, 5, dtype=torch.float64)
+    whole = convex.affine_softmax(logits, target, coefficients)
+    monkeypatch.setattr(convex, "_CHUNK", 64)
+    torch.testing.assert_close(convex.affine_softmax(logits, target, coefficients), whole, rtol=1e-12, atol=1e-14)
 
 
 def test_beyond_the_knots_their_ends_hold():

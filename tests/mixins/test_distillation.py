@@ -150,6 +150,13 @@ def test_checkpoint_saved_with_a_teacher_loads_without_one(tmp_path):
     assert torch.equal(alone.network.weight, module.network.weight)
 
 
+def test_a_cache_of_views_goes_by_the_view():
+    student, cached = Student(CachedLogits(torch.randn(9, 3))), {"logits": torch.zeros(2, 3)}
+    places = {"index": torch.tensor([0, 1]), "view_index": torch.tensor([7, 5])}
+    offered = student.objective_tensors({**cached, **places})
+    assert torch.equal(offered["teacher_logits"], student.teacher.logits[[7, 5]])
+
+
 def test_cached_teacher_trains_the_same_student(tmp_path):
     live_teacher = nn.Linear(4, 3)
     live, cached = student_module(live_teacher), student_module(CachedLogits(live_teacher(Samples().inputs)))

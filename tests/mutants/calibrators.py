@@ -42,7 +42,6 @@ MISTAKES = [
         OPTIMUM,
         ("gradient[:, :-1] += residual.T @ features", "gradient[:, :-1] = residual.T @ features"),
         ("return coefficients / scale", "return coefficients"),
-        ("_CHUNK = 1 << 20", "_CHUNK = 1 << 4"),
     ),
     *of(
         "calibrators/pool_adjacent_violators.py",

@@ -30,7 +30,6 @@ MISTAKES = [
         "losses/classification/precise_cross_entropy.py",
         "tests/losses/classification/test_precise_cross_entropy.py",
         ("given.logits.to(getattr(torch, self.softmax_dtype))", "given.logits"),
-        ("device.type, enabled=False", "device.type, enabled=True"),
     ),
     *of(
         "losses/confidence/adafocal.py",
@@ -56,7 +55,7 @@ MISTAKES = [
     *of(
         "losses/confidence/focal.py",
         f"{CONFIDENCE}/test_focal.py",
-        ("NEAREST = 1e-12", "NEAREST = 0.0"),
+        ("(-torch.expm1(log_p))", "(1 - log_p.exp())"),
     ),
     *of(
         "losses/confidence/focal.py",
