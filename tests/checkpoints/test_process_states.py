@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_losses.checkpoints import EpochSeed
-from lightning_losses.checkpoints.process_states import add_process_states, take_process_states
+from lightning_losses.checkpoints.process_states import add_logged_values, add_process_states, take_process_states
 from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
 
 
@@ -63,3 +63,23 @@ def test_another_number_of_processes_sees_the_batches_that_were_left():
     left = torch.cat([next(each) for each in iterators])
     (batch,) = one
     assert sorted(batch.tolist()) == sorted(left.tolist())
+
+
+def test_what_the_begun_epoch_has_logged_goes_on(monkeypatch):
+    def result(value, weight=None, **kind):
+        meta = SimpleNamespace(**{"is_max_reduction": False, "is_min_reduction": False, "reduce_fx": torch.max} | kind)
+        return SimpleNamespace(value=torch.tensor(value), cumulated_batch_size=weight, meta=meta)
+
+    here = {
+        "mean": result(2.0, torch.tensor(3)),
+        "largest": result(1.0, is_max_reduction=True),
+        "later": result(7.0, torch.tensor(1)),
+    }
+    monkeypatch.setattr("lightning_losses.checkpoints.process_states.epoch_results", lambda trainer: here)
+    before = {"mean": (5.0, torch.tensor(4)), "largest": (4.0, None), "not yet": (1.0, None)}
+    saved = {name: {"value": torch.tensor(value), "weight": weight} for name, (value, weight) in before.items()}
+    add_logged_values(None, saved)
+    assert {name: float(each.value) for name, each in here.items()} == {"mean": 7.0, "largest": 4.0, "later": 7.0}
+    assert here["mean"].cumulated_batch_size == 7 and here["later"].cumulated_batch_size == 1
+    # It waits until it is logged again.
+    assert list(saved) == ["not yet"]

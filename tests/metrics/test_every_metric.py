@@ -175,6 +175,7 @@ def test_bad_probabilities_are_refused(name, predictions, message):
         (torch.zeros(3, CLASSES), None, "target of type NoneType came"),
         (torch.zeros(3, CLASSES), torch.zeros(3), "target of type torch.float32 came"),
         (torch.zeros(3, 1), torch.zeros(3, dtype=torch.long), "fewer than two classes"),
+        (torch.zeros(3, CLASSES), torch.tensor([0, 1, CLASSES]), f"targets from 0 to {CLASSES} came"),
         (torch.tensor([[0.0, torch.inf]]), torch.tensor([0]), r"\+inf, or rows of nothing but -inf"),
         (torch.tensor([[-torch.inf, -torch.inf]]), torch.tensor([0]), r"\+inf, or rows of nothing but -inf"),
     ],

@@ -28,6 +28,11 @@ def test_scores_average_seeds_and_lie_in_their_intervals():
     assert all(0 <= score.low <= score.value <= score.high <= 1 for score in scores.values())
 
 
+def test_intervals_are_over_queries_not_seeds():
+    score = retrieval_scores(torch.tensor([[1, 2], [1, 2]]))["recall@1"]
+    assert (score.low, score.value, score.high) == (0.0, 0.5, 1.0)
+
+
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"retrieval_ranks: queries of shape \[2, 3\]"):
         retrieval_ranks(torch.zeros(2, 3), torch.zeros(3, 3))

@@ -48,7 +48,6 @@ MISTAKES = [
         "teachers/cache_teacher.py",
         "tests/teachers/test_cache_teacher.py",
         ("- math.log(count))", ")"),
-        ("digest.update(_bytes(inputs))", "pass"),
         ("done += len(logits)\n", "done = samples\n"),
     ),
     *of(

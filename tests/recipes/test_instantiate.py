@@ -22,7 +22,7 @@ timm.models._helpers.torch.load timm.models._helpers.load_state_dict timm.create
 torchvision.datasets.CIFAR10 torchvision.models.resnet.load_state_dict_from_url
 lightning_losses.experiments.launch.os.system lightning_losses.networks.weights.pickle.loads
 lightning_losses.data.mnist5k.np.load
-lightning_losses.modules.Classifier.load_from_checkpoint lightning_losses.teachers.cache_teacher._bytes
+lightning_losses.modules.Classifier.load_from_checkpoint lightning_losses.calibrators.convex._logistic_value
 lightning_losses.experiments.training.kept_networks.KeptNetworks lightning_losses.losses.KD.__init__.__globals__
 lightning_losses.experiments.launch.experiment_of lightning_losses.experiments.kinds.grok.Run
 lightning_losses.losses.KD.__subclasses__ lightning_losses.losses.KD.forward torch.nn torch.nn.Module.__class__
