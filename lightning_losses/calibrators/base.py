@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,7 +23,8 @@ class Calibrator(nn.Module):
 
     The softmax of what `forward` returns (the sigmoid, for binary logits of shape [N]) is the calibrated probability.
     What was learned is held in buffers, empty until `fit`: an unfitted calibrator refuses to be used, and a fitted one
-    follows devices, is saved in checkpoints and exports with `torch.export`.
+    follows devices, is saved in checkpoints and exports with `torch.export`. The buffers keep the precision of the
+    logits that it was fitted on, also in a module that is turned to another one.
 
     A subclass names its buffers in `learned` and writes `_fit`, which receives checked float rows and class indices,
     not to be changed, with gradients enabled, and returns the buffers' values, and `_calibrate`, which maps logits to
@@ -30,7 +32,8 @@ class Calibrator(nn.Module):
 
     Attributes:
         learned: the names of the buffers that `fit` fills.
-        keeps_argmax: whether the calibrated prediction is always the uncalibrated one, so that accuracy can't change.
+        keeps_argmax: whether the calibrated prediction is always the uncalibrated one, so that accuracy can't change,
+            up to logits so close that rounding makes them equal.
         takes_binary: whether binary logits of shape [N], one score per sample, are accepted too.
         views: the transformed views of a sample whose logits stand behind its own, [..., 1 + V, C]; none for most.
     """
@@ -62,7 +65,8 @@ class Calibrator(nn.Module):
             The calibrator itself.
 
         Raises:
-            ValueError: shapes or dtypes that do not fit, NaN or inf logits, targets outside the classes, no rows.
+            ValueError: shapes or dtypes that do not fit, one class alone, NaN or inf logits, targets outside the
+                classes, no rows.
         """
         with torch.inference_mode(False), torch.enable_grad():
             rows, labels = self._rows(logits, target)
@@ -78,6 +82,11 @@ class Calibrator(nn.Module):
                 "load a saved one."
             )
         check_floating(type(self).__name__, "logits", logits)
+        if self._classes is not None and (logits.ndim == 0 or logits.shape[-1] != self._classes):
+            raise ValueError(
+                f"{type(self).__name__}: logits of shape {list(logits.shape)} came to what was fitted on "
+                f"{self._classes} classes; give [..., {self._classes}]."
+            )
         return self._calibrate(full_precision(logits))
 
     def original(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*rows classes"]:
@@ -132,6 +141,20 @@ class Calibrator(nn.Module):
         """The options, and whether it is fitted."""
         return ", ".join([*(f"{name}={value!r}" for name, value in self.options.items()), f"fitted={self.fitted}"])
 
+    @property
+    def _classes(self) -> int | None:
+        """The number of classes that it was fitted on; None where it takes any."""
+        return None
+
+    @property
+    def _precision(self) -> torch.dtype:
+        """That of the logits that it was fitted on."""
+        return self.get_buffer(self.learned[0]).dtype
+
+    def _widened(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Logits in the higher precision of their own and the fit's."""
+        return logits.to(torch.promote_types(logits.dtype, self._precision))
+
     def _fit(self, logits: Float[Tensor, "*shape"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
         raise NotImplementedError
 
@@ -148,6 +171,13 @@ class Calibrator(nn.Module):
                 f"{name}: logits have shape {list(logits.shape)}; give [N, C]"
                 f"{' or, for two classes, [N]' if self.takes_binary else ''}."
             )
+        if not binary and logits.shape[-1] < 2:
+            raise ValueError(
+                f"{name}: logits of shape {list(logits.shape)} have fewer than two classes, which leaves nothing to "
+                f"calibrate; give [N, C]{', or one score per sample flattened to [N]' if self.takes_binary else ''}."
+            )
+        if not isinstance(target, Tensor):
+            raise ValueError(f"{name}: target is a {type(target).__name__}; give one int64 class index per row.")
         if target.dtype != torch.int64 or target.shape != (logits.shape if binary else logits.shape[:-1]):
             raise ValueError(
                 f"{name}: target of dtype {target.dtype} and shape {list(target.shape)} came with logits "
@@ -173,6 +203,16 @@ class Calibrator(nn.Module):
                 f"{name}: logits hold NaN or inf; fit on finite logits (a masked class is no class to calibrate)."
             )
         return logits, target
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # A map rounded to another precision is another map: its edges no longer are the scores they were made of.
+        learned = {name: self.get_buffer(name) for name in self.learned}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, fitted in learned.items():
+            moved = self.get_buffer(name)
+            if moved.dtype != fitted.dtype:
+                setattr(self, name, fitted.to(moved.device))
+        return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Buffers have no shape before the fit: take the shapes that the state brings.

@@ -69,7 +69,7 @@ class BayesianBinning(OneVsRest):
 
     def _fit_class(self, score: Float[Tensor, " rows"], outcome: Bool[Tensor, " rows"]) -> dict[str, Tensor]:
         order = score.argsort(stable=True)
-        score, true = score[order].double(), outcome[order].double().cumsum(dim=0)
+        score, true = score[order], outcome[order].double().cumsum(dim=0)
         count = len(score)
         fewest = max(1, math.floor(count ** (1 / 3) / 10))
         most = max(fewest, min(math.ceil(count / 5), math.ceil(10 * count ** (1 / 3))))
@@ -94,10 +94,13 @@ class BayesianBinning(OneVsRest):
     ) -> tuple[Float[Tensor, " edges"], Float[Tensor, " bins"], Float[Tensor, ""]]:
         """The edges, the posterior means and the log-evidence of one binning."""
         last = _last_of_bins(score, bins)
-        edges = (score[last[:-1]] + score[last[:-1] + 1]) / 2
+        below, above = score[last[:-1]], score[last[:-1] + 1]
+        # Between neighbours in this precision nothing lies: what they would round up to is the upper one.
+        edges = ((below.double() + above.double()) / 2).to(score.dtype)
+        edges = torch.where(edges < above, edges, below)
         number = torch.diff(last + 1, prepend=last.new_zeros(1)).double()
         positive = torch.diff(true[last], prepend=true.new_zeros(1))
-        ends = torch.cat([edges.new_zeros(1), edges, edges.new_ones(1)])
+        ends = torch.cat([edges.new_zeros(1), edges, edges.new_ones(1)]).double()
         centre = ((ends[1:] + ends[:-1]) / 2).clamp(_MARGIN, 1 - _MARGIN)
         prior = torch.stack([centre, 1 - centre]) * self.concentration
         posterior = prior + torch.stack([positive, number - positive])

@@ -9,18 +9,19 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lightning_losses.calibrators.convex import logistic_regression
-from lightning_losses.calibrators.one_vs_rest import OneVsRest
+from lightning_losses.calibrators.convex import is_constant, logistic_regression
+from lightning_losses.calibrators.one_vs_rest import LogOddsOneVsRest
 
-_LEAST = 1e-12
+_LEAST = math.log(1e-12)
 
 
-class BetaCalibration(OneVsRest):
+class BetaCalibration(LogOddsOneVsRest):
     """Beta calibration: ``logit q = a log s - b log(1 - s) + c`` of the probability s, with a and b at least 0.
 
     a, b and c maximise the likelihood, a convex problem, solved to its optimum in float64: the map is monotone, and
-    ``a = b = 1, c = 0`` leaves probabilities as they are. With more than two classes each probability is mapped against
-    the rest, then normalised; the predicted class may change.
+    ``a = b = 1, c = 0`` leaves probabilities as they are; s and 1 - s count as at least 1e-12. With more than two
+    classes each probability is mapped against the rest, then normalised; the predicted class may change. A score that
+    is constant, up to rounding, gets a = b = 0 and the frequency of the class.
 
     Args:
         ignore_index: samples with this target count for nothing.
@@ -56,7 +57,9 @@ class BetaCalibration(OneVsRest):
 
     def _fit_class(self, score: Float[Tensor, " rows"], outcome: Bool[Tensor, " rows"]) -> dict[str, Tensor]:
         aim = outcome.double()
-        features = torch.stack([*_log_odds_parts(score.double()), torch.ones_like(aim)], dim=-1)
+        # What only rounding tells apart has no slope; near 1 that is the rounding of 1.
+        parts = [torch.zeros_like(aim) if is_constant(part, 1.0) else part.double() for part in _log_odds_parts(score)]
+        features = torch.stack([*parts, torch.ones_like(aim)], dim=-1)
         best, best_value = None, math.inf
         # By the number of slopes dropped: the first feasible fit is not beaten by one that drops more.
         for dropped in itertools.chain.from_iterable(itertools.combinations((0, 1), size) for size in range(3)):
@@ -74,12 +77,23 @@ class BetaCalibration(OneVsRest):
         assert best is not None
         return {"slopes": best[:2], "offset": best[2]}
 
+    def _scores(self, logits: Float[Tensor, "*shape"], single: bool) -> Float[Tensor, "*shape"]:
+        return logits if single else _log_odds(logits)
+
     def _map(self, scores: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
-        slopes, offset = self.slopes.to(scores.dtype), self.offset.to(scores.dtype)
         log_score, log_rest = _log_odds_parts(scores)
-        return torch.sigmoid(slopes[:, 0] * log_score + slopes[:, 1] * log_rest + offset)
+        return self.slopes[:, 0] * log_score + self.slopes[:, 1] * log_rest + self.offset
+
+
+def _log_odds(logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
+    """``log p_c - log(1 - p_c)`` of the softmax, exact however near 1 the probability is."""
+    top = logits.argmax(dim=-1, keepdim=True)
+    rest = logits.scatter(-1, top, -torch.inf).logsumexp(dim=-1, keepdim=True)
+    # All others have at most 1/2, whose complement loses nothing.
+    log_p = torch.log_softmax(logits, dim=-1).clamp(max=-math.log(2))
+    return (log_p - torch.log1p(-log_p.exp())).scatter(-1, top, logits.gather(-1, top) - rest)
 
 
 def _log_odds_parts(score: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-    """``log s`` and ``-log(1 - s)``, with either probability at least 1e-12."""
-    return score.clamp(min=_LEAST).log(), -torch.log1p(-score.clamp(max=1 - _LEAST))
+    """``log s`` and ``-log(1 - s)`` of the log-odds of s, with either probability at least 1e-12."""
+    return F.logsigmoid(score).clamp(min=_LEAST), F.softplus(score).clamp(max=-_LEAST)

@@ -112,6 +112,12 @@ def evenly_spaced(logits: Tensor, target: Tensor, rows: int = 1 << 12) -> tuple[
     return logits[::every].contiguous(), target[::every].contiguous()
 
 
+def is_constant(values: Float[Tensor, " rows"], least: float = 0.0) -> bool:
+    """Whether values differ by no more than rounding in their precision, taken at their size or at `least`."""
+    low, high = (float(end) for end in torch.aminmax(values))
+    return high - low <= 4 * torch.finfo(values.dtype).eps * max(abs(low), abs(high), least)
+
+
 def logistic_regression(
     calibrator: str, features: Float[Tensor, "rows inputs"], target: Float[Tensor, " rows"]
 ) -> Float[Tensor, " inputs"]:

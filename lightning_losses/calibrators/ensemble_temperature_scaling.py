@@ -1,6 +1,7 @@
 """Ensemble temperature scaling: a mixture of scaled, unscaled and uniform probabilities."""
 
 import itertools
+import math
 from typing import ClassVar
 
 import torch
@@ -18,8 +19,9 @@ class EnsembleTemperatureScaling(Calibrator):
     """Ensemble temperature scaling: ``w₁ softmax(logits / T) + w₂ softmax(logits) + w₃ / C``.
 
     T minimises the mean squared error of ``softmax(logits / T)`` to the one-hot targets within its bounds; then the
-    weights, non-negative and summing to 1, minimise that of the mixture: a convex problem, solved exactly. Mixing
-    softmaxes of one logit vector keeps the order of the classes, so accuracy does not change.
+    weights, non-negative and summing to 1, minimise that of the mixture: a convex problem, solved exactly. The mixture
+    orders the classes as the logits do, but where the uniform one has all the weight, or nearly, they become equal, and
+    with them the predicted class and accuracy may change.
 
     Args:
         minimum: the smallest T, above 0.
@@ -48,7 +50,6 @@ class EnsembleTemperatureScaling(Calibrator):
     """
 
     learned: ClassVar[tuple[str, ...]] = ("temperature", "weights")
-    keeps_argmax: ClassVar[bool] = True
     temperature: Tensor
     weights: Tensor
 
@@ -66,13 +67,13 @@ class EnsembleTemperatureScaling(Calibrator):
         return {"temperature": torch.tensor(temperature, dtype=torch.float64), "weights": weights}
 
     def _calibrate(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
-        weights = self.weights.to(logits.dtype)
+        wide = self._widened(logits)
         parts = [
-            torch.log_softmax(logits / self.temperature.to(logits.dtype), dim=-1),
-            torch.log_softmax(logits, dim=-1),
-            torch.full_like(logits, 1 / logits.shape[-1]).log(),
+            torch.log_softmax(wide / self.temperature, dim=-1),
+            torch.log_softmax(wide, dim=-1),
+            torch.full_like(wide, -math.log(wide.shape[-1])),
         ]
-        return torch.logsumexp(torch.stack(parts, dim=-1) + weights.log(), dim=-1)
+        return torch.logsumexp(torch.stack(parts, dim=-1) + self.weights.log(), dim=-1).to(logits.dtype)
 
 
 def _best_temperature(logits: Tensor, target: Tensor, minimum: float, maximum: float) -> float:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_losses.calibrators.one_vs_rest import OneVsRest
 from lightning_losses.metrics.bins import Binning, check_bins
+from lightning_losses.numerics.bins import width_edges
 from lightning_losses.numerics.checks import check_choice
 
 
@@ -62,7 +63,7 @@ class HistogramBinning(OneVsRest):
     def _fit_class(self, score: Float[Tensor, " rows"], outcome: Bool[Tensor, " rows"]) -> dict[str, Tensor]:
         inner = torch.arange(1, self.num_bins, device=score.device)
         if self.binning == "width":
-            edges = inner.to(score.dtype) / self.num_bins
+            edges = width_edges(self.num_bins, score.dtype, score.device)
         else:
             # Closed by its largest sample; with fewer samples than bins, some bins are empty.
             last = (inner * len(score) + self.num_bins - 1) // self.num_bins - 1
@@ -83,5 +84,6 @@ def step_function(
 ) -> Float[Tensor, "*rows classes"]:
     """Each class's value of the bin that its score is in, closed above: ``(edge_{b - 1}, edge_b]``."""
     rows = scores.reshape(-1, scores.shape[-1]).T.contiguous()
-    index = torch.searchsorted(edges.to(scores.dtype), rows)
-    return values.to(scores.dtype).gather(-1, index).T.reshape(scores.shape)
+    stepped = values.gather(-1, torch.searchsorted(edges, rows))
+    # A search puts NaN above all edges; it has no bin.
+    return torch.where(rows.isnan(), rows, stepped).T.reshape(scores.shape)

@@ -15,8 +15,9 @@ class IsotonicMulticlass(Calibrator):
     """Joint isotonic regression: one non-decreasing function for the probabilities of all classes, then normalised.
 
     The function of smallest squared error over all N C pairs of a probability and ``1[target = class]``. One function
-    needs less data than one per class, and keeps the order of the classes: the predicted class stays. A small multiple
-    of the probability itself, 1e-9, keeps apart classes that it maps to the same value.
+    needs less data than one per class, and keeps the order of the classes: the predicted class stays, ahead by a
+    rounding where others are mapped to the same value. A small multiple of the probability itself, 1e-9, keeps apart
+    classes that it maps to 0, and their logits finite.
 
     Args:
         ignore_index: samples with this target count for nothing.
@@ -53,13 +54,12 @@ class IsotonicMulticlass(Calibrator):
         return dict(zip(self.learned, knots, strict=True))
 
     def _calibrate(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
-        probabilities = torch.softmax(logits, dim=-1)
+        # In the precision of the fit: between two of its corners the function may be as steep as a step.
+        probabilities = torch.softmax(logits.to(self._precision), dim=-1)
         values = interpolate(
-            probabilities.reshape(1, -1),
-            self.knot_scores.to(logits.dtype).unsqueeze(0),
-            self.knot_values.to(logits.dtype).unsqueeze(0),
+            probabilities.reshape(1, -1), self.knot_scores.unsqueeze(0), self.knot_values.unsqueeze(0)
         ).reshape(logits.shape)
-        calibrated = (values + 1e-9 * probabilities).log()
+        calibrated = (values + 1e-9 * probabilities).log().to(logits.dtype)
         # The function may map the two most probable classes to one value: keep the first of them ahead by a rounding.
         best = calibrated.amax(dim=-1, keepdim=True)
         return calibrated.scatter(

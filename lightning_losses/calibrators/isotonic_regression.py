@@ -56,5 +56,5 @@ class IsotonicRegression(OneVsRest):
 
     def _map(self, scores: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
         rows = scores.reshape(-1, scores.shape[-1]).T.contiguous()
-        values = interpolate(rows, self.knot_scores.to(scores.dtype), self.knot_values.to(scores.dtype))
+        values = interpolate(rows, self.knot_scores, self.knot_values)
         return values.T.reshape(scores.shape)

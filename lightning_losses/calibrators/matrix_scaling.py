@@ -64,6 +64,10 @@ class MatrixScaling(Calibrator):
     def _features(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
         return logits
 
+    @property
+    def _classes(self) -> int:
+        return len(self.weight)
+
     def _fit(self, logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
         features, classes = self._features(logits), logits.shape[-1]
         coefficients = torch.eye(classes, classes + 1, dtype=torch.float64, device=logits.device)
@@ -93,7 +97,8 @@ class MatrixScaling(Calibrator):
         return scaled.plain(minimize(type(self).__name__, objective, scaled.scaled(start), rough=precision is not None))
 
     def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return self._features(logits) @ self.weight.T.to(logits.dtype) + self.offset.to(logits.dtype)
+        features = self._features(self._widened(logits))
+        return (features @ self.weight.T.to(features.dtype) + self.offset).to(logits.dtype)
 
 
 class _Scaled:

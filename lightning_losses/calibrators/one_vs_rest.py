@@ -1,10 +1,12 @@
 """The shared part of calibrators that map each class's score by itself and then normalise."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.calibrators.base import Calibrator
+from lightning_losses.numerics.probabilities import full_precision
 
 _ROWS = 1 << 12
 
@@ -20,17 +22,25 @@ class OneVsRest(Calibrator):
 
     def class_probabilities(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Each class's calibrated probability against the rest, before the normalisation."""
+        # In the precision of the fit: a sample of the fit is then on the side of each step that it was on.
+        return self._mapped(logits.to(self._precision)).to(full_precision(logits).dtype)
+
+    def _mapped(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         scores = self._scores(logits, self._single)
         return self._map(scores.unsqueeze(-1)).squeeze(-1) if self._single else self._map(scores)
 
     def _scores(self, logits: Float[Tensor, "*shape"], single: bool) -> Float[Tensor, "*shape"]:
-        """What is mapped: probabilities; a subclass that works on logits returns those."""
+        """What is mapped: probabilities; a subclass that works on others returns those."""
         return torch.sigmoid(logits) if single else torch.softmax(logits, dim=-1)
 
     @property
     def _single(self) -> bool:
         """Whether it was fitted on binary logits of shape [N]."""
         return len(self.get_buffer(self.learned[0])) == 1
+
+    @property
+    def _classes(self) -> int | None:
+        return None if self._single else len(self.get_buffer(self.learned[0]))
 
     def _fit(self, logits: Float[Tensor, "*shape"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
         if logits.ndim == 1:
@@ -55,4 +65,16 @@ class OneVsRest(Calibrator):
             return torch.logit(probabilities)
         total = probabilities.sum(dim=-1, keepdim=True)
         # Where every class got 0, nothing is known.
-        return torch.where(total > 0, probabilities, 1.0).log()
+        return torch.where(total == 0, 1.0, probabilities).log()
+
+
+class LogOddsOneVsRest(OneVsRest):
+    """Base of those whose `_map` gives the log-odds of each class, which no probability near 1 could hold."""
+
+    def class_probabilities(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Each class's calibrated probability against the rest, before the normalisation."""
+        return torch.sigmoid(self._mapped(self._widened(logits))).to(full_precision(logits).dtype)
+
+    def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        mapped = self._mapped(self._widened(logits))
+        return (mapped if self._single else F.logsigmoid(mapped)).to(logits.dtype)

@@ -3,19 +3,19 @@
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lightning_losses.calibrators.convex import logistic_regression
-from lightning_losses.calibrators.one_vs_rest import OneVsRest
+from lightning_losses.calibrators.convex import is_constant, logistic_regression
+from lightning_losses.calibrators.one_vs_rest import LogOddsOneVsRest
 
 
-class PlattScaling(OneVsRest):
+class PlattScaling(LogOddsOneVsRest):
     """Platt scaling: the calibrated probability is ``sigmoid(a score + b)``.
 
     a and b maximise the likelihood, a convex problem, solved to its optimum in float64. With more than two classes
-    each logit is scaled against the rest, and the probabilities are normalised; the predicted class may change.
+    each logit is scaled against the rest, and the probabilities are normalised; the predicted class may change. A score
+    that is constant, up to rounding, gets a = 0 and the frequency of the class.
 
     Args:
         target_smoothing: fit to ``(N₊ + 1) / (N₊ + 2)`` and ``1 / (N₋ + 2)`` instead of 1 and 0, so that the optimum
@@ -54,10 +54,6 @@ class PlattScaling(OneVsRest):
         super().__init__(ignore_index)
         self.target_smoothing = target_smoothing
 
-    def class_probabilities(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Each class's calibrated probability against the rest, before the normalisation."""
-        return torch.sigmoid(self._scaled(logits))
-
     def _scores(self, logits: Float[Tensor, "*shape"], single: bool) -> Float[Tensor, "*shape"]:
         return logits
 
@@ -66,15 +62,13 @@ class PlattScaling(OneVsRest):
         if self.target_smoothing:
             positive, negative = aim.sum(), (1 - aim).sum()
             aim = torch.where(outcome, (positive + 1) / (positive + 2), 1 / (negative + 2))
+        constant = is_constant(score)
         score = score.double()
         mean = score.mean()
-        centred = torch.stack([score - mean, torch.ones_like(score)], dim=-1)
+        # A score that only rounding tells apart has no slope.
+        centred = torch.stack([torch.zeros_like(score) if constant else score - mean, torch.ones_like(score)], dim=-1)
         slope, offset = logistic_regression(type(self).__name__, centred, aim)
         return {"slope": slope, "offset": offset - slope * mean}
 
-    def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        scaled = self._scaled(logits)
-        return scaled if self._single else F.logsigmoid(scaled)
-
-    def _scaled(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return logits * self.slope.to(logits.dtype) + self.offset.to(logits.dtype)
+    def _map(self, scores: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
+        return scores * self.slope + self.offset

@@ -88,7 +88,7 @@ class TemperatureScaling(Calibrator):
         return {"temperature": torch.tensor(temperature, dtype=torch.float64)}
 
     def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return logits / self.temperature.to(logits.dtype)
+        return (self._widened(logits) / self.temperature).to(logits.dtype)
 
 
 def optimal_inverse_temperature(

@@ -56,6 +56,10 @@ class VectorScaling(Calibrator):
         check_number("VectorScaling", "intercept_penalty", intercept_penalty, least=0)
         self.intercept_penalty = intercept_penalty
 
+    @property
+    def _classes(self) -> int:
+        return len(self.scale)
+
     def _fit(self, logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
         classes = logits.shape[-1]
         parameters = torch.stack([torch.ones(classes), torch.zeros(classes)]).to(logits.device, torch.float64)
@@ -93,4 +97,4 @@ class VectorScaling(Calibrator):
         return plain(minimize(type(self).__name__, objective, scaled))
 
     def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return logits * self.scale.to(logits.dtype) + self.offset.to(logits.dtype)
+        return (self._widened(logits) * self.scale + self.offset).to(logits.dtype)

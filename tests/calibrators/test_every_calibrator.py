@@ -62,7 +62,7 @@ def test_accuracy_is_kept_where_theory_says_so(name):
     logits, _ = sample(3000, seed=1)
     if calibrator.keeps_argmax:
         assert torch.equal(calibrator(logits).argmax(-1), logits.argmax(-1))
-    elif name not in ("platt", "beta"):
+    elif name not in ("platt", "beta", "ensemble"):
         assert not torch.equal(calibrator(logits).argmax(-1), logits.argmax(-1))
 
 
@@ -172,6 +172,8 @@ def test_unfitted_is_refused(name, tmp_path):
         (torch.full((3, 4), -torch.inf), torch.tensor([0, 1, 2]), "NaN or inf"),
         (torch.zeros(3, 4), torch.tensor([0, 1, 4]), "targets from 0 to 4"),
         (torch.zeros(3, 4), torch.tensor([0, 1]), "shape"),
+        (torch.zeros(3, 4), None, "target is a NoneType"),
+        (torch.zeros(3, 1), torch.zeros(3, dtype=torch.long), "fewer than two classes"),
         (torch.zeros(3, 4), torch.tensor([0.0, 1.0, 2.0]), "float32"),
         (torch.zeros(3, 4, dtype=torch.long), torch.tensor([0, 1, 2]), "dtype torch.int64"),
     ],
