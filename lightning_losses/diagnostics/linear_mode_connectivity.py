@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.interpolation import interpolated
 
 
 class Barrier(NamedTuple):
@@ -63,7 +64,8 @@ def interpolated_losses(
 ) -> tuple[list[float], list[float]]:
     """The loss of a network whose weights go in a straight line from one state to another.
 
-    Floating-point entries are interpolated, others are those of `start`. The network itself is not touched.
+    Floating-point entries are interpolated, infinite ones, which mask, are those of `end` beyond the start; others are
+    those of `start`, and at the end of `end`. The network itself is not touched.
 
     Args:
         network: of the states' architecture.
@@ -97,11 +99,8 @@ def interpolated_losses(
     positions = [point / (points - 1) for point in range(points)]
     losses = []
     for along in positions:
-        # The end itself, not what rounding makes of it.
         state = {
-            name: (end[name] if along == 1 else torch.lerp(tensor, end[name].to(tensor), along))
-            if tensor.is_floating_point() and name.startswith(prefix)
-            else tensor
+            name: _between(tensor, end[name], along) if name.startswith(prefix) else tensor
             for name, tensor in start.items()
         }
         moving.load_state_dict(state)
@@ -109,3 +108,10 @@ def interpolated_losses(
             refresh(moving)
         losses.append(float(loss(moving)))
     return positions, losses
+
+
+def _between(start: Tensor, end: Tensor, along: float) -> Tensor:
+    # The ends themselves, not what rounding makes of them.
+    if along == 1:
+        return end
+    return interpolated(start, end, along) if along > 0 and start.is_floating_point() else start

@@ -158,15 +158,16 @@ def _see(found: _Found, name: str, slope: Tensor) -> None:
 
 def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     yield from ((name, part) for name, part in module.named_modules() if name)
-    teacher = module.__dict__.get("_teacher", module.__dict__.get("teacher"))
-    if isinstance(teacher, nn.Module):
+    teacher = getattr(module, "teacher", None)
+    # One that is a submodule has been looked at.
+    if isinstance(teacher, nn.Module) and teacher not in set(module.children()):
         yield from ((f"teacher.{name}" if name else "teacher", part) for name, part in teacher.named_modules())
 
 
 @contextmanager
 def _silent(module: nn.Module) -> Iterator[None]:
     """Without a second entry in logs and means."""
-    names = [name for name in ("log", "log_dict", "log_objective") if hasattr(module, name)]
+    names = [name for name in ("log", "log_dict", "add_to_means") if hasattr(module, name)]
     for name in names:
         module.__dict__[name] = lambda *arguments, **keywords: None
     try:

@@ -46,6 +46,14 @@ def forget_mesh(module: "L.LightningModule") -> None:
     module._device_mesh = None
 
 
+def forget_hyperparameters(module: "L.LightningModule", is_forgotten: Callable[[Any], bool]) -> None:
+    """Drop hyperparameters from what is saved and from what is logged; the public ways change the first alone."""
+    saved, first = (module.__dict__.get(name) or {} for name in ("_hparams", "_hparams_initial"))
+    for name in [name for name, value in saved.items() if is_forgotten(value)]:
+        del saved[name]
+        first.pop(name, None)
+
+
 def note_device(module: "torch.nn.Module", device: "torch.device") -> None:
     """Tell where a module computes, without moving what is offloaded from there."""
     module._device = device  # type: ignore[assignment]

@@ -1,14 +1,20 @@
 """The mixin that gives a LightningModule a frozen teacher."""
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_losses.environment.lightning_internals import forget_hyperparameters
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.teachers import CachedLogits
+from lightning_losses.teachers.calls import call, logits_of
 from lightning_losses.teachers.feature_taps import FeatureTap, layers_to_tap, offered_features
+from lightning_losses.teachers.held_teacher import HeldTeacher
 
 _OFFERED = ("teacher_logits", "each_teacher_logits", "teacher_features", "teacher_feature_maps")
 
@@ -18,10 +24,13 @@ class DistillationMixin(ObjectiveMixin):
 
     Set `self.teacher`, to a module, or to what `lightning_losses.teachers` makes of a timm name, a checkpoint or a
     cache of logits. The teacher is no submodule: it is in neither `state_dict` nor `parameters`, no optimizer, DDP or
-    FSDP sees it, and `train()` leaves it in evaluation mode. It follows the module's device and precision, and runs
-    without gradients on the step's `inputs` whenever a term takes `teacher_logits`, `teacher_features` (pooled to
-    [B, D]) or `teacher_feature_maps` (as they are); of a `TeacherEnsemble` a term may take `each_teacher_logits`, by
-    teacher. Override `teacher_tensors` to hand more to the objective.
+    FSDP sees it, and `train()` leaves it in evaluation mode; hyperparameters that are saved leave it out, and deep
+    copies of the module share it. Modules that it has in common with the module, as where it is the same network
+    without its adapter, train as ever. It follows the module's device and precision, and runs without gradients on the
+    step's `inputs` (by name, where they are a mapping) whenever a term takes `teacher_logits`, `teacher_features`
+    (pooled to [B, D]) or `teacher_feature_maps` (as they are); of a `TeacherEnsemble` a term may take
+    `each_teacher_logits`, by teacher. Its output is a tensor, a tuple that begins with one, or holds it as "logits" or
+    "out". Override `teacher_tensors` to hand more to the objective.
 
     Attributes:
         teacher_layer: the layer whose output the teacher's features are; None for its last but one stage, "all" for
@@ -49,7 +58,8 @@ class DistillationMixin(ObjectiveMixin):
     @property
     def teacher(self) -> nn.Module | None:
         """The frozen teacher, outside `parameters` and `state_dict`; None until it is set."""
-        return self.__dict__.get("_teacher")
+        held = self._held_teacher
+        return None if held is None else held.network
 
     @teacher.setter
     def teacher(self, value: nn.Module | None) -> None:
@@ -58,14 +68,54 @@ class DistillationMixin(ObjectiveMixin):
                 f"teacher: a {type(value).__name__} came; give a module, such as timm_teacher, checkpoint_teacher and "
                 "CachedLogits of lightning_losses.teachers make."
             )
-        self.__dict__["_teacher"] = None if value is None else value.eval().requires_grad_(False)
+        self.__dict__["_teacher"] = None if value is None else HeldTeacher(value)
+        self._part_from_teacher()
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; nn.Module would register a `teacher` as submodule before its setter is asked."""
         if name == "teacher":
             object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+            return
+        super().__setattr__(name, value)
+        if isinstance(value, nn.Module):
+            self._part_from_teacher()
+
+    def save_hyperparameters(
+        self,
+        *arguments: Any,
+        ignore: Sequence[str] | str | None = None,
+        frame: FrameType | None = None,
+        logger: bool = True,
+    ) -> None:
+        """Save the constructor's arguments as Lightning does, without the teacher."""
+        frame = frame or inspect.currentframe().f_back  # type: ignore[union-attr]
+        given = {} if frame is None else frame.f_locals
+        # Lightning would copy it before anybody could tell that it is the teacher.
+        teachers = [name for name, value in given.items() if name == "teacher" and isinstance(value, nn.Module)]
+        left_out = [ignore] if isinstance(ignore, str) else list(ignore or [])
+        super().save_hyperparameters(*arguments, ignore=[*left_out, *teachers], frame=frame, logger=logger)
+        self._part_from_teacher()
+
+    @contextmanager
+    def teacher_in_evaluation(self) -> Iterator[None]:
+        """Within this context all of the teacher is in evaluation mode, also what the module shares with it."""
+        held = self._held_teacher
+        assert held is not None
+        with held.in_evaluation():
+            yield
+
+    @property
+    def _held_teacher(self) -> HeldTeacher | None:
+        held: HeldTeacher | None = self.__dict__.get("_teacher")
+        return held
+
+    def _part_from_teacher(self) -> None:
+        """Leave the teacher out of the hyperparameters, and what it shares with the module to the module."""
+        held = self._held_teacher
+        # A constructor may set the teacher before all else.
+        if held is not None and "_modules" in self.__dict__:
+            held.leave_to(self)
+            forget_hyperparameters(self, held.is_in)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         if self.teacher is not None:
@@ -94,21 +144,25 @@ class DistillationMixin(ObjectiveMixin):
                 f"{type(self).__name__}: the teacher works on '{needed}', but the step offered "
                 f"{', '.join(map(repr, sorted(tensors)))}; give apply_objective {needed}=...."
             )
+        with self.teacher_in_evaluation():
+            return self._teacher_tensors(self.teacher, tensors[needed])
+
+    def _teacher_tensors(self, teacher: nn.Module, inputs: Any) -> dict[str, Any]:
         if not self.objective.needs("teacher_features") and not self.objective.needs("teacher_feature_maps"):
-            return self._teacher_logits(self.teacher, tensors[needed])
-        if isinstance(self.teacher, CachedLogits):
-            found = self._teacher_logits(self.teacher, tensors[needed])
-            features = self.teacher.features(tensors[needed], self.teacher_layer)
+            return self._teacher_logits(teacher, inputs)
+        if isinstance(teacher, CachedLogits):
+            offered = self._teacher_logits(teacher, inputs)
+            features = teacher.features(inputs, self.teacher_layer)
         else:
-            with FeatureTap(self.teacher, layers_to_tap(self.teacher, self.teacher_layer)) as tap:
-                found = self._teacher_logits(self.teacher, tensors[needed])
+            with FeatureTap(teacher, layers_to_tap(teacher, self.teacher_layer)) as tap:
+                offered = self._teacher_logits(teacher, inputs)
             features = tap.latest()
         vectors, maps = offered_features(features)
         if self.objective.needs("teacher_features"):
-            found["teacher_features"] = vectors
+            offered["teacher_features"] = vectors
         if self.objective.needs("teacher_feature_maps"):
-            found["teacher_feature_maps"] = maps
-        return found
+            offered["teacher_feature_maps"] = maps
+        return offered
 
     def _teacher_input(self, tensors: dict[str, Any]) -> str:
         if not isinstance(self.teacher, CachedLogits):
@@ -118,8 +172,7 @@ class DistillationMixin(ObjectiveMixin):
 
     def _teacher_logits(self, teacher: nn.Module, inputs: Any) -> dict[str, Any]:
         if not self.objective.needs("each_teacher_logits"):
-            output = teacher(inputs)
-            return {"teacher_logits": output if isinstance(output, Tensor) else output.logits}
+            return {"teacher_logits": logits_of(f"{type(self).__name__}: the teacher", call(teacher, inputs))}
         ensemble: Any = teacher
         if not callable(getattr(ensemble, "each", None)):
             raise ValueError(

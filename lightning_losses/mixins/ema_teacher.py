@@ -6,8 +6,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.interpolation import interpolated
 from lightning_losses.parallel.processes import total_of_all, whole_parameter, world_size
 
 Buffers = Literal["copy", "average"]
@@ -26,7 +28,8 @@ class EMATeacherMixin(DistillationMixin):
         ema_decay: in [0, 1]; 0 makes the teacher the network of the step before.
         ema_warmup: let the decay of the t-th update be at most ``1 - 1 / (t + 1)``, to forget early weights.
         ema_buffers: "copy" takes the network's floating buffers (the statistics of batch norm) as they are, "average"
-            averages them like weights; counters are copied. Under several processes their mean is taken.
+            averages them like weights; counters and masks of -inf are copied. Under several processes their mean is
+            taken.
 
     Source:
         Tarvainen, Valpola, 2017, "Mean teachers are better role models", arXiv:1703.01780: decay 0.99 at first and
@@ -70,12 +73,24 @@ class EMATeacherMixin(DistillationMixin):
             warmup: see `ema_warmup`.
             buffers: see `ema_buffers`.
             teacher: the copy, if it was made before; by default it is made now.
+
+        Raises:
+            ValueError: settings out of range; a teacher that shares modules with the network, and would not move.
         """
         check_number("ema_teacher", "decay", decay, least=0, most=1)
         check_choice("ema_teacher", "buffers", buffers, Buffers)
         self.ema_decay, self.ema_warmup, self.ema_buffers = decay, warmup, buffers
-        self.teacher = copy.deepcopy(self.get_submodule(network)) if teacher is None else teacher
-        self.__dict__["_ema_state"] = {"network": network, "updates": 0, "step": 0}
+        followed = self.get_submodule(network)
+        if teacher is not None and not set(followed.modules()).isdisjoint(teacher.modules()):
+            raise ValueError(
+                "ema_teacher: the teacher shares modules with the network that it is to follow; give a deep copy of it."
+            )
+        # One that was set keeps what it knows of the parameters' state before it was frozen.
+        if teacher is None or teacher is not self.teacher:
+            self.teacher = copy.deepcopy(followed) if teacher is None else teacher
+        assert self._held_teacher is not None
+        self._held_teacher.moves = True
+        self.__dict__["_ema_state"] = {"network": network, "updates": 0, "step": None}
 
     def on_train_start(self) -> None:
         """Remember where training begins, or goes on."""
@@ -85,8 +100,19 @@ class EMATeacherMixin(DistillationMixin):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Update the teacher, if the optimizer took a step."""
         super().on_train_batch_end(outputs, batch, batch_idx)
-        if self.trainer.global_step != self._ema["step"]:
-            self._ema["step"] = self.trainer.global_step
+        self._follow()
+
+    def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Update the teacher, if a hook of the module's own kept it from that, and offer what it says."""
+        self._follow()
+        return super().objective_tensors(tensors)
+
+    def _follow(self) -> None:
+        trainer = attached_trainer(self)
+        if trainer is None or not trainer.training:
+            return
+        before, self._ema["step"] = self._ema["step"], trainer.global_step
+        if before is not None and before != trainer.global_step:
             self.update_ema_teacher()
 
     @torch.no_grad()
@@ -100,23 +126,23 @@ class EMATeacherMixin(DistillationMixin):
         network = self.get_submodule(self._ema["network"])
         followed = dict(network.named_parameters())
         for name, parameter in self.teacher.named_parameters():
-            parameter.lerp_(whole_parameter(followed[name].detach()).to(parameter), 1 - decay)
+            parameter.copy_(interpolated(parameter, whole_parameter(followed[name].detach()), 1 - decay))
         current = dict(network.named_buffers())
         for name, buffer in self.teacher.named_buffers():
             value = current[name]
-            if not buffer.is_floating_point():
-                buffer.copy_(value)
-                continue
-            value = total_of_all(value) / world_size() if world_size() > 1 else value
-            buffer.lerp_(value.to(buffer), 1.0 if self.ema_buffers == "copy" else 1 - decay)
+            if buffer.is_floating_point() and world_size() > 1:
+                value = total_of_all(value) / world_size()
+            buffer.copy_(interpolated(buffer, value, 1.0 if self.ema_buffers == "copy" else 1 - decay))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the teacher."""
         super().on_save_checkpoint(checkpoint)
         if self.teacher is not None:
+            self._follow()
+            weights = self.teacher.state_dict()
             checkpoint["ema_teacher"] = {
                 "updates": self._ema["updates"],
-                "state_dict": {name: tensor.detach().cpu() for name, tensor in self.teacher.state_dict().items()},
+                "state_dict": {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()},
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.objective import Objective, ObjectiveValue
+from lightning_losses.teachers.calls import call, logits_of
 
 
 class OnlineDistillationMixin(ObjectiveMixin):
@@ -57,8 +58,8 @@ class OnlineDistillationMixin(ObjectiveMixin):
                 f"{type(self).__name__}: online distillation needs 'inputs' (for the peer) and 'logits'; "
                 f"the step offered {', '.join(map(repr, sorted(tensors)))}."
             )
-        outputs = [peer(tensors["inputs"]) for peer in self.peer_networks()]
-        peer_logits = [output if isinstance(output, Tensor) else output.logits for output in outputs]
+        who = f"{type(self).__name__}: a peer"
+        peer_logits = [logits_of(who, call(peer, tensors["inputs"])) for peer in self.peer_networks()]
         everyone = [tensors["logits"], *peer_logits]
         offered = self.objective_tensors(tensors)
         losses = []

@@ -129,14 +129,15 @@ class SelfDistillationMixin(ObjectiveMixin):
         super().on_save_checkpoint(checkpoint)
         table = self.past_predictions
         if len(table.seen):
-            checkpoint["past_predictions"] = {"probabilities": table.probabilities, "seen": table.seen}
+            # The table is written in place.
+            checkpoint["past_predictions"] = {"probabilities": table.probabilities.clone(), "seen": table.seen.clone()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the table of past predictions."""
         super().on_load_checkpoint(checkpoint)
         if saved := checkpoint.get("past_predictions"):
-            self.past_predictions.probabilities = saved["probabilities"].cpu()
-            self.past_predictions.seen = saved["seen"].cpu()
+            self.past_predictions.probabilities = saved["probabilities"].to("cpu", copy=True)
+            self.past_predictions.seen = saved["seen"].to("cpu", copy=True)
 
     def _past_probabilities(self, tensors: dict[str, Any]) -> Float[Tensor, "batch classes"]:
         if "index" not in tensors:

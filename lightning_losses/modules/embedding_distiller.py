@@ -84,7 +84,8 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
         if self.teacher is None:
             raise ValueError(f"{type(self).__name__}: the objective takes a teacher's tensors, but no teacher is set.")
         numbers = 2 * tensors["index"]
-        features = self.teacher(torch.cat([numbers, numbers + 1])).to(tensors["features"])
+        with self.teacher_in_evaluation():
+            features = self.teacher(torch.cat([numbers, numbers + 1])).to(tensors["features"])
         return {"teacher_features": features, "teacher_logits": self._similarities(features)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -11,6 +11,7 @@ from lightning_losses.data.selfmix import selfmix
 from lightning_losses.mixins import DistillationMixin
 from lightning_losses.modules.classifier import Batch, Classifier
 from lightning_losses.numerics.checks import check_number
+from lightning_losses.teachers.calls import call, logits_of
 
 
 class FerKDDistiller(DistillationMixin, Classifier):
@@ -78,7 +79,7 @@ class FerKDDistiller(DistillationMixin, Classifier):
         """The labels of these crops, by the teacher's view of them."""
         if self.teacher is None:
             raise ValueError(f"{type(self).__name__}: no teacher is set, which adapts the labels; set self.teacher.")
-        output = self.teacher(crops)
-        logits = output if isinstance(output, Tensor) else output.logits
+        with self.teacher_in_evaluation():
+            logits = logits_of(f"{type(self).__name__}: the teacher", call(self.teacher, crops))
         probabilities = logits.float().softmax(dim=-1)
         return ferkd_labels(probabilities, target, low=self.low, middle=self.middle, smoothing=self.smoothing)

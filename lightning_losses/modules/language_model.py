@@ -250,7 +250,7 @@ class LanguageModelDistiller(DistillationMixin, LanguageModel):
             return super().term_loss(term, batch, head, options)
         if self.teacher is None:
             raise ValueError(f"{type(self).__name__}: the objective takes 'teacher_logits', but no teacher is set.")
-        with torch.no_grad():
+        with torch.no_grad(), self.teacher_in_evaluation():
             teacher_hidden = hidden_states(self.teacher, batch)
         owner, teacher_head = type(self).__name__, self.teacher.get_output_embeddings()  # type: ignore[operator]
         if logit_softcap(self.teacher) is not None:
@@ -258,7 +258,8 @@ class LanguageModelDistiller(DistillationMixin, LanguageModel):
                 f"{owner}: the teacher softcaps its logits, which no fused head distils; give another one."
             )
         weight, bias = head_matrix(owner, teacher_head, logit_scale(self.teacher))
-        loss, vocabulary = term.loss, {}
+        loss: Any = term.loss
+        vocabulary: dict[str, Any] = {}
         if isinstance(loss, AlignedVocabulary):
             # The same cut, of the heads' rows instead of the logits.
             vocabulary = {

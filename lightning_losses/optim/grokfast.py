@@ -62,7 +62,7 @@ class GrokfastEMA:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the averages."""
-        self._average = dict(state["average"])
+        self._average = {name: average.clone() for name, average in state["average"].items()}
 
 
 class GrokfastMA:
@@ -148,8 +148,8 @@ class GrokfastMA:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the windows."""
-        self._window = {name: list(window) for name, window in state["window"].items()}
-        self._total = dict(state["total"])
+        self._window = {name: [held.clone() for held in window] for name, window in state["window"].items()}
+        self._total = {name: total.clone() for name, total in state["total"].items()}
         self._steps = dict(state["steps"])
 
 

@@ -20,8 +20,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from lightning_losses.environment.atomic_files import write_text
 from lightning_losses.numerics.checks import check_count, check_temperature
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.teachers.calls import call, logits_of
 from lightning_losses.teachers.feature_taps import FeatureTap
 from lightning_losses.teachers.mapped_logits import FEATURES, MANIFEST, damaged_file, file_sum, manifest_sum
+from lightning_losses.teachers.output_identity import OutputIdentity, tensor_bytes
 
 _PROGRESS = "progress.json"
 
@@ -56,13 +58,15 @@ def cache_teacher(
     batch_size: int = 256,
     collate_fn: Callable[[Any], Mapping[str, Any]] | None = None,
     device: torch.device | str = "cpu",
+    identity: str | None = None,
 ) -> Path:
     """Evaluate a teacher on every sample of a data set, in order, once, and keep its logits and features in files.
 
-    The cache's name is a hash of what it follows from: the teacher's layers and weights, the data set's inputs, and the
-    options. A cache that is there is not made again, unless its checksums say that it was damaged, and one that was
-    interrupted goes on where it stopped, unless what it has is damaged; both after one pass over the inputs. It appears
-    under its name only when it is whole, with a checksum of each file.
+    The cache's name is a hash of what it follows from: the teacher's weights, buffers, attributes and code, the data
+    set's inputs, autocast, and the options. Code in installed packages counts by their version. A cache that is there
+    is not made again, unless its checksums say that it was damaged, and one that was interrupted goes on where it
+    stopped, unless what it has is damaged; both after one pass over the inputs. It appears under its name only when it
+    is whole, with a checksum of each file.
 
     With `top_k` the k largest logits of each sample are kept, and all others are replaced by one value that keeps
     their mass m exact at `temperature`: at that temperature the probabilities of the k classes are exact, and those of
@@ -82,12 +86,15 @@ def cache_teacher(
         batch_size: of the evaluation, at least 1.
         collate_fn: makes a batch of samples; torch's default if None.
         device: where the teacher is evaluated.
+        identity: a text in place of what can't be seen of the teacher, such as an object of a library in C; change it
+            when that changes. None refuses such teachers.
 
     Returns:
         The cache's folder, for `load_cached_teacher`. Under several processes let one of them make it.
 
     Raises:
-        ValueError: options out of range; more than the teacher's classes to keep.
+        ValueError: options out of range; more than the teacher's classes to keep; a teacher with a state that can't be
+            seen, without `identity`.
         OSError: no space for the cache, asked for before the teacher is evaluated.
 
     Example:
@@ -114,7 +121,7 @@ def cache_teacher(
             "temperature": temperature if top_k else None,
             "layers": list(layers),
         }
-        home = Path(folder) / _digest(teacher, loader, settings)
+        home = Path(folder) / _digest(teacher, loader, settings, torch.device(device), identity)
         if home.is_dir() and damaged_file(home) is not None:
             shutil.rmtree(home)
         if not home.is_dir():
@@ -146,8 +153,8 @@ def _evaluate(
     done, arrays, sums = _begun(folder)
     for batch in _loader(dataset, range(done, samples), batch_size, collate_fn):
         with FeatureTap(teacher, layers) as tap:
-            output = teacher(batch["inputs"].to(device))
-        logits = full_precision(output if isinstance(output, Tensor) else output.logits).cpu()
+            output = call(teacher, _move(batch["inputs"], device))
+        logits = full_precision(logits_of("cache_teacher: the teacher", output)).cpu()
         if top_k is not None and top_k > logits.shape[-1]:
             raise ValueError(f"cache_teacher: top_k={top_k} came for a teacher of {logits.shape[-1]} classes.")
         kept = {"logits": logits} if top_k is None else _named(top_logits(logits, top_k, settings["temperature"]))
@@ -218,20 +225,26 @@ def _collate(samples: Any) -> Any:
     return samples if isinstance(samples, Mapping) else default_collate(samples)
 
 
-def _digest(teacher: nn.Module, loader: DataLoader[Any], settings: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(repr(teacher).encode())
-    for name, tensor in teacher.state_dict().items():
-        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(_bytes(tensor))
+def _digest(
+    teacher: nn.Module, loader: DataLoader[Any], settings: dict[str, Any], device: torch.device, identity: str | None
+) -> str:
+    kind = device.type
+    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    known = OutputIdentity("cache_teacher", identity)
+    known.add("the settings", [json.dumps(settings, sort_keys=True), autocast, torch.get_float32_matmul_precision()])
+    known.add("teacher", teacher)
+    digest = hashlib.sha256(known.hexdigest().encode())
     for number, batch in enumerate(loader):
-        inputs = batch["inputs"]
-        # Once, so that the batch size doesn't matter.
-        if number == 0:
-            digest.update(f"{list(inputs.shape[1:])} {inputs.dtype}".encode())
-        digest.update(_bytes(inputs))
+        inputs = batch["inputs"] if isinstance(batch["inputs"], Mapping) else {"": batch["inputs"]}
+        for name, tensor in inputs.items():
+            # Once, so that the batch size doesn't matter.
+            if number == 0:
+                digest.update(f"{name} {list(tensor.shape[1:])} {tensor.dtype}".encode())
+            digest.update(tensor_bytes(tensor))
     return digest.hexdigest()[:32]
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+def _move(inputs: Any, device: torch.device) -> Any:
+    if isinstance(inputs, Mapping):
+        return {name: value.to(device) for name, value in inputs.items()}
+    return inputs.to(device)

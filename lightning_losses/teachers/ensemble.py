@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_losses.numerics.checks import check_choice, check_temperature
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.teachers.calls import call, logits_of
 
 Average = Literal["probabilities", "logits"]
 
@@ -69,8 +70,10 @@ class TeacherEnsemble(nn.Module):
 
     def each(self, inputs: Any) -> dict[str, Float[Tensor, "*rows classes"]]:
         """Every teacher's logits, by its name."""
-        outputs = {name: member(inputs) for name, member in self.members.items()}
-        return {name: output if isinstance(output, Tensor) else output.logits for name, output in outputs.items()}
+        return {
+            name: logits_of(f"TeacherEnsemble: teacher {name!r}", call(member, inputs))
+            for name, member in self.members.items()
+        }
 
     def mean(self, each: Mapping[str, Float[Tensor, "*rows classes"]]) -> Float[Tensor, "*rows classes"]:
         """The logits of the ensemble, from those of each teacher."""
@@ -82,9 +85,9 @@ class TeacherEnsemble(nn.Module):
         log_p = torch.log_softmax(logits / self.temperature, dim=-1)
         return self.temperature * torch.logsumexp(log_p + weights.log(), dim=0)
 
-    def forward(self, inputs: Any) -> Float[Tensor, "*rows classes"]:
-        """The logits of the ensemble."""
-        return self.mean(self.each(inputs))
+    def forward(self, *inputs: Any, **named: Any) -> Float[Tensor, "*rows classes"]:
+        """The logits of the ensemble; what is given by name, the members are given by name."""
+        return self.mean(self.each(inputs[0] if inputs else named))
 
     def extra_repr(self) -> str:
         """The options."""

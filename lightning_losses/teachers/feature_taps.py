@@ -92,6 +92,11 @@ class _Keep:
         self.features[self.layer] = output
 
 
+def is_tap(hook: Any) -> bool:
+    """Whether a hook is a tap's, which changes nothing."""
+    return isinstance(hook, _Keep)
+
+
 def pooled(feature: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch features"]:
     """A layer's output as one vector per sample: maps [B, D, H, W] and tokens [B, T, D] are averaged.
 

@@ -19,7 +19,9 @@ FILE = PACKAGE / "environment" / "lightning_internals.py"
 OBJECTS = {"trainer", "pl_module", "lightning_module", "strategy", "launcher", "fit_loop", "epoch_loop", "L"}
 # What the file names, and what is read of the records that it gives, from objects that anybody gets.
 USED = {
-    "module": ["_trainer", "_current_fx_name", "_on_before_batch_transfer", "_device_mesh", "_device"],
+    "module": ["_trainer", "_current_fx_name", "_on_before_batch_transfer", "_device_mesh", "_device", "_hparams",
+        "_hparams_initial",
+    ],
     "trainer": [
         "fit_loop.epoch_loop._batches_that_stepped", "fit_loop.epoch_loop._results", "fit_loop.advance", "_results",
         "fit_loop._should_accumulate",
@@ -46,8 +48,10 @@ def objects():
     trainer = L.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, barebones=True)
     results = trainer.fit_loop.epoch_loop._results
     results.log("training_step", "loss", torch.ones(()), on_step=False, on_epoch=True, batch_size=1)
+    module = L.LightningModule()
+    module.save_hyperparameters({"width": 2})
     return {
-        "module": L.LightningModule(),
+        "module": module,
         "trainer": trainer,
         "logged": next(iter(results.values())),
         "strategy": ModelParallelStrategy(),

@@ -151,12 +151,14 @@ class LearningRateSensitivity(Monitor):
     def state_dict(self) -> dict[str, Any]:
         """What was measured, and of one process what is kept for trials to come."""
         kept = self._window if world_size() == 1 and _is_plain(self._window) else None
-        return {**super().state_dict(), "window": kept}
+        # Further batches are appended to the list.
+        return {**super().state_dict(), "window": kept and {**kept, "batches": list(kept["batches"])}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         super().load_state_dict(state_dict)
-        self._window = state_dict["window"]
+        window = state_dict["window"]
+        self._window = window and {**window, "batches": list(window["batches"])}
 
     def _seen(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> dict[str, Any]:
         """A batch, and all that the step depends on beside weights and optimizer."""
