@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_losses.checkpoints import EpochSeed
-from lightning_losses.checkpoints.process_states import add_logged_values, add_process_states, take_process_states
+from lightning_losses.checkpoints.process_states import add_logged_values, add_process_states, same, take_process_states
 from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
 
 
@@ -63,6 +63,13 @@ def test_another_number_of_processes_sees_the_batches_that_were_left():
     left = torch.cat([next(each) for each in iterators])
     (batch,) = one
     assert sorted(batch.tolist()) == sorted(left.tolist())
+
+
+def test_values_of_another_kind_are_not_the_same():
+    one = {"sums": [torch.ones(2), 1]}
+    assert same(one, {"sums": [torch.ones(2), 1]})
+    for other in (torch.ones(2, dtype=torch.float64), torch.zeros(2), [1.0, 1.0]):
+        assert not same(one, {"sums": [other, 1]})
 
 
 def test_what_the_begun_epoch_has_logged_goes_on(monkeypatch):

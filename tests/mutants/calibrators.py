@@ -15,7 +15,6 @@ MISTAKES = [
     *of(
         "calibrators/temperature_scaling.py",
         OPTIMUM,
-        ("high = inverse\n", "high = 2 * inverse\n"),
         ("low < following < high", "low < following"),
     ),
     *of(

@@ -54,11 +54,6 @@ MISTAKES = [
     *of("losses/confidence/dual_focal.py", f"{CONFIDENCE}/test_dual_focal.py", ("every >= log_p", "every > log_p")),
     *of(
         "losses/confidence/focal.py",
-        f"{CONFIDENCE}/test_focal.py",
-        ("(-torch.expm1(log_p))", "(1 - log_p.exp())"),
-    ),
-    *of(
-        "losses/confidence/focal.py",
         "tests/frozen/test_frozen.py -k Focal",
         ("gamma: NonNegative = 3.0", "gamma: NonNegative = 2.0"),
     ),
