@@ -52,7 +52,12 @@ class Calibrator(nn.Module):
     @property
     def fitted(self) -> bool:
         """Whether `fit` or a loaded state has filled the buffers."""
-        return all(self.get_buffer(name).numel() > 0 for name in self.learned)
+        return all(self.value_of(name).numel() > 0 for name in self.learned)
+
+    def value_of(self, name: str) -> Tensor:
+        """What was learned, by name; empty before."""
+        value: Tensor = getattr(self, name)  # get_buffer would be no part of an exported graph before torch 2.7
+        return value
 
     def fit(self, logits: Float[Tensor, "*rows classes"], target: Int[Tensor, "*rows"]) -> Self:
         """Learn the calibration map from held-out logits, deterministically, also within `torch.inference_mode`.
@@ -97,7 +102,7 @@ class Calibrator(nn.Module):
         """Write the learned values and the options as one safetensors file."""
         if not self.fitted:
             raise ValueError(f"{type(self).__name__}: it is not fitted; there is nothing to save yet.")
-        tensors = {name: self.get_buffer(name).detach().cpu().contiguous() for name in self.learned}
+        tensors = {name: self.value_of(name).detach().cpu().contiguous() for name in self.learned}
         with replacing(Path(path)) as partial:
             save_file(
                 tensors, partial, metadata={"calibrator": type(self).__name__, "options": json.dumps(self.options)}
@@ -219,5 +224,5 @@ class Calibrator(nn.Module):
         for name in self.learned:
             value = state_dict.get(prefix + name)
             if isinstance(value, Tensor):
-                setattr(self, name, torch.empty_like(value, device=self.get_buffer(name).device))
+                setattr(self, name, torch.empty_like(value, device=self.value_of(name).device))
         super()._load_from_state_dict(state_dict, prefix, *args)

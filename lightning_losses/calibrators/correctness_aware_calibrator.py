@@ -116,7 +116,7 @@ class CorrectnessAwareCalibrator(Calibrator):
     def temperature(self, logits: Float[Tensor, "*rows one_and_views classes"]) -> Float[Tensor, "*rows"]:
         """The temperature of each sample, from its logits and those of its views."""
         features = self._features(self._widened(logits))
-        weights = [self.get_buffer(name).to(features.dtype) for name in self.learned]
+        weights = [self.value_of(name).to(features.dtype) for name in self.learned]
         return _raw_temperature(features, *weights).clamp(self.minimum, self.maximum).to(logits.dtype)
 
     def _fit(

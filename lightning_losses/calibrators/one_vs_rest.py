@@ -36,7 +36,7 @@ class OneVsRest(Calibrator):
     @property
     def _single(self) -> bool:
         """Whether it was fitted on binary logits of shape [N]."""
-        return len(self.get_buffer(self.learned[0])) == 1
+        return len(self.value_of(self.learned[0])) == 1
 
     @property
     def _classes(self) -> int | None:

@@ -63,8 +63,9 @@ def check_count(loss: str, name: str, value: Any) -> None:
 
 
 def check_choice(loss: str, name: str, value: Any, choices: Any) -> None:
-    """Raise ``ValueError`` unless `value` is one of `choices` (a ``Literal`` type or a sequence)."""
-    allowed = get_args(choices) or tuple(choices)
+    """Raise ``ValueError`` unless `value` is one of `choices` (a ``Literal`` type or a tuple)."""
+    # In this order, since torch 2.6 can't compile what asks for a type's arguments.
+    allowed = choices if isinstance(choices, tuple) else get_args(choices)
     if value not in allowed:
         raise ValueError(f"{loss}: {name}={value!r} came; choose one of {', '.join(map(repr, allowed))}.")
 

@@ -1,6 +1,6 @@
 """Values per row to one value: the mean over kept rows, their sum, or each."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_losses.numerics.checks import check_choice
 
 Reduction = Literal["mean", "sum", "none"]
+REDUCTIONS = get_args(Reduction)
 
 
 def check_reduction(loss: str, reduction: Any) -> None:
@@ -25,7 +26,7 @@ def reduce(
     Raises:
         ValueError: a reduction other than "mean", "sum" or "none".
     """
-    check_choice("reduce", "reduction", reduction, Reduction)
+    check_choice("reduce", "reduction", reduction, REDUCTIONS)
     if kept is not None:
         value = value.masked_fill(~kept, 0.0)
     if reduction == "none":

@@ -82,6 +82,11 @@ class FSDP2Strategy(ModelParallelStrategy):
     def setup_environment(self) -> None:
         """Make the processes' mesh, and have the module sharded when it is configured."""
         share_data_by_default(self)
+        if self.root_device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+            raise ValueError(
+                f"fsdp: torch {torch.__version__} came, which shards on GPUs alone (CPU streams have no record_event); "
+                "install torch 2.7 or later, or use trainer=ddp."
+            )
         if self.cpu_offload and self.root_device.type == "cuda":
             # Norms of offloaded gradients are added up on the CPU.
             reduce_on_both_by_default(self)

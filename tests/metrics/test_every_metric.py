@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_losses import metrics as M
 from tests.distributed.processes import in_group, run_on_processes
+from tests.metrics.draws import drawn
 
 CLASSES = 4
 # Every metric class, as made for CLASSES classes, beside its function.
@@ -53,7 +54,7 @@ every = pytest.mark.parametrize("name", METRICS)
 def sample(rows: int = 200) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     logits = 2 * torch.randn(rows, CLASSES, generator=generator, dtype=torch.float64)
-    return logits, torch.multinomial(torch.softmax(logits / 2, -1), 1, generator=generator)[:, 0]
+    return logits, drawn(torch.softmax(logits / 2, -1), generator)
 
 
 @every

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from sklearn.metrics import brier_score_loss, log_loss
 
 from lightning_losses import metrics as M
+from tests.metrics.draws import drawn
 
 
 def sample(rows=300, classes=4):
     logits = 2 * torch.randn(rows, classes, dtype=torch.float64)
-    return logits, torch.multinomial(torch.softmax(logits / 2, -1), 1)[:, 0]
+    return logits, drawn(torch.softmax(logits / 2, -1))
 
 
 def test_scores_agree_with_scikit_learn():
@@ -82,7 +83,7 @@ def test_kernel_error_is_unbiased():
     values = []
     for _ in range(200):
         logits = torch.randn(30, 3, dtype=torch.float64)
-        target = torch.multinomial(logits.softmax(-1), 1)[:, 0]
+        target = drawn(logits.softmax(-1))
         values.append(M.kernel_calibration_error(logits, target, inputs="logits", bandwidth=0.5))
     values = torch.stack(values)
     assert (values < 0).any()
@@ -160,7 +161,7 @@ def test_the_interval_of_a_mean_is_the_normal_one():
 
 def test_the_basic_interval_covers_a_true_error_of_zero_and_the_percentile_one_does_not():
     logits = torch.randn(1000, 5, dtype=torch.float64)
-    target = torch.multinomial(logits.softmax(-1), 1)[:, 0]
+    target = drawn(logits.softmax(-1))
     metric = M.ExpectedCalibrationError(inputs="logits", keep_rows=True)
     metric.update(logits, target)
     assert metric.interval(resamples=100).low < 0.005 < metric.interval(resamples=100, method="percentile").low

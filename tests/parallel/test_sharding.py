@@ -37,6 +37,8 @@ def on_two_processes():
 
 
 @pytest.mark.distributed
+# Of torch 2.6; nothing random is drawn.
+@pytest.mark.filterwarnings("ignore:DTensor random operators")
 def test_shards_sum_to_the_whole():
     run_on_processes(in_group, 2, on_two_processes)
 

@@ -201,7 +201,7 @@ class AlignedVocabulary(Loss):
         checked = self._checked(student_size, teacher_size)
         if self.policy != "map":
             return checked
-        return SharedClasses(self.get_buffer("student_index"), self.get_buffer("teacher_index"))
+        return SharedClasses(*(getattr(self, f"{who}_index") for who in SharedClasses._fields))
 
     def _checked(self, student_size: int, teacher_size: int) -> SharedClasses:
         return shared_classes(

@@ -78,7 +78,7 @@ class GroupKD(DistillationLoss):
             raise ValueError(
                 f"{self._identifier}: groups name class {largest}, but {classes} classes came; number them from 0."
             )
-        groups = [self.get_buffer(f"group_{place}") for place in range(len(self.groups))]
+        groups = [getattr(self, f"group_{place}") for place in range(len(self.groups))]
         value = sum(
             _within(given.logits[..., group], given.teacher_logits[..., group], self.temperature) for group in groups
         )
