@@ -75,7 +75,8 @@ def traceable(returned: Callable[[dict[str, Any]], Returned]) -> Callable[[Calla
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             if not torch.compiler.is_compiling():
                 return door(*args, **kwargs)
-            arguments = dict(zip(names, args, strict=False))
+            # torch 2.6 traces a zip as one of equal lengths.
+            arguments: dict[str, Any] = dict(zip(names[: len(args)], args, strict=True))
             arguments.update(kwargs)
             return _node(door, arguments, returned(arguments))
 

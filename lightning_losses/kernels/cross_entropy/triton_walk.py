@@ -4,6 +4,7 @@ Nothing is read back to the host, nothing is cleared or copied that need not be:
 the weight, later ones add to it.
 """
 
+import os
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from lightning_losses.kernels.cross_entropy.triton_kernel import cross_entropy_k
 from lightning_losses.kernels.products import accumulate, cuda_chunk, padded_rows, product_into, spans
 from lightning_losses.kernels.terms import Alone, Exchange, Terms, statistics_dtype
 
-INTERPRETED = bool(triton.knobs.runtime.interpret)
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BLOCK, WARPS = 4096, 16
 """Classes that a program reads at once, and its warps."""
 ENLARGED = 1024.0
