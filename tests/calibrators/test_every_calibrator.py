@@ -170,6 +170,8 @@ def test_unfitted_is_refused(name, tmp_path):
         (torch.zeros(3, 4), torch.full((3,), -100), "no rows"),
         (torch.full((3, 4), torch.nan), torch.tensor([0, 1, 2]), "NaN or inf"),
         (torch.full((3, 4), -torch.inf), torch.tensor([0, 1, 2]), "NaN or inf"),
+        (torch.eye(3, 4).masked_fill(torch.arange(4) == 2, torch.nan), torch.tensor([0, 1, 2]), "NaN or inf"),
+        (torch.zeros(3, 4).index_fill(0, torch.tensor(2), torch.inf), torch.tensor([0, 1, 2]), "NaN or inf"),
         (torch.zeros(3, 4), torch.tensor([0, 1, 4]), "targets from 0 to 4"),
         (torch.zeros(3, 4), torch.tensor([0, 1]), "shape"),
         (torch.zeros(3, 4), None, "target is a NoneType"),

@@ -123,6 +123,12 @@ def test_multilabel_is_the_mean_of_its_labels():
     torch.testing.assert_close(metric(logits, target), together)
 
 
+def test_empty_bins_have_no_part_in_a_mean_over_bins():
+    probabilities, target = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 0, 0])
+    value = M.calibration_error(probabilities, target, inputs="probabilities", weighting="uniform")
+    assert float(value) == pytest.approx((0.1 + 0.4) / 2)
+
+
 def test_overconfidence_by_hand():
     probabilities, target = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1, 0])
     found = {
