@@ -192,7 +192,8 @@ def knn_information(
 ) -> Information:
     """Information of a layer's leading principal components with Gaussian noise added, by nearest neighbours.
 
-    ``I(T; X) = H(Z) - H(noise)`` and ``I(T; Y) = H(Z) - Σ_y p(y) H(Z | y)``.
+    ``I(T; X) = H(Z) - H(noise)`` and ``I(T; Y) = H(Z) - Σ_y p(y) H(Z | y)``, which noise of the estimates must not take
+    above the label's own entropy.
 
     Args:
         activity: [n, d].
@@ -217,6 +218,7 @@ def knn_information(
     kept = [(y, share) for y, share in _shares(target) if int((target == y).sum()) > neighbours]
     total = sum(share for _, share in kept)
     label = whole - sum(share / total * knn_entropy(z[target == y], neighbours) for y, share in kept)
+    label = min(label, symbol_entropy(target.unsqueeze(1)))
     noise_entropy = components / 2 * math.log(2 * math.pi * math.e * noise**2)
     about_input = whole - noise_entropy
     return Information(label, about_input, about_input / math.log(len(activity)))

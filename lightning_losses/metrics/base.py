@@ -8,13 +8,13 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lightning_losses.metrics.bootstrap import Interval, IntervalMethod, bootstrap_interval
+from lightning_losses.metrics.bootstrap import Interval, bootstrap_interval
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
 from lightning_losses.numerics.checks import check_choice
 
 
 class PredictionMetric(Metric):
-    """Base of the metrics of predictions: exact over batches and processes, with a bootstrap interval.
+    """Base of the metrics of predictions: exact over batches and processes, with an interval.
 
     A subclass maps predictions to statistics of each sample in `_rows`. Where the value is a function of sums over
     samples it sets `streaming`, gives `_sums` and `_value`, and only float64 sums are kept, which processes add up;
@@ -37,7 +37,6 @@ class PredictionMetric(Metric):
 
     row_names: ClassVar[tuple[str, ...]] = ("row",)
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary", "multilabel")
-    least: ClassVar[float | None] = 0.0
 
     def __init__(
         self,
@@ -87,25 +86,18 @@ class PredictionMetric(Metric):
         """The value over everything taken in so far; NaN if that is nothing."""
         return self._value(self.sums) if self.streaming else self._statistic(*self._kept())
 
-    def interval(
-        self, level: float = 0.95, *, resamples: int = 500, seed: int = 0, method: IntervalMethod = "basic"
-    ) -> Interval:
-        """The bootstrap confidence interval of the value; see `bootstrap_interval`."""
+    def interval(self, level: float = 0.95, *, resamples: int = 500, seed: int = 0) -> Interval:
+        """The confidence interval of the value, which it contains; of binned errors see `calibration_interval`."""
         if not self.keep_rows:
             raise ValueError(
                 f"{type(self).__name__}: only sums were kept, which can't be resampled; construct it with "
                 "keep_rows=True."
             )
         with self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync):
-            return bootstrap_interval(
-                self._statistic,
-                *self._kept(),
-                level=level,
-                resamples=resamples,
-                seed=seed,
-                method=method,
-                least=self.least,
-            )
+            return self._interval(self._kept(), level, resamples, seed)
+
+    def _interval(self, rows: tuple[Tensor, ...], level: float, resamples: int, seed: int) -> Interval:
+        return bootstrap_interval(self._statistic, *rows, level=level, resamples=resamples, seed=seed)
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Plot one or several values on matplotlib axes; the current one if none is given."""

@@ -16,9 +16,9 @@ Scope = Literal["top_label", "classwise"]
 class Binned(NamedTuple):
     """Per bin and column: how many samples, their mean confidence and their mean outcome (0 in empty bins)."""
 
-    samples: Float[Tensor, "bins columns"]
-    confidence: Float[Tensor, "bins columns"]
-    outcome: Float[Tensor, "bins columns"]
+    samples: Float[Tensor, "*resamples bins columns"]
+    confidence: Float[Tensor, "*resamples bins columns"]
+    outcome: Float[Tensor, "*resamples bins columns"]
 
 
 def confidences(
@@ -72,9 +72,9 @@ def bin_sums(
     return sums.reshape(3, num_bins, columns)
 
 
-def binned(sums: Float[Tensor, "three bins columns"]) -> Binned:
+def binned(sums: Float[Tensor, "*resamples three bins columns"]) -> Binned:
     """Counts and means of each bin from `bin_sums`."""
-    count, confidence, outcome = sums.unbind(0)
+    count, confidence, outcome = sums.unbind(-3)
     filled = count.clamp(min=1)
     return Binned(count, confidence / filled, outcome / filled)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_losses.metrics.base import PredictionMetric
 from lightning_losses.metrics.bins import bin_sums, binned, check_bins, confidences
+from lightning_losses.metrics.bootstrap import Interval
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
 from lightning_losses.numerics.bins import width_bins
 
@@ -145,14 +146,14 @@ class BrierDecomposition(PredictionMetric):
         task: "multiclass", "binary" or "multilabel".
         num_bins: at least 1.
         ignore_index: rows with this target are left out.
-        keep_rows: keep each sample's probabilities and outcomes, for `interval`.
+        keep_rows: keep each sample's probabilities and outcomes.
         **kwargs: as of `torchmetrics.Metric`.
 
     Shapes:
         predictions: [N, C], [N] for binary or [N, L] for multi-label; target: [N] or [N, L].
 
     Returns:
-        The four parts by name, float64 scalars. `interval` returns them in that order, as tensors of shape [4].
+        The four parts by name, float64 scalars.
 
     Raises:
         ValueError: shapes that do not fit; NaN, targets or probabilities out of range.
@@ -169,7 +170,6 @@ class BrierDecomposition(PredictionMetric):
     """
 
     row_names: ClassVar[tuple[str, ...]] = ("confidence", "outcome")
-    least: ClassVar[float | None] = None
 
     def __init__(
         self,
@@ -208,6 +208,12 @@ class BrierDecomposition(PredictionMetric):
 
     def _value(self, sums: Tensor) -> Tensor:
         return _parts(sums)
+
+    def _interval(self, rows: tuple[Tensor, ...], level: float, resamples: int, seed: int) -> Interval:
+        raise ValueError(
+            f"{type(self).__name__}: noise in the bins biases its parts, and no interval of them holds; take those of "
+            "BrierScore and of RMSCalibrationError(debiased=True)."
+        )
 
 
 def _squares(confidence: Tensor, outcome: Tensor) -> Float[Tensor, " rows"]:

@@ -17,6 +17,8 @@ from lightning_losses.metrics.bins import (
     confidences,
     mass_bins,
 )
+from lightning_losses.metrics.bootstrap import Interval
+from lightning_losses.metrics.calibration_interval import calibration_interval
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
 from lightning_losses.numerics.bins import width_bins
 from lightning_losses.numerics.checks import check_choice, check_number
@@ -146,20 +148,45 @@ class CalibrationError(PredictionMetric):
     def _value(self, sums: Tensor) -> Tensor:
         return _error(binned(sums), self.norm, self.weighting, self.debiased)
 
+    def _population(self, sums: Tensor) -> Tensor:
+        return _error(binned(sums), self.norm, self.weighting, debiased=False)
 
-def _error(bins: Binned, norm: float | Literal["max"], weighting: Weighting, debiased: bool) -> Float[Tensor, ""]:
+    def _interval(self, rows: tuple[Tensor, ...], level: float, resamples: int, seed: int) -> Interval:
+        if self.norm == "max":
+            raise ValueError(
+                f"{type(self).__name__}: the largest of several noisy gaps has no interval that holds; take that of "
+                "RMSCalibrationError(debiased=True)."
+            )
+        confidence, outcome = (row if row.ndim == 2 else row.reshape(0, 1) for row in rows)
+        return calibration_interval(
+            confidence,
+            outcome,
+            (width_bins if self.binning == "width" else mass_bins)(confidence, self.num_bins),
+            self.num_bins,
+            self._value,
+            self._population,
+            exclusive=self.task == "multiclass" and self.scope == "classwise",
+            level=level,
+            resamples=resamples,
+            seed=seed,
+        )
+
+
+def _error(
+    bins: Binned, norm: float | Literal["max"], weighting: Weighting, debiased: bool
+) -> Float[Tensor, "*resamples"]:
     filled = bins.samples > 0
     gap = (bins.outcome - bins.confidence).abs()
     if norm == "max":
-        largest = gap.masked_fill(~filled, 0.0).max()
-        return torch.where(filled.any(), largest, torch.nan)
+        largest = gap.masked_fill(~filled, 0.0).amax(dim=(-2, -1))
+        return torch.where(filled.any(dim=-1).any(dim=-1), largest, torch.nan)
     power = gap**norm
     if debiased:
         noise = bins.outcome * (1 - bins.outcome) / (bins.samples - 1).clamp(min=1)
         power = torch.where(bins.samples >= 2, power - noise, 0.0)
     weight = bins.samples if weighting == "count" else filled.double()
-    per_column = (weight * power).sum(dim=0) / weight.sum(dim=0)
-    return per_column.clamp(min=0).mean() ** (1 / norm)
+    per_column = (weight * power).sum(dim=-2) / weight.sum(dim=-2)
+    return per_column.clamp(min=0).mean(dim=-1) ** (1 / norm)
 
 
 def _check_options(

@@ -1,14 +1,16 @@
 """The metrics of confidence side by side, with their intervals: what monitors log and tables show."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.metrics.area_under_risk_coverage import area_under_risk_coverage
-from lightning_losses.metrics.bootstrap import Interval, IntervalMethod, bootstrap_interval
-from lightning_losses.metrics.brier_score import brier_score
-from lightning_losses.metrics.calibration_error import calibration_error
-from lightning_losses.metrics.negative_log_likelihood import negative_log_likelihood
+from lightning_losses.metrics.area_under_risk_coverage import AreaUnderRiskCoverage, area_under_risk_coverage
+from lightning_losses.metrics.bootstrap import Interval, proportion_interval
+from lightning_losses.metrics.brier_score import BrierScore, brier_score
+from lightning_losses.metrics.calibration_error import CalibrationError, calibration_error
+from lightning_losses.metrics.negative_log_likelihood import NegativeLogLikelihood, negative_log_likelihood
 from lightning_losses.metrics.predictions import Inputs, checked_predictions
 
 SUMMARY = (
@@ -70,22 +72,33 @@ def calibration_intervals(
     level: float = 0.95,
     resamples: int = 200,
     seed: int = 0,
-    method: IntervalMethod = "basic",
 ) -> dict[str, Interval]:
-    """The bootstrap interval of every value of `calibration_summary`; see `bootstrap_interval`."""
+    """The interval of every value of `calibration_summary`; NaN for "mce", of which none holds.
+
+    Wilson's for accuracy, `calibration_interval` for errors in bins, `bootstrap_interval` for the others.
+    """
     predictions, target = checked_predictions(
         "calibration_intervals", predictions, target, inputs=inputs, ignore_index=ignore_index
     )
-    ends = bootstrap_interval(
-        lambda p, y: torch.stack(_values(p, y, inputs, num_bins)),
-        predictions,
-        target,
-        level=level,
-        resamples=resamples,
-        seed=seed,
-        method=method,
-    )
-    return {name: Interval(low, high) for name, low, high in zip(SUMMARY, ends.low, ends.high, strict=True)}
+    options: dict[str, Any] = {"inputs": inputs, "keep_rows": True, "validate": False}
+    binned_options = {**options, "num_bins": num_bins}
+    metrics = {
+        "nll": NegativeLogLikelihood(**options),
+        "brier": BrierScore(**options),
+        "ece": CalibrationError(**binned_options),
+        "adaptive_ece": CalibrationError(binning="mass", **binned_options),
+        "debiased_rmsce": CalibrationError(binning="mass", norm=2, debiased=True, **binned_options),
+        "classwise_ece": CalibrationError(scope="classwise", num_classes=predictions.shape[-1], **binned_options),
+        "aurc": AreaUnderRiskCoverage(inputs=inputs, validate=False),
+        "e_aurc": AreaUnderRiskCoverage(inputs=inputs, excess=True, validate=False),
+    }
+    accuracy = (predictions.argmax(dim=-1) == target).double().mean()
+    intervals = {"accuracy": proportion_interval(accuracy, max(len(target), 1), level)}
+    for name, metric in metrics.items():
+        metric.update(predictions, target)
+        intervals[name] = metric.interval(level, resamples=resamples, seed=seed)
+    nothing = torch.full_like(accuracy, torch.nan)
+    return {name: intervals.get(name, Interval(nothing, nothing)) for name in SUMMARY}
 
 
 def _values(predictions: Tensor, target: Tensor, inputs: Inputs, num_bins: int) -> list[Float[Tensor, ""]]:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.metrics.base import PredictionMetric
-from lightning_losses.metrics.bootstrap import Interval, IntervalMethod
+from lightning_losses.metrics.bootstrap import Interval
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions, to_probabilities
 from lightning_losses.numerics.checks import check_choice, check_number
 
@@ -78,7 +78,6 @@ class KernelCalibrationError(PredictionMetric):
 
     row_names: ClassVar[tuple[str, ...]] = ("probabilities", "residuals")
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary")
-    least: ClassVar[float | None] = None
     plot_lower_bound: float | None = None
 
     def __init__(
@@ -96,31 +95,43 @@ class KernelCalibrationError(PredictionMetric):
         super().__init__(inputs=inputs, task=task, ignore_index=ignore_index, validate=validate, **kwargs)
         self.bandwidth = bandwidth
 
-    def interval(
-        self, level: float = 0.95, *, resamples: int = 500, seed: int = 0, method: IntervalMethod = "basic"
-    ) -> Interval:
-        """The bootstrap confidence interval; pairs of a row with its own copy are left out, as in the estimate."""
+    def _interval(self, rows: tuple[Tensor, ...], level: float, resamples: int, seed: int) -> Interval:
+        """By inverting a test; at calibration, where the terms of a row have mean 0, by a wild bootstrap.
+
+        The part of the noise that is linear in the rows has at most the error times the kernel's largest eigenvalue as
+        variance: its ratio to the error is estimated, and bounded by that.
+        """
         check_number(type(self).__name__, "level", level, above=0, most=1 - 1e-9)
-        with self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync):
-            probabilities, residuals = self._kept()
+        probabilities, residuals = rows
         count = len(probabilities)
         if count < 2:
             return Interval(probabilities.new_tensor(math.nan), probabilities.new_tensor(math.nan))
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(count, (resamples, count), generator=generator)
-        weight = torch.zeros(resamples, count, dtype=torch.float64)
-        weight.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-        weight = weight.T.to(probabilities.device)
-        nu = _bandwidth(probabilities, self.bandwidth)
-        totals = sum(
-            ((rows @ weight) * weight[start : start + len(rows)]).sum(dim=0)
-            for start, rows in _pairs(probabilities, residuals, nu)
-        )
-        values = totals / (count**2 - weight.square().sum(dim=0))
-        tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=values.device)
-        low, high = torch.quantile(values, tails)
-        estimate = _error(probabilities, residuals, self.bandwidth)
-        return Interval(2 * estimate - high, 2 * estimate - low) if method == "basic" else Interval(low, high)
+        signs = (torch.randint(2, (count, resamples), generator=generator) * 2 - 1).to(probabilities)
+        normal = torch.randn(resamples, generator=generator, dtype=torch.float64).to(probabilities.device)
+        quadratic, squares, means = torch.zeros_like(normal), 0.0, []
+        for start, terms in _pairs(probabilities, residuals, _bandwidth(probabilities, self.bandwidth)):
+            quadratic += ((terms @ signs) * signs[start : start + len(terms)]).sum(dim=0)
+            squares += float(terms.square().sum())
+            means.append(terms.sum(dim=-1) / (count - 1))
+        quadratic = quadratic / (count * (count - 1))
+        each = torch.cat(means)
+        estimate, tail = float(each.mean()), (1 - level) / 2
+        linear = float(each.var()) - squares / (count * (count - 1) ** 2)
+        most = math.sqrt(squares + float(residuals.square().sum(dim=-1).square().sum())) / count
+        ratio = min(linear / estimate, most) if estimate > 0 and linear > 0 else most
+
+        def end(quantile: float) -> float:
+            low, high = 0.0, 2.0
+            for _ in range(40):
+                error = (low + high) / 2
+                values = error + 2 * math.sqrt(ratio * error / count) * normal + quadratic
+                low, high = (error, high) if float(torch.quantile(values, quantile)) <= estimate else (low, error)
+            return low
+
+        rejected = (1 + int((quadratic >= estimate).sum())) / (1 + resamples) < 2 * tail
+        ends = (min(end(1 - tail) if rejected else 0.0, estimate), max(end(tail), estimate))
+        return Interval(*(probabilities.new_tensor(value) for value in ends))
 
     def _rows(self, predictions: Tensor, target: Tensor) -> tuple[Tensor, ...]:
         return _vectors(predictions, target, self.inputs, self.task)

@@ -84,8 +84,10 @@ class OverconfidenceError(CalibrationError):
     def _value(self, sums: Tensor) -> Tensor:
         return _error(sums, self.direction)
 
+    _population = _value
 
-def _error(sums: Float[Tensor, "three bins one"], direction: Direction) -> Float[Tensor, ""]:
+
+def _error(sums: Float[Tensor, "*resamples three bins one"], direction: Direction) -> Float[Tensor, "*resamples"]:
     bins = binned(sums)
     gap = bins.confidence - bins.outcome if direction == "over" else bins.outcome - bins.confidence
-    return (bins.samples * bins.confidence * torch.relu(gap)).sum() / bins.samples.sum()
+    return (bins.samples * bins.confidence * torch.relu(gap)).sum(dim=(-2, -1)) / bins.samples.sum(dim=(-2, -1))

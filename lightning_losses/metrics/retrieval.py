@@ -66,6 +66,6 @@ def retrieval_scores(ranks: Float[Tensor, "seeds pairs"] | Int[Tensor, "seeds pa
     scores = {}
     for name, values in each.items():
         per_query = values.mean(dim=0)
-        ends: Interval = bootstrap_interval(torch.mean, per_query, method="percentile")
+        ends: Interval = bootstrap_interval(torch.mean, per_query)
         scores[name] = RetrievalScore(float(per_query.mean()), float(ends.low), float(ends.high))
     return scores

@@ -1,7 +1,5 @@
 """The reliability diagram: accuracy against confidence, with gaps, intervals, counts, and before against after."""
 
-import math
-
 import torch
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
@@ -18,7 +16,8 @@ from lightning_losses.metrics.bins import (
     confidences,
     mass_bins,
 )
-from lightning_losses.metrics.bootstrap import Interval, bootstrap_interval
+from lightning_losses.metrics.bootstrap import Interval, proportion_interval
+from lightning_losses.metrics.calibration_interval import calibration_interval
 from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
 from lightning_losses.numerics.bins import width_bins
 from lightning_losses.plots.style import COLORS, paper_style
@@ -42,8 +41,8 @@ def reliability_diagram(
     """Draw a reliability diagram above a histogram of confidence.
 
     Each bin's bar is its accuracy, with a Wilson score interval; the hatched bar is the gap to its mean confidence.
-    The legend gives the expected calibration error with its bootstrap interval. With `after`, the bars show the
-    calibrated predictions and a line the uncalibrated ones, in both panels.
+    The legend gives the expected calibration error with its interval, of `calibration_interval`. With `after`, the bars
+    show the calibrated predictions and a line the uncalibrated ones, in both panels.
 
     Args:
         predictions: [..., C] for "multiclass", [...] for "binary", [..., L] for "multilabel" (all labels pooled).
@@ -124,15 +123,17 @@ class _Series:
             self.left = torch.cat([confidence.min().double().cpu().reshape(1), upper[:-1]])
             self.width = upper - self.left
 
-        def error(confidence: Tensor, outcome: Tensor) -> Tensor:
-            index = (width_bins if binning == "width" else mass_bins)(confidence, num_bins)
-            drawn = binned(bin_sums(confidence, outcome, index, num_bins))
-            return (drawn.samples / len(confidence) * (drawn.confidence - drawn.outcome).abs()).sum()
+        def error(sums: Tensor) -> Tensor:
+            drawn = binned(sums)
+            gaps = drawn.samples * (drawn.confidence - drawn.outcome).abs()
+            return gaps.sum(dim=(-2, -1)) / drawn.samples.sum(dim=(-2, -1))
 
         sizes = bin_sums(confidence, outcome, width_bins(confidence, num_bins), num_bins)[0, :, 0]
         self.histogram: list[float] = sizes.tolist()
-        self.error = float(error(confidence, outcome))
-        self.interval: Interval = bootstrap_interval(error, confidence, outcome, level=level, resamples=resamples)
+        self.error = float(error(bin_sums(confidence, outcome, index, num_bins)))
+        self.interval: Interval = calibration_interval(
+            confidence, outcome, index, num_bins, error, error, exclusive=False, level=level, resamples=resamples
+        )
         self.level = level
 
     def summary(self, name: str) -> str:
@@ -140,11 +141,8 @@ class _Series:
 
     def whiskers(self) -> tuple[list[float], list[float]]:
         """How far each bin's Wilson interval reaches below and above its outcome."""
-        z = math.sqrt(2) * float(torch.erfinv(torch.tensor(self.level, dtype=torch.float64)))
-        count, outcome = self.bins.samples, self.bins.outcome
-        centre = (outcome + z**2 / (2 * count)) / (1 + z**2 / count)
-        half = z / (1 + z**2 / count) * (outcome * (1 - outcome) / count + z**2 / (4 * count**2)).sqrt()
-        below, above = outcome - (centre - half), centre + half - outcome
+        low, high = proportion_interval(self.bins.outcome, self.bins.samples, self.level)
+        below, above = self.bins.outcome - low, high - self.bins.outcome
         return below.clamp(min=0).tolist(), above.clamp(min=0).tolist()
 
 

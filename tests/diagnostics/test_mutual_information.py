@@ -107,3 +107,9 @@ def test_mahalanobis_distances_are_affine_invariant_and_have_the_dimensions_mean
 def test_a_constant_feature_does_not_break_the_covariance():
     features = torch.cat([torch.randn(20, 2), torch.ones(20, 1)], dim=1)
     assert mahalanobis_distances(features, torch.arange(20) % 2, features).isfinite().all()
+
+
+def test_neighbours_tell_no_more_of_the_label_than_there_is():
+    generator = torch.Generator().manual_seed(0)
+    found = knn_information(torch.randn(10, 2, generator=generator), torch.arange(10), generator=generator)
+    assert found.label <= math.log(10) + 1e-12

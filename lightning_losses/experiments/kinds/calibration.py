@@ -1,5 +1,6 @@
 """Fits a calibrator to logits, and finds the metrics before and after it."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +28,17 @@ class Part:
 
     def cell(self, name: str) -> str:
         """A metric as the table shows it."""
-        low, high = self.intervals[name]
-        return f"{float(self.values[name]):.4f} [{float(low):.4f}, {float(high):.4f}]"
+        low, high = (float(end) for end in self.intervals[name])
+        value = f"{float(self.values[name]):.4f}"
+        return value if math.isnan(low) else f"{value} [{low:.4f}, {high:.4f}]"
 
     def plain(self) -> dict[str, dict[str, float]]:
         """The values and the ends of their intervals."""
         return {
-            name: {"value": float(value), **{end: float(at) for end, at in self.intervals[name]._asdict().items()}}
+            name: {
+                "value": float(value),
+                **{end: float(at) for end, at in self.intervals[name]._asdict().items() if not math.isnan(float(at))},
+            }
             for name, value in self.values.items()
         }
 
@@ -70,8 +75,8 @@ class Calibration:
         """What the table's cells mean."""
         return (
             f"Fitted on {len(self.split.fit.target)} samples, evaluated on {len(self.split.test.target)}; "
-            f"{self.num_bins} bins; {100 * self.level:g}% bootstrap intervals, corrected for the upward "
-            "bias of binned errors: they may lie below the value."
+            f"{self.num_bins} bins; {100 * self.level:g}% intervals. That of an error in bins begins "
+            "at 0 unless calibration is rejected; the largest error has none that holds."
         )
 
     def rows(self) -> Iterator[tuple[str, str, str]]:

@@ -52,8 +52,8 @@ class Report:
                 Table(COLUMNS, self.rows()),
                 f"{self.note()} NLL is in nats; ECE has 15 bins of equal width; seconds are those of training, "
                 "of a kept network those that it took when it was trained. The baseline is the student's network, "
-                "from the same first weights, without a teacher. The intervals in the diagrams are corrected for the "
-                "upward bias of a binned ECE (basic bootstrap), so that one may end below its estimate.",
+                "from the same first weights, without a teacher. An interval in the diagrams begins at 0 "
+                "unless calibration is rejected.",
                 pictures(["validation.png", "losses.png"]),
                 " ".join(f'<img src="{name}" alt="{name.removesuffix(".png")}" width="32%">' for name in diagrams),
             ],

@@ -1,0 +1,139 @@
+"""Confidence intervals of calibration errors in bins, which hold at calibration too."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.metrics.bins import bin_sums, binned
+from lightning_losses.metrics.bootstrap import Interval
+from lightning_losses.numerics.checks import check_number
+
+Error = Callable[[Float[Tensor, "*resamples three bins columns"]], Float[Tensor, "*resamples"]]
+# Successes and failures, two of each, that are added to a bin before its noise is drawn.
+_ADDED = 4.0
+_CHUNK = 1 << 22
+
+
+def calibration_interval(
+    confidence: Float[Tensor, "rows columns"],
+    outcome: Float[Tensor, "rows columns"],
+    index: Int[Tensor, "rows columns"],
+    num_bins: int,
+    error: Error,
+    population: Error,
+    *,
+    exclusive: bool,
+    level: float = 0.95,
+    resamples: int = 500,
+    seed: int = 0,
+) -> Interval:
+    """The confidence interval of a calibration error in bins; it contains its estimate, and lies in the error's range.
+
+    The bootstrap fails here: noise alone makes gaps, resampling adds as much again, and at calibration the error is on
+    the boundary of its range. So the low end is 0 unless calibration is rejected: outcomes are drawn from the
+    confidences themselves (consistency resampling), and their errors reach the one seen with a probability of at least
+    ``1 - level``. Otherwise each end inverts a test. The gaps seen are shrunk or widened by k of their standard errors,
+    outcomes are drawn about them, and k is taken where the error seen is a tail of theirs. Between calibration and
+    gaps well above their noise the interval is conservative.
+
+    Args:
+        confidence: [N, C] what was said.
+        outcome: [N, C] what came true.
+        index: [N, C] the bins.
+        num_bins: B.
+        error: maps sums in bins, as of `bin_sums`, to the error; leading dimensions are resamples.
+        population: the same of gaps without noise: `error` without its debiasing.
+        exclusive: whether one column comes true in each row, as of classes; else they are independent.
+        level: the confidence, in (0, 1).
+        resamples: how often outcomes are drawn.
+        seed: of the draws, on the CPU.
+
+    Source:
+        Bröcker, Smith, 2007, "Increasing the Reliability of Reliability Diagrams" (consistency resampling);
+        Vaicenavicius et al., 2019, "Evaluating Model Calibration in Classification", arXiv:1902.06977 (the test);
+        Carpenter, 1999, "Test Inversion Bootstrap Confidence Intervals"; Andrews, 2000, "Inconsistency of the Bootstrap
+        when a Parameter Is on the Boundary of the Parameter Space"; Agresti, Coull, 1998 (the added outcomes).
+    """
+    check_number("calibration_interval", "level", level, above=0, most=1 - 1e-9)
+    check_number("calibration_interval", "resamples", resamples, least=2)
+    device, tail = confidence.device, (1 - level) / 2
+    confidence, outcome, index = confidence.cpu().double(), outcome.cpu(), index.cpu()
+    sums = bin_sums(confidence, outcome, index, num_bins)
+    estimate = float(error(sums))
+    if len(confidence) == 0:
+        nothing = torch.full((), torch.nan, dtype=torch.float64, device=device)
+        return Interval(nothing, nothing)
+    generator = torch.Generator().manual_seed(seed)
+    count, mean, frequency = binned(sums)
+    filled = count.clamp(min=1)
+    gap = frequency - mean
+
+    def drawn(probabilities: Tensor) -> Tensor:
+        return _drawn(probabilities, index, num_bins, exclusive, resamples, generator) / filled
+
+    prior = mean if exclusive else torch.full_like(mean, 0.5)
+    smooth = (sums[2] + _ADDED * prior) / (count + _ADDED)
+    columns = torch.arange(confidence.shape[-1])
+    about = (confidence + (smooth - mean)[index, columns]).clamp(0, 1)
+    about = about / about.sum(dim=-1, keepdim=True).clamp(min=1e-300) if exclusive else about
+    null = drawn(confidence) - mean
+    noise = drawn(about) - bin_sums(confidence, about, index, num_bins)[2] / filled
+    deviation = noise.square().mean(dim=0).sqrt()
+    # Bins that the sample would have filled otherwise; their noise is that of their own numbers.
+    counts = torch.poisson(count.expand_as(noise).contiguous(), generator=generator)
+    counts = torch.where(counts.sum(dim=-2, keepdim=True) > 0, counts, count)
+    scaled = noise * (count / counts.clamp(min=1)).sqrt()
+
+    def widened(k: float) -> Tensor:
+        moved = gap.sign() * (gap.abs() + k * deviation).clamp(min=0)
+        return (mean + moved).clamp(0, 1)
+
+    def end(noise: Tensor, counts: Tensor, quantile: float, low: float, high: float) -> float:
+        """The largest error whose `quantile` is at most the one seen."""
+        for _ in range(14):
+            k = (low + high) / 2
+            values = error(torch.stack([counts, counts * mean, counts * (widened(k) + noise)], dim=-3))
+            low, high = (k, high) if float(torch.quantile(values, quantile)) <= estimate + 1e-12 else (low, k)
+        return float(population(torch.stack([count, count * mean, count * widened(low)])))
+
+    same = count.expand_as(null)
+    reached = error(torch.stack([same, same * mean, same * (mean + null)], dim=-3)) >= estimate - 1e-12
+    furthest = float(torch.where(deviation > 0, gap.abs() / deviation.clamp(min=1e-12), 0.0).max()) + 1e-9
+    low = 0.0
+    if (1 + int(reached.sum())) / (1 + resamples) < 2 * tail:
+        low = end(scaled, counts, 1 - tail, -furthest, 0.0) or end(null, same, 1 - 2 * tail, -furthest, 0.0)
+    high = end(scaled, counts, tail, -furthest, 8.0)
+    ends = (min(low, estimate), max(high, estimate))
+    return Interval(*(torch.tensor(value, dtype=torch.float64, device=device) for value in ends))
+
+
+def _drawn(
+    probabilities: Float[Tensor, "rows columns"],
+    index: Int[Tensor, "rows columns"],
+    num_bins: int,
+    exclusive: bool,
+    resamples: int,
+    generator: torch.Generator,
+) -> Float[Tensor, "resamples bins columns"]:
+    """How many outcomes came true in each bin, drawn from probabilities."""
+    rows, columns = probabilities.shape
+    slot = index * columns + torch.arange(columns)
+    each = rows if exclusive else rows * columns
+    counts = []
+    most = max(_CHUNK // each, 1)
+    for start in range(0, resamples, most):
+        some = min(most, resamples - start)
+        uniform = torch.rand(each, some, generator=generator, dtype=torch.float64)
+        if exclusive:
+            ends = probabilities.cumsum(dim=-1)
+            chosen = torch.searchsorted(ends, uniform * ends[:, -1:]).clamp(max=columns - 1)
+            place = slot.gather(1, chosen).T
+            zeros = torch.zeros(some, num_bins * columns, dtype=torch.float64)
+            counts.append(zeros.scatter_add_(1, place, torch.ones_like(place, dtype=torch.float64)))
+        else:
+            true = (uniform < probabilities.reshape(-1, 1)).double()
+            zeros = torch.zeros(num_bins * columns, some, dtype=torch.float64)
+            counts.append(zeros.index_add_(0, slot.reshape(-1), true).T)
+    return torch.cat(counts).reshape(resamples, num_bins, columns)
