@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lightning_losses import metrics as M
+from tests.metrics.draws import drawn
 
 SETS, ROWS, CLASSES = 200, 400, 4
 MANY = 100_000
@@ -22,7 +23,7 @@ METRICS = {
 def sample(rows, sharpness, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(rows, CLASSES, generator=generator, dtype=torch.float64)
-    return sharpness * logits, torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+    return sharpness * logits, drawn(logits.softmax(-1), generator)
 
 
 def truth(name, sharpness):
