@@ -48,6 +48,17 @@ def refuse_place_after(trainer: L.Trainer, callback: Callback, *others: type[Cal
             )
 
 
+def refuse_place_before(trainer: L.Trainer, callback: Callback, *others: type[Callback]) -> None:
+    """Raise ``ValueError`` if a callback stands before one of these, which draw its random numbers anew."""
+    callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
+    for other in callbacks[callbacks.index(callback) + 1 :]:
+        if isinstance(other, others):
+            raise ValueError(
+                f"{type(callback).__name__}: it stands before {type(other).__name__} in the trainer's callbacks, and "
+                "would note random numbers that the step doesn't draw; put it after."
+            )
+
+
 def step_logits(who: str, outputs: Any) -> tuple[Tensor, Tensor]:
     """The logits [n, C] and class indices [n] that a training step returned, without gradient.
 

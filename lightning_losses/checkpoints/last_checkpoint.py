@@ -19,6 +19,7 @@ from lightning_losses.checkpoints.process_states import (
     take_process_states,
 )
 from lightning_losses.environment.lightning_internals import forks_processes, leave_after_step
+from lightning_losses.environment.two_lightnings import refuse_other_lightning
 
 
 class LastCheckpoint(Checkpoint):
@@ -57,6 +58,10 @@ class LastCheckpoint(Checkpoint):
         self._why_not: str | None = None
         self._mid_epoch = False
         self._logged: dict[str, Any] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse a trainer that would not write and leave as this callback counts on."""
+        refuse_other_lightning("last_checkpoint", trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the start, so that also an interruption of the first epoch leaves a checkpoint."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 
 from lightning_losses.calibrators import Calibrator, TemperatureScaling
 from lightning_losses.callbacks.calibration.evaluation_logits import (
@@ -18,6 +18,7 @@ from lightning_losses.callbacks.calibration.evaluation_logits import (
 )
 from lightning_losses.callbacks.records.figures import publish, publish_table
 from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
+from lightning_losses.environment.two_lightnings import is_named
 from lightning_losses.metrics import calibration_summary
 from lightning_losses.metrics.bins import check_bins
 from lightning_losses.parallel.sharding import is_sharded, load_weights, refuse_flat_parameters
@@ -188,8 +189,9 @@ class PostHocCalibration(Callback):
 
 
 def _best_checkpoint(trainer: L.Trainer) -> Path | None:
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None and callback.best_model_path:
+    callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if is_named(callback, "ModelCheckpoint") and callback.monitor is not None and callback.best_model_path:
             return Path(callback.best_model_path)
         if isinstance(callback, LastCheckpoint) and callback.best is not None:
             return callback.folder / "best.ckpt"

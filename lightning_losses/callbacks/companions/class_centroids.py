@@ -79,8 +79,10 @@ class ClassCentroids(Callback):
         logits, target = step_logits("ClassCentroids", outputs)
         given = losses[0].given(logits, target)
         information = -reduce(losses[0].rows(given), kept=given.kept)
-        pl_module.log("train/cmi", information, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(target))
-        sums, counts = class_sums(logits.float(), target)
+        known = target != losses[0].ignore_index
+        samples = int(known.sum())
+        pl_module.log("train/cmi", information, on_step=False, on_epoch=True, sync_dist=True, batch_size=samples)
+        sums, counts = class_sums(logits.float()[known], target[known])
         if self.refresh == "epoch":
             # A checkpoint brings them to the host.
             self._sums = sums if self._sums is None else self._sums.to(sums) + sums

@@ -9,6 +9,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_losses.callbacks.access import refuse_place_after, refuse_place_before
+from lightning_losses.callbacks.interventions.grokfast import Grokfast
+from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient
+from lightning_losses.checkpoints.epoch_seed import EpochSeed
 from lightning_losses.diagnostics.numerics import Cause, find_cause, save_batch
 from lightning_losses.numerics.checks import check_count
 from lightning_losses.parallel.processes import maximum_of_all, world_size
@@ -56,8 +60,8 @@ class NumericsGuard(Callback):
         repeats_batches: True; a module that does several steps for a batch refuses such a callback.
 
     Raises:
-        ValueError: settings out of range; in training (`NotFiniteError`), a loss that is not finite, or too many of
-            them in a row.
+        ValueError: settings out of range; a place behind `Grokfast` or `OrthogonalGradient`, or before `EpochSeed`; in
+            training (`NotFiniteError`), a loss that is not finite, or too many of them in a row.
 
     Example:
         >>> NumericsGuard(skip=True, max_consecutive=3).skipped
@@ -89,6 +93,11 @@ class NumericsGuard(Callback):
         self._seen: list[_Seen] = []
         self._done = True
         self._buffers: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a place in which it would look too late, or draw other random numbers again."""
+        refuse_place_after(trainer, self, Grokfast, OrthogonalGradient)
+        refuse_place_before(trainer, self, EpochSeed)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

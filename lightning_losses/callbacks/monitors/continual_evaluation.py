@@ -88,7 +88,8 @@ class ContinualEvaluation(Monitor):
                 logits = pl_module(inputs[own].to(pl_module.device))
                 hits.append((logits.argmax(dim=-1) == target[own].to(logits.device)).sum())
         total = sum_over_processes(trainer, on_device(trainer, torch.stack(hits)))
-        accuracies = [hit / len(target) for hit, (_, target) in zip(total.tolist(), self.tasks, strict=True)]
+        kept = [max(int((target != -100).sum()), 1) for _, target in self.tasks]
+        accuracies = [hit / count for hit, count in zip(total.tolist(), kept, strict=True)]
         values = {"task": float(task)} | {f"accuracy/{number}": value for number, value in enumerate(accuracies)}
         seen = {**self.values, **{name: [*self.values.get(name, []), value] for name, value in values.items()}}
         table = torch.tensor([seen[f"accuracy/{number}"] for number in range(len(self.tasks))], dtype=torch.float64).T

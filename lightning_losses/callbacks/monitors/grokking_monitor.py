@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_losses.callbacks.access import on_device, step_logits, sum_over_processes
 from lightning_losses.callbacks.monitors.monitor import Monitor
+from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.plots.grokking import Curve, grokking_curves
 from lightning_losses.plots.style import Figure
@@ -143,7 +144,9 @@ class GrokkingMonitor(Monitor):
             hits, count = ((logits.argmax(dim=-1) == target) & kept).sum(), kept.sum()
             hits_all, count_all = self._totals(trainer, hits, count)
         else:
-            hits_all, count_all = self._totals(trainer, outputs["loss"].detach() * len(logits), len(logits))
+            # Lightning has divided it by the number of accumulated batches.
+            loss = outputs["loss"].detach() * trainer.accumulate_grad_batches
+            hits_all, count_all = self._totals(trainer, *_weighed(pl_module, trainer, loss, target))
         self._sum, self._count = self._sum + hits_all, self._count + count_all
         self._pending -= 1
         if self._pending == 0:
@@ -209,6 +212,15 @@ class GrokkingMonitor(Monitor):
         sums = torch.stack([on_device(trainer, hits), on_device(trainer, count)])
         hits_all, count_all = sum_over_processes(trainer, sums).tolist()
         return hits_all, count_all
+
+
+def _weighed(module: L.LightningModule, trainer: L.Trainer, loss: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """A step's loss times its kept samples, and these, to be added up over the processes."""
+    kept = (target != -100).sum()
+    if isinstance(module, ObjectiveMixin) and module.gather_batches:
+        # The processes' mean is that of all samples, so that each weighs the same.
+        kept = sum_over_processes(trainer, on_device(trainer, kept)) / trainer.world_size
+    return loss * kept, kept
 
 
 def _columns(curve: list[tuple[int, float]]) -> tuple[list[int], list[float]]:

@@ -14,13 +14,20 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_losses.callbacks.access import on_device, refuse_hidden_gradients, sum_over_processes
+from lightning_losses.callbacks.access import (
+    on_device,
+    refuse_hidden_gradients,
+    refuse_place_before,
+    sum_over_processes,
+)
 from lightning_losses.callbacks.interventions.grokfast import Grokfast
 from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient
 from lightning_losses.callbacks.interventions.weight_norm_projection import WeightNormProjection
 from lightning_losses.callbacks.monitors.monitor import Monitor
+from lightning_losses.checkpoints.epoch_seed import EpochSeed
 from lightning_losses.diagnostics.learning_rate_sensitivity import learning_rate_sensitivity
 from lightning_losses.environment.lightning_internals import forget_mesh
+from lightning_losses.environment.two_lightnings import is_named
 from lightning_losses.mixins.training_means import TrainingMeans
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.parallel.processes import total_of_all, world_size
@@ -96,6 +103,7 @@ class LearningRateSensitivity(Monitor):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse what can't be repeated."""
         refuse_hidden_gradients(self.name, trainer)
+        refuse_place_before(trainer, self, EpochSeed)
         reasons = {
             "optimizes manually": not pl_module.automatic_optimization,
             "has an optimizer_step of its own": is_overridden("optimizer_step", pl_module),
@@ -274,7 +282,7 @@ class _Placed:
     def __enter__(self) -> "_Placed":
         self._module.trainer = self  # type: ignore[assignment]
         for part in self._module.modules():
-            if isinstance(part, L.LightningModule):
+            if is_named(part, "LightningModule"):
                 part.__dict__["log"] = part.__dict__["log_dict"] = lambda *given, **options: None
         return self
 

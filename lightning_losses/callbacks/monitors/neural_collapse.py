@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_losses.callbacks.access import refuse_hidden_gradients, sum_over_processes
 from lightning_losses.callbacks.monitors.monitor import Monitor
-from lightning_losses.callbacks.monitors.probe import evaluating, inputs_and_target
+from lightning_losses.callbacks.monitors.probe import evaluating, inputs_and_target, with_target
 from lightning_losses.diagnostics.neural_collapse import Limit, neural_collapse
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.parallel.sharding import whole
@@ -118,7 +118,9 @@ class NeuralCollapse(Monitor):
             # A loader that shuffles draws its seed from torch's state, which training is to find as it was.
             with torch.random.fork_rng(devices=[]), evaluating(pl_module), torch.no_grad():
                 for batch in trainer.train_dataloader or []:
-                    inputs, target = inputs_and_target(self.name, batch)
+                    inputs, target = with_target(*inputs_and_target(self.name, batch))
+                    if len(target) == 0:
+                        continue
                     pl_module(inputs.to(pl_module.device))
                     targets.append(target.to(pl_module.device))
                     rows += len(target)

@@ -17,7 +17,7 @@ from lightning_losses.parallel.sharding import is_sharded, unsharded_copy
 
 
 class ProbeMonitor(Monitor):
-    """Base of the monitors that evaluate the network on the first rows of the first training batch.
+    """Base of the monitors that evaluate the network on the first rows of the first training batch that have a target.
 
     The rows stay the same throughout, also in a resumed run: they are in the checkpoint. Under several processes the
     first batches of all make one, in the order in which Lightning shares out samples, and every process measures on
@@ -50,7 +50,7 @@ class ProbeMonitor(Monitor):
     ) -> None:
         """Take the probe from the first batch; measure when due."""
         if self.probe is None:
-            self.probe = first_rows(*inputs_and_target(self.name, batch), self.samples)
+            self.probe = first_rows(*with_target(*inputs_and_target(self.name, batch)), self.samples)
         if self.due(trainer.global_step):
             inputs, target = (tensor.to(pl_module.device) for tensor in self.probe)
             module = unsharded_copy(pl_module) if is_sharded(pl_module) else pl_module
@@ -65,6 +65,19 @@ class ProbeMonitor(Monitor):
         """Go on with a checkpoint's probe."""
         super().load_state_dict(state_dict)
         self.probe = None if state_dict["probe"] is None else tuple(state_dict["probe"])
+
+
+def with_target(inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of a batch that have a target: class indices may be -100, which is none.
+
+    Example:
+        >>> with_target(torch.tensor([1.0, 2.0]), torch.tensor([-100, 3]))
+        (tensor([2.]), tensor([3]))
+    """
+    if target.is_floating_point() or target.ndim != 1:
+        return inputs, target
+    known = target != -100
+    return inputs[known], target[known]
 
 
 @torch.no_grad()

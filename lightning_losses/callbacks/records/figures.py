@@ -1,10 +1,11 @@
 """Where a callback's pictures go: a folder, Weights & Biases."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import WandbLogger
 
+from lightning_losses.environment.two_lightnings import is_named
 from lightning_losses.plots.style import Figure, save_figure
 
 
@@ -24,8 +25,9 @@ def publish(trainer: L.Trainer, name: str, figure: Figure, folder: Path | None, 
     if not trainer.is_global_zero:
         return
     file = f"{file or name}.png"
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
+    loggers: list[Any] = trainer.loggers
+    for logger in loggers:
+        if is_named(logger, "WandbLogger"):
             logger.log_image(name, [figure], step=trainer.global_step)
         elif folder is None and logger.log_dir is not None:
             save_figure(figure, Path(logger.log_dir) / "figures" / file)
@@ -37,6 +39,7 @@ def publish_table(trainer: L.Trainer, name: str, columns: list[str], rows: list[
     """Send a table to Weights & Biases, from the first process; other loggers have no place for one."""
     if not trainer.is_global_zero:
         return
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
+    loggers: list[Any] = trainer.loggers
+    for logger in loggers:
+        if is_named(logger, "WandbLogger"):
             logger.log_table(name, columns=columns, data=rows, step=trainer.global_step)
