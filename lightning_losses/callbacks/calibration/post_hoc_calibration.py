@@ -1,8 +1,9 @@
 """Fits a post-hoc calibrator on validation data when training ends, and tests before and after it."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -21,6 +22,7 @@ from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
 from lightning_losses.environment.two_lightnings import is_named
 from lightning_losses.metrics import calibration_summary
 from lightning_losses.metrics.bins import check_bins
+from lightning_losses.numerics.checks import check_choice
 from lightning_losses.parallel.sharding import is_sharded, load_weights, refuse_flat_parameters
 from lightning_losses.plots.reliability_diagram import reliability_diagram
 
@@ -45,14 +47,15 @@ class PostHocCalibration(Callback):
         folder: where the calibrator goes; None: beside the checkpoint, or the trainer's root folder.
         num_bins: of every binned error and the diagram, at least 1.
         dataloader_idx: which of several validation data loaders to fit on.
+        weights: "best", those of the best checkpoint if there is one; or "last".
 
     Attributes:
         calibrator: the calibrator, fitted once `fit` has ended.
         path: the file written; None before.
 
     Raises:
-        ValueError: something that makes no calibrator; no validation data; FSDP1; steps that return no logits and
-            target.
+        ValueError: something that makes no calibrator; when a fit starts, no validation data, FSDP1, no `predict_step`,
+            or hyperparameters that a checkpoint can't give back; steps that return no logits and target.
 
     Example:
         >>> PostHocCalibration(TemperatureScaling).calibrator.fitted
@@ -65,6 +68,7 @@ class PostHocCalibration(Callback):
         folder: str | Path | None = None,
         num_bins: int = 15,
         dataloader_idx: int = 0,
+        weights: Literal["best", "last"] = "best",
     ) -> None:
         made = calibrator if isinstance(calibrator, Calibrator) else calibrator()
         if not isinstance(made, Calibrator):
@@ -72,15 +76,17 @@ class PostHocCalibration(Callback):
                 f"PostHocCalibration: calibrator gave a {type(made).__name__}; give a Calibrator, or what makes one."
             )
         check_bins("PostHocCalibration", num_bins)
+        check_choice("PostHocCalibration", "weights", weights, ("best", "last"))
         self.calibrator = made
         self.folder = None if folder is None else Path(folder)
         self.num_bins = num_bins
         self.dataloader_idx = dataloader_idx
+        self.weights = weights
         self.path: Path | None = None
         self._collected = EvaluationLogits("PostHocCalibration")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse a fit without validation data, or under FSDP1, now, not at its end."""
+        """Refuse now, not at its end, a fit that could not end in a calibrator."""
         assert trainer.strategy.model is not None
         refuse_flat_parameters("PostHocCalibration", trainer.strategy.model.modules())
         if not trainer.enable_validation:
@@ -88,10 +94,18 @@ class PostHocCalibration(Callback):
                 "PostHocCalibration: the trainer has no validation data to fit on; give a validation data "
                 "loader, and limit_val_batches above 0."
             )
+        if type(pl_module).predict_step is L.LightningModule.predict_step:
+            raise ValueError(
+                f"PostHocCalibration: {type(pl_module).__name__} has no predict_step of its own; define one that "
+                'returns {"logits": logits, "target": target}.'
+            )
+        if self.weights == "best" and any(map(_keeps_best, trainer.checkpoint_callbacks)):
+            for owner in (pl_module, getattr(trainer, "datamodule", None)):
+                _check_hyperparameters(owner)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fit the calibrator to the best checkpoint's validation logits, and write it."""
-        best = _best_checkpoint(trainer)
+        best = _best_checkpoint(trainer) if self.weights == "best" else None
         logits, target = self._validation(trainer, pl_module, best)
         self.calibrator.cpu().fit(logits, target)
         # Equal on all processes up to rounding of their hardware; now equal to the bit.
@@ -186,6 +200,25 @@ class PostHocCalibration(Callback):
     def _path(self, trainer: L.Trainer, best: Path | None) -> Path:
         folder = self.folder or (best.parent if best is not None else Path(trainer.default_root_dir))
         return folder / f"{'last' if best is None else best.stem}.calibrator.safetensors"
+
+
+def _keeps_best(callback: Callback) -> bool:
+    return isinstance(callback, ModelCheckpoint) and callback.monitor is not None
+
+
+def _check_hyperparameters(owner: Any) -> None:
+    """Refuse what the checkpoint would hold and safe loading would not give back."""
+    memory = io.BytesIO()
+    try:
+        torch.save(dict(getattr(owner, "hparams", None) or {}), memory)
+        memory.seek(0)
+        torch.load(memory, weights_only=True)
+    except Exception as error:  # pickling, and what safe loading refuses, fail in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"PostHocCalibration: the hyperparameters of {type(owner).__name__} can't be loaded safely from the best "
+            f"checkpoint ({reason}); leave objects out by save_hyperparameters(ignore=[...]), or give weights='last'."
+        ) from None
 
 
 def _best_checkpoint(trainer: L.Trainer) -> Path | None:

@@ -1,3 +1,6 @@
+import functools
+
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -128,3 +131,34 @@ def test_two_processes_hold_the_calibrator_of_one(tmp_path):
         assert torch.equal(first[name], second[name])
         # Batches are cut elsewhere, so that the logits differ by rounding.
         torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-6)
+
+
+SGD = functools.partial(torch.optim.SGD, lr=1.0)
+
+
+class WithPartial(Overconfident):
+    def __init__(self, optimizer=SGD):
+        super().__init__()
+        self.save_hyperparameters()
+
+
+class WithoutPredictions(Overconfident):
+    predict_step = L.LightningModule.predict_step
+
+
+def test_what_the_end_needs_is_checked_when_a_fit_starts(tmp_path):
+    best = ModelCheckpoint(tmp_path / "kept", "best", monitor="val/loss")
+    module = WithPartial()
+    with pytest.raises(ValueError, match=r"hyperparameters of WithPartial .* weights='last'"):
+        trainer(tmp_path, PostHocCalibration(), best, enable_checkpointing=True).fit(module, Data())
+    with pytest.raises(ValueError, match="WithoutPredictions has no predict_step"):
+        trainer(tmp_path, PostHocCalibration()).fit(WithoutPredictions(), Data())
+
+
+def test_the_last_weights_are_calibrated_by_choice(tmp_path):
+    best = ModelCheckpoint(tmp_path / "kept", "best", monitor="val/loss")
+    callback, module = PostHocCalibration(weights="last"), WithPartial()
+    trainer(tmp_path, callback, best, enable_checkpointing=True).fit(module, Data())
+    expected = TemperatureScaling().fit(*logits(module, "val")).temperature
+    torch.testing.assert_close(callback.calibrator.temperature, expected)
+    assert callback.path.name == "last.calibrator.safetensors"
