@@ -203,22 +203,23 @@ class PostHocCalibration(Callback):
 
 
 def _keeps_best(callback: Callback) -> bool:
-    return isinstance(callback, ModelCheckpoint) and callback.monitor is not None
+    return is_named(callback, "ModelCheckpoint") and getattr(callback, "monitor", None) is not None
 
 
 def _check_hyperparameters(owner: Any) -> None:
     """Refuse what the checkpoint would hold and safe loading would not give back."""
-    memory = io.BytesIO()
-    try:
-        torch.save(dict(getattr(owner, "hparams", None) or {}), memory)
-        memory.seek(0)
-        torch.load(memory, weights_only=True)
-    except Exception as error:  # pickling, and what safe loading refuses, fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"PostHocCalibration: the hyperparameters of {type(owner).__name__} can't be loaded safely from the best "
-            f"checkpoint ({reason}); leave objects out by save_hyperparameters(ignore=[...]), or give weights='last'."
-        ) from None
+    for name, value in dict(getattr(owner, "hparams", None) or {}).items():
+        memory = io.BytesIO()
+        try:
+            torch.save(value, memory)
+            memory.seek(0)
+            torch.load(memory, weights_only=True)
+        except Exception:  # pickling, and what safe loading refuses, fail in any way
+            raise ValueError(
+                f"PostHocCalibration: {type(owner).__name__}'s hyperparameter {name!r}, a {type(value).__name__}, "
+                "can't be loaded safely from the best checkpoint; leave it out by "
+                f"save_hyperparameters(ignore=[{name!r}]), or give weights='last'."
+            ) from None
 
 
 def _best_checkpoint(trainer: L.Trainer) -> Path | None:

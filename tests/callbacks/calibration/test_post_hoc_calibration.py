@@ -149,7 +149,7 @@ class WithoutPredictions(Overconfident):
 def test_what_the_end_needs_is_checked_when_a_fit_starts(tmp_path):
     best = ModelCheckpoint(tmp_path / "kept", "best", monitor="val/loss")
     module = WithPartial()
-    with pytest.raises(ValueError, match=r"hyperparameters of WithPartial .* weights='last'"):
+    with pytest.raises(ValueError, match=r"hyperparameter 'optimizer', a partial, .* weights='last'"):
         trainer(tmp_path, PostHocCalibration(), best, enable_checkpointing=True).fit(module, Data())
     with pytest.raises(ValueError, match="WithoutPredictions has no predict_step"):
         trainer(tmp_path, PostHocCalibration()).fit(WithoutPredictions(), Data())
