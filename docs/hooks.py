@@ -26,7 +26,7 @@ ROOMS = str.split(
     "samplers diagnostics networks data plots parallel"
 )
 # Settings that most losses have, and that say nothing of one.
-SHARED = ("ignore_index", "reduction")
+SHARED = ("ignore_index", "reduction", "shared_support")
 # What a link leads to, if not away or to a place on its page.
 LINK = re.compile(r"\]\((?!\w+:)([^)#\s]+)")
 
@@ -136,6 +136,9 @@ def catalogue_page() -> str:
         "- Inputs in brackets may be left out. **Batch-coupled**: a sample's value depends on the others in the batch; "
         "on many processes the batch is that of all. **Fused**: what [the kernels](kernels.md) do for a language "
         "model's head: *by hand* (or *by hand on CUDA* alone), *in chunks* of rows by autograd, or *no*.",
+        "- **Top-k**: what a teacher of k logits, the others masked by -inf, must come with: *nothing*, or its *tail*, "
+        "the probability of the others, which `cache_teacher` keeps. Without a tail `shared_support=true` compares "
+        "both networks on the teacher's classes alone.",
         "",
         "Losses: " + ", ".join(f"[{family}](#{_anchor(family)})" for family in [*_families(), "wrapped"]) + ". "
         "Beside them: " + ", ".join(f"[{kind}](#{kind})" for kind in PARTS) + ".",
@@ -145,7 +148,7 @@ def catalogue_page() -> str:
     ]
     for family in _families():
         lines += [f"## {_family_name(family)}", ""]
-        lines += ["| id | what it is | inputs | coupled | fused | status |", "|---|---|---|---|---|---|"]
+        lines += ["| id | what it is | inputs | coupled | fused | top-k | status |", "|---|---|---|---|---|---|---|"]
         lines += [_loss_row(entry) for entry in entries if entry.family == family] + [""]
     lines += ["## Wrapped", "", "Losses of other libraries, called as they are through a configuration of ours.", ""]
     lines += ["| id | what it is | inputs | coupled | wraps |", "|---|---|---|---|---|"]
@@ -174,7 +177,7 @@ def _loss_row(entry: Entry) -> str:
     what += f"<br><small>{ranges}</small>" if ranges else ""
     status = f"{STATUS[entry.status]}<br><small>{_repositories(entry.evidence)}</small>"
     coupled = "yes" if entry.batch_coupled else "no"
-    return _row(name, what, inputs_line(entry), coupled, entry.fused, status)
+    return _row(name, what, inputs_line(entry), coupled, entry.fused, entry.top_k or "–", status)
 
 
 def _wrapped_row(entry: Entry) -> str:

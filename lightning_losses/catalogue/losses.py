@@ -43,6 +43,9 @@ class Entry:
         fused: "by hand" where a kernel has its gradient without holding the logits, or "by hand on CUDA" where only
             one of a GPU has; "in chunks" where autograd takes a chunk of rows at a time, "no" where it sees the whole
             batch, takes other tensors, or learns parameters.
+        top_k: of a loss with a teacher's logits, what a teacher of k logits alone must come with: "nothing" where the
+            value is finite though it masks the others; "tail" where it would be infinite, so that the teacher should
+            keep their probability, or the loss take `shared_support`; empty without such a teacher.
         status: "confirmed" against the authors' code, from the "paper" alone, "experimental", or another library's,
             "wrapped".
         evidence: what its numbers are compared with.
@@ -59,6 +62,7 @@ class Entry:
     settings: dict[str, str]
     batch_coupled: bool
     fused: str
+    top_k: str
     status: Status | Literal["wrapped"]
     evidence: str
     configs: tuple[str, ...]
@@ -108,7 +112,7 @@ def families() -> list[str]:
 def catalogue_table(entries: list[Entry]) -> Table:
     """The catalogue for the terminal; optional inputs are in brackets."""
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("id", "class", "what it is", "inputs", "batch-coupled", "fused", "status", "objective="):
+    for name in ("id", "class", "what it is", "inputs", "batch-coupled", "fused", "top-k", "status", "objective="):
         table.add_column(name, overflow="fold", no_wrap=name in ("id", "class", "status", "objective="))
     family = ""
     for entry in entries:
@@ -123,6 +127,7 @@ def catalogue_table(entries: list[Entry]) -> Table:
             escape(inputs_line(entry)),
             "yes" if entry.batch_coupled else "no",
             entry.fused,
+            entry.top_k or "–",
             entry.status,
             ", ".join(entry.configs) or "–",
         )
@@ -150,10 +155,24 @@ def _entry(loss: type[Loss], configs: tuple[str, ...]) -> Entry:
         settings_of(loss),
         loss.batch_coupled,
         fused(loss),
+        top_k_of(loss),
         loss.status,
         loss.evidence,
         configs,
     )
+
+
+def top_k_of(loss: type[Loss]) -> str:
+    """What a teacher of k logits must come with for this loss; see `Entry`.
+
+    Example:
+        >>> from lightning_losses.losses import KD, Brier, ReverseKL
+        >>> top_k_of(KD), top_k_of(ReverseKL), top_k_of(Brier)
+        ('nothing', 'tail', '')
+    """
+    if "teacher_logits" not in loss.inputs():
+        return ""
+    return "tail" if getattr(loss, "needs_tail", False) else "nothing"
 
 
 def check_known(argument: str, value: str | None, known: set[str]) -> None:

@@ -4,7 +4,7 @@ from importlib.resources import files
 
 from omegaconf import OmegaConf
 
-from lightning_losses.catalogue.losses import Entry, catalogue, paper_of, settings_of, summary_of
+from lightning_losses.catalogue.losses import Entry, catalogue, paper_of, settings_of, summary_of, top_k_of
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.registered import registered_losses
 
@@ -59,6 +59,7 @@ def wrapped_losses() -> list[Entry]:
                 settings={},
                 batch_coupled=bool(adapted.get("batch_coupled", False)),
                 fused="no",
+                top_k="",
                 status="wrapped",
                 evidence=f"that of {module.partition('.')[0]}, called as it is",
                 configs=(name,),
@@ -80,6 +81,7 @@ def _registered(name: str, loss: type[Loss]) -> Entry:
         batch_coupled=loss.batch_coupled,
         # To find out, it would have to be built.
         fused="no",
+        top_k=top_k_of(loss),
         status=loss.status,
         evidence=loss.evidence,
         configs=(),

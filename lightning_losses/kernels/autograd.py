@@ -88,7 +88,12 @@ class _GradientsInForward(torch.autograd.Function):
 def refuse_second_order(name: str) -> None:
     """Raise ``RuntimeError`` in a backward pass that is to be differentiated itself."""
     if torch.is_grad_enabled():
-        raise RuntimeError(
-            f"linear_cross_entropy: create_graph=True came through impl='{name}', which has first "
-            "derivatives only; use impl='reference' for higher ones."
-        )
+        raise RuntimeError(second_order_refusal(name))
+
+
+def second_order_refusal(name: str) -> str:
+    """What is said where an implementation's gradient is to be differentiated itself."""
+    return (
+        f"linear_cross_entropy: create_graph=True came through impl='{name}', which has first "
+        "derivatives only; use impl='reference' for higher ones."
+    )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.numerics.checks import check_choice
-from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.probabilities import full_precision, known_somewhere
 
 _REDUCTIONS = ("mean", "sum")
 
@@ -133,6 +133,11 @@ class Adapted(Loss):
             raise ValueError(
                 f"adapted: target of shape {list(value.shape)} and dtype {value.dtype} came to {self.inner_name} with "
                 "one_hot=True; give class indices of the logits' shape without its last dimension, or one_hot=False."
+            )
+        if known_somewhere((value < 0) | (value >= logits.shape[-1])):
+            raise ValueError(
+                f"adapted: a target outside 0 to {logits.shape[-1] - 1} came to {self.inner_name} with one_hot=True; "
+                "leave such samples out."
             )
         wide = full_precision(logits)
         return torch.zeros_like(wide).scatter_(-1, value.unsqueeze(-1), 1.0)

@@ -17,7 +17,15 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.numerics.checks import check_vectors
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.reduction import Reduction, reduce
-from lightning_losses.numerics.rows import class_indices, classification_rows, distillation_rows, pick
+from lightning_losses.numerics.rows import (
+    PairedRows,
+    class_indices,
+    classification_rows,
+    distillation_rows,
+    on_shared_support,
+    pick,
+    required_target,
+)
 
 
 class RowLoss(Loss):
@@ -78,6 +86,44 @@ class CrossEntropyFunction(ClassificationLoss):
         return self.of_cross_entropy(-pick(log_probabilities(given.logits), given.target))
 
 
+class TaughtLoss(RowLoss):
+    """A loss that has a value for each row, from the logits of student and teacher.
+
+    A class without probability is masked by -inf. A term that is infinite because one network alone masks a class
+    counts as if its probability there were e^-100: the value stays finite and at least 0, and pulls the student towards
+    the teacher's classes.
+
+    Args:
+        shared_support: compare the networks on the classes that neither masks, with both softmaxes over these alone.
+
+    Attributes:
+        least_classes: how many classes there must be.
+        needs_tail: whether a class that the teacher alone masks makes the value infinite, but for that convention: a
+            teacher of k logits should then keep the probability of the others, as `cache_teacher` does, or come with
+            `shared_support`.
+    """
+
+    least_classes: ClassVar[int] = 2
+    needs_tail: ClassVar[bool] = False
+
+    shared_support: bool = field(default=False, kw_only=True)
+
+    def pairs(
+        self,
+        logits: Float[Tensor, "*rows classes"],
+        teacher_logits: Float[Tensor, "*rows classes"],
+        target: Shaped[Tensor, "..."] | None,
+    ) -> PairedRows:
+        """Both networks' rows, checked, on the shared support if that is asked for."""
+        rows = distillation_rows(
+            self._identifier, logits, teacher_logits, target, self.ignore_index, least_classes=self.least_classes
+        )
+        if not self.shared_support:
+            return rows
+        student, teacher = on_shared_support(rows.logits, rows.teacher_logits)
+        return rows._replace(logits=student, teacher_logits=teacher)
+
+
 class DistillationRows(NamedTuple):
     """Logits of student and teacher, checked, in full precision, the teacher's without gradient."""
 
@@ -86,7 +132,7 @@ class DistillationRows(NamedTuple):
     kept: Bool[Tensor, "*rows"] | None
 
 
-class DistillationLoss(RowLoss):
+class DistillationLoss(TaughtLoss):
     """A value a row from the logits of student and teacher; a target only tells which rows are ignored."""
 
     @abstractmethod
@@ -100,7 +146,7 @@ class DistillationLoss(RowLoss):
         target: Shaped[Tensor, "..."] | None = None,
     ) -> DistillationRows:
         """What `rows` takes, checked."""
-        rows = distillation_rows(self._identifier, logits, teacher_logits, target, self.ignore_index)
+        rows = self.pairs(logits, teacher_logits, target)
         return DistillationRows(rows.logits, rows.teacher_logits, rows.kept)
 
     def forward(
@@ -128,14 +174,8 @@ class LabelledRows(NamedTuple):
         return class_indices(self.target)
 
 
-class LabelledDistillationLoss(RowLoss):
-    """A value a row from the logits of student and teacher and the target.
-
-    Attributes:
-        least_classes: how many classes there must be.
-    """
-
-    least_classes: ClassVar[int] = 1
+class LabelledDistillationLoss(TaughtLoss):
+    """A value a row from the logits of student and teacher and the target."""
 
     @abstractmethod
     def rows(self, given: LabelledRows) -> Float[Tensor, "*rows"]:
@@ -148,14 +188,8 @@ class LabelledDistillationLoss(RowLoss):
         target: Shaped[Tensor, "..."],
     ) -> LabelledRows:
         """What `rows` takes, checked."""
-        rows = distillation_rows(self._identifier, logits, teacher_logits, target, self.ignore_index)
-        if logits.shape[-1] < self.least_classes:
-            raise ValueError(
-                f"{self._identifier}: logits of shape {list(logits.shape)} came; give at least {self.least_classes} "
-                "classes."
-            )
-        assert rows.target is not None
-        return LabelledRows(rows.logits, rows.teacher_logits, rows.target, rows.kept)
+        rows = self.pairs(logits, teacher_logits, required_target(self._identifier, target))
+        return LabelledRows(rows.logits, rows.teacher_logits, required_target(self._identifier, rows.target), rows.kept)
 
     def forward(
         self,
@@ -243,8 +277,7 @@ def _classification_rows(
     loss: str, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."], ignore_index: int
 ) -> ClassificationRows:
     rows = classification_rows(loss, logits, target, ignore_index)
-    assert rows.target is not None
-    return ClassificationRows(rows.logits, rows.target, rows.kept)
+    return ClassificationRows(rows.logits, required_target(loss, rows.target), rows.kept)
 
 
 def index_rows(

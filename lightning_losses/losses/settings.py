@@ -113,7 +113,7 @@ def settings(loss: type) -> tuple[Setting, ...]:
     Example:
         >>> from lightning_losses.losses import NKD
         >>> [setting.name for setting in settings(NKD)]
-        ['gamma', 'temperature', 'ignore_index', 'reduction']
+        ['gamma', 'temperature', 'ignore_index', 'reduction', 'shared_support']
         >>> settings(NKD)[0].bound
         Bound(above=None, least=0, most=None, below=None)
     """

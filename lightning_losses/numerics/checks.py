@@ -82,7 +82,8 @@ def check_vectors(loss: str, features: Any, teacher_features: Any) -> None:
     """Raise ``ValueError`` unless both are vectors [B, D] of the same samples, of any two dimensions."""
     for name, tensor in (("features", features), ("teacher_features", teacher_features)):
         check_floating(loss, name, tensor)
-        if tensor.ndim != 2 or len(tensor) != len(features):
+        if tensor.ndim != 2 or len(tensor) != len(features) or tensor.shape[1] == 0:
             raise ValueError(
-                f"{loss}: {name} of shape {list(tensor.shape)} came; give vectors [B, D], of the same samples for both."
+                f"{loss}: {name} of shape {list(tensor.shape)} came; give vectors [B, D] with D of at least 1, of the "
+                "same samples for both."
             )

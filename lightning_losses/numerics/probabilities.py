@@ -7,6 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+# What the logarithm of a probability of 0 counts as where it would make a value infinite; torch's binary cross-entropy
+# takes the same number.
+LOG_OF_ZERO = -100.0
+
 
 def full_precision(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Half-precision tensors as float32; float32 and float64 as they are."""
@@ -24,6 +28,16 @@ def known_everywhere(condition: Bool[Tensor, "..."]) -> bool:
         (True, False)
     """
     return _read(condition.device, condition.all) == 1
+
+
+def known_somewhere(condition: Bool[Tensor, "..."]) -> bool:
+    """Whether a condition holds anywhere, if that can be known for free (as `known_everywhere`); else False.
+
+    Example:
+        >>> known_somewhere(torch.tensor([True, False])), known_somewhere(torch.tensor([False, False]))
+        (True, False)
+    """
+    return _read(condition.device, condition.any) == 1
 
 
 def known_finite(values: Float[Tensor, "..."]) -> bool:
@@ -52,6 +66,53 @@ def log_probabilities(
 ) -> Float[Tensor, "*rows classes"]:
     """``log softmax(logits / temperature)`` over the last dimension."""
     return torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+
+
+def finite_logarithms(log_p: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
+    """Log-probabilities with -100, a constant, for each -inf; NaN and +inf stay.
+
+    Example:
+        >>> finite_logarithms(torch.tensor([0.0, -torch.inf, torch.nan]))
+        tensor([   0., -100.,   nan])
+    """
+    return log_p.masked_fill(torch.isneginf(log_p), LOG_OF_ZERO)
+
+
+def log_total(logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows 1"]:
+    """``log sum_k exp logits_k``; -inf, with zero gradients, where every class is masked.
+
+    Example:
+        >>> log_total(torch.tensor([[0.0, 0.0], [-torch.inf, -torch.inf]])).exp()
+        tensor([[2.],
+                [0.]])
+    """
+    # torch's own has a NaN gradient there, which even a zero gradient from above would not stop.
+    none = _masked_throughout(logits)
+    if none is None:
+        return torch.logsumexp(logits, dim=-1, keepdim=True)
+    return torch.logsumexp(logits.masked_fill(none, 0.0), dim=-1, keepdim=True).masked_fill(none, -torch.inf)
+
+
+def log_probabilities_within(
+    logits: Float[Tensor, "*rows part"], temperature: float = 1.0
+) -> Float[Tensor, "*rows part"]:
+    """`log_probabilities` over a part of the classes: -inf, with zero gradients, where a row has none of them.
+
+    Example:
+        >>> log_probabilities_within(torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]]))
+        tensor([[0., -inf],
+                [-inf, -inf]])
+    """
+    none = _masked_throughout(logits)
+    if none is None:
+        return log_probabilities(logits, temperature)
+    return log_probabilities(logits.masked_fill(none, 0.0), temperature).masked_fill(none, -torch.inf)
+
+
+def _masked_throughout(logits: Float[Tensor, "*rows classes"]) -> Bool[Tensor, "*rows 1"] | None:
+    """The rows all of whose classes are masked; None if it is known that there are none."""
+    none = torch.isneginf(logits.detach().amax(dim=-1, keepdim=True))
+    return None if known_everywhere(~none) else none
 
 
 def probabilities(logits: Float[Tensor, "*rows classes"], temperature: float = 1.0) -> Float[Tensor, "*rows classes"]:

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_floating, debugging
-from lightning_losses.numerics.probabilities import full_precision, known_everywhere
+from lightning_losses.numerics.probabilities import full_precision, known_everywhere, known_somewhere
 
 
 class Rows(NamedTuple):
@@ -18,8 +18,18 @@ class Rows(NamedTuple):
     kept: Bool[Tensor, "*rows"] | None
 
 
+def _classes_last(logits: Tensor) -> str:
+    # Said wherever shapes disagree: no shape tells which of its dimensions the classes are.
+    return "; classes come last: from [N, C, ...] give logits.movedim(1, -1)" if logits.ndim > 2 else ""
+
+
 def classification_rows(
-    loss: str, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."] | None, ignore_index: int = -100
+    loss: str,
+    logits: Float[Tensor, "*rows classes"],
+    target: Shaped[Tensor, "..."] | None,
+    ignore_index: int = -100,
+    *,
+    least_classes: int = 2,
 ) -> Rows:
     """Check logits against a target and neutralise the rows whose target is `ignore_index`.
 
@@ -28,27 +38,36 @@ def classification_rows(
         logits: [..., C] floating-point scores.
         target: [...] class indices, [..., C] probabilities, or None (no row is ignored then).
         ignore_index: rows with this target count for nothing; their logits and target are set to 0.
+        least_classes: how many classes there must be; 2 where softmax is taken, which is constant over one.
 
     Returns:
         Logits in float32 or float64; the target without `ignore_index`; the mask of kept rows, None if all are known
         to be kept.
 
     Raises:
-        ValueError: dtypes or shapes that do not fit; under `debug`, targets outside [0, C) and NaN logits.
+        ValueError: dtypes or shapes that do not fit; targets outside [0, C), on the CPU and under `debug`; NaN logits
+            under `debug`.
     """
     check_floating(loss, "logits", logits)
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"{loss}: logits have shape {list(logits.shape)}; give [..., C] with C of at least 1.")
+    if logits.shape[-1] < least_classes:
+        raise ValueError(
+            f"{loss}: logits of shape {list(logits.shape)} came, and softmax over one class is 1 whatever the logit; "
+            f"give at least {least_classes} classes, or use binary_cross_entropy_with_logits for one yes-or-no logit."
+        )
     logits = full_precision(logits)
     if debugging() and bool(torch.isnan(logits).any()):
-        raise ValueError(f"{loss}: logits hold NaN; find the layer that made it before the loss hides it.")
+        raise ValueError(f"{loss}: logits hold NaN; find the layer that made it before it spreads.")
     if target is None:
         return Rows(logits, None, None)
+    target = required_target(loss, target)
     if target.is_floating_point():
         if target.shape != logits.shape:
             raise ValueError(
                 f"{loss}: a floating-point target of shape {list(target.shape)} came with logits of shape "
-                f"{list(logits.shape)}; probabilities have the shape of the logits, indices are int64."
+                f"{list(logits.shape)}; probabilities have the shape of the logits, indices are int64"
+                f"{_classes_last(logits)}."
             )
         return Rows(logits, target.to(logits.dtype), None)
     if target.dtype != torch.int64:
@@ -58,21 +77,44 @@ def classification_rows(
     if target.shape != logits.shape[:-1]:
         raise ValueError(
             f"{loss}: target of shape {list(target.shape)} came with logits of shape "
-            f"{list(logits.shape)}; class indices have shape {list(logits.shape[:-1])}."
+            f"{list(logits.shape)}; class indices have shape {list(logits.shape[:-1])}{_classes_last(logits)}."
         )
-    kept = target != ignore_index
-    if debugging():
-        classes = logits.shape[-1]
-        bad = kept & ((target < 0) | (target >= classes))
-        if bool(bad.any()):
-            raise ValueError(
-                f"{loss}: target {int(target[bad][0])} came with {classes} classes; give 0 to "
-                f"{classes - 1}, or ignore_index={ignore_index}."
-            )
+    kept = check_classes(loss, target, logits.shape[-1], ignore_index)
     if known_everywhere(kept):
         return Rows(logits, target, None)
     # An ignored row may hold anything, also inf: zeros keep its (discarded) value and gradient finite.
     return Rows(logits.masked_fill(~kept.unsqueeze(-1), 0.0), target.masked_fill(~kept, 0), kept)
+
+
+def check_classes(
+    loss: str, target: Int[Tensor, "*rows"], classes: int, ignore_index: int = -100
+) -> Bool[Tensor, "*rows"]:
+    """Which rows are kept; raises ``ValueError`` if one is out of range, where that can be known for free or must be.
+
+    Example:
+        >>> check_classes("demo", torch.tensor([1, -100]), 2)
+        tensor([ True, False])
+    """
+    kept = target != ignore_index
+    inside = (target >= 0) & (target < classes)
+    if not known_everywhere(inside):
+        bad = kept & ~inside
+        if known_somewhere(bad) or (debugging() and bool(bad.any())):
+            raise ValueError(
+                f"{loss}: target {int(target[bad][0])} came with {classes} classes; give 0 to {classes - 1}, or "
+                f"ignore_index={ignore_index}."
+            )
+    return kept
+
+
+def required_target(loss: str, target: Shaped[Tensor, "..."] | None) -> Shaped[Tensor, "..."]:
+    """The target; raises ``ValueError`` unless it is a tensor."""
+    if not isinstance(target, Tensor):
+        came = "None" if target is None else f"a {type(target).__name__}"
+        raise ValueError(
+            f"{loss}: target came as {came}; give a tensor of class indices [...], or of probabilities [..., C]."
+        )
+    return target
 
 
 class PairedRows(NamedTuple):
@@ -90,6 +132,8 @@ def distillation_rows(
     teacher_logits: Float[Tensor, "*rows classes"],
     target: Shaped[Tensor, "..."] | None = None,
     ignore_index: int = -100,
+    *,
+    least_classes: int = 2,
 ) -> PairedRows:
     """Check a student's logits against a teacher's, detach the teacher, neutralise ignored rows in both.
 
@@ -99,24 +143,46 @@ def distillation_rows(
         teacher_logits: [..., C] the teacher's scores.
         target: [...] class indices, [..., C] probabilities, or None (no row is ignored then).
         ignore_index: rows with this target count for nothing.
+        least_classes: as in `classification_rows`.
 
     Raises:
-        ValueError: dtypes or shapes that do not fit, a teacher with another number of classes among them.
+        ValueError: as `classification_rows`; a teacher with another number of classes.
     """
     check_floating(loss, "teacher_logits", teacher_logits)
-    rows = classification_rows(loss, logits, target, ignore_index)
+    check_floating(loss, "logits", logits)
+    if logits.shape[-1:] == teacher_logits.shape[-1:] == (1,) and least_classes > 1:
+        raise ValueError(
+            f"{loss}: logits of shape {list(logits.shape)} came, and softmax over one class is 1 whatever the logit; "
+            f"give at least {least_classes} classes, or use BinaryKL for one yes-or-no logit."
+        )
+    rows = classification_rows(loss, logits, target, ignore_index, least_classes=1)
     if teacher_logits.shape != logits.shape:
-        detail = "train the student on the teacher's classes, or select the shared ones"
-        if logits.shape[-1] == teacher_logits.shape[-1]:
+        detail = "train the student on the teacher's classes, or select the shared ones by AlignedVocabulary"
+        if logits.shape[-1:] == teacher_logits.shape[-1:]:
             detail = "give both the same samples"
         raise ValueError(
             f"{loss}: teacher_logits of shape {list(teacher_logits.shape)} came with logits of shape "
-            f"{list(logits.shape)}; {detail}."
+            f"{list(logits.shape)}; {detail}{_classes_last(logits)}."
         )
     teacher = full_precision(teacher_logits.detach()).to(rows.logits.dtype)
     if rows.kept is not None:
         teacher = teacher.masked_fill(~rows.kept.unsqueeze(-1), 0.0)
     return PairedRows(rows.logits, teacher, rows.target, rows.kept)
+
+
+def on_shared_support(
+    logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"]
+) -> tuple[Float[Tensor, "*rows classes"], Float[Tensor, "*rows classes"]]:
+    """Both networks' logits with -inf for each class that either masks: softmax is over those that neither does.
+
+    Example:
+        >>> on_shared_support(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, -torch.inf, 4.0]))
+        (tensor([1., -inf, 3.]), tensor([0., -inf, 4.]))
+    """
+    masked = torch.isneginf(logits) | torch.isneginf(teacher_logits)
+    # What is not a number in one network is none of the other's masks.
+    student, teacher = (z.masked_fill(masked & (z < torch.inf), -torch.inf) for z in (logits, teacher_logits))
+    return student, teacher
 
 
 def class_indices(target: Shaped[Tensor, "..."]) -> Int[Tensor, "*rows"]:

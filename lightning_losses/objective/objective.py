@@ -92,11 +92,11 @@ class Objective(nn.Module):
         samples: dict[str, Tensor] = {}
         total: Tensor | None = None
         for name, term in self._terms().items():
-            missing = [needed for needed, required in term.needs.items() if required and needed not in tensors]
+            missing = [needed for needed, required in term.needs.items() if required and tensors.get(needed) is None]
             if missing:
                 raise ValueError(
                     f"Objective: term '{name}' ({name_of(term.loss)}) needs {', '.join(map(repr, missing))}; the "
-                    f"step offered {', '.join(map(repr, sorted(tensors)))}."
+                    f"step offered {', '.join(repr(name) for name in sorted(tensors) if tensors[name] is not None)}."
                 )
             offered: Mapping[str, Any] = tensors
             if gather is not None and term.batch_coupled:

@@ -135,7 +135,13 @@ class Term(nn.Module):
                 f"Term: the weight of {name_of(self.loss)} follows a schedule, but the step gave no 'progress'; set "
                 "max_steps (or max_epochs, where the loader has a length), or give progress=, from 0 to 1, yourself."
             )
-        return self.weight(float(progress))
+        weight = self.weight(float(progress))
+        if not math.isfinite(weight):
+            raise ValueError(
+                f"Term: the schedule of {name_of(self.loss)} gave the weight {weight} at progress {progress:g}; give "
+                "one of finite numbers."
+            )
+        return weight
 
     def forward(self, tensors: Mapping[str, Any]) -> Tensor:
         """Evaluate the loss, unweighted, on the tensors that it takes."""

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lightning_losses.numerics.checks import check_count, check_floating, check_number
 from lightning_losses.numerics.probabilities import full_precision
@@ -21,7 +20,8 @@ def row_column_normalization(
 
     The result's columns sum to 1 exactly, its rows in the limit (for n = m). The gradient is that of these very
     iterations, not of their limit, by a reverse sweep over the scalings: it keeps 2 n_iters vectors in place of
-    2 n_iters matrices.
+    2 n_iters matrices. A gradient that is to be differentiated again goes through the iterations as autograd records
+    them.
 
     Args:
         cost: [..., n, m]; +inf between what must not meet, though not throughout a row or a column.
@@ -59,6 +59,19 @@ def row_column_normalization(
     return plan
 
 
+def _through_iterations(
+    cost: Float[Tensor, "*batch n m"], gradient: Float[Tensor, "*batch n m"], epsilon: float, n_iters: int
+) -> tuple[Tensor | None, ...]:
+    """The gradient by the cost with a graph of its own."""
+    scores = cost / -epsilon
+    log_u, log_v = torch.zeros_like(scores[..., 0]), torch.zeros_like(scores[..., 0, :])
+    for _ in range(n_iters):
+        log_u = -torch.logsumexp(scores + log_v.unsqueeze(-2), dim=-1)
+        log_v = -torch.logsumexp(scores + log_u.unsqueeze(-1), dim=-2)
+    plan = (scores + log_u.unsqueeze(-1) + log_v.unsqueeze(-2)).exp()
+    return *torch.autograd.grad(plan, cost, gradient, create_graph=True), None, None
+
+
 def _multiply(matrix: Tensor, vector: Tensor, *, out: Tensor) -> Tensor:
     if matrix.ndim == 2:
         return torch.mv(matrix, vector, out=out)
@@ -81,14 +94,15 @@ class _Scaling(torch.autograd.Function):
                 _multiply(kernel, v, out=u).reciprocal_()
                 v = _multiply(turned, u, out=after).reciprocal_()
             plan = (kernel * v.unsqueeze(-2)).mul_(rows[-1].unsqueeze(-1))
-        ctx.save_for_backward(kernel, plan, rows, columns)
+        ctx.save_for_backward(cost, kernel, plan, rows, columns)
         ctx.epsilon = epsilon
         return plan
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        kernel, plan, rows, columns = ctx.saved_tensors
+        cost, kernel, plan, rows, columns = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _through_iterations(cost, gradient, ctx.epsilon, len(rows))
         with torch.autocast(kernel.device.type, enabled=False):
             turned = kernel.mT
             weighted = gradient * plan
@@ -126,14 +140,16 @@ class _LogScaling(torch.autograd.Function):
             rows.append(log_u)
             columns.append(log_v)
         plan = _scaled(scores, log_u, log_v)
-        ctx.save_for_backward(scores, plan, torch.stack(rows), torch.stack(columns))
+        ctx.save_for_backward(cost, plan, torch.stack(rows), torch.stack(columns))
         ctx.epsilon = epsilon
         return plan
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        scores, plan, rows, columns = ctx.saved_tensors
+        cost, plan, rows, columns = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _through_iterations(cost, gradient, ctx.epsilon, len(rows))
+        scores = cost / -ctx.epsilon
         by_scores = gradient * plan
         d_u, d_v = by_scores.sum(dim=-1), by_scores.sum(dim=-2)
         for k in reversed(range(len(rows))):

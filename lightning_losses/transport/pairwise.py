@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 # Elements of the largest intermediate of the backward pass.
 _CHUNK = 1 << 22
@@ -30,7 +29,6 @@ class _L1Distances(torch.autograd.Function):
         return torch.cdist(x, y, p=1.0)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, y = ctx.saved_tensors
         with torch.autocast(x.device.type, enabled=False):

@@ -5,13 +5,18 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lightning_losses.numerics.checks import check_choice, check_count, check_floating, check_number
+from lightning_losses.numerics.derivatives import first_derivatives_only
 from lightning_losses.numerics.divergences import entropy
-from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.probabilities import full_precision, known_somewhere
 
 Gradient = Literal["unrolled", "envelope", "implicit"]
+
+_SECOND = (
+    "kl_cost: create_graph=True came through gradient='envelope', which has first derivatives only; give "
+    "gradient='implicit' or 'unrolled'."
+)
 
 # What the logarithm of a weight of 0 is taken as: far below any other, and without an infinite gradient.
 _LOG_ZERO = -1e5
@@ -62,13 +67,15 @@ def sinkhorn(
         annealing: this many iterations before, with an epsilon halved each time from the cost's range down.
         gradient: "unrolled" differentiates the iterations themselves, for any function of the result and any number
             of iterations, and keeps them all in memory. "implicit" differentiates the converged plan, for any
-            function of it. "envelope" is for `kl_cost` and `entropic_cost` alone, converged, and the cheapest.
+            function of it. "envelope" is for `kl_cost` and `entropic_cost` alone, converged, and the cheapest; it has
+            first derivatives only.
 
     Returns:
         The plan with potentials; in float32 at least.
 
     Raises:
-        ValueError: shapes that do not fit, an epsilon of 0 or less, an unknown gradient.
+        ValueError: shapes that do not fit, an epsilon of 0 or less, an unknown gradient; on the CPU, weights below 0 or
+            of unlike sums.
 
     Source:
         Cuturi, 2013, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport", arXiv:1306.0895; the log
@@ -90,6 +97,12 @@ def sinkhorn(
     cost = full_precision(cost)
     a = _weights("a", a, cost, cost.shape[:-1])
     b = _weights("b", b, cost, (*cost.shape[:-2], cost.shape[-1]))
+    masses = a.detach().sum(dim=-1), b.detach().sum(dim=-1)
+    if known_somewhere((masses[0] - masses[1]).abs() > 1e-3 * masses[0]):
+        raise ValueError(
+            f"sinkhorn: a of sum {masses[0].flatten()[0].item():g} came with b of sum "
+            f"{masses[1].flatten()[0].item():g}; give both the same sum."
+        )
     if gradient == "unrolled":
         f, g = _potentials(cost, a, b, epsilon, n_iters, tolerance, annealing)
         return Transport(_plan(cost, a, b, f, g, epsilon), f, g, cost, a, b, epsilon, gradient)
@@ -129,7 +142,8 @@ def kl_cost(transport: Transport) -> Float[Tensor, "*batch"]:
     plan, f, g, cost, a, b, epsilon, gradient = transport
     if gradient == "envelope":
         mass = _plan(cost, a, b, f, g, epsilon).sum(dim=(-2, -1))
-        return (a * f).sum(dim=-1) + (b * g).sum(dim=-1) - epsilon * (mass - a.sum(dim=-1) * b.sum(dim=-1))
+        value = (a * f).sum(dim=-1) + (b * g).sum(dim=-1) - epsilon * (mass - a.sum(dim=-1) * b.sum(dim=-1))
+        return first_derivatives_only(value, _SECOND)
     divergence = _entropy(a, plan.sum(dim=-1)) + _entropy(b, plan.sum(dim=-2)) - entropy(_safe_log(plan).flatten(-2))
     return (plan * cost).sum(dim=(-2, -1)) + epsilon * divergence
 
@@ -144,17 +158,19 @@ def entropic_cost(transport: Transport) -> Float[Tensor, "*batch"]:
 def _weights(name: str, weights: Tensor | None, cost: Tensor, shape: Any) -> Tensor:
     if weights is None:
         return cost.new_full(tuple(shape), 1.0 / shape[-1])
-    if not weights.is_floating_point() or weights.shape[-1] != shape[-1] or weights.ndim > len(shape):
+    if not weights.is_floating_point() or weights.shape[-1:] != shape[-1:] or weights.ndim > len(shape):
         raise ValueError(
             f"sinkhorn: {name} of shape {list(weights.shape)} and dtype {weights.dtype} came with a cost "
             f"of shape {list(cost.shape)}; give floating-point weights of shape {list(shape)}."
         )
+    if known_somewhere(weights < 0):
+        raise ValueError(f"sinkhorn: {name} came with a weight below 0; give weights of at least 0.")
     return weights.to(cost.dtype).expand(tuple(shape))
 
 
 def _safe_log(weights: Tensor) -> Tensor:
-    positive = weights > 0
-    return torch.where(positive, torch.where(positive, weights, 1.0).log(), _LOG_ZERO)
+    empty = weights == 0
+    return weights.masked_fill(empty, 1.0).log().masked_fill(empty, _LOG_ZERO)
 
 
 def _entropy(weights: Tensor, mass: Tensor) -> Tensor:
@@ -199,12 +215,13 @@ class _Implicit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, cost: Tensor, a: Tensor, b: Tensor, plan: Tensor, epsilon: float) -> Tensor:
+        plan = plan.clone()
+        # What comes out, which depends on the cost: the gradient, a function of it, can be differentiated again.
         ctx.save_for_backward(plan)
         ctx.epsilon = epsilon
-        return plan.clone()
+        return plan
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (plan,) = ctx.saved_tensors
         weighted = gradient * plan

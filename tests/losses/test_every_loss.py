@@ -41,6 +41,9 @@ CONSTANT_PARTS = {
 # Some losses are defined in float64 whatever comes in.
 FULL = (torch.float32, torch.float64)
 
+# What has an entry for each class.
+CLASS_WISE = ("logits", "teacher_logits", "distillation_logits", "mixup_logits", "mixup_target", "past_probabilities")
+
 EVERY = losses.loss_classes()
 
 
@@ -301,6 +304,19 @@ def test_uniform_student_is_finite(loss):
     assert finite(*with_gradients(build(loss), values))
 
 
+# NaN is a question without an answer there.
+@those(but=("multi_aspect_kd",))
+def test_what_is_not_a_number_makes_the_value_so(loss):
+    values = tensors(loss)
+    for name, value in floating(values).items():
+        for wrong in (torch.nan, torch.inf) if name in ("logits", "teacher_logits") else (torch.nan,):
+            broken = value.clone()
+            broken[(2, *[0] * (value.ndim - 1))] = wrong
+            result = build(loss)(**{**values, name: broken})
+            assert not bool(torch.isfinite(result)), (name, wrong)
+            assert wrong == torch.inf or bool(torch.isnan(result)), name
+
+
 # ---- who learns
 
 
@@ -342,13 +358,49 @@ def test_integer_logits_are_refused(loss):
         build(loss)(**{**values, "logits": values["logits"].long()})
 
 
-@those("logits", "target")
+# The labels of the last one are compared among themselves; they may be any numbers.
+@those("target", but=("crd",))
 @pytest.mark.parametrize("bad", [CLASSES, -1])
-def test_target_out_of_range_is_refused_under_debug(loss, bad):
+def test_target_out_of_range_is_refused(loss, bad, monkeypatch):
     values = tensors(loss)
     values["target"][0] = bad
-    with debug(), pytest.raises(ValueError, match=rf"^{loss.identifier()}: target {bad} .*{CLASSES} classes"):
+    told = rf"^{'ofa_kd' if loss.identifier() == 'ofa_stages' else loss.identifier()}: target {bad} .*{CLASSES} classes"
+    with pytest.raises(ValueError, match=told):
         build(loss)(**values)
+    # What can't be read for free is read under debug.
+    monkeypatch.setattr("lightning_losses.numerics.probabilities._read", lambda *_: None)
+    with debug(), pytest.raises(ValueError, match=told):
+        build(loss)(**values)
+
+
+@those("target")
+def test_a_missing_target_is_refused(loss):
+    if loss.inputs()["target"]:
+        with pytest.raises(ValueError, match=rf"^{loss.identifier()}: target came as None; give "):
+            build(loss)(**{**tensors(loss), "target": None})
+
+
+@those("logits", "target", without=["features", "mixup_logits"])
+def test_classes_that_do_not_come_last_are_refused(loss):
+    sizes = (2, CLASSES, 3, 4)
+    values = {
+        name: torch.zeros(sizes) if name in CLASS_WISE else torch.zeros(2, 3, 4, dtype=value.dtype)
+        for name, value in tensors(loss).items()
+        if isinstance(value, torch.Tensor)
+    }
+    with pytest.raises(ValueError, match=rf"^{loss.identifier()}: .*\[2, 5, 3, 4\].*logits\.movedim\(1, -1\)\.$"):
+        build(loss)(**{**tensors(loss), **values})
+
+
+# A probability of its own for each class, or none at all.
+@those("logits", but=("binary_kl", "binary_kl_norm", "group_kd", "z_loss"))
+def test_one_class_is_refused(loss):
+    values = tensors(loss)
+    values |= {name: values[name][..., :1] for name in CLASS_WISE if name in values}
+    values |= {"target": torch.zeros(BATCH, dtype=torch.int64)} if "target" in values else {}
+    told = rf"^({loss.identifier()}|kd): (logits of shape \[6, 1\] came, and softmax over one class|.*at least (2|two))"
+    with pytest.raises(ValueError, match=told):
+        build(loss, classes=1)(**values)
 
 
 @those(options=["temperature"])

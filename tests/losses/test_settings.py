@@ -80,9 +80,10 @@ def test_a_constructor_of_its_own_still_works():
 
 
 def test_settings_are_read_from_annotations():
-    gamma, _, ignore_index, reduction = settings(NKD)
+    gamma, _, ignore_index, reduction, shared_support = settings(NKD)
     assert (gamma.kind, gamma.bound, gamma.default, gamma.optional) == (float, Bound(least=0), 1.5, False)
     assert reduction.choices == ("mean", "sum", "none") and ignore_index.kind is int
+    assert shared_support.kind is bool and shared_support.default is False
     assert [each.name for each in settings(NKD)] == list(inspect.signature(NKD).parameters)
 
 

@@ -96,7 +96,9 @@ def test_debug_checks_range_and_nan_and_ends_with_its_context():
         classification_rows("demo", logits, target)
     with debug(), pytest.raises(ValueError, match="logits hold NaN"):
         classification_rows("demo", logits + math.nan, None)
-    classification_rows("demo", logits, target)
+    classification_rows("demo", logits + math.nan, None)
+    # Where values are not to be had, nothing is checked.
+    classification_rows("demo", logits.to("meta"), target.to("meta"))
 
 
 def test_teacher_of_other_classes_is_refused():

@@ -26,6 +26,20 @@ def test_missing_tensor_names_term_tensor_and_offer():
         Objective({"kd": KD()})(logits=torch.zeros(1, 2), target=torch.zeros(1, dtype=torch.int64))
 
 
+def test_a_tensor_that_is_none_is_missing():
+    step = {"logits": torch.zeros(1, 2), "target": None}
+    with pytest.raises(ValueError, match=r"term 'ce' \(CrossEntropy\) needs 'target'; the step offered 'logits'\.$"):
+        Objective({"ce": CrossEntropy()})(**step)
+    # Where it is optional it may be so.
+    assert Objective({"kd": KD()})(**step, teacher_logits=torch.zeros(1, 2)).total == 0
+
+
+def test_a_weight_that_is_no_number_is_refused():
+    objective = Objective({"kd": Term(KD(), lambda progress: float("nan"))})
+    with pytest.raises(ValueError, match=r"^Term: the schedule of KD gave the weight nan at progress 0\.5; give "):
+        objective(**example(), progress=0.5)
+
+
 def test_schedules_at_their_ends():
     for schedule, start, middle, end in [
         (Constant(3.0), 3.0, 3.0, 3.0),

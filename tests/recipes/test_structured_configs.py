@@ -45,7 +45,7 @@ def test_an_application_takes_ours_and_builds_it(tmp_path):
     [
         (
             "objective.terms.nkd.loss.temprature=2",
-            "Key 'temprature' not in 'NKD(gamma, temperature, ignore_index, reduction)'",
+            "Key 'temprature' not in 'NKD(gamma, temperature, ignore_index, reduction, shared_support)'",
         ),
         ("objective.terms.nkd.loss.temperature=abc", "Value 'abc' of type 'str' could not be converted to Float"),
         ("objective.terms.nkd.loss.ignore_index=1.5", "Value '1.5' of type 'float' could not be converted to Integer"),

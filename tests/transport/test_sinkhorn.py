@@ -169,6 +169,8 @@ def test_a_tolerance_stops_early():
         ((torch.zeros(3, 0),), {}, r"cost has shape \[3, 0\]"),
         ((torch.zeros(3, 3), torch.ones(2) / 2), {}, r"a of shape \[2\].*\[3, 3\]"),
         ((torch.zeros(3, 3), None, torch.ones(3).long()), {}, "b of shape .*int64"),
+        ((torch.zeros(3, 3), torch.tensor([0.5, 0.6, -0.1])), {}, "a came with a weight below 0"),
+        ((torch.zeros(3, 3), torch.ones(3), torch.ones(3) / 3), {}, "a of sum 3 came with b of sum 1; give both"),
         ((torch.zeros(3, 3),), {"epsilon": 0.0}, "epsilon=0.0"),
         ((torch.zeros(3, 3),), {"n_iters": 0}, "n_iters=0"),
         ((torch.zeros(3, 3),), {"gradient": "exact"}, "gradient='exact'"),
@@ -177,3 +179,9 @@ def test_a_tolerance_stops_early():
 def test_bad_input_is_refused(arguments, options, message):
     with pytest.raises(ValueError, match=f"^sinkhorn: {message}"):
         sinkhorn(*arguments, **{"epsilon": 0.1, **options})
+
+
+def test_a_weight_that_is_not_a_number_stays_so():
+    weights = torch.tensor([0.5, torch.nan, 0.5])
+    assert bool(torch.isnan(sinkhorn(torch.zeros(3, 3), weights, epsilon=0.1).plan).all())
+    assert bool(torch.isnan(kl_cost(sinkhorn(torch.full((3, 3), torch.nan), epsilon=0.1))))

@@ -31,14 +31,14 @@ def structured(config: Any) -> Any:
 
     Example:
         >>> from omegaconf import OmegaConf
-        >>> loss = structured(OmegaConf.create({"_target_": "lightning_losses.losses.KD", "temperature": 4}))
-        >>> loss.temperature, loss.reduction == "mean"
+        >>> loss = structured(OmegaConf.create({"_target_": "lightning_losses.losses.ZLoss", "coefficient": 4}))
+        >>> loss.coefficient, loss.reduction == "mean"
         (4.0, True)
-        >>> loss.temprature = 2
+        >>> loss.coeficient = 2
         Traceback (most recent call last):
-        omegaconf.errors.ConfigAttributeError: Key 'temprature' not in 'KD(temperature, ignore_index, reduction)'
-            full_key: temprature
-            object_type=KD(temperature, ignore_index, reduction)
+        omegaconf.errors.ConfigAttributeError: Key 'coeficient' not in 'ZLoss(coefficient, ignore_index, reduction)'
+            full_key: coeficient
+            object_type=ZLoss(coefficient, ignore_index, reduction)
     """
     plain = OmegaConf.to_container(config, resolve=False)
     return OmegaConf.create(_typed(plain))

@@ -7,9 +7,13 @@
 namespace {
 
 constexpr float ABSENT = -1e30f;  // the logarithm of no probability
+constexpr float ZERO = -100.0f;   // what it counts as where it would make a value infinite: LOG_OF_ZERO
 constexpr float TINY = 1e-37f;    // the smallest probability that a logarithm is taken of
 
-// A class's probabilities and their logarithms, and where neither network masks it.
+// Where a number is more than that of a masked class, or none.
+inline __mmask16 present(__m512 value) { return _mm512_cmp_ps_mask(value, constant(ABSENT), _CMP_NLE_UQ); }
+
+// A class's probabilities and their logarithms.
 struct Point {
     __m512 s, t, log_s, log_t;
 
@@ -17,10 +21,6 @@ struct Point {
         : log_s(_mm512_max_ps(constant(ABSENT), log_s)), log_t(_mm512_max_ps(constant(ABSENT), log_t)) {
         s = exponential<float>(this->log_s);
         t = exponential<float>(this->log_t);
-    }
-    __m512 where_both(__m512 value) const {
-        const __mmask16 both = _mm512_cmp_ps_mask(_mm512_min_ps(log_s, log_t), constant(ABSENT), _CMP_NLE_UQ);
-        return _mm512_maskz_mov_ps(both, value);
     }
 };
 
@@ -37,8 +37,10 @@ inline __m512 but(__m512 weight) { return _mm512_sub_ps(constant(1.0f), weight);
 // a KL(t || s) + b KL(s || t)
 struct KullbackLeibler {
     static __m512 slope(const Point& x, const Settings& by) {
-        const __m512 gain = _mm512_add_ps(_mm512_sub_ps(x.log_s, x.log_t), constant(1.0f));
-        return x.where_both(_mm512_fmsub_ps(_mm512_mul_ps(by.b, x.s), gain, _mm512_mul_ps(by.a, x.t)));
+        const __m512 log_t = _mm512_mask_mov_ps(constant(ZERO), present(x.log_t), x.log_t);
+        const __m512 gain = _mm512_add_ps(_mm512_sub_ps(x.log_s, log_t), constant(1.0f));
+        const __m512 value = _mm512_fmsub_ps(_mm512_mul_ps(by.b, x.s), gain, _mm512_mul_ps(by.a, x.t));
+        return _mm512_maskz_mov_ps(present(x.log_s), value);  // elsewhere the student's logarithm is a constant
     }
 };
 

@@ -32,7 +32,7 @@ struct Pair {
 };
 
 // Over the vocabulary, of the softened scores: each network's exponentials, then as they are; the exponentials of either
-// times its logarithm's lead, and without, where no network masks the class.
+// times its logarithm's lead, a masked one's taken as 0, and without, where no network masks the class.
 enum { SOFT_S, SOFT_T, WHOLE_S, WHOLE_T, FORWARD_GAIN, FORWARD_MASS, REVERSE_GAIN, REVERSE_MASS, SUMS };
 
 namespace {
@@ -82,13 +82,14 @@ void add_sums(const Pair& pair, const Part& part, int64_t start, int64_t stop) {
                     sums[WHOLE_S + n] =
                         _mm512_add_ps(sums[WHOLE_S + n], exponential<float>(_mm512_sub_ps(score, shift[n])));
             }
-            const __m512 least = _mm512_min_ps(soft[STUDENT], soft[TEACHER]);
-            const __mmask16 both = _mm512_cmp_ps_mask(least, constant(ABSENT), _CMP_NLE_UQ);
-            const __m512 lead = _mm512_sub_ps(soft[TEACHER], soft[STUDENT]);
-            const __m512 gain = pair.excluding ? _mm512_sub_ps(_mm512_setzero_ps(), soft[STUDENT]) : lead;
-            sums[FORWARD_GAIN] = _mm512_mask3_fmadd_ps(e[TEACHER], gain, sums[FORWARD_GAIN], both);
+            const __mmask16 there[2] = {present(soft[STUDENT]), present(soft[TEACHER])};
+            const __mmask16 both = there[STUDENT] & there[TEACHER];
+            const __m512 student = _mm512_maskz_mov_ps(there[STUDENT], soft[STUDENT]);
+            const __m512 lead = _mm512_sub_ps(_mm512_maskz_mov_ps(there[TEACHER], soft[TEACHER]), student);
+            const __m512 gain = pair.excluding ? _mm512_sub_ps(_mm512_setzero_ps(), student) : lead;
+            sums[FORWARD_GAIN] = _mm512_fmadd_ps(e[TEACHER], gain, sums[FORWARD_GAIN]);
             sums[FORWARD_MASS] = _mm512_mask_add_ps(sums[FORWARD_MASS], both, sums[FORWARD_MASS], e[TEACHER]);
-            sums[REVERSE_GAIN] = _mm512_mask3_fnmadd_ps(e[STUDENT], lead, sums[REVERSE_GAIN], both);
+            sums[REVERSE_GAIN] = _mm512_fnmadd_ps(e[STUDENT], lead, sums[REVERSE_GAIN]);
             sums[REVERSE_MASS] = _mm512_mask_add_ps(sums[REVERSE_MASS], both, sums[REVERSE_MASS], e[STUDENT]);
         }
         for (int n = 0; n < SUMS; ++n) {

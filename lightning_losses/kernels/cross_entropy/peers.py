@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
+from lightning_losses.kernels.autograd import second_order_refusal
 from lightning_losses.kernels.cross_entropy.problem import (
     Impl,
     Implementation,
@@ -26,6 +27,7 @@ from lightning_losses.kernels.cross_entropy.problem import (
     refuse_tiles,
 )
 from lightning_losses.kernels.terms import statistics_dtype
+from lightning_losses.numerics.derivatives import first_derivatives_only
 
 _IGNORED = -100
 _HALVES = (torch.bfloat16, torch.float16)
@@ -94,10 +96,12 @@ class Peer(Implementation):
         statistics = statistics_dtype(problem.weight)
         if problem.per_row and self.rows is not None:
             losses, entropy = self.rows.run(problem)
+            losses = first_derivatives_only(losses, second_order_refusal(self.name))
             entropy = None if entropy is None else entropy.to(statistics)
             # A loss is lse - picked: with that difference for the one and 0 for the other, all but lse is right.
             return of_rows(problem, losses.to(statistics), torch.zeros_like(losses), None, entropy)._replace(lse=None)
         total, z_part = self.reduced.run(problem)
+        total = first_derivatives_only(total, second_order_refusal(self.name))
         loss = total.to(statistics) * problem.scale
         z_part = torch.zeros_like(loss) if z_part is None else z_part * problem.scale
         return LinearCrossEntropyValue(loss, None, z_part.detach())

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_losses.kernels.compiled.library import address, load, name_of
 from lightning_losses.kernels.rows.objectives import Objective
+from lightning_losses.numerics.probabilities import LOG_OF_ZERO
 
 SOURCE = Path(__file__).with_name("avx512.cpp")
 
@@ -134,11 +135,14 @@ class ScoredPair:
         (s, t), (of_student, of_teacher) = self._lse, self._sums[:2]
         forward_gain, forward_mass, reverse_gain, reverse_mass = self._sums[4:]
         teacher_mass, student_mass = forward_mass / of_teacher, reverse_mass / of_student
+        # What one network has on classes that the other masks: the other's logarithm is a number there.
+        teacher_lost, student_lost = 1 - teacher_mass, 1 - student_mass
         # Where the target is left out it is a cross-entropy.
-        forward = forward_gain / of_teacher + (s if self.excluding else s - t) * teacher_mass
-        reverse = reverse_gain / of_student + (t - s) * student_mass
+        forward = forward_gain / of_teacher + s * teacher_mass - LOG_OF_ZERO * teacher_lost
+        forward = forward if self.excluding else forward - t
+        reverse = reverse_gain / of_student + t * student_mass - s - LOG_OF_ZERO * student_lost
         a, b = self.objective.a, self.objective.b
-        return Slopes(a * forward + b * reverse, b * (reverse + student_mass) - a * teacher_mass)
+        return Slopes(a * forward + b * reverse, b * (reverse + 1) - a * teacher_mass)
 
     def gather(
         self,

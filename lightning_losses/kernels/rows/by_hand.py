@@ -152,7 +152,8 @@ def nkd(loss: Any, chunk: Chunk) -> Outcome:
     others = torch.zeros_like(lse)
     share = (t_y * rest + loss.gamma).unsqueeze(1)
     for s, t, (rows, columns) in zip(student.tiles, teacher.tiles, hits, strict=True):
-        student.normalize(s, floor=True)
+        student.normalize(s)
+        s[rows, columns] = 0.0
         teacher.normalize(t, floor=True)
         exponentiate(t)
         others -= torch.linalg.vecdot(t, s)
@@ -271,4 +272,4 @@ def evaluator_of(loss: Callable[..., Tensor], on_cpu: bool = True) -> Callable[[
     by_hand = BY_HAND.get(type(loss)) if isinstance(loss, Loss) else None
     if by_hand is None or not by_hand.suits(loss) or not (on_cpu or by_hand.everywhere):
         return None
-    return partial(by_hand.evaluate, loss)
+    return None if getattr(loss, "shared_support", False) else partial(by_hand.evaluate, loss)

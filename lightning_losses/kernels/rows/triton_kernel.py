@@ -8,7 +8,7 @@ the float32 right after each load.
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
-from lightning_losses.kernels.rows.triton_objectives import ABSENT
+from lightning_losses.kernels.rows.triton_objectives import ABSENT, ZERO
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -127,14 +127,16 @@ def distillation_kernel(  # type: ignore[no-untyped-def]
         s_total = s_total * s_old + s_new
         t_largest, t_old, t_new = _raised(t_largest, t_score)
         t_total = t_total * t_old + t_new
-        # What is infinite in either network adds nothing.
-        both = (s_score > ABSENT) & (t_score > ABSENT)
+        s_there, t_there = s_score > ABSENT, t_score > ABSENT
+        both = s_there & t_there
         if FORWARD:
-            gain = -s_score if EXCLUDE else t_score - s_score
-            t_gain = t_gain * t_old + t_new * tl.where(both, gain, 0.0)
+            gain = -tl.where(both, s_score, 0.0)
+            if not EXCLUDE:
+                gain += tl.where(t_there, t_score, 0.0)
+            t_gain = t_gain * t_old + t_new * gain
             t_mass = t_mass * t_old + tl.where(both, t_new, 0.0)
         if REVERSE:
-            s_gain = s_gain * s_old + s_new * tl.where(both, s_score - t_score, 0.0)
+            s_gain = s_gain * s_old + s_new * (tl.where(s_there, s_score, 0.0) - tl.where(both, t_score, 0.0))
             s_mass = s_mass * s_old + tl.where(both, s_new, 0.0)
     s_lse, s_scale = _settled(s_largest, s_total)
     t_lse, t_scale = _settled(t_largest, t_total)
@@ -144,14 +146,19 @@ def distillation_kernel(  # type: ignore[no-untyped-def]
     slopes = 0.0
     if FORWARD:
         mass = tl.sum(t_mass * t_scale, 0)
+        # The teacher's mass where the student has none; exactly 0 where nothing is masked.
+        lost = tl.sum((t_total - t_mass) * t_scale, 0)
         gain = tl.sum(t_gain * t_scale, 0) + (s_lse if EXCLUDE else s_lse - t_lse) * mass
-        value += a * LN2 * gain
+        if not EXCLUDE:
+            gain -= t_lse * lost
+        value += a * (LN2 * gain - ZERO * lost)
         slopes -= a * mass
     if REVERSE:
         mass = tl.sum(s_mass * s_scale, 0)
-        gain = (tl.sum(s_gain * s_scale, 0) + (t_lse - s_lse) * mass) * LN2
+        lost = tl.sum((s_total - s_mass) * s_scale, 0)
+        gain = (tl.sum(s_gain * s_scale, 0) + (t_lse - s_lse) * mass - s_lse * lost) * LN2 - ZERO * lost
         value += b * gain
-        slopes += b * (gain + mass)
+        slopes += b * (gain + mass + lost)
     if TERM is not None:
         values, sums = zeros, zeros
         for start in tl.range(0, VOCABULARY, BLOCK, num_stages=STAGES):

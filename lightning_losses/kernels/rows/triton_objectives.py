@@ -2,7 +2,7 @@
 
 A term gives ``phi``; a slope gives ``s dphi/ds``, from which the kernel makes the gradient by the softened scores,
 ``slope_k - s_k sum_j slope_j``. Both get the probabilities, their logarithms and the settings; a class without
-probability comes as 0 with the logarithm `ABSENT`, and what a divergence of infinite logarithms drops is 0 here too.
+probability comes as 0 with the logarithm `ABSENT`, which counts as `ZERO` where it would make a value infinite.
 """
 
 from typing import Any, NamedTuple
@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
+from lightning_losses.numerics.probabilities import LOG_OF_ZERO
+
 ABSENT = tl.constexpr(-1e30)
+ZERO = tl.constexpr(LOG_OF_ZERO)
 # The smallest probability that a logarithm is taken of: a literal below 1e-38 would be a float64.
 TINY = tl.constexpr(1e-37)
 
@@ -35,11 +38,6 @@ class Divergence(NamedTuple):
 
 
 @triton.jit
-def _both(log_s, log_t, value):  # type: ignore[no-untyped-def]
-    return tl.where((log_s > ABSENT) & (log_t > ABSENT), value, 0.0)
-
-
-@triton.jit
 def forward_kl_slope(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-def]
     """``a t (log t - log s)``."""
     return -a * tl.where(log_s > ABSENT, t, 0.0)
@@ -48,13 +46,14 @@ def forward_kl_slope(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-def]
 @triton.jit
 def reverse_kl_slope(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-def]
     """``b s (log s - log t)``."""
-    return b * _both(log_s, log_t, s * (log_s - log_t + 1.0))
+    return b * s * (log_s - tl.where(log_t > ABSENT, log_t, ZERO) + 1.0)
 
 
 @triton.jit
 def symmetric_kl_slope(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-def]
     """Both."""
-    return _both(log_s, log_t, b * s * (log_s - log_t + 1.0) - a * t)
+    reverse = b * s * (log_s - tl.where(log_t > ABSENT, log_t, ZERO) + 1.0)
+    return tl.where(log_s > ABSENT, reverse - a * t, 0.0)
 
 
 @triton.jit

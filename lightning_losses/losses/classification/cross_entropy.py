@@ -9,6 +9,8 @@ from torch import Tensor
 
 from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
 from lightning_losses.losses.settings import Share
+from lightning_losses.numerics.divergences import cross_entropy
+from lightning_losses.numerics.probabilities import known_finite, log_probabilities
 from lightning_losses.numerics.reduction import reduce
 
 
@@ -16,25 +18,27 @@ class CrossEntropy(ClassificationLoss):
     """Cross-entropy with label smoothing, soft targets and class weights.
 
     ``-sum_k q_k log softmax(logits)_k`` with ``q`` the one-hot (or given) target, smoothed to
-    ``(1 - ε) q + ε / C``.
+    ``(1 - ε) q + ε / C`` over the C classes that are not masked by -inf.
 
     Args:
-        class_weight: C non-negative weights of the classes; with class indices the mean is weighted by them, as in
-            torch.
+        class_weight: C finite weights of the classes, at least 0; with class indices the mean is weighted by them, as
+            in torch.
         label_smoothing: ε, in [0, 1].
 
     Shapes:
         logits: [..., C]; target: [...] class indices or [..., C] probabilities.
 
     Returns:
-        A scalar, or [...] without reduction. With every sample ignored it is 0, where torch gives NaN.
+        A scalar, or [...] without reduction. Infinite where the target has a class that is masked. With every sample
+        ignored it is 0, where torch gives NaN.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; label_smoothing outside [0, 1].
+        ValueError: shapes or dtypes that do not fit; a class weight below 0; label_smoothing outside [0, 1].
 
     Source:
-        Wraps `torch.nn.functional.cross_entropy`. Label smoothing: Szegedy et al., 2016, "Rethinking the Inception
-        Architecture for Computer Vision", arXiv:1512.00567.
+        Wraps `torch.nn.functional.cross_entropy`, which beside masked classes is infinite with label smoothing and NaN
+        with probabilities. Label smoothing: Szegedy et al., 2016, "Rethinking the Inception Architecture for Computer
+        Vision", arXiv:1512.00567.
 
     Example:
         >>> round(CrossEntropy()(torch.zeros(2, 4), torch.tensor([1, 3])).item(), 4)
@@ -50,6 +54,10 @@ class CrossEntropy(ClassificationLoss):
     def __post_init__(self) -> None:
         super().__post_init__()
         weight = None if self.class_weight is None else torch.as_tensor(self.class_weight, dtype=torch.float32)
+        if weight is not None and not bool((weight.isfinite() & (weight >= 0)).all()):
+            raise ValueError(
+                f"{self._identifier}: class_weight={weight.tolist()} came; give finite numbers of at least 0."
+            )
         del self.class_weight
         self.register_buffer("class_weight", weight, persistent=False)
 
@@ -61,14 +69,37 @@ class CrossEntropy(ClassificationLoss):
                 f"{self._identifier}: class_weight of shape {list(weight.shape)} came with {classes} classes; "
                 f"give shape [{classes}]."
             )
-        value = F.cross_entropy(
-            given.logits.reshape(-1, classes),
-            given.target.reshape(-1, classes) if given.target.is_floating_point() else given.target.reshape(-1),
-            weight=None if weight is None else weight.to(given.logits),
-            label_smoothing=self.label_smoothing,
-            reduction="none",
-        )
-        return value.reshape(given.logits.shape[:-1])
+        weight, soft = None if weight is None else weight.to(given.logits), given.target.is_floating_point()
+        if not (soft or self.label_smoothing) or given.logits.device.type == "cpu":
+            value = F.cross_entropy(
+                given.logits.reshape(-1, classes),
+                given.target.reshape(-1, classes) if soft else given.target.reshape(-1),
+                weight=weight,
+                label_smoothing=self.label_smoothing,
+                reduction="none",
+            ).reshape(given.logits.shape[:-1])
+            if not (soft or self.label_smoothing) or known_finite(value):
+                return value
+        return self._beside_masked_classes(given, weight)
+
+    def _beside_masked_classes(
+        self, given: ClassificationRows, weight: Float[Tensor, " classes"] | None
+    ) -> Float[Tensor, "*rows"]:
+        """The same, with nothing of a masked class but what the target has of it."""
+        log_p, masked = log_probabilities(given.logits), torch.isneginf(given.logits)
+        target, others = given.target, log_p.masked_fill(masked, 0.0)
+        if weight is None:
+            label = cross_entropy(log_p, target)
+        elif target.is_floating_point():
+            label, others = cross_entropy(log_p, weight * target), weight * others
+        else:
+            label, others = weight[target] * cross_entropy(log_p, target), weight * others
+        if self.label_smoothing == 0:
+            return label
+        spread = -others.sum(dim=-1) / (~masked).sum(dim=-1)
+        # A weight of 0 would make of an infinite label what is not a number.
+        share = self.label_smoothing
+        return spread if share == 1 else (1 - share) * label + share * spread
 
     def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Check, evaluate and reduce; the mean over class indices is weighted by their classes' weights."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
 from lightning_losses.losses.settings import Share
 from lightning_losses.numerics.divergences import cross_entropy
-from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.probabilities import known_finite, log_probabilities
 
 ComputeDtype = Literal["float32", "float64"]
 
@@ -23,7 +23,8 @@ class StableMaxCrossEntropy(ClassificationLoss):
     where calibration is measured.
 
     Args:
-        label_smoothing: ε, in [0, 1]; mixes the target with the uniform distribution, as in cross-entropy.
+        label_smoothing: ε, in [0, 1]; mixes the target with the uniform distribution over the classes that are not
+            masked by -inf, as in cross-entropy.
         compute_dtype: the precision of the transform, the normalisation and the result.
 
     Shapes:
@@ -58,8 +59,18 @@ class StableMaxCrossEntropy(ClassificationLoss):
         log_q = log_stablemax(given.logits.to(getattr(torch, self.compute_dtype)))
         value = cross_entropy(log_q, given.target)
         if self.label_smoothing > 0:
-            value = (1 - self.label_smoothing) * value - self.label_smoothing * log_q.mean(dim=-1)
+            value = (1 - self.label_smoothing) * value - self.label_smoothing * _mean_of_kept(log_q)
         return value
+
+
+def _mean_of_kept(log_q: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows"]:
+    """The mean over the classes that are not masked."""
+    if log_q.device.type == "cpu":
+        mean = log_q.mean(dim=-1)
+        if known_finite(mean):
+            return mean
+    masked = torch.isneginf(log_q)
+    return log_q.masked_fill(masked, 0.0).sum(dim=-1) / (~masked).sum(dim=-1)
 
 
 def stablemax_scores(logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:

@@ -67,7 +67,10 @@ class RankMixupMRL(RowLoss):
         if self.compare == "probabilities":
             own = log_probabilities(given.logits).max(dim=-1).values.exp()
             mixed = log_probabilities(given.mixtures).max(dim=-1).values.exp()
-        # A mixture of one class only is as pure as the sample.
-        blended = given.purity.max(dim=-1).values < 1
-        value = (torch.relu(mixed - own + self.margin) * blended).mean(dim=0)
+        # A mixture of one class only is as pure as the sample; one whose label is not a number has no value.
+        purity = given.purity.detach().max(dim=-1).values
+        blended = torch.where(purity < 1, 1.0, 0.0 * purity)
+        gap = mixed - own
+        # An infinite logit would be lost where it makes a gap of -inf.
+        value = ((torch.relu(gap + self.margin) + 0.0 * gap.detach()) * blended).mean(dim=0)
         return reduce(value, self.reduction, given.kept)

@@ -54,8 +54,6 @@ class SoftAvUC(PredictionLoss):
     def measure(self, given: Predictions) -> Float[Tensor, ""]:
         """The value of the batch."""
         classes = given.log_p.shape[-1]
-        if classes < 2:
-            raise ValueError(f"{self._identifier}: logits of 1 class came, which are never uncertain; give at least 2.")
         mixed = (1 - _MIXED) * given.log_p.exp() + _MIXED / classes
         uncertainty = -(mixed * mixed.log()).sum(dim=-1)
         relative = (uncertainty / math.log(classes)).clamp(_EDGE, 1 - _EDGE)

@@ -347,12 +347,9 @@ def class_relation(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[st
         options = {name: given.take(name) for name in ("temperature", "head_temperature")}
         weight = given.take("alpha")
     logits = leaf(inputs["new_logits"])
-    unlabelled = ~inputs["is_labelled"].expand(logits.shape[0], -1)
-    heads = [
-        ClassRelationKD(**options)(logits[:, head], inputs["old_logits"][:, head], unlabelled)
-        for head in range(logits.shape[1])
-    ]
-    loss = weight * torch.stack(heads).mean()
+    # Over views and heads at once, which share the gate's mean.
+    unlabelled = ~inputs["is_labelled"].expand(logits.shape[:-1])
+    loss = weight * ClassRelationKD(**options)(logits, inputs["old_logits"].expand(*logits.shape[:-1], -1), unlabelled)
     return {"loss": loss, "grad": gradients(loss, logits=logits)["grad_logits"]}
 
 
@@ -442,7 +439,9 @@ ADAPTERS: dict[str, Adapter] = {
     "binary_kl": partial(plain, kind=BinaryKL, options={"temperature": "temperature"}, fixed={"eps": (1e-8,)}),
     "binary_kl_norm": partial(plain, kind=BinaryKLNorm, options={"temperature": "temperature"}, fixed={"eps": (1e-8,)}),
     "kl_top": partial(
-        plain, kind=KLTop, options={"k": "k", "temperature": "temperature", "tail_bucket": "tail_bucket"}
+        plain,
+        kind=KLTop,
+        options={name: name for name in ("k", "temperature", "tail_bucket", "tau_squared")},
     ),
     "deit_distill": deit,
     "ab_divergence": partial(

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,6 +39,41 @@ def test_smoothing_is_a_smoothed_target(pair):
     torch.testing.assert_close(
         CrossEntropy(label_smoothing=0.3)(pair.logits, pair.target), CrossEntropy()(pair.logits, soft)
     )
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["where values are read", "where they are not"])
+def test_masked_classes_are_as_if_absent(read, monkeypatch):
+    """With every option beside every other: as torch has it on the classes that are left, computed either way."""
+    if not read:
+        monkeypatch.setattr("lightning_losses.numerics.probabilities._read", lambda *_: None)
+    logits = torch.randn(4, 5, dtype=torch.float64)
+    soft, weight = torch.randn(4, 5, dtype=torch.float64).softmax(dim=-1), torch.linspace(0.5, 2.0, 5)
+    wider, weights = F.pad(logits, (0, 2), value=-torch.inf), torch.cat([weight, torch.tensor([3.0, 0.0])])
+    targets = {"indices": (torch.tensor([0, 4, 2, 2]),) * 2, "probabilities": (soft, F.pad(soft, (0, 2)))}
+    for smoothing, weighted, (target, padded), reduction in itertools.product(
+        (0.0, 0.1, 1.0), (False, True), targets.values(), ("mean", "sum", "none")
+    ):
+        options = {"label_smoothing": smoothing, "reduction": reduction}
+        expected = F.cross_entropy(logits, target, weight=weight.double() if weighted else None, **options)
+        found = CrossEntropy(weights if weighted else None, **options)(wider, padded)
+        torch.testing.assert_close(found, expected)
+
+
+def test_masked_classes_get_no_gradient_and_a_target_there_is_infinite():
+    logits = torch.tensor([[2.0, 1.0, -torch.inf, 0.5]], requires_grad=True)
+    value = CrossEntropy(label_smoothing=0.1)(logits, torch.tensor([[0.5, 0.5, 0.0, 0.0]]))
+    value.backward()
+    assert bool(torch.isfinite(logits.grad).all()) and logits.grad[0, 2] == 0
+    assert CrossEntropy()(logits, torch.tensor([[0.5, 0.5, 0.0, 0.0]])).item() == pytest.approx(0.9644, abs=1e-4)
+    assert CrossEntropy(label_smoothing=0.1)(logits, torch.tensor([0])).item() == pytest.approx(0.5477, abs=1e-4)
+    for target in (torch.tensor([2]), torch.tensor([[0.9, 0.0, 0.1, 0.0]])):
+        assert CrossEntropy(label_smoothing=0.1)(logits, target).item() == torch.inf
+
+
+@pytest.mark.parametrize("weight", [[1.0, -0.5], [1.0, float("nan")], torch.tensor([float("inf"), 1.0])])
+def test_class_weights_below_0_are_refused(weight):
+    with pytest.raises(ValueError, match=r"^cross_entropy: class_weight=\[.*\] came; give finite numbers"):
+        CrossEntropy(class_weight=weight)
 
 
 def test_class_weights_with_only_ignored_samples_give_zero():

@@ -50,6 +50,17 @@ def test_gradient_is_the_closed_form():
     torch.testing.assert_close(logits.grad, want.detach())
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_masked_classes_are_as_if_absent(smoothing):
+    loss, logits = StableMaxCrossEntropy(label_smoothing=smoothing), batch()
+    wider = F.pad(logits, (0, 2), value=-torch.inf).requires_grad_()
+    torch.testing.assert_close(loss(wider, TARGET), loss(logits, TARGET))
+    soft = F.one_hot(TARGET, 3).double()
+    torch.testing.assert_close(loss(wider, F.pad(soft, (0, 2))), loss(logits, TARGET))
+    loss(wider, TARGET).backward()
+    assert bool(torch.isfinite(wider.grad).all()) and bool((wider.grad[:, 3:] == 0).all())
+
+
 def test_gradcheck():
     logits = batch().requires_grad_()
     assert torch.autograd.gradcheck(lambda z: StableMaxCrossEntropy(reduction="none")(z, TARGET), logits)

@@ -31,8 +31,3 @@ def test_it_falls_when_a_wrong_prediction_gets_less_certain():
 def test_bad_threshold_is_refused(threshold):
     with pytest.raises(ValueError, match=f"soft_avuc: threshold={threshold}"):
         SoftAvUC(threshold=threshold)
-
-
-def test_one_class_is_refused():
-    with pytest.raises(ValueError, match="soft_avuc: logits of 1 class"):
-        SoftAvUC()(torch.zeros(2, 1), torch.tensor([0, 0]))

@@ -5,32 +5,36 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
-from lightning_losses.losses.settings import Temperature, Weight
-from lightning_losses.numerics.divergences import expectation
+from lightning_losses.losses.settings import Temperature
+from lightning_losses.numerics.divergences import weighted_log_ratio
 from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.rows import on_shared_support
 
 
 class ABDivergence(DistillationLoss):
     """α-β-divergence: two exponents trade covering the teacher's classes against keeping to them.
 
     ``-sum_k (t_k^α s_k^β - α/(α+β) t_k^(α+β) - β/(α+β) s_k^(α+β)) / (α β)`` with ``s = softmax(logits / τ)`` and ``t =
-    softmax(teacher_logits / τ)``, and its limits where an exponent is 0: KL(t || s) at (1, 0), KL(s || t) at (0, 1),
-    half the squared distance of the log-probabilities at (0, 0). α weighs how large the error is, β how sure the
-    student is.
+    softmax(teacher_logits / τ)``, and its limits where an exponent or their sum is 0: KL(t || s) at (1, 0), KL(s || t)
+    at (0, 1), half the squared distance of the log-probabilities at (0, 0). α weighs how large the error is, β how sure
+    the student is.
 
     Args:
-        alpha: α, at least 0.
-        beta: β, at least 0. Exponents below 0 are infinite for classes without probability and not offered.
+        alpha: α, any number.
+        beta: β, any number. Where α, β or their sum is below 0, improbable classes weigh most, and the value overflows
+            for logits that are far apart.
         temperature: τ, above 0.
 
     Shapes:
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. With both exponents above 0 finite whatever classes are masked by -inf. At
+        (α, 0) infinite where the student alone masks a class, at (0, β) where the teacher alone does, which counts as
+        e^-100. With other exponents the classes that either network masks are left out, as by `shared_support`.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; an exponent below 0; a temperature of 0 or less.
+        ValueError: shapes or dtypes that do not fit; an exponent that is no number; a temperature of 0 or less.
 
     Source:
         Wang, Yang, Wang, Wang, Xu, Huang, 2025, "ABKD: Pursuing a Proper Allocation of the Probability Mass in
@@ -47,22 +51,31 @@ class ABDivergence(DistillationLoss):
     status = "confirmed"
     evidence = "ghwang-s/abkd"
 
-    alpha: Weight = 0.2
-    beta: Weight = 0.7
+    alpha: float = 0.2
+    beta: float = 0.7
     temperature: Temperature = 1.0
 
     def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
-        log_s = log_probabilities(given.logits, self.temperature)
-        log_t = log_probabilities(given.teacher_logits, self.temperature)
         alpha, beta, total = self.alpha, self.beta, self.alpha + self.beta
+        student, teacher = given.logits, given.teacher_logits
+        positive = min(alpha, beta) >= 0 and total > 0
+        if not positive:
+            student, teacher = on_shared_support(student, teacher)
+        log_s, log_t = log_probabilities(student, self.temperature), log_probabilities(teacher, self.temperature)
+        if not positive:
+            # What is masked in both networks is equal in them.
+            masked = torch.isneginf(student)
+            log_s, log_t = log_s.masked_fill(masked, 0.0), log_t.masked_fill(masked, 0.0)
+        if alpha == beta == 0:
+            return (log_t - log_s).square().sum(dim=-1) / 2
         if total == 0:
-            difference = log_t - log_s
-            return difference.masked_fill(~torch.isfinite(difference), 0.0).square().sum(dim=-1) / 2
+            ratio = alpha * (log_t - log_s)
+            return (torch.expm1(ratio) - ratio).sum(dim=-1) / alpha**2
         if alpha == 0 or beta == 0:
             first, second = (log_t, log_s) if beta == 0 else (log_s, log_t)
             linear = (total * second).exp().sum(dim=-1) - (total * first).exp().sum(dim=-1)
-            return (total * expectation(total * first, first - second) + linear) / total**2
+            return (total * weighted_log_ratio((total * first).exp(), first, second) + linear) / total**2
         terms = (
             (alpha * log_t + beta * log_s).exp()
             - alpha / total * (total * log_t).exp()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
 from lightning_losses.losses.settings import Positive
-from lightning_losses.numerics.probabilities import known_finite, log_probabilities
+from lightning_losses.numerics.probabilities import finite_logarithms, known_finite, log_probabilities
 
 
 class AlphaDivergence(NamedTuple):
@@ -56,7 +56,8 @@ class AdaptiveAlphaDivergence(DistillationLoss):
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. Where one network alone masks a class an infinite power is `clip`. At
+        α = 1 a class that the student alone masks, and at α = 0 one that the teacher alone does, counts as e^-100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; an alpha that is no number; a clip of 0 or less.
@@ -85,9 +86,8 @@ class AdaptiveAlphaDivergence(DistillationLoss):
         with torch.no_grad():
             s, t, log_ratio = log_s.exp(), log_t.exp(), log_t - log_s
         if not known_finite(log_ratio):
-            # Classes masked in either network add nothing.
-            present = torch.isfinite(log_ratio)
-            s, t, log_ratio, log_s = (torch.where(present, x, 0.0) for x in (s, t, log_ratio, log_s))
+            log_s = finite_logarithms(log_s)
+            log_ratio = finite_logarithms(log_t) - log_s.detach()
         low, high = (alpha_divergence(s, t, log_ratio, alpha, self.clip) for alpha in (self.alpha_min, self.alpha_max))
         larger = low.value > high.value
         surrogate = -(torch.where(larger.unsqueeze(-1), low.weights, high.weights) * log_s).sum(dim=-1)

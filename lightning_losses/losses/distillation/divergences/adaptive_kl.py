@@ -25,7 +25,7 @@ class AdaptiveKL(DistillationLoss):
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. Infinite where one network alone masks a class, which counts as e^-100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a head_mass outside [0, 1]; a temperature of 0 or less.
@@ -42,6 +42,8 @@ class AdaptiveKL(DistillationLoss):
 
     status = "paper"
     evidence = "ghwang-s/abkd, which is not its authors'"
+
+    needs_tail = True
 
     head_mass: Share = 0.5
     temperature: Temperature = 1.0

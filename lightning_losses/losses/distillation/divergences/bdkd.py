@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
 from lightning_losses.losses.settings import Positive, Temperature, Weight
-from lightning_losses.numerics.divergences import entropy, weighted_sum
+from lightning_losses.numerics.divergences import entropy, over_finite_logarithms, weighted_sum
 from lightning_losses.numerics.probabilities import log_probabilities
 
 
@@ -52,6 +52,7 @@ class BDKD(DistillationLoss):
 
     Returns:
         A scalar, or [...] without reduction. The value jumps where the entropies cross; the weights have no gradient.
+        Infinite where one network alone masks a class, which counts as e^-100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; weights below 0; a temperature of 0 or less.
@@ -72,6 +73,8 @@ class BDKD(DistillationLoss):
     status = "paper"
     evidence = "ghwang-s/abkd, which is not its authors', and an independent evaluation of the formula"
 
+    needs_tail = True
+
     boost: Weight = 2.0
     base: Weight = 1.0
     temperature: Temperature = 4.0
@@ -81,7 +84,7 @@ class BDKD(DistillationLoss):
         """The value of each row."""
         log_s = log_probabilities(given.logits, self.temperature)
         log_t = log_probabilities(given.teacher_logits, self.temperature)
-        s, t, difference = log_s.exp(), log_t.exp(), log_t - log_s
+        s, t = log_s.exp(), log_t.exp()
         if self.entropy_temperature in (None, self.temperature):
             # `entropy` would take the exponentials again.
             student, teacher = -weighted_sum(s.detach(), log_s.detach()), -weighted_sum(t, log_t)
@@ -89,5 +92,10 @@ class BDKD(DistillationLoss):
             student = entropy(log_probabilities(given.logits.detach(), self.entropy_temperature))
             teacher = entropy(log_probabilities(given.teacher_logits, self.entropy_temperature))
         weights = bdkd_weights(student, teacher, boost=self.boost, base=self.base)
-        value = weights.forward * weighted_sum(t, difference) - weights.reverse * weighted_sum(s, difference)
-        return self.temperature**2 * value
+
+        def balanced(log_s: Tensor, log_t: Tensor) -> Tensor:
+            difference = log_t - log_s
+            forward, reverse = (t * difference).sum(dim=-1), (s * difference).sum(dim=-1)
+            return weights.forward * forward - weights.reverse * reverse
+
+        return self.temperature**2 * over_finite_logarithms(balanced, log_s, log_t)

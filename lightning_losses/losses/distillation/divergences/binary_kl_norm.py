@@ -2,14 +2,13 @@
 
 import math
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
 from lightning_losses.losses.settings import Temperature
-from lightning_losses.numerics.probabilities import known_finite
+from lightning_losses.numerics.divergences import over_finite_logarithms
 
 
 class BinaryKLNorm(DistillationLoss):
@@ -28,7 +27,8 @@ class BinaryKLNorm(DistillationLoss):
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. Infinite where one network alone masks a class by -inf, whose logit then
+        counts as -100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a temperature of 0 or less.
@@ -44,19 +44,18 @@ class BinaryKLNorm(DistillationLoss):
     """
 
     status = "confirmed"
+    least_classes = 1
+    needs_tail = True
     evidence = "penghui-yang/DHKD"
 
     temperature: Temperature = 2.0
 
     def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
-        difference = given.logits - given.teacher_logits
-        if difference.device.type == "cpu":
-            value = self._log_cosh(difference)
-            if known_finite(value):
-                return value
-        return self._log_cosh(difference.masked_fill(~torch.isfinite(difference), 0.0))
+        return over_finite_logarithms(self._log_cosh, given.logits, given.teacher_logits)
 
-    def _log_cosh(self, difference: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows"]:
-        x = difference / self.temperature
+    def _log_cosh(
+        self, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"]
+    ) -> Float[Tensor, "*rows"]:
+        x = (logits - teacher_logits) / self.temperature
         return self.temperature**2 * (F.softplus(x) - math.log(2)).sub_(x, alpha=0.5).sum(dim=-1)

@@ -23,7 +23,7 @@ class ForwardKL(DistillationLoss):
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Classes masked by -inf in either network add nothing.
+        A scalar, or [...] without reduction. Infinite where the student alone masks a class, which counts as e^-100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a temperature of 0 or less.

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
 from lightning_losses.losses.settings import Share, Temperature
-from lightning_losses.numerics.divergences import kl_divergence, weighted_sum
+from lightning_losses.numerics.divergences import kl_divergence, weighted_log_ratio
 from lightning_losses.numerics.probabilities import log_mean, log_probabilities
 
 
@@ -25,7 +25,8 @@ class GeneralizedJSD(DistillationLoss):
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Classes masked by -inf in either network add nothing.
+        A scalar, or [...] without reduction. Finite whatever classes are masked by -inf, but for β = 0 as `ForwardKL`
+        and for β = 1 as `ReverseKL`.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a beta outside [0, 1]; a temperature of 0 or less.
@@ -59,5 +60,6 @@ class GeneralizedJSD(DistillationLoss):
         else:
             s, t = log_s.exp(), log_t.exp()
             log_m = log_mean(t, s, self.beta)
-            value = self.beta * weighted_sum(t, log_t - log_m) + (1 - self.beta) * weighted_sum(s, log_s - log_m)
+            of_teacher, of_student = weighted_log_ratio(t, log_t, log_m), weighted_log_ratio(s, log_s, log_m)
+            value = self.beta * of_teacher + (1 - self.beta) * of_student
         return self.temperature**2 * value if self.tau_squared else value

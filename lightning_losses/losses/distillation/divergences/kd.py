@@ -22,7 +22,7 @@ class KD(DistillationLoss):
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. Infinite where the student alone masks a class, which counts as e^-100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a temperature of 0 or less.

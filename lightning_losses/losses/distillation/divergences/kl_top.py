@@ -7,7 +7,7 @@ from torch import Tensor
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
 from lightning_losses.losses.settings import Count, Temperature
 from lightning_losses.numerics.divergences import kl_divergence
-from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.probabilities import log_probabilities_within, log_total
 
 
 class KLTop(DistillationLoss):
@@ -17,15 +17,18 @@ class KLTop(DistillationLoss):
     With `tail_bucket` the other classes enter as one, which makes it a lower bound of the whole divergence.
 
     Args:
-        k: number of classes, at least 1; from C on it is the whole divergence.
+        k: number of classes, at least 1; from C on it is the whole divergence. 1 goes with `tail_bucket` alone: of one
+            class there is nothing to compare.
         tail_bucket: let all other classes together be one more.
         temperature: τ, above 0.
+        tau_squared: multiply by τ², which keeps the gradient's size independent of the temperature.
 
     Shapes:
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. Infinite where the student alone masks one of the classes, which counts as
+        e^-100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a k that is no whole number of at least 1; a temperature of 0 or
@@ -49,12 +52,24 @@ class KLTop(DistillationLoss):
     k: Count = 10
     tail_bucket: bool = False
     temperature: Temperature = 1.0
+    tau_squared: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k == 1 and not self.tail_bucket:
+            raise ValueError(
+                f"{self._identifier}: k=1 came, and softmax over one class is 1 whatever the logit; give at least 2, "
+                "or tail_bucket=True."
+            )
 
     def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
         top = given.teacher_logits.topk(min(self.k, given.logits.shape[-1]), dim=-1).indices
         student, teacher = self._selected(given.logits, top), self._selected(given.teacher_logits, top)
-        return kl_divergence(log_probabilities(teacher), log_probabilities(student))
+        value = kl_divergence(log_probabilities_within(teacher), log_probabilities_within(student))
+        # What is not a number among the classes that are left out must not go unseen.
+        value = value + 0.0 * given.logits.detach().amax(dim=-1)
+        return self.temperature**2 * value if self.tau_squared else value
 
     def _selected(
         self, logits: Float[Tensor, "*rows classes"], top: Int[Tensor, "*rows k"]
@@ -63,5 +78,4 @@ class KLTop(DistillationLoss):
         chosen = logits.gather(-1, top)
         if not self.tail_bucket or top.shape[-1] == logits.shape[-1]:
             return chosen
-        rest = torch.logsumexp(logits.scatter(-1, top, -torch.inf), dim=-1, keepdim=True)
-        return torch.cat([chosen, rest], dim=-1)
+        return torch.cat([chosen, log_total(logits.scatter(-1, top, -torch.inf))], dim=-1)

@@ -24,7 +24,7 @@ class ReverseKL(DistillationLoss):
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Classes masked by -inf in either network add nothing.
+        A scalar, or [...] without reduction. Infinite where the teacher alone masks a class, which counts as e^-100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a temperature of 0 or less.
@@ -42,6 +42,8 @@ class ReverseKL(DistillationLoss):
 
     status = "paper"
     evidence = "jongwooko/distillm, which is not its authors'"
+
+    needs_tail = True
 
     temperature: Temperature = 1.0
     tau_squared: bool = False

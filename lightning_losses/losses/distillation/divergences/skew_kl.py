@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
 from lightning_losses.losses.settings import Share, Temperature
-from lightning_losses.numerics.divergences import kl_divergence, weighted_sum
+from lightning_losses.numerics.divergences import kl_divergence, weighted_log_ratio
 from lightning_losses.numerics.probabilities import log_mean, log_probabilities
 
 
@@ -25,7 +25,7 @@ class SkewKL(DistillationLoss):
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Classes masked by -inf in either network add nothing.
+        A scalar, or [...] without reduction. Finite whatever classes are masked by -inf, but for λ = 0 as `ForwardKL`.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a skew outside [0, 1]; a temperature of 0 or less.
@@ -57,5 +57,5 @@ class SkewKL(DistillationLoss):
             value = kl_divergence(log_t, log_t if self.skew == 1 else log_s)
         else:
             t = log_t.exp()
-            value = weighted_sum(t, log_t - log_mean(t, log_s.exp(), self.skew))
+            value = weighted_log_ratio(t, log_t, log_mean(t, log_s.exp(), self.skew))
         return self.temperature**2 * value if self.tau_squared else value

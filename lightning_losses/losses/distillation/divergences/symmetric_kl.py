@@ -24,7 +24,7 @@ class SymmetricKL(DistillationLoss):
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Classes masked by -inf in either network add nothing.
+        A scalar, or [...] without reduction. Infinite where one network alone masks a class, which counts as e^-100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a reverse_weight outside [0, 1]; a temperature of 0 or less.
@@ -43,6 +43,8 @@ class SymmetricKL(DistillationLoss):
 
     status = "confirmed"
     evidence = "jongwooko/distillm"
+
+    needs_tail = True
 
     reverse_weight: Share = 0.9
     temperature: Temperature = 1.0

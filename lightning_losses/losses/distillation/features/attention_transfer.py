@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -77,10 +76,10 @@ class AttentionTransfer(Loss):
         layers = list(maps.values()) if isinstance(maps, Mapping) else [maps]
         for layer in layers:
             check_floating(self._identifier, name, layer)
-            if layer.ndim != 4:
+            if layer.ndim != 4 or layer.shape[1:].numel() == 0:
                 raise ValueError(
                     f"{self._identifier}: {name} of shape {list(layer.shape)} came; give maps [B, channels, height, "
-                    "width]."
+                    "width] with at least one of each."
                 )
         return layers
 
@@ -97,8 +96,8 @@ class AttentionTransfer(Loss):
             return squared.mean(dim=1)
         total = squared.sum(dim=1)
         # The square root has no slope at 0; there the maps are equal, and the gradient is 0.
-        apart = total > 0
-        return torch.where(apart, torch.where(apart, total, 1.0).sqrt(), 0.0)
+        equal = total == 0
+        return total.masked_fill(equal, 1.0).sqrt().masked_fill(equal, 0.0)
 
     def _attention(self, maps: Maps, size: tuple[int, int]) -> Float[Tensor, "batch positions"]:
         maps = full_precision(maps)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.features.embedding import embedded, linear_embedding
 from lightning_losses.losses.settings import Count, Share
-from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.checks import check_vectors
 from lightning_losses.numerics.probabilities import full_precision, log_mixture
 
 
@@ -73,13 +73,7 @@ class MIAlpha(Loss):
         self, features: Float[Tensor, "batch dim"], teacher_features: Float[Tensor, "batch teacher_dim"]
     ) -> Float[Tensor, ""]:
         """Check and evaluate; the class documents what."""
-        for name, tensor in (("features", features), ("teacher_features", teacher_features)):
-            check_floating(self._identifier, name, tensor)
-            if tensor.ndim != 2 or len(tensor) != len(features):
-                raise ValueError(
-                    f"{self._identifier}: {name} of shape {list(tensor.shape)} came; give vectors [B, D], of the same "
-                    "samples for both."
-                )
+        check_vectors(self._identifier, features, teacher_features)
         student = embedded(self._identifier, "features", features, self.student_embedding)
         teacher = embedded(self._identifier, "teacher_features", teacher_features.detach(), self.teacher_embedding)
         with torch.autocast(features.device.type, enabled=False):

@@ -16,7 +16,7 @@ from lightning_losses.losses.settings import Bound, Count
 from lightning_losses.numerics.checks import check_vectors
 from lightning_losses.numerics.probabilities import full_precision, known_everywhere
 from lightning_losses.numerics.reduction import Reduction, reduce
-from lightning_losses.numerics.rows import class_indices
+from lightning_losses.numerics.rows import check_classes, class_indices, required_target
 
 
 class NDLoss(LazyModuleMixin, Loss):
@@ -114,8 +114,10 @@ class NDLoss(LazyModuleMixin, Loss):
         """Check, project, evaluate and reduce; the class documents what."""
         self._check(features, teacher_features, target)
         kept, teacher = None, teacher_features.detach()
-        if not target.is_floating_point() and not known_everywhere(target != self.ignore_index):
-            kept = target != self.ignore_index
+        if not target.is_floating_point():
+            kept = check_classes(self._identifier, target, self.num_classes, self.ignore_index)
+            kept = None if known_everywhere(kept) else kept
+        if kept is not None:
             features, teacher = (vectors.masked_fill(~kept.unsqueeze(-1), 0.0) for vectors in (features, teacher))
             target = target.masked_fill(~kept, 0)
         projected = self.projector(features, teacher) if len(features) else features.sum() * teacher
@@ -134,8 +136,9 @@ class NDLoss(LazyModuleMixin, Loss):
 
     def _check(self, features: Tensor, teacher_features: Tensor, target: Tensor) -> None:
         check_vectors(self._identifier, features, teacher_features)
-        if target.ndim != (2 if target.is_floating_point() else 1) or len(target) != len(features):
+        soft = required_target(self._identifier, target).is_floating_point()
+        if target.shape != (len(features), *([self.num_classes] if soft else [])):
             raise ValueError(
                 f"{self._identifier}: target of shape {list(target.shape)} came with {len(features)} samples; give [B] "
-                "class indices or [B, C] probabilities."
+                f"class indices or [B, {self.num_classes}] probabilities."
             )

@@ -15,6 +15,7 @@ from lightning_losses.losses.distillation.logits.ofa_kd import OFAKD
 from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.losses.settings import Count, Temperature, Weight
 from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.rows import required_target
 
 Maps = Float[Tensor, "batch ..."]
 Kind = Literal["maps", "tokens", "vectors"]
@@ -158,7 +159,8 @@ class OFAStages(RowLoss):
                 f"{self._identifier}: teacher_logits of shape {list(teacher_logits.shape)} came for "
                 f"num_classes={self.num_classes}; give the teacher's number of classes."
             )
-        kept = None if target.is_floating_point() else target != self.ignore_index
+        soft = required_target(self._identifier, target).is_floating_point()
+        kept = None if soft else target != self.ignore_index
         stages = [self._logits(branch, stage, kept) for stage, branch in zip(maps, self.branches, strict=True)]
         return torch.stack([self.each(logits, teacher_logits, target) for logits in stages]).sum(dim=0)
 
@@ -170,6 +172,10 @@ class OFAStages(RowLoss):
             raise ValueError(
                 f"{self._identifier}: feature_maps of shape {list(stage.shape)} came for kind={self.kind!r}; choose "
                 "the kind of what the stages put out."
+            )
+        if stage.shape[1:].numel() == 0:
+            raise ValueError(
+                f"{self._identifier}: feature_maps of shape {list(stage.shape)} came; give at least one number each."
             )
         if len(stage) == 0:
             return stage.new_zeros(0, self.num_classes) + stage.sum()

@@ -17,7 +17,8 @@ def regression_kernel(student: torch.Size, teacher: torch.Size) -> tuple[int, ..
     Raises:
         ValueError: sizes that none of the three convolutions connects.
     """
-    if len(student) != len(teacher) or len(student) not in (2, 3, 4) or student[0] != teacher[0]:
+    sizes = len(student) == len(teacher) and len(student) in (2, 3, 4) and student[0] == teacher[0]
+    if not sizes or student[1:].numel() == 0 or teacher[1:].numel() == 0:
         raise ValueError(
             f"fitnet_hint: feature_maps of shape {list(student)} came with teacher_feature_maps of shape "
             f"{list(teacher)}; give both [B, D], [B, T, D] or [B, channels, height, width], of the same samples."

@@ -18,7 +18,10 @@ def relative_distances(vectors: Float[Tensor, "batch dim"]) -> Float[Tensor, "ba
 
 def angles(vectors: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch batch batch"]:
     """The cosine of the angle at i between the directions to j and to k, for every triple."""
-    directions = F.normalize(vectors.unsqueeze(0) - vectors.unsqueeze(1), dim=-1)
+    differences = vectors.unsqueeze(0) - vectors.unsqueeze(1)
+    # To itself a sample has no direction; the length of 0 has no second derivative.
+    same = (differences == 0).all(dim=-1, keepdim=True)
+    directions = F.normalize(differences.masked_fill(same, 1.0), dim=-1).masked_fill(same, 0.0)
     return directions @ directions.mT
 
 

@@ -167,7 +167,7 @@ class AlignedVocabulary(Loss):
         """Check, and evaluate the loss on the shared classes; the class documents what."""
         assert self.loss is not None
         check_floating(self._identifier, "teacher_logits", teacher_logits)
-        classification_rows(self._identifier, logits, target, self._ignore_index)
+        classification_rows(self._identifier, logits, target, self._ignore_index, least_classes=1)
         if teacher_logits.shape[:-1] != logits.shape[:-1] or (
             self.policy == "error" and teacher_logits.shape[-1:] != logits.shape[-1:]
         ):

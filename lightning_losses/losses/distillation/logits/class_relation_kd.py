@@ -8,7 +8,12 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.losses.settings import Temperature
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.divergences import expectation
-from lightning_losses.numerics.probabilities import full_precision, log_probabilities
+from lightning_losses.numerics.probabilities import (
+    full_precision,
+    log_probabilities,
+    log_probabilities_within,
+    log_total,
+)
 from lightning_losses.numerics.rows import classification_rows
 
 
@@ -28,10 +33,11 @@ class ClassRelationKD(Loss):
         bool. Views and heads may be leading dimensions; the gate's mean is over all of them.
 
     Returns:
-        A scalar; 0 without an unlabelled sample.
+        A scalar; 0 without an unlabelled sample. Infinite where the student alone masks a known class, which counts as
+        e^-100.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; temperatures of 0 or less.
+        ValueError: shapes or dtypes that do not fit; fewer than two known classes; temperatures of 0 or less.
 
     Source:
         Gu, Zhang, Xu, He, 2023, "Class-relation Knowledge Distillation for Novel Class Discovery", arXiv:2307.09158,
@@ -60,10 +66,10 @@ class ClassRelationKD(Loss):
         student = classification_rows(self._identifier, logits, None).logits
         check_floating(self._identifier, "teacher_logits", teacher_logits)
         known = teacher_logits.shape[-1] if teacher_logits.ndim else 0
-        if teacher_logits.shape[:-1] != logits.shape[:-1] or not 1 <= known <= logits.shape[-1]:
+        if teacher_logits.shape[:-1] != logits.shape[:-1] or not 2 <= known <= logits.shape[-1]:
             raise ValueError(
                 f"{self._identifier}: teacher_logits of shape {list(teacher_logits.shape)} came with logits of shape "
-                f"{list(logits.shape)}; give the same samples, and the known classes first."
+                f"{list(logits.shape)}; give the same samples, and the known classes first, at least two."
             )
         if unlabelled is not None and (unlabelled.shape != logits.shape[:-1] or unlabelled.dtype != torch.bool):
             raise ValueError(
@@ -76,9 +82,10 @@ class ClassRelationKD(Loss):
         kept = torch.ones_like(student[..., 0], dtype=torch.bool) if unlabelled is None else unlabelled
         count = kept.sum().clamp(min=1)
         scale = self.head_temperature * self.temperature
-        log_gate = torch.logsumexp(log_probabilities(student, scale)[..., :known], dim=-1)
+        log_gate = log_total(log_probabilities(student, scale)[..., :known]).squeeze(-1)
         # In the log domain, where a gate that is nearly shut everywhere still has a mean to be divided by.
         total = torch.logsumexp(torch.where(kept, log_gate, torch.finfo(student.dtype).min).flatten(), dim=0)
         gate = torch.where(kept, log_gate - total, 0.0).exp() * count
-        cross_entropy = -expectation(log_probabilities(teacher, scale), log_probabilities(student[..., :known], scale))
+        log_p = log_probabilities_within(student[..., :known], scale)
+        cross_entropy = -expectation(log_probabilities(teacher, scale), log_p)
         return self.temperature**2 * (gate * cross_entropy).masked_fill(~kept, 0.0).sum() / count

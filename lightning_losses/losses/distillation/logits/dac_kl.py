@@ -11,7 +11,7 @@ from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
 from lightning_losses.losses.settings import Count, Positive, Temperature
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.numerics.divergences import kl_divergence
-from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.probabilities import log_probabilities, log_probabilities_within
 
 
 def quantile_levels(values: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
@@ -47,19 +47,15 @@ def clipped_divergence(
         lower: the level of the lower bound, in [0, 1]: a number, or one for each row.
         upper: the level of the upper one.
         softness: the width, in levels, over which a class fades out at a bound, so that the bounds have a gradient; 0
-            cuts, and a row of which nothing is left counts 0.
+            cuts, and a row of which the teacher has nothing left counts 0.
     """
     # Places are the same among logits as among probabilities.
     levels = quantile_levels(teacher_logits)
     if softness > 0:
         weight = F.logsigmoid((levels - lower) / softness) + F.logsigmoid((upper - levels) / softness)
         return kl_divergence(log_probabilities(teacher_logits + weight), log_probabilities(logits + weight))
-    inside = (levels >= lower) & (levels <= upper) & ~torch.isneginf(teacher_logits)
-    # A row without such a class is compared whole, and then counts for nothing.
-    some = (inside & ~torch.isneginf(logits)).any(dim=-1, keepdim=True)
-    weight = torch.where(inside | ~some, 0.0, -torch.inf)
-    value = kl_divergence(log_probabilities(teacher_logits + weight), log_probabilities(logits + weight))
-    return value * some.squeeze(-1)
+    weight = torch.where((levels >= lower) & (levels <= upper), 0.0, -torch.inf)
+    return kl_divergence(log_probabilities_within(teacher_logits + weight), log_probabilities_within(logits + weight))
 
 
 class DACKL(DistillationLoss):
@@ -82,7 +78,8 @@ class DACKL(DistillationLoss):
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. Infinite where the student alone masks one of the classes, which counts as
+        e^-100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; another number of classes than the network's; bounds out of order.

@@ -5,15 +5,15 @@ from typing import Literal
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from lightning_losses.losses.kinds import RowLoss
+from lightning_losses.losses.kinds import TaughtLoss
 from lightning_losses.losses.settings import Share, Temperature
 from lightning_losses.numerics.divergences import cross_entropy, kl_divergence
-from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.probabilities import finite_logarithms, log_probabilities
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.rows import distillation_rows
+from lightning_losses.numerics.rows import required_target
 
 
-class DeiTDistill(RowLoss):
+class DeiTDistill(TaughtLoss):
     """DeiT's distillation: the class token learns the label, the distillation token the teacher.
 
     ``(1 - α) CE(logits, y) + α D(distillation_logits, teacher_logits)`` where D is cross-entropy to the teacher's
@@ -31,7 +31,8 @@ class DeiTDistill(RowLoss):
         (optional): [..., C], the distillation token's; `logits` by default.
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. Infinite where the target's class is masked in the student; where another
+        is that the teacher has, it counts as e^-100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; an alpha outside [0, 1]; an unknown kind or normalizer; a
@@ -65,14 +66,17 @@ class DeiTDistill(RowLoss):
         distillation_logits: Float[Tensor, "*rows classes"] | None = None,
     ) -> Float[Tensor, "..."]:
         """Check, evaluate and reduce; the class documents what."""
-        first = distillation_rows(self._identifier, logits, teacher_logits, target, self.ignore_index)
+        target = required_target(self._identifier, target)
+        first = self.pairs(logits, teacher_logits, target)
         second = first
         if distillation_logits is not None:
-            second = distillation_rows(self._identifier, distillation_logits, teacher_logits, target, self.ignore_index)
-        assert first.target is not None
-        label = cross_entropy(log_probabilities(first.logits), first.target)
+            second = self.pairs(distillation_logits, teacher_logits, target)
+        label = cross_entropy(log_probabilities(first.logits), required_target(self._identifier, first.target))
         if self.kind == "hard":
-            taught = cross_entropy(log_probabilities(second.logits), second.teacher_logits.argmax(dim=-1))
+            log_s = finite_logarithms(log_probabilities(second.logits))
+            largest, predicted = second.teacher_logits.max(dim=-1)
+            # A teacher that is not a number has a largest class all the same.
+            taught = cross_entropy(log_s, predicted) + 0.0 * largest
         else:
             log_t, log_s = (log_probabilities(z, self.temperature) for z in (second.teacher_logits, second.logits))
             taught = self.temperature**2 * kl_divergence(log_t, log_s)

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_losses.losses.kinds import LabelledDistillationLoss, LabelledRows
 from lightning_losses.losses.settings import Temperature, Weight
 from lightning_losses.numerics.divergences import kl_divergence
-from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.probabilities import log_probabilities, log_probabilities_within, log_total
 from lightning_losses.numerics.rows import pick, without_class
 
 
@@ -30,9 +30,9 @@ def dkd_parts(
     binary, others = [], []
     for scores in (teacher_logits, logits):
         log_p = log_probabilities(scores, temperature)
-        other = torch.logsumexp(without_class(log_p, target), dim=-1)
+        other = log_total(without_class(log_p, target)).squeeze(-1)
         binary.append(torch.stack([pick(log_p, target), other], dim=-1))
-        others.append(log_probabilities(without_class(scores, target), temperature))
+        others.append(log_probabilities_within(without_class(scores, target), temperature))
     return DKDParts(kl_divergence(*binary), kl_divergence(*others))
 
 
@@ -53,7 +53,8 @@ class DKD(LabelledDistillationLoss):
         class is the target.
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. Infinite where the student alone masks a class, which counts as e^-100. Of
+        a teacher without any other class only the target's part is taken.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; weights below 0; a temperature of 0 or less.
@@ -71,7 +72,6 @@ class DKD(LabelledDistillationLoss):
 
     status = "confirmed"
     evidence = "megvii-research/mdistiller"
-    least_classes = 2
 
     alpha: Weight = 1.0
     beta: Weight = 8.0

@@ -24,7 +24,8 @@ class GPG(LabelledDistillationLoss):
         [..., C] probabilities.
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. Infinite where the target's class is masked in the student; where another
+        is that the teacher has, it counts as e^-100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; an alpha outside [0, 1].

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
 from lightning_losses.losses.settings import Temperature
 from lightning_losses.numerics.divergences import kl_divergence
-from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.probabilities import log_probabilities_within
 
 
 class GroupKD(DistillationLoss):
@@ -31,7 +31,8 @@ class GroupKD(DistillationLoss):
         teacher of fewer classes is padded with -inf, or both are cut to its classes.
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. A group that the teacher masks by -inf adds nothing. Infinite where the
+        student alone masks a class, which counts as e^-100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; groups that overlap, are empty or name a class that is not there.
@@ -50,6 +51,7 @@ class GroupKD(DistillationLoss):
 
     status = "experimental"
     evidence = "no golden values: made from a description; KD within each group in its tests"
+    least_classes = 1
 
     groups: Sequence[Sequence[int]] | None = None
     temperature: Temperature = 1.0
@@ -88,11 +90,13 @@ class GroupKD(DistillationLoss):
 def _within(
     student: Float[Tensor, "*rows part"], teacher: Float[Tensor, "*rows part"], temperature: float
 ) -> Float[Tensor, "*rows"]:
-    # Where a row's whole group is masked in either network there is nothing to compare, and no softmax.
-    masked = torch.isneginf(student).all(dim=-1, keepdim=True) | torch.isneginf(teacher).all(dim=-1, keepdim=True)
-    student, teacher = student.masked_fill(masked, 0.0), teacher.masked_fill(masked, 0.0)
+    # Where the teacher knows none of the group's classes there is nothing to compare.
+    unknown = torch.isneginf(teacher).all(dim=-1, keepdim=True)
+    student = student.masked_fill(unknown & (student < torch.inf), 0.0)
+    teacher = teacher.masked_fill(unknown, 0.0)
     if student.shape[-1] > 1:
-        return kl_divergence(log_probabilities(teacher, temperature), log_probabilities(student, temperature))
+        log_t, log_s = (log_probabilities_within(logits, temperature) for logits in (teacher, student))
+        return kl_divergence(log_t, log_s)
     # A softmax over one class is 1 whatever the logit: a class alone is there or not.
     t, s = (torch.cat([logit, -logit], dim=-1) / temperature for logit in (teacher, student))
     return kl_divergence(F.logsigmoid(t), F.logsigmoid(s))

@@ -22,14 +22,14 @@ def standardize_logits(logits: Float[Tensor, "*rows classes"], *, eps: float = 1
                 [ 0.0000,  0.0000,  0.0000]])
     """
     logits = full_precision(logits)
-    finite = torch.isfinite(logits)
-    values = logits.masked_fill(~finite, 0.0)
-    count = finite.sum(dim=-1, keepdim=True)
-    centred = (values - values.sum(dim=-1, keepdim=True) / count.clamp(min=1)).masked_fill(~finite, 0.0)
+    masked = torch.isneginf(logits)
+    values = logits.masked_fill(masked, 0.0)
+    count = (~masked).sum(dim=-1, keepdim=True)
+    centred = (values - values.sum(dim=-1, keepdim=True) / count.clamp(min=1)).masked_fill(masked, 0.0)
     variance = centred.square().sum(dim=-1, keepdim=True) / (count - 1).clamp(min=1)
     varied = variance > 0
     deviation = torch.where(varied, torch.where(varied, variance, 1.0).sqrt(), 1.0)
-    return torch.where(finite, centred / (deviation + eps), logits)
+    return torch.where(masked, logits, centred / (deviation + eps))
 
 
 class LogitStdKD(DistillationLoss):
@@ -47,7 +47,7 @@ class LogitStdKD(DistillationLoss):
         [..., C].
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. Infinite where the student alone masks a class, which counts as e^-100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; one class; a temperature of 0 or less.
@@ -71,11 +71,6 @@ class LogitStdKD(DistillationLoss):
 
     def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
-        if given.logits.shape[-1] < 2:
-            raise ValueError(
-                f"{self._identifier}: logits of shape {list(given.logits.shape)} came; give at least 2 classes, one "
-                "has no standard deviation."
-            )
         s, t = (standardize_logits(logits, eps=self.eps) for logits in (given.logits, given.teacher_logits))
         log_s, log_t = (log_probabilities(logits, self.temperature) for logits in (s, t))
         return self.temperature**2 * kl_divergence(log_t, log_s)

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.settings import Count, Positive, Share, Weight
 from lightning_losses.numerics.checks import check_number
-from lightning_losses.numerics.divergences import expectation
+from lightning_losses.numerics.divergences import expectation, weighted_log_ratio
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import distillation_rows
 
@@ -80,7 +80,7 @@ class MTARDBalance(Loss):
         names, where teachers have inputs of their own; or [..., C] for all teachers.
 
     Returns:
-        A scalar.
+        A scalar. Infinite where a student alone masks a class, which counts as e^-100.
 
     Raises:
         ValueError: another number of teachers; shapes or dtypes that do not fit; options out of range.
@@ -152,11 +152,13 @@ class MTARDBalance(Loss):
         log_t = torch.log_softmax(rows.teacher_logits / temperature, dim=-1)
         log_teacher = (log_t.exp() + self.log_eps).log()
         cells = max(rows.logits.numel(), 1)
-        divergence = expectation(log_t, log_teacher - log_probabilities(rows.logits)).sum() / cells
+        divergence = weighted_log_ratio(log_t.exp(), log_teacher, log_probabilities(rows.logits)).sum() / cells
         return TeacherTerm(divergence, expectation(log_t, log_teacher).sum() / cells)
 
     @torch.no_grad()
     def _update(self, losses: Float[Tensor, " teachers"], negative_entropies: Float[Tensor, " teachers"]) -> None:
+        # A step that is not a number is one for an optimizer's guard to leave out; the balances are not lost with it.
+        finite = (losses + negative_entropies).isfinite().all()
         moved = entropy_balance_temperature(
             self.temperatures,
             negative_entropies.to(self.temperatures.dtype),
@@ -164,8 +166,9 @@ class MTARDBalance(Loss):
             least=self.least_temperature,
             most=self.most_temperature,
         )
-        self.temperatures.copy_(moved)
+        self.temperatures.copy_(torch.where(finite, moved, self.temperatures))
         losses = losses.to(self.weights.dtype)
-        self.first_losses.copy_(torch.where(self.begun, self.first_losses, losses))
-        self.begun.fill_(True)
-        self.weights.copy_(normalized_loss_balance(self.weights, losses, self.first_losses, rate=self.weight_rate))
+        self.first_losses.copy_(torch.where(self.begun | ~finite, self.first_losses, losses))
+        self.begun.logical_or_(finite)
+        weights = normalized_loss_balance(self.weights, losses, self.first_losses, rate=self.weight_rate)
+        self.weights.copy_(torch.where(finite, weights, self.weights))

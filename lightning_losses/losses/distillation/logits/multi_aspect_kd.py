@@ -57,19 +57,19 @@ class MultiAspectKD(Loss):
         """Check, evaluate and reduce; the class documents what."""
         for name, tensor in (("aspect_logits", aspect_logits), ("teacher_aspects", teacher_aspects)):
             check_floating(self._identifier, name, tensor)
-        if aspect_logits.ndim == 0 or aspect_logits.shape != teacher_aspects.shape:
+        if aspect_logits.shape[-1:] in ((), (0,)) or aspect_logits.shape != teacher_aspects.shape:
             raise ValueError(
                 f"{self._identifier}: teacher_aspects of shape {list(teacher_aspects.shape)} came with aspect_logits "
-                f"of shape {list(aspect_logits.shape)}; give one probability of yes for each."
+                f"of shape {list(aspect_logits.shape)}; give one probability of yes for each of at least one question."
             )
         logits = full_precision(aspect_logits)
         answer = teacher_aspects.detach().to(logits.dtype)
-        if logits.device.type == "cpu" and logits.shape[-1]:
+        if logits.device.type == "cpu":
             value = F.binary_cross_entropy_with_logits(logits, answer, reduction="none").mean(dim=-1)
             if known_finite(value):
                 return reduce(value, self.reduction)
         known = ~torch.isnan(answer)
         count = known.sum(dim=-1)
         share = known.to(logits) / count.clamp(min=1).unsqueeze(-1)
-        value = F.binary_cross_entropy_with_logits(logits, answer.nan_to_num(0.0), share, reduction="none")
+        value = F.binary_cross_entropy_with_logits(logits, answer.masked_fill(~known, 0.0), share, reduction="none")
         return reduce(value.sum(dim=-1), self.reduction, count > 0)

@@ -6,7 +6,7 @@ from torch import Tensor
 from lightning_losses.losses.kinds import LabelledDistillationLoss, LabelledRows
 from lightning_losses.losses.settings import Temperature, Weight
 from lightning_losses.numerics.divergences import expectation
-from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.probabilities import log_probabilities, log_probabilities_within
 from lightning_losses.numerics.rows import pick, without_class
 
 
@@ -27,7 +27,8 @@ class NKD(LabelledDistillationLoss):
         class is the target.
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. Infinite where the target's class is masked in the student; where another
+        is that the teacher has, it counts as e^-100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a gamma below 0; a temperature of 0 or less.
@@ -47,7 +48,6 @@ class NKD(LabelledDistillationLoss):
 
     status = "confirmed"
     evidence = "yzd-v/cls_KD"
-    least_classes = 2
 
     gamma: Weight = 1.5
     temperature: Temperature = 1.0
@@ -57,7 +57,7 @@ class NKD(LabelledDistillationLoss):
         log_s, log_t = log_probabilities(given.logits), log_probabilities(given.teacher_logits)
         target_term = -pick(log_t, given.label).exp() * pick(log_s, given.label)
         others = -expectation(
-            log_probabilities(without_class(given.teacher_logits, given.label), self.temperature),
-            log_probabilities(without_class(given.logits, given.label), self.temperature),
+            log_probabilities_within(without_class(given.teacher_logits, given.label), self.temperature),
+            log_probabilities_within(without_class(given.logits, given.label), self.temperature),
         )
         return target_term + self.gamma * self.temperature**2 * others

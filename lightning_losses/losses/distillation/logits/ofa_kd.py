@@ -1,5 +1,6 @@
 """One-for-all distillation: the label strengthens what the teacher says of the target class."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -26,7 +27,7 @@ class OFAKD(LabelledDistillationLoss):
         logits, teacher_logits: [..., C]; target: [...] class indices or [..., C] probabilities.
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. Infinite where the student alone masks a class, which counts as e^-100.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a gamma below 0; a temperature of 0 or less.
@@ -55,4 +56,8 @@ class OFAKD(LabelledDistillationLoss):
         t, label = probabilities(given.teacher_logits, self.temperature), given.target
         if not label.is_floating_point():
             label = F.one_hot(label, t.shape[-1]).to(t.dtype)
+        if self.gamma == 0:
+            # Every class weighs the same then, but for those that neither network has.
+            absent = torch.isneginf(given.logits) & torch.isneginf(given.teacher_logits)
+            log_s = log_s.masked_fill(absent, 0.0)
         return -weighted_sum((t + label).pow_(self.gamma).sub_(label), log_s)

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_losses.losses.classification.cross_entropy import CrossEntropy
-from lightning_losses.losses.kinds import RowLoss
+from lightning_losses.losses.kinds import TaughtLoss
 from lightning_losses.losses.settings import Temperature
 from lightning_losses.numerics.checks import check_count, check_number
 from lightning_losses.numerics.divergences import kl_divergence
-from lightning_losses.numerics.probabilities import full_precision, log_probabilities
+from lightning_losses.numerics.probabilities import full_precision, known_somewhere, log_probabilities
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.rows import class_indices, distillation_rows, pick
+from lightning_losses.numerics.rows import class_indices, pick, required_target
 
 
-class TGeoKD(RowLoss):
+class TGeoKD(TaughtLoss):
     """Trilateral distillation: a small network learns, for each sample, how to mix the teacher with the label.
 
     ``α_i τ² KL(t || s) + (1 - α_i) CE``, with a fusion ratio α for each sample; the gradient goes to the logits and to
@@ -33,10 +33,11 @@ class TGeoKD(RowLoss):
         ratio: [...], in [0, 1].
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. Infinite where the target's class is masked in the student; where another
+        is that the teacher has, it counts as e^-100.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; a temperature of 0 or less.
+        ValueError: shapes or dtypes that do not fit; a ratio outside [0, 1], on the CPU; a temperature of 0 or less.
 
     Source:
         Hu, Li, Liu, Chen, Chen, Liu, 2024, "Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge
@@ -62,8 +63,7 @@ class TGeoKD(RowLoss):
         ratio: Float[Tensor, "*rows"],
     ) -> Float[Tensor, "..."]:
         """Check, evaluate and reduce; the class documents what."""
-        rows = distillation_rows(self._identifier, logits, teacher_logits, target, self.ignore_index)
-        assert rows.target is not None
+        rows = self.pairs(logits, teacher_logits, required_target(self._identifier, target))
         if ratio.shape != logits.shape[:-1]:
             raise ValueError(
                 f"{self._identifier}: a ratio of shape {list(ratio.shape)} came with logits of shape "
@@ -72,10 +72,12 @@ class TGeoKD(RowLoss):
         share = full_precision(ratio).to(rows.logits.dtype)
         if rows.kept is not None:
             share = share.masked_fill(~rows.kept, 0.0)
+        if known_somewhere((share < 0) | (share > 1)):
+            raise ValueError(f"{self._identifier}: a ratio outside [0, 1] came; give one in it for each sample.")
         divergence = kl_divergence(
             log_probabilities(rows.teacher_logits, self.temperature), log_probabilities(rows.logits, self.temperature)
         )
-        label = -pick(log_probabilities(rows.logits), class_indices(rows.target))
+        label = -pick(log_probabilities(rows.logits), class_indices(required_target(self._identifier, rows.target)))
         return reduce(share * self.temperature**2 * divergence + (1 - share) * label, self.reduction, rows.kept)
 
 

@@ -10,7 +10,7 @@ from lightning_losses.numerics.checks import check_floating, check_number
 from lightning_losses.numerics.divergences import cross_entropy
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.rows import classification_rows
+from lightning_losses.numerics.rows import classification_rows, required_target
 
 Progress = float | Float[Tensor, ""]
 
@@ -38,7 +38,7 @@ class PSKD(RowLoss):
         ``(e + 1) / E``, a number or scalar tensor in [0, 1].
 
     Returns:
-        A scalar, or [...] without reduction.
+        A scalar, or [...] without reduction. Infinite where a class is masked by -inf that q has.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; an alpha or an epoch_progress outside [0, 1].
@@ -78,9 +78,8 @@ class PSKD(RowLoss):
                 f"{self._identifier}: past_probabilities of shape {list(past_probabilities.shape)} came with logits of "
                 f"shape {list(logits.shape)}; give both the same shape."
             )
-        assert rows.target is not None
         past = past_probabilities.to(rows.logits.dtype)
         if rows.kept is not None:
             past = past.masked_fill(~rows.kept.unsqueeze(-1), 0.0)
-        soft = pskd_target(rows.target, past, self.alpha * epoch_progress)
+        soft = pskd_target(required_target(self._identifier, rows.target), past, self.alpha * epoch_progress)
         return reduce(cross_entropy(log_probabilities(rows.logits), soft), self.reduction, rows.kept)

@@ -11,9 +11,14 @@ from torch import Tensor, nn
 from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.losses.settings import Bound, Weight
 from lightning_losses.numerics.checks import check_floating
-from lightning_losses.numerics.probabilities import full_precision, log_probabilities
+from lightning_losses.numerics.probabilities import (
+    finite_logarithms,
+    full_precision,
+    log_probabilities,
+    log_probabilities_within,
+)
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.rows import classification_rows
+from lightning_losses.numerics.rows import classification_rows, required_target
 
 RankMode = Literal["reference", "probability"]
 
@@ -24,14 +29,15 @@ _RANK_EPS = 1e-6
 def zipf_labels(
     log_s: Tensor, log_w: Tensor, is_target: Bool[Tensor, "*rows classes"], rank_mode: RankMode
 ) -> Float[Tensor, "*rows classes"]:
-    """1 / rank for every class but the targets, normalised; ranks count all classes."""
+    """1 / rank for every class but the targets and the masked ones, normalised; ranks count all classes."""
     s, w = (log_s if rank_mode == "reference" else log_s.exp()), log_w.exp()
     score = w / (1 - (w * is_target).sum(dim=-1, keepdim=True) + _RANK_EPS) + s / (
         1 - s.masked_fill(~is_target, 0.0).sum(dim=-1, keepdim=True) + _RANK_EPS
     )
-    order = score.argsort(dim=-1, descending=True)
+    masked = torch.isneginf(log_s)
+    order = score.masked_fill(masked, -torch.inf).argsort(dim=-1, descending=True)
     ranks = torch.arange(1, s.shape[-1] + 1, device=s.device, dtype=s.dtype).expand_as(s)
-    zipf = torch.zeros_like(s).scatter(-1, order, 1 / ranks).masked_fill(is_target, 0.0)
+    zipf = torch.zeros_like(s).scatter(-1, order, 1 / ranks).masked_fill(is_target | masked, 0.0)
     total = zipf.sum(dim=-1, keepdim=True)
     return zipf / torch.where(total > 0, total, 1.0)
 
@@ -107,6 +113,7 @@ class USKD(RowLoss):
     ) -> Float[Tensor, ""]:
         """Check, evaluate and reduce; the class documents what."""
         check_floating(self._identifier, "features", features)
+        target = required_target(self._identifier, target)
         if features.ndim < 2 or features.shape[:-1] != logits.shape[:-1] or logits.shape[-1] != self.num_classes:
             raise ValueError(
                 f"{self._identifier}: features of shape {list(features.shape)} and logits of shape "
@@ -126,19 +133,19 @@ class USKD(RowLoss):
     ) -> Float[Tensor, ""]:
         """The loss, given the weak head's logits."""
         rows = classification_rows(self._identifier, logits, target, self.ignore_index)
-        assert rows.target is not None
+        target = required_target(self._identifier, rows.target)
         classes = logits.shape[-1]
         log_s = log_probabilities(rows.logits)
         weak = full_precision(weak_logits).to(log_s.dtype)
         if rows.kept is not None:
             weak = weak.masked_fill(~rows.kept.unsqueeze(-1), 0.0)
         log_w = log_probabilities(weak)
-        if rows.target.is_floating_point():
-            label = rows.target
+        if target.is_floating_point():
+            label = target
             share, named = label.topk(2, dim=-1)
         else:
-            label = F.one_hot(rows.target, classes).to(log_s.dtype)
-            share, named = torch.ones_like(log_s[..., :1]), rows.target.unsqueeze(-1)
+            label = F.one_hot(target, classes).to(log_s.dtype)
+            share, named = torch.ones_like(log_s[..., :1]), target.unsqueeze(-1)
         # A one-hot row among mixed labels names one class: the second of its two largest has share 0.
         real = share > 0
         is_target = torch.zeros_like(log_s, dtype=torch.bool).scatter(-1, named, real)
@@ -150,8 +157,8 @@ class USKD(RowLoss):
             mean = (likelihood * counted).sum(batch) / counted.sum(batch).clamp(min=1)
             weight = (likelihood + share - mean) * real
             zipf = zipf_labels(log_s, log_w, is_target, self.rank_mode)
-        log_others = log_probabilities(rows.logits.masked_fill(is_target, -torch.inf))
+        log_others = log_probabilities_within(rows.logits.masked_fill(is_target, -torch.inf))
         target_term = -(weight * log_s.gather(-1, named).masked_fill(~real, 0.0)).sum(dim=-1)
-        others = -(zipf * log_others.masked_fill(~torch.isfinite(log_others), 0.0)).sum(dim=-1)
+        others = -(zipf * finite_logarithms(log_others)).sum(dim=-1)
         weak_term = -((0.9 * label + 0.1 / classes) * log_w).sum(dim=-1)
         return reduce(self.alpha * target_term + self.beta * others + self.mu * weak_term, self.reduction, rows.kept)

@@ -45,7 +45,33 @@ def test_zero_and_stationary_at_the_teacher(pair, alpha, beta):
     assert ABDivergence(alpha=alpha, beta=beta)(*pair[:2]).item() > 0
 
 
-@pytest.mark.parametrize("option", ["alpha", "beta"])
-def test_negative_exponents_are_refused(option):
-    with pytest.raises(ValueError, match=f"^ab_divergence: {option}=-1"):
-        ABDivergence(**{option: -1.0})
+@given(pairs(max_scale=2.0), st.floats(-1.5, 1.5), st.floats(-1.5, 1.5))
+def test_every_exponent_has_a_value(pair, alpha, beta):
+    """By the general formula; 1e-3 from a limit its terms cancel to about 1e-6 of their size."""
+    if min(abs(alpha), abs(beta), abs(alpha + beta)) < 1e-3:
+        return
+    log_s, log_t = (z.log_softmax(dim=-1) for z in pair[:2])
+    total = alpha + beta
+    terms = [
+        (alpha * log_t + beta * log_s).exp(),
+        -alpha / total * (total * log_t).exp(),
+        -beta / total * (total * log_s).exp(),
+    ]
+    expected = -sum(terms).sum(dim=-1).mean() / (alpha * beta)
+    found = ABDivergence(alpha=alpha, beta=beta)(*pair[:2])
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert found.item() > 0
+
+
+@given(pairs(max_scale=2.0), st.floats(0.1, 1.5), st.booleans())
+def test_opposite_exponents_are_a_limit(pair, alpha, swapped):
+    alpha = -alpha if swapped else alpha
+    exact, close = (ABDivergence(alpha=alpha, beta=b)(*pair[:2]) for b in (-alpha, -alpha + 1e-6))
+    torch.testing.assert_close(close, exact, rtol=1e-3, atol=1e-4)
+    assert abs(ABDivergence(alpha=alpha, beta=-alpha)(pair.logits, pair.logits).item()) < 1e-9
+
+
+@pytest.mark.parametrize("bad", [float("nan"), "much"])
+def test_an_exponent_that_is_no_number_is_refused(bad):
+    with pytest.raises(ValueError, match=f"^ab_divergence: beta={bad!r} came; give a number"):
+        ABDivergence(beta=bad)

@@ -39,13 +39,24 @@ def test_a_class_alone_is_compared_by_its_sigmoid(pair, temperature):
     assert found.abs().max() > 0
 
 
-def test_a_group_that_is_masked_counts_for_nothing():
-    logits = torch.tensor([[1.0, 2.0, -torch.inf, -torch.inf]], requires_grad=True)
-    teacher = torch.tensor([[2.0, 1.0, 0.0, 1.0]])
+def test_a_group_that_the_teacher_lacks_counts_for_nothing():
+    teacher = torch.tensor([[1.0, 2.0, -torch.inf, -torch.inf]])
+    logits = torch.tensor([[2.0, 1.0, 0.0, 1.0]], requires_grad=True)
     value = GroupKD(groups=[[0, 1], [2, 3]])(logits, teacher)
     torch.testing.assert_close(value, KD(temperature=1.0)(logits[:, :2], teacher[:, :2]) / 2)
     value.backward()
     assert bool(torch.isfinite(logits.grad).all())
+
+
+def test_a_group_that_the_student_lacks_counts_100_nats():
+    teacher = torch.tensor([[1.0, 2.0, 0.0, 0.0, 0.0]])
+    logits = torch.tensor([[2.0, 1.0, -torch.inf, -torch.inf, -torch.inf]], requires_grad=True)
+    value = GroupKD(groups=[[0, 1], [2, 3], [4]])(logits, teacher)
+    # 100 less the entropy of a pair, and of a class alone half of 100 less its entropy.
+    lacking = 150 - 2 * torch.tensor(2.0).log()
+    torch.testing.assert_close(value, (KD(temperature=1.0)(logits[:, :2], teacher[:, :2]) + lacking) / 3)
+    value.backward()
+    assert bool((logits.grad[0, 2:] == 0).all()) and bool(torch.isfinite(logits.grad).all())
 
 
 @pytest.mark.parametrize("groups", [[], [[]], [[0, 1], [1, 2]], [[0, -1]], [[0.5]]])

@@ -76,3 +76,19 @@ def test_other_teachers_are_refused():
         MTARDBalance(num_teachers=2)(logits(), logits())
     with pytest.raises(ValueError, match="^mtard_balance: num_teachers=0"):
         MTARDBalance(num_teachers=0)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_step_that_is_not_a_number_moves_nothing(begun):
+    loss, fresh = MTARDBalance(num_teachers=2), MTARDBalance(num_teachers=2)
+    logits = {"robust": torch.randn(4, 3), "clean": torch.randn(4, 3)}
+    teacher = {name: value.flip(0) for name, value in logits.items()}
+    if begun:
+        loss(logits, teacher)
+        fresh.load_state_dict(loss.state_dict())
+    broken = {**logits, "clean": torch.full((4, 3), torch.nan)}
+    assert bool(torch.isnan(loss(broken, teacher)))
+    torch.testing.assert_close(loss.state_dict(), fresh.state_dict(), rtol=0, atol=0)
+    # The next one goes on as if that had not been.
+    torch.testing.assert_close(loss(logits, teacher), fresh(logits, teacher), rtol=0, atol=0)
+    torch.testing.assert_close(loss.state_dict(), fresh.state_dict(), rtol=0, atol=0)
