@@ -132,9 +132,9 @@ def test_what_a_mean_divides_by_is_known_to_the_objective():
     tensors = step()
     tensors["target"][:3] = -100
     term = Term(Adapted(nn.CrossEntropyLoss(), {"input": "logits"}, reduction="mean"))
-    assert term.denominator(tensors).item() == 9
-    assert Term(Adapted(F.cross_entropy, {"input": "logits"}, reduction="mean")).denominator(tensors).item() == 9
-    assert Term(Adapted(nn.CrossEntropyLoss(), {"input": "logits"})).denominator(tensors) is None
+    assert term.count(tensors).samples.item() == 9
+    assert Term(Adapted(F.cross_entropy, {"input": "logits"}, reduction="mean")).count(tensors).samples.item() == 9
+    assert Term(Adapted(nn.CrossEntropyLoss(), {"input": "logits"})).count(tensors) is None
 
 
 def test_parameters_of_a_wrapped_loss_are_trained_saved_and_copied():
