@@ -26,7 +26,7 @@ PARTS = {
     "kernels": ("kernels",),
 }
 # What others derive from, and nobody uses by itself.
-_BASES = {"LogitMonitor", "Monitor", "OneVsRest", "PredictionMetric", "ProbeMonitor"}
+_BASES = {"LogOddsOneVsRest", "LogitMonitor", "Monitor", "OneVsRest", "PredictionMetric", "ProbeMonitor"}
 
 
 @dataclass(frozen=True)

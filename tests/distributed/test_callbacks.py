@@ -24,7 +24,7 @@ import lightning_losses.callbacks
 import lightning_losses.metrics
 from lightning_losses import AdaFocal, Objective
 from lightning_losses.calibrators import Calibrator
-from lightning_losses.calibrators.one_vs_rest import OneVsRest
+from lightning_losses.calibrators.one_vs_rest import LogOddsOneVsRest, OneVsRest
 from lightning_losses.callbacks.calibration.calibration_monitor import CalibrationMonitor
 from lightning_losses.callbacks.calibration.post_hoc_calibration import PostHocCalibration
 from lightning_losses.callbacks.companions.adafocal_bins import AdaFocalBins
@@ -227,7 +227,8 @@ def test_every_monitor_logs_on_two_processes_what_it_logs_on_one(tmp_path):
 # ---- calibrators
 
 CALIBRATORS = {
-    kind.__name__: kind for kind in classes_in(lightning_losses.calibrators, Calibrator) - {Calibrator, OneVsRest}
+    kind.__name__: kind
+    for kind in classes_in(lightning_losses.calibrators, Calibrator) - {Calibrator, OneVsRest, LogOddsOneVsRest}
 }
 
 
