@@ -79,7 +79,7 @@ def test_every_objective_is_compared_with_the_teacher(run, tmp_path, capsys):
     assert (tmp_path / "report" / "retrieval.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.xfail(reason="the key of a cached teacher covers its code, which the patch changes; to be watched otherwise")
+@pytest.mark.xfail(reason="the key of a cached teacher covers its code, which the patch changes")
 def test_the_teacher_is_evaluated_once(run, monkeypatch):
     few = [*FEW, "~embeddings.objectives.cosine", "embeddings.seeds=[0]", "teacher.max_length=11"]
     first = run(*few)
