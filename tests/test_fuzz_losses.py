@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_losses.losses import loss_classes
-from lightning_losses.losses.settings import settings
+from lightning_losses.numerics.settings import settings
 from tests.losses.examples import build, floating, takes, tensors, trained
 
 PRECISIONS = ("float32", "bfloat16", "float16", "bfloat16 autocast", "float16 autocast")

@@ -16,7 +16,7 @@ from lightning_losses.catalogue.configurations import configurations
 from lightning_losses.kernels.rows.row_wise import fused
 from lightning_losses.losses import loss_classes
 from lightning_losses.losses.base import Loss, Status
-from lightning_losses.losses.settings import settings
+from lightning_losses.numerics.settings import settings
 
 STATUS = {
     "confirmed": "confirmed against the authors' code",

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from lightning_losses.losses.settings import check_settings, settings
+from lightning_losses.numerics.settings import check_settings, settings
 
 Status = Literal["confirmed", "paper", "experimental"]
 
@@ -38,8 +38,8 @@ def forward_inputs(function: Callable[..., Any]) -> dict[str, bool]:
 class Loss(nn.Module, ABC):
     """Base of the losses: tensors in, one value out; no Lightning, no configuration, no process group.
 
-    The annotated fields of a subclass are its settings; `lightning_losses.losses.settings` says what annotations mean.
-    Layers, buffers and checks that concern several settings are made in `__post_init__`, after
+    The annotated fields of a subclass are its settings; `lightning_losses.numerics.settings` says what annotations
+    mean. Layers, buffers and checks that concern several settings are made in `__post_init__`, after
     ``super().__post_init__()``.
 
     The names of `forward`'s arguments come from the glossary (`logits`, `target`, `teacher_logits`, ...): an

@@ -15,7 +15,7 @@ from torch import nn
 from lightning_losses.experiments.config.instantiate import ConfigError as ConfigError
 from lightning_losses.experiments.config.instantiate import check_targets, find_target
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.settings import settings
+from lightning_losses.numerics.settings import settings
 
 _PLAIN = (bool, int, float, str)
 # Lightning starts each process by forking this one, in place of running the command again.

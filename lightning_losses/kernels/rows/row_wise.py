@@ -21,7 +21,7 @@ from lightning_losses.losses.kinds import (
     LabelledDistillationLoss,
     RowLoss,
 )
-from lightning_losses.losses.settings import settings
+from lightning_losses.numerics.settings import settings
 
 RowFunction = Callable[..., Tensor]
 """A `RowLoss`, or a function with a ``reduction`` argument."""

@@ -8,10 +8,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
-from lightning_losses.losses.settings import Share
 from lightning_losses.numerics.divergences import cross_entropy
 from lightning_losses.numerics.probabilities import known_finite, log_probabilities
 from lightning_losses.numerics.reduction import reduce
+from lightning_losses.numerics.settings import Share
 
 
 class CrossEntropy(ClassificationLoss):

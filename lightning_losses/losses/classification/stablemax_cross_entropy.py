@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
-from lightning_losses.losses.settings import Share
 from lightning_losses.numerics.divergences import cross_entropy
 from lightning_losses.numerics.probabilities import known_finite, log_probabilities
+from lightning_losses.numerics.settings import Share
 
 ComputeDtype = Literal["float32", "float64"]
 

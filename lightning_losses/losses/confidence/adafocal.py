@@ -8,10 +8,10 @@ from torch import Tensor
 
 from lightning_losses.losses.confidence.focal import focal_weight
 from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
-from lightning_losses.losses.settings import Count, Positive
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import pick
+from lightning_losses.numerics.settings import Count, Positive
 
 
 class AdaFocal(ClassificationLoss):

@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import PredictionLoss, Predictions
-from lightning_losses.losses.settings import NonNegative
 from lightning_losses.numerics.divergences import entropy
+from lightning_losses.numerics.settings import NonNegative
 
 _EPSILON = 1e-10
 

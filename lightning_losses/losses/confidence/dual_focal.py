@@ -6,9 +6,9 @@ from torch import Tensor
 
 from lightning_losses.losses.confidence.focal import NEAREST
 from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
-from lightning_losses.losses.settings import NonNegative
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import pick
+from lightning_losses.numerics.settings import NonNegative
 
 
 class DualFocal(ClassificationLoss):

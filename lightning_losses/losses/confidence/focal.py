@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import CrossEntropyFunction
-from lightning_losses.losses.settings import NonNegative
+from lightning_losses.numerics.settings import NonNegative
 
 # Below this distance of p from 1 the weight is constant: for γ < 1 its slope would be infinite.
 NEAREST = 1e-12

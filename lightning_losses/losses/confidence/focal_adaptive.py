@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lightning_losses.losses.confidence.focal import focal_weight
 from lightning_losses.losses.kinds import CrossEntropyFunction
-from lightning_losses.losses.settings import Share
 from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.settings import Share
 
 
 class FocalAdaptive(CrossEntropyFunction):

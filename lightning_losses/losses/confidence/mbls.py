@@ -5,9 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
-from lightning_losses.losses.settings import NonNegative, Weight
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import pick
+from lightning_losses.numerics.settings import NonNegative, Weight
 
 
 class MbLS(ClassificationLoss):

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import PredictionLoss, Predictions
-from lightning_losses.losses.settings import Positive
+from lightning_losses.numerics.settings import Positive
 
 
 class MMCE(PredictionLoss):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_losses.losses.confidence.mmce import laplacian_form, root
 from lightning_losses.losses.kinds import PredictionLoss, Predictions
-from lightning_losses.losses.settings import Positive
+from lightning_losses.numerics.settings import Positive
 
 
 class MMCEWeighted(PredictionLoss):

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import PredictionLoss, Predictions
-from lightning_losses.losses.settings import Bound, Temperature
+from lightning_losses.numerics.settings import Bound, Temperature
 
 _MIXED = 1e-5
 _EDGE = 1e-6

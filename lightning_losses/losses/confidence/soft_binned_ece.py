@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_losses.losses.confidence.mmce import root
 from lightning_losses.losses.kinds import PredictionLoss, Predictions
-from lightning_losses.losses.settings import Count, Temperature
+from lightning_losses.numerics.settings import Count, Temperature
 
 _EMPTY = 1e-5
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.settings import Bound, Weight
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.settings import Bound, Weight
 
 Weights = Float[Tensor, "..."] | Mapping[str, Float[Tensor, "..."]]
 

@@ -5,9 +5,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.kinds import RowLoss
-from lightning_losses.losses.settings import Weight
 from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import classification_rows
+from lightning_losses.numerics.settings import Weight
 
 
 class ZLoss(RowLoss):

@@ -5,10 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
-from lightning_losses.losses.settings import Temperature
 from lightning_losses.numerics.divergences import weighted_log_ratio
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import on_shared_support
+from lightning_losses.numerics.settings import Temperature
 
 
 class ABDivergence(DistillationLoss):

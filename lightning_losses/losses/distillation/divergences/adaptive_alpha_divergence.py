@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
-from lightning_losses.losses.settings import Positive
 from lightning_losses.numerics.probabilities import finite_logarithms, known_finite, log_probabilities
+from lightning_losses.numerics.settings import Positive
 
 
 class AlphaDivergence(NamedTuple):

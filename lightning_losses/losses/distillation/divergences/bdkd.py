@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
-from lightning_losses.losses.settings import Positive, Temperature, Weight
 from lightning_losses.numerics.divergences import entropy, over_finite_logarithms, weighted_sum
 from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.settings import Positive, Temperature, Weight
 
 
 class BDKDWeights(NamedTuple):

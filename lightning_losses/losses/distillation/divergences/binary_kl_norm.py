@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
-from lightning_losses.losses.settings import Temperature
 from lightning_losses.numerics.divergences import over_finite_logarithms
+from lightning_losses.numerics.settings import Temperature
 
 
 class BinaryKLNorm(DistillationLoss):

@@ -5,9 +5,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
-from lightning_losses.losses.settings import Count, Temperature
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import log_probabilities_within, log_total
+from lightning_losses.numerics.settings import Count, Temperature
 
 
 class KLTop(DistillationLoss):

@@ -4,9 +4,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
-from lightning_losses.losses.settings import Temperature
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.settings import Temperature
 
 
 class ReverseKL(DistillationLoss):

@@ -4,9 +4,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
-from lightning_losses.losses.settings import Share, Temperature
 from lightning_losses.numerics.divergences import kl_divergence, weighted_log_ratio
 from lightning_losses.numerics.probabilities import log_mean, log_probabilities
+from lightning_losses.numerics.settings import Share, Temperature
 
 
 class SkewKL(DistillationLoss):

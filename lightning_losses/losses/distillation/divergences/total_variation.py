@@ -4,8 +4,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
-from lightning_losses.losses.settings import Temperature
 from lightning_losses.numerics.probabilities import probabilities
+from lightning_losses.numerics.settings import Temperature
 
 
 class TotalVariation(DistillationLoss):

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.settings import Bound
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.reduction import Reduction, reduce
+from lightning_losses.numerics.settings import Bound
 
 Maps = Float[Tensor, "batch channels height width"]
 

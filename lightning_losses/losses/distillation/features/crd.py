@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.features.embedding import embedded, linear_embedding
-from lightning_losses.losses.settings import Count, Temperature
 from lightning_losses.numerics.checks import check_vectors
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.settings import Count, Temperature
 
 
 def symmetric_info_nce(

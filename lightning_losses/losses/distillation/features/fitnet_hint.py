@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.features.regressors import Regressor
-from lightning_losses.losses.settings import Count
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.reduction import Reduction
+from lightning_losses.numerics.settings import Count
 
 Maps = Float[Tensor, "batch ..."]
 

@@ -12,11 +12,11 @@ from torch.nn.parameter import UninitializedBuffer
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.features.regressors import Projector
-from lightning_losses.losses.settings import Bound, Count
 from lightning_losses.numerics.checks import check_vectors
 from lightning_losses.numerics.probabilities import full_precision, known_everywhere
 from lightning_losses.numerics.reduction import Reduction, reduce
 from lightning_losses.numerics.rows import check_classes, class_indices, required_target
+from lightning_losses.numerics.settings import Bound, Count
 
 
 class NDLoss(LazyModuleMixin, Loss):

@@ -13,9 +13,9 @@ from torch.nn.parameter import UninitializedParameter
 
 from lightning_losses.losses.distillation.logits.ofa_kd import OFAKD
 from lightning_losses.losses.kinds import RowLoss
-from lightning_losses.losses.settings import Count, Temperature, Weight
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.rows import required_target
+from lightning_losses.numerics.settings import Count, Temperature, Weight
 
 Maps = Float[Tensor, "batch ..."]
 Kind = Literal["maps", "tokens", "vectors"]

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import FeaturePairs, RelationLoss
-from lightning_losses.losses.settings import Weight
+from lightning_losses.numerics.settings import Weight
 
 
 def relative_distances(vectors: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch batch"]:

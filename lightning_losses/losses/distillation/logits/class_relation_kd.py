@@ -5,7 +5,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.settings import Temperature
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.divergences import expectation
 from lightning_losses.numerics.probabilities import (
@@ -15,6 +14,7 @@ from lightning_losses.numerics.probabilities import (
     log_total,
 )
 from lightning_losses.numerics.rows import classification_rows
+from lightning_losses.numerics.settings import Temperature
 
 
 class ClassRelationKD(Loss):

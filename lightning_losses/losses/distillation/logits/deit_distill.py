@@ -6,11 +6,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.kinds import TaughtLoss
-from lightning_losses.losses.settings import Share, Temperature
 from lightning_losses.numerics.divergences import cross_entropy, kl_divergence
 from lightning_losses.numerics.probabilities import finite_logarithms, log_probabilities
 from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import required_target
+from lightning_losses.numerics.settings import Share, Temperature
 
 
 class DeiTDistill(TaughtLoss):

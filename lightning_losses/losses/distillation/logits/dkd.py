@@ -7,10 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.losses.kinds import LabelledDistillationLoss, LabelledRows
-from lightning_losses.losses.settings import Temperature, Weight
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import log_probabilities, log_probabilities_within, log_total
 from lightning_losses.numerics.rows import pick, without_class
+from lightning_losses.numerics.settings import Temperature, Weight
 
 
 class DKDParts(NamedTuple):

@@ -4,9 +4,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import LabelledDistillationLoss, LabelledRows
-from lightning_losses.losses.settings import Share
 from lightning_losses.numerics.divergences import cross_entropy, kl_divergence
 from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.settings import Share
 
 
 class GPG(LabelledDistillationLoss):

@@ -5,9 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
-from lightning_losses.losses.settings import Temperature, Weight
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
+from lightning_losses.numerics.settings import Temperature, Weight
 
 
 def standardize_logits(logits: Float[Tensor, "*rows classes"], *, eps: float = 1e-7) -> Float[Tensor, "*rows classes"]:

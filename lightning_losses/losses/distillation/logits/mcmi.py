@@ -7,10 +7,10 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
-from lightning_losses.losses.settings import Count
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import class_indices
+from lightning_losses.numerics.settings import Count
 
 
 def class_centroids(

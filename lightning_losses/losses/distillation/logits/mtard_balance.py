@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.settings import Count, Positive, Share, Weight
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.numerics.divergences import expectation, weighted_log_ratio
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import distillation_rows
+from lightning_losses.numerics.settings import Count, Positive, Share, Weight
 
 Logits = Float[Tensor, "*rows classes"] | Mapping[str, Float[Tensor, "*rows classes"]]
 

@@ -4,10 +4,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import LabelledDistillationLoss, LabelledRows
-from lightning_losses.losses.settings import Temperature, Weight
 from lightning_losses.numerics.divergences import expectation
 from lightning_losses.numerics.probabilities import log_probabilities, log_probabilities_within
 from lightning_losses.numerics.rows import pick, without_class
+from lightning_losses.numerics.settings import Temperature, Weight
 
 
 class NKD(LabelledDistillationLoss):

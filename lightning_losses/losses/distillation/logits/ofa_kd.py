@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import LabelledDistillationLoss, LabelledRows
-from lightning_losses.losses.settings import Temperature, Weight
 from lightning_losses.numerics.divergences import weighted_sum
 from lightning_losses.numerics.probabilities import log_probabilities, probabilities
+from lightning_losses.numerics.settings import Temperature, Weight
 
 
 class OFAKD(LabelledDistillationLoss):

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.settings import Count, Positive, Temperature, Weight
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import distillation_rows
+from lightning_losses.numerics.settings import Count, Positive, Temperature, Weight
 from lightning_losses.transport import l1_distances, row_column_normalization
 
 

@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.settings import Temperature
 from lightning_losses.numerics.probabilities import known_everywhere, log_probabilities
 from lightning_losses.numerics.reduction import Reduction
 from lightning_losses.numerics.rows import distillation_rows
+from lightning_losses.numerics.settings import Temperature
 
 
 class SpanCorrelation(Loss):

@@ -10,12 +10,12 @@ from torch.func import functional_call
 
 from lightning_losses.losses.classification.cross_entropy import CrossEntropy
 from lightning_losses.losses.kinds import TaughtLoss
-from lightning_losses.losses.settings import Temperature
 from lightning_losses.numerics.checks import check_count, check_number
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import class_indices, pick, required_target
+from lightning_losses.numerics.settings import Temperature
 
 
 class TGeoKD(TaughtLoss):

@@ -5,12 +5,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.kinds import RowLoss
-from lightning_losses.losses.settings import Share
 from lightning_losses.numerics.checks import check_floating, check_number
 from lightning_losses.numerics.divergences import cross_entropy
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import classification_rows, required_target
+from lightning_losses.numerics.settings import Share
 
 Progress = float | Float[Tensor, ""]
 

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import LabelledDistillationLoss, LabelledRows
-from lightning_losses.losses.settings import Share
 from lightning_losses.numerics.checks import check_count, check_number
 from lightning_losses.numerics.probabilities import probabilities
+from lightning_losses.numerics.settings import Share
 
 
 class Generations(NamedTuple):

@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from lightning_losses.losses.kinds import RowLoss
-from lightning_losses.losses.settings import Bound, Weight
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import (
     finite_logarithms,
@@ -19,6 +18,7 @@ from lightning_losses.numerics.probabilities import (
 )
 from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import classification_rows, required_target
+from lightning_losses.numerics.settings import Bound, Weight
 
 RankMode = Literal["reference", "probability"]
 

@@ -10,7 +10,7 @@ import torch
 from lightning_losses.losses import NKD, loss_classes
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.kinds import RowLoss
-from lightning_losses.losses.settings import Bound, Count, Share, Temperature, Weight, settings
+from lightning_losses.numerics.settings import Bound, Count, Share, Temperature, Weight, settings
 
 BOUNDED = [
     pytest.param(loss, setting, id=f"{loss.identifier()}-{setting.name}")
