@@ -23,6 +23,16 @@ def _classes_last(logits: Tensor) -> str:
     return "; classes come last: from [N, C, ...] give logits.movedim(1, -1)" if logits.ndim > 2 else ""
 
 
+def _check_dimensions(loss: str, logits: Tensor) -> None:
+    """Refuse logits with more dimensions than a batch of sequences, beside which no class indices came."""
+    if logits.ndim > 3:
+        raise ValueError(
+            f"{loss}: logits of shape {list(logits.shape)} came without class indices, and no shape tells which of so "
+            "many dimensions the classes are; give rows: logits.movedim(1, -1).flatten(0, -2) of [N, C, ...], or "
+            "logits.flatten(0, -2) of [..., C]."
+        )
+
+
 def classification_rows(
     loss: str,
     logits: Float[Tensor, "*rows classes"],
@@ -36,7 +46,8 @@ def classification_rows(
     Args:
         loss: the name that errors begin with.
         logits: [..., C] floating-point scores.
-        target: [...] class indices, [..., C] probabilities, or None (no row is ignored then).
+        target: [...] class indices, [..., C] probabilities, or None (no row is ignored then). Without class indices,
+            logits have at most three dimensions.
         ignore_index: rows with this target count for nothing; their logits and target are set to 0.
         least_classes: how many classes there must be; 2 where softmax is taken, which is constant over one.
 
@@ -60,6 +71,7 @@ def classification_rows(
     if debugging() and bool(torch.isnan(logits).any()):
         raise ValueError(f"{loss}: logits hold NaN; find the layer that made it before it spreads.")
     if target is None:
+        _check_dimensions(loss, logits)
         return Rows(logits, None, None)
     target = required_target(loss, target)
     if target.is_floating_point():
@@ -69,6 +81,7 @@ def classification_rows(
                 f"{list(logits.shape)}; probabilities have the shape of the logits, indices are int64"
                 f"{_classes_last(logits)}."
             )
+        _check_dimensions(loss, logits)
         return Rows(logits, target.to(logits.dtype), None)
     if target.dtype != torch.int64:
         raise ValueError(

@@ -392,6 +392,18 @@ def test_classes_that_do_not_come_last_are_refused(loss):
         build(loss)(**{**tensors(loss), **values})
 
 
+@those("logits", without=["features", "mixup_logits"])
+def test_four_dimensions_without_class_indices_are_refused(loss):
+    """Softmax would be over the width, in silence."""
+    sizes = (2, CLASSES, 3, CLASSES)
+    values = {name: torch.full(sizes, 0.2) if name in CLASS_WISE else value for name, value in tensors(loss).items()}
+    if "target" in values:
+        values["target"] = torch.full(sizes, 0.2) if loss.inputs()["target"] else None
+    told = rf"^{loss.identifier()}: logits of shape \[2, 5, 3, 5\] came without class indices.*movedim\(1, -1\)\.flatten"
+    with pytest.raises(ValueError, match=told):
+        build(loss)(**values)
+
+
 # A probability of its own for each class, or none at all.
 @those("logits", but=("binary_kl", "binary_kl_norm", "group_kd", "z_loss"))
 def test_one_class_is_refused(loss):
