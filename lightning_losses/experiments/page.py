@@ -161,9 +161,10 @@ def _tex(text: str) -> str:
 
 
 def _tex_number(text: str) -> str:
-    number, _, p = text.partition(", ")
+    # The ends of an interval have a comma between them too.
+    number, _, p = text.partition(", p ")
     number, star = number.removesuffix("*"), "^{*}" if number.endswith("*") else ""
     if not number or number == "–":
         return number.replace("–", "--")
-    number = f"${number.replace('±', chr(92) + 'pm')}{star}$"
-    return f"{number} (${p}$)" if p else number
+    number = f"${number.replace('±', chr(92) + 'pm').replace('×', chr(92) + 'times')}{star}$"
+    return f"{number} ($p {p}$)" if p else number

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from lightning_losses.plots.seed_intervals import bars
 from lightning_losses.plots.style import COLORS, new_figure, paper_style
 
-# Cost, accuracy and half of the accuracy's interval.
-Point = tuple[float, float, float]
+# Cost, accuracy and the ends of the accuracy's interval.
+Point = tuple[float, float, float, float]
 # Up to as many runs, every one is named.
 _ALL_NAMED = 8
 _REFERENCE = COLORS[1]
@@ -28,7 +29,7 @@ def accuracy_against_cost(
     Named are the runs that no other beats in both (with few runs, all of them) and the reference.
 
     Args:
-        panels: by the panel's title, "" for none, by the run's label, its cost, accuracy, and the half width of the
+        panels: by the panel's title, "" for none, by the run's label, its cost, accuracy, and the ends of the
             accuracy's interval, NaN for none; a run with NaN as cost or accuracy is left out.
         reference: the run that the others are compared with.
         cost, accuracy: what the axes are called.
@@ -40,7 +41,8 @@ def accuracy_against_cost(
         ValueError: no panels.
 
     Example:
-        >>> figure = accuracy_against_cost({"": {"ce": (1.0, 90.0, 0.5), "kd": (2.0, 92.0, 0.4)}}, reference="ce")
+        >>> points = {"ce": (1.0, 90.0, 89.5, 90.5), "kd": (2.0, 92.0, 91.6, 92.4)}
+        >>> figure = accuracy_against_cost({"": points}, reference="ce")
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         ['ce', 'kd']
     """
@@ -82,19 +84,15 @@ def accuracy_against_cost(
     return figure
 
 
-def _bars(points: Sequence[Point]) -> tuple[list[float], list[float], list[float]]:
-    return (
-        [x for x, _, _ in points],
-        [y for _, y, _ in points],
-        [0.0 if math.isnan(half) else half for _, _, half in points],
-    )
+def _bars(points: Sequence[Point]) -> tuple[list[float], list[float], tuple[list[float], list[float]]]:
+    return [x for x, *_ in points], [y for _, y, *_ in points], bars([point[1:] for point in points])
 
 
 def best_for_their_cost(points: Mapping[str, Point]) -> list[str]:
     """The runs of which no other is both as cheap and more accurate, or cheaper and as accurate; by cost.
 
     Example:
-        >>> best_for_their_cost({"a": (1.0, 90.0, 0.0), "b": (2.0, 89.0, 0.0), "c": (3.0, 91.0, 0.0)})
+        >>> best_for_their_cost({"a": (1, 90, 90, 90), "b": (2, 89, 89, 89), "c": (3, 91, 91, 91)})
         ['a', 'c']
     """
     found: list[str] = []

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from lightning_losses.plots.style import COLORS, new_figure, paper_style
 
-Interval = tuple[float, float]
+# The mean and the ends of its interval.
+Interval = tuple[float, float, float]
 _MARKERS = ("o", "D", "s", "^")
 
 
@@ -23,8 +24,8 @@ def seed_intervals(
     An axis begins at 0, unless everything on it lies in its upper half.
 
     Args:
-        panels: by the axis' label, by the run's label, the mean and the half width of every stage, or of its first
-            ones; a half width of NaN draws no bar, a mean of NaN nothing.
+        panels: by the axis' label, by the run's label, the mean of every stage, or of its first ones, and the ends of
+            its interval; ends of NaN draw no bar, a mean of NaN nothing.
         stages: what they are called, up to four.
         reference: the run whose means go on as dashed lines, for the others to be seen against.
         label: what all axes measure, where the panels' names do not say it; they then stand above the panels.
@@ -36,7 +37,8 @@ def seed_intervals(
         ValueError: no panels, more stages than marks, or a run with more than there are stages.
 
     Example:
-        >>> figure = seed_intervals({"ECE": {"ce": [(0.05, 0.01), (0.02, 0.01)]}}, stages=["before", "after"])
+        >>> stages = {"before": (0.05, 0.04, 0.06), "after": (0.02, 0.0, 0.04)}
+        >>> figure = seed_intervals({"ECE": {"ce": list(stages.values())}}, stages=list(stages))
         >>> figure.axes[0].get_xlabel()
         'ECE'
     """
@@ -57,15 +59,13 @@ def seed_intervals(
             for order, stage in enumerate(stages):
                 drawn = {row: lines[run][order] for row, run in enumerate(runs) if order < len(lines[run])}
                 drawn = {row: interval for row, interval in drawn.items() if not math.isnan(interval[0])}
-                halves = [0.0 if math.isnan(half) else half for _, half in drawn.values()]
-                ends += [mean + sign * half for (mean, _), half in zip(drawn.values(), halves, strict=True)
-                         for sign in (-1, 1)]  # fmt: skip
+                ends += [number for interval in drawn.values() for number in interval if not math.isnan(number)]
                 # Beside each other, not upon each other.
                 beside = 0.3 * (order - (max(map(len, lines.values())) - 1) / 2)
                 axis.errorbar(
-                    [mean for mean, _ in drawn.values()],
+                    [mean for mean, _, _ in drawn.values()],
                     [row + beside for row in drawn],
-                    xerr=halves,
+                    xerr=bars(list(drawn.values())),
                     fmt=_MARKERS[order],
                     color=COLORS[order],
                     markersize=3.5,
@@ -90,3 +90,14 @@ def seed_intervals(
         if len(stages) > 1:
             figure.legend(handles, labels, loc="outside upper left", ncols=len(stages))
     return figure
+
+
+def bars(intervals: Sequence[Interval]) -> tuple[list[float], list[float]]:
+    """How far each interval goes below and above its mean; nowhere, where there is none.
+
+    Example:
+        >>> bars([(2.0, 1.0, 5.0), (2.0, math.nan, math.nan)])
+        ([1.0, 0.0], [3.0, 0.0])
+    """
+    known = [(mean, mean, mean) if math.isnan(low) else (mean, low, high) for mean, low, high in intervals]
+    return [mean - low for mean, low, _ in known], [high - mean for mean, _, high in known]

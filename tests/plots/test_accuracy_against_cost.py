@@ -7,12 +7,14 @@ from lightning_losses.plots.style import save_figure
 
 
 def test_the_best_are_those_that_no_other_beats_in_both():
-    points = {"cheap": (1, 80, 1), "dear": (9, 95, 1), "between": (3, 90, 1), "beaten": (4, 85, 1), "tie": (3, 90, 1)}
+    points = {"cheap": (1, 80), "dear": (9, 95), "between": (3, 90), "beaten": (4, 85), "tie": (3, 90)}
+    points = {run: (*point, math.nan, math.nan) for run, point in points.items()}
     assert best_for_their_cost(points) == ["cheap", "between", "dear"]
 
 
 def test_of_many_runs_the_best_and_the_reference_are_named(tmp_path):
-    points = {f"run {k}": (10.0 - k, 80.0 + k % 3, math.nan) for k in range(10)} | {"diverged": (1.0, math.nan, 0.0)}
+    points = {f"run {k}": (10.0 - k, 80.0 + k % 3, math.nan, math.nan) for k in range(10)}
+    points["diverged"] = (1.0, math.nan, math.nan, math.nan)
     figure = accuracy_against_cost({"one": points, "two": points}, reference="run 0")
     named = {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
     assert named == {"run 9", "run 8", "run 0"}

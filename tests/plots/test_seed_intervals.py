@@ -5,7 +5,8 @@ import pytest
 from lightning_losses.plots.seed_intervals import seed_intervals
 from lightning_losses.plots.style import save_figure
 
-LINES = {"cross-entropy": [(0.2, 0.05), (0.1, 0.02)], "mixup": [(0.3, math.nan), (0.05, math.nan)]}
+NAN = math.nan
+LINES = {"cross-entropy": [(0.2, 0.15, 0.25), (0.1, 0.0, 0.12)], "mixup": [(0.3, NAN, NAN), (0.05, NAN, NAN)]}
 
 
 def test_every_run_has_its_line_and_every_stage_its_marks(tmp_path):
@@ -15,9 +16,10 @@ def test_every_run_has_its_line_and_every_stage_its_marks(tmp_path):
     for order, container in enumerate(figure.axes[0].containers):
         line, _, (bars,) = container
         assert list(line.get_xdata()) == [means[order][0] for means in LINES.values()]
-        widths = [float(end[0] - start[0]) for start, end in bars.get_segments()]
-        expected = [0.0 if math.isnan(means[order][1]) else 2 * means[order][1] for means in LINES.values()]
-        assert widths == pytest.approx(expected)
+        drawn = [(float(start[0]), float(end[0])) for start, end in bars.get_segments()]
+        (_, *ends), (alone, _, _) = (means[order] for means in LINES.values())
+        # From end to end, though the mean is not in their middle; of what has no interval nothing.
+        assert drawn == [pytest.approx(ends), pytest.approx([alone, alone])]
     # The first run is on top.
     bottom, top = figure.axes[0].get_ylim()
     assert bottom > top

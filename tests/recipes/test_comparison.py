@@ -1,6 +1,7 @@
 """Comparisons of objectives: a whole small one, what is kept of it, what a plan says, and what a report writes."""
 
 import csv
+import dataclasses
 import importlib.util
 import json
 import math
@@ -21,6 +22,7 @@ from lightning_losses.experiments.comparison.shown_numbers import METRICS, SCORE
 from lightning_losses.experiments.config.check_config import ConfigError, check_config
 from lightning_losses.experiments.config.settings import CompareSettings
 from lightning_losses.experiments.evidence.claims import Claim, Difference
+from lightning_losses.experiments.evidence.result_pages import comparison_page
 from lightning_losses.experiments.kinds.classification import trainings
 from lightning_losses.experiments.launch import experiment_of
 from lightning_losses.experiments.loggers.loggers import check_logger
@@ -83,10 +85,9 @@ def test_a_comparison_writes_its_report_and_trains_nothing_twice(tmp_path, train
         values = found.values[""][line["run"]][line["metric"]]
         assert float(line["mean"]) == pytest.approx(statistics.fmean(values))
         if line["run"] == "kd" and line["metric"] in SCORES:
-            expected = stats.ttest_rel(values, found.values[""]["ce"][line["metric"]])
-            assert float(line["p"]) == pytest.approx(expected.pvalue, rel=1e-9, nan_ok=True)
-            # One comparison: nothing to correct.
-            assert line["p_holm"] == line["p"]
+            # Of two seeds there is a difference, and nothing that tells it from chance.
+            assert line["difference"] and not (line["p"] or line["p_holm"] or line["difference_low_95"])
+        assert not (line["low_95"] or line["high_95"])
     assert found.values[""]["ce"]["nll"] != found.values[""]["kd"]["nll"]
     assert "\\toprule" in (report / "comparison.tex").read_text()
     for name in ("intervals", "accuracy_against_cost"):
@@ -162,7 +163,7 @@ def test_the_scores_are_the_summary_of_the_test_logits(tmp_path, monkeypatch):
             assert found.values[""]["ce"][f"{prefix}{name}"] == [float(expected[name])]
     # A single seed has no interval, and JSON no NaN.
     summary = json.loads((tmp_path / "run" / "report" / "comparison.json").read_text())["summary"]
-    assert summary[0]["mean"] is not None and summary[0]["half_width_95"] is None
+    assert summary[0]["mean"] is not None and summary[0]["low_95"] is None
 
 
 def test_cached_logits_train_as_the_teacher_does(tmp_path):
@@ -379,10 +380,36 @@ def test_differences_are_paired_corrected_and_marked():
     (table,) = found.tables()
     assert table.heads == ["", "accuracy, %", "– first, p", "ECE, %", "seconds"]
     first, a, b = table.rows
-    assert first == ["first", "50.00 ± 99.37", "", "50.00 ± 99.37", "0.50 ± 0.99"]
-    assert a == ["a", "51.04 ± 99.38*", "+1.04 ± 0.14, p = 0.002", "51.04 ± 99.38*", "0.51 ± 0.99"]
+    # Student's interval of the accuracy goes from -49.37 to 149.37.
+    assert first == ["first", "50.00 [0.00, 100.00]", "", "50.00 [0.00, 100.00]", "0.50 [0.00, 1.49]"]
     # Costs are not tested.
-    assert b[1:3] == ["50.00 ± 0.00", "+0.00 ± 99.37, p = 1.000"]
+    assert a[:3] == ["a", "51.04 [0.00, 100.00]*", "+1.04 ± 0.14, p = 0.002"] and a[4] == "0.51 [0.00, 1.50]"
+    # It is the same on all seeds.
+    assert b[1:3] == ["50.00", "+0.00 ± 99.37, p = 1.000"]
+
+
+@pytest.mark.parametrize("settings", [("",), ("all", "few")])
+@pytest.mark.parametrize("values", [[0.5, 0.6], [0.5, 0.6, 0.7]])
+def test_two_seeds_or_one_difference_have_no_p_value_no_star_and_no_interval(settings, values):
+    """Both were said to differ with p = 0: on two seeds, and on three, by the same number on each."""
+    claims = [Claim("It is so.", "us", (Difference("more", "first", "accuracy", shows, settings[-1]),))
+              for shows in ("higher", 0.2)]  # fmt: skip
+    runs = {"first": values, "more": [value + 0.125 for value in values]}
+    numbers = {run: {key: list(own) for key in METRICS} for run, own in runs.items()}
+    found = dataclasses.replace(report(settings=settings, claims=claims), values=dict.fromkeys(settings, numbers),
+                                runs=dict.fromkeys(runs, ""), seeds=tuple(range(len(values))))  # fmt: skip
+    page = found.page()
+    text = (page.markdown() + page.files["comparison.tex"]).replace(found.note, "").replace("**", "")
+    assert "*" not in text and "p = " not in text and "p < " not in text
+    for line in csv.DictReader(page.files["comparison.csv"].splitlines()):
+        assert not (line["p"] or line["p_holm"] or line["difference_low_95"] or line["difference_high_95"])
+        assert bool(line["low_95"]) == (len(values) == 3)
+    assert {result for _, _, result in found.findings()} == {
+        "not tested: fewer than three seeds, or differences that are the same on all of them"
+    }
+    assert ("Below 3 seeds there is no interval and no test" in found.note) == (len(values) == 2)
+    assert comparison_page("it", dataclasses.replace(found, config={"common": []}), []).markdown().count(
+        "accuracy: not tested; ECE as trained: not tested; calibrated NLL: not tested") == len(settings)  # fmt: skip
 
 
 def test_latex_is_what_booktabs_takes():
@@ -392,7 +419,8 @@ def test_latex_is_what_booktabs_takes():
         "\\begin{tabular}{lrrrr}", "\\toprule", " & accuracy, \\% & -- first, p & ECE, \\% & seconds \\\\"
     ]  # fmt: skip
     assert lines[7] == (
-        "a & $51.04 \\pm 99.38^{*}$ & $+1.04 \\pm 0.14$ ($p = 0.002$) & $51.04 \\pm 99.38^{*}$ & $0.51 \\pm 0.99$ \\\\"
+        "a & $51.04 [0.00, 100.00]^{*}$ & $+1.04 \\pm 0.14$ ($p = 0.002$) & $51.04 [0.00, 100.00]^{*}$ & "
+        "$0.51 [0.00, 1.50]$ \\\\"
     )
     assert lines[8].startswith("b\\_2 & ") and lines[9:11] == ["\\bottomrule", "\\end{tabular}"]
 

@@ -54,7 +54,7 @@ def test_finished_runs_are_not_run_again(make_results):
     code, started, text = make_results({3: 100.0, 4: 200.0, 5: 300.0})
     assert (code, started) == (0, [5])
     assert "reproduced (all gates hold on 3 of 3 seeds)" in text and "not reproduced" not in text
-    assert "| α = 1/4 | delay | 90 | 190 | 290 | 190 ± 248 | increasing from run to run | 3 of 3 |" in text
+    assert "| α = 1/4 | delay | 90 | 190 | 290 | 190 [0, 438] | increasing from run to run | 3 of 3 |" in text
 
 
 def test_a_claim_that_fails_is_a_result(make_results):

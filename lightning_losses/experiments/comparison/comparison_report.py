@@ -15,8 +15,8 @@ from lightning_losses.experiments.comparison.learning_rates import LearningRates
 from lightning_losses.experiments.comparison.shown_numbers import COSTS, describe, p_value, shown, spread
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
 from lightning_losses.experiments.evidence.claims import LEVEL, Claim, Difference, Finding, findings, verdict
-from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
-from lightning_losses.experiments.evidence.significance import holm, paired_t_test
+from lightning_losses.experiments.evidence.seed_interval import NO_INTERVAL, SeedInterval, seed_interval
+from lightning_losses.experiments.evidence.significance import FEWEST_SEEDS, holm, paired_t_test
 from lightning_losses.experiments.page import Page, Table, pictures
 from lightning_losses.plots.accuracy_against_cost import accuracy_against_cost
 from lightning_losses.plots.seed_intervals import seed_intervals
@@ -74,8 +74,8 @@ class Comparison:
         return tuple(next(iter(next(iter(self.values.values())).values())))
 
     def interval(self, setting: str, run: str, metric: str) -> SeedInterval:
-        """A metric of a run over the seeds."""
-        return seed_interval(self.values[setting][run][metric])
+        """A metric of a run over the seeds, within its range."""
+        return shown(metric).within(seed_interval(self.values[setting][run][metric]))
 
     def differences(self, setting: str, run: str, metric: str) -> list[float]:
         """How much more it is than of the baseline, a seed each: the data of a seed are the same for both."""
@@ -104,14 +104,17 @@ class Comparison:
         """What the tables' cells mean."""
         seeds = ", ".join(map(str, self.seeds))
         tests = len(self.runs) - 1
-        text = f"Test data; mean ± half the 95% interval (Student's t) over seeds {seeds}."
+        text = f"Test data; mean ± half the 95% interval (Student's t) over seeds {seeds}"
+        text += ", or [low, high] where it stops at the end of what is possible; no interval where nothing differs."
+        if len(self.seeds) < FEWEST_SEEDS:
+            text = f"Test data; mean over seeds {seeds}. Below {FEWEST_SEEDS} seeds there is no interval and no test."
         if self.learning_rates is not None:
             text += (
                 " LR sensitivity: the mean over the learning rates of what is lost against the best of them, "
                 "min(final NLL, NLL of the untrained network) - lowest NLL; × where that many seeds ended no better "
                 "than untrained."
             )
-        if tests and len(self.seeds) > 1:
+        if tests and len(self.seeds) >= FEWEST_SEEDS:
             text += (
                 f" * differs from {self.baseline}: paired t test over the seeds, p below 0.05 after Holm's correction "
                 f"for the {tests} comparisons of a setting and metric."
@@ -136,7 +139,7 @@ class Comparison:
             heads = [*(shown(column).name for column in self.columns)]
             rows = [[run, *(self._cell(setting, run, column) for column in self.columns)] for run in self.runs]
             first = self.columns[0]
-            if len(self.runs) > 1 and len(self.seeds) > 1 and first not in COSTS:
+            if len(self.runs) > 1 and len(self.seeds) >= FEWEST_SEEDS and first not in COSTS:
                 p_values = self.p_values(setting, first)
                 heads.insert(1, f"– {self.baseline}, p")
                 for row, run in zip(rows, self.runs, strict=True):
@@ -261,15 +264,14 @@ class Comparison:
         )
         return {**intervals, "accuracy_against_cost.png": cost}
 
-    def _panel(self, setting: str, metrics: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+    def _panel(self, setting: str, metrics: Sequence[str]) -> dict[str, list[SeedInterval]]:
         return {run: [self._percent(setting, run, metric) for metric in metrics] for run in self.runs}
 
-    def _percent(self, setting: str, run: str, metric: str) -> tuple[float, float]:
-        mean, half = self.interval(setting, run, metric)
-        return 100 * mean, 100 * half
+    def _percent(self, setting: str, run: str, metric: str) -> SeedInterval:
+        return SeedInterval(*(100 * number for number in self.interval(setting, run, metric)))
 
     def _cell(self, setting: str, run: str, metric: str) -> str:
-        text = spread(self.interval(setting, run, metric), metric)
+        text = spread(seed_interval(self.values[setting][run][metric]), metric)
         if metric in COSTS or run == self.baseline:
             return text
         return f"{text}*" if self.p_values(setting, metric)[run] < LEVEL else text
@@ -277,7 +279,7 @@ class Comparison:
     def _difference(self, setting: str, run: str, metric: str, p_values: dict[str, float]) -> str:
         if run == self.baseline:
             return ""
-        text = spread(seed_interval(self.differences(setting, run, metric)), metric, signed=True)
+        text = spread(seed_interval(self.differences(setting, run, metric)), metric, difference=True)
         return text if math.isnan(p_values[run]) else f"{text}, {p_value(p_values[run])}"
 
     def _lines(self) -> Iterator[dict[str, Any]]:
@@ -288,13 +290,13 @@ class Comparison:
                     interval = self.interval(setting, run, metric)
                     differences = self.differences(setting, run, metric)
                     own = run == self.baseline
-                    difference = SeedInterval(math.nan, math.nan) if own else seed_interval(differences)
+                    difference = NO_INTERVAL if own else seed_interval(differences)
                     numbers = (
                         setting,
                         run,
                         metric,
                         *interval,
-                        *difference,
+                        *shown(metric).within(difference, difference=True),
                         math.nan if own else paired_t_test(differences),
                         math.nan if own else p_values[run],
                         len(self.seeds),
@@ -304,8 +306,8 @@ class Comparison:
 
 # What the CSV file tells of a setting, run and metric.
 _LINE = (
-    *("setting", "run", "metric", "mean", "half_width_95"),
-    *("difference", "difference_half_width_95", "p", "p_holm", "seeds"),
+    *("setting", "run", "metric", "mean", "low_95", "high_95"),
+    *("difference", "difference_low_95", "difference_high_95", "p", "p_holm", "seeds"),
 )
 _STAGES = ("as trained", "after temperature scaling")
 

@@ -1,7 +1,6 @@
 """How the numbers of a comparison are shown: their names, units and decimals, intervals, and what a claim came to."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from lightning_losses.experiments.evidence.claims import Finding
@@ -9,23 +8,30 @@ from lightning_losses.experiments.evidence.seed_interval import SeedInterval
 
 
 class Metric(NamedTuple):
-    """How a number is shown: its name and unit, what it is multiplied by, and with how many decimals."""
+    """How a number is shown: its name and unit, what it is multiplied by, with how many decimals; and its range."""
 
     name: str
     factor: float
     digits: int
+    least: float = 0.0
+    most: float = math.inf
+
+    def within(self, interval: SeedInterval, *, difference: bool = False) -> SeedInterval:
+        """The part of an interval that is possible for the number, or for the difference of two."""
+        width = self.most - self.least
+        return interval.within(-width, width) if difference else interval.within(self.least, self.most)
 
 
 # Of the test logits, by `calibration_summary`.
 SCORES = ("accuracy", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "aurc")
 _SHOWN = {
-    "accuracy": Metric("accuracy, %", 100, 2),
+    "accuracy": Metric("accuracy, %", 100, 2, most=1),
     "nll": Metric("NLL", 1, 3),
-    "brier": Metric("Brier", 1, 3),
-    "ece": Metric("ECE, %", 100, 2),
-    "adaptive_ece": Metric("adaptive ECE, %", 100, 2),
-    "classwise_ece": Metric("classwise ECE, %", 100, 2),
-    "aurc": Metric("AURC × 1000", 1000, 1),
+    "brier": Metric("Brier", 1, 3, most=2),
+    "ece": Metric("ECE, %", 100, 2, most=1),
+    "adaptive_ece": Metric("adaptive ECE, %", 100, 2, most=1),
+    "classwise_ece": Metric("classwise ECE, %", 100, 2, most=1),
+    "aurc": Metric("AURC × 1000", 1000, 1, most=1),
     "temperature": Metric("temperature", 1, 2),
     "seconds": Metric("seconds", 1, 2),
     "memory": Metric("step's memory, MB", 1e-6, 2),
@@ -53,7 +59,8 @@ def describe(finding: Finding) -> str:
 
     Example:
         >>> from lightning_losses.experiments.evidence.claims import Difference
-        >>> describe(Finding(Difference("kd", "ce", "accuracy", "higher", "60 rows"), 0.05, 0.02, 0.004, True))
+        >>> kd = Difference("kd", "ce", "accuracy", "higher", "60 rows")
+        >>> describe(Finding(kd, SeedInterval(0.05, 0.03, 0.07), 0.004, True))
         'holds: 60 rows: accuracy, % of kd higher than that of ce: found +5.00 ± 2.00, p = 0.004'
     """
     difference, name = finding.difference, shown(finding.difference.metric).name
@@ -63,21 +70,31 @@ def describe(finding: Finding) -> str:
         if isinstance(difference.shows, str)
         else f"no worse than that of {difference.than} by more than {factor * difference.shows:g}"
     )
-    found = spread(SeedInterval(finding.mean, finding.half), difference.metric, signed=True)
+    found = spread(finding.interval, difference.metric, difference=True)
     where = f"{difference.setting}: " if difference.setting else ""
     p = "" if math.isnan(finding.p) else f", {p_value(finding.p)}"
     holds = "holds" if finding.holds else "does not hold"
     return f"{holds}: {where}{name} of {difference.run} {claimed}: found {found}{p}"
 
 
-def spread(interval: Sequence[float], metric: str, *, signed: bool = False) -> str:
-    """A mean and half its interval, in the metric's unit; what is not known is a dash."""
-    mean, half = (shown(metric).factor * number for number in interval)
-    digits = shown(metric).digits
-    if math.isnan(mean):
+def spread(interval: SeedInterval, metric: str, *, difference: bool = False) -> str:
+    """A mean and half its interval, or its ends where it stops at a bound, in the metric's unit; unknown, a dash.
+
+    Example:
+        >>> spread(SeedInterval(0.95, 0.93, 0.97), "accuracy"), spread(SeedInterval(0.995, 0.983, 1.007), "accuracy")
+        ('95.00 ± 2.00', '99.50 [98.30, 100.00]')
+    """
+    unit = shown(metric)
+    if math.isnan(interval.mean):
         return "–"
-    text = f"{mean:+.{digits}f}" if signed else f"{mean:.{digits}f}"
-    return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"
+    sign = "+" if difference else ""
+    inside = unit.within(interval, difference=difference)
+    mean, low, high = (f"{unit.factor * number:{sign}.{unit.digits}f}" for number in inside)
+    if math.isnan(inside.low):
+        return mean
+    if inside != interval:
+        return f"{mean} [{low}, {high}]"
+    return f"{mean} ± {unit.factor * (inside.high - inside.mean):.{unit.digits}f}"
 
 
 def p_value(p: float) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
-from lightning_losses.experiments.evidence.seed_interval import seed_interval
+from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
 from lightning_losses.experiments.evidence.significance import holm, paired_t_test
 
 # By setting, run and metric: a number a seed.
@@ -16,7 +16,7 @@ RULE = (
     "A claim counts as reproduced if every difference that it is about has the claimed sign on average over the seeds "
     "and a paired t test rejects chance at 5%, after Holm's correction for all differences that the experiment's "
     "claims are about; where it says “no worse by more than”, if the worse end of the paired 95% interval is within "
-    "that margin."
+    "that margin. Fewer than three seeds, or differences that are the same on all of them, decide nothing."
 )
 
 
@@ -100,15 +100,13 @@ class Finding:
 
     Attributes:
         difference: it.
-        mean: over the seeds.
-        half: half the width of its 95% interval.
+        interval: its mean over the seeds, and the 95% interval.
         p: Holm's p-value over all claims of the experiment; NaN for a margin.
         holds: whether it is as claimed.
     """
 
     difference: Difference
-    mean: float
-    half: float
+    interval: SeedInterval
     p: float
     holds: bool
 
@@ -130,16 +128,16 @@ def findings(claims: Sequence[Claim], values: Values) -> list[list[Finding]]:
     )
     found = []
     for difference, own in zip(differences, paired, strict=True):
-        mean, half = seed_interval(own)
+        interval = seed_interval(own)
         if isinstance(difference.shows, str):
             p = next(p_values)
             # NaN is below no level.
-            holds = p < LEVEL and (mean > 0) == (difference.shows == "higher")
+            holds = p < LEVEL and (interval.mean > 0) == (difference.shows == "higher")
         else:
             p = math.nan
-            worst = half - mean if difference.metric == "accuracy" else mean + half
+            worst = -interval.low if difference.metric == "accuracy" else interval.high
             holds = worst <= difference.shows
-        found.append(Finding(difference, mean, half, p, holds))
+        found.append(Finding(difference, interval, p, holds))
     ordered = iter(found)
     return [[next(ordered) for _ in claim.differences] if claim in tested else [] for claim in claims]
 
@@ -149,9 +147,9 @@ def verdict(found: Sequence[Finding]) -> str:
 
     Example:
         >>> kd = Difference("kd", "ce", "accuracy", "higher")
-        >>> verdict([Finding(kd, -0.1, 0.01, 0.001, False)])
+        >>> verdict([Finding(kd, SeedInterval(-0.1, -0.11, -0.09), 0.001, False)])
         'not reproduced: the opposite shows'
-        >>> verdict([Finding(kd, 0.1, 0.2, 0.3, False)]), verdict([])
+        >>> verdict([Finding(kd, SeedInterval(0.1, -0.1, 0.3), 0.3, False)]), verdict([])
         ('not reproduced: no such difference shows', 'not tested')
     """
     if not found:
@@ -159,9 +157,11 @@ def verdict(found: Sequence[Finding]) -> str:
     if all(finding.holds for finding in found):
         return "reproduced"
     missing = [finding for finding in found if not finding.holds]
-    if any(math.isnan(finding.mean) for finding in missing):
+    if any(math.isnan(finding.interval.mean) for finding in missing):
         return "not reproduced: a run is missing or diverged"
     opposite = [finding for finding in missing if isinstance(finding.difference.shows, str) and finding.p < LEVEL]
     if opposite:
         return "not reproduced: the opposite shows"
+    if any(math.isnan(finding.interval.low) for finding in missing):
+        return "not tested: fewer than three seeds, or differences that are the same on all of them"
     return f"not reproduced: {'no such difference shows' if len(found) == len(missing) else 'only in part'}"

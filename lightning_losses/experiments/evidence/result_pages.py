@@ -135,7 +135,11 @@ def _differing(found: Comparison) -> Iterator[str]:
     for setting in found.settings:
         parts = []
         for metric, name in (("accuracy", "accuracy"), ("ece", "ECE as trained"), ("calibrated_nll", "calibrated NLL")):
-            significant = {run for run, p in found.p_values(setting, metric).items() if p < LEVEL}
+            p_values = found.p_values(setting, metric)
+            if all(map(math.isnan, p_values.values())):
+                parts.append(f"{name}: not tested")
+                continue
+            significant = {run for run, p in p_values.items() if p < LEVEL}
             for word, sign in (("higher", 1), ("lower", -1)):
                 runs = [
                     f"`{run}`"
@@ -171,7 +175,8 @@ def verdicts(
             f"- Grokking: seeds {listed.replace(',', ', ')}, on one CPU thread. Settings and gates were chosen on "
             "seeds 0, 1, 2 and those from 10 on; earlier settings of `grok_xor`, `grok_lazy_rich` and `grok_compare` "
             "had failed on some of these seeds. A claim counts as reproduced only if all its gates "
-            "hold on every seed. Intervals are Student's, 95%, of the mean over seeds. “–” is what did not happen "
+            "hold on every seed. Intervals are Student's, 95%, of the mean over seeds, and stop at the end of what is "
+            "possible; numbers that are the same on all seeds have none. “–” is what did not happen "
             "within the run, “over” the steps that a delay had lasted when the run ended; neither passes a gate."
         )
     if comparisons:
@@ -290,12 +295,13 @@ def _cell(name: str, value: float | None, least: float = math.nan) -> str:
 def _interval(name: str, values: Sequence[float]) -> str:
     if not values:
         return "–"
-    mean, half = seed_interval(values)
-    if math.isnan(half):
+    interval = seed_interval(values)
+    mean, low, high = interval.within(0.0, 1.0 if _is_share(name) else math.inf)
+    if math.isnan(low):
         return _cell(name, mean)
-    if _is_share(name):
-        return f"{100 * mean:.1f} ± {100 * half:.1f} %"
-    return f"{_cell(name, mean)} ± {_cell(name, half)}"
+    if (low, high) != interval[1:]:
+        return f"{_cell(name, mean)} [{_cell(name, low)}, {_cell(name, high)}]"
+    return f"{_cell(name, mean).removesuffix(' %')} ± {_cell(name, high - mean)}"
 
 
 def _is_share(name: str) -> bool:

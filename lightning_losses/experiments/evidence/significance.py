@@ -5,12 +5,31 @@ import math
 import statistics
 from collections.abc import Sequence
 
+# Below it there is no test and no interval.
+FEWEST_SEEDS = 3
+# Numbers that differ by less, absolutely or relatively, differ by rounding alone.
+_ROUNDING = 1e-12
 # Continued fractions are stopped where a factor is 1 to within this.
 _PRECISION = 1e-15
 
 
+def testable(values: Sequence[float]) -> bool:
+    """Whether numbers that differ by their seed say how far chance goes: at least three, finite, and not all the same.
+
+    Of two numbers the deviation has one degree of freedom: where they agree by luck, it is nearly 0, and anything is
+    significant. Numbers that do not differ at all say that the seed does not reach them, and nothing about chance.
+
+    Example:
+        >>> testable([0.1, 0.2, 0.1]), testable([0.1, 0.2]), testable([0.1, 0.1, 0.1])
+        (True, False, False)
+    """
+    if len(values) < FEWEST_SEEDS or not all(map(math.isfinite, values)):
+        return False
+    return max(values) - min(values) > _ROUNDING * max(1.0, *map(abs, values))
+
+
 def paired_t_test(differences: Sequence[float]) -> float:
-    """The two-sided p-value of Student's t test that paired differences have mean 0; NaN of a single one.
+    """The two-sided p-value of Student's t test that paired differences have mean 0; NaN where they are not `testable`.
 
     Exact if the differences are normal. The alternative without that assumption, flipping their signs, has 2^n
     outcomes: of five seeds its p-value is never below 1/16, so that it can't reject anything at 5%, and after a
@@ -26,11 +45,9 @@ def paired_t_test(differences: Sequence[float]) -> float:
     """
     if not differences:
         raise ValueError("paired_t_test: no differences came; give at least one.")
-    if len(differences) == 1 or not all(map(math.isfinite, differences)):
+    if not testable(differences):
         return math.nan
     mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
-    if deviation == 0:
-        return 1.0 if mean == 0 else 0.0
     return student_tails(mean / (deviation / math.sqrt(len(differences))), len(differences) - 1)
 
 

@@ -167,12 +167,10 @@ def _note(config: DictConfig, data: DocstringPairs) -> str:
 
 
 def _page(config: DictConfig, scores: list[EncoderScores], data: DocstringPairs, seconds: float, command: str) -> Page:
-    nothing = (math.nan, math.nan)
+    nothing = RetrievalScore(math.nan, math.nan, math.nan)
     panels = {
         metric: {
-            score.label: [
-                nothing if stage is None else _interval(stage[metric]) for stage in (score.before, score.after)
-            ]
+            score.label: [nothing if stage is None else stage[metric] for stage in (score.before, score.after)]
             for score in scores
         }
         for metric in METRICS
@@ -202,10 +200,6 @@ def _page(config: DictConfig, scores: list[EncoderScores], data: DocstringPairs,
             "retrieval.png": lambda: seed_intervals(panels, stages=["before", "after"], reference="teacher"),
         },
     )
-
-
-def _interval(score: RetrievalScore) -> tuple[float, float]:
-    return score.value, (score.high - score.low) / 2
 
 
 def _plain(scores: dict[str, RetrievalScore]) -> dict[str, dict[str, float]]:
