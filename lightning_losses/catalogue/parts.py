@@ -26,7 +26,9 @@ PARTS = {
     "kernels": ("kernels",),
 }
 # What others derive from, and nobody uses by itself.
-_BASES = {"LogOddsOneVsRest", "LogitMonitor", "Monitor", "OneVsRest", "PredictionMetric", "ProbeMonitor"}
+_BASES = {"LogOddsOneVsRest", "OneVsRest", "PredictionMetric"} | {
+    f"{kind}Monitor" for kind in ("", "Gradient", "Layer", "Logit", "Parameter", "Probe")
+}
 
 
 @dataclass(frozen=True)

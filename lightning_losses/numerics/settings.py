@@ -1,13 +1,13 @@
-"""The settings of a loss: what each may be, written once, as the annotation of its field.
+"""Settings: what each may be, written once, as the annotation of its field.
 
 A range stands beside the type: ``gamma: Weight = 1.5`` says that γ is a number of at least 0. The constructor refuses
 what lies outside; configurations, tests and the catalogue read the same ranges by `settings`.
 """
 
 import types
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ Count = Annotated[int, Bound(least=1)]
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a loss: its name, what it may be, and its default.
+    """One setting: its name, what it may be, and its default.
 
     Attributes:
-        kind: float, int, bool, or None where a value of another type is the loss's own to check.
+        kind: float, int, bool, or None where a value of another type is the class's own to check.
         bound: the range of a number.
         choices: the words that it may be; empty where it is no choice.
         optional: whether None is a value too.
@@ -107,8 +107,8 @@ class Setting:
 
 
 @cache
-def settings(loss: type) -> tuple[Setting, ...]:
-    """The settings of a loss, in the order of its constructor, by the annotations of its fields.
+def settings(kind: type) -> tuple[Setting, ...]:
+    """The settings of a class, in the order of its constructor, by the annotations of its fields.
 
     Example:
         >>> from lightning_losses.losses import NKD
@@ -117,8 +117,8 @@ def settings(loss: type) -> tuple[Setting, ...]:
         >>> settings(NKD)[0].bound
         Bound(above=None, least=0, most=None, below=None)
     """
-    hints = get_type_hints(loss, include_extras=True)
-    declared = [field for field in fields(loss) if field.init]
+    hints = get_type_hints(kind, include_extras=True)
+    declared = [field for field in fields(kind) if field.init]
     # As the constructor's signature has them: what is given by name alone comes last.
     declared = [field for field in declared if not field.kw_only] + [field for field in declared if field.kw_only]
     return tuple(
@@ -132,18 +132,50 @@ def settings(loss: type) -> tuple[Setting, ...]:
     )
 
 
-def check_settings(loss: Any, name: str) -> None:
-    """Raise ``ValueError`` for the first setting of a loss that is not what its annotation allows.
+def check_settings(declared: Any, name: str) -> None:
+    """Raise ``ValueError`` for the first setting that is not what its annotation allows.
 
     Args:
-        loss: an instance.
+        declared: an instance.
         name: what the error begins with.
     """
-    kind: type = type(loss)
+    kind: type = type(declared)
     for setting in settings(kind):
-        value = getattr(loss, setting.name)
+        value = getattr(declared, setting.name)
         if not setting.fits(value):
             raise ValueError(f"{name}: {setting.name}={value!r} came; {setting.wanted()}.")
+
+
+@dataclass_transform(eq_default=False, field_specifiers=(field,))
+class Declared:
+    """Base of what is one declaration: the annotated fields of a subclass are its settings, which are checked.
+
+    It stands before what Lightning derives from. What is no setting is a ``field(init=False)``; checks that concern
+    several settings are made in `__post_init__`, after ``super().__post_init__()``.
+
+    Attributes:
+        name: what errors begin with.
+
+    Example:
+        >>> class Warmth(Declared):
+        ...     name = "warmth"
+        ...     degrees: Annotated[float, Bound(least=-273.15)] = 20.0
+        >>> Warmth(25.0).degrees
+        25.0
+        >>> Warmth(-300.0)
+        Traceback (most recent call last):
+        ValueError: warmth: degrees=-300.0 came; give a number at least -273.15.
+    """
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclass(eq=False, repr=False)(cls)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        check_settings(self, self.name)
 
 
 def _allowed(annotation: Any) -> tuple[type | None, Bound, tuple[str, ...], bool]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import KW_ONLY
 from typing import Any, ClassVar
 from unittest.mock import patch
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lightning_losses.callbacks.monitors.probe import ProbeMonitor
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.settings import Count
 from lightning_losses.plots.grokking import value_curves
 from lightning_losses.plots.style import Figure
 
@@ -66,9 +67,7 @@ class AttentionLogits(ProbeMonitor):
     Cost: a forward pass of the probe, and queries × keys numbers for each layer in turn, every n steps.
 
     Args:
-        samples: see `ProbeMonitor`.
-        every_n_steps: see `Monitor`.
-        folder: see `Monitor`.
+        samples, every_n_steps, folder: see `ProbeMonitor`.
 
     Raises:
         ValueError: a network that calls no such attention.
@@ -84,11 +83,13 @@ class AttentionLogits(ProbeMonitor):
 
     name: ClassVar[str] = "attention_logits"
 
-    def __init__(self, samples: int = 64, every_n_steps: int = 100, folder: str | Path | None = None) -> None:
-        super().__init__(samples, every_n_steps, folder)
+    _: KW_ONLY
+    samples: Count = 64
 
     @torch.no_grad()
-    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor) -> None:
+    def measure(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
+    ) -> dict[str, float]:
         """The largest logit of each layer."""
         with _attention_of(pl_module) as found:
             pl_module(inputs)
@@ -98,12 +99,11 @@ class AttentionLogits(ProbeMonitor):
                 "as timm's with fused attention."
             )
         largest = torch.stack([torch.stack(values).max() for values in found.values()]).tolist()
-        self.record(trainer, trainer.global_step, {"all": max(largest), **dict(zip(found, largest, strict=True))})
+        return {"all": max(largest), **dict(zip(found, largest, strict=True))}
 
     def figure(self) -> Figure:
         """The largest logits over steps."""
-        curves = {name: (self.steps, values) for name, values in self.values.items()}
-        return value_curves(curves, ylabel="largest attention logit", highlight="all")
+        return value_curves(self.curves(), ylabel="largest attention logit", highlight="all")
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Evaluates every task seen so far, often enough to see what happens when the task changes."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
@@ -18,7 +17,7 @@ from lightning_losses.diagnostics.continual_accuracy import (
     windowed_plasticity,
     worst_case_accuracy,
 )
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.settings import Count
 from lightning_losses.plots.grokking import fraction_curves
 from lightning_losses.plots.style import Figure
 
@@ -37,8 +36,7 @@ class ContinualEvaluation(Monitor):
         tasks: (inputs, target) of each task, in the order of learning; a few hundred rows each are enough.
         current: tells the task being learnt, from 0, by the trainer; it never falls.
         window: how many evaluations in a row forgetting and plasticity look at.
-        every_n_steps: see `Monitor`.
-        folder: see `Monitor`.
+        every_n_steps, folder: see `Monitor`.
 
     Raises:
         ValueError: no tasks; a current task that there isn't; numbers below 1.
@@ -55,21 +53,14 @@ class ContinualEvaluation(Monitor):
 
     name: ClassVar[str] = "continual"
 
-    def __init__(
-        self,
-        tasks: Sequence[Task],
-        current: Callable[[L.Trainer], int],
-        window: int = 10,
-        every_n_steps: int = 10,
-        folder: str | Path | None = None,
-    ) -> None:
-        super().__init__(every_n_steps, folder)
-        check_number(self.name, "window", window, least=1)
-        if not tasks:
+    tasks: Sequence[Task]
+    current: Callable[[L.Trainer], int]
+    window: Count = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.tasks:
             raise ValueError(f"{self.name}: no tasks came; give (inputs, target) of each.")
-        self.tasks = list(tasks)
-        self.current = current
-        self.window = window
 
     @torch.no_grad()
     def on_train_batch_start(

@@ -1,7 +1,7 @@
 """Watches the tangent kernel: how far it has moved, and how well it is aligned with the labels."""
 
-from pathlib import Path
-from typing import Any, ClassVar
+from dataclasses import KW_ONLY, field
+from typing import ClassVar
 
 import lightning as L
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_losses.callbacks.monitors.probe import ProbeMonitor
 from lightning_losses.diagnostics.empirical_ntk import trace_ntk
 from lightning_losses.diagnostics.kernel_similarity import effective_rank, kernel_distance, label_alignment
+from lightning_losses.numerics.settings import Count
 from lightning_losses.plots.grokking import side_by_side
 from lightning_losses.plots.style import Figure
 
@@ -23,9 +24,7 @@ class EmpiricalNTK(ProbeMonitor):
     Cost: `samples` times outputs backward passes, vectorised, every n steps, and that many gradients in memory.
 
     Args:
-        samples: see `ProbeMonitor`; some dozens.
-        every_n_steps: see `Monitor`.
-        folder: see `Monitor`.
+        samples, every_n_steps, folder: see `ProbeMonitor`; some dozens of samples.
 
     Raises:
         ValueError: numbers below 1.
@@ -40,23 +39,25 @@ class EmpiricalNTK(ProbeMonitor):
     """
 
     name: ClassVar[str] = "ntk"
+    kept: ClassVar[tuple[str, ...]] = (*ProbeMonitor.kept, "start")
 
-    def __init__(self, samples: int = 64, every_n_steps: int = 100, folder: str | Path | None = None) -> None:
-        super().__init__(samples, every_n_steps, folder)
-        self.start: Tensor | None = None
+    _: KW_ONLY
+    samples: Count = 64
+    start: Tensor | None = field(init=False, default=None)
 
-    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor) -> None:
+    def measure(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
+    ) -> dict[str, float]:
         """The kernel of the probe, beside its start and the labels."""
         kernel = trace_ntk(pl_module, inputs).detach()
         if self.start is None:
             self.start = kernel
         labels = target.reshape(len(target), -1) if target.is_floating_point() else F.one_hot(target)
-        measured = {
+        return {
             "distance": kernel_distance(kernel, self.start.to(kernel)).item(),
             "alignment": label_alignment(kernel, labels.to(kernel)).item(),
             "effective_rank": effective_rank(kernel).item(),
         }
-        self.record(trainer, trainer.global_step, measured)
 
     def figure(self) -> Figure:
         """Distance, alignment and rank over steps."""
@@ -66,12 +67,3 @@ class EmpiricalNTK(ProbeMonitor):
             "effective_rank": "effective rank",
         }
         return side_by_side({title: (self.steps, self.values[name]) for name, title in titles.items()})
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was measured, the probe, and the first kernel."""
-        return {**super().state_dict(), "start": self.start}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        super().load_state_dict(state_dict)
-        self.start = state_dict["start"]

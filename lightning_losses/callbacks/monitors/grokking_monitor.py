@@ -1,7 +1,7 @@
 """Tells when a network memorised, when it generalised, and how long it took from one to the other."""
 
 import math
-from pathlib import Path
+from dataclasses import field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import lightning as L
@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_losses.callbacks.access import on_device, step_logits, sum_over_processes
 from lightning_losses.callbacks.monitors.monitor import Monitor
 from lightning_losses.mixins.objective import ObjectiveMixin
-from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.settings import Count
 from lightning_losses.plots.grokking import Curve, grokking_curves
 from lightning_losses.plots.style import Figure
 
@@ -85,37 +85,28 @@ class GrokkingMonitor(Monitor):
 
     name: ClassVar[str] = "grokking"
 
-    def __init__(
-        self,
-        measure: Measure = "accuracy",
-        memorised: float = 0.99,
-        generalised: float = 0.99,
-        patience: int = 1,
-        val_metric: str | None = None,
-        train_batches: int = 1,
-        folder: str | Path | None = None,
-    ) -> None:
-        super().__init__(1, folder)
-        check_choice(self.name, "measure", measure, Measure)
-        check_number(self.name, "patience", patience, least=1)
-        check_number(self.name, "train_batches", train_batches, least=1)
-        self.measure: Measure = measure
-        self.thresholds = {"memorised": memorised, "generalised": generalised}
-        self.patience = patience
-        self.val_metric = val_metric or f"val/{measure}"
-        self.train_batches = train_batches
-        self.train: list[tuple[int, float]] = []
-        self.val: list[tuple[int, float]] = []
-        self._pending = train_batches
-        self._at = 0
-        self._sum = 0.0
-        self._count = 0.0
+    measure: Measure = "accuracy"
+    memorised: float = 0.99
+    generalised: float = 0.99
+    patience: Count = 1
+    val_metric: str | None = None
+    train_batches: Count = 1
+    # Validations are counted in place of steps.
+    every_n_steps: int = field(init=False, default=1)
+    train: list[tuple[int, float]] = field(init=False, default_factory=list)
+    val: list[tuple[int, float]] = field(init=False, default_factory=list)
+    _at: int = field(init=False, default=0)
+    _sum: float = field(init=False, default=0.0)
+    _count: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.val_metric = self.val_metric or f"val/{self.measure}"
+        self._pending = self.train_batches
 
     def delay(self) -> Delay:
         """What has happened so far."""
-        return Delay(
-            self._held(self.train, self.thresholds["memorised"]), self._held(self.val, self.thresholds["generalised"])
-        )
+        return Delay(self._held(self.train, self.memorised), self._held(self.val, self.generalised))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the validation's value, and begin the training's."""

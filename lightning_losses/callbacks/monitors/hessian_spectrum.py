@@ -1,7 +1,7 @@
 """Watches the Hessian of the loss: sharpness, trace and spectrum, beside the edge of stability."""
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import field
 from typing import Any, ClassVar
 
 import lightning as L
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_losses.callbacks.access import on_device, sum_over_processes
 from lightning_losses.callbacks.monitors.probe import ProbeMonitor
 from lightning_losses.diagnostics.hessian_spectrum import Spectrum, hessian_product, hutchinson, lanczos
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.settings import Count
 from lightning_losses.plots.grokking import spectrum_panels
 from lightning_losses.plots.style import Figure
 
@@ -33,9 +33,7 @@ class HessianSpectrum(ProbeMonitor):
         loss: of (logits, target), a mean over rows; cross-entropy if None. Its Hessian is that of the probe's mean,
             which the processes share out among them.
         seed: of the random vectors, which are the same at every measurement.
-        samples: see `ProbeMonitor`.
-        every_n_steps: see `Monitor`.
-        folder: see `Monitor`.
+        samples, every_n_steps, folder: see `ProbeMonitor`.
 
     Raises:
         ValueError: numbers below 1.
@@ -52,27 +50,17 @@ class HessianSpectrum(ProbeMonitor):
     """
 
     name: ClassVar[str] = "hessian"
+    kept: ClassVar[tuple[str, ...]] = (*ProbeMonitor.kept, "spectrum")
 
-    def __init__(
-        self,
-        lanczos_steps: int = 20,
-        trace_probes: int = 10,
-        loss: nn.Module | Callable[[Tensor, Tensor], Tensor] | None = None,
-        seed: int = 0,
-        samples: int = 256,
-        every_n_steps: int = 100,
-        folder: str | Path | None = None,
-    ) -> None:
-        super().__init__(samples, every_n_steps, folder)
-        check_number(self.name, "lanczos_steps", lanczos_steps, least=1)
-        check_number(self.name, "trace_probes", trace_probes, least=1)
-        self.lanczos_steps = lanczos_steps
-        self.trace_probes = trace_probes
-        self.loss = loss or F.cross_entropy
-        self.seed = seed
-        self.spectrum: Spectrum | None = None
+    lanczos_steps: Count = 20
+    trace_probes: Count = 10
+    loss: nn.Module | Callable[[Tensor, Tensor], Tensor] | None = None
+    seed: int = 0
+    spectrum: Spectrum | None = field(init=False, default=None)
 
-    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor) -> None:
+    def measure(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
+    ) -> dict[str, float]:
         """Eigenvalues and trace of the probe's mean loss, each process computing its share of the products."""
         if len(target) >= trainer.world_size:
             share_of_rows = slice(trainer.global_rank, None, trainer.world_size)
@@ -80,7 +68,7 @@ class HessianSpectrum(ProbeMonitor):
         parameters = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
         count = sum_over_processes(trainer, on_device(trainer, float(len(target))))
         share = (len(target) / count).to(parameters[0].dtype)
-        own = hessian_product(self.loss(pl_module(inputs), target) * share, parameters)
+        own = hessian_product((self.loss or F.cross_entropy)(pl_module(inputs), target) * share, parameters)
         size = sum(parameter.numel() for parameter in parameters)
         place = {"dtype": parameters[0].dtype, "device": parameters[0].device}
 
@@ -91,23 +79,18 @@ class HessianSpectrum(ProbeMonitor):
         spectrum = lanczos(product, size, steps=self.lanczos_steps, generator=generator, **place)  # type: ignore[arg-type]
         trace, _ = hutchinson(product, size, probes=self.trace_probes, generator=generator, **place)  # type: ignore[arg-type]
         self.spectrum = spectrum
-        values = {
+        return {
             "largest": spectrum.values[-1].item(),
             "smallest": spectrum.values[0].item(),
             "trace": trace.value,
             "trace_error": trace.error,
             "edge": 2 / trainer.optimizers[0].param_groups[0]["lr"],
         }
-        self.record(trainer, trainer.global_step, values)
 
     def figure(self) -> Figure:
         """The eigenvalues over steps beside the edge, and the last spectrum."""
         assert self.spectrum is not None
         return spectrum_panels(self.steps, self.values, self.spectrum.values.tolist(), self.spectrum.weights.tolist())
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was measured, the probe, and the last spectrum."""
-        return {**super().state_dict(), "spectrum": None if self.spectrum is None else tuple(self.spectrum)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""

@@ -1,14 +1,12 @@
 """Watches what layers know of the input and of the label."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar, Literal
 
-import lightning as L
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.callbacks.monitors.probe import ProbeMonitor, layer_outputs
+from lightning_losses.callbacks.monitors.probe import LayerMonitor
 from lightning_losses.diagnostics.mutual_information import (
     Information,
     adaptive_bins,
@@ -16,14 +14,14 @@ from lightning_losses.diagnostics.mutual_information import (
     kde_information,
     knn_information,
 )
-from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.settings import Count, Positive
 from lightning_losses.plots.grokking import information_panel
 from lightning_losses.plots.style import Figure
 
 Estimator = Literal["bins", "kernel", "neighbours"]
 
 
-class InformationPlane(ProbeMonitor):
+class InformationPlane(LayerMonitor):
     """Logs the information of layers about the label and about the input, in nats, on a fixed probe.
 
     The information of a deterministic network about its input is infinite; what is estimated depends on the bins or
@@ -41,9 +39,7 @@ class InformationPlane(ProbeMonitor):
         noise: the standard deviation of the noise of "kernel" and "neighbours".
         components: of the PCA of "neighbours".
         seed: of the noise of "neighbours", which is the same at every measurement.
-        samples: see `ProbeMonitor`.
-        every_n_steps: see `Monitor`.
-        folder: see `Monitor`.
+        samples, every_n_steps, folder: see `ProbeMonitor`.
 
     Raises:
         ValueError: an unknown estimator; numbers out of range; layers that there aren't; a target that is no index.
@@ -59,41 +55,15 @@ class InformationPlane(ProbeMonitor):
 
     name: ClassVar[str] = "information"
 
-    def __init__(
-        self,
-        layers: Sequence[str],
-        estimator: Estimator = "bins",
-        bins: int = 30,
-        noise: float = 0.1,
-        components: int = 2,
-        seed: int = 0,
-        samples: int = 512,
-        every_n_steps: int = 100,
-        folder: str | Path | None = None,
-    ) -> None:
-        super().__init__(samples, every_n_steps, folder)
-        check_choice(self.name, "estimator", estimator, Estimator)
-        check_number(self.name, "bins", bins, least=1)
-        check_number(self.name, "noise", noise, above=0)
-        check_number(self.name, "components", components, least=1)
-        if isinstance(layers, str) or not layers:
-            raise ValueError(f"{self.name}: layers={layers!r} came; give a list of module names.")
-        self.layers = list(layers)
-        self.estimator: Estimator = estimator
-        self.bins = bins
-        self.noise = noise
-        self.components = components
-        self.seed = seed
+    estimator: Estimator = "bins"
+    bins: Count = 30
+    noise: Positive = 0.1
+    components: Count = 2
+    seed: int = 0
 
-    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor) -> None:
-        """Information of each layer."""
-        if target.is_floating_point():
-            raise ValueError(f"{self.name}: a floating-point target came; information is about class indices.")
-        values: dict[str, float] = {}
-        for layer, activity in layer_outputs(self.name, pl_module, self.layers, inputs).items():
-            found = self._estimate(activity.float(), target)
-            values |= {f"{layer}/{part}": value for part, value in found._asdict().items()}
-        self.record(trainer, trainer.global_step, values)
+    def measure_layer(self, activity: Float[Tensor, "samples d"], target: Int[Tensor, " samples"]) -> dict[str, float]:
+        """Information of a layer."""
+        return self._estimate(activity.float(), target)._asdict()
 
     def figure(self) -> Figure:
         """The information plane: a path a layer, from light to dark as training goes on."""

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import KW_ONLY, field
 from typing import Any, ClassVar
 
 import lightning as L
@@ -30,6 +30,7 @@ from lightning_losses.environment.lightning_internals import forget_mesh
 from lightning_losses.environment.two_lightnings import is_named
 from lightning_losses.mixins.training_means import TrainingMeans
 from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.settings import Count
 from lightning_losses.parallel.processes import total_of_all, world_size
 from lightning_losses.parallel.sharding import unsharded_copy, whole
 from lightning_losses.plots.connectivity import learning_rate_panels
@@ -63,8 +64,7 @@ class LearningRateSensitivity(Monitor):
     Args:
         multiples: of the learning rate, different ones above 0, at least two.
         trial_steps: optimizer steps of a trial, at most `every_n_steps`.
-        every_n_steps: see `Monitor`.
-        folder: see `Monitor`.
+        every_n_steps, folder: see `Monitor`.
 
     Raises:
         ValueError: settings out of range; in training, what can't be repeated: manual optimization (and with it several
@@ -84,21 +84,19 @@ class LearningRateSensitivity(Monitor):
 
     name: ClassVar[str] = "learning_rate_sensitivity"
 
-    def __init__(
-        self,
-        multiples: Sequence[float] = (0.1, 0.3, 1.0, 3.0, 10.0),
-        trial_steps: int = 5,
-        every_n_steps: int = 100,
-        folder: str | Path | None = None,
-    ) -> None:
-        super().__init__(every_n_steps, folder)
-        check_number(self.name, "trial_steps", trial_steps, least=1, most=every_n_steps)
-        self.multiples = tuple(sorted(float(multiple) for multiple in multiples))
+    multiples: Sequence[float] = (0.1, 0.3, 1.0, 3.0, 10.0)
+    trial_steps: Count = 5
+    _: KW_ONLY
+    every_n_steps: Count = 100
+    # Plain values and tensors alone: it goes into checkpoints.
+    _window: dict[str, Any] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self.name, "trial_steps", self.trial_steps, most=self.every_n_steps)
+        given, self.multiples = self.multiples, tuple(sorted(float(multiple) for multiple in self.multiples))
         if len(set(self.multiples)) != len(self.multiples) or len(self.multiples) < 2 or self.multiples[0] <= 0:
-            raise ValueError(f"{self.name}: multiples={list(multiples)} came; give two or more different ones above 0.")
-        self.trial_steps = int(trial_steps)
-        # Plain values and tensors alone: it goes into checkpoints.
-        self._window: dict[str, Any] | None = None
+            raise ValueError(f"{self.name}: multiples={list(given)} came; give two or more different ones above 0.")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse what can't be repeated."""

@@ -1,8 +1,8 @@
 """Watches whether training stays in one basin: the loss along the straight line between its checkpoints."""
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from dataclasses import field
+from typing import Annotated, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_losses.callbacks.monitors.probe import ProbeMonitor
 from lightning_losses.diagnostics.linear_mode_connectivity import interpolated_losses, loss_barrier
-from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.settings import Bound
 from lightning_losses.plots.connectivity import connectivity_panels
 from lightning_losses.plots.style import Figure
 
@@ -33,12 +33,11 @@ class LinearModeConnectivity(ProbeMonitor):
         since: "previous" measures from the weights of the measurement before, "start" from those of the first.
         points: on the line, its ends among them, at least 2.
         loss: of (logits, target), a mean over rows; cross-entropy if None.
-        samples: see `ProbeMonitor`.
-        every_n_steps: see `Monitor`; the first measurement is one such distance after the start.
-        folder: see `Monitor`.
+        samples, every_n_steps, folder: see `ProbeMonitor`; the first measurement is `every_n_steps` after the start.
 
     Attributes:
         lines: the losses along the line of each measurement.
+        earlier, earlier_step: the weights that the next line begins at, and their step.
 
     Raises:
         ValueError: an unknown `since`; numbers out of range.
@@ -53,66 +52,46 @@ class LinearModeConnectivity(ProbeMonitor):
     """
 
     name: ClassVar[str] = "linear_mode_connectivity"
+    kept: ClassVar[tuple[str, ...]] = (*ProbeMonitor.kept, "lines", "earlier", "earlier_step")
 
-    def __init__(
-        self,
-        since: Since = "previous",
-        points: int = 11,
-        loss: nn.Module | Callable[[Tensor, Tensor], Tensor] | None = None,
-        samples: int = 256,
-        every_n_steps: int = 100,
-        folder: str | Path | None = None,
-    ) -> None:
-        super().__init__(samples, every_n_steps, folder)
-        check_choice(self.name, "since", since, Since)
-        check_number(self.name, "points", points, least=2)
-        self.since: Since = since
-        self.points = int(points)
-        self.loss = loss or F.cross_entropy
-        self.lines: list[list[float]] = []
-        self._earlier: dict[str, Tensor] | None = None
-        self._earlier_step = -1
+    since: Since = "previous"
+    points: Annotated[int, Bound(least=2)] = 11
+    loss: nn.Module | Callable[[Tensor, Tensor], Tensor] | None = None
+    lines: list[list[float]] = field(init=False, default_factory=list)
+    earlier: dict[str, Tensor] | None = field(init=False, default=None)
+    earlier_step: int = field(init=False, default=-1)
 
     @torch.no_grad()
-    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor) -> None:
+    def measure(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
+    ) -> dict[str, float]:
         """The line from the earlier weights."""
-        step = trainer.global_step
-        if step == self._earlier_step:
+        values: dict[str, float] = {}
+        step, loss = trainer.global_step, self.loss or F.cross_entropy
+        if step == self.earlier_step:
             # Another batch of the same accumulated step.
-            return
+            return values
         now = {name: tensor.detach().clone() for name, tensor in pl_module.state_dict().items()}
-        if self._earlier is not None:
-            earlier = {name: tensor.to(now[name].device) for name, tensor in self._earlier.items()}
+        if self.earlier is not None:
+            earlier = {name: tensor.to(now[name].device) for name, tensor in self.earlier.items()}
             positions, losses = interpolated_losses(
                 pl_module,
                 earlier,
                 now,
-                lambda network: float(self.loss(network(inputs), target)),
+                lambda network: float(loss(network(inputs), target)),
                 points=self.points,
                 refresh=lambda network: _estimate_statistics(network, inputs),
             )
             self.lines.append(losses)
             barrier = loss_barrier(positions, losses)
             values = {"barrier": barrier.linear, "barrier_above_mean": barrier.mean, "loss": losses[-1]}
-            self.record(trainer, step, values)
-        if self._earlier is None or self.since == "previous":
-            self._earlier, self._earlier_step = now, step
+        if self.earlier is None or self.since == "previous":
+            self.earlier, self.earlier_step = now, step
+        return values
 
     def figure(self) -> Figure:
         """The barriers over steps, and the loss along every line."""
         return connectivity_panels(self.steps, self.values["barrier"], self.lines)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was measured, the probe, and the earlier weights."""
-        earlier = {"earlier": self._earlier, "earlier_step": self._earlier_step}
-        return {**super().state_dict(), **earlier, "lines": [list(line) for line in self.lines]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        super().load_state_dict(state_dict)
-        self._earlier = state_dict["earlier"]
-        self._earlier_step = state_dict["earlier_step"]
-        self.lines = [list(line) for line in state_dict["lines"]]
 
 
 def _estimate_statistics(network: nn.Module, inputs: Tensor) -> None:

@@ -1,8 +1,8 @@
 """Watches where mixup puts the features of mixed samples, in the plane of three classes."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from dataclasses import KW_ONLY, field
+from typing import ClassVar
 
 import lightning as L
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_losses.callbacks.monitors.probe import ProbeMonitor
+from lightning_losses.numerics.settings import Count
 from lightning_losses.plots.mixup_configuration import mixup_panels
 from lightning_losses.plots.style import Figure
 
@@ -48,13 +49,12 @@ class MixupConfiguration(ProbeMonitor):
         head: the name of the linear classifier, whose inputs are the features.
         classes: three class indices.
         seed: of who is mixed with whom, which is the same at every measurement.
-        samples: see `ProbeMonitor`.
-        every_n_steps: see `Monitor`.
-        folder: see `Monitor`.
+        samples, every_n_steps, folder: see `ProbeMonitor`.
 
     Attributes:
         points: the last measurement's coordinates in the plane, a row a mixture: two coordinates, the two classes'
             places among the three, the first one's share.
+        corners: those of the three classes' means.
 
     Raises:
         ValueError: not three different classes; a head that is not a linear layer; a probe without mixtures of one
@@ -70,24 +70,21 @@ class MixupConfiguration(ProbeMonitor):
     """
 
     name: ClassVar[str] = "mixup_configuration"
+    kept: ClassVar[tuple[str, ...]] = (*ProbeMonitor.kept, "points", "corners")
 
-    def __init__(
-        self,
-        head: str,
-        classes: Sequence[int] = (0, 1, 2),
-        seed: int = 0,
-        samples: int = 1024,
-        every_n_steps: int = 100,
-        folder: str | Path | None = None,
-    ) -> None:
-        super().__init__(samples, every_n_steps, folder)
-        if len(set(classes)) != 3 or len(classes) != 3:
-            raise ValueError(f"{self.name}: classes={list(classes)} came; give three different ones.")
-        self.head = head
-        self.classes = tuple(int(index) for index in classes)
-        self.seed = seed
-        self.points: Tensor | None = None
-        self._corners: Tensor | None = None
+    head: str
+    classes: Sequence[int] = (0, 1, 2)
+    seed: int = 0
+    _: KW_ONLY
+    samples: Count = 1024
+    points: Tensor | None = field(init=False, default=None)
+    corners: Tensor | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.classes)) != 3 or len(self.classes) != 3:
+            raise ValueError(f"{self.name}: classes={list(self.classes)} came; give three different ones.")
+        self.classes = tuple(int(index) for index in self.classes)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check the head."""
@@ -97,7 +94,9 @@ class MixupConfiguration(ProbeMonitor):
             raise ValueError(f"{self.name}: {self.head!r} is no linear layer of the module; name the classifier.")
 
     @torch.no_grad()
-    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor) -> None:
+    def measure(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
+    ) -> dict[str, float]:
         """The mixtures' features."""
         known = torch.tensor(self.classes, device=target.device)
         kept = torch.isin(target, known)
@@ -128,22 +127,12 @@ class MixupConfiguration(ProbeMonitor):
         spread = (corners - corners.mean(dim=0)).square().sum(dim=1).mean()
         between = share.double().unsqueeze(1)
         away = (mixed - between * corners[place] - (1 - between) * corners[place[partner]]).square().sum(dim=1) / spread
-        values = {"same": away[same & ~own].mean().item(), "different": away[~same].mean().item()}
         columns = [place, place[partner], share]
         self.points = torch.cat([mixed, torch.stack([column.double() for column in columns], dim=1)], dim=1)[~own].cpu()
-        self._corners = corners.cpu()
-        self.record(trainer, trainer.global_step, values)
+        self.corners = corners.cpu()
+        return {"same": away[same & ~own].mean().item(), "different": away[~same].mean().item()}
 
     def figure(self) -> Figure:
         """The last mixtures in the plane, of one class and of two, and the two numbers over steps."""
-        assert self.points is not None and self._corners is not None
-        return mixup_panels(self.points.tolist(), self._corners.tolist(), self.classes, self.steps, self.values)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was measured, the probe, and the last mixtures."""
-        return {**super().state_dict(), "points": self.points, "corners": self._corners}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        super().load_state_dict(state_dict)
-        self.points, self._corners = state_dict["points"], state_dict["corners"]
+        assert self.points is not None and self.corners is not None
+        return mixup_panels(self.points.tolist(), self.corners.tolist(), self.classes, self.steps, self.values)

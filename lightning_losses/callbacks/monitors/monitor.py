@@ -1,6 +1,8 @@
 """What monitors share: measuring every n steps, remembering, logging, drawing."""
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,15 +13,15 @@ from torch import Tensor
 
 from lightning_losses.callbacks.access import on_device, step_logits, sum_over_processes
 from lightning_losses.environment.writable_folder import check_writable
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.settings import Count, Declared
 from lightning_losses.plots.style import Figure, save_figure
 
 
-class Monitor(Callback):
+class Monitor(Declared, Callback):
     """Base of the monitors: scalars by step, kept in the checkpoint, sent to the loggers, drawn at the end.
 
-    A value at step s belongs to the weights after s optimizer steps. A subclass measures in a hook of its choice,
-    calls `record`, and draws in `figure`.
+    A value at step s belongs to the weights after s optimizer steps. A subclass declares its settings, measures in a
+    hook of its choice, calls `record`, and draws in `figure`.
 
     Args:
         every_n_steps: how many optimizer steps lie between measurements, at least 1.
@@ -27,18 +29,18 @@ class Monitor(Callback):
 
     Attributes:
         name: the prefix of what is logged.
+        kept: the names of further attributes that go into checkpoints.
         steps: the steps measured at.
         values: the values at those steps, by name.
     """
 
-    name: ClassVar[str]
+    kept: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, every_n_steps: int = 10, folder: str | Path | None = None) -> None:
-        check_number(self.name, "every_n_steps", every_n_steps, least=1)
-        self.every_n_steps = int(every_n_steps)
-        self.folder = None if folder is None else Path(folder)
-        self.steps: list[int] = []
-        self.values: dict[str, list[float]] = {}
+    _: KW_ONLY
+    every_n_steps: Count = 10
+    folder: str | Path | None = None
+    steps: list[int] = field(init=False, default_factory=list)
+    values: dict[str, list[float]] = field(init=False, default_factory=dict)
 
     def due(self, step: int) -> bool:
         """Whether to measure at this step; once only, also where a step has several batches."""
@@ -53,6 +55,10 @@ class Monitor(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(named, step=step)
 
+    def curves(self) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
+        """What was measured as (steps, values) by name; one that came later begins later."""
+        return {name: (self.steps[-len(values) :], values) for name, values in self.values.items()}
+
     def figure(self) -> Figure:
         """The picture of what was measured."""
         raise NotImplementedError
@@ -60,21 +66,33 @@ class Monitor(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find out now whether the picture can be written when training ends."""
         if self.folder is not None and trainer.is_global_zero:
-            check_writable(self.folder)
+            check_writable(Path(self.folder))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, if there is a folder and something to draw."""
         if self.folder is not None and self.steps and trainer.is_global_zero:
-            save_figure(self.figure(), self.folder / f"{self.name}.png")
+            save_figure(self.figure(), Path(self.folder) / f"{self.name}.png")
 
     def state_dict(self) -> dict[str, Any]:
-        """What was measured."""
-        return {"steps": list(self.steps), "values": {name: list(values) for name, values in self.values.items()}}
+        """What was measured, and what else is kept."""
+        values = {name: list(values) for name, values in self.values.items()}
+        return {
+            "steps": list(self.steps),
+            "values": values,
+            **{name: _plain(getattr(self, name)) for name in self.kept},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what a checkpoint had measured."""
         self.steps = list(state_dict["steps"])
         self.values = {name: list(values) for name, values in state_dict["values"].items()}
+        for name in self.kept:
+            setattr(self, name, copy.copy(state_dict[name]))
+
+
+def _plain(value: Any) -> Any:
+    """A copy that safe loading gives back: it knows tuples, and none that have names."""
+    return tuple(value) if isinstance(value, tuple) else copy.copy(value)
 
 
 class LogitMonitor(Monitor):
@@ -85,12 +103,9 @@ class LogitMonitor(Monitor):
     the loss saw.
     """
 
-    ignore_index: int = -100
-
-    def __init__(self, every_n_steps: int = 10, folder: str | Path | None = None) -> None:
-        super().__init__(every_n_steps, folder)
-        self._step = 0
-        self._sums: Tensor | None = None
+    ignore_index: ClassVar[int] = -100
+    _step: int = field(init=False, default=0)
+    _sums: Tensor | None = field(init=False, default=None)
 
     def rows(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """What to average, a value [n] per row, by name."""

@@ -1,7 +1,7 @@
 """Watches neural collapse on the training data, after epochs."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import field
 from typing import Any, ClassVar
 
 import lightning as L
@@ -12,7 +12,7 @@ from lightning_losses.callbacks.access import refuse_hidden_gradients, sum_over_
 from lightning_losses.callbacks.monitors.monitor import Monitor
 from lightning_losses.callbacks.monitors.probe import evaluating, inputs_and_target, with_target
 from lightning_losses.diagnostics.neural_collapse import Limit, neural_collapse
-from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.settings import Count
 from lightning_losses.parallel.sharding import whole
 from lightning_losses.plots.grokking import collapse_panels
 from lightning_losses.plots.style import Figure
@@ -48,24 +48,13 @@ class NeuralCollapse(Monitor):
 
     name: ClassVar[str] = "neural_collapse"
 
-    def __init__(
-        self,
-        head: str,
-        layers: Sequence[str] = (),
-        limit: Limit = "simplex",
-        samples: int = 4096,
-        every_n_epochs: int = 1,
-        folder: str | Path | None = None,
-    ) -> None:
-        super().__init__(1, folder)
-        check_choice(self.name, "limit", limit, Limit)
-        check_number(self.name, "samples", samples, least=1)
-        check_number(self.name, "every_n_epochs", every_n_epochs, least=1)
-        self.head = head
-        self.layers = list(layers)
-        self.limit: Limit = limit
-        self.samples = samples
-        self.every_n_epochs = every_n_epochs
+    head: str
+    layers: Sequence[str] = ()
+    limit: Limit = "simplex"
+    samples: Count = 4096
+    every_n_epochs: Count = 1
+    # Epochs are counted in place of steps.
+    every_n_steps: int = field(init=False, default=1)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check the names."""

@@ -1,20 +1,13 @@
 """Watches naive loss minimisation: how much of the descent direction only rescales the weights."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import lightning as L
 import torch
 from jaxtyping import Float
-from torch import Tensor
-from torch.optim import Optimizer
+from torch import Tensor, nn
 
-from lightning_losses.callbacks.access import gradients_of, refuse_hidden_gradients, refuse_place_after
-from lightning_losses.callbacks.interventions.grokfast import Grokfast
-from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient
-from lightning_losses.callbacks.monitors.monitor import Monitor
-from lightning_losses.optim.selection import select_parameters
+from lightning_losses.callbacks.monitors.parameters import GradientMonitor
 from lightning_losses.parallel.sharding import whole_dots
 from lightning_losses.plots.grokking import value_curves
 from lightning_losses.plots.style import Figure
@@ -47,7 +40,7 @@ def _cosine(along: Tensor, size: Tensor, length: Tensor) -> Tensor:
     return torch.where(norms > 0, -along / torch.where(norms > 0, norms, 1.0), 0.0)
 
 
-class NLMCosine(Monitor):
+class NLMCosine(GradientMonitor):
     """Logs the cosine between the descent direction and the weights, of the whole network and of each parameter.
 
     Near 0 at the start; towards 1 once a network has memorised and only scales itself up. It sees the gradients after
@@ -57,10 +50,7 @@ class NLMCosine(Monitor):
     Cost: three products over the parameters, every n steps.
 
     Args:
-        include: shell-style patterns of the names of the parameters to watch.
-        exclude: patterns of names to leave out.
-        every_n_steps: see `Monitor`.
-        folder: see `Monitor`.
+        include, exclude, every_n_steps, folder: see `ParameterMonitor`.
 
     Raises:
         ValueError: patterns that match nothing; a place behind the callbacks named above; FSDP1 or DeepSpeed.
@@ -75,33 +65,10 @@ class NLMCosine(Monitor):
 
     name: ClassVar[str] = "nlm_cosine"
 
-    def __init__(
-        self,
-        include: Sequence[str] = ("*",),
-        exclude: Sequence[str] = (),
-        every_n_steps: int = 10,
-        folder: str | Path | None = None,
-    ) -> None:
-        super().__init__(every_n_steps, folder)
-        self.include = include
-        self.exclude = exclude
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Find the parameters."""
-        refuse_hidden_gradients(self.name, trainer)
-        refuse_place_after(trainer, self, OrthogonalGradient, Grokfast)
-        self._parameters = select_parameters(self.name, pl_module.named_parameters(), self.include, self.exclude)
-
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        """Measure."""
-        if not self.due(trainer.global_step):
-            return
-        gradients = gradients_of(self._parameters, optimizer)
-        whole, each = nlm_cosine([self._parameters[name] for name in gradients], list(gradients.values()))
-        values = torch.cat([whole.reshape(1), each]).tolist()
-        self.record(trainer, trainer.global_step, dict(zip(["all", *gradients], values, strict=True)))
+    def measure(self, weights: list[nn.Parameter], gradients: list[Any]) -> tuple[Tensor, Tensor]:
+        """The cosines."""
+        return nlm_cosine(weights, gradients)
 
     def figure(self) -> Figure:
         """The cosines over steps."""
-        curves = {name: (self.steps[-len(values) :], values) for name, values in self.values.items()}
-        return value_curves(curves, ylabel="cosine of -gradient and weights", highlight="all")
+        return value_curves(self.curves(), ylabel="cosine of -gradient and weights", highlight="all")

@@ -1,7 +1,7 @@
 """Finds the samples whose losses move against each other."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import KW_ONLY, field
 from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_losses.callbacks.monitors.probe import ProbeMonitor
 from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.settings import Count
 from lightning_losses.plots.grokking import value_curves
 from lightning_losses.plots.style import Figure
 
@@ -78,12 +79,11 @@ class OpposingSignals(ProbeMonitor):
 
     Args:
         group: how many samples of each group.
-        samples: see `ProbeMonitor`.
-        every_n_steps: see `Monitor`; 1 sees an oscillation of every other step.
-        folder: see `Monitor`.
+        samples, every_n_steps, folder: see `ProbeMonitor`; measuring at every step sees an oscillation of every other.
 
     Attributes:
         opposition: the last measurement's groups; None before the second one.
+        losses: the last measurement's.
 
     Raises:
         ValueError: numbers below 1.
@@ -97,21 +97,22 @@ class OpposingSignals(ProbeMonitor):
     """
 
     name: ClassVar[str] = "opposing_signals"
+    kept: ClassVar[tuple[str, ...]] = (*ProbeMonitor.kept, "losses", "opposition")
 
-    def __init__(
-        self, group: int = 20, samples: int = 1024, every_n_steps: int = 10, folder: str | Path | None = None
-    ) -> None:
-        super().__init__(samples, every_n_steps, folder)
-        check_number(self.name, "group", group, least=1)
-        self.group = int(group)
-        self.opposition: Opposition | None = None
-        self._losses: Tensor | None = None
+    group: Count = 20
+    _: KW_ONLY
+    samples: Count = 1024
+    every_n_steps: Count = 10
+    opposition: Opposition | None = field(init=False, default=None)
+    losses: Tensor | None = field(init=False, default=None)
 
     @torch.no_grad()
-    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor) -> None:
+    def measure(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
+    ) -> dict[str, float]:
         """The groups since the last measurement."""
         losses = F.cross_entropy(pl_module(inputs).float(), target, reduction="none")
-        before, self._losses = self._losses, losses
+        before, self.losses = self.losses, losses
         values = {"rise": 0.0, "fall": 0.0, "score": 0.0, "persistence": 0.0}
         if before is not None:
             last, self.opposition = self.opposition, opposing_signals(before.to(losses), losses, self.group)
@@ -122,7 +123,7 @@ class OpposingSignals(ProbeMonitor):
                 values["persistence"] = _share(
                     torch.cat([found.rising, found.falling]), torch.cat([last.rising, last.falling])
                 )
-        self.record(trainer, trainer.global_step, values)
+        return values
 
     def figure(self) -> Figure:
         """Rise and fall over steps."""
@@ -132,15 +133,9 @@ class OpposingSignals(ProbeMonitor):
         }
         return value_curves(curves, ylabel="change of the loss (nats)")
 
-    def state_dict(self) -> dict[str, Any]:
-        """What was measured, the probe, its losses and the groups."""
-        groups = None if self.opposition is None else tuple(self.opposition)
-        return {**super().state_dict(), "losses": self._losses, "opposition": groups}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         super().load_state_dict(state_dict)
-        self._losses = state_dict["losses"]
         self.opposition = None if state_dict["opposition"] is None else Opposition(*state_dict["opposition"])
 
 

@@ -20,8 +20,7 @@ class OutputLogits(LogitMonitor):
     Cost: one logsumexp of the step's logits, every n steps; no forward pass.
 
     Args:
-        every_n_steps: see `Monitor`.
-        folder: see `Monitor`.
+        every_n_steps, folder: see `Monitor`.
 
     Raises:
         ValueError: a training step that returns no logits and target.

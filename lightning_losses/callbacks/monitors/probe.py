@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import KW_ONLY, field
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.callbacks.access import refuse_hidden_gradients
 from lightning_losses.callbacks.monitors.monitor import Monitor
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.settings import Count
 from lightning_losses.parallel.processes import gather_batch, group_rank, world_size
 from lightning_losses.parallel.sharding import is_sharded, unsharded_copy
 
@@ -27,18 +28,20 @@ class ProbeMonitor(Monitor):
 
     Args:
         samples: how many rows, at least 1; of all processes together.
-        every_n_steps: see `Monitor`.
-        folder: see `Monitor`.
+        every_n_steps, folder: see `Monitor`.
     """
 
-    def __init__(self, samples: int = 256, every_n_steps: int = 100, folder: str | Path | None = None) -> None:
-        super().__init__(every_n_steps, folder)
-        check_number(self.name, "samples", samples, least=1)
-        self.samples = int(samples)
-        self.probe: tuple[Tensor, Tensor] | None = None
+    kept: ClassVar[tuple[str, ...]] = ("probe",)
 
-    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor) -> None:
-        """Measure on the probe, and record."""
+    _: KW_ONLY
+    samples: Count = 256
+    every_n_steps: Count = 100
+    probe: tuple[Tensor, Tensor] | None = field(init=False, default=None)
+
+    def measure(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
+    ) -> Mapping[str, float]:
+        """What is to be recorded of the probe; nothing where there is nothing yet."""
         raise NotImplementedError
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -55,16 +58,48 @@ class ProbeMonitor(Monitor):
             inputs, target = (tensor.to(pl_module.device) for tensor in self.probe)
             module = unsharded_copy(pl_module) if is_sharded(pl_module) else pl_module
             with evaluating(module):
-                self.measure(trainer, module, inputs, target)  # type: ignore[arg-type]
+                values = self.measure(trainer, module, inputs, target)  # type: ignore[arg-type]
+            if values:
+                self.record(trainer, trainer.global_step, values)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What was measured, and the probe."""
-        return {**super().state_dict(), "probe": self.probe}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with a checkpoint's probe."""
-        super().load_state_dict(state_dict)
-        self.probe = None if state_dict["probe"] is None else tuple(state_dict["probe"])
+class LayerMonitor(ProbeMonitor):
+    """Base of the monitors of what layers put out for the probe, beside its class indices.
+
+    Args:
+        layers: names of the modules whose outputs to look at.
+        samples, every_n_steps, folder: see `ProbeMonitor`.
+
+    Raises:
+        ValueError: no list of layers, or layers that there aren't; a target that is no index.
+    """
+
+    layers: Sequence[str]
+    _: KW_ONLY
+    samples: Count = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.layers, str) or not self.layers:
+            raise ValueError(f"{self.name}: layers={self.layers!r} came; give a list of module names.")
+
+    def measure_layer(
+        self, activity: Float[Tensor, "samples d"], target: Int[Tensor, " samples"]
+    ) -> Mapping[str, float]:
+        """What is to be recorded of a layer, by name."""
+        raise NotImplementedError
+
+    def measure(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
+    ) -> Mapping[str, float]:
+        """What there is of each layer, as ``<layer>/<name>``."""
+        if target.is_floating_point():
+            raise ValueError(f"{self.name}: a floating-point target came; information is about class indices.")
+        return {
+            f"{layer}/{part}": value
+            for layer, activity in layer_outputs(self.name, pl_module, self.layers, inputs).items()
+            for part, value in self.measure_layer(activity, target).items()
+        }
 
 
 def with_target(inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

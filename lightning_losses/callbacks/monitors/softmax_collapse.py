@@ -1,7 +1,6 @@
 """Watches the softmax round off: rows whose probabilities have become exactly 0 and 1."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -61,8 +60,7 @@ class SoftmaxCollapse(LogitMonitor):
         precisions: what to compute the softmax in; the loss's own, and others for comparison.
         correct_only: whether only rows predicted right count as collapsed (the paper's definition); the authors' code
             counts any.
-        every_n_steps: see `Monitor`.
-        folder: see `Monitor`.
+        every_n_steps, folder: see `Monitor`.
 
     Raises:
         ValueError: an unknown precision; a training step that returns no logits and target.
@@ -77,17 +75,12 @@ class SoftmaxCollapse(LogitMonitor):
 
     name: ClassVar[str] = "softmax_collapse"
 
-    def __init__(
-        self,
-        precisions: Sequence[str] = ("float32",),
-        correct_only: bool = False,
-        every_n_steps: int = 10,
-        folder: str | Path | None = None,
-    ) -> None:
-        super().__init__(every_n_steps, folder)
-        check_precisions(self.name, precisions)
-        self.precisions = tuple(precisions)
-        self.correct_only = correct_only
+    precisions: Sequence[str] = ("float32",)
+    correct_only: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_precisions(self.name, self.precisions)
 
     def rows(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Collapse and zero loss of each row, per precision."""
