@@ -13,8 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lightning_losses.experiments.config.check_config import ConfigError
-from lightning_losses.experiments.config.check_folder import check_writable
+from lightning_losses.experiments.config.check_config import ConfigError, check_writable
 from lightning_losses.experiments.evidence.result_pages import write
 from lightning_losses.experiments.evidence.result_runs import (
     COMPARISONS,

@@ -259,7 +259,7 @@ def test_an_application_with_its_own_configuration_takes_ours(wheel, tmp_path):
     assert location.startswith(str(tmp_path / "venv"))
     assert own == "own: 7" and watched.startswith("watched: [(1, ")
     messages = [
-        r"Key 'temprature' not in 'NKD\(gamma, temperature, ignore_index, reduction\)'",
+        r"Key 'temprature' not in 'NKD\(gamma, temperature, ignore_index, reduction, shared_support\)'",
         r"Value 'abc' of type 'str' could not be converted to Float\n\s*full_key: objective.terms.nkd.loss.temperature",
     ]
     for message, (code, _, err) in zip(messages, wrong, strict=True):

@@ -21,8 +21,7 @@ from lightning_losses.callbacks.records.metrics_file import last_metric
 from lightning_losses.checkpoints.interruption import exit_code, interrupt_behind, terminable
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.checkpoints.slurm import queued_again
-from lightning_losses.experiments.config.check_config import ConfigError, check_trainer
-from lightning_losses.experiments.config.check_folder import check_writable
+from lightning_losses.experiments.config.check_config import ConfigError, check_trainer, check_writable
 from lightning_losses.experiments.config.check_overrides import (
     CONFIG_MODULE,
     allowed_targets,

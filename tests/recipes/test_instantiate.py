@@ -7,7 +7,14 @@ from omegaconf import OmegaConf
 
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.config.check_overrides import check_overrides
-from lightning_losses.experiments.config.instantiate import allowing, check_targets, find_target, instantiate
+from lightning_losses.experiments.config.instantiate import (
+    allowing,
+    check_targets,
+    essential,
+    find_target,
+    instantiate,
+    targets,
+)
 from lightning_losses.experiments.config.settings import TrainSettings
 
 REFUSED = str.split("""
@@ -173,3 +180,17 @@ def test_an_error_within_what_is_built_keeps_its_place():
     with pytest.raises(InstantiationException, match="full_key: a"):
         instantiate({"a": {"_target_": "torch.nn.Linear", "in_features": "x", "out_features": 1}})
     assert isinstance(instantiate({"_target_": "torch.nn.ReLU"}), torch.nn.ReLU)
+
+
+def test_targets_are_found_wherever_they_are():
+    assert sorted(targets({"a": {"_target_": "x", "b": [{"_target_": "y"}]}, "c": "z"})) == ["x", "y"]
+
+
+def test_an_argument_at_its_default_is_as_good_as_none():
+    digits = {"_target_": "lightning_losses.data.Digits", "batch_size": 32}
+    written_out = {**digits, "val_fraction": 0.2, "train_rows": None}
+    assert essential({"data": [written_out]}) == {"data": [digits]}
+    assert essential({**digits, "batch_size": 64}) == {"_target_": "lightning_losses.data.Digits"}
+    # What no signature knows, and what only looks like the default, stays.
+    for odd in ({**digits, "new": None}, {"_target_": "no.such", "a": 1}, {**digits, "seed": False}):
+        assert essential(odd) == odd

@@ -10,6 +10,7 @@ from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.shown_numbers import METRICS
 from lightning_losses.experiments.evidence import result_runs
 from lightning_losses.experiments.evidence.claims import Claim, Difference
+from lightning_losses.experiments.evidence.kept_results import KeptResults
 from lightning_losses.recipes import results
 from tests.recipes.conftest import ROOT
 
@@ -170,3 +171,16 @@ def test_a_run_that_can_not_start_breaks(tmp_path, monkeypatch):
     monkeypatch.setattr(result_runs, "_overrides", lambda experiment, seed: ["experiment=nothing"])
     assert result_runs.run("nothing", 3, tmp_path / "run") is False
     assert "nothing" in (tmp_path / "run" / "output.txt").read_text()
+
+
+def test_a_damaged_result_is_none_and_a_new_one_replaces_it(tmp_path):
+    kept = KeptResults(tmp_path)
+    kept.save({"seed": 0}, "a", {"accuracy": 0.5, "nll": None})
+    assert kept.load({"seed": 0}, "a").values == {"accuracy": 0.5, "nll": None}
+    assert kept.load({"seed": 1}, "a") is None
+    kept.place({"seed": 0}, "a").write_text('{"values": {"accur')
+    assert kept.load({"seed": 0}, "a") is None
+    kept.save({"seed": 0}, "a", {"accuracy": 0.6})
+    assert kept.load({"seed": 0}, "a").values == {"accuracy": 0.6}
+    # Nothing else is left behind.
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1

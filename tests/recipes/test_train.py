@@ -235,7 +235,7 @@ def test_a_rehearsal_takes_a_step_of_every_network(experiment, monkeypatch):
     assert stepped == [True] * len(chosen.trainings())
 
 
-def test_a_configuration_passes_eleven_files_on_its_way_to_a_training(tmp_path, cache, monkeypatch):
+def test_a_configuration_passes_ten_files_on_its_way_to_a_training(tmp_path, cache, monkeypatch):
     """The functions of recipes and experiments that run before `fit` are in the files that docs/design.md lists."""
     passed = set()
 
@@ -261,4 +261,4 @@ def test_a_configuration_passes_eleven_files_on_its_way_to_a_training(tmp_path, 
     listed = re.findall(r"^\d+\. \[[^]]+\]\(\.\./([^)]+)\)", text, re.MULTILINE)
     own = {file for file in passed if file.startswith(("recipes/", "lightning_losses/experiments/"))}
     # This one has no teacher to keep.
-    assert own == {file for file in listed if "kept_networks" not in file} and len(listed) <= 11
+    assert own == {file for file in listed if "kept_networks" not in file} and len(listed) <= 10

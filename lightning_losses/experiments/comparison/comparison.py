@@ -16,8 +16,7 @@ from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
 from lightning_losses.experiments.comparison.runner import INITIAL, Runner, student_experiment
 from lightning_losses.experiments.comparison.shown_numbers import METRICS
-from lightning_losses.experiments.config.check_config import ConfigError, runs_again
-from lightning_losses.experiments.config.check_folder import check_writable
+from lightning_losses.experiments.config.check_config import ConfigError, check_writable, runs_again
 from lightning_losses.experiments.config.check_overrides import check_overrides
 from lightning_losses.experiments.config.settings import TrainSettings
 from lightning_losses.experiments.evidence.claims import Claim

@@ -17,16 +17,17 @@ from torch import nn
 from lightning_losses.callbacks.interventions.numerics_guard import NotFiniteError
 from lightning_losses.data import ImageData
 from lightning_losses.environment.cache_folder import cache_folder
+from lightning_losses.environment.source_digest import source_digest
 from lightning_losses.experiments.comparison.comparison_plan import Plan, Planned, takes
 from lightning_losses.experiments.comparison.shown_numbers import METRICS, SCORES
 from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.config.instantiate import essential
 from lightning_losses.experiments.evidence.kept_results import KeptResults
 from lightning_losses.experiments.kinds.classification import StudentExperiment
 from lightning_losses.experiments.kinds.language_models import LanguageModelling
 from lightning_losses.experiments.launch import experiment_of
 from lightning_losses.experiments.training.evaluation import evaluate, predict_logits
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
-from lightning_losses.experiments.training.sources import essential, source_digest
 from lightning_losses.experiments.training.step_memory import step_memory
 from lightning_losses.experiments.training.training import Training
 from lightning_losses.metrics import calibration_summary

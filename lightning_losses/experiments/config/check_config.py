@@ -1,4 +1,4 @@
-"""Checks a composed configuration before anything is built: names, plain types, and what a trainer can do."""
+"""Checks a composed configuration before anything is built: names, plain types, folders, and what a trainer can do."""
 
 import difflib
 import inspect
@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
+from lightning_losses.environment import writable_folder
 from lightning_losses.experiments.config.instantiate import ConfigError as ConfigError
 from lightning_losses.experiments.config.instantiate import check_targets, find_target
 from lightning_losses.losses.base import Loss
@@ -46,6 +47,14 @@ def check_config(config: DictConfig, schema: type) -> None:
         bare = {key: item for key, item in value.items() if key != "_target_"} if isinstance(value, dict) else value
         _check_value(name, bare, annotation)
     _check_node("", plain)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `ConfigError` before anything was done if a folder, or the one to make it in, can't be written to."""
+    try:
+        writable_folder.check_writable(folder)
+    except OSError as error:
+        raise ConfigError(f"{error.filename} can't be written: {error.strerror}.") from None
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -15,8 +15,9 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from lightning_losses.environment.source_digest import source_digest
 from lightning_losses.experiments.comparison.comparison_report import Comparison
-from lightning_losses.experiments.training.sources import essential, source_digest, targets
+from lightning_losses.experiments.config.instantiate import essential, targets
 
 # Trained by recipes/train.py on seeds that their settings and gates were not chosen on.
 GROKKING = ("grok_perpgrad", "grok_stablemax", "grok_precision", "grok_xor", "grok_lazy_rich", "grok_compare")

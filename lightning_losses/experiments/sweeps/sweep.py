@@ -9,8 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lightning_losses.experiments.config.check_config import ConfigError
-from lightning_losses.experiments.config.check_folder import check_writable
+from lightning_losses.experiments.config.check_config import ConfigError, check_writable
 from lightning_losses.experiments.config.check_overrides import CONFIG_MODULE
 from lightning_losses.experiments.sweeps.report import SweepReport, best_command
 from lightning_losses.experiments.sweeps.runner import Runner, default_folder

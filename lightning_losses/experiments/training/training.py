@@ -23,12 +23,12 @@ from lightning_losses.checkpoints.interruption import interrupt_behind, interrup
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.checkpoints.resumption import begin
 from lightning_losses.data import ImageData
+from lightning_losses.environment.source_digest import source_digest
 from lightning_losses.experiments.config.check_config import check_environment, check_trainer, shards_teacher
-from lightning_losses.experiments.config.instantiate import instantiate
+from lightning_losses.experiments.config.instantiate import instantiate, targets
 from lightning_losses.experiments.config.settings import Weights
 from lightning_losses.experiments.training.kept_networks import KeptNetworks, file_digest
 from lightning_losses.experiments.training.rehearsal import quiet, rehearse_step
-from lightning_losses.experiments.training.sources import source_digest, targets
 from lightning_losses.teachers import checkpoint_teacher
 
 # What configurations say that changes no result: how a trainer looks, and how batches come to the device.

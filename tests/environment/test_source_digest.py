@@ -2,10 +2,9 @@
 
 import pytest
 
+from lightning_losses.environment import source_digest as sources
+from lightning_losses.environment.source_digest import source_digest, source_modules
 from lightning_losses.experiments.comparison.runner import _MEASURES
-from lightning_losses.experiments.evidence.kept_results import KeptResults
-from lightning_losses.experiments.training import sources
-from lightning_losses.experiments.training.sources import essential, source_digest, source_modules, targets
 
 
 @pytest.fixture
@@ -63,30 +62,3 @@ def test_of_a_loss_its_file_counts_and_no_other_loss():
     ]
     with pytest.raises(ValueError, match="there is no 'lightning_losses.losses.Nothing'"):
         source_modules(["lightning_losses.losses.Nothing"])
-
-
-def test_targets_are_found_wherever_they_are():
-    assert sorted(targets({"a": {"_target_": "x", "b": [{"_target_": "y"}]}, "c": "z"})) == ["x", "y"]
-
-
-def test_an_argument_at_its_default_is_as_good_as_none():
-    digits = {"_target_": "lightning_losses.data.Digits", "batch_size": 32}
-    written_out = {**digits, "val_fraction": 0.2, "train_rows": None}
-    assert essential({"data": [written_out]}) == {"data": [digits]}
-    assert essential({**digits, "batch_size": 64}) == {"_target_": "lightning_losses.data.Digits"}
-    # What no signature knows, and what only looks like the default, stays.
-    for odd in ({**digits, "new": None}, {"_target_": "no.such", "a": 1}, {**digits, "seed": False}):
-        assert essential(odd) == odd
-
-
-def test_a_damaged_result_is_none_and_a_new_one_replaces_it(tmp_path):
-    kept = KeptResults(tmp_path)
-    kept.save({"seed": 0}, "a", {"accuracy": 0.5, "nll": None})
-    assert kept.load({"seed": 0}, "a").values == {"accuracy": 0.5, "nll": None}
-    assert kept.load({"seed": 1}, "a") is None
-    kept.place({"seed": 0}, "a").write_text('{"values": {"accur')
-    assert kept.load({"seed": 0}, "a") is None
-    kept.save({"seed": 0}, "a", {"accuracy": 0.6})
-    assert kept.load({"seed": 0}, "a").values == {"accuracy": 0.6}
-    # Nothing else is left behind.
-    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1

@@ -5,12 +5,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import inspect
 from collections.abc import Iterable, Iterator
-from typing import Any
-
-from hydra.errors import InstantiationException
-from hydra.utils import get_object
 
 _PACKAGE = "lightning_losses"
 
@@ -56,62 +51,6 @@ def source_modules(names: Iterable[str]) -> list[str]:
         found.add(module)
         waiting |= set(_imports(module)) - found
     return sorted(found)
-
-
-def targets(node: Any) -> Iterator[str]:
-    """Every ``_target_`` of a plain configuration.
-
-    Example:
-        >>> list(targets({"a": [{"_target_": "x.Y"}], "_target_": "z"}))
-        ['x.Y', 'z']
-    """
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == "_target_" and isinstance(value, str):
-                yield value
-            else:
-                yield from targets(value)
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield from targets(value)
-
-
-def essential(node: Any) -> Any:
-    """A plain configuration without the arguments that have their targets' defaults.
-
-    Two configurations with the same rest build the same: a default that is changed is a change of the code, and an
-    argument that is new, and written out at its default, changes nothing.
-
-    Example:
-        >>> essential({"loss": {"_target_": "lightning_losses.losses.KD", "temperature": 2.0, "reduction": "mean"}})
-        {'loss': {'_target_': 'lightning_losses.losses.KD', 'temperature': 2.0}}
-    """
-    if isinstance(node, list | tuple):
-        return [essential(value) for value in node]
-    if not isinstance(node, dict):
-        return node
-    defaults = _defaults(node["_target_"]) if isinstance(node.get("_target_"), str) else {}
-    return {
-        name: essential(value)
-        for name, value in node.items()
-        # 1 and 1.0 build the same, 1 and True may not.
-        if not (
-            name in defaults and defaults[name] == value and isinstance(value, bool) == isinstance(defaults[name], bool)
-        )
-    }
-
-
-@functools.cache
-def _defaults(target: str) -> dict[str, Any]:
-    try:
-        parameters = inspect.signature(get_object(target)).parameters.values()
-    except (ImportError, InstantiationException, TypeError, ValueError):
-        return {}
-    return {
-        parameter.name: parameter.default
-        for parameter in parameters
-        if parameter.default is None or isinstance(parameter.default, bool | int | float | str)
-    }
 
 
 @functools.cache
