@@ -57,13 +57,14 @@ class ObjectiveComparison(Experiment):
             for one in planned.planned
             if one.seed == planned.seeds[0] and (one.setting == first[0] or one.run == first[1])
         ]
+        configs = []
         for one in tried:
             try:
-                check_overrides("train", one.overrides, TrainSettings)
+                configs += check_overrides("train", one.overrides, TrainSettings)
             except ConfigError as error:
                 raise ConfigError(f"{one.setting + ', ' if one.setting else ''}{one.run}: {error}") from None
-        for one in tried:
-            experiment = student_experiment(one.config)
+        for config in configs:
+            experiment = student_experiment(config)
             if isinstance(experiment, LanguageModelling) and not planned.learning_rates:
                 raise ConfigError(
                     "a comparison of language models is one over learning rates; give learning_rates=[0.001,0.01], or "

@@ -13,7 +13,6 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -179,12 +178,15 @@ def _checked(config_name: str, overrides: list[Override], schema: type) -> DictC
     chosen = [override for override in overrides if override.key_or_group in groups]
     values = [override for override in overrides if override.key_or_group not in groups]
     for override in chosen:
-        _check_choice(loader, override)
+        _check_choice(loader.repository, override)
     lines = [str(override.input_line) for override in overrides]
-    base = _compose(config_name, [str(override.input_line) for override in chosen])
-    for override in values:
-        _check_key(base, override, groups)
-    config = _compose(config_name, lines) if values else base
+    try:
+        config = _compose(config_name, lines)
+    except ConfigError:
+        _check_keys(config_name, chosen, values, groups)
+        raise
+    if any(map(_is_free, values)):
+        _check_keys(config_name, chosen, values, groups)
     if list(config.get("allowed_targets") or []) != allowed_targets(lines):
         raise ConfigError("allowed_targets: a configuration file extends it; only the command line may.")
     check_config(config, schema)
@@ -198,9 +200,9 @@ def _groups(repository: IConfigRepository, parent: str = "") -> set[str]:
     return paths.union(*(_groups(repository, path) for path in paths if path.split("/")[0] != "hydra"))
 
 
-def _check_choice(loader: ConfigLoader, override: Override) -> None:
-    value, options = override.value(), loader.get_group_options(override.key_or_group)
-    if override.key_or_group == "experiment" and value in loader.get_group_options("comparison"):
+def _check_choice(repository: IConfigRepository, override: Override) -> None:
+    value, options = override.value(), repository.get_group_options(override.key_or_group)
+    if override.key_or_group == "experiment" and value in repository.get_group_options("comparison"):
         raise ConfigError(
             f"{override.input_line}: it is a comparison; python recipes/compare.py comparison={value} makes it."
         )
@@ -210,16 +212,26 @@ def _check_choice(loader: ConfigLoader, override: Override) -> None:
         )
 
 
+def _is_free(override: Override) -> bool:
+    """Whether what is added or removed need not be there; the part of the configuration that it belongs to must."""
+    return bool(override.is_add() or override.is_force_add() or override.is_delete())
+
+
+def _check_keys(config_name: str, chosen: list[Override], values: list[Override], groups: set[str]) -> None:
+    """Raise for the first key that the chosen parts don't have, before any value is set."""
+    base = _compose(config_name, [str(override.input_line) for override in chosen])
+    for override in values:
+        _check_key(base, override, groups)
+
+
 def _check_key(base: DictConfig, override: Override, groups: set[str]) -> None:
     key = override.key_or_group
     if key.split(".")[0].split("/")[0] == "hydra":
         return
     if not key:
         raise ConfigError(f"{override.input_line}: overrides look like key=value.")
-    # What is added or removed need not be there, but the part of the configuration that it belongs to must.
-    free = override.is_add() or override.is_force_add() or override.is_delete()
     node: object = base
-    for depth, part in enumerate(key.split(".")[:1] if free else key.split(".")):
+    for depth, part in enumerate(key.split(".")[:1] if _is_free(override) else key.split(".")):
         if not isinstance(node, DictConfig):
             return
         if part not in node:
