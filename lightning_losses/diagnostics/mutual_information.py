@@ -38,7 +38,9 @@ def uniform_bins(
         >>> uniform_bins(torch.tensor([[-0.9, 0.9]]), 3)
         tensor([[1, 2]])
     """
-    edges = torch.linspace(low, high, bins, dtype=torch.float32, device=activity.device)
+    edges = torch.linspace(
+        low, high, bins, dtype=torch.promote_types(activity.dtype, torch.float32), device=activity.device
+    )
     return torch.bucketize(activity, edges.to(activity.dtype), right=True)
 
 

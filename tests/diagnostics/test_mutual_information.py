@@ -21,6 +21,7 @@ from lightning_losses.diagnostics.mutual_information import (
     kde_information,
     knn_entropy,
     knn_information,
+    uniform_bins,
 )
 
 LABELS = torch.arange(60) % 3
@@ -38,6 +39,12 @@ def test_information_is_bounded(seed, width):
     generator = torch.Generator().manual_seed(seed)
     found = binned_information(fixed_bins(torch.randn(60, 2, generator=generator), width), LABELS)
     assert -1e-12 <= found.label <= min(math.log(3), found.input) + 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_activation_on_an_edge_is_above_it_in_every_precision(dtype):
+    edges = torch.linspace(-1, 1, 30, dtype=dtype)
+    assert uniform_bins(edges, 30).tolist() == list(range(1, 31))
 
 
 def test_adaptive_bins_hold_equally_many_different_values():

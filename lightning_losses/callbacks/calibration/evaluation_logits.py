@@ -12,6 +12,7 @@ from torch.utils.data import DistributedSampler
 
 from lightning_losses.calibrators import image_views
 from lightning_losses.environment.lightning_internals import before_transfer
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.parallel.processes import gather_batch, world_size
 
 
@@ -48,7 +49,7 @@ class EvaluationLogits:
                 f"{self.who}: the evaluation step returned no 'logits' and 'target'; return "
                 '{"logits": logits, "target": target}.'
             )
-        logits, target = outputs["logits"].detach().float(), outputs["target"].detach()
+        logits, target = full_precision(outputs["logits"].detach()), outputs["target"].detach()
         if target.is_floating_point():
             target = target.argmax(dim=-1)
         # Behind a sample's dimensions may stand that of its views.

@@ -72,7 +72,8 @@ class InformationPlane(LayerMonitor):
 
     def _estimate(self, activity: Tensor, target: Tensor) -> Information:
         if self.estimator == "bins":
-            low = 0.0 if bool((activity >= 0).all()) else float(activity.min()) - 1e-6
+            below = torch.nextafter(activity.min(), activity.new_tensor(-torch.inf))
+            low = 0.0 if bool((activity >= 0).all()) else float(below)
             return binned_information(adaptive_bins(activity, self.bins, low), target)
         if self.estimator == "kernel":
             return kde_information(activity, target, self.noise**2)

@@ -1,6 +1,8 @@
 """AdaFocal: focal loss whose exponent follows the calibration of validation data, bin by bin."""
 
+from collections.abc import Callable
 from dataclasses import field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,7 +11,7 @@ from torch import Tensor
 from lightning_losses.losses.confidence.focal import focal_weight
 from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
 from lightning_losses.numerics.checks import check_number
-from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.rows import pick
 from lightning_losses.numerics.settings import Count, Positive
 
@@ -22,7 +24,8 @@ class AdaFocal(ClassificationLoss):
     exponent by the bin's gap between confidence and accuracy: ``γ ← γ exp(±λ gap)``, with + for γ > 0. An overconfident
     bin gets more of focal loss; an underconfident one less, until the size of γ falls below `switch` and the sign
     changes: inverse focal loss, which raises confidence. `AdaFocalBins` calls `renew`; without it every exponent stays
-    at `gamma`, which is focal loss. Exponents and edges are buffers: checkpoints have them.
+    at `gamma`, which is focal loss. Exponents and edges are buffers, which checkpoints have and no module of half
+    precision narrows; a probability is compared with an edge in the precision that both have.
 
     Args:
         gamma: the first exponent of every bin, above 0.
@@ -81,7 +84,10 @@ class AdaFocal(ClassificationLoss):
         """The value of each row."""
         log_p = pick(log_probabilities(given.logits), given.target)
         p = log_p.exp()
-        gamma = self.gammas.to(p)[torch.searchsorted(self.edges.to(p), p.detach(), side="left")]
+        # What rounds to an edge is in the bin that the edge closes.
+        shared = min(p.dtype, self.edges.dtype, key=lambda dtype: dtype.itemsize)
+        bins = torch.searchsorted(self.edges.to(shared), p.detach().to(shared), side="left")
+        gamma = self.gammas.to(p)[bins]
         inverse = torch.pow(1 + p, (-gamma).clamp(min=0))
         return -torch.where(gamma >= 0, focal_weight(log_p, gamma.clamp(min=0)), inverse) * log_p
 
@@ -103,18 +109,28 @@ class AdaFocal(ClassificationLoss):
                 f"{self._identifier}: confidence of shape {list(confidence.shape)} and correct of shape "
                 f"{list(correct.shape)} came; give two of the same shape [samples], with at least one sample."
             )
-        confidence, correct = confidence.to(self.gammas).double(), correct.to(self.gammas).double()
+        confidence = full_precision(confidence.detach()).to(self.edges.device)
         ordered = confidence.sort().values
         # Bin b is closed by the largest confidence among its share of the samples.
         last = torch.arange(1, self.num_bins, device=ordered.device) * len(ordered) // self.num_bins - 1
         edges = ordered[last.clamp(min=0)]
         bins = torch.searchsorted(edges, confidence, side="left")
-        sums = torch.zeros_like(self.gammas, dtype=torch.float64).index_add_(0, bins, confidence - correct)
+        gaps = confidence.double() - correct.to(confidence.device, torch.float64)
+        sums = torch.zeros_like(self.gammas, dtype=torch.float64).index_add_(0, bins, gaps)
         gap = sums / torch.bincount(bins, minlength=self.num_bins).clamp(min=1)
-        self.edges.copy_(edges)
+        self.edges = edges
         self.gammas.copy_(
             next_gammas(self.gammas.double(), gap, rate=self.rate, switch=self.switch, least=self.least, most=self.most)
         )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        buffers = {name: full_precision(buffer) for name, buffer in self.named_buffers()}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in buffers.items():
+            moved = self.get_buffer(name)
+            if moved.dtype.itemsize < 4:
+                setattr(self, name, buffer.to(moved.device))
+        return self
 
 
 def next_gammas(

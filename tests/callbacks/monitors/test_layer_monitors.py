@@ -156,6 +156,13 @@ def test_losses_that_stay_oppose_nothing():
     assert opposing_signals(losses, losses).score == 0
 
 
+def test_where_activations_lie_makes_no_difference_to_their_bins():
+    """A float32 of -103 has nothing a millionth below it."""
+    activity = torch.randint(-3, 4, (60, 2), generator=torch.Generator().manual_seed(0)).float()
+    plane, target = InformationPlane(LAYERS, bins=4), torch.arange(60) % 3
+    assert plane._estimate(activity - 100, target) == plane._estimate(activity - 0.5, target)
+
+
 @pytest.mark.parametrize("make", [InformationPlane, DiffusionSpectralEntropy])
 def test_layers_that_are_not_there_are_refused(tmp_path, make):
     with pytest.raises(ValueError, match=r"network\.9"):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lightning_losses.callbacks.calibration.evaluation_logits import EvaluationLogits
 from lightning_losses.callbacks.companions.adafocal_bins import AdaFocalBins
 from lightning_losses.data.image_data import ImageDataset
 from lightning_losses.losses import AdaFocal, CrossEntropy, Focal
@@ -71,6 +72,37 @@ def test_bins_have_equal_mass_and_each_moves_by_its_own_gap():
     gap = (confidence - correct)[order].mean(dim=1)
     torch.testing.assert_close(loss.gammas, gap.exp())
     torch.testing.assert_close(loss.edges, confidence[order[:-1, -1]])
+
+
+@pytest.mark.parametrize("module", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("validation", [torch.float32, torch.float64])
+@pytest.mark.parametrize("training", [torch.float32, torch.float64])
+def test_what_closes_a_bin_is_in_it_in_every_precision(module, validation, training):
+    logits = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(training)
+    log_p = logits.log_softmax(-1).amax(dim=-1)
+    loss = AdaFocal(num_bins=40, reduction="none").to(module)
+    # A bin for each sample, and an exponent.
+    loss.renew(log_p.exp().to(validation), torch.zeros(40))
+    loss.gammas.copy_(torch.linspace(0.5, 4.0, 40))
+    gamma = loss.gammas.to(training)[log_p.argsort().argsort()]
+    expected = -((-torch.expm1(log_p)) ** gamma) * log_p
+    torch.testing.assert_close(loss(logits, logits.argmax(dim=-1)), expected)
+
+
+def test_a_module_of_half_precision_does_not_narrow_bins():
+    loss = AdaFocal(num_bins=3)
+    loss.renew(torch.tensor([0.4001, 0.6001, 0.8001]), torch.ones(3))
+    narrowed = AdaFocal(num_bins=3).bfloat16()
+    narrowed.load_state_dict(loss.bfloat16().state_dict())
+    assert narrowed.edges.tolist() == pytest.approx([0.4001, 0.6001], abs=1e-7)
+    torch.testing.assert_close(narrowed.gammas, loss.gammas, rtol=0, atol=0)
+
+
+def test_validation_is_gathered_in_its_own_precision():
+    collected = EvaluationLogits("AdaFocalBins")
+    for dtype, wide in ((torch.float64, torch.float64), (torch.bfloat16, torch.float32)):
+        collected.add({"logits": torch.zeros(2, 3, dtype=dtype), "target": torch.zeros(2, dtype=torch.int64)})
+        assert collected.gather(None, None)[0].logits.dtype == wide
 
 
 def test_order_of_samples_does_not_matter():
