@@ -1,6 +1,7 @@
 """How callbacks reach what trains: gradients by name, sums over processes, places in the trainer's list."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -8,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_losses.parallel.sharding import refuse_flat_parameters
 
@@ -74,6 +76,48 @@ def step_logits(who: str, outputs: Any) -> tuple[Tensor, Tensor]:
     if target.is_floating_point():
         target = target.argmax(dim=-1)
     return logits.reshape(-1, logits.shape[-1]), target.reshape(-1)
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Within this context every part of a module is in evaluation mode; then each is as before."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def share_of_training_set(
+    who: str, trainer: L.Trainer, batch_size: int | None, *, remedy: str = "give a DataLoader"
+) -> DataLoader[Any]:
+    """This process's share of the training set, each sample once, in the data set's own order.
+
+    Args:
+        who: the name that errors begin with.
+        trainer: whose training loader's data set it is.
+        batch_size: of the batches; a data set that gives whole batches keeps its own.
+        remedy: what to do where there is no such data set.
+
+    Raises:
+        ValueError: training data without a data set of known length.
+    """
+    loader: Any = trainer.train_dataloader
+    dataset = getattr(loader, "dataset", None)
+    if dataset is None or isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"{who}: the training data come from a {type(loader).__name__} without a data set of known length; "
+            f"{remedy}."
+        )
+    batched = getattr(loader, "batch_size", None) is None and getattr(loader, "batch_sampler", None) is None
+    return DataLoader(
+        dataset,
+        batch_size=None if batched else batch_size,
+        sampler=range(trainer.global_rank, len(dataset), trainer.world_size),
+        collate_fn=loader.collate_fn,
+    )
 
 
 def on_device(trainer: L.Trainer, values: Any, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from lightning_losses.calibrators import image_views
+from lightning_losses.callbacks.access import evaluation_mode
 from lightning_losses.environment.lightning_internals import before_transfer
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.parallel.processes import gather_batch, world_size
@@ -104,14 +105,10 @@ def predicted(
     if dataloader_idx >= len(sources):
         raise ValueError(f"{who}: there is no data loader {dataloader_idx} to predict; the trainer has {len(sources)}.")
     collected = EvaluationLogits(who)
-    modes = {child: child.training for child in module.modules()}
-    module.eval()
-    with trainer.precision_plugin.forward_context():
+    with evaluation_mode(module), trainer.precision_plugin.forward_context():
         for number, batch in enumerate(_batches(trainer, module, sources, limits, dataloader_idx)):
             arguments = (batch, number) if len(sources) == 1 else (batch, number, dataloader_idx)
             collected.add(with_views(who, module, module.predict_step(*arguments), arguments, views))
-    for child, training in modes.items():
-        child.training = training
     found = collected.gather(trainer, [sources[dataloader_idx]])
     if 0 not in found:
         raise ValueError(f"{who}: data loader {dataloader_idx} has no batches; give validation data.")

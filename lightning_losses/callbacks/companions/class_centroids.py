@@ -1,20 +1,20 @@
 """Keeps the class centroids of `MCMI`, from what the network predicts, and logs the information."""
 
-from typing import Any
+from dataclasses import field
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_losses.callbacks.access import step_logits, sum_over_processes
+from lightning_losses.callbacks.access import evaluation_mode, share_of_training_set, step_logits, sum_over_processes
 from lightning_losses.losses.distillation.logits.mcmi import MCMI, class_centroids, class_sums
-from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.numerics.reduction import reduce
+from lightning_losses.numerics.settings import Declared, Share
 
 
-class ClassCentroids(Callback):
+class ClassCentroids(Declared, Callback):
     """Sets the centroids of every `MCMI` of a module to each class's mean prediction.
 
     The first ones are from one pass over the training set before training, with the network in evaluation mode: give it
@@ -37,14 +37,13 @@ class ClassCentroids(Callback):
         'once'
     """
 
-    def __init__(self, refresh: str = "epoch", decay: float = 0.9999) -> None:
-        check_choice("ClassCentroids", "refresh", refresh, ("epoch", "once", "ema"))
-        check_number("ClassCentroids", "decay", decay, least=0, most=1)
-        self.refresh = refresh
-        self.decay = decay
-        self._begun = False
-        self._sums: Tensor | None = None
-        self._counts: Tensor | None = None
+    name = "ClassCentroids"
+
+    refresh: Literal["epoch", "once", "ema"] = "epoch"
+    decay: Share = 0.9999
+    _begun: bool = field(init=False, default=False)
+    _sums: Tensor | None = field(init=False, default=None)
+    _counts: Tensor | None = field(init=False, default=None)
 
     @torch.no_grad()
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -54,15 +53,13 @@ class ClassCentroids(Callback):
             return
         self._begun = True
         sums, counts = torch.zeros_like(losses[0].centroids), torch.zeros_like(losses[0].centroids[0])
-        modes = {part: part.training for part in pl_module.modules()}
-        pl_module.eval()
-        for batch in self._share(trainer):
-            batch = trainer.strategy.batch_to_device(batch)
-            kept = batch["target"] >= 0
-            more, seen = class_sums(pl_module(batch["inputs"]).float()[kept], batch["target"][kept])
-            sums, counts = sums + more, counts + seen
-        for part, training in modes.items():
-            part.training = training
+        batch_size = getattr(trainer.train_dataloader, "batch_size", None)
+        with evaluation_mode(pl_module):
+            for batch in share_of_training_set(self.name, trainer, batch_size):
+                batch = trainer.strategy.batch_to_device(batch)
+                kept = batch["target"] >= 0
+                more, seen = class_sums(pl_module(batch["inputs"]).float()[kept], batch["target"][kept])
+                sums, counts = sums + more, counts + seen
         self._set(trainer, losses, sums, counts)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -112,18 +109,3 @@ class ClassCentroids(Callback):
 
     def _losses(self, module: L.LightningModule) -> list[MCMI]:
         return [loss for loss in module.modules() if isinstance(loss, MCMI)]
-
-    def _share(self, trainer: L.Trainer) -> DataLoader[Any]:
-        loader: Any = trainer.train_dataloader
-        dataset = getattr(loader, "dataset", None)
-        if dataset is None or isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-            raise ValueError(
-                f"ClassCentroids: the training data come from a {type(loader).__name__} without a data set of known "
-                "length; give a DataLoader."
-            )
-        return DataLoader(
-            dataset,
-            batch_size=loader.batch_size,
-            sampler=range(trainer.global_rank, len(dataset), trainer.world_size),
-            collate_fn=loader.collate_fn,
-        )

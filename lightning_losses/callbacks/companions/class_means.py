@@ -5,14 +5,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_losses.callbacks.access import sum_over_processes
+from lightning_losses.callbacks.access import share_of_training_set, sum_over_processes
 from lightning_losses.losses.distillation.features.nd_loss import NDLoss
 from lightning_losses.numerics.rows import class_indices
+from lightning_losses.numerics.settings import Count, Declared
 
 
-class ClassMeans(Callback):
+class ClassMeans(Declared, Callback):
     """Sets the class means of every `NDLoss` of a module from the teacher's features, when training begins.
 
     Every sample of the training set counts once, in the data set's own order, whatever the sampler does: under several
@@ -32,10 +32,9 @@ class ClassMeans(Callback):
         64
     """
 
-    def __init__(self, batch_size: int = 256) -> None:
-        if batch_size < 1:
-            raise ValueError(f"ClassMeans: batch_size={batch_size} came; give at least 1.")
-        self.batch_size = batch_size
+    name = "ClassMeans"
+
+    batch_size: Count = 256
 
     @torch.no_grad()
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -50,7 +49,8 @@ class ClassMeans(Callback):
         module: Any = pl_module
         total: Any = None
         counts: Any = None
-        for batch in self._share(trainer):
+        remedy = "give a DataLoader, or set the means by NDLoss.set_class_means"
+        for batch in share_of_training_set(self.name, trainer, self.batch_size, remedy=remedy):
             batch = trainer.strategy.batch_to_device(batch)
             features = module.teacher_tensors(batch)["teacher_features"].double()
             if total is None:
@@ -63,19 +63,3 @@ class ClassMeans(Callback):
         means = sum_over_processes(trainer, total) / sum_over_processes(trainer, counts).clamp(min=1).unsqueeze(-1)
         for loss in losses:
             loss.set_class_means(means.to(losses[0].class_means.dtype))
-
-    def _share(self, trainer: L.Trainer) -> DataLoader[Any]:
-        loader = trainer.train_dataloader
-        dataset = getattr(loader, "dataset", None)
-        if dataset is None or isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-            raise ValueError(
-                f"ClassMeans: the training data come from a {type(loader).__name__} without a data set of known "
-                "length; give a DataLoader, or set the means by NDLoss.set_class_means."
-            )
-        batched = getattr(loader, "batch_size", None) is None and getattr(loader, "batch_sampler", None) is None
-        return DataLoader(
-            dataset,
-            batch_size=None if batched else self.batch_size,
-            sampler=range(trainer.global_rank, len(dataset), trainer.world_size),
-            collate_fn=loader.collate_fn,  # type: ignore[union-attr]
-        )

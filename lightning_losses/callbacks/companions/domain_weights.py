@@ -1,5 +1,6 @@
 """Renews the weights of a `DomainSampler` from how far the student lags its teacher in each domain."""
 
+from dataclasses import field
 from typing import Any
 
 import lightning as L
@@ -10,12 +11,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_losses.callbacks.access import sum_over_processes
-from lightning_losses.numerics.checks import check_count, check_number
+from lightning_losses.callbacks.access import evaluation_mode, sum_over_processes
+from lightning_losses.numerics.settings import Count, Declared, Share
 from lightning_losses.samplers.ddk_sampler import DomainSampler, initial_domain_weights, updated_domain_weights
 
 
-class DomainWeights(Callback):
+class DomainWeights(Declared, Callback):
     """Sets a `DomainSampler`'s weights by DDK: at first, and after every so many optimizer steps.
 
     Student and teacher are evaluated on the validation split, whose batches hold each sample's `domain`; the teacher
@@ -42,17 +43,14 @@ class DomainWeights(Callback):
         0.5
     """
 
-    def __init__(self, every: int = 1000, alpha: float = 0.5, batches: int | None = None) -> None:
-        check_count("DomainWeights", "every", every)
-        check_number("DomainWeights", "alpha", alpha, least=0, most=1)
-        if batches is not None:
-            check_count("DomainWeights", "batches", batches)
-        self.every = every
-        self.alpha = alpha
-        self.batches = batches
-        self.weights: Tensor | None = None
-        self.teacher_ce: Tensor | None = None
-        self._renewed = 0
+    name = "DomainWeights"
+
+    every: Count = 1000
+    alpha: Share = 0.5
+    batches: Count | None = None
+    weights: Tensor | None = field(init=False, default=None)
+    teacher_ce: Tensor | None = field(init=False, default=None)
+    _renewed: int = field(init=False, default=0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate both, and set the first weights; or those of the checkpoint."""
@@ -63,9 +61,10 @@ class DomainWeights(Callback):
             )
         if self.weights is None:
             module: Any = pl_module
-            self.teacher_ce = self._losses(trainer, pl_module, lambda batch: module.teacher_tensors(batch))
-            student = self._losses(trainer, pl_module, lambda batch: {"teacher_logits": module(batch["inputs"])})
-            self.weights = initial_domain_weights(student, self.teacher_ce)
+            self.teacher_ce = self._losses(
+                trainer, pl_module, lambda batch: module.teacher_tensors(batch)["teacher_logits"]
+            )
+            self.weights = initial_domain_weights(self._student_ce(trainer, pl_module), self.teacher_ce)
         self._renewed = trainer.global_step
         sampler.set_weights(self.weights)
 
@@ -77,9 +76,8 @@ class DomainWeights(Callback):
         step = trainer.global_step
         if step != self._renewed and step % self.every == 0:
             self._renewed = step
-            module: Any = pl_module
-            student = self._losses(trainer, pl_module, lambda batch: {"teacher_logits": module(batch["inputs"])})
-            self.weights = updated_domain_weights(self.weights, student, self.teacher_ce, alpha=self.alpha)
+            student_ce = self._student_ce(trainer, pl_module)
+            self.weights = updated_domain_weights(self.weights, student_ce, self.teacher_ce, alpha=self.alpha)
             self._sampler(trainer).set_weights(self.weights)
         pl_module.log_dict(
             {f"train/domain_weight/{domain}": weight for domain, weight in enumerate(self.weights.float())},
@@ -97,29 +95,29 @@ class DomainWeights(Callback):
         """Restore them."""
         self.weights, self.teacher_ce = state_dict["weights"], state_dict["teacher_ce"]
 
+    def _student_ce(self, trainer: L.Trainer, module: L.LightningModule) -> Float[Tensor, " domains"]:
+        return self._losses(trainer, module, lambda batch: module(batch["inputs"]))
+
     @torch.no_grad()
     def _losses(self, trainer: L.Trainer, module: L.LightningModule, predict: Any) -> Float[Tensor, " domains"]:
         domains = len(self._sampler(trainer).members)
         sums, counts = (torch.zeros(domains, dtype=torch.float64, device=module.device) for _ in range(2))
-        modes = {part: part.training for part in module.modules()}
-        module.eval()
-        for number, batch in enumerate(self._held_out(trainer)):
-            if number == self.batches:
-                break
-            if number % trainer.world_size != trainer.global_rank:
-                continue
-            batch = trainer.strategy.batch_to_device(batch)
-            if "domain" not in batch:
-                raise ValueError(f"DomainWeights: validation batches hold {', '.join(batch)}; give them 'domain'.")
-            logits = predict(batch)["teacher_logits"]
-            losses = F.cross_entropy(logits.flatten(0, -2).double(), batch["target"].flatten(), reduction="none")
-            losses, kept = losses.view_as(batch["target"]), batch["target"] != -100
-            shape = batch["domain"].shape + (1,) * (losses.ndim - 1)
-            domain = batch["domain"].view(shape).expand_as(losses)[kept]
-            sums.index_add_(0, domain, losses[kept])
-            counts.index_add_(0, domain, torch.ones_like(losses[kept]))
-        for part, training in modes.items():
-            part.training = training
+        with evaluation_mode(module):
+            for number, batch in enumerate(self._held_out(trainer)):
+                if number == self.batches:
+                    break
+                if number % trainer.world_size != trainer.global_rank:
+                    continue
+                batch = trainer.strategy.batch_to_device(batch)
+                if "domain" not in batch:
+                    raise ValueError(f"DomainWeights: validation batches hold {', '.join(batch)}; give them 'domain'.")
+                logits = predict(batch)
+                losses = F.cross_entropy(logits.flatten(0, -2).double(), batch["target"].flatten(), reduction="none")
+                losses, kept = losses.view_as(batch["target"]), batch["target"] != -100
+                shape = batch["domain"].shape + (1,) * (losses.ndim - 1)
+                domain = batch["domain"].view(shape).expand_as(losses)[kept]
+                sums.index_add_(0, domain, losses[kept])
+                counts.index_add_(0, domain, torch.ones_like(losses[kept]))
         sums, counts = sum_over_processes(trainer, sums), sum_over_processes(trainer, counts)
         if bool((counts == 0).any()):
             raise ValueError(

@@ -1,7 +1,8 @@
 """Finds the batch, the term, the tensor and the layer that made a loss infinite or NaN, before the weights are."""
 
+from dataclasses import field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import lightning as L
 import torch
@@ -14,7 +15,7 @@ from lightning_losses.callbacks.interventions.grokfast import Grokfast
 from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient
 from lightning_losses.checkpoints.epoch_seed import EpochSeed
 from lightning_losses.diagnostics.numerics import Cause, find_cause, save_batch
-from lightning_losses.numerics.checks import check_count
+from lightning_losses.numerics.settings import Bound, Count, Declared
 from lightning_losses.parallel.processes import maximum_of_all, world_size
 
 
@@ -31,7 +32,7 @@ class NotFiniteError(ValueError):
     """Training stopped, since its loss was infinite or NaN."""
 
 
-class NumericsGuard(Callback):
+class NumericsGuard(Declared, Callback):
     """Stops, or skips the step, when a loss is infinite or NaN, and says where that began.
 
     The loss is looked at after the backward pass and before the optimizer changes a weight. If it is not finite, the
@@ -68,31 +69,21 @@ class NumericsGuard(Callback):
         0
     """
 
+    name = "numerics_guard"
     repeats_batches: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        folder: str | Path | None = None,
-        gradients: bool = False,
-        skip: bool = False,
-        max_consecutive: int = 10,
-        save: int = 1,
-    ) -> None:
-        check_count("numerics_guard", "max_consecutive", max_consecutive)
-        if not isinstance(save, int) or save < 0:
-            raise ValueError(f"numerics_guard: save={save!r} came; give a whole number of at least 0.")
-        self.folder = None if folder is None else Path(folder)
-        self.gradients = gradients
-        self.skip = skip
-        self.max_consecutive = max_consecutive
-        self.save = save
-        self.skipped = 0
-        self.cause: Cause | None = None
-        self._consecutive = 0
-        self._saved = 0
-        self._seen: list[_Seen] = []
-        self._done = True
-        self._buffers: dict[str, Tensor] = {}
+    folder: str | Path | None = None
+    gradients: bool = False
+    skip: bool = False
+    max_consecutive: Count = 10
+    save: Annotated[int, Bound(least=0)] = 1
+    skipped: int = field(init=False, default=0)
+    cause: Cause | None = field(init=False, default=None)
+    _consecutive: int = field(init=False, default=0)
+    _saved: int = field(init=False, default=0)
+    _seen: list[_Seen] = field(init=False, default_factory=list)
+    _done: bool = field(init=False, default=True)
+    _buffers: dict[str, Tensor] = field(init=False, default_factory=dict)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a place in which it would look too late, or draw other random numbers again."""
@@ -184,7 +175,7 @@ class NumericsGuard(Callback):
         if self._saved < self.save:
             self._saved += 1
             folder = self.folder or Path(trainer.default_root_dir) / "numerics"
-            path = folder / f"step-{trainer.global_step:08d}-process-{trainer.global_rank}.safetensors"
+            path = Path(folder) / f"step-{trainer.global_step:08d}-process-{trainer.global_rank}.safetensors"
             save_batch(path, module, chosen.batch, chosen.number, chosen.random, clock)
             message += f" The batch and the weights are in {path}."
         self.cause = cause._replace(message=message)

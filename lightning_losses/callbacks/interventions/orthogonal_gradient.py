@@ -1,6 +1,7 @@
 """Trains on what of the gradient does not merely rescale the weights (perpGrad)."""
 
 from collections.abc import Sequence
+from dataclasses import field
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -8,12 +9,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_losses.callbacks.access import gradients_of, refuse_hidden_gradients
-from lightning_losses.numerics.checks import check_choice
+from lightning_losses.numerics.settings import Declared
 from lightning_losses.optim.orthogonal_gradient import Scope, orthogonalize_gradients_
 from lightning_losses.optim.selection import select_parameters
 
 
-class OrthogonalGradient(Callback):
+class OrthogonalGradient(Declared, Callback):
     """Removes from every gradient its component along the weights, before each optimizer step.
 
     After a network has memorised, gradient descent on cross-entropy mostly scales its weights up, which lowers the
@@ -43,33 +44,21 @@ class OrthogonalGradient(Callback):
         'tensor'
     """
 
-    def __init__(
-        self,
-        scope: Scope = "tensor",
-        rescale: bool = True,
-        include: Sequence[str] = ("*",),
-        exclude: Sequence[str] = (),
-    ) -> None:
-        check_choice("orthogonal_gradient", "scope", scope, Scope)
-        self.scope: Scope = scope
-        self.rescale = rescale
-        self.include = include
-        self.exclude = exclude
-        self._parameters: dict[str, nn.Parameter] = {}
+    name = "orthogonal_gradient"
+
+    scope: Scope = "tensor"
+    rescale: bool = True
+    include: Sequence[str] = ("*",)
+    exclude: Sequence[str] = ()
+    _parameters: dict[str, nn.Parameter] = field(init=False, default_factory=dict)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the parameters, once they are where they train."""
-        refuse_hidden_gradients("orthogonal_gradient", trainer)
-        self._parameters = select_parameters(
-            "orthogonal_gradient", pl_module.named_parameters(), self.include, self.exclude
-        )
+        refuse_hidden_gradients(self.name, trainer)
+        self._parameters = select_parameters(self.name, pl_module.named_parameters(), self.include, self.exclude)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Project the gradients that this optimizer is about to use."""
         gradients = gradients_of(self._parameters, optimizer)
-        orthogonalize_gradients_(
-            [self._parameters[name] for name in gradients],
-            list(gradients.values()),
-            scope=self.scope,
-            rescale=self.rescale,
-        )
+        weights = [self._parameters[name] for name in gradients]
+        orthogonalize_gradients_(weights, list(gradients.values()), scope=self.scope, rescale=self.rescale)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_losses.numerics.checks import check_count
+from lightning_losses.numerics.settings import Count, Declared
 
 
 class AlignedWeight(NamedTuple):
@@ -51,7 +51,7 @@ def align_weight(weight: Float[Tensor, "classes dim"], new_classes: int) -> Alig
     return AlignedWeight(torch.cat([weight[:-new_classes], gamma * weight[-new_classes:]]), gamma)
 
 
-class WeightAligning(L.Callback):
+class WeightAligning(Declared, L.Callback):
     """Aligns a classifier's weight when training on a task with new classes ends.
 
     Train that task with ``(1 - λ) CE + λ KD(temperature=2)`` on the old classes' logits, λ the share of old classes.
@@ -68,10 +68,10 @@ class WeightAligning(L.Callback):
         2
     """
 
-    def __init__(self, head: str, new_classes: int) -> None:
-        check_count("weight_aligning", "new_classes", new_classes)
-        self.head = head
-        self.new_classes = new_classes
+    name = "weight_aligning"
+
+    head: str
+    new_classes: Count
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check that the head is there."""

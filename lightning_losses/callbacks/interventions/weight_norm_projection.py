@@ -1,6 +1,7 @@
 """Trains on the sphere of weights of one norm."""
 
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Any
 
 import lightning as L
@@ -9,12 +10,12 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_losses.callbacks.access import refuse_hidden_gradients
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.settings import Declared, Positive
 from lightning_losses.optim.selection import select_parameters
 from lightning_losses.optim.weight_norm import project_weight_norm_, scale_weights_, weight_norm
 
 
-class WeightNormProjection(Callback):
+class WeightNormProjection(Declared, Callback):
     """Keeps the norm of all weights together at one value, by one factor after every optimizer step.
 
     Grokking is the slow way from too large a weight norm to one that generalises: on a sphere of the right radius
@@ -42,31 +43,20 @@ class WeightNormProjection(Callback):
         0.8
     """
 
-    def __init__(
-        self,
-        scale: float = 1.0,
-        norm: float | None = None,
-        include: Sequence[str] = ("*",),
-        exclude: Sequence[str] = (),
-    ) -> None:
-        check_number("weight_norm_projection", "scale", scale, above=0)
-        if norm is not None:
-            check_number("weight_norm_projection", "norm", norm, above=0)
-        self.scale = scale
-        self.norm = norm
-        self.include = include
-        self.exclude = exclude
-        self._started = False
-        self._handles: list[RemovableHandle] = []
+    name = "weight_norm_projection"
+
+    scale: Positive = 1.0
+    norm: Positive | None = None
+    include: Sequence[str] = ("*",)
+    exclude: Sequence[str] = ()
+    _started: bool = field(init=False, default=False)
+    _handles: list[RemovableHandle] = field(init=False, default_factory=list)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Scale the initial weights, take their norm, and stand behind every optimizer's step."""
-        refuse_hidden_gradients("weight_norm_projection", trainer)
-        parameters: list[nn.Parameter] = list(
-            select_parameters(
-                "weight_norm_projection", pl_module.named_parameters(), self.include, self.exclude
-            ).values()
-        )
+        refuse_hidden_gradients(self.name, trainer)
+        selected = select_parameters(self.name, pl_module.named_parameters(), self.include, self.exclude)
+        parameters: list[nn.Parameter] = list(selected.values())
         # A resumed run has done this, and weights projected again are not the same to the last bit.
         if not self._started:
             scale_weights_(parameters, self.scale)

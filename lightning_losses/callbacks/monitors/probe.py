@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.callbacks.access import refuse_hidden_gradients
+from lightning_losses.callbacks.access import evaluation_mode, refuse_hidden_gradients
 from lightning_losses.callbacks.monitors.monitor import Monitor
 from lightning_losses.numerics.settings import Count
 from lightning_losses.parallel.processes import gather_batch, group_rank, world_size
@@ -135,15 +135,9 @@ def first_rows(inputs: Tensor, target: Tensor, samples: int) -> tuple[Tensor, Te
 @contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
     """Within this context every submodule is in evaluation mode and autocast is off; then all is as before."""
-    modes = [(part, part.training) for part in module.modules()]
     device = next((parameter.device.type for parameter in module.parameters()), "cpu")
-    module.eval()
-    try:
-        with torch.enable_grad(), torch.autocast(device, enabled=False):
-            yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
+    with evaluation_mode(module), torch.enable_grad(), torch.autocast(device, enabled=False):
+        yield
 
 
 def inputs_and_target(who: str, batch: Any) -> tuple[Tensor, Tensor]:
