@@ -39,7 +39,7 @@ OPTIONS = {
     "masked-rows": {"drop_ignored": False, "reduction": "none", "return_lse": True, "return_entropy": True},
     "wide": {"accum_dtype": torch.float32},
 }
-SHAPES = [(37, 24, 53), (1, 16, 2), (16, 33, 64)]
+SHAPES = [(13, 24, 53), (1, 16, 2), (6, 33, 64)]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -101,7 +101,9 @@ def multiplying():
 
 def main():
     for name, dtype, shape, bias in itertools.product(OPTIONS, DTYPES, SHAPES, (True, False)):
-        if shape != SHAPES[0] and (bias or name not in ("plain", "rows", "policy")):
+        # A half type differs in how numbers are read and written: one of each with a bias, one without.
+        few = shape == SHAPES[0] and (dtype == "float32" or bias == (dtype == "bfloat16"))
+        if not few and (shape == SHAPES[0] or bias or name not in ("plain", "rows", "policy")):
             continue
         came = errors(DTYPES[dtype], shape, OPTIONS[name], bias)
         print(json.dumps({"case": f"{name} {dtype} {shape} bias={bias}", "dtype": dtype, "errors": came}), flush=True)

@@ -23,7 +23,7 @@ def interpreted():
 
 def test_values_and_gradients_equal_the_losses_in_float64():
     cases = [line for line in interpreted() if "errors" in line]
-    assert len(cases) == 16 * (3 + 2) + 16 * 3 + 16 + 1
+    assert len(cases) == 16 * (2 + 1) + 4 + 16 * 3 + 16 + 1
     for line in cases:
         assert max(line["errors"]) <= TOLERANCE[line["dtype"]], line
 
@@ -32,13 +32,13 @@ def test_a_row_that_is_not_a_number_stays_so_and_alone():
     cases = [line for line in interpreted() if "nan" in line]
     assert len(cases) == 2 * 16
     for line in cases:
-        assert line["nan"] == [False, False, True, False, False], line
+        assert line["nan"] == [False, False, True, False], line
 
 
 @pytest.mark.slow
 def test_the_compiled_kernel_neither_spills_nor_exceeds_shared_memory():
     lines = lines_of("tests.kernels.rows.triton_compiled", False)
-    assert len(lines) == 3 * 9 * 4
+    assert len(lines) == 9 * (4 + 2 + 2)
     for line in lines:
         assert line["spilled"] <= SPILLED, line
         assert line["shared"] <= SHARED_MEMORY[line["architecture"]], line

@@ -17,8 +17,9 @@ from lightning_losses.numerics.reduction import reduce
 from tests.kernels.rows.divergences import OBJECTIVES, of_class
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-TOKENS, WIDTH, TEACHER_WIDTH, VOCABULARY = 5, 8, 12, 37
-PLAIN, HARD = {}, {"hard_weight": 0.3, "soft_weight": 0.7}
+TOKENS, WIDTH, TEACHER_WIDTH, VOCABULARY = 4, 8, 12, 37
+HARD = {"hard_weight": 0.3, "soft_weight": 0.7}
+FEW = ("kd", "nkd", "jsd", "reverse_kl")
 
 
 def problem(dtype, masked=None):
@@ -101,19 +102,16 @@ def nothing():
 def main():
     # Rows that are several blocks long.
     triton_walk.BLOCK_BYTES = 64
-    settings = [
-        ("plain", PLAIN, {}),
-        ("hard ignored", HARD, {"ignored": True}),
-        ("rows", {**HARD, "reduction": "none"}, {"ignored": True}),
-    ]
+    settings = [("hard ignored", HARD, {"ignored": True}), ("rows", {"reduction": "none"}, {})]
     for name, dtype, (label, options, more) in itertools.product(OBJECTIVES, DTYPES, settings):
-        if dtype == "float32" or label == "hard ignored":
+        # A half type differs in how numbers are read and written.
+        if dtype == "float32" or (label == "hard ignored" and (dtype == "bfloat16" or name in FEW)):
             found = errors(name, DTYPES[dtype], options, **more)
             print(json.dumps({"case": f"{name} {dtype} {label}", "dtype": dtype, "errors": found}), flush=True)
     for name, masked in itertools.product(OBJECTIVES, ("student", "teacher", "both")):
         found = errors(name, torch.float32, {**HARD, "reduction": "sum"}, masked=masked)
         print(json.dumps({"case": f"{name} masked {masked}", "dtype": "float32", "errors": found}), flush=True)
-    for name, teacher in itertools.product(("kd", "nkd", "jsd", "reverse_kl"), ("cache", "logits")):
+    for name, teacher in itertools.product(FEW, ("cache", "logits")):
         for dtype in ("float32", "bfloat16"):
             found = errors(name, DTYPES[dtype], HARD, ignored=True, teacher=teacher)
             print(json.dumps({"case": f"{name} {dtype} {teacher}", "dtype": dtype, "errors": found}), flush=True)
