@@ -30,7 +30,7 @@ class SentenceEncoder(nn.Module):
 
     Raises:
         ModuleNotFoundError: transformers, or the package, is not installed.
-        ValueError: a folder without the model's files; a `max_length` below 1.
+        ValueError: a folder without the model's files; a package's name with a dot; a `max_length` below 1.
 
     Source:
         The default is sentence-transformers/all-MiniLM-L6-v2: Wang et al., 2020, "MiniLM: Deep Self-Attention
@@ -50,8 +50,10 @@ class SentenceEncoder(nn.Module):
         if not (home / "config.json").is_file():
             raise ValueError(f"sentence_encoder: {home} holds no config.json; give the folder of a model's files.")
         with _without_progress_bar():
-            self.encoder: Any = AutoModel.from_pretrained(home, local_files_only=True, use_safetensors=True)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(home, local_files_only=True)
+            self.encoder: Any = AutoModel.from_pretrained(
+                home, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            )
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(home, local_files_only=True, trust_remote_code=False)
         self.max_length = max_length
 
     @property
@@ -90,6 +92,9 @@ def _without_progress_bar() -> Iterator[None]:
 
 
 def _package_folder(package: str) -> Path:
+    if not package.isidentifier():
+        # To find a part of a package, Python runs the package.
+        raise ValueError(f"sentence_encoder: package={package!r} came; give the name of a package, without a dot.")
     require("SentenceEncoder", package)
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.origin is not None

@@ -20,7 +20,7 @@ def timm_network(name: str, num_classes: int, in_chans: int = 3, **options: Any)
 
     Raises:
         ModuleNotFoundError: timm is not installed.
-        ValueError: a name that timm does not know.
+        ValueError: a name that timm does not know; `pretrained_cfg`, which could name a file to unpickle.
 
     Example:
         >>> import torch
@@ -42,7 +42,8 @@ def create_network(caller: str, name: str, num_classes: int, **options: Any) -> 
 
     Raises:
         ModuleNotFoundError: timm is not installed.
-        ValueError: a name that timm does not know; the message lists the nearest.
+        ValueError: a name that timm does not know, with the nearest; `pretrained_cfg`, which could name a file to
+            unpickle.
     """
     require(caller, "timm")
     import timm
@@ -52,6 +53,10 @@ def create_network(caller: str, name: str, num_classes: int, **options: Any) -> 
         raise ValueError(
             f"{caller}: timm has no model '{name}'; "
             + (f"near it are {', '.join(near)}." if near else "timm.list_models() lists them.")
+        )
+    if other := sorted(option for option in options if option.startswith("pretrained_cfg")):
+        raise ValueError(
+            f"{caller}: {other[0]} came, by which timm may unpickle a file; give the weights by checkpoint_path."
         )
     # Read here, since some of timm's versions would unpickle it.
     checkpoint = options.pop("checkpoint_path", None)

@@ -16,6 +16,8 @@ from lightning_losses.experiments.config.instantiate import (
     targets,
 )
 from lightning_losses.experiments.config.settings import TrainSettings
+from lightning_losses.networks import timm_network
+from lightning_losses.networks.sentence_encoder import SentenceEncoder
 
 REFUSED = str.split("""
 os.system builtins.eval builtins.exec subprocess.run functools.partial operator.methodcaller
@@ -34,6 +36,35 @@ lightning_losses.experiments.training.kept_networks.KeptNetworks lightning_losse
 lightning_losses.experiments.launch.experiment_of lightning_losses.experiments.kinds.grok.Run
 lightning_losses.losses.KD.__subclasses__ lightning_losses.losses.KD.forward torch.nn torch.nn.Module.__class__
 nothing.here
+joblib.load numpy.load pandas.read_pickle pickle.loads runpy.run_path marshal.loads shelve.open dill.load
+importlib.import_module pkgutil.resolve_name pathlib.Path.unlink shutil.rmtree builtins.open codecs.open
+hydra.utils.call hydra.utils.get_class hydra.utils.get_object hydra._internal.utils._locate
+omegaconf.OmegaConf.load omegaconf.OmegaConf.register_new_resolver
+torch.serialization.load torch.save torch.utils.data.IterDataPipe torch.utils.model_zoo.load_url
+torch.nn.Module.load_state_dict torch.nn.Linear.register_forward_hook torch.optim.Adam.load_state_dict
+torch.nn.utils.prune.CustomFromMask torch.nn.functional.boolean_dispatch.__globals__ torch.nn.functional.np.load
+timm.models.load_checkpoint timm.models.load_state_dict timm.models.create_model
+timm.create_model timm.models.resnet.resnet18 timm.models.safe_model_name timm.layers.set_scriptable
+timm.utils.CheckpointSaver timm.data.create_dataset
+torchvision.models.resnet18 torchvision.models.get_model torchvision.io.read_file
+torchvision.transforms.functional.to_tensor torchvision.transforms.functional.np.load
+torchmetrics.utilities.imports.RequirementCache torchmetrics.Metric.load_state_dict
+lightning.pytorch.cli.SaveConfigCallback lightning.pytorch.serve.ServableModuleValidator
+lightning.pytorch.loggers.MLFlowLogger lightning.pytorch.loggers.CometLogger
+lightning.pytorch.plugins.io.TorchCheckpointIO lightning.fabric.plugins.io.TorchCheckpointIO
+lightning.pytorch.trainer.connectors.checkpoint_connector._CheckpointConnector lightning.pytorch.Trainer.save_checkpoint
+lightning.pytorch.core.saving.load_hparams_from_yaml lightning.fabric.utilities.cloud_io._load
+lightning_losses.callbacks.records.metrics_file.append_metrics
+lightning_losses.callbacks.records.metrics_file.read_metrics
+lightning_losses.callbacks.records.figures.publish lightning_losses.checkpoints.atomic_checkpoints.read_checkpoint
+lightning_losses.checkpoints.slurm.remove_lightnings_own lightning_losses.checkpoints.resumption.begin
+lightning_losses.data.stdlib_text.source_files lightning_losses.environment.atomic_files.write_text
+lightning_losses.kernels.compiled.library.load lightning_losses.kernels.compiled.library.unsupported
+lightning_losses.networks.weights.read_weights lightning_losses.networks.weights.load_weights
+lightning_losses.parallel.sharded_folders.find_again lightning_losses.teachers.cache_teacher.cache_teacher
+lightning_losses.teachers.mapped_logits.file_sum lightning_losses.calibrators.Calibrator.load
+lightning_losses.experiments.training.training.instantiate lightning_losses.diagnostics.numerics.replay
+lightning_losses.catalogue.new_method.new_method lightning_losses.experiments.config.instantiate.find_target
 """)
 
 ALLOWED = str.split("""
@@ -43,6 +74,12 @@ torch.nn.Linear torch.nn.functional.relu torch.optim.AdamW torch.optim.lr_schedu
 lightning.Trainer lightning.pytorch.callbacks.EarlyStopping lightning.pytorch.loggers.CSVLogger
 lightning.pytorch.strategies.DDPStrategy torchmetrics.classification.MulticlassAccuracy
 timm.loss.LabelSmoothingCrossEntropy lightning_losses.experiments.kinds.grok.Grokking
+lightning_losses.KD lightning_losses.teachers.checkpoint_teacher lightning_losses.teachers.timm_teacher
+lightning_losses.data.seeded_views.RandomShift lightning_losses.parallel.blocks.Execution
+lightning_losses.kernels.linear_cross_entropy.linear_cross_entropy lightning_losses.calibrators.TemperatureScaling
+lightning.pytorch.profilers.SimpleProfiler lightning.pytorch.callbacks.ModelCheckpoint
+lightning.pytorch.plugins.environments.SLURMEnvironment lightning.pytorch.plugins.MixedPrecision
+torchvision.transforms.RandomErasing torchvision.ops.sigmoid_focal_loss timm.models.resnet.ResNet
 """)
 
 
@@ -80,6 +117,9 @@ def trace(tmp_path):
         lambda evil: {"_target_": "torch.nn.Linear", "_recursive_": False, "in_features": evil, "out_features": 1},
         lambda evil: {"x": evil["_target_"], "y": {**evil, "_target_": "${x}"}},
         lambda evil: {"set": {"model._target_": evil["_target_"]}},
+        lambda evil: {"x": "${oc.create:{_target_: os.mkdir, path: %s}}" % evil["path"]},  # noqa: UP031
+        lambda evil: {"a": "os.", "b": "mkdir", "x": {**evil, "_target_": "${a}${b}"}},
+        lambda evil: {"a": "os", "x": {**evil, "_target_": "${oc.decode:${a}.mkdir}"}},
     ],
 )
 def test_depth_hides_nothing(trace, wrap):
@@ -90,6 +130,60 @@ def test_depth_hides_nothing(trace, wrap):
         instantiate(config)
     with pytest.raises(ConfigError):
         check_targets(OmegaConf.to_container(config, resolve=True))
+
+
+@pytest.mark.parametrize("text", [r"\${oc.create:{_target_: os.mkdir}}", r"a\${nothing}"])
+def test_what_would_be_resolved_a_second_time_is_refused(text):
+    with pytest.raises(ConfigError, match="could become anything when it is read again"):
+        instantiate(OmegaConf.create({"_target_": "torch.nn.Linear", "in_features": text, "out_features": 1}))
+
+
+def test_plain_values_are_resolved_before_they_are_checked(trace):
+    # As read from a file beside a checkpoint: no configuration yet, and Hydra would make one of it.
+    hidden = {"network": "${oc.create:{_target_: os.mkdir, path: %s}}" % trace}  # noqa: UP031
+    with pytest.raises(ConfigError, match=r"os\.mkdir: a configuration may not build this"):
+        instantiate(hidden)
+
+
+def test_what_is_checked_is_what_is_built():
+    """A resolver that answers otherwise each time is asked once."""
+    answers = iter(["torch.nn.ReLU", "os.getcwd", "os.getcwd"])
+    OmegaConf.register_new_resolver("another_each_time", lambda: next(answers), replace=True)
+    assert isinstance(instantiate(OmegaConf.create({"_target_": "${another_each_time:}"})), torch.nn.ReLU)
+    assert next(answers) == "os.getcwd"
+
+
+@pytest.mark.parametrize(
+    ("target", "argument"),
+    [("loggers.CSVLogger", "save_dir"), ("loggers.CSVLogger", "name"), ("loggers.TensorBoardLogger", "version"),
+     ("profilers.SimpleProfiler", "dirpath"), ("profilers.AdvancedProfiler", "filename"),
+     ("callbacks.ModelCheckpoint", "dirpath"), ("callbacks.OnExceptionCheckpoint", "dirpath")],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["/etc", "~/.ssh", "a/../../b", "s3://bucket/a", "C:\\a"])
+def test_what_writes_stays_within_the_run(target, argument, place):
+    node = {"_target_": f"lightning.pytorch.{target}", argument: place}
+    with pytest.raises(ConfigError, match="may write only within the run"):
+        check_targets({"x": node})
+    check_targets({"x": {**node, argument: "logs/a..b"}})
+    with allowing([node["_target_"]]):
+        check_targets({"x": node})
+
+
+def test_no_package_is_run_to_look_at_a_name(tmp_path, monkeypatch, trace):
+    (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(trace)!r})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("evil.Net", "evil", "torch.evil", "lightning.evil.Net"):
+        with pytest.raises(ConfigError):
+            find_target(name)
+    assert essential({"_target_": "evil.Net", "a": 1}) == {"_target_": "evil.Net", "a": 1}
+    with pytest.raises(ValueError, match="without a dot"):
+        SentenceEncoder(package="evil.part")
+
+
+@pytest.mark.parametrize("option", ["pretrained_cfg", "pretrained_cfg_overlay"])
+def test_no_file_is_handed_to_timm(option):
+    with pytest.raises(ValueError, match=rf"timm_network: {option} came, by which timm may unpickle a file"):
+        timm_network("test_resnet", 2, **{option: {"file": "a.pt"}})
 
 
 def test_hydra_alone_would_have_built_it(tmp_path):
@@ -146,6 +240,9 @@ def test_a_module_that_is_allowed_allows_none_that_begins_alike(tmp_path, monkey
             r"^hydra\.job_logging\.handlers",
         ),
         ("+hydra.job_logging.handlers.x={class:logging.StreamHandler,stream:'ext://os.environ'}", r"stream=ext://os"),
+        ("hydra.launcher._target_=hydra_plugins.lightning_losses_searchpath.files", r"^hydra\.launcher\._target_"),
+        ("hydra.output_subdir=../x", r"^hydra\.output_subdir=\.\./x: this leads out"),
+        ("hydra.job.name=../x", r"^hydra\.job\.name=\.\./x: this leads out"),
     ],
 )
 def test_a_command_line_that_builds_something_else_is_refused(line, message):
@@ -166,14 +263,36 @@ def test_a_file_does_not_extend_the_list(tmp_path):
     assert config.x._target_ == "collections.OrderedDict"
 
 
-@pytest.mark.parametrize("handler", ["{(): os.system, command: ls}", "{class: logging.os.system, command: ls}"])
-def test_a_file_has_logging_build_nothing_else(tmp_path, handler):
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("job_logging: {handlers: {x: {(): os.system, command: ls}}}", r"job_logging\.handlers\.x\.\(\)=os\.system"),
+        ("job_logging: {handlers: {x: {class: logging.os.system}}}", r"job_logging\.handlers\.x\.class=logging\.os"),
+        ("job_logging: {handlers: {x: {class: logging.handlers.SocketHandler}}}", r"handlers\.x\.class"),
+        ("hydra_logging: {handlers: '${oc.create:{x: {class: logging.os.system}}}'}", r"x\.class=logging\.os\.system"),
+        ("job_logging: {handlers: '${oc.create:{x: ${hydra:runtime.x}}}'}", "what this will be can't be known yet"),
+        ("job_logging: {handlers: {x: {class: '${hydra:runtime.output_dir}'}}}", r"x\.class=\$\{hydra:runtime"),
+        ("job_logging: {handlers: {file: {filename: /etc/x}}}", "a log lies in the run's folder"),
+        ("job_logging: {handlers: {file: {filename: '${hydra.runtime.output_dir}/../x'}}}", "a log lies in the run's"),
+        ("job: {env_set: {LD_PRELOAD: x.so}}", r"^hydra\.job\.env_set\.LD_PRELOAD: a file may not say this"),
+        ("callbacks: {x: {_target_: hydra.experimental.callbacks.PickleJobInfoCallback}}", r"callbacks\.x\._target_"),
+        ("output_subdir: ../../x", r"^hydra\.output_subdir"),
+        ("launcher: {setup: [ls]}", r"^hydra\.launcher\.setup: a file may not say this"),
+    ],
+)  # fmt: skip
+def test_a_file_has_hydra_do_nothing_else(tmp_path, part, message):
     (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "foreign.yaml").write_text(
-        f"# @package _global_\nhydra:\n  job_logging:\n    handlers:\n      x: {handler}\n"
-    )
-    with pytest.raises(ConfigError, match=r"^hydra\.job_logging\.handlers\.x\..*os\.system: a configuration may not"):
+    launcher = "defaults:\n  - override /hydra/launcher: submitit_slurm\n" if "setup" in part else ""
+    (tmp_path / "experiment" / "foreign.yaml").write_text(f"# @package _global_\n{launcher}hydra:\n  {part}\n")
+    with pytest.raises(ConfigError, match=message):
         check_overrides("train", ["experiment=foreign"], TrainSettings, config_dir=str(tmp_path))
+
+
+def test_the_command_line_may_say_what_a_file_may_not():
+    line = ["+hydra.job.env_set.A=b", "hydra.job_logging.handlers.file.filename=/x/y", "hydra.run.dir=/x"]
+    assert check_overrides("train", line, TrainSettings)
+    for line in (["hydra/launcher=submitit_slurm", "hydra.launcher.setup=[ls]"], ["hydra/sweeper=optuna"]):
+        assert check_overrides("train", line, TrainSettings, multirun=True)
 
 
 def test_an_error_within_what_is_built_keeps_its_place():

@@ -24,16 +24,27 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_losses.experiments.config.check_config import ConfigError, check_config, nearest
-from lightning_losses.experiments.config.instantiate import allowing
+from lightning_losses.experiments.config.instantiate import allowing, leaves_folder
 
 CONFIG_MODULE = "lightning_losses.conf"
-# What Hydra itself builds of its part of the configuration: plugins, and its own callbacks and samplers.
+# What Hydra itself builds of its part of the configuration: plugins, its own callback, and samplers.
 _HYDRA_BUILDS = re.compile(
-    r"(hydra_plugins|hydra\._internal\.core_plugins|hydra\.experimental\.callbacks|optuna\.samplers)\.[\w.]+"
+    r"hydra_plugins\.([a-z]\w*\.)+[A-Z]\w*(Launcher|Sweeper)"
+    r"|hydra\._internal\.core_plugins\.basic_(launcher\.BasicLauncher|sweeper\.BasicSweeper)"
+    r"|hydra\.experimental\.callbacks\.LogJobReturnCallback|optuna\.samplers\.\w+Sampler"
 )
-# What Python's logging builds of it: handlers and formatters.
+# What Python's logging builds of it: handlers that write to the terminal or into a file, and formatters.
 _LOGGING_BUILDS = re.compile(
-    r"logging\.(handlers\.)?(?!Queue)\w*(Handler|Formatter)|colorlog\.(StreamHandler|ColoredFormatter)"
+    r"logging\.((Stream|File|Null)Handler|handlers\.(TimedRotating|Rotating)FileHandler|Formatter)"
+    r"|colorlog\.(StreamHandler|ColoredFormatter)"
+)
+# What is known only when a job runs: a place, a number, or a name.
+_LATE = re.compile(r"\$\{hydra[.:](runtime\.(output_dir|cwd)|sweep\.dir|job\.(name|num|id|override_dirname))\}")
+_IN_RUN = re.compile(r"\$\{hydra[.:]runtime\.output_dir\}(/(?!\.\.)(\$\{hydra[.:]job\.\w+\}|[\w.-])+)+")
+# What runs commands, or decides what other programs run.
+_COMMANDS = (
+    *("job.env_set", "searchpath", "launcher.setup", "launcher.additional_parameters"),
+    *("sweeper.custom_search_space", "sweeper.storage"),
 )
 
 
@@ -254,29 +265,64 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
     except Exception as error:  # A file that is no YAML, or no configuration, can fail in any way.
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"a configuration can't be read ({type(error).__name__}: {reason})") from None
-    _check_builds("hydra", config.hydra)
+    given = {override.key_or_group for override in _parsed(overrides)}
+    _check_commands(config.hydra, given)
+    _check_builds("hydra", config.hydra, given)
     with open_dict(config):
         del config["hydra"]
     return config
 
 
-def _check_builds(path: str, node: Any) -> None:
-    """Raise for what Hydra's own part of the configuration would have built."""
+def _check_commands(hydra: DictConfig, given: set[str]) -> None:
+    """Raise for what only the command line may say of Hydra's part of the configuration, and for names that are paths.
+
+    Args:
+        hydra: that part.
+        given: the keys of the command line.
+    """
+    for name in _COMMANDS:
+        try:
+            value = OmegaConf.select(hydra, name, default=None)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"hydra.{name}: {str(error).splitlines()[0]}") from None
+        # What is missing still, "???", comes with a job.
+        keys = [f"{name}.{key}" for key in value] if isinstance(value, DictConfig) else [name] if value else []
+        if foreign := [f"hydra.{key}" for key in keys if f"hydra.{key}" not in given]:
+            raise ConfigError(
+                f"{foreign[0]}: a file may not say this, since it can run anything; if you trust it, write "
+                f"{foreign[0]}=... on the command line."
+            )
+    for name in ("output_subdir", "job.name"):
+        value = OmegaConf.select(hydra, name, default=None, throw_on_missing=False)
+        if value is not None and (leaves_folder(str(value)) or (name == "job.name" and "/" in str(value))):
+            raise ConfigError(f"hydra.{name}={value}: this leads out of the run's folder; give a plain name.")
+
+
+def _check_builds(path: str, node: Any, given: set[str]) -> None:
+    """Raise for what Hydra's own part of the configuration would have built, and for files that it would write to."""
     if not isinstance(node, DictConfig | ListConfig):
         return
     names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
     for name in names:
         where = f"{path}.{name}"
+        child: Any = node._get_node(name)
+        written = str(child._value())
         value: Any
         try:
             value = node[name]
         except OmegaConfBaseException:
-            # Known only when a job runs, as its folder is; what may be built is written out.
-            value = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index]
+            value = child._value()
+            if "${" in _LATE.sub("", written):
+                raise ConfigError(f"{where}={written}: what this will be can't be known yet; write it out.") from None
         pattern = {"_target_": _HYDRA_BUILDS, "()": _LOGGING_BUILDS, "class": _LOGGING_BUILDS}.get(str(name))
         bad = pattern is not None and not (isinstance(value, str) and pattern.fullmatch(value))
         # Logging follows ext:// to any name that can be imported, cfg:// only within the configuration.
         external = isinstance(value, str) and "ext:" in value and value not in ("ext://sys.stdout", "ext://sys.stderr")
         if bad or external:
             raise ConfigError(f"{where}={value}: a configuration may not build this.")
-        _check_builds(where, value)
+        if name == "filename" and where not in given and not _IN_RUN.fullmatch(written):
+            raise ConfigError(
+                f"{where}={written}: a log lies in the run's folder; let it begin with ${{hydra.runtime.output_dir}}/, "
+                "or name it on the command line."
+            )
+        _check_builds(where, value, given)

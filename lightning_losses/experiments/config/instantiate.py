@@ -1,15 +1,15 @@
 """Builds what a configuration names, if it is on the list of what a configuration may build."""
 
-import functools
+import copy
 import importlib
 import inspect
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import PureWindowsPath
 from typing import Any, NamedTuple
 
 import hydra.utils
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_losses.environment.extras import advice
@@ -19,60 +19,77 @@ _NAME = re.compile(r"[A-Za-z]\w*(\.(?!__)[A-Za-z_]\w*)*")
 
 
 class _Rule(NamedTuple):
-    """Public names under a module: subclasses of `bases`, and functions or other classes where `anything` says so.
+    """Public names under a module: subclasses of `bases`, the `names`, or, with `anything`, all functions and classes.
 
     A name is judged by where what it leads to was defined, not by how it is written: a module's own imports, such as
-    ``torch.nn.functional.importlib``, lead out of it.
+    ``torch.nn.functional.importlib``, lead out of it. `anything` is for modules that neither read files nor write them
+    nor run what a text says.
     """
 
     home: str
     bases: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     anything: bool = False
 
 
-_OURS = (
-    "calibrators callbacks checkpoints.epoch_seed checkpoints.last_checkpoint checkpoints.logged_values "
-    "checkpoints.process_states data experiments.loggers.wandb_run kernels losses "
-    "metrics mixins modules networks objective optim parallel.blocks parallel.fsdp2 samplers teachers transport"
-)
-_LIGHTNING = (
-    "lightning.pytorch.Trainer",
-    "lightning.pytorch.Callback",
-    "lightning.pytorch.loggers.Logger",
-    "lightning.pytorch.profilers.Profiler",
-    "lightning.pytorch.accelerators.Accelerator",
-    "lightning.pytorch.strategies.Strategy",
-    "lightning.pytorch.plugins.Precision",
-    "lightning.fabric.plugins.CheckpointIO",
-    "lightning.fabric.plugins.ClusterEnvironment",
-)
+_MODULE = ("torch.nn.Module",)
+_CALLBACK = ("lightning.pytorch.Callback",)
 _OPTIMIZERS = ("torch.optim.Optimizer", "torch.optim.lr_scheduler.LRScheduler")
+_PLUGINS = ("lightning.pytorch.plugins.Precision", "lightning.fabric.plugins.ClusterEnvironment")
+_LOGGER = ("lightning.pytorch.loggers.Logger",)
+_PROFILER = ("lightning.pytorch.profilers.Profiler",)
+_OURS = (
+    *(_Rule(room, anything=True) for room in ("losses", "metrics", "objective", "optim", "samplers", "transport")),
+    *(_Rule(f"kernels.{name}", anything=True) for name in ("linear_cross_entropy", "linear_distillation")),
+    _Rule("kernels.linear_stablemax_cross_entropy", anything=True),
+    _Rule("calibrators", _MODULE),
+    _Rule("callbacks", _CALLBACK),
+    _Rule("checkpoints", _CALLBACK),
+    _Rule("data", ("lightning.pytorch.LightningDataModule",), ("RandomShift",)),
+    _Rule("experiments", ("lightning_losses.experiments.launch.Experiment", *_LOGGER)),
+    _Rule("modules", _MODULE),
+    _Rule("networks", _MODULE, ("timm_network",)),
+    _Rule("parallel.blocks", names=("Execution",)),
+    _Rule("parallel.fsdp2", names=("FSDP2Strategy",)),
+    _Rule("teachers", _MODULE, ("checkpoint_teacher", "load_cached_teacher", "timm_teacher")),
+)
 _RULES = (
-    *(_Rule(f"lightning_losses.{part}", anything=True) for part in _OURS.split()),
-    _Rule("lightning_losses.experiments", ("lightning_losses.experiments.launch.Experiment",)),
-    _Rule("torch.nn", ("torch.nn.Module",)),
+    *(rule._replace(home=f"lightning_losses.{rule.home}") for rule in _OURS),
+    _Rule("torch.nn", _MODULE),
     _Rule("torch.nn.functional", anything=True),
     _Rule("torch.optim", _OPTIMIZERS),
-    _Rule("lightning.pytorch", _LIGHTNING),
-    _Rule("lightning.fabric", _LIGHTNING),
-    _Rule("pytorch_metric_learning.losses", ("torch.nn.Module",)),
-    _Rule("pytorch_metric_learning.distances", ("torch.nn.Module",)),
-    _Rule("pytorch_metric_learning.reducers", ("torch.nn.Module",)),
-    _Rule("timm.layers", ("torch.nn.Module",)),
-    _Rule("timm.loss", ("torch.nn.Module",)),
-    _Rule("timm.models", ("torch.nn.Module",)),
+    _Rule("lightning.fabric.plugins", _PLUGINS),
+    _Rule("lightning.pytorch.accelerators", ("lightning.pytorch.accelerators.Accelerator",)),
+    _Rule("lightning.pytorch.callbacks", _CALLBACK),
+    # Others send what they are told to an address.
+    *(_Rule(f"lightning.pytorch.loggers.{kind}", _LOGGER) for kind in ("csv_logs", "logger", "tensorboard", "wandb")),
+    _Rule("lightning.pytorch.plugins", _PLUGINS),
+    _Rule("lightning.pytorch.profilers", _PROFILER),
+    _Rule("lightning.pytorch.strategies", ("lightning.pytorch.strategies.Strategy",)),
+    _Rule("lightning.pytorch.trainer.trainer", names=("Trainer",)),
+    _Rule("pytorch_metric_learning.losses", _MODULE),
+    _Rule("pytorch_metric_learning.distances", _MODULE),
+    _Rule("pytorch_metric_learning.reducers", _MODULE),
+    _Rule("timm.layers", _MODULE),
+    _Rule("timm.loss", _MODULE),
+    _Rule("timm.models", _MODULE),
     _Rule("timm.optim", _OPTIMIZERS),
     _Rule("torchmetrics.classification", ("torchmetrics.Metric",)),
     _Rule("torchmetrics.functional.classification", anything=True),
     _Rule("torchmetrics.functional.regression", anything=True),
     _Rule("torchmetrics.regression", ("torchmetrics.Metric",)),
-    _Rule("torchvision.models", ("torch.nn.Module",)),
-    _Rule("torchvision.ops", ("torch.nn.Module",)),
-    _Rule("torchvision.ops.focal_loss", anything=True),
-    _Rule("torchvision.transforms", anything=True),
+    _Rule("torchvision.models", _MODULE),
+    _Rule("torchvision.ops", _MODULE, ("sigmoid_focal_loss",)),
+    _Rule("torchvision.transforms", _MODULE),
 )
-# Imported only for these: importing a module runs it.
-_PACKAGES = tuple(dict.fromkeys(rule.home.partition(".")[0] for rule in _RULES))
+# Where a name may begin; nothing else is imported to look at it, since importing a module runs it.
+_DOORS = (
+    *("lightning.Trainer", "lightning.fabric.plugins", "lightning.pytorch", "lightning_losses"),
+    *("pytorch_metric_learning", "timm.layers", "timm.loss", "timm.models", "timm.optim", "torch.nn", "torch.optim"),
+    *("torchmetrics", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
+)
+# What writes where its arguments say.
+_WRITERS = (*_LOGGER, *_PROFILER, "lightning.pytorch.callbacks.Checkpoint")
 
 _further: tuple[str, ...] = ()
 
@@ -106,22 +123,28 @@ def allowing(targets: Sequence[str]) -> Iterator[None]:
 def instantiate(config: Any, *arguments: Any, **options: Any) -> Any:
     """Hydra's `instantiate`, after a check of every ``_target_`` in the configuration, however deep.
 
+    Interpolations are resolved first: what was checked, and nothing else, is what Hydra is given.
+
     Raises:
         ValueError: a ``_target_`` that is not on the list; the message says how to extend it.
     """
-    plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
-    check_targets(plain, "" if not isinstance(config, DictConfig) else str(config._get_full_key(None) or ""))
-    return hydra.utils.instantiate(config, *arguments, **options)
+    resolved = copy.deepcopy(config) if OmegaConf.is_config(config) else OmegaConf.create(config)
+    OmegaConf.resolve(resolved)
+    path = str(config._get_full_key(None) or "") if isinstance(config, DictConfig) else ""
+    check_targets(OmegaConf.to_container(resolved, resolve=False), path)
+    return hydra.utils.instantiate(resolved, *arguments, **options)
 
 
 def check_targets(node: Any, path: str = "") -> None:
-    """Raise ``ValueError`` for the first ``_target_`` in plain values that a configuration may not build."""
+    """Raise ``ValueError`` for the first thing in resolved plain values that a configuration may not build."""
+    if isinstance(node, str) and "${" in node:
+        raise ConfigError(f"{path}={node}: this could become anything when it is read again; write out what it means.")
     if isinstance(node, list | tuple):
         for position, item in enumerate(node):
             check_targets(item, f"{path}[{position}]")
     elif isinstance(node, dict):
         if "_target_" in node:
-            find_target(node["_target_"], path)
+            _check_places(find_target(node["_target_"], path), node, path)
         for name, value in node.items():
             # The settings of a run are keyed by the whole path of what they replace.
             if str(name).endswith("._target_"):
@@ -138,14 +161,13 @@ def find_target(name: Any, path: str = "") -> Any:
     where = f"{path}._target_={name}" if path else f"_target_={name}"
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(f"{where}: give the dotted name of a class or a function.")
-    packages = (*_PACKAGES, *(target.partition(".")[0] for target in _further))
-    if name.partition(".")[0] not in packages:
+    if not any(_within(name, door) for door in (*_DOORS, *(target.partition(".")[0] for target in _further))):
         raise ConfigError(f"{where}: {_refusal(name)}")
     try:
         found = _resolve(name)
     except ImportError as error:
         raise ConfigError(f"{where}: {_why_not(error)}") from None
-    if not (name in _further or _allowed(found)):
+    if not (_added(name, found) or _allowed(found)):
         raise ConfigError(f"{where}: {_refusal(name)}")
     if not callable(found):
         raise ConfigError(f"{where}: it is a {type(found).__name__}; give a class or a function.")
@@ -195,17 +217,39 @@ def essential(node: Any) -> Any:
     }
 
 
-@functools.cache
 def _defaults(target: str) -> dict[str, Any]:
     try:
-        parameters = inspect.signature(hydra.utils.get_object(target)).parameters.values()
-    except (ImportError, InstantiationException, TypeError, ValueError):
+        # A kept result may come from elsewhere, and to import what it names would run it.
+        parameters = inspect.signature(find_target(target)).parameters.values()
+    except (TypeError, ValueError):
         return {}
     return {
         parameter.name: parameter.default
         for parameter in parameters
         if parameter.default is None or isinstance(parameter.default, bool | int | float | str)
     }
+
+
+def leaves_folder(place: str) -> bool:
+    """Whether a path leads out of the folder that it is read in.
+
+    Example:
+        >>> [leaves_folder(place) for place in ("logs/a", "/etc", "~/a", "logs/../../a", "s3://a/b")]
+        [False, True, True, True, True]
+    """
+    windows = PureWindowsPath(place)
+    return place.startswith(("/", "~")) or bool(windows.anchor) or ".." in windows.parts or "://" in place
+
+
+def _check_places(target: Any, node: dict[Any, Any], path: str) -> None:
+    if not (inspect.isclass(target) and _is_a(target, _WRITERS)) or _added(node["_target_"], target):
+        return
+    for name, value in node.items():
+        if isinstance(value, str) and leaves_folder(value):
+            raise ConfigError(
+                f"{path}.{name}={value}: {target.__name__} may write only within the run; give a relative path without "
+                f"'..', or add allowed_targets=[{node['_target_']}] to the command line."
+            )
 
 
 def _refusal(name: str) -> str:
@@ -238,18 +282,29 @@ def _resolve(name: str) -> Any:
 
 
 def _allowed(found: Any) -> bool:
-    # Neither methods, which may load files (load_from_checkpoint), nor builtins, whose origin can't be told.
-    if not (inspect.isclass(found) or inspect.isfunction(found)):
+    if not _plain(found):
         return False
-    home = found.__module__ or ""
-    if "." in found.__qualname__ or found.__name__.startswith("_"):
-        return False
-    if any(_within(home, target) for target in _further):
-        return True
     for rule in _RULES:
-        if _within(home, rule.home) and (rule.anything or (inspect.isclass(found) and _is_a(found, rule.bases))):
+        if _within(found.__module__ or "", rule.home) and (
+            rule.anything or found.__name__ in rule.names or (inspect.isclass(found) and _is_a(found, rule.bases))
+        ):
             return True
     return False
+
+
+def _added(name: Any, found: Any) -> bool:
+    """Whether the user has put it on the list."""
+    return name in _further or (_plain(found) and any(_within(found.__module__ or "", target) for target in _further))
+
+
+def _plain(found: Any) -> bool:
+    """Whether it is a module's own public class or function.
+
+    Neither methods, which may load files (load_from_checkpoint), nor builtins, whose origin can't be told.
+    """
+    return (inspect.isclass(found) or inspect.isfunction(found)) and not (
+        "." in found.__qualname__ or found.__name__.startswith("_")
+    )
 
 
 def _within(home: str, module: str) -> bool:
