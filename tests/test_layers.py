@@ -16,7 +16,7 @@ ROOMS = str.split(
     "numerics environment parallel transport metrics samplers optim networks data losses objective kernels calibrators "
     "teachers diagnostics plots mixins modules checkpoints callbacks"
 )
-ABOVE = ["experiments", "catalogue"]
+ABOVE = ["experiments", "catalogue", "__main__"]
 ORDER = {room: height for height, room in enumerate([*ROOMS, "", *ABOVE])}
 HEAVY = ("lightning", "hydra", "wandb", "timm", "torchmetrics", "matplotlib", "torchvision")
 MOST_IN_A_FAMILY = 25
@@ -73,7 +73,11 @@ def upward(graph: dict[str, set[str]]) -> list[str]:
 
 def test_every_module_stands_in_a_room():
     assert {room(module) for module in arrows()} == set(ORDER)
-    assert sorted(path.name for path in PACKAGE.iterdir() if path.is_file()) == ["__init__.py", "py.typed"]
+    assert sorted(path.name for path in PACKAGE.iterdir() if path.is_file()) == [
+        "__init__.py",
+        "__main__.py",
+        "py.typed",
+    ]
 
 
 def test_imports_run_downward():

@@ -9,10 +9,14 @@ from dataclasses import asdict
 from lightning_losses.environment.extras import advice
 
 
-def main() -> None:
-    """Run a sub-command; what follows the name of a recipe goes to the recipe as it is."""
+def main(program: str = "lightning-losses") -> None:
+    """Run a sub-command; what follows the name of a recipe goes to the recipe as it is.
+
+    Args:
+        program: what starts it, as a message tells a user to.
+    """
     parser = argparse.ArgumentParser(
-        prog="lightning-losses", description="Training objectives beyond cross-entropy for PyTorch Lightning."
+        prog=program, description="Training objectives beyond cross-entropy for PyTorch Lightning."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="{train,calibrate,compare,sweep,list,new}")
     commands.add_parser(
@@ -53,16 +57,16 @@ def main() -> None:
     if rest and arguments.command not in ("train", "calibrate", "compare", "sweep"):
         parser.error(f"{arguments.command} takes no {' '.join(rest)}")
     try:
-        _run(arguments, rest)
+        _run(program, arguments, rest)
     except ModuleNotFoundError as error:
         if not advice(error.name):
             raise
-        parser.exit(2, f"Error: lightning-losses {arguments.command}: {advice(error.name)}\n")
+        parser.exit(2, f"Error: {program} {arguments.command}: {advice(error.name)}\n")
 
 
-def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
+def _run(program: str, arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.command in ("train", "calibrate", "compare", "sweep"):
-        _recipe(arguments.command, rest)
+        _recipe(program, arguments.command, rest)
         return
     try:
         if arguments.command == "new":
@@ -74,8 +78,8 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> None:
         sys.exit(2)
 
 
-def _recipe(name: str, overrides: list[str]) -> None:
-    importlib.import_module(f"lightning_losses.recipes.{name}").main(overrides, f"lightning-losses {name}")
+def _recipe(program: str, name: str, overrides: list[str]) -> None:
+    importlib.import_module(f"lightning_losses.recipes.{name}").main(overrides, f"{program} {name}")
 
 
 def _list(family: str | None, needs: str | None, *, as_json: bool) -> None:

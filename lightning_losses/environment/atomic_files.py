@@ -1,11 +1,14 @@
 """Files that are replaced whole or not at all: the one before stays until all of the new one is on disk."""
 
+import contextlib
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +34,69 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """
     # The same name each time, so that what a kill leaves is overwritten, and not added to.
     partial = path.with_name(f".{path.name}{f'.{secrets.token_hex(4)}' if shared else ''}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        with partial.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-        _flush_folder(path.parent)
-    except BaseException as error:
-        # What is half written would only take space from the next attempt.
-        partial.unlink(missing_ok=True)
-        cause = _cause(error)
-        if cause is None:
+    with refusals_of(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            with partial.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(partial, path)
+            _flush_folder(path.parent)
+        except BaseException:
+            # What is half written would only take space from the next attempt.
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise
-        raise OSError(cause.errno, cause.strerror, str(path)) from None
+
+
+@contextmanager
+def refusals_of(path: Path) -> Iterator[None]:
+    """Within this context what the system refuses is an ``OSError`` that names the path, whichever library met it.
+
+    Example:
+        >>> with refusals_of(Path("runs/file")):
+        ...     raise RuntimeError("while serializing: No space left on device (os error 28)")
+        Traceback (most recent call last):
+        OSError: [Errno 28] No space left on device: 'runs/file'
+    """
+    try:
+        yield
+    except Exception as error:
+        number = refused_number(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from None
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, which is made if it isn't there; if that fails, the file stays as it was.
+
+    A line before it that a killed process left unfinished is removed.
+
+    Raises:
+        OSError: the disk is full, or the file can't be written to; it names the file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "lines").write_text("first\\nsec")
+        ...     append_line(Path(folder) / "lines", "second")
+        ...     (Path(folder) / "lines").read_text()
+        'first\\nsecond\\n'
+    """
+    with refusals_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+", buffering=0) as stream:
+            whole = _whole_lines(stream)
+            stream.truncate(whole)
+            content = f"{line}\n".encode()
+            try:
+                # A disk that is nearly full takes a part.
+                while content:
+                    content = content[stream.write(content) :]
+            except BaseException:
+                stream.truncate(whole)
+                raise
 
 
 def write_text(path: Path, text: str, *, shared: bool = False) -> None:
@@ -72,11 +124,23 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _cause(error: BaseException | None) -> OSError | None:
-    """The system's error behind torch's: its writer puts one of its own on top."""
+def refused_number(error: BaseException | None) -> int | None:
+    """The number of the system's error behind a library's: torch puts one of its own on top, safetensors says it."""
     while error is not None and not isinstance(error, OSError):
+        if said := re.search(r"\(os error (\d+)\)", str(error)):
+            return int(said[1])
         error = error.__cause__ or error.__context__
-    return error
+    return None if error is None else error.errno
+
+
+def _whole_lines(stream: FileIO) -> int:
+    """The bytes of a file up to the end of its last whole line."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(size - 1, 0))
+    if stream.read() in (b"", b"\n"):
+        return size
+    stream.seek(0)
+    return stream.read().rfind(b"\n") + 1
 
 
 def _flush_folder(folder: Path) -> None:

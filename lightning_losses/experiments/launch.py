@@ -8,6 +8,7 @@ import shlex
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,6 +33,7 @@ from lightning_losses.experiments.config.check_overrides import (
 from lightning_losses.experiments.config.instantiate import allowing, find_target, instantiate
 from lightning_losses.experiments.config.settings import SETTINGS
 from lightning_losses.experiments.messages import EXPECTED, expected, fail, refused, tell
+from lightning_losses.experiments.run_folder import run_folder
 from lightning_losses.numerics.checks import debug
 
 
@@ -133,23 +135,32 @@ def launch(recipe: str, arguments: Sequence[str] | None = None, program: str | N
     words = list(sys.argv[1:] if arguments is None else arguments)
     program = program or script()
     parser = get_args_parser()
-    try:
-        words = plain_overrides(_resumed(words))
-        parsed = parser.parse_args(words)
-        allowed = prepare(parsed, recipe, program)
-    except KeyboardInterrupt as error:
-        tell("Interrupted; nothing was trained yet.")
-        sys.exit(exit_code(error))
-    except Exception as error:  # Nothing has run: whatever it is, these settings made it.
-        if "debug=true" in words or os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        fail(error)
-    task = _guarded(program, allowed)
-    # Hydra names the job by it.
-    task.__module__ = f"lightning_losses.recipes.{recipe}"
-    version.setbase("1.3")
-    # hydra.main would read the process's arguments.
-    _run_hydra(parsed, parser, task, config_path=f"pkg://{CONFIG_MODULE}", config_name=recipe)
+    with ExitStack() as held:
+        try:
+            words = plain_overrides(_resumed(words))
+            parsed = parser.parse_args(words)
+            allowed = prepare(parsed, recipe, program)
+            if not _shows(parsed):
+                held.enter_context(run_folder(parsed, parsed.config_name or recipe))
+        except KeyboardInterrupt as error:
+            tell("Interrupted; nothing was trained yet.")
+            sys.exit(exit_code(error))
+        except Exception as error:  # Nothing has run: whatever it is, these settings made it.
+            if "debug=true" in words or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            fail(error)
+        task = _guarded(program, allowed)
+        # Hydra names the job by it.
+        task.__module__ = f"lightning_losses.recipes.{recipe}"
+        version.setbase("1.3")
+        # hydra.main would read the process's arguments.
+        _run_hydra(parsed, parser, task, config_path=f"pkg://{CONFIG_MODULE}", config_name=recipe)
+
+
+def _shows(arguments: argparse.Namespace) -> bool:
+    """Whether a command line asks for what there is, and runs nothing."""
+    asked = (arguments.help, arguments.hydra_help, arguments.cfg, arguments.info, arguments.shell_completion)
+    return any(asked)
 
 
 def prepare(arguments: argparse.Namespace, recipe: str, program: str = "") -> list[str]:
@@ -170,7 +181,7 @@ def prepare(arguments: argparse.Namespace, recipe: str, program: str = "") -> li
         )
     config_name = arguments.config_name or recipe
     allowed = allowed_targets(arguments.overrides)
-    if any((arguments.help, arguments.hydra_help, arguments.cfg, arguments.info, arguments.shell_completion)):
+    if _shows(arguments):
         check_hydra(config_name, arguments.overrides, config_dir=arguments.config_dir)
         return allowed
     configs = check_overrides(

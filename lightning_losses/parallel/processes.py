@@ -104,6 +104,22 @@ def values_on_first(value: Any) -> list[Any]:
     return gathered or []
 
 
+def value_of_first(value: Any) -> Any:
+    """A plain value of the first process, on every process.
+
+    Every process must ask at once.
+
+    Example:
+        >>> value_of_first({"batches": 3})
+        {'batches': 3}
+    """
+    if world_size() == 1:
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]
+
+
 def group_rank(group: Any = None) -> int:
     """This process's place in a group; 0 outside one."""
     return dist.get_rank(group) if world_size() > 1 else 0

@@ -1,6 +1,7 @@
 """Modules sharded by FSDP2; sums over whole tensors, and whole copies, where it leaves each process a shard."""
 
 import copy
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from lightning_losses.environment.atomic_files import refused_number
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.parallel.sharded_folders import check_folder
 
@@ -215,7 +217,7 @@ def _shard_groups(tensors: Sequence[Tensor]) -> list[tuple[DeviceMesh, int, list
     return [(mesh, dimension, members) for (mesh, dimension), members in groups.items()]
 
 
-def refusal(error: BaseException | None) -> tuple[int | None, str] | None:
+def refusal(error: BaseException | None) -> tuple[int, str] | None:
     """What the system refused, by number and in words, where writing shards failed; None if it was something else.
 
     Example:
@@ -225,6 +227,5 @@ def refusal(error: BaseException | None) -> tuple[int | None, str] | None:
     if isinstance(error, CheckpointException):
         # torch tells every process what all of them met.
         return next(filter(None, (refusal(failure) for failure, _ in error.failures.values())), None)
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return None if error is None else (error.errno, error.strerror or str(error))
+    number = refused_number(error)
+    return None if number is None else (number, os.strerror(number))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from lightning_losses.environment.atomic_files import write_text
+from lightning_losses.environment.atomic_files import refusals_of, write_text
+from lightning_losses.environment.locks import locked
 from lightning_losses.numerics.checks import check_count, check_temperature
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.teachers.calls import call, logits_of
@@ -66,7 +68,8 @@ def cache_teacher(
     set's inputs, autocast, and the options. Code in installed packages counts by their version. A cache that is there
     is not made again, unless its checksums say that it was damaged, and one that was interrupted goes on where it
     stopped, unless what it has is damaged; both after one pass over the inputs. It appears under its name only when it
-    is whole, with a checksum of each file.
+    is whole, with a checksum of each file. Of several processes that ask for one cache, of one run or of several users,
+    one makes it and the others wait; where the file system has no locks, each makes it, and the first one stays.
 
     With `top_k` the k largest logits of each sample are kept, and all others are replaced by one value that keeps
     their mass m exact at `temperature`: at that temperature the probabilities of the k classes are exact, and those of
@@ -90,7 +93,7 @@ def cache_teacher(
             when that changes. None refuses such teachers.
 
     Returns:
-        The cache's folder, for `load_cached_teacher`. Under several processes let one of them make it.
+        The cache's folder, for `load_cached_teacher`.
 
     Raises:
         ValueError: options out of range; more than the teacher's classes to keep; a teacher with a state that can't be
@@ -122,20 +125,36 @@ def cache_teacher(
             "layers": list(layers),
         }
         home = Path(folder) / _digest(teacher, loader, settings, torch.device(device), identity)
-        if home.is_dir() and damaged_file(home) is not None:
-            shutil.rmtree(home)
-        if not home.is_dir():
-            partial = home.with_suffix(".partial")
-            partial.mkdir(parents=True, exist_ok=True)
-            _evaluate(teacher, dataset, partial, settings, batch_size, collate_fn, torch.device(device))
-            sums = {file.name: file_sum(file) for file in sorted(partial.glob("*.npy"))}
-            manifest = {**settings, "files": sums}
-            write_text(partial / MANIFEST, json.dumps({**manifest, "sha256": manifest_sum(manifest)}))
-            (partial / _PROGRESS).unlink()
-            os.replace(partial, home)
+        if not _is_whole(home):
+            with locked(home.with_name(f".{home.name}.lock")) as alone:
+                # Unless another process has made it meanwhile.
+                if not _is_whole(home):
+                    shutil.rmtree(home, ignore_errors=True)
+                    partial = home.with_suffix(".partial" if alone else f".{secrets.token_hex(4)}.partial")
+                    partial.mkdir(exist_ok=True)
+                    _evaluate(teacher, dataset, partial, settings, batch_size, collate_fn, torch.device(device))
+                    _publish(partial, home, settings)
     finally:
         teacher.train(training)
     return home
+
+
+def _is_whole(home: Path) -> bool:
+    return home.is_dir() and damaged_file(home) is None
+
+
+def _publish(partial: Path, home: Path, settings: dict[str, Any]) -> None:
+    """Give a cache its checksums and its name; one that has the name already stays."""
+    sums = {file.name: file_sum(file) for file in sorted(partial.glob("*.npy"))}
+    manifest = {**settings, "files": sums}
+    write_text(partial / MANIFEST, json.dumps({**manifest, "sha256": manifest_sum(manifest)}))
+    (partial / _PROGRESS).unlink()
+    try:
+        os.replace(partial, home)
+    except OSError:
+        if not _is_whole(home):
+            raise
+        shutil.rmtree(partial)
 
 
 @torch.no_grad()
@@ -161,17 +180,7 @@ def _evaluate(
         kept.update({f"{FEATURES}{layer}": full_precision(tap.features[layer]).cpu() for layer in layers})
         if not arrays:
             kept["num_classes"] = torch.tensor([logits.shape[-1]])
-            arrays = {
-                name: np.lib.format.open_memmap(
-                    folder / f"{name}.npy",
-                    mode="w+",
-                    dtype=values.numpy().dtype,
-                    shape=(samples if name != "num_classes" else 1, *values.shape[1:]),
-                )
-                for name, values in kept.items()
-            }
-            for file in folder.glob("*.npy"):
-                _take_space(file)
+            arrays = _begin(folder, kept, samples)
             arrays["num_classes"][:] = logits.shape[-1]
             sums["num_classes"] = zlib.crc32(arrays["num_classes"].data)
             del kept["num_classes"]
@@ -183,6 +192,27 @@ def _evaluate(
         # Only what is in the files counts as done.
         done += len(logits)
         write_text(progress, json.dumps({"done": done, "sums": sums}))
+
+
+def _begin(folder: Path, kept: Mapping[str, Tensor], samples: int) -> dict[str, NDArray[Any]]:
+    """The files of a cache, all of whose space is taken; without space for them, nothing is left."""
+    try:
+        with refusals_of(folder):
+            arrays = {
+                name: np.lib.format.open_memmap(
+                    folder / f"{name}.npy",
+                    mode="w+",
+                    dtype=values.numpy().dtype,
+                    shape=(samples if name != "num_classes" else 1, *values.shape[1:]),
+                )
+                for name, values in kept.items()
+            }
+            for file in folder.glob("*.npy"):
+                _take_space(file)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return arrays
 
 
 def _begun(folder: Path) -> tuple[int, dict[str, NDArray[Any]], dict[str, int]]:

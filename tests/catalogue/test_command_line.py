@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import signal
@@ -5,9 +6,13 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
+from lightning.pytorch.strategies.launchers import subprocess_script
 
 from lightning_losses.catalogue import command_line as cli
 from lightning_losses.catalogue.losses import catalogue
@@ -152,6 +157,31 @@ def test_what_can_not_be_resumed_is_a_message(monkeypatch, tmp_path, capsys, arg
     with pytest.raises(SystemExit) as exit:
         cli.main()
     assert exit.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("as_module", "trainer"), [(False, "ddp"), (True, "fsdp")], ids=["script", "module"])
+def test_a_further_process_is_started_by_what_started_the_first(monkeypatch, tmp_path, as_module, trainer):
+    started = []
+
+    def popen(command, **options):
+        started.append((command, options["cwd"]))
+        raise SystemExit
+
+    script = Path(sys.executable).with_name("lightning-losses")
+    words = ["train", f"trainer={trainer}", "trainer.accelerator=cpu", "trainer.devices=2", "experiment=classify"]
+    words += ["data=digits", "model.width=4", "modules.baseline=null", "logger=none"]
+    module = importlib.util.find_spec("lightning_losses.__main__")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess_script, "subprocess", SimpleNamespace(Popen=popen))
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", module if as_module else None)
+    monkeypatch.setattr(sys, "argv", [module.origin if as_module else str(script), *words])
+    with mock.patch.dict(os.environ), pytest.raises(SystemExit):
+        cli.main()
+    ((command, folder),) = started
+    (run,) = (tmp_path / "outputs").glob("*/*")
+    how = ["-m", "lightning_losses.__main__"] if as_module else [str(script)]
+    assert script.is_file() and command[: len(words) + len(how) + 1] == [sys.executable, *how, *words]
+    assert f'hydra.run.dir="{run.relative_to(tmp_path)}"' in command and folder == str(tmp_path)
 
 
 def test_calibrate_writes_a_calibrator_and_a_wrong_name_is_a_message(run, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from lightning_losses.environment.atomic_files import write_text
+from lightning_losses.environment.atomic_files import append_line, write_text
 
 
 class MetricsFile(Callback):
@@ -44,10 +44,7 @@ class MetricsFile(Callback):
 
 def append_metrics(path: Path, values: Mapping[str, float | bool]) -> None:
     """Append one line of metrics."""
-    plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        stream.write(json.dumps(plain) + "\n")
+    append_line(path, json.dumps({name: value if math.isfinite(value) else None for name, value in values.items()}))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

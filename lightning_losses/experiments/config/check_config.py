@@ -209,6 +209,11 @@ def runs_again(trainer: DictConfig) -> bool:
     if {"SLURM_NTASKS", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
         # srun and torchrun have started all of them.
         return False
+    return runs_beside_others(trainer)
+
+
+def runs_beside_others(trainer: DictConfig) -> bool:
+    """Whether each of several processes runs the whole command."""
     several = trainer.get("devices", 1) not in (1, "1") or (trainer.get("num_nodes") or 1) != 1
     return several and not forks(trainer)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose, version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -120,6 +120,32 @@ def check_hydra(config_name: str, arguments: Sequence[str], *, config_dir: str |
     with _configurations(config_dir):
         for job in _jobs(_parsed(arguments)):
             _compose(config_name, job)
+
+
+class FolderSetting(NamedTuple):
+    """A folder of Hydra's as a configuration has it, and whether the time is in its name."""
+
+    path: Path
+    by_time: bool
+
+
+def folder_setting(
+    key: str, config_name: str, arguments: Sequence[str], *, config_dir: str | None = None
+) -> FolderSetting:
+    """Where a run goes, or a sweep.
+
+    Args:
+        key: ``hydra.run.dir`` or ``hydra.sweep.dir``.
+        config_name: the primary configuration.
+        arguments: overrides as they came from the command line.
+        config_dir: a folder with further configurations.
+    """
+    with _configurations(config_dir):
+        config = compose(config_name, next(_jobs(_parsed(arguments))), return_hydra_config=True)
+        node, _, name = key.rpartition(".")
+        said = OmegaConf.to_container(OmegaConf.select(config, node), resolve=False)
+        assert isinstance(said, dict)
+        return FolderSetting(Path(str(OmegaConf.select(config, key))), "${now:" in str(said[name]))
 
 
 def allowed_targets(arguments: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.data.docstring_pairs import DocstringPairs, PairDataset
 from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.experiments.config.instantiate import instantiate
@@ -111,8 +112,8 @@ class EmbeddingDistillation(Experiment):
             batch = data.train.__getitems__(list(range(min(8, len(data.train)))))
             rehearse_step(trainings[0].build(CachedLogits(vectors)), batch, trainings[0].trainer)
 
-    def perform(self, folder: Path) -> list[EncoderScores]:
-        """Train what the experiment names, and write the report into the run's folder."""
+    def perform(self, folder: Path) -> list[EncoderScores] | None:
+        """Train what the experiment names, and write the report; None in a process beside the first."""
         config = self.config
         started = time.perf_counter()
         chosen = students(config)
@@ -135,6 +136,8 @@ class EmbeddingDistillation(Experiment):
             parameters = sum(parameter.numel() for parameter in trained.network.parameters())
             untrained, reached = (retrieval_scores(torch.cat(each)) for each in (before, after))
             scores.append(EncoderScores(name, untrained, reached, parameters, seconds))
+        if not first_process():
+            return None
         seconds = time.perf_counter() - started
         page = _page(config, scores, data, seconds, self.command)
         page.write(folder / "report")

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.environment.atomic_files import write_json
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import plain_settings
@@ -72,8 +73,8 @@ class SelfDistillation(Experiment):
         module = first.build(first.build().get_submodule("network"))
         rehearse_step(module, first.first_batch(rows=8), first.trainer)
 
-    def perform(self, folder: Path) -> Report:
-        """Train generation after generation, and report on all of them."""
+    def perform(self, folder: Path) -> Report | None:
+        """Train generation after generation, and report on all of them; None in a process beside the first."""
         config = self.config
         check_settings(config)
         started = time.perf_counter()
@@ -98,6 +99,8 @@ class SelfDistillation(Experiment):
                 alpha = optimal_alpha(from_target, from_teacher, one_hot).clamp(0, 1).item()
             alphas.append(float(alpha))
             trained.append(fit(f"generation_{number}", alpha, teacher))
+        if not first_process():
+            return None
         write_json(folder / "alphas.json", alphas)
         report = Report(
             title=f"{config.generations} generations on {data.name}, labels weighing "

@@ -1,11 +1,9 @@
 """The trials of a sweep, and the journal that they survive an interruption in."""
 
-import fcntl
 import hashlib
 import json
 import math
 import os
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import IO, Any, Literal
 
 from lightning_losses.callbacks.records.metrics_file import read_metrics
 from lightning_losses.environment.atomic_files import write_text
+from lightning_losses.environment.locks import take_lock
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.sweeps.sweep_file import Metric
 
@@ -90,14 +89,16 @@ class Journal:
         # Held by this process and by its trials until the last of them ends, however it ends.
         self.lock = (folder / ".lock").open("a")
         try:
-            if not _locked(self.lock, patience):
-                raise ConfigError(f"folder={folder}: this sweep is running in another process; wait for its end.")
+            take_lock(self.lock.fileno(), patience, folder / ".lock")
             self._claim(identity)
-        except ConfigError:
+            self.trials = self._read()
+            self._stream: IO[str] = (folder / "trials.jsonl").open("a")
+        except BlockingIOError:
+            self.lock.close()
+            raise ConfigError(f"folder={folder}: this sweep is running in another process; wait for its end.") from None
+        except BaseException:
             self.lock.close()
             raise
-        self.trials = self._read()
-        self._stream: IO[str] = (folder / "trials.jsonl").open("a")
 
     def __enter__(self) -> "Journal":
         return self
@@ -168,19 +169,6 @@ def by_metric(trials: Iterable[Trial], metric: Metric | None) -> list[Trial]:
         return (value is None, 0.0 if value is None or metric is None else metric.sign * value, trial.number)
 
     return sorted(trials, key=place)
-
-
-def _locked(file: IO[str], patience: float) -> bool:
-    """Whether a file could be locked."""
-    until = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError:
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.05)
 
 
 def _finite(value: Any) -> bool:

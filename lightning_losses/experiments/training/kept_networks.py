@@ -12,6 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from lightning_losses.environment.atomic_files import refusals_of
+from lightning_losses.environment.locks import locked
+
 WEIGHTS, RECORD = "weights.safetensors", "record.json"
 
 
@@ -44,6 +47,37 @@ class KeptNetworks:
 
     def load(self, identity: dict[str, Any], network: nn.Module) -> dict[str, Any] | None:
         """Fill the network with the kept weights; the values kept beside them, or None if there is no good one."""
+        values = self._values(identity)
+        try:
+            if values is not None:
+                load_model(network, self.place(identity) / WEIGHTS)
+        except (OSError, ValueError, RuntimeError, SafetensorError):
+            return None
+        return values
+
+    def save(self, identity: dict[str, Any], network: nn.Module, values: dict[str, Any]) -> None:
+        """Keep a network; all of it becomes visible at once. One that is there already and whole stays."""
+        place = self.place(identity)
+        with refusals_of(self.folder), locked(place.with_name(f".{place.name}.lock")):
+            if self._values(identity) is not None:
+                return
+            partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=".partial."))
+            try:
+                save_model(network, str(partial / WEIGHTS))
+                record = {"identity": identity, "sha256": file_digest(partial / WEIGHTS), "values": values}
+                record["record_sha256"] = _digest(record)
+                (partial / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
+                try:
+                    self._publish(partial, place)
+                except OSError:
+                    # Where there are no locks, another process may have kept it just now.
+                    if self._values(identity) is None:
+                        raise
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def _values(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+        """The values kept beside a network, if all of it is whole."""
         place = self.place(identity)
         try:
             record = json.loads((place / RECORD).read_text())
@@ -51,28 +85,14 @@ class KeptNetworks:
                 return None
             if record.pop("record_sha256") != _digest(record) or record["sha256"] != file_digest(place / WEIGHTS):
                 return None
-            load_model(network, place / WEIGHTS)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
+            values: dict[str, Any] = record["values"]
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        values: dict[str, Any] = record["values"]
         return values
-
-    def save(self, identity: dict[str, Any], network: nn.Module, values: dict[str, Any]) -> None:
-        """Keep a network; all of it becomes visible at once. One that is there already and whole stays."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=".partial."))
-        try:
-            save_model(network, str(partial / WEIGHTS))
-            record = {"identity": identity, "sha256": file_digest(partial / WEIGHTS), "values": values}
-            record["record_sha256"] = _digest(record)
-            (partial / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
-            self._publish(partial, self.place(identity))
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     def _publish(self, partial: Path, place: Path) -> None:
         if place.exists():
-            # Only a damaged one gets here, or one that another process has just written: both may be replaced.
+            # A damaged one.
             damaged = Path(tempfile.mkdtemp(dir=self.folder, prefix=".replaced."))
             os.replace(place, damaged)
             shutil.rmtree(damaged, ignore_errors=True)

@@ -24,11 +24,18 @@ from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.checkpoints.resumption import begin
 from lightning_losses.data import ImageData
 from lightning_losses.environment.source_digest import source_digest
-from lightning_losses.experiments.config.check_config import check_environment, check_trainer, shards_teacher
+from lightning_losses.experiments.config.check_config import (
+    check_environment,
+    check_trainer,
+    runs_beside_others,
+    shards_teacher,
+)
 from lightning_losses.experiments.config.instantiate import instantiate, targets
 from lightning_losses.experiments.config.settings import Weights
 from lightning_losses.experiments.training.kept_networks import KeptNetworks, file_digest
 from lightning_losses.experiments.training.rehearsal import quiet, rehearse_step
+from lightning_losses.parallel.connection import connect_processes
+from lightning_losses.parallel.processes import value_of_first
 from lightning_losses.teachers import checkpoint_teacher
 
 # What configurations say that changes no result: how a trainer looks, and how batches come to the device.
@@ -274,13 +281,33 @@ class Training:
             return self.given()
         network = self.build().get_submodule("network")
         values = kept.load(self.identity, network)
-        if values is not None:
+        if self._is_kept(values is not None):
+            assert values is not None
             return Trained(self.name, self.label, network.eval().requires_grad_(False), kept=True, **values)
         trained = self.run(folder, resume=resume)
         finite = all(math.isfinite(value) for values in trained.history.values() for value in values)
         if finite and first_process():
             kept.save(self.identity, trained.network, {"history": trained.history, "seconds": trained.seconds})
         return trained
+
+    def _is_kept(self, here: bool) -> bool:
+        """Whether the first process found the network; another run may keep it between two processes' looks.
+
+        Raises:
+            ValueError: this process didn't.
+        """
+        if not runs_beside_others(self.trainer):
+            return here
+        with quiet():
+            check_environment(self.trainer)
+            connect_processes(instantiate(self.trainer, _convert_="all", logger=False, enable_checkpointing=False))
+        on_first = bool(value_of_first(here))
+        if on_first and not here:
+            raise ValueError(
+                f"cache: the first process has kept the {self.name}, and this one can't read it there; give cache= a "
+                "folder that all processes share."
+            )
+        return on_first
 
     def given(self) -> Trained:
         """The network with the weights of its checkpoint, not trained here.
