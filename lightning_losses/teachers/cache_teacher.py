@@ -198,7 +198,7 @@ def _begin(folder: Path, kept: Mapping[str, Tensor], samples: int) -> dict[str, 
     """The files of a cache, all of whose space is taken; without space for them, nothing is left."""
     try:
         with refusals_of(folder):
-            arrays = {
+            arrays: dict[str, NDArray[Any]] = {
                 name: np.lib.format.open_memmap(
                     folder / f"{name}.npy",
                     mode="w+",
