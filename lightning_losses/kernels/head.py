@@ -26,7 +26,7 @@ class Head:
         dtype: what its products run in.
         statistics: what logsumexps and losses are kept in.
         tiles: its vocabulary, cut for the cache of a CPU; whole elsewhere.
-        class_weight: [V], ones where none were given.
+        smoothing_weight: [V] the terms', ones where they have none.
     """
 
     def __init__(
@@ -44,7 +44,8 @@ class Head:
         self.tiles = list(spans(len(weight), max(width, 1)))
         ones = weight.new_ones(len(weight), dtype=self.statistics)
         # The terms know the whole vocabulary; this may be its part that begins at `start`.
-        self.class_weight = ones if terms.class_weight is None else terms.class_weight[start:][: len(weight)].to(ones)
+        of_all = terms.smoothing_weight()
+        self.smoothing_weight = ones if of_all is None else of_all[start:][: len(weight)].to(ones)
 
     def rows(self, entries: slice | Tensor) -> Float[Tensor, "entries width"]:
         """Some entries' rows of the weight, in the dtype of the products."""
@@ -78,12 +79,18 @@ class Head:
         return scores.mul_(cap / temperature), slope
 
     def mean_row(self) -> tuple[Float[Tensor, " width"], float | Float[Tensor, ""]]:
-        """The sums over the vocabulary of weight rows and of biases, each times its class weight over τ."""
+        """The sums over the vocabulary of weight rows and of biases, each times its smoothing weight over τ."""
         total = self.weight.new_zeros(self.weight.shape[1], dtype=self.statistics)
-        of_class = self.class_weight / self.terms.temperature
+        of_class = self.smoothing_weight / self.terms.temperature
         for tile in self.tiles:
             total += of_class[tile] @ self.weight[tile].to(self.statistics)
-        return total, 0.0 if self.bias is None else of_class @ self.bias.to(self.statistics)
+        return total, 0.0 if self.bias is None else of_class @ self.weighing(self.bias.to(self.statistics))
+
+    def weighing(
+        self, scores: Float[Tensor, "*rows entries"], entries: slice = slice(None)
+    ) -> Float[Tensor, "*rows entries"]:
+        """The scores, or biases, with 0 for masked classes: 0 times -inf is not a number."""
+        return scores if self.terms.unmasked is None else torch.where(self.smoothing_weight[entries] == 0, 0.0, scores)
 
 
 def locate(target: Int[Tensor, " rows"], tiles: list[slice]) -> list[tuple[Tensor, Tensor]]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_losses.kernels.terms import statistics_dtype
 from lightning_losses.numerics.checks import check_floating, check_number, debugging
+from lightning_losses.numerics.probabilities import known_everywhere, known_somewhere
 from lightning_losses.parallel.processes import is_distributed_tensor
 
 
@@ -127,6 +128,31 @@ def autocast(
         return hidden, weight, bias
     dtype = torch.get_autocast_dtype(device)
     return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def unmasked_classes(
+    loss: str, bias: Float[Tensor, " vocabulary"] | None, label_smoothing: float, softcap: float | None
+) -> Float[Tensor, " vocabulary"] | None:
+    """1 for the classes that labels are smoothed over, 0 for those that a bias of -inf masks; None for all.
+
+    Raises:
+        ValueError: a bias of -inf beside a softcap, on a CPU and under `debug`.
+
+    Example:
+        >>> unmasked_classes("demo", torch.tensor([0.5, -torch.inf]), 0.1, None)
+        tensor([1., 0.])
+    """
+    if bias is None or not (label_smoothing or softcap):
+        return None
+    masked = torch.isneginf(bias.detach())
+    if softcap is not None:
+        if known_somewhere(masked) or (debugging() and bool(masked.any())):
+            raise ValueError(
+                f"{loss}: a bias of -inf came with softcap={softcap}, which makes {-softcap} of it, a score like any "
+                "other; leave classes without probability out of the head, or give no softcap."
+            )
+        return None
+    return None if known_everywhere(~masked) else (~masked).to(statistics_dtype(bias))
 
 
 def filter_threshold(

@@ -18,6 +18,7 @@ from lightning_losses.kernels.inputs import (
     filter_threshold,
     scales,
     shifted,
+    unmasked_classes,
 )
 from lightning_losses.kernels.terms import RowTransform, Terms, statistics_dtype
 from lightning_losses.kernels.traced import Returned, traceable
@@ -97,14 +98,14 @@ def linear_cross_entropy(
     """Cross-entropy of ``hidden @ weight.T + bias`` against `target`, without ever holding these logits.
 
     With scores ``l``, softcapped to ``s tanh(l / s)`` if asked, over a temperature, and ``lse = log sum_v exp l_v``,
-    a token's loss is ``(1 - ε) w_y (lse - l_y) + ε/V sum_v w_v (lse - l_v) + z lse²``, or ``w_y g(lse - l_y) + z
-    lse²`` for a row function g.
+    a token's loss is ``(1 - ε) w_y (lse - l_y) + ε/n sum_v w_v (lse - l_v) + z lse²``, with the sum over the n classes
+    that no bias of -inf masks, or ``w_y g(lse - l_y) + z lse²`` for a row function g.
 
     Args:
         hidden: [..., T, D] hidden states.
         weight: [V, D] the head's weight.
         target: [..., T] int64 token ids.
-        bias: [V], or None.
+        bias: [V], or None; -inf masks a class, but not beside a softcap, which refuses it where it is known.
         ignore_index: tokens with this target count for nothing; it may be a valid id.
         label_smoothing: ε, in [0, 1].
         softcap: s, above 0, or None.
@@ -180,7 +181,8 @@ def linear_cross_entropy(
     hidden, weight, bias = autocast(hidden, weight, bias)
     chosen = choose_rows(_NAME, hidden, target, len(weight), ignore_index, drop_ignored)
     weights = None if class_weight is None else class_weight.to(weight.device, statistics_dtype(weight))
-    terms = Terms(len(weight), float(label_smoothing), softcap, weights, temperature, row_function)
+    unmasked = unmasked_classes(_NAME, bias, label_smoothing, softcap)
+    terms = Terms(len(weight), float(label_smoothing), softcap, weights, temperature, row_function, unmasked)
     row_weight = terms.row_weight(chosen.target)
     scale, z_scale = scales(chosen.hidden, reduction, normalizer, row_weight, z_loss, chosen.kept)
     problem = Problem(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 RowTransform = Callable[[Float[Tensor, " rows"]], Float[Tensor, " rows"]]
@@ -18,11 +18,14 @@ class Terms:
 
     Attributes:
         classes: V, the size of the whole vocabulary.
-        label_smoothing: ε: a row's loss is ``(1 - ε) w_y (lse - l_y) + ε/V sum_v w_v (lse - l_v)``.
+        label_smoothing: ε: a row's loss is ``(1 - ε) w_y (lse - l_y) + ε/n sum_v w_v (lse - l_v)``, over the n classes
+            that are not masked.
         softcap: s: scores become ``s tanh(l / s)``.
         temperature: τ: what the (softcapped) scores are divided by.
         row_function: g: a row's loss is ``w_y g(lse - l_y)``, without smoothing; None for the cross-entropy itself.
         class_weight: [V] w in float32 or float64, or None for 1.
+        unmasked: [V] in float32 or float64, 0 for the classes that a bias of -inf masks, 1 for the others; None where
+            smoothing is over all.
     """
 
     classes: int
@@ -31,11 +34,24 @@ class Terms:
     class_weight: Float[Tensor, " vocabulary"] | None = None
     temperature: float = 1.0
     row_function: RowTransform | None = None
+    unmasked: Float[Tensor, " vocabulary"] | None = None
 
     @property
-    def mass(self) -> float | Tensor:
-        """``sum_v w_v`` over the whole vocabulary."""
-        return float(self.classes) if self.class_weight is None else self.class_weight.sum()
+    def smoothing(self) -> float | Tensor:
+        """``ε/n``: what multiplies each class's part of the smoothing."""
+        return self.label_smoothing / (self.classes if self.unmasked is None else self.unmasked.sum())
+
+    @property
+    def smoothing_mass(self) -> float | Tensor:
+        """``ε/n sum_v w_v`` over the classes that smoothing is over."""
+        weight = self.smoothing_weight()
+        return self.label_smoothing if weight is None else self.smoothing * weight.sum()
+
+    def smoothing_weight(self) -> Float[Tensor, " vocabulary"] | None:
+        """``w_v``, 0 for masked classes; None where it is 1 for all."""
+        if self.class_weight is None or self.unmasked is None:
+            return self.unmasked if self.class_weight is None else self.class_weight
+        return self.class_weight * self.unmasked
 
     def row_weight(self, target: Int[Tensor, " rows"]) -> float | Float[Tensor, " rows"]:
         """``w_y`` of each row."""
@@ -52,9 +68,10 @@ class Terms:
         plain = lse - picked
         if self.row_function is not None:
             return row_weight * self.row_function(plain)
-        value = (1 - self.label_smoothing) * row_weight * plain
+        # A weight of 0 would make of an infinite loss what is not a number.
+        value = (1 - self.label_smoothing) * row_weight * plain if self.label_smoothing < 1 else torch.zeros_like(lse)
         if smooth is not None:
-            value = value + self.label_smoothing / self.classes * (self.mass * lse - smooth)
+            value = value + (self.smoothing_mass * lse - self.smoothing * smooth)
         return value
 
     def target_factor(
@@ -70,7 +87,14 @@ class Terms:
 
     def probability_factor(self, target_factor: float | Float[Tensor, " rows"]) -> float | Float[Tensor, " rows"]:
         """The derivative of a row's loss by its logsumexp: what multiplies the probabilities in the gradient."""
-        return target_factor + self.label_smoothing * (self.mass / self.classes)
+        return target_factor + self.smoothing_mass
+
+
+def scores_of_kept(
+    picked: Float[Tensor, " rows"], lse: Float[Tensor, " rows"], kept: Bool[Tensor, " rows"] | None
+) -> Float[Tensor, " rows"]:
+    """The targets' scores; of ignored rows, whose class 0 may be masked, ones whose cross-entropy is 1."""
+    return picked if kept is None else torch.where(kept, picked, lse.detach() - 1)
 
 
 class Exchange(Protocol):

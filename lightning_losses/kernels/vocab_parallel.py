@@ -15,7 +15,7 @@ from lightning_losses.kernels.cross_entropy.chunked import CHUNKED, TiledScores,
 from lightning_losses.kernels.cross_entropy.problem import Impl, LinearCrossEntropyValue
 from lightning_losses.kernels.cross_entropy.triton import TRITON, runs_on
 from lightning_losses.kernels.cross_entropy.walk import default_chunk
-from lightning_losses.kernels.inputs import autocast, check_head, choose_rows, scales, shifted
+from lightning_losses.kernels.inputs import autocast, check_head, choose_rows, scales, shifted, unmasked_classes
 from lightning_losses.kernels.products import has_triton
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 from lightning_losses.numerics.checks import check_choice, check_number
@@ -121,11 +121,18 @@ def vocab_parallel_cross_entropy(
     hidden, target = shifted(_NAME, hidden, target, shift)
     hidden, weight, bias = autocast(hidden, weight, bias)
     rows, flat, _, kept = choose_rows(_NAME, hidden, target, vocabulary, ignore_index)
+    whole_bias = None
+    if bias is not None and (label_smoothing or softcap is not None):
+        # Every process must know every mask, and refuse what any refuses.
+        whole_bias = bias.new_zeros(vocabulary, dtype=statistics_dtype(weight))
+        whole_bias[start : start + len(bias)] = bias.detach()
+        whole_bias = total_of_all(whole_bias, group)
     terms = Terms(
         vocabulary,
         float(label_smoothing),
         softcap,
         None if class_weight is None else class_weight.to(hidden.device, statistics_dtype(weight)),
+        unmasked=unmasked_classes(_NAME, whole_bias, label_smoothing, softcap),
     )
     scale, z_scale = scales(rows, reduction, normalizer, terms.row_weight(flat), z_loss, kept)
     name, walk_of_device = _walk(rows, weight, accum_dtype)

@@ -9,6 +9,7 @@ from lightning_losses.kernels.cross_entropy.chunked import TiledScores
 from lightning_losses.kernels.cross_entropy.walk import TokenWalk, default_chunk
 from lightning_losses.kernels.linear_cross_entropy import LinearCrossEntropyValue, linear_cross_entropy
 from lightning_losses.kernels.terms import Alone, Terms
+from lightning_losses.losses import CrossEntropy
 from tests.golden.adapters.lm_ot import cross_entropy_adapter
 from tests.golden.harness import HERE, load_cases, run_case
 
@@ -281,6 +282,49 @@ def test_classes_masked_by_minus_infinity(impl):
     assert (found[2][:20] == 0).all()
 
 
+def masked_problem(dtype=torch.float64, scale=1.0):
+    """A problem a third of whose classes are masked, none of them a target."""
+    hidden, weight, target, bias = problem(dtype, scale=scale)
+    with torch.no_grad():
+        bias[::3] = -torch.inf
+    return hidden, weight, torch.where((target >= 0) & (target % 3 == 0), target + 1, target), bias
+
+
+SMOOTHED = {
+    "smoothed": {"label_smoothing": 0.2},
+    "uniform": {"label_smoothing": 1.0},
+    "rows": {"label_smoothing": 0.2, "reduction": "none"},
+    "weightless": {"label_smoothing": 0.2, "drop_ignored": False},
+    "weighted": {"label_smoothing": 0.2, "class_weight": torch.linspace(0.5, 2.0, 23), "temperature": 0.7},
+}
+
+
+@pytest.mark.parametrize("name", SMOOTHED)
+@pytest.mark.parametrize("impl", OWN)
+def test_smoothing_is_over_the_classes_that_are_left(impl, name):
+    call, options = masked_problem(), SMOOTHED[name]
+    logits = (call[0] @ call[1].t() + call[3]) / options.get("temperature", 1.0)
+    settings = {key: options[key] for key in ("label_smoothing", "class_weight", "reduction") if key in options}
+    loss = CrossEntropy(**settings)(logits, call[2])
+    wanted = [loss.detach(), *torch.autograd.grad(loss.sum(), [call[0], call[1], call[3]])]
+    assert_same(evaluate(call, impl=impl, **OWN[impl], **options), wanted, 1e-12, 1e-14)
+
+
+@pytest.mark.parametrize("impl", OWN)
+@pytest.mark.parametrize("options", [{}, {"row_function": focal}, {"z_loss": 0.1, "reduction": "none"}], ids=str)
+def test_ignored_tokens_weigh_nothing_where_class_0_is_masked(impl, options):
+    found, wanted = (evaluate(masked_problem(), impl=impl, drop_ignored=drop, **options) for drop in (False, True))
+    assert_same(found, wanted, 1e-12, 1e-14)
+
+
+@pytest.mark.parametrize("impl", OWN)
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_a_target_that_is_masked_has_an_infinite_loss(impl, label_smoothing):
+    hidden, weight, target, bias = masked_problem()
+    loss = linear_cross_entropy(hidden, weight, target.clamp(max=0), bias, impl=impl, label_smoothing=label_smoothing)
+    assert loss.item() == torch.inf
+
+
 @pytest.mark.parametrize("impl", ["chunked", "recompute"])
 def test_a_confident_row_keeps_its_small_gradient_in_bfloat16(impl):
     # p = 1 - 3e-4: the gradient is a difference that bfloat16, with 8 bits, could not hold.
@@ -501,6 +545,10 @@ def test_scores_in_the_gradient_s_memory_become_the_gradient(dtype):
         ({"shift": -1}, "shift=-1"),
         ({"softcap": 0.0}, "softcap"),
         ({"label_smoothing": 1.5}, "label_smoothing"),
+        (
+            {"bias": torch.full((6,), -torch.inf), "softcap": 3.0},
+            "bias of -inf came with softcap=3.0, which makes -3.0",
+        ),
         ({"z_loss": -1.0}, "z_loss"),
         ({"reduction": "avg"}, "reduction"),
         ({"impl": "cuda"}, "impl='cuda' came"),

@@ -11,7 +11,7 @@ from lightning_losses.kernels.cross_entropy.avx512 import passed_over
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.vocab_parallel import vocab_parallel_cross_entropy, vocabulary_range
 from tests.distributed.processes import in_group, run_on_processes
-from tests.kernels.test_linear_cross_entropy import problem
+from tests.kernels.test_linear_cross_entropy import masked_problem, problem
 
 pytestmark = pytest.mark.kernels
 
@@ -22,15 +22,16 @@ OPTIONS = {
     "softcap_shift": {"softcap": 3.0, "shift": 1},
     "all": {"label_smoothing": 0.2, "z_loss": 0.02, "softcap": 3.0, "class_weight": True, "normalizer": 40},
     "smoothed_weights": {"label_smoothing": 0.2, "class_weight": True},
+    "masked": {"label_smoothing": 0.2, "class_weight": True, "masked": True},
 }
 SPLITS = [[12, 11], [20, 3], [23, 0], [1, 22]]
 
 
-def call(name, scale):
+def call(name, scale, dtype=torch.float64):
     options = dict(OPTIONS[name])
     if options.pop("class_weight", False):
         options["class_weight"] = torch.linspace(0.5, 2.0, 23, dtype=torch.float64)
-    return problem(scale=scale), options
+    return (masked_problem if options.pop("masked", False) else problem)(dtype, scale=scale), options
 
 
 def check_split(name, split, scale):
@@ -40,6 +41,7 @@ def check_split(name, split, scale):
     own = torch.arange(23).split(split)[rank]
     mine, my_bias = (t.detach()[own].requires_grad_() for t in (weight, bias))
     value = vocab_parallel_cross_entropy(hidden, mine, target, my_bias, chunk=5, **options)
+    assert value.loss.isfinite()
     found = [value.loss, *torch.autograd.grad(-2 * value.loss, [hidden, mine, my_bias])]
     wanted = linear_cross_entropy(hidden, weight, target, bias, impl="reference", return_z_loss=True, **options)
     gradients = torch.autograd.grad(-2 * wanted.loss, [hidden, weight, bias])
@@ -67,7 +69,7 @@ def check_compiled():
     making = vocab_parallel.Avx512Scores.__init__
     vocab_parallel.Avx512Scores.__init__ = lambda self, *given, **asked: scored.append(making(self, *given, **asked))
     for name, split, scale, dtype in itertools.product(OPTIONS, SPLITS, (1.0, 40.0), (torch.float32, torch.bfloat16)):
-        tensors, options = problem(dtype, scale=scale), call(name, scale)[1]
+        tensors, options = call(name, scale, dtype)
         # A softcap's slopes at scores far above it are differences that float32 does not hold.
         if passed_over(tensors[0], tensors[1]) or (scale > 1 and "softcap" in options):
             continue

@@ -8,12 +8,19 @@ MISTAKES = [
         "kernels/terms.py",
         CROSSINGS,
         (
-            "self.label_smoothing / self.classes * (self.mass * lse - smooth)",
-            "self.label_smoothing / self.classes * (self.classes * lse - smooth)",
+            "(self.smoothing_mass * lse - self.smoothing * smooth)",
+            "(self.label_smoothing * lse - self.smoothing * smooth)",
         ),
         ("return slope * row_weight", "return slope"),
         ("return row_weight * self.row_function(plain)", "return self.row_function(plain)"),
-        ("self.label_smoothing * (self.mass / self.classes)", "self.label_smoothing"),
+        ("return target_factor + self.smoothing_mass", "return target_factor + self.label_smoothing"),
+    ),
+    *of(
+        "kernels/terms.py",
+        "tests/kernels/test_linear_cross_entropy.py",
+        ("(self.classes if self.unmasked is None else self.unmasked.sum())", "self.classes"),
+        ("return self.class_weight * self.unmasked", "return self.class_weight"),
+        ("torch.where(kept, picked, lse.detach() - 1)", "picked"),
     ),
     *of(
         "kernels/inputs.py",
@@ -34,13 +41,13 @@ MISTAKES = [
         CROSSINGS,
         ("scores.mul_(cap / temperature)", "scores.mul_(cap)"),
         ("slope = 1 - scores * scores", "slope = 1 - scores.abs()"),
-        ("of_class = self.class_weight / self.terms.temperature", "of_class = self.class_weight"),
+        ("of_class = self.smoothing_weight / self.terms.temperature", "of_class = self.smoothing_weight"),
         ("scores.add_(self.bias[entries])", "scores.add_(self.bias.mean())"),
     ),
     *of(
         "kernels/cross_entropy/recompute.py",
         CROSSINGS,
-        ("* head.class_weight[entries]", "* head.class_weight[columns]"),
+        ("* head.smoothing_weight[entries]", "* head.class_weight[columns]"),
         (
             "if self.terms.temperature != 1.0:\n                    g.div_(self.terms.temperature)",
             "if False:\n                    g.div_(self.terms.temperature)",
@@ -72,7 +79,7 @@ MISTAKES = [
         ("factor * counts, onehot * counts,", "factor * counts, onehot,"),
         ("corner = corner * chunk_scores.picked_slope", "corner = corner * 1"),
         ("smoothing / terms.temperature if terms.softcap is not None else smoothing", "smoothing"),
-        ("g.sub_(smoothing * head.class_weight[tile])", "g.sub_(smoothing)"),
+        ("g.sub_(smoothing * head.smoothing_weight[tile])", "g.sub_(smoothing)"),
     ),
     *of(
         "kernels/cross_entropy/problem.py",
@@ -84,7 +91,7 @@ MISTAKES = [
         "kernels/cross_entropy/reference.py",
         CROSSINGS,
         ("logits = logits / terms.temperature", "logits = logits"),
-        ("logits @ terms.class_weight.to(statistics)", "logits.sum(dim=1)"),
+        ("torch.where(weights == 0, 0.0, logits) @ weights.to(logits)", "logits.sum(dim=1)"),
     ),
     *of(
         "kernels/rows/by_hand.py",
@@ -110,8 +117,8 @@ MISTAKES = [
         "kernels/linear_cross_entropy.py",
         CROSSINGS,
         (
-            "Terms(len(weight), float(label_smoothing), softcap, weights, temperature, row_function)",
-            "Terms(len(weight), float(label_smoothing), None, weights, temperature, row_function)",
+            "Terms(len(weight), float(label_smoothing), softcap, weights, temperature, row_function, unmasked)",
+            "Terms(len(weight), float(label_smoothing), None, weights, temperature, row_function, unmasked)",
         ),
     ),
     *of(

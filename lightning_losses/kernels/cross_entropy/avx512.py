@@ -138,7 +138,7 @@ class Avx512Scores:
             # Whole registers, in whole panels.
             rows, width = (-(-size // step) * step for size, step in zip(self.hidden.shape, (16, 64), strict=True))
             self.drawn = self.hidden.new_empty(rows, width, dtype=self.picked.dtype)
-        class_weight = self.walk.head.class_weight if self.twice else None
+        class_weight = self.walk.head.smoothing_weight if self.twice else None
         given = (self.shift, share, smoothing, class_weight)
         asked = (smooth, self.picked, largest, others, self.drawn)
         self._call("score", _Scores(*map(address, (*given, *asked))))
@@ -170,7 +170,7 @@ class Avx512Scores:
         of_rows = (share.new_ones(len(share), 1) * smoothing).squeeze(1)
         self._score(torch.zeros_like(self.others), draws=True, share=share.contiguous(), smoothing=of_rows)
         own = self.walk.own(self.target)
-        smoothed = of_rows[own] * self.walk.head.class_weight[self.target[own]] * self.picked_slope[own]
+        smoothed = of_rows[own] * self.walk.head.smoothing_weight[self.target[own]] * self.picked_slope[own]
         return torch.ones_like(share), corner.index_add(0, own, -smoothed)
 
     def _call(self, name: str, result: ctypes.Structure, *dtypes: torch.dtype) -> None:

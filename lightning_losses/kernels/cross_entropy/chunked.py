@@ -20,7 +20,7 @@ from lightning_losses.kernels.cross_entropy.problem import (
 from lightning_losses.kernels.cross_entropy.walk import ChunkScores, TokenWalk, default_chunk
 from lightning_losses.kernels.head import Head, locate
 from lightning_losses.kernels.products import accumulate, exponentiate, product, row_sums
-from lightning_losses.kernels.terms import Alone, Exchange, Terms
+from lightning_losses.kernels.terms import Alone, Exchange, Terms, scores_of_kept
 
 
 class TiledScores:
@@ -66,7 +66,7 @@ class TiledScores:
                 self.slopes.append(slope)
                 self.picked_slope[rows] = slope[rows, columns].to(head.statistics)
                 if self.smooth is not None:
-                    self.smooth += (scores * head.class_weight[tile]).sum(dim=1)
+                    self.smooth += (scores * head.smoothing_weight[tile]).sum(dim=1)
             scores[rows, columns] = -torch.inf
             if not shifted:
                 self.others += row_sums(exponentiate(scores, out=place), head.statistics)
@@ -108,7 +108,7 @@ class TiledScores:
             if whole:
                 g.mul_(share.unsqueeze(1))
                 if head.terms.label_smoothing:
-                    g.sub_(smoothing * head.class_weight[tile])
+                    g.sub_(smoothing * head.smoothing_weight[tile])
                 g.mul_(self.slopes[number])
             if grad is not None and not drawn:
                 grad.add_(product(g, head.rows(tile).t()))
@@ -195,24 +195,25 @@ def sums_and_gradients(
             # Whatever an ignored row holds, 0 times it is 0.
             e = torch.where(kept[rows].unsqueeze(1), e, 0.0)
         chunk_scores, sums, lse = walk.exponentials(e, target[rows])
-        losses = terms.cross_entropy(lse, chunk_scores.picked, chunk_scores.smooth, weight_of)
+        picked = scores_of_kept(chunk_scores.picked, lse, None if kept is None else kept[rows])
+        losses = terms.cross_entropy(lse, picked, chunk_scores.smooth, weight_of)
         squares = lse.square()
         cross_entropy.add_(scale * (losses if counts is None else losses * counts).sum())
         square.add_(z_scale * (squares if counts is None else squares * counts).sum())
         if not any(wanted):
             return
-        of_target = terms.target_factor(lse, chunk_scores.picked, weight_of)
+        of_target = terms.target_factor(lse, picked, weight_of)
         factor = scale * terms.probability_factor(of_target) + 2 * z_scale * lse
         # factor p_y - onehot, as two terms of which the second has no cancellation.
         onehot = scale * of_target
-        smoothing: float | Tensor = scale * (terms.label_smoothing / terms.classes)
+        smoothing: float | Tensor = scale * terms.smoothing
         if counts is not None:
             factor, onehot, smoothing = factor * counts, onehot * counts, (smoothing * counts).unsqueeze(1)
         if terms.temperature != 1.0:
             # The slope of the scores; smoothing's is in the head's mean row, but beside a softcap.
             factor, onehot = factor / terms.temperature, onehot / terms.temperature
             smoothing = smoothing / terms.temperature if terms.softcap is not None else smoothing
-        corner = (factor - onehot) * (chunk_scores.picked - lse).exp() - onehot * chunk_scores.others / sums
+        corner = (factor - onehot) * (picked - lse).exp() - onehot * chunk_scores.others / sums
         if chunk_scores.picked_slope is not None:
             corner = corner * chunk_scores.picked_slope
         grad = walk.add_gradients(

@@ -116,6 +116,7 @@ def _asked(problem: Problem) -> list[str]:
         "row_function": terms.row_function is not None,
         "z_loss": isinstance(problem.z_scale, Tensor) or problem.z_scale != 0,
         "label_smoothing": terms.label_smoothing > 0,
+        "label_smoothing beside a bias of -inf": terms.unmasked is not None and not bool(terms.unmasked.all()),
         "class_weight": terms.class_weight is not None,
         "accum_dtype": problem.accum_dtype is not None,
         "chunk": problem.chunk is not None,

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.autograd import Summed, gradients_in_forward
-from lightning_losses.kernels.terms import Terms
+from lightning_losses.kernels.terms import Terms, scores_of_kept
 from lightning_losses.numerics.reduction import Reduction
 
 Impl = Literal[
@@ -149,7 +149,7 @@ def of_rows(
             values = values.masked_fill(~problem.kept, 0.0)
         return values.reshape(problem.shape)
 
-    terms = problem.terms
+    terms, picked = problem.terms, scores_of_kept(picked, lse, problem.kept)
     losses = whole(terms.cross_entropy(lse, picked, smooth, terms.row_weight(problem.target)))
     squares = whole(lse.square())
     penalty = problem.z_scale * (squares if problem.reduction == "none" else squares.sum())

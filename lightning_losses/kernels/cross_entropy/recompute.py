@@ -98,7 +98,7 @@ class Recomputed(NamedTuple):
                 hit, place = walk.hits(rows, columns)
                 picked[rows] += torch.where(hit, scores.gather(1, place).squeeze(1), 0.0)
                 if smooth is not None:
-                    smooth[rows] += scores @ head.class_weight[columns]
+                    smooth[rows] += head.weighing(scores, columns) @ head.smoothing_weight[columns]
                 before, largest = largest, torch.maximum(largest, scores.amax(dim=1))
                 # All classes so far may be masked by -inf: the difference of the infinities must not be formed.
                 anchor = largest.masked_fill(largest == -torch.inf, 0.0)
@@ -150,7 +150,7 @@ class Recomputed(NamedTuple):
                 g.mul_(share)
                 g.scatter_add_(1, place, torch.where(hit, upstream.picked[rows], 0.0).unsqueeze(1))
                 if upstream.smooth is not None:
-                    g.add_(upstream.smooth[rows].unsqueeze(1) * head.class_weight[entries])
+                    g.add_(upstream.smooth[rows].unsqueeze(1) * head.smoothing_weight[entries])
                 if slope is not None:
                     g.mul_(slope)
                 if self.terms.temperature != 1.0:

@@ -46,7 +46,10 @@ class Reference(Implementation):
         picked = logits.gather(1, problem.target.unsqueeze(1)).squeeze(1)
         smooth = entropy = None
         if terms.label_smoothing:
-            smooth = logits.sum(dim=1) if terms.class_weight is None else logits @ terms.class_weight.to(statistics)
+            weights = terms.smoothing_weight()
+            smooth = (
+                logits.sum(dim=1) if weights is None else torch.where(weights == 0, 0.0, logits) @ weights.to(logits)
+            )
         if problem.entropy:
             probabilities = logits.softmax(dim=1)
             # A class without probability has no surprise, though its score be -inf.

@@ -78,7 +78,8 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
             )
             if SMOOTH:
                 weight = tl.load(class_weight_ptr + columns, mask=inside, other=0.0)
-                smooth += weight * tl.where(inside, score, 0.0)
+                # A masked class weighs nothing, and its score is -inf.
+                smooth = tl.where(weight != 0.0, smooth + weight * score, smooth)
             # One exponential serves both: what the sum so far is multiplied by, and the score's own share.
             difference = score - largest
             fading = tl.exp2(-tl.abs(difference) * LOG2_E)

@@ -17,7 +17,7 @@ from lightning_losses.kernels.autograd import Summed, Wanted
 from lightning_losses.kernels.cross_entropy.rows import Statistics
 from lightning_losses.kernels.cross_entropy.triton_kernel import cross_entropy_kernel
 from lightning_losses.kernels.products import accumulate, cuda_chunk, padded_rows, product_into, spans
-from lightning_losses.kernels.terms import Alone, Exchange, Terms, statistics_dtype
+from lightning_losses.kernels.terms import Alone, Exchange, Terms, scores_of_kept, statistics_dtype
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BLOCK, WARPS = 4096, 16
@@ -51,9 +51,9 @@ class Launch(NamedTuple):
         nothing = statistics.lse
         weights = None
         if terms.label_smoothing:
-            weights = logits.new_ones(vocabulary, dtype=nothing.dtype)
-            if terms.class_weight is not None:
-                weights = terms.class_weight[self.start :][:vocabulary].to(weights)
+            weights, of_all = logits.new_ones(vocabulary, dtype=nothing.dtype), terms.smoothing_weight()
+            if of_all is not None:
+                weights = of_all[self.start :][:vocabulary].to(weights)
 
         def given(values: Tensor | None) -> Tensor:
             return nothing if values is None else values
@@ -192,10 +192,10 @@ def sums_and_gradients(
         count = counts[rows] * unit
         of_target = terms.target_factor(
             statistics.lse[rows],
-            statistics.picked[rows],
+            scores_of_kept(statistics.picked[rows], statistics.lse[rows], None if kept is None else kept[rows]),
             row_weight[rows] if isinstance(row_weight, Tensor) else row_weight,
         )
-        smooth = -(terms.label_smoothing / terms.classes) * count if terms.label_smoothing else None
+        smooth = -terms.smoothing * count if terms.label_smoothing else None
         return Statistics(count * terms.probability_factor(of_target), -count * of_target, smooth)
 
     of_all = upstream(slice(None)) if any(wanted) and not apart else None
@@ -216,7 +216,8 @@ def sums_and_gradients(
             known = False
         launch(logits, target[rows], of_rows, fed, squares, known=known)
         gradients.add(rows, e, logits)
-    losses = terms.cross_entropy(statistics.lse, statistics.picked, statistics.smooth, row_weight)
+    picked = scores_of_kept(statistics.picked, statistics.lse, kept)
+    losses = terms.cross_entropy(statistics.lse, picked, statistics.smooth, row_weight)
     z_part = z_scale * (counts * statistics.lse.square()).sum()
     grad_hidden, grad_weight, grad_bias = gradients.finished()
     if grad_hidden is not None and exchange is not None:

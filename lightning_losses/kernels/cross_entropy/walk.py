@@ -241,7 +241,7 @@ class TokenWalk:
                 self.smooth_sum += (smoothing * hidden.to(head.statistics)).sum(dim=0)
             if self.grad_bias is not None:
                 total = smoothing.sum() if isinstance(smoothing, Tensor) and smoothing.ndim else len(hidden) * smoothing
-                self.grad_bias -= total / head.terms.temperature * head.class_weight
+                self.grad_bias -= total / head.terms.temperature * head.smoothing_weight
         return grad
 
     def finished(self) -> tuple[Tensor | None, Tensor | None]:
@@ -252,7 +252,7 @@ class TokenWalk:
                 weight.zero_()
             elif self.mean_row is not None:
                 for tile in head.tiles:
-                    of_class = head.class_weight[tile].unsqueeze(1) / head.terms.temperature
+                    of_class = head.smoothing_weight[tile].unsqueeze(1) / head.terms.temperature
                     weight[tile] -= (of_class * self.smooth_sum).to(weight.dtype)
             # A float16 gradient is rounded after the upstream one alone, in which a loss scaler is.
             weight = weight if head.weight.dtype == torch.float16 else weight.to(head.weight.dtype)

@@ -18,7 +18,15 @@ from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.terms import Alone, Terms
 from tests.golden.adapters.lm_ot import cross_entropy_adapter
 from tests.golden.harness import HERE, load_cases, run_case
-from tests.kernels.test_linear_cross_entropy import OPTIONS, assert_same, evaluate, problem, settled
+from tests.kernels.test_linear_cross_entropy import (
+    OPTIONS,
+    SMOOTHED,
+    assert_same,
+    evaluate,
+    masked_problem,
+    problem,
+    settled,
+)
 
 pytestmark = pytest.mark.kernels
 
@@ -126,6 +134,13 @@ def test_classes_masked_by_minus_infinity(dtype):
     found = evaluate((hidden, weight, torch.full(hidden.shape[:-1], 21), bias), impl="avx512")
     assert all(value.isfinite().all() for value in found)
     assert (found[2][:20] == 0).all() and (found[3][:20] == 0).all()
+
+
+@in_both
+@pytest.mark.parametrize("name", [name for name in SMOOTHED if name != "rows"])
+def test_smoothing_is_over_the_classes_that_are_left(dtype, name):
+    found = assert_close_to_exact(masked_problem(dtype), **SMOOTHED[name])
+    assert all(bool(value.isfinite().all()) for value in found)
 
 
 @in_both

@@ -42,7 +42,7 @@ def interpreted():
 
 def test_values_and_gradients_equal_float64_for_every_option_shape_and_dtype():
     cases = [line for line in interpreted() if "errors" in line]
-    assert len(cases) == 13 * (2 + 1 + 1) + 3 * 3 * 2
+    assert len(cases) == 15 * (2 + 1 + 1) + 3 * 3 * 2
     for line in cases:
         certain = "(1, 16, 2)" in line["case"]
         assert max(line["errors"]) <= TOLERANCE[line["dtype"]] * (100 if certain else 1), line
