@@ -1,7 +1,5 @@
 """The digits that come with scikit-learn: the data set that takes seconds."""
 
-from typing import ClassVar
-
 import numpy as np
 
 from lightning_losses.data.image_data import ImageData, Images
@@ -23,7 +21,7 @@ class Digits(ImageData):
     name = "digits"
     num_classes = 10
     input_shape = (1, 8, 8)
-    class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
+    class_names = tuple("0123456789")
 
     def read(self) -> Images:
         """The digits, as scikit-learn brings them."""

@@ -2,20 +2,20 @@
 
 import functools
 import hashlib
-from typing import NamedTuple
+from dataclasses import field
+from typing import Annotated, NamedTuple
 
-import lightning as L
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from lightning_losses.data.loading import Batch, Loading
-from lightning_losses.data.resumable import ResumableSampler
+from lightning_losses.data.loading import Batch, BatchDataset, SplitData
+from lightning_losses.data.splits import split_whole
 from lightning_losses.data.stdlib_text import docstrings, source_files
 from lightning_losses.networks.hashed_text_encoder import hashed_features
-from lightning_losses.numerics.checks import check_count, check_number
+from lightning_losses.numerics.settings import Bound, Count
 
 # Shorter ones say too little to be told apart.
 _SHORTEST_QUERY, _SHORTEST_DOCUMENT = 15, 40
@@ -28,7 +28,7 @@ class Pair(NamedTuple):
     document: str
 
 
-class PairDataset(Dataset[Batch]):
+class PairDataset(BatchDataset):
     """Hashed features of pairs; asked for a list of positions, it answers with the whole batch.
 
     Args:
@@ -48,38 +48,25 @@ class PairDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, position: int) -> Batch:
-        return {name: tensor[0] for name, tensor in self.__getitems__([position]).items()}
-
     def __getitems__(self, positions: list[int]) -> Batch:
         """The batch of the pairs at these positions."""
         chosen = torch.as_tensor(positions)
-        return {
-            "query": self.queries[chosen],
-            "document": self.documents[chosen],
-            "index": self.index[chosen],
-        }
+        return {"query": self.queries[chosen], "document": self.documents[chosen], "index": self.index[chosen]}
 
 
-class DocstringPairs(L.LightningDataModule):
+class DocstringPairs(SplitData):
     """Queries and documents from the standard library's docstrings: the first paragraph, and the rest.
 
     Files are put in an order that `split_seed` fixes, and go to one split each. Texts that come twice are taken once.
 
     Args:
-        batch_size: the pairs of one optimizer step, over all processes together.
         max_pairs: the most pairs of all splits together.
         buckets: as `hashed_features` takes it.
         length: likewise; the student's features of a text.
-        val_fraction: the share of validation.
-        test_fraction: the share of test.
-        split_seed: fixes the splits.
-        seed: fixes the order of the training pairs.
-        num_workers, pin_memory: as `Loading` takes them.
+        batch_size, ...: as `SplitData` takes them.
 
     Attributes:
         pairs: all pairs, in the order of their `index`.
-        train, val, test: the three splits, once `setup` has run.
 
     Raises:
         ValueError: a value out of range; a split without pairs; a batch size that the processes can't share.
@@ -92,68 +79,31 @@ class DocstringPairs(L.LightningDataModule):
     """
 
     name = "docstring_pairs"
-    pairs: list[Pair]
-    train: PairDataset
-    val: PairDataset
-    test: PairDataset
+    test_fraction = 0.25
+    drop_last = True
 
-    def __init__(
-        self,
-        batch_size: int = 64,
-        max_pairs: int = 2000,
-        buckets: int = 8192,
-        length: int = 256,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.25,
-        split_seed: int = 0,
-        seed: int = 0,
-        num_workers: int = 0,
-        pin_memory: bool | None = None,
-    ) -> None:
-        super().__init__()
-        for name, value in (("batch_size", batch_size), ("max_pairs", max_pairs), ("length", length)):
-            check_count(self.name, name, value)
-        check_number(self.name, "buckets", buckets, least=2)
-        for name, share in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-            check_number(self.name, name, share, above=0, most=1)
-        if val_fraction + test_fraction >= 1:
-            raise ValueError(
-                f"{self.name}: val_fraction={val_fraction} and test_fraction={test_fraction} came; give less than 1 "
-                "together, the rest is for training."
-            )
-        self.batch_size = batch_size
-        self.max_pairs = max_pairs
-        self.buckets = buckets
-        self.length = length
-        self.val_fraction = val_fraction
-        self.test_fraction = test_fraction
-        self.split_seed = split_seed
-        self.seed = seed
-        self.loading = Loading(num_workers, pin_memory)
+    max_pairs: Count = 2000
+    buckets: Annotated[int, Bound(least=2)] = 8192
+    length: Count = 256
+    pairs: list[Pair] = field(init=False)
+    train: PairDataset = field(init=False)
+    val: PairDataset = field(init=False)
+    test: PairDataset = field(init=False)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read and split; done once."""
-        if hasattr(self, "train"):
-            return
+    def splits(self) -> tuple[PairDataset, PairDataset, PairDataset]:
+        """Read, and give each file to one split."""
         files = _read_pairs(self.max_pairs, self.split_seed)
-        total = sum(map(len, files))
-        wanted = [
-            total * s for s in (1 - self.val_fraction - self.test_fraction, self.val_fraction, self.test_fraction)
-        ]
-        parts: list[list[Pair]] = [[], [], []]
-        for pairs in files:
-            # To whichever lacks most.
-            part = wanted.index(max(wanted))
-            parts[part] += pairs
-            wanted[part] -= len(pairs)
+        shared = split_whole(files, val_fraction=self.val_fraction, test_fraction=self.test_fraction)
+        parts = [[pair for pairs in part for pair in pairs] for part in shared]
         if not all(parts):
             raise ValueError(f"{self.name}: max_pairs={self.max_pairs} leaves a split without pairs; give more.")
         self.pairs = [pair for part in parts for pair in part]
         ends = np.cumsum([len(part) for part in parts]).tolist()
-        self.train, self.val, self.test = (
+        train, val, test = (
             PairDataset(part, torch.arange(end - len(part), end), buckets=self.buckets, length=self.length)
             for part, end in zip(parts, ends, strict=True)
         )
+        return train, val, test
 
     def fingerprint(self) -> str:
         """A hash of the three splits."""
@@ -161,21 +111,13 @@ class DocstringPairs(L.LightningDataModule):
         splits = [(len(split), split.pairs) for split in (self.train, self.val, self.test)]
         return hashlib.sha256(repr(splits).encode()).hexdigest()
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches, each process its share."""
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        if self.batch_size % world:
-            raise ValueError(
-                f"{self.name}: batch_size={self.batch_size} came with {world} processes; give a multiple of {world}, "
-                "each process takes its share."
-            )
-        # Also for one process, since Lightning tells this sampler the epoch: the order is that of (seed, epoch).
-        sampler = ResumableSampler(self.train, world, rank, shuffle=True, seed=self.seed)
-        return self.loading.loader(self.train, self.batch_size // world, sampler, trainer=self.trainer, drop_last=True)
-
     def val_dataloader(self) -> DataLoader[Batch]:
-        """The validation split in order, whole on every process."""
-        return self.loading.loader(self.val, len(self.val), trainer=self.trainer)
+        """The validation split in one batch, whole on every process: each query is compared with all documents."""
+        return self.loader(self.val, len(self.val))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test split likewise."""
+        return self.loader(self.test, len(self.test))
 
 
 @functools.cache

@@ -2,21 +2,20 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, field
 from typing import ClassVar, NamedTuple
 
-import lightning as L
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from lightning_losses.data.loading import Batch, Loading
-from lightning_losses.data.resumable import ResumableSampler
+from lightning_losses.data.loading import Batch, BatchDataset, SplitData
 from lightning_losses.data.seeded_views import Augmentation, SeededViews, ViewSampler
 from lightning_losses.data.splits import stratified_order, stratified_split
-from lightning_losses.numerics.checks import check_count, check_number
+from lightning_losses.numerics.settings import Count, Share
 
 
 class Images(NamedTuple):
@@ -26,7 +25,7 @@ class Images(NamedTuple):
     target: NDArray[np.int64]
 
 
-class ImageDataset(Dataset[Batch]):
+class ImageDataset(BatchDataset):
     """Images in memory; asked for a list of positions, it answers with the whole batch.
 
     `index` counts within this dataset, from 0: what methods that remember samples go by.
@@ -44,30 +43,22 @@ class ImageDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.target)
 
-    def __getitem__(self, position: int) -> Batch:
-        return {name: tensor[0] for name, tensor in self.__getitems__([position]).items()}
-
     def __getitems__(self, positions: list[int]) -> Batch:
         """The batch of the samples at these positions."""
         index = torch.as_tensor(positions)
         return {"inputs": self.inputs[index], "target": self.target[index], "index": index}
 
 
-class ImageData(L.LightningDataModule):
+class ImageData(SplitData):
     """Base of the image data sets: a fixed split, normalised inputs, batches ``{"inputs", "target", "index"}``.
 
     A subclass reads its images in `read` and states `name`, `num_classes`, `input_shape` and `class_names`. Inputs are
     shifted and scaled to mean 0 and variance 1 over the whole training split, whatever `train_rows` leaves of it: a
-    teacher of more rows and a student of fewer see the same inputs. The order of training samples depends on `seed`
-    and the epoch alone, so that a resumed run sees what an uninterrupted one sees.
+    teacher of more rows and a student of fewer see the same inputs.
 
     Args:
-        batch_size: the samples of one optimizer step, over all processes together.
-        val_fraction: the share of validation.
-        test_fraction: the share of test.
-        split_seed: fixes the split.
-        seed: fixes the order of the training samples.
-        num_classes: if given, what the data must have; a configuration builds its networks by it.
+        batch_size, val_fraction, test_fraction, split_seed, seed, num_workers, pin_memory: as `SplitData` takes them.
+        num_classes: what the data have, and no other number; a configuration builds its networks by it.
         input_shape: likewise, [channels, height, width].
         label_noise: the share of training labels, in [0, 1], that another class takes, each other one as likely;
             `split_seed` fixes which. Validation and test labels stay as they are.
@@ -78,10 +69,8 @@ class ImageData(L.LightningDataModule):
         views: how many views each training image has, one an epoch; from then on they repeat, so that a teacher that
             was evaluated on all of them once has seen what a student sees (`SeededViews`).
         pairs: let training batches hold each image's next view too, as `other_inputs`; with augmentation.
-        num_workers, pin_memory: as `Loading` takes them.
 
     Attributes:
-        train, val, test: the three splits, once `setup` has run.
         views_of_train: all views of the training split; None without augmentation.
 
     Raises:
@@ -89,65 +78,42 @@ class ImageData(L.LightningDataModule):
             out of range; more rows than the training split has.
     """
 
-    num_classes: int
-    input_shape: tuple[int, ...]
     class_names: ClassVar[tuple[str, ...]]
-    train: ImageDataset
-    val: ImageDataset
-    test: ImageDataset
-    views_of_train: SeededViews | None = None
+    val_fraction = 0.2
+    test_fraction = 0.2
 
-    def __init__(
-        self,
-        batch_size: int = 64,
-        val_fraction: float = 0.2,
-        test_fraction: float = 0.2,
-        split_seed: int = 0,
-        seed: int = 0,
-        num_classes: int | None = None,
-        input_shape: Sequence[int] | None = None,
-        label_noise: float = 0.0,
-        train_rows: int | None = None,
-        augmentation: Augmentation | None = None,
-        views: int = 1,
-        pairs: bool = False,
-        num_workers: int = 0,
-        pin_memory: bool | None = None,
-    ) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"{self.name}: batch_size={batch_size} came; give at least 1.")
-        if num_classes is not None and num_classes != self.num_classes:
-            raise ValueError(f"{self.name}: num_classes={num_classes} came; it has {self.num_classes} classes.")
-        if input_shape is not None and tuple(input_shape) != self.input_shape:
-            raise ValueError(f"{self.name}: input_shape={list(input_shape)} came; it has {list(self.input_shape)}.")
-        check_number(str(self.name), "label_noise", label_noise, least=0, most=1)
-        if train_rows is not None:
-            check_number(str(self.name), "train_rows", train_rows, least=1)
-        check_count(str(self.name), "views", views)
-        if views > 1 and augmentation is None:
-            raise ValueError(f"{self.name}: views={views} came without augmentation; give one, or one view.")
-        self.loading = Loading(num_workers, pin_memory)
-        self.augmentation = augmentation
-        self.views = views
-        self.pairs = pairs
-        self.train_rows = train_rows
-        self.batch_size = batch_size
-        self.val_fraction = val_fraction
-        self.test_fraction = test_fraction
-        self.split_seed = split_seed
-        self.seed = seed
-        self.label_noise = label_noise
-        self._fingerprint: str | None = None
+    _: KW_ONLY
+    num_classes: int = 0
+    input_shape: Sequence[int] = ()
+    label_noise: Share = 0.0
+    train_rows: Count | None = None
+    augmentation: Augmentation | None = None
+    views: Count = 1
+    pairs: bool = False
+    train: ImageDataset = field(init=False)
+    val: ImageDataset = field(init=False)
+    test: ImageDataset = field(init=False)
+    views_of_train: SeededViews | None = field(init=False, default=None)
+    _fingerprint: str | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # What the class says is what the data have.
+        classes, shape = type(self).num_classes, tuple(type(self).input_shape)
+        if self.num_classes != classes:
+            raise ValueError(f"{self.name}: num_classes={self.num_classes} came; it has {classes} classes.")
+        if tuple(self.input_shape) != shape:
+            raise ValueError(f"{self.name}: input_shape={list(self.input_shape)} came; it has {list(shape)}.")
+        self.input_shape = shape
+        if self.views > 1 and self.augmentation is None:
+            raise ValueError(f"{self.name}: views={self.views} came without augmentation; give one, or one view.")
 
     def read(self) -> Images:
         """The whole data set."""
         raise NotImplementedError
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read, split and normalise; done once."""
-        if hasattr(self, "train"):
-            return
+    def splits(self) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
+        """Read, split and normalise."""
         images = self.read()
         split = stratified_split(
             images.target, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.split_seed
@@ -157,16 +123,15 @@ class ImageData(L.LightningDataModule):
         deviation = seen.std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
         inputs = torch.from_numpy(((images.pixels - mean) / np.maximum(deviation, 1e-8)).astype(np.float32))
         target = torch.from_numpy(images.target)
-        self.train, self.val, self.test = (ImageDataset(inputs[part], target[part]) for part in split)
-        kept = self._kept(self.train.target.numpy())
+        train, val, test = (ImageDataset(inputs[part], target[part]) for part in split)
+        kept = self._kept(train.target.numpy())
         if self.label_noise > 0:
-            self.train.target = flipped(
-                self.train.target, self.num_classes, fraction=self.label_noise, seed=self.split_seed
-            )
+            train.target = flipped(train.target, self.num_classes, fraction=self.label_noise, seed=self.split_seed)
         if kept is not None:
-            self.train = ImageDataset(self.train.inputs[kept], self.train.target[kept])
+            train = ImageDataset(train.inputs[kept], train.target[kept])
         if self.augmentation is not None:
-            self.views_of_train = SeededViews(self.train, self.augmentation, self.views, self.split_seed, self.pairs)
+            self.views_of_train = SeededViews(train, self.augmentation, self.views, self.split_seed, self.pairs)
+        return train, val, test
 
     def _kept(self, target: NDArray[np.int64]) -> Int[Tensor, " rows"] | None:
         if self.train_rows is None:
@@ -188,33 +153,11 @@ class ImageData(L.LightningDataModule):
             self._fingerprint = content.hexdigest()
         return self._fingerprint
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches, each process its share."""
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        if self.batch_size % world:
-            raise ValueError(
-                f"{self.name}: batch_size={self.batch_size} came with {world} processes; give a multiple "
-                f"of {world}, each process takes its share."
-            )
-        if self.views_of_train is not None:
-            view_sampler = ViewSampler(self.views_of_train, world, rank, self.seed)
-            return self._loader(self.views_of_train, self.batch_size // world, view_sampler)
-        # Also for one process, since Lightning tells this sampler the epoch: the order is that of (seed, epoch).
-        sampler = ResumableSampler(self.train, world, rank, shuffle=True, seed=self.seed)
-        return self._loader(self.train, self.batch_size // world, sampler)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """The validation split in order, whole on every process."""
-        return self._loader(self.val, 4 * self.batch_size)
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """The test split in order, whole on every process."""
-        return self._loader(self.test, 4 * self.batch_size)
-
-    def _loader(
-        self, dataset: Dataset[Batch], batch_size: int, sampler: ResumableSampler | None = None
-    ) -> DataLoader[Batch]:
-        return self.loading.loader(dataset, batch_size, sampler, trainer=self.trainer)
+    def shuffled(self, batch_size: int, world: int, rank: int) -> DataLoader[Batch]:
+        """This process's share of the training split, or of the epoch's view of it, in the order of seed and epoch."""
+        if self.views_of_train is None:
+            return super().shuffled(batch_size, world, rank)
+        return self.loader(self.views_of_train, batch_size, ViewSampler(self.views_of_train, world, rank, self.seed))
 
 
 def flipped(

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.data.resident import Batch, ResidentData
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.data.loading import Batch
+from lightning_losses.data.resident import ResidentData
+from lightning_losses.numerics.settings import Count
 
 
 def quadratic_target(
@@ -54,23 +55,14 @@ class LazyRichPolynomial(ResidentData):
     name = "lazy_rich_polynomial"
     num_classes = 1
 
-    def __init__(
-        self,
-        dimension: int = 100,
-        train_samples: int = 550,
-        test_samples: int = 1000,
-        fixed_norm: bool = False,
-        seed: int = 0,
-        steps_per_epoch: int = 50,
-    ) -> None:
-        super().__init__(seed, steps_per_epoch)
-        for name, value in (("dimension", dimension), ("train_samples", train_samples),
-                            ("test_samples", test_samples)):  # fmt: skip
-            check_number(self.name, name, value, least=1)
-        self.num_features = dimension
-        self.train_samples = train_samples
-        self.test_samples = test_samples
-        self.fixed_norm = fixed_norm
+    dimension: Count = 100
+    train_samples: Count = 550
+    test_samples: Count = 1000
+    fixed_norm: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.num_features = self.dimension
 
     def make(self) -> tuple[Batch, Batch]:
         """Draw the direction, then both splits."""

@@ -1,56 +1,125 @@
-"""How batches come to the device: processes that make them ahead, and memory that a GPU copies from by itself."""
+"""How batches come to the device: three splits, their loaders, and memory that a GPU copies from by itself."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import KW_ONLY, field
+from typing import Annotated, Any, ClassVar
 
 import lightning as L
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.settings import Bound, Count, Declared
 
 Batch = dict[str, Tensor]
+Fraction = Annotated[float, Bound(above=0, below=1)]
 
 
-@dataclass(frozen=True)
-class Loading:
-    """What a data module's loaders have in common.
+class BatchDataset(Dataset[Batch]):
+    """A data set in memory: asked for a list of positions, by `__getitems__`, it answers with the whole batch."""
+
+    def __getitem__(self, position: int) -> Batch:
+        return {name: tensor[0] for name, tensor in self.__getitems__([position]).items()}
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        """The batch of the samples at these positions."""
+        raise NotImplementedError
+
+
+class SplitData(Declared, L.LightningDataModule):
+    """Base of the data sets with a training, a validation and a test split, and batches that carry names.
+
+    A subclass makes the splits in `splits`. The order of training samples depends on `seed` and the epoch alone, so
+    that a resumed run sees what an uninterrupted one sees.
 
     Args:
+        batch_size: the samples of one optimizer step, over all processes together.
+        val_fraction: the share of validation.
+        test_fraction: the share of test.
+        split_seed: fixes the splits.
+        seed: fixes the order of the training samples.
         num_workers: processes that make batches ahead and stay between epochs; 0 makes each batch when it is asked for,
             which is the fastest way where data lie in memory and need no work.
         pin_memory: put batches into memory that is never swapped out, from where a GPU copies them while the host goes
             on; None does so where the run is on a CUDA device.
+
+    Attributes:
+        train, val, test: the three splits, once `setup` has run.
+        drop_last: whether training leaves out an epoch's last batch where it is smaller.
+
+    Raises:
+        ValueError: a value out of range; a batch size that the processes can't share.
     """
 
-    num_workers: int = 0
+    name = ""
+    drop_last: ClassVar[bool] = False
+
+    _: KW_ONLY
+    batch_size: Count = 64
+    val_fraction: Fraction = 0.1
+    test_fraction: Fraction = 0.1
+    split_seed: int = 0
+    seed: int = 0
+    num_workers: Annotated[int, Bound(least=0)] = 0
     pin_memory: bool | None = None
+    train: Any = field(init=False)
+    val: Any = field(init=False)
+    test: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        check_number("loading", "num_workers", self.num_workers, least=0)
+        super().__post_init__()
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"{self.name}: val_fraction={self.val_fraction} and test_fraction={self.test_fraction} came; give less "
+                "than 1 together, the rest is for training."
+            )
+
+    def splits(self) -> tuple[Dataset[Batch], Dataset[Batch], Dataset[Batch]]:
+        """The training, the validation and the test split."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and split; done once."""
+        if not hasattr(self, "train"):
+            self.train, self.val, self.test = self.splits()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled batches, each process its share."""
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        if self.batch_size % world:
+            raise ValueError(
+                f"{self.name}: batch_size={self.batch_size} came with {world} processes; give a multiple of {world}, "
+                "each process takes its share."
+            )
+        return self.shuffled(self.batch_size // world, world, rank)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The validation split in order, whole on every process."""
+        return self.loader(self.val, 4 * self.batch_size)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test split in order, whole on every process."""
+        return self.loader(self.test, 4 * self.batch_size)
+
+    def shuffled(self, batch_size: int, world: int, rank: int) -> DataLoader[Batch]:
+        """This process's share of the training split, in the order of seed and epoch."""
+        # Also for one process, since Lightning tells this sampler the epoch.
+        sampler = ResumableSampler(self.train, world, rank, shuffle=True, seed=self.seed)
+        return self.loader(self.train, batch_size, sampler)
 
     def loader(
-        self,
-        dataset: Dataset[Batch],
-        batch_size: int,
-        sampler: ResumableSampler | None = None,
-        *,
-        trainer: L.Trainer | None,
-        drop_last: bool = False,
+        self, dataset: Dataset[Batch], batch_size: int, sampler: ResumableSampler | None = None
     ) -> DataLoader[Batch]:
         """Whole batches of a dataset that answers a list of positions: in order, or in that of a sampler."""
-        on_cuda = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         options: dict[str, Any] = {
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": on_cuda if self.pin_memory is None else self.pin_memory,
             "collate_fn": _as_is,
-            "drop_last": drop_last,
         }
         if sampler is None:
             return DataLoader(dataset, batch_size, **options)
-        return ResumableLoader(dataset, batch_size, sampler, **options)
+        return ResumableLoader(dataset, batch_size, sampler, drop_last=self.drop_last, **options)
 
 
 def _as_is(batch: Any) -> Any:

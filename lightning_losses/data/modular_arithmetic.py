@@ -1,14 +1,15 @@
 """Modular arithmetic: a op b mod p, of which a part of the table is given."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from lightning_losses.data.resident import Batch, ResidentData, random_split
-from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.data.loading import Batch
+from lightning_losses.data.resident import ResidentData, random_split
+from lightning_losses.numerics.settings import Bound
 
 Operation = Literal["add", "subtract", "multiply", "divide"]
 Encoding = Literal["one_hot", "tokens"]
@@ -66,32 +67,23 @@ class ModularArithmetic(ResidentData):
 
     name = "modular_arithmetic"
 
-    def __init__(
-        self,
-        prime: int = 113,
-        operation: Operation = "add",
-        train_fraction: float = 0.4,
-        encoding: Encoding = "one_hot",
-        seed: int = 0,
-        steps_per_epoch: int = 50,
-    ) -> None:
-        super().__init__(seed, steps_per_epoch)
-        check_choice(self.name, "operation", operation, Operation)
-        check_choice(self.name, "encoding", encoding, Encoding)
-        check_number(self.name, "train_fraction", train_fraction, above=0, most=1)
+    prime: int = 113
+    operation: Operation = "add"
+    train_fraction: Annotated[float, Bound(above=0, most=1)] = 0.4
+    encoding: Encoding = "one_hot"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        prime = self.prime
         if prime < 2 or any(prime % divisor == 0 for divisor in range(2, int(prime**0.5) + 1)):
             raise ValueError(f"{self.name}: prime={prime} came, which is not a prime; give one, such as 97 or 113.")
-        self.prime = prime
-        self.operation: Operation = operation
-        self.train_fraction = train_fraction
-        self.encoding: Encoding = encoding
         self.num_classes = prime
-        self.num_features = 2 * prime if encoding == "one_hot" else 2
-        rows = prime * (prime - 1 if operation == "divide" else prime)
-        self.train_samples = int(train_fraction * rows)
+        self.num_features = 2 * prime if self.encoding == "one_hot" else 2
+        rows = prime * (prime - 1 if self.operation == "divide" else prime)
+        self.train_samples = int(self.train_fraction * rows)
         if not 0 < self.train_samples < rows:
             raise ValueError(
-                f"{self.name}: train_fraction={train_fraction} of {rows} rows leaves a split empty; give another."
+                f"{self.name}: train_fraction={self.train_fraction} of {rows} rows leaves a split empty; give another."
             )
 
     def make(self) -> tuple[Batch, Batch]:

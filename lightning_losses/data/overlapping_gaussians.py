@@ -1,12 +1,11 @@
 """Two Gaussians that overlap, in the shape of small images: data whose best prediction is known."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 
 from lightning_losses.data.image_data import ImageData, Images
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.settings import Bound, Positive
 
 
 class OverlappingGaussians(ImageData):
@@ -19,9 +18,7 @@ class OverlappingGaussians(ImageData):
         distance: between the means of a pixel, above 0.
         samples: of the three splits together, at least 10.
         seed: of the samples and of their order in training.
-        batch_size, val_fraction, test_fraction, split_seed, num_classes, input_shape, label_noise, train_rows,
-            num_workers, pin_memory: as `ImageData` takes them; a fifth is for test and a tenth of the rest for
-            validation.
+        batch_size, ...: as `ImageData` takes them; a fifth is for test and a tenth of the rest for validation.
 
     Source:
         Chidambaram, Ge, 2023, "On the Limitations of Temperature Scaling for Distributions with Overlaps",
@@ -37,41 +34,12 @@ class OverlappingGaussians(ImageData):
     name = "overlapping_gaussians"
     num_classes = 2
     input_shape = (3, 10, 10)
-    class_names: ClassVar[tuple[str, ...]] = ("at the origin", "shifted")
+    class_names = ("at the origin", "shifted")
+    batch_size = 500
+    val_fraction = 0.08
 
-    def __init__(
-        self,
-        distance: float = 0.1,
-        samples: int = 5000,
-        batch_size: int = 500,
-        val_fraction: float = 0.08,
-        test_fraction: float = 0.2,
-        split_seed: int = 0,
-        seed: int = 0,
-        num_classes: int | None = None,
-        input_shape: Sequence[int] | None = None,
-        label_noise: float = 0.0,
-        train_rows: int | None = None,
-        num_workers: int = 0,
-        pin_memory: bool | None = None,
-    ) -> None:
-        check_number(self.name, "distance", distance, above=0)
-        check_number(self.name, "samples", samples, least=10)
-        super().__init__(
-            batch_size,
-            val_fraction,
-            test_fraction,
-            split_seed,
-            seed,
-            num_classes,
-            input_shape,
-            label_noise,
-            train_rows,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        )
-        self.distance = distance
-        self.samples = samples
+    distance: Positive = 0.1
+    samples: Annotated[int, Bound(least=10)] = 5000
 
     def read(self) -> Images:
         """Draw the samples, half of each class."""

@@ -1,13 +1,12 @@
 """Classes in pairs that share a cluster: data where a network is rightly sure of most and wrongly of the rest."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_losses.data.image_data import ImageData, Images
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.settings import Bound, Positive, Share
 
 
 class PairedGaussians(ImageData):
@@ -23,8 +22,7 @@ class PairedGaussians(ImageData):
             deviation is 1 in each pixel.
         samples: of the three splits together, at least 50.
         seed: of the centres, of the samples and of their order in training.
-        batch_size, val_fraction, test_fraction, split_seed, num_classes, input_shape, label_noise, train_rows,
-            num_workers, pin_memory: as `ImageData` takes them.
+        batch_size, ...: as `ImageData` takes them.
 
     Source:
         The kind of data of which Chidambaram, Ge, 2023, "On the Limitations of Temperature Scaling for Distributions
@@ -40,44 +38,14 @@ class PairedGaussians(ImageData):
     name = "paired_gaussians"
     num_classes = 10
     input_shape = (1, 10, 10)
-    class_names: ClassVar[tuple[str, ...]] = tuple(f"{pair}{side}" for pair in range(5) for side in "ab")
+    class_names = tuple(f"{pair}{side}" for pair in range(5) for side in "ab")
+    batch_size = 250
+    val_fraction = 0.1
+    test_fraction = 0.3
 
-    def __init__(
-        self,
-        overlap: float = 0.5,
-        distance: float = 6.0,
-        samples: int = 5000,
-        batch_size: int = 250,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.3,
-        split_seed: int = 0,
-        seed: int = 0,
-        num_classes: int | None = None,
-        input_shape: Sequence[int] | None = None,
-        label_noise: float = 0.0,
-        train_rows: int | None = None,
-        num_workers: int = 0,
-        pin_memory: bool | None = None,
-    ) -> None:
-        check_number(self.name, "overlap", overlap, least=0, most=1)
-        check_number(self.name, "distance", distance, above=0)
-        check_number(self.name, "samples", samples, least=50)
-        super().__init__(
-            batch_size,
-            val_fraction,
-            test_fraction,
-            split_seed,
-            seed,
-            num_classes,
-            input_shape,
-            label_noise,
-            train_rows,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        )
-        self.overlap = overlap
-        self.distance = distance
-        self.samples = samples
+    overlap: Share = 0.5
+    distance: Positive = 6.0
+    samples: Annotated[int, Bound(least=50)] = 5000
 
     def read(self) -> Images:
         """Draw the centres, and as many samples of each class."""

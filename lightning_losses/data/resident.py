@@ -1,13 +1,15 @@
 """Data small enough to stay on the device: every step sees the whole training split, without copies or workers."""
 
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, field
 
 import lightning as L
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-Batch = dict[str, Tensor]
+from lightning_losses.data.loading import Batch
+from lightning_losses.numerics.settings import Count, Declared
 
 
 class WholeBatch:
@@ -38,7 +40,7 @@ class WholeBatch:
         """Nothing to go on from."""
 
 
-class ResidentData(L.LightningDataModule):
+class ResidentData(Declared, L.LightningDataModule):
     """Base of the full-batch tasks: batches ``{"inputs", "target"}`` of a whole split, kept on the training device.
 
     A subclass makes its tensors in `make`, from `self.generator()` alone. Validation and test are both the held-out
@@ -61,18 +63,15 @@ class ResidentData(L.LightningDataModule):
         ValueError: fewer than 1 step per epoch, or steps that don't fill whole batches of the module.
     """
 
-    name: str
-    num_classes: int
-    num_features: int
-    train: Batch
-    test: Batch
+    name = ""
 
-    def __init__(self, seed: int = 0, steps_per_epoch: int = 50) -> None:
-        super().__init__()
-        if steps_per_epoch < 1:
-            raise ValueError(f"{self.name}: steps_per_epoch={steps_per_epoch} came; give at least 1.")
-        self.seed = seed
-        self.steps_per_epoch = steps_per_epoch
+    _: KW_ONLY
+    seed: int = 0
+    steps_per_epoch: Count = 50
+    num_classes: int = field(init=False)
+    num_features: int = field(init=False)
+    train: Batch = field(init=False)
+    test: Batch = field(init=False)
 
     def make(self) -> tuple[Batch, Batch]:
         """The training and the held-out split."""

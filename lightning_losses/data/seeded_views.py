@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lightning_losses.data.loading import Batch, BatchDataset
 from lightning_losses.data.resumable import ResumableSampler
 from lightning_losses.numerics.checks import check_count, check_number
 
-Batch = dict[str, Tensor]
 Augmentation = Callable[
     [Float[Tensor, "channels height width"], torch.Generator], Float[Tensor, "channels height width"]
 ]
@@ -47,7 +47,7 @@ class RandomShift:
         return moved
 
 
-class SeededViews(Dataset[Batch]):
+class SeededViews(BatchDataset):
     """Several augmented views of every sample of a data set, the same whenever they are asked for.
 
     It is as long as all views together: the sample at ``view * len(dataset) + position`` is that view of that sample.
@@ -89,9 +89,6 @@ class SeededViews(Dataset[Batch]):
 
     def __len__(self) -> int:
         return self.views * len(self.dataset)
-
-    def __getitem__(self, number: int) -> Batch:
-        return {name: tensor[0] for name, tensor in self.__getitems__([number]).items()}
 
     def __getitems__(self, numbers: list[int]) -> Batch:
         """The batch of these views."""

@@ -1,9 +1,13 @@
 """Sparse parity: the parity of a few bits among many."""
 
+from typing import Annotated
+
 import torch
 
-from lightning_losses.data.resident import Batch, ResidentData, random_split
+from lightning_losses.data.loading import Batch
+from lightning_losses.data.resident import ResidentData, random_split
 from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.settings import Bound, Count
 
 
 class SparseParity(ResidentData):
@@ -35,30 +39,20 @@ class SparseParity(ResidentData):
     name = "sparse_parity"
     num_classes = 2
 
-    def __init__(
-        self,
-        parity_bits: int = 3,
-        noise_bits: int = 40,
-        train_samples: int = 1000,
-        test_samples: int = 1000,
-        seed: int = 0,
-        steps_per_epoch: int = 50,
-    ) -> None:
-        super().__init__(seed, steps_per_epoch)
-        for name, value in (("parity_bits", parity_bits), ("train_samples", train_samples),
-                            ("test_samples", test_samples)):  # fmt: skip
-            check_number(self.name, name, value, least=1)
-        check_number(self.name, "noise_bits", noise_bits, least=0)
-        self.num_features = parity_bits + noise_bits
+    parity_bits: Count = 3
+    noise_bits: Annotated[int, Bound(least=0)] = 40
+    train_samples: Count = 1000
+    test_samples: Count = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.num_features = self.parity_bits + self.noise_bits
         check_number(self.name, "parity_bits + noise_bits", self.num_features, most=62)
-        if train_samples + test_samples > 2**self.num_features:
+        if self.train_samples + self.test_samples > 2**self.num_features:
             raise ValueError(
-                f"{self.name}: {train_samples + test_samples} different strings of {self.num_features} bits were "
-                f"asked for; there are {2**self.num_features}."
+                f"{self.name}: {self.train_samples + self.test_samples} different strings of {self.num_features} bits "
+                f"were asked for; there are {2**self.num_features}."
             )
-        self.parity_bits = parity_bits
-        self.train_samples = train_samples
-        self.test_samples = test_samples
 
     def make(self) -> tuple[Batch, Batch]:
         """Draw different strings, and split them."""

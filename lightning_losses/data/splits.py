@@ -1,9 +1,12 @@
 """A fixed, stratified split into training, validation and test."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence, Sized
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Group = TypeVar("Group", bound=Sized)
 
 
 class Split(NamedTuple):
@@ -54,6 +57,24 @@ def stratified_split(target: NDArray[Any], *, val_fraction: float, test_fraction
             "give larger fractions or more samples."
         )
     return split
+
+
+def split_whole(groups: Sequence[Group], *, val_fraction: float, test_fraction: float) -> tuple[list[Group], ...]:
+    """Groups of samples, such as files, shared out in their order among training, validation and test, each whole.
+
+    Example:
+        >>> split_whole(["abcdef", "g", "hi", "j"], val_fraction=0.2, test_fraction=0.2)
+        (['abcdef'], ['g', 'j'], ['hi'])
+    """
+    total = sum(map(len, groups))
+    lacking = [total * share for share in (1 - (val_fraction + test_fraction), val_fraction, test_fraction)]
+    parts: tuple[list[Group], ...] = ([], [], [])
+    for group in groups:
+        # To whichever lacks most.
+        part = lacking.index(max(lacking))
+        parts[part].append(group)
+        lacking[part] -= len(group)
+    return parts
 
 
 def stratified_order(target: NDArray[Any], seed: int) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """The standard library's docstrings, byte by byte, each a document, several packed in a row."""
 
+from dataclasses import KW_ONLY, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -56,7 +56,7 @@ class StdlibDocstrings(StdlibText):
 
     Args:
         packed: False gives every document a row of its own, the rest of which is filled up.
-        **text: as `StdlibText` takes them; `max_bytes` counts docstrings.
+        block_length, ...: as `StdlibText` takes them; `max_bytes` counts docstrings.
 
     Raises:
         ValueError: as `StdlibText`.
@@ -69,13 +69,12 @@ class StdlibDocstrings(StdlibText):
     """
 
     name = "stdlib_docstrings"
-    train: PackedDataset
-    val: PackedDataset
-    test: PackedDataset
 
-    def __init__(self, packed: bool = True, **text: Any) -> None:
-        super().__init__(**text)
-        self.packed = packed
+    _: KW_ONLY
+    packed: bool = True
+    train: PackedDataset = field(init=False)
+    val: PackedDataset = field(init=False)
+    test: PackedDataset = field(init=False)
 
     def _dataset(self, texts: list[bytes]) -> PackedDataset:
         documents = [document for text in texts for document in text.split(_BETWEEN) if document]

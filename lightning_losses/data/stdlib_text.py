@@ -6,25 +6,25 @@ import math
 import sysconfig
 import warnings
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, field
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from lightning_losses.data.loading import Batch, Loading
-from lightning_losses.data.resumable import ResumableSampler
+from lightning_losses.data.loading import Batch, BatchDataset, SplitData
+from lightning_losses.data.splits import split_whole
 from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.settings import Count
 
 # Tests and packages are no part of the library; the codecs are 120 times nearly the same table, which would stand in
 # training and in validation both.
 _LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "encodings"}
 
 
-class TextDataset(Dataset[Batch]):
+class TextDataset(BatchDataset):
     """A text cut into blocks; asked for a list of positions, it answers with the whole batch.
 
     A block's targets are its tokens moved by one, so that each token but the text's first is a target once.
@@ -57,38 +57,27 @@ class TextDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def __getitem__(self, position: int) -> Batch:
-        return {name: tensor[0] for name, tensor in self.__getitems__([position]).items()}
-
     def __getitems__(self, positions: list[int]) -> Batch:
         """The batch of the blocks at these positions, as [B, T] int64."""
         index = torch.as_tensor(positions)
         return {"inputs": self.inputs[index].long(), "target": self.target[index].long()}
 
 
-class StdlibText(L.LightningDataModule):
+class StdlibText(SplitData):
     """The standard library's ``.py`` files as byte tokens, in batches ``{"inputs", "target"}`` of [B, T].
 
     The files, without tests, installed packages, codec tables and the build's own settings, are put in an order that
     `split_seed` fixes, and taken until there are `max_bytes`; of a long one the first fiftieth of that. Each goes to
-    one split alone. The order of training blocks depends on `seed` and the epoch alone, so that a resumed run sees
-    what an uninterrupted one sees.
+    one split alone.
 
     The text changes with Python's version; `fingerprint` says whether two machines have the same.
 
     Args:
-        batch_size: the blocks of one optimizer step, over all processes together.
         block_length: T, the tokens of a block.
         max_bytes: the size of the whole text, if there is so much.
-        val_fraction: the share of validation, to within a fiftieth of the text.
-        test_fraction: the share of test, likewise.
-        split_seed: fixes the order in which files are taken, and so the splits.
-        seed: fixes the order of the training blocks.
-        vocabulary_size: if given, must be 256; a configuration builds its networks by it.
-        num_workers, pin_memory: as `Loading` takes them.
-
-    Attributes:
-        train, val, test: the three splits, once `setup` has run.
+        vocabulary_size: 256 and no other number; a configuration builds its networks by it.
+        batch_size, ...: as `SplitData` takes them; shares are met to within a fiftieth of the text, and `split_seed`
+            fixes the order in which files are taken.
 
     Raises:
         ValueError: a value out of range; no sources; a split too short for one block; a batch size that the processes
@@ -102,60 +91,26 @@ class StdlibText(L.LightningDataModule):
     """
 
     name = "stdlib_text"
-    train: TextDataset
-    val: TextDataset
-    test: TextDataset
+    batch_size = 16
 
-    def __init__(
-        self,
-        batch_size: int = 16,
-        block_length: int = 128,
-        max_bytes: int = 2_000_000,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.1,
-        split_seed: int = 0,
-        seed: int = 0,
-        vocabulary_size: int | None = None,
-        num_workers: int = 0,
-        pin_memory: bool | None = None,
-    ) -> None:
-        super().__init__()
-        for name, value in (("batch_size", batch_size), ("block_length", block_length), ("max_bytes", max_bytes)):
-            check_number(self.name, name, value, least=1)
-        for name, share in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-            check_number(self.name, name, share, above=0, most=1)
-        if val_fraction + test_fraction >= 1:
-            raise ValueError(
-                f"{self.name}: val_fraction={val_fraction} and test_fraction={test_fraction} came; give less than 1 "
-                "together, the rest is for training."
-            )
-        if vocabulary_size not in (None, 256):
-            raise ValueError(f"{self.name}: vocabulary_size={vocabulary_size} came; there are 256 bytes.")
-        self.batch_size = batch_size
-        self.block_length = block_length
-        self.max_bytes = max_bytes
-        self.val_fraction = val_fraction
-        self.test_fraction = test_fraction
-        self.split_seed = split_seed
-        self.seed = seed
-        self.vocabulary_size = 256
-        self.loading = Loading(num_workers, pin_memory)
+    block_length: Count = 128
+    max_bytes: Count = 2_000_000
+    _: KW_ONLY
+    vocabulary_size: int = 256
+    train: TextDataset = field(init=False)
+    val: TextDataset = field(init=False)
+    test: TextDataset = field(init=False)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read and split; done once."""
-        if hasattr(self, "train"):
-            return
-        texts = list(self._texts())
-        total = sum(map(len, texts))
-        held_out = self.val_fraction + self.test_fraction
-        wanted = [total * share for share in (1 - held_out, self.val_fraction, self.test_fraction)]
-        parts: list[list[bytes]] = [[], [], []]
-        for text in texts:
-            # To whichever lacks most.
-            part = wanted.index(max(wanted))
-            parts[part].append(text)
-            wanted[part] -= len(text)
-        self.train, self.val, self.test = (self._dataset(part) for part in parts)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vocabulary_size != 256:
+            raise ValueError(f"{self.name}: vocabulary_size={self.vocabulary_size} came; there are 256 bytes.")
+
+    def splits(self) -> tuple[TextDataset, TextDataset, TextDataset]:
+        """Read, and give each file to one split."""
+        parts = split_whole(list(self._texts()), val_fraction=self.val_fraction, test_fraction=self.test_fraction)
+        train, val, test = map(self._dataset, parts)
+        return train, val, test
 
     def fingerprint(self) -> str:
         """A hash of the three splits."""
@@ -164,26 +119,6 @@ class StdlibText(L.LightningDataModule):
         for dataset in (self.train, self.val, self.test):
             content.update(hashlib.sha256(dataset.text.numpy().tobytes()).digest())
         return content.hexdigest()
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches, each process its share."""
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        if self.batch_size % world:
-            raise ValueError(
-                f"{self.name}: batch_size={self.batch_size} came with {world} processes; give a multiple of {world}, "
-                "each process takes its share."
-            )
-        # Also for one process, since Lightning tells this sampler the epoch: the order is that of (seed, epoch).
-        sampler = ResumableSampler(self.train, world, rank, shuffle=True, seed=self.seed)
-        return self.loading.loader(self.train, self.batch_size // world, sampler, trainer=self.trainer)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """The validation split in order, whole on every process."""
-        return self.loading.loader(self.val, 4 * self.batch_size, trainer=self.trainer)
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """The test split in order, whole on every process."""
-        return self.loading.loader(self.test, 4 * self.batch_size, trainer=self.trainer)
 
     def _dataset(self, texts: list[bytes]) -> TextDataset:
         """One split, of its files' contents."""

@@ -1,9 +1,12 @@
 """XOR clusters: four Gaussian clusters whose classes no line separates, in high dimension."""
 
+from typing import Annotated
+
 import torch
 
-from lightning_losses.data.resident import Batch, ResidentData
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.data.loading import Batch
+from lightning_losses.data.resident import ResidentData
+from lightning_losses.numerics.settings import Bound, Count, Positive
 
 
 class XORCluster(ResidentData):
@@ -39,27 +42,15 @@ class XORCluster(ResidentData):
     name = "xor_cluster"
     num_classes = 2
 
-    def __init__(
-        self,
-        dimension: int = 4000,
-        signal: float = 12.0,
-        label_noise: float = 0.1,
-        train_samples: int = 200,
-        test_samples: int = 1000,
-        seed: int = 0,
-        steps_per_epoch: int = 50,
-    ) -> None:
-        super().__init__(seed, steps_per_epoch)
-        check_number(self.name, "dimension", dimension, least=2)
-        check_number(self.name, "signal", signal, above=0)
-        check_number(self.name, "label_noise", label_noise, least=0, most=0.5)
-        check_number(self.name, "train_samples", train_samples, least=1)
-        check_number(self.name, "test_samples", test_samples, least=1)
-        self.num_features = dimension
-        self.signal = signal
-        self.label_noise = label_noise
-        self.train_samples = train_samples
-        self.test_samples = test_samples
+    dimension: Annotated[int, Bound(least=2)] = 4000
+    signal: Positive = 12.0
+    label_noise: Annotated[float, Bound(least=0, most=0.5)] = 0.1
+    train_samples: Count = 200
+    test_samples: Count = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.num_features = self.dimension
 
     def make(self) -> tuple[Batch, Batch]:
         """Draw both splits; flip labels of the training split."""

@@ -5,7 +5,7 @@ what lies outside; configurations, tests and the catalogue read the same ranges 
 """
 
 import types
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -107,7 +107,7 @@ class Setting:
 
 
 @cache
-def settings(kind: type) -> tuple[Setting, ...]:
+def settings(kind: Any) -> tuple[Setting, ...]:
     """The settings of a class, in the order of its constructor, by the annotations of its fields.
 
     Example:
@@ -118,7 +118,8 @@ def settings(kind: type) -> tuple[Setting, ...]:
         Bound(above=None, least=0, most=None, below=None)
     """
     hints = get_type_hints(kind, include_extras=True)
-    declared = [field for field in fields(kind) if field.init]
+    known = kind._fields.values() if issubclass(kind, Declared) else fields(kind)
+    declared = [field for field in known if field.init]
     # As the constructor's signature has them: what is given by name alone comes last.
     declared = [field for field in declared if not field.kw_only] + [field for field in declared if field.kw_only]
     return tuple(
@@ -151,7 +152,8 @@ class Declared:
     """Base of what is one declaration: the annotated fields of a subclass are its settings, which are checked.
 
     It stands before what Lightning derives from. What is no setting is a ``field(init=False)``; checks that concern
-    several settings are made in `__post_init__`, after ``super().__post_init__()``.
+    several settings are made in `__post_init__`, after ``super().__post_init__()``. A subclass gives an inherited
+    setting another default by a plain assignment.
 
     Attributes:
         name: what errors begin with.
@@ -160,18 +162,36 @@ class Declared:
         >>> class Warmth(Declared):
         ...     name = "warmth"
         ...     degrees: Annotated[float, Bound(least=-273.15)] = 20.0
-        >>> Warmth(25.0).degrees
-        25.0
+        >>> class Heat(Warmth):
+        ...     degrees = 60.0
+        >>> Warmth(25.0).degrees, Heat().degrees
+        (25.0, 60.0)
         >>> Warmth(-300.0)
         Traceback (most recent call last):
         ValueError: warmth: degrees=-300.0 came; give a number at least -273.15.
     """
 
-    name: ClassVar[str]
+    name = ""
+    _fields: ClassVar[dict[str, Field[Any]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        dataclass(eq=False, repr=False)(cls)
+        own = vars(cls).get("__annotations__", {})
+        inherited = {
+            name: item for base in reversed(cls.__mro__) for name, item in vars(base).get("_fields", {}).items()
+        }
+        for name, item in inherited.items():
+            if name not in own:
+                default = vars(cls).get(name, item.default)
+                options: dict[str, Any] = {"init": item.init, "kw_only": item.kw_only, "default": default}
+                if default is MISSING:
+                    options["default_factory"] = item.default_factory
+                setattr(cls, name, field(**options))
+        cls.__annotations__ = {name: item.type for name, item in inherited.items()} | own
+        declared: Any = dataclass(eq=False, repr=False)(cls)
+        cls._fields = {item.name: item for item in fields(declared)}
+        # A dataclass no longer: to OmegaConf its instances would be configurations.
+        del declared.__dataclass_fields__
 
     def __post_init__(self) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from lightning_losses.data import Digits
-from lightning_losses.data.loading import Loading
 from lightning_losses.data.seeded_views import RandomShift
 from lightning_losses.data.stdlib_text import StdlibText
 
@@ -70,8 +69,9 @@ def test_batches_made_ahead_are_not_counted_as_taken():
     [(None, "cuda", True), (None, "cpu", False), (None, None, False), (True, "cpu", True), (False, "cuda", False)],
 )
 def test_batches_are_pinned_for_cuda_alone_unless_it_is_said(pin_memory, device, pinned):
-    trainer = None if device is None else trainer_on(device)
-    assert Loading(pin_memory=pin_memory).loader(digits().train, 4, trainer=trainer).pin_memory is pinned
+    data = digits(pin_memory=pin_memory)
+    data.trainer = None if device is None else trainer_on(device)
+    assert data.val_dataloader().pin_memory is pinned
 
 
 @pytest.mark.cuda

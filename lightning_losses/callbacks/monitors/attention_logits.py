@@ -3,8 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import KW_ONLY
-from typing import Any, ClassVar
+from typing import Any
 from unittest.mock import patch
 
 import lightning as L
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 
 from lightning_losses.callbacks.monitors.probe import ProbeMonitor
 from lightning_losses.numerics.probabilities import full_precision
-from lightning_losses.numerics.settings import Count
 from lightning_losses.plots.grokking import value_curves
 from lightning_losses.plots.style import Figure
 
@@ -81,10 +79,8 @@ class AttentionLogits(ProbeMonitor):
         'attention_logits'
     """
 
-    name: ClassVar[str] = "attention_logits"
-
-    _: KW_ONLY
-    samples: Count = 64
+    name = "attention_logits"
+    samples = 64
 
     @torch.no_grad()
     def measure(

@@ -1,7 +1,7 @@
 """Evaluates every task seen so far, often enough to see what happens when the task changes."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning as L
 import torch
@@ -51,7 +51,7 @@ class ContinualEvaluation(Monitor):
         10
     """
 
-    name: ClassVar[str] = "continual"
+    name = "continual"
 
     tasks: Sequence[Task]
     current: Callable[[L.Trainer], int]

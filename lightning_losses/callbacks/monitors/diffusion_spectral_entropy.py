@@ -1,7 +1,5 @@
 """Watches how many directions layers use, and how many the label explains."""
 
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -41,7 +39,7 @@ class DiffusionSpectralEntropy(LayerMonitor):
         'diffusion_spectral_entropy'
     """
 
-    name: ClassVar[str] = "diffusion_spectral_entropy"
+    name = "diffusion_spectral_entropy"
 
     bandwidth: Positive = 10.0
     power: Positive = 1.0

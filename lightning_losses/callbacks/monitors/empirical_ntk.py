@@ -1,7 +1,6 @@
 """Watches the tangent kernel: how far it has moved, and how well it is aligned with the labels."""
 
-from dataclasses import KW_ONLY, field
-from typing import ClassVar
+from dataclasses import field
 
 import lightning as L
 import torch.nn.functional as F
@@ -10,7 +9,6 @@ from torch import Tensor
 from lightning_losses.callbacks.monitors.probe import ProbeMonitor
 from lightning_losses.diagnostics.empirical_ntk import trace_ntk
 from lightning_losses.diagnostics.kernel_similarity import effective_rank, kernel_distance, label_alignment
-from lightning_losses.numerics.settings import Count
 from lightning_losses.plots.grokking import side_by_side
 from lightning_losses.plots.style import Figure
 
@@ -38,11 +36,10 @@ class EmpiricalNTK(ProbeMonitor):
         'ntk'
     """
 
-    name: ClassVar[str] = "ntk"
-    kept: ClassVar[tuple[str, ...]] = (*ProbeMonitor.kept, "start")
+    name = "ntk"
+    samples = 64
+    kept = (*ProbeMonitor.kept, "start")
 
-    _: KW_ONLY
-    samples: Count = 64
     start: Tensor | None = field(init=False, default=None)
 
     def measure(

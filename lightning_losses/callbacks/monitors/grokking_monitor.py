@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -83,7 +83,7 @@ class GrokkingMonitor(Monitor):
         nan
     """
 
-    name: ClassVar[str] = "grokking"
+    name = "grokking"
 
     measure: Measure = "accuracy"
     memorised: float = 0.99

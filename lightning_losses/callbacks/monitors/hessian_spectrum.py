@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning as L
 import torch
@@ -49,8 +49,8 @@ class HessianSpectrum(ProbeMonitor):
         64
     """
 
-    name: ClassVar[str] = "hessian"
-    kept: ClassVar[tuple[str, ...]] = (*ProbeMonitor.kept, "spectrum")
+    name = "hessian"
+    kept = (*ProbeMonitor.kept, "spectrum")
 
     lanczos_steps: Count = 20
     trace_probes: Count = 10

@@ -1,6 +1,6 @@
 """Watches what layers know of the input and of the label."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -53,7 +53,7 @@ class InformationPlane(LayerMonitor):
         'kernel'
     """
 
-    name: ClassVar[str] = "information"
+    name = "information"
 
     estimator: Estimator = "bins"
     bins: Count = 30

@@ -2,8 +2,8 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, field
-from typing import Any, ClassVar
+from dataclasses import field
+from typing import Any
 
 import lightning as L
 import torch
@@ -82,12 +82,11 @@ class LearningRateSensitivity(Monitor):
         (0.5, 1.0, 2.0)
     """
 
-    name: ClassVar[str] = "learning_rate_sensitivity"
+    name = "learning_rate_sensitivity"
+    every_n_steps = 100
 
     multiples: Sequence[float] = (0.1, 0.3, 1.0, 3.0, 10.0)
     trial_steps: Count = 5
-    _: KW_ONLY
-    every_n_steps: Count = 100
     # Plain values and tensors alone: it goes into checkpoints.
     _window: dict[str, Any] | None = field(init=False, default=None)
 

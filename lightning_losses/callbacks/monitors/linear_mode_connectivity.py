@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import lightning as L
 import torch
@@ -51,8 +51,8 @@ class LinearModeConnectivity(ProbeMonitor):
         11
     """
 
-    name: ClassVar[str] = "linear_mode_connectivity"
-    kept: ClassVar[tuple[str, ...]] = (*ProbeMonitor.kept, "lines", "earlier", "earlier_step")
+    name = "linear_mode_connectivity"
+    kept = (*ProbeMonitor.kept, "lines", "earlier", "earlier_step")
 
     since: Since = "previous"
     points: Annotated[int, Bound(least=2)] = 11

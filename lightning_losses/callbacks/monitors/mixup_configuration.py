@@ -1,8 +1,7 @@
 """Watches where mixup puts the features of mixed samples, in the plane of three classes."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, field
-from typing import ClassVar
+from dataclasses import field
 
 import lightning as L
 import torch
@@ -10,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_losses.callbacks.monitors.probe import ProbeMonitor
-from lightning_losses.numerics.settings import Count
 from lightning_losses.plots.mixup_configuration import mixup_panels
 from lightning_losses.plots.style import Figure
 
@@ -69,14 +67,13 @@ class MixupConfiguration(ProbeMonitor):
         (0, 3, 5)
     """
 
-    name: ClassVar[str] = "mixup_configuration"
-    kept: ClassVar[tuple[str, ...]] = (*ProbeMonitor.kept, "points", "corners")
+    name = "mixup_configuration"
+    samples = 1024
+    kept = (*ProbeMonitor.kept, "points", "corners")
 
     head: str
     classes: Sequence[int] = (0, 1, 2)
     seed: int = 0
-    _: KW_ONLY
-    samples: Count = 1024
     points: Tensor | None = field(init=False, default=None)
     corners: Tensor | None = field(init=False, default=None)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning as L
 import torch
@@ -46,7 +46,7 @@ class NeuralCollapse(Monitor):
         'network.head'
     """
 
-    name: ClassVar[str] = "neural_collapse"
+    name = "neural_collapse"
 
     head: str
     layers: Sequence[str] = ()

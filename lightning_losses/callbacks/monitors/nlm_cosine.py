@@ -1,7 +1,7 @@
 """Watches naive loss minimisation: how much of the descent direction only rescales the weights."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -63,7 +63,7 @@ class NLMCosine(GradientMonitor):
         'nlm_cosine'
     """
 
-    name: ClassVar[str] = "nlm_cosine"
+    name = "nlm_cosine"
 
     def measure(self, weights: list[nn.Parameter], gradients: list[Any]) -> tuple[Tensor, Tensor]:
         """The cosines."""

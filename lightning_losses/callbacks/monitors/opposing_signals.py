@@ -1,8 +1,8 @@
 """Finds the samples whose losses move against each other."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, field
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import field
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -96,13 +96,12 @@ class OpposingSignals(ProbeMonitor):
         10
     """
 
-    name: ClassVar[str] = "opposing_signals"
-    kept: ClassVar[tuple[str, ...]] = (*ProbeMonitor.kept, "losses", "opposition")
+    name = "opposing_signals"
+    samples = 1024
+    every_n_steps = 10
+    kept = (*ProbeMonitor.kept, "losses", "opposition")
 
     group: Count = 20
-    _: KW_ONLY
-    samples: Count = 1024
-    every_n_steps: Count = 10
     opposition: Opposition | None = field(init=False, default=None)
     losses: Tensor | None = field(init=False, default=None)
 

@@ -1,7 +1,5 @@
 """Watches the output logits grow."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -34,7 +32,7 @@ class OutputLogits(LogitMonitor):
         'output_logits'
     """
 
-    name: ClassVar[str] = "output_logits"
+    name = "output_logits"
 
     def rows(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Log-normaliser and largest logit of each row."""

@@ -33,9 +33,10 @@ class ProbeMonitor(Monitor):
 
     kept: ClassVar[tuple[str, ...]] = ("probe",)
 
+    every_n_steps = 100
+
     _: KW_ONLY
     samples: Count = 256
-    every_n_steps: Count = 100
     probe: tuple[Tensor, Tensor] | None = field(init=False, default=None)
 
     def measure(
@@ -74,9 +75,9 @@ class LayerMonitor(ProbeMonitor):
         ValueError: no list of layers, or layers that there aren't; a target that is no index.
     """
 
+    samples = 512
+
     layers: Sequence[str]
-    _: KW_ONLY
-    samples: Count = 512
 
     def __post_init__(self) -> None:
         super().__post_init__()

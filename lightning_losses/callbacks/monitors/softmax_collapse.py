@@ -1,7 +1,6 @@
 """Watches the softmax round off: rows whose probabilities have become exactly 0 and 1."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -73,7 +72,7 @@ class SoftmaxCollapse(LogitMonitor):
         True
     """
 
-    name: ClassVar[str] = "softmax_collapse"
+    name = "softmax_collapse"
 
     precisions: Sequence[str] = ("float32",)
     correct_only: bool = False

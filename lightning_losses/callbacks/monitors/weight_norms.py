@@ -1,6 +1,6 @@
 """Watches the norm of the weights, of all and of each parameter."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning as L
 import torch
@@ -29,7 +29,7 @@ class WeightNorms(ParameterMonitor):
         ['network.*']
     """
 
-    name: ClassVar[str] = "weight_norms"
+    name = "weight_norms"
 
     @torch.no_grad()
     def on_train_batch_start(

@@ -1,6 +1,6 @@
 """Watches gradients vanish exactly: entries that are 0, of all parameters and of each."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class ZeroGradients(GradientMonitor):
         'zero_gradients'
     """
 
-    name: ClassVar[str] = "zero_gradients"
+    name = "zero_gradients"
 
     def measure(self, weights: list[nn.Parameter], gradients: list[Any]) -> tuple[Tensor, Tensor]:
         """The shares."""

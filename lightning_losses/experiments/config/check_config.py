@@ -16,7 +16,7 @@ from lightning_losses.environment import writable_folder
 from lightning_losses.experiments.config.instantiate import ConfigError as ConfigError
 from lightning_losses.experiments.config.instantiate import check_targets, find_target
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.settings import settings
+from lightning_losses.numerics.settings import Declared, settings
 
 _PLAIN = (bool, int, float, str)
 # Lightning starts each process by forking this one, in place of running the command again.
@@ -28,7 +28,7 @@ def check_config(config: DictConfig, schema: type) -> None:
     """Raise `ConfigError` for the first value that does not fit what it is for.
 
     Every ``_target_`` must be on the list of `lightning_losses.experiments.config.instantiate`. Its node is compared
-    with its signature: argument names, the values of arguments annotated with plain types, and the ranges of a loss's
+    with its signature: argument names, the values of arguments annotated with plain types, and the ranges of
     settings. The top level is compared with the annotations of `schema`.
 
     Args:
@@ -112,8 +112,8 @@ def _check_arguments(path: str, node: dict[Any, Any]) -> None:
         return
     hints = argument_types(target)
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    a_loss = isinstance(target, type) and issubclass(target, Loss)
-    declared = {setting.name: setting for setting in settings(target)} if a_loss else {}
+    has_settings = isinstance(target, type) and issubclass(target, (Loss, Declared))
+    declared = {setting.name: setting for setting in settings(target)} if has_settings else {}
     for name, value in node.items():
         if name in ("_target_", "_partial_", "_args_", "_convert_", "_recursive_"):
             continue
