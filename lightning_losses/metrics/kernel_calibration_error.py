@@ -109,14 +109,16 @@ class KernelCalibrationError(PredictionMetric):
         generator = torch.Generator().manual_seed(seed)
         signs = (torch.randint(2, (count, resamples), generator=generator) * 2 - 1).to(probabilities)
         normal = torch.randn(resamples, generator=generator, dtype=torch.float64).to(probabilities.device)
-        quadratic, squares, means = torch.zeros_like(normal), 0.0, []
+        quadratic, squares, total, means = torch.zeros_like(normal), 0.0, 0.0, []
         for start, terms in _pairs(probabilities, residuals, _bandwidth(probabilities, self.bandwidth)):
             quadratic += ((terms @ signs) * signs[start : start + len(terms)]).sum(dim=0)
             squares += float(terms.square().sum())
+            total += float(terms.sum())
             means.append(terms.sum(dim=-1) / (count - 1))
         quadratic = quadratic / (count * (count - 1))
         each = torch.cat(means)
-        estimate, tail = float(each.mean()), (1 - level) / 2
+        # As the value itself is summed, so that the interval holds it to the last digit.
+        estimate, tail = total / (count * (count - 1)), (1 - level) / 2
         linear = float(each.var()) - squares / (count * (count - 1) ** 2)
         most = math.sqrt(squares + float(residuals.square().sum(dim=-1).square().sum())) / count
         ratio = min(linear / estimate, most) if estimate > 0 and linear > 0 else most

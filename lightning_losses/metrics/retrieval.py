@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.metrics.bootstrap import Interval, bootstrap_interval
+from lightning_losses.metrics.bootstrap import mean_interval
 from lightning_losses.numerics.checks import check_floating
 
 
 class RetrievalScore(NamedTuple):
-    """A score over queries, and its bootstrap interval."""
+    """A score over queries, and its 95 % interval."""
 
     value: float
     low: float
@@ -66,6 +66,6 @@ def retrieval_scores(ranks: Float[Tensor, "seeds pairs"] | Int[Tensor, "seeds pa
     scores = {}
     for name, values in each.items():
         per_query = values.mean(dim=0)
-        ends: Interval = bootstrap_interval(torch.mean, per_query)
+        ends = mean_interval(per_query)
         scores[name] = RetrievalScore(float(per_query.mean()), float(ends.low), float(ends.high))
     return scores

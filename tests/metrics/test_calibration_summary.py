@@ -35,7 +35,7 @@ def test_it_is_the_metrics_side_by_side(inputs):
 def test_every_value_has_an_interval_that_a_worse_model_leaves():
     logits, target = sample(1000)
     better, worse = (
-        M.calibration_intervals(values, target, inputs="logits", resamples=50) for values in (logits / 2, 2 * logits)
+        M.calibration_intervals(values, target, inputs="logits", resamples=50) for values in (logits / 2, 3 * logits)
     )
     assert tuple(better) == M.SUMMARY
     for name in ("nll", "brier", "ece", "adaptive_ece", "debiased_rmsce"):

@@ -164,7 +164,7 @@ def _note(config: DictConfig, data: DocstringPairs) -> str:
     count = len(config.embeddings.seeds)
     return (
         f"{len(data.train):,} training pairs, {len(data.val):,} of validation; scores over {len(data.test):,} test "
-        f"queries and as many documents, means over {count} seed{'s' * (count > 1)} with 95 % bootstrap intervals over "
+        f"queries and as many documents, means over {count} seed{'s' * (count > 1)} with 95 % intervals (Wilson) over "
         f"the queries; text {data.fingerprint()[:12]}."
     )
 
