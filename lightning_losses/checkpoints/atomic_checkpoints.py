@@ -1,5 +1,6 @@
 """Checkpoints that are replaced whole or not at all, and read without unpickling."""
 
+import errno
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from lightning_losses.checkpoints.interruption import leave_together
 from lightning_losses.environment.atomic_files import replacing
+from lightning_losses.environment.file_digests import announce, check_digest, digest_place
 from lightning_losses.environment.lightning_internals import read_shards
 from lightning_losses.parallel.sharded_folders import check_folder
 
@@ -19,7 +21,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
     """A Trainer plugin: a checkpoint is complete on disk before it takes its name.
 
     Whatever happens while one is written, the file of that name is a whole checkpoint, the new one or the one before.
-    Reading restores tensors and plain values alone.
+    Its SHA-256 is kept beside it, and compared when it is read. Reading restores tensors and plain values alone.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
@@ -29,25 +31,40 @@ class AtomicCheckpoints(TorchCheckpointIO):
             OSError: the disk is full, or the folder can't be written to; the checkpoint before stays.
         """
         # A stream of Python's: torch's own writer doesn't say what the system refused.
-        with replacing(Path(path)) as partial, partial.open("wb") as stream:
-            torch.save(checkpoint, stream)
+        with replacing(Path(path)) as partial:
+            with partial.open("wb") as stream:
+                torch.save(checkpoint, stream)
+            announce(Path(path), partial)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint and its digest."""
+        super().remove_checkpoint(path)
+        digest_place(Path(path)).unlink(missing_ok=True)
 
     def load_checkpoint(
-        self, path: str | Path, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
+        self, path: str | Path, map_location: Callable[..., Any] | str | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read tensors and plain values.
 
         Raises:
-            ValueError: a file that holds anything else, or that is no whole checkpoint.
+            ValueError: a file that holds anything else, that was changed, or that is no whole checkpoint.
         """
         try:
-            return super().load_checkpoint(path, map_location or _stay, weights_only=True)
+            check_digest(Path(path))
+        except ValueError as error:
+            raise ValueError(f"checkpoint: {error}") from None
+        try:
+            place: Any = map_location or _stay
+            return super().load_checkpoint(path, place, weights_only=True)
         except pickle.UnpicklingError as error:
             raise ValueError(
                 f"checkpoint: {path} was refused, because it holds Python objects that only unpickling could restore, "
                 f"and that can run any code ({str(error).splitlines()[0]})."
             ) from None
-        except (RuntimeError, EOFError) as error:
+        except (RuntimeError, EOFError, KeyError, AssertionError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                # The system's own words; a place outside of a file is where half a checkpoint is read.
+                raise
             raise ValueError(
                 f"checkpoint: {path} is no whole checkpoint ({(str(error).splitlines() or ['it is empty'])[0]})."
             ) from None

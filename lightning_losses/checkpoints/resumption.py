@@ -1,14 +1,18 @@
 """Where a run goes on: the checkpoint in its folder, if the run that left it had the same settings."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.checkpoints.slurm import remove_lightnings_own
 from lightning_losses.environment.atomic_files import write_text
-from lightning_losses.parallel.sharded_folders import find_again
+from lightning_losses.parallel.sharded_folders import find_again, previous_name
 
 
 def begin(folder: Path, identity: dict[str, Any], *, resume: bool) -> Path | None:
@@ -20,9 +24,11 @@ def begin(folder: Path, identity: dict[str, Any], *, resume: bool) -> Path | Non
         resume: whether to go on from what is there.
 
     Raises:
-        ValueError: the checkpoint to go on from was made by other settings.
+        ValueError: the checkpoint to go on from was made by other settings, or nothing tells by which.
     """
     last, kept = folder / "last.ckpt", folder / "identity.json"
+    if resume and _left_by(folder):
+        _check_identity(folder, identity)
     for path in (last, folder / "best.ckpt"):
         find_again(path)
     if not resume or not last.exists():
@@ -31,12 +37,82 @@ def begin(folder: Path, identity: dict[str, Any], *, resume: bool) -> Path | Non
         return None
     if first_process():
         remove_lightnings_own(folder)
-    if differing := sorted(_differences(json.loads(kept.read_text()), identity)):
+    return last
+
+
+def check_resumption(folder: Path, identity: dict[str, Any] | None, network: nn.Module) -> None:
+    """Raise, and change nothing, if a training can't go on from what is in its folder; an empty one is a beginning.
+
+    Args:
+        folder: of the training's checkpoints.
+        identity: as `begin` takes it; None where none is kept.
+        network: what is trained, as it is built.
+
+    Raises:
+        ValueError: settings that are others, or can't be read; a checkpoint that is damaged, or of another network. The
+            message names the file and the last good state.
+    """
+    last = _left_by(folder)
+    if last is None:
+        return
+    if identity is not None:
+        _check_identity(folder, identity)
+    if last.is_dir():
+        return
+    try:
+        # Shapes alone: what the tensors hold is the digest's.
+        state = AtomicCheckpoints().load_checkpoint(last, map_location="meta").get("state_dict", {})
+        _check_fits(last, state, network.state_dict())
+    except ValueError as error:
+        raise ValueError(f"resume: {error} {_remedy(last)}") from None
+
+
+def _left_by(folder: Path) -> Path | None:
+    """The checkpoint that a training left, under its name or the one that it has while another takes it."""
+    last = folder / "last.ckpt"
+    return next((path for path in (last, previous_name(last)) if path.exists()), None)
+
+
+def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
+    kept = folder / "identity.json"
+    try:
+        before = json.loads(kept.read_text())
+        if not isinstance(before, dict):
+            raise ValueError("it is no table of settings")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ValueError(
+            f"resume: {kept}, which tells with what settings the {folder.name} was begun, can't be read ({why}). Put "
+            f"it back from a copy; the last good state is {folder / 'last.ckpt'}."
+        ) from None
+    if differing := sorted(_differences(before, json.loads(json.dumps(identity)))):
         raise ValueError(
             f"resume: the {folder.name} in {folder} was begun with other settings "
             f"({', '.join(differing)}); resume with the settings of that run, or start a new one."
         )
-    return last
+
+
+def _check_fits(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    shapes, wanted = (
+        {name: list(value.shape) if not is_lazy(value) else [] for name, value in tensors.items()}
+        for tensors in (state, own)
+    )
+    for name in sorted({*shapes, *wanted}):
+        # A lazy layer has no shape yet.
+        lazy = name in shapes and name in own and is_lazy(own[name])
+        if shapes.get(name) != wanted.get(name) and not lazy:
+            there, here = (table.get(name, "missing") for table in (shapes, wanted))
+            raise ValueError(f"checkpoint: {path} holds another network: its {name} is {there}, and here {here}.")
+
+
+def _remedy(last: Path) -> str:
+    best = last.with_name("best.ckpt")
+    anew = f"remove {last.name} to train the {last.parent.name} anew"
+    try:
+        AtomicCheckpoints().load_checkpoint(best, map_location="meta")
+    except (OSError, ValueError):
+        return f"There is no other state of it; put it back from a copy, or {anew}."
+    return f"The last good state is {best}; put last.ckpt back from a copy, or {anew}."
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[str]:

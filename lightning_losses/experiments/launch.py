@@ -16,7 +16,7 @@ import torch
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lightning_losses.callbacks.records.metrics_file import last_metric
 from lightning_losses.checkpoints.interruption import exit_code, interrupt_behind, terminable
@@ -29,6 +29,8 @@ from lightning_losses.experiments.config.check_overrides import (
     check_hydra,
     check_overrides,
     plain_overrides,
+    saved_overrides,
+    to_repeat,
 )
 from lightning_losses.experiments.config.instantiate import allowing, find_target, instantiate
 from lightning_losses.experiments.config.settings import SETTINGS
@@ -62,6 +64,12 @@ class Experiment(ABC):
         return " ".join(
             [self.program, *(shlex.quote(line) for line in self.overrides if not line.startswith("resume="))]
         )
+
+    @property
+    def resumed(self) -> Path | None:
+        """The folder of checkpoints that the run goes on from, if it does."""
+        folder = self.config.get("resume")
+        return None if folder is None else Path(folder) / "checkpoints"
 
     @abstractmethod
     def rehearse(self) -> None:
@@ -121,7 +129,8 @@ def launch(recipe: str, arguments: Sequence[str] | None = None, program: str | N
     and SIGTERM in one that tells how to go on, and 130 or 143. ``resume=FOLDER`` continues the run of that folder with
     the overrides it was started with. ``debug=true`` or ``HYDRA_FULL_ERROR=1`` show the stack trace as well. What a
     configuration may build is limited (`lightning_losses.experiments.config.instantiate`); ``allowed_targets=[...]`` on
-    the command line, and nowhere else, adds to it.
+    the command line, and nowhere else, adds to it. The folder of a run is data: it can't add to that, and names no
+    place outside itself that the command line doesn't.
 
     Args:
         recipe: the primary configuration in ``conf/``: train, compare or calibrate.
@@ -137,7 +146,7 @@ def launch(recipe: str, arguments: Sequence[str] | None = None, program: str | N
     parser = get_args_parser()
     with ExitStack() as held:
         try:
-            words = plain_overrides(_resumed(words))
+            words = _resumed(plain_overrides(words))
             parsed = parser.parse_args(words)
             allowed = prepare(parsed, recipe, program)
             if not _shows(parsed):
@@ -149,7 +158,8 @@ def launch(recipe: str, arguments: Sequence[str] | None = None, program: str | N
             if "debug=true" in words or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             fail(error)
-        task = _guarded(program, allowed)
+        options = {"--config-name": parsed.config_name, "--config-dir": parsed.config_dir}
+        task = _guarded(program, [f"{name}={value}" for name, value in options.items() if value], allowed)
         # Hydra names the job by it.
         task.__module__ = f"lightning_losses.recipes.{recipe}"
         version.setbase("1.3")
@@ -208,13 +218,12 @@ def prepare(arguments: argparse.Namespace, recipe: str, program: str = "") -> li
     return allowed
 
 
-def _guarded(program: str, allowed: Sequence[str] = ()) -> Callable[[DictConfig], Any]:
+def _guarded(program: str, options: Sequence[str] = (), allowed: Sequence[str] = ()) -> Callable[[DictConfig], Any]:
     def guarded(config: DictConfig) -> Any:
         folder = Path(HydraConfig.get().runtime.output_dir)
-        go_on = f"{program} resume={shlex.quote(_relative(folder))}"
-        if allowed:
-            # Not read from the run's folder, which may have come from elsewhere.
-            go_on += " " + shlex.quote(f"allowed_targets=[{','.join(allowed)}]")
+        # What a folder, which may have come from elsewhere, is not asked for.
+        repeated = [*to_repeat(folder, HydraConfig.get().overrides.task), *options]
+        go_on = " ".join([program, f"resume={shlex.quote(_relative(folder))}", *map(shlex.quote, repeated)])
         if queued_again() and "resume" in config and (folder / "checkpoints").is_dir():
             # A job that SLURM has queued again goes on in its folder.
             config.resume = str(folder)
@@ -255,17 +264,16 @@ def _resumed(arguments: list[str]) -> list[str]:
     if not given or given[-1] in ("resume=", "resume=null"):
         return arguments
     folder = Path(given[-1].removeprefix("resume=").strip("'\"")).expanduser()
-    saved = folder / ".hydra" / "overrides.yaml"
-    if not saved.is_file():
+    if not (folder / ".hydra" / "overrides.yaml").is_file():
         raise ConfigError(
             f"{given[-1]}: there is no run in that folder; give the folder of an interrupted run, "
             "the one that holds .hydra/."
         )
     if {"-m", "--multirun"} & set(arguments):
         raise ConfigError(f"{given[-1]}: one run is resumed at a time; leave out -m (--multirun).")
-    # What a run may build is said anew, since a folder may have come from elsewhere.
-    left_out = ("resume=", "allowed_targets=")
-    before = [str(line) for line in OmegaConf.load(saved) if not str(line).startswith(left_out)]
+    if "${" in str(folder) or "'" in str(folder):
+        raise ConfigError(f"{given[-1]}: this name means something else to Hydra; rename the folder.")
+    before = saved_overrides(folder, arguments)
     # A further process is started by the same arguments, after this one has saved them.
     rest = [argument for argument in arguments if not argument.startswith("resume=") and argument not in before]
     return [*before, *rest, f"resume='{folder}'", f"hydra.run.dir='{folder}'"]

@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lightning_losses.environment.file_digests import check_digest
+
 
 def load_weights(path: str | Path, network: nn.Module, prefix: str = "network.") -> nn.Module:
     """Load the weights of a Lightning checkpoint, a state dict or a safetensors file into a network.
@@ -37,11 +39,16 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
     """The tensors of a safetensors file or of a checkpoint, read without running anything that the file holds.
 
     Raises:
-        ValueError: no such file, or one that holds more than tensors and plain values.
+        ValueError: no such file, one that was changed since it was written, or one that holds more than tensors and
+            plain values.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"read_weights: there is no file {path}; give a .ckpt, .pt or .safetensors file.")
+    try:
+        check_digest(path)
+    except ValueError as error:
+        raise ValueError(f"read_weights: {error} Give another copy of it.") from None
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -131,6 +131,7 @@ def test_no_resumed_run_unpickles(tmp_path, trace, run):
     path = tmp_path / "run" / "checkpoints" / "student" / "last.ckpt"
     content = torch.load(path, weights_only=True)
     torch.save({**content, "payload": Malicious(trace)}, path)
+    path.with_name("last.ckpt.sha256").unlink()
     with pytest.raises(ValueError, match="was refused, because it holds Python objects"):
         run(*alone, f"resume={tmp_path / 'run'}", folder=tmp_path / "run")
 

@@ -2,12 +2,14 @@
 
 import ast
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from hydra import compose, version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
@@ -41,6 +43,14 @@ _LOGGING_BUILDS = re.compile(
 # What is known only when a job runs: a place, a number, or a name.
 _LATE = re.compile(r"\$\{hydra[.:](runtime\.(output_dir|cwd)|sweep\.dir|job\.(name|num|id|override_dirname))\}")
 _IN_RUN = re.compile(r"\$\{hydra[.:]runtime\.output_dir\}(/(?!\.\.)(\$\{hydra[.:]job\.\w+\}|[\w.-])+)+")
+# What a run's own folder decides, whatever it is told.
+_OF_A_FOLDER = ("output", "resume")
+# Settings that are paths, by the last part of their names; a relative one is another in each folder.
+_PATHS = (
+    *("cache", "checkpoint", "checkpoint_path", "dirpath", "file", "folder", "logits", "path", "results", "save_dir"),
+    *("teacher_weights", "test_logits"),
+)
+_RESOLVER = re.compile(r"\$\{[^}]*:")
 # What runs commands, or decides what other programs run.
 _COMMANDS = (
     *("job.env_set", "searchpath", "launcher.setup", "launcher.additional_parameters"),
@@ -82,6 +92,118 @@ def _dotted(key: str, value: Any) -> Iterator[str]:
             yield from _dotted(f"{key}.{name}", item)
     else:
         yield f"{key}={'null' if value is None else value}"
+
+
+def saved_overrides(folder: Path, given: Sequence[str]) -> list[str]:
+    """What the run of a folder was started with, as far as a folder that may come from elsewhere can say it.
+
+    It gives no options of the command line, nothing that is Hydra's, and no resolver; what it adds to the list of what
+    may be built, and the places that it names outside itself, count only where the command line says the same key.
+
+    Args:
+        folder: the run's.
+        given: the command line's words.
+
+    Raises:
+        ConfigError: the file can't be read, or says something else; the message names the line.
+    """
+    file = folder / ".hydra" / "overrides.yaml"
+    _check_links(folder)
+    try:
+        node = yaml.compose(file.read_text(), Loader=yaml.SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{file} can't be read ({' '.join(str(error).split())[:200]}); write the run's overrides into it, each in "
+            "a line that begins with '- '."
+        ) from None
+    entries = [] if node is None else node.value
+    if not (isinstance(entries, list) and (node is None or node.id == "sequence")):
+        raise ConfigError(
+            f"{file} is no list; write the run's overrides into it, each in a line that begins with '- '."
+        )
+    keys = {override.key_or_group for override in _parsed([word for word in given if not word.startswith("-")])}
+    lines = []
+    for entry in entries:
+        where = f"{file}, line {entry.start_mark.line + 1}"
+        if not isinstance(entry, yaml.ScalarNode) or not entry.tag.startswith("tag:yaml.org,2002:"):
+            raise ConfigError(f"{where}: an override is a text, key=value; take this line out.")
+        try:
+            override = OverridesParser.create().parse_override(entry.value)
+        except HydraException:
+            raise ConfigError(
+                f"{where}: {entry.value} is no override, key=value; take it out, and give options of the command line "
+                "after resume=."
+            ) from None
+        if override.key_or_group in _OF_A_FOLDER and not override.package:
+            continue
+        if _is_hydras(override) or override.is_sweep_override() or _RESOLVER.search(entry.value):
+            raise ConfigError(f"{where}: {entry.value} is not for the folder of a run to say; take it out.")
+        if not _reaches_out(folder, override):
+            lines.append(entry.value)
+        elif override.key_or_group not in keys:
+            raise ConfigError(
+                f"{where}: {entry.value} reaches out of the run's folder; if you trust it, write it after resume= too."
+            )
+    return lines
+
+
+def to_repeat(folder: Path, overrides: Sequence[str]) -> list[str]:
+    """Those of a command line's words that `saved_overrides` takes from the command line alone."""
+    words = [word for word in overrides if "=" in word and not word.startswith("-")]
+    return [
+        str(override.input_line)
+        for override in _parsed(plain_overrides(words))
+        if override.key_or_group not in _OF_A_FOLDER and _reaches_out(folder, override)
+    ]
+
+
+def _check_links(folder: Path) -> None:
+    home = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place) / name
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                raise ConfigError(
+                    f"{path} is a link to {path.resolve()}, outside of the run's folder; put there what it links to."
+                )
+
+
+def _is_hydras(override: Override) -> bool:
+    homes = (re.split(r"[./]", name)[0] for name in (override.key_or_group, override.package or ""))
+    return "hydra" in homes or override.package in ("_global_", "allowed_targets", "resume")
+
+
+def _reaches_out(folder: Path, override: Override) -> bool:
+    """Whether an override adds to what may be built, or names a place outside of a folder."""
+    key = override.key_or_group
+    if key.partition(".")[0] == "allowed_targets":
+        return True
+    if override.is_sweep_override() or override.is_delete():
+        return False
+    for name, text in _texts(key.rpartition(".")[2], override.value()):
+        if (leaves_folder(text) or name in _PATHS) and not _is_within(folder, text):
+            return True
+    return False
+
+
+def _is_within(folder: Path, place: str) -> bool:
+    try:
+        return Path(place).expanduser().resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):
+        # No name that a system takes, or the home of nobody.
+        return False
+
+
+def _texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """The texts in a value, each with the name that it has there."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(str(key), item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(name, item)
+    elif isinstance(value, str):
+        yield name, value
 
 
 def check_overrides(
@@ -312,7 +434,7 @@ def _check_commands(hydra: DictConfig, given: set[str]) -> None:
         except OmegaConfBaseException as error:
             raise ConfigError(f"hydra.{name}: {str(error).splitlines()[0]}") from None
         # What is missing still, "???", comes with a job.
-        keys = [f"{name}.{key}" for key in value] if isinstance(value, DictConfig) else [name] if value else []
+        keys = [f"{name}.{key!s}" for key in value] if isinstance(value, DictConfig) else [name] if value else []
         if foreign := [f"hydra.{key}" for key in keys if f"hydra.{key}" not in given]:
             raise ConfigError(
                 f"{foreign[0]}: a file may not say this, since it can run anything; if you trust it, write "

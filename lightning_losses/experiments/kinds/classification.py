@@ -93,7 +93,7 @@ class StudentExperiment(Experiment):
         if self.config.teacher_cache is not None and "teacher" in networks:
             check_cache(networks["student"], self.config.teacher_cache)
         for training in networks.values():
-            training.rehearse()
+            training.rehearse(self.resumed)
 
     def perform(self, folder: Path) -> Any:
         """Train the networks, and report on them; None in a process that Lightning started beside the first."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lightning_losses.checkpoints.process_states import first_process
+from lightning_losses.checkpoints.resumption import check_resumption
 from lightning_losses.data.docstring_pairs import DocstringPairs, PairDataset
 from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.experiments.config.instantiate import instantiate
@@ -110,7 +111,10 @@ class EmbeddingDistillation(Experiment):
             data = cast(DocstringPairs, trainings[0].datamodule)
             vectors = nn.functional.normalize(torch.randn(2 * len(data.pairs), teacher.dim), dim=-1)
             batch = data.train.__getitems__(list(range(min(8, len(data.train)))))
-            rehearse_step(trainings[0].build(CachedLogits(vectors)), batch, trainings[0].trainer)
+            module = trainings[0].build(CachedLogits(vectors))
+            for training in trainings if self.resumed is not None else ():
+                check_resumption(cast(Path, self.resumed) / training.name, training.identity, module)
+            rehearse_step(module, batch, trainings[0].trainer)
 
     def perform(self, folder: Path) -> list[EncoderScores] | None:
         """Train what the experiment names, and write the report; None in a process beside the first."""

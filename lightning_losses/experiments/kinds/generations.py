@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from lightning_losses.checkpoints.process_states import first_process
+from lightning_losses.checkpoints.resumption import check_resumption
 from lightning_losses.environment.atomic_files import write_json
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import plain_settings
@@ -71,6 +72,8 @@ class SelfDistillation(Experiment):
         check_settings(self.config)
         first = generation(self.config, "generation_0", 1.0)
         module = first.build(first.build().get_submodule("network"))
+        if self.resumed is not None:
+            check_resumption(self.resumed / first.name, first.identity, module)
         rehearse_step(module, first.first_batch(rows=8), first.trainer)
 
     def perform(self, folder: Path) -> Report | None:

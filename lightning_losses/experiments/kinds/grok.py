@@ -24,6 +24,7 @@ from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse
 from lightning_losses.callbacks.records.metrics_file import MetricsFile, append_metrics
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
+from lightning_losses.checkpoints.resumption import check_resumption
 from lightning_losses.data.resident import ResidentData
 from lightning_losses.experiments.config.check_config import runs_again
 from lightning_losses.experiments.config.instantiate import ConfigError, instantiate
@@ -85,13 +86,15 @@ class Grokking(Experiment):
                 "trainer: this experiment trains many networks and compares them in one process; use trainer=ddp_fork, "
                 "or one device."
             )
-        for run in config.runs.values():
+        for name, run in config.runs.items():
             settings = settings_of(config, run)
             data, module = _build(settings)
             callbacks = callbacks_of(settings)
             if isinstance(module, FullBatchLearner):
                 steps_per_batch(settings, data.steps_per_epoch, callbacks)
             data.setup()
+            if self.resumed is not None:
+                check_resumption(self.resumed / name, None, module)
             rehearse_step(module, data.train, settings.trainer)
 
     def perform(self, folder: Path) -> dict[str, Run]:
@@ -200,8 +203,8 @@ def prepare(
         interval = interval if module.steps_per_batch == 1 else interval // module.steps_per_batch
         # It logs nothing in a step; without a logger not even that need be found out.
         log_interval = log_interval and (max(1, log_interval // module.steps_per_batch) if logger else 0)
-    trainer: L.Trainer = instantiate(
-        config.trainer,
+    # Partly, since Hydra would read callbacks with settings as configurations.
+    trainer: L.Trainer = instantiate(config.trainer, _partial_=True)(
         val_check_interval=interval,
         log_every_n_steps=log_interval,
         default_root_dir=checkpoints,

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.config.check_overrides import to_repeat
 from lightning_losses.experiments.sweeps import child
 from lightning_losses.experiments.sweeps.command import recipe_of
 from lightning_losses.experiments.sweeps.search import make_search
@@ -184,7 +185,8 @@ class Runner:
         recipe = recipe_of(words)
         if resume and recipe is not None:
             end = next(place for place in range(len(words)) if recipe_of(words[: place + 1]) is not None)
-            return [*words[: end + 1], f"resume='{trial.folder}'"]
+            repeated = to_repeat(trial.folder, [*words[end + 1 :], *self.overrides])
+            return [*words[: end + 1], f"resume='{trial.folder}'", *repeated]
         if not self.sweep.hydra:
             return [*words, *self.overrides]
         return [*words, *self.overrides, f"hydra.run.dir='{trial.folder}'"]

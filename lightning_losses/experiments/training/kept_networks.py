@@ -13,6 +13,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from lightning_losses.environment.atomic_files import refusals_of
+from lightning_losses.environment.file_digests import file_digest
 from lightning_losses.environment.locks import locked
 
 WEIGHTS, RECORD = "weights.safetensors", "record.json"
@@ -105,14 +106,3 @@ def _canonical(identity: dict[str, Any]) -> str:
 
 def _digest(record: dict[str, Any]) -> str:
     return hashlib.sha256(_canonical(record).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        ValueError: there is no such file.
-    """
-    if not path.is_file():
-        raise ValueError(f"file_digest: there is no file {path}.")
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -21,8 +21,9 @@ from lightning_losses.checkpoints import EpochSeed, LastCheckpoint
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints, read_checkpoint
 from lightning_losses.checkpoints.interruption import interrupt_behind, interruptible
 from lightning_losses.checkpoints.process_states import first_process
-from lightning_losses.checkpoints.resumption import begin
+from lightning_losses.checkpoints.resumption import begin, check_resumption
 from lightning_losses.data import ImageData
+from lightning_losses.environment.file_digests import file_digest
 from lightning_losses.environment.source_digest import source_digest
 from lightning_losses.experiments.config.check_config import (
     check_environment,
@@ -32,7 +33,7 @@ from lightning_losses.experiments.config.check_config import (
 )
 from lightning_losses.experiments.config.instantiate import instantiate, targets
 from lightning_losses.experiments.config.settings import Weights
-from lightning_losses.experiments.training.kept_networks import KeptNetworks, file_digest
+from lightning_losses.experiments.training.kept_networks import KeptNetworks
 from lightning_losses.experiments.training.rehearsal import quiet, rehearse_step
 from lightning_losses.parallel.connection import connect_processes
 from lightning_losses.parallel.processes import value_of_first
@@ -184,13 +185,20 @@ class Training:
         steps = math.ceil(batches / self.trainer.get("accumulate_grad_batches", 1)) * self.trainer.max_epochs
         return max(steps, 1)
 
-    def rehearse(self) -> None:
-        """Take one step with untrained networks; what can't work raises here, before anything was trained."""
+    def rehearse(self, resumed: Path | None = None) -> None:
+        """Take one step with untrained networks; what can't work raises here, before anything was trained.
+
+        Args:
+            resumed: the folder of checkpoints that the run goes on from, if it does; nothing there is changed.
+        """
         if self.checkpoint is not None:
             self.given()
             return
         teacher = None if self.teacher is None else self.teacher.build().get_submodule("network")
-        rehearse_step(self.build(teacher), self.first_batch(rows=8), self.trainer)
+        module = self.build(teacher)
+        if resumed is not None:
+            check_resumption(resumed / self.name, self.identity, module)
+        rehearse_step(module, self.first_batch(rows=8), self.trainer)
 
     def first_batch(self, rows: int | None = None, device: torch.device | None = None) -> dict[str, Any]:
         """What the first step of training is given: the first batch, or its first rows, and where training stands."""
