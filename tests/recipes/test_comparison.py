@@ -51,7 +51,7 @@ def rehearse(config, shared=()):
 
 
 def small(folder, *words):
-    return composed(f"results={folder}/results", f"cache={folder}/networks", "seeds=2", *words)
+    return composed(f"results={folder}/results", f"cache={folder}/networks", "seeds=2", "stacked=false", *words)
 
 
 @pytest.fixture
@@ -102,6 +102,37 @@ def test_a_comparison_writes_its_report_and_trains_nothing_twice(tmp_path, train
     words = ["objectives=[ce,kd,nkd]"]
     compare(small(tmp_path, *words), tmp_path / "more", [*SMALL, *words])
     assert trained == [("student", "ce+nkd", 0), ("student", "ce+nkd", 1)]
+
+
+def test_seeds_trained_at_once_give_the_numbers_of_one_by_one(tmp_path, trained, monkeypatch):
+    words = ["objectives=[ce,kd,mixup]"]
+    at_once = compare(small(tmp_path, *words, "stacked=true"), tmp_path / "run", [*SMALL, *words])
+    # Teachers are trained at once too.
+    assert trained == [("student", "mixup", 0), ("student", "mixup", 1)]
+    assert at_once.one_by_one == {"mixup": "MixupClassifier has a step of its own"}
+    assert "Seeds trained one by one: mixup (MixupClassifier has a step of its own)." in at_once.note
+    alone = compare(small(tmp_path / "other", *words), tmp_path / "alone", [*SMALL, *words])
+    for run in at_once.runs:
+        assert at_once.values[""][run]["nll"] == pytest.approx(alone.values[""][run]["nll"], rel=1e-5)
+        assert at_once.values[""][run]["memory"] == alone.values[""][run]["memory"]
+    monkeypatch.setattr(runner, "train_stacked", None)
+    again = compare(small(tmp_path, *words, "stacked=true"), tmp_path / "again", [*SMALL, *words])
+    assert again.values == at_once.values and not again.broken
+
+
+def test_of_seeds_trained_at_once_one_that_diverges_breaks_alone(tmp_path, monkeypatch):
+    train_stacked = runner.train_stacked
+
+    def ruined(*args):
+        networks = train_stacked(*args)
+        torch.nn.init.constant_(next(networks[1].network.parameters()), math.nan)
+        return networks
+
+    monkeypatch.setattr(runner, "train_stacked", ruined)
+    words = ["objectives=[ce]", "stacked=true"]
+    found = compare(small(tmp_path, *words), tmp_path / "run", [*SMALL, *words])
+    assert len(found.broken) == 1 and found.broken[0].startswith("ce, seed 1: NotFiniteError: training ended with")
+    assert [math.isnan(value) for value in found.values[""]["ce"]["nll"]] == [False, True]
 
 
 def test_an_interrupted_comparison_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):

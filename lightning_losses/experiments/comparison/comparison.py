@@ -93,12 +93,18 @@ class ObjectiveComparison(Experiment):
         config = self.config
         planned = plan(config, self.overrides)
         runner = Runner(config, folder, planned)
-        broken = runner.run_all()
+        runner.run_all()
+        broken = runner.broken
         diverged = all(math.isnan(values["nll"]) for values in runner.values.values())
         if planned.learning_rates and diverged and not broken:
             broken = ["every run diverged at every learning rate; give smaller ones"]
         comparison = self._of(
-            planned, runner.values, broken=broken, stale=runner.stale, seconds=time.perf_counter() - started
+            planned,
+            runner.values,
+            broken=broken,
+            stale=runner.stale,
+            one_by_one=runner.one_by_one,
+            seconds=time.perf_counter() - started,
         )
         page = comparison.page()
         page.write(folder / "report")

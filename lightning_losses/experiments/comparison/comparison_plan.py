@@ -22,8 +22,8 @@ OWN = (
     "resume", "output", "allowed_targets",
     "comparison", "title", "objectives", "baseline", "seeds", "common", "settings", "learning_rates",
     "split_per_seed",
-    "teacher_per_seed", "cached_logits", "columns", "claims", "untested", "caveat", "results", "stale", "needs",
-    "refused",
+    "teacher_per_seed", "cached_logits", "stacked", "columns", "claims", "untested", "caveat", "results", "stale",
+    "needs", "refused",
 )  # fmt: skip
 # What a step takes that only a teacher has.
 _TEACHERS = ("teacher_logits", "teacher_features", "teacher_feature_maps")

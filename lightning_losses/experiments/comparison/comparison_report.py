@@ -41,6 +41,7 @@ class Comparison:
         caveat: what the numbers do not show.
         broken: a sentence of every run that broke.
         stale: how many results were made by another version of the code.
+        one_by_one: why the seeds of a run were not trained at once, by its label, where others' were.
         config: the whole configuration.
         seconds: of the whole comparison, this time.
         learning_rates: what was found at each, where these were compared.
@@ -59,6 +60,7 @@ class Comparison:
     caveat: str = ""
     broken: list[str] = field(default_factory=list)
     stale: int = 0
+    one_by_one: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     learning_rates: LearningRates | None = None
@@ -121,6 +123,8 @@ class Comparison:
             )
         if "seconds" in self.columns:
             text += " Seconds are of a run's training, its own time on one CPU thread"
+            if self.config.get("stacked"):
+                text += ", or its share where all seeds were trained at once"
             if self.learning_rates is not None:
                 text += ", at all learning rates together."
             else:
@@ -128,6 +132,9 @@ class Comparison:
                 text += "; memory is what a step holds at its peak beyond weights and data."
         if any("calibrated" in column for column in self.columns):
             text += " Calibrated: after temperature scaling on validation data."
+        if self.one_by_one:
+            reasons = "; ".join(f"{run} ({reason})" for run, reason in self.one_by_one.items())
+            text += f" Seeds trained one by one: {reasons}."
         if self.stale:
             text += f" {self.stale} of the results were made by an earlier version of the code."
         return text

@@ -4,7 +4,8 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from lightning_losses.experiments.comparison.shown_numbers import METRICS, SCORE
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.config.instantiate import essential
 from lightning_losses.experiments.evidence.kept_results import KeptResults
-from lightning_losses.experiments.kinds.classification import StudentExperiment
+from lightning_losses.experiments.kinds.classification import ImageClassification, StudentExperiment
 from lightning_losses.experiments.kinds.language_models import LanguageModelling
 from lightning_losses.experiments.launch import experiment_of
 from lightning_losses.experiments.training.evaluation import evaluate, predict_logits
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
+from lightning_losses.experiments.training.stacked import train_stacked, why_one_by_one
 from lightning_losses.experiments.training.step_memory import step_memory
-from lightning_losses.experiments.training.training import Training
+from lightning_losses.experiments.training.training import Trained, Training
 from lightning_losses.metrics import calibration_summary
 from lightning_losses.teachers import CachedLogits
 
@@ -62,8 +64,37 @@ def student_experiment(config: DictConfig) -> StudentExperiment:
     return experiment
 
 
+@dataclass(frozen=True)
+class _Run:
+    """A run, read from its configuration.
+
+    Attributes:
+        one: the plan's entry.
+        experiment: what trains it.
+        student: its training.
+        asks_teacher: whether its objective takes what a teacher says.
+        cached: whether the teacher's logits are read from memory.
+    """
+
+    one: Planned
+    experiment: StudentExperiment
+    student: Training
+    asks_teacher: bool
+    cached: bool
+
+
 class Runner:
-    """Trains the runs that have no result; holds the last one's data and teacher, which the next one shares."""
+    """Trains the runs that have no result; holds data and teachers of a plan's seeds, which its runs share.
+
+    The seeds of a run are trained at once where a step of all is a step of each (`why_one_by_one`), and one by one
+    elsewhere.
+
+    Attributes:
+        values: the numbers of every run that has some.
+        broken: a sentence of every run that broke.
+        one_by_one: why the seeds of a run were not trained at once, by its label.
+        stale: how many results were made by another version of the code.
+    """
 
     def __init__(self, config: DictConfig, folder: Path, planned: Plan) -> None:
         self.config = config
@@ -72,13 +103,15 @@ class Runner:
         self.networks = KeptNetworks(config.cache or cache_folder() / "networks")
         self.results = KeptResults(config.results or cache_folder() / "results")
         self.values: dict[Planned, dict[str, float]] = {}
+        self.broken: list[str] = []
+        self.one_by_one: dict[str, str] = {}
         self.stale = 0
         self._memory: dict[tuple[str, str], int] = {}
         self._data: dict[str, ImageData] = {}
-        self._teacher: tuple[str, nn.Module, CachedLogits] | None = None
+        self._teachers: dict[str, tuple[nn.Module, CachedLogits]] = {}
 
-    def run_all(self) -> list[str]:
-        """Fill in `values`; the sentences of what broke."""
+    def run_all(self) -> None:
+        """Fill in `values`, and `broken`."""
         # Before the first training: the hashes are to be of the code that this process has loaded, not of what somebody
         # writes into the files while it runs.
         for one in self.planned.planned:
@@ -86,25 +119,98 @@ class Runner:
                 for training in student_experiment(one.config).trainings().values():
                     _ = training.source
         source_digest(_MEASURES)
-        broken: list[str] = []
         columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         console = Console() if Console().is_terminal else Console(width=120)
         with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
             task = progress.add_task("", total=len(self.planned.planned))
-            for one in self.planned.planned:
-                name = f"{one.setting + ': ' if one.setting else ''}{one.run}, seed {one.seed}"
+            alone: set[Planned] = set()
+            stacked = []
+            for group in self._groups():
+                if self._is_stacked(group):
+                    stacked.append(group)
+                else:
+                    alone.update(group)
+            # One seed of every run after the other: what an interrupted comparison has is balanced.
+            for group in [*stacked, *([one] for one in self.planned.planned if one in alone)]:
+                label = _label(group[0])
+                name = f"{label}, seed {group[0].seed}" if len(group) == 1 else f"{label}, {len(group)} seeds"
                 progress.update(task, description=name)
+                before = len(self.broken)
                 try:
-                    self.values[one] = self.run(one)
+                    self.values.update(self.run_stacked(group) if len(group) > 1 else {group[0]: self.run(group[0])})
                 except Exception as error:
-                    broken.append(f"{name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-                    console.print(f"broke: {broken[-1]}", highlight=False, markup=False)
-                progress.advance(task)
+                    self._breaks(name, error)
+                for sentence in self.broken[before:]:
+                    console.print(f"broke: {sentence}", highlight=False, markup=False)
+                progress.advance(task, len(group))
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        return broken
 
     def run(self, one: Planned) -> dict[str, float]:
         """The result of a run, kept or made now."""
+        run = self._read(one)
+        kept = self._kept(run, stacked=False)
+        if kept is not None:
+            return kept
+        (teacher,) = self._teach([run]) if run.asks_teacher else [None]
+        clock = _clock()
+        begun = clock()
+        try:
+            trained = run.student.run(self.checkpoints, teacher=teacher, checkpoint_seconds=_BETWEEN_CHECKPOINTS)
+        except NotFiniteError:
+            # At a rate that is too high that is what was to be found out.
+            if not self.planned.learning_rates:
+                raise
+            trained = None
+        return self._keep(run, self._measure(run, teacher, trained, clock() - begun), teacher, stacked=False)
+
+    def run_stacked(self, group: Sequence[Planned]) -> dict[Planned, dict[str, float]]:
+        """The results of a run's seeds, kept or trained at once now."""
+        runs = [self._read(one) for one in group]
+        values = {run.one: self._kept(run, stacked=True) for run in runs}
+        waiting = [run for run in runs if values[run.one] is None]
+        if waiting:
+            teachers = self._teach(waiting) if waiting[0].asks_teacher else None
+            clock = _clock()
+            begun = clock()
+            networks = train_stacked([run.student for run in waiting], teachers)  # type: ignore[arg-type]
+            seconds = (clock() - begun) / len(waiting)
+            for number, (run, trained) in enumerate(zip(waiting, networks, strict=True)):
+                teacher = None if teachers is None else teachers[number]
+                try:
+                    numbers = self._measure(run, teacher, trained, seconds)
+                except NotFiniteError as error:
+                    self._breaks(f"{_label(run.one)}, seed {run.one.seed}", error)
+                else:
+                    values[run.one] = self._keep(run, numbers, teacher, stacked=True)
+        return {one: numbers for one, numbers in values.items() if numbers is not None}
+
+    def _breaks(self, name: str, error: Exception) -> None:
+        self.broken.append(f"{name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+
+    def _groups(self) -> list[list[Planned]]:
+        """The plan's runs, those that differ by their seed alone together."""
+        groups: dict[tuple[str, str], list[Planned]] = {}
+        for one in self.planned.planned:
+            groups.setdefault((one.setting, one.run), []).append(one)
+        return list(groups.values())
+
+    def _is_stacked(self, group: Sequence[Planned]) -> bool:
+        """Whether these seeds are trained at once."""
+        if not self.config.stacked or len(group) == 1:
+            return False
+        runs = [self._read(one) for one in group]
+        students = [run.student for run in runs]
+        reason = None if type(runs[0].experiment) is ImageClassification else "it is no image classifier"
+        if reason is None:
+            # Of the right shape; what a teacher says is not needed to see whether a step can be stacked.
+            rows = len(students[0].datamodule.train)
+            silent = CachedLogits(torch.zeros(rows, students[0].datamodule.num_classes)) if runs[0].cached else None
+            reason = why_one_by_one(students, None if silent is None else [silent] * len(students))
+        if reason is not None:
+            self.one_by_one[group[0].run] = reason
+        return reason is None
+
+    def _read(self, one: Planned) -> _Run:
         config = one.config
         experiment = student_experiment(config)
         networks = experiment.trainings()
@@ -113,60 +219,66 @@ class Runner:
         student = networks["student"]
         asks_teacher = student.teacher is not None and takes(config, ("teacher_logits", *_FEATURES))
         cached = bool(self.config.cached_logits) and asks_teacher and not takes(config, _FEATURES)
-        identity = student.identity
+        return _Run(one, experiment, student, asks_teacher, cached)
+
+    def _place(self, run: _Run, *, stacked: bool) -> tuple[dict[str, Any], str]:
+        """The settings that decide a result, and the hashes of the code that makes it."""
+        identity = run.student.identity
         # The code counts apart from the settings, so that results of other versions can be found if they are asked for.
         sources = [identity["versions"].pop("source"), source_digest(_MEASURES)]
-        if asks_teacher:
+        if run.asks_teacher:
             sources.append(identity["teacher"]["versions"].pop("source"))
         else:
             identity["teacher"] = None
-        settings = essential({**identity, "cached_logits": cached})
-        wanted = METRICS
+        settings = essential({**identity, "cached_logits": run.cached})
+        if stacked:
+            sources.append(source_digest([train_stacked.__module__]))
+            settings = {**settings, "stacked": True}
         if self.planned.learning_rates:
             # A result without the untrained network's loss is of no use here.
-            settings, wanted = {**settings, INITIAL: True}, (*METRICS, INITIAL)
-        source = "-".join(sources)
-        kept = self.results.load(settings, source, stale=bool(self.config.stale))
-        if kept is not None:
-            self.stale += not kept.current
-            if kept.current and kept.values.get("memory") is not None:
-                self._memory[one.setting, one.run] = int(kept.values["memory"] or 0)
-            numbers = {name: kept.values.get(name) for name in wanted}
-            return {name: math.nan if value is None else value for name, value in numbers.items()}
-        teacher = None
-        if asks_teacher and student.teacher is not None:
-            teacher = self._teach(student.teacher, student, cached=cached)
+            settings = {**settings, INITIAL: True}
+        return settings, "-".join(sources)
+
+    def _kept(self, run: _Run, *, stacked: bool) -> dict[str, float] | None:
+        kept = self.results.load(*self._place(run, stacked=stacked), stale=bool(self.config.stale))
+        if kept is None:
+            return None
+        self.stale += not kept.current
+        if kept.current and kept.values.get("memory") is not None:
+            self._memory[run.one.setting, run.one.run] = int(kept.values["memory"] or 0)
+        wanted = (*METRICS, INITIAL) if self.planned.learning_rates else METRICS
+        numbers = {name: kept.values.get(name) for name in wanted}
+        return {name: math.nan if value is None else value for name, value in numbers.items()}
+
+    def _keep(
+        self, run: _Run, values: dict[str, float], teacher: nn.Module | None, *, stacked: bool
+    ) -> dict[str, float]:
+        place = run.one.setting, run.one.run
         # The same with every seed.
-        if (one.setting, one.run) not in self._memory:
-            self._memory[one.setting, one.run] = _memory(student, teacher)
-        values = {**self._train(experiment, student, teacher), "memory": float(self._memory[one.setting, one.run])}
+        if place not in self._memory:
+            self._memory[place] = _memory(run.student, teacher)
+        values = {**values, "memory": float(self._memory[place])}
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self.results.save(settings, source, plain)
+        self.results.save(*self._place(run, stacked=stacked), plain)
         return values
 
-    def _train(self, experiment: StudentExperiment, student: Training, teacher: nn.Module | None) -> dict[str, float]:
-        clock = _clock()
-        begun = clock()
+    def _measure(
+        self, run: _Run, teacher: nn.Module | None, trained: Trained | None, seconds: float
+    ) -> dict[str, float]:
+        """The numbers of a trained network; None diverged."""
         initial, diverged = {}, dict.fromkeys(METRICS, math.nan)
-        try:
-            trained = student.run(self.checkpoints, teacher=teacher, checkpoint_seconds=_BETWEEN_CHECKPOINTS)
-        except NotFiniteError:
-            # At a rate that is too high that is what was to be found out.
-            if not self.planned.learning_rates:
-                raise
-            trained = None
+        student = run.student
         if trained is not None and not _finite(trained.network):
             if not self.planned.learning_rates:
                 raise NotFiniteError("training ended with weights that are infinite or NaN; lower optimizer.lr.")
             trained = None
-        seconds = clock() - begun
         if self.planned.learning_rates:
-            initial = {INITIAL: experiment.nll(student.build(teacher).get_submodule("network"), student)}
+            initial = {INITIAL: run.experiment.nll(student.build(teacher).get_submodule("network"), student)}
         if trained is None:
             return {**diverged, **initial, "seconds": seconds}
-        if isinstance(experiment, LanguageModelling):
+        if isinstance(run.experiment, LanguageModelling):
             parameters = float(sum(parameter.numel() for parameter in trained.network.parameters()))
-            nll = experiment.nll(trained.network, student)
+            nll = run.experiment.nll(trained.network, student)
             return {**diverged, **initial, "nll": nll, "seconds": seconds, "parameters": parameters}
         with warnings.catch_warnings():
             # The report can state every temperature.
@@ -185,19 +297,45 @@ class Runner:
         }
 
     def _share_data(self, training: Training) -> None:
-        """Give the training data that one before it has read; the last two are held, a student's and its teacher's."""
+        """Give the training data that one before it has read: a student's and its teacher's are held for every seed."""
         name = f"{OmegaConf.to_yaml(training.data, resolve=True)} seed {training.seed}"
         if name in self._data:
             training.__dict__["datamodule"] = self._data[name]
         else:
-            self._data = {**dict([*self._data.items()][-1:]), name: training.datamodule}
+            recent = [*self._data.items()][1 - 2 * len(self.planned.seeds) :] if self._data else []
+            self._data = {**dict(recent), name: training.datamodule}
 
-    def _teach(self, training: Training, student: Training, *, cached: bool) -> nn.Module:
-        place = f"{self.networks.place(training.identity)} for {student.datamodule.fingerprint()}"
-        if self._teacher is None or self._teacher[0] != place:
-            network = training.run_once(self.networks, self.checkpoints).network
-            self._teacher = place, network, CachedLogits(predict_logits(network, student.datamodule.train))
-        return self._teacher[2] if cached else self._teacher[1]
+    def _teach(self, runs: Sequence[_Run]) -> list[nn.Module]:
+        """The runs' teachers, kept or trained now; as many as there are seeds are held."""
+        places = {}
+        for run in runs:
+            assert run.student.teacher is not None
+            identity = self.networks.place(run.student.teacher.identity)
+            places[run.one] = f"{identity} for {run.student.datamodule.fingerprint()}"
+        new = {places[run.one]: run for run in runs if places[run.one] not in self._teachers}
+        if new:
+            students = [run.student for run in new.values()]
+            networks = self._trained([student.teacher for student in students if student.teacher is not None])
+            made = {
+                place: (network, CachedLogits(predict_logits(network, student.datamodule.train)))
+                for place, network, student in zip(new, networks, students, strict=True)
+            }
+            held = {place: teacher for place, teacher in self._teachers.items() if place in places.values()}
+            self._teachers = {**held, **made}
+        return [self._teachers[places[run.one]][run.cached] for run in runs]
+
+    def _trained(self, trainings: Sequence[Training]) -> list[nn.Module]:
+        """The networks of trainings, kept or trained now, at once where that can be."""
+        kept = [training.kept(self.networks) for training in trainings]
+        waiting = [training for training, trained in zip(trainings, kept, strict=True) if trained is None]
+        if self.config.stacked and len(waiting) > 1 and why_one_by_one(waiting) is None:
+            for training, trained in zip(waiting, train_stacked(waiting), strict=True):
+                training.keep(self.networks, trained)
+        return [training.run_once(self.networks, self.checkpoints).network for training in trainings]
+
+
+def _label(one: Planned) -> str:
+    return f"{one.setting + ': ' if one.setting else ''}{one.run}"
 
 
 def _memory(training: Training, teacher: nn.Module | None) -> int:

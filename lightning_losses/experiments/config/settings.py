@@ -37,6 +37,7 @@ class CompareSettings(TrainSettings):
     split_per_seed: bool
     teacher_per_seed: bool
     cached_logits: bool
+    stacked: bool
     columns: list[str]
     untested: list[str]
     caveat: str

@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightning as L
 import torch
 from jaxtyping import Float
 from omegaconf import OmegaConf
@@ -71,7 +70,7 @@ def train_stacked(trainings: Sequence[Training], teachers: Sequence[CachedLogits
     stack = _Stack(trainings, modules, teachers)
     for epoch in range(trainings[0].trainer.max_epochs):
         order = stack.order(epoch)
-        for part in order.split(stack.batch_size, dim=1)[: stack.batches]:
+        for part in torch.split(order, stack.batch_size, dim=1)[: stack.batches]:
             stack.step(epoch, part)
     seconds = (time.perf_counter() - begun) / len(trainings)
     return [
@@ -127,7 +126,7 @@ class _Stack:
             "epoch_progress": min((epoch + 1) / self.epochs, 1.0),
         }
         # The sum's gradient by a network's weights is that of its own loss.
-        self._losses(self.parameters, batch, clock).sum().backward()
+        torch.autograd.backward(self._losses(self.parameters, batch, clock).sum())
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.scheduler is not None:
@@ -146,7 +145,7 @@ class _Stack:
         return value
 
 
-def _modules(trainings: Sequence[Training], teachers: Sequence[CachedLogits] | None) -> list[L.LightningModule]:
+def _modules(trainings: Sequence[Training], teachers: Sequence[CachedLogits] | None) -> list[Any]:
     given = [None] * len(trainings) if teachers is None else teachers
     return [training.build(teacher) for training, teacher in zip(trainings, given, strict=True)]
 
@@ -167,8 +166,9 @@ def _of_settings(training: Training) -> str | None:
     if any(value for name, value in execution.items() if name != "_target_"):
         return "execution changes how its blocks are run"
     for name, value in training.trainer.items():
-        if name not in _HARMLESS and value not in _PLAIN.get(str(name), (None,)) and name != "limit_train_batches":
-            return f"trainer.{name}={value}"
+        key = str(name)
+        if key not in _HARMLESS and value not in _PLAIN.get(key, (None,)) and key != "limit_train_batches":
+            return f"trainer.{key}={value}"
     return None
 
 
@@ -183,7 +183,7 @@ def _of_data(trainings: Sequence[Training]) -> str | None:
     return None
 
 
-def _of_module(module: L.LightningModule, teachers: Sequence[CachedLogits] | None) -> str | None:
+def _of_module(module: Any, teachers: Sequence[CachedLogits] | None) -> str | None:
     if type(module) not in (Classifier, Distiller):
         return f"{type(module).__name__} has a step of its own"
     taken = {name for term in module.objective.terms.values() for name in term.needs}

@@ -287,16 +287,27 @@ class Training:
         """The network that this training made before, or train it now and keep it, unless it diverged."""
         if self.checkpoint is not None:
             return self.given()
+        if (before := self.kept(kept)) is not None:
+            return before
+        trained = self.run(folder, resume=resume)
+        if first_process():
+            self.keep(kept, trained)
+        return trained
+
+    def kept(self, kept: KeptNetworks) -> Trained | None:
+        """The network that this training made before, if it was kept."""
         network = self.build().get_submodule("network")
         values = kept.load(self.identity, network)
-        if self._is_kept(values is not None):
-            assert values is not None
-            return Trained(self.name, self.label, network.eval().requires_grad_(False), kept=True, **values)
-        trained = self.run(folder, resume=resume)
-        finite = all(math.isfinite(value) for values in trained.history.values() for value in values)
-        if finite and first_process():
+        if not self._is_kept(values is not None):
+            return None
+        assert values is not None
+        return Trained(self.name, self.label, network.eval().requires_grad_(False), kept=True, **values)
+
+    def keep(self, kept: KeptNetworks, trained: Trained) -> None:
+        """Keep what this training made, unless it diverged."""
+        weights = all(bool(parameter.isfinite().all()) for parameter in trained.network.parameters())
+        if weights and all(math.isfinite(value) for values in trained.history.values() for value in values):
             kept.save(self.identity, trained.network, {"history": trained.history, "seconds": trained.seconds})
-        return trained
 
     def _is_kept(self, here: bool) -> bool:
         """Whether the first process found the network; another run may keep it between two processes' looks.
