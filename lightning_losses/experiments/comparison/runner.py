@@ -232,7 +232,7 @@ class Runner:
             identity["teacher"] = None
         settings = essential({**identity, "cached_logits": run.cached})
         if stacked:
-            sources.append(source_digest([train_stacked.__module__]))
+            sources.append(source_digest(["lightning_losses.experiments.training.stacked"]))
             settings = {**settings, "stacked": True}
         if self.planned.learning_rates:
             # A result without the untrained network's loss is of no use here.
