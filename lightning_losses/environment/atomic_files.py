@@ -6,6 +6,7 @@ import math
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -16,6 +17,8 @@ from typing import Any
 @contextmanager
 def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """Where to write what takes a file's name once all of it is on disk; if anything fails, the file stays as it was.
+
+    It is made new, so that a link which another user has put there is not followed, with the mode of any new file.
 
     Args:
         path: the file; its folder is made.
@@ -37,7 +40,10 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
     with refusals_of(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            mode = _make_new(partial)
             yield partial
+            # Some writers put a file of their own there, which nobody else may read.
+            partial.chmod(mode)
             with partial.open("rb+") as stream:
                 os.fsync(stream.fileno())
             os.replace(partial, path)
@@ -131,6 +137,16 @@ def refused_number(error: BaseException | None) -> int | None:
             return int(said[1])
         error = error.__cause__ or error.__context__
     return None if error is None else error.errno
+
+
+def _make_new(path: Path) -> int:
+    """Make an empty file, new in its folder, so that no link there is followed; the mode that the umask gives it."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
 
 
 def _whole_lines(stream: FileIO) -> int:

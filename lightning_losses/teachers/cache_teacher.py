@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_losses.environment.atomic_files import refusals_of, write_text
 from lightning_losses.environment.locks import locked
+from lightning_losses.environment.private_folder import is_users
 from lightning_losses.numerics.checks import check_count, check_temperature
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.teachers.calls import call, logits_of
@@ -130,7 +131,10 @@ def cache_teacher(
                 # Unless another process has made it meanwhile.
                 if not _is_whole(home):
                     shutil.rmtree(home, ignore_errors=True)
-                    partial = home.with_suffix(".partial" if alone else f".{secrets.token_hex(4)}.partial")
+                    partial = home.with_suffix(".partial")
+                    if not alone or (os.path.lexists(partial) and not is_users(partial)):
+                        # What another process or another user has begun is not gone on with.
+                        partial = home.with_suffix(f".{secrets.token_hex(4)}.partial")
                     partial.mkdir(exist_ok=True)
                     _evaluate(teacher, dataset, partial, settings, batch_size, collate_fn, torch.device(device))
                     _publish(partial, home, settings)
@@ -198,6 +202,9 @@ def _begin(folder: Path, kept: Mapping[str, Tensor], samples: int) -> dict[str, 
     """The files of a cache, all of whose space is taken; without space for them, nothing is left."""
     try:
         with refusals_of(folder):
+            for name in kept:
+                # New files: a link that lies there is not followed.
+                (folder / f"{name}.npy").unlink(missing_ok=True)
             arrays: dict[str, NDArray[Any]] = {
                 name: np.lib.format.open_memmap(
                     folder / f"{name}.npy",
@@ -220,6 +227,8 @@ def _begun(folder: Path) -> tuple[int, dict[str, NDArray[Any]], dict[str, int]]:
     try:
         progress = json.loads((folder / _PROGRESS).read_text())
         done, sums = int(progress["done"]), dict(progress["sums"])
+        if any(file.is_symlink() for file in folder.glob("*.npy")):
+            raise ValueError("a file is a link")
         arrays: dict[str, NDArray[Any]] = {
             file.name.removesuffix(".npy"): np.lib.format.open_memmap(file, mode="r+") for file in folder.glob("*.npy")
         }

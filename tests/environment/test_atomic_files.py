@@ -2,7 +2,11 @@
 
 import os
 
+import pytest
+import torch
+
 from lightning_losses.environment.atomic_files import write_text
+from lightning_losses.teachers import CachedLogits
 
 
 def test_a_file_is_on_disk_before_it_takes_its_name_and_its_name_before_the_end(tmp_path, monkeypatch):
@@ -23,3 +27,26 @@ def test_a_file_is_on_disk_before_it_takes_its_name_and_its_name_before_the_end(
     file, folder = path.stat().st_ino, path.parent.stat().st_ino
     assert path.read_text() == "content"
     assert events == [("flush", file), ("replace", file)] + ([("flush", folder)] if os.name == "posix" else [])
+
+
+def test_no_link_is_followed_to_another_file(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / ".file.partial").symlink_to(victim)
+    write_text(tmp_path / "file", "content")
+    assert victim.read_text() == "mine" and (tmp_path / "file").read_text() == "content"
+    # Nor one that lies under the name itself.
+    (tmp_path / "linked").symlink_to(victim)
+    write_text(tmp_path / "linked", "content")
+    assert victim.read_text() == "mine" and not (tmp_path / "linked").is_symlink()
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
+def test_a_file_can_be_read_by_whom_the_umask_says(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        # safetensors puts a file of its own there.
+        CachedLogits(torch.eye(2)).save(tmp_path / "logits.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "logits.safetensors").stat().st_mode & 0o777 == mode

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -83,3 +84,18 @@ def test_an_interruption_leaves_nothing_behind(kept, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         kept.save({"seed": 5}, nn.Linear(3, 2), {})
     assert len(list(kept.folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o007, 0o660, 0o770), (0o077, 0o600, 0o700)]
+)
+def test_it_can_be_read_by_whom_the_umask_says(tmp_path, umask, file, folder):
+    before = os.umask(umask)
+    try:
+        kept = KeptNetworks(tmp_path / "networks")
+        kept.save(IDENTITY, nn.Linear(3, 2), {})
+    finally:
+        os.umask(before)
+    place = kept.place(IDENTITY)
+    assert {path.stat().st_mode & 0o777 for path in (place / WEIGHTS, place / RECORD)} == {file}
+    assert place.stat().st_mode & 0o777 == folder

@@ -244,3 +244,26 @@ def test_damage_to_an_interrupted_cache_is_found(tmp_path, name, damage):
     path = cache_teacher(Teacher(), DATA, tmp_path / "cut", top_k=2, batch_size=4)
     whole = cache_teacher(Teacher(), DATA, tmp_path / "whole", top_k=2, batch_size=4)
     assert torch.equal(load_cached_teacher(path)(torch.arange(11)), load_cached_teacher(whole)(torch.arange(11)))
+
+
+@pytest.mark.parametrize("place", ["partial", "file"])
+def test_no_link_is_followed_to_another_file(tmp_path, place):
+    """What another user has laid into a shared folder, under the name that a cache is going to have."""
+    teacher, data = nn.Linear(4, 3), [{"inputs": torch.randn(4)} for _ in range(5)]
+    name = cache_teacher(teacher, data, tmp_path / "before").name
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "logits.npy").write_bytes(b"mine")
+    partial = tmp_path / "shared" / f"{name}.partial"
+    partial.parent.mkdir()
+    if place == "partial":
+        partial.symlink_to(victim)
+    else:
+        partial.mkdir()
+        (partial / "logits.npy").symlink_to(victim / "logits.npy")
+        (partial / "progress.json").write_text('{"done": 0, "sums": {"logits": 0}}')
+    path = cache_teacher(teacher, data, tmp_path / "shared")
+    assert (victim / "logits.npy").read_bytes() == b"mine" and [file.name for file in victim.iterdir()] == [
+        "logits.npy"
+    ]
+    assert load_cached_teacher(path)(torch.tensor([0])).shape == (1, 3)

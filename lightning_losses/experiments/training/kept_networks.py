@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -62,12 +63,16 @@ class KeptNetworks:
         with refusals_of(self.folder), locked(place.with_name(f".{place.name}.lock")):
             if self._values(identity) is not None:
                 return
-            partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=".partial."))
+            # As any new folder, so that it can be read by whom the umask says.
+            partial = self.folder / f".partial.{secrets.token_hex(8)}"
+            partial.mkdir()
             try:
                 save_model(network, str(partial / WEIGHTS))
                 record = {"identity": identity, "sha256": file_digest(partial / WEIGHTS), "values": values}
                 record["record_sha256"] = _digest(record)
                 (partial / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False))
+                # safetensors makes files that nobody else can read.
+                shutil.copymode(partial / RECORD, partial / WEIGHTS)
                 try:
                     self._publish(partial, place)
                 except OSError:

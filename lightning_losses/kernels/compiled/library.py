@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_losses.environment.atomic_files import write_json
 from lightning_losses.environment.cache_folder import cache_folder
+from lightning_losses.environment.file_digests import file_digest
+from lightning_losses.environment.private_folder import is_users, private_folder
 from lightning_losses.kernels.products import cpu_flags, cpu_vendor
 
 NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "fma")
@@ -78,23 +82,42 @@ def load(source: Path) -> Library:
 
 
 def _built(source: Path, command: list[str]) -> Path:
-    """The library as a file, in the cache if it has been built before."""
+    """The library as a file, in the cache if it has been built before.
+
+    It is loaded, and so run: it lies in a folder that only this user may write to, and beside it is a record with the
+    digests of what it was made of (sources, compiler and flags) and of itself, which both must be right.
+    """
 
     def run(*arguments: str) -> str:
         return subprocess.run([command[0], *arguments], capture_output=True, text=True, check=True).stdout
 
     texts = [file.read_text() for file in (source, *sorted(Path(__file__).parent.glob("*.hpp")))]
-    key = hashlib.sha256("\0".join([*texts, run("--version"), *command]).encode()).hexdigest()[:20]
-    folder = cache_folder() / "kernels"
-    built = folder / f"{source.parent.name}_{source.stem}_{key}.so"
-    if not built.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+    made_of = hashlib.sha256("\0".join([*texts, run("--version"), *command]).encode()).hexdigest()
+    # Users who share a cache have a folder each.
+    user = os.getuid() if hasattr(os, "getuid") else "own"
+    folder = private_folder(cache_folder() / f"kernels-{user}")
+    record = folder / f"{source.parent.name}_{source.stem}_{made_of[:20]}.json"
+    built = _recorded(record, made_of)
+    if built is None:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            fresh = Path(scratch) / built.name
+            fresh = Path(scratch) / "library.so"
             run(*command[1:], str(source), "-o", str(fresh))
-            # Several processes may build at once: each puts a whole file in place.
-            fresh.replace(built)
+            digest = file_digest(fresh)
+            # Several processes may build at once: each puts a whole file in place, and then says which it is.
+            built = fresh.replace(record.with_name(f"{record.stem}_{digest[:20]}.so"))
+            write_json(record, {"made_of": made_of, "library": built.name, "sha256": digest}, shared=True)
     return built
+
+
+def _recorded(record: Path, made_of: str) -> Path | None:
+    """The library that a record is of, if nothing has changed since it was built."""
+    try:
+        said = json.loads(record.read_text())
+        built = record.with_name(Path(said["library"]).name)
+        right = said["made_of"] == made_of and is_users(built) and file_digest(built) == said["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return built if right else None
 
 
 def name_of(dtype: torch.dtype) -> str:

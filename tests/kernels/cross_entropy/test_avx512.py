@@ -1,6 +1,9 @@
 """The compiled walks; on a CPU or a machine that can't have them, only what is said about that."""
 
 import dataclasses
+import json
+import os
+import shutil
 import subprocess
 
 import pytest
@@ -9,7 +12,6 @@ import torch
 from lightning_losses.kernels import products
 from lightning_losses.kernels.choice import choose_implementation
 from lightning_losses.kernels.compiled import library
-from lightning_losses.kernels.cross_entropy import avx512
 from lightning_losses.kernels.cross_entropy.avx512 import Avx512Scores, default_chunk, unsupported
 from lightning_losses.kernels.cross_entropy.chunked import sums_and_gradients
 from lightning_losses.kernels.cross_entropy.walk import TokenWalk
@@ -367,16 +369,62 @@ def test_a_compiler_that_is_missing_or_fails_is_told(able, monkeypatch, tmp_path
     assert not list((tmp_path / "cache").rglob("*.so"))
 
 
-@in_float32
-def test_the_library_is_built_once(monkeypatch, tmp_path):
-    monkeypatch.setenv("LIGHTNING_LOSSES_CACHE", str(tmp_path))
-    asked = []
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """A source that is compiled in no time, and what compiles it."""
+    monkeypatch.setenv("LIGHTNING_LOSSES_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "small" / "one.cpp"
+    source.parent.mkdir()
+    source.write_text('extern "C" int one() { return 1; }')
+    builds = []
     run = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda command, **options: asked.append(command) or run(command, **options))
+
+    def noted(command, **options):
+        builds.extend(["-o"] if "-o" in command else [])
+        return run(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", noted)
+    return source, builds
+
+
+@in_float32
+def test_a_library_is_built_once_and_anew_if_anything_has_changed(small, tmp_path):
+    source, builds = small
     for _ in range(2):
-        assert COMPILING(avx512.SOURCE).functions is not None
-    assert len([command for command in asked if "-o" in command]) == 1
-    assert [path.suffix for path in (tmp_path / "kernels").iterdir()] == [".so"]
+        assert COMPILING(source).functions.one() == 1
+    assert len(builds) == 1
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert folder.stat().st_mode & 0o077 == 0
+    (built,), (record,) = folder.glob("*.so"), folder.glob("*.json")
+    whole, made_of = built.read_bytes(), json.loads(record.read_text())["made_of"]
+    for damage in (
+        lambda: built.write_bytes(whole + b"x"),
+        lambda: (built.rename(tmp_path / "elsewhere.so"), built.symlink_to(tmp_path / "elsewhere.so")),
+        lambda: record.write_text(record.read_text().replace(made_of, made_of[::-1])),
+        lambda: record.write_text("{"),
+    ):
+        # A file that was loaded is written to, in place: not this process's.
+        built.unlink()
+        built.write_bytes(whole)
+        damage()
+        builds.clear()
+        assert library._built(source, [shutil.which("g++"), *library.FLAGS]) == built
+        assert len(builds) == 1 and built.read_bytes() == whole and not built.is_symlink()
+        assert json.loads(record.read_text())["made_of"] == made_of
+
+
+@in_float32
+@pytest.mark.parametrize("damage", [lambda folder, _: folder.chmod(0o770), lambda *two: two[0].symlink_to(two[1])])
+def test_no_library_is_loaded_from_where_others_may_write(small, tmp_path, damage):
+    source, builds = small
+    folder = tmp_path / "cache" / f"kernels-{os.getuid()}"
+    folder.mkdir(parents=True)
+    if damage.__code__.co_argcount == 0:
+        folder.rmdir()
+    damage(folder, tmp_path)
+    with pytest.warns(UserWarning, match=r"it is a link, or others than this user may write there; remove it"):
+        assert COMPILING(source).functions is None
+    assert not builds
 
 
 def test_a_cpu_is_known_by_its_listing(monkeypatch, tmp_path):
