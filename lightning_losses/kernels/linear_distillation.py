@@ -70,7 +70,9 @@ def linear_distillation(
     Args:
         hidden: [..., D] the student's hidden states.
         weight: [V, D] the student's head.
-        teacher_hidden: [..., E] the teacher's hidden states, or a `TopKLogits` cache, or all its `TeacherLogits`.
+        teacher_hidden: [..., E] the teacher's hidden states, or a `TopKLogits` cache, or all its `TeacherLogits`. A
+            cache with the logit of the rest serves every objective; one without gives other classes no probability,
+            which is e^-100 where an objective needs it (the catalogue says which do).
         teacher_weight: [V, E] the teacher's head; None beside logits.
         target: [...] int64 token ids, or None where the objective needs none.
         objective: a row-wise `Loss` on `logits` and `teacher_logits`, such as ``KD(temperature=2.0)``; or a function
@@ -231,4 +233,13 @@ def _flat(hidden: Tensor, weight: Tensor, logits: TopKLogits | TeacherLogits) ->
             f"shape {list(classes.shape)} came with hidden of shape {list(hidden.shape)}; give "
             f"{[*rows, 'k']} and int64, k at least 1."
         )
-    return TopKLogits(values.detach().reshape(-1, k), classes.reshape(-1, k))
+    rest = logits.rest
+    if rest is not None:
+        check_floating(_NAME, "rest of the cached logits", rest)
+        if rest.shape != rows:
+            raise ValueError(
+                f"{_NAME}: rest of shape {list(rest.shape)} came with cached logits of shape {list(values.shape)}; "
+                f"give {list(rows)}, the logit of each other class."
+            )
+        rest = rest.detach().reshape(-1)
+    return TopKLogits(values.detach().reshape(-1, k), classes.reshape(-1, k), rest)

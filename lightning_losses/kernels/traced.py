@@ -23,9 +23,10 @@ R = TypeVar("R")
 
 TENSORS = (
     *("hidden", "weight", "bias", "target", "class_weight", "normalizer", "student_classes", "teacher_classes"),
-    *("teacher_weight", "teacher_bias", "teacher_hidden", "classes"),
+    *("teacher_weight", "teacher_bias", "teacher_hidden", "classes", "rest"),
 )
-"""What a door may be given as tensors; a teacher's logits and their classes have the last two places."""
+"""What a door may be given as tensors; what a teacher's logits consist of has the last places."""
+_LOGITS = TENSORS[-3:]
 _CAST = ("hidden", "weight", "bias", "teacher_hidden", "teacher_weight")
 # The gradient of a mean in float16 is enlarged until the upstream one is known: its small entries underflow.
 _ENLARGED = 1024.0
@@ -95,9 +96,10 @@ def _node(door: Callable[..., Any], arguments: dict[str, Any], returned: Returne
             tensors[name] = value
         elif isinstance(value, tuple) and hasattr(value, "_fields") and name == "teacher_hidden":
             settings[name] = type(value)
-            tensors["teacher_hidden"] = value[0]
-            if len(value) > 1:
-                tensors["classes"] = value[1]
+            # torch 2.6 traces a zip as one of equal lengths.
+            for place, part in zip(_LOGITS[: len(value)], value, strict=True):
+                if part is not None:
+                    tensors[place] = part
         elif isinstance(value, Loss):
             # Known by its identity: its settings may change from step to step.
             which, settings[name] = id(value), Loss
@@ -148,7 +150,7 @@ def _evaluated(
         if value is Loss:
             arguments[name] = living(which)
         elif name == "teacher_hidden":
-            logits = [tensors.pop(part) for part in ("teacher_hidden", "classes") if part in tensors]
+            logits = [tensors.pop(part) for part in _LOGITS if part in tensors]
             arguments[name] = value(*logits)
     value = door(**tensors, **arguments)
     return leaves, [value] if isinstance(value, Tensor) else [part for part in value if part is not None]

@@ -2,18 +2,16 @@
 
 import hashlib
 import json
-import math
 import os
 import secrets
 import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -21,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from lightning_losses.environment.atomic_files import refusals_of, write_text
 from lightning_losses.environment.locks import locked
 from lightning_losses.environment.private_folder import is_users
+from lightning_losses.kernels.rows.teachers import TopKLogits
 from lightning_losses.numerics.checks import check_count, check_temperature
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.teachers.calls import call, logits_of
@@ -29,25 +28,6 @@ from lightning_losses.teachers.mapped_logits import FEATURES, MANIFEST, damaged_
 from lightning_losses.teachers.output_identity import OutputIdentity, tensor_bytes
 
 _PROGRESS = "progress.json"
-
-
-class TopLogits(NamedTuple):
-    """The k largest logits of each row, their classes, and the logit that each other class has on average."""
-
-    value: Float[Tensor, "rows k"]
-    classes: Int[Tensor, "rows k"]
-    rest: Float[Tensor, " rows"]
-
-
-def top_logits(logits: Float[Tensor, "rows classes"], k: int, temperature: float = 1.0) -> TopLogits:
-    """Keep the k largest logits; `rest`, given to every other class, keeps their whole mass at the temperature."""
-    value, classes = logits.topk(k, dim=-1)
-    others = logits.scatter(-1, classes, -torch.inf)
-    count = logits.shape[-1] - k
-    if count == 0:
-        return TopLogits(value, classes, torch.full_like(value[:, 0], -torch.inf))
-    rest = temperature * (torch.logsumexp(others / temperature, dim=-1) - math.log(count))
-    return TopLogits(value, classes, rest)
 
 
 def cache_teacher(
@@ -180,7 +160,7 @@ def _evaluate(
         logits = full_precision(logits_of("cache_teacher: the teacher", output)).cpu()
         if top_k is not None and top_k > logits.shape[-1]:
             raise ValueError(f"cache_teacher: top_k={top_k} came for a teacher of {logits.shape[-1]} classes.")
-        kept = {"logits": logits} if top_k is None else _named(top_logits(logits, top_k, settings["temperature"]))
+        kept = {"logits": logits} if top_k is None else _named(TopKLogits.of(logits, top_k, settings["temperature"]))
         kept.update({f"{FEATURES}{layer}": full_precision(tap.features[layer]).cpu() for layer in layers})
         if not arrays:
             kept["num_classes"] = torch.tensor([logits.shape[-1]])
@@ -249,8 +229,9 @@ def _take_space(file: Path) -> None:
             os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
 
 
-def _named(top: TopLogits) -> dict[str, Tensor]:
-    return {"value": top.value, "classes": top.classes.to(torch.int32), "rest": top.rest}
+def _named(top: TopKLogits) -> dict[str, Tensor]:
+    assert top.rest is not None
+    return {"value": top.values, "classes": top.classes.to(torch.int32), "rest": top.rest}
 
 
 def _loader(

@@ -147,6 +147,21 @@ def test_a_cache_of_the_largest_logits_stands_in_for_the_teacher():
     assert_same(with_gradients(found, call), with_gradients(wanted, call))
 
 
+@pytest.mark.parametrize("options", [{"chunk": 5}, {"chunk": 5, "drop_ignored": False}, {"impl": "reference"}], ids=str)
+def test_a_cache_gives_every_other_class_the_logit_of_the_rest(options):
+    hidden, weight, teacher_hidden, teacher_weight, target = call = problem(tokens=(3, 4))
+    logits = teacher_hidden @ teacher_weight.t()
+    cache = TopKLogits.of(logits, 4, 2.0)
+    restored = cache.rest.unsqueeze(-1).expand(-1, -1, 23).scatter(-1, cache.classes, cache.values)
+    torch.testing.assert_close((restored / 2).logsumexp(-1), (logits / 2).logsumexp(-1))
+    # What stands in rows that don't count must reach nothing.
+    cache.rest[target < 0] = torch.nan
+    for objective in (losses.KD(2.0), losses.ReverseKL(2.0), losses.DKD(), losses.NKD()):
+        wanted = with_gradients(objective(hidden @ weight.t(), restored, target), call)
+        found = linear_distillation(hidden, weight, cache, target=target, objective=objective, **options).loss
+        assert_same(with_gradients(found, call), wanted)
+
+
 def test_hard_labels_are_mixed_in():
     call = problem()
     value = linear_distillation(*call, objective=losses.KD(2.0), hard_weight=0.3, soft_weight=0.7, chunk=5)
@@ -352,6 +367,13 @@ def test_what_cannot_be_chunked_is_refused():
         ({"reduction": "sum", "normalizer": 3.0}, "divides a mean"),
         ({"teacher_hidden": TopKLogits(torch.zeros(13, 2), torch.zeros(13, 2))}, "came with a teacher's head"),
         ({"teacher_hidden": TopKLogits(torch.zeros(13, 2), torch.zeros(13, 2)), "teacher_weight": None}, "int64"),
+        (
+            {
+                "teacher_hidden": TopKLogits(torch.zeros(13, 2), torch.zeros(13, 2).long(), torch.zeros(13, 1)),
+                "teacher_weight": None,
+            },
+            r"rest of shape \[13, 1\] came.*give \[13\]",
+        ),
         ({"teacher_hidden": TeacherLogits(torch.zeros(13, 22)), "teacher_weight": None}, r"give \[13, 23\]"),
         ({"teacher_hidden": TeacherLogits(torch.zeros(13, 23))}, "came with a teacher's head"),
         ({"impl": "triton"}, "needs a CUDA device"),

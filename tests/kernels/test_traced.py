@@ -97,7 +97,7 @@ def test_distillation(name):
 
 def test_distillation_from_logits():
     target, logits = targets(), torch.randn(TOKENS, CLASSES, generator=torch.Generator().manual_seed(2))
-    for given in (TopKLogits(*logits.topk(5)), TeacherLogits(logits)):
+    for given in (TopKLogits(*logits.topk(5)), TopKLogits.of(logits, 5), TeacherLogits(logits)):
         assert_compiled_equals_eager(
             lambda h, w, bias, given=given: linear_distillation(h, w, given, target=target, objective=KD_LOSS).loss
         )

@@ -44,10 +44,10 @@ MISTAKES = [
         ("return self.temperature * torch.logsumexp", "return torch.logsumexp"),
         ("torch.tensor(shares) / sum(shares)", "torch.tensor(shares)"),
     ),
+    *of("kernels/rows/teachers.py", "tests/teachers/test_cache_teacher.py", ("- math.log(count)", "")),
     *of(
         "teachers/cache_teacher.py",
         "tests/teachers/test_cache_teacher.py",
-        ("- math.log(count))", ")"),
         ("done += len(logits)\n", "done = samples\n"),
     ),
     *of(

@@ -9,9 +9,10 @@ from torch import nn
 
 from lightning_losses import KD, RKD, CrossEntropy, FitNetHint, Objective
 from lightning_losses.data.image_data import ImageDataset
+from lightning_losses.kernels.rows.teachers import TopKLogits
 from lightning_losses.modules import Distiller
 from lightning_losses.teachers import CachedLogits, load_cached_teacher
-from lightning_losses.teachers.cache_teacher import cache_teacher, top_logits
+from lightning_losses.teachers.cache_teacher import cache_teacher
 
 CLASSES = 6
 DATA = ImageDataset(torch.randn(11, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(11) % CLASSES)
@@ -129,8 +130,8 @@ def test_the_largest_are_exact_and_the_error_is_bounded(seed, k, temperature):
     generator = torch.Generator().manual_seed(seed)
     logits = 4 * torch.randn(3, CLASSES, dtype=torch.float64, generator=generator)
     other = torch.randn(3, CLASSES, dtype=torch.float64, generator=generator)
-    top = top_logits(logits, k, temperature)
-    restored = top.rest.unsqueeze(-1).expand(-1, CLASSES).scatter(-1, top.classes, top.value)
+    top = TopKLogits.of(logits, k, temperature)
+    restored = top.rest.unsqueeze(-1).expand(-1, CLASSES).scatter(-1, top.classes, top.values)
     exact, found = ((z / temperature).softmax(dim=-1) for z in (logits, restored))
     torch.testing.assert_close(found.gather(1, top.classes), exact.gather(1, top.classes))
     mass = 1 - exact.gather(1, top.classes).sum(dim=-1)

@@ -1,5 +1,6 @@
 """Where a teacher's scores of a chunk come from: its head, a cache of its largest logits, or all of them."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
@@ -100,19 +101,37 @@ class TeacherLogits(NamedTuple):
 
 
 class TopKLogits(NamedTuple):
-    """A teacher as a cache of its largest logits: the other classes have no probability.
+    """A teacher as a cache of its largest logits, and of what it gives the other classes together.
 
     Attributes:
         values: [..., k] logits.
         classes: [..., k] int64, the classes they belong to.
+        rest: [...] the logit of each other class, as `of` and `cache_teacher` make it; None where they have no
+            probability.
     """
 
     values: Float[Tensor, "*tokens k"]
     classes: Int[Tensor, "*tokens k"]
+    rest: Float[Tensor, "*tokens"] | None = None
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "*tokens vocabulary"], k: int, temperature: float = 1.0) -> "TopKLogits":
+        """The k largest logits, and one for every other class that keeps their whole probability at a temperature.
+
+        Example:
+            >>> TopKLogits.of(torch.tensor([3.0, 0.0, 0.0]), 1)
+            TopKLogits(values=tensor([3.]), classes=tensor([0]), rest=tensor(0.))
+        """
+        values, classes = logits.topk(k, dim=-1)
+        count = logits.shape[-1] - k
+        if count == 0:
+            return cls(values, classes, torch.full_like(values[..., 0], -torch.inf))
+        others = logits.scatter(-1, classes, -torch.inf)
+        return cls(values, classes, temperature * (torch.logsumexp(others / temperature, dim=-1) - math.log(count)))
 
     def select(self, index: Int[Tensor, " kept"]) -> "TopKLogits":
         """The same for some of the rows."""
-        return TopKLogits(self.values[index], self.classes[index])
+        return TopKLogits(*(None if part is None else part[index] for part in self))  # type: ignore[arg-type]
 
     @property
     def bias(self) -> None:
@@ -125,18 +144,24 @@ class TopKLogits(NamedTuple):
     def scores(self, rows: slice, tiles: list[slice], dtype: torch.dtype) -> Iterator[Tensor]:
         """The scores of a chunk of rows, tile by tile."""
         values = self.values[rows].to(dtype)
-        whole = values.new_full((len(values), tiles[-1].stop), -torch.inf).scatter_(1, self.classes[rows], values)
+        outside = values.new_full((), -torch.inf) if self.rest is None else self.rest[rows].to(dtype).unsqueeze(1)
+        whole = outside.expand(len(values), tiles[-1].stop).scatter(1, self.classes[rows], values)
         for tile in tiles:
             yield whole[:, tile]
 
     def matrices(self, cuts: list[slice], vocabulary: int) -> Iterator[Tensor]:
         """The scores of each chunk of rows."""
-        space = padded_rows(self.values, largest(cuts), vocabulary).fill_(-torch.inf)
+        space = padded_rows(self.values, largest(cuts), vocabulary)
+        if self.rest is None:
+            space.fill_(-torch.inf)
         for rows in cuts:
             chunk = space[: rows.stop - rows.start]
+            if self.rest is not None:
+                chunk.copy_(self.rest[rows].unsqueeze(1))
             yield chunk.scatter_(1, self.classes[rows], self.values[rows])
-            # Only what was written is taken back: to fill anew would cost a pass.
-            chunk.scatter_(1, self.classes[rows], -torch.inf)
+            if self.rest is None:
+                # Only what was written is taken back: to fill anew would cost a pass.
+                chunk.scatter_(1, self.classes[rows], -torch.inf)
 
 
 def largest(cuts: list[slice]) -> int:

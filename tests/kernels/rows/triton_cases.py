@@ -51,6 +51,11 @@ def errors(name, dtype, options, *, ignored=False, masked=None, teacher="head", 
         if ignored:
             classes[1::3] = -1
         given = {"teacher_hidden": TopKLogits(values, classes)}
+    elif teacher == "tail":
+        cache = TopKLogits.of(full.to(dtype), 9)
+        full = cache.rest.unsqueeze(1).expand_as(full).scatter(1, cache.classes, cache.values).double()
+        cache.rest[~kept] = torch.nan
+        given = {"teacher_hidden": cache}
     elif teacher == "logits":
         given = {"teacher_hidden": TeacherLogits(full.to(dtype))}
         full = full.to(dtype).double()
@@ -115,6 +120,15 @@ def main():
         for dtype in ("float32", "bfloat16"):
             found = errors(name, DTYPES[dtype], HARD, ignored=True, teacher=teacher)
             print(json.dumps({"case": f"{name} {dtype} {teacher}", "dtype": dtype, "errors": found}), flush=True)
+    print(
+        json.dumps(
+            {
+                "case": "tail",
+                "dtype": "float32",
+                "errors": errors("reverse_kl", torch.float32, HARD, ignored=True, teacher="tail"),
+            }
+        )
+    )
     # A mean over many tokens: its gradient's entries are below what float16 has.
     found = errors("kd", torch.float16, {"normalizer": 2.0**20, **HARD}, upstream=2.0**20)
     print(json.dumps({"case": "kd float16 scaled", "dtype": "float16", "errors": found}), flush=True)
