@@ -9,6 +9,8 @@ CONFIGURATION = Path(__file__).parent / "conf"
 setup(
     packages=[
         *find_packages(include=["lightning_losses*"]),
+        # Without __init__.py, since it holds no modules; a folder of data is a package to setuptools.
+        "lightning_losses.catalogue.templates",
         "lightning_losses.conf",
         *sorted(
             f"lightning_losses.conf.{group.name}" for group in CONFIGURATION.iterdir() if any(group.glob("*.yaml"))
@@ -23,7 +25,7 @@ setup(
     package_data={
         "": ["*.yaml"],
         "lightning_losses": ["py.typed"],
-        "lightning_losses.catalogue": ["templates/*"],
+        "lightning_losses.catalogue.templates": ["*"],
         "lightning_losses.kernels": ["*/*.cpp", "compiled/*.hpp"],
     },
 )
