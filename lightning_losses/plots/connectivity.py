@@ -1,9 +1,10 @@
 """The loss between checkpoints, and against the learning rate."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -26,17 +27,23 @@ def connectivity_panels(steps: Sequence[float], barriers: Sequence[float], lines
         over_steps.set_ylim(bottom=min(0.0, -0.03 * max(barriers)))
         over_steps.set_xlabel("optimizer step")
         over_steps.set_ylabel("loss barrier")
-        shades = ScalarMappable(Normalize(min(steps) - 0.3 * (max(steps) - min(steps)) - 1, max(steps)), "Blues")
+        shade = _shade_of_steps(figure, along, steps)
         for step, losses in zip(steps, lines, strict=True):
             positions = [place / (len(losses) - 1) for place in range(len(losses))]
-            along.plot(positions, losses, color=shades.to_rgba(step), linewidth=1.2)  # type: ignore[arg-type]
+            along.plot(positions, losses, color=shade(step), linewidth=1.2)
         if min(min(losses) for losses in lines) > 0:
             along.set_yscale("log")
         along.set_xlabel("from earlier (0) to present weights (1)")
         along.set_ylabel("loss")
-        bar = figure.colorbar(shades, ax=along, label="optimizer step")
-        bar.ax.set_ylim(min(steps), max(steps) if max(steps) > min(steps) else None)
     return figure
+
+
+def _shade_of_steps(figure: Figure, axis: Axes, steps: Sequence[float]) -> Callable[[float], Any]:
+    """The colour of a step, from light to dark, which a bar beside the panel shows."""
+    shades = ScalarMappable(Normalize(min(steps) - 0.3 * (max(steps) - min(steps)) - 1, max(steps)), "Blues")
+    bar = figure.colorbar(shades, ax=axis, label="optimizer step")
+    bar.ax.set_ylim(min(steps), max(steps) if max(steps) > min(steps) else None)
+    return shades.to_rgba  # type: ignore[return-value]
 
 
 def learning_rate_curves(
@@ -141,9 +148,9 @@ def learning_rate_panels(
             over_steps.set_yscale("symlog", linthresh=min(positive))
         over_steps.set_xlabel("optimizer step")
         over_steps.set_ylabel("sensitivity to the learning rate")
-        shades = ScalarMappable(Normalize(min(steps) - 0.3 * (max(steps) - min(steps)) - 1, max(steps)), "Blues")
+        shade = _shade_of_steps(figure, along, steps)
         for step, own, start in zip(steps, losses, before, strict=True):
-            color: Any = shades.to_rgba(step)  # type: ignore[arg-type]
+            color = shade(step)
             gains = [max(start - loss, 0.0) if math.isfinite(loss) else 0.0 for loss in own]
             shares = [gain / (max(gains) or 1.0) for gain in gains]
             along.plot(multiples, shares, color=color, linewidth=1.2)
@@ -157,6 +164,4 @@ def learning_rate_panels(
         along.minorticks_off()
         along.set_xlabel("multiple of the learning rate")
         along.set_ylabel("share of the best trial's gain")
-        bar = figure.colorbar(shades, ax=along, label="optimizer step")
-        bar.ax.set_ylim(min(steps), max(steps) if max(steps) > min(steps) else None)
     return figure

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from lightning_losses.plots.style import COLORS, LINE_STYLES, new_figure, paper_style
+from lightning_losses.plots.style import draw_line, new_figure, paper_style
 
 History = Mapping[str, Sequence[float]]
 _PREFIXES = ("train/loss", "train/peer_loss")
@@ -63,6 +63,25 @@ def validation_curves(histories: Mapping[str, History]) -> Figure:
     return figure
 
 
+def language_model_curves(histories: Mapping[str, History]) -> Figure:
+    """Cross-entropy per byte on training and on validation text, a line a network.
+
+    Args:
+        histories: by the network's label, the values after each epoch of ``val/loss`` and, if the objective has a term
+            of that name, of ``train/loss/ce``.
+    """
+    with paper_style():
+        figure, axes = new_figure(columns=2, width=3.1, height=2.5, share_y=True)
+        panels = {"train/loss/ce": "training", "val/loss": "validation"}
+        for axis, (name, title) in zip(axes, panels.items(), strict=True):
+            for order, (label, history) in enumerate(histories.items()):
+                _draw(axis, history.get(name, ()), label, order)
+            _finish(axis, title)
+        axes[0].set_ylabel("cross-entropy (nats per byte)")
+        axes[1].legend()
+    return figure
+
+
 def _parts(history: History) -> dict[str, Sequence[float]]:
     """The parts by the names that a reader knows; the sum only where it is one of several."""
     parts: dict[str, Sequence[float]] = {}
@@ -78,18 +97,7 @@ def _parts(history: History) -> dict[str, Sequence[float]]:
 
 
 def _draw(axis: Axes, values: Sequence[float], label: str, order: int) -> None:
-    epochs = range(1, len(values) + 1)
-    # A line through one point is invisible.
-    marker = "o" if len(values) == 1 else None
-    axis.plot(
-        epochs,
-        values,
-        label=label,
-        color=COLORS[order % len(COLORS)],
-        linestyle=LINE_STYLES[order % len(LINE_STYLES)],
-        marker=marker,
-        markersize=3,
-    )
+    draw_line(axis, range(1, len(values) + 1), values, label, order)
 
 
 def _logarithmic(axes: Sequence[Axes]) -> None:

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter
 
-from lightning_losses.plots.style import COLORS, LINE_STYLES, new_figure, paper_style
+from lightning_losses.plots.style import COLORS, LINE_STYLES, draw_line, new_figure, paper_style
 
 _PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 Points = tuple[Sequence[float], Sequence[float]]
@@ -119,14 +119,8 @@ def overlay(panels: Mapping[str, Sequence[Curve]], *, measure: str = "accuracy")
 
 def _draw_collapse(axis: Axes, curves: Mapping[str, Curve]) -> None:
     for order, curve in enumerate(curves.values()):
-        steps = [max(step, 0.5) for step in curve.steps]
-        axis.plot(
-            steps,
-            [100 * value for value in curve.values],
-            label=curve.label,
-            color=COLORS[(order + 2) % len(COLORS)],
-            linestyle=LINE_STYLES[order % len(LINE_STYLES)],
-        )
+        shares = [100 * value for value in curve.values]
+        draw_line(axis, [max(step, 0.5) for step in curve.steps], shares, curve.label, order + 2, dash=order)
     log_steps(axis)
     axis.set_ylim(-3, 103)
     axis.set_ylabel("collapsed rows (%)")
@@ -265,9 +259,8 @@ def log_steps(axis: Axes) -> None:
 
 
 def _line(axis: Axes, steps: Sequence[float], values: Sequence[float], label: str, order: int) -> None:
-    axis.plot(steps, values, label=label, color=COLORS[order % len(COLORS)],
-              linestyle=LINE_STYLES[order // len(COLORS) % len(LINE_STYLES)],
-              marker="o" if len(values) == 1 else None, markersize=3)  # fmt: skip
+    # Of many layers the first ones are all solid.
+    draw_line(axis, steps, values, label, order, dash=order // len(COLORS))
 
 
 def _mark_delay(axis: Axes, delay: Any) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_losses.metrics.area_under_risk_coverage import risk_coverage_curve
 from lightning_losses.metrics.predictions import Inputs, Task
-from lightning_losses.plots.style import COLORS, LINE_STYLES, paper_style
+from lightning_losses.plots.style import draw_line, paper_style
 
 
 def risk_coverage(
@@ -60,13 +60,7 @@ def risk_coverage(
                 axes.plot(
                     coverage.tolist(), best.tolist(), color="#777777", linewidth=0.8, linestyle="--", label="best order"
                 )
-            axes.plot(
-                coverage.tolist(),
-                risk.tolist(),
-                color=COLORS[number % len(COLORS)],
-                linestyle=LINE_STYLES[number % len(LINE_STYLES)],
-                label=f"{name}, AURC {float(risk.mean()):.4f}",
-            )
+            draw_line(axes, coverage.tolist(), risk.tolist(), f"{name}, AURC {float(risk.mean()):.4f}", number)
         axes.set(xlabel="coverage", ylabel="risk (error rate)", xlim=(0, 1))
         axes.set_ylim(bottom=0)
         axes.legend(loc="upper left")

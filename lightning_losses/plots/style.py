@@ -1,6 +1,6 @@
 """One style for every figure: a column's width, few lines of ink, colours that the colour-blind tell apart."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,22 @@ def new_figure(
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
     return figure, [axis for row in axes for axis in row]
+
+
+def draw_line(
+    axis: Axes, places: Sequence[float], values: Sequence[float], label: str, order: int, dash: int | None = None
+) -> None:
+    """A line, told from the others of its panel by its order's colour and dashes, or by dashes of another order."""
+    axis.plot(
+        places,
+        values,
+        label=label,
+        color=COLORS[order % len(COLORS)],
+        linestyle=LINE_STYLES[(order if dash is None else dash) % len(LINE_STYLES)],
+        # A line through one point is invisible.
+        marker="o" if len(values) == 1 else None,
+        markersize=3,
+    )
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:

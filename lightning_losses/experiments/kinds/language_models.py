@@ -17,7 +17,7 @@ from lightning_losses.experiments.loggers.loggers import log_pictures, log_score
 from lightning_losses.experiments.page import Page, Table
 from lightning_losses.experiments.training.evaluation import nats_per_byte, predicted
 from lightning_losses.experiments.training.training import Trained, Training
-from lightning_losses.plots.language_model import language_model_curves
+from lightning_losses.plots.curves import language_model_curves
 
 COLUMNS = (
     "network",
