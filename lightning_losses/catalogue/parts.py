@@ -26,7 +26,7 @@ PARTS = {
     "kernels": ("kernels",),
 }
 # What others derive from, and nobody uses by itself.
-_BASES = {"LogOddsOneVsRest", "OneVsRest", "PredictionMetric"} | {
+_BASES = {"DeclaredCallback", "LogOddsOneVsRest", "OneVsRest", "PredictionMetric"} | {
     f"{kind}Monitor" for kind in ("", "Gradient", "Layer", "Logit", "Parameter", "Probe")
 }
 

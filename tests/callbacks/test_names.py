@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 import lightning_losses.callbacks as callbacks
 from lightning_losses.environment.lazy_exports import exports
 
-BASES = {f"{kind}Monitor" for kind in ("", "Gradient", "Layer", "Logit", "Parameter", "Probe")}
+BASES = {f"{kind}Monitor" for kind in ("", "Gradient", "Layer", "Logit", "Parameter", "Probe")} | {"DeclaredCallback"}
 
 
 def own():

@@ -5,16 +5,16 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lightning_losses.callbacks.access import evaluation_mode, share_of_training_set, step_logits, sum_over_processes
+from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.losses.distillation.logits.mcmi import MCMI, class_centroids, class_sums
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.settings import Declared, Share
+from lightning_losses.numerics.settings import Share
 
 
-class ClassCentroids(Declared, Callback):
+class ClassCentroids(DeclaredCallback):
     """Sets the centroids of every `MCMI` of a module to each class's mean prediction.
 
     The first ones are from one pass over the training set before training, with the network in evaluation mode: give it
@@ -38,6 +38,8 @@ class ClassCentroids(Declared, Callback):
     """
 
     name = "ClassCentroids"
+    # Whether the first centroids are set, which are the loss's own, and the sums of the begun epoch.
+    kept = ("_begun", "_sums", "_counts")
 
     refresh: Literal["epoch", "once", "ema"] = "epoch"
     decay: Share = 0.9999
@@ -91,15 +93,6 @@ class ClassCentroids(Declared, Callback):
         """Set the centroids."""
         if self._sums is not None and self._counts is not None:
             self._set(trainer, self._losses(pl_module), self._sums, self._counts)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Whether the first centroids are set, which are the loss's own, and the sums of the begun epoch."""
-        return {"begun": self._begun, "sums": self._sums, "counts": self._counts}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore it."""
-        self._begun = state_dict["begun"]
-        self._sums, self._counts = state_dict.get("sums"), state_dict.get("counts")
 
     def _set(self, trainer: L.Trainer, losses: list[MCMI], sums: Tensor, counts: Tensor, share: float = 1.0) -> None:
         sums, counts = sum_over_processes(trainer, sums), sum_over_processes(trainer, counts)

@@ -4,15 +4,15 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from lightning_losses.callbacks.access import share_of_training_set, sum_over_processes
+from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.losses.distillation.features.nd_loss import NDLoss
 from lightning_losses.numerics.rows import class_indices
-from lightning_losses.numerics.settings import Count, Declared
+from lightning_losses.numerics.settings import Count
 
 
-class ClassMeans(Declared, Callback):
+class ClassMeans(DeclaredCallback):
     """Sets the class means of every `NDLoss` of a module from the teacher's features, when training begins.
 
     Every sample of the training set counts once, in the data set's own order, whatever the sampler does: under several

@@ -7,16 +7,16 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_losses.callbacks.access import evaluation_mode, sum_over_processes
-from lightning_losses.numerics.settings import Count, Declared, Share
+from lightning_losses.callbacks.declared import DeclaredCallback
+from lightning_losses.numerics.settings import Count, Share
 from lightning_losses.samplers.ddk_sampler import DomainSampler, initial_domain_weights, updated_domain_weights
 
 
-class DomainWeights(Declared, Callback):
+class DomainWeights(DeclaredCallback):
     """Sets a `DomainSampler`'s weights by DDK: at first, and after every so many optimizer steps.
 
     Student and teacher are evaluated on the validation split, whose batches hold each sample's `domain`; the teacher
@@ -44,6 +44,7 @@ class DomainWeights(Declared, Callback):
     """
 
     name = "DomainWeights"
+    kept = ("weights", "teacher_ce")
 
     every: Count = 1000
     alpha: Share = 0.5
@@ -86,14 +87,6 @@ class DomainWeights(Declared, Callback):
             sync_dist=True,
             batch_size=1,
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The weights, and the teacher's losses."""
-        return {"weights": self.weights, "teacher_ce": self.teacher_ce}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore them."""
-        self.weights, self.teacher_ce = state_dict["weights"], state_dict["teacher_ce"]
 
     def _student_ce(self, trainer: L.Trainer, module: L.LightningModule) -> Float[Tensor, " domains"]:
         return self._losses(trainer, module, lambda batch: module(batch["inputs"]))

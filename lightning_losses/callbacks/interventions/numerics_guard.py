@@ -6,16 +6,16 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_losses.callbacks.access import refuse_place_after, refuse_place_before
+from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.callbacks.interventions.grokfast import Grokfast
 from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient
 from lightning_losses.checkpoints.epoch_seed import EpochSeed
 from lightning_losses.diagnostics.numerics import Cause, find_cause, save_batch
-from lightning_losses.numerics.settings import Bound, Count, Declared
+from lightning_losses.numerics.settings import Bound, Count
 from lightning_losses.parallel.processes import maximum_of_all, world_size
 
 
@@ -32,7 +32,7 @@ class NotFiniteError(ValueError):
     """Training stopped, since its loss was infinite or NaN."""
 
 
-class NumericsGuard(Declared, Callback):
+class NumericsGuard(DeclaredCallback):
     """Stops, or skips the step, when a loss is infinite or NaN, and says where that began.
 
     The loss is looked at after the backward pass and before the optimizer changes a weight. If it is not finite, the
@@ -70,6 +70,7 @@ class NumericsGuard(Declared, Callback):
     """
 
     name = "numerics_guard"
+    kept = ("skipped", "_consecutive", "_saved")
     repeats_batches: ClassVar[bool] = True
 
     folder: str | Path | None = None
@@ -140,15 +141,6 @@ class NumericsGuard(Declared, Callback):
             # The same number on every process.
             options: dict[str, Any] = {"on_step": False, "on_epoch": True, "reduce_fx": "max", "sync_dist": True}
             pl_module.log("train/skipped_steps", float(self.skipped), **options)
-
-    def state_dict(self) -> dict[str, int]:
-        """The counts."""
-        return {"skipped": self.skipped, "consecutive": self._consecutive, "saved": self._saved}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on counting."""
-        self.skipped = state_dict["skipped"]
-        self._consecutive, self._saved = state_dict["consecutive"], state_dict["saved"]
 
     def _explain(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Run the step's batches again until one is found not finite, on all processes alike."""

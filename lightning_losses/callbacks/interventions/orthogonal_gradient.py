@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from dataclasses import field
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.optim import Optimizer
 
 from lightning_losses.callbacks.access import gradients_of, refuse_hidden_gradients
-from lightning_losses.numerics.settings import Declared
+from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.optim.orthogonal_gradient import Scope, orthogonalize_gradients_
 from lightning_losses.optim.selection import select_parameters
 
 
-class OrthogonalGradient(Declared, Callback):
+class OrthogonalGradient(DeclaredCallback):
     """Removes from every gradient its component along the weights, before each optimizer step.
 
     After a network has memorised, gradient descent on cross-entropy mostly scales its weights up, which lowers the

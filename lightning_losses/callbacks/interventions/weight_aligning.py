@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_losses.numerics.settings import Count, Declared
+from lightning_losses.callbacks.declared import DeclaredCallback
+from lightning_losses.numerics.settings import Count
 
 
 class AlignedWeight(NamedTuple):
@@ -51,7 +52,7 @@ def align_weight(weight: Float[Tensor, "classes dim"], new_classes: int) -> Alig
     return AlignedWeight(torch.cat([weight[:-new_classes], gamma * weight[-new_classes:]]), gamma)
 
 
-class WeightAligning(Declared, L.Callback):
+class WeightAligning(DeclaredCallback):
     """Aligns a classifier's weight when training on a task with new classes ends.
 
     Train that task with ``(1 - λ) CE + λ KD(temperature=2)`` on the old classes' logits, λ the share of old classes.

@@ -2,20 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_losses.callbacks.access import refuse_hidden_gradients
-from lightning_losses.numerics.settings import Declared, Positive
+from lightning_losses.callbacks.declared import DeclaredCallback
+from lightning_losses.numerics.settings import Positive
 from lightning_losses.optim.selection import select_parameters
 from lightning_losses.optim.weight_norm import project_weight_norm_, scale_weights_, weight_norm
 
 
-class WeightNormProjection(Declared, Callback):
+class WeightNormProjection(DeclaredCallback):
     """Keeps the norm of all weights together at one value, by one factor after every optimizer step.
 
     Grokking is the slow way from too large a weight norm to one that generalises: on a sphere of the right radius
@@ -44,6 +43,7 @@ class WeightNormProjection(Declared, Callback):
     """
 
     name = "weight_norm_projection"
+    kept = ("norm", "_started")
 
     scale: Positive = 1.0
     norm: Positive | None = None
@@ -74,12 +74,3 @@ class WeightNormProjection(Declared, Callback):
         """Leave the optimizers as they were."""
         while self._handles:
             self._handles.pop().remove()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The norm that is kept, and whether the weights have it."""
-        return {"norm": self.norm, "started": self._started}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the norm of a checkpoint."""
-        self.norm = state_dict["norm"]
-        self._started = state_dict["started"]

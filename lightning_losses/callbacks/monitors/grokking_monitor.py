@@ -84,6 +84,8 @@ class GrokkingMonitor(Monitor):
     """
 
     name = "grokking"
+    # The curves, and what of the current evaluation is still to come.
+    kept = ("train", "val", "_pending", "_at", "_sum", "_count")
 
     measure: Measure = "accuracy"
     memorised: float = 0.99
@@ -160,20 +162,6 @@ class GrokkingMonitor(Monitor):
         """Draw, if there is a folder and something to draw."""
         self.steps = [step for step, _ in self.val]
         super().on_fit_end(trainer, pl_module)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The curves, and what of the current evaluation is still to come."""
-        return {
-            "train": [list(pair) for pair in self.train],
-            "val": [list(pair) for pair in self.val],
-            "current": [self._pending, self._at, self._sum, self._count],
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's curves."""
-        self.train = [(int(step), float(value)) for step, value in state_dict["train"]]
-        self.val = [(int(step), float(value)) for step, value in state_dict["val"]]
-        self._pending, self._at, self._sum, self._count = state_dict["current"]
 
     def _events(self) -> dict[str, float]:
         delay = self.delay()

@@ -1,6 +1,5 @@
 """What monitors share: measuring every n steps, remembering, logging, drawing."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, field
 from pathlib import Path
@@ -8,16 +7,16 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lightning_losses.callbacks.access import on_device, step_logits, sum_over_processes
+from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.environment.writable_folder import check_writable
-from lightning_losses.numerics.settings import Count, Declared
+from lightning_losses.numerics.settings import Count
 from lightning_losses.plots.style import Figure, save_figure
 
 
-class Monitor(Declared, Callback):
+class Monitor(DeclaredCallback):
     """Base of the monitors: scalars by step, kept in the checkpoint, sent to the loggers, drawn at the end.
 
     A value at step s belongs to the weights after s optimizer steps. A subclass declares its settings, measures in a
@@ -29,12 +28,11 @@ class Monitor(Declared, Callback):
 
     Attributes:
         name: the prefix of what is logged.
-        kept: the names of further attributes that go into checkpoints.
         steps: the steps measured at.
         values: the values at those steps, by name.
     """
 
-    kept: ClassVar[tuple[str, ...]] = ()
+    kept: ClassVar[tuple[str, ...]] = ("steps", "values")
 
     _: KW_ONLY
     every_n_steps: Count = 10
@@ -72,27 +70,6 @@ class Monitor(Declared, Callback):
         """Draw, if there is a folder and something to draw."""
         if self.folder is not None and self.steps and trainer.is_global_zero:
             save_figure(self.figure(), Path(self.folder) / f"{self.name}.png")
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was measured, and what else is kept."""
-        values = {name: list(values) for name, values in self.values.items()}
-        return {
-            "steps": list(self.steps),
-            "values": values,
-            **{name: _plain(getattr(self, name)) for name in self.kept},
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what a checkpoint had measured."""
-        self.steps = list(state_dict["steps"])
-        self.values = {name: list(values) for name, values in state_dict["values"].items()}
-        for name in self.kept:
-            setattr(self, name, copy.copy(state_dict[name]))
-
-
-def _plain(value: Any) -> Any:
-    """A copy that safe loading gives back: it knows tuples, and none that have names."""
-    return tuple(value) if isinstance(value, tuple) else copy.copy(value)
 
 
 class LogitMonitor(Monitor):

@@ -31,7 +31,7 @@ class ProbeMonitor(Monitor):
         every_n_steps, folder: see `Monitor`.
     """
 
-    kept: ClassVar[tuple[str, ...]] = ("probe",)
+    kept: ClassVar[tuple[str, ...]] = (*Monitor.kept, "probe")
 
     every_n_steps = 100
 

@@ -1,13 +1,14 @@
 """Remembers every metric of every epoch, also across an interruption."""
 
 import time
-from typing import Any
+from dataclasses import field
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+
+from lightning_losses.callbacks.declared import DeclaredCallback
 
 
-class History(Callback):
+class History(DeclaredCallback):
     """Keeps what is logged per epoch, and the seconds of training, in the checkpoint's plain values.
 
     Attributes:
@@ -15,10 +16,11 @@ class History(Callback):
         seconds: the time of training so far, without what went before an interruption's last whole epoch.
     """
 
-    def __init__(self) -> None:
-        self.metrics: dict[str, list[float]] = {}
-        self.seconds = 0.0
-        self._since: float | None = None
+    kept = ("metrics", "seconds")
+
+    metrics: dict[str, list[float]] = field(init=False, default_factory=dict)
+    seconds: float = field(init=False, default=0.0)
+    _since: float | None = field(init=False, default=None)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -31,12 +33,3 @@ class History(Callback):
         now = time.perf_counter()
         self.seconds += now - (self._since or now)
         self._since = now
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"metrics": {name: list(values) for name, values in self.metrics.items()}, "seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self.metrics = {name: list(values) for name, values in state_dict["metrics"].items()}
-        self.seconds = float(state_dict["seconds"])

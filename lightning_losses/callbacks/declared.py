@@ -1,0 +1,35 @@
+"""What callbacks are declared by: settings that are checked, and what of them goes into checkpoints."""
+
+from typing import Any, ClassVar
+
+from lightning.pytorch.callbacks import Callback
+
+from lightning_losses.numerics.settings import Declared
+
+
+class DeclaredCallback(Declared, Callback):
+    """Base of the callbacks that are declared by their settings, and keep some of what they know in checkpoints.
+
+    Attributes:
+        kept: the names of the attributes that go into checkpoints.
+    """
+
+    kept: ClassVar[tuple[str, ...]] = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is kept."""
+        return {name: _plain(getattr(self, name)) for name in self.kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what a checkpoint kept."""
+        for name in self.kept:
+            setattr(self, name, _plain(state_dict[name]))
+
+
+def _plain(value: Any) -> Any:
+    """New containers of the same content, which safe loading gives back: it knows no tuples that have names."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return list(map(_plain, value)) if isinstance(value, list) else value
