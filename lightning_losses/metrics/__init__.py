@@ -1,6 +1,5 @@
 """Metrics of predictions and their confidence: functions, and `torchmetrics.Metric` classes of the same name."""
 
-from lightning_losses.metrics.adaptive_calibration_error import AdaptiveCalibrationError, adaptive_calibration_error
 from lightning_losses.metrics.area_under_risk_coverage import (
     AreaUnderRiskCoverage,
     RiskCoverage,
@@ -17,13 +16,21 @@ from lightning_losses.metrics.brier_score import (
 )
 from lightning_losses.metrics.calibration_error import CalibrationError, calibration_error
 from lightning_losses.metrics.calibration_summary import SUMMARY, calibration_intervals, calibration_summary
-from lightning_losses.metrics.classwise_calibration_error import ClasswiseCalibrationError, classwise_calibration_error
-from lightning_losses.metrics.expected_calibration_error import ExpectedCalibrationError, expected_calibration_error
 from lightning_losses.metrics.kernel_calibration_error import KernelCalibrationError, kernel_calibration_error
-from lightning_losses.metrics.maximum_calibration_error import MaximumCalibrationError, maximum_calibration_error
+from lightning_losses.metrics.named_calibration_errors import (
+    AdaptiveCalibrationError,
+    ClasswiseCalibrationError,
+    ExpectedCalibrationError,
+    MaximumCalibrationError,
+    RMSCalibrationError,
+    adaptive_calibration_error,
+    classwise_calibration_error,
+    expected_calibration_error,
+    maximum_calibration_error,
+    rms_calibration_error,
+)
 from lightning_losses.metrics.negative_log_likelihood import NegativeLogLikelihood, negative_log_likelihood
 from lightning_losses.metrics.overconfidence_error import OverconfidenceError, overconfidence_error
-from lightning_losses.metrics.rms_calibration_error import RMSCalibrationError, rms_calibration_error
 
 __all__ = [
     "SUMMARY",

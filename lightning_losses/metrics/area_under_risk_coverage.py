@@ -1,14 +1,20 @@
 """The area under the risk-coverage curve (AURC), and its excess over the best possible order (E-AURC)."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Unpack
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.metrics.base import PredictionMetric
-from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions, to_probabilities
-from lightning_losses.numerics.checks import check_choice
+from lightning_losses.metrics.predictions import (
+    MetricOptions,
+    Options,
+    Predictions,
+    Task,
+    checked_predictions,
+    shows_options,
+)
 from lightning_losses.numerics.probabilities import full_precision
 
 
@@ -19,31 +25,17 @@ class RiskCoverage(NamedTuple):
     risk: Tensor
 
 
+@shows_options(checked_predictions)
 def area_under_risk_coverage(
-    predictions: Float[Tensor, "..."],
-    target: Int[Tensor, "..."],
-    *,
-    inputs: Inputs,
-    task: Task = "multiclass",
-    excess: bool = False,
-    ignore_index: int = -100,
-    validate: bool = True,
+    predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, excess: bool = False, **options: Unpack[Options]
 ) -> Float[Tensor, ""]:
     """Area under the risk-coverage curve; see `AreaUnderRiskCoverage`."""
-    confidence, error = _confidence_and_error(
-        "area_under_risk_coverage", predictions, target, inputs, task, ignore_index, validate
-    )
-    return _area(confidence, error, excess)
+    return _area(*_given("area_under_risk_coverage", predictions, target, **options), excess)
 
 
+@shows_options(checked_predictions)
 def risk_coverage_curve(
-    predictions: Float[Tensor, "..."],
-    target: Int[Tensor, "..."],
-    *,
-    inputs: Inputs,
-    task: Task = "multiclass",
-    ignore_index: int = -100,
-    validate: bool = True,
+    predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], **options: Unpack[Options]
 ) -> RiskCoverage:
     """The risk at each coverage ``k / N``, k = 1 to N; equal confidences share their mean error.
 
@@ -52,10 +44,7 @@ def risk_coverage_curve(
         >>> curve.risk.tolist()
         [0.0, 0.5]
     """
-    confidence, error = _confidence_and_error(
-        "risk_coverage_curve", predictions, target, inputs, task, ignore_index, validate
-    )
-    risk = _risk(confidence, error)
+    risk = _risk(*_given("risk_coverage_curve", predictions, target, **options))
     count = torch.arange(1, len(risk) + 1, dtype=risk.dtype, device=risk.device)
     return RiskCoverage(count / max(len(risk), 1), risk)
 
@@ -68,11 +57,8 @@ class AreaUnderRiskCoverage(PredictionMetric):
     excess is over the value of an order that puts every error last, which no confidence with this accuracy can beat.
 
     Args:
-        inputs: "logits" or "probabilities".
-        task: "multiclass", or "binary" (predicting class 1 from a probability of 0.5).
         excess: E-AURC, 0 for a perfect order.
-        ignore_index: rows with this target are left out.
-        **kwargs: as of `torchmetrics.Metric`.
+        **options: `inputs`, `task` and more: see `MetricOptions`. Binary predictions say class 1 from 0.5 on.
 
     Shapes:
         predictions: [N, C], or [N] for binary; target: [N].
@@ -97,44 +83,32 @@ class AreaUnderRiskCoverage(PredictionMetric):
     row_names: ClassVar[tuple[str, ...]] = ("confidence", "error")
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary")
 
-    def __init__(
-        self,
-        *,
-        inputs: Inputs,
-        task: Task = "multiclass",
-        excess: bool = False,
-        ignore_index: int = -100,
-        validate: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(inputs=inputs, task=task, ignore_index=ignore_index, validate=validate, **kwargs)
+    def __init__(self, *, excess: bool = False, **options: Unpack[MetricOptions]) -> None:
+        super().__init__(**options)
         self.excess = excess
 
-    def _rows(self, predictions: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        return _rows(predictions, target, self.inputs, self.task)
+    def _rows(self, given: Predictions) -> tuple[Tensor, ...]:
+        return _confidence_and_error(given)
 
     def _statistic(self, *rows: Tensor) -> Tensor:
         return _area(rows[0], rows[1], self.excess)
 
 
-def _confidence_and_error(
-    name: str, predictions: Tensor, target: Tensor, inputs: Inputs, task: Task, ignore_index: int, validate: bool
-) -> tuple[Tensor, Tensor]:
-    check_choice(name, "task", task, AreaUnderRiskCoverage.tasks)
-    predictions, target = checked_predictions(
-        name, predictions, target, inputs=inputs, task=task, ignore_index=ignore_index, validate=validate
-    )
-    return _rows(predictions, target, inputs, task)
+def _given(
+    name: str, predictions: Tensor, target: Tensor, **options: Unpack[Options]
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+    tasks = AreaUnderRiskCoverage.tasks
+    return _confidence_and_error(checked_predictions(name, predictions, target, tasks=tasks, **options))
 
 
-def _rows(predictions: Tensor, target: Tensor, inputs: Inputs, task: Task) -> tuple[Tensor, Tensor]:
-    probabilities = full_precision(to_probabilities(predictions, inputs=inputs, task=task))
-    if task == "binary":
+def _confidence_and_error(given: Predictions) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+    probabilities = full_precision(given.probabilities())
+    if given.task == "binary":
         probabilities = torch.stack([1 - probabilities, probabilities], dim=-1)
         prediction = (probabilities[:, 1] >= 0.5).long()
-        return probabilities.amax(dim=-1), (prediction != target).to(probabilities)
+        return probabilities.amax(dim=-1), (prediction != given.target).to(probabilities)
     confidence, prediction = probabilities.max(dim=-1)
-    return confidence, (prediction != target).to(probabilities)
+    return confidence, (prediction != given.target).to(probabilities)
 
 
 def _risk(confidence: Tensor, error: Tensor) -> Float[Tensor, " rows"]:

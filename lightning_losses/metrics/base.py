@@ -1,7 +1,7 @@
 """The shared part of the metrics: rows in, exact sums or kept rows as state, a value and its interval out."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -9,7 +9,14 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_losses.metrics.bootstrap import Interval, bootstrap_interval
-from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
+from lightning_losses.metrics.predictions import (
+    Inputs,
+    MetricOptions,
+    Predictions,
+    Task,
+    checked_predictions,
+    shows_options,
+)
 from lightning_losses.numerics.checks import check_choice
 
 
@@ -17,17 +24,12 @@ class PredictionMetric(Metric):
     """Base of the metrics of predictions: exact over batches and processes, with an interval.
 
     A subclass maps predictions to statistics of each sample in `_rows`. Where the value is a function of sums over
-    samples it sets `streaming`, gives `_sums` and `_value`, and only float64 sums are kept, which processes add up;
-    else it gives `_statistic`, and the samples' statistics are kept and gathered. `keep_rows=True` keeps them always,
-    which `interval` needs.
+    samples it gives `sums_shape`, `_sums` and `_value`, and only float64 sums are kept, which processes add up; else it
+    gives `_statistic`, and the samples' statistics are kept and gathered. `keep_rows=True` keeps them always, which
+    `interval` needs.
 
     Args:
-        inputs: "logits" or "probabilities"; what the predictions are is never guessed.
-        task: "multiclass" ([N, C] with [N]), "binary" ([N] with [N]) or "multilabel" ([N, L] with [N, L]).
-        ignore_index: rows with this target are left out.
-        keep_rows: keep per-sample statistics, so that `interval` can resample them.
-        validate: False skips the checks of values, which synchronise the device.
-        **kwargs: as of `torchmetrics.Metric`.
+        **options: see `MetricOptions`.
     """
 
     is_differentiable: bool | None = False
@@ -46,7 +48,7 @@ class PredictionMetric(Metric):
         ignore_index: int = -100,
         keep_rows: bool = False,
         validate: bool = True,
-        streaming_shape: Sequence[int] | None = None,
+        sums_shape: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -56,17 +58,21 @@ class PredictionMetric(Metric):
         self.task: Task = task
         self.ignore_index = ignore_index
         self.validate = validate
-        self.streaming = streaming_shape is not None
+        self.streaming = sums_shape is not None
         self.keep_rows = keep_rows or not self.streaming
-        if streaming_shape is not None:
-            self.add_state("sums", torch.zeros(tuple(streaming_shape), dtype=torch.float64), dist_reduce_fx="sum")
+        if sums_shape is not None:
+            self.add_state("sums", torch.zeros(tuple(sums_shape), dtype=torch.float64), dist_reduce_fx="sum")
         if self.keep_rows:
             for name in self.row_names:
                 self.add_state(name, [], dist_reduce_fx="cat")
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        shows_options(cls.__base__ or PredictionMetric)(cls)
+
     def update(self, predictions: Tensor, target: Tensor) -> None:
         """Take in a batch of predictions and targets."""
-        predictions, target = checked_predictions(
+        given = checked_predictions(
             type(self).__name__,
             predictions,
             target,
@@ -75,7 +81,7 @@ class PredictionMetric(Metric):
             ignore_index=self.ignore_index,
             validate=self.validate,
         )
-        rows = self._rows(predictions, target)
+        rows = self._rows(given)
         if self.streaming:
             self.sums: Tensor = self.sums + self._sums(*rows)
         if self.keep_rows:
@@ -109,7 +115,7 @@ class PredictionMetric(Metric):
             dim_zero_cat(getattr(self, name)) if len(getattr(self, name)) else empty for name in self.row_names
         )
 
-    def _rows(self, predictions: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    def _rows(self, given: Predictions) -> tuple[Tensor, ...]:
         raise NotImplementedError
 
     def _sums(self, *rows: Tensor) -> Tensor:
@@ -120,3 +126,19 @@ class PredictionMetric(Metric):
 
     def _statistic(self, *rows: Tensor) -> Tensor:
         return self._value(self._sums(*rows))
+
+
+class MeanMetric(PredictionMetric):
+    """Base of the metrics that are the mean of a number of each sample, which `_rows` gives."""
+
+    row_names: ClassVar[tuple[str, ...]] = ("values",)
+
+    def __init__(self, **options: Unpack[MetricOptions]) -> None:
+        super().__init__(sums_shape=(2,), **options)
+
+    def _sums(self, *rows: Tensor) -> Tensor:
+        values = rows[0].double()
+        return torch.stack([values.sum(), values.new_tensor(len(values))])
+
+    def _value(self, sums: Tensor) -> Tensor:
+        return sums[0] / sums[1]

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from lightning_losses.metrics.predictions import Inputs, Task, to_probabilities
+from lightning_losses.metrics.predictions import Predictions
+from lightning_losses.numerics.bins import width_bins
 from lightning_losses.numerics.checks import check_number
 
 Binning = Literal["width", "mass"]
@@ -22,17 +23,17 @@ class Binned(NamedTuple):
 
 
 def confidences(
-    predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, inputs: Inputs, task: Task, scope: Scope
+    given: Predictions, scope: Scope = "top_label"
 ) -> tuple[Float[Tensor, "rows columns"], Float[Tensor, "rows columns"]]:
     """What is said and what came true, one column per binary question.
 
     "top_label" asks once, whether the predicted class is right; "classwise" asks for each class whether it is the
     target. Binary predictions ask about class 1, multi-label ones about each label.
     """
-    probabilities = to_probabilities(predictions, inputs=inputs, task=task)
-    if task == "binary":
+    probabilities, target = given.probabilities(), given.target
+    if given.task == "binary":
         return probabilities.unsqueeze(-1), target.to(probabilities).unsqueeze(-1)
-    if task == "multilabel":
+    if given.task == "multilabel":
         return probabilities, target.to(probabilities)
     if scope == "top_label":
         confidence, prediction = probabilities.max(dim=-1, keepdim=True)
@@ -56,6 +57,22 @@ def mass_bins(confidence: Float[Tensor, "rows columns"], num_bins: int) -> Int[T
     sizes[: rows % bins] += 1
     upper = ordered[sizes.cumsum(0)[:-1] - 1]
     return torch.searchsorted(upper.T.contiguous(), confidence.T.contiguous(), side="left").T
+
+
+def bins_of(
+    confidence: Float[Tensor, "rows columns"], num_bins: int, binning: Binning = "width"
+) -> Int[Tensor, "rows columns"]:
+    """The bin of each confidence, of equal width or of equal mass."""
+    return width_bins(confidence, num_bins) if binning == "width" else mass_bins(confidence, num_bins)
+
+
+def reliability(
+    logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"], num_bins: int
+) -> list[list[float]]:
+    """The numbers of a reliability diagram: of each bin of equal width, count, mean confidence and accuracy."""
+    confidence, outcome = confidences(Predictions(logits, target, "logits"))
+    bins = binned(bin_sums(confidence, outcome, bins_of(confidence, num_bins), num_bins))
+    return torch.cat(bins, dim=-1).tolist()
 
 
 def bin_sums(

@@ -1,15 +1,21 @@
 """The Brier score and its decomposition into reliability, resolution and uncertainty."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Unpack
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.metrics.base import PredictionMetric
+from lightning_losses.metrics.base import MeanMetric, PredictionMetric
 from lightning_losses.metrics.bins import bin_sums, binned, check_bins, confidences
 from lightning_losses.metrics.bootstrap import Interval
-from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
+from lightning_losses.metrics.predictions import (
+    MetricOptions,
+    Options,
+    Predictions,
+    checked_predictions,
+    shows_options,
+)
 from lightning_losses.numerics.bins import width_bins
 
 
@@ -22,14 +28,9 @@ class BrierParts(NamedTuple):
     within_bins: Tensor
 
 
+@shows_options(checked_predictions)
 def brier_score(
-    predictions: Float[Tensor, "..."],
-    target: Int[Tensor, "..."],
-    *,
-    inputs: Inputs,
-    task: Task = "multiclass",
-    ignore_index: int = -100,
-    validate: bool = True,
+    predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], **options: Unpack[Options]
 ) -> Float[Tensor, ""]:
     """Mean Brier score; see `BrierScore`.
 
@@ -37,39 +38,20 @@ def brier_score(
         >>> brier_score(torch.zeros(2, 4), torch.tensor([0, 3]), inputs="logits").item()
         0.75
     """
-    predictions, target = checked_predictions(
-        "brier_score", predictions, target, inputs=inputs, task=task, ignore_index=ignore_index, validate=validate
-    )
-    confidence, outcome = confidences(predictions, target, inputs=inputs, task=task, scope="classwise")
-    return _squares(confidence, outcome).mean()
+    return _squares(checked_predictions("brier_score", predictions, target, **options)).mean()
 
 
+@shows_options(checked_predictions)
 def brier_decomposition(
-    predictions: Float[Tensor, "..."],
-    target: Int[Tensor, "..."],
-    *,
-    inputs: Inputs,
-    task: Task = "multiclass",
-    num_bins: int = 15,
-    ignore_index: int = -100,
-    validate: bool = True,
+    predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, num_bins: int = 15, **options: Unpack[Options]
 ) -> BrierParts:
     """The parts of the Brier score; see `BrierDecomposition`."""
     check_bins("brier_decomposition", num_bins)
-    predictions, target = checked_predictions(
-        "brier_decomposition",
-        predictions,
-        target,
-        inputs=inputs,
-        task=task,
-        ignore_index=ignore_index,
-        validate=validate,
-    )
-    confidence, outcome = confidences(predictions, target, inputs=inputs, task=task, scope="classwise")
-    return BrierParts(*_parts(_part_sums(confidence, outcome, num_bins)))
+    given = checked_predictions("brier_decomposition", predictions, target, **options)
+    return BrierParts(*_parts(_part_sums(*confidences(given, "classwise"), num_bins)))
 
 
-class BrierScore(PredictionMetric):
+class BrierScore(MeanMetric):
     """The Brier score: the mean squared distance of the probabilities from what came true.
 
     ``(1 / N) sum_n sum_c (p_nc - 1[target_n = c])²``, in [0, 2]; for multi-label the sum is over the labels. For
@@ -77,11 +59,7 @@ class BrierScore(PredictionMetric):
     two-class sum.
 
     Args:
-        inputs: "logits" or "probabilities".
-        task: "multiclass", "binary" or "multilabel".
-        ignore_index: rows with this target are left out.
-        keep_rows: keep each sample's value, for `interval`.
-        **kwargs: as of `torchmetrics.Metric`.
+        **options: `inputs`, `task` and more: see `MetricOptions`.
 
     Shapes:
         predictions: [N, C], [N] for binary or [N, L] for multi-label; target: [N] or [N, L].
@@ -100,36 +78,8 @@ class BrierScore(PredictionMetric):
         0.75
     """
 
-    row_names: ClassVar[tuple[str, ...]] = ("values",)
-
-    def __init__(
-        self,
-        *,
-        inputs: Inputs,
-        task: Task = "multiclass",
-        ignore_index: int = -100,
-        keep_rows: bool = False,
-        validate: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            inputs=inputs,
-            task=task,
-            ignore_index=ignore_index,
-            keep_rows=keep_rows,
-            validate=validate,
-            streaming_shape=(2,),
-            **kwargs,
-        )
-
-    def _rows(self, predictions: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        return (_squares(*confidences(predictions, target, inputs=self.inputs, task=self.task, scope="classwise")),)
-
-    def _sums(self, *rows: Tensor) -> Tensor:
-        return torch.stack([rows[0].sum(), rows[0].new_tensor(len(rows[0]))])
-
-    def _value(self, sums: Tensor) -> Tensor:
-        return sums[0] / sums[1]
+    def _rows(self, given: Predictions) -> tuple[Tensor, ...]:
+        return (_squares(given),)
 
 
 class BrierDecomposition(PredictionMetric):
@@ -142,12 +92,8 @@ class BrierDecomposition(PredictionMetric):
 
     Args:
         num_classes: C, or the labels of multi-label; 1 for binary.
-        inputs: "logits" or "probabilities".
-        task: "multiclass", "binary" or "multilabel".
         num_bins: at least 1.
-        ignore_index: rows with this target are left out.
-        keep_rows: keep each sample's probabilities and outcomes.
-        **kwargs: as of `torchmetrics.Metric`.
+        **options: `inputs`, `task` and more: see `MetricOptions`.
 
     Shapes:
         predictions: [N, C], [N] for binary or [N, L] for multi-label; target: [N] or [N, L].
@@ -171,28 +117,9 @@ class BrierDecomposition(PredictionMetric):
 
     row_names: ClassVar[tuple[str, ...]] = ("confidence", "outcome")
 
-    def __init__(
-        self,
-        num_classes: int = 1,
-        *,
-        inputs: Inputs,
-        task: Task = "multiclass",
-        num_bins: int = 15,
-        ignore_index: int = -100,
-        keep_rows: bool = False,
-        validate: bool = True,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, num_classes: int = 1, *, num_bins: int = 15, **options: Unpack[MetricOptions]) -> None:
         check_bins(type(self).__name__, num_bins)
-        super().__init__(
-            inputs=inputs,
-            task=task,
-            ignore_index=ignore_index,
-            keep_rows=keep_rows,
-            validate=validate,
-            streaming_shape=(4, num_bins, num_classes),
-            **kwargs,
-        )
+        super().__init__(sums_shape=(4, num_bins, num_classes), **options)
         self.num_classes = num_classes
         self.num_bins = num_bins
 
@@ -200,8 +127,8 @@ class BrierDecomposition(PredictionMetric):
         """The parts by name."""
         return BrierParts(*super().compute())._asdict()
 
-    def _rows(self, predictions: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        return confidences(predictions, target, inputs=self.inputs, task=self.task, scope="classwise")
+    def _rows(self, given: Predictions) -> tuple[Tensor, ...]:
+        return confidences(given, "classwise")
 
     def _sums(self, *rows: Tensor) -> Tensor:
         return _part_sums(rows[0], rows[1], self.num_bins)
@@ -216,7 +143,8 @@ class BrierDecomposition(PredictionMetric):
         )
 
 
-def _squares(confidence: Tensor, outcome: Tensor) -> Float[Tensor, " rows"]:
+def _squares(given: Predictions) -> Float[Tensor, " rows"]:
+    confidence, outcome = confidences(given, "classwise")
     return (confidence.double() - outcome.double()).square().sum(dim=-1)
 
 

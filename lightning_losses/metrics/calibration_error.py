@@ -1,6 +1,6 @@
 """The calibration error in bins, of any norm: what every binned calibration metric is a special case of."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 import torch
 from jaxtyping import Float, Int
@@ -13,42 +13,42 @@ from lightning_losses.metrics.bins import (
     Scope,
     bin_sums,
     binned,
+    bins_of,
     check_bins,
     confidences,
-    mass_bins,
 )
 from lightning_losses.metrics.bootstrap import Interval
 from lightning_losses.metrics.calibration_interval import calibration_interval
-from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
-from lightning_losses.numerics.bins import width_bins
+from lightning_losses.metrics.predictions import (
+    MetricOptions,
+    Options,
+    Predictions,
+    checked_predictions,
+    shows_options,
+)
 from lightning_losses.numerics.checks import check_choice, check_number
 
 Weighting = Literal["count", "uniform"]
 
 
+@shows_options(checked_predictions)
 def calibration_error(
     predictions: Float[Tensor, "..."],
     target: Int[Tensor, "..."],
     *,
-    inputs: Inputs,
-    task: Task = "multiclass",
     num_bins: int = 15,
     norm: float | Literal["max"] = 1,
     binning: Binning = "width",
     scope: Scope = "top_label",
     weighting: Weighting = "count",
     debiased: bool = False,
-    ignore_index: int = -100,
-    validate: bool = True,
+    **options: Unpack[Options],
 ) -> Float[Tensor, ""]:
     """The calibration error in bins; see `CalibrationError`."""
     _check_options("calibration_error", num_bins, norm, binning, scope, weighting, debiased)
-    predictions, target = checked_predictions(
-        "calibration_error", predictions, target, inputs=inputs, task=task, ignore_index=ignore_index, validate=validate
-    )
-    confidence, outcome = confidences(predictions, target, inputs=inputs, task=task, scope=scope)
-    index = (width_bins if binning == "width" else mass_bins)(confidence, num_bins)
-    return _error(binned(bin_sums(confidence, outcome, index, num_bins)), norm, weighting, debiased)
+    confidence, outcome = confidences(checked_predictions("calibration_error", predictions, target, **options), scope)
+    sums = bin_sums(confidence, outcome, bins_of(confidence, num_bins, binning), num_bins)
+    return _error(binned(sums), norm, weighting, debiased)
 
 
 class CalibrationError(PredictionMetric):
@@ -59,8 +59,6 @@ class CalibrationError(PredictionMetric):
     with ``norm="max"`` the largest gap is taken. Equal-width bins stream: only sums are kept.
 
     Args:
-        inputs: "logits" or "probabilities".
-        task: "multiclass", "binary" (the probability of class 1 against how often it came) or "multilabel".
         num_bins: B, at least 1.
         norm: p, at least 1, or "max".
         binning: "width", bins ``(b / B, (b + 1) / B]``; or "mass", as many samples in each, equal confidences together.
@@ -69,9 +67,8 @@ class CalibrationError(PredictionMetric):
         debiased: with norm 2, take off each bin's expected squared noise ``outcome (1 - outcome) / (n_b - 1)``; bins
             of one sample then count 0, and a negative total gives 0.
         num_classes: C (or labels), needed where classes are apart and bins of equal width, for the sums' shape.
-        ignore_index: rows with this target are left out.
-        keep_rows: keep each sample's confidence and outcome, for `interval`.
-        validate: False skips the checks of values.
+        **options: `inputs`, `task` and more: see `MetricOptions`. Binary predictions, of class 1, are compared with how
+            often it came.
 
     Shapes:
         predictions: [N, C], [N] for binary or [N, L] for multi-label; target: [N] or [N, L].
@@ -99,8 +96,6 @@ class CalibrationError(PredictionMetric):
     def __init__(
         self,
         *,
-        inputs: Inputs,
-        task: Task = "multiclass",
         num_bins: int = 15,
         norm: float | Literal["max"] = 1,
         binning: Binning = "width",
@@ -108,27 +103,17 @@ class CalibrationError(PredictionMetric):
         weighting: Weighting = "count",
         debiased: bool = False,
         num_classes: int | None = None,
-        ignore_index: int = -100,
-        keep_rows: bool = False,
-        validate: bool = True,
-        **kwargs: Any,
+        **options: Unpack[MetricOptions],
     ) -> None:
         _check_options(type(self).__name__, num_bins, norm, binning, scope, weighting, debiased)
+        task = options.get("task", "multiclass")
         apart = task == "multilabel" or (task == "multiclass" and scope == "classwise")
         shape = None
         if binning == "width":
             if apart and num_classes is None:
                 raise ValueError(f"{type(self).__name__}: num_classes is missing; give it, for the classes' sums.")
             shape = (3, num_bins, (num_classes or 1) if apart else 1)
-        super().__init__(
-            inputs=inputs,
-            task=task,
-            ignore_index=ignore_index,
-            keep_rows=keep_rows,
-            validate=validate,
-            streaming_shape=shape,
-            **kwargs,
-        )
+        super().__init__(sums_shape=shape, **options)
         self.num_bins = num_bins
         self.norm: float | Literal["max"] = norm
         self.binning: Binning = binning
@@ -137,13 +122,11 @@ class CalibrationError(PredictionMetric):
         self.debiased = debiased
         self.num_classes = num_classes
 
-    def _rows(self, predictions: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        return confidences(predictions, target, inputs=self.inputs, task=self.task, scope=self.scope)
+    def _rows(self, given: Predictions) -> tuple[Tensor, ...]:
+        return confidences(given, self.scope)
 
     def _sums(self, *rows: Tensor) -> Tensor:
-        confidence, outcome = rows
-        index = (width_bins if self.binning == "width" else mass_bins)(confidence, self.num_bins)
-        return bin_sums(confidence, outcome, index, self.num_bins)
+        return bin_sums(rows[0], rows[1], bins_of(rows[0], self.num_bins, self.binning), self.num_bins)
 
     def _value(self, sums: Tensor) -> Tensor:
         return _error(binned(sums), self.norm, self.weighting, self.debiased)
@@ -161,7 +144,7 @@ class CalibrationError(PredictionMetric):
         return calibration_interval(
             confidence,
             outcome,
-            (width_bins if self.binning == "width" else mass_bins)(confidence, self.num_bins),
+            bins_of(confidence, self.num_bins, self.binning),
             self.num_bins,
             self._value,
             self._population,

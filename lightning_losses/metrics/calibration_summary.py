@@ -1,17 +1,16 @@
 """The metrics of confidence side by side, with their intervals: what monitors log and tables show."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.metrics.area_under_risk_coverage import AreaUnderRiskCoverage, area_under_risk_coverage
+from lightning_losses.metrics.area_under_risk_coverage import AreaUnderRiskCoverage
+from lightning_losses.metrics.base import PredictionMetric
 from lightning_losses.metrics.bootstrap import Interval, proportion_interval
-from lightning_losses.metrics.brier_score import BrierScore, brier_score
-from lightning_losses.metrics.calibration_error import CalibrationError, calibration_error
-from lightning_losses.metrics.negative_log_likelihood import NegativeLogLikelihood, negative_log_likelihood
-from lightning_losses.metrics.predictions import Inputs, checked_predictions
+from lightning_losses.metrics.brier_score import BrierScore
+from lightning_losses.metrics.calibration_error import CalibrationError
+from lightning_losses.metrics.negative_log_likelihood import NegativeLogLikelihood
+from lightning_losses.metrics.predictions import Inputs, MetricOptions, checked_predictions
 
 SUMMARY = (
     "accuracy",
@@ -56,10 +55,14 @@ def calibration_summary(
         >>> summary["brier"].item(), summary["accuracy"].item()
         (0.5, 0.5)
     """
-    predictions, target = checked_predictions(
+    predictions, target, *_ = checked_predictions(
         "calibration_summary", predictions, target, inputs=inputs, ignore_index=ignore_index
     )
-    return dict(zip(SUMMARY, _values(predictions, target, inputs, num_bins), strict=True))
+    summary = {"accuracy": (predictions.argmax(dim=-1) == target).double().mean()}
+    for name, metric in _metrics(inputs, num_bins, predictions.shape[-1], keep_rows=False).items():
+        metric.update(predictions, target)
+        summary[name] = metric.compute()
+    return summary
 
 
 def calibration_intervals(
@@ -77,43 +80,30 @@ def calibration_intervals(
 
     Wilson's for accuracy, `calibration_interval` for errors in bins, `bootstrap_interval` for the others.
     """
-    predictions, target = checked_predictions(
+    predictions, target, *_ = checked_predictions(
         "calibration_intervals", predictions, target, inputs=inputs, ignore_index=ignore_index
     )
-    options: dict[str, Any] = {"inputs": inputs, "keep_rows": True, "validate": False}
-    binned_options = {**options, "num_bins": num_bins}
-    metrics = {
-        "nll": NegativeLogLikelihood(**options),
-        "brier": BrierScore(**options),
-        "ece": CalibrationError(**binned_options),
-        "adaptive_ece": CalibrationError(binning="mass", **binned_options),
-        "debiased_rmsce": CalibrationError(binning="mass", norm=2, debiased=True, **binned_options),
-        "classwise_ece": CalibrationError(scope="classwise", num_classes=predictions.shape[-1], **binned_options),
-        "aurc": AreaUnderRiskCoverage(inputs=inputs, validate=False),
-        "e_aurc": AreaUnderRiskCoverage(inputs=inputs, excess=True, validate=False),
-    }
     accuracy = (predictions.argmax(dim=-1) == target).double().mean()
     intervals = {"accuracy": proportion_interval(accuracy, max(len(target), 1), level)}
-    for name, metric in metrics.items():
+    for name, metric in _metrics(inputs, num_bins, predictions.shape[-1], keep_rows=True).items():
         metric.update(predictions, target)
-        intervals[name] = metric.interval(level, resamples=resamples, seed=seed)
-    nothing = torch.full_like(accuracy, torch.nan)
-    return {name: intervals.get(name, Interval(nothing, nothing)) for name in SUMMARY}
+        nothing = torch.full_like(accuracy, torch.nan)
+        ends = Interval(nothing, nothing) if name == "mce" else metric.interval(level, resamples=resamples, seed=seed)
+        intervals[name] = ends
+    return intervals
 
 
-def _values(predictions: Tensor, target: Tensor, inputs: Inputs, num_bins: int) -> list[Float[Tensor, ""]]:
-    def error(**options: object) -> Tensor:
-        return calibration_error(predictions, target, inputs=inputs, num_bins=num_bins, validate=False, **options)  # type: ignore[arg-type]
-
-    return [
-        (predictions.argmax(dim=-1) == target).double().mean(),
-        negative_log_likelihood(predictions, target, inputs=inputs, validate=False),
-        brier_score(predictions, target, inputs=inputs, validate=False),
-        error(),
-        error(binning="mass"),
-        error(binning="mass", norm=2, debiased=True),
-        error(binning="mass", norm="max"),
-        error(scope="classwise"),
-        area_under_risk_coverage(predictions, target, inputs=inputs, validate=False),
-        area_under_risk_coverage(predictions, target, inputs=inputs, excess=True, validate=False),
-    ]
+def _metrics(inputs: Inputs, num_bins: int, num_classes: int, *, keep_rows: bool) -> dict[str, PredictionMetric]:
+    """Of every value but the accuracy, how it is computed, on this process alone."""
+    options: MetricOptions = {"inputs": inputs, "keep_rows": keep_rows, "validate": False, "sync_on_compute": False}
+    return {
+        "nll": NegativeLogLikelihood(**options),
+        "brier": BrierScore(**options),
+        "ece": CalibrationError(num_bins=num_bins, **options),
+        "adaptive_ece": CalibrationError(num_bins=num_bins, binning="mass", **options),
+        "debiased_rmsce": CalibrationError(num_bins=num_bins, binning="mass", norm=2, debiased=True, **options),
+        "mce": CalibrationError(num_bins=num_bins, binning="mass", norm="max", **options),
+        "classwise_ece": CalibrationError(num_bins=num_bins, scope="classwise", num_classes=num_classes, **options),
+        "aurc": AreaUnderRiskCoverage(**options),
+        "e_aurc": AreaUnderRiskCoverage(excess=True, **options),
+    }

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from jaxtyping import Float, Int
@@ -10,37 +10,34 @@ from torch import Tensor
 
 from lightning_losses.metrics.base import PredictionMetric
 from lightning_losses.metrics.bootstrap import Interval
-from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions, to_probabilities
-from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.metrics.predictions import (
+    MetricOptions,
+    Options,
+    Predictions,
+    Task,
+    checked_predictions,
+    shows_options,
+)
+from lightning_losses.numerics.checks import check_number
 
 _CHUNK = 1 << 22
 _MEDIAN_ROWS = 1000
 
 
+@shows_options(checked_predictions)
 def kernel_calibration_error(
     predictions: Float[Tensor, "..."],
     target: Int[Tensor, "..."],
     *,
-    inputs: Inputs,
-    task: Task = "multiclass",
     bandwidth: float | None = None,
-    ignore_index: int = -100,
-    validate: bool = True,
+    **options: Unpack[Options],
 ) -> Float[Tensor, ""]:
     """Squared kernel calibration error; see `KernelCalibrationError`."""
-    check_choice("kernel_calibration_error", "task", task, KernelCalibrationError.tasks)
+    name = "kernel_calibration_error"
     if bandwidth is not None:
-        check_number("kernel_calibration_error", "bandwidth", bandwidth, above=0)
-    predictions, target = checked_predictions(
-        "kernel_calibration_error",
-        predictions,
-        target,
-        inputs=inputs,
-        task=task,
-        ignore_index=ignore_index,
-        validate=validate,
-    )
-    return _error(*_vectors(predictions, target, inputs, task), bandwidth)
+        check_number(name, "bandwidth", bandwidth, above=0)
+    given = checked_predictions(name, predictions, target, tasks=KernelCalibrationError.tasks, **options)
+    return _error(*_vectors(given), bandwidth)
 
 
 class KernelCalibrationError(PredictionMetric):
@@ -51,11 +48,8 @@ class KernelCalibrationError(PredictionMetric):
     costs N² C operations, in pieces of bounded memory.
 
     Args:
-        inputs: "logits" or "probabilities".
-        task: "multiclass", or "binary" (the two-class vector).
         bandwidth: ν, above 0; None takes the median distance between the probabilities (of 1000 evenly spaced rows).
-        ignore_index: rows with this target are left out.
-        **kwargs: as of `torchmetrics.Metric`.
+        **options: `inputs`, `task` and more: see `MetricOptions`. Of binary predictions the two-class vector is taken.
 
     Shapes:
         predictions: [N, C], or [N] for binary; target: [N].
@@ -80,19 +74,10 @@ class KernelCalibrationError(PredictionMetric):
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary")
     plot_lower_bound: float | None = None
 
-    def __init__(
-        self,
-        *,
-        inputs: Inputs,
-        task: Task = "multiclass",
-        bandwidth: float | None = None,
-        ignore_index: int = -100,
-        validate: bool = True,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, bandwidth: float | None = None, **options: Unpack[MetricOptions]) -> None:
         if bandwidth is not None:
             check_number(type(self).__name__, "bandwidth", bandwidth, above=0)
-        super().__init__(inputs=inputs, task=task, ignore_index=ignore_index, validate=validate, **kwargs)
+        super().__init__(**options)
         self.bandwidth = bandwidth
 
     def _interval(self, rows: tuple[Tensor, ...], level: float, resamples: int, seed: int) -> Interval:
@@ -135,18 +120,16 @@ class KernelCalibrationError(PredictionMetric):
         ends = (min(end(1 - tail) if rejected else 0.0, estimate), max(end(tail), estimate))
         return Interval(*(probabilities.new_tensor(value) for value in ends))
 
-    def _rows(self, predictions: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        return _vectors(predictions, target, self.inputs, self.task)
+    def _rows(self, given: Predictions) -> tuple[Tensor, ...]:
+        return _vectors(given)
 
     def _statistic(self, *rows: Tensor) -> Tensor:
         return _error(rows[0], rows[1], self.bandwidth)
 
 
-def _vectors(
-    predictions: Tensor, target: Tensor, inputs: Inputs, task: Task
-) -> tuple[Float[Tensor, "rows classes"], Float[Tensor, "rows classes"]]:
-    probabilities = to_probabilities(predictions, inputs=inputs, task=task).double()
-    if task == "binary":
+def _vectors(given: Predictions) -> tuple[Float[Tensor, "rows classes"], Float[Tensor, "rows classes"]]:
+    probabilities, target = given.probabilities().double(), given.target
+    if given.task == "binary":
         probabilities = torch.stack([1 - probabilities, probabilities], dim=-1)
     residuals = -probabilities
     residuals[torch.arange(len(target), device=target.device), target] += 1

@@ -1,46 +1,35 @@
 """The overconfidence error, and underconfidence's."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.metrics.bins import bin_sums, binned, check_bins, confidences
+from lightning_losses.metrics.bins import bin_sums, binned, bins_of, check_bins, confidences
 from lightning_losses.metrics.calibration_error import CalibrationError
-from lightning_losses.metrics.predictions import Inputs, Task, checked_predictions
-from lightning_losses.numerics.bins import width_bins
+from lightning_losses.metrics.predictions import MetricOptions, Options, Task, checked_predictions, shows_options
 from lightning_losses.numerics.checks import check_choice
 
 Direction = Literal["over", "under"]
 
 
+@shows_options(checked_predictions)
 def overconfidence_error(
     predictions: Float[Tensor, "..."],
     target: Int[Tensor, "..."],
     *,
-    inputs: Inputs,
-    task: Task = "multiclass",
     direction: Direction = "over",
     num_bins: int = 15,
-    ignore_index: int = -100,
-    validate: bool = True,
+    **options: Unpack[Options],
 ) -> Float[Tensor, ""]:
     """Over- or underconfidence error; see `OverconfidenceError`."""
-    check_bins("overconfidence_error", num_bins)
-    check_choice("overconfidence_error", "task", task, OverconfidenceError.tasks)
-    check_choice("overconfidence_error", "direction", direction, Direction)
-    predictions, target = checked_predictions(
-        "overconfidence_error",
-        predictions,
-        target,
-        inputs=inputs,
-        task=task,
-        ignore_index=ignore_index,
-        validate=validate,
-    )
-    confidence, outcome = confidences(predictions, target, inputs=inputs, task=task, scope="top_label")
-    return _error(bin_sums(confidence, outcome, width_bins(confidence, num_bins), num_bins), direction)
+    name = "overconfidence_error"
+    check_bins(name, num_bins)
+    check_choice(name, "direction", direction, Direction)
+    given = checked_predictions(name, predictions, target, tasks=OverconfidenceError.tasks, **options)
+    confidence, outcome = confidences(given)
+    return _error(bin_sums(confidence, outcome, bins_of(confidence, num_bins), num_bins), direction)
 
 
 class OverconfidenceError(CalibrationError):
@@ -50,11 +39,9 @@ class OverconfidenceError(CalibrationError):
     ``direction="under"``, ``max(accuracy_b - confidence_b, 0)``.
 
     Args:
-        inputs: "logits" or "probabilities".
-        task: "multiclass" or "binary".
         direction: "over" or "under".
         num_bins: at least 1.
-        **kwargs: as of `CalibrationError`.
+        **options: as of `CalibrationError`.
 
     Source:
         Thulasidasan et al., 2019, "On Mixup Training: Improved Calibration and Predictive Uncertainty for Deep Neural
@@ -68,17 +55,9 @@ class OverconfidenceError(CalibrationError):
 
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary")
 
-    def __init__(
-        self,
-        *,
-        inputs: Inputs,
-        task: Task = "multiclass",
-        direction: Direction = "over",
-        num_bins: int = 15,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, direction: Direction = "over", num_bins: int = 15, **options: Unpack[MetricOptions]) -> None:
         check_choice(type(self).__name__, "direction", direction, Direction)
-        super().__init__(inputs=inputs, task=task, num_bins=num_bins, **kwargs)
+        super().__init__(num_bins=num_bins, **options)
         self.direction: Direction = direction
 
     def _value(self, sums: Tensor) -> Tensor:

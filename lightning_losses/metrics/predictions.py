@@ -1,7 +1,9 @@
 """What the metrics accept, said explicitly and checked: logits or probabilities, multi-class, binary or multi-label."""
 
+import inspect
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Required, TypedDict, TypeVar, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +14,75 @@ from lightning_losses.numerics.probabilities import full_precision
 
 Inputs = Literal["logits", "probabilities"]
 Task = Literal["multiclass", "binary", "multilabel"]
+
+Declared = TypeVar("Declared", bound=Callable[..., Any])
+
+
+class Options(TypedDict, total=False):
+    """What every metric of predictions takes.
+
+    Attributes:
+        inputs: "logits" or "probabilities"; what the predictions are is never guessed.
+        task: "multiclass" ([N, C] with [N]), "binary" ([N] with [N]) or "multilabel" ([N, L] with [N, L]).
+        ignore_index: rows with this target are left out (entries of "multilabel" can't be).
+        validate: False skips the checks of values, which synchronise the device.
+    """
+
+    inputs: Required[Inputs]
+    task: Task
+    ignore_index: int
+    validate: bool
+
+
+class MetricOptions(Options, total=False):
+    """What every class of metrics takes.
+
+    Attributes:
+        keep_rows: keep each sample's part, so that `interval` can resample them.
+        compute_on_cpu, compute_with_cache, dist_sync_on_step, dist_sync_fn, distributed_available_fn, process_group,
+            sync_on_compute: as of `torchmetrics.Metric`.
+    """
+
+    keep_rows: bool
+    compute_on_cpu: bool
+    compute_with_cache: bool
+    dist_sync_on_step: bool
+    dist_sync_fn: Callable[..., Any] | None
+    distributed_available_fn: Callable[..., bool] | None
+    process_group: Any
+    sync_on_compute: bool
+
+
+class Predictions(NamedTuple):
+    """Predictions with their targets, and what they are."""
+
+    values: Float[Tensor, "..."]
+    target: Int[Tensor, "..."]
+    inputs: Inputs
+    task: Task = "multiclass"
+
+    def probabilities(self) -> Float[Tensor, "..."]:
+        """Probabilities as they are; of logits, the softmax (multi-class) or the sigmoid."""
+        if self.inputs == "probabilities":
+            return self.values
+        return torch.softmax(self.values, dim=-1) if self.task == "multiclass" else torch.sigmoid(self.values)
+
+
+def shows_options(taker: Callable[..., Any]) -> Callable[[Declared], Declared]:
+    """Let a signature name what its ``**options`` stand for, with the defaults of the one that takes them."""
+
+    def show(declared: Declared) -> Declared:
+        own = inspect.signature(declared.__init__ if isinstance(declared, type) else declared)  # type: ignore[misc]
+        named, options = [one for one in own.parameters.values() if one.name != "self"], dict[str, Any]()
+        if named and named[-1].kind is inspect.Parameter.VAR_KEYWORD and get_args(named[-1].annotation):
+            options = get_args(named.pop().annotation)[0].__annotations__
+        taken = inspect.signature(taker).parameters
+        named += [taken[name] for name in options if name in taken]
+        declared.__signature__ = own.replace(parameters=named)  # type: ignore[attr-defined]
+        return declared
+
+    return show
+
 
 # Probabilities that a network made in half precision sum to 1 only to about 1e-3.
 SUM_TOLERANCE = 1e-2
@@ -26,7 +97,8 @@ def checked_predictions(
     task: Task = "multiclass",
     ignore_index: int = -100,
     validate: bool = True,
-) -> tuple[Float[Tensor, "..."], Int[Tensor, "..."]]:
+    tasks: tuple[Task, ...] = get_args(Task),
+) -> Predictions:
     """Predictions and their targets, flattened to rows, without the ignored ones.
 
     Logits in half precision become float32. Probabilities stay in the precision they came in, so that those on the
@@ -36,10 +108,8 @@ def checked_predictions(
         metric: the name that errors begin with.
         predictions: [..., C] for "multiclass", [...] for "binary", [..., L] for "multilabel".
         target: [...] class indices; 0 or 1 of shape [...] for "binary" and of shape [..., L] for "multilabel".
-        inputs: what the predictions are; never guessed.
-        task: what the shapes mean.
-        ignore_index: rows with this target are left out (entries of "multilabel" can't be).
-        validate: False skips the checks of values, which synchronise the device.
+        inputs, task, ignore_index, validate: see `Options`.
+        tasks: those that the metric can do.
 
     Raises:
         ValueError: shapes, dtypes or choices that do not fit; one class alone; with `validate`, NaN, logits that
@@ -47,7 +117,7 @@ def checked_predictions(
             sum to 1 (to 1e-2).
     """
     check_choice(metric, "inputs", inputs, Inputs)
-    check_choice(metric, "task", task, Task)
+    check_choice(metric, "task", task, tasks)
     if not (isinstance(predictions, Tensor) and predictions.is_floating_point()):
         came = predictions.dtype if isinstance(predictions, Tensor) else type(predictions).__name__
         raise ValueError(f"{metric}: predictions of type {came} came; give floating-point {inputs}.")
@@ -80,14 +150,7 @@ def checked_predictions(
             predictions, target = predictions[kept], target[kept]
     if validate and target.numel() > 0:
         _check_values(metric, predictions, target, inputs, task)
-    return predictions, target
-
-
-def to_probabilities(predictions: Float[Tensor, "..."], *, inputs: Inputs, task: Task) -> Float[Tensor, "..."]:
-    """Probabilities as they are; of logits, the softmax (multi-class) or the sigmoid."""
-    if inputs == "probabilities":
-        return predictions
-    return torch.softmax(predictions, dim=-1) if task == "multiclass" else torch.sigmoid(predictions)
+    return Predictions(predictions, target, inputs, task)
 
 
 def _check_values(metric: str, predictions: Tensor, target: Tensor, inputs: Inputs, task: Task) -> None:

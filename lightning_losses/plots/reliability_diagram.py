@@ -12,9 +12,9 @@ from lightning_losses.metrics.bins import (
     Binning,
     bin_sums,
     binned,
+    bins_of,
     check_bins,
     confidences,
-    mass_bins,
 )
 from lightning_losses.metrics.bootstrap import Interval, proportion_interval
 from lightning_losses.metrics.calibration_interval import calibration_interval
@@ -77,12 +77,12 @@ def reliability_diagram(
     check_bins("reliability_diagram", num_bins)
 
     def series(values: Tensor) -> "_Series":
-        values, labels = checked_predictions(
+        given = checked_predictions(
             "reliability_diagram", values, target, inputs=inputs, task=task, ignore_index=ignore_index
         )
-        if labels.numel() == 0:
+        if given.target.numel() == 0:
             raise ValueError("reliability_diagram: no samples came; there is nothing to draw.")
-        confidence, outcome = confidences(values, labels, inputs=inputs, task=task, scope="top_label")
+        confidence, outcome = confidences(given)
         return _Series(confidence.reshape(-1, 1), outcome.reshape(-1, 1), num_bins, binning, level, resamples)
 
     before = series(predictions)
@@ -111,7 +111,7 @@ class _Series:
     def __init__(
         self, confidence: Tensor, outcome: Tensor, num_bins: int, binning: Binning, level: float, resamples: int
     ) -> None:
-        index = (width_bins if binning == "width" else mass_bins)(confidence, num_bins)
+        index = bins_of(confidence, num_bins, binning)
         bins = binned(bin_sums(confidence, outcome, index, num_bins))
         filled = bins.samples[:, 0] > 0
         self.bins = Binned(*(values[filled, 0].cpu() for values in bins))

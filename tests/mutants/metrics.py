@@ -46,7 +46,7 @@ MISTAKES = [
         "metrics/kernel_calibration_error.py",
         SCORES,
         ("term[own, own + start] = 0.0", "term[own, own] = 0.0"),
-        ("total / (count * (count - 1))", "total / (count * count)"),
+        ("torch.as_tensor(total / (count * (count - 1)))", "torch.as_tensor(total / (count * count))"),
     ),
     *of(
         "metrics/negative_log_likelihood.py",
@@ -71,14 +71,14 @@ MISTAKES = [
         ("values.mean(dim=0)", "values.mean(dim=1)"),
     ),
     *of(
-        "metrics/adaptive_calibration_error.py",
+        "metrics/named_calibration_errors.py",
         EVERY,
-        ("        num_bins: int = 15,\n        scope", "        num_bins: int = 10,\n        scope"),
+        ("def __init__(self, *, num_bins: int = 15, scope", "def __init__(self, *, num_bins: int = 10, scope"),
     ),
     *of(
         "metrics/calibration_summary.py",
         "tests/metrics/test_calibration_summary.py",
-        ('error(binning="mass", norm="max")', 'error(norm="max")'),
+        ('binning="mass", norm="max"', 'norm="max"'),
     ),
     *of(
         "numerics/bins.py",

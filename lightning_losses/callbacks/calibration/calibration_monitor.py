@@ -9,8 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning_losses.callbacks.calibration.evaluation_logits import EvaluationLogits
 from lightning_losses.callbacks.records.figures import publish, publish_table
 from lightning_losses.metrics import calibration_summary
-from lightning_losses.metrics.bins import bin_sums, binned, check_bins, confidences
-from lightning_losses.numerics.bins import width_bins
+from lightning_losses.metrics.bins import check_bins, reliability
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.plots.reliability_diagram import reliability_diagram
 
@@ -79,11 +78,9 @@ class CalibrationMonitor(Callback):
                     logits, target, inputs="logits", num_bins=self.num_bins, title=f"epoch {epoch}"
                 )
                 publish(trainer, f"{prefix}/reliability", figure, self.folder, file=f"{prefix}/epoch_{epoch}")
-                confidence, outcome = confidences(logits, target, inputs="logits", task="multiclass", scope="top_label")
-                bins = binned(bin_sums(confidence, outcome, width_bins(confidence, self.num_bins), self.num_bins))
                 publish_table(
                     trainer,
                     f"{prefix}/bins",
                     ["bin", "samples", "confidence", "accuracy"],
-                    [[b, *row] for b, row in enumerate(zip(*(v[:, 0].tolist() for v in bins), strict=True))],
+                    [[number, *row] for number, row in enumerate(reliability(logits, target, self.num_bins))],
                 )

@@ -16,8 +16,7 @@ from lightning_losses.environment.extras import require
 from lightning_losses.experiments.config.instantiate import instantiate
 from lightning_losses.experiments.loggers.wandb_run import WandbRun
 from lightning_losses.experiments.training.report import Report
-from lightning_losses.metrics.bins import bin_sums, binned, confidences
-from lightning_losses.numerics.bins import width_bins
+from lightning_losses.metrics.bins import reliability
 
 # What a reader compares, in the order of a table's columns.
 _SCORES = ("accuracy", "nll", "brier", "ece")
@@ -167,10 +166,5 @@ def _bins(evaluation: Any, num_bins: int = 15) -> list[list[Any]]:
     """The reliability diagram's numbers, a line a bin, before and after calibration."""
     rows: list[list[Any]] = []
     for stage, logits in (("before", evaluation.logits), ("after", evaluation.calibrated_logits)):
-        confidence, outcome = confidences(
-            logits, evaluation.target, inputs="logits", task="multiclass", scope="top_label"
-        )
-        bins = binned(bin_sums(confidence, outcome, width_bins(confidence, num_bins), num_bins))
-        columns = (values[:, 0].tolist() for values in bins)
-        rows += [[stage, place, *row] for place, row in enumerate(zip(*columns, strict=True))]
+        rows += [[stage, place, *row] for place, row in enumerate(reliability(logits, evaluation.target, num_bins))]
     return rows

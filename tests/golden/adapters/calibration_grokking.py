@@ -48,6 +48,7 @@ from lightning_losses.metrics import (
     rms_calibration_error,
 )
 from lightning_losses.metrics.bins import bin_sums, binned, confidences
+from lightning_losses.metrics.predictions import Predictions
 from lightning_losses.numerics.bins import width_bins
 from tests.golden.adapter import Adapter, Params, gradients, leaf
 
@@ -59,7 +60,7 @@ def calibration_metrics(inputs: dict[str, Tensor], params: dict[str, Any]) -> di
         bins, few, nu = given.take("bins"), given.take("pskd_bins", 10), given.take("nu", None)
     p, y = inputs["probs"], inputs["labels"]
     shared: Any = {"inputs": "probabilities", "num_bins": bins}
-    confidence, outcome = confidences(p, y, inputs="probabilities", task="multiclass", scope="top_label")
+    confidence, outcome = confidences(Predictions(p, y, "probabilities"))
     shown = binned(bin_sums(confidence, outcome, width_bins(confidence, bins), bins))
     classwise = classwise_calibration_error(p, y, **shared)
     equal_mass = expected_calibration_error(p, y, binning="mass", **shared)
