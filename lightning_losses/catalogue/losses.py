@@ -86,7 +86,10 @@ def catalogue(family: str | None = None, needs: str | None = None) -> list[Entry
     configs = dict[str, list[str]]()
     for objective, class_name in sorted(_named_terms()):
         configs.setdefault(class_name, []).append(objective)
-    entries = [_entry(loss, tuple(configs.get(loss.__name__, ()))) for loss in loss_classes()]
+    entries = [
+        entry_of(loss, loss.identifier(), _family(loss), fused(loss), tuple(configs.get(loss.__name__, ())))
+        for loss in loss_classes()
+    ]
     check_known("family", family, set(families()))
     check_known("needs", needs, {name for entry in entries for name in entry.inputs})
     return [
@@ -143,18 +146,19 @@ def _family(loss: type[Loss]) -> str:
     return "/".join(loss.__module__.split(".")[2:-1])
 
 
-def _entry(loss: type[Loss], configs: tuple[str, ...]) -> Entry:
+def entry_of(loss: type[Loss], name: str, family: str, how_fused: str, configs: tuple[str, ...] = ()) -> Entry:
+    """The line of a class, under a name and in a family."""
     return Entry(
-        loss.identifier(),
+        name,
         loss.__name__,
         loss.__module__,
-        _family(loss),
+        family,
         summary_of(loss),
         paper_of(loss),
         loss.inputs(),
         settings_of(loss),
         loss.batch_coupled,
-        fused(loss),
+        how_fused,
         top_k_of(loss),
         loss.status,
         loss.evidence,

@@ -4,8 +4,7 @@ from importlib.resources import files
 
 from omegaconf import OmegaConf
 
-from lightning_losses.catalogue.losses import Entry, catalogue, paper_of, settings_of, summary_of, top_k_of
-from lightning_losses.losses.base import Loss
+from lightning_losses.catalogue.losses import Entry, catalogue, entry_of
 from lightning_losses.losses.registered import registered_losses
 
 # In place of the family of a loss of ours.
@@ -27,7 +26,9 @@ def every_loss(family: str | None = None, needs: str | None = None) -> list[Entr
         ['timm.loss']
     """
     own = [] if family in FAMILIES else catalogue(family, needs)
-    others = [*wrapped_losses(), *(_registered(name, loss) for name, loss in registered_losses().items())]
+    # What kernels do with a registered loss could be found out by building one alone.
+    registered = [entry_of(loss, name, "registered", "no") for name, loss in registered_losses().items()]
+    others = [*wrapped_losses(), *registered]
     return own + [
         entry for entry in others if family in (None, entry.family) and (needs is None or entry.inputs.get(needs))
     ]
@@ -66,23 +67,3 @@ def wrapped_losses() -> list[Entry]:
             )
         )
     return found
-
-
-def _registered(name: str, loss: type[Loss]) -> Entry:
-    return Entry(
-        id=name,
-        name=loss.__name__,
-        module=loss.__module__,
-        family="registered",
-        summary=summary_of(loss),
-        paper=paper_of(loss),
-        inputs=loss.inputs(),
-        settings=settings_of(loss),
-        batch_coupled=loss.batch_coupled,
-        # To find out, it would have to be built.
-        fused="no",
-        top_k=top_k_of(loss),
-        status=loss.status,
-        evidence=loss.evidence,
-        configs=(),
-    )

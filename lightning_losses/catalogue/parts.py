@@ -15,6 +15,7 @@ from rich.table import Table
 from lightning_losses.catalogue.configurations import configurations
 from lightning_losses.catalogue.losses import check_known, summary_of
 from lightning_losses.environment.lazy_exports import exports
+from lightning_losses.experiments.config.instantiate import targets
 
 # What else there is beside losses, and the packages that it stands in.
 PARTS = {
@@ -68,7 +69,7 @@ def parts(kind: str) -> list[Part]:
             value.__module__,
             kind,
             summary_of(value),
-            tuple(choice for choice, targets in made.items() if name in targets),
+            tuple(choice for choice, names in made.items() if name in names),
         )
         for name, value in sorted(_offered(kind), key=lambda pair: pair[0].lower())
     ]
@@ -87,19 +88,8 @@ def parts_table(found: list[Part]) -> Table:
 @cache
 def _targets() -> dict[str, set[str]]:
     """The names of the classes that each choice makes."""
-
-    def walk(value: Any) -> Iterator[str]:
-        if isinstance(value, dict):
-            if isinstance(value.get("_target_"), str):
-                yield value["_target_"].rpartition(".")[2]
-            for item in value.values():
-                yield from walk(item)
-        elif isinstance(value, list):
-            for item in value:
-                yield from walk(item)
-
     return {
-        choice: set(walk(OmegaConf.to_container(config)))
+        choice: {name.rpartition(".")[2] for name in targets(OmegaConf.to_container(config))}
         for choice, config in configurations().items()
         # An experiment uses what a group offers.
         if not choice.startswith("experiment=")

@@ -17,6 +17,7 @@ class FeatureTap:
     Args:
         network: the network to listen to; its forward pass is unchanged.
         layers: names as in `network.named_modules()`.
+        who: the name that errors begin with.
 
     Attributes:
         features: the latest outputs, by layer.
@@ -33,14 +34,15 @@ class FeatureTap:
         torch.Size([2, 8])
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
+    def __init__(self, network: nn.Module, layers: Sequence[str], who: str = "FeatureTap") -> None:
         # A compiled network holds the one that its layers' names are those of.
         modules = dict(getattr(network, "_orig_mod", network).named_modules())
         if missing := [layer for layer in layers if layer not in modules]:
             raise ValueError(
-                f"FeatureTap: {missing} came, but {type(network).__name__} has no such layers; its layers "
+                f"{who}: {missing} came, but {type(network).__name__} has no such layers; its layers "
                 f"are {', '.join(name for name in modules if name)}."
             )
+        self.who = who
         self.features: dict[str, Tensor] = {}
         self._modules = {layer: modules[layer] for layer in layers}
         self._handles: list[RemovableHandle] = []
@@ -58,7 +60,7 @@ class FeatureTap:
             ValueError: a layer that was not run since the tap was opened.
         """
         if missing := [layer for layer in self._modules if layer not in self.features]:
-            raise ValueError(f"FeatureTap: {missing} put out nothing since the tap was opened; call the network first.")
+            raise ValueError(f"{self.who}: {missing} put out nothing since the tap was opened; call the network first.")
         return {layer: self.features[layer] for layer in self._modules}
 
     def open(self) -> None:
@@ -113,28 +115,18 @@ def pooled(feature: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch features
 
 
 def penultimate_stage(network: nn.Module) -> str:
-    """The name of the last but one stage, from the `feature_info` that timm's networks and ours carry.
-
-    Raises:
-        ValueError: a network without two stages of `feature_info`.
-    """
-    info = getattr(network, "feature_info", None)
-    if info is None or len(info) < 2:
-        raise ValueError(
-            f"penultimate_stage: {type(network).__name__} does not tell its stages (feature_info); name "
-            "the layer to tap."
-        )
-    return str(info[-2]["module"])
+    """The name of the last but one of the `stages`."""
+    return stages(network, least=2)[-2]
 
 
-def stages(network: nn.Module) -> list[str]:
+def stages(network: nn.Module, least: int = 1) -> list[str]:
     """The names of all stages, from the `feature_info` that timm's networks and ours carry.
 
     Raises:
-        ValueError: a network without `feature_info`.
+        ValueError: a network whose `feature_info` has not even the least number of stages.
     """
-    info = getattr(network, "feature_info", None)
-    if not info:
+    info = getattr(network, "feature_info", None) or []
+    if len(info) < least:
         raise ValueError(
             f"stages: {type(network).__name__} does not tell its stages (feature_info); name the layers to tap."
         )

@@ -15,6 +15,7 @@ from lightning_losses.callbacks.monitors.monitor import Monitor
 from lightning_losses.numerics.settings import Count
 from lightning_losses.parallel.processes import gather_batch, group_rank, world_size
 from lightning_losses.parallel.sharding import is_sharded, unsharded_copy
+from lightning_losses.teachers.feature_taps import FeatureTap
 
 
 class ProbeMonitor(Monitor):
@@ -161,22 +162,6 @@ def layer_outputs(who: str, module: torch.nn.Module, layers: Sequence[str], inpu
     Raises:
         ValueError: a layer that the module does not have, or that does not run.
     """
-    modules = dict(module.named_modules())
-    for layer in layers:
-        if layer not in modules:
-            raise ValueError(f"{who}: there is no module {layer!r}; there are {', '.join(filter(None, modules))}.")
-    found: dict[str, Tensor] = {}
-
-    def keep(layer: str) -> Any:
-        return lambda part, given, output: found.__setitem__(layer, output.detach().flatten(1))
-
-    hooks = [modules[layer].register_forward_hook(keep(layer)) for layer in layers]
-    try:
+    with FeatureTap(module, layers, who) as tap:
         module(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for layer in layers:
-        if layer not in found:
-            raise ValueError(f"{who}: the module {layer!r} does not run in the forward pass.")
-    return found
+        return {layer: output.detach().flatten(1) for layer, output in tap.latest().items()}
