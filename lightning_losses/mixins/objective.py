@@ -14,7 +14,13 @@ from lightning_losses.mixins.training_means import TrainingMeans, all_processes
 from lightning_losses.objective import Objective, ObjectiveValue, Term
 from lightning_losses.objective.objective import Weighed
 from lightning_losses.objective.term import Count
-from lightning_losses.parallel.processes import gather_batch, neighbours, whole_parameter, world_size
+from lightning_losses.parallel.processes import (
+    gather_batch,
+    neighbours,
+    refuse_unknown_shapes,
+    whole_parameter,
+    world_size,
+)
 
 
 class ObjectiveMixin(TrainingMeans):
@@ -60,6 +66,13 @@ class ObjectiveMixin(TrainingMeans):
 
     objective: Objective
     gather_batches: bool | int = True
+
+    def setup(self, stage: str) -> None:
+        """Refuse losses without shapes where several processes need them before the first batch."""
+        super().setup(stage)
+        trainer = attached_trainer(self)
+        if trainer is not None and trainer.world_size > 1:
+            refuse_unknown_shapes(type(self).__name__, self)
 
     def apply_objective(self, **tensors: Any) -> dict[str, Any]:
         """Evaluate `self.objective` on the step's tensors, log its parts, and return the step's output."""

@@ -22,6 +22,7 @@ from lightning_losses.environment.lightning_internals import (
 )
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.parallel.blocks import blocks_of
+from lightning_losses.parallel.processes import refuse_unknown_shapes
 from lightning_losses.parallel.sharded_folders import check_folder, previous_name
 from lightning_losses.parallel.sharding import is_sharded, refusal, shard_children
 
@@ -53,7 +54,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     Raises:
         ValueError: an unknown placement of the teacher; when the fit begins, blocks that no part is; a parameter of
-            the LightningModule itself.
+            the LightningModule itself, or one without a shape.
 
     Example:
         >>> strategy = FSDP2Strategy(blocks=["Block"], teacher="sharded")
@@ -183,6 +184,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Shard the children of a module, and its teacher if it has one that is to be."""
         mesh = self.device_mesh["data_parallel"]
         options: dict[str, Any] = {"reshard": self.reshard_after_forward, "offload": self.cpu_offload}
+        refuse_unknown_shapes("fsdp", module)
         if not is_sharded(module):
             shard_children(module, blocks_of(module, self.blocks, self.min_parameters), mesh, **options)
         teacher = _teacher(module)

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.parameter import is_lazy
 
 
 def world_size() -> int:
@@ -72,6 +73,17 @@ class _DivideGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient / ctx.by, None
+
+
+def refuse_unknown_shapes(who: str, module: nn.Module) -> None:
+    """Raise ``ValueError`` for parameters that a first batch would give their shapes: processes need them before."""
+    for name, parameter in module.named_parameters():
+        if is_lazy(parameter):
+            raise ValueError(
+                f"{who}: the shape of {name} isn't known before the first batch, and several processes need it before; "
+                "give the loss its sizes, a ready module example_inputs=, or call Objective.materialize with a batch's "
+                "tensors."
+            )
 
 
 def sizes_of_all(size: int, device: torch.device, group: Any = None) -> list[int]:

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,21 +84,16 @@ def shard_children(
     """Shard every child that has parameters, by FSDP2: its blocks each by itself, then what is left of the child.
 
     Args:
-        module: whose children are called as modules, such as the network and the objective of a LightningModule.
+        module: whose children are called as modules, such as the network and the objective of a LightningModule; of a
+            list or a mapping of modules the members are.
         blocks: parts of them that are gathered one after another.
         mesh: of one dimension.
         reshard: whether parameters are freed between forward and backward; None: those of blocks are.
         offload: whether shards, gradients and optimizer states stay in host memory.
 
     Raises:
-        ValueError: a parameter of the module itself, which no call of a child would gather; one whose shape isn't
-            known yet.
+        ValueError: a parameter of the module itself, or of a list of parameters, which no call of a child would gather.
     """
-    for name, parameter in module.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ValueError(
-                f"fsdp: the shape of {name} isn't known yet; give the module example_inputs, or the loss its sizes."
-            )
     for name, _ in module.named_parameters(recurse=False):
         raise ValueError(
             f"fsdp: the parameter {name} belongs to {type(module).__name__} itself, where FSDP2 would not gather it; "
@@ -108,9 +103,32 @@ def shard_children(
     options = {"mesh": mesh, "reshard_after_forward": reshard, "offload_policy": policy}
     for block in blocks:
         fully_shard(block, **options)  # type: ignore[call-overload]
-    for child in module.children():
+    for child in called_children(module):
         if not isinstance(child, FSDPModule) and next(child.parameters(), None) is not None:
             fully_shard(child, **options)  # type: ignore[call-overload]
+
+
+def called_children(module: nn.Module) -> Iterator[nn.Module]:
+    """The children of a module that have a forward pass; in place of a list or a mapping of modules, its members.
+
+    Raises:
+        ValueError: a list or a mapping of parameters.
+
+    Example:
+        >>> pair = nn.ModuleDict({"a": nn.Tanh(), "more": nn.ModuleList([nn.ReLU(), nn.Linear(2, 2)])})
+        >>> [type(child).__name__ for child in called_children(pair)]
+        ['Tanh', 'ReLU', 'Linear']
+    """
+    for name, child in module.named_children():
+        if isinstance(child, nn.ParameterList | nn.ParameterDict):
+            raise ValueError(
+                f"fsdp: {name} is a {type(child).__name__}, which no call would gather; put it into a module that "
+                "uses it in its forward."
+            )
+        if isinstance(child, nn.ModuleList | nn.ModuleDict):
+            yield from called_children(child)
+        else:
+            yield child
 
 
 def is_sharded(module: nn.Module) -> bool:

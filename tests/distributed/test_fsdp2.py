@@ -1,21 +1,25 @@
 """FSDP2 as trainers use it: what is sharded, where the teacher is, and that a resumed run is an uninterrupted one."""
 
+import os
 import pickle
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_losses import KD, CrossEntropy, Objective
 from lightning_losses.losses import FitNetHint
-from lightning_losses.modules import Distiller
+from lightning_losses.mixins import ObjectiveMixin
+from lightning_losses.modules import Distiller, OnlineDistiller
 from lightning_losses.modules.language_model import LanguageModelDistiller
 from lightning_losses.networks.transformer import Transformer
 from lightning_losses.parallel.blocks import Execution
 from lightning_losses.parallel.fsdp2 import FSDP2Strategy
 from lightning_losses.parallel.sharding import is_sharded
+from tests.callbacks.training import Tiny
 from tests.distributed.processes import run_on_processes
 from tests.parallel.test_sharded_folders import Malicious
 
@@ -222,20 +226,58 @@ def test_compiled_blocks_train_alike(tmp_path):
     run_on_processes(fit, 2)
 
 
-def test_what_fsdp2_would_leave_alone_is_refused(tmp_path):
+def peers():
+    """A student between two peers, which a list holds."""
+    torch.manual_seed(0)
+    networks = [nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 3)) for width in (5, 6, 7)]
+    mutual = Objective({"ce": CrossEntropy(), "kd": KD(1.0)})
+    return OnlineDistiller(
+        network=networks[0], peers=networks[1:], objective=mutual, peer_objective=mutual, num_classes=3, optimizer=adamw
+    )
+
+
+def test_peers_in_a_list_train_what_one_process_trains_and_what_fsdp2_would_leave_alone_is_refused(tmp_path):
     class Direct(Distiller):
-        def __init__(self, **options):
-            super().__init__(**options)
-            self.scale = nn.Parameter(torch.ones(1))
+        def __init__(self, **more):
+            super().__init__(network=nn.Linear(4, 3), objective=Objective({"ce": CrossEntropy()}), num_classes=3)
+            for name, value in more.items():
+                setattr(self, name, value)
+
+    class Plain(Tiny):
+        """One that knows no mixin, and a loss without shapes."""
+
+        configure_model = L.LightningModule.configure_model
+
+        def __init__(self):
+            super().__init__()
+            self.loss = FitNetHint()
+
+    class Mixed(ObjectiveMixin, Plain):
+        pass
+
+    parameter = nn.Parameter(torch.ones(1))
+    unknown = "isn't known before the first batch, and several processes need it before; give the loss its sizes"
+    refused = [
+        (lambda: Direct(scale=parameter), "fsdp: the parameter scale belongs to Direct itself", fsdp2),
+        (lambda: Direct(scales=nn.ParameterList([parameter])), "fsdp: scales is a ParameterList, which no call", fsdp2),
+        (Plain, f"fsdp: the shape of loss.regressor.weight {unknown}", fsdp2),
+        (Mixed, f"Mixed: the shape of loss.regressor.weight {unknown}", DDPStrategy),
+    ]
 
     def fit():
-        module = Direct(network=nn.Linear(4, 3), objective=Objective({"ce": CrossEntropy()}), num_classes=3)
-        with pytest.raises(ValueError, match="fsdp: the parameter scale belongs to Direct itself"):
-            trainer(tmp_path, 1, fsdp2()).fit(module, Batches(distiller))
+        torch.save(weights(fitted(tmp_path, peers, 1, fsdp2())), tmp_path / f"{os.environ['RANK']}.pt")
+        for make, message, strategy in refused:
+            with pytest.raises(ValueError, match=message):
+                trainer(tmp_path, 1, strategy(process_group_backend="gloo")).fit(make(), Batches(distiller))
         with pytest.raises(ValueError, match=r"blocks: Distiller has no Bloc; it consists of .*Linear"):
             trainer(tmp_path, 1, fsdp2(blocks=["Bloc"])).fit(distiller(), Batches(distiller))
 
     run_on_processes(fit, 2)
+    one = weights(fitted(tmp_path, peers, 1))
+    assert any(name.startswith("peers.1.") for name in one)
+    for rank in (0, 1):
+        for name, value in torch.load(tmp_path / f"{rank}.pt", weights_only=True).items():
+            torch.testing.assert_close(value, one[name], rtol=1e-3, atol=1e-3)
 
 
 def test_an_unknown_place_of_the_teacher_is_refused():
