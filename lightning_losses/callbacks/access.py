@@ -98,7 +98,7 @@ def share_of_training_set(
     Args:
         who: the name that errors begin with.
         trainer: whose training loader's data set it is.
-        batch_size: of the batches; a data set that gives whole batches keeps its own.
+        batch_size: of the batches, 256 for None; a data set that gives whole batches keeps its own.
         remedy: what to do where there is no such data set.
 
     Raises:
@@ -114,7 +114,7 @@ def share_of_training_set(
     batched = getattr(loader, "batch_size", None) is None and getattr(loader, "batch_sampler", None) is None
     return DataLoader(
         dataset,
-        batch_size=None if batched else batch_size,
+        batch_size=None if batched else batch_size or 256,
         sampler=range(trainer.global_rank, len(dataset), trainer.world_size),
         collate_fn=loader.collate_fn,
     )

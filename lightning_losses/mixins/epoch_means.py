@@ -14,7 +14,7 @@ _TOGETHER = 64
 
 
 class Means(NamedTuple):
-    """Means over all samples of all processes; NaN where there were none.
+    """Means over all samples of all processes; 0 where there were none, as a loss is.
 
     Attributes:
         total: of the weighted sum of the parts.
@@ -95,7 +95,8 @@ class EpochMeans:
         if self._sums is None:
             return None
         sums, self._sums = total_of_all(self._sums), None
-        parts, weighted, samples = sums[0] / sums[2], sums[1] / sums[2], sums[2]
+        samples = sums[2]
+        parts, weighted = sums[:2] / torch.where(samples > 0, samples, 1.0)
         return Means(
             float(weighted.sum()),
             dict(zip(self._names, parts.tolist(), strict=True)),

@@ -13,6 +13,7 @@ from lightning_losses.environment.lightning_internals import (
     running_hook,
     takes_step,
 )
+from lightning_losses.environment.logged_means import log_means
 from lightning_losses.mixins.epoch_means import EpochMeans
 from lightning_losses.mixins.step_means import StepMeans
 from lightning_losses.objective.term import Count
@@ -188,7 +189,8 @@ class TrainingMeans(_Base):
                 if logged not in taken:
                     self.__dict__["_logged_means"].add((running_hook(self), logged))
                     # The same number on every process.
-                    self.log(logged, value, on_step=False, on_epoch=True, sync_dist=True, batch_size=samples)  # type: ignore[arg-type]
+                    # A mean over no samples is 0, which Lightning would divide by 0.
+                    log_means(self, {logged: value}, samples or 1, on_step=False, on_epoch=True)
 
 
 def all_processes(samples: Tensor) -> Float[Tensor, ""]:

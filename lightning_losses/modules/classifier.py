@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
+from lightning_losses.environment.logged_means import log_means
 from lightning_losses.mixins import SelfDistillationMixin
 from lightning_losses.modules.evaluation import evaluate, ignored_targets
 from lightning_losses.objective import Objective
@@ -109,7 +110,7 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
         found = evaluate(logits, target, ignored_targets(self.objective))
         if found.samples:
             metrics.update(logits.float()[found.kept].softmax(dim=-1), target[found.kept])
-        self.log(f"{metrics.prefix}loss", found.loss, batch_size=found.samples, sync_dist=True)
+        log_means(self, {f"{metrics.prefix}loss": found.loss}, found.samples)
         self.log_dict(metrics, batch_size=found.samples)
         return {"loss": found.loss, "logits": logits, "target": target}
 

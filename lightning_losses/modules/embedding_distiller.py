@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lightning_losses.environment.logged_means import log_means
 from lightning_losses.metrics.retrieval import retrieval_ranks
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory
@@ -91,7 +92,7 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """How well the batch's queries find their documents among the batch's."""
         ranks = retrieval_ranks(self(batch["query"]).float(), self(batch["document"]).float())
-        self.log("val/mrr", (1 / ranks.float()).mean(), batch_size=len(ranks), sync_dist=True)
+        log_means(self, {"val/mrr": (1 / ranks.float()).sum() / max(len(ranks), 1)}, len(ranks))
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the network, and for what the objective's losses own."""

@@ -23,6 +23,7 @@ from lightning_losses.environment.lightning_internals import (
     running_hook,
     step_progress,
 )
+from lightning_losses.environment.logged_means import log_means
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.modules.evaluation import evaluate, ignored_targets
 from lightning_losses.numerics.checks import check_choice, check_number
@@ -170,12 +171,12 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
             found = evaluate(logits, target, ignored_targets(self.objective))
             metrics, samples = {"val/accuracy": found.accuracy, "val/loss": found.loss}, found.samples
         else:
-            metrics = {"val/loss": F.mse_loss(logits, target)}
+            metrics = {"val/loss": F.mse_loss(logits, target, reduction="sum") / max(target.numel(), 1)}
         if self._callbacks_alone_read():
             # The logging takes as long as two steps of a small network.
             self.trainer.callback_metrics.update(metrics)
         else:
-            self.log_dict(metrics, batch_size=samples, sync_dist=True)
+            log_means(self, metrics, samples)
 
     def configure_optimizers(self) -> Optimizer:
         """One optimizer for the network."""

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lightning_losses.environment.logged_means import log_means
 from lightning_losses.kernels.chunked_head import chunked_head
 from lightning_losses.kernels.cross_entropy.problem import Impl
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
@@ -173,7 +174,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         logits, target = self(batch["inputs"], batch.get("documents")).float(), batch["target"]
         found = evaluate(logits, target, [self.ignore_index])
         values = {f"{split}/loss": found.loss, f"{split}/accuracy": found.accuracy}
-        self.log_dict(values, batch_size=found.samples, sync_dist=True)
+        log_means(self, values, found.samples)
         return {"loss": found.loss, "logits": logits, "target": target}
 
     def _terms(self) -> dict[str, Term]:

@@ -106,6 +106,9 @@ def test_what_has_no_samples_adds_nothing_whatever_it_is():
     for value, samples in ((torch.nan, 0), (3.0, 2)):
         means.add({"a": torch.tensor(value)}, {"a": 1.0}, {"a": torch.tensor(samples)})
     assert means.take().parts == {"a": 3.0}
+    parts = {"a": torch.tensor(3.0), "b": torch.tensor(torch.nan)}
+    means.add(parts, {"a": 1.0, "b": 1.0}, {"a": torch.tensor(2), "b": torch.tensor(0)})
+    assert means.take() == (3.0, {"a": 3.0, "b": 0.0}, {"a": 2.0, "b": 0.0})
 
 
 def test_a_state_owns_its_sums():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_losses.callbacks.access import evaluation_mode, share_of_training_set, step_logits, sum_over_processes
 from lightning_losses.callbacks.declared import DeclaredCallback
+from lightning_losses.environment.logged_means import log_means
 from lightning_losses.losses.distillation.logits.mcmi import MCMI, class_centroids, class_sums
 from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.settings import Share
@@ -80,7 +81,7 @@ class ClassCentroids(DeclaredCallback):
         information = -reduce(losses[0].rows(given), kept=given.kept)
         known = target != losses[0].ignore_index
         samples = int(known.sum())
-        pl_module.log("train/cmi", information, on_step=False, on_epoch=True, sync_dist=True, batch_size=samples)
+        log_means(pl_module, {"train/cmi": information}, samples, on_step=False, on_epoch=True)
         sums, counts = class_sums(logits.float()[known], target[known])
         if self.refresh == "epoch":
             # A checkpoint brings them to the host.
