@@ -14,6 +14,15 @@ Wanted = tuple[bool, bool, bool]
 """Which of hidden states, weight and bias need a gradient."""
 
 
+class Operands(NamedTuple):
+    """Rows, the head that scores them, and their targets, if there are any."""
+
+    hidden: Float[Tensor, "rows width"]
+    weight: Float[Tensor, "vocabulary width"]
+    bias: Float[Tensor, " vocabulary"] | None = None
+    target: Int[Tensor, " rows"] | None = None
+
+
 class Summed(NamedTuple):
     """A reduced loss, what is logged beside it, and the gradients of the loss, None where none is wanted.
 
@@ -31,27 +40,18 @@ class Summed(NamedTuple):
 
 
 def gradients_in_forward(
-    walk: Callable[..., Summed],
-    name: str,
-    hidden: Float[Tensor, "tokens width"],
-    weight: Float[Tensor, "vocabulary width"],
-    bias: Float[Tensor, " vocabulary"] | None,
-    target: Int[Tensor, " tokens"] | None,
+    walk: Callable[..., Summed], name: str, operands: Operands
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """What a walk makes, the loss differentiable, the logged part not.
 
     Args:
         walk: takes the operands, and by name which of them need a gradient.
         name: what the refusal of higher derivatives calls it.
-        hidden, weight, bias, target: what it walks over.
+        operands: what it walks over.
     """
     learns = torch.is_grad_enabled()
-    wanted = (
-        learns and hidden.requires_grad,
-        learns and weight.requires_grad,
-        learns and bias is not None and bias.requires_grad,
-    )
-    loss, logged = _GradientsInForward.apply(hidden, weight, bias, target, partial(walk, wanted=wanted), name)
+    wanted = tuple(learns and operand is not None and operand.requires_grad for operand in operands[:3])
+    loss, logged = _GradientsInForward.apply(*operands, partial(walk, wanted=wanted), name)
     return loss, logged
 
 
@@ -62,7 +62,7 @@ class _GradientsInForward(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor | None, walk: Any, name: str
     ) -> tuple[Tensor, Tensor]:
-        summed: Summed = walk(hidden, weight, bias, target)
+        summed: Summed = walk(Operands(hidden, weight, bias, target))
         ctx.gradients, ctx.factor, ctx.walk, ctx.name = summed[2:5], summed.factor, walk, name
         ctx.save_for_backward(hidden, weight, bias, target)
         ctx.mark_non_differentiable(summed.logged)
@@ -73,13 +73,13 @@ class _GradientsInForward(torch.autograd.Function):
         """Each gradient times the upstream one; given away in the first backward pass, made again in a later one."""
         refuse_second_order(ctx.name)
         # Asked for in any case: a graph that was not retained must say so.
-        operands = ctx.saved_tensors
+        operands = Operands(*ctx.saved_tensors)
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            gradients = ctx.walk(*operands)[2:5]
+            gradients = ctx.walk(operands)[2:5]
         factor = upstream[0] if isinstance(ctx.factor, float) and ctx.factor == 1.0 else upstream[0] * ctx.factor
         scaled = (
-            None if gradient is None else multiplied(gradient, factor).to(operand.dtype)
+            None if gradient is None or operand is None else multiplied(gradient, factor).to(operand.dtype)
             for gradient, operand in zip(gradients, operands, strict=False)
         )
         return (*scaled, None, None, None)

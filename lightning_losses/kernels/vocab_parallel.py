@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.autograd import Summed, gradients_in_forward
+from lightning_losses.kernels.autograd import Summed
 from lightning_losses.kernels.cross_entropy.avx512 import AVX512, Avx512Scores, passed_over
 from lightning_losses.kernels.cross_entropy.chunked import CHUNKED, TiledScores, sums_and_gradients
-from lightning_losses.kernels.cross_entropy.problem import Impl, LinearCrossEntropyValue
+from lightning_losses.kernels.cross_entropy.problem import Impl, LinearCrossEntropyValue, Problem, of_sums
 from lightning_losses.kernels.cross_entropy.triton import TRITON, runs_on
 from lightning_losses.kernels.cross_entropy.walk import default_chunk
 from lightning_losses.kernels.inputs import autocast, check_head, choose_rows, scales, shifted, unmasked_classes
@@ -135,24 +135,21 @@ def vocab_parallel_cross_entropy(
         unmasked=unmasked_classes(_NAME, whole_bias, label_smoothing, softcap),
     )
     scale, z_scale = scales(rows, reduction, normalizer, terms.row_weight(flat), z_loss, kept)
-    name, walk_of_device = _walk(rows, weight, accum_dtype)
+    name, walk = _walk(rows, weight, accum_dtype)
     # One chunk for all processes, whatever each has of the vocabulary: they exchange statistics after every one.
     largest = weight.new_empty(1, weight.shape[1]).expand(max(sizes), -1)
-    # Every process wants the hidden states' gradient, or none does: they add it up together.
-    walk = partial(
-        walk_of_device,
-        terms=terms,
+    problem = Problem(
+        *(rows, weight, flat - start, terms),
+        kept=kept,
+        bias=bias,
         scale=scale,
         z_scale=z_scale,
-        kept=kept,
         chunk=chunk or default_chunk(len(rows), largest),
         accum_dtype=accum_dtype,
-        exchange=_Group(group),
-        start=start,
     )
+    # Every process wants the hidden states' gradient, or none does: they add it up together.
     with torch.autocast(hidden.device.type, enabled=False):
-        loss, z_part = gradients_in_forward(walk, name, rows, weight, bias, flat - start)
-    return LinearCrossEntropyValue(loss, None, z_part)
+        return of_sums(walk, name, problem, exchange=_Group(group), start=start)
 
 
 def _walk(

@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -397,6 +399,19 @@ def test_only_what_requires_a_gradient_gets_one(impl):
         grads = [call[0].grad, call[1].grad, call[3].grad]
         assert [g is not None for g in grads] == [number == n for n in range(3)]
         torch.testing.assert_close(grads[number], exact[number + 1], rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("impl", OWN)
+def test_a_loss_that_is_kept_holds_no_hidden_states_after_its_backward_pass(impl, reduction):
+    leaf, weight, target, bias = problem(tokens=(6,))
+    hidden, target = 2 * leaf, target.clamp(min=0)
+    held = weakref.ref(hidden)
+    loss = linear_cross_entropy(hidden, weight, target, bias, impl=impl, reduction=reduction)
+    del hidden
+    assert held() is not None
+    loss.sum().backward()
+    assert held() is None and loss.isfinite().all()
 
 
 def test_no_gradient_no_graph():

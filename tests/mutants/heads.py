@@ -125,7 +125,7 @@ MISTAKES = [
         "kernels/vocab_parallel.py",
         "tests/kernels/test_vocab_parallel.py",
         ("min(rank, extra)", "rank * extra"),
-        ("flat - start)", "flat)"),
+        ("flat - start, terms", "flat, terms"),
         ("chunk=chunk or default_chunk(len(rows), largest)", "chunk=chunk or default_chunk(len(rows), weight)"),
     ),
 ]

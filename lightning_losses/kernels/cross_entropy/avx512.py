@@ -212,7 +212,7 @@ class Avx512(Chunked):
     def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
         """By `sums_and_gradients` of the chunked walk."""
         chunk = problem.chunk or default_chunk(len(problem.hidden), problem.weight)
-        return of_sums(sums_and_gradients, self.name, problem, scores=Avx512Scores, chunk=chunk)
+        return of_sums(sums_and_gradients, self.name, problem._replace(chunk=chunk), scores=Avx512Scores)
 
 
 AVX512 = Avx512()

@@ -5,10 +5,10 @@ exponentials become gradients; `avx512` has other scores for the same walk.
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.autograd import Summed, Wanted
+from lightning_losses.kernels.autograd import Operands, Summed, Wanted
 from lightning_losses.kernels.cross_entropy.problem import (
     Impl,
     Implementation,
@@ -20,7 +20,7 @@ from lightning_losses.kernels.cross_entropy.problem import (
 from lightning_losses.kernels.cross_entropy.walk import ChunkScores, TokenWalk, default_chunk
 from lightning_losses.kernels.head import Head, locate
 from lightning_losses.kernels.products import accumulate, exponentiate, product, row_sums
-from lightning_losses.kernels.terms import Alone, Exchange, Terms, scores_of_kept
+from lightning_losses.kernels.terms import Alone, Exchange, scores_of_kept
 
 
 class TiledScores:
@@ -135,18 +135,10 @@ class TiledScores:
 
 
 def sums_and_gradients(
-    hidden: Float[Tensor, "tokens width"],
-    weight: Float[Tensor, "vocabulary width"],
-    bias: Float[Tensor, " vocabulary"] | None,
-    target: Int[Tensor, " tokens"],
+    operands: Operands,
     *,
-    terms: Terms,
-    scale: float | Tensor,
-    z_scale: float | Tensor,
+    problem: Problem,
     wanted: Wanted,
-    kept: Bool[Tensor, " tokens"] | None = None,
-    chunk: int | None = None,
-    accum_dtype: torch.dtype | None = None,
     exchange: Exchange | None = None,
     start: int = 0,
     scores: type[ChunkScores] = TiledScores,
@@ -154,28 +146,25 @@ def sums_and_gradients(
     """``scale sum_i loss_i + z_scale sum_i lse_i^2`` over the kept rows, with its gradients.
 
     Args:
-        hidden: [N, D].
-        weight: [V, D], or this process's rows of it.
-        bias: [V] or None.
-        target: [N] row of `weight`; outside [0, V) where another process holds it.
-        terms: what shapes one row's loss.
-        scale: multiplies the rows' losses.
-        z_scale: multiplies the squared logsumexps.
+        operands: the problem's; the weight may be this process's rows, with targets outside them where others hold it.
+        problem: what is asked about them.
         wanted: which operands need a gradient.
-        kept: which rows count; None for all.
-        chunk: tokens at once; by default `default_chunk`.
-        accum_dtype: what the weight's gradient gathers in; by default its own dtype, float32 for float16.
         exchange: combines rows' statistics with the processes that hold the rest of the vocabulary.
-        start: the first of the vocabulary's entries that `weight` holds.
+        start: the first of the vocabulary's entries that the weight holds.
         scores: who scores a chunk and takes its products.
 
     Returns:
         The z-loss's part is logged beside the loss.
     """
+    hidden, weight, bias, target = operands
+    assert target is not None
+    terms, scale, z_scale, kept = problem.terms, problem.scale, problem.z_scale, problem.kept
     head = Head(weight, bias, terms, start)
     row_weight = terms.row_weight(target + start if start else target)
-    step = min(chunk or default_chunk(len(hidden), weight), max(len(hidden), 1))
-    walk = TokenWalk(head, exchange or Alone(), accum_dtype, wanted, step, scores)
+    # Tiles of the vocabulary are refused before.
+    chunk = problem.chunk if isinstance(problem.chunk, int) else default_chunk(len(hidden), weight)
+    step = min(chunk, max(len(hidden), 1))
+    walk = TokenWalk(head, exchange or Alone(), problem.accum_dtype, wanted, step, scores)
     # The entries of a float16 gradient underflow before a loss scaler has seen them.
     whole = exchange is not None or hidden.dtype == torch.float16
     grad_hidden = (

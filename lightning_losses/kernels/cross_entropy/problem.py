@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.autograd import Summed, gradients_in_forward
+from lightning_losses.kernels.autograd import Operands, Summed, gradients_in_forward
 from lightning_losses.kernels.terms import Terms, scores_of_kept
 from lightning_losses.numerics.reduction import Reduction
 
@@ -81,6 +81,16 @@ class Problem(NamedTuple):
     filter_eps: float | None = None
     sort_vocabulary: bool = False
     accum_dtype: torch.dtype | None = None
+
+    @property
+    def operands(self) -> Operands:
+        """What is differentiated, and the targets."""
+        return Operands(self.hidden, self.weight, self.bias, self.target)
+
+    def without_operands(self) -> "Problem":
+        """The same, for who gets the operands from autograd, which frees them after the backward pass."""
+        nothing = self.hidden.new_empty(0)
+        return self._replace(hidden=nothing, weight=nothing, target=nothing, bias=None)
 
 
 class Implementation(ABC):
@@ -166,9 +176,8 @@ def of_sums(walk: Callable[..., Summed], name: str, problem: Problem, **options:
         walk: `sums_and_gradients` of an implementation.
         name: the implementation's.
         problem: what is evaluated.
-        **options: what the walk takes beyond the problem's, or in its place.
+        **options: what the walk takes beside the problem.
     """
-    asked = {name: getattr(problem, name) for name in ("terms", "scale", "z_scale", "kept", "chunk", "accum_dtype")}
-    walk = partial(walk, **{**asked, **options})
-    loss, z_part = gradients_in_forward(walk, name, problem.hidden, problem.weight, problem.bias, problem.target)
+    walk = partial(walk, problem=problem.without_operands(), **options)
+    loss, z_part = gradients_in_forward(walk, name, problem.operands)
     return LinearCrossEntropyValue(loss, None, z_part)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.autograd import Wanted
+from lightning_losses.kernels.autograd import Operands, Wanted
 from lightning_losses.kernels.cross_entropy.problem import Implementation, LinearCrossEntropyValue, Problem
 from lightning_losses.kernels.cross_entropy.rows import Statistics, by_rows
 from lightning_losses.kernels.head import Head, tile_width
@@ -38,11 +38,13 @@ class Tiling(NamedTuple):
 class _Walk:
     """The head, its vocabulary's order, and where each target lies in it."""
 
-    def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, terms: Terms, tiling: Tiling
-    ) -> None:
+    def __init__(self, operands: Operands, terms: Terms, tiling: Tiling, kept: Bool[Tensor, " tokens"] | None) -> None:
+        hidden, weight, bias, target = operands
+        assert target is not None
         self.head = Head(weight, bias, terms)
-        self.hidden, self.tiling = hidden, tiling
+        # Whatever an ignored row holds, 0 times it is 0.
+        self.hidden = hidden = hidden if kept is None else torch.where(kept.unsqueeze(1), hidden, 0.0)
+        self.tiling = tiling
         self.order = vocabulary_order(hidden, weight, bias) if tiling.sort else None
         self.position = target if self.order is None else self.order.argsort()[target]
         self.token_tiles = list(spans(len(hidden), tiling.tokens)) if len(hidden) else []
@@ -82,14 +84,11 @@ class Recomputed(NamedTuple):
     entropy: bool = False
     kept: Bool[Tensor, " tokens"] | None = None
 
-    def statistics(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Statistics:
+    def statistics(self, operands: Operands) -> Statistics:
         """A few numbers a row."""
-        walk = _Walk(self._known(hidden), weight, bias, target, self.terms, self.tiling._replace(sort=False))
-        head = walk.head
-        lse = hidden.new_zeros(len(hidden), dtype=head.statistics)
-        picked = torch.zeros_like(lse)
-        smooth = torch.zeros_like(lse) if self.terms.label_smoothing else None
-        entropy = torch.zeros_like(lse) if self.entropy else None
+        walk = _Walk(operands, self.terms, self.tiling._replace(sort=False), self.kept)
+        head, statistics = walk.head, Statistics.zeros(operands, self.terms, self.entropy)
+        lse, picked, smooth, entropy = statistics
         for rows in walk.token_tiles:
             largest = torch.full_like(lse[rows], -torch.inf)
             total, weighted = torch.zeros_like(largest), torch.zeros_like(largest)
@@ -113,20 +112,14 @@ class Recomputed(NamedTuple):
             lse[rows] = total.log() + largest
             if entropy is not None:
                 entropy[rows] = lse[rows] - weighted / total
-        return Statistics(lse, picked, smooth, entropy)
+        return statistics
 
     def gradients(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        target: Tensor,
-        statistics: Statistics,
-        upstream: Statistics,
-        wanted: Wanted,
+        self, operands: Operands, statistics: Statistics, upstream: Statistics, wanted: Wanted
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The gradients, from the scores made again."""
-        walk = _Walk(self._known(hidden), weight, bias, target, self.terms, self.tiling)
+        hidden, weight, bias, _ = operands
+        walk = _Walk(operands, self.terms, self.tiling, self.kept)
         head, lse = walk.head, statistics.lse
         want_hidden, want_weight, want_bias = wanted
         grad_hidden = torch.zeros_like(hidden, dtype=head.statistics) if want_hidden else None
@@ -167,10 +160,6 @@ class Recomputed(NamedTuple):
                 grad_bias[entries] = tile_bias.to(grad_bias.dtype)
         return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, grad_bias
 
-    def _known(self, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens width"]:
-        # Whatever an ignored row holds, 0 times it is 0.
-        return hidden if self.kept is None else torch.where(self.kept.unsqueeze(1), hidden, 0.0)
-
 
 def skipped(
     probabilities: Float[Tensor, "rows columns"],
@@ -205,9 +194,9 @@ def filtered_tiles(
         >>> bool(kept.any())
         False
     """
-    terms = Terms(len(weight))
-    lse = Recomputed(terms, tiling).statistics(hidden, weight, bias, target).lse
-    walk = _Walk(hidden, weight, bias, target, terms, tiling)
+    operands, terms = Operands(hidden, weight, bias, target), Terms(len(weight))
+    lse = Recomputed(terms, tiling).statistics(operands).lse
+    walk = _Walk(operands, terms, tiling, None)
     order = torch.arange(len(weight), device=weight.device) if walk.order is None else walk.order
     kept = torch.zeros(len(hidden), len(weight), dtype=torch.bool, device=weight.device)
     for columns in walk.vocabulary_tiles:

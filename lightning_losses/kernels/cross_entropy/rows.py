@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.autograd import Wanted, refuse_second_order
+from lightning_losses.kernels.autograd import Operands, Wanted, refuse_second_order
 from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue, Problem, of_rows
+from lightning_losses.kernels.terms import Terms, statistics_dtype
 
 
 class Statistics(NamedTuple):
@@ -29,27 +30,31 @@ class Statistics(NamedTuple):
     smooth: Float[Tensor, " rows"] | None = None
     entropy: Float[Tensor, " rows"] | None = None
 
+    @classmethod
+    def zeros(cls, operands: Operands, terms: Terms, entropy: bool = False) -> "Statistics":
+        """Room for those that these terms, and who asks for entropies, need."""
+        lse = operands.hidden.new_zeros(len(operands.hidden), dtype=statistics_dtype(operands.weight))
+        smooth = torch.zeros_like(lse) if terms.label_smoothing else None
+        return cls(lse, torch.zeros_like(lse), smooth, torch.zeros_like(lse) if entropy else None)
+
+    def at(self, rows: slice) -> "Statistics":
+        """Those of some rows."""
+        return Statistics(*(None if values is None else values[rows].contiguous() for values in self))  # type: ignore[arg-type]
+
 
 class RowWalk(Protocol):
     """Who makes the scores, twice."""
 
-    def statistics(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Statistics:
+    def statistics(self, operands: Operands) -> Statistics:
         """The first walk."""
 
     def gradients(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        target: Tensor,
-        statistics: Statistics,
-        upstream: Statistics,
-        wanted: Wanted,
+        self, operands: Operands, statistics: Statistics, upstream: Statistics, wanted: Wanted
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The second: the gradients of hidden states, weight and bias, in their dtypes.
 
         Args:
-            hidden, weight, bias, target: as in the first.
+            operands: as in the first.
             statistics: what the first gave.
             upstream: the gradients by it.
             wanted: which gradients are wanted.
@@ -58,8 +63,7 @@ class RowWalk(Protocol):
 
 def by_rows(problem: Problem, walk: RowWalk, name: str) -> LinearCrossEntropyValue:
     """The value of a problem from rows' statistics; `name` is what the refusal of higher derivatives says."""
-    operands = problem.hidden, problem.weight, problem.bias, problem.target
-    return of_rows(problem, *_StatisticsOfRows.apply(*operands, walk, name))
+    return of_rows(problem, *_StatisticsOfRows.apply(*problem.operands, walk, name))
 
 
 class _StatisticsOfRows(torch.autograd.Function):
@@ -73,7 +77,7 @@ class _StatisticsOfRows(torch.autograd.Function):
         walk: RowWalk,
         name: str,
     ) -> tuple[Tensor | None, ...]:
-        statistics = walk.statistics(hidden, weight, bias, target)
+        statistics = walk.statistics(Operands(hidden, weight, bias, target))
         ctx.save_for_backward(hidden, weight, bias, target, *statistics)
         ctx.walk, ctx.name = walk, name
         return tuple(statistics)
@@ -81,9 +85,7 @@ class _StatisticsOfRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_order(ctx.name)
-        hidden, weight, bias, target, *statistics = ctx.saved_tensors
+        operands, statistics = Operands(*ctx.saved_tensors[:4]), Statistics(*ctx.saved_tensors[4:])
         wanted = tuple(ctx.needs_input_grad[:3])
-        gradients = ctx.walk.gradients(
-            hidden, weight, bias, target, Statistics(*statistics), Statistics(*upstream), wanted
-        )
+        gradients = ctx.walk.gradients(operands, statistics, Statistics(*upstream), wanted)
         return (*gradients, None, None, None)

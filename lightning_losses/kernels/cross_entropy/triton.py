@@ -54,9 +54,7 @@ class Triton(Implementation):
 
         if not problem.per_row:
             return of_sums(sums_and_gradients, self.name, problem)
-        chunk = problem.chunk if isinstance(problem.chunk, int) else None
-        walk = TritonRows(problem.terms, problem.entropy, problem.kept, chunk, problem.accum_dtype)
-        return by_rows(problem, walk, self.name)
+        return by_rows(problem, TritonRows(problem.without_operands()), self.name)
 
 
 TRITON = Triton()

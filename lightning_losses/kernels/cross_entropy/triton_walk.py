@@ -5,7 +5,8 @@ the weight, later ones add to it.
 """
 
 import os
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import triton  # type: ignore[import-untyped]
@@ -13,7 +14,8 @@ import triton.language as tl  # type: ignore[import-untyped]
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.autograd import Summed, Wanted
+from lightning_losses.kernels.autograd import Operands, Summed, Wanted
+from lightning_losses.kernels.cross_entropy.problem import Problem
 from lightning_losses.kernels.cross_entropy.rows import Statistics
 from lightning_losses.kernels.cross_entropy.triton_kernel import cross_entropy_kernel
 from lightning_losses.kernels.products import accumulate, cuda_chunk, padded_rows, product_into, spans
@@ -101,14 +103,9 @@ class Gradients:
     """
 
     def __init__(
-        self,
-        hidden: Float[Tensor, "tokens width"],
-        weight: Float[Tensor, "vocabulary width"],
-        bias: Float[Tensor, " vocabulary"] | None,
-        wanted: Wanted,
-        accum_dtype: torch.dtype | None = None,
-        partial: bool = False,
+        self, operands: Operands, wanted: Wanted, accum_dtype: torch.dtype | None = None, partial: bool = False
     ) -> None:
+        hidden, weight, bias, _ = operands
         statistics = statistics_dtype(weight)
         half = statistics if weight.dtype == torch.float16 else weight.dtype
         width = statistics if partial else half
@@ -138,14 +135,14 @@ class Gradients:
 
 
 def chunks_of(
-    hidden: Float[Tensor, "tokens width"],
-    weight: Float[Tensor, "vocabulary width"],
-    kept: Bool[Tensor, " tokens"] | None,
-    chunk: int | None,
-) -> Any:
+    operands: Operands, kept: Bool[Tensor, " tokens"] | None, chunk: int | tuple[int, int] | None
+) -> Iterator[tuple[slice, Float[Tensor, "rows width"], Float[Tensor, "rows vocabulary"]]]:
     """Each chunk's slice of the tokens, hidden states (0 where ignored) and logits, all of these in one place."""
+    hidden, weight, *_ = operands
     tokens, vocabulary = len(hidden), len(weight)
-    step = min(chunk or cuda_chunk(tokens, vocabulary, weight.element_size()), max(tokens, 1))
+    # Tiles of the vocabulary are refused before.
+    given = chunk if isinstance(chunk, int) else cuda_chunk(tokens, vocabulary, weight.element_size())
+    step = min(given, max(tokens, 1))
     place = padded_rows(weight, step, vocabulary)
     for rows in spans(tokens, step) if tokens else ():
         e = hidden[rows]
@@ -156,25 +153,13 @@ def chunks_of(
 
 
 def sums_and_gradients(
-    hidden: Float[Tensor, "tokens width"],
-    weight: Float[Tensor, "vocabulary width"],
-    bias: Float[Tensor, " vocabulary"] | None,
-    target: Int[Tensor, " tokens"],
-    *,
-    terms: Terms,
-    scale: float | Tensor,
-    z_scale: float | Tensor,
-    wanted: Wanted,
-    kept: Bool[Tensor, " tokens"] | None = None,
-    chunk: int | None = None,
-    accum_dtype: torch.dtype | None = None,
-    exchange: Exchange | None = None,
-    start: int = 0,
+    operands: Operands, *, problem: Problem, wanted: Wanted, exchange: Exchange | None = None, start: int = 0
 ) -> Summed:
     """What `chunked.sums_and_gradients` gives, by its arguments."""
-    statistics = Statistics(*(hidden.new_empty(len(hidden), dtype=statistics_dtype(weight)) for _ in range(2)))
-    if terms.label_smoothing:
-        statistics = statistics._replace(smooth=torch.empty_like(statistics.lse))
+    _, weight, bias, target = operands
+    assert target is not None
+    terms, scale, z_scale, kept = problem.terms, problem.scale, problem.z_scale, problem.kept
+    statistics = Statistics.zeros(operands, terms)
     counts = torch.ones_like(statistics.lse) if kept is None else kept.to(statistics.lse.dtype)
     enlarged = weight.dtype == torch.float16
     unit, factor = (ENLARGED, scale / ENLARGED) if enlarged else (scale, 1.0)
@@ -183,7 +168,7 @@ def sums_and_gradients(
         of_square = counts * (2 * z_scale * (ENLARGED / scale if enlarged else 1.0))
     row_weight = terms.row_weight(target + start if start else target)
     launch = Launch(weight, bias, terms, start)
-    gradients = Gradients(hidden, weight, bias, wanted, accum_dtype, partial=exchange is not None)
+    gradients = Gradients(operands, wanted, problem.accum_dtype, partial=exchange is not None)
     # What the gradient needs of other rows' or processes' statistics stands between two launches.
     apart = exchange is not None or terms.row_function is not None
     everywhere = exchange or Alone()
@@ -199,8 +184,8 @@ def sums_and_gradients(
         return Statistics(count * terms.probability_factor(of_target), -count * of_target, smooth)
 
     of_all = upstream(slice(None)) if any(wanted) and not apart else None
-    for rows, e, logits in chunks_of(hidden, weight, kept, chunk):
-        of_rows = Statistics(*(None if values is None else values[rows] for values in statistics))  # type: ignore[arg-type]
+    for rows, e, logits in chunks_of(operands, kept, problem.chunk):
+        of_rows = statistics.at(rows)
         squares = None if of_square is None else of_square[rows]
         if of_all is None:
             launch(logits, target[rows], of_rows, None, known=False)
@@ -212,8 +197,7 @@ def sums_and_gradients(
                 fed = fed._replace(lse=fed.lse + squares * of_rows.lse)
                 squares = None
         else:
-            fed = Statistics(*(None if values is None else values[rows] for values in of_all))  # type: ignore[arg-type]
-            known = False
+            fed, known = of_all.at(rows), False
         launch(logits, target[rows], of_rows, fed, squares, known=known)
         gradients.add(rows, e, logits)
     picked = scores_of_kept(statistics.picked, statistics.lse, kept)
@@ -238,47 +222,33 @@ def _combine(statistics: Statistics, exchange: Exchange) -> None:
 
 
 class TritonRows(NamedTuple):
-    """The two walks for rows' own gradients."""
+    """The two walks for rows' own gradients of a problem."""
 
-    terms: Terms
-    entropy: bool = False
-    kept: Bool[Tensor, " tokens"] | None = None
-    chunk: int | None = None
-    accum_dtype: torch.dtype | None = None
+    problem: Problem
 
-    def statistics(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Statistics:
+    def statistics(self, operands: Operands) -> Statistics:
         """A few numbers a row."""
-        lse = hidden.new_empty(len(hidden), dtype=statistics_dtype(weight))
-        smooth = torch.empty_like(lse) if self.terms.label_smoothing else None
-        statistics = Statistics(lse, torch.empty_like(lse), smooth, torch.empty_like(lse) if self.entropy else None)
-        launch = Launch(weight, bias, self.terms, entropy=self.entropy)
-        for rows, _, logits in chunks_of(hidden, weight, self.kept, self.chunk):
-            of_rows = Statistics(*(None if values is None else values[rows] for values in statistics))  # type: ignore[arg-type]
-            launch(logits, target[rows], of_rows, None, known=False)
+        statistics = Statistics.zeros(operands, self.problem.terms, self.problem.entropy)
+        for rows, _, logits in chunks_of(operands, self.problem.kept, self.problem.chunk):
+            self._launch(operands, rows, logits, statistics, None)
         return statistics
 
     def gradients(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        target: Tensor,
-        statistics: Statistics,
-        upstream: Statistics,
-        wanted: Wanted,
+        self, operands: Operands, statistics: Statistics, upstream: Statistics, wanted: Wanted
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The gradients, from the scores made again."""
-        launch = Launch(weight, bias, self.terms, entropy=self.entropy)
-        gradients = Gradients(hidden, weight, bias, wanted, self.accum_dtype)
-        for rows, e, logits in chunks_of(hidden, weight, self.kept, self.chunk):
-            of_rows, fed = (
-                Statistics(*(None if values is None else values[rows].contiguous() for values in each))  # type: ignore[arg-type]
-                for each in (statistics, upstream)
-            )
-            launch(logits, target[rows], of_rows, fed, known=True)
+        gradients = Gradients(operands, wanted, self.problem.accum_dtype)
+        for rows, e, logits in chunks_of(operands, self.problem.kept, self.problem.chunk):
+            self._launch(operands, rows, logits, statistics, upstream.at(rows))
             gradients.add(rows, e, logits)
-        operands = hidden, weight, bias
         return tuple(  # type: ignore[return-value]
             None if gradient is None or operand is None else gradient.to(operand.dtype)
-            for gradient, operand in zip(gradients.finished(), operands, strict=True)
+            for gradient, operand in zip(gradients.finished(), operands[:3], strict=True)
         )
+
+    def _launch(
+        self, operands: Operands, rows: slice, logits: Tensor, statistics: Statistics, upstream: Statistics | None
+    ) -> None:
+        assert operands.target is not None
+        launch = Launch(operands.weight, operands.bias, self.problem.terms, entropy=self.problem.entropy)
+        launch(logits, operands.target[rows], statistics.at(rows), upstream, known=upstream is not None)

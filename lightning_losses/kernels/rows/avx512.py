@@ -5,10 +5,10 @@ tile of the vocabulary, as the products with the weight and with the hidden stat
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lightning_losses.kernels.autograd import Wanted
+from lightning_losses.kernels.autograd import Operands, Wanted
 from lightning_losses.kernels.compiled.library import outrun, unsupported
 from lightning_losses.kernels.cross_entropy.walk import default_chunk as chunk_of_scores
 from lightning_losses.kernels.products import spans
@@ -50,10 +50,7 @@ def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"]) -> int
 
 
 def walk(
-    hidden: Float[Tensor, "rows width"],
-    weight: Float[Tensor, "vocabulary width"],
-    bias: Float[Tensor, " vocabulary"] | None,
-    target: Int[Tensor, " rows"] | None,
+    operands: Operands,
     *,
     share: float | Tensor,
     wanted: Wanted,
@@ -67,10 +64,7 @@ def walk(
     """Evaluate a divergence on every chunk of rows.
 
     Args:
-        hidden: [N, D].
-        weight: [V, D].
-        bias: [V] or None.
-        target: [N] or None.
+        operands: rows, the head, and targets, if the loss takes them.
         share: what each row's value weighs in the sum whose gradients are made; a number, [] or [N].
         wanted: which of hidden, weight and bias need a gradient.
         kept: [N] which rows count, or None for all; hidden states of the others may hold anything.
@@ -80,6 +74,7 @@ def walk(
         chunk: rows at once; by default `default_chunk`.
         accum_dtype: what the weight's gradient gathers in; by default its own dtype.
     """
+    hidden, weight, bias, target = operands
     tokens, vocabulary = len(hidden), len(weight)
     shares = hidden.new_ones(tokens, dtype=torch.float32) * share
     if kept is not None:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.kernels.autograd import Summed, Wanted, refuse_second_order
+from lightning_losses.kernels.autograd import Operands, Summed, Wanted, refuse_second_order
 from lightning_losses.kernels.products import multiplied
 
 
@@ -34,22 +34,12 @@ class Walked(NamedTuple):
 
 
 Walk = Callable[..., Walked]
-"""Takes hidden states, weight, bias and target, by name `share`, what each row weighs, and `wanted`."""
+"""Takes `Operands`, by name `share`, what each row weighs, and `wanted`."""
 
 
-def scaled_sum(
-    hidden: Float[Tensor, "rows width"],
-    weight: Float[Tensor, "vocabulary width"],
-    bias: Float[Tensor, " vocabulary"] | None,
-    target: Int[Tensor, " rows"] | None,
-    *,
-    walk: Walk,
-    parts: Parts,
-    scale: float | Tensor,
-    wanted: Wanted,
-) -> Summed:
+def scaled_sum(operands: Operands, *, walk: Walk, parts: Parts, scale: float | Tensor, wanted: Wanted) -> Summed:
     """``scale`` times the sum of the rows' values, with its gradients; the parts of it are logged."""
-    walked = walk(hidden, weight, bias, target, share=scale, wanted=wanted)
+    walked = walk(operands, share=scale, wanted=wanted)
     sums = scale * walked.values.sum(dim=1)
     return Summed(parts.total(sums), sums, *walked[1:])
 
@@ -64,7 +54,7 @@ class ChunkedRows(torch.autograd.Function):
         """The values."""
         ctx.save_for_backward(hidden, weight, bias, target)
         ctx.walk = walk
-        values = walk(hidden, weight, bias, target, share=1.0, wanted=(False, False, False)).values
+        values = walk(Operands(hidden, weight, bias, target), share=1.0, wanted=(False, False, False)).values
         ctx.mark_non_differentiable(values)
         # Not a view of the parts, which have no gradient.
         return parts.total(values).clone(), values
@@ -73,10 +63,10 @@ class ChunkedRows(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients, from the scores made again."""
         refuse_second_order("chunked")
-        operands = ctx.saved_tensors
-        walked = ctx.walk(*operands, share=upstream[0], wanted=ctx.needs_input_grad[:3])
+        operands = Operands(*ctx.saved_tensors)
+        walked = ctx.walk(operands, share=upstream[0], wanted=ctx.needs_input_grad[:3])
         gradients = (
-            None if gradient is None else _times(gradient, walked.factor).to(operand.dtype)
+            None if gradient is None or operand is None else _times(gradient, walked.factor).to(operand.dtype)
             for gradient, operand in zip(walked[1:4], operands, strict=False)
         )
         return (*gradients, None, None, None)

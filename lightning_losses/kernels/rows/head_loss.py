@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.autograd import gradients_in_forward
+from lightning_losses.kernels.autograd import Operands, gradients_in_forward
 from lightning_losses.kernels.cross_entropy.walk import default_chunk
 from lightning_losses.kernels.inputs import autocast, check_head, check_normalizer, choose_rows, scales
 from lightning_losses.kernels.rows import avx512
@@ -74,6 +74,7 @@ def head_loss(
             teacher = teacher.select(index)
         if teacher is not None and kept is not None:
             teacher = teacher.masked(kept)
+    operands = Operands(rows, weight, bias, target)
     scale, _ = scales(rows, settled_reduction, normalizer, kept=kept)
     evaluate: Walk
     if compiled is not None:
@@ -95,8 +96,8 @@ def head_loss(
     with torch.autocast(hidden.device.type, enabled=False):
         if settled_reduction != "none":
             summed = partial(scaled_sum, walk=evaluate, parts=parts, scale=scale)
-            return HeadLoss(*gradients_in_forward(summed, "chunked", rows, weight, bias, target))
-        values, of_parts = ChunkedRows.apply(rows, weight, bias, target, evaluate, parts)
+            return HeadLoss(*gradients_in_forward(summed, "chunked", operands))
+        values, of_parts = ChunkedRows.apply(*operands, evaluate, parts)
     if index is not None:
         values = values.new_zeros(shape.numel()).index_put((index,), values)
         of_parts = of_parts.new_zeros(len(of_parts), shape.numel()).index_copy_(1, index, of_parts)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.autograd import Wanted
+from lightning_losses.kernels.autograd import Operands, Wanted
 from lightning_losses.kernels.cross_entropy.triton_walk import Gradients
 from lightning_losses.kernels.products import cuda_chunk, padded_rows, spans
 from lightning_losses.kernels.rows.gradients import Parts, Walked
@@ -27,10 +27,7 @@ _HALF_SHARE = 256.0
 
 
 def walk(
-    hidden: Float[Tensor, "rows width"],
-    weight: Float[Tensor, "vocabulary width"],
-    bias: Float[Tensor, " vocabulary"] | None,
-    target: Int[Tensor, " rows"] | None,
+    operands: Operands,
     *,
     share: float | Tensor,
     wanted: Wanted,
@@ -44,10 +41,7 @@ def walk(
     """Evaluate a divergence on every chunk of rows.
 
     Args:
-        hidden: [N, D].
-        weight: [V, D].
-        bias: [V] or None.
-        target: [N] or None.
+        operands: rows, the head, and targets, if the loss takes them.
         share: what each row's value shares in the sum whose gradients are made; a number, [] or [N].
         wanted: which of hidden, weight and bias need a gradient.
         kept: [N] which rows count, or None for all; hidden states of the others may hold anything.
@@ -57,6 +51,7 @@ def walk(
         chunk: rows at once; by default about 512 MiB of scores.
         accum_dtype: what the weight's gradient gathers in; by default its own dtype, float32 for float16.
     """
+    hidden, weight, bias, target = operands
     tokens, vocabulary = len(hidden), len(weight)
     shares = hidden.new_ones(tokens, dtype=torch.float32) * share
     if kept is not None:
@@ -67,7 +62,7 @@ def walk(
         shares = shares * (_HALF_SHARE / torch.where(most > 0, most, 1.0))
         factor = most / _HALF_SHARE
     values = hidden.new_empty(2 if parts.hard else 1, tokens, dtype=torch.float32)
-    gradients = Gradients(hidden, weight, bias, wanted, accum_dtype)
+    gradients = Gradients(operands, wanted, accum_dtype)
     cuts = list(spans(tokens, chunk or cuda_chunk(tokens, vocabulary, weight.element_size()))) if tokens else []
     space = padded_rows(hidden, largest(cuts), vocabulary)
     for rows, teacher_scores in zip(cuts, teacher.matrices(cuts, vocabulary), strict=True):

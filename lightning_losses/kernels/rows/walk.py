@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_losses.kernels.autograd import Wanted
+from lightning_losses.kernels.autograd import Operands, Wanted
 from lightning_losses.kernels.head import Head
 from lightning_losses.kernels.products import accumulate, product, spans
 from lightning_losses.kernels.rows.by_hand import Chunk, Outcome, cross_entropy
@@ -91,10 +91,7 @@ def _beside(soft: Evaluated, hard: Outcome, weight: float) -> Evaluated:
 
 
 def walk(
-    hidden: Float[Tensor, "rows width"],
-    weight: Float[Tensor, "vocabulary width"],
-    bias: Float[Tensor, " vocabulary"] | None,
-    target: Int[Tensor, " rows"] | None,
+    operands: Operands,
     *,
     share: float | Tensor,
     wanted: Wanted,
@@ -103,14 +100,12 @@ def walk(
     """Evaluate a loss on every chunk of rows.
 
     Args:
-        hidden: [N, D].
-        weight: [V, D].
-        bias: [V] or None.
-        target: [N] or None.
+        operands: rows, the head, and targets, if the loss takes them.
         share: what each row's value weighs in the sum whose gradients are made; a number, [] or [N].
         wanted: which of hidden, weight and bias need a gradient.
         loss: what is evaluated.
     """
+    hidden, weight, bias, target = operands
     head = Head(weight, bias, Terms(len(weight)), beside_teacher=loss.teacher is not None)
     values = hidden.new_zeros(2 if loss.parts.hard else 1, len(hidden), dtype=head.statistics)
     grad_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if wanted[0] else None

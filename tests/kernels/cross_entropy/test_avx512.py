@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from lightning_losses.kernels import products
+from lightning_losses.kernels.autograd import Operands
 from lightning_losses.kernels.choice import choose_implementation
 from lightning_losses.kernels.compiled import library
 from lightning_losses.kernels.cross_entropy.avx512 import Avx512Scores, default_chunk, unsupported
 from lightning_losses.kernels.cross_entropy.chunked import sums_and_gradients
+from lightning_losses.kernels.cross_entropy.problem import Problem
 from lightning_losses.kernels.cross_entropy.walk import TokenWalk
 from lightning_losses.kernels.head import Head
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
@@ -286,13 +288,8 @@ def test_a_part_of_the_vocabulary_is_scored_alone(scale):
     other = Other()
     with torch.no_grad():
         made = sums_and_gradients(
-            hidden,
-            weight[:25].contiguous(),
-            None,
-            target,
-            terms=Terms(40),
-            scale=1.0,
-            z_scale=0.0,
+            Operands(hidden, weight[:25].contiguous(), None, target),
+            problem=Problem(hidden, weight, target, Terms(40)),
             wanted=(True, True, False),
             exchange=other,
             scores=Avx512Scores,
