@@ -86,8 +86,15 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the epoch that is done."""
         if self.monitor is not None:
-            value = float(trainer.callback_metrics[self.monitor])
-            if self.best is None or value > self.best:
+            logged = trainer.callback_metrics
+            if self.monitor not in logged:
+                raise ValueError(
+                    f"LastCheckpoint: nothing was logged as {self.monitor!r}; there are "
+                    f"{', '.join(sorted(map(str, logged))) or 'no logged values'}: give one of them as monitor."
+                )
+            value = float(logged[self.monitor])
+            # NaN is no best: nothing would ever be above it.
+            if not math.isnan(value) and (self.best is None or value > self.best):
                 self.best = value
                 write_on_all(trainer, self.folder / "best.ckpt")
         interrupted = self.interruption.came(trainer)

@@ -25,8 +25,14 @@ class Scored(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+NAN = float("nan")
+
+
 def fit(folder, scores, epochs, accumulate=1, path=None):
-    callback = LastCheckpoint(folder, monitor="score")
+    return trained(folder, LastCheckpoint(folder, monitor="score"), scores, epochs, accumulate, path)
+
+
+def trained(folder, callback, scores, epochs, accumulate=1, path=None):
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[callback], default_root_dir=folder, accumulate_grad_batches=accumulate,
@@ -39,10 +45,18 @@ def best(folder):
     return torch.load(folder / "best.ckpt", weights_only=True)["epoch"]
 
 
-@pytest.mark.parametrize(("scores", "epoch"), [([0.1, 0.7, 0.7], 1), ([0.7, 0.1, 0.2], 0), ([0.1, 0.2, 0.3], 2)])
-def test_the_best_is_the_first_of_the_largest(tmp_path, scores, epoch):
-    assert fit(tmp_path, scores, 3).best == pytest.approx(max(scores))
+@pytest.mark.parametrize(
+    ("scores", "epoch"), [([0.1, 0.7, 0.7], 1), ([0.7, 0.1, 0.2], 0), ([0.1, 0.2, 0.3], 2), ([NAN, 0.2, NAN], 1)]
+)
+def test_the_best_is_the_first_of_the_largest_and_never_nan(tmp_path, scores, epoch):
+    assert fit(tmp_path, scores, 3).best == pytest.approx(scores[epoch])
     assert best(tmp_path) == epoch
+
+
+def test_a_monitor_that_nothing_logs_is_told_what_there_is(tmp_path):
+    callback = LastCheckpoint(tmp_path, monitor="val/accuracy")
+    with pytest.raises(ValueError, match="nothing was logged as 'val/accuracy'; there are score: give one of them"):
+        trained(tmp_path, callback, [0.1], 1)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lightning_losses.callbacks.calibration.evaluation_logits import EvaluationLogits
 from lightning_losses.callbacks.records.figures import publish, publish_table
+from lightning_losses.environment.writable_folder import check_writable
 from lightning_losses.metrics import calibration_summary
 from lightning_losses.metrics.bins import check_bins, reliability
 from lightning_losses.numerics.checks import check_number
@@ -30,7 +31,9 @@ class CalibrationMonitor(Callback):
         folder: where diagrams go, as ``val/calibration/epoch_<n>.png``; None: beside the logger's files, if it has any.
 
     Raises:
-        ValueError: options out of range; a validation step that returns no logits and target.
+        ValueError: options out of range; when a fit starts, no validation data; a validation step that returns no
+            logits and target, or none that belong together, of which the sanity check tells.
+        OSError: when a fit starts, a folder that can't be written to.
 
     Example:
         >>> CalibrationMonitor(num_bins=10, every_n_epochs=5).num_bins
@@ -44,6 +47,16 @@ class CalibrationMonitor(Callback):
         self.every_n_epochs = every_n_epochs
         self.folder = None if folder is None else Path(folder)
         self._collected = EvaluationLogits("CalibrationMonitor")
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse a fit that has nothing to measure, or nowhere to draw."""
+        if stage == "fit" and not trainer.enable_validation:
+            raise ValueError(
+                "CalibrationMonitor: the trainer has no validation data to measure; give a validation data loader, a "
+                "validation_step, and limit_val_batches above 0, or leave the callback out."
+            )
+        if self.folder is not None and self.every_n_epochs and trainer.is_global_zero:
+            check_writable(self.folder)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew."""
@@ -59,8 +72,7 @@ class CalibrationMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take in what the step returned."""
-        if not trainer.sanity_checking:
-            self._collected.add(outputs, dataloader_idx)
+        self._collected.add(outputs, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the metrics, and draw."""

@@ -29,10 +29,14 @@ class EvaluationLogits:
 
     Args:
         who: the name that errors begin with.
+        views: whether the logits of views stand behind a sample's own.
+        binary: whether one logit a sample is accepted too.
     """
 
-    def __init__(self, who: str) -> None:
+    def __init__(self, who: str, *, views: bool = False, binary: bool = False) -> None:
         self.who = who
+        self.views = views
+        self.binary = binary
         self._batches: dict[int, list[Evaluated]] = {}
 
     def clear(self) -> None:
@@ -40,22 +44,41 @@ class EvaluationLogits:
         self._batches = {}
 
     def add(self, outputs: Any, dataloader_idx: int = 0) -> None:
-        """Take in what a step returned.
+        """Take in what a step returned; errors are those of `read`."""
+        self._batches.setdefault(dataloader_idx, []).append(self.read(outputs))
+
+    def read(self, outputs: Any) -> Evaluated:
+        """The logits and class indices that a step returned.
 
         Raises:
-            ValueError: it returned no "logits" and "target".
+            ValueError: it returned no "logits" and "target", or none that belong together.
         """
         if not isinstance(outputs, Mapping) or not {"logits", "target"} <= set(outputs):
             raise ValueError(
                 f"{self.who}: the evaluation step returned no 'logits' and 'target'; return "
                 '{"logits": logits, "target": target}.'
             )
-        logits, target = full_precision(outputs["logits"].detach()), outputs["target"].detach()
-        if target.is_floating_point():
+        logits, target = outputs["logits"], outputs["target"]
+        if not (isinstance(logits, Tensor) and logits.is_floating_point() and isinstance(target, Tensor)):
+            came = " and ".join(str(getattr(value, "dtype", type(value).__name__)) for value in (logits, target))
+            raise ValueError(
+                f"{self.who}: the evaluation step returned logits and target of types {came}; return tensors of "
+                "floating-point logits and of class indices."
+            )
+        logits, target = full_precision(logits.detach()), target.detach()
+        if target.is_floating_point() and target.ndim > 0:
             target = target.argmax(dim=-1)
-        # Behind a sample's dimensions may stand that of its views.
-        batch = Evaluated(logits.flatten(0, target.ndim - 1).cpu(), target.reshape(-1).cpu())
-        self._batches.setdefault(dataloader_idx, []).append(batch)
+        # Behind a sample's dimensions stands that of its views, if there are any.
+        own = logits.ndim - target.ndim - self.views
+        fits = (own == 1 and logits.shape[-1] > 1) or (own == 0 and self.binary)
+        if target.ndim == 0 or logits.shape[: target.ndim] != target.shape or not fits:
+            given, there = (list(outputs[name].shape) for name in ("logits", "target"))
+            raise ValueError(
+                f"{self.who}: the evaluation step returned logits of shape {given} and a target of shape {there}; "
+                "return logits [batch, C] of at least two classes and class indices [batch]; further dimensions, "
+                "such as those of tokens, stand before the classes."
+            )
+        return Evaluated(logits.flatten(0, target.ndim - 1).cpu(), target.reshape(-1).cpu())
 
     def gather(self, trainer: L.Trainer, loaders: Any) -> dict[int, Evaluated]:
         """Every sample once, by data loader, the same on every process; then forget everything.
@@ -85,7 +108,7 @@ def loaders_of(loaders: Any) -> list[Any]:
 
 @torch.no_grad()
 def predicted(
-    who: str,
+    collected: EvaluationLogits,
     trainer: L.Trainer,
     module: L.LightningModule,
     loaders: Any,
@@ -96,19 +119,20 @@ def predicted(
     """What the module's `predict_step` gives for every sample of a data loader, in evaluation mode.
 
     For the ends of a fit, where no loop of the trainer can be run. The module's mode is restored. With `views` the
-    logits are those of each sample and its transformed views, [samples, 1 + V, C].
+    logits are those of each sample and its transformed views, [samples, 1 + V, C]. What was collected before is
+    forgotten.
 
     Raises:
         ValueError: there is no such data loader, or its batches are none.
     """
-    sources = loaders_of(loaders)
+    sources, who = loaders_of(loaders), collected.who
+    collected.clear()
     if dataloader_idx >= len(sources):
         raise ValueError(f"{who}: there is no data loader {dataloader_idx} to predict; the trainer has {len(sources)}.")
-    collected = EvaluationLogits(who)
     with evaluation_mode(module), trainer.precision_plugin.forward_context():
         for number, batch in enumerate(_batches(trainer, module, sources, limits, dataloader_idx)):
             arguments = (batch, number) if len(sources) == 1 else (batch, number, dataloader_idx)
-            collected.add(with_views(who, module, module.predict_step(*arguments), arguments, views))
+            collected.add(with_views(collected.who, module, module.predict_step(*arguments), arguments, views))
     found = collected.gather(trainer, [sources[dataloader_idx]])
     if 0 not in found:
         raise ValueError(f"{who}: data loader {dataloader_idx} has no batches; give validation data.")

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from lightning_losses.calibrators import Calibrator, TemperatureScaling
+from lightning_losses.callbacks.access import evaluation_mode
 from lightning_losses.callbacks.calibration.evaluation_logits import (
     Evaluated,
     EvaluationLogits,
@@ -20,6 +21,7 @@ from lightning_losses.callbacks.calibration.evaluation_logits import (
 from lightning_losses.callbacks.records.figures import publish, publish_table
 from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
 from lightning_losses.environment.two_lightnings import is_named
+from lightning_losses.environment.writable_folder import check_writable
 from lightning_losses.metrics import calibration_summary
 from lightning_losses.metrics.bins import check_bins
 from lightning_losses.numerics.checks import check_choice
@@ -55,7 +57,9 @@ class PostHocCalibration(Callback):
 
     Raises:
         ValueError: something that makes no calibrator; when a fit starts, no validation data, FSDP1, no `predict_step`,
-            or hyperparameters that a checkpoint can't give back; steps that return no logits and target.
+            a best checkpoint that is gone, or hyperparameters that a checkpoint can't give back; from the first
+            validation batch on, steps that return no logits and target, or none that belong together.
+        OSError: when a fit starts, a folder that can't be written to.
 
     Example:
         >>> PostHocCalibration(TemperatureScaling).calibrator.fitted
@@ -83,12 +87,15 @@ class PostHocCalibration(Callback):
         self.dataloader_idx = dataloader_idx
         self.weights = weights
         self.path: Path | None = None
-        self._collected = EvaluationLogits("PostHocCalibration")
+        views, binary = bool(made.views), made.takes_binary
+        self._collected = EvaluationLogits("PostHocCalibration", views=views, binary=binary)
+        self._predicts = False
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse now, not at its end, a fit that could not end in a calibrator."""
-        assert trainer.strategy.model is not None
-        refuse_flat_parameters("PostHocCalibration", trainer.strategy.model.modules())
+        if stage != "fit":
+            return
+        self._predicts = False
         if not trainer.enable_validation:
             raise ValueError(
                 "PostHocCalibration: the trainer has no validation data to fit on; give a validation data "
@@ -102,6 +109,44 @@ class PostHocCalibration(Callback):
         if self.weights == "best" and any(map(_keeps_best, trainer.checkpoint_callbacks)):
             for owner in (pl_module, getattr(trainer, "datamodule", None)):
                 _check_hyperparameters(owner)
+        if self.folder is not None and trainer.is_global_zero:
+            check_writable(self.folder)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Predict the first batch, which the sanity check has, as the end will predict them all."""
+        if self._predicts or trainer.state.fn != "fit" or dataloader_idx != self.dataloader_idx:
+            return
+        several = len(loaders_of(trainer.val_dataloaders)) > 1
+        arguments = (batch, batch_idx, dataloader_idx)[: 3 if several else 2]
+        with evaluation_mode(pl_module), torch.no_grad(), trainer.precision_plugin.forward_context():
+            predicted = pl_module.predict_step(*arguments)
+            views = self.calibrator.views
+            self._collected.read(with_views("PostHocCalibration", pl_module, predicted, arguments, views))
+        self._predicts = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse what is known only now: sharded weights, too few data loaders, a best checkpoint that is gone."""
+        assert trainer.strategy.model is not None
+        refuse_flat_parameters("PostHocCalibration", trainer.strategy.model.modules())
+        sources = loaders_of(trainer.val_dataloaders)
+        if sources and self.dataloader_idx >= len(sources):
+            raise ValueError(
+                f"PostHocCalibration: there is no data loader {self.dataloader_idx} to predict; the trainer has "
+                f"{len(sources)}."
+            )
+        best = _best_checkpoint(trainer) if self.weights == "best" else None
+        if best is not None and not best.exists():
+            raise ValueError(
+                f"PostHocCalibration: the best checkpoint so far, {best}, is gone; put it back, or give weights='last'."
+            )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fit the calibrator to the best checkpoint's validation logits, and write it."""
@@ -185,7 +230,7 @@ class PostHocCalibration(Callback):
             module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
         try:
             return predicted(
-                "PostHocCalibration",
+                self._collected,
                 trainer,
                 module,
                 trainer.val_dataloaders,
@@ -203,7 +248,8 @@ class PostHocCalibration(Callback):
 
 
 def _keeps_best(callback: Callback) -> bool:
-    return is_named(callback, "ModelCheckpoint") and getattr(callback, "monitor", None) is not None
+    keeps = is_named(callback, "ModelCheckpoint") or isinstance(callback, LastCheckpoint)
+    return keeps and getattr(callback, "monitor", None) is not None
 
 
 def _check_hyperparameters(owner: Any) -> None:

@@ -50,13 +50,28 @@ def test_diagrams_go_beside_the_loggers_files_or_into_a_folder(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_a_step_without_logits_is_refused_by_name(tmp_path):
-    class Silent(Overconfident):
-        def validation_step(self, batch, batch_idx):
-            return None
+ONES = torch.ones(16, dtype=torch.long)
 
-    with pytest.raises(ValueError, match="CalibrationMonitor: the evaluation step returned no 'logits'"):
-        trainer(tmp_path, CalibrationMonitor()).fit(Silent(), Data())
+
+@pytest.mark.parametrize(
+    ("outputs", "options", "message"),
+    [
+        (None, {}, "the evaluation step returned no 'logits'"),
+        ({"logits": torch.zeros(16), "target": ONES}, {}, r"logits of shape \[16\]"),
+        ({"logits": torch.zeros(16, 2, 2), "target": ONES}, {}, r"logits of shape \[16, 2, 2\]"),
+        ({"logits": ONES, "target": ONES}, {}, "types torch.int64 and torch.int64"),
+        ({}, {"limit_val_batches": 0}, "the trainer has no validation data"),
+    ],
+)
+def test_what_it_can_not_measure_is_refused_before_the_first_step(tmp_path, outputs, options, message):
+    class Returning(Overconfident):
+        def validation_step(self, batch, batch_idx):
+            return outputs
+
+    fitter = trainer(tmp_path, CalibrationMonitor(), **options)
+    with pytest.raises(ValueError, match=f"CalibrationMonitor: .*{message}"):
+        fitter.fit(Returning(), Data())
+    assert fitter.global_step == 0
 
 
 @pytest.mark.parametrize("options", [{"num_bins": 0}, {"every_n_epochs": -1}])

@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_losses.calibrators import Calibrator, DirichletCalibration, TemperatureScaling, VectorScaling
 from lightning_losses.callbacks.calibration.post_hoc_calibration import PostHocCalibration
+from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
 from lightning_losses.metrics import calibration_summary
 from tests.callbacks.calibrated import Data, Overconfident, data, on_processes, trainer
 
@@ -108,11 +109,6 @@ def test_another_thing_than_a_calibrator_is_refused():
         PostHocCalibration(lambda: torch.nn.Linear(2, 2))
 
 
-def test_a_missing_loader_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no data loader 1"):
-        trainer(tmp_path, PostHocCalibration(dataloader_idx=1)).fit(Overconfident(), Data())
-
-
 @pytest.mark.distributed
 def test_two_processes_hold_the_calibrator_of_one(tmp_path):
     def run(strategy):
@@ -146,13 +142,52 @@ class WithoutPredictions(Overconfident):
     predict_step = L.LightningModule.predict_step
 
 
-def test_what_the_end_needs_is_checked_when_a_fit_starts(tmp_path):
-    best = ModelCheckpoint(tmp_path / "kept", "best", monitor="val/loss")
-    module = WithPartial()
-    with pytest.raises(ValueError, match=r"hyperparameter 'optimizer', a partial, .* weights='last'"):
-        trainer(tmp_path, PostHocCalibration(), best, enable_checkpointing=True).fit(module, Data())
-    with pytest.raises(ValueError, match="WithoutPredictions has no predict_step"):
-        trainer(tmp_path, PostHocCalibration()).fit(WithoutPredictions(), Data())
+def predicting(logits, target):
+    """A module that predicts this."""
+
+    class Predicting(Overconfident):
+        def predict_step(self, batch, batch_idx):
+            return {"logits": logits, "target": target}
+
+    return Predicting()
+
+
+def gone(folder):
+    last = LastCheckpoint(folder, monitor="val/loss")
+    # As a run is that was copied without its checkpoints.
+    last.best = 1.0
+    return last
+
+
+ONES = torch.ones(16, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("module", "callbacks", "message"),
+    [
+        (WithPartial, lambda folder: [ModelCheckpoint(folder, "best", monitor="val/loss")],
+         r"hyperparameter 'optimizer', a partial, .* weights='last'"),
+        (WithPartial, lambda folder: [LastCheckpoint(folder, monitor="val/loss")],
+         r"hyperparameter 'optimizer', a partial, .* weights='last'"),
+        (WithoutPredictions, lambda folder: [], "WithoutPredictions has no predict_step"),
+        (lambda: predicting(torch.zeros(16, 1), ONES), lambda folder: [],
+         r"logits of shape \[16, 1\] and a target of shape \[16\]; return logits \[batch, C\]"),
+        (lambda: predicting(torch.zeros(16), ONES), lambda folder: [PostHocCalibration(VectorScaling)],
+         r"logits of shape \[16\] and a target of shape \[16\]"),
+        (lambda: predicting(torch.zeros(8, 3), ONES), lambda folder: [], r"logits of shape \[8, 3\]"),
+        (lambda: predicting(torch.zeros(16, 3), None), lambda folder: [], "types torch.float32 and NoneType"),
+        (Overconfident, lambda folder: [PostHocCalibration(dataloader_idx=1)], "no data loader 1 to predict"),
+        (Overconfident, lambda folder: [PostHocCalibration(folder=__file__)], "Not a directory"),
+        (Overconfident, lambda folder: [gone(folder)], r"best checkpoint so far, .*best.ckpt, is gone"),
+    ],
+)  # fmt: skip
+def test_what_the_end_needs_is_checked_before_the_first_step(tmp_path, module, callbacks, message):
+    others = callbacks(tmp_path)
+    own = [] if any(isinstance(one, PostHocCalibration) for one in others) else [PostHocCalibration()]
+    fitter = trainer(tmp_path, *own, *others, enable_checkpointing=True)
+    with pytest.raises((ValueError, OSError), match=message):
+        fitter.fit(module(), Data())
+    assert fitter.global_step == 0
 
 
 def test_the_last_weights_are_calibrated_by_choice(tmp_path):
