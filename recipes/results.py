@@ -41,7 +41,7 @@ def main() -> int:
     try:
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
         for folder in (arguments.folder, arguments.output.parent):
-            check_writable(folder.expanduser().absolute())
+            check_writable("--folder", folder)
     except ConfigError as error:
         parser.error(str(error))
     except ValueError:

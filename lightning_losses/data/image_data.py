@@ -140,6 +140,11 @@ class ImageData(SplitData):
             raise ValueError(
                 f"{self.name}: train_rows={self.train_rows} came; the training split has {len(target)} samples."
             )
+        if self.train_rows < self.num_classes:
+            raise ValueError(
+                f"{self.name}: train_rows={self.train_rows} came for {self.num_classes} classes; give at least "
+                f"{self.num_classes}, a sample of each."
+            )
         return torch.from_numpy(np.sort(stratified_order(target, self.split_seed)[: self.train_rows]))
 
     def fingerprint(self) -> str:

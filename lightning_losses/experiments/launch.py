@@ -210,7 +210,9 @@ def prepare(arguments: argparse.Namespace, recipe: str, program: str = "") -> li
         for config in configs:
             if config.get("trainer"):
                 check_trainer(config.trainer, sweeping=arguments.multirun and not launched)
-            check_writable(Path(config.get("resume") or config.output).expanduser().absolute())
+            for key in ("resume", "output", "cache", "results"):
+                if config.get(key) is not None and not (key == "output" and config.get("resume")):
+                    check_writable(key, Path(config[key]))
             experiment = experiment_of(config, program, own)
             if arguments.multirun and experiment.no_sweep:
                 raise ConfigError(experiment.no_sweep)

@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.checkpoints.slurm import queued_again
 from lightning_losses.environment.locks import locked
-from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.config.check_config import ConfigError, check_writable
 from lightning_losses.experiments.config.check_overrides import folder_setting
 
 # Until a run that was killed has let go of its folder; for a job that is queued again, on another machine.
@@ -29,8 +29,7 @@ def run_folder(arguments: Namespace, config_name: str) -> Iterator[None]:
         config_name: the primary configuration.
 
     Raises:
-        ConfigError: another run goes on in the folder.
-        OSError: the folder can't be written to.
+        ConfigError: another run goes on in the folder, or it can't be written to.
     """
     if not first_process():
         arguments.overrides.append("hydra.output_subdir=null")
@@ -39,6 +38,7 @@ def run_folder(arguments: Namespace, config_name: str) -> Iterator[None]:
     key = "hydra.sweep.dir" if arguments.multirun else "hydra.run.dir"
     setting = folder_setting(key, config_name, arguments.overrides, config_dir=arguments.config_dir)
     folder = setting.path.expanduser()
+    check_writable(key, folder)
     if setting.by_time:
         folder = _new(folder)
         arguments.overrides.append(f"{key}='{_escaped(folder)}'")

@@ -36,7 +36,9 @@ class Bound:
 
     def __str__(self) -> str:
         ends = (("above", self.above), ("at least", self.least), ("at most", self.most), ("below", self.below))
-        return " and ".join(f"{word} {end:g}" for word, end in ends if end is not None)
+        return " and ".join(
+            f"{word} {end if isinstance(end, int) else f'{end:g}'}" for word, end in ends if end is not None
+        )
 
 
 Positive = Annotated[float, Bound(above=0)]

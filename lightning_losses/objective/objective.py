@@ -94,9 +94,11 @@ class Objective(nn.Module):
         for name, term in self._terms().items():
             missing = [needed for needed, required in term.needs.items() if required and tensors.get(needed) is None]
             if missing:
+                teacher = any(needed.startswith("teacher_") for needed in missing)
                 raise ValueError(
                     f"Objective: term '{name}' ({name_of(term.loss)}) needs {', '.join(map(repr, missing))}; the "
-                    f"step offered {', '.join(repr(name) for name in sorted(tensors) if tensors[name] is not None)}."
+                    f"step offered {', '.join(repr(name) for name in sorted(tensors) if tensors[name] is not None)}"
+                    f"{'; a teacher gives it, by experiment=distill or DistillationMixin.' if teacher else '.'}"
                 )
             offered: Mapping[str, Any] = tensors
             if gather is not None and term.batch_coupled:

@@ -275,7 +275,7 @@ def test_every_objective_is_trained_by_the_experiment_that_its_file_names_or_ref
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["seeds=0"], "seeds=0 came"),
+        (["seeds=0"], "seeds=0: give an integer at least 1"),
         (["objectives=[]"], "objectives: there are none"),
         (["objectives=[ce,ce]"], "the label 'ce' is there twice"),
         (['objectives=["plain:"]'], "names no objective"),
@@ -318,8 +318,8 @@ def test_a_wrong_word_ends_in_one_message(words, message, monkeypatch, capsys, t
             "claims: there is no metric 'auc'",
         ),
         (["claims=[{claim: a}]"], "claims: 'differences'; a claim has claim, source and differences."),
-        (["results=a_file/results"], "a_file can't be written: Not a directory."),
-        (["cache=a_file/networks"], "a_file can't be written: Not a directory."),
+        (["results=a_file/results"], "a_file can't be written: Not a directory; give"),
+        (["cache=a_file/networks"], "a_file can't be written: Not a directory; give"),
         (["learning_rates=[0.1,1.0]", "columns=[accuracy]"], "columns: there is no 'accuracy'"),
     ],
 )

@@ -67,7 +67,8 @@ def test_a_sweeps_folder_is_tried_before_its_trials(main, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a_file").touch()
     code, _, err = main("distill", "count=1", "folder=a_file/sweep")
-    assert code == 2 and err == f"Error: {tmp_path}/a_file can't be written: Not a directory.\n"
+    said = f"folder=a_file/sweep: {tmp_path}/a_file can't be written: Not a directory; give another folder."
+    assert code == 2 and err == f"Error: {said}\n"
 
 
 def test_help_names_every_setting(main):

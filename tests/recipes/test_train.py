@@ -169,13 +169,19 @@ def test_the_csv_logger_writes_into_the_runs_folder(run):
     ("overrides", "message"),
     [
         (["objective.terms.nkd.loss.temperature=0"], "nkd.loss.temperature=0: give a number above 0"),
-        (["experiment=classify", "objective=kd"], "needs 'teacher_logits'"),
+        (
+            ["experiment=classify", "objective=kd"],
+            "needs 'teacher_logits'.*; a teacher gives it, by experiment=distill",
+        ),
+        (["data.train_rows=9"], "train_rows=9 came for 10 classes; give at least 10"),
+        (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0: the report shows"),
+        (["trainer.accelerator=gpu"], "trainer.accelerator=gpu: torch finds no such device on this machine; give"),
+        (["+trainer.max_steps=0"], "trainer.max_steps=0: nothing would be trained"),
         (["objective@supervised=kd"], "needs 'teacher_logits'"),
         (["data.num_classes=7"], "num_classes=7 came; it has 10"),
         (["trainer.max_epochs=0"], "max_epochs=0 came"),
         (["trainer=ddp_fork", "trainer.devices=3"], "batch_size=64 came with 3 processes"),
         (["scheduler.warmup=2"], "warmup=2"),
-        (["optimizer.lr=-1"], "learning rate"),
         (["model=vit_tiny", "model.name=vit_tin"], "near it are"),
     ],
 )

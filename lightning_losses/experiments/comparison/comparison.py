@@ -72,8 +72,8 @@ class ObjectiveComparison(Experiment):
                 )
             experiment.trainings()["student"].rehearse()
         self._of(planned, {}).findings()
-        for given, name in ((self.config.results, "results"), (self.config.cache, "networks")):
-            check_writable(Path(given or cache_folder() / name).expanduser().absolute())
+        for key, name in (("results", "results"), ("cache", "networks")):
+            check_writable(key, Path(self.config[key] or cache_folder() / name))
         check_logger(self.config)
 
     def perform(self, folder: Path) -> Comparison:

@@ -6,22 +6,45 @@ import os
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from lightning_losses.environment import writable_folder
 from lightning_losses.experiments.config.instantiate import ConfigError as ConfigError
-from lightning_losses.experiments.config.instantiate import check_targets, find_target
+from lightning_losses.experiments.config.instantiate import check_targets, find_target, is_a
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.settings import Declared, settings
+from lightning_losses.numerics.settings import Bound, Declared, settings
 
 _PLAIN = (bool, int, float, str)
 # Lightning starts each process by forking this one, in place of running the command again.
 _FORKING = ("ddp_fork", "ddp_fork_find_unused_parameters_true", "ddp_spawn", "ddp_notebook")
 _FSDP1 = ("fsdp", "fsdp_cpu_offload")
+# What each part of a configuration has to be, if a class builds it.
+_ROLES = {
+    "callbacks.*": "lightning.pytorch.Callback",
+    "data": "lightning.pytorch.LightningDataModule",
+    "logger": "lightning.pytorch.loggers.Logger",
+    "model": "torch.nn.Module",
+    "modules.*": "torch.nn.Module",
+    "objective": "torch.nn.Module",
+    "optimizer": "torch.optim.Optimizer",
+    "teacher": "torch.nn.Module",
+    "trainer": "lightning.pytorch.Trainer",
+}
+_AT_LEAST_1, _AT_LEAST_0, _ABOVE_0 = Bound(least=1), Bound(least=0), Bound(above=0)
+# The ranges of what Lightning and torch take without a look, or refuse without its name.
+_RANGES = {
+    "lightning.pytorch.Trainer": {
+        **dict.fromkeys(("accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes"), _AT_LEAST_1),
+        **dict.fromkeys(("gradient_clip_val", "limit_val_batches", "log_every_n_steps"), _AT_LEAST_0),
+        **dict.fromkeys(("limit_train_batches", "val_check_interval"), _ABOVE_0),
+    },
+    "torch.optim.Optimizer": dict.fromkeys(("eps", "lr", "momentum", "weight_decay"), _AT_LEAST_0),
+}
 
 
 def check_config(config: DictConfig, schema: type) -> None:
@@ -41,7 +64,8 @@ def check_config(config: DictConfig, schema: type) -> None:
         raise ConfigError(str(error).strip().splitlines()[0]) from None
     assert isinstance(plain, dict)
     check_targets(plain)
-    for name, annotation in get_type_hints(schema).items():
+    _check_roles(plain)
+    for name, annotation in get_type_hints(schema, include_extras=True).items():
         value = plain.get(name)
         # Nothing is built of the top level's plain values.
         bare = {key: item for key, item in value.items() if key != "_target_"} if isinstance(value, dict) else value
@@ -49,12 +73,50 @@ def check_config(config: DictConfig, schema: type) -> None:
     _check_node("", plain)
 
 
-def check_writable(folder: Path) -> None:
-    """Raise `ConfigError` before anything was done if a folder, or the one to make it in, can't be written to."""
+def _check_roles(plain: dict[Any, Any]) -> None:
+    """Raise for a part that is there in vain, or is something else than its name says."""
+    modules = plain.get("modules")
+    if isinstance(modules, dict):
+        if "student" in modules and modules["student"] is None:
+            raise ConfigError(
+                "modules.student=null: it is what a run trains; leave it as the experiment has it, or choose another "
+                "experiment."
+            )
+        if modules.get("teacher") is not None and plain.get("teacher") == {}:
+            raise ConfigError(
+                "teacher=none: this experiment has a teacher; choose one (teacher=large_cnn), or train without: "
+                "experiment=classify objective=ce."
+            )
+    for role, base in _ROLES.items():
+        part, _, each = role.partition(".")
+        node = plain.get(part)
+        nodes = (
+            {f"{part}.{name}": item for name, item in node.items()} if each and isinstance(node, dict) else {part: node}
+        )
+        for path, item in nodes.items():
+            if not isinstance(item, dict) or "_target_" not in item:
+                continue
+            target = find_target(item["_target_"], path)
+            if inspect.isclass(target) and not is_a(target, (base,)):
+                raise ConfigError(
+                    f"{path}._target_={item['_target_']}: it is no {base.rpartition('.')[2]}; give one, or take "
+                    f"{path} out."
+                )
+
+
+def check_writable(key: str, folder: Path) -> None:
+    """Raise `ConfigError` before anything was done if a folder, or the one to make it in, can't be written to.
+
+    Args:
+        key: what names it, for the message.
+        folder: it.
+    """
     try:
-        writable_folder.check_writable(folder)
+        writable_folder.check_writable(folder.expanduser().absolute())
     except OSError as error:
-        raise ConfigError(f"{error.filename} can't be written: {error.strerror}.") from None
+        raise ConfigError(
+            f"{key}={folder}: {error.filename} can't be written: {error.strerror}; give another folder."
+        ) from None
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -69,6 +131,9 @@ def fits(value: Any, annotation: Any) -> bool:
     if annotation is Any or annotation is inspect.Parameter.empty:
         return True
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        base, *extras = arguments
+        return fits(value, base) and all(extra.holds(value) for extra in extras if isinstance(extra, Bound))
     if origin in (Union, types.UnionType):
         return any(fits(value, argument) for argument in arguments)
     if isinstance(value, Mapping):
@@ -114,6 +179,7 @@ def _check_arguments(path: str, node: dict[Any, Any]) -> None:
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     has_settings = isinstance(target, type) and issubclass(target, (Loss, Declared))
     declared = {setting.name: setting for setting in settings(target)} if has_settings else {}
+    ranges = [table for base, table in _RANGES.items() if isinstance(target, type) and is_a(target, (base,))]
     for name, value in node.items():
         if name in ("_target_", "_partial_", "_args_", "_convert_", "_recursive_"):
             continue
@@ -121,6 +187,9 @@ def _check_arguments(path: str, node: dict[Any, Any]) -> None:
             _check_value(f"{path}.{name}", value, hints.get(name, Any))
             if name in declared and not isinstance(value, (dict, list)) and not declared[name].fits(value):
                 raise ConfigError(f"{path}.{name}={value!r}: {declared[name].wanted()}.")
+            bound = next((table[name] for table in ranges if name in table), Bound())
+            if isinstance(value, (int, float)) and not bound.holds(value):
+                raise ConfigError(f"{path}.{name}={value!r}: give a number {bound}.")
         elif not takes_any:
             raise ConfigError(
                 f"{path}.{name}: {node['_target_'].rpartition('.')[2]} takes no '{name}'; "
@@ -147,7 +216,10 @@ def _words(annotation: Any) -> str:
         str(choice) for option in options if get_origin(option) is Literal for choice in get_args(option)
     )
     words = [f"one of {', '.join(choices)}"] if choices else []
-    words += [names[option] for option in options if option in names]
+    for option in options:
+        plain, *extras = get_args(option) if get_origin(option) is Annotated else (option,)
+        if plain in names:
+            words.append(" ".join([names[plain], *(str(extra) for extra in extras if isinstance(extra, Bound))]))
     return " or ".join(words) or " or ".join(
         f"a configuration of a {getattr(option, '__name__', option)} (with _target_)" for option in options
     )
@@ -184,6 +256,15 @@ def check_trainer(trainer: DictConfig, *, sweeping: bool = False) -> None:
             f"trainer.strategy={target or strategy}: this is FSDP1, which is not supported: its flat parameters "
             "hide the tensors' bounds and Lightning resumes its full checkpoints inexactly; use trainer=fsdp (FSDP2)."
         )
+    accelerator = trainer.get("accelerator")
+    there = {"cuda": CUDAAccelerator.is_available(), "mps": MPSAccelerator.is_available()}
+    if not {"gpu": any(there.values()), **there}.get(str(accelerator), True):
+        raise ConfigError(
+            f"trainer.accelerator={accelerator}: torch finds no such device on this machine; give "
+            "trainer.accelerator=auto, which takes what there is, or cpu."
+        )
+    if trainer.get("max_steps") == 0:
+        raise ConfigError("trainer.max_steps=0: nothing would be trained; give at least 1, or -1 for no limit.")
     if sweeping and runs_again(trainer):
         raise ConfigError(
             f"trainer.strategy={target.rpartition('.')[2] or strategy} with -m (--multirun): Lightning would run this "

@@ -229,6 +229,9 @@ def check_overrides(
         The jobs' configurations.
     """
     overrides = _parsed(arguments)
+    for override in filter(_has_values, overrides):
+        if not list(override.sweep_string_iterator()):
+            raise ConfigError(f"{override.input_line}: there is no value in it; give at least one.")
     if not multirun and (sweeps := [override.input_line for override in overrides if override.is_sweep_override()]):
         raise ConfigError(f"{sweeps[0]}: several values are a sweep; add -m (--multirun).")
     with _configurations(config_dir), allowing(allowed_targets(arguments)):
@@ -316,11 +319,16 @@ def apart() -> Iterator[None]:
         Singleton.set_state(before)
 
 
+def _has_values(override: Override) -> bool:
+    """Whether it is a sweep whose values are written out, and no interval."""
+    return bool(override.is_sweep_override() and (override.is_choice_sweep() or override.is_range_sweep()))
+
+
 def _jobs(overrides: list[Override]) -> Iterator[list[str]]:
     """Override lists in which every swept value occurs."""
     choices = []
     for override in overrides:
-        if override.is_sweep_override() and (override.is_choice_sweep() or override.is_range_sweep()):
+        if _has_values(override):
             choices.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
         elif not override.is_sweep_override():
             choices.append([str(override.input_line)])
@@ -365,6 +373,9 @@ def _check_choice(repository: IConfigRepository, override: Override) -> None:
         raise ConfigError(
             f"{override.input_line}: it is a comparison; python recipes/compare.py comparison={value} makes it."
         )
+    if value is None and not override.is_delete():
+        key = override.key_or_group
+        raise ConfigError(f"{override.input_line}: choose one of {', '.join(options)}, or take it out by ~{key}.")
     if isinstance(value, (str, int, float)) and str(value) not in options:
         raise ConfigError(
             f"{override.input_line}: there is no {override.key_or_group} '{value}'; {nearest(str(value), options)}"

@@ -242,7 +242,7 @@ def leaves_folder(place: str) -> bool:
 
 
 def _check_places(target: Any, node: dict[Any, Any], path: str) -> None:
-    if not (inspect.isclass(target) and _is_a(target, _WRITERS)) or _added(node["_target_"], target):
+    if not (inspect.isclass(target) and is_a(target, _WRITERS)) or _added(node["_target_"], target):
         return
     for name, value in node.items():
         if isinstance(value, str) and leaves_folder(value):
@@ -286,7 +286,7 @@ def _allowed(found: Any) -> bool:
         return False
     for rule in _RULES:
         if _within(found.__module__ or "", rule.home) and (
-            rule.anything or found.__name__ in rule.names or (inspect.isclass(found) and _is_a(found, rule.bases))
+            rule.anything or found.__name__ in rule.names or (inspect.isclass(found) and is_a(found, rule.bases))
         ):
             return True
     return False
@@ -311,5 +311,6 @@ def _within(home: str, module: str) -> bool:
     return home == module or home.startswith(f"{module}.")
 
 
-def _is_a(found: type, bases: tuple[str, ...]) -> bool:
+def is_a(found: type, bases: tuple[str, ...]) -> bool:
+    """Whether a class is, or derives from, one of these, which are given by their names."""
     return any(issubclass(found, _resolve(base)) for base in bases)

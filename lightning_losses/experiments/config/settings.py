@@ -1,20 +1,24 @@
 """The types of the plain values at the top of the primary configurations in ``conf/``."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from lightning_losses.numerics.settings import Bound, Count, Positive
 
 Weights = Literal["last", "best"]
+# What numpy takes.
+Seed = Annotated[int, Bound(least=0, most=2**32 - 1)]
 
 
 class TrainSettings:
     """Of ``conf/train.yaml``."""
 
-    seed: int
-    teacher_seed: int
+    seed: Seed
+    teacher_seed: Seed
     teacher_weights: str | None
     teacher_cache: str | int | None
-    teacher_cache_temperature: float
+    teacher_cache_temperature: Positive
     weights: Weights
-    threads: int | None
+    threads: Count | None
     deterministic: bool
     debug: bool
     optimized_metric: str | None
@@ -30,7 +34,7 @@ class CompareSettings(TrainSettings):
     title: str
     objectives: list[str]
     baseline: str | None
-    seeds: int
+    seeds: Count
     common: list[str]
     settings: list[str]
     learning_rates: list[float] | None
@@ -50,13 +54,13 @@ class CalibrateSettings:
 
     logits: str | None
     test_logits: str | None
-    fit_fraction: float
+    fit_fraction: Annotated[float, Bound(above=0, below=1)]
     checkpoint: str | None
-    num_bins: int
+    num_bins: Count
     resamples: int
-    level: float
-    seed: int
-    threads: int | None
+    level: Annotated[float, Bound(above=0, below=1)]
+    seed: Seed
+    threads: Count | None
     debug: bool
     output: str
 

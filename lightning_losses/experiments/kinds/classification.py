@@ -14,6 +14,7 @@ from torch import nn
 from lightning_losses.callbacks.records.metrics_file import append_metrics
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.environment.cache_folder import cache_folder
+from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import (
     log_checkpoints,
@@ -90,6 +91,10 @@ class StudentExperiment(Experiment):
     def rehearse(self) -> None:
         """Take a step with every network."""
         networks = self.trainings()
+        if self.config.trainer.get("limit_val_batches") == 0:
+            raise ConfigError(
+                "trainer.limit_val_batches=0: the report shows what validation found; give at least 1, or null for all."
+            )
         if self.config.teacher_cache is not None and "teacher" in networks:
             check_cache(networks["student"], self.config.teacher_cache)
         for training in networks.values():

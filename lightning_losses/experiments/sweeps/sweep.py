@@ -74,7 +74,7 @@ def sweep(path: Path, settings: Settings, overrides: Sequence[str], *, command: 
         raise ConfigError(f"{path}: method {found.method} has no end; give count=10, or run_cap in the file.")
     check_runs(found, overrides)
     folder = settings.folder or default_folder(path)
-    check_writable(folder.expanduser().absolute())
+    check_writable("folder", folder)
     identity = {"definition": found.definition, "overrides": list(overrides), "search_seed": settings.search_seed}
     console = Console(soft_wrap=True, highlight=False, markup=False)
     with Journal(folder, identity) as journal:
