@@ -13,7 +13,7 @@ same file is started by `wandb sweep FILE`.
     search_seed=N   of what is drawn at random (0)
     retry=true      run failed trials again
 
-The exit code is 1 if every trial failed.
+The exit code is 1 if every trial failed, or none has a finite value of the metric.
 """
 
 import shlex
@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
         sys.exit(2)
     if report.ended and all(trial.state == "failed" for trial in report.ended):
         console.print("Error: every trial failed; retry=true runs them again when that is mended.")
+        sys.exit(1)
+    if report.sweep.metric is not None and all(trial.value(report.sweep.metric) is None for trial in report.ended):
+        console.print(f"Error: no trial has a finite value of {report.sweep.metric.name}; search other parameters.")
         sys.exit(1)
 
 

@@ -118,7 +118,7 @@ class Calibrator(nn.Module):
         try:
             return cls._load(path)
         except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise ValueError(f"{cls.__name__}: {path} is no calibrator that can be read ({reason}).") from None
 
     @classmethod

@@ -77,8 +77,8 @@ def cache_teacher(
         The cache's folder, for `load_cached_teacher`.
 
     Raises:
-        ValueError: options out of range; more than the teacher's classes to keep; a teacher with a state that can't be
-            seen, without `identity`.
+        ValueError: options out of range; an empty data set, or one without "inputs"; more than the teacher's classes to
+            keep; a teacher with a state that can't be seen, without `identity`.
         OSError: no space for the cache, asked for before the teacher is evaluated.
 
     Example:
@@ -95,6 +95,8 @@ def cache_teacher(
     if top_k is not None:
         check_count("cache_teacher", "top_k", top_k)
     samples = len(dataset)  # type: ignore[arg-type]
+    if samples == 0:
+        raise ValueError("cache_teacher: the data set is empty; give at least one sample.")
     loader = _loader(dataset, range(samples), batch_size, collate_fn)
     training = teacher.training
     try:
@@ -255,6 +257,9 @@ def _digest(
     known.add("teacher", teacher)
     digest = hashlib.sha256(known.hexdigest().encode())
     for number, batch in enumerate(loader):
+        if not isinstance(batch, Mapping) or "inputs" not in batch:
+            came = sorted(map(str, batch)) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+            raise ValueError(f"cache_teacher: the data set gave {came}; give mappings that have 'inputs'.")
         inputs = batch["inputs"] if isinstance(batch["inputs"], Mapping) else {"": batch["inputs"]}
         for name, tensor in inputs.items():
             # Once, so that the batch size doesn't matter.

@@ -30,7 +30,11 @@ def load_cached_teacher(path: str | Path, *, verify: bool = True) -> "MappedLogi
     """
     path = Path(path)
     if not (path / MANIFEST).is_file():
-        raise ValueError(f"load_cached_teacher: {path} holds no whole cache; make it by cache_teacher.")
+        there = ", ".join(sorted(file.name for file in path.iterdir())) if path.is_dir() else "no such folder"
+        raise ValueError(
+            f"load_cached_teacher: {path} holds no whole cache: there is {there or 'nothing'}, and no {MANIFEST}; make "
+            "it by cache_teacher, which returns its folder."
+        )
     if (damaged := damaged_file(path, verify=verify)) is not None:
         raise ValueError(f"load_cached_teacher: {damaged} is not what was written; cache_teacher makes the cache anew.")
     manifest = json.loads((path / MANIFEST).read_text())
@@ -79,7 +83,16 @@ class MappedLogits(CachedLogits):
         return [name.removeprefix(FEATURES) for name in self._arrays if name.startswith(FEATURES)]
 
     def feature(self, index: Int[Tensor, " batch"], layer: str) -> Float[Tensor, "batch ..."]:
-        """What a layer put out for these samples."""
+        """What a layer put out for these samples.
+
+        Raises:
+            ValueError: a layer that was not kept.
+        """
+        if layer not in self.layers:
+            there = ", ".join(self.layers) or "logits alone"
+            raise ValueError(
+                f"MappedLogits: the cache has no layer {layer!r}; it has {there}: give the layer to cache_teacher."
+            )
         return self._arrays[f"{FEATURES}{layer}"][index.cpu()].to(index.device)
 
 

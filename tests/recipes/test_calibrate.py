@@ -12,7 +12,12 @@ from lightning_losses.calibrators import Calibrator, TemperatureScaling
 from lightning_losses.experiments.config.check_config import check_config
 from lightning_losses.experiments.config.settings import CalibrateSettings
 from lightning_losses.experiments.kinds.calibration import LogitCalibration
-from lightning_losses.experiments.kinds.logits_source import check_checkpoint, checkpoint_split, read_logits
+from lightning_losses.experiments.kinds.logits_source import (
+    check_checkpoint,
+    checkpoint_split,
+    file_split,
+    read_logits,
+)
 from lightning_losses.metrics import SUMMARY, expected_calibration_error
 
 
@@ -137,6 +142,15 @@ def test_a_file_without_a_target_says_what_it_has(tmp_path):
     np.savez(tmp_path / "a.npz", logits=np.zeros((3, 2)), labels=np.zeros(3))
     with pytest.raises(ValueError, match=r"has no target; it has \['labels', 'logits'\]"):
         read_logits(tmp_path / "a.npz")
+
+
+def test_files_of_other_classes_are_refused(tmp_path):
+    for name, classes in (("a", 2), ("b", 3)):
+        save_file({"logits": torch.zeros(4, classes), "target": torch.zeros(4)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(
+        ValueError, match=r"logits \[4, 2\] and .*b.safetensors \[4, 3\]; give logits of the same classes"
+    ):
+        file_split(tmp_path / "a.safetensors", tmp_path / "b.safetensors", fit_fraction=0.5, seed=0)
 
 
 def test_a_checkpoint_is_looked_for_at_the_start(tmp_path):

@@ -61,6 +61,11 @@ def test_a_sweep_all_of_whose_trials_failed_is_no_success(main, tmp_path, monkey
         code, _, err = main("own.yaml", "count=1")
         assert code == 1 and "every trial failed; retry=true" in err
     assert main("own.yaml", "count=2")[0] == 0
+    # Each ended by itself, and none came to anything.
+    parameters = {"lr": {"value": "nan"}}
+    (tmp_path / "nan.yaml").write_text(yaml.safe_dump({**definition, "parameters": parameters}))
+    code, _, err = main("nan.yaml", "count=1")
+    assert code == 1 and "no trial has a finite value of val/loss" in err
 
 
 def test_a_sweeps_folder_is_tried_before_its_trials(main, tmp_path, monkeypatch):

@@ -156,6 +156,31 @@ def test_bad_options_are_refused(tmp_path):
         cache_teacher(Teacher(), DATA, tmp_path, top_k=7)
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "the data set is empty"),
+        ([{"image": torch.zeros(4), "label": 0}], r"gave \['image', 'label'\]; give mappings that have 'inputs'"),
+        ([(torch.zeros(4), 0)], "gave a list; give mappings"),
+    ],
+)
+def test_data_without_inputs_are_told_what_they_have(tmp_path, data, message):
+    with pytest.raises(ValueError, match=f"^cache_teacher: .*{message}"):
+        cache_teacher(Teacher(), data, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_a_cache_lacks_is_told_beside_what_it_has(tmp_path):
+    (tmp_path / "logits.npy").touch()
+    with pytest.raises(ValueError, match="holds no whole cache: there is logits.npy, and no cache.json"):
+        load_cached_teacher(tmp_path)
+    with pytest.raises(ValueError, match="nowhere holds no whole cache: there is no such folder"):
+        load_cached_teacher(tmp_path / "nowhere")
+    cached = load_cached_teacher(cache_teacher(Teacher(), DATA, tmp_path, layers=["1"]))
+    with pytest.raises(ValueError, match="no layer '2'; it has 1: give the layer to cache_teacher"):
+        cached.feature(torch.tensor([0]), "2")
+
+
 @pytest.mark.parametrize("top_k", [None, 2])
 def test_features_are_those_of_the_live_teacher(tmp_path, top_k):
     teacher = Teacher()

@@ -82,7 +82,13 @@ def file_split(path: Path, test: Path | None, *, fit_fraction: float, seed: int)
     """Logits to fit on and to evaluate on, from two files, or from one that is divided by a seed."""
     fit = read_logits(path)
     if test is not None:
-        return Split(fit, read_logits(test), path.stem)
+        other = read_logits(test)
+        if other.logits.shape[1:] != fit.logits.shape[1:]:
+            raise ValueError(
+                f"calibrate: {path} holds logits {list(fit.logits.shape)} and {test} {list(other.logits.shape)}; give "
+                "logits of the same classes."
+            )
+        return Split(fit, other, path.stem)
     check_number("calibrate", "fit_fraction", fit_fraction, above=0, most=1 - 1e-9)
     count = len(fit.target)
     share = round(fit_fraction * count)
