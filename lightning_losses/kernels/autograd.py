@@ -1,8 +1,10 @@
 """Autograd's side of the fused losses that make their gradients in the forward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -37,6 +39,50 @@ class Summed(NamedTuple):
     grad_weight: Tensor | None
     grad_bias: Tensor | None
     factor: float | Tensor = 1.0
+
+
+class Notes:
+    """The values of rows that a forward pass made, for a backward pass that a compiler has run apart from it.
+
+    Attributes:
+        lines: [`MOST`, tokens] one statistic, or part of a loss, a line, in the order in which they were made.
+    """
+
+    MOST: ClassVar[int] = 4
+
+    def __init__(self, lines: Float[Tensor, "lines tokens"], made: bool) -> None:
+        self.lines, self._made, self._next = lines, made, 0
+
+    def taken(self, make: Callable[[], Sequence[Tensor | None]], present: Sequence[bool], rows: int) -> list[Any]:
+        """What `make` gives, which is called in the first pass alone, and None where nothing is `present`."""
+        start, self._next = self._next, self._next + sum(present)
+        lines = iter(self.lines[start : self._next])
+        if self._made:
+            return [next(lines)[:rows] if there else None for there in present]
+        values = list(make())
+        for value in values:
+            if value is not None:
+                next(lines)[:rows] = value
+        return values
+
+
+_notes: ContextVar[Notes | None] = ContextVar("notes", default=None)
+
+
+@contextmanager
+def noting(notes: Notes) -> Iterator[None]:
+    """Within this context, what `once` makes is written down, or read."""
+    token = _notes.set(notes)
+    try:
+        yield
+    finally:
+        _notes.reset(token)
+
+
+def once(make: Callable[[], Sequence[Tensor | None]], present: Sequence[bool], rows: int) -> list[Any]:
+    """What `make` gives for these rows; read from notes where an earlier pass has made it."""
+    notes = _notes.get()
+    return list(make()) if notes is None else notes.taken(make, present, rows)
 
 
 def gradients_in_forward(

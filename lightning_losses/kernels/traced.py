@@ -2,12 +2,13 @@
 
 A head loops over chunks, chooses by what the device is, and hands out gradients that it made on the way; none of that
 is for a compiler. While one traces, a door gives its tensors and settings to an operation here, which calls the same
-door when the graph runs. A reduced loss brings its gradients along; where rows have their own, the backward pass
-evaluates the head again, and makes its scores a third time.
+door when the graph runs. A reduced loss brings its gradients along; where rows have their own, the backward pass calls
+the door again, with what the forward pass noted of each row.
 """
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from lightning_losses.kernels.autograd import Notes, noting
 from lightning_losses.kernels.terms import statistics_dtype
 from lightning_losses.losses.base import Loss, living
 
@@ -115,7 +117,7 @@ def _node(door: Callable[..., Any], arguments: dict[str, Any], returned: Returne
     given = [tensors.get(name) for name in TENSORS]
     operations = torch.ops.lightning_losses
     if any(returned.rowwise):
-        values = operations.head_rows(*given, number, which, list(returned.rowwise), list(returned.shape))
+        *values, _ = operations.head_rows(*given, number, which, list(returned.rowwise), list(returned.shape))
     else:
         learns = torch.is_grad_enabled()
         wanted = [learns and operand is not None and operand.requires_grad for operand in given[:3]]
@@ -183,7 +185,9 @@ _SCHEMA = ", ".join(f"Tensor{'' if name in ('hidden', 'weight') else '?'} {name}
 _LIBRARY: Any = torch.library.Library("lightning_losses", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(f"head_sum({_SCHEMA}, int call, int which, int values, bool[] wanted) -> Tensor[]")
 _LIBRARY.define(f"head_rows({_SCHEMA}, int call, int which, bool[] rowwise, SymInt[] shape) -> Tensor[]")
-_LIBRARY.define(f"head_rows_backward({_SCHEMA}, int call, int which, Tensor[] upstream, bool[] wanted) -> Tensor[]")
+_LIBRARY.define(
+    f"head_rows_backward({_SCHEMA}, int call, int which, Tensor[] upstream, Tensor notes, bool[] wanted) -> Tensor[]"
+)
 _COUNT = len(TENSORS)
 
 
@@ -218,35 +222,38 @@ def _head_sum_backward(ctx: Any, upstream: Sequence[Tensor]) -> tuple[Any, ...]:
 
 
 def _head_rows(*arguments: Any) -> list[Tensor]:
-    given, (call, which, _, _) = arguments[:_COUNT], arguments[_COUNT:]
-    with torch.no_grad():
+    given, (call, which, _, shape) = arguments[:_COUNT], arguments[_COUNT:]
+    lines = given[1].new_zeros(Notes.MOST, math.prod(shape), dtype=statistics_dtype(given[1]))
+    with torch.no_grad(), noting(Notes(lines, made=False)):
         _, values = _evaluated(given, call, which, (False, False, False))
-    return [value.detach().clone(memory_format=torch.contiguous_format) for value in values]
+    return [*(value.detach().clone(memory_format=torch.contiguous_format) for value in values), lines]
 
 
 def _head_rows_fake(*arguments: Any) -> list[Tensor]:
     given, (_, _, rowwise, shape) = arguments[:_COUNT], arguments[_COUNT:]
     dtype = statistics_dtype(given[1])
-    return [given[1].new_empty(shape if rows else (), dtype=dtype) for rows in rowwise]
+    values = [given[1].new_empty(shape if rows else (), dtype=dtype) for rows in rowwise]
+    return [*values, given[1].new_empty(Notes.MOST, math.prod(shape), dtype=dtype)]
 
 
 def _head_rows_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     given, (ctx.call, ctx.which, _, _) = inputs[:_COUNT], inputs[_COUNT:]
-    ctx.save_for_backward(*given)
+    ctx.save_for_backward(*given, output[-1])
 
 
 def _head_rows_gradients(ctx: Any, upstream: Sequence[Tensor]) -> tuple[Any, ...]:
     wanted = list(ctx.needs_input_grad[:3])
+    *given, notes = ctx.saved_tensors
     gradients = torch.ops.lightning_losses.head_rows_backward(
-        *ctx.saved_tensors, ctx.call, ctx.which, list(upstream), wanted
+        *given, ctx.call, ctx.which, list(upstream[:-1]), notes, wanted
     )
     own = (gradient if wants else None for gradient, wants in zip(gradients, wanted, strict=True))
     return (*own, *[None] * (_COUNT - 3 + 4))
 
 
 def _head_rows_backward(*arguments: Any) -> list[Tensor]:
-    given, (call, which, upstream, wanted) = arguments[:_COUNT], arguments[_COUNT:]
-    with _recording():
+    given, (call, which, upstream, notes, wanted) = arguments[:_COUNT], arguments[_COUNT:]
+    with _recording(), noting(Notes(notes, made=True)):
         leaves, values = _evaluated(given, call, which, wanted)
         pairs = [(value, up) for value, up in zip(values, upstream, strict=True) if value.requires_grad]
         gradients = torch.autograd.grad([value for value, _ in pairs], leaves, [up for _, up in pairs])

@@ -1,7 +1,6 @@
 """Linear cross-entropy of a head whose rows are split over processes."""
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,8 +17,16 @@ from lightning_losses.kernels.cross_entropy.walk import default_chunk
 from lightning_losses.kernels.inputs import autocast, check_head, choose_rows, scales, shifted, unmasked_classes
 from lightning_losses.kernels.products import has_triton
 from lightning_losses.kernels.terms import Terms, statistics_dtype
+from lightning_losses.kernels.traced import Returned, traceable
 from lightning_losses.numerics.checks import check_choice, check_number
-from lightning_losses.parallel.processes import group_rank, maximum_of_all, row_shard, sizes_of_all, total_of_all
+from lightning_losses.parallel.processes import (
+    even_rows,
+    group_rank,
+    maximum_of_all,
+    row_shard,
+    sizes_of_all,
+    total_of_all,
+)
 
 _NAME = "vocab_parallel_cross_entropy"
 
@@ -56,6 +63,7 @@ def vocab_parallel_cross_entropy(
     bias: Float[Tensor, " shard"] | None = None,
     *,
     group: Any = None,
+    sizes: Sequence[int] | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     softcap: float | None = None,
@@ -80,6 +88,9 @@ def vocab_parallel_cross_entropy(
         target: [..., T] ids in the whole vocabulary, the same on every process.
         bias: [V_r] this process's, or a DTensor likewise, or None.
         group: the process group; by default the DTensor's, or that of all processes.
+        sizes: how many rows each process holds, in rank order, such as ``[len(vocabulary_range(V, rank, processes))
+            for rank in range(processes)]``. A DTensor tells; else, by default, every call asks the processes, and
+            waits for the answer.
         class_weight: [V] of the whole vocabulary.
         reduction: "mean" or "sum".
         ignore_index, label_smoothing, softcap, z_loss, shift, normalizer, chunk, accum_dtype: as for
@@ -89,7 +100,8 @@ def vocab_parallel_cross_entropy(
         The loss, the same on every process, and the z-loss's part of it.
 
     Raises:
-        ValueError: shapes, dtypes or ranges that do not fit; a DTensor that is not split by rows.
+        ValueError: shapes, dtypes or ranges that do not fit; sizes other than the processes'; a DTensor that is not
+            split by rows.
 
     Source:
         The vocab-parallel option of apple/ml-cross-entropy, without its restriction to plain tensors. torch's
@@ -100,17 +112,69 @@ def vocab_parallel_cross_entropy(
         >>> round(vocab_parallel_cross_entropy(hidden, weight, torch.tensor([0, 1, 2])).loss.item(), 4)
         1.6094
     """
+    split = even_rows(weight)
+    weight, own_group = row_shard(weight)
+    bias, _ = row_shard(bias)
+    return _of_shard(
+        hidden,
+        weight,
+        target,
+        bias,
+        group=group if group is not None else own_group,
+        sizes=split if sizes is None else tuple(sizes),
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        softcap=softcap,
+        z_loss=z_loss,
+        class_weight=class_weight,
+        shift=shift,
+        reduction=reduction,
+        normalizer=normalizer,
+        chunk=chunk,
+        accum_dtype=accum_dtype,
+    )
+
+
+def _returned(arguments: dict[str, Any]) -> Returned:
+    return Returned(LinearCrossEntropyValue, ("loss", "z_loss"), (False, False), ())
+
+
+@traceable(_returned)
+def _of_shard(
+    hidden: Float[Tensor, "*tokens width"],
+    weight: Float[Tensor, "shard width"],
+    target: Int[Tensor, "*tokens"],
+    bias: Float[Tensor, " shard"] | None,
+    *,
+    group: Any,
+    sizes: tuple[int, ...] | None,
+    ignore_index: int,
+    label_smoothing: float,
+    softcap: float | None,
+    z_loss: float,
+    class_weight: Float[Tensor, " vocabulary"] | None,
+    shift: int | bool,
+    reduction: str,
+    normalizer: float | Tensor | None,
+    chunk: int | None,
+    accum_dtype: torch.dtype | None,
+) -> LinearCrossEntropyValue:
+    """`vocab_parallel_cross_entropy` of this process's own tensors."""
     check_choice(_NAME, "reduction", reduction, ("mean", "sum"))
     check_number(_NAME, "label_smoothing", label_smoothing, least=0, most=1)
     check_number(_NAME, "z_loss", z_loss, least=0)
     if softcap is not None:
         check_number(_NAME, "softcap", softcap, above=0)
-    weight, own_group = row_shard(weight)
-    bias, _ = row_shard(bias)
-    group = group if group is not None else own_group
     check_head(_NAME, hidden, weight, target, bias, empty=True)
-    sizes = sizes_of_all(len(weight), hidden.device, group)
-    vocabulary, start = sum(sizes), [0, *itertools.accumulate(sizes)][group_rank(group)]
+    rank = group_rank(group)
+    if sizes is None:
+        sizes = tuple(sizes_of_all(len(weight), hidden.device, group))
+    if not 0 <= rank < len(sizes) or sizes[rank] != len(weight):
+        raise ValueError(
+            f"{_NAME}: sizes={list(sizes)} came with {len(weight)} rows on process {rank}; give the number of rows of "
+            "each process, in rank order."
+        )
+    vocabulary, start = sum(sizes), sum(sizes[:rank])
     if vocabulary == 0:
         raise ValueError(f"{_NAME}: weight came without rows on every process; give the head's rows.")
     if class_weight is not None and class_weight.shape != (vocabulary,):

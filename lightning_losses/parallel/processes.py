@@ -46,6 +46,15 @@ def row_shard(tensor: Any) -> tuple[Any, Any]:
     return tensor.to_local(), tensor.device_mesh.get_group()
 
 
+def even_rows(tensor: Any) -> tuple[int, ...] | None:
+    """How many rows of a DTensor split by rows each process holds, as DTensors are split; None for anything else."""
+    if not is_distributed_tensor(tensor):
+        return None
+    rows, processes = tensor.shape[0], tensor.device_mesh.size()
+    share = -(-rows // processes)
+    return tuple(max(min(share, rows - share * rank), 0) for rank in range(processes))
+
+
 def whole_parameter(parameter: Tensor) -> Tensor:
     """A parameter that FSDP2 sharded, whole; its gradient is averaged over the processes as FSDP2 averages.
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lightning_losses.kernels.chunked_head import chunked_head
+from lightning_losses.kernels.cross_entropy.recompute import Recomputed
 from lightning_losses.kernels.linear_cross_entropy import LinearCrossEntropyValue, linear_cross_entropy
 from lightning_losses.kernels.linear_distillation import (
     LinearDistillationValue,
@@ -12,6 +13,7 @@ from lightning_losses.kernels.linear_distillation import (
     linear_distillation,
 )
 from lightning_losses.kernels.linear_stablemax_cross_entropy import linear_stablemax_cross_entropy
+from lightning_losses.kernels.rows import head_loss
 from lightning_losses.losses import DKD, KD, NKD, Focal
 
 pytestmark = pytest.mark.kernels
@@ -167,3 +169,26 @@ def test_a_wrong_call_is_refused_when_the_graph_runs():
     )
     with pytest.raises(ValueError, match="target 40 came with a vocabulary of 40"):
         step(*leaves()[:2])
+
+
+def test_each_pass_makes_the_scores_of_rows_once(monkeypatch):
+    """The backward pass reads what the forward pass noted: four products of cross-entropy, not five."""
+    calls, target, (hidden, weight) = [], targets(), teacher()
+    for place, name in ((Recomputed, "statistics"), (Recomputed, "gradients"), (head_loss, "walk")):
+        made = getattr(place, name)
+        noted = lambda *given, made=made, name=name, **asked: (calls.append(name), made(*given, **asked))[1]  # noqa: E731
+        monkeypatch.setattr(place, name, noted)
+    assert_compiled_equals_eager(
+        lambda h, w, bias: weighed(
+            linear_cross_entropy(
+                *(h, w, target, bias), label_smoothing=0.1, reduction="none", return_entropy=True, impl="recompute"
+            )
+        )
+    )
+    assert calls == ["statistics", "gradients"] * 2
+    calls.clear()
+    options = {"reduction": "none", "hard_weight": 0.5, "objective": NKD_LOSS, "impl": "chunked"}
+    assert_compiled_equals_eager(
+        lambda h, w, bias: weighed(linear_distillation(h, w, hidden, weight, target, bias=bias, **options))
+    )
+    assert calls == ["walk"] * 4

@@ -128,9 +128,38 @@ def check_dtensor():
         vocab_parallel_cross_entropy(hidden, distribute_tensor(weight.detach(), mesh, [Replicate()]), target)
 
 
+def check_known_sizes():
+    """With known sizes nobody is asked for any, and a compiled step has no break."""
+    vocab_parallel.sizes_of_all = None
+    (hidden, weight, target, bias), _ = call("plain", 1.0)
+    mesh, rank = init_device_mesh("cpu", (2,)), torch.distributed.get_rank()
+    wanted = torch.autograd.grad(linear_cross_entropy(hidden, weight, target, bias), [hidden, weight])
+
+    def step(hidden, weight, bias, sizes=None):
+        return vocab_parallel_cross_entropy(hidden * 1.0, weight, target, bias, sizes=sizes).loss
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    whole = [t.detach() for t in (weight, bias)]
+    for function in (step, compiled):
+        split = [distribute_tensor(t, mesh, [Shard(0)]).requires_grad_() for t in whole]
+        found = torch.autograd.grad(function(hidden, *split), [hidden, split[0]])
+        torch.testing.assert_close([found[0], found[1].full_tensor()], list(wanted))
+        own = torch.arange(23).split([20, 3])[rank]
+        mine = [t[own].requires_grad_() for t in whole]
+        found = torch.autograd.grad(function(hidden, *mine, sizes=(20, 3)), [hidden, mine[0]])
+        torch.testing.assert_close(found, (wanted[0], wanted[1][own]))
+    with pytest.raises(ValueError, match=rf"sizes=\[3, 20\] came with {len(own)} rows on process {rank}"):
+        step(hidden, *mine, sizes=(3, 20))
+
+
+def check_dtensors():
+    check_dtensor()
+    check_known_sizes()
+
+
 @pytest.mark.distributed
 def test_a_dtensor_split_by_rows_is_taken_and_any_other_refused():
-    run_on_processes(in_group, 2, check_dtensor)
+    run_on_processes(in_group, 2, check_dtensors)
 
 
 def test_one_process_alone_is_plain_linear_cross_entropy():

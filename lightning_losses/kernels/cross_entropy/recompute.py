@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_losses.kernels.autograd import Operands, Wanted
 from lightning_losses.kernels.cross_entropy.problem import Implementation, LinearCrossEntropyValue, Problem
-from lightning_losses.kernels.cross_entropy.rows import Statistics, by_rows
+from lightning_losses.kernels.cross_entropy.rows import Statistics, asked_for, by_rows
 from lightning_losses.kernels.head import Head, tile_width
 from lightning_losses.kernels.products import exponentiate, product, spans, working_dtype
 from lightning_losses.kernels.terms import Terms
@@ -84,10 +84,15 @@ class Recomputed(NamedTuple):
     entropy: bool = False
     kept: Bool[Tensor, " tokens"] | None = None
 
+    @property
+    def asked(self) -> tuple[bool, bool, bool, bool]:
+        """Which statistics there are."""
+        return asked_for(self.terms, self.entropy)
+
     def statistics(self, operands: Operands) -> Statistics:
         """A few numbers a row."""
         walk = _Walk(operands, self.terms, self.tiling._replace(sort=False), self.kept)
-        head, statistics = walk.head, Statistics.zeros(operands, self.terms, self.entropy)
+        head, statistics = walk.head, Statistics.zeros(operands, self.asked)
         lse, picked, smooth, entropy = statistics
         for rows in walk.token_tiles:
             largest = torch.full_like(lse[rows], -torch.inf)

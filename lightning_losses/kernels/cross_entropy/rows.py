@@ -4,13 +4,14 @@ What a row's loss is made of is known to autograd: the loss, its z-loss and its 
 these statistics, and each statistic receives a gradient of any sign.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.autograd import Operands, Wanted, refuse_second_order
+from lightning_losses.kernels.autograd import Operands, Wanted, once, refuse_second_order
 from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue, Problem, of_rows
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 
@@ -31,19 +32,27 @@ class Statistics(NamedTuple):
     entropy: Float[Tensor, " rows"] | None = None
 
     @classmethod
-    def zeros(cls, operands: Operands, terms: Terms, entropy: bool = False) -> "Statistics":
-        """Room for those that these terms, and who asks for entropies, need."""
+    def zeros(cls, operands: Operands, asked: Sequence[bool]) -> "Statistics":
+        """Room for those that are asked for."""
         lse = operands.hidden.new_zeros(len(operands.hidden), dtype=statistics_dtype(operands.weight))
-        smooth = torch.zeros_like(lse) if terms.label_smoothing else None
-        return cls(lse, torch.zeros_like(lse), smooth, torch.zeros_like(lse) if entropy else None)
+        return cls(*(torch.zeros_like(lse) if there else None for there in asked))  # type: ignore[arg-type]
 
     def at(self, rows: slice) -> "Statistics":
         """Those of some rows."""
         return Statistics(*(None if values is None else values[rows].contiguous() for values in self))  # type: ignore[arg-type]
 
 
+def asked_for(terms: Terms, entropy: bool = False) -> tuple[bool, bool, bool, bool]:
+    """Which statistics these terms, and who asks for entropies, need."""
+    return True, True, terms.label_smoothing > 0, entropy
+
+
 class RowWalk(Protocol):
     """Who makes the scores, twice."""
+
+    @property
+    def asked(self) -> tuple[bool, bool, bool, bool]:
+        """Which statistics there are."""
 
     def statistics(self, operands: Operands) -> Statistics:
         """The first walk."""
@@ -77,7 +86,8 @@ class _StatisticsOfRows(torch.autograd.Function):
         walk: RowWalk,
         name: str,
     ) -> tuple[Tensor | None, ...]:
-        statistics = walk.statistics(Operands(hidden, weight, bias, target))
+        operands = Operands(hidden, weight, bias, target)
+        statistics = Statistics(*once(lambda: walk.statistics(operands), walk.asked, len(hidden)))
         ctx.save_for_backward(hidden, weight, bias, target, *statistics)
         ctx.walk, ctx.name = walk, name
         return tuple(statistics)

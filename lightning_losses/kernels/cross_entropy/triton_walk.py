@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_losses.kernels.autograd import Operands, Summed, Wanted
 from lightning_losses.kernels.cross_entropy.problem import Problem
-from lightning_losses.kernels.cross_entropy.rows import Statistics
+from lightning_losses.kernels.cross_entropy.rows import Statistics, asked_for
 from lightning_losses.kernels.cross_entropy.triton_kernel import cross_entropy_kernel
 from lightning_losses.kernels.products import accumulate, cuda_chunk, padded_rows, product_into, spans
 from lightning_losses.kernels.terms import Alone, Exchange, Terms, scores_of_kept, statistics_dtype
@@ -159,7 +159,7 @@ def sums_and_gradients(
     _, weight, bias, target = operands
     assert target is not None
     terms, scale, z_scale, kept = problem.terms, problem.scale, problem.z_scale, problem.kept
-    statistics = Statistics.zeros(operands, terms)
+    statistics = Statistics.zeros(operands, asked_for(terms))
     counts = torch.ones_like(statistics.lse) if kept is None else kept.to(statistics.lse.dtype)
     enlarged = weight.dtype == torch.float16
     unit, factor = (ENLARGED, scale / ENLARGED) if enlarged else (scale, 1.0)
@@ -226,9 +226,14 @@ class TritonRows(NamedTuple):
 
     problem: Problem
 
+    @property
+    def asked(self) -> tuple[bool, bool, bool, bool]:
+        """Which statistics there are."""
+        return asked_for(self.problem.terms, self.problem.entropy)
+
     def statistics(self, operands: Operands) -> Statistics:
         """A few numbers a row."""
-        statistics = Statistics.zeros(operands, self.problem.terms, self.problem.entropy)
+        statistics = Statistics.zeros(operands, self.asked)
         for rows, _, logits in chunks_of(operands, self.problem.kept, self.problem.chunk):
             self._launch(operands, rows, logits, statistics, None)
         return statistics

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.kernels.autograd import Operands, Summed, Wanted, refuse_second_order
+from lightning_losses.kernels.autograd import Operands, Summed, Wanted, once, refuse_second_order
 from lightning_losses.kernels.products import multiplied
 
 
@@ -54,7 +54,9 @@ class ChunkedRows(torch.autograd.Function):
         """The values."""
         ctx.save_for_backward(hidden, weight, bias, target)
         ctx.walk = walk
-        values = walk(Operands(hidden, weight, bias, target), share=1.0, wanted=(False, False, False)).values
+        operands, nothing = Operands(hidden, weight, bias, target), (False, False, False)
+        present = [True] * (2 if parts.hard else 1)
+        values = torch.stack(once(lambda: list(walk(operands, share=1.0, wanted=nothing).values), present, len(hidden)))
         ctx.mark_non_differentiable(values)
         # Not a view of the parts, which have no gradient.
         return parts.total(values).clone(), values
