@@ -66,20 +66,19 @@ def main(program: str = "lightning-losses") -> None:
 
 def _run(program: str, arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.command in ("train", "calibrate", "compare", "sweep"):
-        _recipe(program, arguments.command, rest)
+        recipe = importlib.import_module(f"lightning_losses.recipes.{arguments.command}")
+        recipe.main(rest, f"{program} {arguments.command}")
         return
     try:
         if arguments.command == "new":
-            _new(arguments.family, arguments.id)
+            from lightning_losses.catalogue.new_method import new_method
+
+            print(*new_method(arguments.family, arguments.id), sep="\n")
         else:
             _list(arguments.family, arguments.needs, as_json=arguments.json)
     except ValueError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def _recipe(program: str, name: str, overrides: list[str]) -> None:
-    importlib.import_module(f"lightning_losses.recipes.{name}").main(overrides, f"{program} {name}")
 
 
 def _list(family: str | None, needs: str | None, *, as_json: bool) -> None:
@@ -103,13 +102,6 @@ def _list(family: str | None, needs: str | None, *, as_json: bool) -> None:
     # Where no terminal says how wide it is, a line has room for everything.
     console = Console(width=None if Console().is_terminal else 200)
     console.print(parts_table(found) if family in PARTS else catalogue_table(found))  # type: ignore[arg-type]
-
-
-def _new(family: str, identifier: str) -> None:
-    from lightning_losses.catalogue.new_method import new_method
-
-    for path in new_method(family, identifier):
-        print(path)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -83,9 +82,13 @@ def catalogue(family: str | None = None, needs: str | None = None) -> list[Entry
         >>> len(catalogue("distillation")) > len(catalogue("distillation/logits"))
         True
     """
+    # By the class of the term that has the objective's name.
     configs = dict[str, list[str]]()
-    for objective, class_name in sorted(_named_terms()):
-        configs.setdefault(class_name, []).append(objective)
+    for choice, config in sorted(configurations().items()):
+        group, _, name = choice.partition("=")
+        term = OmegaConf.select(config, f"terms.{name}.loss._target_") if group == "objective" else None
+        if term is not None:
+            configs.setdefault(str(term).rpartition(".")[2], []).append(name)
     entries = [
         entry_of(loss, loss.identifier(), _family(loss), fused(loss), tuple(configs.get(loss.__name__, ())))
         for loss in loss_classes()
@@ -183,15 +186,6 @@ def check_known(argument: str, value: str | None, known: set[str]) -> None:
     """Raise ``ValueError`` unless `value` is None or one of `known`."""
     if value is not None and value not in known:
         raise ValueError(f"catalogue: {argument}={value!r} came; choose one of {', '.join(sorted(known))}.")
-
-
-def _named_terms() -> Iterator[tuple[str, str]]:
-    """The objectives' names, and the class of the term that has the same name."""
-    for choice, config in configurations().items():
-        group, _, name = choice.partition("=")
-        term = OmegaConf.select(config, f"terms.{name}.loss._target_") if group == "objective" else None
-        if term is not None:
-            yield name, str(term).rpartition(".")[2]
 
 
 def settings_of(loss: type[Loss]) -> dict[str, str]:

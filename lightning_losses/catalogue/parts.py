@@ -113,7 +113,11 @@ def _offered(kind: str) -> Iterator[tuple[str, Any]]:
         for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             for name, value in vars(importlib.import_module(info.name)).items():
                 own = isinstance(value, type) and value.__module__ == info.name and not name.startswith("_")
-                if own and (name.endswith("Mixin") if base is None else _is_concrete(value, base)):
+                if base is None:
+                    own = own and name.endswith("Mixin")
+                elif own:
+                    own = issubclass(value, base) and value is not base and name not in _BASES
+                if own:
                     yield name, value
 
 
@@ -129,7 +133,3 @@ def _base(kind: str) -> type | None:
     base = getattr(importlib.import_module(home), name)
     assert isinstance(base, type)
     return base
-
-
-def _is_concrete(value: type, base: type) -> bool:
-    return issubclass(value, base) and value is not base and value.__name__ not in _BASES

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 import lightning as L
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
 from lightning_losses.numerics.settings import Bound, Count, Declared
@@ -124,3 +124,33 @@ class SplitData(Declared, L.LightningDataModule):
 
 def _as_is(batch: Any) -> Any:
     return batch
+
+
+def share_of_training_set(
+    who: str, trainer: L.Trainer, batch_size: int | None, *, remedy: str = "give a DataLoader"
+) -> DataLoader[Any]:
+    """This process's share of the training set, each sample once, in the data set's own order.
+
+    Args:
+        who: the name that errors begin with.
+        trainer: whose training loader's data set it is.
+        batch_size: of the batches, 256 for None; a data set that gives whole batches keeps its own.
+        remedy: what to do where there is no such data set.
+
+    Raises:
+        ValueError: training data without a data set of known length.
+    """
+    loader: Any = trainer.train_dataloader
+    dataset = getattr(loader, "dataset", None)
+    if dataset is None or isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"{who}: the training data come from a {type(loader).__name__} without a data set of known length; "
+            f"{remedy}."
+        )
+    batched = getattr(loader, "batch_size", None) is None and getattr(loader, "batch_sampler", None) is None
+    return DataLoader(
+        dataset,
+        batch_size=None if batched else batch_size or 256,
+        sampler=range(trainer.global_rank, len(dataset), trainer.world_size),
+        collate_fn=loader.collate_fn,
+    )

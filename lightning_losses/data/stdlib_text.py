@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from lightning_losses.data.loading import Batch, BatchDataset, SplitData
@@ -122,7 +122,8 @@ class StdlibText(SplitData):
 
     def _dataset(self, texts: list[bytes]) -> TextDataset:
         """One split, of its files' contents."""
-        return TextDataset(_tokens(texts), self.block_length)
+        tokens = np.frombuffer(b"".join(texts), dtype=np.uint8)
+        return TextDataset(torch.from_numpy(tokens.copy()), self.block_length)
 
     def _texts(self) -> Iterator[bytes]:
         """The files' contents in the split's order, `max_bytes` in all."""
@@ -181,8 +182,3 @@ def docstrings(path: Path) -> list[str]:
         (node for node in ast.walk(tree) if isinstance(node, places)), key=lambda node: getattr(node, "lineno", 0)
     )
     return [text for node in nodes if (text := ast.get_docstring(node))]
-
-
-def _tokens(texts: list[bytes]) -> UInt8[Tensor, " tokens"]:
-    tokens: Int[Tensor, " tokens"] = torch.from_numpy(np.frombuffer(b"".join(texts), dtype=np.uint8).copy())
-    return tokens

@@ -12,10 +12,6 @@ from lightning_losses.numerics.checks import check_choice
 Limit = Literal["simplex", "orthogonal"]
 
 
-def _same(values: Tensor) -> Tensor:
-    return values
-
-
 @torch.no_grad()
 def neural_collapse(
     features: Float[Tensor, "samples d"],
@@ -24,7 +20,7 @@ def neural_collapse(
     bias: Float[Tensor, " classes"] | None = None,
     *,
     limit: Limit = "simplex",
-    total: Callable[[Tensor], Tensor] = _same,
+    total: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> dict[str, Tensor]:
     """NC1 to NC4 of features and the linear classifier behind them.
 

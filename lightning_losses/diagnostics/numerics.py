@@ -89,7 +89,8 @@ def find_cause(module: nn.Module, batch: Any, batch_idx: int = 0, *, gradients: 
     if _finite(loss):
         return _gradient_cause(slopes, found) if gradients else None
     layer = found.layer or (found.masked if found.term is None or found.tensor is None else None)
-    parts = [f"term '{found.term}' is not finite" if found.term else f"the loss is {_word(loss)}"]
+    word = "nan" if bool(loss.isnan().any()) else "infinite"
+    parts = [f"term '{found.term}' is not finite" if found.term else f"the loss is {word}"]
     if found.tensor:
         parts.append(f"of what it takes, '{found.tensor}' is not")
     if layer:
@@ -263,10 +264,6 @@ def _finite(tensor: Tensor, masks: bool = False) -> bool:
     if masks:
         return not bool((tensor.isnan() | tensor.isposinf()).any())
     return bool(torch.isfinite(tensor).all())
-
-
-def _word(tensor: Tensor) -> str:
-    return "nan" if bool(tensor.isnan().any()) else "infinite"
 
 
 def _amount(tensor: Tensor) -> str:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lightning_losses.data.loading import share_of_training_set
 from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.losses.distillation.logits.mcmi import class_centroids, class_sums
 from lightning_losses.losses.distillation.logits.tgeo_kd import (
@@ -174,7 +175,8 @@ class TGeoKDMixin(DistillationMixin):
         if self.__dict__["_tgeo"]["batches"]:
             return
         sums, counts = torch.zeros_like(self.class_means), torch.zeros_like(self.class_means[0])
-        for batch in self._share_of_training_set():
+        batch_size = getattr(self.trainer.train_dataloader, "batch_size", None)
+        for batch in share_of_training_set(type(self).__name__, self.trainer, batch_size):
             batch = self.trainer.strategy.batch_to_device(batch)
             logits, target = self.teacher_tensors(batch)["teacher_logits"], batch["target"]
             more, seen = class_sums(logits.float()[target >= 0], target[target >= 0])
@@ -208,15 +210,6 @@ class TGeoKDMixin(DistillationMixin):
             self.__dict__["_held_out"] = itertools.islice(_again_and_again(loader), taken % len(loader), None)
         batch: dict[str, Tensor] = self.trainer.strategy.batch_to_device(next(self.__dict__["_held_out"]))
         return batch
-
-    def _share_of_training_set(self) -> DataLoader[Any]:
-        loader: Any = self.trainer.train_dataloader
-        return DataLoader(
-            loader.dataset,
-            batch_size=loader.batch_size,
-            sampler=range(self.global_rank, len(loader.dataset), self.trainer.world_size),
-            collate_fn=loader.collate_fn,
-        )
 
 
 def _again_and_again(loader: DataLoader[Any]) -> Iterator[Any]:

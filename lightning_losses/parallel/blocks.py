@@ -50,7 +50,8 @@ def blocks_of(network: nn.Module, names: Sequence[str] | None = None, min_parame
             return any(kind.__name__ in names for kind in type(part).__mro__[:3])
         size = sum(parameter.numel() for parameter in part.parameters())
         # A list has no forward pass of its own: its members may be blocks.
-        return isinstance(parent, (nn.Sequential, nn.ModuleList)) and size >= min_parameters and _runs(part)
+        runs = not isinstance(part, (nn.ModuleList, nn.ModuleDict))
+        return isinstance(parent, (nn.Sequential, nn.ModuleList)) and size >= min_parameters and runs
 
     def walk(parent: nn.Module) -> Iterator[nn.Module]:
         for part in parent.children():
@@ -122,10 +123,6 @@ class Execution:
                 compile_forward(block, self.compile)
             if self.activation_checkpointing:
                 recompute_activations(block)
-
-
-def _runs(part: nn.Module) -> bool:
-    return not isinstance(part, (nn.ModuleList, nn.ModuleDict))
 
 
 @contextmanager

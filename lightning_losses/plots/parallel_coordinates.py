@@ -80,7 +80,8 @@ def parallel_coordinates(
         axes.add_collection(_lines(heights, order))
         best = order[-1]
         axes.plot(range(len(heights)), [column[best] for column in heights], color=COLORS[1], linewidth=2, zorder=5)
-        _frame(axes, [*(coordinate.label for coordinate in coordinates), score], missing=_missing(coordinates))
+        missing = [place for place, coordinate in enumerate(coordinates) if None in coordinate.values]
+        _frame(axes, [*(coordinate.label for coordinate in coordinates), score], missing=missing)
     return figure
 
 
@@ -151,10 +152,6 @@ def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
     if logarithmic:
         return [float(tick) for tick in LogLocator(base=10, subs=(1.0, 2.0, 5.0)).tick_values(low, high)]
     return [float(tick) for tick in MaxNLocator(5).tick_values(low, high)]
-
-
-def _missing(coordinates: Sequence[Coordinate]) -> list[int]:
-    return [place for place, coordinate in enumerate(coordinates) if None in coordinate.values]
 
 
 def _frame(axes: Axes, labels: Sequence[str], *, missing: Sequence[int]) -> None:

@@ -7,8 +7,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_losses.callbacks.access import evaluation_mode, share_of_training_set, step_logits, sum_over_processes
+from lightning_losses.callbacks.access import evaluation_mode, step_logits, sum_over_processes
 from lightning_losses.callbacks.declared import DeclaredCallback
+from lightning_losses.data.loading import share_of_training_set
 from lightning_losses.environment.logged_means import log_means
 from lightning_losses.losses.distillation.logits.mcmi import MCMI, class_centroids, class_sums
 from lightning_losses.numerics.reduction import reduce

@@ -5,8 +5,9 @@ from typing import Any
 import lightning as L
 import torch
 
-from lightning_losses.callbacks.access import share_of_training_set, sum_over_processes
+from lightning_losses.callbacks.access import sum_over_processes
 from lightning_losses.callbacks.declared import DeclaredCallback
+from lightning_losses.data.loading import share_of_training_set
 from lightning_losses.losses.distillation.features.nd_loss import NDLoss
 from lightning_losses.numerics.rows import class_indices
 from lightning_losses.numerics.settings import Count

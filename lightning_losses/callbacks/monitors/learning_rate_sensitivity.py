@@ -130,11 +130,12 @@ class LearningRateSensitivity(Monitor):
                 self._measure(trainer, pl_module, window, self._seen(trainer, pl_module, batch, batch_idx))
         if self._window is None and self.due(step):
             optimizer = trainer.optimizers[0].state_dict()
+            callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
             self._window = {
                 "step": step,
                 "weights": _kept(pl_module.state_dict()),
                 "optimizer": _kept(optimizer),
-                "averages": _kept([callback.state_dict() for callback in _grokfasts(trainer)]),
+                "averages": _kept([callback.state_dict() for callback in callbacks if isinstance(callback, Grokfast)]),
                 "batches": [],
             }
         if self._window is not None:
@@ -325,10 +326,6 @@ def _first_optimizer(made: Any) -> Optimizer:
     while not isinstance(made, Optimizer):
         made = made["optimizer"] if isinstance(made, dict) else made[0]
     return made
-
-
-def _grokfasts(trainer: L.Trainer) -> list[Grokfast]:
-    return [callback for callback in trainer.callbacks if isinstance(callback, Grokfast)]  # type: ignore[attr-defined]
 
 
 def _twins(

@@ -119,9 +119,8 @@ class OpposingSignals(ProbeMonitor):
             values |= {"rise": found.rise, "fall": found.fall, "score": found.score}
             if last is not None:
                 # A group that oscillates rises at one measurement and falls at the next.
-                values["persistence"] = _share(
-                    torch.cat([found.rising, found.falling]), torch.cat([last.rising, last.falling])
-                )
+                now, then = torch.cat([found.rising, found.falling]), torch.cat([last.rising, last.falling])
+                values["persistence"] = torch.isin(now, then.to(now.device)).double().mean().item()
         return values
 
     def figure(self) -> Figure:
@@ -136,7 +135,3 @@ class OpposingSignals(ProbeMonitor):
         """Go on from a checkpoint."""
         super().load_state_dict(state_dict)
         self.opposition = None if state_dict["opposition"] is None else Opposition(*state_dict["opposition"])
-
-
-def _share(now: Tensor, before: Tensor) -> float:
-    return torch.isin(now, before.to(now.device)).double().mean().item()

@@ -38,7 +38,17 @@ class Finding(NamedTuple):
 
 def findings(gates: Sequence[Gate], reports: dict[int, dict[str, Any]]) -> list[Finding]:
     """Every gate's numbers and whether it holds, by seed."""
-    numbers = {seed: _numbers(report) for seed, report in reports.items()}
+    numbers = {
+        seed: {
+            name: {
+                key: math.nan if value is None else value
+                for key, value in found.items()
+                if value is None or isinstance(value, int | float)
+            }
+            for name, found in report["runs"].items()
+        }
+        for seed, report in reports.items()
+    }
     return [
         Finding(
             gate,
@@ -229,17 +239,6 @@ def write(
 
 def _link(name: str) -> str:
     return f"[`{name}`]({PAGES.as_posix()}/{name}.md)"
-
-
-def _numbers(report: dict[str, Any]) -> dict[str, dict[str, float]]:
-    return {
-        name: {key: math.nan if value is None else value for key, value in found.items() if _is_number(value)}
-        for name, found in report["runs"].items()
-    }
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or isinstance(value, int | float)
 
 
 def _setting(experiment: str, settings: dict[str, Any]) -> str:

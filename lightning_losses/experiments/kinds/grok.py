@@ -65,6 +65,11 @@ class Run:
     collapse: dict[str, Curve]
     numbers: dict[str, float]
 
+    def plain(self) -> dict[str, Any]:
+        """What the JSON file holds of it."""
+        curves = {curve.label: {"steps": curve.steps, "values": curve.values} for curve in self.curves}
+        return {"label": self.label, **self.numbers, "curves": curves}
+
 
 class Grokking(Experiment):
     """Every run of ``config.runs``, one after the other, watched while it groks.
@@ -149,7 +154,9 @@ def callbacks_of(config: DictConfig) -> list[Callback]:
 
 def _train(name: str, label: str, config: DictConfig, folder: Path, place: Path) -> Run:
     metrics = place / "metrics.jsonl"
-    with logging_run(config, place, **_naming(config, label)) as logger:
+    # What W&B calls one of several runs.
+    naming = {"name": label, "group": str(config.title)} if len(config.runs) > 1 else {}
+    with logging_run(config, place, **naming) as logger:
         run = _fit(name, label, config, folder, logger, metrics)
         scores = {
             f"test/{run.measure}": run.numbers[f"final test {run.measure}"],
@@ -161,11 +168,6 @@ def _train(name: str, label: str, config: DictConfig, folder: Path, place: Path)
     # Last: who watches the run knows by it that the run is done.
     append_metrics(metrics, {**scores, "finished": True})
     return run
-
-
-def _naming(config: DictConfig, label: str) -> dict[str, str]:
-    """What W&B calls one of several runs."""
-    return {"name": label, "group": str(config.title)} if len(config.runs) > 1 else {}
 
 
 def _fit(name: str, label: str, config: DictConfig, folder: Path, logger: Logger | None, metrics: Path) -> Run:
@@ -257,9 +259,8 @@ def _page(config: DictConfig, runs: Mapping[str, Run], gates: list[Gate], second
     rows = [[run.label, *(_cell(name, run.numbers.get(name, math.nan)) for name in shown)] for run in runs.values()]
     numbers = {name: run.numbers for name, run in runs.items()}
     passed = {str(gate): gate.passes(numbers) for gate in gates}
-    judged = [
-        f"{'passed' if passed[str(gate)] else 'FAILED'}: {gate} (found {_list(gate.found(numbers))})" for gate in gates
-    ]
+    found = {str(gate): ", ".join(f"{value:.4g}" for value in gate.found(numbers)) for gate in gates}
+    judged = [f"{'passed' if holds else 'FAILED'}: {gate} (found {found[gate]})" for gate, holds in passed.items()]
     return Page(
         title=config.title,
         command=command,
@@ -273,7 +274,7 @@ def _page(config: DictConfig, runs: Mapping[str, Run], gates: list[Gate], second
         numbers={
             "seed": config.seed,
             "seconds": seconds,
-            "runs": {name: {"label": run.label, **_numbers(run)} for name, run in runs.items()},
+            "runs": {name: run.plain() for name, run in runs.items()},
             "gates": [{"gate": gate, "passed": holds} for gate, holds in passed.items()],
             "passed": all(passed.values()),
         },
@@ -289,21 +290,12 @@ def _figure(runs: Collection[Run], measure: str) -> Figure:
     return comparison(curves, {run.label: run.collapse for run in runs if run.collapse}, measure=measure)
 
 
-def _numbers(run: Run) -> dict[str, Any]:
-    curves = {curve.label: {"steps": curve.steps, "values": curve.values} for curve in run.curves}
-    return {**run.numbers, "curves": curves}
-
-
 def _cell(name: str, value: float) -> str:
     if math.isnan(value):
         return "–"
     if "accuracy" in name or name == "highest collapse":
         return f"{100 * value:.1f} %"
     return f"{value:.3g}" if "loss" in name else f"{value:,.0f}"
-
-
-def _list(values: list[float]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
 
 
 @contextmanager

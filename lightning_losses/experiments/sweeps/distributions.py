@@ -75,7 +75,10 @@ class Distribution:
             low, high = options["min"], options["max"]
             return min(low + math.floor(share * (high - low + 1)), high)
         value = self._continuous(share)
-        return _rounded(value, options["q"]) if "q" in options else value
+        if "q" not in options:
+            return value
+        q, steps = options["q"], round(value / options["q"])
+        return steps * q if isinstance(q, int) else _tidy(steps * q)
 
     def points(self) -> list[Any]:
         """The values that a grid takes, W&B's: whole numbers with both ends, multiples of q without the upper end."""
@@ -217,11 +220,6 @@ def _check_probabilities(name: str, values: list[Any], probabilities: Any) -> No
             f"parameters.{name}: probabilities={probabilities} came for {len(values)} values; give as many numbers of "
             "at least 0 that add up to 1."
         )
-
-
-def _rounded(value: float, q: float) -> float | int:
-    steps = round(value / q)
-    return steps * q if isinstance(q, int) else _tidy(steps * q)
 
 
 def _tidy(value: float) -> float:

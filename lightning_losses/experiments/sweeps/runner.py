@@ -111,23 +111,23 @@ class Runner:
             try:
                 while True:
                     self._start(waiting, total)
-                    progress.update(task, completed=self._ended, description=self._description())
+                    ended = sum(trial.ended for trial in self.trials)
+                    progress.update(task, completed=ended, description=self._description())
                     if not self._running:
                         return
                     time.sleep(self.poll)
                     for process in list(self._running):
                         self._look(process)
                     if self._reached():
-                        self._end_all()
+                        # What still runs is not needed.
+                        self._signal(signal.SIGTERM)
+                        self._wait("stopped")
                         return
             except KeyboardInterrupt:
                 progress.update(task, description="interrupted; the running trials leave their checkpoints")
-                self._interrupt()
+                self._signal(signal.SIGINT)
+                self._wait(None)
                 raise
-
-    @property
-    def _ended(self) -> int:
-        return sum(trial.ended for trial in self.trials)
 
     def _total(self, count: int | None) -> int | None:
         limits = [limit for limit in (count, self.sweep.run_cap) if limit is not None]
@@ -210,7 +210,8 @@ class Runner:
         if size != process.size:
             process.size = size
             if not process.stopped and self._behind(process.trial):
-                self._ask(process)
+                process.stopped, process.asked = True, time.monotonic()
+                process.popen.terminate()
 
     def _behind(self, trial: Trial) -> bool:
         metric, rule = self.sweep.metric, self.sweep.hyperband
@@ -218,10 +219,6 @@ class Runner:
             return False
         histories = [[metric.sign * value for value in other.history(metric.name)] for other in self.trials]
         return rule.stops(histories[trial.number], histories)
-
-    def _ask(self, process: _Process) -> None:
-        process.stopped, process.asked = True, time.monotonic()
-        process.popen.terminate()
 
     def _close(self, process: _Process, code: int) -> None:
         process.output.close()
@@ -253,15 +250,6 @@ class Runner:
             return False
         values = [trial.value(metric) for trial in self.trials]
         return any(value is not None and metric.sign * (value - metric.target) <= 0 for value in values)
-
-    def _end_all(self) -> None:
-        """After the target was reached: what still runs is ended."""
-        self._signal(signal.SIGTERM)
-        self._wait("stopped")
-
-    def _interrupt(self) -> None:
-        self._signal(signal.SIGINT)
-        self._wait(None)
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._running:

@@ -131,7 +131,11 @@ class Sweep:
     def in_force(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Without the parameters of objectives that these don't choose: ``objectives.<name>.*`` belongs to one."""
         chosen = parameters.get(CHOICE)
-        return {name: value for name, value in parameters.items() if chosen is None or _belongs(name, chosen)}
+        return {
+            name: value
+            for name, value in parameters.items()
+            if chosen is None or not belongs_to_choice(name) or name.split(".")[1] == str(chosen)
+        }
 
     def grid(self) -> Iterator[dict[str, Any]]:
         """The grid's points, the last parameter varying fastest; points that are the same run come once."""
@@ -304,7 +308,3 @@ def _mapping(name: str, definition: Mapping[str, Any]) -> dict[str, Any]:
 def belongs_to_choice(name: str) -> bool:
     """Whether a parameter is one that only a chosen objective has: ``objectives.<name>.*``."""
     return name.startswith(_CHOSEN)
-
-
-def _belongs(name: str, chosen: Any) -> bool:
-    return not belongs_to_choice(name) or name.removeprefix(_CHOSEN).split(".")[0] == str(chosen)

@@ -47,8 +47,8 @@ class Trial:
 
     def history(self, metric: str) -> list[float]:
         """What it has reported of a metric, finite values in order."""
-        lines = read_metrics(self.folder / "metrics.jsonl")
-        return [line[metric] for line in lines if _finite(line.get(metric))]
+        values: list[Any] = [line.get(metric) for line in read_metrics(self.folder / "metrics.jsonl")]
+        return [value for value in values if type(value) in (int, float) and math.isfinite(value)]
 
     def value(self, metric: Metric | None) -> float | None:
         """The best that it has reported: what W&B's own search goes by. None if it reported nothing."""
@@ -132,7 +132,8 @@ class Journal:
         os.fsync(self._stream.fileno())
 
     def _claim(self, identity: Mapping[str, Any]) -> None:
-        path, digest = self.folder / "sweep.json", _digest(identity)
+        path, text = self.folder / "sweep.json", json.dumps(identity, sort_keys=True, default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()
         if not path.is_file():
             write_text(path, json.dumps({**identity, "digest": digest}, indent=1, default=str) + "\n")
         elif json.loads(path.read_text())["digest"] != digest:
@@ -169,11 +170,3 @@ def by_metric(trials: Iterable[Trial], metric: Metric | None) -> list[Trial]:
         return (value is None, 0.0 if value is None or metric is None else metric.sign * value, trial.number)
 
     return sorted(trials, key=place)
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _digest(identity: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()

@@ -31,7 +31,10 @@ def steps_per_batch(config: DictConfig, steps_per_epoch: int, callbacks: Iterabl
         ValueError: a configured number that the run can't have.
     """
     trainer = config.trainer
-    intervals = {"data.steps_per_epoch": steps_per_epoch, **_validation(trainer.get("val_check_interval"))}
+    # A share of the epoch, or a time, is left as it is, and needs every step.
+    validation = trainer.get("val_check_interval")
+    between = validation if type(validation) is int else 1
+    intervals = {"data.steps_per_epoch": steps_per_epoch, "trainer.val_check_interval": between}
     if trainer.get("max_steps", -1) > 0:
         intervals["trainer.max_steps"] = trainer.max_steps
     for name, usual in _COUNTING.items():
@@ -49,12 +52,6 @@ def steps_per_batch(config: DictConfig, steps_per_epoch: int, callbacks: Iterabl
                 f"largest that fits is taken, here {math.gcd(*intervals.values())}."
             )
     return int(asked)
-
-
-def _validation(interval: Any) -> dict[str, int]:
-    """Steps between validations; a share of the epoch or a time is left as it is, and needs every step."""
-    whole = isinstance(interval, int) and not isinstance(interval, bool)
-    return {"trainer.val_check_interval": interval if whole else 1}
 
 
 def _looks(callback: Callback) -> dict[str, int]:
