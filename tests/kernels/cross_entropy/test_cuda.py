@@ -6,6 +6,11 @@ import torch
 from lightning_losses.kernels.choice import choose_implementation
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from tests.kernels.cross_entropy.triton_cases import OPTIONS
+from tests.kernels.on_cuda import (  # noqa: F401 - the fixture is used by its name
+    assert_captured_equals_eager,
+    assert_the_host_never_waits,
+    full_precision,
+)
 
 pytestmark = [pytest.mark.kernels, pytest.mark.cuda]
 
@@ -38,14 +43,6 @@ def settled(options, dtype=torch.float64):
     if options.pop("class_weight", False):
         options["class_weight"] = torch.linspace(0.5, 2.0, 3000, dtype=dtype, device="cuda")
     return options
-
-
-@pytest.fixture
-def full_precision():
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @pytest.mark.usefixtures("full_precision")
@@ -86,13 +83,7 @@ def test_the_host_never_waits(impl, reduction, class_weight):
         loss = linear_cross_entropy(leaves[0], leaves[1], target, leaves[2], impl=impl, reduction=reduction, **options)
         loss.mean().backward()
 
-    step()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    assert_the_host_never_waits(step)
     assert all(leaf.grad.isfinite().all() for leaf in leaves)
 
 
@@ -113,21 +104,7 @@ def test_a_captured_step_gives_what_an_eager_one_gives(reduction):
         loss = linear_cross_entropy(leaves[0], leaves[1], target, leaves[2], reduction=reduction).mean()
         return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    with torch.no_grad():
-        hidden.copy_(hidden.flip(0))
-        target.copy_(target.flip(0))
-    graph.replay()
-    torch.cuda.synchronize()
-    for one, other in zip(captured, step(), strict=True):
-        torch.testing.assert_close(one, other)
+    assert_captured_equals_eager(step, hidden, target)
 
 
 @pytest.mark.parametrize("factor", [1.0, -2.5])

@@ -5,9 +5,14 @@ import torch
 
 from lightning_losses import losses
 from lightning_losses.kernels.linear_distillation import TeacherLogits, TopKLogits, linear_distillation
+from tests.kernels.on_cuda import (  # noqa: F401 - the fixture is used by its name
+    assert_captured_equals_eager,
+    assert_the_host_never_waits,
+    full_precision,
+)
 from tests.kernels.rows.divergences import OBJECTIVES, of_class
 
-pytestmark = [pytest.mark.kernels, pytest.mark.cuda]
+pytestmark = [pytest.mark.kernels, pytest.mark.cuda, pytest.mark.usefixtures("full_precision")]
 
 # bfloat16's and float16's scores and gradients are rounded to 8 and 11 bits.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
@@ -51,14 +56,6 @@ def assert_equals_float64(objective, dtype, options, vocabulary=4096, upstream=1
     signs = isinstance(objective, losses.TotalVariation) and dtype != torch.float32
     for one, other in zip(found, right, strict=True):
         assert (one.double() - other).norm() <= TOLERANCE[dtype] * (10 if signs else 1) * other.norm().clamp(min=1e-6)
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -124,13 +121,7 @@ def test_the_host_never_waits(name, reduction):
         options = {"hard_weight": 0.3, "reduction": reduction}
         linear_distillation(**heads(tensors), target=target, objective=objective, **options).loss.mean().backward()
 
-    step()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    assert_the_host_never_waits(step)
     assert all(tensor.grad.isfinite().all() for tensor in tensors[:3])
 
 
@@ -145,21 +136,7 @@ def test_a_captured_step_gives_what_an_eager_one_gives(name, reduction):
         loss = linear_distillation(**heads(tensors), target=target, objective=OBJECTIVES[name], **options).loss.mean()
         return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    with torch.no_grad():
-        leaves[0].copy_(leaves[0].flip(0))
-        target.copy_(target.flip(0))
-    graph.replay()
-    torch.cuda.synchronize()
-    for one, other in zip(captured, step(), strict=True):
-        torch.testing.assert_close(one, other)
+    assert_captured_equals_eager(step, leaves[0], target)
 
 
 def test_memory_is_two_chunks():

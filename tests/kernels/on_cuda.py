@@ -1,0 +1,43 @@
+"""What the tests of kernels on a GPU share: exact products, a step that may not wait, a captured one."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def full_precision():
+    """Products of float32 numbers are not TF32's."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def assert_the_host_never_waits(step):
+    """The first step compiles and allocates; an error is raised where the second waits."""
+    step()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def assert_captured_equals_eager(step, *inputs):
+    """A step's tensors, captured and replayed on inputs turned around in place, are those of a step on these."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        for tensor in inputs:
+            tensor.copy_(tensor.flip(0))
+    graph.replay()
+    torch.cuda.synchronize()
+    for one, other in zip(captured, step(), strict=True):
+        torch.testing.assert_close(one, other)
