@@ -4,6 +4,7 @@
 # make results: the experiments on fresh seeds, into RESULTS.md. make docs: the pages, into build/site; a test builds them too.
 # The tests run in WORKERS processes; make test ARGS="-n 0 -k WORD" runs the chosen ones in one.
 # make fuzz: every loss at the edges of its inputs, and 2,000 malformed configurations, with counts.
+# make hostile: folders, configurations and files made to harm, each of which must be refused, with their count.
 # make kills: runs of two processes, interrupted and killed at random moments, against runs that were left alone.
 # make mutants: plausible mistakes, put into a copy of the package one at a time, and which of them the tests notice.
 # The first of them makes a virtual environment in $(VENV); later ones use it, and install again when the project's
@@ -15,7 +16,7 @@ WORKERS ?= 2
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: train results test test-cuda test-lowest check fuzz kills mutants docs install clean
+.PHONY: train results test test-cuda test-lowest check fuzz hostile kills mutants docs install clean
 
 train: $(INSTALLED)
 	$(BIN)/python recipes/train.py $(ARGS)
@@ -44,6 +45,9 @@ check: $(INSTALLED)
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+hostile: $(INSTALLED)
+	$(BIN)/python -m tests.hostile $(ARGS)
 
 kills: $(INSTALLED)
 	$(BIN)/python -m tests.kills $(ARGS)

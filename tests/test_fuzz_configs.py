@@ -44,6 +44,21 @@ JUNK = (
     "abc", "[1,2]", "{a:1}", "null", "true", "-1", "0", "1e999", "nan", "''", "'${nope}'", "'${model}'", "???", "1.5",
     "'" + "x" * 300 + "'", "ünïcode", "{_target_:os.system}", "[{_target_:builtins.eval}]", "[[]]", "'a b'", "inf",
 )  # fmt: skip
+# Values of the right type that can't be right.
+BAD = (
+    "threads=0", "trainer.limit_train_batches=0", "trainer.limit_val_batches=0", "hydra.run.dir=/proc/x",
+    "cache=/proc/x", "output=/proc/x", "modules.student=null", "+callbacks.x={_target_:lightning_losses.losses.KD}",
+    "trainer.accumulate_grad_batches=0", "trainer.gradient_clip_val=-1", "seed=range(0)", "seed=-1", "optimizer.lr=-1",
+    "optimizer.lr=nan", "optimizer.weight_decay=-1", "data.train_rows=5", "data.batch_size=0",
+    "trainer.accelerator=gpu", "trainer.devices=0", "trainer.max_epochs=0", "+trainer.max_steps=0",
+    "+trainer.val_check_interval=0", "+trainer.check_val_every_n_epoch=0", "model=null", "data=null",
+    "data._target_=torch.nn.ReLU", "optimizer._target_=torch.nn.ReLU", "trainer._target_=torch.nn.ReLU",
+)  # fmt: skip
+BAD_TOGETHER = (
+    ["experiment=distill", "data=digits", "teacher=none", "objective=kd"],
+    ["experiment=classify", "data=digits", "objective=kd"],
+    ["experiment=self_distill", "data=digits", "objective=kd"],
+)
 FILES = (
     "a: [1, 2",
     "\tx: 1",
@@ -82,6 +97,8 @@ def misspelt(word, rng):
 
 def malformed(rng, names, folder):
     """A command line with one fault, drawn at random."""
+    if rng.random() < 0.2:
+        return rng.choice([*([*rng.choice(BASES), bad] for bad in BAD), *BAD_TOGETHER])
     base, name, value = list(rng.choice(BASES)), rng.choice(names), rng.choice(JUNK)
     kind = rng.randrange(9)
     if kind == 0:
@@ -124,6 +141,8 @@ def attempt(line):
             arguments = get_args_parser().parse_args(plain_overrides(line))
             with mock.patch.object(launch, "experiment_of", found):
                 launch.prepare(arguments, "train")
+                if any(word.startswith("hydra.run.dir=") for word in line):
+                    launch.run_folder(arguments, "train").__enter__()
     except SystemExit:
         return "message" if "usage:" in told.getvalue() and "Traceback" not in told.getvalue() else "left silently"
     except Exception as error:

@@ -12,7 +12,7 @@ from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.checkpoints.slurm import remove_lightnings_own
 from lightning_losses.environment.atomic_files import write_text
-from lightning_losses.parallel.sharded_folders import find_again, previous_name
+from lightning_losses.parallel.sharded_folders import check_folder, find_again, previous_name
 
 
 def begin(folder: Path, identity: dict[str, Any], *, resume: bool) -> Path | None:
@@ -57,9 +57,10 @@ def check_resumption(folder: Path, identity: dict[str, Any] | None, network: nn.
         return
     if identity is not None:
         _check_identity(folder, identity)
-    if last.is_dir():
-        return
     try:
+        if last.is_dir():
+            check_folder(last)
+            return
         # Shapes alone: what the tensors hold is the digest's.
         state = AtomicCheckpoints().load_checkpoint(last, map_location="meta").get("state_dict", {})
         _check_fits(last, state, network.state_dict())

@@ -49,6 +49,8 @@ def test_its_command_starts_it_again():
         (["experiment=calibration_overlap"], "python recipes/compare.py comparison=calibration_overlap makes it."),
         (["--experimental-rerun", "config.pickle"], "the file would be unpickled"),
         (["--config-path", "conf"], "--config-dir adds a folder of yours"),
+        (["experiment=classify", "data=digits", "cache=/proc/x"], "cache=/proc/x: /proc can't be written: No such"),
+        (["experiment=classify", "data=digits", "hydra.run.dir=/proc/x"], "hydra.run.dir=/proc/x: /proc can't be wr"),
     ],
 )
 def test_what_is_not_started_is_one_sentence(words, message, capsys):

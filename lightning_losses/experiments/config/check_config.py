@@ -263,8 +263,9 @@ def check_trainer(trainer: DictConfig, *, sweeping: bool = False) -> None:
             f"trainer.accelerator={accelerator}: torch finds no such device on this machine; give "
             "trainer.accelerator=auto, which takes what there is, or cpu."
         )
-    if trainer.get("max_steps") == 0:
-        raise ConfigError("trainer.max_steps=0: nothing would be trained; give at least 1, or -1 for no limit.")
+    for name, all_of_them in (("max_steps", "no limit"), ("devices", "all that there are")):
+        if trainer.get(name) == 0:
+            raise ConfigError(f"trainer.{name}=0: nothing would be trained; give at least 1, or -1 for {all_of_them}.")
     if sweeping and runs_again(trainer):
         raise ConfigError(
             f"trainer.strategy={target.rpartition('.')[2] or strategy} with -m (--multirun): Lightning would run this "

@@ -63,6 +63,10 @@ def trainings(config: DictConfig, modules: DictConfig, *, shows_inputs: bool = T
                 execution=config.get("execution") or None,
                 shows_inputs=shows_inputs,
             )
+    if "student" not in planned:
+        raise ConfigError(
+            "modules.student: there is none, and it is what a run trains; choose an experiment, or add it."
+        )
     return planned
 
 
