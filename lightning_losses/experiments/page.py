@@ -134,13 +134,14 @@ class Page:
             write_text(folder / name, text)
         return pictures
 
-    def show(self) -> None:
-        """Print the tables, and what is said below them."""
+    def show(self, seconds: float | None = None, folder: Path | None = None) -> None:
+        """Print the tables, what is said below them, and, if told, how long it took and where the page lies."""
         for table in self.tables:
             table.show(f"{self.title}: {table.title}" if table.title else self.title)
         # No wrapping and no markup: the lines hold names and commands to copy.
         console = Console(soft_wrap=True, highlight=False, markup=False)
-        for line in self.said:
+        place = [] if seconds is None else [f"{seconds:.0f} s. The report is in {folder}"]
+        for line in [*self.said, *place]:
             console.print(line)
 
 

@@ -24,23 +24,19 @@ class Curve(NamedTuple):
     role: Literal["train", "test"] = "test"
 
 
-def grokking_curves(
-    curves: Sequence[Curve], *, measure: str = "accuracy", delay: Any = None, title: str = ""
-) -> Figure:
+def grokking_curves(curves: Sequence[Curve], *, measure: str = "accuracy", delay: Any = None) -> Figure:
     """Training and test curves of one run over logarithmic steps, with the delay between their thresholds.
 
     Args:
         curves: of one run.
         measure: "accuracy", drawn in percent, or "loss", on a logarithmic scale.
         delay: an object with `memorised` and `generalised`, steps or NaN; None marks nothing.
-        title: of the panel.
     """
     with paper_style():
         figure, (axis,) = new_figure()
         draw_grokking(axis, curves, measure=measure)
         if delay is not None:
             _mark_delay(axis, delay)
-        axis.set_title(title)
         axis.legend(loc="best")
     return figure
 
@@ -212,7 +208,6 @@ def value_curves(
     ylabel: str,
     highlight: str | None = None,
     log_y: bool = False,
-    lines: Mapping[str, float] | None = None,
 ) -> Figure:
     """Values over steps, one of them drawn bold.
 
@@ -221,7 +216,6 @@ def value_curves(
         ylabel: what the values are.
         highlight: the label to draw bold and black.
         log_y: whether the values are positive, and go on a logarithmic scale.
-        lines: horizontal lines by label.
     """
     with paper_style():
         figure, (axis,) = new_figure(width=4.2)
@@ -230,10 +224,6 @@ def value_curves(
                 axis.plot(steps, values, label=label, color="black", linewidth=2.0)
             else:
                 _line(axis, steps, values, label, order)
-        for label, value in (lines or {}).items():
-            axis.axhline(value, color="#777777", linewidth=0.9, linestyle="--")
-            axis.annotate(label, (0.01, value), xycoords=("axes fraction", "data"), xytext=(0, 2),
-                          textcoords="offset points", fontsize=8, color="#555555")  # fmt: skip
         if log_y:
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter(_PLAIN)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.experiments.comparison.comparison_plan import Plan, Planned, plan
@@ -110,9 +109,7 @@ class ObjectiveComparison(Experiment):
         page.write(folder / "report")
         over_rates = comparison.learning_rates
         log_folder(config, folder, {} if over_rates is None else over_rates.scalars())
-        page.show()
-        text = f"{comparison.seconds:.0f} s. The report is in {folder / 'report'}"
-        Console(soft_wrap=True, highlight=False).print(text)
+        page.show(comparison.seconds, folder / "report")
         return comparison
 
     def _of(self, planned: Plan, values: Mapping[Planned, Mapping[str, float]], **progress: Any) -> Comparison:

@@ -27,7 +27,7 @@ from lightning_losses.experiments.training.evaluation import evaluate, predict_l
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
 from lightning_losses.experiments.training.report import Report
 from lightning_losses.experiments.training.teacher_cache import cached_teacher, check_cache
-from lightning_losses.experiments.training.training import Trained, Training
+from lightning_losses.experiments.training.training import Trained, Training, training_of
 from lightning_losses.metrics import negative_log_likelihood
 
 
@@ -49,13 +49,11 @@ def trainings(config: DictConfig, modules: DictConfig, *, shows_inputs: bool = T
                 data = OmegaConf.merge(data, config.teacher_data)
                 assert isinstance(data, DictConfig)
                 data._set_parent(config)
-            planned[name] = Training(
-                name=name,
-                module=modules[name],
+            planned[name] = training_of(
+                config,
+                name,
+                modules[name],
                 data=data,
-                trainer=config.trainer,
-                scheduler=config.get("scheduler") or None,
-                callbacks=config.get("callbacks") or None,
                 seed=config.teacher_seed if name == "teacher" else config.seed,
                 weights=config.weights,
                 teacher=planned.get("teacher") if name == "student" else None,

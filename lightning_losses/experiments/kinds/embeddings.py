@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Float, Int
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -21,7 +20,7 @@ from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import plain_settings
 from lightning_losses.experiments.page import Page, Table
 from lightning_losses.experiments.training.rehearsal import rehearse_step
-from lightning_losses.experiments.training.training import Training
+from lightning_losses.experiments.training.training import Training, training_of
 from lightning_losses.metrics.retrieval import RetrievalScore, retrieval_ranks, retrieval_scores
 from lightning_losses.plots.seed_intervals import seed_intervals
 from lightning_losses.teachers import CachedLogits, load_cached_teacher
@@ -86,16 +85,7 @@ def students(config: DictConfig) -> dict[str, list[Training]]:
             }
         )
         found[str(name)] = [
-            Training(
-                name=f"{name}-{seed}",
-                module=module,
-                data=config.data,
-                trainer=config.trainer,
-                scheduler=config.get("scheduler") or None,
-                callbacks=config.get("callbacks") or None,
-                seed=seed,
-                shows_inputs=False,
-            )
+            training_of(config, f"{name}-{seed}", module, seed=seed, shows_inputs=False)
             for seed in config.embeddings.seeds
         ]
     return found
@@ -145,8 +135,7 @@ class EmbeddingDistillation(Experiment):
         seconds = time.perf_counter() - started
         page = _page(config, scores, data, seconds, self.command)
         page.write(folder / "report")
-        page.show()
-        Console(soft_wrap=True, highlight=False).print(f"{seconds:.0f} s. The report is in {folder / 'report'}")
+        page.show(seconds, folder / "report")
         return scores
 
 

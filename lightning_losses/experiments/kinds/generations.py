@@ -18,7 +18,7 @@ from lightning_losses.experiments.loggers.loggers import plain_settings
 from lightning_losses.experiments.training.evaluation import evaluate
 from lightning_losses.experiments.training.rehearsal import rehearse_step
 from lightning_losses.experiments.training.report import Report
-from lightning_losses.experiments.training.training import Trained, Training
+from lightning_losses.experiments.training.training import Trained, Training, training_of
 from lightning_losses.losses.distillation.self_taught.self_distill_gt import optimal_alpha
 
 _ALPHA = "objective.terms.self_distill_gt.loss.alpha"
@@ -38,16 +38,7 @@ def generation(config: DictConfig, name: str, alpha: float) -> Training:
             "objective=self_distill_gt."
         )
     OmegaConf.update(module, _ALPHA, float(alpha))
-    return Training(
-        name=name,
-        module=module,
-        data=config.data,
-        trainer=config.trainer,
-        scheduler=config.get("scheduler") or None,
-        callbacks=config.get("callbacks") or None,
-        seed=config.seed,
-        weights=config.weights,
-    )
+    return training_of(config, name, module, weights=config.weights)
 
 
 def check_settings(config: DictConfig) -> None:

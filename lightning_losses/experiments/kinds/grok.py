@@ -116,8 +116,7 @@ class Grokking(Experiment):
         seconds = time.perf_counter() - started
         page = _page(config, runs, gates, seconds, self.command)
         page.write(folder / "report")
-        page.show()
-        Console(soft_wrap=True, highlight=False).print(f"{seconds:.0f} s. The report is in {folder / 'report'}")
+        page.show(seconds, folder / "report")
         return runs
 
 

@@ -67,6 +67,13 @@ class Trained:
     kept: bool = False
 
 
+def training_of(config: DictConfig, name: str, module: DictConfig, **others: Any) -> "Training":
+    """The training of a network by what a configuration says of data, trainer, scheduler, callbacks and seed."""
+    parts = {part: config.get(part) or None for part in ("scheduler", "callbacks")}
+    shared = {"data": config.data, "trainer": config.trainer, "seed": config.seed, **parts}
+    return Training(name=name, module=module, **{**shared, **others})
+
+
 @dataclass(frozen=True)
 class Training:
     """How one network is trained: everything that decides the result.
