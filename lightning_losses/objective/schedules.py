@@ -19,7 +19,18 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Linear:
+class _Ramp:
+    start: float
+    end: float
+    begin: float = 0.0
+    until: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_span(type(self).__name__, self.begin, self.until)
+
+
+@dataclass(frozen=True)
+class Linear(_Ramp):
     """From `start` to `end` in a straight line, while `progress` goes from `begin` to `until`; flat outside.
 
     Example:
@@ -27,35 +38,19 @@ class Linear:
         1.0
     """
 
-    start: float
-    end: float
-    begin: float = 0.0
-    until: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_span(type(self).__name__, self.begin, self.until)
-
     def __call__(self, progress: float) -> float:
         """The weight at this fraction of training."""
         return self.start + (self.end - self.start) * _fraction(progress, self.begin, self.until)
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(_Ramp):
     """From `start` to `end` along half a cosine, while `progress` goes from `begin` to `until`; flat outside.
 
     Example:
         >>> round(Cosine(1.0, 0.0)(0.5), 6)
         0.5
     """
-
-    start: float
-    end: float
-    begin: float = 0.0
-    until: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_span(type(self).__name__, self.begin, self.until)
 
     def __call__(self, progress: float) -> float:
         """The weight at this fraction of training."""

@@ -1,18 +1,20 @@
 """Grokfast: amplify the slow component of the gradients, found by a moving average over steps."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import field
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.settings import Bound, Count, Declared, NonNegative
 from lightning_losses.parallel.sharding import local_part, shard_like, whole
 
 Average = Literal["mean", "sum"]
+Decay = Annotated[float, Bound(least=0, below=1)]
 
 
-class GrokfastEMA:
+class GrokfastEMA(Declared):
     """Adds an exponential moving average of past gradients to each gradient.
 
     ``h <- α h + (1 - α) g``, then ``g <- g + λ h``, with h starting as the first gradient.
@@ -35,14 +37,11 @@ class GrokfastEMA:
         tensor([4.])
     """
 
-    def __init__(self, alpha: float = 0.98, lamb: float = 2.0) -> None:
-        check_number("grokfast_ema", "alpha", alpha, least=0, most=1)
-        check_number("grokfast_ema", "lamb", lamb, least=0)
-        if alpha == 1:
-            raise ValueError("grokfast_ema: alpha=1 came, which never forgets the first gradient; give less than 1.")
-        self.alpha = alpha
-        self.lamb = lamb
-        self._average: dict[str, Tensor] = {}
+    name = "grokfast_ema"
+
+    alpha: Decay = 0.98
+    lamb: NonNegative = 2.0
+    _average: dict[str, Tensor] = field(init=False, default_factory=dict)
 
     @torch.no_grad()
     def filter_(self, gradients: Mapping[str, Tensor]) -> None:
@@ -65,7 +64,7 @@ class GrokfastEMA:
         self._average = {name: average.clone() for name, average in state["average"].items()}
 
 
-class GrokfastMA:
+class GrokfastMA(Declared):
     """Adds the average of the last gradients to each gradient.
 
     ``g <- g + λ avg`` over a window of the last gradients as they came, this one among them.
@@ -91,19 +90,15 @@ class GrokfastMA:
         tensor([6.])
     """
 
-    def __init__(
-        self, window_size: int = 100, lamb: float = 5.0, filter_type: Average = "mean", warmup: bool = True
-    ) -> None:
-        check_number("grokfast_ma", "window_size", window_size, least=1)
-        check_number("grokfast_ma", "lamb", lamb, least=0)
-        check_choice("grokfast_ma", "filter_type", filter_type, Average)
-        self.window_size = int(window_size)
-        self.lamb = lamb
-        self.filter_type: Average = filter_type
-        self.warmup = warmup
-        self._window: dict[str, list[Tensor]] = {}
-        self._total: dict[str, Tensor] = {}
-        self._steps: dict[str, int] = {}
+    name = "grokfast_ma"
+
+    window_size: Count = 100
+    lamb: NonNegative = 5.0
+    filter_type: Average = "mean"
+    warmup: bool = True
+    _window: dict[str, list[Tensor]] = field(init=False, default_factory=dict)
+    _total: dict[str, Tensor] = field(init=False, default_factory=dict)
+    _steps: dict[str, int] = field(init=False, default_factory=dict)
 
     @torch.no_grad()
     def filter_(self, gradients: Mapping[str, Tensor]) -> None:

@@ -1,24 +1,23 @@
 """Amplifies the slow component of the gradients, to shorten the delay of grokking."""
 
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_losses.callbacks.access import gradients_of, refuse_hidden_gradients
-from lightning_losses.numerics.checks import check_choice
-from lightning_losses.optim.grokfast import Average, GrokfastEMA, GrokfastMA
+from lightning_losses.callbacks.declared import DeclaredCallback
+from lightning_losses.numerics.settings import Count, NonNegative
+from lightning_losses.optim.grokfast import Average, Decay, GrokfastEMA, GrokfastMA
 from lightning_losses.optim.selection import select_parameters
 from lightning_losses.parallel.sharding import whole_dots
 
-Kind = Literal["ema", "ma"]
 
-
-class Grokfast(Callback):
+class Grokfast(DeclaredCallback):
     """Adds a moving average of past gradients to the gradients of each optimizer step.
 
     It acts on the gradients of the whole step: after accumulation, the processes' averaging and AMP's unscaling, and
@@ -47,31 +46,31 @@ class Grokfast(Callback):
         5.0
     """
 
-    def __init__(
-        self,
-        average: Kind = "ema",
-        alpha: float = 0.98,
-        lamb: float | None = None,
-        window_size: int = 100,
-        filter_type: Average = "mean",
-        warmup: bool = True,
-        include: Sequence[str] = ("*",),
-        exclude: Sequence[str] = (),
-    ) -> None:
-        check_choice("grokfast", "average", average, Kind)
+    name = "grokfast"
+
+    average: Literal["ema", "ma"] = "ema"
+    alpha: Decay = 0.98
+    lamb: NonNegative | None = None
+    window_size: Count = 100
+    filter_type: Average = "mean"
+    warmup: bool = True
+    include: Sequence[str] = ("*",)
+    exclude: Sequence[str] = ()
+    _parameters: dict[str, nn.Parameter] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lamb = {} if self.lamb is None else {"lamb": self.lamb}
         self.filter: GrokfastEMA | GrokfastMA = (
-            GrokfastEMA(alpha=alpha, lamb=2.0 if lamb is None else lamb)
-            if average == "ema"
-            else GrokfastMA(window_size, 5.0 if lamb is None else lamb, filter_type, warmup)
+            GrokfastEMA(self.alpha, **lamb)
+            if self.average == "ema"
+            else GrokfastMA(self.window_size, filter_type=self.filter_type, warmup=self.warmup, **lamb)
         )
-        self.include = include
-        self.exclude = exclude
-        self._parameters: dict[str, nn.Parameter] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the parameters, once they are where they train."""
-        refuse_hidden_gradients("grokfast", trainer)
-        self._parameters = select_parameters("grokfast", pl_module.named_parameters(), self.include, self.exclude)
+        refuse_hidden_gradients(self.name, trainer)
+        self._parameters = select_parameters(self.name, pl_module.named_parameters(), self.include, self.exclude)
         fused = any(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in trainer.optimizers)
         if _scales_losses(trainer) and fused:
             raise ValueError("grokfast: a fused optimizer unscales AMP's gradients too late; give fused=False.")
