@@ -21,6 +21,13 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
 
+def with_scheduler(optimizer: Optimizer, make_scheduler: SchedulerFactory | None) -> Any:
+    """An optimizer as `configure_optimizers` returns it, with its scheduler, stepped every step, if there is one."""
+    if make_scheduler is None:
+        return optimizer
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make_scheduler(optimizer), "interval": "step"}}
+
+
 class Classifier(SelfDistillationMixin, L.LightningModule):
     """Trains a network on classes with any objective that needs no teacher.
 
@@ -97,13 +104,7 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the network and for the objective's own parameters."""
-        optimizer = self.make_optimizer(self.parameters())
-        if self.make_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
-        }
+        return with_scheduler(self.make_optimizer(self.parameters()), self.make_scheduler)
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> dict[str, Tensor]:
         logits, target = self(batch["inputs"]), batch["target"]

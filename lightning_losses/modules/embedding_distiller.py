@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_losses.environment.logged_means import log_means
 from lightning_losses.metrics.retrieval import retrieval_ranks
 from lightning_losses.mixins.distillation import DistillationMixin
-from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory
+from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory, with_scheduler
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.objective import Objective
 
@@ -96,13 +96,7 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the network, and for what the objective's losses own."""
-        optimizer = self.make_optimizer(self.parameters())
-        if self.make_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
-        }
+        return with_scheduler(self.make_optimizer(self.parameters()), self.make_scheduler)
 
     def _similarities(self, features: Tensor) -> Tensor:
         queries, documents = features.chunk(2)

@@ -1,6 +1,6 @@
 """A LightningModule for tasks whose step is one batch of everything: as little beside the mathematics as can be."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from lightning_losses.environment.lightning_internals import (
 )
 from lightning_losses.environment.logged_means import log_means
 from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.modules.classifier import OptimizerFactory
 from lightning_losses.modules.evaluation import evaluate, ignored_targets
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.objective import Objective
@@ -84,7 +85,7 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
         self,
         network: nn.Module,
         objective: Objective,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        optimizer: OptimizerFactory | None = None,
         measure: Measure = "accuracy",
         steps_per_batch: int = 1,
     ) -> None:
@@ -92,7 +93,7 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
         check_choice("full_batch_learner", "measure", measure, Measure)
         self.network = network
         self.objective = objective
-        self.make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = optimizer or torch.optim.AdamW
+        self.make_optimizer: OptimizerFactory = optimizer or torch.optim.AdamW
         self.measure: Measure = measure
         self.steps_per_batch = steps_per_batch
 

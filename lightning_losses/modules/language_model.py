@@ -18,7 +18,7 @@ from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.mixins.language_head import LanguageHeadMixin, normalizer_of
 from lightning_losses.mixins.objective import ObjectiveMixin
-from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory
+from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory, with_scheduler
 from lightning_losses.modules.evaluation import evaluate
 from lightning_losses.modules.peak_memory import PeakMemory
 from lightning_losses.networks.output_head import head_matrix, logit_scale, logit_softcap
@@ -162,13 +162,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the network."""
-        optimizer = self.make_optimizer(self.parameters())
-        if self.make_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
-        }
+        return with_scheduler(self.make_optimizer(self.parameters()), self.make_scheduler)
 
     def _evaluate(self, batch: Batch, split: str) -> dict[str, Tensor]:
         logits, target = self(batch["inputs"], batch.get("documents")).float(), batch["target"]
