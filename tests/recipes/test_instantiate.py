@@ -56,7 +56,7 @@ lightning.pytorch.loggers.MLFlowLogger lightning.pytorch.loggers.CometLogger
 lightning.pytorch.plugins.io.TorchCheckpointIO lightning.fabric.plugins.io.TorchCheckpointIO
 lightning.pytorch.trainer.connectors.checkpoint_connector._CheckpointConnector lightning.pytorch.Trainer.save_checkpoint
 lightning.pytorch.core.saving.load_hparams_from_yaml lightning.fabric.utilities.cloud_io._load
-lightning_losses.callbacks.records.metrics_file.append_metrics
+lightning_losses.callbacks.records.metrics_file.append_metrics lightning_losses.callbacks.MetricsFile
 lightning_losses.callbacks.records.metrics_file.read_metrics
 lightning_losses.callbacks.records.figures.publish lightning_losses.checkpoints.atomic_checkpoints.read_checkpoint
 lightning_losses.checkpoints.slurm.remove_lightnings_own lightning_losses.checkpoints.resumption.begin
@@ -179,12 +179,13 @@ def test_what_is_checked_is_what_is_built():
     ("target", "argument"),
     [("loggers.CSVLogger", "save_dir"), ("loggers.CSVLogger", "name"), ("loggers.TensorBoardLogger", "version"),
      ("profilers.SimpleProfiler", "dirpath"), ("profilers.AdvancedProfiler", "filename"),
-     ("callbacks.ModelCheckpoint", "dirpath"), ("callbacks.OnExceptionCheckpoint", "dirpath")],
+     ("callbacks.ModelCheckpoint", "dirpath"), ("callbacks.OnExceptionCheckpoint", "dirpath"),
+     ("lightning_losses.callbacks.PostHocCalibration", "path"), ("lightning_losses.callbacks.WeightNorms", "folder")],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["/etc", "~/.ssh", "a/../../b", "s3://bucket/a", "C:\\a"])
 def test_what_writes_stays_within_the_run(target, argument, place):
-    node = {"_target_": f"lightning.pytorch.{target}", argument: place}
-    with pytest.raises(ConfigError, match="may write only within the run"):
+    node = {"_target_": target if "losses" in target else f"lightning.pytorch.{target}", argument: place}
+    with pytest.raises(ConfigError, match="may write only below the working folder"):
         check_targets({"x": node})
     check_targets({"x": {**node, argument: "logs/a..b"}})
     with allowing([node["_target_"]]):

@@ -1,7 +1,16 @@
+import json
+import os
+import re
+import shlex
+
 import pytest
 import torch
 
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
+from lightning_losses.environment.file_digests import check_digest, digest_place
+from lightning_losses.experiments.config.check_overrides import saved_overrides, to_repeat
+from lightning_losses.experiments.launch import launch
+from tests.hostile import SETTINGS, contents
 from tests.recipes.conftest import student_weights
 
 ALONE = ["modules.baseline=null", "trainer.max_epochs=3"]
@@ -73,3 +82,71 @@ def test_a_checkpoint_with_objects_is_refused(tmp_path):
     torch.save({"objects": AtomicCheckpoints()}, tmp_path / "foreign.ckpt")
     with pytest.raises(Exception, match="Weights only load failed"):
         AtomicCheckpoints().load_checkpoint(tmp_path / "foreign.ckpt", weights_only=False)
+
+
+def test_a_refused_resume_leaves_the_folder_as_it_was_and_the_printed_command_goes_on(interrupt, tmp_path, capsys):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    interrupt(1, teacher=True)
+    with pytest.raises(SystemExit) as left:
+        launch("train", [*SETTINGS, "trainer.max_epochs=2", f"cache={elsewhere}", f"hydra.run.dir={folder}"], "train")
+    (command,) = re.findall(r"^  train (.*)$", capsys.readouterr().err, re.MULTILINE)
+    assert left.value.code == 130 and shlex.split(command) == [f"resume={folder}", f"cache={elsewhere}"]
+    before = contents(folder)
+    for words, message in (
+        ([f"resume={folder}"], "cache=.* reaches out of the run's folder; if you trust it, write it after resume= too"),
+        ([*shlex.split(command), "optimizer.lr=0.5"], r"begun with other settings \(module.optimizer.lr\)"),
+        ([*shlex.split(command), "model.depth=2"], "begun with other settings"),
+    ):
+        with pytest.raises(SystemExit):
+            launch("train", words, "train")
+        assert re.search(message, capsys.readouterr().err)
+        assert contents(folder) == before
+    launch("train", shlex.split(command), "train")
+    assert torch.load(folder / "checkpoints" / "student" / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_what_reaches_out_of_a_folder_is_what_has_to_be_repeated(tmp_path):
+    inside = [
+        f"cache={tmp_path}/kept",
+        "seed=1",
+        "~callbacks",
+        "objective@supervised=ce",
+        "model={width: 2, depth: [1]}",
+    ]
+    outside = ["allowed_targets=[a.b]", "cache=kept", "+data.folder='~/data'", "teacher_weights=/a.ckpt"]
+    dropped = ["output=elsewhere", "resume=before"]
+    (tmp_path / ".hydra").mkdir()
+    lines = [*inside, *outside, *dropped]
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("".join(f"- {json.dumps(line)}\n" for line in lines))
+    assert to_repeat(tmp_path, [*lines, "-m", "--config-dir=a", "word"]) == outside
+    assert saved_overrides(tmp_path, ["-m", *outside]) == inside
+
+
+def test_a_kill_between_a_digest_and_its_checkpoint_leaves_a_good_one(tmp_path, monkeypatch):
+    checkpoints, path = AtomicCheckpoints(), tmp_path / "last.ckpt"
+    checkpoints.save_checkpoint({"step": 1}, path)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning_losses.environment.atomic_files.os.fsync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save_checkpoint({"step": 2}, path)
+    replace = os.replace
+    for step in (3, 4):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", lambda a, b: killed() if str(b) == str(path) else replace(a, b))
+            with pytest.raises(KeyboardInterrupt):
+                checkpoints.save_checkpoint({"step": step}, path)
+        assert checkpoints.load_checkpoint(path) == {"step": 1}
+    checkpoints.save_checkpoint({"step": 5}, path)
+    assert checkpoints.load_checkpoint(path) == {"step": 5}
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"checkpoint: .*last.ckpt was changed since it was written"):
+        checkpoints.load_checkpoint(path)
+    # One that came without a digest is read.
+    digest_place(path).unlink()
+    check_digest(path)
+    checkpoints.remove_checkpoint(path)
+    assert not list(tmp_path.iterdir())

@@ -43,7 +43,8 @@ _OURS = (
     *(_Rule(f"kernels.{name}", anything=True) for name in ("linear_cross_entropy", "linear_distillation")),
     _Rule("kernels.linear_stablemax_cross_entropy", anything=True),
     _Rule("calibrators", _MODULE),
-    _Rule("callbacks", _CALLBACK),
+    # Experiments add records by themselves.
+    *(_Rule(f"callbacks.{kind}", _CALLBACK) for kind in ("calibration", "companions", "interventions", "monitors")),
     _Rule("checkpoints", _CALLBACK),
     _Rule("data", ("lightning.pytorch.LightningDataModule",), ("RandomShift",)),
     _Rule("experiments", ("lightning_losses.experiments.launch.Experiment", *_LOGGER)),
@@ -89,7 +90,7 @@ _DOORS = (
     *("torchmetrics", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
 )
 # What writes where its arguments say.
-_WRITERS = (*_LOGGER, *_PROFILER, "lightning.pytorch.callbacks.Checkpoint")
+_WRITERS = (*_LOGGER, *_PROFILER, *_CALLBACK)
 
 _further: tuple[str, ...] = ()
 
@@ -247,8 +248,8 @@ def _check_places(target: Any, node: dict[Any, Any], path: str) -> None:
     for name, value in node.items():
         if isinstance(value, str) and leaves_folder(value):
             raise ConfigError(
-                f"{path}.{name}={value}: {target.__name__} may write only within the run; give a relative path without "
-                f"'..', or add allowed_targets=[{node['_target_']}] to the command line."
+                f"{path}.{name}={value}: {target.__name__} may write only below the working folder; give a relative "
+                f"path without '..', or add allowed_targets=[{node['_target_']}] to the command line."
             )
 
 
