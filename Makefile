@@ -1,4 +1,4 @@
-# make train: the default experiment. make test: the tests. make check: formatting rules, types and tests.
+# make train: what a teacher gives a student of few labels; ARGS are another run's overrides. make test: the tests. make check: formatting rules, types and tests.
 # make test-cuda: the tests that need a CUDA device, which make test skips: it hides GPUs, since its runs are for the CPU.
 # make test-lowest: the tests with the lowest versions that pyproject.toml allows, in a virtual environment of their own.
 # make results: the experiments on fresh seeds, into RESULTS.md. make docs: the pages, into build/site; a test builds them too.
@@ -19,7 +19,7 @@ INSTALLED = $(VENV)/.installed
 .PHONY: train results test test-cuda test-lowest check fuzz hostile kills mutants docs install clean
 
 train: $(INSTALLED)
-	$(BIN)/python recipes/train.py $(ARGS)
+	$(BIN)/python recipes/train.py $(or $(ARGS),experiment=few_labels)
 
 results: $(INSTALLED)
 	$(BIN)/python recipes/results.py $(ARGS)

@@ -1,9 +1,9 @@
-"""Images that fit in memory, as a LightningDataModule whose batches carry the glossary's names."""
+"""Images or signals that fit in memory, as a LightningDataModule whose batches carry the glossary's names."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, field
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_losses.data.loading import Batch, BatchDataset, SplitData
+from lightning_losses.data.packing import IGNORED
 from lightning_losses.data.seeded_views import Augmentation, SeededViews, ViewSampler
 from lightning_losses.data.splits import stratified_order, stratified_split
-from lightning_losses.numerics.settings import Count, Share
+from lightning_losses.numerics.settings import Bound, Count, Share
 
 
 class Images(NamedTuple):
-    """What a data set reads: [n, channels, height, width] pixels in [0, 1], and [n] class indices."""
+    """What a data set reads: [n, channels, height, width] pixels, or [n, channels, length], and [n] class indices."""
 
     pixels: NDArray[np.float32]
     target: NDArray[np.int64]
@@ -60,10 +61,16 @@ class ImageData(SplitData):
         batch_size, val_fraction, test_fraction, split_seed, seed, num_workers, pin_memory: as `SplitData` takes them.
         num_classes: what the data have, and no other number; a configuration builds its networks by it.
         input_shape: likewise, [channels, height, width].
-        label_noise: the share of training labels, in [0, 1], that another class takes, each other one as likely;
-            `split_seed` fixes which. Validation and test labels stay as they are.
+        label_noise: the share of training labels, in [0, 1], that another class takes; `split_seed` fixes which.
+            Validation and test labels stay as they are.
+        noise_kind: "symmetric", each other class as likely, or "asymmetric", the next one.
+        long_tail: how many times more training samples the most frequent class keeps than the least, at least 1; those
+            between follow a geometric series, and `split_seed` fixes the classes' order. Of what is left, `train_rows`
+            are kept.
         train_rows: how many training samples are kept, with the classes' shares (`stratified_order`); None for all.
             `split_seed` fixes which; fewer rows are among more, and keep their labels, wrong ones too.
+        labelled_rows: how many of those keep their label, with the classes' shares; the others' target is -100, which
+            losses ignore unless they are told another `ignore_index`. None for all; fewer are among more.
         augmentation: makes a view of one image from it and a generator, such as `RandomShift`; None shows images as
             they are.
         views: how many views each training image has, one an epoch; from then on they repeat, so that a teacher that
@@ -86,7 +93,10 @@ class ImageData(SplitData):
     num_classes: int = 0
     input_shape: Sequence[int] = ()
     label_noise: Share = 0.0
+    noise_kind: Literal["symmetric", "asymmetric"] = "symmetric"
+    long_tail: Annotated[float, Bound(least=1)] = 1.0
     train_rows: Count | None = None
+    labelled_rows: Count | None = None
     augmentation: Augmentation | None = None
     views: Count = 1
     pairs: bool = False
@@ -119,33 +129,43 @@ class ImageData(SplitData):
             images.target, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.split_seed
         )
         seen = images.pixels[split.train]
-        mean = seen.mean(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
-        deviation = seen.std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
+        axes = (0, *range(2, seen.ndim))
+        mean = seen.mean(axis=axes, keepdims=True, dtype=np.float64)
+        deviation = seen.std(axis=axes, keepdims=True, dtype=np.float64)
         inputs = torch.from_numpy(((images.pixels - mean) / np.maximum(deviation, 1e-8)).astype(np.float32))
         target = torch.from_numpy(images.target)
         train, val, test = (ImageDataset(inputs[part], target[part]) for part in split)
-        kept = self._kept(train.target.numpy())
+        kept, labelled = self._kept(train.target.numpy())
         if self.label_noise > 0:
-            train.target = flipped(train.target, self.num_classes, fraction=self.label_noise, seed=self.split_seed)
+            train.target = flipped(
+                train.target, self.num_classes, fraction=self.label_noise, seed=self.split_seed, kind=self.noise_kind
+            )
+        if labelled is not None:
+            train.target = torch.full_like(train.target, IGNORED).index_copy(0, labelled, train.target[labelled])
         if kept is not None:
             train = ImageDataset(train.inputs[kept], train.target[kept])
         if self.augmentation is not None:
             self.views_of_train = SeededViews(train, self.augmentation, self.views, self.split_seed, self.pairs)
         return train, val, test
 
-    def _kept(self, target: NDArray[np.int64]) -> Int[Tensor, " rows"] | None:
-        if self.train_rows is None:
-            return None
-        if self.train_rows > len(target):
-            raise ValueError(
-                f"{self.name}: train_rows={self.train_rows} came; the training split has {len(target)} samples."
-            )
-        if self.train_rows < self.num_classes:
-            raise ValueError(
-                f"{self.name}: train_rows={self.train_rows} came for {self.num_classes} classes; give at least "
-                f"{self.num_classes}, a sample of each."
-            )
-        return torch.from_numpy(np.sort(stratified_order(target, self.split_seed)[: self.train_rows]))
+    def _kept(self, target: NDArray[np.int64]) -> tuple[Int[Tensor, " rows"] | None, Int[Tensor, " labelled"] | None]:
+        """Positions of the training samples that are kept, and of those that keep their label; None for all."""
+        left = np.arange(len(target))
+        if self.long_tail > 1:
+            left = long_tailed(target, self.num_classes, ratio=self.long_tail, seed=self.split_seed)
+        order = left[stratified_order(target[left], self.split_seed)]
+        chosen: list[Int[Tensor, " chosen"] | None] = []
+        for name, count in (("train_rows", self.train_rows), ("labelled_rows", self.labelled_rows)):
+            if count is not None and count > len(order):
+                raise ValueError(f"{self.name}: {name}={count} came; the training split has {len(order)} samples.")
+            if count is not None and count < self.num_classes:
+                raise ValueError(
+                    f"{self.name}: {name}={count} came for {self.num_classes} classes; give at least "
+                    f"{self.num_classes}, a sample of each."
+                )
+            order = order[:count]
+            chosen.append(None if len(order) == len(target) else torch.from_numpy(np.sort(order)))
+        return chosen[0], chosen[1]
 
     def fingerprint(self) -> str:
         """A hash of every sample of the three splits, as the networks see them; made once."""
@@ -166,9 +186,14 @@ class ImageData(SplitData):
 
 
 def flipped(
-    target: Int[Tensor, " samples"], num_classes: int, *, fraction: float, seed: int
+    target: Int[Tensor, " samples"],
+    num_classes: int,
+    *,
+    fraction: float,
+    seed: int,
+    kind: Literal["symmetric", "asymmetric"] = "symmetric",
 ) -> Int[Tensor, " samples"]:
-    """Labels of which a fraction, to within a sample, is another class, each other one as likely.
+    """Labels of which a fraction, to within a sample, is another class: each other one as likely, or the next one.
 
     Example:
         >>> target = torch.zeros(10, dtype=torch.long)
@@ -179,6 +204,32 @@ def flipped(
     random = np.random.RandomState(seed)
     chosen = torch.from_numpy(random.permutation(len(target))[: round(fraction * len(target))])
     shift = torch.from_numpy(random.randint(1, num_classes, size=len(chosen)))
+    if kind == "asymmetric":
+        shift = torch.ones_like(shift)
     noisy = target.clone()
     noisy[chosen] = (noisy[chosen] + shift) % num_classes
     return noisy
+
+
+def long_tailed(target: NDArray[np.int64], num_classes: int, *, ratio: float, seed: int) -> NDArray[np.int64]:
+    """Positions of samples of which each class has fewer than the one before it: the first all, the last 1 of `ratio`.
+
+    The number of the k-th of C classes is ``n ratio^(-k / (C - 1))``, n that of the smallest class; the order of the
+    classes is drawn.
+
+    Source:
+        Cui et al., 2019, "Class-Balanced Loss Based on Effective Number of Samples", arXiv:1901.05555, who cut CIFAR's
+        classes in this way, in their order.
+
+    Example:
+        >>> target = np.repeat(np.arange(3), 100)
+        >>> sorted(np.bincount(target[long_tailed(target, 3, ratio=100, seed=0)]).tolist())
+        [1, 10, 100]
+    """
+    random = np.random.RandomState(seed)
+    most = int(np.bincount(target, minlength=num_classes).min())
+    chosen = []
+    for place, label in enumerate(random.permutation(num_classes)):
+        count = max(round(most * ratio ** (-place / max(num_classes - 1, 1))), 1)
+        chosen.append(random.permutation(np.flatnonzero(target == label))[:count])
+    return np.sort(np.concatenate(chosen))

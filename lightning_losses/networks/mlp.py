@@ -13,7 +13,7 @@ class MLP(nn.Module):
     """Linear layers with ReLU between them, initialised as torch does.
 
     Args:
-        num_features: the width of the inputs.
+        num_features: how many numbers an input has.
         num_classes: C, the number of logits.
         hidden: the widths of the hidden layers; none makes a linear classifier.
         bias: whether the layers have biases; without, the network is homogeneous of the degree of its depth.
@@ -47,6 +47,6 @@ class MLP(nn.Module):
         )
         self.head = nn.Linear(widths[-1], num_classes, bias=bias)
 
-    def forward(self, inputs: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
-        """The logits of a batch of inputs."""
-        return self.head(self.stages(inputs))
+    def forward(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+        """The logits of a batch of inputs, flattened."""
+        return self.head(self.stages(inputs.flatten(1)))

@@ -41,7 +41,8 @@ class Term(nn.Module):
     Args:
         loss: a `Loss`, any module or any function whose arguments are named tensors and whose result is a scalar.
         weight: a finite number, or a schedule that maps the fraction of training done to one.
-        inputs: for losses with names of their own, ``{argument: tensor of the step}``.
+        inputs: for losses with names of their own, ``{argument: tensor of the step}``; None leaves out one that the
+            loss can do without, as ``{"target": None}`` does, so that distillation counts samples without a label.
 
     Example:
         >>> term = Term(torch.nn.CrossEntropyLoss(), inputs={"input": "logits"})
@@ -54,7 +55,7 @@ class Term(nn.Module):
         # Modules by name as well: LightningCLI builds nothing of which an annotation says only that it is callable.
         loss: nn.Module | Callable[..., Tensor],
         weight: float | Schedule = 1.0,
-        inputs: Mapping[str, str] | None = None,
+        inputs: Mapping[str, str | None] | None = None,
     ) -> None:
         super().__init__()
         if not callable(loss):
@@ -71,8 +72,12 @@ class Term(nn.Module):
             raise ValueError(
                 f"Term: inputs name {unknown}, which {name_of(loss)} does not take; it takes {list(takes)}."
             )
+        if missing := [argument for argument, source in renamed.items() if source is None and takes[argument]]:
+            raise ValueError(f"Term: inputs leave out {missing}, which {name_of(loss)} can't do without.")
         self._arguments = {
-            argument: (renamed.get(argument, argument), required) for argument, required in takes.items()
+            argument: (source, required)
+            for argument, required in takes.items()
+            if (source := renamed.get(argument, argument)) is not None
         }
         self._needs = dict(self._arguments.values())
 

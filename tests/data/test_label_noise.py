@@ -94,3 +94,14 @@ def test_a_seed_draws_the_gaussians():
 def test_settings_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match="came; give a (whole )?number"):
         make()
+
+
+def test_few_labels_are_among_more_and_the_other_samples_stay():
+    few, more, whole = (ready(Digits(labelled_rows=rows, train_rows=500)).train for rows in (50, 200, None))
+    for fewer, larger, count in ((few, more, 50), (more, whole, 200)):
+        labelled = fewer.target >= 0
+        assert int(labelled.sum()) == count and (fewer.target[~labelled] == -100).all()
+        assert torch.equal(fewer.target[labelled], larger.target[labelled]) and torch.equal(fewer.inputs, whole.inputs)
+    assert torch.bincount(few.target[few.target >= 0]).tolist() == [5] * 10
+    with pytest.raises(ValueError, match="labelled_rows=501 came; the training split has 500 samples"):
+        ready(Digits(labelled_rows=501, train_rows=500))

@@ -34,7 +34,7 @@ from lightning_losses.metrics import negative_log_likelihood
 def trainings(config: DictConfig, modules: DictConfig, *, shows_inputs: bool = True) -> dict[str, Training]:
     """The networks that an experiment trains, in order: the student last, after what it is compared with.
 
-    The teacher's data are the student's, with the values of `teacher_data` set.
+    The teacher's data and trainer are the student's, with the values of `teacher_data` and `teacher_trainer` set.
 
     Args:
         config: of the train recipe.
@@ -44,20 +44,17 @@ def trainings(config: DictConfig, modules: DictConfig, *, shows_inputs: bool = T
     planned: dict[str, Training] = {}
     for name in ("teacher", "baseline", "student"):
         if modules.get(name) is not None:
-            data = config.data
-            if name == "teacher" and config.get("teacher_data"):
-                data = OmegaConf.merge(data, config.teacher_data)
-                assert isinstance(data, DictConfig)
-                data._set_parent(config)
+            own = name == "teacher"
             planned[name] = training_of(
                 config,
                 name,
                 modules[name],
-                data=data,
-                seed=config.teacher_seed if name == "teacher" else config.seed,
+                data=_with(config, "data", "teacher_data" if own else None),
+                trainer=_with(config, "trainer", "teacher_trainer" if own else None),
+                seed=config.teacher_seed if own else config.seed,
                 weights=config.weights,
                 teacher=planned.get("teacher") if name == "student" else None,
-                checkpoint=config.teacher_weights if name == "teacher" else None,
+                checkpoint=config.teacher_weights if own else None,
                 execution=config.get("execution") or None,
                 shows_inputs=shows_inputs,
             )
@@ -66,6 +63,18 @@ def trainings(config: DictConfig, modules: DictConfig, *, shows_inputs: bool = T
             "modules.student: there is none, and it is what a run trains; choose an experiment, or add it."
         )
     return planned
+
+
+def _with(config: DictConfig, part: str, further: str | None) -> DictConfig:
+    """A part of the configuration, with the values set that a further part has."""
+    plain = config[part]
+    assert isinstance(plain, DictConfig)
+    if further is None or not config.get(further):
+        return plain
+    merged = OmegaConf.merge(plain, config[further])
+    assert isinstance(merged, DictConfig)
+    merged._set_parent(config)
+    return merged
 
 
 class StudentExperiment(Experiment):
