@@ -146,3 +146,16 @@ def test_terms_tell_what_they_count():
     assert Term(CrossEntropy(reduction="sum")).count(step) is None
     assert Term(nn.CrossEntropyLoss(reduction="sum"), inputs={"input": "logits"}).count(step) is None
     assert Term(lambda logits: logits.mean()).count(step) is None
+
+
+def test_a_term_leaves_out_what_its_loss_can_do_without():
+    logits, teacher_logits = torch.randn(4, 3), torch.randn(4, 3)
+    target = torch.tensor([0, -100, -100, 2])
+    step = {"logits": logits, "teacher_logits": teacher_logits, "target": target}
+    everything = Term(KD(), inputs={"target": None})
+    assert everything.needs == {"logits": True, "teacher_logits": True}
+    assert torch.equal(everything(step), KD()(logits, teacher_logits))
+    assert torch.equal(Term(KD())(step), KD()(logits, teacher_logits, target))
+    assert everything.count(step).samples == 4 and Term(KD()).count(step).samples == 2
+    with pytest.raises(ValueError, match=r"inputs leave out \['target'\], which CrossEntropy can't do without"):
+        Term(CrossEntropy(), inputs={"target": None})
