@@ -80,7 +80,7 @@ class Calibrator(nn.Module):
         return self
 
     def forward(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
-        """Calibrated logits; half-precision logits become float32."""
+        """Calibrated logits; half-precision logits become float32, and a class that is masked by -inf stays masked."""
         if not self.fitted:
             raise ValueError(
                 f"{type(self).__name__}: it is not fitted; call fit(logits, target) on held-out data, or "
@@ -92,7 +92,8 @@ class Calibrator(nn.Module):
                 f"{type(self).__name__}: logits of shape {list(logits.shape)} came to what was fitted on "
                 f"{self._classes} classes; give [..., {self._classes}]."
             )
-        return self._calibrate(full_precision(logits))
+        calibrated = self._calibrate(full_precision(logits))
+        return calibrated if self._single else calibrated.masked_fill(self.original(logits) == -torch.inf, -torch.inf)
 
     def original(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*rows classes"]:
         """The samples' own logits, without those of their views."""
@@ -145,6 +146,11 @@ class Calibrator(nn.Module):
     def extra_repr(self) -> str:
         """The options, and whether it is fitted."""
         return ", ".join([*(f"{name}={value!r}" for name, value in self.options.items()), f"fitted={self.fitted}"])
+
+    @property
+    def _single(self) -> bool:
+        """Whether it was fitted on binary logits of shape [N], of which none can be masked, and knows it."""
+        return False
 
     @property
     def _classes(self) -> int | None:

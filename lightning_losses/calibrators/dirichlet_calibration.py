@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.calibrators.matrix_scaling import MatrixScaling
+from lightning_losses.calibrators.matrix_scaling import MatrixScaling, unmasked
 
 # Log-probabilities below log(1e-12) are indistinguishable: a single absurd one would otherwise dominate the fit.
 _LEAST = math.log(1e-12)
@@ -50,4 +50,4 @@ class DirichletCalibration(MatrixScaling):
     """
 
     def _features(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
-        return torch.log_softmax(logits, dim=-1).clamp(min=_LEAST)
+        return unmasked(torch.log_softmax(logits, dim=-1)).clamp(min=_LEAST)

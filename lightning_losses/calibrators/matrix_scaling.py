@@ -56,13 +56,13 @@ class MatrixScaling(Calibrator):
         self, off_diagonal_penalty: float = 0.01, intercept_penalty: float = 0.01, ignore_index: int = -100
     ) -> None:
         super().__init__(ignore_index)
-        check_number(type(self).__name__, "off_diagonal_penalty", off_diagonal_penalty, least=0)
-        check_number(type(self).__name__, "intercept_penalty", intercept_penalty, least=0)
+        check_number(type(self).__name__, "off_diagonal_penalty", off_diagonal_penalty, least=0, most=1e9)
+        check_number(type(self).__name__, "intercept_penalty", intercept_penalty, least=0, most=1e9)
         self.off_diagonal_penalty = off_diagonal_penalty
         self.intercept_penalty = intercept_penalty
 
     def _features(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
-        return logits
+        return unmasked(logits)
 
     @property
     def _classes(self) -> int:
@@ -99,6 +99,12 @@ class MatrixScaling(Calibrator):
     def _calibrate(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         features = self._features(self._widened(logits))
         return (features @ self.weight.T.to(features.dtype) + self.offset).to(logits.dtype)
+
+
+def unmasked(logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
+    """Logits in which a class masked by -inf has the least of the others': what it says to them has to be a number."""
+    masked = logits == -torch.inf
+    return torch.where(masked, logits.masked_fill(masked, torch.inf).amin(dim=-1, keepdim=True), logits)
 
 
 class _Scaled:

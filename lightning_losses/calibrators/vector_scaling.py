@@ -53,7 +53,7 @@ class VectorScaling(Calibrator):
 
     def __init__(self, intercept_penalty: float = 0.0, ignore_index: int = -100) -> None:
         super().__init__(ignore_index)
-        check_number("VectorScaling", "intercept_penalty", intercept_penalty, least=0)
+        check_number("VectorScaling", "intercept_penalty", intercept_penalty, least=0, most=1e9)
         self.intercept_penalty = intercept_penalty
 
     @property

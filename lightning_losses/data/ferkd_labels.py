@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.checks import check_number, debugging
 
 
 class AdaptedLabels(NamedTuple):
@@ -40,7 +40,8 @@ def ferkd_labels(
         The targets, and weights of 0 and 1.
 
     Raises:
-        ValueError: shapes that do not fit; thresholds out of order or range.
+        ValueError: shapes that do not fit; thresholds out of order or range; on a CPU, targets outside the classes and
+            rows that are no probabilities.
 
     Source:
         After Shen, 2023, "FerKD: Surgical Label Adaptation for Efficient Distillation", arXiv:2312.17473; its
@@ -62,6 +63,16 @@ def ferkd_labels(
             f"shape {list(teacher_probabilities.shape)}; give a class index for each crop."
         )
     classes = teacher_probabilities.shape[-1]
+    if (target.device.type == "cpu" or debugging()) and target.numel() > 0:
+        if int(target.min()) < 0 or int(target.max()) >= classes:
+            raise ValueError(
+                f"ferkd_labels: targets from {int(target.min())} to {int(target.max())} came for {classes} classes; "
+                f"give 0 to {classes - 1}."
+            )
+        # NaN compares as false; half precision sums to 1 only to about 1e-3.
+        sums = teacher_probabilities.float().sum(dim=-1)
+        if not bool((teacher_probabilities >= 0).all() & ((sums - 1).abs() <= 1e-2).all()):
+            raise ValueError("ferkd_labels: the teacher's rows are no probabilities; give non-negative rows of sum 1.")
     confidence = teacher_probabilities.amax(dim=-1)
     softened = torch.full_like(teacher_probabilities, smoothing / classes)
     softened = softened.scatter(-1, target.unsqueeze(-1), 1 - smoothing + smoothing / classes)

@@ -5,7 +5,7 @@ from typing import Annotated
 import numpy as np
 
 from lightning_losses.data.image_data import ImageData, Images
-from lightning_losses.numerics.settings import Bound, Positive
+from lightning_losses.numerics.settings import Bound
 
 
 class OverlappingGaussians(ImageData):
@@ -38,7 +38,7 @@ class OverlappingGaussians(ImageData):
     batch_size = 500
     val_fraction = 0.08
 
-    distance: Positive = 0.1
+    distance: Annotated[float, Bound(above=0, most=1e6)] = 0.1
     samples: Annotated[int, Bound(least=10)] = 5000
 
     def read(self) -> Images:

@@ -41,7 +41,7 @@ def pack_documents(documents: Sequence[Int[Tensor, " tokens"]], block_length: in
         packed: False gives every document, or piece, a row of its own: what packing saves is the filling.
 
     Raises:
-        ValueError: a block length below 1; no document of at least 2 tokens.
+        ValueError: a block length below 1; documents that are no ids; no document of at least 2 tokens.
 
     Example:
         >>> rows = pack_documents([torch.tensor([1, 2, 3]), torch.tensor([4, 5])], block_length=6)
@@ -49,6 +49,8 @@ def pack_documents(documents: Sequence[Int[Tensor, " tokens"]], block_length: in
         ([[1, 2, 3, 4, 5, 0]], [[2, 3, -100, 5, -100, -100]], [[0, 0, 0, 1, 1, -1]])
     """
     check_count("pack_documents", "block_length", block_length)
+    if wrong := [document.dtype for document in documents if document.ndim != 1 or document.is_floating_point()]:
+        raise ValueError(f"pack_documents: documents of {wrong[0]} came; give [tokens] ids of an integer type.")
     pieces = [piece for document in documents for piece in _pieces(document.long(), block_length)]
     if not pieces:
         raise ValueError(

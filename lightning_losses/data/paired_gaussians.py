@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_losses.data.image_data import ImageData, Images
-from lightning_losses.numerics.settings import Bound, Positive, Share
+from lightning_losses.numerics.settings import Bound, Share
 
 
 class PairedGaussians(ImageData):
@@ -44,7 +44,7 @@ class PairedGaussians(ImageData):
     test_fraction = 0.3
 
     overlap: Share = 0.5
-    distance: Positive = 6.0
+    distance: Annotated[float, Bound(above=0, most=1e6)] = 6.0
     samples: Annotated[int, Bound(least=50)] = 5000
 
     def read(self) -> Images:

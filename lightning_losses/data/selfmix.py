@@ -40,7 +40,7 @@ def selfmix(
         generator: of the random numbers; torch's own if None.
 
     Raises:
-        ValueError: crops or labels of different shapes; an alpha of 0 or less.
+        ValueError: crops or labels of different shapes or numbers; an alpha of 0 or less, or above a million.
 
     Source:
         After Shen, 2023, "FerKD: Surgical Label Adaptation for Efficient Distillation", arXiv:2312.17473, by CutMix:
@@ -53,8 +53,9 @@ def selfmix(
         >>> bool(mixed.inputs.mean() == mixed.target[0, 0])
         True
     """
-    check_number("selfmix", "alpha", alpha, above=0)
-    if inputs.shape != other_inputs.shape or inputs.ndim != 4 or target.shape != other_target.shape:
+    check_number("selfmix", "alpha", alpha, above=0, most=1e6)
+    shapes = inputs.shape == other_inputs.shape and target.shape == other_target.shape
+    if not shapes or inputs.ndim != 4 or 0 in inputs.shape[2:] or len(target) != len(inputs):
         raise ValueError(
             f"selfmix: crops of shapes {list(inputs.shape)} and {list(other_inputs.shape)} and labels of shapes "
             f"{list(target.shape)} and {list(other_target.shape)} came; give two [B, channels, height, width] and two "

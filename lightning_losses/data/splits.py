@@ -39,6 +39,8 @@ def stratified_split(target: NDArray[Any], *, val_fraction: float, test_fraction
             f"stratified_split: val_fraction={val_fraction} and test_fraction={test_fraction} came; give "
             "two numbers above 0 whose sum is below 1."
         )
+    if len(target) == 0:
+        raise ValueError("stratified_split: no samples came; give at least one for each part.")
     # RandomState's stream is frozen for good; a Generator's may change between versions of numpy.
     random = np.random.RandomState(seed)
     parts: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
@@ -62,11 +64,21 @@ def stratified_split(target: NDArray[Any], *, val_fraction: float, test_fraction
 def split_whole(groups: Sequence[Group], *, val_fraction: float, test_fraction: float) -> tuple[list[Group], ...]:
     """Groups of samples, such as files, shared out in their order among training, validation and test, each whole.
 
+    Raises:
+        ValueError: fractions below 0, or whose sum is not below 1; groups that leave training empty.
+
     Example:
         >>> split_whole(["abcdef", "g", "hi", "j"], val_fraction=0.2, test_fraction=0.2)
         (['abcdef'], ['g', 'j'], ['hi'])
     """
+    if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
+        raise ValueError(
+            f"split_whole: val_fraction={val_fraction} and test_fraction={test_fraction} came; give two numbers of at "
+            "least 0 whose sum is below 1."
+        )
     total = sum(map(len, groups))
+    if total == 0:
+        raise ValueError(f"split_whole: {len(groups)} groups came, without a sample; give some.")
     lacking = [total * share for share in (1 - (val_fraction + test_fraction), val_fraction, test_fraction)]
     parts: tuple[list[Group], ...] = ([], [], [])
     for group in groups:

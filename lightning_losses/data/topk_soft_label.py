@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_choice
+from lightning_losses.numerics.checks import check_choice, check_count, debugging
 
 Kind = Literal["spread", "renormalise"]
 
@@ -26,7 +26,9 @@ def restore_soft_label(
         [..., C], of sum 1; with k = C and "spread" exactly what was stored.
 
     Raises:
-        ValueError: shapes that do not fit; fewer classes than are stored; an unknown kind.
+        ValueError: shapes that do not fit; fewer classes than are stored; an unknown kind; on a CPU, classes that there
+            are not or that come twice, and values that are no probabilities of sum at most 1 (to 1e-2), above 0 to be
+            renormalised.
 
     Source:
         Shen, Xing, 2022, "A Fast Knowledge Distillation Framework for Visual Recognition", arXiv:2112.01528, and its
@@ -37,15 +39,33 @@ def restore_soft_label(
         tensor([[0.1250, 0.0625, 0.7500, 0.0625]])
     """
     check_choice("topk_soft_label", "kind", kind, Kind)
+    check_count("topk_soft_label", "num_classes", num_classes)
     k = value.shape[-1] if value.ndim else 0
-    if index.shape != value.shape or not 1 <= k <= num_classes:
+    if index.is_floating_point() or index.shape != value.shape or not 1 <= k <= num_classes:
         raise ValueError(
             f"topk_soft_label: index of shape {list(index.shape)} and value of shape {list(value.shape)} came for "
             f"{num_classes} classes; give both [..., k], with k from 1 to the number of classes."
         )
     total = value.sum(dim=-1, keepdim=True)
+    if (value.device.type == "cpu" or debugging()) and value.numel() > 0:
+        _check_values(index, value, total, num_classes, kind)
     if kind == "renormalise":
         value, rest = value / total, torch.zeros_like(total)
     else:
-        rest = (1 - total) / max(num_classes - k, 1)
+        # Half precision stores sums a rounding above 1.
+        rest = (1 - total).clamp(min=0) / max(num_classes - k, 1)
     return rest.repeat(*[1] * (rest.ndim - 1), num_classes).scatter(-1, index, value)
+
+
+def _check_values(index: Tensor, value: Tensor, total: Tensor, num_classes: int, kind: Kind) -> None:
+    if int(index.min()) < 0 or int(index.max()) >= num_classes or bool((index.sort().values.diff() == 0).any()):
+        raise ValueError(
+            f"topk_soft_label: classes from {int(index.min())} to {int(index.max())} came for {num_classes} classes; "
+            f"give 0 to {num_classes - 1}, each once a row."
+        )
+    # NaN compares as false.
+    if not bool((value >= 0).all() & (total <= 1.01).all() & ((total > 0) | (kind == "spread")).all()):
+        raise ValueError(
+            f"topk_soft_label: values from {float(value.min()):g} to {float(value.max()):g} with sums of up to "
+            f"{float(total.max()):g} came; give probabilities, of sum above 0 where they are renormalised."
+        )

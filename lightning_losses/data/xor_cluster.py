@@ -6,7 +6,7 @@ import torch
 
 from lightning_losses.data.loading import Batch
 from lightning_losses.data.resident import ResidentData
-from lightning_losses.numerics.settings import Bound, Count, Positive
+from lightning_losses.numerics.settings import Bound, Count
 
 
 class XORCluster(ResidentData):
@@ -43,7 +43,7 @@ class XORCluster(ResidentData):
     num_classes = 2
 
     dimension: Annotated[int, Bound(least=2)] = 4000
-    signal: Positive = 12.0
+    signal: Annotated[float, Bound(above=0, most=1e6)] = 12.0
     label_noise: Annotated[float, Bound(least=0, most=0.5)] = 0.1
     train_samples: Count = 200
     test_samples: Count = 1000

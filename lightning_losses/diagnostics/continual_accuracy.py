@@ -1,12 +1,13 @@
 """Accuracy while tasks come one after another: forgetting and plasticity in a window, and the worst case."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.checks import check_count
 
 
 def windowed_forgetting(accuracy: Sequence[float] | Float[Tensor, " evaluations"], window: int = 10) -> float:
@@ -32,8 +33,10 @@ def windowed_plasticity(accuracy: Sequence[float] | Float[Tensor, " evaluations"
         >>> round(windowed_plasticity([0.9, 0.4, 0.8], window=2), 4)
         0.4
     """
-    check_number("windowed_plasticity", "window", window, least=1)
+    check_count("windowed_plasticity", "window", window)
     values = [float(value) for value in accuracy]
+    if not all(map(math.isfinite, values)):
+        raise ValueError("windowed_plasticity: accuracies hold NaN or inf; leave those evaluations out.")
     gains = (later - min(values[max(0, end - window + 1) : end + 1]) for end, later in enumerate(values))
     return max(0.0, *gains) if values else 0.0
 
@@ -54,6 +57,9 @@ def worst_case_accuracy(
     Returns:
         The average minima, 0 during the first task; the worst-case accuracies.
 
+    Raises:
+        ValueError: shapes that do not fit; tasks that there are not, or that fall; NaN.
+
     Source:
         De Lange, van de Ven, Tuytelaars, 2023, arXiv:2205.13452.
 
@@ -62,6 +68,7 @@ def worst_case_accuracy(
         >>> minima.tolist(), [round(value, 4) for value in worst.tolist()]
         ([0.0, 0.5], [0.9, 0.6])
     """
+    _check("worst_case_accuracy", accuracy, current)
     tasks = torch.arange(accuracy.shape[1], device=accuracy.device)
     learnt = tasks < current.unsqueeze(1)
     lowest = torch.where(learnt, accuracy, torch.inf).cummin(dim=0).values
@@ -86,6 +93,9 @@ def stability_gap(
     Returns:
         The average falls, 0 during the first task.
 
+    Raises:
+        ValueError: shapes that do not fit; tasks that there are not, or that fall; NaN.
+
     Source:
         De Lange, van de Ven, Tuytelaars, 2023, arXiv:2205.13452, which names the phenomenon and gives the minima.
 
@@ -94,6 +104,7 @@ def stability_gap(
         >>> [round(value, 4) for value in stability_gap(accuracy, torch.tensor([0, 1, 1])).tolist()]
         [0.0, 0.4, 0.4]
     """
+    _check("stability_gap", accuracy, current)
     tasks = torch.arange(accuracy.shape[1], device=accuracy.device)
     learnt = tasks < current.unsqueeze(1)
     lowest = torch.where(learnt, accuracy, torch.inf).cummin(dim=0).values
@@ -103,3 +114,18 @@ def stability_gap(
     ends = torch.where(last >= 0, accuracy.gather(0, last.clamp(min=0).unsqueeze(0)).squeeze(0), -torch.inf)
     falls = torch.where(learnt, (ends - lowest).clamp(min=0), 0.0)
     return falls.sum(dim=1) / current.to(accuracy.dtype).clamp(min=1)
+
+
+def _check(who: str, accuracy: Tensor, current: Tensor) -> None:
+    if accuracy.ndim != 2 or len(accuracy) == 0 or current.shape != accuracy.shape[:1] or current.is_floating_point():
+        raise ValueError(
+            f"{who}: accuracy of shape {list(accuracy.shape)} came with current of shape {list(current.shape)} and "
+            f"dtype {current.dtype}; give [evaluations, tasks], at least one, and the current task's number at each."
+        )
+    if int(current.min()) < 0 or int(current.max()) >= accuracy.shape[1] or bool((current.diff() < 0).any()):
+        raise ValueError(
+            f"{who}: current tasks {current.tolist()} came for {accuracy.shape[1]} tasks; give numbers from 0 on that "
+            "never fall."
+        )
+    if not bool(accuracy.isfinite().all()):
+        raise ValueError(f"{who}: accuracies hold NaN or inf; leave those evaluations out.")

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.diagnostics.checks import check_labels, check_points
+from lightning_losses.numerics.checks import check_count, check_number
 
 
 @torch.no_grad()
@@ -24,8 +25,11 @@ def diffusion_spectral_entropy(
         bandwidth: σ of the kernel, above 0.
         power: t, the steps of the diffusion, above 0; more of them count small eigenvalues less.
 
+    Returns:
+        Bits; NaN of points that hold NaN.
+
     Raises:
-        ValueError: a bandwidth or power of 0 or less.
+        ValueError: no points; a bandwidth or power of 0 or less.
 
     Source:
         Liao, Liu, Christensen, Tong, Huguet, Wolf, Nickel, Adelstein, Krishnaswamy, 2023, "Assessing Neural Network
@@ -38,13 +42,16 @@ def diffusion_spectral_entropy(
     """
     check_number("diffusion_spectral_entropy", "bandwidth", bandwidth, above=0)
     check_number("diffusion_spectral_entropy", "power", power, above=0)
+    check_points("diffusion_spectral_entropy", "points", points)
     wide = points.double()
+    if not bool(wide.isfinite().all()):
+        return math.nan
     squares = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist").square()
     kernel = torch.exp(-squares / (2 * bandwidth**2)) / (bandwidth * math.sqrt(2 * math.pi))
     root = kernel.sum(dim=1).rsqrt()
     values = torch.linalg.eigvalsh(root.unsqueeze(1) * kernel * root).abs() ** power
     shares = values / values.sum() + torch.finfo(torch.float64).eps
-    return float(-(shares * shares.log2()).sum())
+    return max(float(-(shares * shares.log2()).sum()), 0.0)
 
 
 def diffusion_spectral_information(
@@ -74,7 +81,9 @@ def diffusion_spectral_information(
         >>> diffusion_spectral_information(points, torch.tensor([0, 0, 1, 1]), repetitions=50) > 0.4
         True
     """
-    check_number("diffusion_spectral_information", "repetitions", repetitions, least=1)
+    check_count("diffusion_spectral_information", "repetitions", repetitions)
+    check_points("diffusion_spectral_information", "points", points)
+    check_labels("diffusion_spectral_information", points, target)
     settings = {"bandwidth": bandwidth, "power": power}
     total = 0.0
     labels, counts = torch.unique(target, return_counts=True)

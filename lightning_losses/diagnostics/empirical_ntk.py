@@ -16,6 +16,8 @@ def output_jacobians(
         torch.Size([4, 2, 8])
     """
     trained = {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
+    if not trained:
+        raise ValueError(f"output_jacobians: {type(network).__name__} has no parameter that requires a gradient.")
 
     def outputs(parameters: dict[str, Tensor], sample: Tensor) -> Tensor:
         found: Tensor = functional_call(network, parameters, (sample.unsqueeze(0),))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.checks import check_count
 
 Product = Callable[[Float[Tensor, " size"]], Float[Tensor, " size"]]
 
@@ -84,8 +84,8 @@ def lanczos(
         >>> [round(value, 4) for value in values.tolist()]
         [-1.0, 3.0]
     """
-    check_number("lanczos", "size", size, least=1)
-    check_number("lanczos", "steps", steps, least=1)
+    check_count("lanczos", "size", size)
+    check_count("lanczos", "steps", steps)
     vector = torch.randn(size, generator=generator, dtype=torch.float64).to(device, dtype)
     basis = [vector / vector.norm()]
     diagonal: list[float] = []
@@ -148,6 +148,7 @@ def hutchinson(
         >>> hutchinson(lambda v: torch.tensor([3.0, -1.0]) * v, 2, probes=None)[0].value
         2.0
     """
+    check_count("hutchinson", "size", size)
     traces, squares = [], []
     if probes is None:
         for position in range(size):
@@ -157,7 +158,7 @@ def hutchinson(
             traces.append(float(image[position]))
             squares.append(float(image.square().sum()))
         return Estimate(sum(traces), 0.0), Estimate(sum(squares), 0.0)
-    check_number("hutchinson", "probes", probes, least=1)
+    check_count("hutchinson", "probes", probes)
     for _ in range(probes):
         signs = torch.randint(2, (size,), generator=generator) * 2 - 1
         vector = signs.to(device, dtype)

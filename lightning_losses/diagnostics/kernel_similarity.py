@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_losses.diagnostics.checks import check_kernels, check_points
+
 
 def kernel_alignment(
     kernel: Float[Tensor, "samples samples"], other: Float[Tensor, "samples samples"], *, centred: bool = True
@@ -23,6 +25,7 @@ def kernel_alignment(
         >>> round(kernel_alignment(torch.eye(3), 5 * torch.eye(3)).item(), 4)
         1.0
     """
+    check_kernels("kernel_alignment", kernel, other)
     if centred:
         kernel, other = double_centred(kernel), double_centred(other)
     return _cosine((kernel * other).sum(), kernel.norm(), other.norm())
@@ -43,6 +46,7 @@ def label_alignment(
         >>> round(label_alignment(torch.eye(2), torch.tensor([[1.0], [-1.0]])).item(), 4)
         1.0
     """
+    check_points("label_alignment", "labels", labels)
     return kernel_alignment(kernel, labels @ labels.T, centred=centred)
 
 
@@ -58,6 +62,12 @@ def one_sided_alignment(
         >>> round(one_sided_alignment(torch.eye(2), torch.tensor([1.0, -1.0])).item(), 4)
         1.0
     """
+    check_kernels("one_sided_alignment", kernel)
+    if labels.shape != kernel.shape[:1]:
+        raise ValueError(
+            f"one_sided_alignment: labels of shape {list(labels.shape)} came with a kernel of shape "
+            f"{list(kernel.shape)}; give a number for each sample."
+        )
     y = labels - labels.mean()
     rows = kernel - kernel.mean(dim=0, keepdim=True)
     return _cosine(y @ rows @ y, rows.norm(), y.square().sum())
@@ -66,26 +76,30 @@ def one_sided_alignment(
 def kernel_distance(
     kernel: Float[Tensor, "samples samples"], start: Float[Tensor, "samples samples"]
 ) -> Float[Tensor, ""]:
-    """``|K - K₀| / |K₀|``: 0 where training is lazy.
+    """``|K - K₀| / |K₀|``: 0 where training is lazy, infinite where a kernel of 0 has become another.
 
     Example:
         >>> kernel_distance(2 * torch.eye(3), torch.eye(3)).item()
         1.0
     """
-    size = start.norm()
-    return torch.where(size > 0, (kernel - start).norm() / torch.where(size > 0, size, 1.0), 0.0)
+    check_kernels("kernel_distance", kernel, start)
+    moved = (kernel - start).norm()
+    return torch.where(moved == 0, 0.0, moved / start.norm())
 
 
 def effective_rank(kernel: Float[Tensor, "samples samples"]) -> Float[Tensor, ""]:
-    """The exponential of the entropy of the normalised eigenvalues: n for the identity, 1 for a rank of one.
+    """The exponential of the entropy of the normalised eigenvalues: n for the identity, 1 for a rank of one, 0 for 0.
 
     Example:
         >>> round(effective_rank(torch.eye(4)).item(), 4)
         4.0
     """
+    check_kernels("effective_rank", kernel)
+    if not bool(kernel.isfinite().all()):
+        return kernel.new_tensor(torch.nan)
     values = torch.linalg.eigvalsh(kernel).clamp(min=0)
     shares = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
-    return torch.special.entr(shares).sum().exp()
+    return torch.where(values.sum() > 0, torch.special.entr(shares).sum().exp(), 0.0)
 
 
 def linear_cka(features: Float[Tensor, "samples d"], others: Float[Tensor, "samples e"]) -> Float[Tensor, ""]:
@@ -103,10 +117,17 @@ def linear_cka(features: Float[Tensor, "samples d"], others: Float[Tensor, "samp
         >>> round(linear_cka(x, -3 * x).item(), 6)
         1.0
     """
+    for name, part in (("features", features), ("others", others)):
+        check_points("linear_cka", name, part)
+    if len(features) != len(others):
+        raise ValueError(
+            f"linear_cka: representations of {len(features)} and {len(others)} samples came; give the same twice."
+        )
     x, y = (part.double() - part.double().mean(dim=0) for part in (features, others))
     return _cosine((y.T @ x).square().sum(), (x.T @ x).norm(), (y.T @ y).norm())
 
 
 def _cosine(product: Tensor, left: Tensor, right: Tensor) -> Tensor:
     sizes = left * right
-    return torch.where(sizes > 0, product / torch.where(sizes > 0, sizes, 1.0), 0.0)
+    # NaN stays NaN.
+    return torch.where(sizes == 0, 0.0, product / torch.where(sizes == 0, 1.0, sizes))

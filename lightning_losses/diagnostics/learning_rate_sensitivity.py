@@ -13,6 +13,9 @@ def learning_rate_sensitivity(final_losses: Sequence[float], initial_loss: float
         final_losses: of each learning rate; NaN and infinity where it diverged.
         initial_loss: of the untrained network.
 
+    Returns:
+        At least 0; NaN where the untrained network's loss is not finite.
+
     Raises:
         ValueError: no runs.
 
@@ -26,6 +29,8 @@ def learning_rate_sensitivity(final_losses: Sequence[float], initial_loss: float
     """
     if len(final_losses) == 0:
         raise ValueError("learning_rate_sensitivity: no losses came; give one per learning rate.")
+    if not math.isfinite(initial_loss):
+        return math.nan
     reached = [
         min(float(loss), float(initial_loss)) if math.isfinite(loss) else float(initial_loss) for loss in final_losses
     ]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.checks import check_count
 from lightning_losses.numerics.interpolation import interpolated
 
 
@@ -29,7 +29,7 @@ def loss_barrier(positions: Sequence[float], losses: Sequence[float]) -> Barrier
     """The barrier of the losses along a path; the first and last are its ends.
 
     Raises:
-        ValueError: fewer than two points, or unequal numbers.
+        ValueError: fewer than two points, or unequal numbers; positions outside [0, 1].
 
     Source:
         Frankle, Dziugaite, Roy, Carbin, 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis",
@@ -41,6 +41,8 @@ def loss_barrier(positions: Sequence[float], losses: Sequence[float]) -> Barrier
     """
     if len(positions) != len(losses) or len(losses) < 2:
         raise ValueError(f"loss_barrier: {len(positions)} positions came with {len(losses)} losses; give 2 or more.")
+    if not all(0 <= position <= 1 for position in positions):
+        raise ValueError(f"loss_barrier: positions {list(positions)} came; give numbers from 0 to 1.")
     values = torch.tensor([float(value) for value in losses], dtype=torch.float64)
     along = torch.tensor([float(value) for value in positions], dtype=torch.float64)
     above = values - ((1 - along) * values[0] + along * values[-1])
@@ -81,7 +83,7 @@ def interpolated_losses(
         Positions in [0, 1], and the losses there; for `loss_barrier`.
 
     Raises:
-        ValueError: states of different entries; fewer than 2 points; a prefix that no entry has.
+        ValueError: states of different entries or shapes; fewer than 2 points; a prefix that no entry has.
 
     Example:
         >>> network = nn.Linear(1, 1, bias=False)
@@ -89,10 +91,14 @@ def interpolated_losses(
         >>> interpolated_losses(network, *ends, lambda net: net.weight.item(), points=3)
         ([0.0, 0.5, 1.0], [0.0, 0.5, 1.0])
     """
-    check_number("linear_mode_connectivity", "points", points, least=2)
+    check_count("linear_mode_connectivity", "points", points)
+    if points < 2:
+        raise ValueError(f"linear_mode_connectivity: points={points} came; give at least 2.")
     if start.keys() != end.keys():
         differing = ", ".join(sorted(start.keys() ^ end.keys()))
         raise ValueError(f"linear_mode_connectivity: only one of the states has {differing}.")
+    if others := [name for name, tensor in start.items() if tensor.shape != end[name].shape]:
+        raise ValueError(f"linear_mode_connectivity: the states' {', '.join(others)} have different shapes.")
     if not any(name.startswith(prefix) for name in start):
         raise ValueError(f"linear_mode_connectivity: no entry begins with {prefix!r}; there are {', '.join(start)}.")
     moving = copy.deepcopy(network)

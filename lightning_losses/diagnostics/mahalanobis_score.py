@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_losses.diagnostics.checks import check_labels, check_points
+
 
 @torch.no_grad()
 def mahalanobis_distances(
@@ -19,6 +21,12 @@ def mahalanobis_distances(
         target: [n] class indices; columns of the result are the different ones, ascending.
         query: [m, d].
 
+    Returns:
+        [m, classes], at least 0; NaN where features or the query hold NaN.
+
+    Raises:
+        ValueError: shapes that do not fit; no samples.
+
     Source:
         Lee, Lee, Lee, Shin, 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
         Adversarial Attacks", arXiv:1807.03888.
@@ -28,10 +36,19 @@ def mahalanobis_distances(
         >>> mahalanobis_distances(features, torch.tensor([0, 0, 1, 1, 1, 1]), torch.tensor([[9.0, 0.0]]))[0, 1].item()
         0.0
     """
+    for name, points in (("features", features), ("query", query)):
+        check_points("mahalanobis_distances", name, points)
+    check_labels("mahalanobis_distances", features, target)
+    if query.shape[1] != features.shape[1]:
+        raise ValueError(
+            f"mahalanobis_distances: queries of {query.shape[1]} numbers came with features of {features.shape[1]}."
+        )
     h, queries = features.double(), query.double()
     classes, position = torch.unique(target, return_inverse=True)
     means = torch.stack([h[position == number].mean(dim=0) for number in range(len(classes))])
     rest = h - means[position]
+    if not bool(h.isfinite().all()):
+        return torch.full((len(queries), len(classes)), torch.nan, dtype=h.dtype, device=h.device)
     precision = torch.linalg.pinv(rest.T @ rest / len(h), hermitian=True)
     difference = queries.unsqueeze(1) - means
     return torch.einsum("qci,ij,qcj->qc", difference, precision, difference)

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.diagnostics.checks import check_finite, check_labels, check_points
+from lightning_losses.numerics.checks import check_count, check_number
 
 
 class Information(NamedTuple):
@@ -26,6 +27,7 @@ def fixed_bins(activity: Float[Tensor, "samples d"], width: float) -> Int[Tensor
         tensor([[ 0,  1, -1]])
     """
     check_number("fixed_bins", "width", width, above=0)
+    check_finite("fixed_bins", "activity", activity)
     return torch.floor(activity / width).long()
 
 
@@ -38,6 +40,10 @@ def uniform_bins(
         >>> uniform_bins(torch.tensor([[-0.9, 0.9]]), 3)
         tensor([[1, 2]])
     """
+    check_count("uniform_bins", "bins", bins)
+    if not low < high:
+        raise ValueError(f"uniform_bins: low={low!r} and high={high!r} came; give low < high.")
+    check_finite("uniform_bins", "activity", activity)
     edges = torch.linspace(
         low, high, bins, dtype=torch.promote_types(activity.dtype, torch.float32), device=activity.device
     )
@@ -62,7 +68,8 @@ def adaptive_edges(activity: Float[Tensor, "samples d"], bins: int = 30, low: fl
         >>> adaptive_edges(torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0]]), bins=2)
         tensor([0., 1., 3., 4.])
     """
-    check_number("adaptive_edges", "bins", bins, least=1)
+    check_count("adaptive_edges", "bins", bins)
+    check_finite("adaptive_edges", "activity", activity)
     values = torch.unique(activity)
     values = values[values != low]
     if len(values) == 0:
@@ -110,6 +117,9 @@ def binned_information(symbols: Int[Tensor, "samples d"], target: Int[Tensor, " 
         >>> round(binned_information(symbols, torch.tensor([0, 0, 1, 1])).label, 4)
         0.6931
     """
+    if symbols.ndim != 2 or len(symbols) == 0:
+        raise ValueError(f"binned_information: symbols of shape {list(symbols.shape)} came; give [samples, d].")
+    check_labels("binned_information", symbols, target)
     whole = symbol_entropy(symbols)
     shares = _shares(target)
     label = whole - sum(share * symbol_entropy(symbols[target == y]) for y, share in shares)
@@ -129,6 +139,7 @@ def kde_entropy(activity: Float[Tensor, "samples d"], variance: float, *, upper:
         True
     """
     check_number("kde_entropy", "variance", variance, above=0)
+    check_points("kde_entropy", "activity", activity)
     if not upper:
         return kde_entropy(activity, 4 * variance) + activity.shape[1] / 2 * math.log(0.25)
     samples, d = activity.shape
@@ -149,6 +160,7 @@ def kde_information(
         0.6931
     """
     whole = kde_entropy(activity, variance)
+    check_labels("kde_information", activity, target)
     noise = activity.shape[1] / 2 * (math.log(2 * math.pi * variance) + 1)
     label = whole - sum(share * kde_entropy(activity[target == y], variance) for y, share in _shares(target))
     return Information(label, whole - noise, (whole - noise) / math.log(max(len(activity), 2)))
@@ -172,8 +184,10 @@ def knn_entropy(samples: Float[Tensor, "samples d"], neighbours: int = 3) -> flo
         >>> torch.manual_seed(0) and round(knn_entropy(torch.rand(2000, 1)), 1) == 0
         True
     """
+    check_points("knn_entropy", "samples", samples)
     n, d = samples.shape
-    check_number("knn_entropy", "neighbours", neighbours, least=1, most=n - 1)
+    check_count("knn_entropy", "neighbours", neighbours)
+    check_number("knn_entropy", "neighbours", neighbours, most=n - 1)
     wide = samples.double()
     distances = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")
     radius = distances.kthvalue(neighbours + 1, dim=1).values
@@ -199,7 +213,8 @@ def knn_information(
 
     Args:
         activity: [n, d].
-        target: [n] class indices; classes of no more than `neighbours` samples are left out of the label's.
+        target: [n] class indices; classes of no more than `neighbours` samples are left out of the label's, which is
+            NaN if all are.
         components: how many principal components, at most 3 to 5 for the estimate to mean something.
         noise: its standard deviation, above 0.
         neighbours: see `knn_entropy`.
@@ -210,6 +225,11 @@ def knn_information(
         0.0
     """
     check_number("knn_information", "noise", noise, above=0)
+    check_count("knn_information", "components", components)
+    check_points("knn_information", "activity", activity)
+    check_labels("knn_information", activity, target)
+    if not bool(activity.isfinite().all()):
+        return Information(math.nan, math.nan, math.nan)
     centred = activity.double() - activity.double().mean(dim=0)
     components = min(components, *centred.shape)
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
@@ -220,7 +240,8 @@ def knn_information(
     kept = [(y, share) for y, share in _shares(target) if int((target == y).sum()) > neighbours]
     total = sum(share for _, share in kept)
     label = whole - sum(share / total * knn_entropy(z[target == y], neighbours) for y, share in kept)
-    label = min(label, symbol_entropy(target.unsqueeze(1)))
+    # Of classes that are all too small nothing is known.
+    label = min(label, symbol_entropy(target.unsqueeze(1))) if kept else math.nan
     noise_entropy = components / 2 * math.log(2 * math.pi * math.e * noise**2)
     about_input = whole - noise_entropy
     return Information(label, about_input, about_input / math.log(len(activity)))

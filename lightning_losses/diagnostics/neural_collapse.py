@@ -7,9 +7,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_losses.diagnostics.checks import check_labels, check_points
 from lightning_losses.numerics.checks import check_choice
 
 Limit = Literal["simplex", "orthogonal"]
+
+
+_NAMES = (
+    *("nc1", "nc1_per_class", "nc2_equinorm_means", "nc2_equinorm_weights"),
+    *("nc2_equiangular_means", "nc2_equiangular_weights", "nc3", "nc4"),
+)
 
 
 @torch.no_grad()
@@ -45,10 +52,12 @@ def neural_collapse(
         total: sums a tensor over processes, each of which has samples of its own; none by default.
 
     Returns:
-        Scalars by name, the same on every process.
+        Scalars by name, the same on every process; all NaN where features hold NaN, and those that are not defined
+        where all class means, or the classifier's rows, are one.
 
     Raises:
-        ValueError: an unknown limit; fewer than two classes with samples.
+        ValueError: an unknown limit; shapes that do not fit; targets outside the classes; fewer than two classes with
+            samples.
 
     Source:
         Papyan, Han, Donoho, 2020, "Prevalence of Neural Collapse during the Terminal Phase of Deep Learning
@@ -62,6 +71,17 @@ def neural_collapse(
         True
     """
     check_choice("neural_collapse", "limit", limit, Limit)
+    check_points("neural_collapse", "weight", weight)
+    # Of several processes one may have no samples.
+    if len(features) > 0:
+        check_points("neural_collapse", "features", features)
+        check_labels("neural_collapse", features, target, len(weight))
+    if weight.shape[1] != features.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
+        raise ValueError(
+            f"neural_collapse: a weight of shape {list(weight.shape)} and a bias of shape "
+            f"{None if bias is None else list(bias.shape)} came with features of shape {list(features.shape)}; give "
+            "the classifier that takes them."
+        )
     h, w = features.double(), weight.double()
     classes = len(w)
     counts = total(torch.zeros(classes, dtype=h.dtype, device=h.device).index_add(0, target, torch.ones_like(h[:, 0])))
@@ -72,6 +92,8 @@ def neural_collapse(
         raise ValueError(f"neural_collapse: {number} classes have samples; give at least 2.")
     means = sums / counts.clamp(min=1).unsqueeze(1)
     samples = counts.sum()
+    if bool(total((~h.isfinite()).sum().double()) > 0):
+        return dict.fromkeys(_NAMES, h.new_tensor(torch.nan))
     centre = means[present].mean(dim=0)
     centred = means[present] - centre
     rows = w[present]
@@ -79,7 +101,8 @@ def neural_collapse(
     directions, sizes, _ = torch.linalg.svd(centred.T, full_matrices=False)
     kept = (sizes > 1e-10 * sizes[0]) & (torch.arange(len(sizes), device=h.device) < number - 1)
     within = total(((h - means[target]) @ directions[:, kept]).square().sum(dim=0)) / samples
-    nc1 = (number / sizes[kept].square() * within).sum()
+    # Of class means that are one there is no between.
+    nc1 = (number / sizes[kept].square() * within).sum() if bool(kept.any()) else h.new_tensor(torch.nan)
 
     logits = h @ w.T if bias is None else h @ w.T + bias.double()
     distances = torch.cdist(h, means).masked_fill(~present, torch.inf)

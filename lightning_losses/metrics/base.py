@@ -83,7 +83,13 @@ class PredictionMetric(Metric):
         )
         rows = self._rows(given)
         if self.streaming:
-            self.sums: Tensor = self.sums + self._sums(*rows)
+            sums = self._sums(*rows)
+            if sums.shape != self.sums.shape:
+                raise ValueError(
+                    f"{type(self).__name__}: predictions of shape {list(predictions.shape)} came to a metric of "
+                    f"num_classes={self.sums.shape[-1]}; give it the number of their classes."
+                )
+            self.sums: Tensor = self.sums + sums
         if self.keep_rows:
             for name, row in zip(self.row_names, rows, strict=True):
                 getattr(self, name).append(row)

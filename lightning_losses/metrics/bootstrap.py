@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.checks import check_count, check_number
 
 # What is left out together, one group after the other, tells of the skewness.
 _GROUPS = 50
@@ -59,8 +59,7 @@ def bootstrap_interval(
         >>> bool(interval.low < 49.5 < interval.high)
         True
     """
-    check_number("bootstrap_interval", "level", level, above=0, most=1 - 1e-9)
-    check_number("bootstrap_interval", "resamples", resamples, least=2)
+    check_resampling("bootstrap_interval", level, resamples)
     if not rows or len({len(tensor) for tensor in rows}) != 1:
         raise ValueError(
             f"bootstrap_interval: tensors of {[len(tensor) for tensor in rows]} rows came; give at least "
@@ -97,6 +96,13 @@ def bootstrap_interval(
     return Interval(*(torch.where(varies, end, torch.nan) for end in (low, high)))
 
 
+def check_resampling(who: str, level: float, resamples: int) -> None:
+    """Raise ``ValueError`` unless a level is in (0, 1) and there are at least 2 resamples."""
+    check_number(who, "level", level, above=0, most=1 - 1e-9)
+    check_count(who, "resamples", resamples)
+    check_number(who, "resamples", resamples, least=2)
+
+
 def mean_interval(values: Float[Tensor, " rows"], level: float = 0.95) -> Interval:
     """Wilson's interval of the mean of independent numbers within [0, 1], such as shares that are means over seeds.
 
@@ -111,6 +117,8 @@ def mean_interval(values: Float[Tensor, " rows"], level: float = 0.95) -> Interv
         >>> [round(float(end), 3) for end in mean_interval(torch.tensor([1.0] * 99 + [0.0]))]
         [0.946, 0.998]
     """
+    if values.ndim != 1 or len(values) == 0 or not bool(((values >= 0) & (values <= 1)).all()):
+        raise ValueError(f"mean_interval: values of shape {list(values.shape)} came; give [n] numbers within [0, 1].")
     values = values.double()
     mean, variance = values.mean(), torch.cat([values, values.new_tensor([0.0, 1.0])]).var(correction=0)
     return proportion_interval(mean, len(values) * (mean * (1 - mean) / variance).clamp(min=1.0), level)
@@ -126,6 +134,10 @@ def proportion_interval(share: Float[Tensor, "*shape"], count: Float[Tensor, "*s
         >>> [round(float(end), 3) for end in proportion_interval(torch.tensor(0.99), 100, 0.95)]
         [0.946, 0.998]
     """
+    check_number("proportion_interval", "level", level, above=0, most=1 - 1e-9)
+    counts = torch.as_tensor(count, device=share.device)
+    if not bool((counts > 0).all()) or bool(((share < 0) | (share > 1)).any()):
+        raise ValueError("proportion_interval: give shares within [0, 1], of more than 0 samples.")
     z = float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)))
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5

@@ -17,6 +17,7 @@ from lightning_losses.metrics.predictions import (
     shows_options,
 )
 from lightning_losses.numerics.bins import width_bins
+from lightning_losses.numerics.checks import check_count
 
 
 class BrierParts(NamedTuple):
@@ -119,6 +120,7 @@ class BrierDecomposition(PredictionMetric):
 
     def __init__(self, num_classes: int = 1, *, num_bins: int = 15, **options: Unpack[MetricOptions]) -> None:
         check_bins(type(self).__name__, num_bins)
+        check_count(type(self).__name__, "num_classes", num_classes)
         super().__init__(sums_shape=(4, num_bins, num_classes), **options)
         self.num_classes = num_classes
         self.num_bins = num_bins

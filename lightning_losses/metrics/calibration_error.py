@@ -26,7 +26,7 @@ from lightning_losses.metrics.predictions import (
     checked_predictions,
     shows_options,
 )
-from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.checks import check_choice, check_count, check_number
 
 Weighting = Literal["count", "uniform"]
 
@@ -60,7 +60,7 @@ class CalibrationError(PredictionMetric):
 
     Args:
         num_bins: B, at least 1.
-        norm: p, at least 1, or "max".
+        norm: p, from 1 to 1000, or "max".
         binning: "width", bins ``(b / B, (b + 1) / B]``; or "mass", as many samples in each, equal confidences together.
         scope: "top_label", the predicted class; or "classwise", each class against the rest.
         weighting: "count", ``w_b = n_b / N``; or "uniform", each non-empty bin the same.
@@ -112,6 +112,8 @@ class CalibrationError(PredictionMetric):
         if binning == "width":
             if apart and num_classes is None:
                 raise ValueError(f"{type(self).__name__}: num_classes is missing; give it, for the classes' sums.")
+            if apart:
+                check_count(type(self).__name__, "num_classes", num_classes)
             shape = (3, num_bins, (num_classes or 1) if apart else 1)
         super().__init__(sums_shape=shape, **options)
         self.num_bins = num_bins
@@ -186,6 +188,6 @@ def _check_options(
     check_choice(metric, "scope", scope, Scope)
     check_choice(metric, "weighting", weighting, Weighting)
     if norm != "max":
-        check_number(metric, "norm", norm, least=1)
+        check_number(metric, "norm", norm, least=1, most=1e3)
     if debiased and norm != 2:
         raise ValueError(f"{metric}: debiased=True came with norm={norm!r}; the correction is for norm=2.")

@@ -8,8 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.metrics.bins import bin_sums, binned
-from lightning_losses.metrics.bootstrap import Interval
-from lightning_losses.numerics.checks import check_number
+from lightning_losses.metrics.bootstrap import Interval, check_resampling
 
 Error = Callable[[Float[Tensor, "*resamples three bins columns"]], Float[Tensor, "*resamples"]]
 # Successes and failures, two of each, that are added to a bin before its noise is drawn.
@@ -57,8 +56,7 @@ def calibration_interval(
         Carpenter, 1999, "Test Inversion Bootstrap Confidence Intervals"; Andrews, 2000, "Inconsistency of the Bootstrap
         when a Parameter Is on the Boundary of the Parameter Space"; Agresti, Coull, 1998 (the added outcomes).
     """
-    check_number("calibration_interval", "level", level, above=0, most=1 - 1e-9)
-    check_number("calibration_interval", "resamples", resamples, least=2)
+    check_resampling("calibration_interval", level, resamples)
     device, tail = confidence.device, (1 - level) / 2
     confidence, outcome, index = confidence.cpu().double(), outcome.cpu(), index.cpu()
     sums = bin_sums(confidence, outcome, index, num_bins)

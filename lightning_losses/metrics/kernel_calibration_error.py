@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.metrics.base import PredictionMetric
-from lightning_losses.metrics.bootstrap import Interval
+from lightning_losses.metrics.bootstrap import Interval, check_resampling
 from lightning_losses.metrics.predictions import (
     MetricOptions,
     Options,
@@ -86,7 +86,7 @@ class KernelCalibrationError(PredictionMetric):
         The part of the noise that is linear in the rows has at most the error times the kernel's largest eigenvalue as
         variance: its ratio to the error is estimated, and bounded by that.
         """
-        check_number(type(self).__name__, "level", level, above=0, most=1 - 1e-9)
+        check_resampling(type(self).__name__, level, resamples)
         probabilities, residuals = rows
         count = len(probabilities)
         if count < 2:

@@ -131,6 +131,8 @@ def checked_predictions(
             f"{list(target.shape)} for task={task!r}; multiclass takes [N, C] and [N], binary [N] and "
             "[N], multilabel [N, L] and [N, L]."
         )
+    if task == "multilabel" and predictions.shape[-1] == 0:
+        raise ValueError(f"{metric}: predictions of shape {list(predictions.shape)} have no labels; give at least one.")
     if task == "multiclass" and predictions.shape[-1] < 2:
         raise ValueError(
             f"{metric}: predictions of shape {list(predictions.shape)} have fewer than two classes; for one score per "

@@ -33,7 +33,7 @@ def retrieval_ranks(
         documents: the documents', in the same order: the i-th belongs to the i-th query.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit.
+        ValueError: shapes or dtypes that do not fit; NaN or inf.
 
     Example:
         >>> retrieval_ranks(torch.eye(3), torch.eye(3)[[0, 2, 1]] + 0.1).tolist()
@@ -46,6 +46,10 @@ def retrieval_ranks(
             f"retrieval_ranks: queries of shape {list(queries.shape)} came with documents of shape "
             f"{list(documents.shape)}; give [pairs, dim] twice."
         )
+    if not bool(queries.isfinite().all() & documents.isfinite().all()):
+        raise ValueError(
+            "retrieval_ranks: embeddings hold NaN or inf, which have no rank; train on until they are finite."
+        )
     first, second = (torch.nn.functional.normalize(x.double(), dim=-1) for x in (queries, documents))
     scores = first @ second.mT
     return (scores >= scores.diagonal().unsqueeze(-1)).sum(dim=-1)
@@ -54,10 +58,18 @@ def retrieval_ranks(
 def retrieval_scores(ranks: Float[Tensor, "seeds pairs"] | Int[Tensor, "seeds pairs"]) -> dict[str, RetrievalScore]:
     """recall@1, recall@10 and the mean reciprocal rank, averaged over seeds, with 95 % intervals over the queries.
 
+    Raises:
+        ValueError: other shapes than [seeds, pairs], at least one of each; ranks below 1, or NaN.
+
     Example:
         >>> retrieval_scores(torch.tensor([[1, 2, 20, 1]]))["recall@10"].value
         0.75
     """
+    if ranks.ndim != 2 or 0 in ranks.shape or not bool((ranks >= 1).all()):
+        raise ValueError(
+            f"retrieval_scores: ranks of shape {list(ranks.shape)} came; give [seeds, pairs] numbers from 1 on, at "
+            "least one of each."
+        )
     each = {
         "recall@1": (ranks <= 1).double(),
         "recall@10": (ranks <= 10).double(),

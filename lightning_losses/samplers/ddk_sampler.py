@@ -13,7 +13,11 @@ from lightning_losses.numerics.checks import check_count, check_number
 def initial_domain_weights(
     student_ce: Float[Tensor, " domains"], teacher_ce: Float[Tensor, " domains"]
 ) -> Float[Tensor, " domains"]:
-    """``softmax`` of the domains' ratio of perplexities, student's over teacher's."""
+    """``softmax`` of the domains' ratio of perplexities, student's over teacher's.
+
+    Raises:
+        ValueError: shapes that do not fit; no domains; cross-entropies that are not finite.
+    """
     return torch.softmax(_ratios(student_ce, teacher_ce), dim=-1)
 
 
@@ -43,18 +47,36 @@ def updated_domain_weights(
         tensor([0.6740, 0.3260])
     """
     check_number("ddk_sampler", "alpha", alpha, least=0, most=1)
+    ratios = _ratios(student_ce, teacher_ce)
+    if weights.shape != ratios.shape or not _is_distribution(weights):
+        raise ValueError(
+            f"ddk_sampler: weights {weights.tolist()} came for {len(ratios)} domains; give as many non-negative "
+            "numbers of sum 1."
+        )
     # Times exp(ratio) is plus ratio under the softmax, which takes the largest out before exponentials overflow.
-    renewed = torch.softmax(weights.log() + _ratios(student_ce, teacher_ce), dim=-1)
+    renewed = torch.softmax(weights.log() + ratios, dim=-1)
     return alpha * renewed + (1 - alpha) / weights.shape[-1]
 
 
 def _ratios(student_ce: Tensor, teacher_ce: Tensor) -> Tensor:
-    if student_ce.shape != teacher_ce.shape or student_ce.ndim != 1:
+    if student_ce.shape != teacher_ce.shape or student_ce.ndim != 1 or len(student_ce) == 0:
         raise ValueError(
             f"ddk_sampler: student_ce of shape {list(student_ce.shape)} came with teacher_ce of shape "
             f"{list(teacher_ce.shape)}; give one cross-entropy for each domain to both."
         )
-    return (student_ce - teacher_ce).exp()
+    if not bool((student_ce.isfinite() & teacher_ce.isfinite()).all()):
+        raise ValueError(
+            f"ddk_sampler: cross-entropies {student_ce.tolist()} and {teacher_ce.tolist()} came; give finite numbers, "
+            "and leave out domains without tokens."
+        )
+    # As far as the largest float goes: the softmax takes the largest out.
+    largest = torch.finfo(torch.promote_types(student_ce.dtype, torch.float16)).max
+    return (student_ce - teacher_ce).exp().clamp(max=largest)
+
+
+def _is_distribution(weights: Tensor) -> bool:
+    # NaN compares as false.
+    return bool((weights >= 0).all()) and abs(weights.sum().item() - 1) <= 1e-4
 
 
 class DomainSampler(Sampler[int]):
@@ -71,7 +93,8 @@ class DomainSampler(Sampler[int]):
         rank: this process.
 
     Raises:
-        ValueError: a domain without samples; later, weights that are no distribution over the domains.
+        ValueError: no samples, a domain without any, or fewer than processes; a rank that there isn't; later, weights
+            that are no distribution over the domains.
 
     Example:
         >>> sampler = DomainSampler([0, 0, 1, 1])
@@ -89,12 +112,22 @@ class DomainSampler(Sampler[int]):
         rank: int = 0,
     ) -> None:
         belongs = torch.as_tensor(domains)
+        if belongs.ndim != 1 or len(belongs) == 0 or belongs.is_floating_point() or int(belongs.min()) < 0:
+            raise ValueError(
+                f"ddk_sampler: domains of shape {list(belongs.shape)} and dtype {belongs.dtype} came; give the number "
+                "of its domain, from 0 on, for each of at least one sample."
+            )
         self.members = [(belongs == domain).nonzero().flatten() for domain in range(int(belongs.max()) + 1)]
         if empty := [domain for domain, members in enumerate(self.members) if len(members) == 0]:
             raise ValueError(f"ddk_sampler: domains {empty} have no samples; number the domains from 0 without gaps.")
         self.num_samples = len(belongs) if num_samples is None else num_samples
         check_count("ddk_sampler", "num_samples", self.num_samples)
         check_count("ddk_sampler", "num_replicas", num_replicas)
+        if not 0 <= rank < num_replicas or self.num_samples < num_replicas:
+            raise ValueError(
+                f"ddk_sampler: rank={rank} of {num_replicas} processes came for {self.num_samples} samples; give ranks "
+                "from 0 on, and a sample for each process."
+            )
         self.num_replicas = num_replicas
         self.rank = rank
         self.seed = seed
@@ -103,7 +136,7 @@ class DomainSampler(Sampler[int]):
 
     def set_weights(self, weights: Float[Tensor, " domains"]) -> None:
         """Draw by these weights from now on, also within an epoch."""
-        if weights.shape != self.weights.shape or bool((weights < 0).any()) or abs(weights.sum().item() - 1) > 1e-4:
+        if weights.shape != self.weights.shape or not _is_distribution(weights):
             raise ValueError(
                 f"ddk_sampler: weights {weights.tolist()} came; give {len(self.members)} non-negative numbers of sum 1."
             )

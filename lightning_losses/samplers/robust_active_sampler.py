@@ -42,12 +42,12 @@ def robust_active_distribution(gain: Float[Tensor, " n"], num_errors: int) -> Qu
         tensor([0.3330, 0.6670])
     """
     check_floating("robust_active_sampler", "gain", gain)
-    if gain.ndim != 1 or len(gain) == 0 or not bool((gain > 0).all()):
+    if gain.ndim != 1 or len(gain) == 0 or not bool(((gain > 0) & gain.isfinite()).all()):
         raise ValueError(
-            f"robust_active_sampler: gain of shape {list(gain.shape)} came; give [n] numbers above 0, without samples "
-            "that gain nothing."
+            f"robust_active_sampler: gain of shape {list(gain.shape)} came; give [n] finite numbers above 0, "
+            "without samples that gain nothing."
         )
-    if not isinstance(num_errors, int) or num_errors < 0:
+    if not isinstance(num_errors, int) or isinstance(num_errors, bool) or num_errors < 0:
         raise ValueError(f"robust_active_sampler: num_errors={num_errors!r} came; give a whole number of at least 0.")
     if num_errors >= len(gain):
         return QueryDistribution(torch.full_like(gain, 1 / len(gain)), gain.new_zeros(()), len(gain))

@@ -47,7 +47,7 @@ from lightning_losses.callbacks.monitors.probe import ProbeMonitor
 from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse
 from lightning_losses.callbacks.monitors.weight_norms import WeightNorms
 from lightning_losses.callbacks.monitors.zero_gradients import ZeroGradients
-from lightning_losses.metrics.base import PredictionMetric
+from lightning_losses.metrics.base import MeanMetric, PredictionMetric
 from lightning_losses.metrics.brier_score import BrierDecomposition
 from lightning_losses.mixins import ObjectiveMixin
 from lightning_losses.parallel.fsdp2 import FSDP2Strategy
@@ -361,6 +361,6 @@ def test_a_decomposition_on_two_processes_is_that_of_one(tmp_path):
 def test_every_metric_is_tried_on_two_processes():
     """One value: METRICS of tests/metrics/test_every_metric.py, which tries them; several values: above."""
     tried = {*(type(make(inputs="logits")) for make, _ in METRICS.values()), BrierDecomposition}
-    found = classes_in(lightning_losses.metrics, Metric) - {PredictionMetric}
+    found = classes_in(lightning_losses.metrics, Metric) - {PredictionMetric, MeanMetric}
     missing = {kind.__name__ for kind in found - tried}
     assert not missing, f"add {missing} to METRICS in tests/metrics/test_every_metric.py, with its function"

@@ -29,7 +29,7 @@ MISTAKES = [
         ("target.max()) >= classes:", "target.max()) > classes:"),
         ("SUM_TOLERANCE = 1e-2", "SUM_TOLERANCE = 10.0"),
     ),
-    *of("metrics/base.py", EVERY, ("self.sums + self._sums(*rows)", "self._sums(*rows)")),
+    *of("metrics/base.py", EVERY, ("self.sums: Tensor = self.sums + sums", "self.sums: Tensor = sums")),
     *of("metrics/base.py", EVERY, ('dist_reduce_fx="sum"', 'dist_reduce_fx="max"')),
     *of(
         "metrics/area_under_risk_coverage.py",
