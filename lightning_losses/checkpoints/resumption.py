@@ -40,12 +40,12 @@ def begin(folder: Path, identity: dict[str, Any], *, resume: bool) -> Path | Non
     return last
 
 
-def check_resumption(folder: Path, identity: dict[str, Any] | None, network: nn.Module) -> None:
+def check_resumption(folder: Path, identity: dict[str, Any], network: nn.Module) -> None:
     """Raise, and change nothing, if a training can't go on from what is in its folder; an empty one is a beginning.
 
     Args:
         folder: of the training's checkpoints.
-        identity: as `begin` takes it; None where none is kept.
+        identity: as `begin` takes it.
         network: what is trained, as it is built.
 
     Raises:
@@ -55,8 +55,7 @@ def check_resumption(folder: Path, identity: dict[str, Any] | None, network: nn.
     last = _left_by(folder)
     if last is None:
         return
-    if identity is not None:
-        _check_identity(folder, identity)
+    _check_identity(folder, identity)
     try:
         if last.is_dir():
             check_folder(last)

@@ -162,6 +162,12 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path):
     half.trainer.max_steps = 5
     Grokking(half).run(tmp_path / "half")
     settings.resume = str(tmp_path / "half")
+    other = settings.copy()
+    other.optimizer.lr = 0.5
+    for refused in (lambda: Grokking(other).rehearse(), lambda: Grokking(other).run(tmp_path / "half")):
+        with pytest.raises(ValueError, match=r"begun with other settings \(modules.student.optimizer.lr\)"):
+            refused()
+    Grokking(settings).rehearse()
     resumed = Grokking(settings).run(tmp_path / "half")
     for name, run in whole.items():
         assert [curve._asdict() for curve in resumed[name].curves] == [curve._asdict() for curve in run.curves]

@@ -24,7 +24,7 @@ from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse
 from lightning_losses.callbacks.records.metrics_file import MetricsFile, append_metrics
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
-from lightning_losses.checkpoints.resumption import check_resumption
+from lightning_losses.checkpoints.resumption import begin, check_resumption
 from lightning_losses.data.resident import ResidentData
 from lightning_losses.experiments.config.check_config import runs_again
 from lightning_losses.experiments.config.instantiate import ConfigError, instantiate
@@ -40,6 +40,7 @@ from lightning_losses.experiments.loggers.loggers import (
 from lightning_losses.experiments.page import Page, Table
 from lightning_losses.experiments.training.rehearsal import rehearse_step
 from lightning_losses.experiments.training.steps_per_batch import steps_per_batch
+from lightning_losses.experiments.training.training import IRRELEVANT
 from lightning_losses.modules.full_batch_learner import FullBatchLearner
 from lightning_losses.plots.grokking import Curve, comparison, overlay
 
@@ -99,7 +100,7 @@ class Grokking(Experiment):
                 steps_per_batch(settings, data.steps_per_epoch, callbacks)
             data.setup()
             if self.resumed is not None:
-                check_resumption(self.resumed / name, None, module)
+                check_resumption(self.resumed / name, identity_of(settings), module)
             rehearse_step(module, data.train, settings.trainer)
 
     def perform(self, folder: Path) -> dict[str, Run]:
@@ -132,6 +133,18 @@ def settings_of(config: DictConfig, run: DictConfig) -> DictConfig:
     for key, value in (run.get("set") or {}).items():
         OmegaConf.update(settings, str(key), value, merge=False, force_add=True)
     return settings
+
+
+def identity_of(config: DictConfig) -> dict[str, Any]:
+    """The plain values that decide what the training of one run makes, but for how long it is."""
+    parts = ("data", "model", "network_wrapper", "modules", "trainer", "callbacks")
+    plain: dict[str, Any] = {
+        part: OmegaConf.to_container(config[part], resolve=True) for part in parts if config.get(part) is not None
+    }
+    for part, irrelevant in IRRELEVANT.items():
+        beside = (*irrelevant, "max_steps", "max_epochs")
+        plain[part] = {name: value for name, value in plain[part].items() if name not in beside}
+    return {**plain, "seed": config.seed}
 
 
 def _build(config: DictConfig) -> tuple[ResidentData, L.LightningModule]:
@@ -175,12 +188,11 @@ def _fit(name: str, label: str, config: DictConfig, folder: Path, logger: Logger
         if isinstance(callback, Monitor):
             callback.folder = folder / "report" / name
     checkpoints = folder / "checkpoints" / name
-    last = checkpoints / "last.ckpt"
     with _quiet():
+        last = begin(checkpoints, identity_of(config), resume=config.resume is not None)
         trainer, module, data = prepare(config, callbacks, checkpoints, metrics, logger)
         started = time.perf_counter()
-        resumed = config.resume is not None and last.is_file()
-        trainer.fit(module, data, ckpt_path=last if resumed else None, weights_only=True)
+        trainer.fit(module, data, ckpt_path=last, weights_only=True)
     return _run(label, callbacks, trainer, time.perf_counter() - started)
 
 

@@ -40,7 +40,7 @@ from lightning_losses.parallel.processes import value_of_first
 from lightning_losses.teachers import checkpoint_teacher
 
 # What configurations say that changes no result: how a trainer looks, and how batches come to the device.
-_IRRELEVANT = {
+IRRELEVANT = {
     "trainer": ("enable_progress_bar", "enable_model_summary", "log_every_n_steps"),
     "data": ("num_workers", "pin_memory"),
 }
@@ -144,7 +144,7 @@ class Training:
                 ("callbacks", self.callbacks),
             )
         }
-        for part, irrelevant in _IRRELEVANT.items():
+        for part, irrelevant in IRRELEVANT.items():
             values = plain[part]
             assert isinstance(values, dict)
             plain[part] = {name: value for name, value in values.items() if name not in irrelevant}
