@@ -76,7 +76,9 @@ class Calibrator(nn.Module):
         with torch.inference_mode(False), torch.enable_grad():
             rows, labels = self._rows(logits, target)
             for name, value in self._fit(rows, labels).items():
-                setattr(self, name, value.detach().to(device=rows.device, dtype=rows.dtype).contiguous())
+                # Its own: not a part of what it was solved in, nor of the logits.
+                own = value.detach().to(device=rows.device, dtype=rows.dtype)
+                setattr(self, name, own.clone(memory_format=torch.contiguous_format))
         return self
 
     def forward(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:

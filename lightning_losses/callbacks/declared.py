@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from lightning_losses.numerics.settings import Declared
 
@@ -27,7 +28,10 @@ class DeclaredCallback(Declared, Callback):
 
 
 def _plain(value: Any) -> Any:
-    """New containers of the same content, which safe loading gives back: it knows no tuples that have names."""
+    """New containers and tensors of the same content, which safe loading gives back: it knows no tuples of names."""
+    if isinstance(value, Tensor):
+        # What goes on being changed here, or there, is not that of the checkpoint.
+        return value.detach().clone()
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, tuple):

@@ -92,7 +92,8 @@ class PredictionMetric(Metric):
             self.sums: Tensor = self.sums + sums
         if self.keep_rows:
             for name, row in zip(self.row_names, rows, strict=True):
-                getattr(self, name).append(row)
+                # Probabilities may be the caller's own tensor, which goes on being changed.
+                getattr(self, name).append(row.clone())
 
     def compute(self) -> Tensor:
         """The value over everything taken in so far; NaN if that is nothing."""

@@ -140,7 +140,7 @@ class DomainSampler(Sampler[int]):
             raise ValueError(
                 f"ddk_sampler: weights {weights.tolist()} came; give {len(self.members)} non-negative numbers of sum 1."
             )
-        self.weights = weights.detach().double().cpu()
+        self.weights = weights.detach().double().cpu().clone()
 
     def set_epoch(self, epoch: int) -> None:
         """Draw another order; Lightning calls this."""

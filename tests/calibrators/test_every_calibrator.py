@@ -1,6 +1,7 @@
 """What every post-hoc calibrator keeps: determinism, state, export, refusals."""
 
 import copy
+import pickle
 import warnings
 
 import pytest
@@ -224,3 +225,24 @@ def test_another_files_content_is_refused(tmp_path):
     C.TemperatureScaling().fit(*sample()).save(tmp_path / "temperature.safetensors")
     with pytest.raises(ValueError, match="TemperatureScaling"):
         C.MatrixScaling.load(tmp_path / "temperature.safetensors")
+
+
+@every
+def test_a_state_owns_its_tensors_and_holds_no_network(name):
+    """Two of vector scaling's lay in one storage, in the precision in which it was solved."""
+    network = nn.Linear(4, 4, dtype=torch.float64)
+    logits = network(sample(100, dtype=torch.float64)[0])
+    calibrator = CALIBRATORS[name]().fit(logits, sample(100)[1])
+    assert list(calibrator.modules()) == [calibrator] and not list(calibrator.parameters())
+    state, expected = calibrator.state_dict(), calibrator(logits).detach()
+    for tensor in state.values():
+        assert tensor.grad_fn is None and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    copies = [copy.deepcopy(calibrator), pickle.loads(pickle.dumps(calibrator)), CALIBRATORS[name]()]
+    given = {key: tensor.clone() for key, tensor in state.items()}
+    copies[2].load_state_dict(given)
+    assert b"Linear" not in pickle.dumps(calibrator)
+    for tensor in (*given.values(), *state.values()):
+        # What it came from, and what goes on elsewhere, is not that of the copies.
+        tensor.zero_()
+    for other in copies:
+        assert torch.equal(other(logits), expected)

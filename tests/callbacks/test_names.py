@@ -1,12 +1,14 @@
-"""Every callback is found by its class name."""
+"""Every callback is found by its class name, and keeps what it has by itself."""
 
 import importlib
 import pkgutil
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import Callback
 
 import lightning_losses.callbacks as callbacks
+from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.environment.lazy_exports import exports
 
 BASES = {f"{kind}Monitor" for kind in ("", "Gradient", "Layer", "Logit", "Parameter", "Probe")} | {"DeclaredCallback"}
@@ -30,3 +32,17 @@ def test_every_callback_is_offered_by_its_class_name():
 def test_an_unknown_name_is_refused():
     with pytest.raises(AttributeError, match="Nothing"):
         _ = callbacks.Nothing
+
+
+def test_what_a_callback_keeps_is_not_what_goes_on_changing():
+    class Keeping(DeclaredCallback):
+        kept = ("sums",)
+
+    callback = Keeping()
+    callback.sums = {"each": [torch.ones(2)]}
+    state = callback.state_dict()
+    callback.sums["each"][0].zero_()
+    assert state["sums"]["each"][0].tolist() == [1, 1]
+    callback.load_state_dict(state)
+    callback.sums["each"][0].zero_()
+    assert state["sums"]["each"][0].tolist() == [1, 1]

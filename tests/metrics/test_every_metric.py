@@ -228,6 +228,17 @@ def test_metrics_pickle_clone_reset_and_plot(name):
     assert copy.compute() != value
 
 
+def test_what_is_kept_is_not_what_the_caller_goes_on_changing():
+    probabilities, target = torch.tensor([0.9, 0.6]), torch.tensor([1, 0])
+    for metric in (M.ExpectedCalibrationError, M.KernelCalibrationError, M.AreaUnderRiskCoverage):
+        made = metric(inputs="probabilities", task="binary", keep_rows=True)
+        given = probabilities.double()
+        made.update(given, target)
+        expected = made.interval(resamples=10)
+        given.zero_()
+        assert torch.equal(torch.stack(made.interval(resamples=10)), torch.stack(expected))
+
+
 def test_an_interval_needs_rows():
     metric = M.ExpectedCalibrationError(inputs="logits")
     metric.update(*sample())
