@@ -8,6 +8,16 @@ from dataclasses import asdict
 
 from lightning_losses.environment.extras import advice
 
+_RECIPES = {
+    "train": "train, calibrate, evaluate, report; takes Hydra overrides, such as objective=kd data=digits; "
+    "train --help lists them",
+    "calibrate": "calibrate a checkpoint, or logits and targets in a file; takes Hydra overrides, such as "
+    "logits=val.npz calibrator=vector; calibrate --help lists them",
+    "compare": "train objectives with several seeds, and end in tables with intervals and tests, such as "
+    "objectives=[ce,kd] seeds=5 data=digits; compare --help lists what there is",
+    "sweep": "run a W&B sweep file without a server, such as conf/sweep/distill.yaml count=10; sweep --help says more",
+}
+
 
 def main(program: str = "lightning-losses") -> None:
     """Run a sub-command; what follows the name of a recipe goes to the recipe as it is.
@@ -18,30 +28,9 @@ def main(program: str = "lightning-losses") -> None:
     parser = argparse.ArgumentParser(
         prog=program, description="Training objectives beyond cross-entropy for PyTorch Lightning."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,calibrate,compare,sweep,list,new}")
-    commands.add_parser(
-        "train",
-        add_help=False,
-        help="train, calibrate, evaluate, report; takes Hydra overrides, "
-        "such as objective=kd data=digits; train --help lists them",
-    )
-    commands.add_parser(
-        "calibrate",
-        add_help=False,
-        help="calibrate a checkpoint, or logits and targets in a file; takes Hydra overrides, "
-        "such as logits=val.npz calibrator=vector; calibrate --help lists them",
-    )
-    commands.add_parser(
-        "compare",
-        add_help=False,
-        help="train objectives with several seeds, and end in tables with intervals and tests, "
-        "such as objectives=[ce,kd] seeds=5 data=digits; compare --help lists what there is",
-    )
-    commands.add_parser(
-        "sweep",
-        add_help=False,
-        help="run a W&B sweep file without a server, such as conf/sweep/distill.yaml count=10; sweep --help says more",
-    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{','.join(_RECIPES)},list,new}}")
+    for recipe, text in _RECIPES.items():
+        commands.add_parser(recipe, add_help=False, help=text)
     listing = commands.add_parser("list", help="every loss: what it is and what it takes")
     listing.add_argument(
         "--family",
@@ -54,7 +43,7 @@ def main(program: str = "lightning-losses") -> None:
     making.add_argument("family", help="distillation/logits, classification, ...")
     making.add_argument("id", help="the method's name in snake_case, such as foo_kd")
     arguments, rest = parser.parse_known_args()
-    if rest and arguments.command not in ("train", "calibrate", "compare", "sweep"):
+    if rest and arguments.command not in _RECIPES:
         parser.error(f"{arguments.command} takes no {' '.join(rest)}")
     try:
         _run(program, arguments, rest)
@@ -65,7 +54,7 @@ def main(program: str = "lightning-losses") -> None:
 
 
 def _run(program: str, arguments: argparse.Namespace, rest: list[str]) -> None:
-    if arguments.command in ("train", "calibrate", "compare", "sweep"):
+    if arguments.command in _RECIPES:
         recipe = importlib.import_module(f"lightning_losses.recipes.{arguments.command}")
         recipe.main(rest, f"{program} {arguments.command}")
         return

@@ -66,14 +66,14 @@ class ProbeMonitor(Monitor):
 
 
 class LayerMonitor(ProbeMonitor):
-    """Base of the monitors of what layers put out for the probe, beside its class indices.
+    """Base of the monitors of what layers put out for the probe, flattened to [n, d], beside its class indices.
 
     Args:
         layers: names of the modules whose outputs to look at.
         samples, every_n_steps, folder: see `ProbeMonitor`.
 
     Raises:
-        ValueError: no list of layers, or layers that there aren't; a target that is no index.
+        ValueError: no list of layers, or layers that there aren't or that don't run; a target that is no index.
     """
 
     samples = 512
@@ -97,10 +97,13 @@ class LayerMonitor(ProbeMonitor):
         """What there is of each layer, as ``<layer>/<name>``."""
         if target.is_floating_point():
             raise ValueError(f"{self.name}: a floating-point target came; information is about class indices.")
+        with FeatureTap(pl_module, self.layers, self.name) as tap, torch.no_grad():
+            pl_module(inputs)
+            outputs = tap.latest()
         return {
             f"{layer}/{part}": value
-            for layer, activity in layer_outputs(self.name, pl_module, self.layers, inputs).items()
-            for part, value in self.measure_layer(activity, target).items()
+            for layer, output in outputs.items()
+            for part, value in self.measure_layer(output.detach().flatten(1), target).items()
         }
 
 
@@ -153,15 +156,3 @@ def inputs_and_target(who: str, batch: Any) -> tuple[Tensor, Tensor]:
     if isinstance(batch, Sequence) and len(batch) >= 2 and all(isinstance(part, Tensor) for part in batch[:2]):
         return batch[0], batch[1]
     raise ValueError(f"{who}: a batch of type {type(batch).__name__} came; give {{'inputs', 'target'}} or a pair.")
-
-
-@torch.no_grad()
-def layer_outputs(who: str, module: torch.nn.Module, layers: Sequence[str], inputs: Tensor) -> dict[str, Tensor]:
-    """What named submodules put out for some inputs, [n, d]; further dimensions are flattened into d.
-
-    Raises:
-        ValueError: a layer that the module does not have, or that does not run.
-    """
-    with FeatureTap(module, layers, who) as tap:
-        module(inputs)
-        return {layer: output.detach().flatten(1) for layer, output in tap.latest().items()}
