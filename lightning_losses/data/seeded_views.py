@@ -1,17 +1,17 @@
 """Augmented views that replay: what a sample looks like follows from a seed, its position and the view's number."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from lightning_losses.data.loading import Batch, BatchDataset
 from lightning_losses.data.resumable import ResumableSampler
-from lightning_losses.numerics.checks import check_count, check_number
+from lightning_losses.numerics.checks import check_count
+from lightning_losses.numerics.settings import Bound, Count, Declared
 
 Augmentation = Callable[
     [Float[Tensor, "channels height width"], torch.Generator], Float[Tensor, "channels height width"]
@@ -47,7 +47,7 @@ class RandomShift:
         return moved
 
 
-class SeededViews(BatchDataset):
+class SeededViews(Declared, BatchDataset):
     """Several augmented views of every sample of a data set, the same whenever they are asked for.
 
     It is as long as all views together: the sample at ``view * len(dataset) + position`` is that view of that sample.
@@ -71,21 +71,13 @@ class SeededViews(BatchDataset):
         (6, [1, 1], [4, 1])
     """
 
-    def __init__(
-        self,
-        dataset: Dataset[Batch],
-        augmentation: Augmentation,
-        views: int = 1,
-        seed: int = 0,
-        pairs: bool = False,
-    ) -> None:
-        check_count("SeededViews", "views", views)
-        check_number("SeededViews", "seed", seed, least=0)
-        self.dataset: Any = dataset
-        self.augmentation = augmentation
-        self.views = views
-        self.seed = seed
-        self.pairs = pairs
+    name = "SeededViews"
+
+    dataset: Any
+    augmentation: Augmentation
+    views: Count = 1
+    seed: Annotated[int, Bound(least=0)] = 0
+    pairs: bool = False
 
     def __len__(self) -> int:
         return self.views * len(self.dataset)
