@@ -95,19 +95,11 @@ def overlay(panels: Mapping[str, Sequence[Curve]], *, measure: str = "accuracy")
         figure, (train, test) = new_figure(2, width=3.2, height=2.8)
         for order, (label, curves) in enumerate(panels.items()):
             for curve in curves:
-                steps = [max(step, 0.5) for step in curve.steps]
-                values = [100 * value for value in curve.values] if measure == "accuracy" else curve.values
-                axis = train if curve.role == "train" else test
-                _line(axis, steps, values, label, order)
+                _line(train if curve.role == "train" else test, *_points(curve, measure), label, order)
         for axis, title in ((train, "training"), (test, "test")):
+            _scale(axis, measure)
             axis.set_title(title)
-            axis.set_xlabel("optimizer step")
-            log_steps(axis)
-            if measure == "accuracy":
-                axis.set_ylim(-3, 103)
-            else:
-                axis.set_yscale("log")
-        train.set_ylabel("accuracy (%)" if measure == "accuracy" else measure)
+        test.set_ylabel("")
         handles, labels = test.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper", fontsize=8)
     return figure
@@ -115,10 +107,8 @@ def overlay(panels: Mapping[str, Sequence[Curve]], *, measure: str = "accuracy")
 
 def _draw_collapse(axis: Axes, curves: Mapping[str, Curve]) -> None:
     for order, curve in enumerate(curves.values()):
-        shares = [100 * value for value in curve.values]
-        draw_line(axis, [max(step, 0.5) for step in curve.steps], shares, curve.label, order + 2, dash=order)
-    log_steps(axis)
-    axis.set_ylim(-3, 103)
+        draw_line(axis, *_points(curve, "accuracy"), curve.label, order + 2, dash=order)
+    _scale(axis, "accuracy")
     axis.set_ylabel("collapsed rows (%)")
 
 
@@ -128,25 +118,38 @@ def draw_grokking(axis: Axes, curves: Sequence[Curve], *, measure: str = "accura
     for curve in curves:
         order = tests.index(curve) if curve in tests else 0
         train = curve.role == "train"
-        # Step 0 has no logarithm: what was there before training is drawn at 1/2.
-        steps = [step if step > 0 else 0.5 for step in curve.steps]
-        values = [100 * value for value in curve.values] if measure == "accuracy" else curve.values
         axis.plot(
-            steps,
-            values,
+            *_points(curve, measure),
             label=curve.label,
             color="#777777" if train else COLORS[(order + 1) % len(COLORS)],
             linestyle="-" if train or len(tests) == 1 else LINE_STYLES[order % len(LINE_STYLES)],
             linewidth=1.0 if train else 1.8,
         )
+    _scale(axis, measure)
+
+
+def _points(curve: Curve, measure: str) -> Points:
+    # Step 0 has no logarithm: what was there before training is drawn at 1/2.
+    steps = [max(step, 0.5) for step in curve.steps]
+    return steps, [100 * value for value in curve.values] if measure == "accuracy" else curve.values
+
+
+def _scale(axis: Axes, measure: str) -> None:
     axis.set_xlabel("optimizer step")
-    log_steps(axis)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(FuncFormatter(_step))
     if measure == "accuracy":
         axis.set_ylabel("accuracy (%)")
         axis.set_ylim(-3, 103)
     else:
         axis.set_ylabel(measure)
         axis.set_yscale("log")
+
+
+def _step(step: float, _: int | None = None) -> str:
+    if step < 1:
+        return "0"
+    return f"{step:g}" if step < 1000 else f"{step / 1000:g}k"
 
 
 def fraction_curves(
@@ -192,22 +195,22 @@ def fraction_panels(panels: Mapping[str, Mapping[str, Points]], *, ylabel: str) 
 
 
 def _draw_shares(axis: Axes, curves: Mapping[str, Points], highlight: str | None = None) -> None:
-    for order, (label, (steps, values)) in enumerate(curves.items()):
-        shares = [100 * value for value in values]
-        if label == highlight:
-            axis.plot(steps, shares, label=label, color="black", linewidth=2.0, alpha=0.8)
-        else:
-            _line(axis, steps, shares, label, order)
+    shares = {label: (steps, [100 * value for value in values]) for label, (steps, values) in curves.items()}
+    _draw_values(axis, shares, highlight)
     axis.set_ylim(-3, 103)
+
+
+def _draw_values(axis: Axes, curves: Mapping[str, Points], highlight: str | None) -> None:
+    for order, (label, (steps, values)) in enumerate(curves.items()):
+        if label == highlight:
+            axis.plot(steps, values, label=label, color="black", linewidth=2.0, alpha=0.8)
+        else:
+            _line(axis, steps, values, label, order)
     axis.set_xlabel("optimizer step")
 
 
 def value_curves(
-    curves: Mapping[str, Points],
-    *,
-    ylabel: str,
-    highlight: str | None = None,
-    log_y: bool = False,
+    curves: Mapping[str, Points], *, ylabel: str, highlight: str | None = None, log_y: bool = False
 ) -> Figure:
     """Values over steps, one of them drawn bold.
 
@@ -219,33 +222,16 @@ def value_curves(
     """
     with paper_style():
         figure, (axis,) = new_figure(width=4.2)
-        for order, (label, (steps, values)) in enumerate(curves.items()):
-            if label == highlight:
-                axis.plot(steps, values, label=label, color="black", linewidth=2.0)
-            else:
-                _line(axis, steps, values, label, order)
+        _draw_values(axis, curves, highlight)
         if log_y:
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter(_PLAIN)
             axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         axis.set_ylabel(ylabel)
-        axis.set_xlabel("optimizer step")
         if len(curves) > 1:
             # Names of layers are long: beside the panel they hide nothing.
             figure.legend(loc="outside right upper", fontsize=7)
     return figure
-
-
-def _step(step: float, _: int | None = None) -> str:
-    if step < 1:
-        return "0"
-    return f"{step:g}" if step < 1000 else f"{step / 1000:g}k"
-
-
-def log_steps(axis: Axes) -> None:
-    """A logarithmic axis of steps with plain numbers; 1/2 stands for step 0."""
-    axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(FuncFormatter(_step))
 
 
 def _line(axis: Axes, steps: Sequence[float], values: Sequence[float], label: str, order: int) -> None:

@@ -1,7 +1,7 @@
 """Fits a calibrator to logits, and finds the metrics before and after it."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,11 +66,6 @@ class Calibration:
     level: float
 
     @property
-    def title(self) -> str:
-        """One line."""
-        return f"{type(self.calibrator).__name__} on {self.split.name}"
-
-    @property
     def note(self) -> str:
         """What the table's cells mean."""
         return (
@@ -79,20 +74,16 @@ class Calibration:
             "at 0 unless calibration is rejected; the largest error has none that holds."
         )
 
-    def rows(self) -> Iterator[tuple[str, str, str]]:
-        """The table's lines."""
-        for name in self.before.values:
-            yield name, self.before.cell(name), self.after.cell(name)
-
     def page(self, command: str) -> Page:
         """A table and two pictures."""
         logits, target = self.calibrator.original(self.split.test.logits), self.split.test.target
         name = type(self.calibrator).__name__
+        rows = [(metric, self.before.cell(metric), self.after.cell(metric)) for metric in self.before.values]
         return Page(
-            title=self.title,
+            title=f"{name} on {self.split.name}",
             command=command,
             body=[
-                Table(("metric", "before", "after"), list(self.rows())),
+                Table(("metric", "before", "after"), rows),
                 self.note,
                 "![reliability](reliability.png) ![risk and coverage](risk_coverage.png)",
             ],
