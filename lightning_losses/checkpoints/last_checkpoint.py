@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -15,10 +16,15 @@ from lightning_losses.checkpoints.interruption import Interruption, leave_togeth
 from lightning_losses.checkpoints.process_states import (
     add_logged_values,
     add_process_states,
+    complete_epoch,
     logged_values,
     take_process_states,
 )
-from lightning_losses.environment.lightning_internals import forks_processes, leave_after_step
+from lightning_losses.environment.lightning_internals import (
+    forks_processes,
+    go_on_after_whole_epochs,
+    leave_after_step,
+)
 from lightning_losses.environment.two_lightnings import refuse_other_lightning
 
 
@@ -55,16 +61,22 @@ class LastCheckpoint(Checkpoint):
         self.interruption = Interruption()
         self._written = -math.inf
         self._due = False
+        self._epoch_done = False
         self._why_not: str | None = None
         self._mid_epoch = False
         self._logged: dict[str, Any] = {}
+        self._metrics: dict[str, float] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a trainer that would not write and leave as this callback counts on."""
         refuse_other_lightning("last_checkpoint", trainer)
+        go_on_after_whole_epochs(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the start, so that also an interruption of the first epoch leaves a checkpoint."""
+        # A metric that isn't logged in every epoch stays until it is logged again.
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
+        self._metrics = {}
         if trainer.global_step == 0:
             write_on_all(trainer, self.folder / "last.ckpt")
         self._mid_epoch = False
@@ -85,6 +97,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the epoch that is done."""
+        self._epoch_done = True
         if self.monitor is not None:
             logged = trainer.callback_metrics
             if self.monitor not in logged:
@@ -102,6 +115,7 @@ class LastCheckpoint(Checkpoint):
         if not self._due:
             write_on_all(trainer, self.folder / "last.ckpt")
             self._written = time.monotonic()
+        self._epoch_done = False
         self._mid_epoch = False
         self._logged = {}
         if interrupted:
@@ -132,12 +146,16 @@ class LastCheckpoint(Checkpoint):
             self.interruption.end(answered=True)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save what each process has of the begun epoch."""
+        """Save what was logged by now, and what each process has of the begun epoch; the one that is done, as done."""
+        checkpoint["callback_metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if self._epoch_done:
+            complete_epoch(checkpoint)
         if self._mid_epoch:
             add_process_states(checkpoint, logged_values(trainer))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take what this process had of the begun epoch."""
+        """Take what was logged by then, and what this process had of the begun epoch."""
+        self._metrics = checkpoint.get("callback_metrics", {})
         self._logged = take_process_states(checkpoint, trainer)
 
     def state_dict(self) -> dict[str, float | None]:

@@ -28,6 +28,13 @@ def add_process_states(checkpoint: dict[str, Any], logged: dict[str, Any]) -> No
     checkpoint["process_states"] = states
 
 
+def complete_epoch(checkpoint: dict[str, Any]) -> None:
+    """Count an epoch as done whose end is under way, as a checkpoint does that is written after it."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+    for counts in progress.values():
+        counts["completed"] = counts["processed"]
+
+
 def take_process_states(checkpoint: dict[str, Any], trainer: L.Trainer) -> dict[str, Any]:
     """Put this process's states in the places that Lightning reads them from; what it had logged."""
     states = checkpoint.get("process_states", [])

@@ -90,6 +90,33 @@ def leave_after_step(trainer: "L.Trainer") -> None:
     trainer._signal_connector.received_sigterm = True
 
 
+def load_validation(trainer: "L.Trainer") -> None:
+    """Make the validation loaders, unless they are there: a resumed training that has no step left makes none."""
+    if trainer.val_dataloaders is None:
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        trainer.training = True
+
+
+def go_on_after_whole_epochs(trainer: "L.Trainer") -> None:
+    """Have a checkpoint of whole epochs go on with the next one, also where a training counts steps.
+
+    Lightning takes every checkpoint of such a training for one of a begun epoch, which it would end a second time.
+    """
+    from lightning.pytorch.loops.loop import _Loop
+
+    loop = trainer.fit_loop
+    load = loop.load_state_dict
+
+    def loaded(state_dict: dict[str, Any], prefix: str = "") -> None:
+        load(state_dict, prefix)
+        epochs = loop.epoch_progress.current
+        if epochs.ready == epochs.started == epochs.processed:
+            _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]
+
+    loop.load_state_dict = loaded  # type: ignore[method-assign]
+
+
 def handler_before(trainer: "L.Trainer", number: int, otherwise: Any) -> Any:
     """What answered a signal before Lightning did: its own handler broadcasts while others are at something else."""
     return trainer._signal_connector._original_handlers.get(number, otherwise)

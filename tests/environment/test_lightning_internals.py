@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.strategies.launchers import subprocess_script
 from lightning.fabric.utilities import load
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loops import loop
 from lightning.pytorch.strategies import ModelParallelStrategy, launchers
 
 PACKAGE = Path(__file__).parents[2] / "lightning_losses"
@@ -24,7 +25,8 @@ USED = {
     ],
     "trainer": [
         "fit_loop.epoch_loop._batches_that_stepped", "fit_loop.epoch_loop._results", "fit_loop.advance", "_results",
-        "fit_loop._should_accumulate",
+        "fit_loop._should_accumulate", "fit_loop.load_state_dict", "fit_loop.epoch_progress.current.processed",
+        "fit_loop.epoch_loop.val_loop.setup_data",
         "fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_ready", "fit_loop.on_advance_end",
         "_signal_connector.received_sigterm", "_signal_connector._original_handlers",
         "_accelerator_connector.cluster_environment",
@@ -40,6 +42,7 @@ USED = {
     "observer": ["_child_processes"],
     "lightning.pytorch.strategies.launchers": ["_MultiProcessingLauncher"],
     "lightning.fabric.strategies.launchers.subprocess_script": ["_ChildProcessObserver"],
+    "lightning.pytorch.loops.loop": ["_Loop.restarting.fset"],
     "lightning.fabric.utilities.load": ["_load_distributed_checkpoint"],
 }  # fmt: skip
 
@@ -57,7 +60,7 @@ def objects():
         "strategy": ModelParallelStrategy(),
         "bar": RichProgressBar(),
         "observer": subprocess_script._ChildProcessObserver(main_pid=0, child_processes=[]),
-        **{module.__name__: module for module in (launchers, subprocess_script, load)},
+        **{module.__name__: module for module in (launchers, subprocess_script, loop, load)},
     }
 
 

@@ -20,6 +20,7 @@ from lightning_losses.callbacks.calibration.evaluation_logits import (
 )
 from lightning_losses.callbacks.records.figures import publish, publish_table
 from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
+from lightning_losses.environment.lightning_internals import load_validation
 from lightning_losses.environment.two_lightnings import is_named
 from lightning_losses.environment.writable_folder import check_writable
 from lightning_losses.metrics import calibration_summary
@@ -150,6 +151,7 @@ class PostHocCalibration(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fit the calibrator to the best checkpoint's validation logits, and write it."""
+        load_validation(trainer)
         best = _best_checkpoint(trainer) if self.weights == "best" else None
         logits, target = self._validation(trainer, pl_module, best)
         self.calibrator.cpu().fit(logits, target)

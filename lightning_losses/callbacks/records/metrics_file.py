@@ -37,9 +37,19 @@ class MetricsFile(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the epoch that is done."""
+        # On all processes, which may add up what they logged.
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if trainer.is_global_zero:
-            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             append_metrics(self.path, {"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
+
+
+def finish_metrics(path: Path, values: Mapping[str, float | bool]) -> None:
+    """Append the line by which who watches a run knows that it is done, in place of an earlier one."""
+    lines = read_metrics(path)
+    if any(line.get("finished") for line in lines):
+        kept = [line for line in lines if not line.get("finished")]
+        write_text(path, "".join(f"{json.dumps(line)}\n" for line in kept))
+    append_metrics(path, {**values, "finished": True})
 
 
 def append_metrics(path: Path, values: Mapping[str, float | bool]) -> None:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
-from lightning_losses.callbacks.records.metrics_file import append_metrics
+from lightning_losses.callbacks.records.metrics_file import finish_metrics
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.experiments.config.check_config import ConfigError
@@ -135,7 +135,7 @@ class StudentExperiment(Experiment):
             log_checkpoints(logger, checkpoints / "student", "student", report.scores())
         page.show()
         # Last: who watches the run knows by it that the run is done.
-        append_metrics(metrics, {**report.scores(), "finished": True})
+        finish_metrics(metrics, report.scores())
         console.print(f"{report.seconds:.0f} s. The report is in {folder / 'report'}")
         return report
 

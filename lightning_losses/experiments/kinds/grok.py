@@ -21,7 +21,7 @@ from rich.console import Console
 from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor
 from lightning_losses.callbacks.monitors.monitor import Monitor
 from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse
-from lightning_losses.callbacks.records.metrics_file import MetricsFile, append_metrics
+from lightning_losses.callbacks.records.metrics_file import MetricsFile, finish_metrics
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
 from lightning_losses.checkpoints.resumption import begin, check_resumption
@@ -178,7 +178,7 @@ def _train(name: str, label: str, config: DictConfig, folder: Path, place: Path)
         log_pictures(logger, sorted((folder / "report" / name).glob("*.png")))
         log_checkpoints(logger, folder / "checkpoints" / name, name, scores)
     # Last: who watches the run knows by it that the run is done.
-    append_metrics(metrics, {**scores, "finished": True})
+    finish_metrics(metrics, scores)
     return run
 
 
