@@ -110,7 +110,7 @@ def go_on_after_whole_epochs(trainer: "L.Trainer") -> None:
 
     def loaded(state_dict: dict[str, Any], prefix: str = "") -> None:
         load(state_dict, prefix)
-        epochs = loop.epoch_progress.current
+        epochs: Any = loop.epoch_progress.current
         if epochs.ready == epochs.started == epochs.processed:
             _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]
 
