@@ -15,7 +15,10 @@ from lightning_losses.parallel.processes import is_distributed_tensor
 def check_head(
     loss: str, hidden: Any, weight: Any, target: Any, bias: Any = None, class_weight: Any = None, empty: bool = False
 ) -> None:
-    """Raise ``ValueError`` unless hidden states, head and targets fit together; `empty` allows a head without rows."""
+    """Raise ``ValueError`` unless hidden states, head and targets fit together; `empty` allows a head without rows.
+
+    That class weights are finite and at least 0 is looked at on a CPU, and under `debug`.
+    """
     check_floating(loss, "hidden", hidden)
     check_floating(loss, "weight", weight)
     for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
@@ -51,6 +54,26 @@ def check_head(
                 f"{loss}: {name} ({came}) came with a vocabulary of {len(weight)}; give a floating-point "
                 f"tensor of shape [{len(weight)}]."
             )
+    if class_weight is not None:
+        check_class_weight(loss, class_weight)
+
+
+def check_class_weight(loss: str, class_weight: Float[Tensor, " vocabulary"]) -> None:
+    """Raise ``ValueError`` for class weights that aren't finite and at least 0, on a CPU and under `debug`."""
+    wrong = ~(class_weight.isfinite() & (class_weight >= 0))
+    if known_somewhere(wrong) or (debugging() and bool(wrong.any())):
+        raise ValueError(
+            f"{loss}: class_weight holds {float(class_weight[wrong][0])}; give finite numbers of at least 0."
+        )
+
+
+def check_classes_of_head(loss: str, vocabulary: int, least: int = 2) -> None:
+    """Raise ``ValueError`` for a head of one class, over which a softmax is constant."""
+    if vocabulary < least:
+        raise ValueError(
+            f"{loss}: a head of {vocabulary} class came, and softmax over one class is 1 whatever the logit; give at "
+            f"least {least} classes, or use binary_cross_entropy_with_logits on one yes-or-no logit."
+        )
 
 
 def check_targets(
@@ -106,11 +129,25 @@ def choose_rows(
     return ChosenRows(rows[places], flat[places], places, None)
 
 
+def whole_shift(loss: str, shift: int | bool) -> int:
+    """The shift; raises ``ValueError`` unless it is a whole number."""
+    if not isinstance(shift, int):
+        raise ValueError(f"{loss}: shift={shift!r} came; give a whole number of places, or True for 1.")
+    return int(shift)
+
+
+def check_chunk(loss: str, chunk: int | tuple[int, int] | None) -> None:
+    """Raise ``ValueError`` unless sizes of chunks are whole numbers of at least 1."""
+    for size in chunk if isinstance(chunk, tuple) else () if chunk is None else (chunk,):
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"{loss}: chunk={chunk} came; give whole numbers of at least 1.")
+
+
 def shifted(
     loss: str, hidden: Float[Tensor, "..."], target: Int[Tensor, "..."], shift: int | bool
 ) -> tuple[Float[Tensor, "..."], Int[Tensor, "..."]]:
     """Hidden states beside the targets `shift` places on."""
-    shift = int(shift)
+    shift = whole_shift(loss, shift)
     if shift == 0:
         return hidden, target
     length = target.shape[-1] if target.ndim else 0
@@ -177,6 +214,10 @@ def check_normalizer(loss: str, normalizer: float | Tensor | None, reduction: st
         raise ValueError(f"{loss}: normalizer={normalizer} came with reduction={reduction!r}; it divides a mean.")
     if not isinstance(normalizer, Tensor):
         check_number(loss, "normalizer", normalizer, above=0)
+    elif normalizer.numel() != 1:
+        raise ValueError(f"{loss}: normalizer of shape {list(normalizer.shape)} came; give one number above 0.")
+    elif known_somewhere(~(normalizer > 0)) or (debugging() and not bool(normalizer > 0)):
+        raise ValueError(f"{loss}: normalizer={float(normalizer)} came; give a number above 0.")
 
 
 def scales(
@@ -195,7 +236,7 @@ def scales(
         tokens = kept.sum().clamp(min=1).to(statistics_dtype(hidden))
     if normalizer is not None:
         if isinstance(normalizer, Tensor):
-            normalizer = normalizer.detach().to(hidden.device, statistics_dtype(hidden))
+            normalizer = normalizer.detach().to(hidden.device, statistics_dtype(hidden)).reshape(())
         return 1.0 / normalizer, z_loss and z_loss / normalizer
     if isinstance(row_weight, Tensor):
         mass = (row_weight if kept is None else row_weight * kept).sum()

@@ -12,6 +12,8 @@ from lightning_losses.kernels.cross_entropy.problem import Impl, Problem
 from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue as LinearCrossEntropyValue
 from lightning_losses.kernels.inputs import (
     autocast,
+    check_chunk,
+    check_classes_of_head,
     check_head,
     check_normalizer,
     choose_rows,
@@ -173,9 +175,9 @@ def linear_cross_entropy(
             "cross-entropy alone; give one of them."
         )
     check_normalizer(_NAME, normalizer, reduction)
-    if chunk is not None and min(chunk if isinstance(chunk, tuple) else (chunk,)) < 1:
-        raise ValueError(f"{_NAME}: chunk={chunk} came; give sizes of at least 1.")
+    check_chunk(_NAME, chunk)
     check_head(_NAME, hidden, weight, target, bias, class_weight)
+    check_classes_of_head(_NAME, len(weight))
     threshold = filter_threshold(_NAME, filter_eps, weight)
     hidden, target = shifted(_NAME, hidden, target, shift)
     hidden, weight, bias = autocast(hidden, weight, bias)

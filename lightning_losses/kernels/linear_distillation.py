@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_losses.kernels.chunked_head import ChunkedImpl, chunked_head
 from lightning_losses.kernels.cross_entropy.problem import Impl
-from lightning_losses.kernels.inputs import check_head
+from lightning_losses.kernels.inputs import check_head, whole_shift
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.rows.gradients import Parts
 from lightning_losses.kernels.rows.head_loss import head_loss
@@ -139,7 +139,7 @@ def linear_distillation(
     teacher = _teacher(hidden, soft_weights, teacher_hidden, teacher_weight, teacher_bias)
     if target is not None and shift:
         check_head(_NAME, hidden, weight, target, bias)
-        target = _aligned(target, int(shift), ignore_index)
+        target = _aligned(target, whole_shift(_NAME, shift), ignore_index)
     shared: dict[str, Any] = {
         "ignore_index": ignore_index,
         "reduction": reduction,

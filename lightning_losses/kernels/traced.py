@@ -212,7 +212,16 @@ def _head_sum_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -
     ctx.save_for_backward(*output[ctx.values :])
 
 
+def _refuse_second_order() -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "create_graph=True came through a compiled call of a head, which has first derivatives only; leave it out "
+            "of torch.compile and use impl='reference' for higher ones."
+        )
+
+
 def _head_sum_backward(ctx: Any, upstream: Sequence[Tensor]) -> tuple[Any, ...]:
+    _refuse_second_order()
     factor = upstream[0] / ctx.enlarged
     gradients = (
         (gradient.to(factor.dtype) * factor).to(gradient.dtype) if wants else None
@@ -242,6 +251,7 @@ def _head_rows_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) 
 
 
 def _head_rows_gradients(ctx: Any, upstream: Sequence[Tensor]) -> tuple[Any, ...]:
+    _refuse_second_order()
     wanted = list(ctx.needs_input_grad[:3])
     *given, notes = ctx.saved_tensors
     gradients = torch.ops.lightning_losses.head_rows_backward(

@@ -14,7 +14,18 @@ from lightning_losses.kernels.cross_entropy.chunked import CHUNKED, TiledScores,
 from lightning_losses.kernels.cross_entropy.problem import Impl, LinearCrossEntropyValue, Problem, of_sums
 from lightning_losses.kernels.cross_entropy.triton import TRITON, runs_on
 from lightning_losses.kernels.cross_entropy.walk import default_chunk
-from lightning_losses.kernels.inputs import autocast, check_head, choose_rows, scales, shifted, unmasked_classes
+from lightning_losses.kernels.inputs import (
+    autocast,
+    check_chunk,
+    check_class_weight,
+    check_classes_of_head,
+    check_head,
+    check_normalizer,
+    choose_rows,
+    scales,
+    shifted,
+    unmasked_classes,
+)
 from lightning_losses.kernels.products import has_triton
 from lightning_losses.kernels.terms import Terms, statistics_dtype
 from lightning_losses.kernels.traced import Returned, traceable
@@ -165,6 +176,8 @@ def _of_shard(
     check_number(_NAME, "z_loss", z_loss, least=0)
     if softcap is not None:
         check_number(_NAME, "softcap", softcap, above=0)
+    check_normalizer(_NAME, normalizer, reduction)
+    check_chunk(_NAME, chunk)
     check_head(_NAME, hidden, weight, target, bias, empty=True)
     rank = group_rank(group)
     if sizes is None:
@@ -177,11 +190,14 @@ def _of_shard(
     vocabulary, start = sum(sizes), sum(sizes[:rank])
     if vocabulary == 0:
         raise ValueError(f"{_NAME}: weight came without rows on every process; give the head's rows.")
+    check_classes_of_head(_NAME, vocabulary)
     if class_weight is not None and class_weight.shape != (vocabulary,):
         raise ValueError(
             f"{_NAME}: class_weight of shape {list(class_weight.shape)} came with a vocabulary of "
             f"{vocabulary} over all processes; give shape [{vocabulary}]."
         )
+    if class_weight is not None:
+        check_class_weight(_NAME, class_weight)
     hidden, target = shifted(_NAME, hidden, target, shift)
     hidden, weight, bias = autocast(hidden, weight, bias)
     rows, flat, _, kept = choose_rows(_NAME, hidden, target, vocabulary, ignore_index)

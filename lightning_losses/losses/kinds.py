@@ -32,7 +32,7 @@ class RowLoss(Loss):
     """A loss that has a value for each row, a sample, a token or a pixel, and reduces them.
 
     Args:
-        ignore_index: rows with this target count for nothing.
+        ignore_index: rows with this target, or with probabilities that are all 0, count for nothing.
         reduction: "mean" over the kept rows, "sum", or "none".
     """
 
@@ -53,9 +53,11 @@ class ClassificationLoss(RowLoss):
 
     Attributes:
         soft_targets: whether a target may be probabilities [..., C].
+        least_classes: how many classes there must be.
     """
 
     soft_targets: ClassVar[bool] = True
+    least_classes: ClassVar[int] = 2
 
     @abstractmethod
     def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:

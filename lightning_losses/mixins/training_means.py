@@ -30,7 +30,8 @@ class TrainingMeans(_Base):
 
     A loss is the mean over the kept samples of the optimizer step: with `accumulate_grad_batches`, and under manual
     optimization where `manual_backward` comes several times before the optimizer's step. Gradients have that scale
-    from `on_after_backward` on. `StepMeans` says how. What else a step's loss may hold is scaled as its first term.
+    from `on_after_backward` on. `StepMeans` says how; of terms that are means over different samples, a second
+    `manual_backward` before the step is refused. What else a step's loss may hold is scaled as its first term.
 
     Attributes:
         logged_as: what means over an epoch are logged as, with the stage's name, "train", "val" or "test", for

@@ -1,4 +1,4 @@
-"""Sizes of 0, through every door and implementation that a CPU has: the right value, or one sentence."""
+"""Degenerate calls, through every door and implementation that a CPU has: the right value, or one sentence."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from lightning_losses.kernels.cross_entropy.avx512 import unsupported
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.linear_distillation import TopKLogits, linear_distillation
 from lightning_losses.kernels.vocab_parallel import vocab_parallel_cross_entropy
-from lightning_losses.losses import KD, NKD, CrossEntropy, GeneralizedJSD, ReverseKL, SkewKL
+from lightning_losses.losses import DKD, KD, NKD, BinaryKL, CrossEntropy, GeneralizedJSD, ReverseKL, SkewKL
 
 pytestmark = pytest.mark.kernels
 
@@ -19,22 +19,27 @@ OPTIONS = [{}, {"softcap": 2.0, "label_smoothing": 0.1, "z_loss": 0.1}]
 
 
 def distilled(objective, impl):
-    def door(hidden, weight, target, bias):
+    def door(hidden, weight, target, bias, **options):
         teacher = torch.ones(len(hidden), 3, dtype=hidden.dtype), torch.ones(len(weight), 3, dtype=hidden.dtype)
-        return linear_distillation(hidden, weight, *teacher, target, objective=objective, bias=bias, impl=impl).loss
+        given = {"objective": objective, "bias": bias, "impl": impl}
+        return linear_distillation(hidden, weight, *teacher, target, **given, **options).loss
 
     return door
 
 
 DOORS = {
     **{
-        f"{impl} {options}": lambda *call, impl=impl, options=options: linear_cross_entropy(*call, impl=impl, **options)
+        f"{impl} {options}": lambda *call, impl=impl, options=options, **more: linear_cross_entropy(
+            *call, impl=impl, **options, **more
+        )
         for impl in IMPLEMENTATIONS
         for options in OPTIONS
     },
-    "per row": lambda *call: linear_cross_entropy(*call, reduction="none").sum(),
+    "per row": lambda *call, **more: linear_cross_entropy(*call, return_lse=True, **more).loss,
     **{
-        f"vocab-parallel {options}": lambda *call, options=options: vocab_parallel_cross_entropy(*call, **options).loss
+        f"vocab-parallel {options}": lambda *call, options=options, **more: (
+            vocab_parallel_cross_entropy(*call, **options, **more).loss
+        )
         for options in OPTIONS
     },
     **{
@@ -43,7 +48,7 @@ DOORS = {
         for impl in ("auto", "autograd", "reference")
     },
     **{
-        f"chunked head {impl}": lambda *call, impl=impl: chunked_head(CrossEntropy(), *call, impl=impl)
+        f"chunked head {impl}": lambda *call, impl=impl, **more: chunked_head(CrossEntropy(), *call, impl=impl, **more)
         for impl in ("auto", "autograd", "reference")
     },
 }
@@ -81,8 +86,37 @@ def test_a_teacher_without_width_or_logits_is_refused_in_a_sentence():
             linear_distillation(hidden, weight, TopKLogits(cache, cache.long()), objective=KD())
 
 
-def test_a_vocabulary_of_1_is_certain():
-    for impl in IMPLEMENTATIONS:
-        hidden, weight, target, bias = call(3, 4, 1)
-        loss = linear_cross_entropy(hidden, weight, target, bias, impl=impl)
-        assert loss == 0 and all((g == 0).all() for g in torch.autograd.grad(loss, (hidden, weight, bias)))
+@pytest.mark.parametrize("door", DOORS)
+def test_a_head_of_one_class_is_refused(door):
+    with pytest.raises(ValueError, match="a head of 1 class came, and softmax over one class is 1"):
+        DOORS[door](*call(3, 4, 1))
+
+
+def test_a_binary_divergence_takes_one_logit():
+    hidden, weight, target, bias = call(3, 4, 1)
+    assert distilled(BinaryKL(), "auto")(hidden, weight, target, bias).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"chunk": 0}, "chunk=0 came; give whole numbers of at least 1"),
+        ({"chunk": 1.5}, "chunk=1.5 came; give whole numbers"),
+        ({"normalizer": 0.0}, "normalizer=0.0 came; give a number above 0"),
+        ({"normalizer": torch.ones(2)}, r"normalizer of shape \[2\] came; give one number above 0"),
+        ({"normalizer": torch.tensor(-1.0)}, "normalizer=-1.0 came; give a number above 0"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("door", DOORS)
+def test_what_is_no_size_or_count_is_refused(door, options, told):
+    with pytest.raises(ValueError, match=told):
+        DOORS[door](*call(3, 4, 5), **options)
+
+
+@pytest.mark.parametrize("impl", ["auto", "chunked", "autograd"])
+@pytest.mark.parametrize("objective", [NKD(), DKD()], ids=["nkd", "dkd"])
+def test_an_objective_of_the_target_is_told_that_there_is_none(objective, impl):
+    hidden, weight, _, bias = call(3, 4, 5)
+    with pytest.raises(ValueError, match="target came as None; give "):
+        distilled(objective, impl)(hidden, weight, None, bias)

@@ -558,6 +558,9 @@ def test_scores_in_the_gradient_s_memory_become_the_gradient(dtype):
         ({"class_weight": torch.zeros(7)}, "class_weight"),
         ({"shift": 3}, "give 0 to 2"),
         ({"shift": -1}, "shift=-1"),
+        ({"shift": 1.5}, "shift=1.5 came; give a whole number"),
+        ({"class_weight": torch.tensor([1.0, -1, 1, 1, 1, 1])}, "class_weight holds -1.0; give finite numbers of at"),
+        ({"class_weight": torch.full((6,), torch.nan)}, "class_weight holds nan"),
         ({"softcap": 0.0}, "softcap"),
         ({"label_smoothing": 1.5}, "label_smoothing"),
         (

@@ -162,6 +162,24 @@ def test_a_cache_gives_every_other_class_the_logit_of_the_rest(options):
         assert_same(with_gradients(found, call), wanted)
 
 
+@pytest.mark.parametrize("impl", ["chunked", "autograd", "reference"])
+@pytest.mark.parametrize("name", ["kd", "jsd", "nkd", "dkd"])
+def test_a_mean_over_many_tokens_survives_float16_where_a_scaler_enlarges_it(name, impl):
+    call = [tensor.half() for tensor in problem(torch.float32)[:4]]
+    gradients = []
+    for dtype, upstream in ((torch.float16, 2.0**20), (torch.float64, 1.0)):
+        hidden, weight = leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in call[:2]]
+        teacher = [tensor.to(dtype) for tensor in call[2:]]
+        loss = linear_distillation(
+            hidden, weight, *teacher, problem()[4], objective=OBJECTIVES[name], normalizer=2.0**20, impl=impl
+        ).loss
+        found = torch.autograd.grad(upstream * loss, leaves)
+        gradients.append([slope.double() / upstream for slope in found])
+    for half, exact in zip(*gradients, strict=True):
+        # float16's 11 bits.
+        assert (half - exact).norm() <= 5e-4 * exact.norm()
+
+
 def test_hard_labels_are_mixed_in():
     call = problem()
     value = linear_distillation(*call, objective=losses.KD(2.0), hard_weight=0.3, soft_weight=0.7, chunk=5)

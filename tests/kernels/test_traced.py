@@ -171,6 +171,18 @@ def test_a_wrong_call_is_refused_when_the_graph_runs():
         step(*leaves()[:2])
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_higher_derivatives_are_refused(reduction):
+    hidden, weight, bias = leaves()
+    target = targets()
+    torch._dynamo.reset()
+    step = torch.compile(
+        lambda h: linear_cross_entropy(h, weight, target, bias, reduction=reduction).sum(), backend="eager"
+    )
+    with pytest.raises(RuntimeError, match="create_graph=True came through a compiled call of a head"):
+        torch.autograd.grad(step(hidden), [hidden], create_graph=True)
+
+
 def test_each_pass_makes_the_scores_of_rows_once(monkeypatch):
     """The backward pass reads what the forward pass noted: four products of cross-entropy, not five."""
     calls, target, (hidden, weight) = [], targets(), teacher()

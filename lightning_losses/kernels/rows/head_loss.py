@@ -9,7 +9,15 @@ from torch import Tensor
 
 from lightning_losses.kernels.autograd import Operands, gradients_in_forward
 from lightning_losses.kernels.cross_entropy.walk import default_chunk
-from lightning_losses.kernels.inputs import autocast, check_head, check_normalizer, choose_rows, scales
+from lightning_losses.kernels.inputs import (
+    autocast,
+    check_chunk,
+    check_classes_of_head,
+    check_head,
+    check_normalizer,
+    choose_rows,
+    scales,
+)
 from lightning_losses.kernels.rows import avx512
 from lightning_losses.kernels.rows.by_hand import evaluator_of
 from lightning_losses.kernels.rows.gradients import ChunkedRows, Parts, Walk, scaled_sum
@@ -18,9 +26,11 @@ from lightning_losses.kernels.rows.row_wise import RowFunction, refuses, rows_of
 from lightning_losses.kernels.rows.teachers import Teacher
 from lightning_losses.kernels.rows.triton import refuses_kernel
 from lightning_losses.kernels.rows.walk import ChunkLoss, walk
-from lightning_losses.losses.kinds import RowLoss
+from lightning_losses.losses.base import Loss
+from lightning_losses.losses.kinds import ClassificationLoss, RowLoss, TaughtLoss
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.numerics.reduction import Reduction
+from lightning_losses.numerics.rows import required_target
 
 ChunkedImpl = Literal["auto", "reference", "avx512", "chunked", "autograd", "triton"]
 
@@ -57,12 +67,15 @@ def head_loss(
     check_choice(name, "reduction", settled_reduction, Reduction)
     check_choice(name, "impl", impl, ChunkedImpl)
     check_normalizer(name, normalizer, settled_reduction)
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"{name}: chunk={chunk} came; give at least 1.")
+    check_chunk(name, chunk)
     if refusal := refuses(loss):
         raise ValueError(f"{name}: {refusal}")
+    if isinstance(loss, Loss) and loss.inputs().get("target"):
+        required_target(name, target)
     shape = hidden.shape[:-1]
     check_head(name, hidden, weight, hidden.new_zeros(shape, dtype=torch.int64) if target is None else target, bias)
+    if isinstance(loss, (ClassificationLoss, TaughtLoss)):
+        check_classes_of_head(name, len(weight), loss.least_classes)
     hidden, weight, bias = autocast(hidden, weight, bias)
     compiled = _compiled(name, impl, loss, hidden, weight, teacher, accum_dtype)
     rows = hidden.reshape(-1, hidden.shape[-1])

@@ -108,8 +108,9 @@ def walk(
     hidden, weight, bias, target = operands
     head = Head(weight, bias, Terms(len(weight)), beside_teacher=loss.teacher is not None)
     values = hidden.new_zeros(2 if loss.parts.hard else 1, len(hidden), dtype=head.statistics)
-    grad_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if wanted[0] else None
+    # Those of float16 are rounded after the upstream gradient alone, in which a loss scaler is.
     half = torch.float32 if weight.dtype == torch.float16 else weight.dtype
+    grad_hidden = torch.zeros(hidden.shape, dtype=half, device=hidden.device) if wanted[0] else None
     grad_weight = torch.empty_like(weight, dtype=loss.accum_dtype or half) if wanted[1] else None
     grad_bias = weight.new_zeros(len(weight), dtype=head.statistics) if wanted[2] and bias is not None else None
     if grad_weight is not None and len(hidden) == 0:
@@ -181,9 +182,4 @@ def walk(
 
     for rows in spans(len(hidden), loss.chunk) if len(hidden) else ():
         add(rows)
-    return Walked(
-        values,
-        grad_hidden,
-        None if grad_weight is None else grad_weight.to(weight.dtype),
-        None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
-    )
+    return Walked(values, grad_hidden, None if grad_weight is None else grad_weight.to(half), grad_bias)
