@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
+from lightning_losses.numerics.rows import labelled_rows
 from lightning_losses.numerics.settings import check_settings, settings
 
 Status = Literal["confirmed", "paper", "experimental"]
@@ -95,8 +96,8 @@ class Loss(nn.Module, ABC):
         Processes with different counts need it to weigh their means; a loss that averages otherwise overrides it.
         """
         target, ignore_index = tensors.get("target"), getattr(self, "ignore_index", None)
-        if target is not None and not target.is_floating_point() and ignore_index is not None:
-            return (target != ignore_index).sum()
+        if target is not None and ignore_index is not None:
+            return labelled_rows(target, ignore_index).sum()
         first = tensors.get("logits", next(iter(tensors.values())))
         rows = first.shape[:-1].numel() if "logits" in tensors else len(first)
         # Filled in on the device; a tensor made of a number is copied there, and waited for.

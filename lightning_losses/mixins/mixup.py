@@ -4,11 +4,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.rows import labelled_rows
 
 
 class MixupMixin(ObjectiveMixin):
@@ -18,7 +19,8 @@ class MixupMixin(ObjectiveMixin):
     a symmetric Dirichlet distribution, one draw for the batch: with two samples it is mixup, with more its
     generalisation. There are `mixup_count` mixtures of every sample, in blocks of the batch. They run through the
     network only if the objective takes them; permutations stay within the process's own batch. A sample whose target is
-    -100 adds nothing to a mixed target.
+    -100, or probabilities that are all 0, is in no other sample's mixtures, and its own have no label: the loss is that
+    of the kept samples alone.
 
     Mixup training is cross-entropy of the mixtures, ``Term(CrossEntropy(), inputs={"logits": "mixup_logits", "target":
     "mixup_target"})``; RankMixup is cross-entropy of the samples and `RankMixupMNDCG` or `RankMixupMRL` of both.
@@ -88,7 +90,8 @@ def mix(
 
     Args:
         inputs: [B, ...] floating-point.
-        target: [B] class indices (-100 adds nothing), or [B, C] probabilities.
+        target: [B] class indices, or [B, C] probabilities. A sample with -100, or zeros, is mixed with nothing, and has
+            probabilities of 0.
         num_classes: C.
         size: the samples in a mixture, at least 2.
         alpha: the Dirichlet concentration, above 0.
@@ -105,15 +108,23 @@ def mix(
     check_number("mix", "alpha", alpha, above=0)
     if not inputs.is_floating_point():
         raise ValueError(f"mix: inputs have dtype {inputs.dtype}; only floating-point inputs can be mixed.")
+    kept = labelled_rows(target)
     if target.is_floating_point():
         probabilities = target
     else:
-        probabilities = F.one_hot(target.clamp(min=0), num_classes).to(inputs.dtype)
-        probabilities = probabilities * (target >= 0).unsqueeze(-1)
+        probabilities = F.one_hot(target.masked_fill(~kept, 0), num_classes).to(inputs.dtype) * kept.unsqueeze(-1)
     weights = torch.distributions.Dirichlet(torch.full((size,), float(alpha))).sample().tolist()
     mixed_inputs, mixed_target = weights[0] * inputs, weights[0] * probabilities
     for weight in weights[1:]:
-        order = torch.randperm(len(inputs)).to(inputs.device)
+        order = _partners(kept)
         mixed_inputs = mixed_inputs + weight * inputs[order]
         mixed_target = mixed_target + weight * probabilities[order]
     return mixed_inputs, mixed_target
+
+
+def _partners(kept: Bool[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    """A permutation of the kept samples among themselves, that leaves the others in their places."""
+    order = torch.randperm(len(kept)).to(kept.device)
+    # The kept ones first, in the order drawn; how many there are need not be known.
+    order = order[(~kept[order]).to(torch.uint8).argsort(stable=True)]
+    return torch.where(kept, order[(kept.cumsum(0) - 1).clamp(min=0)], torch.arange(len(kept), device=kept.device))

@@ -48,7 +48,8 @@ def classification_rows(
         logits: [..., C] floating-point scores.
         target: [...] class indices, [..., C] probabilities, or None (no row is ignored then). Without class indices,
             logits have at most three dimensions.
-        ignore_index: rows with this target count for nothing; their logits and target are set to 0.
+        ignore_index: rows with this target, and rows of probabilities that are all 0, count for nothing; their logits
+            and target are set to 0.
         least_classes: how many classes there must be; 2 where softmax is taken, which is constant over one.
 
     Returns:
@@ -82,7 +83,7 @@ def classification_rows(
                 f"{_classes_last(logits)}."
             )
         _check_dimensions(loss, logits)
-        return Rows(logits, target.to(logits.dtype), None)
+        return _of_kept(logits, target.to(logits.dtype), labelled_rows(target))
     if target.dtype != torch.int64:
         raise ValueError(
             f"{loss}: target has dtype {target.dtype}; give int64 class indices or floating-point probabilities."
@@ -93,10 +94,24 @@ def classification_rows(
             f"{list(logits.shape)}; class indices have shape {list(logits.shape[:-1])}{_classes_last(logits)}."
         )
     kept = check_classes(loss, target, logits.shape[-1], ignore_index)
+    return _of_kept(logits, target.masked_fill(~kept, 0), kept)
+
+
+def _of_kept(logits: Tensor, target: Tensor, kept: Bool[Tensor, "*rows"]) -> Rows:
     if known_everywhere(kept):
         return Rows(logits, target, None)
     # An ignored row may hold anything, also inf: zeros keep its (discarded) value and gradient finite.
-    return Rows(logits.masked_fill(~kept.unsqueeze(-1), 0.0), target.masked_fill(~kept, 0), kept)
+    return Rows(logits.masked_fill(~kept.unsqueeze(-1), 0.0), target, kept)
+
+
+def labelled_rows(target: Shaped[Tensor, "..."], ignore_index: int = -100) -> Bool[Tensor, "*rows"]:
+    """Which rows have a label: an index but `ignore_index`, or probabilities that aren't all 0.
+
+    Example:
+        >>> labelled_rows(torch.tensor([1, -100])), labelled_rows(torch.tensor([[0.5, 0.5], [0.0, 0.0]]))
+        (tensor([ True, False]), tensor([ True, False]))
+    """
+    return (target != 0).any(dim=-1) if target.is_floating_point() else target != ignore_index
 
 
 def check_classes(

@@ -126,8 +126,8 @@ class Term(nn.Module):
         plain = type(loss).denominator is Loss.denominator or getattr(loss, "class_weight", self) is None
         if not plain:
             return id(self), target
-        if target is not None and not target.is_floating_point() and ignored is not None:
-            return ("kept", ignored), target
+        if target is not None and ignored is not None:
+            return ("kept", None if target.is_floating_point() else ignored), target
         rows = given["logits"].shape[:-1] if "logits" in given else next(iter(given.values())).shape[:1]
         return ("rows", len(rows)), rows.numel()
 

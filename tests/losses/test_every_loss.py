@@ -170,6 +170,29 @@ def test_ignored_rows_are_as_if_absent(loss):
         assert bool((gradient[ignored] == 0).all())
 
 
+@those("logits", "target", options=["ignore_index"])
+def test_probabilities_that_are_all_0_are_as_if_absent(loss):
+    """Where a loss takes probabilities: nothing is known of such a row, as of a mixture of ignored samples."""
+    module, values = build(loss), tensors(loss)
+    kept, ignored = torch.tensor([0, 2, 3, 5]), torch.tensor([1, 4])
+    values["target"] = values["logits"].flip(0).softmax(dim=-1).index_fill(0, ignored, 0.0)
+    for name in ("logits", "teacher_logits"):
+        if name in values:
+            values[name][ignored] = torch.nan
+    try:
+        value, gradients = with_gradients(module, values)
+    except ValueError as error:
+        assert "a target of probabilities came" in str(error)
+        return
+    alone, alones = with_gradients(module, some_rows(values, kept))
+    torch.testing.assert_close(value, alone, rtol=1e-10, atol=1e-12)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient[kept], alones[name], rtol=1e-10, atol=1e-12)
+        assert bool((gradient[ignored] == 0).all())
+    if takes(loss, "reduction"):
+        assert int(module.denominator(**values)) == len(kept)
+
+
 @those("target", options=["ignore_index"])
 @pytest.mark.parametrize("garbage", [torch.nan, torch.inf, -torch.inf])
 def test_ignored_rows_may_hold_anything(loss, garbage):

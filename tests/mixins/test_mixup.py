@@ -52,11 +52,36 @@ def test_nothing_is_mixed_that_no_term_takes():
     assert "mixup_logits" not in learner.objective_tensors({**data, "logits": learner(data["inputs"])})
 
 
-def test_ignored_samples_add_nothing_to_a_target():
-    _, mixed = mix(torch.eye(2), torch.tensor([0, -100]), 2)
-    assert mixed[:, 1].sum() == 0
-    # What the one sample that is kept gives to both mixtures.
-    torch.testing.assert_close(mixed.sum(), torch.tensor(1.0))
+@pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
+def test_ignored_samples_are_mixed_with_nothing(soft):
+    kept = torch.tensor([True, False, True, True, False, True])
+    target = torch.arange(6).masked_fill(~kept, -100)
+    if soft:
+        target = torch.eye(6) * kept.unsqueeze(-1)
+    inputs, mixed = mix(torch.eye(6), target, 6, size=3)
+    torch.testing.assert_close(mixed, inputs * kept.unsqueeze(-1))
+    torch.testing.assert_close(mixed[kept].sum(-1), torch.ones(4))
+    torch.testing.assert_close(inputs[~kept], torch.eye(6)[~kept])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_loss_of_mixtures_is_that_of_the_kept_samples_alone(count, monkeypatch):
+    """Whatever the others hold, by one permutation of the kept ones."""
+    learner = module(MIXUP, mixup_count=count)
+    kept, data = torch.tensor([0, 2, 3]), batch(5)
+    data["target"][[1, 4]], data["inputs"][[1, 4]] = -100, 1e3
+    alone = {name: value[kept] for name, value in data.items()}
+    # Drawn from five, the kept ones stand in the order 2, 0, 3, which is 1, 0, 2 among themselves.
+    orders = {5: torch.tensor([4, 2, 0, 1, 3]), 3: torch.tensor([1, 0, 2])}
+    monkeypatch.setattr(torch, "randperm", lambda size: orders[size])
+    outcomes = []
+    for tensors in (data, alone):
+        torch.manual_seed(0)
+        tensors = learner.objective_tensors({**tensors, "logits": learner(tensors["inputs"])})
+        loss = learner.objective(**tensors).total
+        outcomes.append([loss.detach(), *torch.autograd.grad(loss, list(learner.network.parameters()))])
+        assert learner.objective.terms["mixup"].count(tensors).samples == 3 * count
+    torch.testing.assert_close(*outcomes)
 
 
 def test_gradients_flow_through_the_mixtures():

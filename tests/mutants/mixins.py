@@ -21,7 +21,8 @@ MISTAKES = [
         "mixins/mixup.py",
         "tests/mixins/test_mixup.py",
         ("mixed_target + weight * probabilities[order]", "mixed_target + weight * probabilities"),
-        ("probabilities * (target >= 0).unsqueeze(-1)", "probabilities * 1"),
+        (".to(inputs.dtype) * kept.unsqueeze(-1)", ".to(inputs.dtype)"),
+        ("order = order[(~kept[order]).to(torch.uint8).argsort(stable=True)]", "pass"),
     ),
     *of(
         "mixins/distillation.py",

@@ -140,9 +140,11 @@ def test_terms_tell_what_they_count():
     ):
         assert float(weighted.count(step).samples) == 9 and not weighted.count(step).is_of_same(ours)
     soft = {**step, "target": torch.full((4, 3), 1 / 3)}
-    rows = [Term(CrossEntropy()), Term(nn.CrossEntropyLoss(), inputs={"input": "logits"})]
-    assert [int(term.count(soft).samples) for term in rows] == [4, 4]
-    assert rows[0].count(soft).is_of_same(rows[1].count(soft)) and not rows[0].count(soft).is_of_same(ours)
+    ours, taught = Term(CrossEntropy()).count(soft), Term(KD()).count(soft)
+    theirs = Term(nn.CrossEntropyLoss(), inputs={"input": "logits"}).count(soft)
+    assert [int(count.samples) for count in (ours, taught, theirs)] == [4, 4, 4]
+    # A row of zeros counts for torch alone.
+    assert ours.is_of_same(taught) and not ours.is_of_same(theirs)
     assert Term(CrossEntropy(reduction="sum")).count(step) is None
     assert Term(nn.CrossEntropyLoss(reduction="sum"), inputs={"input": "logits"}).count(step) is None
     assert Term(lambda logits: logits.mean()).count(step) is None
