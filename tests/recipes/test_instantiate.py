@@ -203,6 +203,34 @@ def test_no_package_is_run_to_look_at_a_name(tmp_path, monkeypatch, trace):
         SentenceEncoder(package="evil.part")
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"_target_": "lightning_losses.losses.adapted.Adapted", "loss": "evil.Net"},
+        {"_target_": "lightning_losses.losses.KD", "reduction": "evil.Net"},
+        {"_target_": "lightning_losses.losses.StableMaxCrossEntropy", "compute_dtype": "evil.Net"},
+        {"_target_": "lightning_losses.networks.timm_network", "name": "evil.Net", "num_classes": 2},
+        {"_target_": "lightning_losses.networks.timm_network", "name": "hf-hub:evil/Net", "num_classes": 2},
+        {"_target_": "lightning_losses.networks.timm_network", "name": "local-dir:evil", "num_classes": 2},
+        {"_target_": "lightning_losses.networks.sentence_encoder.SentenceEncoder", "package": "evil.Net"},
+        {"_target_": "lightning.Trainer", "strategy": "evil.Net"},
+        {"_target_": "lightning.Trainer", "accelerator": "evil.Net"},
+        {"_target_": "lightning.Trainer", "profiler": "evil.Net"},
+        {"_target_": "lightning.Trainer", "precision": "evil.Net"},
+        {"_target_": "lightning.Trainer", "plugins": ["evil.Net"]},
+        {"_target_": "lightning.Trainer", "callbacks": ["evil.Net"]},
+        {"_target_": "torch.nn.TransformerEncoderLayer", "d_model": 2, "nhead": 1, "activation": "evil.Net"},
+        {"_target_": "lightning.pytorch.callbacks.ModelPruning", "pruning_fn": "evil.Net"},
+        {"_target_": "torchmetrics.classification.MulticlassAccuracy", "num_classes": 2, "average": "evil.Net"},
+    ],
+)
+def test_no_text_is_taken_for_a_name_to_import(node, tmp_path, monkeypatch, trace):
+    (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(trace)!r})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises((ConfigError, InstantiationException)):
+        instantiate(node)
+
+
 @pytest.mark.parametrize("option", ["pretrained_cfg", "pretrained_cfg_overlay"])
 def test_no_file_is_handed_to_timm(option):
     with pytest.raises(ValueError, match=rf"timm_network: {option} came, by which timm may unpickle a file"):
