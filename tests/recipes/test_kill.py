@@ -382,4 +382,6 @@ def test_an_interruption_leaves_a_good_checkpoint_and_the_command_that_goes_on(t
 def test_a_folder_that_can_not_be_written_to_is_known_before_anything_runs(tmp_path):
     (tmp_path / "file").write_text("")
     code, told = command_line([*SHORT, "experiment=classify", "output=file/runs"], tmp_path, None, None)
-    assert code == 2 and "file can't be written: Not a directory." in told and told.count("\n") == 1
+    assert (
+        code == 2 and "file can't be written: Not a directory; give another folder." in told and told.count("\n") == 1
+    )

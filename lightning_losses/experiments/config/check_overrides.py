@@ -108,7 +108,7 @@ def saved_overrides(folder: Path, given: Sequence[str]) -> list[str]:
         ConfigError: the file can't be read, or says something else; the message names the line.
     """
     file = folder / ".hydra" / "overrides.yaml"
-    _check_links(folder)
+    check_links(folder)
     try:
         node = yaml.compose(file.read_text(), Loader=yaml.SafeLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -157,7 +157,8 @@ def to_repeat(folder: Path, overrides: Sequence[str]) -> list[str]:
     ]
 
 
-def _check_links(folder: Path) -> None:
+def check_links(folder: Path) -> None:
+    """Raise `ConfigError` for a link in a folder that leads out of it: what is written would go there."""
     home = folder.resolve()
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):

@@ -61,6 +61,19 @@ class Distribution:
         """Whether it is a list of values."""
         return self.kind in _CATEGORICAL
 
+    def gives(self, value: Any) -> bool:
+        """Whether it is one of its values; of a range, whether it is a number.
+
+        Example:
+            >>> [Distribution("categorical", {"values": [1, 2]}).gives(value) for value in (1, 3, "[1]")]
+            [True, False, False]
+        """
+        if self.kind == "constant":
+            return bool(value == self.options["value"])
+        if self.categorical:
+            return value in self.options["values"]
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
     def quantile(self, share: float) -> Any:
         """The value below which this share, in [0, 1), of the draws lies; of a list, the value at that place.
 

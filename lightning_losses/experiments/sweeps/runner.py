@@ -73,6 +73,14 @@ class Runner:
         self.overrides = list(overrides)
         self.parallel = parallel
         self.poll = poll
+        # A folder may come from elsewhere, and what it says goes onto a command line.
+        for trial in journal.trials:
+            for name, value in trial.parameters.items():
+                if name not in sweep.parameters or not sweep.parameters[name].gives(value):
+                    raise ConfigError(
+                        f"{journal.folder / 'trials.jsonl'}: trial {trial.number} has {name}={value!r}, which "
+                        f"{sweep.path} does not give; take a new folder=..."
+                    )
         self._search = make_search(sweep, seed)
         self._running: list[_Process] = []
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from lightning_losses.experiments.config.check_config import ConfigError, check_writable
-from lightning_losses.experiments.config.check_overrides import CONFIG_MODULE
+from lightning_losses.experiments.config.check_overrides import CONFIG_MODULE, check_links
 from lightning_losses.experiments.sweeps.report import SweepReport, best_command
 from lightning_losses.experiments.sweeps.runner import Runner, default_folder
 from lightning_losses.experiments.sweeps.sweep_file import check_runs, read_sweep
@@ -75,6 +75,7 @@ def sweep(path: Path, settings: Settings, overrides: Sequence[str], *, command: 
     check_runs(found, overrides)
     folder = settings.folder or default_folder(path)
     check_writable("folder", folder)
+    check_links(folder)
     identity = {"definition": found.definition, "overrides": list(overrides), "search_seed": settings.search_seed}
     console = Console(soft_wrap=True, highlight=False, markup=False)
     with Journal(folder, identity) as journal:

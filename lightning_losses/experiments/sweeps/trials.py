@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -136,7 +137,7 @@ class Journal:
         digest = hashlib.sha256(text.encode()).hexdigest()
         if not path.is_file():
             write_text(path, json.dumps({**identity, "digest": digest}, indent=1, default=str) + "\n")
-        elif json.loads(path.read_text())["digest"] != digest:
+        elif _digest_in(path) != digest:
             raise ConfigError(
                 f"folder={self.folder}: it holds a sweep of another file, other overrides or another seed; give a new "
                 "folder=..., or go on with that one."
@@ -146,6 +147,10 @@ class Journal:
         path = self.folder / "trials.jsonl"
         if not path.is_file():
             return []
+        with _readable(path):
+            return self._trials(path)
+
+    def _trials(self, path: Path) -> list[Trial]:
         text = path.read_text()
         whole = text[: text.rfind("\n") + 1]
         if whole != text:
@@ -160,6 +165,21 @@ class Journal:
                 trial = trials[number]
                 trial.state, trial.seconds, trial.message = line["event"], line["seconds"], line["message"]
         return list(trials.values())
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Within this context what a damaged file raises is a `ConfigError` that names it."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path} can't be read ({why}); give a new folder=..., or put it back from a copy.") from None
+
+
+def _digest_in(path: Path) -> Any:
+    with _readable(path):
+        return json.loads(path.read_text())["digest"]
 
 
 def by_metric(trials: Iterable[Trial], metric: Metric | None) -> list[Trial]:

@@ -229,3 +229,33 @@ def test_a_recipes_run_goes_on_from_its_checkpoint(tmp_path):
             "recipes/train.py",
             f"resume='{trial.folder}'",
         ]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"allowed_targets": "[os]"}, r"trials\.jsonl: trial 0 has allowed_targets='\[os\]', which .* does not give"),
+        ({"lr": "1.0 allowed_targets=[os]"}, r"trial 0 has lr='1\.0 allowed_targets"),
+        ({"lr": 7.0}, r"trial 0 has lr=7\.0"),
+        ({"--experimental-rerun": "config.pickle"}, r"trial 0 has --experimental-rerun='config\.pickle'"),
+        (None, r"trials\.jsonl can't be read \(KeyError: 'parameters'\); give a new folder="),
+    ],
+)
+def test_what_a_folder_says_of_trials_does_not_reach_a_command_line(tmp_path, parameters, message):
+    sweep = sweep_of(tmp_path)
+    with Journal(tmp_path / "sweep", sweep.definition):
+        pass
+    begun = {"trial": 0, "event": "begun", "shares": {}}
+    line = begun if parameters is None else {**begun, "parameters": parameters}
+    (tmp_path / "sweep" / "trials.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(ConfigError, match=message), Journal(tmp_path / "sweep", sweep.definition) as journal:
+        Runner(sweep, journal)
+
+
+def test_a_sweep_whose_notes_are_damaged_is_refused_in_a_sentence(tmp_path):
+    sweep = sweep_of(tmp_path)
+    with Journal(tmp_path / "sweep", sweep.definition):
+        pass
+    (tmp_path / "sweep" / "sweep.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"sweep\.json can't be read \(JSONDecodeError: .*give a new folder="):
+        Journal(tmp_path / "sweep", sweep.definition)
