@@ -409,14 +409,17 @@ def test_differences_are_paired_corrected_and_marked():
          for run in ("a", "b_2")}  # fmt: skip
     assert found.p_values("", "ece") == pytest.approx({"a": 2 * p["a"], "b_2": p["b_2"]})
     (table,) = found.tables()
-    assert table.heads == ["", "accuracy, %", "– first, p", "ECE, %", "seconds"]
+    assert table.heads == ["", "accuracy, %", "– first, p", "80% power from", "ECE, %", "seconds"]
     first, a, b = table.rows
     # Student's interval of the accuracy goes from -49.37 to 149.37.
-    assert first == ["first", "50.00 [0.00, 100.00]", "", "50.00 [0.00, 100.00]", "0.50 [0.00, 1.49]"]
+    assert first == ["first", "50.00 [0.00, 100.00]", "", "", "50.00 [0.00, 100.00]", "0.50 [0.00, 1.49]"]
     # Costs are not tested.
-    assert a[:3] == ["a", "51.04 [0.00, 100.00]*", "+1.04 ± 0.14, p = 0.002"] and a[4] == "0.51 [0.00, 1.50]"
+    assert a[:3] == ["a", "51.04 [0.00, 100.00]*", "+1.04 ± 0.14, p = 0.002"] and a[5] == "0.51 [0.00, 1.50]"
+    # Of 3 seeds, by quantiles of Student's t of 2 degrees of freedom.
+    deviation = 0.14 / stats.t.ppf(0.975, 2)
+    assert float(a[3]) == pytest.approx((stats.t.ppf(0.975, 2) + stats.t.ppf(0.8, 2)) * deviation, abs=0.01)
     # It is the same on all seeds.
-    assert b[1:3] == ["50.00", "+0.00 ± 99.37, p = 1.000"]
+    assert b[1:4] == ["50.00", "+0.00 ± 99.37, p = 1.000", "–"]
 
 
 @pytest.mark.parametrize("settings", [("",), ("all", "few")])
@@ -447,10 +450,12 @@ def test_latex_is_what_booktabs_takes():
     lines = report().page().files["comparison.tex"].splitlines()
     assert lines[0] == "% \\usepackage{booktabs}" and lines[1].startswith("% Test data")
     assert lines[2:5] == [
-        "\\begin{tabular}{lrrrr}", "\\toprule", " & accuracy, \\% & -- first, p & ECE, \\% & seconds \\\\"
+        "\\begin{tabular}{lrrrrr}",
+        "\\toprule",
+        " & accuracy, \\% & -- first, p & 80\\% power from & ECE, \\% & seconds \\\\",
     ]  # fmt: skip
     assert lines[7] == (
-        "a & $51.04 [0.00, 100.00]^{*}$ & $+1.04 \\pm 0.14$ ($p = 0.002$) & $51.04 [0.00, 100.00]^{*}$ & "
+        "a & $51.04 [0.00, 100.00]^{*}$ & $+1.04 \\pm 0.14$ ($p = 0.002$) & $0.17$ & $51.04 [0.00, 100.00]^{*}$ & "
         "$0.51 [0.00, 1.50]$ \\\\"
     )
     assert lines[8].startswith("b\\_2 & ") and lines[9:11] == ["\\bottomrule", "\\end{tabular}"]

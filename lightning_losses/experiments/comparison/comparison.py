@@ -15,6 +15,7 @@ from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
 from lightning_losses.experiments.comparison.runner import INITIAL, Runner, student_experiment
 from lightning_losses.experiments.comparison.shown_numbers import METRICS
+from lightning_losses.experiments.comparison.tuning import Chosen, Tuning, check_tuning, tune, tuned_plan
 from lightning_losses.experiments.config.check_config import ConfigError, check_writable, runs_again
 from lightning_losses.experiments.config.check_overrides import check_overrides
 from lightning_losses.experiments.config.settings import TrainSettings
@@ -50,6 +51,8 @@ class ObjectiveComparison(Experiment):
                 "one device."
             )
         planned = plan(self.config, self.overrides)
+        if (tuning := Tuning.read(self.config, planned)) is not None:
+            check_tuning(planned, tuning)
         first = next(iter(planned.settings)), next(iter(planned.runs))
         tried = [
             one
@@ -91,6 +94,10 @@ class ObjectiveComparison(Experiment):
         started = time.perf_counter()
         config = self.config
         planned = plan(config, self.overrides)
+        tuning, chosen = Tuning.read(config, planned), {}
+        if tuning is not None:
+            chosen = tune(config, folder, planned, tuning)
+            planned = tuned_plan(planned, chosen)
         runner = Runner(config, folder, planned)
         runner.run_all()
         broken = runner.broken
@@ -103,6 +110,7 @@ class ObjectiveComparison(Experiment):
             broken=broken,
             stale=runner.stale,
             one_by_one=runner.one_by_one,
+            tuned=_tuned(chosen),
             seconds=time.perf_counter() - started,
         )
         page = comparison.page()
@@ -134,6 +142,20 @@ class ObjectiveComparison(Experiment):
             learning_rates=over_rates,
             **progress,
         )
+
+
+def _tuned(chosen: Mapping[tuple[str, str], Chosen]) -> dict[str, dict[str, dict[str, Any]]]:
+    """By setting and run, what was chosen as a report writes it."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for (setting, run), one in chosen.items():
+        found.setdefault(setting, {})[run] = {
+            "learning_rate": one.candidate.learning_rate,
+            "parameter": one.candidate.parameter,
+            "val_accuracy": one.val_accuracy,
+            "tried": one.tried,
+            "at_edge": one.at_edge,
+        }
+    return found
 
 
 def _by_metric(

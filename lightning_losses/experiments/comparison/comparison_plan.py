@@ -20,7 +20,7 @@ from lightning_losses.experiments.config.instantiate import instantiate
 # Keys of conf/compare.yaml that the train recipe doesn't have, or that are the comparison's alone.
 OWN = (
     "resume", "output", "allowed_targets",
-    "comparison", "title", "objectives", "baseline", "seeds", "common", "settings", "learning_rates",
+    "comparison", "title", "objectives", "baseline", "seeds", "common", "settings", "learning_rates", "tuning",
     "split_per_seed",
     "teacher_per_seed", "cached_logits", "stacked", "columns", "claims", "untested", "caveat", "results", "stale",
     "needs", "refused",
@@ -157,10 +157,10 @@ def _words(config: DictConfig, own: str, setting: str, given: Sequence[str]) -> 
     if not _composed((experiment,)).teacher:
         # What is said about a teacher holds for the objectives that have one.
         shared = [word for word in shared if _key(word).split(".")[0] not in ("teacher", "teacher_data")]
-    return _last([*needs, f"objective={name}", *shared, *rest, "logger=none"])
+    return last_words([*needs, f"objective={name}", *shared, *rest, "logger=none"])
 
 
-def _last(words: Sequence[str]) -> tuple[str, ...]:
+def last_words(words: Sequence[str]) -> tuple[str, ...]:
     """Of the words for one key the last one, since Hydra takes a group only once."""
     found: dict[str, str] = {}
     for word in words:

@@ -16,7 +16,7 @@ from lightning_losses.experiments.comparison.shown_numbers import COSTS, describ
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
 from lightning_losses.experiments.evidence.claims import LEVEL, Claim, Difference, Finding, findings, verdict
 from lightning_losses.experiments.evidence.seed_interval import NO_INTERVAL, SeedInterval, seed_interval
-from lightning_losses.experiments.evidence.significance import FEWEST_SEEDS, holm, paired_t_test
+from lightning_losses.experiments.evidence.significance import FEWEST_SEEDS, detectable, holm, paired_t_test
 from lightning_losses.experiments.page import Page, Table, pictures
 from lightning_losses.plots.accuracy_against_cost import accuracy_against_cost
 from lightning_losses.plots.seed_intervals import seed_intervals
@@ -41,6 +41,8 @@ class Comparison:
         caveat: what the numbers do not show.
         broken: a sentence of every run that broke.
         stale: how many results were made by another version of the code.
+        tuned: by setting and run, the learning rate and parameter that it was tuned to, its validation accuracy, the
+            number of candidates, and whether it lies at an edge of them.
         one_by_one: why the seeds of a run were not trained at once, by its label, where others' were.
         config: the whole configuration.
         seconds: of the whole comparison, this time.
@@ -61,6 +63,7 @@ class Comparison:
     broken: list[str] = field(default_factory=list)
     stale: int = 0
     one_by_one: dict[str, str] = field(default_factory=dict)
+    tuned: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     learning_rates: LearningRates | None = None
@@ -132,6 +135,11 @@ class Comparison:
                 text += "; memory is what a step holds at its peak beyond weights and data."
         if any("calibrated" in column for column in self.columns):
             text += " Calibrated: after temperature scaling on validation data."
+        if self.tuned:
+            text += (
+                " Every run was tuned alike, by validation accuracy on seeds that are not among these; what was chosen "
+                "was frozen before these seeds were trained."
+            )
         if self.one_by_one:
             reasons = "; ".join(f"{run} ({reason})" for run, reason in self.one_by_one.items())
             text += f" Seeds trained one by one: {reasons}."
@@ -148,11 +156,11 @@ class Comparison:
             first = self.columns[0]
             if len(self.runs) > 1 and len(self.seeds) >= FEWEST_SEEDS and first not in COSTS:
                 p_values = self.p_values(setting, first)
-                heads.insert(1, f"– {self.baseline}, p")
+                heads[1:1] = [f"– {self.baseline}, p", "80% power from"]
                 for row, run in zip(rows, self.runs, strict=True):
-                    row.insert(2, self._difference(setting, run, first, p_values))
-            return [Table(["", *heads], rows, setting), *self._at_each_rate()]
-        return [
+                    row[2:2] = [self._difference(setting, run, first, p_values), self._power(setting, run, first)]
+            return [Table(["", *heads], rows, setting), *self._at_each_rate(), *self._tuned_to()]
+        tables = [
             Table(
                 ["", *self.settings],
                 [[run, *(self._cell(setting, run, column) for setting in self.settings)] for run in self.runs],
@@ -160,6 +168,24 @@ class Comparison:
             )
             for column in self.columns
         ]
+        return [*tables, *self._tuned_to()]
+
+    def _tuned_to(self) -> list[Table]:
+        heads = ["", "learning rate", "parameter", shown("val_accuracy").name, "tried"]
+        tables = []
+        for setting, runs in self.tuned.items():
+            rows = [
+                [
+                    run,
+                    f"{one['learning_rate']:g}",
+                    one["parameter"] or "–",
+                    f"{100 * one['val_accuracy']:.2f}",
+                    f"{one['tried']}{', the best at an edge' if one['at_edge'] else ''}",
+                ]
+                for run, one in runs.items()
+            ]
+            tables.append(Table(heads, rows, f"Tuned to{f': {setting}' if setting else ''}"))
+        return tables
 
     def _at_each_rate(self) -> list[Table]:
         if self.learning_rates is None:
@@ -289,6 +315,14 @@ class Comparison:
         text = spread(seed_interval(self.differences(setting, run, metric)), metric, difference=True)
         return text if math.isnan(p_values[run]) else f"{text}, {p_value(p_values[run])}"
 
+    def _power(self, setting: str, run: str, metric: str) -> str:
+        """The smallest difference that as many seeds would most likely have shown; a dash where none could be."""
+        smallest = math.nan if run == self.baseline else detectable(self.differences(setting, run, metric))
+        unit = shown(metric)
+        if math.isnan(smallest):
+            return ""
+        return f"{unit.factor * smallest:.{unit.digits}f}" if smallest <= unit.most - unit.least else "–"
+
     def _lines(self) -> Iterator[dict[str, Any]]:
         for setting in self.settings:
             for metric in self.metrics:
@@ -306,6 +340,7 @@ class Comparison:
                         *shown(metric).within(difference, difference=True),
                         math.nan if own else paired_t_test(differences),
                         math.nan if own else p_values[run],
+                        math.nan if own else detectable(differences),
                         len(self.seeds),
                     )
                     yield finite(dict(zip(_LINE, numbers, strict=True)))
@@ -314,7 +349,7 @@ class Comparison:
 # What the CSV file tells of a setting, run and metric.
 _LINE = (
     *("setting", "run", "metric", "mean", "low_95", "high_95"),
-    *("difference", "difference_low_95", "difference_high_95", "p", "p_holm", "seeds"),
+    *("difference", "difference_low_95", "difference_high_95", "p", "p_holm", "power_80", "seeds"),
 )
 _STAGES = ("as trained", "after temperature scaling")
 

@@ -89,6 +89,12 @@ class Runner:
     The seeds of a run are trained at once where a step of all is a step of each (`why_one_by_one`), and one by one
     elsewhere.
 
+    Args:
+        config: of the comparison.
+        folder: of the run.
+        planned: what is trained.
+        tolerant: whether divergence is a result; where learning rates are compared it is.
+
     Attributes:
         values: the numbers of every run that has some.
         broken: a sentence of every run that broke.
@@ -96,9 +102,10 @@ class Runner:
         stale: how many results were made by another version of the code.
     """
 
-    def __init__(self, config: DictConfig, folder: Path, planned: Plan) -> None:
+    def __init__(self, config: DictConfig, folder: Path, planned: Plan, *, tolerant: bool = False) -> None:
         self.config = config
         self.planned = planned
+        self.tolerant = tolerant or bool(planned.learning_rates)
         self.checkpoints = folder / "checkpoints"
         self.networks = KeptNetworks(config.cache or cache_folder() / "networks")
         self.results = KeptResults(config.results or cache_folder() / "results")
@@ -158,7 +165,7 @@ class Runner:
             trained = run.student.run(self.checkpoints, teacher=teacher, checkpoint_seconds=_BETWEEN_CHECKPOINTS)
         except NotFiniteError:
             # At a rate that is too high that is what was to be found out.
-            if not self.planned.learning_rates:
+            if not self.tolerant:
                 raise
             trained = None
         return self._keep(run, self._measure(run, teacher, trained, clock() - begun), teacher, stacked=False)
@@ -269,7 +276,7 @@ class Runner:
         initial, diverged = {}, dict.fromkeys(METRICS, math.nan)
         student = run.student
         if trained is not None and not _finite(trained.network):
-            if not self.planned.learning_rates:
+            if not self.tolerant:
                 raise NotFiniteError("training ended with weights that are infinite or NaN; lower optimizer.lr.")
             trained = None
         if self.planned.learning_rates:
@@ -286,8 +293,11 @@ class Runner:
             found = evaluate(trained, student.datamodule)
         values = _scores(found.logits, found.target)
         calibrated = _scores(found.calibrated_logits, found.target)
+        val = student.datamodule.val
+        hits = predict_logits(trained.network, val).argmax(dim=-1) == val.target
         return {
             **values,
+            "val_accuracy": float(hits.double().mean()),
             # A temperature keeps the prediction.
             **{f"calibrated_{name}": value for name, value in calibrated.items() if name != "accuracy"},
             "temperature": found.temperature,

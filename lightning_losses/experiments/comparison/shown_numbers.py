@@ -26,6 +26,7 @@ class Metric(NamedTuple):
 SCORES = ("accuracy", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "aurc")
 _SHOWN = {
     "accuracy": Metric("accuracy, %", 100, 2, most=1),
+    "val_accuracy": Metric("validation accuracy, %", 100, 2, most=1),
     "nll": Metric("NLL", 1, 3),
     "brier": Metric("Brier", 1, 3, most=2),
     "ece": Metric("ECE, %", 100, 2, most=1),
@@ -40,7 +41,7 @@ _SHOWN = {
     "lowest_nll": Metric("lowest NLL", 1, 3),
 }
 COSTS = ("seconds", "memory", "parameters")
-METRICS = (*SCORES, *(f"calibrated_{name}" for name in SCORES[1:]), "temperature", *COSTS)
+METRICS = (*SCORES, *(f"calibrated_{name}" for name in SCORES[1:]), "val_accuracy", "temperature", *COSTS)
 
 
 def shown(metric: str) -> Metric:

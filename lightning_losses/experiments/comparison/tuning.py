@@ -1,0 +1,235 @@
+"""Tunes every run of a comparison alike before it is compared: on seeds of its own, by validation accuracy."""
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_losses.experiments.comparison.comparison_plan import Plan, Planned, last_words
+from lightning_losses.experiments.comparison.runner import Runner
+from lightning_losses.experiments.config.check_config import ConfigError, nearest
+from lightning_losses.experiments.config.check_overrides import check_overrides
+from lightning_losses.experiments.config.settings import TrainSettings
+
+_KEYS = ("first_seed", "seeds", "learning_rates", "parameters")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is tried for every run, the same number of settings for each.
+
+    Args:
+        seeds: of the tuning, none of them one of the comparison's.
+        learning_rates: above 0, rising.
+        parameters: by the label of a run, one key of its own and the values that are tried.
+    """
+
+    seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    parameters: Mapping[str, tuple[str, tuple[float, ...]]]
+
+    @classmethod
+    def read(cls, config: DictConfig, planned: Plan) -> "Tuning | None":
+        """What ``conf/compare.yaml``'s `tuning` says; None where it says nothing.
+
+        Raises:
+            ConfigError: a name that there isn't, a run that there isn't, rates that are no different numbers above 0,
+                or seeds that the comparison has.
+        """
+        if not config.tuning:
+            return None
+        node = OmegaConf.to_container(config.tuning, resolve=True)
+        assert isinstance(node, dict)
+        if unknown := [str(name) for name in node if name not in _KEYS]:
+            raise ConfigError(f"tuning: there is no {unknown[0]!r}; {nearest(unknown[0], _KEYS)}")
+        if planned.learning_rates:
+            raise ConfigError("tuning: learning_rates came too, which are compared; give the one or the other.")
+        rates = sorted(float(rate) for rate in node.get("learning_rates") or (0.01, 0.03, 0.09))
+        if len(set(rates)) < max(len(rates), 2) or rates[0] <= 0:
+            raise ConfigError(f"tuning.learning_rates={rates} came; give two or more different ones above 0.")
+        first, count = int(node.get("first_seed", 100)), int(node.get("seeds", 3))
+        seeds = tuple(range(first, first + count))
+        if count < 1 or set(seeds) & set(planned.seeds):
+            raise ConfigError(
+                f"tuning: the seeds {first} to {first + count - 1} came, and the comparison's are "
+                f"{planned.seeds[0]} to {planned.seeds[-1]}; give one or more that are not among these."
+            )
+        parameters = {}
+        for label, one in (node.get("parameters") or {}).items():
+            if label not in planned.runs:
+                raise ConfigError(f"tuning.parameters: there is no {label!r}; {nearest(str(label), planned.runs)}")
+            if not isinstance(one, dict) or len(one) != 1 or len(next(iter(one.values()))) < 2:
+                raise ConfigError(f"tuning.parameters.{label}={one} came; give one key with two or more values.")
+            ((key, values),) = one.items()
+            parameters[str(label)] = str(key), tuple(sorted(float(value) for value in values))
+        return cls(seeds, tuple(rates), parameters)
+
+    def grid(self, run: str) -> list["Candidate"]:
+        """Every learning rate with every value of the run's parameter."""
+        key, values = self.parameters.get(run, (None, (None,)))
+        return [Candidate(rate, key, value) for rate, value in itertools.product(self.learning_rates, values)]
+
+    def beyond(self, run: str, best: "Candidate") -> list["Candidate"]:
+        """A step further in each direction in which the best of the grid lies at its edge."""
+        further = []
+        if (rate := _beyond(self.learning_rates, best.learning_rate)) is not None:
+            further.append(replace(best, learning_rate=rate))
+        values = self.parameters.get(run, (None, ()))[1]
+        if best.value is not None and (value := _beyond(values, best.value)) is not None:
+            further.append(replace(best, value=value))
+        return further
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A learning rate, and a value of one parameter of the run's own, if it has one to tune."""
+
+    learning_rate: float
+    key: str | None = None
+    value: float | None = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The overrides that set it."""
+        own = () if self.key is None else (f"{self.key}={self.value:g}",)
+        return (f"optimizer.lr={self.learning_rate:g}", *own)
+
+    @property
+    def parameter(self) -> str:
+        """The parameter as a table shows it."""
+        return "" if self.key is None else f"{self.key.rpartition('.')[2]}={self.value:g}"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a run is compared with.
+
+    Attributes:
+        candidate: the best one by its mean validation accuracy over the tuning's seeds.
+        val_accuracy: that accuracy.
+        tried: how many candidates there were.
+        at_edge: whether nothing was tried beyond it in some direction, so that a better one may lie there.
+    """
+
+    candidate: Candidate
+    val_accuracy: float
+    tried: int
+    at_edge: bool
+
+
+def tune(config: DictConfig, folder: Path, planned: Plan, tuning: Tuning) -> dict[tuple[str, str], Chosen]:
+    """The best candidate of every run in every setting, the grid extended once where the best lies at its edge.
+
+    Raises:
+        ConfigError: a run whose every candidate broke or diverged.
+    """
+    scores: dict[tuple[str, str], dict[Candidate, float]] = {}
+    todo = {place: tuning.grid(place[1]) for place in itertools.product(planned.settings, planned.runs)}
+    for _ in range(2):
+        for place, found in _scores(config, folder, planned, tuning, todo).items():
+            scores.setdefault(place, {}).update(found)
+        for place, found in scores.items():
+            if not any(math.isfinite(score) for score in found.values()):
+                raise ConfigError(f"tuning: {', '.join(filter(None, place))}: every candidate broke or diverged.")
+        todo = {
+            place: _allowed(planned, place, tuning.beyond(place[1], _best(found))) for place, found in scores.items()
+        }
+    return {place: _chosen(found) for place, found in scores.items()}
+
+
+def tuned_plan(planned: Plan, chosen: Mapping[tuple[str, str], Chosen]) -> Plan:
+    """The plan with the words of what was chosen, frozen before its seeds are trained."""
+    return replace(
+        planned,
+        planned=tuple(
+            replace(one, words=last_words([*one.words, *chosen[one.setting, one.run].candidate.words]))
+            for one in planned.planned
+        ),
+    )
+
+
+def check_tuning(planned: Plan, tuning: Tuning) -> None:
+    """Raise `ConfigError` for a candidate at a corner of a run's grid that can't be run."""
+    for one in planned.planned:
+        if one.seed == planned.seeds[0]:
+            for candidate in (tuning.grid(one.run)[0], tuning.grid(one.run)[-1]):
+                words = last_words([*one.overrides, *candidate.words])
+                try:
+                    check_overrides("train", words, TrainSettings)
+                except ConfigError as error:
+                    raise ConfigError(f"tuning of {one.run}: {error}") from None
+
+
+def _scores(
+    config: DictConfig,
+    folder: Path,
+    planned: Plan,
+    tuning: Tuning,
+    todo: Mapping[tuple[str, str], Sequence[Candidate]],
+) -> dict[tuple[str, str], dict[Candidate, float]]:
+    """The mean validation accuracy of every candidate; -inf where a seed broke or diverged."""
+    base = {(one.setting, one.run): one for one in planned.planned}
+    tried = {
+        (place, candidate): [
+            Planned(
+                place[0],
+                f"{place[1]}, {' '.join(candidate.words)}",
+                seed,
+                last_words([*base[place].words, *candidate.words]),
+                base[place].by_seed,
+            )
+            for seed in tuning.seeds
+        ]
+        for place, candidates in todo.items()
+        for candidate in candidates
+    }
+    if not tried:
+        return {}
+    every = tuple(itertools.chain.from_iterable(tried.values()))
+    labels = {one.run: "" for one in every}
+    runner = Runner(config, folder, replace(planned, runs=labels, seeds=tuning.seeds, planned=every), tolerant=True)
+    runner.run_all()
+    scores: dict[tuple[str, str], dict[Candidate, float]] = {}
+    for (place, candidate), runs in tried.items():
+        found = [runner.values.get(one, {}).get("val_accuracy", math.nan) for one in runs]
+        score = statistics.fmean(found) if all(map(math.isfinite, found)) else -math.inf
+        scores.setdefault(place, {})[candidate] = score
+    return scores
+
+
+def _allowed(planned: Plan, place: tuple[str, str], candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those of the candidates whose values are within their ranges."""
+    (one, *_) = (one for one in planned.planned if (one.setting, one.run) == place)
+    allowed = []
+    for candidate in candidates:
+        try:
+            check_overrides("train", last_words([*one.overrides, *candidate.words]), TrainSettings)
+        except ConfigError:
+            continue
+        allowed.append(candidate)
+    return allowed
+
+
+def _best(found: Mapping[Candidate, float]) -> Candidate:
+    return max(found, key=lambda candidate: found[candidate])
+
+
+def _chosen(found: Mapping[Candidate, float]) -> Chosen:
+    best = _best(found)
+    rates = {one.learning_rate for one in found}
+    values = {one.value for one in found if one.value is not None}
+    at_edge = best.learning_rate in (min(rates), max(rates))
+    at_edge |= best.value is not None and best.value in (min(values), max(values))
+    return Chosen(best, found[best], len(found), at_edge)
+
+
+def _beyond(values: Sequence[float], best: float) -> float | None:
+    """The next of a geometric series, if the best is the first or the last of values above 0."""
+    if values[0] <= 0 or values[0] < best < values[-1]:
+        return None
+    before, edge = (values[-2], values[-1]) if best == values[-1] else (values[1], values[0])
+    return edge * edge / before

@@ -1,0 +1,115 @@
+"""Every run of a comparison is tuned alike, on seeds of its own, and the choice is frozen before it is compared."""
+
+import math
+
+import pytest
+
+from lightning_losses.experiments.comparison import tuning
+from lightning_losses.experiments.comparison.comparison import ObjectiveComparison
+from lightning_losses.experiments.comparison.comparison_plan import plan
+from lightning_losses.experiments.comparison.runner import Runner
+from lightning_losses.experiments.comparison.tuning import Candidate, Tuning
+from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.evidence.significance import detectable
+from tests.recipes.test_comparison import SMALL, composed
+
+KD = "objective.terms.kd.loss.temperature"
+TUNED = "tuning={seeds: 1, learning_rates: [0.0001, 0.01], parameters: {kd: {" + KD + ": [2, 8]}}}"
+
+
+def small(*words):
+    return composed("objectives=[ce,kd]", "seeds=3", *words)
+
+
+def test_the_best_by_validation_is_frozen_and_the_report_says_what_it_was(tmp_path, monkeypatch):
+    words = ["objectives=[kd]", "seeds=2", TUNED]
+    config = composed(*words, f"results={tmp_path}/results", f"cache={tmp_path}/networks")
+    compared, read = [], Runner._read
+    monkeypatch.setattr(Runner, "_read", lambda self, one: compared.append(one) or read(self, one))
+    found = ObjectiveComparison(config, overrides=[*SMALL, *words]).compare(tmp_path / "run")
+    chosen = found.tuned[""]["kd"]
+    # Three steps at 0.0001 teach nothing.
+    assert chosen["learning_rate"] >= 0.01 and chosen["parameter"].startswith("temperature=") and chosen["tried"] >= 4
+    table = found.tables()[-1]
+    assert table.title == "Tuned to" and table.rows[0][0] == "kd" and "Every run was tuned alike" in found.note
+    # What was chosen is what was compared, on other seeds.
+    frozen = {f"optimizer.lr={chosen['learning_rate']:g}", f"{KD}={chosen['parameter'].partition('=')[2]}"}
+    last = [one for one in compared if one.run == "kd"]
+    assert last and all(frozen <= set(one.words) and one.seed in (0, 1) for one in last)
+    assert {one.seed for one in compared if one.run != "kd"} == {100}
+
+
+@pytest.fixture
+def scored(monkeypatch, tmp_path):
+    """What `tune` chooses, where a candidate's validation accuracy is what a function says."""
+
+    def scored(score, **node):
+        config = small()
+        planned = plan(config, SMALL)
+        how = Tuning((100,), (0.01, 0.03, 0.09), {"kd": (KD, (2.0, 4.0, 8.0))})
+        tried = []
+
+        def scores(config, folder, planned, tuning, todo):
+            tried.extend(one for candidates in todo.values() for one in candidates)
+            return {place: {one: score(one) for one in candidates} for place, candidates in todo.items() if candidates}
+
+        monkeypatch.setattr(tuning, "_scores", scores)
+        return tuning.tune(config, tmp_path, planned, how), tried
+
+    return scored
+
+
+def test_a_best_within_the_grid_ends_the_search(scored):
+    chosen, tried = scored(lambda one: -abs(math.log(one.learning_rate / 0.03)) - abs((one.value or 4.0) - 4.0))
+    assert chosen["", "kd"].candidate == Candidate(0.03, KD, 4.0) and not chosen["", "kd"].at_edge
+    assert len(tried) == 3 + 9 and chosen["", "ce"].candidate == Candidate(0.03)
+
+
+def test_a_best_at_an_edge_is_followed_one_step_and_told(scored):
+    chosen, _ = scored(lambda one: one.learning_rate + (one.value or 0.0))
+    best = chosen["", "kd"]
+    assert best.candidate in (Candidate(0.09, KD, 16.0), Candidate(0.27, KD, 8.0)) and best.at_edge and best.tried == 11
+    assert chosen["", "ce"].candidate.learning_rate == pytest.approx(0.27) and chosen["", "ce"].tried == 4
+    # One that helps no more is within what was tried.
+    chosen, _ = scored(lambda one: min(one.learning_rate, 0.09) - (one.learning_rate > 0.1))
+    assert chosen["", "ce"].candidate.learning_rate == 0.09 and not chosen["", "ce"].at_edge
+
+
+def test_where_everything_diverged_it_says_so(scored):
+    with pytest.raises(ConfigError, match="tuning: ce: every candidate broke or diverged"):
+        scored(lambda one: -math.inf)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (
+            "{rates: [0.1]}",
+            "tuning: there is no 'rates'; .*hoose one of: first_seed, learning_rates, parameters, seeds",
+        ),
+        ("{learning_rates: [0.1]}", r"tuning.learning_rates=\[0.1\] came; give two or more different ones above 0"),
+        ("{first_seed: 1}", "tuning: the seeds 1 to 3 came, and the comparison's are 0 to 2"),
+        ("{parameters: {dkd: {a: [1, 2]}}}", "tuning.parameters: there is no 'dkd'; did you mean kd"),
+        ("{parameters: {kd: {a: [1]}}}", "tuning.parameters.kd=.* came; give one key with two or more values"),
+    ],
+)
+def test_what_can_not_be_tuned_is_refused(node, message):
+    config = small(f"tuning={node}")
+    with pytest.raises(ConfigError, match=message):
+        Tuning.read(config, plan(config, SMALL))
+
+
+def test_a_key_that_a_run_does_not_have_is_refused_before_anything_is_trained():
+    words = "tuning={parameters: {kd: {objective.terms.kd.loss.temprature: [2, 4]}}}"
+    with pytest.raises(ConfigError, match="tuning of kd: .*there is no 'temprature'"):
+        ObjectiveComparison(small(words), overrides=SMALL).rehearse()
+
+
+def test_the_smallest_difference_that_is_seen_is_the_one_of_four_in_five_draws():
+    import torch
+
+    draws = torch.randn(2000, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    smallest = sum(detectable(one.tolist()) for one in draws[:200]) / 200
+    moved = draws + smallest
+    t = moved.mean(1) / moved.std(1) * 10**0.5
+    assert 0.75 < float((t > 2.2622).double().mean()) < 0.85
