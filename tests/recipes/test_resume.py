@@ -113,13 +113,19 @@ def test_what_reaches_out_of_a_folder_is_what_has_to_be_repeated(tmp_path):
         "objective@supervised=ce",
         "model={width: 2, depth: [1]}",
     ]
-    outside = ["allowed_targets=[a.b]", "cache=kept", "+data.folder='~/data'", "teacher_weights=/a.ckpt"]
+    outside = [
+        "allowed_targets=[a.b]",
+        "cache=kept",
+        "+data.folder='~/data'",
+        "teacher_weights=/a.ckpt",
+        "seed=${oc.env:UID}",
+    ]
     dropped = ["output=elsewhere", "resume=before"]
     (tmp_path / ".hydra").mkdir()
     lines = [*inside, *outside, *dropped]
     (tmp_path / ".hydra" / "overrides.yaml").write_text("".join(f"- {json.dumps(line)}\n" for line in lines))
     assert to_repeat(tmp_path, [*lines, "-m", "--config-dir=a", "word"]) == outside
-    assert saved_overrides(tmp_path, ["-m", *outside]) == inside
+    assert saved_overrides(tmp_path, ["--config-dir", "conf", *outside]) == inside
 
 
 def test_a_kill_between_a_digest_and_its_checkpoint_leaves_a_good_one(tmp_path, monkeypatch):

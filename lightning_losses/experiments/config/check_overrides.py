@@ -97,8 +97,8 @@ def _dotted(key: str, value: Any) -> Iterator[str]:
 def saved_overrides(folder: Path, given: Sequence[str]) -> list[str]:
     """What the run of a folder was started with, as far as a folder that may come from elsewhere can say it.
 
-    It gives no options of the command line, nothing that is Hydra's, and no resolver; what it adds to the list of what
-    may be built, and the places that it names outside itself, count only where the command line says the same key.
+    It gives no options of the command line, and nothing that is Hydra's; what it adds to the list of what may be built,
+    its resolvers, and the places that it names outside itself count only where the command line says the same key.
 
     Args:
         folder: the run's.
@@ -121,7 +121,7 @@ def saved_overrides(folder: Path, given: Sequence[str]) -> list[str]:
         raise ConfigError(
             f"{file} is no list; write the run's overrides into it, each in a line that begins with '- '."
         )
-    keys = {override.key_or_group for override in _parsed([word for word in given if not word.startswith("-")])}
+    keys = {override.key_or_group for override in _parsed(_pairs(given))}
     lines = []
     for entry in entries:
         where = f"{file}, line {entry.start_mark.line + 1}"
@@ -136,7 +136,7 @@ def saved_overrides(folder: Path, given: Sequence[str]) -> list[str]:
             ) from None
         if override.key_or_group in _OF_A_FOLDER and not override.package:
             continue
-        if _is_hydras(override) or override.is_sweep_override() or _RESOLVER.search(entry.value):
+        if _is_hydras(override) or override.is_sweep_override():
             raise ConfigError(f"{where}: {entry.value} is not for the folder of a run to say; take it out.")
         if not _reaches_out(folder, override):
             lines.append(entry.value)
@@ -149,12 +149,16 @@ def saved_overrides(folder: Path, given: Sequence[str]) -> list[str]:
 
 def to_repeat(folder: Path, overrides: Sequence[str]) -> list[str]:
     """Those of a command line's words that `saved_overrides` takes from the command line alone."""
-    words = [word for word in overrides if "=" in word and not word.startswith("-")]
     return [
         str(override.input_line)
-        for override in _parsed(plain_overrides(words))
+        for override in _parsed(plain_overrides(_pairs(overrides)))
         if override.key_or_group not in _OF_A_FOLDER and _reaches_out(folder, override)
     ]
+
+
+def _pairs(words: Sequence[str]) -> list[str]:
+    """Without the options of a command line and their values."""
+    return [word for word in words if "=" in word and not word.startswith("-")]
 
 
 def check_links(folder: Path) -> None:
@@ -175,9 +179,9 @@ def _is_hydras(override: Override) -> bool:
 
 
 def _reaches_out(folder: Path, override: Override) -> bool:
-    """Whether an override adds to what may be built, or names a place outside of a folder."""
+    """Whether an override adds to what may be built, asks a resolver, or names a place outside of a folder."""
     key = override.key_or_group
-    if key.partition(".")[0] == "allowed_targets":
+    if key.partition(".")[0] == "allowed_targets" or _RESOLVER.search(str(override.input_line)):
         return True
     if override.is_sweep_override() or override.is_delete():
         return False
