@@ -27,6 +27,8 @@ OWN = (
 )  # fmt: skip
 # What a step takes that only a teacher has.
 _TEACHERS = ("teacher_logits", "teacher_features", "teacher_feature_maps")
+# Words about these are left out where there is no teacher.
+_OF_TEACHERS = ("teacher", "teacher_data", "teacher_trainer", "teacher_optimizer")
 # "label: words"; a colon after an equals sign belongs to a value.
 _LABEL = re.compile(r"\s*([^=]*?)\s*:(?:\s+(.*?))?\s*")
 
@@ -156,7 +158,7 @@ def _words(config: DictConfig, own: str, setting: str, given: Sequence[str]) -> 
     experiment = next((word for word in [*needs, *rest] if _key(word) == "experiment"), "experiment=distill")
     if not _composed((experiment,)).teacher:
         # What is said about a teacher holds for the objectives that have one.
-        shared = [word for word in shared if _key(word).split(".")[0] not in ("teacher", "teacher_data")]
+        shared = [word for word in shared if _key(word).split(".")[0] not in _OF_TEACHERS]
     return last_words([*needs, f"objective={name}", *shared, *rest, "logger=none"])
 
 

@@ -34,7 +34,8 @@ from lightning_losses.metrics import negative_log_likelihood
 def trainings(config: DictConfig, modules: DictConfig, *, shows_inputs: bool = True) -> dict[str, Training]:
     """The networks that an experiment trains, in order: the student last, after what it is compared with.
 
-    The teacher's data and trainer are the student's, with the values of `teacher_data` and `teacher_trainer` set.
+    The teacher's data, trainer and optimizer are the student's, with the values of `teacher_data`, `teacher_trainer`
+    and `teacher_optimizer` set.
 
     Args:
         config: of the train recipe.
@@ -48,9 +49,9 @@ def trainings(config: DictConfig, modules: DictConfig, *, shows_inputs: bool = T
             planned[name] = training_of(
                 config,
                 name,
-                modules[name],
-                data=_with(config, "data", "teacher_data" if own else None),
-                trainer=_with(config, "trainer", "teacher_trainer" if own else None),
+                _with(modules, name, {"optimizer": config.get("teacher_optimizer") if own else None}),
+                data=_with(config, "data", config.get("teacher_data") if own else None),
+                trainer=_with(config, "trainer", config.get("teacher_trainer") if own else None),
                 seed=config.teacher_seed if own else config.seed,
                 weights=config.weights,
                 teacher=planned.get("teacher") if name == "student" else None,
@@ -65,13 +66,13 @@ def trainings(config: DictConfig, modules: DictConfig, *, shows_inputs: bool = T
     return planned
 
 
-def _with(config: DictConfig, part: str, further: str | None) -> DictConfig:
-    """A part of the configuration, with the values set that a further part has."""
+def _with(config: DictConfig, part: str, further: Any) -> DictConfig:
+    """A part of the configuration, with the values set that are given further; nothing where those are empty."""
     plain = config[part]
     assert isinstance(plain, DictConfig)
-    if further is None or not config.get(further):
+    if not (any(further.values()) if isinstance(further, dict) else further):
         return plain
-    merged = OmegaConf.merge(plain, config[further])
+    merged = OmegaConf.merge(plain, further)
     assert isinstance(merged, DictConfig)
     merged._set_parent(config)
     return merged
