@@ -124,8 +124,10 @@ def test_processes_probe_the_rows_that_one_would(tmp_path, monkeypatch):
             assert all(torch.equal(*pair) for pair in zip(probe, same, strict=True))
             assert len(same[1]) == 7 and values.keys() == found.keys()
             for name, value in values.items():
-                # Weights after averaged gradients differ in their last bits, and a Hessian's product amplifies them.
-                assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-4)
+                # Weights after averaged gradients differ in their last bits, and a Hessian's product amplifies them. Of
+                # classes of so few rows, nearest neighbours tell nothing.
+                unknown = name == "network.1/label"
+                assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-4, nan_ok=unknown)
 
 
 @pytest.mark.parametrize("samples", [1, 5, 8, 20])
