@@ -28,6 +28,7 @@ import torch
 
 from lightning_losses.environment.file_digests import digest_place, file_digest
 from lightning_losses.experiments import launch as launching
+from lightning_losses.experiments.config import check_overrides as checking
 from lightning_losses.experiments.config.check_overrides import check_overrides
 from lightning_losses.experiments.launch import launch
 
@@ -292,6 +293,23 @@ def composed_once() -> Callable[..., Any]:
     return check
 
 
+def keys_known_once(check_keys: Callable[..., None]) -> Callable[..., None]:
+    """`_check_keys`, which composes the parts that are chosen, before any value is set, once."""
+    compose, remembered = checking._compose, {}
+
+    def composed(name: str, lines: list[str]) -> Any:
+        key = (name, *lines)
+        if key not in remembered:
+            remembered[key] = compose(name, lines)
+        return remembered[key]
+
+    def check(*arguments: Any) -> None:
+        with mock.patch.object(checking, "_compose", composed):
+            check_keys(*arguments)
+
+    return check
+
+
 def contents(folder: Path) -> dict[str, bytes | str]:
     """All files of a folder."""
     return {
@@ -311,7 +329,10 @@ def run(home: Path) -> tuple[int, dict[str, str]]:
     (home / "foreign_module.py").write_text(f"import os\nos.mkdir({str(home / 'mark')!r})\n")
     sys.path.insert(0, str(home))
     try:
-        with mock.patch.object(launching, "check_overrides", composed_once()):
+        with (
+            mock.patch.object(launching, "check_overrides", composed_once()),
+            mock.patch.object(checking, "_check_keys", keys_known_once(checking._check_keys)),
+        ):
             results = {name: outcome(attack, home) for name, attack in made.items()}
     finally:
         sys.path.remove(str(home))
