@@ -2,16 +2,19 @@
 
 import posixpath
 import re
+import shutil
 from functools import cache
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import Abort
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from lightning_losses.catalogue.losses import STATUS, Entry, catalogue, inputs_line
 from lightning_losses.catalogue.other_losses import wrapped_losses
 from lightning_losses.catalogue.parts import PARTS, Part, parts
+from lightning_losses.experiments.messages import message, refused
 
 ROOT = Path(__file__).parents[1]
 # Files of the repository outside this folder, as pages.
@@ -27,6 +30,8 @@ ROOMS = str.split(
 )
 # Settings that most losses have, and that say nothing of one.
 SHARED = ("ignore_index", "reduction", "shared_support")
+# The folder of the site that is built; who hears of an error is not told it.
+_site: list[str] = []
 # What a link leads to, if not away or to a place on its page.
 LINK = re.compile(r"\]\((?!\w+:)([^)#\s]+)")
 
@@ -34,6 +39,7 @@ LINK = re.compile(r"\]\((?!\w+:)([^)#\s]+)")
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Fill in the pages that are not written by hand: those of the experiments, and the API's."""
     assert config.nav is not None
+    _site[:] = [config.site_dir]
     for section in config.nav:
         if "Results" in section:
             pages = [path for folder in RESULTS for path in sorted((ROOT / "docs" / folder).glob("*.md"))]
@@ -47,6 +53,13 @@ def _heading(path: Path) -> dict[str, str]:
     """A page by its heading."""
     title = path.read_text().partition("\n")[0].removeprefix("# ")
     return {title: path.relative_to(ROOT / "docs").as_posix()}
+
+
+def on_build_error(error: Exception) -> None:
+    """Leave in one sentence where the disk or the folder of the site refuses it; half a site is removed."""
+    if isinstance(error, OSError) and refused(error):
+        shutil.rmtree(_site[0], ignore_errors=True)
+        raise Abort(f"{message(error)} When that is mended, the same command builds the site.")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

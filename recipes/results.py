@@ -23,6 +23,7 @@ from lightning_losses.experiments.evidence.result_runs import (
     Runner,
     settings_of,
 )
+from lightning_losses.experiments.messages import message, refused
 
 
 def main() -> int:
@@ -46,6 +47,16 @@ def main() -> int:
         parser.error(str(error))
     except ValueError:
         parser.error(f"--seeds {arguments.seeds} came; give whole numbers with commas between")
+    try:
+        return _run(arguments, names, seeds)
+    except OSError as error:
+        if not refused(error):
+            raise
+        print(f"Error: {message(error)}\nWhen that is mended, the same command goes on.", file=sys.stderr)
+        return 2
+
+
+def _run(arguments: argparse.Namespace, names: list[str], seeds: list[int]) -> int:
     runner = Runner(
         arguments.folder,
         arguments.output,

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.launch import script
+from lightning_losses.experiments.messages import message, refused
 from lightning_losses.experiments.sweeps.sweep import parse, sweep
 
 
@@ -42,6 +43,11 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
         sys.exit(130)
     except ConfigError as error:
         console.print(f"Error: {error}")
+        sys.exit(2)
+    except OSError as error:
+        if not refused(error):
+            raise
+        console.print(f"Error: {message(error)}\nWhen that is mended, continue this sweep by\n  {command}")
         sys.exit(2)
     if report.ended and all(trial.state == "failed" for trial in report.ended):
         console.print("Error: every trial failed; retry=true runs them again when that is mended.")

@@ -68,6 +68,9 @@ def _run(program: str, arguments: argparse.Namespace, rest: list[str]) -> None:
     except ValueError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"Error: {error.filename} can't be written: {error.strerror}.", file=sys.stderr)
+        sys.exit(2)
 
 
 def _list(family: str | None, needs: str | None, *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from string import Template
 
+from lightning_losses.environment.atomic_files import write_all
 from lightning_losses.environment.lazy_exports import exports
 
 FILL_IN = "FILL IN"
@@ -74,14 +75,15 @@ def new_method(family: str, identifier: str, root: Path | None = None) -> list[P
     }
     who = "with_teacher" if subject == "distillation" else "without_teacher"
     templates = {loss: f"loss_{who}.py.txt", test: f"test_{who}.py.txt", config: f"objective_{who}.yaml"}
-    for path, template in templates.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(Template((TEMPLATES / template).read_text()).substitute(values))
+    texts = {
+        path: Template((TEMPLATES / template).read_text()).substitute(values) for path, template in templates.items()
+    }
     row = f"| `{identifier}` | {FILL_IN}: what it does |\n"
-    page.write_text(page.read_text().replace(f"\n{row_above(subject)}", f"{row}\n{row_above(subject)}"))
+    texts[page] = page.read_text().replace(f"\n{row_above(subject)}", f"{row}\n{row_above(subject)}")
     module = f"lightning_losses.losses.{family.replace('/', '.')}.{identifier}"
-    _export(families / "__init__.py", module, name)
-    _export(root / "lightning_losses" / "__init__.py", "lightning_losses.losses", name)
+    for package, source in ((families, module), (root / "lightning_losses", "lightning_losses.losses")):
+        texts[package / "__init__.py"] = _with_export(package / "__init__.py", source, name)
+    write_all(texts)
     return [*templates, page]
 
 
@@ -100,8 +102,8 @@ def _refuse_taken(identifier: str, name: str, families: Path, paths: list[Path])
         raise ValueError(f"new: the name {identifier!r} came, and the library has {name} already; choose another.")
 
 
-def _export(package: Path, module: str, name: str) -> None:
-    """Import a name into a package under ``TYPE_CHECKING``, where it sorts."""
+def _with_export(package: Path, module: str, name: str) -> str:
+    """A package's file that imports a name under ``TYPE_CHECKING``, where it sorts."""
     text = package.read_text()
     line = f"    from {module} import {name} as {name}\n"
     if len(line) > 121:
@@ -114,4 +116,4 @@ def _export(package: Path, module: str, name: str) -> None:
     ]
     lines = text.splitlines(keepends=True)
     lines.insert(before[-1].end_lineno or 0 if before else block.lineno, line)
-    package.write_text("".join(lines))
+    return "".join(lines)

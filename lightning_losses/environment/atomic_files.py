@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -74,10 +74,15 @@ def refusals_of(path: Path) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(path)) from None
 
 
-def append_line(path: Path, line: str) -> None:
+def append_line(path: Path, line: str, *, flush: bool = False) -> None:
     """Add a line to a file, which is made if it isn't there; if that fails, the file stays as it was.
 
     A line before it that a killed process left unfinished is removed.
+
+    Args:
+        path: the file; its folder is made.
+        line: without its end.
+        flush: whether the line is on disk, and not in the system's memory alone, when this returns.
 
     Raises:
         OSError: the disk is full, or the file can't be written to; it names the file.
@@ -100,6 +105,8 @@ def append_line(path: Path, line: str) -> None:
                 # A disk that is nearly full takes a part.
                 while content:
                     content = content[stream.write(content) :]
+                if flush:
+                    os.fsync(stream.fileno())
             except BaseException:
                 stream.truncate(whole)
                 raise
@@ -114,6 +121,22 @@ def write_text(path: Path, text: str, *, shared: bool = False) -> None:
 def write_json(path: Path, content: Any, *, shared: bool = False) -> None:
     """Replace a file by plain values as JSON, where what is not finite is null."""
     write_text(path, json.dumps(finite(content), indent=1, allow_nan=False) + "\n", shared=shared)
+
+
+def write_all(texts: Mapping[Path, str]) -> None:
+    """Write texts; if one can't be written, the files before it are as they were."""
+    before: dict[Path, str | None] = {}
+    try:
+        for path, text in texts.items():
+            before[path] = path.read_text() if path.exists() else None
+            write_text(path, text)
+    except OSError:
+        for path, text_before in before.items():
+            if text_before is None:
+                path.unlink(missing_ok=True)
+            elif path.read_text() != text_before:
+                write_text(path, text_before)
+        raise
 
 
 def finite(value: Any) -> Any:

@@ -23,7 +23,8 @@ def check_writable(folder: Path) -> None:
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         with tempfile.TemporaryFile(dir=there) as probe:
-            probe.write(bytes(4096))
+            # What a run writes before it does anything.
+            probe.write(bytes(2**16))
             probe.flush()
     except OSError as error:
         raise OSError(error.errno, os.strerror(error.errno or errno.EIO), str(there)) from None

@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from lightning_losses.environment.atomic_files import replacing
 from lightning_losses.environment.source_digest import source_digest
 from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.config.instantiate import essential, targets
@@ -156,7 +157,8 @@ class Runner:
         pictures.mkdir(parents=True, exist_ok=True)
         drawn = sorted((folder / "report").glob("*.png"))
         for picture in drawn:
-            shutil.copy(picture, pictures / f"{name}_{picture.name}")
+            with replacing(pictures / f"{name}_{picture.name}") as partial:
+                shutil.copy(picture, partial)
         return Comparison.read(folder / "report"), [picture.stem for picture in drawn]
 
     def _tell(self, what: str, folder: Path) -> None:

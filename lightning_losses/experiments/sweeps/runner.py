@@ -288,9 +288,11 @@ class Runner:
 
 
 def _reason(trial: Trial, code: int) -> str:
-    """The last line that a failed run printed, or its exit code."""
+    """The error that a failed run told of, or the last line that it printed, and its exit code."""
     lines = (trial.folder / "output.txt").read_text(errors="replace").strip().splitlines()
     lines = [line for line in lines if not line.startswith("(debug=true")]
+    # Below it may stand how to go on.
+    lines = [line for line in lines if line.startswith("Error: ")] or lines
     end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     return f"{lines[-1].strip()} ({end})" if lines else end
 

@@ -3,15 +3,14 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from lightning_losses.callbacks.records.metrics_file import read_metrics
-from lightning_losses.environment.atomic_files import write_text
+from lightning_losses.environment.atomic_files import append_line, write_text
 from lightning_losses.environment.locks import take_lock
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.sweeps.sweep_file import Metric
@@ -93,7 +92,6 @@ class Journal:
             take_lock(self.lock.fileno(), patience, folder / ".lock")
             self._claim(identity)
             self.trials = self._read()
-            self._stream: IO[str] = (folder / "trials.jsonl").open("a")
         except BlockingIOError:
             self.lock.close()
             raise ConfigError(f"folder={folder}: this sweep is running in another process; wait for its end.") from None
@@ -105,7 +103,6 @@ class Journal:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stream.close()
         self.lock.close()
 
     def begin(self, number: int, parameters: dict[str, Any], shares: dict[str, float]) -> Trial:
@@ -128,9 +125,7 @@ class Journal:
         return self.folder / "trials" / f"{number:04d}"
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(line) + "\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        append_line(self.folder / "trials.jsonl", json.dumps(line), flush=True)
 
     def _claim(self, identity: Mapping[str, Any]) -> None:
         path, text = self.folder / "sweep.json", json.dumps(identity, sort_keys=True, default=str)
@@ -151,13 +146,9 @@ class Journal:
             return self._trials(path)
 
     def _trials(self, path: Path) -> list[Trial]:
-        text = path.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            # The line that was being written when the machine stopped.
-            os.truncate(path, len(whole.encode()))
         trials: dict[int, Trial] = {}
-        for line in map(json.loads, whole.splitlines()):
+        # Without the line that was being written when the machine stopped.
+        for line in map(json.loads, path.read_text().split("\n")[:-1]):
             number = line["trial"]
             if line["event"] == "begun":
                 trials[number] = Trial(number, line["parameters"], self._folder(number), line["shares"])

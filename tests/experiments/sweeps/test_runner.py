@@ -132,7 +132,7 @@ def test_a_line_that_was_being_written_is_left_out(tmp_path):
     with path.open("a") as stream:
         stream.write('{"trial": 3, "ev')
     assert [trial.state for trial in run(tmp_path).trials] == ["finished"] * 3
-    assert all(json.loads(line) for line in path.read_text().splitlines())
+    assert all(json.loads(line) for line in path.read_text().split("\n")[:-1])
 
 
 def waiting(folder):
