@@ -374,14 +374,15 @@ def _groups(repository: IConfigRepository, parent: str = "") -> set[str]:
 
 def _check_choice(repository: IConfigRepository, override: Override) -> None:
     value, options = override.value(), repository.get_group_options(override.key_or_group)
-    if override.key_or_group == "experiment" and value in repository.get_group_options("comparison"):
+    missing = isinstance(value, (str, int, float)) and str(value) not in options
+    if missing and override.key_or_group == "experiment" and value in repository.get_group_options("comparison"):
         raise ConfigError(
             f"{override.input_line}: it is a comparison; python recipes/compare.py comparison={value} makes it."
         )
     if value is None and not override.is_delete():
         key = override.key_or_group
         raise ConfigError(f"{override.input_line}: choose one of {', '.join(options)}, or take it out by ~{key}.")
-    if isinstance(value, (str, int, float)) and str(value) not in options:
+    if missing:
         raise ConfigError(
             f"{override.input_line}: there is no {override.key_or_group} '{value}'; {nearest(str(value), options)}"
         )
