@@ -89,7 +89,7 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def on_device(trainer: L.Trainer, values: Any, dtype: torch.dtype = torch.float64) -> Tensor:
+def on_device(trainer: L.Trainer, values: Any) -> Tensor:
     """Numbers as a tensor on the training device, in a precision that counts exactly where the device has one."""
     device = trainer.strategy.root_device
-    return torch.as_tensor(values, dtype=torch.float32 if device.type == "mps" else dtype, device=device)
+    return torch.as_tensor(values, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)

@@ -1,6 +1,6 @@
 """Values per row to one value: the mean over kept rows, their sum, or each."""
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -9,11 +9,6 @@ from lightning_losses.numerics.checks import check_choice
 
 Reduction = Literal["mean", "sum", "none"]
 REDUCTIONS = get_args(Reduction)
-
-
-def check_reduction(loss: str, reduction: Any) -> None:
-    """Raise ``ValueError`` unless `reduction` is "mean", "sum" or "none"."""
-    check_choice(loss, "reduction", reduction, Reduction)
 
 
 def reduce(

@@ -217,10 +217,7 @@ def gather_batch(value: Any, group: Any = None) -> Any:
 class _GatherBatch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, group: Any) -> Tensor:
-        own = torch.tensor([value.shape[0]], device=value.device)
-        gathered = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(gathered, own, group)
-        sizes = [int(size) for size in gathered]
+        sizes = sizes_of_all(value.shape[0], value.device, group)
         # all_gather takes equal shapes: shorter batches are padded, and the padding is cut off again.
         padding = value.new_zeros(max(sizes) - value.shape[0], *value.shape[1:])
         padded = torch.cat([value, padding]) if len(padding) else value.contiguous()

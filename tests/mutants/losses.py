@@ -43,7 +43,7 @@ MISTAKES = [
         "losses/confidence/avuc.py",
         f"{CONFIDENCE}/test_avuc.py",
         ("uncertainty.detach() <= thresholds", "uncertainty.detach() < thresholds"),
-        ("steps: int = 21", "steps: int = 20"),
+        ("linspace(0, 1, 21", "linspace(0, 1, 20"),
     ),
     *of(
         "losses/confidence/correctness_aware.py",

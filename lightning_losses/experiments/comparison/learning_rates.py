@@ -68,16 +68,14 @@ class LearningRates:
         return Table(["run", "learning_rate", "seed", "nll", "initial_nll", "seconds", "ended"], lines)
 
     def intervals(self, run: str) -> list[SeedInterval]:
-        """The final loss at each rate; of a run that diverged, that of the untrained network."""
-        return [seed_interval(reached) for reached in self.reached(run)]
-
-    def reached(self, run: str) -> list[list[float]]:
-        """At each rate and seed, the lower of final and initial loss; NaN where a run broke."""
+        """At each rate, the lower of final and initial loss; NaN where a run broke."""
         return [
-            [
-                math.nan if end is None or start is None else min(end, start) if math.isfinite(end) else start
-                for end, start in zip(finals, starts, strict=True)
-            ]
+            seed_interval(
+                [
+                    math.nan if end is None or start is None else min(end, start) if math.isfinite(end) else start
+                    for end, start in zip(finals, starts, strict=True)
+                ]
+            )
             for finals, starts in zip(self.final[run], self.initial[run], strict=True)
         ]
 

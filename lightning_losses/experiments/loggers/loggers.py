@@ -162,9 +162,9 @@ def _number(cell: str) -> float | str | None:
         return cell
 
 
-def _bins(evaluation: Any, num_bins: int = 15) -> list[list[Any]]:
+def _bins(evaluation: Any) -> list[list[Any]]:
     """The reliability diagram's numbers, a line a bin, before and after calibration."""
     rows: list[list[Any]] = []
     for stage, logits in (("before", evaluation.logits), ("after", evaluation.calibrated_logits)):
-        rows += [[stage, place, *row] for place, row in enumerate(reliability(logits, evaluation.target, num_bins))]
+        rows += [[stage, place, *row] for place, row in enumerate(reliability(logits, evaluation.target, num_bins=15))]
     return rows

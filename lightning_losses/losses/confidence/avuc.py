@@ -67,11 +67,9 @@ class AvUC(PredictionLoss):
         return -(value + _EPSILON).log() * (given.kept.sum() > 0)
 
 
-def _spread(
-    uncertainty: Float[Tensor, " rows"], kept: Float[Tensor, " rows"], steps: int = 21
-) -> Float[Tensor, " thresholds"]:
-    """Thresholds evenly spaced from the smallest to the largest uncertainty of the kept rows."""
-    steps_done = torch.linspace(0, 1, steps, dtype=uncertainty.dtype, device=uncertainty.device)
+def _spread(uncertainty: Float[Tensor, " rows"], kept: Float[Tensor, " rows"]) -> Float[Tensor, " thresholds"]:
+    """21 thresholds evenly spaced from the smallest to the largest uncertainty of the kept rows."""
+    steps_done = torch.linspace(0, 1, 21, dtype=uncertainty.dtype, device=uncertainty.device)
     if len(uncertainty) == 0:
         return steps_done
     low = uncertainty.masked_fill(kept == 0, torch.inf).min()
