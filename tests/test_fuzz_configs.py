@@ -142,7 +142,7 @@ def attempt(line):
             with mock.patch.object(launch, "experiment_of", found):
                 launch.prepare(arguments, "train")
                 if any(word.startswith("hydra.run.dir=") for word in line):
-                    launch.run_folder(arguments, "train").__enter__()
+                    launch.hold_folder(arguments, "train").__enter__()
     except SystemExit:
         return "message" if "usage:" in told.getvalue() and "Traceback" not in told.getvalue() else "left silently"
     except Exception as error:

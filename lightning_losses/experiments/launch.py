@@ -8,7 +8,7 @@ import shlex
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lightning_losses.callbacks.records.metrics_file import last_metric
+from lightning_losses.checkpoints import run_folder
 from lightning_losses.checkpoints.interruption import exit_code, interrupt_behind, terminable
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.checkpoints.slurm import queued_again
@@ -28,6 +29,7 @@ from lightning_losses.experiments.config.check_overrides import (
     allowed_targets,
     check_hydra,
     check_overrides,
+    folder_setting,
     plain_overrides,
     saved_overrides,
     to_repeat,
@@ -35,7 +37,6 @@ from lightning_losses.experiments.config.check_overrides import (
 from lightning_losses.experiments.config.instantiate import allowing, find_target, instantiate
 from lightning_losses.experiments.config.settings import SETTINGS
 from lightning_losses.experiments.messages import EXPECTED, expected, fail, refused, tell
-from lightning_losses.experiments.run_folder import run_folder
 from lightning_losses.numerics.checks import debug
 
 
@@ -150,7 +151,7 @@ def launch(recipe: str, arguments: Sequence[str] | None = None, program: str | N
             parsed = parser.parse_args(words)
             allowed = prepare(parsed, recipe, program)
             if not _shows(parsed):
-                held.enter_context(run_folder(parsed, parsed.config_name or recipe))
+                held.enter_context(hold_folder(parsed, parsed.config_name or recipe))
         except KeyboardInterrupt as error:
             tell("Interrupted; nothing was trained yet.")
             sys.exit(exit_code(error))
@@ -165,6 +166,34 @@ def launch(recipe: str, arguments: Sequence[str] | None = None, program: str | N
         version.setbase("1.3")
         # hydra.main would read the process's arguments.
         _run_hydra(parsed, parser, task, config_path=f"pkg://{CONFIG_MODULE}", config_name=recipe)
+
+
+def hold_folder(arguments: argparse.Namespace, config_name: str) -> AbstractContextManager[None]:
+    """Hold the folder of a run, or of a sweep (``-m``), while it runs.
+
+    A folder that is named by the time is made here, and made sure to be new: of two runs that start in the same second,
+    the second one's has a number behind the time. What Hydra is told of it is added to the arguments. Further processes
+    of a run hold nothing, and leave Hydra's own files to the first one.
+
+    Args:
+        arguments: parsed; their overrides have been checked.
+        config_name: the primary configuration.
+
+    Raises:
+        ValueError: another run goes on in the folder, or it can't be written to.
+    """
+    if not first_process():
+        arguments.overrides.append("hydra.output_subdir=null")
+        return nullcontext()
+    key = "hydra.sweep.dir" if arguments.multirun else "hydra.run.dir"
+    setting = folder_setting(key, config_name, arguments.overrides, config_dir=arguments.config_dir)
+    folder = setting.path.expanduser()
+    check_writable(key, folder)
+    if setting.by_time:
+        folder = run_folder.new(folder)
+        escaped = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+        arguments.overrides.append(f"{key}='{escaped}'")
+    return run_folder.held(folder, key)
 
 
 def _shows(arguments: argparse.Namespace) -> bool:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_losses.checkpoints import run_folder
 from lightning_losses.data.image_data import ImageDataset
 from lightning_losses.environment import locks
 from lightning_losses.experiments import launch as launching
-from lightning_losses.experiments import run_folder
 from lightning_losses.experiments.kinds.classification import trainings
 from lightning_losses.experiments.training import training
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
@@ -132,7 +132,7 @@ def test_two_runs_that_start_in_one_second_take_two_folders_and_one_folder_is_he
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_folder, "_SECONDS", 0.0)
-    words, new = ["experiment=classify", "data=digits", "output=runs"], run_folder._new
+    words, new = ["experiment=classify", "data=digits", "output=runs"], run_folder.new
 
     class Made(types.SimpleNamespace):
         no_sweep = "it returns no number"
@@ -145,7 +145,7 @@ def test_two_runs_that_start_in_one_second_take_two_folders_and_one_folder_is_he
 
     monkeypatch.setattr(launching, "experiment_of", lambda config, *_: Made(config=config))
     # For two is one second too short to start in.
-    monkeypatch.setattr(run_folder, "_new", lambda folder: new(folder.with_name("12-00-00")))
+    monkeypatch.setattr(run_folder, "new", lambda folder: new(folder.with_name("12-00-00")))
     both(lambda number, wait: (wait(), launching.launch("train", [*words, f"seed={number}"], "train")))
     (day,) = (tmp_path / "runs").iterdir()
     folders = sorted(day.iterdir())
