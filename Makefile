@@ -5,7 +5,8 @@
 # The tests run in WORKERS processes; make test ARGS="-n 0 -k WORD" runs the chosen ones in one.
 # make fuzz: every loss at the edges of its inputs, and 2,000 malformed configurations, with counts.
 # make hostile: folders, configurations and files made to harm, each of which must be refused, with their count.
-# make kills: runs of two processes, interrupted and killed at random moments, against runs that were left alone.
+# make kills: runs of two processes, sweeps, calibrations, teachers' caches and two runs at once, interrupted and killed at
+# random moments, against runs that were left alone, with counts.
 # make mutants: plausible mistakes, put into a copy of the package one at a time, and which of them the tests notice.
 # The first of them makes a virtual environment in $(VENV); later ones use it, and install again when the project's
 # requirements change.

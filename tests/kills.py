@@ -1,4 +1,4 @@
-"""Runs of two processes, interrupted and killed at random: python -m tests.kills; the suite does a part."""
+"""Runs of all kinds, interrupted and killed at random, with counts: python -m tests.kills; the suite does a part."""
 
 import argparse
 import functools
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from lightning_losses.experiments.training import training
+from tests.killed_work import WORK, killed
 from tests.recipes.conftest import composed
 from tests.recipes.test_kill import RUNS, SHORT, train
 from tests.recipes.test_kill_processes import TRAINERS, assert_same, by_launcher, on_two
@@ -34,7 +35,7 @@ def main() -> int:
     for stream in (1, 2):
         os.dup2(silence, stream)
     training.source_digest = lambda *_: "the same"
-    broken, started = 0, time.perf_counter()
+    kinds, broken, started = 0, 0, time.perf_counter()
     for trainer in ("ddp", "fsdp", "shards"):
         for name, (_, overrides) in RUNS.items():
             if arguments.only not in f"{trainer}: {name}":
@@ -47,7 +48,19 @@ def main() -> int:
                 except AssertionError as error:
                     broken, outcome = broken + 1, f"FAILED: {error}"
             os.write(told, f"{trainer}: {name}: {outcome}\n".encode())
-    os.write(told, f"{broken} failed; {time.perf_counter() - started:.0f} s\n".encode())
+            kinds += 1
+    for name, work in WORK.items():
+        if arguments.only not in name:
+            continue
+        rng = random.Random(name)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                outcome = killed(work, Path(folder), lambda seconds, rng=rng: rng.uniform(0, seconds), arguments.kills)
+            except AssertionError as error:
+                broken, outcome = broken + 1, f"FAILED: {error}"
+        os.write(told, f"{name}: {outcome}\n".encode())
+        kinds += 1
+    os.write(told, f"{kinds} kinds of runs, {broken} failed; {time.perf_counter() - started:.0f} s\n".encode())
     return 1 if broken else 0
 
 
