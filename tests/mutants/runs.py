@@ -17,7 +17,7 @@ MISTAKES = [
     *of(
         "environment/atomic_files.py",
         "tests/environment/test_atomic_files.py",
-        ("os.fsync(stream.fileno())", "pass"),
+        ("os.fsync(stream.fileno())\n            os.replace", "pass\n            os.replace"),
         ("_flush_folder(path.parent)", "pass"),
     ),
     *of(
