@@ -90,6 +90,18 @@ def check_targets(
         )
 
 
+def check_cached_classes(loss: str, classes: Int[Tensor, "*rows k"], vocabulary: int) -> None:
+    """Raise ``ValueError`` for a cached class outside the vocabulary: always on a CPU, elsewhere under `debug`."""
+    if classes.device.type != "cpu" and not debugging():
+        return
+    wrong = classes[(classes < 0) | (classes >= vocabulary)]
+    if len(wrong):
+        raise ValueError(
+            f"{loss}: a cached logit of class {int(wrong[0])} came with a vocabulary of {vocabulary}; give classes 0 "
+            f"to {vocabulary - 1}."
+        )
+
+
 class ChosenRows(NamedTuple):
     """The rows of hidden states and targets that go on.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.numerics.checks import check_number
-from lightning_losses.numerics.rows import labelled_rows
+from lightning_losses.numerics.rows import check_classes, labelled_rows
 
 
 class MixupMixin(ObjectiveMixin):
@@ -97,7 +97,7 @@ def mix(
         alpha: the Dirichlet concentration, above 0.
 
     Raises:
-        ValueError: inputs that can't be mixed; a size or a concentration out of range.
+        ValueError: inputs that can't be mixed; a target, a size or a concentration out of range.
 
     Example:
         >>> inputs, target = mix(torch.eye(3), torch.tensor([0, 1, 2]), 3)
@@ -108,10 +108,10 @@ def mix(
     check_number("mix", "alpha", alpha, above=0)
     if not inputs.is_floating_point():
         raise ValueError(f"mix: inputs have dtype {inputs.dtype}; only floating-point inputs can be mixed.")
-    kept = labelled_rows(target)
     if target.is_floating_point():
-        probabilities = target
+        kept, probabilities = labelled_rows(target), target
     else:
+        kept = check_classes("mix", target, num_classes)
         probabilities = F.one_hot(target.masked_fill(~kept, 0), num_classes).to(inputs.dtype) * kept.unsqueeze(-1)
     weights = torch.distributions.Dirichlet(torch.full((size,), float(alpha))).sample().tolist()
     mixed_inputs, mixed_target = weights[0] * inputs, weights[0] * probabilities

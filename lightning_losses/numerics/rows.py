@@ -9,6 +9,9 @@ from torch import Tensor
 from lightning_losses.numerics.checks import check_floating, debugging
 from lightning_losses.numerics.probabilities import full_precision, known_everywhere, known_somewhere
 
+# How far from 1 probabilities that a network made in half precision add up, and from [0, 1] those that were mixed lie.
+_SUM_TOLERANCE, _ROUNDING = 1e-2, 1e-6
+
 
 class Rows(NamedTuple):
     """What a classification loss works on, checked, in full precision, with ignored rows made harmless."""
@@ -83,6 +86,7 @@ def classification_rows(
                 f"{_classes_last(logits)}."
             )
         _check_dimensions(loss, logits)
+        check_probabilities(loss, "target", target)
         return _of_kept(logits, target.to(logits.dtype), labelled_rows(target))
     if target.dtype != torch.int64:
         raise ValueError(
@@ -133,6 +137,34 @@ def check_classes(
                 f"ignore_index={ignore_index}."
             )
     return kept
+
+
+def check_shares(loss: str, name: str, given: Float[Tensor, "*shape"]) -> None:
+    """Raise ``ValueError`` for entries outside [0, 1], on a CPU and under `debug`; NaN is left to the value."""
+    if given.device.type == "cpu" or debugging():
+        wrong = (given < -_ROUNDING) | (given > 1 + _ROUNDING)
+        _refuse_where(wrong, given, f"{loss}: {name} holds {{}}; give numbers in [0, 1].")
+
+
+def check_probabilities(loss: str, name: str, given: Float[Tensor, "*rows classes"]) -> None:
+    """Raise ``ValueError`` for entries below 0, and rows that add up neither to 1 nor to 0, likewise.
+
+    Example:
+        >>> check_probabilities("demo", "target", torch.tensor([[0.5, 1.0]]))
+        Traceback (most recent call last):
+        ValueError: demo: a row of target adds up to 1.5; give probabilities, which add up to 1, or to 0 for no label.
+    """
+    if given.device.type == "cpu" or debugging():
+        _refuse_where(given < -_ROUNDING, given, f"{loss}: {name} holds {{}}; give probabilities, at least 0.")
+        total = full_precision(given).sum(dim=-1)
+        told = "give probabilities, which add up to 1, or to 0 for no label."
+        wrong = ((total - 1).abs() > _SUM_TOLERANCE) & (total != 0)
+        _refuse_where(wrong, total, f"{loss}: a row of {name} adds up to {{}}; {told}")
+
+
+def _refuse_where(wrong: Bool[Tensor, "*shape"], given: Tensor, told: str) -> None:
+    if known_somewhere(wrong) or (debugging() and bool(wrong.any())):
+        raise ValueError(told.format(f"{float(given[wrong][0]):g}"))
 
 
 def required_target(loss: str, target: Shaped[Tensor, "..."] | None) -> Shaped[Tensor, "..."]:

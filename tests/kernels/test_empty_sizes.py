@@ -86,6 +86,18 @@ def test_a_teacher_without_width_or_logits_is_refused_in_a_sentence():
             linear_distillation(hidden, weight, TopKLogits(cache, cache.long()), objective=KD())
 
 
+@pytest.mark.parametrize("impl", ["auto", "autograd"])
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_a_cached_class_outside_the_vocabulary_is_refused(wrong, impl):
+    hidden, weight, target, _ = call(3, 4, 5)
+    cache = TopKLogits(torch.ones(3, 2), torch.tensor([[0, 1], [wrong, 2], [0, 1]]))
+    with pytest.raises(ValueError, match=f"a cached logit of class {wrong} came with a vocabulary of 5"):
+        linear_distillation(hidden, weight, cache, target=target, objective=KD(), impl=impl)
+    # Of a token that is ignored nothing is read.
+    ignored = target.index_fill(0, torch.tensor([1]), -100)
+    assert linear_distillation(hidden, weight, cache, target=ignored, objective=KD(), impl=impl).loss.isfinite()
+
+
 @pytest.mark.parametrize("door", DOORS)
 def test_a_head_of_one_class_is_refused(door):
     with pytest.raises(ValueError, match="a head of 1 class came, and softmax over one class is 1"):

@@ -403,6 +403,34 @@ def test_a_missing_target_is_refused(loss):
             build(loss)(**{**tensors(loss), "target": None})
 
 
+@those("logits", "target", but=("crd",))
+@pytest.mark.parametrize("change", [lambda p: p - 0.5, lambda p: 2 * p, lambda p: p / 2], ids=["below 0", "2", "1/2"])
+def test_a_target_that_is_no_probability_is_refused(loss, change):
+    values = tensors(loss)
+    values["target"] = change(values["logits"].softmax(dim=-1))
+    told = rf"^({loss.identifier()}|ofa_kd): (target holds -|a row of target adds up to).*give probabilities"
+    with pytest.raises(ValueError, match=told):
+        build(loss)(**values)
+
+
+@pytest.mark.parametrize("name", ["past_probabilities", "mixup_target", "teacher_aspects", "ratio"])
+@pytest.mark.parametrize("by", [-1, 2])
+def test_shares_out_of_range_are_refused(name, by):
+    for loss in (loss for loss in EVERY if name in loss.inputs()):
+        values = tensors(loss)
+        values[name][0] += by
+        with pytest.raises(ValueError, match=rf"^{loss.identifier()}: (a row of )?{name} (holds|adds up to)"):
+            build(loss)(**values)
+
+
+@those()
+def test_what_is_no_tensor_is_named(loss):
+    values = tensors(loss)
+    for name, value in floating(values).items():
+        with pytest.raises(ValueError, match=rf"^{loss.identifier()}: .*{name}"):
+            build(loss)(**{**values, name: value.tolist()})
+
+
 @those("logits", "target", without=["features", "mixup_logits"])
 def test_classes_that_do_not_come_last_are_refused(loss):
     sizes = (2, CLASSES, 3, 4)

@@ -101,6 +101,11 @@ def test_bad_options_are_refused(options):
         module(MIXUP, **options)
 
 
+def test_a_target_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="mix: target 3 came with 3 classes"):
+        mix(torch.eye(2), torch.tensor([0, 3]), 3)
+
+
 def test_integer_inputs_are_refused():
     with pytest.raises(ValueError, match="int64"):
         mix(torch.zeros(2, 3, dtype=torch.long), torch.tensor([0, 1]), 2)

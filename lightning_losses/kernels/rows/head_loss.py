@@ -11,6 +11,7 @@ from lightning_losses.kernels.autograd import Operands, gradients_in_forward
 from lightning_losses.kernels.cross_entropy.walk import default_chunk
 from lightning_losses.kernels.inputs import (
     autocast,
+    check_cached_classes,
     check_chunk,
     check_classes_of_head,
     check_head,
@@ -23,7 +24,7 @@ from lightning_losses.kernels.rows.by_hand import evaluator_of
 from lightning_losses.kernels.rows.gradients import ChunkedRows, Parts, Walk, scaled_sum
 from lightning_losses.kernels.rows.objectives import objective_of
 from lightning_losses.kernels.rows.row_wise import RowFunction, refuses, rows_of
-from lightning_losses.kernels.rows.teachers import Teacher
+from lightning_losses.kernels.rows.teachers import Teacher, TopKLogits
 from lightning_losses.kernels.rows.triton import refuses_kernel
 from lightning_losses.kernels.rows.walk import ChunkLoss, walk
 from lightning_losses.losses.base import Loss
@@ -87,6 +88,8 @@ def head_loss(
             teacher = teacher.select(index)
         if teacher is not None and kept is not None:
             teacher = teacher.masked(kept)
+    if isinstance(teacher, TopKLogits):
+        check_cached_classes(name, teacher.classes, len(weight))
     operands = Operands(rows, weight, bias, target)
     scale, _ = scales(rows, settled_reduction, normalizer, kept=kept)
     evaluate: Walk

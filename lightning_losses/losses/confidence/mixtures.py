@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_losses.losses.kinds import index_rows
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.rows import check_probabilities
 
 
 class MixtureRows(NamedTuple):
@@ -50,4 +51,5 @@ def mixture_rows(
     if rows.kept is not None:
         ignored = ~rows.kept.unsqueeze(-1)
         mixtures, purity = mixtures.masked_fill(ignored, 0.0), purity.masked_fill(ignored, 0.0)
+    check_probabilities(loss, "mixup_target", purity)
     return MixtureRows(rows.logits, mixtures, purity, rows.kept)

@@ -6,6 +6,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.kinds import TaughtLoss
+from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.divergences import cross_entropy, kl_divergence
 from lightning_losses.numerics.probabilities import finite_logarithms, log_probabilities
 from lightning_losses.numerics.reduction import reduce
@@ -70,6 +71,7 @@ class DeiTDistill(TaughtLoss):
         first = self.pairs(logits, teacher_logits, target)
         second = first
         if distillation_logits is not None:
+            check_floating(self._identifier, "distillation_logits", distillation_logits)
             second = self.pairs(distillation_logits, teacher_logits, target)
         label = cross_entropy(log_probabilities(first.logits), required_target(self._identifier, first.target))
         if self.kind == "hard":

@@ -11,6 +11,7 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import full_precision, known_finite
 from lightning_losses.numerics.reduction import Reduction, reduce
+from lightning_losses.numerics.rows import check_shares
 
 
 class MultiAspectKD(Loss):
@@ -62,6 +63,7 @@ class MultiAspectKD(Loss):
                 f"{self._identifier}: teacher_aspects of shape {list(teacher_aspects.shape)} came with aspect_logits "
                 f"of shape {list(aspect_logits.shape)}; give one probability of yes for each of at least one question."
             )
+        check_shares(self._identifier, "teacher_aspects", teacher_aspects)
         logits = full_precision(aspect_logits)
         answer = teacher_aspects.detach().to(logits.dtype)
         if logits.device.type == "cpu":

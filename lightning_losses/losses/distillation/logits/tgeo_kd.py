@@ -10,11 +10,11 @@ from torch.func import functional_call
 
 from lightning_losses.losses.classification.cross_entropy import CrossEntropy
 from lightning_losses.losses.kinds import TaughtLoss
-from lightning_losses.numerics.checks import check_count, check_number
+from lightning_losses.numerics.checks import check_count, check_floating, check_number
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.rows import class_indices, pick, required_target
+from lightning_losses.numerics.rows import check_shares, class_indices, pick, required_target
 from lightning_losses.numerics.settings import Temperature
 
 
@@ -64,6 +64,7 @@ class TGeoKD(TaughtLoss):
     ) -> Float[Tensor, "..."]:
         """Check, evaluate and reduce; the class documents what."""
         rows = self.pairs(logits, teacher_logits, required_target(self._identifier, target))
+        check_floating(self._identifier, "ratio", ratio)
         if ratio.shape != logits.shape[:-1]:
             raise ValueError(
                 f"{self._identifier}: a ratio of shape {list(ratio.shape)} came with logits of shape "
@@ -72,6 +73,7 @@ class TGeoKD(TaughtLoss):
         share = full_precision(ratio).to(rows.logits.dtype)
         if rows.kept is not None:
             share = share.masked_fill(~rows.kept, 0.0)
+        check_shares(self._identifier, "ratio", share)
         divergence = kl_divergence(
             log_probabilities(rows.teacher_logits, self.temperature), log_probabilities(rows.logits, self.temperature)
         )

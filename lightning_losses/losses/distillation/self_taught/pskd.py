@@ -9,7 +9,7 @@ from lightning_losses.numerics.checks import check_floating, check_number
 from lightning_losses.numerics.divergences import cross_entropy
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.rows import classification_rows, required_target
+from lightning_losses.numerics.rows import check_probabilities, classification_rows, required_target
 from lightning_losses.numerics.settings import Share
 
 Progress = float | Float[Tensor, ""]
@@ -81,5 +81,6 @@ class PSKD(RowLoss):
         past = past_probabilities.to(rows.logits.dtype)
         if rows.kept is not None:
             past = past.masked_fill(~rows.kept.unsqueeze(-1), 0.0)
+        check_probabilities(self._identifier, "past_probabilities", past)
         soft = pskd_target(required_target(self._identifier, rows.target), past, self.alpha * epoch_progress)
         return reduce(cross_entropy(log_probabilities(rows.logits), soft), self.reduction, rows.kept)

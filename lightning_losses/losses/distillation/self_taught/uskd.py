@@ -17,7 +17,7 @@ from lightning_losses.numerics.probabilities import (
     log_probabilities_within,
 )
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.rows import classification_rows, required_target
+from lightning_losses.numerics.rows import classification_rows, labelled_rows, required_target
 from lightning_losses.numerics.settings import Bound, Weight
 
 RankMode = Literal["reference", "probability"]
@@ -112,17 +112,24 @@ class USKD(RowLoss):
         target: Shaped[Tensor, "..."],
     ) -> Float[Tensor, ""]:
         """Check, evaluate and reduce; the class documents what."""
-        check_floating(self._identifier, "features", features)
+        for name, tensor in (("logits", logits), ("features", features)):
+            check_floating(self._identifier, name, tensor)
         target = required_target(self._identifier, target)
-        if features.ndim < 2 or features.shape[:-1] != logits.shape[:-1] or logits.shape[-1] != self.num_classes:
+        if (
+            features.ndim < 2
+            or features.shape[-1] == 0
+            or features.shape[:-1] != logits.shape[:-1]
+            or logits.shape[-1] != self.num_classes
+        ):
             raise ValueError(
                 f"{self._identifier}: features of shape {list(features.shape)} and logits of shape "
                 f"{list(logits.shape)} came; give [..., D] and [..., {self.num_classes}] with the same "
                 "samples, maps pooled to vectors."
             )
-        if not target.is_floating_point() and target.shape == features.shape[:-1]:
+        kept = labelled_rows(target, self.ignore_index)
+        if kept.shape == features.shape[:-1]:
             # An ignored row may hold anything; as zeros it adds nothing to the head's gradient.
-            features = features.masked_fill((target == self.ignore_index).unsqueeze(-1), 0.0)
+            features = features.masked_fill(~kept.unsqueeze(-1), 0.0)
         return self.with_weak_logits(logits, self.head(features.to(self.head.weight.dtype)), target)
 
     def with_weak_logits(
