@@ -43,6 +43,7 @@ def classification_rows(
     ignore_index: int = -100,
     *,
     least_classes: int = 2,
+    shaped: bool = False,
 ) -> Rows:
     """Check logits against a target and neutralise the rows whose target is `ignore_index`.
 
@@ -53,6 +54,7 @@ def classification_rows(
             logits have at most three dimensions.
         ignore_index: rows with this target, and rows of probabilities that are all 0, count for nothing; their logits
             and target are set to 0.
+        shaped: whether the caller holds the shape against another tensor's, with an entry for each row.
         least_classes: how many classes there must be; 2 where softmax is taken, which is constant over one.
 
     Returns:
@@ -75,7 +77,8 @@ def classification_rows(
     if debugging() and bool(torch.isnan(logits).any()):
         raise ValueError(f"{loss}: logits hold NaN; find the layer that made it before it spreads.")
     if target is None:
-        _check_dimensions(loss, logits)
+        if not shaped:
+            _check_dimensions(loss, logits)
         return Rows(logits, None, None)
     target = required_target(loss, target)
     if target.is_floating_point():
@@ -164,7 +167,7 @@ def check_probabilities(loss: str, name: str, given: Float[Tensor, "*rows classe
 
 def _refuse_where(wrong: Bool[Tensor, "*shape"], given: Tensor, told: str) -> None:
     if known_somewhere(wrong) or (debugging() and bool(wrong.any())):
-        raise ValueError(told.format(f"{float(given[wrong][0]):g}"))
+        raise ValueError(told.format(f"{float(given.detach()[wrong][0]):g}"))
 
 
 def required_target(loss: str, target: Shaped[Tensor, "..."] | None) -> Shaped[Tensor, "..."]:

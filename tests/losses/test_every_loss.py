@@ -448,6 +448,7 @@ def test_four_dimensions_without_class_indices_are_refused(loss):
     """Softmax would be over the width, in silence."""
     sizes = (2, CLASSES, 3, CLASSES)
     values = {name: torch.full(sizes, 0.2) if name in CLASS_WISE else value for name, value in tensors(loss).items()}
+    values.pop("unlabelled", None)
     if "target" in values:
         values["target"] = torch.full(sizes, 0.2) if loss.inputs()["target"] else None
     told = rf"^{loss.identifier()}: logits of shape \[2, 5, 3, 5\] came without class indices.*movedim.*flatten"

@@ -308,7 +308,7 @@ def rankmixup_mrl(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str
     logit = RankMixupMRL(margin=margin)(raw, target, mixup, mixed)
     mask = (mixed.max(-1).values < 1).double()
     # The authors' code broadcasts the mask over the batch: a product of means.
-    everything = RankMixupMRL(margin=margin)(raw, target, mixup, 0.5 * mixed)
+    everything = RankMixupMRL(margin=margin)(raw, target, mixup, torch.full_like(mixed, 1 / mixed.shape[-1]))
     found = gradients(logit, raw_per_sample=raw, mixup_per_sample=mixup)
     return {
         "loss_ce": ce,

@@ -63,7 +63,7 @@ class ClassRelationKD(Loss):
         unlabelled: Bool[Tensor, "*rows"] | None = None,
     ) -> Float[Tensor, ""]:
         """Check and evaluate; the class documents what."""
-        student = classification_rows(self._identifier, logits, None).logits
+        student = classification_rows(self._identifier, logits, None, shaped=unlabelled is not None).logits
         check_floating(self._identifier, "teacher_logits", teacher_logits)
         known = teacher_logits.shape[-1] if teacher_logits.ndim else 0
         if teacher_logits.shape[:-1] != logits.shape[:-1] or not 2 <= known <= logits.shape[-1]:
