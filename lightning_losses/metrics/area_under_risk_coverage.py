@@ -82,6 +82,7 @@ class AreaUnderRiskCoverage(PredictionMetric):
 
     row_names: ClassVar[tuple[str, ...]] = ("confidence", "error")
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary")
+    batched = True
 
     def __init__(self, *, excess: bool = False, **options: Unpack[MetricOptions]) -> None:
         super().__init__(**options)
@@ -111,18 +112,21 @@ def _confidence_and_error(given: Predictions) -> tuple[Float[Tensor, " rows"], F
     return confidence, (prediction != given.target).to(probabilities)
 
 
-def _risk(confidence: Tensor, error: Tensor) -> Float[Tensor, " rows"]:
+def _risk(confidence: Float[Tensor, "*resamples rows"], error: Float[Tensor, "*resamples rows"]) -> Tensor:
     ordered, order = confidence.sort(descending=True)
-    _, group, sizes = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(sizes), dtype=torch.float64, device=error.device).index_add_(0, group, error[order].double())
-    shared = (sums / sizes)[group]
-    return shared.cumsum(0) / torch.arange(1, len(error) + 1, device=error.device)
+    begins = torch.cat([torch.ones_like(ordered[..., :1]), ordered.diff().abs()], dim=-1) > 0
+    group = begins.long().cumsum(dim=-1) - 1
+    zeros, errors = torch.zeros_like(ordered, dtype=torch.float64), error.gather(-1, order).double()
+    sums = zeros.scatter_add(-1, group, errors)
+    sizes = zeros.scatter_add(-1, group, torch.ones_like(errors))
+    shared = (sums / sizes).gather(-1, group)
+    return shared.cumsum(dim=-1) / torch.arange(1, error.shape[-1] + 1, device=error.device)
 
 
-def _area(confidence: Tensor, error: Tensor, excess: bool) -> Float[Tensor, ""]:
-    area = _risk(confidence, error).mean()
+def _area(confidence: Tensor, error: Tensor, excess: bool) -> Float[Tensor, "*resamples"]:
+    area = _risk(confidence, error).mean(dim=-1)
     if not excess:
         return area
     worst_last = error.double().sort().values
-    best = worst_last.cumsum(0) / torch.arange(1, len(error) + 1, device=error.device)
-    return area - best.mean()
+    best = worst_last.cumsum(dim=-1) / torch.arange(1, error.shape[-1] + 1, device=error.device)
+    return area - best.mean(dim=-1)

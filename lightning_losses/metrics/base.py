@@ -26,7 +26,7 @@ class PredictionMetric(Metric):
     A subclass maps predictions to statistics of each sample in `_rows`. Where the value is a function of sums over
     samples it gives `sums_shape`, `_sums` and `_value`, and only float64 sums are kept, which processes add up; else it
     gives `_statistic`, and the samples' statistics are kept and gathered. `keep_rows=True` keeps them always, which
-    `interval` needs.
+    `interval` needs; `batched` says that `_statistic` takes many resamples at once, as `bootstrap_interval` means it.
 
     Args:
         **options: see `MetricOptions`.
@@ -39,6 +39,7 @@ class PredictionMetric(Metric):
 
     row_names: ClassVar[tuple[str, ...]] = ("row",)
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "binary", "multilabel")
+    batched: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -110,7 +111,9 @@ class PredictionMetric(Metric):
             return self._interval(self._kept(), level, resamples, seed)
 
     def _interval(self, rows: tuple[Tensor, ...], level: float, resamples: int, seed: int) -> Interval:
-        return bootstrap_interval(self._statistic, *rows, level=level, resamples=resamples, seed=seed)
+        return bootstrap_interval(
+            self._statistic, *rows, level=level, resamples=resamples, seed=seed, batched=self.batched
+        )
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Plot one or several values on matplotlib axes; the current one if none is given."""
@@ -139,6 +142,7 @@ class MeanMetric(PredictionMetric):
     """Base of the metrics that are the mean of a number of each sample, which `_rows` gives."""
 
     row_names: ClassVar[tuple[str, ...]] = ("values",)
+    batched = True
 
     def __init__(self, **options: Unpack[MetricOptions]) -> None:
         super().__init__(sums_shape=(2,), **options)
@@ -149,3 +153,6 @@ class MeanMetric(PredictionMetric):
 
     def _value(self, sums: Tensor) -> Tensor:
         return sums[0] / sums[1]
+
+    def _statistic(self, *rows: Tensor) -> Tensor:
+        return rows[0].double().mean(dim=-1)

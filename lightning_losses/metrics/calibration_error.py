@@ -131,10 +131,13 @@ class CalibrationError(PredictionMetric):
         return bin_sums(rows[0], rows[1], bins_of(rows[0], self.num_bins, self.binning), self.num_bins)
 
     def _value(self, sums: Tensor) -> Tensor:
-        return _error(binned(sums), self.norm, self.weighting, self.debiased)
+        return self._of_bins(binned(sums))
 
-    def _population(self, sums: Tensor) -> Tensor:
-        return _error(binned(sums), self.norm, self.weighting, debiased=False)
+    def _of_bins(self, bins: Binned) -> Tensor:
+        return _error(bins, self.norm, self.weighting, self.debiased)
+
+    def _population(self, bins: Binned) -> Tensor:
+        return _error(bins, self.norm, self.weighting, debiased=False)
 
     def _interval(self, rows: tuple[Tensor, ...], level: float, resamples: int, seed: int) -> Interval:
         if self.norm == "max":
@@ -148,7 +151,7 @@ class CalibrationError(PredictionMetric):
             outcome,
             bins_of(confidence, self.num_bins, self.binning),
             self.num_bins,
-            self._value,
+            self._of_bins,
             self._population,
             exclusive=self.task == "multiclass" and self.scope == "classwise",
             level=level,
@@ -160,18 +163,19 @@ class CalibrationError(PredictionMetric):
 def _error(
     bins: Binned, norm: float | Literal["max"], weighting: Weighting, debiased: bool
 ) -> Float[Tensor, "*resamples"]:
-    filled = bins.samples > 0
     gap = (bins.outcome - bins.confidence).abs()
     if norm == "max":
+        filled = bins.samples > 0
         largest = gap.masked_fill(~filled, 0.0).amax(dim=(-2, -1))
         return torch.where(filled.any(dim=-1).any(dim=-1), largest, torch.nan)
-    power = gap**norm
+    power = gap if norm == 1 else gap**norm
     if debiased:
         noise = bins.outcome * (1 - bins.outcome) / (bins.samples - 1).clamp(min=1)
         power = torch.where(bins.samples >= 2, power - noise, 0.0)
-    weight = bins.samples if weighting == "count" else filled.double()
+    weight = bins.samples if weighting == "count" else (bins.samples > 0).double()
     per_column = (weight * power).sum(dim=-2) / weight.sum(dim=-2)
-    return per_column.clamp(min=0).mean(dim=-1) ** (1 / norm)
+    mean = per_column.clamp(min=0).mean(dim=-1)
+    return mean if norm == 1 else mean ** (1 / norm)
 
 
 def _check_options(

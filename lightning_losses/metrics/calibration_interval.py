@@ -1,16 +1,15 @@
 """Confidence intervals of calibration errors in bins, which hold at calibration too."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.metrics.bins import bin_sums, binned
-from lightning_losses.metrics.bootstrap import Interval, check_resampling
+from lightning_losses.metrics.bins import Binned, bin_sums, binned
+from lightning_losses.metrics.bootstrap import Interval, check_resampling, quantile_of
 
-Error = Callable[[Float[Tensor, "*resamples three bins columns"]], Float[Tensor, "*resamples"]]
+Error = Callable[[Binned], Float[Tensor, "*resamples"]]
 # Successes and failures, two of each, that are added to a bin before its noise is drawn.
 _ADDED = 4.0
 _CHUNK = 1 << 22
@@ -43,7 +42,7 @@ def calibration_interval(
         outcome: [N, C] what came true.
         index: [N, C] the bins.
         num_bins: B.
-        error: maps sums in bins, as of `bin_sums`, to the error; leading dimensions are resamples.
+        error: maps bins to the error; leading dimensions are resamples.
         population: the same of gaps without noise: `error` without its debiasing.
         exclusive: whether one column comes true in each row, as of classes; else they are independent.
         level: the confidence, in (0, 1).
@@ -60,12 +59,12 @@ def calibration_interval(
     device, tail = confidence.device, (1 - level) / 2
     confidence, outcome, index = confidence.cpu().double(), outcome.cpu(), index.cpu()
     sums = bin_sums(confidence, outcome, index, num_bins)
-    estimate = float(error(sums))
+    count, mean, frequency = bins = binned(sums)
+    estimate = float(error(bins))
     if len(confidence) == 0:
         nothing = torch.full((), torch.nan, dtype=torch.float64, device=device)
         return Interval(nothing, nothing)
     generator = torch.Generator().manual_seed(seed)
-    count, mean, frequency = binned(sums)
     filled = count.clamp(min=1)
     gap = frequency - mean
 
@@ -94,12 +93,12 @@ def calibration_interval(
         # To a part of a standard error that is less than the noise of the resamples.
         for _ in range(8):
             k = (low + high) / 2
-            values = error(torch.stack([counts, counts * mean, counts * (widened(k) + noise)], dim=-3))
-            low, high = (k, high) if _quantile(values, quantile) <= estimate + 1e-12 else (low, k)
-        return float(population(torch.stack([count, count * mean, count * widened((low, high)[outwards])])))
+            values = error(Binned(counts, mean, widened(k) + noise))
+            low, high = (k, high) if quantile_of(values, quantile) <= estimate + 1e-12 else (low, k)
+        return float(population(Binned(count, mean, widened((low, high)[outwards]))))
 
     same = count.expand_as(null)
-    reached = error(torch.stack([same, same * mean, same * (mean + null)], dim=-3)) >= estimate - 1e-12
+    reached = error(Binned(same, mean, mean + null)) >= estimate - 1e-12
     furthest = float(torch.where(deviation > 0, gap.abs() / deviation.clamp(min=1e-12), 0.0).max()) + 1e-9
     low = 0.0
     if (1 + int(reached.sum())) / (1 + resamples) < 2 * tail:
@@ -107,14 +106,6 @@ def calibration_interval(
     high = end(scaled, counts, tail, -furthest, 8.0, 1)
     ends = (min(low, estimate), max(high, estimate))
     return Interval(*(torch.tensor(value, dtype=torch.float64, device=device) for value in ends))
-
-
-def _quantile(values: Float[Tensor, " resamples"], level: float) -> float:
-    """`torch.quantile` of a few numbers, in less time than its checks take."""
-    ordered = values.sort().values
-    place = level * (len(values) - 1)
-    low, high = float(ordered[math.floor(place)]), float(ordered[math.ceil(place)])
-    return low + (high - low) * (place - math.floor(place))
 
 
 def _drawn(

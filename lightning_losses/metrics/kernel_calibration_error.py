@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.metrics.base import PredictionMetric
-from lightning_losses.metrics.bootstrap import Interval, check_resampling
+from lightning_losses.metrics.bootstrap import Interval, check_resampling, quantile_of
 from lightning_losses.metrics.predictions import (
     MetricOptions,
     Options,
@@ -110,10 +110,10 @@ class KernelCalibrationError(PredictionMetric):
 
         def end(quantile: float) -> float:
             low, high = 0.0, 2.0
-            for _ in range(40):
+            for _ in range(24):
                 error = (low + high) / 2
                 values = error + 2 * math.sqrt(ratio * error / count) * normal + quadratic
-                low, high = (error, high) if float(torch.quantile(values, quantile)) <= estimate else (low, error)
+                low, high = (error, high) if quantile_of(values, quantile) <= estimate else (low, error)
             return low
 
         rejected = (1 + int((quadratic >= estimate).sum())) / (1 + resamples) < 2 * tail

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.metrics.bins import bin_sums, binned, bins_of, check_bins, confidences
+from lightning_losses.metrics.bins import Binned, bin_sums, binned, bins_of, check_bins, confidences
 from lightning_losses.metrics.calibration_error import CalibrationError
 from lightning_losses.metrics.predictions import MetricOptions, Options, Task, checked_predictions, shows_options
 from lightning_losses.numerics.checks import check_choice
@@ -29,7 +29,7 @@ def overconfidence_error(
     check_choice(name, "direction", direction, Direction)
     given = checked_predictions(name, predictions, target, tasks=OverconfidenceError.tasks, **options)
     confidence, outcome = confidences(given)
-    return _error(bin_sums(confidence, outcome, bins_of(confidence, num_bins), num_bins), direction)
+    return _error(binned(bin_sums(confidence, outcome, bins_of(confidence, num_bins), num_bins)), direction)
 
 
 class OverconfidenceError(CalibrationError):
@@ -60,13 +60,12 @@ class OverconfidenceError(CalibrationError):
         super().__init__(num_bins=num_bins, **options)
         self.direction: Direction = direction
 
-    def _value(self, sums: Tensor) -> Tensor:
-        return _error(sums, self.direction)
+    def _of_bins(self, bins: Binned) -> Tensor:
+        return _error(bins, self.direction)
 
-    _population = _value
+    _population = _of_bins
 
 
-def _error(sums: Float[Tensor, "*resamples three bins one"], direction: Direction) -> Float[Tensor, "*resamples"]:
-    bins = binned(sums)
+def _error(bins: Binned, direction: Direction) -> Float[Tensor, "*resamples"]:
     gap = bins.confidence - bins.outcome if direction == "over" else bins.outcome - bins.confidence
     return (bins.samples * bins.confidence * torch.relu(gap)).sum(dim=(-2, -1)) / bins.samples.sum(dim=(-2, -1))

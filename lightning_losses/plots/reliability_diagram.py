@@ -123,14 +123,13 @@ class _Series:
             self.left = torch.cat([confidence.min().double().cpu().reshape(1), upper[:-1]])
             self.width = upper - self.left
 
-        def error(sums: Tensor) -> Tensor:
-            drawn = binned(sums)
+        def error(drawn: Binned) -> Tensor:
             gaps = drawn.samples * (drawn.confidence - drawn.outcome).abs()
             return gaps.sum(dim=(-2, -1)) / drawn.samples.sum(dim=(-2, -1))
 
         sizes = bin_sums(confidence, outcome, width_bins(confidence, num_bins), num_bins)[0, :, 0]
         self.histogram: list[float] = sizes.tolist()
-        self.error = float(error(bin_sums(confidence, outcome, index, num_bins)))
+        self.error = float(error(bins))
         self.interval: Interval = calibration_interval(
             confidence, outcome, index, num_bins, error, error, exclusive=False, level=level, resamples=resamples
         )

@@ -8,7 +8,10 @@ MISTAKES = [
         "metrics/calibration_error.py",
         ERROR,
         ("power - noise", "power + noise"),
-        ('weighting == "count" else filled.double()', 'weighting == "count" else torch.ones_like(bins.samples)'),
+        (
+            'weighting == "count" else (bins.samples > 0).double()',
+            'weighting == "count" else torch.ones_like(bins.samples)',
+        ),
         ("** (1 / norm)", "** 1.0"),
     ),
     *of(
@@ -34,7 +37,7 @@ MISTAKES = [
     *of(
         "metrics/area_under_risk_coverage.py",
         SCORES,
-        ("shared = (sums / sizes)[group]", "shared = error[order].double()"),
+        ("shared = (sums / sizes).gather(-1, group)", "shared = errors"),
         ("confidence.sort(descending=True)", "confidence.sort()"),
     ),
     *of(
