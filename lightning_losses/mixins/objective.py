@@ -105,12 +105,16 @@ class ObjectiveMixin(TrainingMeans):
         self.log_objective(log_name, value)
         return value.total
 
+    def gathered_from(self) -> Any:
+        """Whose batches `gather_batches` takes together: a group of processes, None for all, False for this one."""
+        if not self.gather_batches or world_size() == 1:
+            return False
+        return None if self.gather_batches is True else neighbours(self.gather_batches)
+
     def objective_value(self, objective: Objective, tensors: dict[str, Any]) -> ObjectiveValue:
         """Evaluate one objective on the batch of all processes."""
-        gather = None
-        if self.gather_batches and world_size() > 1:
-            group = None if self.gather_batches is True else neighbours(self.gather_batches)
-            gather = functools.partial(gather_batch, group=group)
+        group = self.gathered_from()
+        gather = None if group is False else functools.partial(gather_batch, group=group)
         return objective(gather=gather, weigh=_Weigh(self, objective), **tensors)
 
     def log_objective(self, log_name: str | None, value: ObjectiveValue) -> None:

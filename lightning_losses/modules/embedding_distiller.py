@@ -13,6 +13,7 @@ from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory, with_scheduler
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.objective import Objective
+from lightning_losses.parallel.processes import gather_batch, group_rank, sizes_of_all
 
 Batch = dict[str, Tensor]
 
@@ -26,6 +27,9 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
       teacher's, of the same texts;
     - `logits`, [B, B]: each query's cosine with every document, times `scale`; `teacher_logits`: the teacher's;
     - `target`, [B]: that each query's own document stands at its own place.
+
+    On several processes the documents are those of all of them, unless `gather_batches` says otherwise. In validation
+    each batch's queries are ranked among its own documents.
 
     So cross-entropy is contrastive learning without a teacher, losses of features compare the embeddings themselves,
     and losses of logits the rows of similarities.
@@ -73,10 +77,12 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The objective of one batch."""
-        features = torch.cat([self(batch["query"]), self(batch["document"])])
-        target = torch.arange(len(batch["query"]), device=features.device)
+        queries, documents = self(batch["query"]), self(batch["document"])
         return self.apply_objective(
-            index=batch["index"], features=features, logits=self._similarities(features), target=target
+            index=batch["index"],
+            features=torch.cat([queries, documents]),
+            logits=self.scale * queries @ self._of_all(documents).mT,
+            target=self._first_of_all(len(queries)) + torch.arange(len(queries), device=queries.device),
         )
 
     @torch.no_grad()
@@ -87,7 +93,8 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
         numbers = 2 * tensors["index"]
         with self.teacher_in_evaluation():
             features = self.teacher(torch.cat([numbers, numbers + 1])).to(tensors["features"])
-        return {"teacher_features": features, "teacher_logits": self._similarities(features)}
+        queries, documents = features.chunk(2)
+        return {"teacher_features": features, "teacher_logits": self.scale * queries @ self._of_all(documents).mT}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """How well the batch's queries find their documents among the batch's."""
@@ -98,6 +105,13 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
         """One optimizer for the network, and for what the objective's losses own."""
         return with_scheduler(self.make_optimizer(self.parameters()), self.make_scheduler)
 
-    def _similarities(self, features: Tensor) -> Tensor:
-        queries, documents = features.chunk(2)
-        return self.scale * queries @ documents.mT
+    def _of_all(self, documents: Float[Tensor, "batch dim"]) -> Float[Tensor, "all dim"]:
+        """The documents of the processes whose batches are taken together."""
+        group = self.gathered_from()
+        gathered: Tensor = documents if group is False else gather_batch(documents, group)
+        return gathered
+
+    def _first_of_all(self, own: int) -> int:
+        """Where this process's documents begin among them."""
+        group = self.gathered_from()
+        return 0 if group is False else sum(sizes_of_all(own, self.device, group)[: group_rank(group)])
