@@ -118,7 +118,7 @@ def labelled_rows(target: Shaped[Tensor, "..."], ignore_index: int = -100) -> Bo
         >>> labelled_rows(torch.tensor([1, -100])), labelled_rows(torch.tensor([[0.5, 0.5], [0.0, 0.0]]))
         (tensor([ True, False]), tensor([ True, False]))
     """
-    return (target != 0).any(dim=-1) if target.is_floating_point() else target != ignore_index
+    return target.sum(dim=-1) != 0 if target.is_floating_point() else target != ignore_index
 
 
 def check_classes(
@@ -157,8 +157,9 @@ def check_probabilities(loss: str, name: str, given: Float[Tensor, "*rows classe
         Traceback (most recent call last):
         ValueError: demo: a row of target adds up to 1.5; give probabilities, which add up to 1, or to 0 for no label.
     """
-    if given.device.type == "cpu" or debugging():
-        _refuse_where(given < -_ROUNDING, given, f"{loss}: {name} holds {{}}; give probabilities, at least 0.")
+    if given.numel() and (given.device.type == "cpu" or debugging()):
+        least = given.detach().amin()
+        _refuse_where(least < -_ROUNDING, least, f"{loss}: {name} holds {{}}; give probabilities, at least 0.")
         total = full_precision(given).sum(dim=-1)
         told = "give probabilities, which add up to 1, or to 0 for no label."
         wrong = ((total - 1).abs() > _SUM_TOLERANCE) & (total != 0)
