@@ -145,7 +145,11 @@ def attacks(home: Path, run: Path) -> dict[str, Attack]:
         lambda folder: _write(folder, f"- !!python/object/apply:os.mkdir [{mark}]"),
     )
     resumed("no list", "is no list; write the run's overrides", lambda folder: _write(folder, "allowed_targets: [os]"))
-    resumed("no YAML", "can't be read .*; write the run's overrides", lambda folder: _write(folder, "- [1, 2"))
+    resumed(
+        "no YAML",
+        "can't be read .*; write the run's overrides.*; the last good state is .*last.ckpt",
+        lambda folder: _write(folder, "- [1, 2"),
+    )
     resumed("bytes", "can't be read", lambda folder: (folder / ".hydra" / "overrides.yaml").write_bytes(b"\xff\xfe\0"))
     resumed("nothing", "there is no run in that folder", lambda folder: shutil.rmtree(folder / ".hydra"))
 

@@ -17,7 +17,7 @@ from lightning_losses.experiments.config.instantiate import (
     instantiate,
     targets,
 )
-from lightning_losses.experiments.config.settings import TrainSettings
+from lightning_losses.experiments.config.settings import CalibrateSettings, TrainSettings
 from lightning_losses.networks import timm_network
 from lightning_losses.networks.sentence_encoder import SentenceEncoder
 
@@ -332,18 +332,19 @@ def test_a_file_does_not_extend_the_list(tmp_path):
     ],
 )  # fmt: skip
 def test_a_file_has_hydra_do_nothing_else(tmp_path, part, message):
-    (tmp_path / "experiment").mkdir()
+    (tmp_path / "calibrator").mkdir()
     launcher = "defaults:\n  - override /hydra/launcher: submitit_slurm\n" if "setup" in part else ""
-    (tmp_path / "experiment" / "foreign.yaml").write_text(f"# @package _global_\n{launcher}hydra:\n  {part}\n")
+    (tmp_path / "calibrator" / "foreign.yaml").write_text(f"# @package _global_\n{launcher}hydra:\n  {part}\n")
     with pytest.raises(ConfigError, match=message):
-        check_overrides("train", ["experiment=foreign"], TrainSettings, config_dir=str(tmp_path))
+        # The recipe of the fewest files.
+        check_overrides("calibrate", ["calibrator=foreign"], CalibrateSettings, config_dir=str(tmp_path))
 
 
 def test_the_command_line_may_say_what_a_file_may_not():
     line = ["+hydra.job.env_set.A=b", "hydra.job_logging.handlers.file.filename=/x/y", "hydra.run.dir=/x"]
-    assert check_overrides("train", line, TrainSettings)
+    assert check_overrides("calibrate", line, CalibrateSettings)
     for line in (["hydra/launcher=submitit_slurm", "hydra.launcher.setup=[ls]"], ["hydra/sweeper=optuna"]):
-        assert check_overrides("train", line, TrainSettings, multirun=True)
+        assert check_overrides("calibrate", line, CalibrateSettings, multirun=True)
 
 
 def test_an_error_within_what_is_built_keeps_its_place():

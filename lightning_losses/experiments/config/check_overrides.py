@@ -109,18 +109,16 @@ def saved_overrides(folder: Path, given: Sequence[str]) -> list[str]:
     """
     file = folder / ".hydra" / "overrides.yaml"
     check_links(folder)
+    remedy = "write the run's overrides into it, each in a line that begins with '- '"
+    if left := sorted(folder.glob("checkpoints/*/last.ckpt"), key=lambda path: path.stat().st_mtime):
+        remedy += f"; the last good state is {left[-1]}"
     try:
         node = yaml.compose(file.read_text(), Loader=yaml.SafeLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{file} can't be read ({' '.join(str(error).split())[:200]}); write the run's overrides into it, each in "
-            "a line that begins with '- '."
-        ) from None
+        raise ConfigError(f"{file} can't be read ({' '.join(str(error).split())[:200]}); {remedy}.") from None
     entries = [] if node is None else node.value
     if not (isinstance(entries, list) and (node is None or node.id == "sequence")):
-        raise ConfigError(
-            f"{file} is no list; write the run's overrides into it, each in a line that begins with '- '."
-        )
+        raise ConfigError(f"{file} is no list; {remedy}.")
     keys = {override.key_or_group for override in _parsed(_pairs(given))}
     lines = []
     for entry in entries:
