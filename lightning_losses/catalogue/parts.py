@@ -27,7 +27,7 @@ PARTS = {
     "kernels": ("kernels",),
 }
 # What others derive from, and nobody uses by itself.
-_BASES = {"DeclaredCallback", "LogOddsOneVsRest", "OneVsRest", "PredictionMetric"} | {
+_BASES = {"DeclaredCallback", "LogOddsOneVsRest", "MeanMetric", "OneVsRest", "PredictionMetric"} | {
     f"{kind}Monitor" for kind in ("", "Gradient", "Layer", "Logit", "Parameter", "Probe")
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_losses import metrics
 from lightning_losses.catalogue.losses import STATUS, catalogue
 from lightning_losses.catalogue.parts import PARTS, parts
 from lightning_losses.kernels.chunked_head import chunked_head
@@ -164,3 +165,5 @@ def test_parts_know_what_chooses_them():
     names = {part.name for part in parts("kernels")}
     assert {"linear_cross_entropy", "linear_distillation"} <= names
     assert "Monitor" not in {part.name for part in parts("callbacks")}
+    # What others derive from is no metric.
+    assert {part.name for part in parts("metrics")} <= set(metrics.__all__)
