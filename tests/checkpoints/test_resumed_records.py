@@ -60,11 +60,10 @@ BETWEEN = {"data.steps_per_epoch": 10, "trainer.max_steps": 20, "trainer.val_che
            "trainer.check_val_every_n_epoch": None}  # fmt: skip
 CASES = {
     "in an epoch, of steps": (lambda: steps(**ONE), [2, 7]),
-    "at an epoch's end, of steps": (lambda: steps(**ONE), [5]),
-    "at the end, of steps": (lambda: steps(**ONE), [10]),
+    "at each epoch's end, of steps": (lambda: steps(**ONE), [5, 5]),
     "of several steps on a batch": (steps, [3, 8]),
     "after a validation in an epoch": (lambda: steps(**ONE, **BETWEEN), [9]),
-    "in an epoch": (lambda: epochs("trainer.log_every_n_steps=1"), [2, 6]),
+    "in an epoch": (lambda: epochs("trainer.log_every_n_steps=1"), [2]),
     "after all training, with a calibrator": (lambda: epochs("callbacks=calibration"), [6, None]),
     "where not every epoch is validated": (lambda: epochs("+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3"),
                                            [8]),
