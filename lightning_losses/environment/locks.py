@@ -34,11 +34,12 @@ def locked(path: Path, patience: float = math.inf) -> Iterator[bool]:
 
     Example:
         >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder, locked(Path(folder) / ".lock"):
-        ...     with locked(Path(folder) / ".lock", patience=0.0):
-        ...         pass
-        Traceback (most recent call last):
-        BlockingIOError: ...
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with locked(Path(folder) / ".lock") as held:
+        ...         print(held, os.listdir(folder))
+        ...     os.listdir(folder)
+        True ['.lock']
+        []
     """
     until = time.monotonic() + patience
     path.parent.mkdir(parents=True, exist_ok=True)
