@@ -313,7 +313,11 @@ def test_smoothing_is_over_the_classes_that_are_left(impl, name):
 
 
 @pytest.mark.parametrize("impl", OWN)
-@pytest.mark.parametrize("options", [{}, {"row_function": focal}, {"z_loss": 0.1, "reduction": "none"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"row_function": focal}, {"z_loss": 0.1, "reduction": "none"}],
+    ids=["plain", "a row function", "rows"],
+)
 def test_ignored_tokens_weigh_nothing_where_class_0_is_masked(impl, options):
     found, wanted = (evaluate(masked_problem(), impl=impl, drop_ignored=drop, **options) for drop in (False, True))
     assert_same(found, wanted, 1e-12, 1e-14)
