@@ -43,7 +43,8 @@ from lightning_losses.callbacks.monitors.neural_collapse import NeuralCollapse
 from lightning_losses.callbacks.monitors.nlm_cosine import NLMCosine
 from lightning_losses.callbacks.monitors.opposing_signals import OpposingSignals
 from lightning_losses.callbacks.monitors.output_logits import OutputLogits
-from lightning_losses.callbacks.monitors.probe import ProbeMonitor
+from lightning_losses.callbacks.monitors.parameters import GradientMonitor, ParameterMonitor
+from lightning_losses.callbacks.monitors.probe import LayerMonitor, ProbeMonitor
 from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse
 from lightning_losses.callbacks.monitors.weight_norms import WeightNorms
 from lightning_losses.callbacks.monitors.zero_gradients import ZeroGradients
@@ -80,7 +81,7 @@ MONITORS = {
     WeightNorms: lambda: WeightNorms(every_n_steps=2),
     ZeroGradients: lambda: ZeroGradients(every_n_steps=2),
 }
-BASES = {Monitor, LogitMonitor, ProbeMonitor}
+BASES = {Monitor, LogitMonitor, ProbeMonitor, LayerMonitor, ParameterMonitor, GradientMonitor}
 
 
 def classes_in(package, base):

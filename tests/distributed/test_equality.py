@@ -99,10 +99,13 @@ class Outputs(nn.Module):
 
     def forward(self, inputs, name):
         hidden = self.trunk(inputs)
-        return {
+        made = {
             key: 2 * self.heads[f"{name}/{key}"](hidden).unflatten(1, shape or (1,)).reshape(-1, *shape)
             for key, shape in self.shapes[name].items()
         }
+        # What must be probabilities is.
+        shares = {"mixup_target": lambda value: value.softmax(dim=-1), "ratio": torch.sigmoid}
+        return {key: shares.get(key, lambda value: value)(value) for key, value in made.items()}
 
 
 class EveryLoss(ObjectiveMixin, L.LightningModule):
