@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 
 from lightning_losses.catalogue import command_line as cli
 from lightning_losses.catalogue.losses import catalogue
@@ -112,6 +113,11 @@ def shortened(program, overrides):
         overrides = ["count=1" if word.startswith("count=") else word for word in overrides]
     if program == "compare":
         overrides = ["seeds=2" if word.startswith("seeds=") else word for word in overrides]
+        if not any(word.startswith("objectives=") for word in overrides):
+            # Two of a comparison's; its test takes a step of all.
+            (name,) = (word.partition("=")[2] for word in overrides if word.startswith("comparison="))
+            listed = OmegaConf.load(ROOT / "conf" / "comparison" / f"{name}.yaml").objectives
+            overrides = [*overrides, f"objectives=[{','.join(listed[:2])}]"]
         overrides = [re.sub(r"^objectives=\[(\w+,\w+).*\]$", r"objectives=[\1]", word) for word in overrides]
     chosen = dict(word.split("=", 1) for word in overrides if "=" in word)
     short = [*SHORT]

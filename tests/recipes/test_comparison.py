@@ -353,7 +353,8 @@ def test_weights_that_are_not_finite_break_a_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMPARISONS)
+# That of learning rates is trained by a test of its own.
+@pytest.mark.parametrize("name", [name for name in COMPARISONS if name != "learning_rate_sensitivity"])
 def test_every_shipped_comparison_takes_a_step(name):
     config = composed(f"comparison={name}")
     if name == "distillation_mnist5k":

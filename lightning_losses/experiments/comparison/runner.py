@@ -106,6 +106,8 @@ class Runner:
         self.config = config
         self.planned = planned
         self.tolerant = tolerant or bool(planned.learning_rates)
+        # Candidates are tried for how well they do alone.
+        self.measures_memory = bool(planned.learning_rates) or not tolerant
         self.checkpoints = folder / "checkpoints"
         self.networks = KeptNetworks(config.cache or cache_folder() / "networks")
         self.results = KeptResults(config.results or cache_folder() / "results")
@@ -262,9 +264,9 @@ class Runner:
     ) -> dict[str, float]:
         place = run.one.setting, run.one.run
         # The same with every seed.
-        if place not in self._memory:
+        if place not in self._memory and self.measures_memory:
             self._memory[place] = _memory(run.student, teacher)
-        values = {**values, "memory": float(self._memory[place])}
+        values = {**values, "memory": float(self._memory.get(place, math.nan))}
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self.results.save(*self._place(run, stacked=stacked), plain)
         return values

@@ -16,6 +16,7 @@ from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -316,6 +317,8 @@ def apart() -> Iterator[None]:
     # Without them, the search for plugins would begin anew, which takes as long as composing a configuration.
     before["instances"][Plugins] = Plugins.instance()
     GlobalHydra.instance().clear()
+    # Nor the configuration of a job that it runs, which would answer what another one asks.
+    Singleton._instances.pop(HydraConfig, None)
     try:
         yield
     finally:
