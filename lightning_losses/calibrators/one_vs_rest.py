@@ -63,7 +63,8 @@ class OneVsRest(Calibrator):
         probabilities = self.class_probabilities(logits)
         if self._single:
             return torch.logit(probabilities)
-        total = probabilities.sum(dim=-1, keepdim=True)
+        # Masked classes are given nothing in the end, whatever their map says.
+        total = probabilities.masked_fill(logits == -torch.inf, 0).sum(dim=-1, keepdim=True)
         # Where every class got 0, nothing is known.
         return torch.where(total == 0, 1.0, probabilities).log()
 

@@ -96,12 +96,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint that this run wrote, whole, from one file or from a folder of shards.
 
     Raises:
-        ValueError: a folder that holds anything but tensors and plain values, or that is no whole checkpoint.
+        ValueError: a folder that holds anything but tensors and plain values, or that is no whole checkpoint; a file
+            that is not what was written.
     """
     if path.is_dir():
         check_folder(path)
         return read_shards(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return AtomicCheckpoints().load_checkpoint(path, map_location="cpu")
 
 
 def _stay(storage: Any, location: str) -> Any:

@@ -56,15 +56,17 @@ def check_resumption(folder: Path, identity: dict[str, Any], network: nn.Module)
     if last is None:
         return
     _check_identity(folder, identity)
-    try:
-        if last.is_dir():
-            check_folder(last)
-            return
-        # Shapes alone: what the tensors hold is the digest's.
-        state = AtomicCheckpoints().load_checkpoint(last, map_location="meta").get("state_dict", {})
-        _check_fits(last, state, network.state_dict())
-    except ValueError as error:
-        raise ValueError(f"resume: {error} {_remedy(last)}") from None
+    best = folder / "best.ckpt"
+    for path in (last, best) if best.exists() else (last,):
+        try:
+            if path.is_dir():
+                check_folder(path)
+                continue
+            # Shapes alone: what the tensors hold is the digest's.
+            state = AtomicCheckpoints().load_checkpoint(path, map_location="meta").get("state_dict", {})
+            _check_fits(path, state, network.state_dict())
+        except ValueError as error:
+            raise ValueError(f"resume: {error} {_remedy(path)}") from None
 
 
 def _left_by(folder: Path) -> Path | None:

@@ -105,9 +105,10 @@ class SelfDistillationMixin(ObjectiveMixin):
         return table
 
     def apply_objective(self, **tensors: Any) -> dict[str, Any]:
-        """Evaluate the objective, then remember this step's predictions if the objective takes past ones."""
+        """Evaluate the objective, then remember a training step's predictions if the objective takes past ones."""
         output = super().apply_objective(**tensors)
-        if self.objective.needs("past_probabilities"):
+        # Validation counts its samples from 0 too.
+        if self.objective.needs("past_probabilities") and not self.evaluates:
             probabilities = torch.softmax(tensors["logits"].detach().float(), dim=-1)
             self.past_predictions.update(gather_batch(tensors["index"]), gather_batch(probabilities))
         return output

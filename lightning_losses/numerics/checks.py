@@ -1,5 +1,6 @@
 """Checks on what comes in, and the context in which those that wait for a device run too."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, get_args
@@ -39,16 +40,17 @@ def check_number(
     least: float | None = None,
     most: float | None = None,
 ) -> None:
-    """Raise ``ValueError`` unless `value` is a number with `above` < value, `least` <= value <= `most`."""
+    """Raise ``ValueError`` unless `value` is a finite number with `above` < value, `least` <= value <= `most`."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    inside = number and value == value
+    inside = number and math.isfinite(value)
     inside = inside and (above is None or value > above) and (least is None or value >= least)
     inside = inside and (most is None or value <= most)
     if not inside:
         bounds = [f"above {above:g}"] if above is not None else []
         bounds += [f"at least {least:g}"] if least is not None else []
         bounds += [f"at most {most:g}"] if most is not None else []
-        raise ValueError(f"{loss}: {name}={value!r} came; give a number {' and '.join(bounds)}.")
+        kind = "a finite number" if number and math.isinf(value) else "a number"
+        raise ValueError(f"{loss}: {name}={value!r} came; give {kind} {' and '.join(bounds)}.")
 
 
 def check_temperature(loss: str, temperature: Any) -> None:

@@ -4,6 +4,7 @@ A range stands beside the type: ``gamma: Weight = 1.5`` says that γ is a number
 what lies outside; configurations, tests and the catalogue read the same ranges by `settings`.
 """
 
+import math
 import types
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
@@ -27,7 +28,7 @@ class Bound:
     def holds(self, value: float) -> bool:
         """Whether a number lies within; NaN lies in no range."""
         return (
-            value == value
+            abs(value) < math.inf
             and (self.above is None or value > self.above)
             and (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_losses.environment.atomic_files import replacing
 from lightning_losses.networks.weights import read_weights
+from lightning_losses.numerics.probabilities import known_somewhere
 
 
 class CachedLogits(nn.Module):
@@ -34,10 +35,11 @@ class CachedLogits(nn.Module):
                 f"CachedLogits: logits of shape {list(logits.shape)} and dtype {logits.dtype} came; give "
                 "floating-point [n, C]."
             )
-        self.register_buffer("logits", logits.detach())
+        self.register_buffer("logits", logits.detach().clone())
 
     def forward(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
         """The logits of the samples at these positions of the training set."""
+        check_positions(type(self).__name__, index)
         return self.logits[index]
 
     @property
@@ -88,6 +90,12 @@ class CachedLogits(nn.Module):
         if checksum != _digest(weights["logits"]):
             raise ValueError(f"CachedLogits: {path} is not what was written; make the cache anew.")
         return cls(weights["logits"])
+
+
+def check_positions(name: str, index: Int[Tensor, " batch"]) -> None:
+    """Raise ``ValueError`` for a position below 0, which would count from the end; looked at on a CPU."""
+    if known_somewhere(index < 0):
+        raise ValueError(f"{name}: index holds {int(index.min())}; give the samples' positions, from 0 on.")
 
 
 def _digest(tensor: Tensor) -> str:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_losses.teachers.cached_logits import CachedLogits
+from lightning_losses.teachers.cached_logits import CachedLogits, check_positions
 
 MANIFEST = "cache.json"
 # Before the name of a layer, in the name of its file.
@@ -71,6 +71,7 @@ class MappedLogits(CachedLogits):
     def forward(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
         """The logits of the samples at these positions of the data set, on the index's device."""
         rows = index.cpu()
+        check_positions(type(self).__name__, rows)
         if "logits" in self._arrays:
             return self._arrays["logits"][rows].to(index.device)
         value, classes = self._arrays["value"][rows], self._arrays["classes"][rows].long()

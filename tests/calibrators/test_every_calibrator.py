@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lightning_losses import calibrators as C
+from lightning_losses.calibrators import HistogramBinning, IsotonicRegression
 
 CALIBRATORS = {
     "temperature": lambda: C.TemperatureScaling(),
@@ -246,3 +247,11 @@ def test_a_state_owns_its_tensors_and_holds_no_network(name):
         tensor.zero_()
     for other in copies:
         assert torch.equal(other(logits), expected)
+
+
+@pytest.mark.parametrize("kind", [HistogramBinning, IsotonicRegression])
+def test_where_every_class_that_is_left_got_0_they_are_alike(kind):
+    logits = 2 * torch.randn(300, 3, generator=torch.Generator().manual_seed(0))
+    fitted = kind().fit(logits, torch.zeros(300, dtype=torch.long))
+    masked = fitted(torch.tensor([[-torch.inf, 1.0, 0.5]])).softmax(dim=-1)
+    assert torch.allclose(masked, torch.tensor([[0.0, 0.5, 0.5]]))

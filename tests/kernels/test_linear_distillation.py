@@ -402,3 +402,11 @@ def test_wrong_calls_are_one_sentence(change, message):
     call = {**dict(zip(names, problem(), strict=True)), "objective": losses.KD(), **change}
     with pytest.raises(ValueError, match=message):
         linear_distillation(**call)
+
+
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_a_target_outside_a_truncated_vocabulary_is_refused(wrong):
+    hidden, head, wider = torch.randn(4, 3), torch.randn(5, 3), torch.randn(6, 3)
+    target = torch.tensor([0, 1, 2, wrong])
+    with pytest.raises(ValueError, match=f"target {wrong} came with 5 classes"):
+        linear_distillation(hidden, head, hidden, wider, target, objective=losses.NKD(), vocabulary="truncate")

@@ -547,3 +547,11 @@ def test_a_configuration_begins_with_its_command(file):
 @those()
 def test_it_has_a_configuration(loss):
     assert any(loss in classes for classes in configured().values())
+
+
+@pytest.mark.parametrize("make", [lambda x: losses.Focal(gamma=x), lambda x: losses.DualFocal(gamma=x),
+                                  lambda x: losses.ABDivergence(x, 1.0)])  # fmt: skip
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_settings_are_finite(make, value):
+    with pytest.raises(ValueError, match=r"=(-?inf|nan) came; give a"):
+        make(value)

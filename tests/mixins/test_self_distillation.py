@@ -129,3 +129,17 @@ def seen_by_each():
 @pytest.mark.distributed
 def test_a_sample_that_changes_its_process_keeps_its_past():
     run_on_processes(in_group, 2, seen_by_each)
+
+
+def test_only_training_is_remembered():
+    class SharedStep(Classifier):
+        def validation_step(self, batch, batch_idx):
+            return self.training_step(batch, batch_idx)
+
+    torch.manual_seed(0)
+    shared = SharedStep(nn.Linear(4, 3), Objective({"past": against_the_past}), num_classes=3)
+    loader = torch.utils.data.DataLoader(Samples(), batch_size=8)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                        enable_model_summary=False)  # fmt: skip
+    trainer.validate(shared, loader, verbose=False)
+    assert not shared.past_predictions.seen.any()

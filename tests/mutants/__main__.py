@@ -52,7 +52,7 @@ def main() -> int:
         for tests, noticed in zip(narrow, pool.map(lambda tests: with_one(folders, tests), narrow), strict=True):
             progress.update(bar, advance=1, refresh=True)
             if noticed:
-                print((folders[0] / "output").read_text()[-2000:])
+                print("\n".join((folder / "output").read_text()[-2000:] for folder in folders))
                 print(f"{tests} fails without a mistake")
                 return 2
         bar = progress.add_task("mistakes", total=len(chosen))

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+import yaml
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
@@ -329,6 +330,11 @@ def test_a_file_does_not_extend_the_list(tmp_path):
         ("callbacks: {x: {_target_: hydra.experimental.callbacks.PickleJobInfoCallback}}", r"callbacks\.x\._target_"),
         ("output_subdir: ../../x", r"^hydra\.output_subdir"),
         ("launcher: {setup: [ls]}", r"^hydra\.launcher\.setup: a file may not say this"),
+        ('launcher: {comment: "setup\\ntouch x"}', r"^hydra\.launcher\.comment=.*: a launcher's values"),
+        ("mode: MULTIRUN", r"^hydra\.mode: a file may not say this"),
+        ("sweeper: {params: {+hydra.job.env_set.CXX: x}}", r"^hydra\.sweeper\.params\..*: a file may not say this"),
+        ("job: {id: ../../..}", r"^hydra\.job\.id=\.\./\.\./\.\.: this leads out"),
+        ("job: {name: '..'}", r"^hydra\.job\.name=\.\.: this leads out"),
     ],
 )  # fmt: skip
 def test_a_file_has_hydra_do_nothing_else(tmp_path, part, message):
@@ -338,6 +344,13 @@ def test_a_file_has_hydra_do_nothing_else(tmp_path, part, message):
     with pytest.raises(ConfigError, match=message):
         # The recipe of the fewest files.
         check_overrides("calibrate", ["calibrator=foreign"], CalibrateSettings, config_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("given", ["_args_: [/x]", "_args_: [[a/../../x]]", "dirpath: {x: ~/x}"])
+def test_paths_by_place_or_within_others_stay_below_the_working_folder(given):
+    node = yaml.safe_load("_target_: lightning.pytorch.callbacks.ModelCheckpoint\n" + given)
+    with pytest.raises(ConfigError, match="ModelCheckpoint may write only below the working folder"):
+        check_targets({"x": node})
 
 
 def test_the_command_line_may_say_what_a_file_may_not():

@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_losses.networks.weights import read_weights
 from lightning_losses.teachers import CachedLogits, checkpoint_teacher, timm_teacher
+from lightning_losses.teachers.mapped_logits import MappedLogits
 
 
 class Malicious:
@@ -105,3 +106,14 @@ def test_weights_that_do_not_fit_say_so(tmp_path):
     torch.save(nn.Linear(4, 2).state_dict(), tmp_path / "weights.pt")
     with pytest.raises(ValueError, match="don't fit Linear"):
         checkpoint_teacher(tmp_path / "weights.pt", nn.Linear(3, 2))
+
+
+def test_cached_logits_are_their_own_and_count_from_the_front():
+    logits = torch.eye(3)
+    cached = CachedLogits(logits)
+    logits.zero_()
+    assert torch.equal(cached(torch.tensor([2])), torch.tensor([[0.0, 0.0, 1.0]]))
+    mapped = MappedLogits({"logits": torch.eye(3)})
+    for teacher in (cached, mapped):
+        with pytest.raises(ValueError, match="Logits: index holds -1; give the samples' positions, from 0 on"):
+            teacher(torch.tensor([0, -1]))

@@ -49,13 +49,15 @@ _OF_A_FOLDER = ("output", "resume")
 # Settings that are paths, by the last part of their names; a relative one is another in each folder.
 _PATHS = (
     *("cache", "checkpoint", "checkpoint_path", "dirpath", "file", "folder", "logits", "path", "results", "save_dir"),
-    *("teacher_weights", "test_logits"),
+    # What is given by place may be a path.
+    *("teacher_weights", "test_logits", "_args_"),
 )
 _RESOLVER = re.compile(r"\$\{[^}]*:")
 # What runs commands, or decides what other programs run.
 _COMMANDS = (
     *("job.env_set", "searchpath", "launcher.setup", "launcher.additional_parameters"),
-    *("sweeper.custom_search_space", "sweeper.storage"),
+    # A sweep's values become a job's overrides, and those may say anything.
+    *("mode", "sweeper.params", "sweeper.custom_search_space", "sweeper.storage"),
 )
 
 
@@ -164,6 +166,9 @@ def check_links(folder: Path) -> None:
     """Raise `ConfigError` for a link in a folder that leads out of it: what is written would go there."""
     home = folder.resolve()
     for place, folders, files in os.walk(folder):
+        if Path(place).relative_to(folder).parts[:1] == ("wandb",):
+            # W&B links its logs to its own cache; nothing is read from there, and what is written has a new name.
+            continue
         for name in (*folders, *files):
             path = Path(place) / name
             if path.is_symlink() and not path.resolve().is_relative_to(home):
@@ -458,9 +463,13 @@ def _check_commands(hydra: DictConfig, given: set[str]) -> None:
                 f"{foreign[0]}: a file may not say this, since it can run anything; if you trust it, write "
                 f"{foreign[0]}=... on the command line."
             )
-    for name in ("output_subdir", "job.name"):
+    for name in ("output_subdir", "job.name", "job.id"):
         value = OmegaConf.select(hydra, name, default=None, throw_on_missing=False)
-        if value is not None and (leaves_folder(str(value)) or (name == "job.name" and "/" in str(value))):
+        if value is None:
+            continue
+        # A name stands within a path, where one of dots could lead up.
+        plain = name == "output_subdir" or re.fullmatch(r"[^/\\]*[^./\\][^/\\]*", str(value))
+        if leaves_folder(str(value)) or not plain:
             raise ConfigError(f"hydra.{name}={value}: this leads out of the run's folder; give a plain name.")
 
 
@@ -484,6 +493,9 @@ def _check_builds(path: str, node: Any, given: set[str]) -> None:
         bad = pattern is not None and not (isinstance(value, str) and pattern.fullmatch(value))
         # Logging follows ext:// to any name that can be imported, cfg:// only within the configuration.
         external = isinstance(value, str) and "ext:" in value and value not in ("ext://sys.stdout", "ext://sys.stderr")
+        # A launcher writes them into scripts.
+        if isinstance(value, str) and where.startswith("hydra.launcher.") and "\n" in value and where not in given:
+            raise ConfigError(f"{where}={value!r}: a launcher's values are single lines; leave out the line break.")
         if bad or external:
             raise ConfigError(f"{where}={value}: a configuration may not build this.")
         if name == "filename" and where not in given and not _IN_RUN.fullmatch(written):

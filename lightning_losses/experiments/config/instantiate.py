@@ -242,11 +242,25 @@ def leaves_folder(place: str) -> bool:
     return place.startswith(("/", "~")) or bool(windows.anchor) or ".." in windows.parts or "://" in place
 
 
+def _texts(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a node, with the name that it is given by; what has a target of its own is checked by itself."""
+    if isinstance(node, str):
+        yield name, node
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if not (isinstance(value, dict) and "_target_" in value):
+                yield from _texts(value, str(key))
+    elif isinstance(node, list | tuple):
+        for value in node:
+            if not (isinstance(value, dict) and "_target_" in value):
+                yield from _texts(value, name)
+
+
 def _check_places(target: Any, node: dict[Any, Any], path: str) -> None:
     if not (inspect.isclass(target) and is_a(target, _WRITERS)) or _added(node["_target_"], target):
         return
-    for name, value in node.items():
-        if isinstance(value, str) and leaves_folder(value):
+    for name, value in _texts(node):
+        if leaves_folder(value):
             raise ConfigError(
                 f"{path}.{name}={value}: {target.__name__} may write only below the working folder; give a relative "
                 f"path without '..', or add allowed_targets=[{node['_target_']}] to the command line."

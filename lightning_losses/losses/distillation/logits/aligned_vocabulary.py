@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.divergences.kd import KD
 from lightning_losses.numerics.checks import check_choice, check_floating
+from lightning_losses.numerics.probabilities import known_somewhere
 from lightning_losses.numerics.rows import classification_rows
 
 Policy = Literal["error", "truncate", "map"]
@@ -83,6 +84,12 @@ def shared_target(
     student = shared.student if isinstance(shared.student, slice) else shared.student.to(target.device)
     places[student] = torch.arange(len(places[student]), device=target.device)
     kept = target != ignore_index
+    if known_somewhere(kept & ((target < 0) | (target >= student_size))):
+        wrong = target[kept & ((target < 0) | (target >= student_size))].flatten()[0]
+        raise ValueError(
+            f"{_NAME}: target {int(wrong)} came with {student_size} classes; give 0 to {student_size - 1}, or "
+            f"ignore_index={int(wrong)}."
+        )
     return places[target.masked_fill(~kept, 0)].masked_fill(~kept, ignore_index)
 
 
