@@ -66,7 +66,7 @@ def check_resumption(folder: Path, identity: dict[str, Any], network: nn.Module)
             state = AtomicCheckpoints().load_checkpoint(path, map_location="meta").get("state_dict", {})
             _check_fits(path, state, network.state_dict())
         except ValueError as error:
-            raise ValueError(f"resume: {error} {_remedy(path)}") from None
+            raise ValueError(f"resume: {error} {_remedy(last) if path == last else _remedy_of_best(last)}") from None
 
 
 def _left_by(folder: Path) -> Path | None:
@@ -115,6 +115,11 @@ def _remedy(last: Path) -> str:
     except (OSError, ValueError):
         return f"There is no other state of it; put it back from a copy, or {anew}."
     return f"The last good state is {best}; put last.ckpt back from a copy, or {anew}."
+
+
+def _remedy_of_best(last: Path) -> str:
+    anew = f"remove both to train the {last.parent.name} anew"
+    return f"The last good state is {last}; put best.ckpt back from a copy, or {anew}."
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[str]:

@@ -135,6 +135,26 @@ def test_of_seeds_trained_at_once_one_that_diverges_breaks_alone(tmp_path, monke
     assert [math.isnan(value) for value in found.values[""]["ce"]["nll"]] == [False, True]
 
 
+def test_a_run_that_can_not_be_tried_at_once_breaks_alone(tmp_path, monkeypatch):
+    why = runner.why_one_by_one
+
+    def broken(trainings, teachers=None):
+        if "label_smoothing" in trainings[0].module.objective.terms:
+            raise ValueError("no luck")
+        return why(trainings, teachers)
+
+    def fails(self, *args, **kwargs):
+        raise ValueError("no luck")
+
+    monkeypatch.setattr(runner, "why_one_by_one", broken)
+    monkeypatch.setattr(Training, "run", fails)
+    words = ["objectives=[ce,label_smoothing]", "stacked=true"]
+    found = compare(small(tmp_path, *words), tmp_path / "run", [*SMALL, *words])
+    assert found.broken == [f"label_smoothing, seed {seed}: ValueError: no luck" for seed in (0, 1)]
+    assert found.one_by_one == {"label_smoothing": "it can't be tried (ValueError)"}
+    assert all(map(math.isfinite, found.values[""]["ce"]["nll"]))
+
+
 def test_an_interrupted_comparison_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     words, begun, run = ["objectives=[ce,label_smoothing]"], [], Training.run
 

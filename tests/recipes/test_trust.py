@@ -6,6 +6,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ from torch import nn
 from lightning_losses.calibrators import TemperatureScaling
 from lightning_losses.calibrators.base import Calibrator
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
+from lightning_losses.checkpoints.resumption import check_resumption
 from lightning_losses.data.image_data import ImageDataset
 from lightning_losses.diagnostics.numerics import replay
+from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.config.check_overrides import check_links
 from lightning_losses.experiments.kinds.logits_source import checkpoint_split, read_logits
 from lightning_losses.experiments.training.kept_networks import WEIGHTS, KeptNetworks
 from lightning_losses.networks import timm_network
@@ -134,6 +138,44 @@ def test_no_resumed_run_unpickles(tmp_path, trace, run):
     path.with_name("last.ckpt.sha256").unlink()
     with pytest.raises(ValueError, match="was refused, because it holds Python objects"):
         run(*alone, f"resume={tmp_path / 'run'}", folder=tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", [b"garbage", None])
+def test_best_weights_that_were_changed_are_refused_before_the_run_goes_on(tmp_path, run, damage):
+    alone = ["modules.baseline=null", "trainer.max_epochs=1", "weights=best"]
+    run(*alone, folder=tmp_path / "run")
+    best = tmp_path / "run" / "checkpoints" / "student" / "best.ckpt"
+    if damage is None:
+        content = torch.load(best, weights_only=True)
+        torch.save({**content, "state_dict": {key: 0 * value for key, value in content["state_dict"].items()}}, best)
+    else:
+        best.write_bytes(damage)
+    with pytest.raises(ValueError, match=r"best\.ckpt was changed"):
+        run(*alone, f"resume={tmp_path / 'run'}", folder=tmp_path / "run")
+    # What a rehearsal asks, before anything is written.
+    last, identity = best.with_name("last.ckpt"), json.loads(best.with_name("identity.json").read_text())
+    network = SimpleNamespace(state_dict=lambda: torch.load(last, weights_only=True)["state_dict"])
+    with pytest.raises(
+        ValueError, match=r"^resume: .*best\.ckpt was .* good state is .*last\.ckpt; put best\.ckpt back"
+    ):
+        check_resumption(best.parent, identity, network)
+
+
+def test_links_lead_nowhere_but_below_the_folder_of_wandb(tmp_path):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    (run / "wandb" / "offline-run-1").mkdir(parents=True)
+    elsewhere.mkdir()
+    # As W&B links its own log.
+    (run / "wandb" / "offline-run-1" / "debug-core.log").symlink_to(elsewhere)
+    check_links(run)
+    (run / "report").symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match="report is a link to .*elsewhere, outside of the run's folder"):
+        check_links(run)
+    (run / "report").unlink()
+    (run / "wandb").rename(run / "other")
+    (run / "wandb").symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match="is a link to"):
+        check_links(run)
 
 
 def test_no_arrays_are_unpickled(tmp_path, trace):

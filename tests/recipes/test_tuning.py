@@ -33,7 +33,7 @@ def test_the_best_by_validation_is_frozen_and_the_report_says_what_it_was(tmp_pa
     assert chosen["learning_rate"] >= 0.03 and chosen["parameter"] == "" and chosen["tried"] == 3
     table = found.tables()[-1]
     assert table.title == "Tuned to" and table.rows[0][:3] == ["ce", f"{chosen['learning_rate']:g}", "–"]
-    assert "Every run was tuned alike" in found.note
+    assert "Every run was tuned by one rule" in found.note
     # What was chosen is what was compared, on other seeds.
     last = [one for one in compared if one.run == "ce"]
     assert {one.seed for one in last} == {0, 1}
@@ -92,6 +92,9 @@ def test_where_everything_diverged_it_says_so(scored):
         ("{learning_rates: [0.1]}", r"tuning.learning_rates=\[0.1\] came; give two or more different ones above 0"),
         ("{first_seed: 1}", "tuning: the seeds 1 to 3 came, and the comparison's are 0 to 2"),
         ("{parameters: {dkd: {a: [1, 2]}}}", "tuning.parameters: there is no 'dkd'; did you mean kd"),
+        ("{learning_rates: [a, b]}", r"tuning.learning_rates=\['a', 'b'\] came; give a list of numbers"),
+        ("{seeds: many}", "tuning: first_seed=100 and seeds='many' came; give whole numbers"),
+        ("{parameters: {kd: {a: 1}}}", "tuning.parameters.kd.a=1 came; give a list of numbers"),
         ("{parameters: {kd: {a: [1]}}}", "tuning.parameters.kd=.* came; give one key with two or more values"),
     ],
 )

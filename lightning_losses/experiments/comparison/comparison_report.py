@@ -137,8 +137,8 @@ class Comparison:
             text += " Calibrated: after temperature scaling on validation data."
         if self.tuned:
             text += (
-                " Every run was tuned alike, by validation accuracy on seeds that are not among these; what was chosen "
-                "was frozen before these seeds were trained."
+                " Every run was tuned by one rule, by validation accuracy on seeds that are not among these; what was "
+                "chosen was frozen before these seeds were trained."
             )
         if self.one_by_one:
             reasons = "; ".join(f"{run} ({reason})" for run, reason in self.one_by_one.items())

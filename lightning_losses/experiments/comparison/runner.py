@@ -132,26 +132,30 @@ class Runner:
         console = Console() if Console().is_terminal else Console(width=120)
         with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
             task = progress.add_task("", total=len(self.planned.planned))
-            alone: set[Planned] = set()
-            stacked = []
-            for group in self._groups():
-                if self._is_stacked(group):
-                    stacked.append(group)
-                else:
-                    alone.update(group)
-            # One seed of every run after the other: what an interrupted comparison has is balanced.
-            for group in [*stacked, *([one] for one in self.planned.planned if one in alone)]:
+
+            def take(group: Sequence[Planned], *, stacked: bool) -> None:
                 label = _label(group[0])
-                name = f"{label}, seed {group[0].seed}" if len(group) == 1 else f"{label}, {len(group)} seeds"
+                name = f"{label}, {len(group)} seeds" if stacked else f"{label}, seed {group[0].seed}"
                 progress.update(task, description=name)
                 before = len(self.broken)
                 try:
-                    self.values.update(self.run_stacked(group) if len(group) > 1 else {group[0]: self.run(group[0])})
+                    self.values.update(self.run_stacked(group) if stacked else {one: self.run(one) for one in group})
                 except Exception as error:
                     self._breaks(name, error)
                 for sentence in self.broken[before:]:
                     console.print(f"broke: {sentence}", highlight=False, markup=False)
                 progress.advance(task, len(group))
+
+            alone: set[Planned] = set()
+            for group in self._groups():
+                if self._is_stacked(group):
+                    take(group, stacked=True)
+                else:
+                    alone.update(group)
+            # One seed of every run after the other: what an interrupted comparison has is balanced.
+            for one in self.planned.planned:
+                if one in alone:
+                    take([one], stacked=False)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def run(self, one: Planned) -> dict[str, float]:
@@ -207,17 +211,23 @@ class Runner:
         """Whether these seeds are trained at once."""
         if not self.config.stacked or len(group) == 1:
             return False
-        runs = [self._read(one) for one in group]
-        students = [run.student for run in runs]
-        reason = None if type(runs[0].experiment) is ImageClassification else "it is no image classifier"
-        if reason is None:
-            # Of the right shape; what a teacher says is not needed to see whether a step can be stacked.
-            rows = len(students[0].datamodule.train)
-            silent = CachedLogits(torch.zeros(rows, students[0].datamodule.num_classes)) if runs[0].cached else None
-            reason = why_one_by_one(students, None if silent is None else [silent] * len(students))
+        try:
+            reason = self._why_one_by_one([self._read(one) for one in group])
+        except Exception as error:
+            # It is told, seed by seed, when they are run.
+            reason = f"it can't be tried ({type(error).__name__})"
         if reason is not None:
             self.one_by_one[group[0].run] = reason
         return reason is None
+
+    def _why_one_by_one(self, runs: Sequence[_Run]) -> str | None:
+        if type(runs[0].experiment) is not ImageClassification:
+            return "it is no image classifier"
+        students = [run.student for run in runs]
+        # Of the right shape; what a teacher says is not needed to see whether a step can be stacked.
+        rows = len(students[0].datamodule.train)
+        silent = CachedLogits(torch.zeros(rows, students[0].datamodule.num_classes)) if runs[0].cached else None
+        return why_one_by_one(students, None if silent is None else [silent] * len(students))
 
     def _read(self, one: Planned) -> _Run:
         config = one.config
@@ -251,6 +261,9 @@ class Runner:
     def _kept(self, run: _Run, *, stacked: bool) -> dict[str, float] | None:
         kept = self.results.load(*self._place(run, stacked=stacked), stale=bool(self.config.stale))
         if kept is None:
+            return None
+        if kept.current and self.measures_memory and kept.values.get("memory") is None:
+            # A candidate's.
             return None
         self.stale += not kept.current
         if kept.current and kept.values.get("memory") is not None:

@@ -1,4 +1,4 @@
-"""Tunes every run of a comparison alike before it is compared: on seeds of its own, by validation accuracy."""
+"""Tunes every run of a comparison by one rule before it is compared: on seeds of its own, by validation accuracy."""
 
 import itertools
 import math
@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,7 +21,9 @@ _KEYS = ("first_seed", "seeds", "learning_rates", "parameters")
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is tried for every run, the same number of settings for each.
+    """What is tried: the same learning rates for every run, each with the values of one parameter of the run's own.
+
+    A run without a parameter to tune has fewer candidates; the report says how many each had.
 
     Args:
         seeds: of the tuning, none of them one of the comparison's.
@@ -48,10 +51,12 @@ class Tuning:
             raise ConfigError(f"tuning: there is no {unknown[0]!r}; {nearest(unknown[0], _KEYS)}")
         if planned.learning_rates:
             raise ConfigError("tuning: learning_rates came too, which are compared; give the one or the other.")
-        rates = sorted(float(rate) for rate in node.get("learning_rates") or (0.01, 0.03, 0.09))
+        rates = sorted(_numbers("learning_rates", node.get("learning_rates") or (0.01, 0.03, 0.09)))
         if len(set(rates)) < max(len(rates), 2) or rates[0] <= 0:
             raise ConfigError(f"tuning.learning_rates={rates} came; give two or more different ones above 0.")
-        first, count = int(node.get("first_seed", 100)), int(node.get("seeds", 3))
+        first, count = node.get("first_seed", 100), node.get("seeds", 3)
+        if not (isinstance(first, int) and isinstance(count, int)):
+            raise ConfigError(f"tuning: first_seed={first!r} and seeds={count!r} came; give whole numbers.")
         seeds = tuple(range(first, first + count))
         if count < 1 or set(seeds) & set(planned.seeds):
             raise ConfigError(
@@ -62,10 +67,13 @@ class Tuning:
         for label, one in (node.get("parameters") or {}).items():
             if label not in planned.runs:
                 raise ConfigError(f"tuning.parameters: there is no {label!r}; {nearest(str(label), planned.runs)}")
-            if not isinstance(one, dict) or len(one) != 1 or len(next(iter(one.values()))) < 2:
+            if not isinstance(one, dict) or len(one) != 1:
                 raise ConfigError(f"tuning.parameters.{label}={one} came; give one key with two or more values.")
             ((key, values),) = one.items()
-            parameters[str(label)] = str(key), tuple(sorted(float(value) for value in values))
+            numbers = _numbers(f"parameters.{label}.{key}", values)
+            if len(numbers) < 2:
+                raise ConfigError(f"tuning.parameters.{label}={one} came; give one key with two or more values.")
+            parameters[str(label)] = str(key), tuple(sorted(numbers))
         return cls(seeds, tuple(rates), parameters)
 
     def grid(self, run: str) -> list["Candidate"]:
@@ -199,6 +207,12 @@ def _scores(
         score = statistics.fmean(found) if all(map(math.isfinite, found)) else -math.inf
         scores.setdefault(place, {})[candidate] = score
     return scores
+
+
+def _numbers(name: str, values: Any) -> list[float]:
+    if not isinstance(values, list | tuple) or not all(isinstance(value, int | float) for value in values):
+        raise ConfigError(f"tuning.{name}={values!r} came; give a list of numbers.")
+    return [float(value) for value in values]
 
 
 def _allowed(planned: Plan, place: tuple[str, str], candidates: Sequence[Candidate]) -> list[Candidate]:

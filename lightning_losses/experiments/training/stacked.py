@@ -44,7 +44,8 @@ def why_one_by_one(trainings: Sequence[Training], teachers: Sequence[CachedLogit
     if reason := _of_module(modules[0], teacher):
         return reason
     try:
-        _Stack(first, modules, teacher).step(0, torch.arange(2)[None])
+        stack = _Stack(first, modules, teacher)
+        stack.step(0, stack.order(0)[:, : stack.batch_size])
     except RuntimeError as error:
         # What vmap has no rule for is known only when it is met.
         return f"its step can't be stacked ({str(error).strip().splitlines()[0][:120]})"
