@@ -9,9 +9,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import hydra  # noqa: F401 - this and the next ones once, for all the processes that are forked below
 import hypothesis  # noqa: F401
@@ -41,27 +41,21 @@ def main() -> int:
     # Its plugins too.
     pytest.main(["--version"])
     started, survived = time.perf_counter(), []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ThreadPoolExecutor(arguments.jobs) as pool,
-        Progress(auto_refresh=False) as progress,
-    ):
+    with tempfile.TemporaryDirectory() as folder, Progress(auto_refresh=False) as progress:
         folders = [copied(Path(folder) / str(number)) for number in range(arguments.jobs)]
-        narrow = list(dict.fromkeys(mistake.tests for mistake in chosen))
+        narrow = [Trial(tests, None) for tests in dict.fromkeys(mistake.tests for mistake in chosen)]
         bar = progress.add_task("without a mistake", total=len(narrow))
-        for tests, noticed in zip(narrow, pool.map(lambda tests: with_one(folders, tests), narrow), strict=True):
+        for trial, passed, output in outcomes(folders, narrow):
             progress.update(bar, advance=1, refresh=True)
-            if noticed:
-                print("\n".join((folder / "output").read_text()[-2000:] for folder in folders))
-                print(f"{tests} fails without a mistake")
+            if not passed:
+                print(f"{output.read_text()[-2000:]}\n{trial.tests} fails without a mistake")
                 return 2
         bar = progress.add_task("mistakes", total=len(chosen))
-        outcomes = pool.map(lambda mistake: with_one(folders, mistake.tests, mistake), chosen)
-        for mistake, noticed in zip(chosen, outcomes, strict=True):
+        for trial, passed, _ in outcomes(folders, [Trial(mistake.tests, mistake) for mistake in chosen]):
             progress.update(bar, advance=1, refresh=True)
-            if not noticed:
-                survived.append(mistake)
-                print(f"survived: {mistake.name}", flush=True)
+            if passed:
+                survived.append(trial)
+                print(f"survived: {trial.mistake.name}", flush=True)
     killed = len(chosen) - len(survived)
     print(f"{killed} of {len(chosen)} killed, {len(survived)} survived; {time.perf_counter() - started:.0f} s")
     return 0 if chosen and killed >= LEAST * len(chosen) else 1
@@ -76,41 +70,76 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-def with_one(folders: list[Path], tests: str, mistake: Mistake | None = None) -> bool:
-    """Whether the tests notice a mistake, in a copy that is free."""
-    folder = folders.pop()
+class Trial(NamedTuple):
+    """Tests that run in a copy of the project, with a mistake in it or without one."""
+
+    tests: str
+    mistake: Mistake | None
+
+
+class Running(NamedTuple):
+    """A trial's process, its copy, what the changed file said before, and when it is killed."""
+
+    trial: Trial
+    process: int
+    folder: Path
+    right: str
+    ends: float
+
+    def put_right(self) -> None:
+        if self.trial.mistake is not None:
+            (self.folder / "lightning_losses" / self.trial.mistake.file).write_text(self.right)
+
+
+def outcomes(folders: list[Path], trials: Sequence[Trial]) -> Iterator[tuple[Trial, bool, Path]]:
+    """Each trial, whether its tests passed, and the file of what they printed, as one after the other ends.
+
+    Every trial is forked from the main thread: a process forked from another can't end in peace.
+    """
+    free, waiting, running = list(folders), list(reversed(trials)), list[Running]()
     try:
-        if mistake is None:
-            return not passes(folder, tests.split())
-        path = folder / "lightning_losses" / mistake.file
-        right = path.read_text()
-        try:
-            path.write_text(mistake.put_into(right))
-            # Times and sizes need not tell it from the file before.
-            Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
-            return not passes(folder, tests.split())
-        finally:
-            path.write_text(right)
+        while waiting or running:
+            while waiting and free:
+                running.append(start(waiting.pop(), free.pop()))
+            for one in list(running):
+                passed = ended(one)
+                if passed is not None:
+                    one.put_right()
+                    running.remove(one)
+                    yield one.trial, passed, one.folder / "output"
+                    free.append(one.folder)
+            time.sleep(0.02)
     finally:
-        folders.append(folder)
+        for one in running:
+            os.killpg(one.process, signal.SIGKILL)
 
 
-def passes(folder: Path, tests: Sequence[str]) -> bool:
-    """Run tests of a copy in a process of their own; one that doesn't end is killed, and does not pass."""
+def start(trial: Trial, folder: Path) -> Running:
+    """Put the mistake in and start the tests, in a process and a process group of their own."""
+    right = ""
+    if trial.mistake is not None:
+        path = folder / "lightning_losses" / trial.mistake.file
+        right = path.read_text()
+        path.write_text(trial.mistake.put_into(right))
+        # Times and sizes need not tell it from the file before.
+        Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
     process = os.fork()
     if process == 0:
         os.setsid()
-        run(folder, tests)
-    ends = time.monotonic() + SECONDS
-    while True:
-        done, status = os.waitpid(process, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status) == 0
-        if time.monotonic() > ends:
-            os.killpg(process, signal.SIGKILL)
-            os.waitpid(process, 0)
-            return False
-        time.sleep(0.02)
+        run(folder, trial.tests.split())
+    return Running(trial, process, folder, right, time.monotonic() + SECONDS)
+
+
+def ended(one: Running) -> bool | None:
+    """Whether the tests passed; None while they run. One that doesn't end is killed, and doesn't pass."""
+    done, status = os.waitpid(one.process, os.WNOHANG)
+    if done:
+        return os.waitstatus_to_exitcode(status) == 0
+    if time.monotonic() < one.ends:
+        return None
+    os.killpg(one.process, signal.SIGKILL)
+    os.waitpid(one.process, 0)
+    return False
 
 
 def run(folder: Path, tests: Sequence[str]) -> None:
