@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from lightning_losses.callbacks.interventions.numerics_guard import NotFiniteError
-from lightning_losses.data import ImageData
+from lightning_losses.data import ImageData, ImageDataset
 from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.environment.source_digest import source_digest
 from lightning_losses.experiments.comparison.comparison_plan import Plan, Planned, takes
@@ -83,6 +83,18 @@ class _Run:
     cached: bool
 
 
+class _Teacher(NamedTuple):
+    """A trained teacher, what it says of a student's training rows, and its accuracy on test data."""
+
+    network: nn.Module
+    logits: CachedLogits
+    accuracy: float
+
+    def asked(self, run: _Run) -> nn.Module:
+        """What the run's training asks."""
+        return self.logits if run.cached else self.network
+
+
 class Runner:
     """Trains the runs that have no result; holds data and teachers of a plan's seeds, which its runs share.
 
@@ -117,7 +129,7 @@ class Runner:
         self.stale = 0
         self._memory: dict[tuple[str, str], int] = {}
         self._data: dict[str, ImageData] = {}
-        self._teachers: dict[str, tuple[nn.Module, CachedLogits]] = {}
+        self._teachers: dict[str, _Teacher] = {}
 
     def run_all(self) -> None:
         """Fill in `values`, and `broken`."""
@@ -165,10 +177,11 @@ class Runner:
         if kept is not None:
             return kept
         (teacher,) = self._teach([run]) if run.asks_teacher else [None]
+        asked = None if teacher is None else teacher.asked(run)
         clock = _clock()
         begun = clock()
         try:
-            trained = run.student.run(self.checkpoints, teacher=teacher, checkpoint_seconds=_BETWEEN_CHECKPOINTS)
+            trained = run.student.run(self.checkpoints, teacher=asked, checkpoint_seconds=_BETWEEN_CHECKPOINTS)
         except NotFiniteError:
             # At a rate that is too high that is what was to be found out.
             if not self.tolerant:
@@ -183,9 +196,10 @@ class Runner:
         waiting = [run for run in runs if values[run.one] is None]
         if waiting:
             teachers = self._teach(waiting) if waiting[0].asks_teacher else None
+            asked = None if teachers is None else [teacher.logits for teacher in teachers]
             clock = _clock()
             begun = clock()
-            networks = train_stacked([run.student for run in waiting], teachers)  # type: ignore[arg-type]
+            networks = train_stacked([run.student for run in waiting], asked)
             seconds = (clock() - begun) / len(waiting)
             for number, (run, trained) in enumerate(zip(waiting, networks, strict=True)):
                 teacher = None if teachers is None else teachers[number]
@@ -262,8 +276,12 @@ class Runner:
         kept = self.results.load(*self._place(run, stacked=stacked), stale=bool(self.config.stale))
         if kept is None:
             return None
-        if kept.current and self.measures_memory and kept.values.get("memory") is None:
-            # A candidate's.
+        if (
+            kept.current
+            and self.measures_memory
+            and (kept.values.get("memory") is None or set(METRICS) - kept.values.keys())
+        ):
+            # A candidate's, or from before a number was measured.
             return None
         self.stale += not kept.current
         if kept.current and kept.values.get("memory") is not None:
@@ -273,19 +291,19 @@ class Runner:
         return {name: math.nan if value is None else value for name, value in numbers.items()}
 
     def _keep(
-        self, run: _Run, values: dict[str, float], teacher: nn.Module | None, *, stacked: bool
+        self, run: _Run, values: dict[str, float], teacher: _Teacher | None, *, stacked: bool
     ) -> dict[str, float]:
         place = run.one.setting, run.one.run
         # The same with every seed.
         if place not in self._memory and self.measures_memory:
-            self._memory[place] = _memory(run.student, teacher)
+            self._memory[place] = _memory(run.student, None if teacher is None else teacher.asked(run))
         values = {**values, "memory": float(self._memory.get(place, math.nan))}
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self.results.save(*self._place(run, stacked=stacked), plain)
         return values
 
     def _measure(
-        self, run: _Run, teacher: nn.Module | None, trained: Trained | None, seconds: float
+        self, run: _Run, teacher: _Teacher | None, trained: Trained | None, seconds: float
     ) -> dict[str, float]:
         """The numbers of a trained network; None diverged."""
         initial, diverged = {}, dict.fromkeys(METRICS, math.nan)
@@ -295,7 +313,8 @@ class Runner:
                 raise NotFiniteError("training ended with weights that are infinite or NaN; lower optimizer.lr.")
             trained = None
         if self.planned.learning_rates:
-            initial = {INITIAL: run.experiment.nll(student.build(teacher).get_submodule("network"), student)}
+            untrained = student.build(None if teacher is None else teacher.asked(run)).get_submodule("network")
+            initial = {INITIAL: run.experiment.nll(untrained, student)}
         if trained is None:
             return {**diverged, **initial, "seconds": seconds}
         if isinstance(run.experiment, LanguageModelling):
@@ -308,11 +327,11 @@ class Runner:
             found = evaluate(trained, student.datamodule)
         values = _scores(found.logits, found.target)
         calibrated = _scores(found.calibrated_logits, found.target)
-        val = student.datamodule.val
-        hits = predict_logits(trained.network, val).argmax(dim=-1) == val.target
         return {
             **values,
-            "val_accuracy": float(hits.double().mean()),
+            "val_accuracy": _accuracy(trained.network, student.datamodule.val),
+            "overconfidence": float(found.logits.softmax(dim=-1).amax(dim=-1).double().mean()) - values["accuracy"],
+            "teacher_accuracy": math.nan if teacher is None else teacher.accuracy,
             # A temperature keeps the prediction.
             **{f"calibrated_{name}": value for name, value in calibrated.items() if name != "accuracy"},
             "temperature": found.temperature,
@@ -330,7 +349,7 @@ class Runner:
             recent = [*self._data.items()][1 - 2 * len(self.planned.seeds) :] if self._data else []
             self._data = {**dict(recent), name: training.datamodule}
 
-    def _teach(self, runs: Sequence[_Run]) -> list[nn.Module]:
+    def _teach(self, runs: Sequence[_Run]) -> list[_Teacher]:
         """The runs' teachers, kept or trained now; as many as there are seeds are held."""
         places = {}
         for run in runs:
@@ -342,12 +361,16 @@ class Runner:
             students = [run.student for run in new.values()]
             networks = self._trained([student.teacher for student in students if student.teacher is not None])
             made = {
-                place: (network, CachedLogits(predict_logits(network, student.datamodule.train)))
+                place: _Teacher(
+                    network,
+                    CachedLogits(predict_logits(network, student.datamodule.train)),
+                    _accuracy(network, student.datamodule.test),
+                )
                 for place, network, student in zip(new, networks, students, strict=True)
             }
             held = {place: teacher for place, teacher in self._teachers.items() if place in places.values()}
             self._teachers = {**held, **made}
-        return [self._teachers[places[run.one]][run.cached] for run in runs]
+        return [self._teachers[places[run.one]] for run in runs]
 
     def _trained(self, trainings: Sequence[Training]) -> list[nn.Module]:
         """The networks of trainings, kept or trained now, at once where that can be."""
@@ -357,6 +380,10 @@ class Runner:
             for training, trained in zip(waiting, train_stacked(waiting), strict=True):
                 training.keep(self.networks, trained)
         return [training.run_once(self.networks, self.checkpoints).network for training in trainings]
+
+
+def _accuracy(network: nn.Module, split: ImageDataset) -> float:
+    return float((predict_logits(network, split).argmax(dim=-1) == split.target).double().mean())
 
 
 def _label(one: Planned) -> str:

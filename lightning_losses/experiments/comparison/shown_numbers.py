@@ -27,6 +27,8 @@ SCORES = ("accuracy", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "a
 _SHOWN = {
     "accuracy": Metric("accuracy, %", 100, 2, most=1),
     "val_accuracy": Metric("validation accuracy, %", 100, 2, most=1),
+    "teacher_accuracy": Metric("teacher's accuracy, %", 100, 2, most=1),
+    "overconfidence": Metric("confidence - accuracy, %", 100, 2, least=-1, most=1),
     "nll": Metric("NLL", 1, 3),
     "brier": Metric("Brier", 1, 3, most=2),
     "ece": Metric("ECE, %", 100, 2, most=1),
@@ -40,8 +42,10 @@ _SHOWN = {
     "sensitivity": Metric("LR sensitivity", 1, 3),
     "lowest_nll": Metric("lowest NLL", 1, 3),
 }
+# Beside the scores; `overconfidence` is the mean confidence minus the accuracy, signed.
+_FURTHER = ("val_accuracy", "overconfidence", "teacher_accuracy", "temperature")
 COSTS = ("seconds", "memory", "parameters")
-METRICS = (*SCORES, *(f"calibrated_{name}" for name in SCORES[1:]), "val_accuracy", "temperature", *COSTS)
+METRICS = (*SCORES, *(f"calibrated_{name}" for name in SCORES[1:]), *_FURTHER, *COSTS)
 
 
 def shown(metric: str) -> Metric:
