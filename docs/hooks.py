@@ -1,10 +1,13 @@
 """What mkdocs builds beside the pages of this folder: the catalogue, the API, the results, and the files they name."""
 
+import json
 import posixpath
 import re
 import shutil
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import Abort
@@ -79,6 +82,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point the links of files outside this folder, and those that leave it, at what stands in their place."""
     uri = page.file.src_uri
+    if uri == "golden_cases.md":
+        markdown += golden_sources()
     return LINK.sub(lambda found: f"]({_place(_target(found[1], uri), uri)}", markdown)
 
 
@@ -126,6 +131,26 @@ def _modules(folder: Path) -> list[str]:
 
 def _page(title: str, modules: list[str]) -> str:
     return f"# {title}\n\n" + "\n".join(f"::: lightning_losses.{module}\n" for module in modules)
+
+
+@cache
+def golden_cases() -> list[dict[str, Any]]:
+    """The entries of every manifest of golden cases."""
+    manifests = sorted((ROOT / "tests" / "golden").glob("*/manifest.json"))
+    return [entry for manifest in manifests for entry in json.loads(manifest.read_text())]
+
+
+def golden_sources() -> str:
+    """Who computed the golden cases, as a table."""
+    cases = defaultdict[str, list[str]](list)
+    for entry in golden_cases():
+        cases[entry["source"]].append(entry["id"])
+    lines = ["", "| source | cases |", "|---|---|"]
+    lines += [
+        _row(_repositories(source.replace("::", ": ")), " ".join(f"`{case}`" for case in ids))
+        for source, ids in sorted(cases.items(), key=lambda item: item[0].lower())
+    ]
+    return "\n".join([*lines, ""])
 
 
 def catalogue_page() -> str:

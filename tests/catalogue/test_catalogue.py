@@ -21,24 +21,22 @@ from tests.losses.examples import build
 
 ROOT = Path(__file__).parents[2]
 
-# Where a golden method has another name than the loss.
-GOLDEN_NAMES = {
-    "focal": "focal_loss",
-    "dual_focal": "dual_focal_loss",
-    "gpg": "gpg_loss",
-    "cross_entropy": "label_smoothing",
-    # The loss on each branch.
-    "ofa_stages": "ofa_kd",
-}
+# By the loss, the method of its golden cases where that has another name: ofa_stages is the loss on each branch.
+GOLDEN_NAMES = json.loads((ROOT / "tests" / "golden" / "loss_names.json").read_text())
 REPOSITORY = re.compile(r"\b([\w.-]+/[\w.-]+)@[0-9a-f]{7,40}\b")
 
 
 @cache
-def sources(method):
-    """Who computed the golden values of a method, as its manifests say."""
+def cases(method):
+    """The golden cases of a method."""
     manifests = sorted((ROOT / "tests" / "golden").rglob("manifest.json"))
     entries = [entry for manifest in manifests for entry in json.loads(manifest.read_text())]
-    return frozenset(entry["source"] for entry in entries if entry["method"] == method)
+    return [entry for entry in entries if entry["method"] == method]
+
+
+def sources(method):
+    """Who computed the golden values of a method, as its manifests say."""
+    return {case["source"] for case in cases(method)}
 
 
 def missing_corners(entry, root):
@@ -53,9 +51,6 @@ def missing_corners(entry, root):
         and bool(golden) is not entry.evidence.startswith("no golden values"),
         "line in the docs": any(f"`{entry.id}`" in page.read_text() for page in (root / "docs").glob("*.md")),
     }
-    # Values of the authors' code may also stand in a method's own test.
-    if not golden and own_test.is_file() and entry.evidence.partition(",")[0] in own_test.read_text():
-        corners["golden values or a reason"] = True
     return [name for name, there in corners.items() if not there]
 
 
@@ -102,11 +97,12 @@ def test_a_status_is_what_the_evidence_allows(entry):
     repositories = {name for source in golden for name in REPOSITORY.findall(source)}
     named = set(re.findall(r"\b[\w.-]+/[\w.-]*[A-Za-z][\w.-]*", entry.evidence))
     if entry.status == "confirmed":
-        # The repository of the authors comes first, and made golden values or those of the method's own test.
+        # The repository of the authors comes first, and made golden values and gradients.
         repository = re.match(r"[\w.-]+/[\w.-]+", entry.evidence)
         assert repository, entry.evidence
-        own = (ROOT / "tests" / "losses" / entry.family / f"test_{entry.id}.py").read_text()
-        assert repository[0] in repositories or repository[0] in own
+        own = [case for case in cases(GOLDEN_NAMES.get(entry.id, entry.id)) if repository[0] in case["source"]]
+        compared = {name.startswith("grad") for case in own for name in case["expected"]}
+        assert compared == {True, False}, f"{entry.id} is compared in values and gradients: {compared}"
     else:
         # Somebody else's code, or the authors' for a part alone.
         assert not repositories or "not its authors'" in entry.evidence or " for " in entry.evidence

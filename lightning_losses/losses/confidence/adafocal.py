@@ -60,7 +60,7 @@ class AdaFocal(ClassificationLoss):
     """
 
     status = "confirmed"
-    evidence = "3mcloud/adafocal, in its own tests"
+    evidence = "3mcloud/adafocal"
     soft_targets = False
 
     gamma: Positive = 1.0

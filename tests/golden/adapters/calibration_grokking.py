@@ -21,6 +21,7 @@ from lightning_losses.losses import (
     DCA,
     MDCA,
     MMCE,
+    AdaFocal,
     AvUC,
     CorrectnessAware,
     CrossEntropy,
@@ -34,6 +35,7 @@ from lightning_losses.losses import (
     SoftAvUC,
     SoftBinnedECE,
 )
+from lightning_losses.losses.confidence.adafocal import next_gammas
 from lightning_losses.metrics import (
     adaptive_calibration_error,
     area_under_risk_coverage,
@@ -195,6 +197,24 @@ def dual_focal(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda logits, target: DualFocal(gamma=gamma, reduction=reduction)(logits, target)
 
 
+def adafocal(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        loss = AdaFocal(
+            gamma=given.take("gamma"), num_bins=len(inputs["edges"]) + 1, rate=given.take("rate"),
+            switch=given.take("switch"), least=given.take("least"), most=given.take("most"),
+            reduction=given.take("reduction"),
+        ).double()  # fmt: skip
+    gammas = [loss.gammas]
+    for gap in inputs["gaps"]:
+        gammas.append(
+            next_gammas(gammas[-1], gap, rate=loss.rate, switch=loss.switch, least=loss.least, most=loss.most)
+        )
+    loss.load_state_dict({"edges": inputs["edges"], "gammas": gammas[-1]})
+    logits = leaf(inputs["logits"])
+    value = loss(logits, inputs["target"])
+    return {"gammas": torch.stack(gammas[1:]), "loss": value, **gradients(value, logits=logits)}
+
+
 def dca(given: Params) -> Callable[[Tensor, Tensor], Tensor]:
     beta = given.take("beta")
     given.choice("total", {"CE + beta*DCA": None})
@@ -331,6 +351,7 @@ ADAPTERS: dict[str, Adapter] = {
     "dirichlet_calibration": affine(DirichletCalibration),
     "histogram_binning": histogram_binning,
     "platt_scaling": platt_scaling,
+    "adafocal": adafocal,
     "focal_loss": objective(focal),
     "focal_adaptive": objective(focal_adaptive),
     "dual_focal_loss": objective(dual_focal),

@@ -1,5 +1,6 @@
 """Distillation losses."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -382,9 +383,7 @@ def mtard(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor
         balance.temperatures.copy_(torch.tensor([given.take("temp_init_adv"), given.take("temp_init_nat")]))
     # The buffers are made in float32, in which not all weights are exact.
     balance.weights.fill_(0.5)
-    trace: dict[str, list[Tensor]] = {
-        name: [] for name in ("temp_adv", "temp_nat", "w_adv", "w_nat", "loss", "kl_adv", "kl_nat")
-    }
+    trace = defaultdict[str, list[Tensor]](list)
     for step in range(len(inputs["student_adv_logits"])):
         student, teacher = (
             {kind: inputs[f"{who}_{kind}_logits"][step] for kind in ("adv", "nat")} for who in ("student", "teacher")
@@ -392,11 +391,15 @@ def mtard(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor
         for place, kind in enumerate(("adv", "nat")):
             temperature = balance.temperatures[place].clone()
             trace[f"kl_{kind}"].append(balance.term(student[kind], teacher[kind], temperature).divergence)
+        student = {kind: leaf(logits) for kind, logits in student.items()}
         trace["loss"].append(balance(student, teacher))
+        leaves = {f"student_{kind}_logits": logits for kind, logits in student.items()}
+        for name, gradient in gradients(trace["loss"][-1], **leaves).items():
+            trace[name].append(gradient)
         for place, kind in enumerate(("adv", "nat")):
             trace[f"temp_{kind}"].append(balance.temperatures[place].clone())
             trace[f"w_{kind}"].append(balance.weights[place].clone())
-    return {name: torch.stack(values) for name, values in trace.items()}
+    return {name: torch.stack(values).detach() for name, values in trace.items()}
 
 
 def tgeo(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
