@@ -166,107 +166,27 @@ def test_an_installed_wheel_trains_outside_the_repository(wheel, tmp_path):
     assert len(list((work / "outputs").rglob("report.md"))) == 1
 
 
-APPLICATION = """
-import hydra
-from hydra.utils import instantiate
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(config):
-    import lightning as L
-    import torch
-
-    import lightning_losses
-
-    print(lightning_losses.__file__)
-    print("own:", config.own.mine)
-    objective = instantiate(config.objective)
-    callbacks = instantiate(config.callbacks)
-
-    class Own(L.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.network = torch.nn.Linear(2, 3)
-
-        def training_step(self, batch, batch_idx):
-            inputs, target = batch
-            logits = self.network(inputs)
-            value = objective(logits=logits, teacher_logits=torch.eye(3)[target], target=target)
-            return {"loss": value.total, "logits": logits, "target": target}
-
-        def validation_step(self, batch, batch_idx):
-            inputs, target = batch
-            self.log("val_acc", (self.network(inputs).argmax(-1) == target).float().mean())
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), 0.1)
-
-    data = torch.utils.data.TensorDataset(torch.randn(12, 2), torch.arange(12) % 3)
-    loader = torch.utils.data.DataLoader(data, batch_size=12)
-    trainer = L.Trainer(
-        accelerator="cpu", max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, log_every_n_steps=1, callbacks=list(callbacks.values()),
-    )
-    trainer.fit(Own(), loader, loader)
-    print("watched:", callbacks.grokking.val)
-
-
-if __name__ == "__main__":
-    main()
-"""
-
-CONFIGURATION = """
-defaults:
-  - objective: nkd
-  - callbacks: grokking
-  - callbacks@own: calibration
-  - _self_
-
-objective:
-  terms:
-    nkd:
-      weight: 0.5
-callbacks:
-  grokking:
-    val_metric: val_acc
-hydra:
-  output_subdir: null
-  run:
-    dir: .
-"""
-
-
 @pytest.mark.slow
 def test_an_application_with_its_own_configuration_takes_ours(wheel, tmp_path):
     binaries = installed(wheel, tmp_path / "venv", ["recipes"])
-    (tmp_path / "conf" / "callbacks").mkdir(parents=True)
-    (tmp_path / "conf" / "config.yaml").write_text(CONFIGURATION)
-    # The library has a file of this name: the application's own wins.
-    (tmp_path / "conf" / "callbacks" / "calibration.yaml").write_text("mine: 7\n")
-    (tmp_path / "app.py").write_text(APPLICATION)
+    shutil.copytree(ROOT / "docs" / "template", tmp_path / "template", ignore=shutil.ignore_patterns("__pycache__"))
 
     def application(*overrides):
-        return start([binaries / "python", "app.py", *overrides], tmp_path)
+        return start([binaries / "python", "train.py", *overrides], tmp_path / "template")
 
-    # Without callbacks, whose import takes seconds.
-    (tmp_path / "conf" / "short.yaml").write_text("defaults: [objective: nkd]\n")
     runs = [
-        application(),
-        application("-cn", "short", "objective.terms.nkd.loss.temprature=2"),
-        application("-cn", "short", "objective.terms.nkd.loss.temperature=abc"),
+        application("-m", "objective@model.objective=nkd,ce", "hydra.sweep.dir=runs"),
+        application("model.objective.terms.nkd.loss.temprature=2"),
     ]
-    (code, out, err), *wrong = map(finish, runs)
+    (code, _, err), wrong = map(finish, runs)
     assert code == 0, err
-    location, own, watched = out.splitlines()[-3:]
-    assert location.startswith(str(tmp_path / "venv"))
-    assert own == "own: 7" and watched.startswith("watched: [(1, ")
-    messages = [
-        r"Key 'temprature' not in 'NKD\(gamma, temperature, ignore_index, reduction, shared_support\)'",
-        r"Value 'abc' of type 'str' could not be converted to Float\n\s*full_key: objective.terms.nkd.loss.temperature",
-    ]
-    for message, (code, _, err) in zip(messages, wrong, strict=True):
-        assert code == 1 and re.search(message, err), err
-        assert "Traceback" not in err
+    assert sorted(path.name for path in (tmp_path / "template" / "runs").iterdir() if path.is_dir()) == ["0", "1"]
+    saved = (tmp_path / "template" / "runs" / "1" / ".hydra" / "config.yaml").read_text()
+    # The library has a file of this name too: the application's own wins.
+    assert "lightning.pytorch.callbacks.EarlyStopping" in saved and "GrokkingMonitor" in saved
+    code, _, err = wrong
+    assert code == 1 and "Traceback" not in err
+    assert "Key 'temprature' not in 'NKD(gamma, temperature, ignore_index, reduction, shared_support)'" in err
 
 
 CORE = """

@@ -20,7 +20,7 @@ def blocks(language):
 
 
 def test_the_application_s_configuration_takes_ours(tmp_path):
-    primary, _ = blocks("yaml")
+    primary, _, _ = blocks("yaml")
     (tmp_path / "config.yaml").write_text(primary)
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         config = compose("config")
@@ -28,8 +28,14 @@ def test_the_application_s_configuration_takes_ours(tmp_path):
     assert "weight_norms" in config.callbacks
 
 
+def test_the_template_is_as_the_page_shows_it():
+    _, shown, _ = map(OmegaConf.create, blocks("yaml"))
+    template = OmegaConf.load(ROOT / "docs" / "template" / "conf" / "train.yaml")
+    assert shown == OmegaConf.masked_copy(template, list(shown))
+
+
 def test_losses_of_others_by_configuration():
-    _, objective = blocks("yaml")
+    _, _, objective = blocks("yaml")
     built = instantiate(OmegaConf.create(objective))
     value = built(logits=torch.randn(6, 3), features=torch.randn(6, 4), target=torch.tensor([0, 1, 2, 0, 1, 2]))
     assert set(value.parts) == {"focal", "triplets"} and bool(torch.isfinite(value.total))

@@ -5,6 +5,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_losses.numerics.checks import check_count
+
 
 class SmallCNN(nn.Module):
     """Three stages of convolutions, each of half the size and twice the channels of the one before, and a linear head.
@@ -35,8 +37,7 @@ class SmallCNN(nn.Module):
     def __init__(self, num_classes: int = 10, in_chans: int = 1, width: int = 8, depth: int = 1) -> None:
         super().__init__()
         for name, value in (("num_classes", num_classes), ("in_chans", in_chans), ("width", width), ("depth", depth)):
-            if value < 1:
-                raise ValueError(f"small_cnn: {name}={value} came; give at least 1.")
+            check_count("small_cnn", name, value)
         channels = [width, 2 * width, 4 * width]
         self.stages = nn.Sequential(
             *(_stage(before, after, depth) for before, after in zip([in_chans, *channels], channels, strict=False))

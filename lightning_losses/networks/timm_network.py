@@ -7,6 +7,7 @@ from torch import nn
 
 from lightning_losses.environment.extras import require
 from lightning_losses.networks.weights import load_weights
+from lightning_losses.numerics.checks import check_count, check_number
 
 
 def timm_network(name: str, num_classes: int, in_chans: int = 3, **options: Any) -> nn.Module:
@@ -20,13 +21,17 @@ def timm_network(name: str, num_classes: int, in_chans: int = 3, **options: Any)
 
     Raises:
         ModuleNotFoundError: timm is not installed.
-        ValueError: a name that timm does not know; `pretrained_cfg`, which could name a file to unpickle.
+        ValueError: a name that timm does not know; no number of classes or channels; `pretrained_cfg`, which could
+            name a file to unpickle.
 
     Example:
         >>> import torch
         >>> timm_network("test_resnet", num_classes=10, in_chans=1)(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
+    # timm would take null for the classes that a network was first made for; 0 makes one without a head.
+    check_number("timm_network", "num_classes", num_classes, least=0)
+    check_count("timm_network", "in_chans", in_chans)
     plain = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     return create_network("timm_network", name, num_classes, in_chans=in_chans, **plain)
 

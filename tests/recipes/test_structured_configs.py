@@ -7,10 +7,11 @@ from pathlib import Path
 
 import hydra
 import pytest
+import torch
 from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -79,6 +80,45 @@ def test_the_application_s_own_file_of_a_name_wins_and_the_rest_is_ours(tmp_path
     with application(tmp_path, "defaults: [objective: kd]"):
         assert compose("config") == {"objective": {"mine": 1}}
         assert set(compose("config", ["objective=nkd"]).objective.terms) == {"ce", "nkd"}
+
+
+# What the application has to give, where it has no data of ours.
+GIVEN = {"num_classes": 5, "in_chans": 3, "length": 40, "num_features": 12, "img_size": 16, "vocabulary_size": 11,
+         "context_length": 7, "buckets": 13}  # fmt: skip
+FED_BY_DATA = [file for file in FILES if "${oc.select:data." in (CONF / f"{file}.yaml").read_text()]
+
+
+def test_a_group_stands_anywhere_without_data_of_ours(tmp_path):
+    assert "${data." not in "".join((CONF / f"{file}.yaml").read_text() for file in FILES)
+    places = [f"/{file.split('/')[0]}@mine.{file.replace('/', '_')}: {file.split('/')[1]}" for file in FED_BY_DATA]
+    with application(tmp_path, f"defaults: [{', '.join(places)}, /teacher@teacher: small_cnn]"):
+        config, near = compose("config"), compose("config", ["+data.num_classes=4", "+data.input_shape=[2,8,8]"])
+    assert (near.teacher.num_classes, near.teacher.in_chans) == (4, 2)
+    for file in FED_BY_DATA:
+        node = config.mine[file.replace("/", "_")]
+        with pytest.raises(InstantiationException, match=r"=None came; give a (whole )?number"):
+            hydra.utils.instantiate(node)
+
+        def give(part):
+            for name in part if isinstance(part, (DictConfig, ListConfig)) else ():
+                if name in GIVEN and str(part._get_node(name)._value()).startswith("${oc.select:data."):
+                    part[name] = GIVEN[name]
+            for child in (
+                part.values() if isinstance(part, DictConfig) else part if isinstance(part, ListConfig) else ()
+            ):
+                give(child)
+
+        give(node)
+        assert isinstance(hydra.utils.instantiate(node), torch.nn.Module)
+
+
+def test_an_objective_stands_within_a_model_and_a_teacher_takes_its_numbers(tmp_path):
+    primary = "defaults: [/objective@model.objective: nkd, teacher: small_cnn, _self_]\nmodel: {lr: 0.1}"
+    given = ["teacher.num_classes=3", "teacher.in_chans=3", "model.objective.terms.nkd.loss.gamma=2"]
+    with application(tmp_path, primary):
+        config = compose("config", given)
+    assert hydra.utils.instantiate(config.model)["objective"].terms.nkd.loss.gamma == 2
+    assert hydra.utils.instantiate(config.teacher).head.out_features == 3
 
 
 def test_our_primary_configurations_and_experiments_are_not_offered(tmp_path):

@@ -50,11 +50,16 @@ def _typed(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     content = {name: _typed(value) for name, value in node.items()}
-    special = tuple(name for name in content if str(name).startswith("_") and name != "_target_")
     # A defaults list belongs to a file, not to what it builds; what is given by position has no names to check.
-    if "_target_" not in content or "defaults" in content or "_args_" in special:
+    if "_target_" not in content or "defaults" in content or "_args_" in content:
         return content
-    schema = _schema(str(content["_target_"]), special)
+    # Hydra's own names, and arguments that are null as long as the application has no such data.
+    marked = tuple(
+        name
+        for name, value in content.items()
+        if (str(name).startswith("_") and name != "_target_") or str(value).startswith("${oc.select:")
+    )
+    schema = _schema(str(content["_target_"]), marked)
     if schema is None:
         return content
     built = OmegaConf.structured(schema)
@@ -64,8 +69,13 @@ def _typed(node: Any) -> Any:
 
 
 @cache
-def _schema(target: str, special: tuple[str, ...] = ()) -> type | None:
-    """A dataclass with the arguments of a target, named by its signature: Hydra's errors then name the choices."""
+def _schema(target: str, marked: tuple[str, ...] = ()) -> type | None:
+    """A dataclass with the arguments of a target, named by its signature: Hydra's errors then name the choices.
+
+    Args:
+        target: a dotted name.
+        marked: further fields, which begin with an underscore, and arguments that may be null.
+    """
     try:
         built = get_object(target)
         parameters = list(inspect.signature(built).parameters.values())
@@ -75,13 +85,14 @@ def _schema(target: str, special: tuple[str, ...] = ()) -> type | None:
         return None
     annotations = argument_types(built)
     fields: list[tuple[str, Any, Any]] = [("_target_", str, field(default=target))]
-    fields += [(name, Any, field(default=MISSING)) for name in special]
+    fields += [(name, Any, field(default=MISSING)) for name in marked if name.startswith("_")]
     for parameter in parameters:
         if parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
-            fields.append((parameter.name, *_field(annotations.get(parameter.name, Any), parameter.default)))
+            kind, default = _field(annotations.get(parameter.name, Any), parameter.default)
+            fields.append((parameter.name, Optional[kind] if parameter.name in marked else kind, default))  # noqa: UP045
     names = ", ".join(name for name, _, _ in fields if not name.startswith("_"))
     schema = make_dataclass(f"{target.rpartition('.')[2]}({names})", fields)
-    schema.__module__, schema.__qualname__ = __name__, "|".join([target.replace(".", "/"), *special])
+    schema.__module__, schema.__qualname__ = __name__, "|".join([target.replace(".", "/"), *marked])
     return schema
 
 
