@@ -1,13 +1,14 @@
 """Means over an epoch of what every step yields, at the price of a few additions a step."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.parallel.processes import total_of_all
+from lightning_losses.parallel.processes import total_of_all, values_of_all
 
 # Of so many steps.
 _TOGETHER = 64
@@ -17,8 +18,8 @@ class Means(NamedTuple):
     """Means over all samples of all processes; 0 where there were none, as a loss is.
 
     Attributes:
-        total: of the weighted sum of the parts.
-        parts: of each part.
+        total: of what the steps' weighted parts add up to.
+        parts: of each part, over the steps that had it.
         samples: how many each part's mean is over.
     """
 
@@ -27,8 +28,20 @@ class Means(NamedTuple):
     samples: dict[str, float]
 
 
+@dataclass(eq=False)
+class _Step:
+    """What one step added: its parts by name, and what tells it from others."""
+
+    batch: Hashable
+    step: int | None
+    parts: dict[str, tuple[Tensor, float, Tensor]]
+
+
 class EpochMeans:
     """Sums of named scalars over their samples, kept on their device: nothing waits for it, or is copied to the host.
+
+    Steps may have different parts, as where two objectives take turns. Each part's mean is over the samples of the
+    steps that had it; the total is the mean over all samples of what their steps' parts add up to.
 
     Example:
         >>> means = EpochMeans()
@@ -41,64 +54,101 @@ class EpochMeans:
     """
 
     def __init__(self) -> None:
-        self._names: tuple[str, ...] = ()
-        self._sums: Float[Tensor, "3 parts"] | None = None
-        self._waiting: list[tuple[list[Tensor], list[float], list[Tensor]]] = []
+        # By the names of the parts that a step had.
+        self._sums: dict[tuple[str, ...], Float[Tensor, "3 parts"]] = {}
+        self._waiting: list[_Step] = []
+        # Of the sums, which a process without steps needs too.
+        self._like: dict[str, Any] = {}
 
-    def add(self, parts: Mapping[str, Tensor], weights: Mapping[str, float], samples: Mapping[str, Tensor]) -> None:
-        """Add a step's values, the same names as before.
+    def add(
+        self,
+        parts: Mapping[str, Tensor],
+        weights: Mapping[str, float],
+        samples: Mapping[str, Tensor],
+        *,
+        batch: Hashable = None,
+        step: int | None = None,
+    ) -> None:
+        """Add a step's values.
 
         Args:
             parts: each the mean over its samples.
             weights: what the total multiplies each by.
             samples: of each.
+            batch: the batch that they are of: what further calls add of the same one is of the same step.
+            step: the optimizer step that they are part of, by which `leave_out` knows them.
         """
-        if self._names != tuple(parts):
-            self._names, self._sums = tuple(parts), None
-            self._waiting.clear()
-        values = [part.detach() for part in parts.values()]
-        self._waiting.append((values, [weights[name] for name in parts], [samples[name] for name in parts]))
-        # Adding up a step's few numbers takes longer than a small loss.
-        if len(self._waiting) >= _TOGETHER:
+        added = {name: (part.detach(), weights[name], samples[name]) for name, part in parts.items()}
+        last = self._waiting[-1] if self._waiting else None
+        if last is not None and batch is not None and last.batch == batch and not last.parts.keys() & added.keys():
+            last.parts |= added
+            return
+        # Adding up a step's few numbers takes longer than a small loss; what may be left out is not added up yet.
+        if len(self._waiting) >= _TOGETHER and (step is None or last is None or last.step != step):
             self._add_up()
+        self._waiting.append(_Step(batch, step, added))
+
+    def leave_out(self, step: int) -> None:
+        """Forget what was added of an optimizer step, which is the latest."""
+        self._waiting = [one for one in self._waiting if one.step != step]
 
     @torch.no_grad()
     def _add_up(self) -> None:
-        if not self._waiting:
-            return
         steps, self._waiting = self._waiting, []
-        shape = len(steps), len(self._names)
-        first = steps[0][0][0]
-        # In double precision, where the device has it: an epoch may have many steps.
-        wide = torch.float32 if first.device.type == "mps" else torch.float64
-        values = torch.stack([value for step, _, _ in steps for value in step]).to(wide).view(shape)
-        weights = torch.tensor([step for _, step, _ in steps], dtype=wide).to(first.device)
-        counts = torch.stack([count for _, _, step in steps for count in step]).to(values).view(shape)
-        # A part without samples is 0, whatever else it may be.
-        values = torch.where(counts > 0, values * counts, 0.0)
-        sums = torch.stack([values.sum(dim=0), (weights * values).sum(dim=0), counts.sum(dim=0)])
-        self._sums = sums if self._sums is None else self._sums + sums
+        alike: dict[tuple[str, ...], list[_Step]] = {}
+        for one in steps:
+            alike.setdefault(tuple(one.parts), []).append(one)
+        for names, group in alike.items():
+            sums = _sums([list(one.parts.values()) for one in group])
+            self._sums[names] = self._sums[names] + sums if names in self._sums else sums
+            self._like = {"dtype": sums.dtype, "device": sums.device}
 
     def state_dict(self) -> dict[str, Any]:
         """What was added since it began; empty, if nothing was."""
         self._add_up()
-        return {} if self._sums is None else {"names": list(self._names), "sums": self._sums.cpu().clone()}
+        held = [{"names": list(names), "sums": sums.cpu().clone()} for names, sums in self._sums.items()]
+        return {"steps": held} if held else {}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], device: torch.device) -> None:
         """Go on adding to what a checkpoint holds."""
-        self._names, self._sums = tuple(state_dict["names"]), state_dict["sums"].to(device, copy=True)
+        self._sums = {tuple(held["names"]): held["sums"].to(device, copy=True) for held in state_dict["steps"]}
         self._waiting.clear()
 
     def take(self) -> Means | None:
         """The means of what was added, on all processes, which ask at once; then begin anew. None if nothing was."""
         self._add_up()
-        if self._sums is None:
+        own, self._sums = self._sums, {}
+        # Other processes may have had other steps.
+        kinds = list(dict.fromkeys(names for kinds in values_of_all(list(own)) for names in kinds))
+        if not kinds:
             return None
-        sums, self._sums = total_of_all(self._sums), None
-        samples = sums[2]
-        parts, weighted = sums[:2] / torch.where(samples > 0, samples, 1.0)
+        totals, parts = [], dict[str, Tensor]()
+        for names in kinds:
+            sums = total_of_all(own.get(names, torch.zeros(3, len(names), **self._like)))
+            samples = sums[2]
+            totals.append(torch.stack([(sums[1] / torch.where(samples > 0, samples, 1.0)).sum(), samples.max()]))
+            for name, column in zip(names, sums[[0, 2]].T, strict=True):
+                parts[name] = parts[name] + column if name in parts else column
+        total, samples = torch.stack(totals).T
+        share = samples / torch.where(samples.sum() > 0, samples.sum(), 1.0)
+        values = {name: (float(value), float(count)) for name, (value, count) in parts.items()}
         return Means(
-            float(weighted.sum()),
-            dict(zip(self._names, parts.tolist(), strict=True)),
-            dict(zip(self._names, samples.tolist(), strict=True)),
+            float((total * share).sum()),
+            {name: value / (count or 1.0) for name, (value, count) in values.items()},
+            {name: count for name, (_, count) in values.items()},
         )
+
+
+def _sums(steps: list[list[tuple[Tensor, float, Tensor]]]) -> Float[Tensor, "3 parts"]:
+    """Of each part of steps that have the same: the values times their samples, weighted likewise, the samples."""
+    shape = len(steps), len(steps[0])
+    flat = [part for step in steps for part in step]
+    device = flat[0][0].device
+    # In double precision, where the device has it: an epoch may have many steps.
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    values = torch.stack([value for value, _, _ in flat]).to(wide).view(shape)
+    weights = torch.tensor([weight for _, weight, _ in flat], dtype=wide).to(device).view(shape)
+    counts = torch.stack([count for _, _, count in flat]).to(values).view(shape)
+    # A part without samples is 0, whatever else it may be.
+    values = torch.where(counts > 0, values * counts, 0.0)
+    return torch.stack([values.sum(dim=0), (weights * values).sum(dim=0), counts.sum(dim=0)])

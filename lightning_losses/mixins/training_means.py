@@ -35,7 +35,8 @@ class TrainingMeans(_Base):
 
     Attributes:
         logged_as: what means over an epoch are logged as, with the stage's name, "train", "val" or "test", for
-            ``{stage}``; None logs nothing. A name that the module logs itself is left to it.
+            ``{stage}``; None logs nothing. A name that the module logs itself is left to it. A mean over no samples is
+            not logged.
     """
 
     logged_as: str | None = "{stage}/loss"
@@ -81,7 +82,10 @@ class TrainingMeans(_Base):
                 more=self.automatic_optimization and not closing,
             )
         super().backward(loss, *arguments, **keywords)
-        self.log_finished_means()
+        callbacks: list[Any] = getattr(attached_trainer(self), "callbacks", [])
+        # Who may yet leave the step out, tells when the means are known.
+        if not any(getattr(callback, "leaves_out_steps", False) for callback in callbacks):
+            self.log_finished_means()
 
     def share_of_step(self, part: Float[Tensor, ""], count: Count) -> Float[Tensor, ""]:
         """A batch's mean, whose gradient is scaled to its share of the optimizer step.
@@ -114,15 +118,23 @@ class TrainingMeans(_Base):
         weights: Mapping[str, float],
         samples: Mapping[str, Tensor],
     ) -> None:
-        """Add a batch's values to the means that are logged as `log_name`, and ``log_name/<part>``."""
+        """Add a batch's values to the means that are logged as `log_name`, and ``log_name/<part>``.
+
+        What several calls add of one batch is added up to one total, unless they have a part in common.
+        """
         trainer = attached_trainer(self)
         if trainer is None or log_name is None or trainer.sanity_checking or trainer.predicting:
             return
         if trainer.training:
             self._begin_epoch()
         self._epoch_means.setdefault(_stage(trainer), {}).setdefault(log_name, EpochMeans()).add(
-            parts, weights, samples
+            parts, weights, samples, batch=_batch(trainer), step=trainer.global_step if trainer.training else None
         )
+
+    def leave_out_step(self) -> None:
+        """Forget what the batches of the optimizer step under way added to the means: the step is not taken."""
+        for one in self._epoch_means.get("train", {}).values():
+            one.leave_out(self.trainer.global_step)
 
     def log_finished_means(self) -> None:
         """Log the means of an epoch of training with its last batch, in time for all that reads them at its end."""
@@ -185,19 +197,28 @@ class TrainingMeans(_Base):
                 continue
             values = {name: (means.total, max(means.samples.values()))}
             values |= {f"{name}/{part}": (value, means.samples[part]) for part, value in means.parts.items() if part}
+            # A mean over no samples is none: neither 0, nor anything else.
+            values = {logged: (value, samples) for logged, (value, samples) in values.items() if samples}
             taken = logged_elsewhere(self.trainer, self.__dict__.setdefault("_logged_means", set()))
             for logged, (value, samples) in values.items():
                 if logged not in taken:
                     self.__dict__["_logged_means"].add((running_hook(self), logged))
                     # The same number on every process.
-                    # A mean over no samples is 0, which Lightning would divide by 0.
-                    log_means(self, {logged: value}, samples or 1, on_step=False, on_epoch=True)
+                    log_means(self, {logged: value}, samples, on_step=False, on_epoch=True)
 
 
 def all_processes(samples: Tensor) -> Float[Tensor, ""]:
     """A count over all processes, exact beyond 2**24 where the device has double precision."""
     wide = samples.detach().to(torch.float32 if samples.device.type == "mps" else torch.float64)
     return total_of_all(wide)
+
+
+def _batch(trainer: Any) -> tuple[int, int]:
+    """What tells the batch under way from others."""
+    if trainer.training:
+        return trainer.current_epoch, trainer.fit_loop.batch_idx
+    loops = (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop)
+    return -1, sum(loop.batch_progress.total.ready for loop in loops)
 
 
 def _stage(trainer: Any) -> str:

@@ -125,6 +125,22 @@ def values_on_first(value: Any) -> list[Any]:
     return gathered or []
 
 
+def values_of_all(value: Any) -> list[Any]:
+    """A plain value of every process, in rank order, on every process.
+
+    Every process must ask at once. Tensors in the value must be on the CPU.
+
+    Example:
+        >>> values_of_all({"batches": 3})
+        [{'batches': 3}]
+    """
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
 def value_of_first(value: Any) -> Any:
     """A plain value of the first process, on every process.
 

@@ -41,13 +41,13 @@ class Seen(Callback):
         self.metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
 
-def fit(seen, **options):
+def fit(seen, module=None, **options):
     generator = torch.Generator().manual_seed(0)
     batches = [
         {"inputs": torch.randn(n, 4, generator=generator), "target": torch.randint(3, (n,), generator=generator)}
         for n in (5, 5, 5, 2)
     ]
-    module = Module()
+    module = module or Module()
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
         enable_model_summary=False, callbacks=[seen], **{"max_epochs": 2, **options},
@@ -84,6 +84,34 @@ def test_an_epoch_that_is_cut_short_logs_what_it_had_at_its_end():
     assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(mean(module.seen), rel=1e-6)
 
 
+class Alternating(Module):
+    """Two objectives that take turns, the second of them beside a loss of the module's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = Objective({"other": CrossEntropy(label_smoothing=0.1)})
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx % 2 == 0:
+            return super().training_step(batch, batch_idx)
+        logits, samples = self.network(batch["inputs"]), len(batch["target"])
+        own = logits.square().mean()
+        self.add_to_means(self.log_name(), {"own": own}, {"own": 1.0}, {"own": torch.tensor(samples)})
+        loss = own + self.evaluate_objective(self.other, self.log_name(), {"logits": logits, "target": batch["target"]})
+        self.seen.append((loss.item(), samples))
+        return loss
+
+
+def test_objectives_that_take_turns_are_logged_as_the_means_of_what_they_had():
+    seen = Seen()
+    module, _ = fit(seen, Alternating(), max_epochs=1)
+    logged = seen.metrics[0]
+    assert logged["train/loss"] == pytest.approx(mean(module.seen), rel=1e-6)
+    first, second = mean(module.seen[::2]), mean(module.seen[1::2])
+    assert logged["train/loss/ce"] + logged["train/loss/smooth"] == pytest.approx(first, rel=1e-6)
+    assert logged["train/loss/own"] + logged["train/loss/other"] == pytest.approx(second, rel=1e-6)
+
+
 def test_values_of_several_precisions_add_up():
     means, ones = EpochMeans(), {"a": 1.0, "b": 1.0}
     for a, b, samples in ((1.0, 2.0, 1), (3.0, 2.0, 3)):
@@ -111,6 +139,40 @@ def test_what_has_no_samples_adds_nothing_whatever_it_is():
     assert means.take() == (3.0, {"a": 3.0, "b": 0.0}, {"a": 2.0, "b": 0.0})
 
 
+def added(means, value, samples, batch, *names, step=None):
+    parts = {name: torch.tensor(float(value)) for name in names}
+    ones, counts = dict.fromkeys(names, 1.0), {name: torch.tensor(samples) for name in names}
+    means.add(parts, ones, counts, batch=batch, step=step)
+
+
+@pytest.mark.parametrize("steps", [2, 80], ids=["at once", "added up in between"])
+def test_parts_that_change_between_steps_keep_what_each_had(steps):
+    means, again = EpochMeans(), EpochMeans()
+    for number in range(0, steps, 2):
+        # Two objectives that take turns: their samples add up.
+        added(means, 1, 3, number, "a")
+        added(means, 5, 1, number + 1, "b")
+    again.load_state_dict(means.state_dict(), torch.device("cpu"))
+    half = steps / 2
+    assert again.take() == (2.0, {"a": 1.0, "b": 5.0}, {"a": 3 * half, "b": half})
+
+
+def test_what_one_batch_adds_in_two_calls_is_added_up():
+    means = EpochMeans()
+    for number in range(3):
+        added(means, 1, 4, number, "")
+        added(means, 2, 2, number, "ce", "kd")
+    assert means.take() == (5.0, {"": 1.0, "ce": 2.0, "kd": 2.0}, {"": 12.0, "ce": 6.0, "kd": 6.0})
+
+
+def test_a_step_that_is_left_out_is_in_no_mean():
+    means = EpochMeans()
+    for number in range(140):
+        added(means, torch.nan if number // 70 else 2, 1, number, "a", step=number // 70)
+    means.leave_out(1)
+    assert means.take() == (2.0, {"a": 2.0}, {"a": 70.0})
+
+
 def test_a_state_owns_its_sums():
     means = EpochMeans()
     means.add({"a": torch.tensor(1.0)}, {"a": 1.0}, {"a": torch.tensor(2)})
@@ -119,4 +181,4 @@ def test_a_state_owns_its_sums():
     again = EpochMeans()
     again.load_state_dict(state, torch.device("cpu"))
     again.add({"a": torch.tensor(3.0)}, {"a": 1.0}, {"a": torch.tensor(2)})
-    assert state["sums"].tolist() == [[2.0], [2.0], [2.0]] and again.take().parts == {"a": 2.0}
+    assert state["steps"][0]["sums"].tolist() == [[2.0], [2.0], [2.0]] and again.take().parts == {"a": 2.0}

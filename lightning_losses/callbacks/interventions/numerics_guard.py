@@ -15,6 +15,7 @@ from lightning_losses.callbacks.interventions.grokfast import Grokfast
 from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient
 from lightning_losses.checkpoints.epoch_seed import EpochSeed
 from lightning_losses.diagnostics.numerics import Cause, find_cause, save_batch
+from lightning_losses.mixins.training_means import TrainingMeans
 from lightning_losses.numerics.settings import Bound, Count
 from lightning_losses.parallel.processes import maximum_of_all, world_size
 
@@ -40,9 +41,9 @@ class NumericsGuard(DeclaredCallback):
     finite are named, and the batch is saved with the weights, so that `lightning_losses.diagnostics.numerics.replay`
     finds the same again. Batches of an accumulated step count together, and all processes decide together.
 
-    A skipped step changes neither weights nor optimizer state nor buffers (running statistics among them); it counts as
-    a step, so that schedules go on. Under float16 AMP the scaler lowers its scale as for any step that it skips. Put
-    this callback before those that change gradients.
+    A skipped step changes neither weights nor optimizer state nor buffers (running statistics among them), and is in no
+    mean that a mixin logs; it counts as a step, so that schedules go on. Under float16 AMP the scaler lowers its scale
+    as for any step that it skips. Put this callback before those that change gradients.
 
     Cost: a look at one number a step, about 20 microseconds on the CPU. On an accelerator the host waits for the device
     once a step; several processes exchange one number. `gradients` adds a norm of each parameter's gradient; `skip`
@@ -86,6 +87,11 @@ class NumericsGuard(DeclaredCallback):
     _done: bool = field(init=False, default=True)
     _buffers: dict[str, Tensor] = field(init=False, default_factory=dict)
 
+    @property
+    def leaves_out_steps(self) -> bool:
+        """Whether a step may be left out after its backward pass; the means of an epoch wait for that."""
+        return self.skip
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a place in which it would look too late, or draw other random numbers again."""
         refuse_place_after(trainer, self, Grokfast, OrthogonalGradient)
@@ -114,8 +120,13 @@ class NumericsGuard(DeclaredCallback):
         if self.gradients and getattr(trainer.precision_plugin, "scaler", None) is None:
             norms = torch._foreach_norm([_local(p.grad) for p in pl_module.parameters() if p.grad is not None])
             flags += [torch.isfinite(norm) for norm in norms]
-        if not flags:
-            return
+        if flags:
+            self._judge(trainer, pl_module, flags)
+        if self.skip and isinstance(pl_module, TrainingMeans):
+            pl_module.log_finished_means()
+
+    def _judge(self, trainer: L.Trainer, pl_module: L.LightningModule, flags: list[Tensor]) -> None:
+        """Let the step be, leave it out, or stop."""
         bad = ~torch.stack([flag.to(flags[0].device) for flag in flags]).all()
         if not bool(maximum_of_all(bad.to(torch.float32)) if world_size() > 1 else bad):
             self._consecutive = 0
@@ -132,6 +143,8 @@ class NumericsGuard(DeclaredCallback):
             for name, buffer in pl_module.named_buffers():
                 if name in self._buffers:
                     buffer.copy_(self._buffers[name])
+        if isinstance(pl_module, TrainingMeans):
+            pl_module.leave_out_step()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
