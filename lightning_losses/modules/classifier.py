@@ -13,12 +13,23 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from lightning_losses.environment.logged_means import log_means
 from lightning_losses.mixins import SelfDistillationMixin
-from lightning_losses.modules.evaluation import evaluate, ignored_targets
+from lightning_losses.modules.evaluation import evaluate
 from lightning_losses.objective import Objective
+from lightning_losses.objective.ignored_targets import ignored_targets
+from lightning_losses.parallel.processes import world_size
 
 Batch = dict[str, Tensor]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], torch.optim.lr_scheduler.LRScheduler]
+
+
+class _Accuracy(MulticlassAccuracy):
+    """Accuracy that is not a number where no process had a sample: torchmetrics gives 0."""
+
+    def compute(self) -> Tensor:
+        """The share of right predictions."""
+        counted = torch.as_tensor(self.tp).sum() + torch.as_tensor(self.fn).sum()
+        return torch.where(counted > 0, super().compute(), torch.nan)
 
 
 def with_scheduler(optimizer: Optimizer, make_scheduler: SchedulerFactory | None) -> Any:
@@ -33,7 +44,9 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
 
     Batches are mappings with the glossary's names: `inputs`, `target` and, for methods that remember samples, `index`.
     Validation and test log cross-entropy as ``loss``, ``accuracy`` and 15-bin ``ece`` of the samples whose target no
-    term ignores, and return ``{"loss", "logits", "target"}`` for callbacks.
+    term ignores, and return ``{"loss", "logits", "target"}`` for callbacks. A target of probabilities counts as its
+    likeliest class for the last two; one of zeros is ignored. An epoch without a kept sample logs nothing, or NaN on
+    several processes.
 
     Args:
         network: maps `inputs` to logits [B, C].
@@ -75,7 +88,7 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
                 self._materialize(example_inputs, num_classes)
         metrics = MetricCollection(
             {
-                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+                "accuracy": _Accuracy(num_classes, average="micro"),
                 "ece": MulticlassCalibrationError(num_classes, n_bins=15),
             }
         )
@@ -108,12 +121,14 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> dict[str, Tensor]:
         logits, target = self(batch["inputs"]), batch["target"]
-        found = evaluate(logits, target, ignored_targets(self.objective))
-        if found.samples:
-            metrics.update(logits.float()[found.kept].softmax(dim=-1), target[found.kept])
-        log_means(self, {f"{metrics.prefix}loss": found.loss}, found.samples)
-        self.log_dict(metrics, batch_size=found.samples)
-        return {"loss": found.loss, "logits": logits, "target": target}
+        measured = evaluate(logits, target, *ignored_targets(self))
+        if measured.samples:
+            metrics.update(logits.float()[measured.kept].softmax(dim=-1), measured.label)
+        log_means(self, {f"{metrics.prefix}loss": measured.loss}, measured.samples)
+        # Other processes may have samples, and all compute together.
+        if measured.samples or world_size() > 1:
+            self.log_dict(metrics, batch_size=measured.samples)
+        return {"loss": measured.loss, "logits": logits, "target": target}
 
     @torch.no_grad()
     def _materialize(self, inputs: Tensor | None, num_classes: int) -> None:

@@ -26,9 +26,10 @@ from lightning_losses.environment.lightning_internals import (
 from lightning_losses.environment.logged_means import log_means
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.modules.classifier import OptimizerFactory
-from lightning_losses.modules.evaluation import evaluate, ignored_targets
+from lightning_losses.modules.evaluation import evaluate
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.objective import Objective
+from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.processes import world_size
 
 Batch = dict[str, Tensor]
@@ -169,13 +170,13 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
         logits, target = self.network(batch["inputs"]), batch["target"]
         samples = len(target)
         if self.measure == "accuracy":
-            found = evaluate(logits, target, ignored_targets(self.objective))
-            metrics, samples = {"val/accuracy": found.accuracy, "val/loss": found.loss}, found.samples
+            measured = evaluate(logits, target, *ignored_targets(self))
+            metrics, samples = {"val/accuracy": measured.accuracy, "val/loss": measured.loss}, measured.samples
         else:
             metrics = {"val/loss": F.mse_loss(logits, target, reduction="sum") / max(target.numel(), 1)}
         if self._callbacks_alone_read():
             # The logging takes as long as two steps of a small network.
-            self.trainer.callback_metrics.update(metrics)
+            self.trainer.callback_metrics.update(metrics if samples else {})
         else:
             log_means(self, metrics, samples)
 

@@ -166,10 +166,9 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
 
     def _evaluate(self, batch: Batch, split: str) -> dict[str, Tensor]:
         logits, target = self(batch["inputs"], batch.get("documents")).float(), batch["target"]
-        found = evaluate(logits, target, [self.ignore_index])
-        values = {f"{split}/loss": found.loss, f"{split}/accuracy": found.accuracy}
-        log_means(self, values, found.samples)
-        return {"loss": found.loss, "logits": logits, "target": target}
+        measured = evaluate(logits, target, self.ignore_index)
+        log_means(self, {f"{split}/loss": measured.loss, f"{split}/accuracy": measured.accuracy}, measured.samples)
+        return {"loss": measured.loss, "logits": logits, "target": target}
 
     def _terms(self) -> dict[str, Term]:
         return {name: term for name, term in self.objective.terms.items() if isinstance(term, Term)}

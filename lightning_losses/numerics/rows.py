@@ -111,14 +111,20 @@ def _of_kept(logits: Tensor, target: Tensor, kept: Bool[Tensor, "*rows"]) -> Row
     return Rows(logits.masked_fill(~kept.unsqueeze(-1), 0.0), target, kept)
 
 
-def labelled_rows(target: Shaped[Tensor, "..."], ignore_index: int = -100) -> Bool[Tensor, "*rows"]:
-    """Which rows have a label: an index but `ignore_index`, or probabilities that aren't all 0.
+def labelled_rows(target: Shaped[Tensor, "..."], *ignored: int) -> Bool[Tensor, "*rows"]:
+    """Which rows have a label: an index but those that are ignored, -100 if none is given, or probabilities not all 0.
 
     Example:
         >>> labelled_rows(torch.tensor([1, -100])), labelled_rows(torch.tensor([[0.5, 0.5], [0.0, 0.0]]))
         (tensor([ True, False]), tensor([ True, False]))
     """
-    return target.sum(dim=-1) != 0 if target.is_floating_point() else target != ignore_index
+    if target.is_floating_point():
+        return target.sum(dim=-1) != 0
+    first, *further = ignored or (-100,)
+    kept = target != first
+    for index in further:
+        kept = kept & (target != index)
+    return kept
 
 
 def check_classes(

@@ -80,11 +80,38 @@ def test_it_adds_nothing_in_validation_and_test(name):
     module, data = MODULES[name](), batches(name)
     for stage in ("validate", "test") if hasattr(module, "test_metrics") or "language" in name else ("validate",):
         results = []
-        for given in (data, data[::2]):
+        for given in (data, data[::2], data[1:2]):
             trainer = L.Trainer(
                 accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
                 enable_model_summary=False,
             )  # fmt: skip
             results.append(getattr(trainer, stage)(module, DataLoader(given, batch_size=None), verbose=False)[0])
         assert results[0] == pytest.approx(results[1], rel=1e-6) and results[0]
+        assert results[2] == {}
         assert all(0 < value < 10 for metric, value in results[0].items() if metric.endswith("loss"))
+
+
+@pytest.mark.parametrize("make", [MODULES["classifier"], MODULES["full batch"]], ids=["classifier", "full batch"])
+def test_probabilities_count_as_their_likeliest_class_and_zeros_as_no_target(make):
+    torch.manual_seed(0)
+    module, results = make(), []
+    inputs, target = torch.randn(6, 4), torch.tensor([0, -100, 2, 1, -100, 1])
+    soft = nn.functional.one_hot(target.clamp(min=0), 3).float() * (target >= 0).unsqueeze(1)
+    for given in (target, soft):
+        trainer = L.Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        batch = {"inputs": inputs, "target": given}
+        results.append(trainer.validate(module, DataLoader([batch], batch_size=None), verbose=False)[0])
+    assert results[0] == pytest.approx(results[1], rel=1e-6) and len(results[0]) >= 2
+
+
+def test_a_fit_whose_validation_keeps_nothing_logs_nothing_of_it():
+    module, batch = MODULES["full batch"](), {"inputs": torch.randn(2, 4), "target": torch.tensor([-100, -100])}
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False, max_epochs=1,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, *(DataLoader([batch], batch_size=None) for _ in range(2)))
+    assert trainer.callback_metrics == {}
