@@ -40,6 +40,8 @@ def chunked_head(
     chunk: int | None = None,
     accum_dtype: torch.dtype | None = None,
     drop_ignored: bool | None = None,
+    softcap: float | None = None,
+    teacher_softcap: float | None = None,
     impl: ChunkedImpl = "auto",
 ) -> Float[Tensor, "..."]:
     """``loss(logits=hidden @ weight.T + bias, target=target)`` without ever holding these logits.
@@ -62,6 +64,8 @@ def chunked_head(
         accum_dtype: what the weight's gradient gathers in over the chunks; by default its own.
         drop_ignored: whether ignored tokens are dropped before the product, which saves theirs and waits for the
             device to count them; by default on a CPU alone, where that costs nothing.
+        softcap: s: logits become ``s tanh(l / s)``, as Gemma's do; but for functions of cross-entropy by autograd.
+        teacher_softcap: likewise of a teacher that is given by its head.
         impl: "triton" runs one kernel on the scores of student and teacher, for a divergence that it has functions of;
             "avx512" does so in C++ on a CPU that has it; "chunked" takes the loss's hand-written gradient if it has
             one, on a CPU, "autograd" never, "reference" holds the logits of all tokens; "auto" is "triton" on CUDA and
@@ -98,6 +102,7 @@ def chunked_head(
             impl=cast(Impl, impl),
             label_smoothing=options.label_smoothing,
             row_function=options.row_function,
+            softcap=softcap,
         )
     return head_loss(
         loss,
@@ -114,4 +119,5 @@ def chunked_head(
         accum_dtype=accum_dtype,
         drop_ignored=drop_ignored,
         impl=impl,
+        softcaps=(softcap, teacher_softcap),
     ).loss

@@ -63,6 +63,8 @@ def linear_distillation(
     vocabulary: Policy = "error",
     student_classes: Sequence[int] | Int[Tensor, " shared"] | None = None,
     teacher_classes: Sequence[int] | Int[Tensor, " shared"] | None = None,
+    softcap: float | None = None,
+    teacher_softcap: float | None = None,
     impl: ChunkedImpl = "auto",
 ) -> LinearDistillationValue:
     """Distil a teacher's head into a student's, by any row-wise objective, without either's logits.
@@ -93,6 +95,8 @@ def linear_distillation(
             and takes a walk of its own.
         student_classes: for "map", the student's rows that are shared.
         teacher_classes: for "map", the teacher's rows that are the same, in the same order.
+        softcap: s: the student's scores become ``s tanh(l / s)``, by autograd, in chunks; None for none.
+        teacher_softcap: likewise the teacher's, whose head is then given.
         impl: as for `chunked_head`.
 
     Shapes:
@@ -150,16 +154,28 @@ def linear_distillation(
         "impl": impl,
     }
     if matched is None:
-        parts = Parts(soft_weight, hard_weight)
-        loss, of_parts = head_loss(objective, hidden, weight, target, bias, parts=parts, teacher=teacher, **shared)
+        parts, caps = Parts(soft_weight, hard_weight), (softcap, teacher_softcap)
+        loss, of_parts = head_loss(
+            objective, hidden, weight, target, bias, parts=parts, teacher=teacher, softcaps=caps, **shared
+        )
         return LinearDistillationValue(loss, of_parts[0], of_parts[1] if hard_weight else None)
     # The hard part is on rows of the head that the teacher doesn't have.
     soft_target = None if target is None else shared_target(target, len(weight), matched, ignore_index)
-    soft = chunked_head(objective, hidden, soft_weights, soft_target, soft_bias, teacher=teacher, **shared)
+    soft = chunked_head(
+        objective,
+        hidden,
+        soft_weights,
+        soft_target,
+        soft_bias,
+        teacher=teacher,
+        softcap=softcap,
+        teacher_softcap=teacher_softcap,
+        **shared,
+    )
     if not hard_weight or target is None:
         return LinearDistillationValue(soft_weight * soft, soft.detach(), None)
     by: Impl = impl if impl in ("auto", "reference", "avx512", "triton") else "chunked"
-    hard = linear_cross_entropy(hidden, weight, target, bias, **{**shared, "impl": by})
+    hard = linear_cross_entropy(hidden, weight, target, bias, softcap=softcap, **{**shared, "impl": by})
     return LinearDistillationValue(soft_weight * soft + hard_weight * hard, soft.detach(), hard.detach())
 
 

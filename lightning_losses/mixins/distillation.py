@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lightning_losses.environment.lightning_internals import forget_hyperparameters
 from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.teachers import CachedLogits
-from lightning_losses.teachers.calls import call, logits_of
 from lightning_losses.teachers.feature_taps import FeatureTap, layers_to_tap, offered_features
 from lightning_losses.teachers.held_teacher import HeldTeacher
 

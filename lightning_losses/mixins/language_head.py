@@ -1,6 +1,5 @@
 """The mixin that spares a language model its logits in training."""
 
-from itertools import chain
 from typing import Any
 
 import torch
@@ -10,29 +9,32 @@ from torch import Tensor, nn
 
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.mixins.training_means import TrainingMeans, all_processes
+from lightning_losses.networks.head_input import check_what_follows_head, head_input
 from lightning_losses.networks.output_head import (
+    HEAD_NAMES,
     check_head,
     check_hidden_states_reach,
     finished_logits,
     head_matrix,
     logit_scale,
     logit_softcap,
+    offered_heads,
 )
 from lightning_losses.objective.term import Count
 from lightning_losses.parallel.processes import world_size
-
-_NAMES = ("lm_head", "head", "output", "output_projection")
 
 
 class LanguageHeadMixin(TrainingMeans):
     """Lets a LightningModule return hidden states in training and logits in evaluation, with a fused loss between.
 
     End `forward` with ``return self.head_output(hidden)``, and `training_step` with ``self.language_loss(hidden,
-    target)``. The head is `self.language_head` if set, else what the network's ``get_output_embeddings()`` gives, else
+    target)``; ``self.hidden_states(inputs)`` has those of `self.network`, one of transformers or anybody's, as it is.
+    The head is `self.language_head` if set, else what the network's ``get_output_embeddings()`` gives, else
     a layer called ``lm_head``, ``head``, ``output`` or ``output_projection``. It is a plain ``nn.Linear``, with or
     without bias, or an ``nn.Embedding`` whose weight is tied; or one of them with PEFT's LoRA, or in its
     `modules_to_save`. Under FSDP2 its sharded weight is gathered for the loss. The softcap and the scale that a network
-    of transformers has in its configuration are applied, and a head with further layers before it is refused.
+    of transformers has in its configuration are applied; a head with further layers before it is refused, unless
+    `hidden_states` has asked for what it is fed, and so is one behind which the network does what nobody can tell.
 
     The mean is over the tokens of the whole optimizer step: of all processes, and of all accumulated batches, however
     unevenly their tokens are ignored, as `TrainingMeans` says.
@@ -61,20 +63,37 @@ class LanguageHeadMixin(TrainingMeans):
         scores: Tensor = head(hidden) if matrix is None else F.linear(hidden, *matrix)
         return finished_logits(self._owner_of(head), scores)
 
+    def hidden_states(self, inputs: Any, **further: Any) -> Float[Tensor, "*tokens width"]:
+        """What `self.network` feeds its head, whose product is left out, for `language_loss`.
+
+        Args:
+            inputs: the tokens, or a mapping of what the network takes by name.
+            **further: given by name beside them.
+
+        Raises:
+            ValueError: as `find_head`; a network that changes its head's product in a way that nobody can tell.
+        """
+        self.__dict__["_asks_for_hidden_states"] = True
+        network: Any = self.network
+        return head_input(type(self).__name__, network, self.find_head(), inputs, **further)
+
     def find_head(self) -> nn.Module:
         """The layer that makes logits of hidden states."""
         given: Any = getattr(self, "language_head", None)
-        told, named = zip(*(_offers(owner) for owner in (self, getattr(self, "network", None))), strict=True)
-        offered = [given, *told, *chain(*named)]
-        head = next((layer for layer in offered if isinstance(layer, nn.Module)), None)
-        if head is None:
+        heads = [given] if isinstance(given, nn.Module) else offered_heads(self, getattr(self, "network", None))
+        if not heads:
             raise ValueError(
-                f"{type(self).__name__}: no head was found under {', '.join(_NAMES)}; set "
+                f"{type(self).__name__}: no head was found under {', '.join(HEAD_NAMES)}; set "
                 "self.language_head to the layer that makes the logits."
             )
+        head = heads[0]
         check_head(type(self).__name__, head)
-        if head is not given:
-            check_hidden_states_reach(type(self).__name__, self._owner_of(head), head)
+        # Of hidden states that were asked for here it is known that they reach it.
+        if head is not given and "_asks_for_hidden_states" not in self.__dict__:
+            owner = self._owner_of(head)
+            check_hidden_states_reach(type(self).__name__, owner, head)
+            if isinstance(owner, nn.Module) and owner is not self:
+                check_what_follows_head(type(self).__name__, owner, head)
         return head
 
     def head_softcap(self) -> float | None:
@@ -108,8 +127,7 @@ class LanguageHeadMixin(TrainingMeans):
     def _owner_of(self, head: nn.Module) -> Any:
         """The network whose head it is, if that has a configuration."""
         for owner in (self, getattr(self, "network", None), *self.children()):
-            told, named = _offers(owner)
-            if hasattr(owner, "config") and any(layer is head for layer in (told, *named)):
+            if hasattr(owner, "config") and any(layer is head for layer in offered_heads(owner)):
                 return owner
         return None
 
@@ -128,9 +146,3 @@ class LanguageHeadMixin(TrainingMeans):
 def normalizer_of(samples: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """What a fused loss divides its sum by; where there is nothing to add up, not by 0."""
     return torch.where(samples > 0, samples, 1.0).float()
-
-
-def _offers(owner: Any) -> tuple[Any, list[Any]]:
-    """What an owner tells to be its head, and what may be it by its name."""
-    told = getattr(owner, "get_output_embeddings", None)
-    return told() if callable(told) else None, [getattr(owner, name, None) for name in _NAMES]

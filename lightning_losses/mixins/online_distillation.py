@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.objective import Objective, ObjectiveValue
-from lightning_losses.teachers.calls import call, logits_of
 
 
 class OnlineDistillationMixin(ObjectiveMixin):

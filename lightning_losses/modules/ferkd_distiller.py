@@ -10,8 +10,8 @@ from lightning_losses.data.ferkd_labels import AdaptedLabels, ferkd_labels
 from lightning_losses.data.selfmix import selfmix
 from lightning_losses.mixins import DistillationMixin
 from lightning_losses.modules.classifier import Batch, Classifier
+from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.numerics.checks import check_number
-from lightning_losses.teachers.calls import call, logits_of
 
 
 class FerKDDistiller(DistillationMixin, Classifier):

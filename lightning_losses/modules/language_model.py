@@ -20,20 +20,22 @@ from lightning_losses.mixins.language_head import LanguageHeadMixin, normalizer_
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory, with_scheduler
 from lightning_losses.modules.evaluation import evaluate
+from lightning_losses.modules.language_batch import LanguageBatch, language_batch
 from lightning_losses.modules.peak_memory import PeakMemory
-from lightning_losses.networks.output_head import head_matrix, logit_scale, logit_softcap
+from lightning_losses.networks.calls import call, logits_of
+from lightning_losses.networks.head_input import head_input
+from lightning_losses.networks.output_head import HEAD_NAMES, head_matrix, logit_scale, logit_softcap, offered_heads
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.objective import Objective, Term
-
-Batch = dict[str, Tensor]
 
 
 class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
     """Trains a network on next tokens with any objective of row-wise losses, each fused with the head.
 
     Batches are mappings of `inputs` and `target`, [B, T] each, where ``target[:, t]`` is what follows
-    ``inputs[:, : t + 1]``; where several documents are packed in a row, also of `documents`, [B, T], which the network
-    then takes by that name, and tokens without a successor have `ignore_index` as target.
+    ``inputs[:, : t + 1]``, or tuples of both; where several documents are packed in a row, also of `documents`, [B, T],
+    and tokens without a successor have `ignore_index` as target. Or they are what collators of transformers make, of
+    which the network takes all but the `labels` by name. `language_batch` says what becomes of either.
 
     Training logs ``train/loss`` and ``train/loss/<term>`` per token, ``train/tokens_per_second`` (of all processes;
     validation's time is not in it) and ``train/peak_memory`` in bytes (`PeakMemory`; of the process that has most).
@@ -41,8 +43,9 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
     the whole optimizer step, as `LanguageHeadMixin` says.
 
     Args:
-        network: maps tokens [B, T] to logits [B, T, V], with ``return_hidden=True`` to hidden states [B, T, D], and
-            gives its head as ``get_output_embeddings()``; `lightning_losses.networks.transformer.Transformer` does.
+        network: maps tokens [B, T] to logits [B, T, V], in any form: `lightning_losses.networks.transformer`'s, one of
+            transformers, with PEFT's adapters or without, or any whose head `LanguageHeadMixin` finds. In training its
+            head is passed by, as `head_input` says.
         objective: what is minimised. `CrossEntropy` goes through `linear_cross_entropy`, other row-wise losses of
             `logits` and `target` through `chunked_head`.
         optimizer: makes the optimizer from the parameters; AdamW at its defaults if None.
@@ -83,19 +86,24 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         self._peak: PeakMemory | None = None
 
     def forward(
-        self, inputs: Int[Tensor, "batch time"], documents: Int[Tensor, "batch time"] | None = None
+        self, inputs: Any, documents: Int[Tensor, "batch time"] | None = None, **further: Any
     ) -> Float[Tensor, "batch time features"]:
         """The hidden states in training, the logits in evaluation."""
-        batch = {"inputs": inputs} if documents is None else {"inputs": inputs, "documents": documents}
-        return self.head_output(hidden_states(self.network, batch))
+        if documents is not None:
+            further["documents"] = documents
+        if self.training:
+            return self.hidden_states(inputs, **further)
+        return logits_of(type(self).__name__, call(self.network, inputs, **further))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The objective of one batch."""
-        hidden, target = self(batch["inputs"], batch.get("documents")), batch["target"]
+        given = self._given(self.network, batch)
+        hidden, target = self(given.inputs, **given.further), given.target
         weight, bias = self.head_parameters(hidden.dtype)
         own, tokens = self.count_tokens(target, ignore_index=self.ignore_index)
         head = {"hidden": hidden, "weight": weight, "target": target, "bias": bias}
         options = {"ignore_index": self.ignore_index, "normalizer": normalizer_of(own), "impl": self.impl}
+        options["softcap"] = self.head_softcap()
         progress = self.training_clock().get("progress")
         terms = self._terms()
         parts = {name: self.term_loss(term, batch, head, options) for name, term in terms.items()}
@@ -105,18 +113,17 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         self._tokens = self._tokens + (target != self.ignore_index).sum()
         return {"loss": self.share_of_step(total, tokens), "target": target}
 
-    def term_loss(self, term: Term, batch: Batch, head: dict[str, Any], options: dict[str, Any]) -> Tensor:
+    def term_loss(self, term: Term, batch: Any, head: dict[str, Any], options: dict[str, Any]) -> Tensor:
         """One term of the objective, without its logits.
 
         Args:
             term: whose loss is evaluated.
-            batch: `inputs`, `target` and, of packed rows, `documents`.
+            batch: as `training_step` takes it.
             head: `hidden`, `weight`, `target` and `bias` as the fused losses take them.
-            options: `ignore_index`, `normalizer` and `impl`, likewise.
+            options: `ignore_index`, `normalizer`, `softcap` and `impl`, likewise.
         """
         if isinstance(term.loss, CrossEntropy):
-            smoothing, softcap = term.loss.label_smoothing, self.head_softcap()
-            return linear_cross_entropy(**head, **options, label_smoothing=smoothing, softcap=softcap)
+            return linear_cross_entropy(**head, **options, label_smoothing=term.loss.label_smoothing)
         return chunked_head(term.loss, **head, **options, reduction="mean")
 
     def on_fit_start(self) -> None:
@@ -129,12 +136,12 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         super().on_train_epoch_start()
         self._tokens, self._seconds = torch.zeros((), dtype=torch.int64, device=self.device), 0.0
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Start the clock; it runs on between batches, and stands still in validation."""
         if batch_idx == 0 or self._since == 0.0:
             self._since = time.perf_counter()
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Read the clock, and log speed and memory once the epoch's last batch is done."""
         last = bool(self.trainer.is_last_batch)
         if last and self.device.type == "cuda":
@@ -152,11 +159,11 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         super().on_validation_end()
         self._since = 0.0
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Metrics on one batch."""
         return self._evaluate(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Metrics on one batch."""
         return self._evaluate(batch, "test")
 
@@ -164,8 +171,12 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         """One optimizer for the network."""
         return with_scheduler(self.make_optimizer(self.parameters()), self.make_scheduler)
 
-    def _evaluate(self, batch: Batch, split: str) -> dict[str, Tensor]:
-        logits, target = self(batch["inputs"], batch.get("documents")).float(), batch["target"]
+    def _given(self, network: nn.Module, batch: Any) -> LanguageBatch:
+        return language_batch(type(self).__name__, network, batch, self.ignore_index)
+
+    def _evaluate(self, batch: Any, split: str) -> dict[str, Tensor]:
+        given = self._given(self.network, batch)
+        logits, target = self(given.inputs, **given.further).float(), given.target
         measured = evaluate(logits, target, self.ignore_index)
         log_means(self, {f"{split}/loss": measured.loss, f"{split}/accuracy": measured.accuracy}, measured.samples)
         return {"loss": measured.loss, "logits": logits, "target": target}
@@ -183,11 +194,6 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
                     f"{', '.join(map(repr, self.offered))}, give an objective of these."
                 )
             loss = term.loss
-            if not isinstance(loss, CrossEntropy) and logit_softcap(self.network) is not None:
-                raise ValueError(
-                    f"{owner}: term '{name}' came with a network that softcaps its logits; only CrossEntropy can be "
-                    "fused with such a head."
-                )
             if isinstance(loss, CrossEntropy) and loss.class_weight is not None:
                 raise ValueError(
                     f"{owner}: term '{name}' has a class_weight; tokens weigh the same here, leave it out."
@@ -198,13 +204,6 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         if len(ignored) > 1:
             raise ValueError(f"{owner}: the terms have ignore_index={sorted(ignored)}; give all of them the same.")
         return int(ignored.pop())
-
-
-def hidden_states(network: nn.Module, batch: Batch) -> Float[Tensor, "batch time width"]:
-    """What a network's head would make logits of; of packed rows, document by document."""
-    packed = {"documents": batch["documents"]} if "documents" in batch else {}
-    hidden: Tensor = network(batch["inputs"], return_hidden=True, **packed)
-    return hidden
 
 
 class LanguageModelDistiller(DistillationMixin, LanguageModel):
@@ -238,20 +237,22 @@ class LanguageModelDistiller(DistillationMixin, LanguageModel):
         self.teacher = teacher
         super().__init__(**language_model)
 
-    def term_loss(self, term: Term, batch: Batch, head: dict[str, Any], options: dict[str, Any]) -> Tensor:
+    def term_loss(self, term: Term, batch: Any, head: dict[str, Any], options: dict[str, Any]) -> Tensor:
         """One term of the objective, without the logits of either network."""
         if "teacher_logits" not in term.needs:
             return super().term_loss(term, batch, head, options)
         if self.teacher is None:
             raise ValueError(f"{type(self).__name__}: the objective takes 'teacher_logits', but no teacher is set.")
-        with torch.no_grad(), self.teacher_in_evaluation():
-            teacher_hidden = hidden_states(self.teacher, batch)
-        owner, teacher_head = type(self).__name__, self.teacher.get_output_embeddings()  # type: ignore[operator]
-        if logit_softcap(self.teacher) is not None:
+        owner, teacher = type(self).__name__, self.teacher
+        if not (heads := offered_heads(teacher)):
             raise ValueError(
-                f"{owner}: the teacher softcaps its logits, which no fused head distils; give another one."
+                f"{owner}: the teacher, a {type(teacher).__name__}, offers no head; give it one as "
+                f"get_output_embeddings() or under {', '.join(HEAD_NAMES)}."
             )
-        weight, bias = head_matrix(owner, teacher_head, logit_scale(self.teacher))
+        given = self._given(teacher, batch)
+        with torch.no_grad(), self.teacher_in_evaluation():
+            teacher_hidden = head_input(owner, teacher, heads[0], given.inputs, **given.further)
+            weight, bias = head_matrix(owner, heads[0], logit_scale(teacher))
         loss: Any = term.loss
         vocabulary: dict[str, Any] = {}
         if isinstance(loss, AlignedVocabulary):
@@ -269,6 +270,7 @@ class LanguageModelDistiller(DistillationMixin, LanguageModel):
             teacher_hidden=teacher_hidden,
             teacher_weight=weight,
             teacher_bias=bias,
+            teacher_softcap=logit_softcap(teacher),
             objective=loss,
             reduction="mean",
         )

@@ -6,13 +6,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_losses.networks.calls import unwrapped
 from lightning_losses.parallel.processes import whole_parameter
 
+# Where a head stands in a network that doesn't tell.
+HEAD_NAMES = ("lm_head", "head", "output", "output_projection")
 # Attributes of the configurations of transformers' networks.
 _FACTORS = ("output_multiplier", "lm_head_multiplier")
 _SOFTCAPS = ("final_logit_softcapping", "output_logit_soft_cap", "logits_soft_cap")
 # Where a tied head stands after hidden states that are divided by the root of their width.
 _SCALED_IF_TIED = ("t5", "longt5", "umt5", "pop2piano", "switch_transformers", "udop")
+
+
+def offered_heads(*networks: Any) -> list[nn.Module]:
+    """The layers that may be a head: those that networks tell by ``get_output_embeddings``, then those of usual names.
+
+    Example:
+        >>> network = nn.Module()
+        >>> network.lm_head = nn.Linear(2, 3)
+        >>> offered_heads(network, None)
+        [Linear(in_features=2, out_features=3, bias=True)]
+    """
+    tell = [getattr(network, "get_output_embeddings", None) for network in networks]
+    layers = [told() for told in tell if callable(told)]
+    layers += [getattr(network, name, None) for network in networks for name in HEAD_NAMES]
+    return [layer for layer in layers if isinstance(layer, nn.Module)]
 
 
 def head_matrix(
@@ -84,10 +102,15 @@ def logit_scale(network: Any) -> float:
     if divisor is not None:
         # One family means by it what it multiplies by.
         scale = scale * divisor if kind.startswith("hyperclovax") else scale / divisor
+    return float(scale) * hidden_scale(network)
+
+
+def hidden_scale(network: Any) -> float:
+    """What a network's configuration multiplies the hidden states by on their way to the head: T5 does."""
+    config = _text_config(network)
+    kind = str(getattr(config, "model_type", ""))
     tied = kind in _SCALED_IF_TIED and getattr(config, "tie_word_embeddings", False)
-    if getattr(config, "scale_decoder_outputs", tied):
-        scale *= float(config.d_model) ** -0.5
-    return float(scale)
+    return float(config.d_model) ** -0.5 if getattr(config, "scale_decoder_outputs", tied) else 1.0
 
 
 def logit_softcap(network: Any) -> float | None:
@@ -109,7 +132,7 @@ def check_hidden_states_reach(owner: str, network: Any, head: nn.Module) -> None
     Raises:
         ValueError: layers with parameters stand beside the head, as the transform of BERT's does.
     """
-    whole = network.get_base_model() if callable(getattr(network, "get_base_model", None)) else network
+    whole = unwrapped(network)
     backbone = getattr(whole, "base_model", None)
     if not isinstance(backbone, nn.Module) or backbone is whole:
         return

@@ -20,9 +20,9 @@ from lightning_losses.environment.atomic_files import refusals_of, write_text
 from lightning_losses.environment.locks import locked
 from lightning_losses.environment.private_folder import is_users
 from lightning_losses.kernels.rows.teachers import TopKLogits
+from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.numerics.checks import check_count, check_temperature
 from lightning_losses.numerics.probabilities import full_precision
-from lightning_losses.teachers.calls import call, logits_of
 from lightning_losses.teachers.feature_taps import FeatureTap
 from lightning_losses.teachers.mapped_logits import FEATURES, MANIFEST, damaged_file, file_sum, manifest_sum
 from lightning_losses.teachers.output_identity import OutputIdentity, tensor_bytes

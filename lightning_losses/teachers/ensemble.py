@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.numerics.checks import check_choice, check_temperature
 from lightning_losses.numerics.probabilities import full_precision
-from lightning_losses.teachers.calls import call, logits_of
 
 Average = Literal["probabilities", "logits"]
 

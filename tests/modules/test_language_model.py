@@ -254,15 +254,26 @@ def test_a_token_whose_target_is_not_shared_adds_nothing_to_a_mean_over_all():
     torch.testing.assert_close(model.training_step(tokens, 0)["loss"], wanted)
 
 
-def test_a_network_that_softcaps_takes_cross_entropy_alone():
-    capped = network()
-    capped.config = SimpleNamespace(final_logit_softcapping=0.5)
-    model, tokens = LanguageModel(capped, Objective({"ce": CrossEntropy()})), batch()
-    logits = 0.5 * torch.tanh(capped(tokens["inputs"]) / 0.5)
-    wanted = F.cross_entropy(logits.flatten(0, 1), tokens["target"].flatten())
-    torch.testing.assert_close(model.training_step(tokens, 0)["loss"], wanted)
-    with pytest.raises(ValueError, match="only CrossEntropy"):
-        LanguageModel(capped, Objective({"focal": Focal()}))
-    model = LanguageModelDistiller(capped, network=network(), objective=Objective({"kd": KD()}))
-    with pytest.raises(ValueError, match="teacher softcaps"):
-        model.training_step(tokens, 0)
+@pytest.mark.parametrize(
+    "loss", [CrossEntropy(None, 0.1), Focal(), KD(temperature=2.0)], ids=lambda loss: loss.identifier()
+)
+def test_a_softcap_is_applied_to_both_networks(loss):
+    torch.manual_seed(0)
+    capped, teacher = network(), network(width=20)
+    torch.nn.init.normal_(teacher.tokens.weight)
+    capped.config, teacher.config = (SimpleNamespace(final_logit_softcapping=softcap) for softcap in (0.3, 2.0))
+    model = LanguageModelDistiller(teacher, network=capped, objective=Objective({"loss": loss}))
+    tokens = batch()
+    found = model.training_step(tokens, 0)["loss"]
+    logits, teacher_logits = capped(tokens["inputs"]), teacher(tokens["inputs"]).detach()
+    step = {
+        "logits": 0.3 * torch.tanh(logits / 0.3),
+        "teacher_logits": 2.0 * torch.tanh(teacher_logits / 2.0),
+        "target": tokens["target"],
+    }
+    wanted = Objective({"loss": loss})(**step).total
+    torch.testing.assert_close(found, wanted)
+    parameters = list(capped.parameters())
+    torch.testing.assert_close(
+        *(torch.autograd.grad(loss, parameters) for loss in (found, wanted)), rtol=1e-4, atol=1e-6
+    )

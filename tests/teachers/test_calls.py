@@ -9,9 +9,9 @@ from torch import nn
 
 from lightning_losses import KD, DistillationMixin, Objective, OnlineDistillationMixin, Term
 from lightning_losses.modules.ferkd_distiller import FerKDDistiller
+from lightning_losses.networks.calls import logits_of
 from lightning_losses.teachers import TeacherEnsemble, load_cached_teacher
 from lightning_losses.teachers.cache_teacher import cache_teacher
-from lightning_losses.teachers.calls import logits_of
 
 
 class Named(NamedTuple):

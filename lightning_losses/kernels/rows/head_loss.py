@@ -18,18 +18,19 @@ from lightning_losses.kernels.inputs import (
     check_normalizer,
     choose_rows,
     scales,
+    unmasked_classes,
 )
 from lightning_losses.kernels.rows import avx512
 from lightning_losses.kernels.rows.by_hand import evaluator_of
 from lightning_losses.kernels.rows.gradients import ChunkedRows, Parts, Walk, scaled_sum
 from lightning_losses.kernels.rows.objectives import objective_of
 from lightning_losses.kernels.rows.row_wise import RowFunction, refuses, rows_of
-from lightning_losses.kernels.rows.teachers import Teacher, TopKLogits
+from lightning_losses.kernels.rows.teachers import Teacher, TeacherHead, TopKLogits
 from lightning_losses.kernels.rows.triton import refuses_kernel
-from lightning_losses.kernels.rows.walk import ChunkLoss, walk
+from lightning_losses.kernels.rows.walk import ChunkLoss, Softcaps, walk
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.kinds import ClassificationLoss, RowLoss, TaughtLoss
-from lightning_losses.numerics.checks import check_choice
+from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.numerics.reduction import Reduction
 from lightning_losses.numerics.rows import required_target
 
@@ -59,6 +60,7 @@ def head_loss(
     accum_dtype: torch.dtype | None,
     drop_ignored: bool | None,
     impl: ChunkedImpl,
+    softcaps: Softcaps = (None, None),
 ) -> HeadLoss:
     """What `chunked_head` documents, with cross-entropy from the same scores added as `parts` weigh it."""
     name = getattr(loss, "__name__", type(loss).__name__)
@@ -78,7 +80,8 @@ def head_loss(
     if isinstance(loss, (ClassificationLoss, TaughtLoss)):
         check_classes_of_head(name, len(weight), loss.least_classes)
     hidden, weight, bias = autocast(hidden, weight, bias)
-    compiled = _compiled(name, impl, loss, hidden, weight, teacher, accum_dtype)
+    capped = _check_softcaps(name, softcaps, impl, bias, teacher)
+    compiled = None if capped else _compiled(name, impl, loss, hidden, weight, teacher, accum_dtype)
     rows = hidden.reshape(-1, hidden.shape[-1])
     index: Int[Tensor, " kept"] | None = None
     kept: Bool[Tensor, " tokens"] | None = None
@@ -105,9 +108,10 @@ def head_loss(
         )
     else:
         on_cpu = weight.device.type == "cpu"
-        by_hand = evaluator_of(loss, on_cpu) if impl in ("auto", "chunked") and (on_cpu or not parts.hard) else None
+        hands = impl in ("auto", "chunked") and (on_cpu or not parts.hard) and not capped
+        by_hand = evaluator_of(loss, on_cpu) if hands else None
         step = max(len(rows), 1) if impl == "reference" else chunk or default_chunk(len(rows), weight, full=True)
-        of_chunk = ChunkLoss(rows_of(loss, ignored), by_hand, teacher, parts, step, accum_dtype, kept)
+        of_chunk = ChunkLoss(rows_of(loss, ignored), by_hand, teacher, parts, step, accum_dtype, kept, softcaps)
         evaluate = partial(walk, loss=of_chunk)
     with torch.autocast(hidden.device.type, enabled=False):
         if settled_reduction != "none":
@@ -118,6 +122,25 @@ def head_loss(
         values = values.new_zeros(shape.numel()).index_put((index,), values)
         of_parts = of_parts.new_zeros(len(of_parts), shape.numel()).index_copy_(1, index, of_parts)
     return HeadLoss(values.reshape(shape), of_parts.reshape(-1, *shape))
+
+
+def _check_softcaps(
+    name: str, softcaps: Softcaps, impl: ChunkedImpl, bias: Float[Tensor, " vocabulary"] | None, teacher: Teacher | None
+) -> bool:
+    """Whether there are softcaps; refuses those that aren't above 0, and what doesn't go with one."""
+    for which, softcap in zip(("softcap", "teacher_softcap"), softcaps, strict=True):
+        if softcap is not None:
+            check_number(name, which, softcap, above=0)
+    unmasked_classes(name, bias, 0.0, softcaps[0])
+    if softcaps[1] is not None and not isinstance(teacher, TeacherHead):
+        raise ValueError(
+            f"{name}: teacher_softcap={softcaps[1]} came without a teacher's head; logits are given as they are, leave "
+            "it out."
+        )
+    capped = softcaps != (None, None)
+    if capped and impl in ("avx512", "triton"):
+        raise ValueError(f"{name}: a softcap came with impl={impl!r}, which has none; give 'auto' or 'chunked'.")
+    return capped
 
 
 def _compiled(

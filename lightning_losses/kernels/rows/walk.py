@@ -17,6 +17,9 @@ from lightning_losses.kernels.rows.row_wise import Rows
 from lightning_losses.kernels.rows.teachers import Teacher
 from lightning_losses.kernels.terms import Terms
 
+Softcaps = tuple[float | None, float | None]
+"""What the student's scores are capped at, and the teacher's."""
+
 
 class Evaluated(NamedTuple):
     """As `Outcome`, with a line of values for each part."""
@@ -38,6 +41,7 @@ class ChunkLoss(NamedTuple):
         chunk: rows at once.
         accum_dtype: what the weight's gradient gathers in; by default its own dtype, float32 for float16.
         kept: [N] which rows count, or None for all; hidden states of the others may hold anything.
+        softcaps: the s of ``s tanh(l / s)``, which become the student's and the teacher's scores; None for none.
     """
 
     rows: Rows
@@ -47,6 +51,7 @@ class ChunkLoss(NamedTuple):
     chunk: int
     accum_dtype: torch.dtype | None
     kept: Bool[Tensor, " rows"] | None = None
+    softcaps: Softcaps = (None, None)
 
     def evaluate(self, chunk: Callable[[], Chunk], copied: Callable[[], Chunk], wanted: bool) -> Evaluated:
         """A chunk's values, and their gradients by the scores, tile by tile; by hand if possible.
@@ -66,16 +71,28 @@ class ChunkLoss(NamedTuple):
                 return evaluated
             del outcome, evaluated
         scores = chunk()
-        logits = torch.cat(list(scores.student), dim=1).requires_grad_(wanted)
+        product = torch.cat(list(scores.student), dim=1).requires_grad_(wanted)
         teacher = list(scores.teacher)
         with torch.set_grad_enabled(wanted):
-            values = [self.rows(logits, torch.cat(teacher, dim=1) if teacher else None, scores.target)]
+            logits = softcapped(product, self.softcaps[0])
+            teacher_logits = softcapped(torch.cat(teacher, dim=1), self.softcaps[1]) if teacher else None
+            values = [self.rows(logits, teacher_logits, scores.target)]
             if self.parts.hard and scores.target is not None:
                 values.append(functional.cross_entropy(logits, scores.target, reduction="none"))
             total = self.parts.total(torch.stack(values)).sum()
-            gradient = torch.autograd.grad(total, logits)[0] if wanted else logits
+            gradient = torch.autograd.grad(total, product)[0] if wanted else product
         tiles = [gradient[:, entries] for entries in scores.entries]
         return Evaluated([part.detach() for part in values], tiles, 1.0, None)
+
+
+def softcapped(scores: Float[Tensor, "*rows classes"], softcap: float | None) -> Float[Tensor, "*rows classes"]:
+    """``s tanh(l / s)``, or the scores as they are.
+
+    Example:
+        >>> softcapped(torch.tensor([0.0, 1e6]), 30.0).tolist()
+        [0.0, 30.0]
+    """
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
 def _beside(soft: Evaluated, hard: Outcome, weight: float) -> Evaluated:

@@ -1,0 +1,83 @@
+"""What of a batch a language network is fed, and what it is to predict: of ours, and of transformers' collators."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from lightning_losses.networks.calls import names, unwrapped
+from lightning_losses.networks.transformer import positions_within
+
+
+class LanguageBatch(NamedTuple):
+    """A batch for one network.
+
+    Attributes:
+        inputs: tokens, or a mapping of them and what goes with them by name.
+        further: given by name beside them.
+        target: [B, T] what stands at each place of the network's logits, the ignored index where nothing does.
+    """
+
+    inputs: Any
+    further: dict[str, Any]
+    target: Int[Tensor, "batch time"]
+
+
+def language_batch(who: str, network: nn.Module, batch: Any, ignore_index: int = -100) -> LanguageBatch:
+    """Tell inputs and target of a batch for a network.
+
+    Args:
+        who: what errors name.
+        network: takes the inputs.
+        batch: `inputs`, `target` and, of packed rows, `documents`, which a network that has no such argument gets as
+            ``position_ids``; or a tuple of the first two; or what collators of transformers make: `labels`, -100 where
+            they count for nothing, and everything else by the network's names. There the target of a causal network is
+            the label one place on; a network with a decoder, or of masked tokens, has its labels in place.
+        ignore_index: the target that is ignored.
+
+    Raises:
+        ValueError: a batch of another form; packed rows for a network that can't keep documents apart.
+
+    Example:
+        >>> batch = {"input_ids": torch.tensor([[4, 5, 6]]), "labels": torch.tensor([[4, 5, 6]])}
+        >>> language_batch("example", nn.Identity(), batch).target.tolist()
+        [[5, 6, -100]]
+    """
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        batch = {"inputs": batch[0], "target": batch[1]}
+    if isinstance(batch, Mapping) and "labels" in batch and "target" not in batch:
+        return _of_labels(network, batch, ignore_index)
+    if not isinstance(batch, Mapping) or not {"inputs", "target"} <= set(batch):
+        came = ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+        raise ValueError(
+            f"{who}: a batch of {came} came; give a mapping of 'inputs' and 'target', a tuple of both, or a mapping of "
+            "'labels' and what the network takes by name."
+        )
+    inputs, documents = batch["inputs"], batch.get("documents")
+    if documents is None:
+        return LanguageBatch(inputs, {}, batch["target"])
+    if names(network, "documents"):
+        return LanguageBatch(inputs, {"documents": documents}, batch["target"])
+    if not names(network, "position_ids"):
+        raise ValueError(
+            f"{who}: packed rows came, but {type(unwrapped(network)).__name__} takes neither 'documents' nor "
+            "'position_ids', and can't keep documents apart; give each a row of its own (packed=False)."
+        )
+    return LanguageBatch(inputs, {"position_ids": positions_within(documents)}, batch["target"])
+
+
+def _of_labels(network: Any, batch: Mapping[str, Any], ignore_index: int) -> LanguageBatch:
+    labels = batch["labels"]
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    begin = getattr(network, "prepare_decoder_input_ids_from_labels", None)
+    if begin is not None and not {"decoder_input_ids", "decoder_inputs_embeds"} & set(inputs):
+        inputs["decoder_input_ids"] = begin(labels)
+    target = labels if begin is not None or getattr(network, "loss_type", None) == "ForMaskedLM" else _next(labels)
+    return LanguageBatch(inputs, {}, target.masked_fill(target == -100, ignore_index))
+
+
+def _next(labels: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
+    """The label one place on, of the last place none."""
+    return torch.cat([labels[..., 1:], torch.full_like(labels[..., :1], -100)], dim=-1)

@@ -1,0 +1,112 @@
+"""How a network of anybody's is called, and where its logits are in what it returns."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+_NAMES = ("logits", "out")
+
+
+def call(network: nn.Module, inputs: Any, **further: Any) -> Any:
+    """A network's output; what is given as a mapping, such as the tokens and their mask, is given by name.
+
+    A network whose `forward` names none of the mapping's keys takes the mapping itself.
+
+    Args:
+        network: anybody's.
+        inputs: what it is fed.
+        **further: given by name beside them.
+
+    Raises:
+        ValueError: a mapping of which the network takes some, and not all.
+
+    Example:
+        >>> import torch
+        >>> call(nn.Linear(2, 1), {"input": torch.zeros(3, 2)}).shape
+        torch.Size([3, 1])
+    """
+    if not isinstance(inputs, Mapping):
+        return network(inputs, **further)
+    unknown = [name for name in inputs if not takes(network, name)]
+    if len(unknown) == len(inputs):
+        return network(inputs, **further)
+    if unknown:
+        raise ValueError(
+            f"{type(network).__name__}: {', '.join(map(repr, inputs))} came as inputs, but its forward takes no "
+            f"{' and no '.join(map(repr, unknown))}; leave out what it doesn't take."
+        )
+    return network(**inputs, **further)
+
+
+def takes(network: nn.Module, name: Any) -> bool:
+    """Whether a network can be given something by this name.
+
+    Example:
+        >>> takes(nn.Linear(2, 1), "input"), takes(nn.Linear(2, 1), "attention_mask")
+        (True, False)
+    """
+    parameters = _parameters(network)
+    anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return isinstance(name, str) and (not parameters or anything or names(network, name))
+
+
+def names(network: nn.Module, name: str) -> bool:
+    """Whether a network's `forward`, or that of the network that PEFT or torch.compile has wrapped, names an argument.
+
+    Example:
+        >>> names(nn.Linear(2, 1), "input")
+        True
+    """
+    parameter = _parameters(network).get(name)
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return parameter is not None and parameter.kind in by_name
+
+
+def unwrapped(network: Any) -> Any:
+    """The network that torch.compile or PEFT has wrapped, or the network itself."""
+    network = getattr(network, "_orig_mod", network)
+    return network.get_base_model() if callable(getattr(network, "get_base_model", None)) else network
+
+
+def _parameters(network: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a network's `forward`; none where nobody can read them, as of what is compiled elsewhere."""
+    try:
+        return inspect.signature(unwrapped(network).forward).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def logits_of(who: str, output: Any) -> Tensor:
+    """The logits in a network's output: itself, its ``["logits"]``, ``["out"]`` or ``.logits``, the first of a tuple.
+
+    Args:
+        who: whose output it is: what errors begin with.
+        output: what the network returned.
+
+    Raises:
+        ValueError: there are none.
+
+    Example:
+        >>> import torch
+        >>> logits_of("doc", {"out": torch.zeros(2, 3), "aux": torch.zeros(2, 3)}).shape
+        torch.Size([2, 3])
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        name = next((name for name in _NAMES if isinstance(output.get(name), Tensor)), None)
+        if name is not None:
+            return output[name]
+        came = f"a mapping of {', '.join(map(repr, output)) or 'nothing'}"
+    elif isinstance(named := getattr(output, "logits", None), Tensor):
+        return named
+    elif isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+        return output[0]
+    else:
+        came = f"a {type(output).__name__}"
+    raise ValueError(
+        f"{who} returned {came}, in which there are no logits; return a tensor, a tuple that begins with it, or a "
+        'mapping or object with "logits" (or "out").'
+    )
