@@ -54,6 +54,8 @@ class LanguageHeadMixin(TrainingMeans):
         (torch.Size([2, 3, 4]), torch.Size([2, 3, 9]))
     """
 
+    _asks_for_hidden_states: bool = False
+
     def head_output(self, hidden: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens features"]:
         """The hidden states in training, their logits in evaluation."""
         if self.training:
@@ -73,7 +75,7 @@ class LanguageHeadMixin(TrainingMeans):
         Raises:
             ValueError: as `find_head`; a network that changes its head's product in a way that nobody can tell.
         """
-        self.__dict__["_asks_for_hidden_states"] = True
+        self._asks_for_hidden_states = True
         network: Any = self.network
         return head_input(type(self).__name__, network, self.find_head(), inputs, **further)
 
@@ -89,7 +91,7 @@ class LanguageHeadMixin(TrainingMeans):
         head = heads[0]
         check_head(type(self).__name__, head)
         # Of hidden states that were asked for here it is known that they reach it.
-        if head is not given and "_asks_for_hidden_states" not in self.__dict__:
+        if head is not given and not self._asks_for_hidden_states:
             owner = self._owner_of(head)
             check_hidden_states_reach(type(self).__name__, owner, head)
             if isinstance(owner, nn.Module) and owner is not self:

@@ -23,7 +23,7 @@ from lightning_losses.modules.evaluation import evaluate
 from lightning_losses.modules.language_batch import LanguageBatch, language_batch
 from lightning_losses.modules.peak_memory import PeakMemory
 from lightning_losses.networks.calls import call, logits_of
-from lightning_losses.networks.head_input import head_input
+from lightning_losses.networks.head_input import check_documents_apart, head_input
 from lightning_losses.networks.output_head import HEAD_NAMES, head_matrix, logit_scale, logit_softcap, offered_heads
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.objective import Objective, Term
@@ -65,6 +65,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
     """
 
     offered: tuple[str, ...] = ("logits", "target")
+    _asks_for_hidden_states = True
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The objective of one batch."""
-        given = self._given(self.network, batch)
+        given = self._given(self.network, self.find_head(), batch)
         hidden, target = self(given.inputs, **given.further), given.target
         weight, bias = self.head_parameters(hidden.dtype)
         own, tokens = self.count_tokens(target, ignore_index=self.ignore_index)
@@ -171,11 +172,14 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         """One optimizer for the network."""
         return with_scheduler(self.make_optimizer(self.parameters()), self.make_scheduler)
 
-    def _given(self, network: nn.Module, batch: Any) -> LanguageBatch:
-        return language_batch(type(self).__name__, network, batch, self.ignore_index)
+    def _given(self, network: nn.Module, head: nn.Module, batch: Any) -> LanguageBatch:
+        given = language_batch(type(self).__name__, network, batch, self.ignore_index)
+        if "position_ids" in given.further:
+            check_documents_apart(type(self).__name__, network, head)
+        return given
 
     def _evaluate(self, batch: Any, split: str) -> dict[str, Tensor]:
-        given = self._given(self.network, batch)
+        given = self._given(self.network, self.find_head(), batch)
         logits, target = self(given.inputs, **given.further).float(), given.target
         measured = evaluate(logits, target, self.ignore_index)
         log_means(self, {f"{split}/loss": measured.loss, f"{split}/accuracy": measured.accuracy}, measured.samples)
@@ -249,7 +253,7 @@ class LanguageModelDistiller(DistillationMixin, LanguageModel):
                 f"{owner}: the teacher, a {type(teacher).__name__}, offers no head; give it one as "
                 f"get_output_embeddings() or under {', '.join(HEAD_NAMES)}."
             )
-        given = self._given(teacher, batch)
+        given = self._given(teacher, heads[0], batch)
         with torch.no_grad(), self.teacher_in_evaluation():
             teacher_hidden = head_input(owner, teacher, heads[0], given.inputs, **given.further)
             weight, bias = head_matrix(owner, heads[0], logit_scale(teacher))

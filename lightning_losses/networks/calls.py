@@ -12,7 +12,8 @@ _NAMES = ("logits", "out")
 def call(network: nn.Module, inputs: Any, **further: Any) -> Any:
     """A network's output; what is given as a mapping, such as the tokens and their mask, is given by name.
 
-    A network whose `forward` names none of the mapping's keys takes the mapping itself.
+    A network whose `forward` names none of the mapping's keys takes the mapping itself. One that would keep a cache for
+    generation is told not to: beside it transformers' networks don't tell packed documents apart.
 
     Args:
         network: anybody's.
@@ -27,6 +28,8 @@ def call(network: nn.Module, inputs: Any, **further: Any) -> Any:
         >>> call(nn.Linear(2, 1), {"input": torch.zeros(3, 2)}).shape
         torch.Size([3, 1])
     """
+    if names(network, "use_cache"):
+        further = {"use_cache": False, **further}
     if not isinstance(inputs, Mapping):
         return network(inputs, **further)
     unknown = [name for name in inputs if not takes(network, name)]
@@ -37,7 +40,7 @@ def call(network: nn.Module, inputs: Any, **further: Any) -> Any:
             f"{type(network).__name__}: {', '.join(map(repr, inputs))} came as inputs, but its forward takes no "
             f"{' and no '.join(map(repr, unknown))}; leave out what it doesn't take."
         )
-    return network(**inputs, **further)
+    return network(**{**further, **inputs})
 
 
 def takes(network: nn.Module, name: Any) -> bool:

@@ -40,9 +40,6 @@ def head_input(
     """
     if names(network, "return_hidden"):
         return call(network, inputs, return_hidden=True, **further)
-    if names(network, "use_cache"):
-        # Kept for generation alone; and beside a cache transformers' networks don't tell packed documents apart.
-        further = {"use_cache": False, **further}
     with _passed_by(head) as passed:
         logits = logits_of(f"{owner}: {type(network).__name__}", call(network, inputs, **further))
     hidden, product = passed.hidden, passed.product
@@ -71,16 +68,55 @@ def check_what_follows_head(owner: str, network: nn.Module, head: nn.Module) -> 
     inputs = {"input_ids": tokens}
     if names(network, "decoder_input_ids"):
         inputs["decoder_input_ids"] = tokens
-    training = [part for part in network.modules() if part.training]
     try:
-        # Dropout would take random numbers of the training.
-        network.eval()
-        head_input(owner, network, head, inputs)
+        with _in_evaluation(network):
+            head_input(owner, network, head, inputs)
     except (TypeError, RuntimeError) as error:
         raise ValueError(
             f"{owner}: {type(network).__name__} can't be run on two tokens, to see what follows its head ({error}); "
             "take hidden states from self.hidden_states(inputs), or set self.language_head to say that nothing does."
         ) from error
+
+
+@torch.no_grad()
+def check_documents_apart(owner: str, network: nn.Module, head: nn.Module) -> None:
+    """Refuse a network in which tokens see others before a position of 0: once, by a run on two documents of a token.
+
+    Raises:
+        ValueError: that.
+    """
+    passed = _PASSED_BY.setdefault(head, _PassedBy())
+    if passed.parts_documents:
+        return
+    tokens = torch.arange(2, device=next(network.parameters()).device)
+    positions = torch.zeros_like(tokens)
+    with _in_evaluation(network):
+        packed, *alone = (
+            head_input(owner, network, head, {"input_ids": tokens[row][None], "position_ids": positions[row][None]})
+            for row in (slice(0, 2), slice(0, 1), slice(1, 2))
+        )
+    near = _rounding(packed.dtype) * float(packed.abs().max())
+    if not torch.allclose(packed, torch.cat(alone, dim=1), rtol=0.0, atol=near):
+        raise ValueError(
+            f"{owner}: {type(network).__name__} lets documents in a row see each other, whose position ids begin anew; "
+            "give each a row of its own (packed=False), or take an attention and a version that part them."
+        )
+    passed.parts_documents = True
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """What two computations of the same may differ by."""
+    return 0.02 if torch.finfo(dtype).bits < 32 else 1e-5
+
+
+@contextmanager
+def _in_evaluation(network: nn.Module) -> Iterator[None]:
+    """Within this context dropout is off, which would take random numbers of the training."""
+    training = [part for part in network.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
     finally:
         for part in training:
             part.training = True
@@ -93,6 +129,7 @@ class _PassedBy:
         self.hidden: Tensor | None = None
         self.product: Tensor | None = None
         self.checked = False
+        self.parts_documents = False
 
     def __call__(self, hidden: Tensor) -> Tensor:
         self.hidden = hidden
@@ -126,8 +163,7 @@ def _check_what_follows(owner: str, network: nn.Module, expected: Tensor, logits
     remedy = "no fused head does that: give the objective its logits, by apply_objective."
     if logits.requires_grad:
         raise ValueError(f"{who} has parameters behind its head, and {remedy}")
-    # Two digits of bfloat16; what is to be noticed is larger.
-    near = 0.02 if torch.finfo(logits.dtype).bits < 32 else 1e-4
+    near = _rounding(logits.dtype)
     fits = logits.shape[:-1] == expected.shape[:-1]
     if not fits or not torch.allclose(logits, expected.expand_as(logits).to(logits.dtype), rtol=near, atol=near):
         raise ValueError(

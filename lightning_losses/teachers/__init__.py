@@ -1,4 +1,4 @@
-"""Where a teacher comes from: timm, a checkpoint, several networks, or a cache of what it put out."""
+"""Where a teacher comes from: timm, a checkpoint, several networks, the student itself, a cache of what it put out."""
 
 from lightning_losses.teachers.cached_logits import CachedLogits as CachedLogits
 from lightning_losses.teachers.checkpoint import checkpoint_teacher as checkpoint_teacher
@@ -6,3 +6,4 @@ from lightning_losses.teachers.ensemble import TeacherEnsemble as TeacherEnsembl
 from lightning_losses.teachers.mapped_logits import MappedLogits as MappedLogits
 from lightning_losses.teachers.mapped_logits import load_cached_teacher as load_cached_teacher
 from lightning_losses.teachers.timm import timm_teacher as timm_teacher
+from lightning_losses.teachers.without_adapters import WithoutAdapters as WithoutAdapters

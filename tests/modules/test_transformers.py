@@ -11,9 +11,16 @@ from torch import nn
 
 from lightning_losses import KD, CrossEntropy, DistillationMixin, Focal, LanguageHeadMixin, Objective, Term
 from lightning_losses.data.packing import pack_documents
+from lightning_losses.modules.language_batch import language_batch
 from lightning_losses.modules.language_model import LanguageModel, LanguageModelDistiller
+from lightning_losses.teachers import WithoutAdapters
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
+# PEFT asks a network of transformers by an older name.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed but the targeted layer"),
+]
 
 VOCABULARY, WIDTH = 40, 16
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 24}
@@ -71,6 +78,7 @@ def padded():
 def model(network, loss=None, kind=LanguageModel, **options):
     module = kind(network=network, objective=Objective({"loss": loss or CrossEntropy()}), **options)
     module.network.eval()
+    module.log_dict = lambda *_, **__: None
     return module
 
 
@@ -92,7 +100,7 @@ def test_loss_gradients_and_logits_are_the_networks_own(name):
     module, wanted = model(network), network(**batch)
     assert wanted.loss > 1
     assert_same(module.training_step(batch, 0)["loss"], wanted.loss, network)
-    given = module._given(network, batch)
+    given = language_batch("test", network, batch)
     torch.testing.assert_close(module.eval()(given.inputs, **given.further), network(**batch).logits)
 
 
@@ -115,6 +123,25 @@ def test_packed_documents_are_what_they_are_alone(name):
     assert_same(model(network).training_step(by_positions, 0)["loss"], wanted, network)
     by_rows = pack_documents(documents, block_length=12)._asdict()
     torch.testing.assert_close(model(network).training_step(by_rows, 0)["loss"], wanted, rtol=1e-5, atol=1e-6)
+    for batch in (by_positions, by_rows):
+        torch.testing.assert_close(model(network).eval().validation_step(batch, 0)["loss"], wanted.detach())
+
+
+def test_documents_that_see_each_other_are_refused():
+    class Leaking(transformers.LlamaForCausalLM):
+        """Sees position ids as numbers alone, as older versions do."""
+
+        def forward(self, input_ids, position_ids=None, **named):
+            mask = torch.ones(len(input_ids), 1, *input_ids.shape[1:], input_ids.shape[1], dtype=torch.bool).tril()
+            return super().forward(input_ids, position_ids=position_ids, attention_mask=mask, **named)
+
+    network = Leaking(transformers.LlamaConfig(**TOKENS, **GROUPED)).eval()
+    rows = pack_documents([torch.tensor([3, 4, 5]), torch.tensor([6, 7])], block_length=5)._asdict()
+    with pytest.raises(ValueError, match=r"Leaking lets documents .* see each other.*packed=False"):
+        model(network).training_step(rows, 0)
+    alone = pack_documents([torch.tensor([3, 4, 5]), torch.tensor([6, 7])], block_length=5, packed=False)._asdict()
+    del alone["documents"]
+    assert model(network).training_step(alone, 0)["loss"] > 0
 
 
 def test_packed_documents_need_positions():
@@ -235,4 +262,68 @@ def test_a_head_that_is_not_called_is_refused():
     module = model(build("LlamaForCausalLM"))
     module.language_head = nn.Linear(WIDTH, VOCABULARY)
     with pytest.raises(ValueError, match="made its logits without calling its head, a Linear; set self.language_head"):
+        module.training_step(padded(), 0)
+
+
+# ---- adapters
+
+ADAPTERS = {
+    "attention": {"target_modules": ["q_proj", "v_proj"]},
+    "head too": {"target_modules": ["q_proj", "lm_head"]},
+    "everything": {"target_modules": "all-linear"},
+    "head saved": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "bias of LoRA": {"target_modules": ["lm_head"], "lora_bias": True},
+}
+
+
+def adapted(options, name="LlamaForCausalLM", **changed):
+    peft = pytest.importorskip("peft")
+    network = peft.get_peft_model(build(name, **changed), peft.LoraConfig(r=2, **options))
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                # Adapters begin at no change.
+                parameter.normal_(std=0.2)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Gemma2ForCausalLM"])
+@pytest.mark.parametrize("adapters", ADAPTERS)
+def test_adapters_count_and_learn(adapters, name):
+    network, batch = adapted(ADAPTERS[adapters], name, tie_word_embeddings=False), padded()
+    assert_same(model(network).training_step(batch, 0)["loss"], network(**batch).loss, network)
+
+
+@pytest.mark.parametrize("adapters", ADAPTERS)
+def test_a_network_learns_from_itself_without_its_adapters(adapters):
+    network, batch = adapted(ADAPTERS[adapters]), padded()
+    asked = {name: value.requires_grad for name, value in network.named_parameters()}
+    module = model(network, KD(), LanguageModelDistiller, teacher=WithoutAdapters(network))
+    found = module.training_step(batch, 0)["loss"]
+    with network.disable_adapter():
+        teacher_logits = shifted_logits(network, batch).detach()
+    for name, value in network.named_parameters():
+        value.requires_grad_(asked[name])
+    wanted = KD()(shifted_logits(network, batch), teacher_logits, batch["labels"][:, 1:])
+    assert wanted > 0.01
+    assert_same(found, wanted, network)
+    assert asked == {name: value.requires_grad for name, value in network.named_parameters()}
+    assert not any("teacher" in name for name in module.state_dict())
+
+
+def test_frozen_adapters_stay_frozen_beside_such_a_teacher():
+    network = adapted(ADAPTERS["everything"])
+    network.requires_grad_(False)
+    logits = WithoutAdapters(network)(**padded()).logits
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert not torch.allclose(logits, network(**padded()).logits)
+
+
+@pytest.mark.parametrize("options", [{"lora_dropout": 0.5}, {"use_dora": True}], ids=str)
+def test_adapters_that_are_no_sum_with_the_head_are_refused(options):
+    network = adapted({"target_modules": ["lm_head"], **options})
+    with pytest.raises(ValueError, match="LanguageModel: the head's LoRA 'default' has .* leave the head out of"):
+        module = model(network)
+        network.train()
         module.training_step(padded(), 0)
