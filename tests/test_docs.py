@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from lightning_losses.catalogue import command_line as cli
 from lightning_losses.catalogue.losses import catalogue
+from lightning_losses.catalogue.needs import NEEDS
 from lightning_losses.experiments.config.check_overrides import check_overrides
 from lightning_losses.experiments.config.settings import SETTINGS
 
@@ -222,14 +223,14 @@ def test_what_is_not_run_names_what_there_is(command):
 @pytest.mark.slow
 def test_the_pages_build_strictly_and_fetch_nothing(tmp_path):
     build = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONDONTWRITEBYTECODE": "1"},
     )
-    assert build.returncode == 0, build.stdout + build.stderr
+    assert build.returncode == 0 and "WARNING" not in build.stderr, build.stdout + build.stderr
     written = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
     pages = [path.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for path in [*PAGES[1:], *RESULTS]]
     assert {*pages, "catalogue.html", "results.html"} <= written.keys() and len(RESULTS) > 8
@@ -242,7 +243,15 @@ def test_the_pages_build_strictly_and_fetch_nothing(tmp_path):
         assert not re.search(r"(?:@import|url\()[\s\"']*(?:https?:)?//", sheet.read_text()), sheet.name
     for entry in catalogue():
         assert f"<code>{entry.id}</code>" in written["catalogue.html"]
-        assert f'id="{entry.module}.{entry.name}"' in written[f"api/losses_{entry.family.replace('/', '_')}.html"]
+        page = written[f"api/losses/{entry.id}.html"]
+        assert f'id="{entry.module}.{entry.name}"' in page and 'class="formula"' in page
+        assert "vendor/katex/katex.min.js" in page
+    for need in NEEDS:
+        assert need.sentence in written["catalogue.html"]
+    # Every picture that a page shows is in the site.
+    for name, page in written.items():
+        for address in re.findall(r"<img[^>]* src=[\"']?([^\"' >]+)", page):
+            assert (tmp_path / name).parent.joinpath(address).resolve().is_file(), (name, address)
     assert "FILL IN" not in written["catalogue.html"] and not list(tmp_path.rglob("*.py"))
 
 

@@ -1,4 +1,4 @@
-"""The command line: `lightning-losses train`, `calibrate`, `compare`, `sweep`, `list` and `new`."""
+"""The command line: `lightning-losses train`, `calibrate`, `compare`, `sweep`, `choose`, `list` and `new`."""
 
 import argparse
 import importlib
@@ -28,9 +28,15 @@ def main(program: str = "lightning-losses") -> None:
     parser = argparse.ArgumentParser(
         prog=program, description="Training objectives beyond cross-entropy for PyTorch Lightning."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{','.join(_RECIPES)},list,new}}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{','.join(_RECIPES)},choose,list,new}}")
     for recipe, text in _RECIPES.items():
         commands.add_parser(recipe, add_help=False, help=text)
+    choosing = commands.add_parser("choose", help="which method for which need, with its measured effect and command")
+    choosing.add_argument(
+        "need",
+        nargs="*",
+        help="such as noisy-labels or KD; without one, a terminal is asked, and else the needs listed",
+    )
     listing = commands.add_parser("list", help="every loss: what it is and what it takes")
     listing.add_argument(
         "--family",
@@ -63,6 +69,8 @@ def _run(program: str, arguments: argparse.Namespace, rest: list[str]) -> None:
             from lightning_losses.catalogue.new_method import new_method
 
             print(*new_method(arguments.family, arguments.id), sep="\n")
+        elif arguments.command == "choose":
+            _choose(" ".join(arguments.need))
         else:
             _list(arguments.family, arguments.needs, as_json=arguments.json)
     except ValueError as error:
@@ -71,6 +79,22 @@ def _run(program: str, arguments: argparse.Namespace, rest: list[str]) -> None:
     except OSError as error:
         print(f"Error: {error.filename} can't be written: {error.strerror}.", file=sys.stderr)
         sys.exit(2)
+
+
+def _choose(word: str) -> None:
+    from rich.console import Console
+
+    from lightning_losses.catalogue.needs import NEEDS, choose, need_text, needs_list
+
+    if not word:
+        print(needs_list())
+        if not sys.stdin.isatty():
+            print("lightning-losses choose noisy-labels tells what there is for one of them.")
+            return
+        word = input("Its number or name: ").strip()
+        if word.isdecimal() and 1 <= int(word) <= len(NEEDS):
+            word = NEEDS[int(word) - 1].id
+    Console(soft_wrap=True, highlight=False).print(need_text(choose(word)))
 
 
 def _list(family: str | None, needs: str | None, *, as_json: bool) -> None:

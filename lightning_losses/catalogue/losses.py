@@ -145,6 +145,23 @@ def inputs_line(entry: Entry) -> str:
     return ", ".join(name if required else f"[{name}]" for name, required in entry.inputs.items())
 
 
+def cost(entry: Entry) -> str:
+    """What a loss needs beside the network's own logits, from the cheapest on.
+
+    Example:
+        >>> [cost(entry) for entry in catalogue() if entry.id in ("brier", "rkd")]
+        ['one network', 'teacher, layers, whole batch']
+    """
+    required = [name for name, needed in entry.inputs.items() if needed]
+    parts = {
+        "teacher": any(name.startswith("teacher_") for name in required),
+        "layers": any("feature" in name for name in required),
+        "whole batch": entry.batch_coupled,
+    }
+    chosen = [part for part, needed in parts.items() if needed]
+    return ", ".join(chosen if parts["teacher"] else ["one network", *chosen])
+
+
 def _family(loss: type[Loss]) -> str:
     return "/".join(loss.__module__.split(".")[2:-1])
 

@@ -1,0 +1,244 @@
+"""The pages of the API: one for each loss, one for each family, one for each room; made of the classes."""
+
+import html
+import inspect
+import json
+import re
+import tomllib
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from catalogue_page import configurations, families, family_name, repositories, row
+
+from lightning_losses import losses
+from lightning_losses.catalogue.losses import STATUS, Entry, catalogue, cost
+from lightning_losses.catalogue.needs import NEEDS
+from lightning_losses.losses.glossary import GLOSSARY
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "lightning_losses"
+# What stands outside the rooms that make a page of the API each, and has one together.
+CORE = ("losses.adapted", "losses.base", "losses.registered", "environment.cache_folder")
+# The rooms with what a reader does first in each. The first two stand on the page of the core.
+ROOMS = {
+    "objective": "",
+    "numerics": "",
+    "teachers": "First: `timm_teacher(name, num_classes=...)` for a timm network, or "
+    "`checkpoint_teacher(file, network)` for weights of your own; both are used by [distillation](../distillation.md).",
+    "mixins": "First: `DistillationMixin` before `LightningModule` in a class, with `self.teacher` and "
+    "`self.objective` set; [an example](../your_lightning_project.md).",
+    "modules": "First: `Classifier(network, objective=..., num_classes=...)`, or `Distiller` with a teacher: "
+    "modules that are complete.",
+    "callbacks": "First: add one to `Trainer(callbacks=[...])`; the recipes take them by `callbacks=`.",
+    "checkpoints": "First: `Trainer(callbacks=[LastCheckpoint(folder)])`, which resumes an interrupted run "
+    "bitwise; [more](../scale.md).",
+    "metrics": 'First: `calibration_summary(logits, target, inputs="logits")`, all scores in one call; '
+    "[calibration](../calibration.md).",
+    "calibrators": "First: `TemperatureScaling().fit(logits, target)` on validation data, then call it on test "
+    "logits; [calibration](../calibration.md).",
+    "kernels": "First: `linear_cross_entropy(hidden, head.weight, tokens)` in place of a head and its "
+    "cross-entropy, on a GPU or a CPU; [fused losses](../kernels.md).",
+    "transport": "First: `sharp_cost(sinkhorn(cost, epsilon=0.1))`, the cost of the entropic plan, with its gradient.",
+    "optim": "First: `warmup_cosine(optimizer, total_steps=...)`. The other functions are called by "
+    "[callbacks](callbacks.md).",
+    "samplers": "First: `DataLoader(dataset, sampler=DomainSampler(...))`.",
+    "diagnostics": "First: the monitors in [callbacks](callbacks.md), which call these functions during training.",
+    "networks": "First: `model=small_cnn` on the command line; these are the classes behind such names.",
+    "data": "First: `data=digits` on the command line; these are the classes behind such names.",
+    "plots": "First: `save_figure(reliability_diagram(...), 'reliability.png')`; "
+    "[calibration](../calibration.md) has the whole example.",
+    "parallel": "First: `trainer=ddp` or `trainer=fsdp` on the command line ([many processes](../scale.md)); these "
+    "functions are what mixins call then.",
+}
+_NAMES: dict[str, str] = json.loads((ROOT / "tests" / "golden" / "loss_names.json").read_text())
+
+
+@cache
+def api() -> dict[str, str]:
+    """The text of each page by its path, in the order of the navigation."""
+    core = [*CORE, *(module for room in list(ROOMS)[:2] for module in _modules(PACKAGE / room))]
+    pages = {"api/core.md": _page("lightning_losses", core, "First: `Objective({...})` of named terms.")}
+    for family in families():
+        pages[family_path(family)] = _family_page(family)
+        pages |= {f"api/losses/{entry.id}.md": _loss_page(entry) for entry in catalogue() if entry.family == family}
+    for room, first in list(ROOMS.items())[2:]:
+        pages[f"api/{room}.md"] = _page(room, _modules(PACKAGE / room), first)
+    return pages
+
+
+def navigation() -> list[dict[str, Any]]:
+    """The pages of the API as mkdocs wants them."""
+    pages = [
+        {
+            family_name(family): [
+                family_path(family),
+                *({entry.name: f"api/losses/{entry.id}.md"} for entry in catalogue() if entry.family == family),
+            ]
+        }
+        for family in families()
+    ]
+    return [
+        {"lightning_losses": "api/core.md"},
+        {"Losses": pages},
+        *({room: f"api/{room}.md"} for room in list(ROOMS)[2:]),
+    ]
+
+
+def family_path(family: str) -> str:
+    """Where the page of a family is."""
+    return f"api/{family.replace('/', '_')}_losses.md"
+
+
+def _modules(folder: Path) -> list[str]:
+    paths = sorted(path for path in folder.rglob("*.py") if not path.stem.startswith("_"))
+    return [".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in paths]
+
+
+def _page(title: str, modules: list[str], first: str) -> str:
+    return f"# {title}\n\n{first}\n\n" + "\n".join(f"::: lightning_losses.{module}\n" for module in modules)
+
+
+def _family_page(family: str) -> str:
+    entries = [entry for entry in catalogue() if entry.family == family]
+    chosen = next((entry.configs[0] for entry in entries if entry.configs), "")
+    lines = [f"# {family_name(family)}", ""]
+    lines += [f"First: `lightning-losses train objective={chosen}`, or the class in a loop of your own. ", ""]
+    lines += ["| loss | what it is | status |", "|---|---|---|"]
+    lines += [row(f"[`{each.name}`](losses/{each.id}.md)", f"{each.summary}.", each.status) for each in entries]
+    own = {entry.module.removeprefix("lightning_losses.") for entry in entries}
+    others = [module for module in _modules(PACKAGE / "losses" / family) if module not in own]
+    return "\n".join([*lines, "", *(f"::: lightning_losses.{module}\n" for module in others)])
+
+
+def _loss_page(entry: Entry) -> str:
+    lines = ["---", f"title: {entry.name}", "search:", "  boost: 2", "---", "", f"# {entry.name}", ""]
+    lines += [f"{entry.summary}. In configurations: `{entry.id}`.", ""]
+    lines += [f'<div class="formula" data-search-exclude>{html.escape(formulas()[entry.id])}</div>', ""]
+    status = f"{STATUS[entry.status]}: {repositories(entry.evidence)}"
+    needs = [f"[{need.sentence}](../../catalogue.md#{need.id})" for need in NEEDS if _answers(need.answers, entry)]
+    lines += ["| | |", "|---|---|", row("checked", status)]
+    lines += [row("try it", f"`lightning-losses train objective={entry.configs[0]}`")] if entry.configs else []
+    lines += [row("configuration", configurations(entry).replace("](../", "](../../../"))] if entry.configs else []
+    lines += [row("cost", cost(entry)), row("fused head", entry.fused)]
+    lines += [row("answers", "; ".join(needs))] if needs else []
+    lines += ["", "## Takes", "", "| tensor | shape | meaning |", "|---|---|---|"]
+    for name, required in entry.inputs.items():
+        shape, meaning = GLOSSARY[name].shape, GLOSSARY[name].meaning
+        lines.append(row(f"`{name}`", shape, meaning if required else f"{meaning} (optional)"))
+    lines += ["", "```python", _signature(entry), "```", ""]
+    lines += [f"::: {entry.module}", "    options:", "      show_root_heading: false"]
+    lines += ["      show_root_toc_entry: false", "", "## Checked against", "", *_cases(entry), ""]
+    return "\n".join([*lines, "## Measured here", "", *_measured(entry), ""])
+
+
+def _signature(entry: Entry) -> str:
+    """How a loss is made, each setting with its range, and what its call takes, with shapes as in the code."""
+    lines = [f"{entry.name}("]
+    for name, what in entry.settings.items():
+        default, _, bounds = what.partition(", ")
+        setting = name if default == "required" else f"{name}={default}"
+        lines.append(f"    {setting}," + (f"  # {bounds}" if bounds else ""))
+    call = inspect.signature(getattr(losses, entry.name).forward)
+    tensors = [str(tensor) for tensor in list(call.parameters.values())[1:]]
+    lines += [")", "", "forward(", *(f"    {tensor}," for tensor in tensors), f") -> {call.return_annotation}"]
+    return re.sub(r"jaxtyping\.|collections\.abc\.|torch\.|<class '|'>", "", "\n".join(lines))
+
+
+def _answers(answers: tuple[Any, ...], entry: Entry) -> bool:
+    return any(answer.method in (entry.id, *entry.configs) for answer in answers)
+
+
+@cache
+def formulas() -> dict[str, str]:
+    """The formula of every loss, in LaTeX."""
+    return tomllib.loads((ROOT / "docs" / "formulas.toml").read_text())
+
+
+@cache
+def golden_cases() -> list[dict[str, Any]]:
+    """The entries of every manifest of golden cases."""
+    manifests = sorted((ROOT / "tests" / "golden").glob("*/manifest.json"))
+    return [entry for manifest in manifests for entry in json.loads(manifest.read_text())]
+
+
+def golden_sources() -> str:
+    """Who computed the golden cases, as a table."""
+    cases = defaultdict[str, list[str]](list)
+    for entry in golden_cases():
+        cases[entry["source"]].append(entry["id"])
+    lines = ["", "| source | cases |", "|---|---|"]
+    lines += [
+        row(_source(source), " ".join(f"`{case}`" for case in ids))
+        for source, ids in sorted(cases.items(), key=lambda item: item[0].lower())
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _source(source: str) -> str:
+    """A source with a link, its commit shortened."""
+    linked = re.sub(r"([\w.-]+/[\w.-]+)@([0-9a-f]{7})[0-9a-f]*", r"[\1](https://github.com/\1) at \2", source)
+    return linked.replace("::", ": ")
+
+
+def _cases(entry: Entry) -> list[str]:
+    own = [case for case in golden_cases() if case["method"] == _NAMES.get(entry.id, entry.id)]
+    if not own:
+        return [f"{entry.evidence[0].upper()}{entry.evidence[1:]}."]
+    lines = ["In float64, by [golden cases](../../golden_cases.md):", "", "| case | from | compared |", "|---|---|---|"]
+    for case in own:
+        compared = ["values"] + ["gradients"] * any(name.startswith("grad") for name in case["expected"])
+        lines.append(row(f"`{case['id']}`", _source(case["source"]), " and ".join(compared)))
+    return lines
+
+
+def _measured(entry: Entry) -> list[str]:
+    """What the pages of results say of a loss, beside the first row of each table."""
+    found = [
+        row(f"[{page.stem}](../../results/{page.name})", *cells)
+        for page in sorted((ROOT / "docs" / "results").glob("*.md"))
+        for run, *cells in _numbers(page)
+        if _letters(run) in {_letters(name) for name in (entry.id, *entry.configs)}
+    ]
+    if not found:
+        command = f"`lightning-losses compare objectives=[ce,{entry.configs[0]}] seeds=5`" if entry.configs else ""
+        return ["Not measured yet." + (f" {command} would." if command else "")]
+    return [
+        "Means over seeds and 95% intervals; a * marks a difference beyond chance. What was tuned is on the page.", "",
+        "| results | setting | this | rival |", "|---|---|---:|---:|", *found,
+    ]  # fmt: skip
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+@cache
+def _numbers(page: Path) -> list[tuple[str, str, str, str]]:
+    """Run, setting with metric, number and the first run's number, of a results page's tables of accuracy and ECE."""
+    numbers, heading = [], ""
+    head: list[str] = []
+    rival: list[str] = []
+    for line in page.read_text().splitlines():
+        if line.startswith("## "):
+            heading = line.removeprefix("## ")
+        if not line.startswith("|"):
+            head = []
+        if not line.startswith("| "):
+            continue
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not head:
+            head, rival = cells, []
+        elif not rival:
+            rival = cells
+        elif not head[0]:
+            for column, cell, first in zip(head[1:], cells[1:], rival[1:], strict=False):
+                # A table of one setting has a metric in each column, one of several settings says it above.
+                metric = column if column.startswith(("accuracy", "ECE")) else heading
+                if metric.startswith(("accuracy", "ECE")) and cell:
+                    setting = heading if metric == column else column
+                    numbers.append(
+                        (cells[0], ": ".join(filter(None, [setting, metric])), cell, f"{first} ({rival[0]})")
+                    )
+    return numbers

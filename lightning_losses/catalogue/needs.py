@@ -1,0 +1,305 @@
+"""What a reader needs, and the methods for it with their measured effects: for the catalogue page and `choose`."""
+
+import difflib
+from dataclasses import dataclass
+
+from rich.markup import escape
+
+# In place of an effect.
+NOT_MEASURED = "not measured here"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A method for a need.
+
+    Attributes:
+        method: the loss, calibrator or function, by the name under which the catalogue or the API has it.
+        what: what it does, in a few words.
+        command: what tries it, or the line of Python that calls it.
+        effect: what it changed here, with the interval; `NOT_MEASURED` otherwise.
+        page: the page with that number, below ``docs/``; empty without one.
+    """
+
+    method: str
+    what: str
+    command: str
+    effect: str = NOT_MEASURED
+    page: str = ""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A situation of a reader.
+
+    Attributes:
+        id: what `lightning-losses choose` takes.
+        sentence: the need, in the reader's words.
+        words: other words for it, which `choose` and the search take too.
+        answers: the methods, the first to try first.
+        missing: what the library lacks for it; empty if nothing is known to be missing.
+    """
+
+    id: str
+    sentence: str
+    words: tuple[str, ...]
+    answers: tuple[Answer, ...]
+    missing: str = ""
+
+
+NEEDS = (
+    Need(
+        "teacher",
+        "I have a larger network that is better",
+        ("kd", "knowledge distillation", "student", "compression", "distil"),
+        (
+            Answer(
+                "logit_std_kd",
+                "matches the teacher's logits up to scale; first choice for a student far smaller than its teacher",
+                "lightning-losses train experiment=distill objective=logit_std_kd data=mnist5k",
+                "+12.96 ± 3.86 points of accuracy over kd, with a much smaller student",
+                "results/distillation_mnist5k.md",
+            ),
+            Answer(
+                "kd",
+                "matches the teacher's softened probabilities; tune its temperature first",
+                "lightning-losses train experiment=distill objective=kd data=mnist5k",
+                "+3.98 ± 5.75 points of accuracy over cross-entropy with 60 labelled rows: not clear",
+                "results/distillation_mnist5k.md",
+            ),
+            Answer(
+                "attention_transfer",
+                "matches where the teacher's layers are active; for networks with similar feature maps",
+                "lightning-losses train experiment=distill objective=attention_transfer data=mnist5k",
+            ),
+        ),
+    ),
+    Need(
+        "few-labels",
+        "I have few labels, and many samples without one",
+        ("unlabelled", "unlabeled", "semi-supervised", "small data"),
+        (
+            Answer(
+                "kd_unlabelled",
+                "learns from the teacher's answers where labels are missing",
+                "lightning-losses train experiment=few_labels",
+                "accuracy from 67.8 % to 94.8 % with 200 labels of 3,000 (one seed)",
+                "index.md",
+            ),
+        ),
+        "Without a teacher there is no semi-supervised method yet.",
+    ),
+    Need(
+        "noisy-labels",
+        "My labels are noisy",
+        ("label noise", "noise", "wrong labels", "mislabelled", "robust"),
+        (
+            Answer(
+                "self_distill_gt",
+                "learns from the labels and from the predictions of a network trained before",
+                "lightning-losses train experiment=distill objective=self_distill_gt data=mnist5k data.label_noise=0.3",
+                "accuracy from 77.56 ± 2.59 % to 81.04 ± 1.85 % with 30 % of the labels wrong",
+                "results/distillation_mnist5k.md",
+            ),
+            Answer(
+                "temperature",
+                "a calibrator: repairs the confidence that noise lowers; accuracy stays",
+                "lightning-losses calibrate logits=validation.npz",
+                "ECE from 28.28 ± 2.89 % to 3.14 ± 0.42 % with 20 % of the labels wrong",
+                "results/calibration_compare.md",
+            ),
+            Answer(
+                "label_smoothing",
+                "cross-entropy that trusts no label wholly",
+                "lightning-losses train objective=label_smoothing experiment=classify data=mnist5k "
+                "data.label_noise=0.2",
+                "+0.38 ± 0.86 points of accuracy with 20 % of the labels wrong: no clear gain; ECE rises",
+                "results/calibration_compare.md",
+            ),
+        ),
+        "Losses made for noise (GCE, SCE, bi-tempered, ELR) and sample selection are not in the library yet.",
+    ),
+    Need(
+        "rare-classes",
+        "I have few samples of some classes",
+        ("imbalance", "imbalanced", "long tail", "long-tailed", "class weights"),
+        (
+            Answer(
+                "cross_entropy",
+                "takes a weight per class",
+                "lightning-losses train experiment=classify data=mnist1d "
+                "objective.terms.ce.loss.class_weight=[1,1,1,1,1,1,1,1,1,4]",
+            ),
+            Answer(
+                "focal",
+                "gives less weight to samples that are already right",
+                "lightning-losses train experiment=classify objective=focal data=mnist5k",
+            ),
+        ),
+        "Losses made for long tails (logit adjustment, LDAM, balanced softmax) are not in the library yet.",
+    ),
+    Need(
+        "probabilities",
+        "I need probabilities that can be trusted",
+        ("calibration", "calibrate", "ece", "overconfident", "confidence", "uncertainty"),
+        (
+            Answer(
+                "temperature",
+                "a calibrator: one number, fitted after training on validation logits; accuracy stays",
+                "lightning-losses calibrate logits=validation.npz",
+                "ECE from 28.28 ± 2.89 % to 3.14 ± 0.42 %",
+                "results/calibration_compare.md",
+            ),
+            Answer(
+                "mixup",
+                "trains on mixtures of samples; better than one temperature where classes overlap in part",
+                "lightning-losses train experiment=mixup data=mnist5k",
+                "ECE from 7.20 ± 2.17 % to 3.97 ± 2.02 %, both after temperature scaling",
+                "results/calibration_overlap.md",
+            ),
+            Answer(
+                "soft_avuc",
+                "trains confidence towards accuracy; costs accuracy",
+                "lightning-losses train experiment=classify objective=soft_avuc data=mnist5k",
+                "ECE -13.86 ± 0.73 points as trained; after temperature scaling no gain",
+                "results/calibration_compare.md",
+            ),
+        ),
+    ),
+    Need(
+        "large-vocabulary",
+        "My vocabulary is large, and the head runs out of memory",
+        ("vocabulary", "language model", "llm", "memory", "fused", "cross-entropy kernel"),
+        (
+            Answer(
+                "linear_cross_entropy",
+                "cross-entropy from hidden states, without ever holding [tokens, vocabulary]",
+                "loss = linear_cross_entropy(hidden, head.weight, tokens)",
+                "0.41 of the time and 5.3 % of the memory on a CPU in float32, at 32,768 words",
+                "kernels.md",
+            ),
+            Answer(
+                "linear_distillation",
+                "the same between a student's head and a teacher's",
+                "value = linear_distillation(hidden, weight, teacher_hidden, teacher_weight, objective=KD())",
+                "0.44 of the time and 4.3 % of the memory on a CPU in float32, at 32,768 words",
+                "kernels.md",
+            ),
+        ),
+        "The kernels of today were not measured on a GPU yet; earlier ones were.",
+    ),
+    Need(
+        "memorises",
+        "My network memorises, and does not generalise",
+        ("grokking", "grok", "memorisation", "memorizes", "overfitting", "generalisation"),
+        (
+            Answer(
+                "OrthogonalGradient",
+                "removes the part of the gradient that only scales the weights",
+                "lightning-losses train experiment=grok_perpgrad",
+                "test accuracy from 0.1 % to 100.0 ± 0.1 % on modular addition",
+                "results/grok_perpgrad.md",
+            ),
+            Answer(
+                "stablemax_cross_entropy",
+                "a softmax that does not saturate in floating point",
+                "lightning-losses train experiment=grok_stablemax",
+                "test accuracy from 53.5 ± 3.2 % to 69.8 ± 22.4 % on sparse parity",
+                "results/grok_stablemax.md",
+            ),
+        ),
+        "On ordinary images or text neither was measured.",
+    ),
+    Need(
+        "no-teacher",
+        "I want what distillation gives, without a teacher",
+        ("self-distillation", "teacher-free", "born again"),
+        (
+            Answer(
+                "uskd",
+                "makes soft labels from the network's own predictions",
+                "lightning-losses train experiment=self_distill objective=uskd data=mnist5k",
+                "accuracy 83.28 ± 2.69 % beside 83.00 ± 2.49 % of cross-entropy: no clear gain",
+                "results/distillation_mnist5k.md",
+            ),
+            Answer(
+                "pskd",
+                "mixes the labels with the network's own past predictions",
+                "lightning-losses train experiment=self_distill objective=pskd data=mnist5k",
+                "-2.04 ± 0.87 points of accuracy: worse",
+                "results/distillation_mnist5k.md",
+            ),
+        ),
+    ),
+    Need(
+        "embeddings",
+        "I train embeddings for retrieval",
+        ("metric learning", "retrieval", "contrastive", "similarity"),
+        (
+            Answer(
+                "rkd",
+                "matches distances and angles between a teacher's embeddings; needs no pairs",
+                "lightning-losses train experiment=distill_embeddings",
+                "MRR from 0.355 to 0.424 [0.389, 0.461] on docstrings",
+                "embedding_distillation.md",
+            ),
+            Answer(
+                "supcon",
+                "pytorch-metric-learning's supervised contrastive loss, beside cross-entropy",
+                "lightning-losses train experiment=classify objective=supcon data=mnist5k",
+            ),
+        ),
+        "Metric-learning losses are pytorch-metric-learning's, called by configuration; there are none of our own yet.",
+    ),
+    Need(
+        "preferences",
+        "I align a language model with preferences or rewards",
+        ("dpo", "rlhf", "grpo", "reinforcement learning", "alignment"),
+        (),
+        "There is no such loss yet: use TRL or Liger.",
+    ),
+)
+
+
+def choose(word: str) -> Need:
+    """The need of that id, or the one that the word describes.
+
+    Raises:
+        ValueError: no need has that id or word.
+
+    Example:
+        >>> choose("noisy labels").answers[0].method
+        'self_distill_gt'
+        >>> choose("KD").id
+        'teacher'
+    """
+    wanted = _plain(word)
+    by_word = {_plain(name): need for need in NEEDS for name in (need.id, need.sentence, *need.words)}
+    if wanted in by_word:
+        return by_word[wanted]
+    near = difflib.get_close_matches(wanted, by_word, n=1)
+    meant = f"did you mean {by_word[near[0]].id}? " if near else ""
+    raise ValueError(f"choose: {word!r} came; {meant}Give one of {', '.join(need.id for need in NEEDS)}.")
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("-", " ").replace("_", " ").strip()
+
+
+def needs_list() -> str:
+    """Every need with its number, for a terminal."""
+    width = max(len(need.id) for need in NEEDS)
+    lines = [f"{number:>2}  {need.id:<{width}}  {need.sentence}" for number, need in enumerate(NEEDS, start=1)]
+    return "\n".join(["Which do you need?", "", *lines, ""])
+
+
+def need_text(need: Need) -> str:
+    """A need with its methods, effects and commands, in rich's markup."""
+    lines = [f"[bold]{escape(need.sentence)}[/bold]", ""]
+    for answer in need.answers:
+        source = f" (docs/{answer.page})" if answer.page else ""
+        lines += [f"[bold]{answer.method}[/bold]: {escape(answer.what)}"]
+        lines += [f"  effect   {escape(answer.effect)}{source}", f"  command  {escape(answer.command)}", ""]
+    if need.missing:
+        lines += [f"Missing: {escape(need.missing)}"]
+    return "\n".join(lines).rstrip()
