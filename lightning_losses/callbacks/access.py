@@ -6,10 +6,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from jaxtyping import Float, Int
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_losses.numerics.rows import class_indices, labelled_rows
+from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.sharding import refuse_flat_parameters
 
 
@@ -60,8 +63,16 @@ def refuse_place_before(trainer: L.Trainer, callback: Callback, *others: type[Ca
             )
 
 
-def step_logits(who: str, outputs: Any) -> tuple[Tensor, Tensor]:
-    """The logits [n, C] and class indices [n] that a training step returned, without gradient.
+def step_logits(
+    who: str, module: nn.Module, outputs: Any, ignore_index: int | None = None
+) -> tuple[Float[Tensor, "kept classes"], Int[Tensor, " kept"]]:
+    """The logits and class indices of the samples that count, of what a training step returned, without gradient.
+
+    Args:
+        who: the name that errors begin with.
+        module: whose step it is; `ignored_targets` asks it which samples count for nothing.
+        outputs: of the step.
+        ignore_index: the target of those samples, if the callback was told.
 
     Raises:
         ValueError: a step that returns no "logits" and "target".
@@ -72,9 +83,12 @@ def step_logits(who: str, outputs: Any) -> tuple[Tensor, Tensor]:
             '{"loss": loss, "logits": logits, "target": target}.'
         )
     logits, target = outputs["logits"].detach(), outputs["target"].detach()
-    if target.is_floating_point():
-        target = target.argmax(dim=-1)
-    return logits.reshape(-1, logits.shape[-1]), target.reshape(-1)
+    if logits.shape[-1] == 1:
+        # What has no classes, such as a regression, ignores no sample.
+        rows = logits.reshape(-1, 1)
+        return rows, torch.zeros_like(rows[:, 0], dtype=torch.int64)
+    kept = labelled_rows(target, *ignored_targets(module, ignore_index))
+    return logits[kept], class_indices(target[kept])
 
 
 @contextmanager

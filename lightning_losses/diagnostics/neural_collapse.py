@@ -52,8 +52,9 @@ def neural_collapse(
         total: sums a tensor over processes, each of which has samples of its own; none by default.
 
     Returns:
-        Scalars by name, the same on every process; all NaN where features hold NaN, and those that are not defined
-        where all class means, or the classifier's rows, are one.
+        Scalars by name, the same on every process; all NaN where features, weight or bias hold NaN or infinity (but for
+        a bias of -inf, which masks a class), and those that are not defined where all class means, or the classifier's
+        rows, are one.
 
     Raises:
         ValueError: an unknown limit; shapes that do not fit; targets outside the classes; fewer than two classes with
@@ -92,7 +93,11 @@ def neural_collapse(
         raise ValueError(f"neural_collapse: {number} classes have samples; give at least 2.")
     means = sums / counts.clamp(min=1).unsqueeze(1)
     samples = counts.sum()
-    if bool(total((~h.isfinite()).sum().double()) > 0):
+    broken = (~h.isfinite()).sum() + (~w.isfinite()).sum()
+    if bias is not None:
+        # Minus infinity masks a class.
+        broken = broken + (~(bias < torch.inf)).sum()
+    if bool(total(broken.double()) > 0):
         return dict.fromkeys(_NAMES, h.new_tensor(torch.nan))
     centre = means[present].mean(dim=0)
     centred = means[present] - centre

@@ -5,10 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_losses import MCMI, CrossEntropy, Objective, Term
+from lightning_losses.calibrators import TemperatureScaling
 from lightning_losses.callbacks import (
+    AdaFocalBins,
+    CalibrationMonitor,
     ClassCentroids,
     Grokfast,
     GrokkingMonitor,
@@ -17,9 +20,12 @@ from lightning_losses.callbacks import (
     NeuralCollapse,
     NumericsGuard,
     OrthogonalGradient,
+    OutputLogits,
+    PostHocCalibration,
 )
 from lightning_losses.callbacks.monitors.continual_evaluation import ContinualEvaluation
 from lightning_losses.checkpoints import EpochSeed
+from lightning_losses.losses import AdaFocal
 from lightning_losses.modules import Classifier
 
 
@@ -54,35 +60,6 @@ def fit(callbacks, batches, model=None, **options):
     return trainer
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: HessianSpectrum(samples=6, every_n_steps=1, lanczos_steps=3, trace_probes=2),
-        lambda: NeuralCollapse("network.2"),
-    ],
-    ids=["probe", "neural collapse"],
-)
-def test_rows_without_a_target_are_as_if_they_were_not_there(make):
-    batches = [batch(0, ignored=[0, 3, 4]), batch(1, ignored=[1])]
-    with_them, without = make(), make()
-    fit([with_them], batches)
-    fit([without], [dropped(one) for one in batches])
-    assert with_them.values.keys() == without.values.keys() and with_them.values
-    for name, values in without.values.items():
-        assert with_them.values[name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
-
-
-def test_the_accuracy_on_a_task_is_that_of_its_targets():
-    full = batch(2, ignored=[0, 1, 2, 3])
-    with_them, without = (
-        ContinualEvaluation([(one["inputs"], one["target"])], current=lambda trainer: 0, every_n_steps=1)
-        for one in (full, dropped(full))
-    )
-    for monitor in (with_them, without):
-        fit([monitor], [batch(0)])
-    assert with_them.values["accuracy/0"] == without.values["accuracy/0"] != [0.0]
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_training_loss_of_the_grokking_monitor_is_the_mean_over_kept_samples(accumulate):
     batches = [batch(0, 8, ignored=range(6)), batch(1, 5)]
@@ -95,28 +72,75 @@ def test_the_training_loss_of_the_grokking_monitor_is_the_mean_over_kept_samples
     assert [value for _, value in monitor.train] == [pytest.approx(wanted, rel=1e-6)]
 
 
-def test_the_information_is_the_mean_over_kept_samples():
-    from torch.utils.data import TensorDataset
+class Named(TensorDataset):
+    def __getitem__(self, place):
+        inputs, target = super().__getitem__(place)
+        return {"inputs": inputs, "target": target}
 
-    class Named(TensorDataset):
-        def __getitem__(self, place):
-            inputs, target = super().__getitem__(place)
-            return {"inputs": inputs, "target": target}
 
-    values = []
-    for full in (batch(0, 12, ignored=[0, 1, 2, 9]), dropped(batch(0, 12, ignored=[0, 1, 2, 9]))):
-        model = module(mcmi=Term(MCMI(num_classes=3), 0.1))
-        model.make_optimizer = lambda parameters: torch.optim.SGD(parameters, 0.0)
-        data = Named(full["inputs"], full["target"])
-        trainer = L.Trainer(
-            accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_checkpointing=False,
-            enable_model_summary=False, num_sanity_val_steps=0, callbacks=[ClassCentroids()],
-        )  # fmt: skip
-        trainer.fit(model, DataLoader(data, 5), DataLoader(data, 5))
-        values.append(float(trainer.callback_metrics["train/cmi"]))
-        values.append(model.objective.terms["mcmi"].loss.centroids.clone())
-    assert values[0] == pytest.approx(values[2], rel=1e-5)
-    torch.testing.assert_close(values[1], values[3])
+def marked(full, mark):
+    """A batch whose ignored samples have another mark: an index, or probabilities of 0."""
+    target, kept = full["target"], full["target"] != -100
+    if mark == "zeros":
+        return {**full, "target": F.one_hot(target.clamp(min=0), 3).float() * kept.unsqueeze(1)}
+    return {**full, "target": target.masked_fill(~kept, int(mark))}
+
+
+def measured(full, mark, folder):
+    """All that the callbacks measure, keep and set, in one epoch of one batch that changes no weight."""
+    ignored = -100 if mark == "zeros" else int(mark)
+    terms = {"ce": CrossEntropy(ignore_index=ignored), "mcmi": Term(MCMI(num_classes=3, ignore_index=ignored), 0.1)}
+    if mark != "zeros":
+        terms["adafocal"] = AdaFocal(ignore_index=ignored, num_bins=2)
+    model = module(**terms)
+    model.make_optimizer = lambda parameters: torch.optim.SGD(parameters, 0.0)
+    task = (full["inputs"], full["target"])
+    callbacks = [
+        GrokkingMonitor(),
+        OutputLogits(every_n_steps=1),
+        HessianSpectrum(samples=6, every_n_steps=1, lanczos_steps=3, trace_probes=2),
+        NeuralCollapse("network.2"),
+        ContinualEvaluation([task], current=lambda trainer: 0, every_n_steps=1),
+        ClassCentroids(),
+        CalibrationMonitor(num_bins=3, every_n_epochs=0),
+        PostHocCalibration(TemperatureScaling, folder, weights="last"),
+        *([] if mark == "zeros" else [AdaFocalBins()]),
+    ]
+    data = Named(full["inputs"], full["target"])
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, num_sanity_val_steps=0, callbacks=callbacks,
+    )  # fmt: skip
+    trainer.fit(model, DataLoader(data, len(data)), DataLoader(data, len(data)))
+    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    for callback in callbacks:
+        kept = {**getattr(callback, "values", {}), **{name: getattr(callback, name, []) for name in ("train", "val")}}
+        values |= {
+            f"{type(callback).__name__}/{key}": torch.tensor(value, dtype=torch.float64) for key, value in kept.items()
+        }
+    values["centroids"] = model.objective.terms["mcmi"].loss.centroids
+    values["temperature"] = callbacks[7].calibrator.temperature
+    return values
+
+
+@pytest.mark.parametrize("mark", ["255", "1", "zeros"])
+def test_every_callback_asks_the_module_which_samples_count(mark, tmp_path):
+    whole = batch(0, 12, ignored=[0, 1, 2, 4, 7, 9, 10])
+    with_them, without = (measured(marked(one, mark), mark, tmp_path) for one in (whole, dropped(whole)))
+    assert with_them.keys() == without.keys() and len(with_them) > 30
+    for name, value in without.items():
+        torch.testing.assert_close(with_them[name], value, rtol=1e-4, atol=1e-6, equal_nan=True, msg=name)
+
+
+def test_what_keeps_no_sample_is_not_measured():
+    nothing = batch(0, 4, ignored=range(4))
+    monitors = [GrokkingMonitor(), OutputLogits(every_n_steps=1), HessianSpectrum(every_n_steps=1, lanczos_steps=3)]
+    fit(monitors, [nothing], limit_val_batches=0)
+    assert all(not monitor.steps and not monitor.values for monitor in monitors) and not monitors[0].train
+    assert fit([CalibrationMonitor()], [nothing]).callback_metrics == {}
+    with pytest.raises(ValueError, match="continual: task 0 has no sample with a target but -100"):
+        task = (nothing["inputs"], nothing["target"])
+        fit([ContinualEvaluation([task], current=lambda trainer: 0)], [batch(0)])
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,14 @@ def test_rotations_and_scales_change_nothing():
         torch.testing.assert_close(after[name], value)
 
 
+@pytest.mark.parametrize("broken", ["features", "weight", "bias"])
+def test_what_is_not_finite_gives_nan(broken):
+    features, target, weight, bias = random()
+    given = {"features": features, "weight": weight, "bias": bias}
+    given[broken].view(-1)[3] = torch.nan
+    assert all(value.isnan() for value in neural_collapse(target=target, **given).values())
+
+
 def test_a_class_without_samples_is_left_out():
     features, target, weight, bias = random()
     kept = target != 2

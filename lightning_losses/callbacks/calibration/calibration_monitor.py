@@ -29,6 +29,8 @@ class CalibrationMonitor(Callback):
         num_bins: of every binned error and the diagram, at least 1.
         every_n_epochs: how many epochs lie between diagrams; the metrics are logged each time. 0 draws none.
         folder: where diagrams go, as ``val/calibration/epoch_<n>.png``; None: beside the logger's files, if it has any.
+        ignore_index: the target of samples that count for nothing; None asks the module: its `ignore_index`, or its
+            losses'. A validation that keeps no sample logs nothing.
 
     Raises:
         ValueError: options out of range; when a fit starts, no validation data; a validation step that returns no
@@ -40,13 +42,19 @@ class CalibrationMonitor(Callback):
         10
     """
 
-    def __init__(self, num_bins: int = 15, every_n_epochs: int = 1, folder: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        num_bins: int = 15,
+        every_n_epochs: int = 1,
+        folder: str | Path | None = None,
+        ignore_index: int | None = None,
+    ) -> None:
         check_bins("CalibrationMonitor", num_bins)
         check_number("CalibrationMonitor", "every_n_epochs", every_n_epochs, least=0)
         self.num_bins = num_bins
         self.every_n_epochs = every_n_epochs
         self.folder = None if folder is None else Path(folder)
-        self._collected = EvaluationLogits("CalibrationMonitor")
+        self._collected = EvaluationLogits("CalibrationMonitor", ignore_index=ignore_index)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a fit that has nothing to measure, or nowhere to draw."""
@@ -72,7 +80,7 @@ class CalibrationMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take in what the step returned."""
-        self._collected.add(outputs, dataloader_idx)
+        self._collected.add(pl_module, outputs, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the metrics, and draw."""
@@ -80,6 +88,8 @@ class CalibrationMonitor(Callback):
             return
         found = self._collected.gather(trainer, trainer.val_dataloaders)
         for number, (logits, target) in found.items():
+            if len(target) == 0:
+                continue
             prefix = "val/calibration" if len(found) == 1 else f"val/calibration/{number}"
             summary = calibration_summary(logits, target, inputs="logits", num_bins=self.num_bins)
             # Every process has the same values; their mean is that value.

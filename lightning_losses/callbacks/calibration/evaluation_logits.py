@@ -14,6 +14,8 @@ from lightning_losses.calibrators import image_views
 from lightning_losses.callbacks.access import evaluation_mode
 from lightning_losses.environment.lightning_internals import before_transfer
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.rows import class_indices, labelled_rows
+from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.processes import gather_batch, world_size
 
 
@@ -24,6 +26,15 @@ class Evaluated(NamedTuple):
     target: Int[Tensor, " samples"]
 
 
+class _Rows(NamedTuple):
+    """Rows of this process, and of which of its samples each is; `samples` counts these up to here."""
+
+    logits: Float[Tensor, "rows classes"]
+    target: Int[Tensor, " rows"]
+    place: Int[Tensor, " rows"]
+    samples: int
+
+
 class EvaluationLogits:
     """Collects what evaluation steps return, by data loader, and gathers it from all processes.
 
@@ -31,24 +42,30 @@ class EvaluationLogits:
         who: the name that errors begin with.
         views: whether the logits of views stand behind a sample's own.
         binary: whether one logit a sample is accepted too.
+        ignore_index: the target of samples that count for nothing; None asks the module, by `ignored_targets`.
     """
 
-    def __init__(self, who: str, *, views: bool = False, binary: bool = False) -> None:
+    def __init__(self, who: str, *, views: bool = False, binary: bool = False, ignore_index: int | None = None) -> None:
         self.who = who
         self.views = views
         self.binary = binary
-        self._batches: dict[int, list[Evaluated]] = {}
+        self.ignore_index = ignore_index
+        self._batches: dict[int, list[_Rows]] = {}
 
     def clear(self) -> None:
         """Forget everything."""
         self._batches = {}
 
-    def add(self, outputs: Any, dataloader_idx: int = 0) -> None:
+    def add(self, module: L.LightningModule, outputs: Any, dataloader_idx: int = 0) -> None:
         """Take in what a step returned; errors are those of `read`."""
-        self._batches.setdefault(dataloader_idx, []).append(self.read(outputs))
+        logits, target = self.read(module, outputs)
+        batches = self._batches.setdefault(dataloader_idx, [])
+        samples, before = len(outputs["target"]), batches[-1].samples if batches else 0
+        place = torch.arange(samples).repeat_interleave(len(target) // max(samples, 1))
+        batches.append(_Rows(logits, target, before + place, before + samples))
 
-    def read(self, outputs: Any) -> Evaluated:
-        """The logits and class indices that a step returned.
+    def read(self, module: L.LightningModule, outputs: Any) -> Evaluated:
+        """The logits and class indices that a step returned; -100 for what counts for nothing.
 
         Raises:
             ValueError: it returned no "logits" and "target", or none that belong together.
@@ -66,8 +83,9 @@ class EvaluationLogits:
                 "floating-point logits and of class indices."
             )
         logits, target = full_precision(logits.detach()), target.detach()
-        if target.is_floating_point() and target.ndim > 0:
-            target = target.argmax(dim=-1)
+        if target.ndim > 0:
+            kept = labelled_rows(target, *ignored_targets(module, self.ignore_index))
+            target = class_indices(target).long().masked_fill(~kept, -100)
         # Behind a sample's dimensions stands that of its views, if there are any.
         own = logits.ndim - target.ndim - self.views
         fits = (own == 1 and logits.shape[-1] > 1) or (own == 0 and self.binary)
@@ -81,7 +99,7 @@ class EvaluationLogits:
         return Evaluated(logits.flatten(0, target.ndim - 1).cpu(), target.reshape(-1).cpu())
 
     def gather(self, trainer: L.Trainer, loaders: Any) -> dict[int, Evaluated]:
-        """Every sample once, by data loader, the same on every process; then forget everything.
+        """Every sample that counts once, by data loader, the same on every process; then forget everything.
 
         Lightning shares out a data set by a sampler that repeats samples until the shares are even: the order is
         restored and the repeated ones dropped. Where every process has evaluated all samples, one's are taken.
@@ -89,10 +107,10 @@ class EvaluationLogits:
         gathered = {}
         sources = loaders_of(loaders)
         for number, batches in sorted(self._batches.items()):
-            own = Evaluated(
-                torch.cat([batch.logits for batch in batches]), torch.cat([batch.target for batch in batches])
-            )
-            gathered[number] = _from_all(trainer, own, sources[number] if number < len(sources) else None)
+            logits, target, place = (torch.cat(parts) for parts in list(zip(*batches, strict=True))[:3])
+            own = _Rows(logits, target, place, batches[-1].samples)
+            logits, target = _from_all(trainer, own, sources[number] if number < len(sources) else None)
+            gathered[number] = Evaluated(logits[target != -100], target[target != -100])
         self.clear()
         return gathered
 
@@ -132,7 +150,8 @@ def predicted(
     with evaluation_mode(module), trainer.precision_plugin.forward_context():
         for number, batch in enumerate(_batches(trainer, module, sources, limits, dataloader_idx)):
             arguments = (batch, number) if len(sources) == 1 else (batch, number, dataloader_idx)
-            collected.add(with_views(collected.who, module, module.predict_step(*arguments), arguments, views))
+            outputs = with_views(collected.who, module, module.predict_step(*arguments), arguments, views)
+            collected.add(module, outputs)
     found = collected.gather(trainer, [sources[dataloader_idx]])
     if 0 not in found:
         raise ValueError(f"{who}: data loader {dataloader_idx} has no batches; give validation data.")
@@ -184,22 +203,23 @@ def _batches(
         yield trainer.strategy.batch_to_device(batch, dataloader_idx=dataloader_idx)
 
 
-def _from_all(trainer: L.Trainer, own: Evaluated, loader: Any) -> Evaluated:
+def _from_all(trainer: L.Trainer, own: _Rows, loader: Any) -> Evaluated:
     if world_size() == 1:
-        return own
+        return Evaluated(own.logits, own.target)
     device = trainer.strategy.root_device
     sizes = gather_batch(torch.tensor([len(own.target)], device=device)).tolist()
-    shares = [
-        Evaluated(*pair)
-        for pair in zip(*(torch.split(gather_batch(tensor.to(device)).cpu(), sizes) for tensor in own), strict=True)
-    ]
-    first = shares[0]
+    samples = set(gather_batch(torch.tensor([own.samples], device=device)).tolist())
+    logits, target, place = (gather_batch(tensor.to(device)).cpu() for tensor in own[:3])
     sampler = getattr(loader, "sampler", None)
-    if isinstance(sampler, DistributedSampler) and not sampler.shuffle and len(set(sizes)) == 1:
+    if isinstance(sampler, DistributedSampler) and not sampler.shuffle and len(samples) == 1:
         # Share r holds samples r, r + world, r + 2 world, ...
-        logits, target = (torch.stack(tensors, dim=1).flatten(0, 1) for tensors in zip(*shares, strict=True))
-        total = len(sampler.dataset)  # type: ignore[arg-type]
-        return Evaluated(logits[:total], target[:total])
+        rank = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        sample = place * len(sizes) + rank
+        order = sample.argsort(stable=True)
+        order = order[sample[order] < len(sampler.dataset)]  # type: ignore[arg-type]
+        return Evaluated(logits[order], target[order])
+    shares = [Evaluated(*pair) for pair in zip(logits.split(sizes), target.split(sizes), strict=True)]
+    first = shares[0]
     if all(
         share.target.shape == first.target.shape
         and torch.equal(share.target, first.target)
@@ -207,4 +227,4 @@ def _from_all(trainer: L.Trainer, own: Evaluated, loader: Any) -> Evaluated:
         for share in shares
     ):
         return first
-    return Evaluated(*(torch.cat(tensors) for tensors in zip(*shares, strict=True)))
+    return Evaluated(logits, target)

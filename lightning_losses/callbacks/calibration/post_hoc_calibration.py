@@ -51,6 +51,8 @@ class PostHocCalibration(Callback):
         num_bins: of every binned error and the diagram, at least 1.
         dataloader_idx: which of several validation data loaders to fit on.
         weights: "best", those of the best checkpoint if there is one; or "last".
+        ignore_index: the target of samples that count for nothing; None asks the module: its `ignore_index`, or its
+            losses'.
 
     Attributes:
         calibrator: the calibrator, fitted once `fit` has ended.
@@ -74,22 +76,24 @@ class PostHocCalibration(Callback):
         num_bins: int = 15,
         dataloader_idx: int = 0,
         weights: Literal["best", "last"] = "best",
+        ignore_index: int | None = None,
     ) -> None:
-        made = calibrator if isinstance(calibrator, Calibrator) else calibrator()
-        if not isinstance(made, Calibrator):
+        unfitted = calibrator if isinstance(calibrator, Calibrator) else calibrator()
+        if not isinstance(unfitted, Calibrator):
             raise ValueError(
-                f"PostHocCalibration: calibrator gave a {type(made).__name__}; give a Calibrator, or what makes one."
+                f"PostHocCalibration: calibrator gave a {type(unfitted).__name__}; give a Calibrator, or what makes "
+                "one."
             )
         check_bins("PostHocCalibration", num_bins)
         check_choice("PostHocCalibration", "weights", weights, ("best", "last"))
-        self.calibrator = made
+        self.calibrator = unfitted
         self.folder = None if folder is None else Path(folder)
         self.num_bins = num_bins
         self.dataloader_idx = dataloader_idx
         self.weights = weights
         self.path: Path | None = None
-        views, binary = bool(made.views), made.takes_binary
-        self._collected = EvaluationLogits("PostHocCalibration", views=views, binary=binary)
+        views, binary = bool(unfitted.views), unfitted.takes_binary
+        self._collected = EvaluationLogits("PostHocCalibration", views=views, binary=binary, ignore_index=ignore_index)
         self._predicts = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -130,7 +134,7 @@ class PostHocCalibration(Callback):
         with evaluation_mode(pl_module), torch.no_grad(), trainer.precision_plugin.forward_context():
             predicted = pl_module.predict_step(*arguments)
             views = self.calibrator.views
-            self._collected.read(with_views("PostHocCalibration", pl_module, predicted, arguments, views))
+            self._collected.read(pl_module, with_views("PostHocCalibration", pl_module, predicted, arguments, views))
         self._predicts = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -180,12 +184,15 @@ class PostHocCalibration(Callback):
         if self.calibrator.fitted:
             arguments = (batch, batch_idx, dataloader_idx)[: 2 if len(loaders_of(trainer.test_dataloaders)) == 1 else 3]
             views = self.calibrator.views
-            self._collected.add(with_views("PostHocCalibration", pl_module, outputs, arguments, views), dataloader_idx)
+            outputs = with_views("PostHocCalibration", pl_module, outputs, arguments, views)
+            self._collected.add(pl_module, outputs, dataloader_idx)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the metrics before and after, and draw."""
         found = self._collected.gather(trainer, trainer.test_dataloaders)
         for number, (logits, target) in found.items():
+            if len(target) == 0:
+                continue
             prefix = "test/calibration" if len(found) == 1 else f"test/calibration/{number}"
             with torch.no_grad():
                 calibrated = self.calibrator.cpu()(logits)

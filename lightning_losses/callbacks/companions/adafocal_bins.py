@@ -59,17 +59,18 @@ class AdaFocalBins(Callback):
     ) -> None:
         """Take in what the step returned."""
         if _fitting(trainer) and dataloader_idx == 0:
-            self._collected.add(outputs)
+            self._collected.add(pl_module, outputs)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Renew bins and exponents."""
         if not _fitting(trainer):
             return
         logits, target = self._collected.gather(trainer, trainer.val_dataloaders)[0]
+        confidence, prediction = logits.softmax(dim=-1).max(dim=-1)
         for loss in _losses(pl_module):
-            kept = target != loss.ignore_index
-            confidence, prediction = logits[kept].softmax(dim=-1).max(dim=-1)
-            loss.renew(confidence, (prediction == target[kept]).to(confidence))
+            # Without a sample that counts, every exponent stays as it is.
+            if len(target) > 0:
+                loss.renew(confidence, (prediction == target).to(confidence))
             extremes = {"gamma_max": loss.gammas.max(), "gamma_min": loss.gammas.min()}
             # Every process has the same values; their mean is that value.
             pl_module.log_dict({f"val/adafocal/{name}": value for name, value in extremes.items()}, sync_dist=True)

@@ -13,7 +13,9 @@ from lightning_losses.data.loading import share_of_training_set
 from lightning_losses.environment.logged_means import log_means
 from lightning_losses.losses.distillation.logits.mcmi import MCMI, class_centroids, class_sums
 from lightning_losses.numerics.reduction import reduce
+from lightning_losses.numerics.rows import class_indices, labelled_rows
 from lightning_losses.numerics.settings import Share
+from lightning_losses.objective.ignored_targets import ignored_targets
 
 
 class ClassCentroids(DeclaredCallback):
@@ -61,8 +63,9 @@ class ClassCentroids(DeclaredCallback):
         with evaluation_mode(pl_module):
             for batch in share_of_training_set(self.name, trainer, batch_size):
                 batch = trainer.strategy.batch_to_device(batch)
-                kept = batch["target"] >= 0
-                more, seen = class_sums(pl_module(batch["inputs"]).float()[kept], batch["target"][kept])
+                kept = labelled_rows(batch["target"], *ignored_targets(pl_module))
+                target = class_indices(batch["target"][kept])
+                more, seen = class_sums(pl_module(batch["inputs"]).float()[kept], target)
                 sums, counts = sums + more, counts + seen
         self._set(trainer, losses, sums, counts)
 
@@ -77,13 +80,10 @@ class ClassCentroids(DeclaredCallback):
         """Add this step's predictions."""
         if not (losses := self._losses(pl_module)):
             return
-        logits, target = step_logits("ClassCentroids", outputs)
-        given = losses[0].given(logits, target)
-        information = -reduce(losses[0].rows(given), kept=given.kept)
-        known = target != losses[0].ignore_index
-        samples = int(known.sum())
-        log_means(pl_module, {"train/cmi": information}, samples, on_step=False, on_epoch=True)
-        sums, counts = class_sums(logits.float()[known], target[known])
+        logits, target = step_logits("ClassCentroids", pl_module, outputs)
+        information = -reduce(losses[0].rows(losses[0].given(logits, target)))
+        log_means(pl_module, {"train/cmi": information}, len(target), on_step=False, on_epoch=True)
+        sums, counts = class_sums(logits.float(), target)
         if self.refresh == "epoch":
             # A checkpoint brings them to the host.
             self._sums = sums if self._sums is None else self._sums.to(sums) + sums

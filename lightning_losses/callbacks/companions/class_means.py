@@ -9,8 +9,9 @@ from lightning_losses.callbacks.access import sum_over_processes
 from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.data.loading import share_of_training_set
 from lightning_losses.losses.distillation.features.nd_loss import NDLoss
-from lightning_losses.numerics.rows import class_indices
+from lightning_losses.numerics.rows import class_indices, labelled_rows
 from lightning_losses.numerics.settings import Count
+from lightning_losses.objective.ignored_targets import ignored_targets
 
 
 class ClassMeans(DeclaredCallback):
@@ -57,10 +58,10 @@ class ClassMeans(DeclaredCallback):
             if total is None:
                 total = features.new_zeros(losses[0].num_classes, features.shape[-1])
                 counts = features.new_zeros(losses[0].num_classes)
-            target = class_indices(batch["target"])
-            known = target >= 0
-            total.index_add_(0, target[known], features[known])
-            counts.index_add_(0, target[known], torch.ones_like(features[known, 0]))
+            known = labelled_rows(batch["target"], *ignored_targets(pl_module))
+            target, features = class_indices(batch["target"][known]), features[known]
+            total.index_add_(0, target, features)
+            counts.index_add_(0, target, torch.ones_like(features[:, 0]))
         means = sum_over_processes(trainer, total) / sum_over_processes(trainer, counts).clamp(min=1).unsqueeze(-1)
         for loss in losses:
             loss.set_class_means(means.to(losses[0].class_means.dtype))

@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader
 
 from lightning_losses.callbacks.access import evaluation_mode, sum_over_processes
 from lightning_losses.callbacks.declared import DeclaredCallback
+from lightning_losses.numerics.rows import labelled_rows
 from lightning_losses.numerics.settings import Count, Share
+from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.samplers.ddk_sampler import DomainSampler, initial_domain_weights, updated_domain_weights
 
 
@@ -104,13 +106,12 @@ class DomainWeights(DeclaredCallback):
                 batch = trainer.strategy.batch_to_device(batch)
                 if "domain" not in batch:
                     raise ValueError(f"DomainWeights: validation batches hold {', '.join(batch)}; give them 'domain'.")
-                logits = predict(batch)
-                losses = F.cross_entropy(logits.flatten(0, -2).double(), batch["target"].flatten(), reduction="none")
-                losses, kept = losses.view_as(batch["target"]), batch["target"] != -100
-                shape = batch["domain"].shape + (1,) * (losses.ndim - 1)
-                domain = batch["domain"].view(shape).expand_as(losses)[kept]
-                sums.index_add_(0, domain, losses[kept])
-                counts.index_add_(0, domain, torch.ones_like(losses[kept]))
+                kept = labelled_rows(batch["target"], *ignored_targets(module))
+                losses = F.cross_entropy(predict(batch)[kept].double(), batch["target"][kept], reduction="none")
+                shape = batch["domain"].shape + (1,) * (kept.ndim - 1)
+                domain = batch["domain"].view(shape).expand_as(kept)[kept]
+                sums.index_add_(0, domain, losses)
+                counts.index_add_(0, domain, torch.ones_like(losses))
         sums, counts = sum_over_processes(trainer, sums), sum_over_processes(trainer, counts)
         if bool((counts == 0).any()):
             raise ValueError(

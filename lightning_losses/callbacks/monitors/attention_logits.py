@@ -65,7 +65,7 @@ class AttentionLogits(ProbeMonitor):
     Cost: a forward pass of the probe, and queries × keys numbers for each layer in turn, every n steps.
 
     Args:
-        samples, every_n_steps, folder: see `ProbeMonitor`.
+        samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`.
 
     Raises:
         ValueError: a network that calls no such attention.

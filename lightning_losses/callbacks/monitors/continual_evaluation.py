@@ -1,6 +1,7 @@
 """Evaluates every task seen so far, often enough to see what happens when the task changes."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import field
 from typing import Any
 
 import lightning as L
@@ -17,7 +18,9 @@ from lightning_losses.diagnostics.continual_accuracy import (
     windowed_plasticity,
     worst_case_accuracy,
 )
+from lightning_losses.numerics.rows import class_indices, labelled_rows
 from lightning_losses.numerics.settings import Count
+from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.plots.grokking import fraction_curves
 from lightning_losses.plots.style import Figure
 
@@ -36,6 +39,8 @@ class ContinualEvaluation(Monitor):
         tasks: (inputs, target) of each task, in the order of learning; a few hundred rows each are enough.
         current: tells the task being learnt, from 0, by the trainer; it never falls.
         window: how many evaluations in a row forgetting and plasticity look at.
+        ignore_index: the target of rows that count for nothing; None asks the module: its `ignore_index`, or its
+            losses'.
         every_n_steps, folder: see `Monitor`.
 
     Raises:
@@ -56,11 +61,23 @@ class ContinualEvaluation(Monitor):
     tasks: Sequence[Task]
     current: Callable[[L.Trainer], int]
     window: Count = 10
+    ignore_index: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.tasks:
             raise ValueError(f"{self.name}: no tasks came; give (inputs, target) of each.")
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a task that has nothing to be right about."""
+        super().on_fit_start(trainer, pl_module)
+        ignored = ignored_targets(pl_module, self.ignore_index)
+        for number, (_, target) in enumerate(self.tasks):
+            if not bool(labelled_rows(target, *ignored).any()):
+                raise ValueError(
+                    f"{self.name}: task {number} has no sample with a target but {', '.join(map(str, ignored))}, which "
+                    "is ignored; leave the task out, or give it some."
+                )
 
     @torch.no_grad()
     def on_train_batch_start(
@@ -72,15 +89,16 @@ class ContinualEvaluation(Monitor):
         task = self.current(trainer)
         if not 0 <= task < len(self.tasks):
             raise ValueError(f"{self.name}: the current task is {task}; there are {len(self.tasks)}, from 0.")
-        hits = []
+        hits, ignored = [], ignored_targets(pl_module, self.ignore_index)
         with evaluating(pl_module), torch.no_grad():
             for inputs, target in self.tasks:
                 own = slice(trainer.global_rank, None, trainer.world_size)
-                logits = pl_module(inputs[own].to(pl_module.device))
-                hits.append((logits.argmax(dim=-1) == target[own].to(logits.device)).sum())
+                kept = labelled_rows(target[own], *ignored)
+                logits = pl_module(inputs[own].to(pl_module.device)).cpu()[kept.cpu()]
+                hits.append((logits.argmax(dim=-1) == class_indices(target[own].cpu()[kept.cpu()])).sum())
         total = sum_over_processes(trainer, on_device(trainer, torch.stack(hits)))
-        kept = [max(int((target != -100).sum()), 1) for _, target in self.tasks]
-        accuracies = [hit / count for hit, count in zip(total.tolist(), kept, strict=True)]
+        counts = [int(labelled_rows(target, *ignored).sum()) for _, target in self.tasks]
+        accuracies = [hit / count for hit, count in zip(total.tolist(), counts, strict=True)]
         values = {"task": float(task)} | {f"accuracy/{number}": value for number, value in enumerate(accuracies)}
         seen = {**self.values, **{name: [*self.values.get(name, []), value] for name, value in values.items()}}
         table = torch.tensor([seen[f"accuracy/{number}"] for number in range(len(self.tasks))], dtype=torch.float64).T

@@ -25,7 +25,7 @@ class DiffusionSpectralEntropy(LayerMonitor):
         bandwidth: of the kernel, in the units of the activations.
         power: the diffusion's steps.
         seed: of the subsets, which are the same at every measurement.
-        samples, every_n_steps, folder: see `ProbeMonitor`.
+        samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`.
 
     Raises:
         ValueError: numbers out of range; layers that there aren't; a target that is no index.

@@ -22,7 +22,7 @@ class EmpiricalNTK(ProbeMonitor):
     Cost: `samples` times outputs backward passes, vectorised, every n steps, and that many gradients in memory.
 
     Args:
-        samples, every_n_steps, folder: see `ProbeMonitor`; some dozens of samples.
+        samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`; some dozens of samples.
 
     Raises:
         ValueError: numbers below 1.

@@ -69,6 +69,8 @@ class GrokkingMonitor(Monitor):
         patience: how many evaluations in a row must reach it; the first of them counts.
         val_metric: what the module logs in validation; ``val/<measure>`` if None.
         train_batches: how many batches after each validation the training value averages over.
+        ignore_index: the target of rows that count for nothing; None asks the module: its `ignore_index`, or its
+            losses'.
         folder: where the picture ``grokking.png`` goes when training ends; None draws none.
 
     Attributes:
@@ -93,6 +95,7 @@ class GrokkingMonitor(Monitor):
     patience: Count = 1
     val_metric: str | None = None
     train_batches: Count = 1
+    ignore_index: int | None = field(default=None, kw_only=True)
     # Validations are counted in place of steps.
     every_n_steps: int = field(init=False, default=1)
     train: list[tuple[int, float]] = field(init=False, default_factory=list)
@@ -131,19 +134,17 @@ class GrokkingMonitor(Monitor):
         """Take the training value of the first batches after a validation, and of the very first ones."""
         if self._pending == 0:
             return
-        logits, target = step_logits(self.name, outputs)
+        logits, target = step_logits(self.name, pl_module, outputs, self.ignore_index)
         if self.measure == "accuracy":
-            kept = target != -100
-            hits, count = ((logits.argmax(dim=-1) == target) & kept).sum(), kept.sum()
-            hits_all, count_all = self._totals(trainer, hits, count)
+            hits_all, count_all = self._totals(trainer, (logits.argmax(dim=-1) == target).sum(), len(target))
         else:
             # Lightning has divided it by the number of accumulated batches.
             loss = outputs["loss"].detach() * trainer.accumulate_grad_batches
-            hits_all, count_all = self._totals(trainer, *_weighed(pl_module, trainer, loss, target))
+            hits_all, count_all = self._totals(trainer, *_weighed(pl_module, trainer, loss, len(target)))
         self._sum, self._count = self._sum + hits_all, self._count + count_all
         self._pending -= 1
-        if self._pending == 0:
-            value = self._sum / max(self._count, 1)
+        if self._pending == 0 and self._count:
+            value = self._sum / self._count
             self.train.append((self._at, value))
             self._log(trainer, "train", value, self._at)
 
@@ -193,13 +194,14 @@ class GrokkingMonitor(Monitor):
         return hits_all, count_all
 
 
-def _weighed(module: L.LightningModule, trainer: L.Trainer, loss: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _weighed(module: L.LightningModule, trainer: L.Trainer, loss: Tensor, samples: int) -> tuple[Tensor, Tensor]:
     """A step's loss times its kept samples, and these, to be added up over the processes."""
-    kept = (target != -100).sum()
+    kept = on_device(trainer, samples)
     if isinstance(module, ObjectiveMixin) and module.gather_batches:
         # The processes' mean is that of all samples, so that each weighs the same.
-        kept = sum_over_processes(trainer, on_device(trainer, kept)) / trainer.world_size
-    return loss * kept, kept
+        kept = sum_over_processes(trainer, kept) / trainer.world_size
+    # A mean over no samples, which torch's losses make NaN, weighs nothing.
+    return torch.where(kept > 0, loss * kept, 0.0), kept
 
 
 def _columns(curve: list[tuple[int, float]]) -> tuple[list[int], list[float]]:

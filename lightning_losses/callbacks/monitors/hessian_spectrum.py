@@ -1,5 +1,6 @@
 """Watches the Hessian of the loss: sharpness, trace and spectrum, beside the edge of stability."""
 
+import math
 from collections.abc import Callable
 from dataclasses import field
 from typing import Any
@@ -33,7 +34,7 @@ class HessianSpectrum(ProbeMonitor):
         loss: of (logits, target), a mean over rows; cross-entropy if None. Its Hessian is that of the probe's mean,
             which the processes share out among them.
         seed: of the random vectors, which are the same at every measurement.
-        samples, every_n_steps, folder: see `ProbeMonitor`.
+        samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`.
 
     Raises:
         ValueError: numbers below 1.
@@ -79,12 +80,14 @@ class HessianSpectrum(ProbeMonitor):
         spectrum = lanczos(product, size, steps=self.lanczos_steps, generator=generator, **place)  # type: ignore[arg-type]
         trace, _ = hutchinson(product, size, probes=self.trace_probes, generator=generator, **place)  # type: ignore[arg-type]
         self.spectrum = spectrum
+        learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
         return {
             "largest": spectrum.values[-1].item(),
             "smallest": spectrum.values[0].item(),
             "trace": trace.value,
             "trace_error": trace.error,
-            "edge": 2 / trainer.optimizers[0].param_groups[0]["lr"],
+            # A warm-up may begin at 0.
+            "edge": 2 / learning_rate if learning_rate else math.inf,
         }
 
     def figure(self) -> Figure:

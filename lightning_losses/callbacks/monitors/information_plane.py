@@ -39,7 +39,7 @@ class InformationPlane(LayerMonitor):
         noise: the standard deviation of the noise of "kernel" and "neighbours".
         components: of the PCA of "neighbours".
         seed: of the noise of "neighbours", which is the same at every measurement.
-        samples, every_n_steps, folder: see `ProbeMonitor`.
+        samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`.
 
     Raises:
         ValueError: an unknown estimator; numbers out of range; layers that there aren't; a target that is no index.

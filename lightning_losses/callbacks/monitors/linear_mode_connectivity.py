@@ -33,7 +33,8 @@ class LinearModeConnectivity(ProbeMonitor):
         since: "previous" measures from the weights of the measurement before, "start" from those of the first.
         points: on the line, its ends among them, at least 2.
         loss: of (logits, target), a mean over rows; cross-entropy if None.
-        samples, every_n_steps, folder: see `ProbeMonitor`; the first measurement is `every_n_steps` after the start.
+        samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`; the first measurement is
+            `every_n_steps` after the start.
 
     Attributes:
         lines: the losses along the line of each measurement.

@@ -47,7 +47,7 @@ class MixupConfiguration(ProbeMonitor):
         head: the name of the linear classifier, whose inputs are the features.
         classes: three class indices.
         seed: of who is mixed with whom, which is the same at every measurement.
-        samples, every_n_steps, folder: see `ProbeMonitor`.
+        samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`.
 
     Attributes:
         points: the last measurement's coordinates in the plane, a row a mixture: two coordinates, the two classes'

@@ -76,11 +76,17 @@ class LogitMonitor(Monitor):
     """Base of the monitors that average something over the rows of a training step's logits.
 
     The step must return ``{"logits", "target", ...}``. All batches of an accumulated step and all processes count,
-    each row once; rows with the target `ignore_index` don't. Nothing is evaluated again: the logits are those that
-    the loss saw.
+    each row once; a step without a row that counts records nothing. Nothing is evaluated again: the logits are those
+    that the loss saw.
+
+    Args:
+        ignore_index: the target of rows that count for nothing; None asks the module: its `ignore_index`, or its
+            losses'.
+        every_n_steps, folder: see `Monitor`.
     """
 
-    ignore_index: ClassVar[int] = -100
+    _: KW_ONLY
+    ignore_index: int | None = None
     _step: int = field(init=False, default=0)
     _sums: Tensor | None = field(init=False, default=None)
 
@@ -101,17 +107,17 @@ class LogitMonitor(Monitor):
         """Add the batch's rows; record after the step's last batch."""
         if not self.due(self._step):
             return
-        logits, target = step_logits(self.name, outputs)
-        kept = target != self.ignore_index
-        measured = self.rows(logits[kept], target[kept])
-        sums = torch.stack([on_device(trainer, value.sum()) for value in [*measured.values(), kept]])
+        logits, target = step_logits(self.name, pl_module, outputs, self.ignore_index)
+        measured = self.rows(logits, target)
+        sums = torch.stack([on_device(trainer, value.sum()) for value in measured.values()])
+        sums = torch.cat([sums, on_device(trainer, [len(target)])])
         self._sums = sums if self._sums is None else self._sums + sums
         if trainer.global_step > self._step:
             *totals, count = sum_over_processes(trainer, self._sums).tolist()
             self._sums = None
-            self.record(
-                trainer, self._step, {name: total / max(count, 1) for name, total in zip(measured, totals, strict=True)}
-            )
+            if count:
+                means = {name: total / count for name, total in zip(measured, totals, strict=True)}
+                self.record(trainer, self._step, means)
 
 
 def check_precisions(who: str, precisions: Sequence[str]) -> None:

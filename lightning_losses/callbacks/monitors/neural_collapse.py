@@ -12,7 +12,9 @@ from lightning_losses.callbacks.access import refuse_hidden_gradients, sum_over_
 from lightning_losses.callbacks.monitors.monitor import Monitor
 from lightning_losses.callbacks.monitors.probe import evaluating, inputs_and_target, with_target
 from lightning_losses.diagnostics.neural_collapse import Limit, neural_collapse
+from lightning_losses.numerics.rows import class_indices
 from lightning_losses.numerics.settings import Count
+from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.sharding import whole
 from lightning_losses.plots.grokking import collapse_panels
 from lightning_losses.plots.style import Figure
@@ -32,6 +34,8 @@ class NeuralCollapse(Monitor):
         limit: see `lightning_losses.diagnostics.neural_collapse`.
         samples: rows of each process.
         every_n_epochs: how many epochs lie between measurements, at least 1.
+        ignore_index: the target of rows that count for nothing; None asks the module: its `ignore_index`, or its
+            losses'.
         folder: see `Monitor`.
 
     Raises:
@@ -53,6 +57,7 @@ class NeuralCollapse(Monitor):
     limit: Limit = "simplex"
     samples: Count = 4096
     every_n_epochs: Count = 1
+    ignore_index: int | None = field(default=None, kw_only=True)
     # Epochs are counted in place of steps.
     every_n_steps: int = field(init=False, default=1)
 
@@ -96,6 +101,7 @@ class NeuralCollapse(Monitor):
     ) -> tuple[dict[str, Tensor], Tensor]:
         taken: dict[str, list[Tensor]] = {layer: [] for layer in [self.head, *self.layers]}
         targets: list[Tensor] = []
+        ignored = ignored_targets(pl_module, self.ignore_index)
 
         def keep(layer: str) -> Any:
             return lambda module, inputs, output: taken[layer].append(_rows(output))
@@ -107,11 +113,11 @@ class NeuralCollapse(Monitor):
             # A loader that shuffles draws its seed from torch's state, which training is to find as it was.
             with torch.random.fork_rng(devices=[]), evaluating(pl_module), torch.no_grad():
                 for batch in trainer.train_dataloader or []:
-                    inputs, target = with_target(*inputs_and_target(self.name, batch))
+                    inputs, target = with_target(*inputs_and_target(self.name, batch), *ignored)
                     if len(target) == 0:
                         continue
                     pl_module(inputs.to(pl_module.device))
-                    targets.append(target.to(pl_module.device))
+                    targets.append(class_indices(target).to(pl_module.device))
                     rows += len(target)
                     if rows >= self.samples:
                         break

@@ -79,7 +79,8 @@ class OpposingSignals(ProbeMonitor):
 
     Args:
         group: how many samples of each group.
-        samples, every_n_steps, folder: see `ProbeMonitor`; measuring at every step sees an oscillation of every other.
+        samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`; measuring at every step sees an
+            oscillation of every other.
 
     Attributes:
         opposition: the last measurement's groups; None before the second one.

@@ -18,7 +18,7 @@ class OutputLogits(LogitMonitor):
     Cost: one logsumexp of the step's logits, every n steps; no forward pass.
 
     Args:
-        every_n_steps, folder: see `Monitor`.
+        ignore_index, every_n_steps, folder: see `LogitMonitor`.
 
     Raises:
         ValueError: a training step that returns no logits and target.

@@ -12,14 +12,16 @@ from torch import Tensor
 
 from lightning_losses.callbacks.access import evaluation_mode, refuse_hidden_gradients
 from lightning_losses.callbacks.monitors.monitor import Monitor
+from lightning_losses.numerics.rows import labelled_rows
 from lightning_losses.numerics.settings import Count
+from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.processes import gather_batch, group_rank, world_size
 from lightning_losses.parallel.sharding import is_sharded, unsharded_copy
 from lightning_losses.teachers.feature_taps import FeatureTap
 
 
 class ProbeMonitor(Monitor):
-    """Base of the monitors that evaluate the network on the first rows of the first training batch that have a target.
+    """Base of the monitors that evaluate the network on the first training rows, of one batch, that have a target.
 
     The rows stay the same throughout, also in a resumed run: they are in the checkpoint. Under several processes the
     first batches of all make one, in the order in which Lightning shares out samples, and every process measures on
@@ -29,6 +31,8 @@ class ProbeMonitor(Monitor):
 
     Args:
         samples: how many rows, at least 1; of all processes together.
+        ignore_index: the target of rows that count for nothing; None asks the module: its `ignore_index`, or its
+            losses'.
         every_n_steps, folder: see `Monitor`.
     """
 
@@ -38,6 +42,7 @@ class ProbeMonitor(Monitor):
 
     _: KW_ONLY
     samples: Count = 256
+    ignore_index: int | None = None
     probe: tuple[Tensor, Tensor] | None = field(init=False, default=None)
 
     def measure(
@@ -55,7 +60,11 @@ class ProbeMonitor(Monitor):
     ) -> None:
         """Take the probe from the first batch; measure when due."""
         if self.probe is None:
-            self.probe = first_rows(*with_target(*inputs_and_target(self.name, batch)), self.samples)
+            ignored = ignored_targets(pl_module, self.ignore_index)
+            probe = first_rows(*with_target(*inputs_and_target(self.name, batch), *ignored), self.samples)
+            if len(probe[0]) == 0:
+                return
+            self.probe = probe
         if self.due(trainer.global_step):
             inputs, target = (tensor.to(pl_module.device) for tensor in self.probe)
             module = unsharded_copy(pl_module) if is_sharded(pl_module) else pl_module
@@ -70,7 +79,7 @@ class LayerMonitor(ProbeMonitor):
 
     Args:
         layers: names of the modules whose outputs to look at.
-        samples, every_n_steps, folder: see `ProbeMonitor`.
+        samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`.
 
     Raises:
         ValueError: no list of layers, or layers that there aren't or that don't run; a target that is no index.
@@ -107,16 +116,17 @@ class LayerMonitor(ProbeMonitor):
         }
 
 
-def with_target(inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of a batch that have a target: class indices may be -100, which is none.
+def with_target(inputs: Tensor, target: Tensor, *ignored: int) -> tuple[Tensor, Tensor]:
+    """The rows of a batch that have a target, by `labelled_rows`; a regression's, of one number a row, have all.
 
     Example:
         >>> with_target(torch.tensor([1.0, 2.0]), torch.tensor([-100, 3]))
         (tensor([2.]), tensor([3]))
     """
-    if target.is_floating_point() or target.ndim != 1:
+    classes = target.is_floating_point() and target.ndim == 2 and target.shape[1] > 1
+    if not classes and (target.is_floating_point() or target.ndim != 1):
         return inputs, target
-    known = target != -100
+    known = labelled_rows(target, *ignored)
     return inputs[known], target[known]
 
 

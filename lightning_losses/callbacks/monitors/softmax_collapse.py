@@ -59,7 +59,7 @@ class SoftmaxCollapse(LogitMonitor):
         precisions: what to compute the softmax in; the loss's own, and others for comparison.
         correct_only: whether only rows predicted right count as collapsed (the paper's definition); the authors' code
             counts any.
-        every_n_steps, folder: see `Monitor`.
+        ignore_index, every_n_steps, folder: see `LogitMonitor`.
 
     Raises:
         ValueError: an unknown precision; a training step that returns no logits and target.

@@ -98,17 +98,22 @@ class AdaFocal(ClassificationLoss):
         A bin that equal confidences or fewer samples than bins leave empty keeps its exponent.
 
         Args:
-            confidence: the probability of each prediction.
+            confidence: the probability of each prediction, in [0, 1].
             correct: 1 where it is right, else 0.
 
         Raises:
-            ValueError: no samples, or shapes that differ.
+            ValueError: no samples, shapes that differ, or numbers outside [0, 1].
         """
         if confidence.ndim != 1 or confidence.shape != correct.shape or len(confidence) == 0:
             raise ValueError(
                 f"{self._identifier}: confidence of shape {list(confidence.shape)} and correct of shape "
                 f"{list(correct.shape)} came; give two of the same shape [samples], with at least one sample."
             )
+        for name, given in (("confidence", confidence), ("correct", correct)):
+            # NaN compares as false; softmax may round beyond 1.
+            wrong = given[~((given >= 0) & (given <= 1 + 1e-6))]
+            if len(wrong):
+                raise ValueError(f"{self._identifier}: {name} holds {float(wrong[0]):g}; give numbers in [0, 1].")
         confidence = full_precision(confidence.detach()).to(self.edges.device)
         ordered = confidence.sort().values
         # Bin b is closed by the largest confidence among its share of the samples.

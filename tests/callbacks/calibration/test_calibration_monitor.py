@@ -80,6 +80,17 @@ def test_bad_options_are_refused(options):
         CalibrationMonitor(**options)
 
 
+class Tokens(Overconfident):
+    """Two tokens a sample, the second of which may count for nothing."""
+
+    ignore_index = 7
+
+    def validation_step(self, batch, batch_idx):
+        logits, target = self(batch[0]), batch[1]
+        second = target.masked_fill(batch[0][:, 0] > 0, 7)
+        return {"logits": torch.stack([logits, 0.5 * logits], 1), "target": torch.stack([target, second], 1)}
+
+
 @pytest.mark.distributed
 @pytest.mark.parametrize("shared_out", [True, False], ids=["sampler", "whole on each"])
 def test_two_processes_log_what_one_does(tmp_path, shared_out):
@@ -87,8 +98,11 @@ def test_two_processes_log_what_one_does(tmp_path, shared_out):
         fitter = trainer(tmp_path, CalibrationMonitor(), use_distributed_sampler=shared_out, **strategy)
         module = Overconfident()
         fitter.validate(module, Data(), verbose=False)
+        metrics = {name: float(value) for name, value in fitter.callback_metrics.items()}
+        fitter.validate(Tokens(), Data(), verbose=False)
+        metrics |= {f"tokens/{name}": float(value) for name, value in fitter.callback_metrics.items()}
         if fitter.global_rank == 0:
-            torch.save({name: float(value) for name, value in fitter.callback_metrics.items()}, tmp_path / "metrics.pt")
+            torch.save(metrics, tmp_path / "metrics.pt")
 
     values = []
     for processes in (1, 2):

@@ -71,6 +71,23 @@ def expected(student):
     return torch.stack([features[c == TARGET].mean(dim=0) for c in range(3)])
 
 
+@pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
+def test_a_sample_without_a_target_counts_for_nothing(monkeypatch, soft):
+    loss, labels = NDLoss(num_classes=3, dropout=0.0), TARGET.clone()
+    labels[[3, 4]] = 255
+    student = module(loss)
+    student.objective = Objective({"ce": CrossEntropy(ignore_index=255), "nd": loss})
+    features = student.teacher[:3](INPUTS)
+    wanted = torch.stack([features[c == labels].mean(dim=0) for c in range(3)])
+    given = labels
+    if soft:
+        given = nn.functional.one_hot(labels.clamp(max=2), 3).float() * (labels < 3).unsqueeze(1)
+    monkeypatch.setitem(globals(), "TARGET", given)
+    student.training_step = lambda batch, batch_idx: sum(weight.sum() for weight in student.network.parameters())
+    fit(student)
+    torch.testing.assert_close(loss.class_means, wanted, rtol=1e-6, atol=1e-7)
+
+
 def test_every_sample_counts_once_and_the_projector_trains():
     loss = NDLoss(num_classes=3, dropout=0.0)
     student = module(loss)

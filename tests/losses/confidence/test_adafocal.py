@@ -64,7 +64,8 @@ def test_a_module_of_half_precision_does_not_narrow_bins():
 def test_validation_is_gathered_in_its_own_precision():
     collected = EvaluationLogits("AdaFocalBins")
     for dtype, wide in ((torch.float64, torch.float64), (torch.bfloat16, torch.float32)):
-        collected.add({"logits": torch.zeros(2, 3, dtype=dtype), "target": torch.zeros(2, dtype=torch.int64)})
+        outputs = {"logits": torch.zeros(2, 3, dtype=dtype), "target": torch.zeros(2, dtype=torch.int64)}
+        collected.add(L.LightningModule(), outputs)
         assert collected.gather(None, None)[0].logits.dtype == wide
 
 
@@ -109,6 +110,14 @@ def test_options_out_of_range_are_refused(options):
 def test_validation_data_that_do_not_fit_are_refused(confidence, correct):
     with pytest.raises(ValueError, match="adafocal: confidence of shape"):
         AdaFocal().renew(torch.rand(confidence), torch.ones(correct))
+
+
+@pytest.mark.parametrize(("confidence", "correct"), [(torch.nan, 1.0), (7.0, 1.0), (-0.5, 0.0), (0.5, torch.nan)])
+def test_numbers_that_are_no_probabilities_are_refused(confidence, correct):
+    loss = AdaFocal()
+    with pytest.raises(ValueError, match=r"adafocal: (confidence|correct) holds .*; give numbers in \[0, 1\]"):
+        loss.renew(torch.tensor([0.5, confidence]), torch.tensor([1.0, correct]))
+    assert bool((loss.gammas == 1).all())
 
 
 # ---- the callback
