@@ -87,6 +87,11 @@ class DualHeadMixin(ObjectiveMixin):
 
     def aligned_step(self, **tensors: Any) -> dict[str, Any]:
         """Evaluate the objective, align the gradients of its two sides, and take the optimizer's step."""
+        if self.objective.balancing is not None:
+            raise ValueError(
+                f"{type(self).__name__}: gradient alignment balances the terms itself; give an objective without "
+                "balancing=."
+            )
         offered = self.objective_tensors(tensors)
         value = self.objective_value(self.objective, offered)
         self.log_objective(self.log_name(), value)

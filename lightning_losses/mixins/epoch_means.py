@@ -34,7 +34,7 @@ class _Step:
 
     batch: Hashable
     step: int | None
-    parts: dict[str, tuple[Tensor, float, Tensor]]
+    parts: dict[str, tuple[Tensor, float | Tensor, Tensor]]
 
 
 class EpochMeans:
@@ -63,7 +63,7 @@ class EpochMeans:
     def add(
         self,
         parts: Mapping[str, Tensor],
-        weights: Mapping[str, float],
+        weights: Mapping[str, float | Tensor],
         samples: Mapping[str, Tensor],
         *,
         batch: Hashable = None,
@@ -139,7 +139,7 @@ class EpochMeans:
         )
 
 
-def _sums(steps: list[list[tuple[Tensor, float, Tensor]]]) -> Float[Tensor, "3 parts"]:
+def _sums(steps: list[list[tuple[Tensor, float | Tensor, Tensor]]]) -> Float[Tensor, "3 parts"]:
     """Of each part of steps that have the same: the values times their samples, weighted likewise, the samples."""
     shape = len(steps), len(steps[0])
     flat = [part for step in steps for part in step]
@@ -147,8 +147,15 @@ def _sums(steps: list[list[tuple[Tensor, float, Tensor]]]) -> Float[Tensor, "3 p
     # In double precision, where the device has it: an epoch may have many steps.
     wide = torch.float32 if device.type == "mps" else torch.float64
     values = torch.stack([value for value, _, _ in flat]).to(wide).view(shape)
-    weights = torch.tensor([weight for _, weight, _ in flat], dtype=wide).to(device).view(shape)
+    weights = _numbers([weight for _, weight, _ in flat], wide, device).view(shape)
     counts = torch.stack([count for _, _, count in flat]).to(values).view(shape)
     # A part without samples is 0, whatever else it may be.
     values = torch.where(counts > 0, values * counts, 0.0)
     return torch.stack([values.sum(dim=0), (weights * values).sum(dim=0), counts.sum(dim=0)])
+
+
+def _numbers(values: list[float | Tensor], dtype: torch.dtype, device: torch.device) -> Float[Tensor, " values"]:
+    """Numbers, copied to the device at once; with tensors among them, which are there."""
+    if any(isinstance(value, Tensor) for value in values):
+        return torch.stack([torch.as_tensor(value, dtype=dtype, device=device) for value in values])
+    return torch.tensor(values, dtype=dtype).to(device)

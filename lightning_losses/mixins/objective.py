@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_losses.environment.lightning_internals import attached_trainer
+from lightning_losses.balancing.base import Balancing
+from lightning_losses.environment.lightning_internals import attached_trainer, running_hook, takes_step
 from lightning_losses.losses.regularization.wdr_loss import layer_weights
+from lightning_losses.mixins.balanced_step import BalancedStep, BalancedSteps, TermRecord
 from lightning_losses.mixins.training_means import TrainingMeans, all_processes
 from lightning_losses.objective import Objective, ObjectiveValue, Term
 from lightning_losses.objective.objective import Weighed
@@ -115,11 +117,61 @@ class ObjectiveMixin(TrainingMeans):
         """Evaluate one objective on the batch of all processes."""
         group = self.gathered_from()
         gather = None if group is False else functools.partial(gather_batch, group=group)
-        return objective(gather=gather, weigh=_Weigh(self, objective), **tensors)
+        step = self._balanced_step(objective)
+        balance = step.factors if step is not None else _known_weights
+        value = objective(gather=gather, weigh=_Weigh(self, objective), balance=balance, **tensors)
+        if step is not None:
+            step.note(value)
+        return value
+
+    def backward(self, loss: Tensor, *arguments: Any, **keywords: Any) -> None:
+        """Run the backward pass of a batch; after the step's last one, balance the gradients of the terms."""
+        steps: BalancedSteps = self.__dict__.get("_balanced_steps", BalancedSteps())
+        for step in steps.values():
+            step.before_backward(loss)
+        super().backward(loss, *arguments, **keywords)
+        if steps and takes_step(self.trainer):
+            records = {key: step.finish() for key, step in steps.items()}
+            steps.clear()
+            self.__dict__["_term_record"] = records.get(id(self.objective))
+
+    def watch_terms(self) -> None:
+        """Have the next optimizer step make a record of what the terms' gradients are to each other."""
+        self.__dict__["_watches_terms"] = True
+
+    def term_record(self) -> TermRecord | None:
+        """The record of the step whose backward passes are done, once, if it was watched."""
+        record: TermRecord | None = self.__dict__.pop("_term_record", None)
+        if record is not None:
+            self.__dict__.pop("_watches_terms", None)
+        return record
+
+    def _balanced_step(self, objective: Objective) -> BalancedStep | None:
+        """The step that an evaluation of an objective is part of; None where nothing has to be known of it."""
+        policy, watched = objective.balancing, "_watches_terms" in self.__dict__ and objective is self.objective
+        trainer = attached_trainer(self)
+        if (policy is None and not watched) or trainer is None or not trainer.training:
+            return None
+        # Callbacks evaluate too, and take no step.
+        if not torch.is_grad_enabled() or running_hook(self) != "training_step":
+            return None
+        if policy is not None:
+            if policy.stateless and not watched and (not self.automatic_optimization or not self.weighs_batches):
+                return None
+            policy.at_epoch(trainer.current_epoch)
+        steps: BalancedSteps = self.__dict__.setdefault("_balanced_steps", BalancedSteps())
+        if id(objective) not in steps:
+            steps[id(objective)] = BalancedStep(self, objective, watched)
+        return steps[id(objective)]
 
     def log_objective(self, log_name: str | None, value: ObjectiveValue) -> None:
         """Log the epoch's means: of an objective's parts as ``<log_name>/<term>``, of the total as ``<log_name>``."""
         self.add_to_means(log_name, value.parts, value.weights, value.samples)
+
+
+def _known_weights(policy: Balancing, losses: Tensor) -> Tensor | None:
+    """What a policy multiplies terms by in an evaluation that is no step; those of gradients are known in none."""
+    return None if policy.reads == "gradients" else policy.weights(losses)
 
 
 class _Weigh:

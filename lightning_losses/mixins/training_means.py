@@ -115,7 +115,7 @@ class TrainingMeans(_Base):
         self,
         log_name: str | None,
         parts: Mapping[str, Tensor],
-        weights: Mapping[str, float],
+        weights: Mapping[str, float | Tensor],
         samples: Mapping[str, Tensor],
     ) -> None:
         """Add a batch's values to the means that are logged as `log_name`, and ``log_name/<part>``.

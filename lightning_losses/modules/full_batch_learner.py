@@ -188,6 +188,7 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
         logits, target = self.network(batch["inputs"]), batch["target"]
         trainer = attached_trainer(self)
         alone = world_size() == 1 and (trainer is None or trainer.accumulate_grad_batches == 1)
+        alone = alone and self.objective.balancing is None
         given = {"logits": logits, "target": target}
         value = self.objective(**given) if alone else self.objective_value(self.objective, given)
         return {"loss": value.total, **given}

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from lightning_losses.balancing.base import Balancing, Step
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.objective.term import Term, name_of
 
 
@@ -18,6 +20,8 @@ class Weighed(NamedTuple):
 
 
 Weigh = Callable[[Term, Tensor, Mapping[str, Any]], Weighed]
+# Of a policy and the step's losses [T], what each term is multiplied by; None leaves that to the end of the step.
+Balance = Callable[[Balancing, Tensor], Tensor | None]
 
 
 class ObjectiveValue(NamedTuple):
@@ -26,14 +30,16 @@ class ObjectiveValue(NamedTuple):
     Attributes:
         total: the weighted sum of the parts.
         parts: the terms' values.
-        weights: what each part was multiplied by.
+        weights: what each part was multiplied by; a tensor where a policy has a share in it.
         samples: how many samples each part is a mean over, where somebody has counted them.
+        shares: the parts times their terms' own weights.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
-    weights: dict[str, float]
+    weights: dict[str, float | Tensor]
     samples: dict[str, Tensor]
+    shares: dict[str, Tensor]
 
 
 class Objective(nn.Module):
@@ -41,9 +47,13 @@ class Objective(nn.Module):
 
     Args:
         terms: losses by name; a bare loss weighs 1.
+        balancing: a policy of `lightning_losses.balancing` that weighs the terms anew in every step of training, on top
+            of their own weights; None: these alone, as in evaluation. In a loop of your own a call in training is a
+            step, and policies of gradients need `balanced_backward`.
 
     Raises:
-        ValueError: no terms; when called, a tensor that a term needs and the step lacks, or a term that is no scalar.
+        ValueError: no terms; a policy of another objective; when called, a tensor that a term needs and the step lacks,
+            or a term that is no scalar.
 
     Example:
         >>> from lightning_losses.losses import KD, CrossEntropy
@@ -54,13 +64,23 @@ class Objective(nn.Module):
         ['ce', 'kd']
     """
 
-    def __init__(self, terms: Mapping[str, nn.Module | Callable[..., Tensor]]) -> None:
+    def __init__(
+        self, terms: Mapping[str, nn.Module | Callable[..., Tensor]], balancing: Balancing | None = None
+    ) -> None:
         super().__init__()
         if not terms:
             raise ValueError("Objective: no terms came; give at least one, for example {'ce': Term(CrossEntropy())}.")
         self.terms = nn.ModuleDict(
             {name: term if isinstance(term, Term) else Term(term) for name, term in terms.items()}
         )
+        if balancing is not None and not isinstance(balancing, Balancing):
+            raise ValueError(
+                f"Objective: balancing={balancing!r} came; give a policy of lightning_losses.balancing, such as "
+                "UncertaintyWeighting() or PCGrad()."
+            )
+        if balancing is not None:
+            balancing.begin(len(self.terms))
+        self.balancing = balancing
 
     def needs(self, tensor: str) -> bool:
         """Whether some term takes this tensor, required or not."""
@@ -76,6 +96,7 @@ class Objective(nn.Module):
         *,
         gather: Callable[[Any], Any] | None = None,
         weigh: Weigh | None = None,
+        balance: Balance | None = None,
         **tensors: Any,
     ) -> ObjectiveValue:
         """Evaluate every term.
@@ -84,13 +105,14 @@ class Objective(nn.Module):
             gather: makes the batch of all processes from this process's; applied to what batch-coupled terms take.
             weigh: makes of a term, its value and this process's tensors the value that is added up, and the samples
                 that it is a mean over.
+            balance: asks the policy of balancing, which otherwise takes the call for a step.
             **tensors: the step's tensors under their glossary names; `progress` drives scheduled weights.
         """
         gathered: dict[str, Any] = {}
         parts: dict[str, Tensor] = {}
-        weights: dict[str, float] = {}
+        weights: dict[str, float | Tensor] = {}
         samples: dict[str, Tensor] = {}
-        total: Tensor | None = None
+        shares: dict[str, Tensor] = {}
         for name, term in self._terms().items():
             missing = [needed for needed, required in term.needs.items() if required and tensors.get(needed) is None]
             if missing:
@@ -117,10 +139,17 @@ class Objective(nn.Module):
             parts[name] = part
             weights[name] = weight = term.weight_at(tensors.get("progress"))
             # A product with 1 changes no bit, and costs both passes an operation.
-            weighted = part if weight == 1 else weight * part
-            total = weighted if total is None else total + weighted
-        assert total is not None
-        return ObjectiveValue(total, parts, weights, samples)
+            shares[name] = part if weight == 1 else weight * part
+        if self.balancing is not None and self.training:
+            losses = _present(list(shares.values()), weights, samples)
+            factors = (balance or _at_once)(self.balancing, losses)
+            if factors is not None:
+                total = _balanced(self.balancing, list(shares.values()), losses, factors)
+                own = zip(weights.items(), factors.detach(), strict=True)
+                weights = {name: weight * factor for (name, weight), factor in own}
+                return ObjectiveValue(total, parts, weights, samples, shares)
+        first, *others = shares.values()
+        return ObjectiveValue(sum(others, first), parts, weights, samples, shares)
 
     @torch.no_grad()
     def materialize(self, **tensors: Any) -> None:
@@ -134,3 +163,37 @@ class Objective(nn.Module):
 
     def _terms(self) -> dict[str, Term]:
         return {name: term for name, term in self.terms.items() if isinstance(term, Term)}
+
+
+def _present(shares: list[Tensor], weights: Mapping[str, Any], samples: Mapping[str, Tensor]) -> Tensor:
+    """[T] the losses without gradient, in full precision; NaN where a term has no samples, or the weight 0."""
+    losses = full_precision(torch.stack([share.detach() for share in shares]))
+    absent = [
+        weight == 0 if name not in samples or weight == 0 else samples[name] == 0 for name, weight in weights.items()
+    ]
+    if not any(isinstance(one, Tensor) or one for one in absent):
+        return losses
+    mask = torch.stack([torch.as_tensor(one, device=losses.device) for one in absent])
+    return losses.masked_fill(mask, torch.nan)
+
+
+def _at_once(balancing: Balancing, losses: Tensor) -> Tensor:
+    """What a policy multiplies the terms by where a call is a step."""
+    if balancing.reads == "gradients" or balancing.watches_gradients:
+        raise ValueError(
+            f"Objective: {type(balancing).__name__} looks at the terms' gradients, which a call alone has not; use "
+            "ObjectiveMixin and a Trainer, or balanced_backward of lightning_losses.objective in a loop of your own."
+        )
+    factors = balancing.weights(losses)
+    if torch.is_grad_enabled():
+        balancing.update(Step(losses))
+    return factors
+
+
+def _balanced(balancing: Balancing, shares: list[Tensor], losses: Tensor, factors: Tensor) -> Tensor:
+    """The sum of the terms, each times its factor, and of what the policy adds for those that are present."""
+    total = torch.stack([factor.to(share) * share for factor, share in zip(factors, shares, strict=True)]).sum()
+    if (penalties := balancing.penalties()) is not None:
+        # A loss that is not finite shows in the sum.
+        total = total + torch.where(losses.isnan(), 0.0, penalties).sum().to(total)
+    return total

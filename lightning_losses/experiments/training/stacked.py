@@ -192,6 +192,8 @@ def _of_module(module: Any, teachers: Sequence[CachedLogits] | None) -> str | No
         return f"its objective takes {', '.join(unknown)}"
     if "teacher_logits" in taken and teachers is None:
         return "its teacher answers anew in every step"
+    if module.objective.balancing is not None:
+        return "its objective balances its terms"
     if module.objective.state_dict():
         return "its objective has a state"
     if next(module.network.buffers(), None) is not None or any(isinstance(part, _RANDOM) for part in module.modules()):

@@ -1,0 +1,38 @@
+"""IMTL-L: each term's scale is learned, so that the scaled losses are alike."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_losses.balancing.base import Balancing
+
+
+class IMTLL(Balancing):
+    """IMTL-L, impartial losses: minimises ``Σ exp(s) L - s`` over the network and each term's s, which begins at 0.
+
+    For a loss that stays as it is, the best scale makes ``exp(s) L`` 1. The s are parameters of the objective: give
+    them to the optimizer with the rest, without weight decay. They stay within ±10.
+
+    Source:
+        Liu, Li, Kuang, Xue, Chen, Yang, Liao, Zhang, 2021, "Towards Impartial Multi-Task Learning", ICLR. Confirmed
+        against TorchJD 0.18.0.
+
+    Example:
+        >>> policy = IMTLL()
+        >>> policy.begin(terms=2)
+        >>> policy.weights(torch.ones(2)).tolist()
+        [1.0, 1.0]
+    """
+
+    def begin(self, terms: int) -> None:
+        """One s for each term."""
+        super().begin(terms)
+        self.log_scale = nn.Parameter(torch.zeros(terms))
+
+    def weights(self, losses: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
+        """``exp(s)``, with gradient."""
+        return self.log_scale.clamp(-10, 10).exp()
+
+    def penalties(self) -> Float[Tensor, " terms"]:
+        """``-s``."""
+        return -self.log_scale.clamp(-10, 10)

@@ -1,0 +1,48 @@
+"""Random loss weighting: the weights are drawn anew in every step."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_losses.balancing.base import Balancing, Step
+
+
+class RLW(Balancing):
+    """Random loss weighting: ``w = softmax(g)`` with g from a standard normal, drawn for each optimizer step.
+
+    The weights add up to 1. They depend on the seed and on how many steps were done, so that all processes and all
+    batches of a step have the same, a resumed run goes on with them, and no other random numbers change.
+
+    Args:
+        seed: of the draws.
+
+    Source:
+        Lin, Ye, Zhang, Tsang, 2022, "Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task
+        Learning", arXiv:2111.10603. Confirmed against TorchJD 0.18.0.
+
+    Example:
+        >>> policy = RLW(seed=3)
+        >>> policy.begin(terms=2)
+        >>> round(policy.weights(torch.ones(2)).sum().item(), 6)
+        1.0
+    """
+
+    seed: int = 0
+
+    def begin(self, terms: int) -> None:
+        """The number of steps done."""
+        super().begin(terms)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def draws(self) -> Float[Tensor, " terms"]:
+        """The step's standard normal numbers."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.get_buffer("steps")))
+        return torch.randn(self.terms, generator=generator, dtype=torch.float64)
+
+    def weights(self, losses: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
+        """The step's."""
+        return self.draws().softmax(dim=0)
+
+    def update(self, step: Step) -> None:
+        """Count it."""
+        self.get_buffer("steps").add_(1)

@@ -1,0 +1,124 @@
+"""The gradients of an optimizer step's terms, each by itself, and what their balance makes of the sum."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from lightning_losses.parallel.processes import is_distributed_tensor, maximum_of_all, total_of_all, world_size
+
+
+class TermGradients:
+    """Gathers each term's gradient over the batches of a step and over all processes, and changes their sum.
+
+    A backward pass as ever leaves the sum of the terms' gradients in ``parameter.grad``; for every batch each term has
+    a further one. What is added at the end is ``Σ (w - 1) g``, so that all else that the sum holds, such as a penalty
+    of the module's own, stays as it is.
+
+    Args:
+        who: what errors begin with.
+        parameters: those that train, by name.
+        terms: their number.
+        shared: the names of the shared ones; None: those that several terms reach, or the only one there is.
+
+    Raises:
+        ValueError: parameters that FSDP2 shards.
+    """
+
+    def __init__(
+        self, who: str, parameters: Mapping[str, nn.Parameter], terms: int, shared: Collection[str] | None = None
+    ) -> None:
+        for name, parameter in parameters.items():
+            if is_distributed_tensor(parameter):
+                raise ValueError(
+                    f"{who}: FSDP2 shards {name}, and leaves no term's gradient by itself; use DDP, or a policy of "
+                    "values."
+                )
+        self.parameters = list(parameters.values())
+        self._named = None if shared is None else [name in shared for name in parameters]
+        sizes = [parameter.numel() for parameter in self.parameters]
+        self._bounds = [0, *torch.tensor(sizes).cumsum(dim=0).tolist()]
+        first = self.parameters[0]
+        dtype = torch.promote_types(max((p.dtype for p in self.parameters), key=lambda d: d.itemsize), torch.float32)
+        self.rows: Float[Tensor, "terms numbers"] = torch.zeros(
+            terms, self._bounds[-1], dtype=dtype, device=first.device
+        )
+        self._reached: Bool[Tensor, "terms parameters"] = torch.zeros(terms, len(sizes), dtype=torch.bool)
+
+    def add(self, shares: Sequence[Tensor], scale: Tensor, samples: Float[Tensor, " terms"] | None) -> None:
+        """Add a batch's gradients.
+
+        Args:
+            shares: what each term adds to the objective, with the graph, which is kept.
+            scale: what the objective is multiplied by in the backward pass.
+            samples: how much of its term's mean each share is; None where the step has no other batch.
+        """
+        for term, share in enumerate(shares):
+            if not share.requires_grad:
+                continue
+            gradients = torch.autograd.grad(
+                share, self.parameters, scale.to(share), retain_graph=True, allow_unused=True
+            )
+            for number, (gradient, (begin, end)) in enumerate(zip(gradients, pairwise(self._bounds), strict=True)):
+                if gradient is not None:
+                    self._reached[term, number] = True
+                    row = self.rows[term, begin:end]
+                    own = gradient.detach().reshape(-1).to(row.dtype)
+                    row.add_(own if samples is None else own * samples[term].to(row))
+
+    def of_step(self, factors: Float[Tensor, " terms"] | None) -> None:
+        """Make means over all processes of what was added, and multiply each term's."""
+        if world_size() > 1:
+            self.rows = total_of_all(self.rows) / world_size()
+            reached = maximum_of_all(self._reached.to(self.rows.device, torch.uint8))
+            self._reached = reached.cpu().bool()
+        if factors is not None:
+            self.rows *= factors.to(self.rows).unsqueeze(-1)
+
+    def gram(self) -> Float[Tensor, "terms terms"]:
+        """The products of the terms' gradients by the shared parameters, in double precision on the CPU."""
+        terms = len(self.rows)
+        wide = torch.float32 if self.rows.device.type == "mps" else torch.float64
+        gram = torch.zeros(terms, terms, dtype=wide, device=self.rows.device)
+        for begin, end in self._runs(self.shared()):
+            for one in range(terms):
+                for other in range(one, terms):
+                    gram[one, other] += (self.rows[one, begin:end] * self.rows[other, begin:end]).sum(dtype=wide)
+        return (gram.triu() + gram.triu(1).T).cpu().double()
+
+    def shared(self) -> list[bool]:
+        """Which parameters the balance is about."""
+        if self._named is not None:
+            return self._named
+        return (self._reached.sum(dim=0) >= min(2, len(self.rows))).tolist()
+
+    @torch.no_grad()
+    def add_to_gradients(self, weights: Float[Tensor, " terms"], *, everywhere: bool) -> None:
+        """Add ``Σ (w - 1) g`` to what the parameters' gradients hold.
+
+        Args:
+            weights: w.
+            everywhere: also to those of parameters that are not shared.
+        """
+        shared = self.shared()
+        others = [(term, weight - 1) for term, weight in enumerate(weights.tolist()) if weight != 1]
+        for number, (begin, end) in enumerate(pairwise(self._bounds)):
+            gradient = self.parameters[number].grad
+            if gradient is None or not (everywhere or shared[number]):
+                continue
+            change = torch.zeros_like(self.rows[0, begin:end])
+            for term, factor in others:
+                change.add_(self.rows[term, begin:end], alpha=factor)
+            gradient.add_(change.view_as(gradient).to(gradient.dtype))
+
+    def _runs(self, chosen: Sequence[bool]) -> Iterator[tuple[int, int]]:
+        """Where the rows hold chosen parameters, in as few slices as there are."""
+        begin = None
+        for number, is_chosen in enumerate([*chosen, False]):
+            if is_chosen and begin is None:
+                begin = self._bounds[number]
+            elif not is_chosen and begin is not None:
+                yield begin, self._bounds[number]
+                begin = None

@@ -1,0 +1,64 @@
+"""Uncertainty weighting: each term's weight is learned, as the precision of a task's noise."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_losses.balancing.base import Balancing
+
+Kind = Literal["regression", "classification"]
+
+
+class UncertaintyWeighting(Balancing):
+    """Uncertainty weighting: minimises ``Σ k exp(-s) L + s / 2`` over the network and each term's ``s = log σ²``.
+
+    k is 1/2 for a regression's squared error and 1 for a classification's cross-entropy. For a loss that stays as it
+    is, the best s is ``log(2 k L)``: a term weighs ``1 / (2 L)``. The s are parameters of the objective: give them to
+    the optimizer with the rest, without weight decay, which would draw every weight to k. They stay within ±10.
+
+    Args:
+        kinds: "regression" or "classification", for each term in order or for all; None: regression, as both
+            well-known implementations have it.
+        start: what each s is at first; LibMTL takes -0.5.
+
+    Raises:
+        ValueError: kinds that are others, or as many as there are no terms.
+
+    Source:
+        Kendall, Gal, Cipolla, 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and
+        Semantics", arXiv:1705.07115. Confirmed against TorchJD 0.18.0.
+
+    Example:
+        >>> policy = UncertaintyWeighting(kinds=["regression", "classification"])
+        >>> policy.begin(terms=2)
+        >>> policy.weights(torch.ones(2)).tolist()
+        [0.5, 1.0]
+    """
+
+    kinds: Sequence[Kind] | None = None
+    start: float = 0.0
+
+    def begin(self, terms: int) -> None:
+        """One s for each term."""
+        super().begin(terms)
+        kinds = [self.kinds] * terms if isinstance(self.kinds, str) else list(self.kinds or ["regression"] * terms)
+        if len(kinds) != terms or not {"regression", "classification"}.issuperset(kinds):
+            raise ValueError(
+                f"{self.name}: kinds={self.kinds!r} came for {terms} terms; give 'regression' or 'classification' for "
+                "each."
+            )
+        self.log_variance = nn.Parameter(torch.full((terms,), float(self.start)))
+        self.state("factor", 1.0)
+        self.get_buffer("factor").copy_(torch.tensor([0.5 if kind == "regression" else 1.0 for kind in kinds]))
+
+    def weights(self, losses: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
+        """``k exp(-s)``, with gradient."""
+        factor = self.get_buffer("factor").to(self.log_variance.dtype)
+        return factor * (-self.log_variance.clamp(-10, 10)).exp()
+
+    def penalties(self) -> Float[Tensor, " terms"]:
+        """``s / 2``."""
+        return self.log_variance.clamp(-10, 10) / 2
