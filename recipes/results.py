@@ -13,34 +13,27 @@ import argparse
 import sys
 from pathlib import Path
 
-from lightning_losses.experiments.config.check_config import ConfigError, check_writable
-from lightning_losses.experiments.evidence.result_pages import write
-from lightning_losses.experiments.evidence.result_runs import (
-    COMPARISONS,
-    EXPERIMENTS,
-    GROKKING,
-    SEEDS,
-    Runner,
-    settings_of,
-)
-from lightning_losses.experiments.messages import message, refused
-
 
 def main() -> int:
     """Start from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiments", default=",".join(EXPERIMENTS), help="names, with commas between")
-    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="of the grokking experiments")
+    parser.add_argument("--experiments", help="names, with commas between; all, unless given")
+    parser.add_argument("--seeds", help="of the grokking experiments, with commas between")
     parser.add_argument("--folder", type=Path, default=Path("outputs/results"), help="where the runs go")
     parser.add_argument("--output", type=Path, default=Path("RESULTS.md"), help="where the results go")
     parser.add_argument("--stale", action="store_true", help="take runs of other versions of the code too, and say so")
     parser.add_argument("--no-run", action="store_true", help="run nothing: write what the reports that are there say")
     arguments = parser.parse_args()
-    names = arguments.experiments.split(",")
+    # Here, so that the help waits for no torch.
+    from lightning_losses.experiments.config.check_config import ConfigError, check_writable
+    from lightning_losses.experiments.evidence.result_runs import EXPERIMENTS, SEEDS
+    from lightning_losses.experiments.messages import message, refused
+
+    names = arguments.experiments.split(",") if arguments.experiments else list(EXPERIMENTS)
     if unknown := [name for name in names if name not in EXPERIMENTS]:
         parser.error(f"there is no experiment {unknown[0]}; choose of {', '.join(EXPERIMENTS)}")
     try:
-        seeds = [int(seed) for seed in arguments.seeds.split(",")]
+        seeds = [int(seed) for seed in arguments.seeds.split(",")] if arguments.seeds else list(SEEDS)
         for folder in (arguments.folder, arguments.output.parent):
             check_writable("--folder", folder)
     except ConfigError as error:
@@ -57,6 +50,9 @@ def main() -> int:
 
 
 def _run(arguments: argparse.Namespace, names: list[str], seeds: list[int]) -> int:
+    from lightning_losses.experiments.evidence.result_pages import write
+    from lightning_losses.experiments.evidence.result_runs import COMPARISONS, GROKKING, Runner, settings_of
+
     runner = Runner(
         arguments.folder,
         arguments.output,

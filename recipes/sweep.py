@@ -22,28 +22,36 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.config.instantiate import ConfigError
+from lightning_losses.experiments.help_page import version_line
 from lightning_losses.experiments.launch import script
 from lightning_losses.experiments.messages import message, refused
-from lightning_losses.experiments.sweeps.sweep import parse, sweep
 
 
 def main(arguments: Sequence[str] | None = None, program: str | None = None) -> None:
     """Start with the words of the command line, or with these."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    command = f"{program or script()} {shlex.join(arguments)}"
+    program = program or script()
+    command = f"{program} {shlex.join(arguments)}"
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)
         sys.exit(0 if arguments else 2)
+    if "--version" in arguments:
+        print(version_line())
+        return
+    # Here, so that what is only shown waits for no torch.
+    from lightning_losses.experiments.sweeps.runner import AllFailedError
+    from lightning_losses.experiments.sweeps.sweep import parse, sweep
+
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     try:
-        report = sweep(*parse(arguments), command=command)
+        report = sweep(*parse(arguments), program=program, command=command)
     except KeyboardInterrupt:
         console.print(f"Interrupted. Continue this sweep by\n  {command}")
         sys.exit(130)
     except ConfigError as error:
         console.print(f"Error: {error}")
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, AllFailedError) else 2)
     except OSError as error:
         if not refused(error):
             raise

@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import asdict
 
+from lightning_losses import __version__
 from lightning_losses.environment.extras import advice
 
 _RECIPES = {
@@ -28,6 +29,7 @@ def main(program: str = "lightning-losses") -> None:
     parser = argparse.ArgumentParser(
         prog=program, description="Training objectives beyond cross-entropy for PyTorch Lightning."
     )
+    parser.add_argument("--version", action="version", version=f"lightning_losses {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{','.join(_RECIPES)},choose,list,new}}")
     for recipe, text in _RECIPES.items():
         commands.add_parser(recipe, add_help=False, help=text)

@@ -1,4 +1,7 @@
-"""An experiment, and how a command line starts one: checked and rehearsed, errors as one message, resumable."""
+"""An experiment, and how a command line starts one: checked and rehearsed, errors as one message, resumable.
+
+torch and Lightning are imported where they are needed: what only asks for what there is waits for neither.
+"""
 
 import argparse
 import inspect
@@ -12,32 +15,26 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from hydra import version
-from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra._internal.utils import _run_hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from lightning_losses.callbacks.records.metrics_file import last_metric
-from lightning_losses.checkpoints import run_folder
-from lightning_losses.checkpoints.interruption import exit_code, interrupt_behind, terminable
-from lightning_losses.checkpoints.process_states import first_process
-from lightning_losses.checkpoints.slurm import queued_again
-from lightning_losses.experiments.config.check_config import ConfigError, check_trainer, check_writable
 from lightning_losses.experiments.config.check_overrides import (
     CONFIG_MODULE,
     allowed_targets,
     check_hydra,
     check_overrides,
     folder_setting,
+    parse_options,
     plain_overrides,
     saved_overrides,
     to_repeat,
 )
-from lightning_losses.experiments.config.instantiate import allowing, find_target, instantiate
+from lightning_losses.experiments.config.instantiate import ConfigError, allowing, find_target, instantiate
 from lightning_losses.experiments.config.settings import SETTINGS
-from lightning_losses.experiments.messages import EXPECTED, expected, fail, refused, tell
-from lightning_losses.numerics.checks import debug
+from lightning_losses.experiments.help_page import help_page, version_line
+from lightning_losses.experiments.messages import expected, fail, refused, tell
 
 
 class Experiment(ABC):
@@ -79,6 +76,8 @@ class Experiment(ABC):
     def run(self, folder: Path) -> Any:
         """Make the results, on the threads that the configuration gives, and write the report into the run's folder."""
         if self.config.threads is not None:
+            import torch
+
             torch.set_num_threads(self.config.threads)
         fix_workspaces(self.config)
         return self.perform(folder)
@@ -96,6 +95,8 @@ def fix_workspaces(config: DictConfig) -> None:
     """
     if not config.get("deterministic"):
         return
+    import torch
+
     started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     if started and "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
         raise ConfigError(
@@ -144,15 +145,22 @@ def launch(recipe: str, arguments: Sequence[str] | None = None, program: str | N
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     words = list(sys.argv[1:] if arguments is None else arguments)
     program = program or script()
-    parser = get_args_parser()
     with ExitStack() as held:
         try:
             words = _resumed(plain_overrides(words))
-            parsed = parser.parse_args(words)
+            if "--version" in words:
+                print(version_line())
+                return
+            parser, parsed = parse_options(words)
+            if parsed.help:
+                print(help_page(recipe, parsed))
+                return
             allowed = prepare(parsed, recipe, program)
             if not _shows(parsed):
                 held.enter_context(hold_folder(parsed, parsed.config_name or recipe))
         except KeyboardInterrupt as error:
+            from lightning_losses.checkpoints.interruption import exit_code
+
             tell("Interrupted; nothing was trained yet.")
             sys.exit(exit_code(error))
         except Exception as error:  # Nothing has run: whatever it is, these settings made it.
@@ -160,7 +168,8 @@ def launch(recipe: str, arguments: Sequence[str] | None = None, program: str | N
                 raise
             fail(error)
         options = {"--config-name": parsed.config_name, "--config-dir": parsed.config_dir}
-        task = _guarded(program, [f"{name}={value}" for name, value in options.items() if value], allowed)
+        given = [f"{name}={value}" for name, value in options.items() if value]
+        task = _shown if _shows(parsed) else _guarded(program, given, allowed)
         # Hydra names the job by it.
         task.__module__ = f"lightning_losses.recipes.{recipe}"
         version.setbase("1.3")
@@ -182,6 +191,10 @@ def hold_folder(arguments: argparse.Namespace, config_name: str) -> AbstractCont
     Raises:
         ValueError: another run goes on in the folder, or it can't be written to.
     """
+    from lightning_losses.checkpoints import run_folder
+    from lightning_losses.checkpoints.process_states import first_process
+    from lightning_losses.experiments.config.check_config import check_writable
+
     if not first_process():
         arguments.overrides.append("hydra.output_subdir=null")
         return nullcontext()
@@ -198,7 +211,7 @@ def hold_folder(arguments: argparse.Namespace, config_name: str) -> AbstractCont
 
 def _shows(arguments: argparse.Namespace) -> bool:
     """Whether a command line asks for what there is, and runs nothing."""
-    asked = (arguments.help, arguments.hydra_help, arguments.cfg, arguments.info, arguments.shell_completion)
+    asked = (arguments.hydra_help, arguments.cfg, arguments.info, arguments.shell_completion)
     return any(asked)
 
 
@@ -230,6 +243,9 @@ def prepare(arguments: argparse.Namespace, recipe: str, program: str = "") -> li
         multirun=arguments.multirun,
         config_dir=arguments.config_dir,
     )
+    from lightning_losses.checkpoints.interruption import terminable
+    from lightning_losses.experiments.config.check_config import check_trainer, check_writable
+
     own = [line for line in arguments.overrides if not line.lstrip("+~").startswith("hydra")]
     for config in configs:
         # All, before any of them starts CUDA by a step.
@@ -250,6 +266,12 @@ def prepare(arguments: argparse.Namespace, recipe: str, program: str = "") -> li
 
 
 def _guarded(program: str, options: Sequence[str] = (), allowed: Sequence[str] = ()) -> Callable[[DictConfig], Any]:
+    from lightning_losses.callbacks.records.metrics_file import last_metric
+    from lightning_losses.checkpoints.interruption import exit_code, interrupt_behind, terminable
+    from lightning_losses.checkpoints.process_states import first_process
+    from lightning_losses.checkpoints.slurm import queued_again
+    from lightning_losses.numerics.checks import debug
+
     def guarded(config: DictConfig) -> Any:
         folder = Path(HydraConfig.get().runtime.output_dir)
         # What a folder, which may have come from elsewhere, is not asked for.
@@ -272,7 +294,7 @@ def _guarded(program: str, options: Sequence[str] = (), allowed: Sequence[str] =
             if first_process():
                 tell(f"Interrupted. Continue this run by\n  {go_on}")
             sys.exit(exit_code(interrupt))
-        except (*EXPECTED, OSError) as error:
+        except Exception as error:
             if config.debug or os.environ.get("HYDRA_FULL_ERROR") == "1" or not expected(error):
                 raise
             if refused(error) and not first_process():
@@ -281,6 +303,10 @@ def _guarded(program: str, options: Sequence[str] = (), allowed: Sequence[str] =
             fail(error, f"\nWhen that is mended, continue this run by\n  {go_on}" if refused(error) else "")
 
     return guarded
+
+
+def _shown(config: DictConfig) -> None:
+    """What Hydra is given where nothing runs."""
 
 
 def script() -> str:

@@ -6,14 +6,15 @@ import sys
 from typing import NoReturn
 
 from hydra.errors import HydraException, InstantiationException
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from lightning_losses.experiments.config.instantiate import ConfigError
 
-# What a user's settings can cause; anything else is a fault of the program and keeps its trace.
-EXPECTED = (ValueError, HydraException, OmegaConfBaseException, MisconfigurationException, ModuleNotFoundError)
+# What a user's settings can cause, with Lightning's own, known by its name, since its import takes seconds. Anything
+# else is a fault of the program and keeps its trace.
+_OF_SETTINGS = (ValueError, HydraException, OmegaConfBaseException, ModuleNotFoundError)
+_OF_LIGHTNING = "MisconfigurationException"
 # What torch prints of a network: a line for each layer, where a message has room for its name.
 _NETWORK = re.compile(r"\(\n(?:[ \t]+[^\n]*\n)+\)")
 # What a disk or a folder refuses; any other OSError is a fault of the program.
@@ -30,7 +31,7 @@ def refused(error: BaseException) -> bool:
 
 def expected(error: BaseException) -> bool:
     """Whether settings or the machine can cause it, not a fault of the program."""
-    return not isinstance(error, OSError) or refused(error)
+    return refused(error) if isinstance(error, OSError) else _of_settings(error)
 
 
 def fail(error: BaseException, advice: str = "") -> NoReturn:
@@ -53,10 +54,14 @@ def message(error: BaseException) -> str:
     if isinstance(error, OmegaConfBaseException):
         # The lines below are about OmegaConf's own objects.
         lines = lines[:1]
-    elif not isinstance(error, EXPECTED):
+    elif not _of_settings(error):
         # Out of a library: its first line, with what kind of error it is.
         lines = [f"these settings can't be run ({type(error).__name__}: {lines[0]})"]
     return where + "\n".join(lines)
+
+
+def _of_settings(error: BaseException) -> bool:
+    return isinstance(error, _OF_SETTINGS) or any(kind.__name__ == _OF_LIGHTNING for kind in type(error).__mro__)
 
 
 def tell(text: str) -> None:

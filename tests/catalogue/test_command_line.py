@@ -98,6 +98,59 @@ def test_a_list_of_nothing_is_a_message(monkeypatch, capsys):
     assert exit.value.code == 2 and "none of that family needs it" in capsys.readouterr().err
 
 
+# In one process, which has loaded nothing: what each command line says, and which of the slow packages it needed.
+AT_ONCE = """
+import contextlib, io, json, runpy, sys
+from lightning_losses.catalogue import command_line
+
+said = []
+for words in json.loads(sys.argv[1]):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            if words[0].endswith(".py"):
+                sys.argv = words
+                runpy.run_path(words[0], run_name="__main__")
+            else:
+                sys.argv = ["lightning-losses", *words]
+                command_line.main()
+        except SystemExit as exit:
+            code = exit.code or 0
+    loaded = [name for name in ("torch", "lightning") if name in sys.modules]
+    said.append([code, out.getvalue(), err.getvalue(), loaded])
+print(json.dumps(said))
+"""
+
+
+def test_what_there_is_is_said_without_torch_or_lightning():
+    recipes = Path(__file__).parents[2] / "recipes"
+    expected = {
+        ("--help",): (0, "train, calibrate, evaluate, report"),
+        ("--version",): (0, "lightning_losses 0."),
+        (f"{recipes}/train.py", "--help", "objective=dkd", "seed=3"): (0, "\nseed: 3\n"),
+        (f"{recipes}/train.py", "--version"): (0, "lightning_losses 0."),
+        (f"{recipes}/sweep.py", "--version"): (0, "lightning_losses 0."),
+        (f"{recipes}/results.py", "--help"): (0, "--stale"),
+        ("train", "--cfg", "job", "--optimizer.lr=0.25", "-p", "optimizer"): (0, "lr: 0.25"),
+        ("train", "data=digits", "--cfg", "job", "seed=7"): (0, "\nseed: 7\n"),
+        ("compare", "--help"): (0, "comparison=bed_a, bed_b"),
+        ("calibrate", "--help"): (0, "calibrator=bayesian_binning, beta"),
+        ("sweep", "--help"): (0, "count=N"),
+        ("train", "--optimizer.lr", "0.1"): (2, "--optimizer.lr: there is no such option; --hydra-help lists them. A "
+                                                "setting has no hyphens: optimizer.lr=VALUE.\n"),
+        ("train", "--cfg"): (2, "Error: --cfg/-c: expected one argument.\n"),
+        ("train", "objective=nkdd"): (2, "objective=nkdd: there is no objective 'nkdd'; did you mean nkd?"),
+        ("list", "--family", "confidence"): (0, "mbls"),
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", AT_ONCE, json.dumps(list(expected))], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for (words, (code, text)), (came, out, err, loaded) in zip(expected.items(), json.loads(done.stdout), strict=True):
+        assert came == code and text in (err if code else out), (words, out, err)
+        assert "usage:" not in err and loaded == (["torch"] if words[0] == "list" else []), words
+        if words[0] == "calibrate":
+            assert "objective=" not in out and "logits: null" in out
+
+
 @pytest.mark.slow
 def test_a_sweep_whose_second_job_is_wrong_ends_before_the_first_in_one_message(run, tmp_path):
     code, out, err = run("train", "-m", *SHORT, "objective.terms.nkd.loss.temperature=1,0")

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -5,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lightning_losses.experiments.sweeps.runner import Runner
+from lightning_losses.experiments.sweeps.trials import Trial
 from lightning_losses.recipes import sweep as recipe
 from lightning_losses.recipes import train
 
@@ -34,6 +37,11 @@ def main(monkeypatch, capsys):
     [
         (["count=3"], "sweep: none came; give one sweep file"),
         (["a.yaml", "b.yaml"], "sweep: a.yaml, b.yaml came; give one"),
+        (["conf/sweep/distill.yaml"], "conf/sweep/distill.yaml: method bayes has no end"),
+        (
+            ["conf/sweep/nowhere.yaml"],
+            "conf/sweep/nowhere.yaml: there is no such file; give a W&B sweep file, or one of",
+        ),
         (["nowhere.yaml"], "nowhere.yaml: there is no such file"),
         (["distill", "count=0"], "count=0: give a whole number of at least 1."),
         (["distill", "count=x"], "count=x: give a whole number of at least 1."),
@@ -61,11 +69,33 @@ def test_a_sweep_all_of_whose_trials_failed_is_no_success(main, tmp_path, monkey
         code, _, err = main("own.yaml", "count=1")
         assert code == 1 and "every trial failed; retry=true" in err
     assert main("own.yaml", "count=2")[0] == 0
+    # So many failures, and nothing else, that it is left.
+    parameters = {"lr": {"values": [1.0, 2.0, 3.0, 4.0]}, "fails": {"value": True}}
+    (tmp_path / "fails.yaml").write_text(yaml.safe_dump({**definition, "parameters": parameters}))
+    code, _, err = main("fails.yaml")
+    assert code == 1 and "the first 3 trials failed" in err
     # Each ended by itself, and none came to anything.
     parameters = {"lr": {"value": "nan"}}
     (tmp_path / "nan.yaml").write_text(yaml.safe_dump({**definition, "parameters": parameters}))
     code, _, err = main("nan.yaml", "count=1")
     assert code == 1 and "no trial has a finite value of val/loss" in err
+
+
+def test_a_bundled_file_runs_without_wandb(main, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else there(name))
+    commands = []
+
+    def run(self, count, *, retry):
+        commands.append(self.command(Trial(0, {"objective": "kd", "seed": 0}, tmp_path / "trial")))
+
+    monkeypatch.setattr(Runner, "run", run)
+    _, out, _ = main("seeds", "data=digits")
+    assert "W&B is not installed: the trials log into CSV files (logger=csv)." in out
+    assert [word for word in commands[0] if word.startswith("logger=")] == ["logger=wandb", "logger=csv"]
+    main("seeds", "data=digits", "logger=none")
+    assert commands[1][-2] == "logger=none"
 
 
 def test_a_sweeps_folder_is_tried_before_its_trials(main, tmp_path, monkeypatch):

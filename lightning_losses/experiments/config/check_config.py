@@ -1,10 +1,9 @@
 """Checks a composed configuration before anything is built: names, plain types, folders, and what a trainer can do."""
 
-import difflib
 import inspect
 import os
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -16,6 +15,7 @@ from torch import nn
 from lightning_losses.environment import writable_folder
 from lightning_losses.experiments.config.instantiate import ConfigError as ConfigError
 from lightning_losses.experiments.config.instantiate import check_targets, find_target, is_a
+from lightning_losses.experiments.config.instantiate import nearest as nearest
 from lightning_losses.losses.base import Loss
 from lightning_losses.numerics.settings import Bound, Declared, settings
 
@@ -117,13 +117,6 @@ def check_writable(key: str, folder: Path) -> None:
         raise ConfigError(
             f"{key}={folder}: {error.filename} can't be written: {error.strerror}; give another folder."
         ) from None
-
-
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """The end of a message about a wrong name: what it may have meant, and all that it could be."""
-    ordered = sorted(choice for choice in choices if not choice.startswith("_"))
-    near = difflib.get_close_matches(name, ordered, n=1)
-    return f"{f'did you mean {near[0]}? Choose' if near else 'choose'} one of: {', '.join(ordered)}."
 
 
 def fits(value: Any, annotation: Any) -> bool:

@@ -1,5 +1,6 @@
 """Reads and checks command-line overrides: one readable message that lists the choices, instead of a stack trace."""
 
+import argparse
 import ast
 import itertools
 import os
@@ -14,7 +15,7 @@ from hydra import compose, version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
@@ -26,8 +27,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_losses.experiments.config.check_config import ConfigError, check_config, nearest
-from lightning_losses.experiments.config.instantiate import allowing, leaves_folder
+from lightning_losses.experiments.config.instantiate import ConfigError, allowing, leaves_folder, nearest
 
 CONFIG_MODULE = "lightning_losses.conf"
 # What Hydra itself builds of its part of the configuration: plugins, its own callback, and samplers.
@@ -65,13 +65,43 @@ def plain_overrides(arguments: Sequence[str]) -> list[str]:
     """Overrides in which dictionaries are dotted names and None is null; what is no Python value stays as it is.
 
     W&B's agent writes a nested parameter as ``optimizer={'lr': 0.01}``, which Hydra can't read, and a null as ``None``,
-    which Hydra takes for a text.
+    which Hydra takes for a text; with its macro ``${args}`` it puts hyphens before them.
 
     Example:
-        >>> plain_overrides(["optimizer={'lr': 0.01, 'momentum': None}", "seed=1", "-m"])
+        >>> plain_overrides(["optimizer={'lr': 0.01, 'momentum': None}", "--seed=1", "-m"])
         ['optimizer.lr=0.01', 'optimizer.momentum=null', 'seed=1', '-m']
     """
-    return [line for argument in arguments for line in _words(argument)]
+    options = {option for action in get_args_parser()._actions for option in action.option_strings}
+    bare = (
+        word.removeprefix("--") if _is_pair(word) and word.partition("=")[0] not in options else word
+        for word in arguments
+    )
+    return [line for word in bare for line in _words(word)]
+
+
+def _is_pair(word: str) -> bool:
+    """Whether it is ``--key=value``."""
+    return word.startswith("--") and "=" in word
+
+
+def parse_options(words: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Hydra's parser, and a command line's options and overrides, in any order.
+
+    Raises:
+        ConfigError: an option that there is not, or without its value.
+    """
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        parsed, rest = parser.parse_known_intermixed_args(list(words))
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{error.argument_name}: {error.message}.") from None
+    if rest:
+        key = rest[0].lstrip("-").partition("=")[0]
+        raise ConfigError(
+            f"{rest[0]}: there is no such option; --hydra-help lists them. A setting has no hyphens: {key}=VALUE."
+        )
+    return parser, parsed
 
 
 def _words(argument: str) -> Iterator[str]:
@@ -256,6 +286,16 @@ def check_hydra(config_name: str, arguments: Sequence[str], *, config_dir: str |
             _compose(config_name, job)
 
 
+def shown_config(config_name: str, arguments: Sequence[str], *, config_dir: str | None = None) -> DictConfig:
+    """The configuration that overrides make, with interpolations, of several values the first; nothing of it is built.
+
+    Raises:
+        ConfigError: it can't be composed.
+    """
+    with _configurations(config_dir):
+        return _compose(config_name, next(_jobs(_parsed(arguments))))
+
+
 class FolderSetting(NamedTuple):
     """A folder of Hydra's as a configuration has it, and whether the time is in its name."""
 
@@ -367,6 +407,9 @@ def _checked(config_name: str, overrides: list[Override], schema: type) -> DictC
         _check_keys(config_name, chosen, values, groups)
     if list(config.get("allowed_targets") or []) != allowed_targets(lines):
         raise ConfigError("allowed_targets: a configuration file extends it; only the command line may.")
+    # Here, so that what is said of a wrong name, and what is only shown, waits for no torch.
+    from lightning_losses.experiments.config.check_config import check_config
+
     check_config(config, schema)
     return config
 

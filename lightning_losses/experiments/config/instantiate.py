@@ -1,10 +1,11 @@
 """Builds what a configuration names, if it is on the list of what a configuration may build."""
 
 import copy
+import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PureWindowsPath
 from typing import Any, NamedTuple
@@ -97,6 +98,13 @@ _further: tuple[str, ...] = ()
 
 class ConfigError(ValueError):
     """A configuration that can't be run; its text is all that a user needs to see."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The end of a message about a wrong name: what it may have meant, and all that it could be."""
+    ordered = sorted(choice for choice in choices if not choice.startswith("_"))
+    near = difflib.get_close_matches(name, ordered, n=1)
+    return f"{f'did you mean {near[0]}? Choose' if near else 'choose'} one of: {', '.join(ordered)}."
 
 
 @contextmanager

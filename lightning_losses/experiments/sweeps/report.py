@@ -1,6 +1,9 @@
 """The report of a sweep: a table, CSV, Markdown, and parallel coordinates."""
 
+import re
 import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +12,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lightning_losses.experiments.page import Page, Table
+from lightning_losses.experiments.sweeps.command import recipe_of
 from lightning_losses.experiments.sweeps.distributions import LOGARITHMIC
-from lightning_losses.experiments.sweeps.sweep_file import Sweep, belongs_to_choice
+from lightning_losses.experiments.sweeps.sweep_file import Sweep, belongs_to_choice, overrides_of
 from lightning_losses.experiments.sweeps.trials import Trial, by_metric
 from lightning_losses.plots.parallel_coordinates import Coordinate, parallel_coordinates
 
@@ -21,6 +25,8 @@ _AXES = 8
 # Of a longer list of numbers, an axis shows where they lie.
 _CHOICES = 12
 _OWN = "of its own"
+# The end of what starts a sweep: a script, or a sub-command.
+_SWEEP = re.compile(r"(?P<before>^|.*[ /])sweep(?P<after>\.py)?$")
 
 
 @dataclass(frozen=True)
@@ -163,17 +169,27 @@ class SweepReport:
         return Table(["trial", "state", "seconds", *values, *names], rows)
 
 
-def best_command(sweep: Sweep, trials: Sequence[Trial], overrides: Sequence[str]) -> str | None:
-    """What starts the best of the finished trials again, as a shell takes it."""
+def best_command(sweep: Sweep, trials: Sequence[Trial], overrides: Sequence[str], *, program: str = "") -> str | None:
+    """What starts the best of the finished trials again, as a shell takes it.
+
+    Args:
+        sweep: that the trials are of.
+        trials: all.
+        overrides: those of every trial.
+        program: what started the sweep, without arguments; a recipe is started alike.
+    """
     if sweep.metric is None:
         return None
     finished = by_metric([trial for trial in trials if trial.state == "finished"], sweep.metric)
     if not finished or finished[0].value(sweep.metric) is None:
         return None
     words = [*sweep.words(finished[0].parameters), *overrides]
+    if (recipe := recipe_of(words)) is not None and (start := _SWEEP.sub(rf"\g<before>{recipe}\g<after>", program)):
+        return f"{start} {shlex.join(overrides_of(words, recipe))}"
     if words[0] == "/usr/bin/env" and "=" not in words[1]:
         words = words[1:]
-    words[0] = "python" if Path(words[0]).name.startswith("python") else words[0]
+    same = shutil.which("python") is not None and Path(str(shutil.which("python"))).samefile(sys.executable)
+    words[0] = "python" if words[0] == sys.executable and same else words[0]
     return shlex.join(words)
 
 

@@ -29,6 +29,10 @@ _FAILURES = 3
 _PATIENCE = 30.0
 
 
+class AllFailedError(ConfigError):
+    """Every trial that has ended has failed."""
+
+
 @dataclass
 class _Process:
     trial: Trial
@@ -98,7 +102,8 @@ class Runner:
 
         Raises:
             KeyboardInterrupt: after the running trials have left their checkpoints.
-            ConfigError: trials that fail before any succeeds; a metric that none reports.
+            AllFailedError: trials that fail before any succeeds.
+            ConfigError: a metric that a trial does not report.
         """
         if retry:
             for trial in self.trials:
@@ -240,7 +245,9 @@ class Runner:
             self.journal.end(trial, "failed", seconds, _reason(trial, code))
             ended = [other for other in self.trials if other.ended]
             if len(ended) >= _FAILURES and all(other.state == "failed" for other in ended):
-                raise ConfigError(f"{self.sweep.path}: the first {len(ended)} trials failed, the last: {trial.message}")
+                raise AllFailedError(
+                    f"{self.sweep.path}: the first {len(ended)} trials failed, the last: {trial.message}"
+                )
 
     def _check_reported(self, trial: Trial, seconds: float) -> None:
         metric = self.sweep.metric

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.resources
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from rich.console import Console
 
 from lightning_losses.experiments.config.check_config import ConfigError, check_writable
 from lightning_losses.experiments.config.check_overrides import CONFIG_MODULE, check_links
+from lightning_losses.experiments.sweeps.command import recipe_of
 from lightning_losses.experiments.sweeps.report import SweepReport, best_command
 from lightning_losses.experiments.sweeps.runner import Runner, default_folder
-from lightning_losses.experiments.sweeps.sweep_file import check_runs, read_sweep
+from lightning_losses.experiments.sweeps.sweep_file import Sweep, check_runs, read_sweep
 from lightning_losses.experiments.sweeps.trials import Journal
 
 
@@ -55,13 +57,14 @@ def parse(arguments: Sequence[str]) -> tuple[Path, Settings, list[str]]:
     return _find(Path(files[0])), Settings(**settings), overrides
 
 
-def sweep(path: Path, settings: Settings, overrides: Sequence[str], *, command: str) -> SweepReport:
+def sweep(path: Path, settings: Settings, overrides: Sequence[str], *, program: str, command: str) -> SweepReport:
     """Check a sweep, run or continue it, and write its report.
 
     Args:
         path: of the sweep file.
         settings: what the command line says beside it.
         overrides: for every trial.
+        program: what started this one, without arguments.
         command: what starts the sweep again.
 
     Raises:
@@ -72,29 +75,43 @@ def sweep(path: Path, settings: Settings, overrides: Sequence[str], *, command: 
     endless = found.method != "grid" and found.run_cap is None
     if settings.count is None and endless:
         raise ConfigError(f"{path}: method {found.method} has no end; give count=10, or run_cap in the file.")
-    check_runs(found, overrides)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    trial_overrides = [*overrides, *_in_place_of_wandb(found, overrides)]
+    if len(trial_overrides) > len(overrides):
+        console.print("W&B is not installed: the trials log into CSV files (logger=csv).")
+    check_runs(found, trial_overrides)
     folder = settings.folder or default_folder(path)
     check_writable("folder", folder)
     check_links(folder)
     identity = {"definition": found.definition, "overrides": list(overrides), "search_seed": settings.search_seed}
-    console = Console(soft_wrap=True, highlight=False, markup=False)
     with Journal(folder, identity) as journal:
-        runner = Runner(found, journal, overrides=overrides, seed=settings.search_seed, parallel=settings.parallel)
+        runner = Runner(
+            found, journal, overrides=trial_overrides, seed=settings.search_seed, parallel=settings.parallel
+        )
         if before := sum(trial.ended for trial in journal.trials):
             console.print(f"{before} trials were run before.")
         try:
             runner.run(settings.count, retry=settings.retry)
         finally:
-            report = SweepReport(found, runner.trials, command, best_command(found, runner.trials, overrides))
+            best = best_command(found, runner.trials, trial_overrides, program=program)
+            report = SweepReport(found, runner.trials, command, best)
             report.page().write(folder)
     report.page().show()
     console.print(f"The table and the picture are in {folder}")
     return report
 
 
+def _in_place_of_wandb(sweep: Sweep, overrides: Sequence[str]) -> list[str]:
+    """What has a file's runs, which are to log to W&B, log elsewhere where it is not installed."""
+    chosen = [word for word in (*sweep.words({}), *overrides) if word.startswith("logger=")]
+    recipe = recipe_of(sweep.words({}))
+    missing = recipe == "train" and chosen[-1:] == ["logger=wandb"] and importlib.util.find_spec("wandb") is None
+    return ["logger=csv"] if missing and "logger=wandb" not in overrides else []
+
+
 def _find(path: Path) -> Path:
-    """The file, or the one of that name that comes with the library."""
-    if path.is_file() or path.parent != Path("."):
+    """The file, or the one of that name that comes with the library, there in ``conf/sweep``."""
+    if path.is_file() or path.parent not in (Path("."), Path("conf/sweep")):
         return path
     own = importlib.resources.files(f"{CONFIG_MODULE}.sweep") / path.with_suffix(".yaml").name
     return Path(str(own)) if own.is_file() else path

@@ -1,5 +1,6 @@
 """Reads a W&B sweep file and says in one sentence what is wrong with it, before any run."""
 
+import importlib.resources
 import itertools
 import json
 import re
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
-from lightning_losses.experiments.config.check_overrides import check_overrides
+from lightning_losses.experiments.config.check_overrides import CONFIG_MODULE, check_overrides
 from lightning_losses.experiments.config.settings import SETTINGS
 from lightning_losses.experiments.sweeps.command import HYDRA_MACROS, check_command, expand, recipe_of
 from lightning_losses.experiments.sweeps.distributions import Distribution, check_grid, read_distribution
@@ -43,6 +44,8 @@ _SERVER = {
 _METHODS = ("grid", "random", "bayes")
 _METRIC_KEYS = ("name", "goal", "target", "impute", "impute_while_running")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+# Macros that write a run's parameters as no recipe reads them.
+_NOT_OVERRIDES = ("${args_no_boolean_flags}", "${args_no_equals}", "${args_json}", "${args_json_file}")
 # A parameter whose name chooses between objectives, and the names of those that only one of them has.
 CHOICE = "objective_name"
 _CHOSEN = "objectives."
@@ -102,8 +105,8 @@ class Sweep:
 
     @property
     def hydra(self) -> bool:
-        """Whether its runs take Hydra's overrides."""
-        return any(macro in self.command for macro in HYDRA_MACROS)
+        """Whether its runs take Hydra's overrides; the recipes take them with hyphens too."""
+        return any(macro in self.command for macro in HYDRA_MACROS) or recipe_of(self.words({})) is not None
 
     def script(self) -> str | None:
         """Where the program lies: in the working folder, or else beside the ``conf`` folder that the file lies in."""
@@ -186,10 +189,10 @@ def check_runs(sweep: Sweep, overrides: Sequence[str]) -> None:
     recipe = recipe_of(sweep.words({}))
     if recipe is None:
         return
-    if not sweep.hydra:
+    if wrong := [macro for macro in _NOT_OVERRIDES if macro in sweep.command]:
         raise ConfigError(
-            f"{sweep.path}: command: recipes take overrides without hyphens; put ${{args_no_hyphens}} in place of "
-            "${args}."
+            f"{sweep.path}: command: recipes take overrides, key=value; put ${{args_no_hyphens}} in place of "
+            f"{wrong[0]}."
         )
     ends = {name: distribution.ends() for name, distribution in sweep.parameters.items()}
     for place in range(max(map(len, ends.values()), default=1)):
@@ -242,7 +245,9 @@ def _sweep(path: Path, definition: dict[str, Any]) -> Sweep:
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"{path}: there is no such file; give a W&B sweep file, such as conf/sweep/distill.yaml.")
+        own = sorted(file.name for file in importlib.resources.files(f"{CONFIG_MODULE}.sweep").iterdir())
+        bundled = ", ".join(name.removesuffix(".yaml") for name in own if name.endswith(".yaml"))
+        raise ConfigError(f"{path}: there is no such file; give a W&B sweep file, or one of {bundled}.")
     try:
         definition = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

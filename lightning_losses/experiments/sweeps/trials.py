@@ -76,7 +76,7 @@ class Journal:
 
     Args:
         folder: the sweep's.
-        identity: plain values that decide what the sweep's trials are; a folder holds one sweep.
+        identity: plain values that decide what the sweep's trials are; with its first trial the folder is taken.
         patience: seconds to wait for a process that has the folder, such as the trials of a sweep that was killed.
 
     Raises:
@@ -90,7 +90,8 @@ class Journal:
         self.lock = (folder / ".lock").open("a")
         try:
             take_lock(self.lock.fileno(), patience, folder / ".lock")
-            self._claim(identity)
+            self._identity = json.dumps(identity, sort_keys=True, default=str)
+            self._check()
             self.trials = self._read()
         except BlockingIOError:
             self.lock.close()
@@ -106,7 +107,10 @@ class Journal:
         self.lock.close()
 
     def begin(self, number: int, parameters: dict[str, Any], shares: dict[str, float]) -> Trial:
-        """Note that a trial begins."""
+        """Note that a trial begins; the first one makes the folder this sweep's."""
+        if not self._home.is_file():
+            content = {**json.loads(self._identity), "digest": self._digest}
+            write_text(self._home, json.dumps(content, indent=1) + "\n")
         self._write({"trial": number, "event": "begun", "parameters": parameters, "shares": shares})
         self.trials.append(Trial(number, parameters, self._folder(number), shares))
         return self.trials[-1]
@@ -127,12 +131,16 @@ class Journal:
     def _write(self, line: Mapping[str, Any]) -> None:
         append_line(self.folder / "trials.jsonl", json.dumps(line), flush=True)
 
-    def _claim(self, identity: Mapping[str, Any]) -> None:
-        path, text = self.folder / "sweep.json", json.dumps(identity, sort_keys=True, default=str)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        if not path.is_file():
-            write_text(path, json.dumps({**identity, "digest": digest}, indent=1, default=str) + "\n")
-        elif _digest_in(path) != digest:
+    @property
+    def _home(self) -> Path:
+        return self.folder / "sweep.json"
+
+    @property
+    def _digest(self) -> str:
+        return hashlib.sha256(self._identity.encode()).hexdigest()
+
+    def _check(self) -> None:
+        if self._home.is_file() and _digest_in(self._home) != self._digest:
             raise ConfigError(
                 f"folder={self.folder}: it holds a sweep of another file, other overrides or another seed; give a new "
                 "folder=..., or go on with that one."

@@ -1,5 +1,8 @@
 import csv
 import json
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,6 +12,10 @@ from lightning_losses.experiments.sweeps.report import SweepReport, best_command
 from lightning_losses.experiments.sweeps.sweep_file import read_sweep
 from lightning_losses.experiments.sweeps.trials import Trial
 
+# A name that is on the path, if it is this one.
+PYTHON = (
+    "python" if shutil.which("python") and Path(shutil.which("python")).samefile(sys.executable) else sys.executable
+)
 SWEEP = {
     "method": "random",
     "program": "train.py",
@@ -75,9 +82,27 @@ def test_the_table_has_the_best_first_and_an_objectives_own_parameters(report):
 
 def test_the_best_command_is_that_of_a_finished_trial(report):
     assert report.best == (
-        "python train.py objective_name=kd objectives.kd.terms.kd.loss.temperature=2.5 optimizer.lr=0.02 seed=7 "
+        f"{PYTHON} train.py objective_name=kd objectives.kd.terms.kd.loss.temperature=2.5 optimizer.lr=0.02 seed=7 "
         "data=digits"
     )
+
+
+@pytest.mark.parametrize(
+    ("started", "again"),
+    [
+        ("lightning-losses sweep", "lightning-losses train"),
+        ("python -m lightning_losses sweep", "python -m lightning_losses train"),
+        ("python recipes/sweep.py", "python recipes/train.py"),
+    ],
+)
+def test_a_recipe_is_started_again_as_the_sweep_was(tmp_path, started, again):
+    definition = {**SWEEP, "program": "/venv/lib/lightning_losses/recipes/train.py"}
+    definition["parameters"] = {"optimizer": {"parameters": {"lr": {"value": 0.1}}}, "resume": {"value": None}}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(definition))
+    trial = Trial(0, {"optimizer.lr": 0.1, "resume": None}, tmp_path, state="finished")
+    (tmp_path / "metrics.jsonl").write_text('{"val/loss": 1.0}\n')
+    best = best_command(read_sweep(tmp_path / "sweep.yaml"), [trial], ["output=my runs"], program=started)
+    assert best == f"{again} optimizer.lr=0.1 resume=null 'output=my runs'"
 
 
 def test_files(report, tmp_path, capsys):

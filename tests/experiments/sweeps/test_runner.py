@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from lightning_losses.experiments.config.check_config import ConfigError
-from lightning_losses.experiments.sweeps.runner import Runner
+from lightning_losses.experiments.sweeps.runner import AllFailedError, Runner
 from lightning_losses.experiments.sweeps.sweep_file import read_sweep
 from lightning_losses.experiments.sweeps.trials import Journal
 
@@ -102,7 +102,7 @@ def test_a_failed_run_is_told_and_run_again_only_on_request(tmp_path):
 
 
 def test_a_fault_of_all_runs_ends_the_sweep(tmp_path):
-    with pytest.raises(ConfigError, match="the first 3 trials failed, the last: it can't be done"):
+    with pytest.raises(AllFailedError, match="the first 3 trials failed, the last: it can't be done"):
         run(tmp_path, parameters={"lr": {"values": [1.0, 2.0, 3.0, 4.0, 5.0]}, "fails": {"value": True}})
 
 
@@ -115,6 +115,15 @@ def test_a_folder_holds_one_sweep(tmp_path):
     run(tmp_path)
     with pytest.raises(ConfigError, match="it holds a sweep of another file, other overrides or another seed"):
         run(tmp_path, parameters={"lr": {"values": [1.0]}})
+
+
+def test_a_folder_is_a_sweeps_from_its_first_trial_on(tmp_path):
+    with Journal(tmp_path, {"seed": 0}):
+        pass
+    with Journal(tmp_path, {"seed": 1}) as journal:
+        journal.begin(0, {}, {})
+    with pytest.raises(ConfigError, match="it holds a sweep of another file, other overrides or another seed"):
+        Journal(tmp_path, {"seed": 0})
 
 
 def test_two_processes_do_not_run_one_sweep(tmp_path):

@@ -116,13 +116,20 @@ def test_what_is_no_yaml_is_one_sentence_with_the_line(tmp_path):
         ({"parameters": {"objective": {"values": ["nkd", "nkdd"]}}}, "no objective 'nkdd'; did you mean nkd?"),
         ({"parameters": {"data.batch_size": {"min": 1.0, "max": 64.0}}}, "data.batch_size=.*: give an integer"),
         ({"program": "recipes/trian.py"}, "there is no recipes/trian.py, neither here nor beside the file"),
-        ({"command": ["${program}", "${args}"]}, "put \\${args_no_hyphens} in place"),
+        ({"command": ["${program}", "${args_no_equals}"]}, "put \\${args_no_hyphens} in place"),
     ],
 )
 def test_what_a_recipe_does_not_have_is_one_sentence(tmp_path, monkeypatch, changes, message):
     monkeypatch.chdir(ROOT)
     with pytest.raises(ConfigError, match=message):
         check_runs(read_sweep(written(tmp_path, **changes)), [])
+
+
+def test_recipes_take_overrides_with_hyphens_as_wandb_writes_them_where_a_file_says_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sweep = read_sweep(written(tmp_path, command=["${program}", "data=digits", "${args}"]))
+    assert sweep.hydra and any(word.startswith("--") for word in sweep.words({"seed": 1}))
+    check_runs(sweep, [])
 
 
 def test_nested_parameters_reach_a_recipe_as_wandb_hands_them_out(tmp_path, monkeypatch):
