@@ -126,6 +126,9 @@ def attacks(home: Path, run: Path) -> dict[str, Attack]:
         "++hydra.job_logging.handlers.x={class:logging.os.mkdir}": "is not for the folder of a run to say",
         "objective@hydra.launcher=ce": "is not for the folder of a run to say",
         "objective@_global_=ce": "is not for the folder of a run to say",
+        "objective@_global_.hydra.launcher=ce": "is not for the folder of a run to say",
+        "objective@supervised._global_=ce": "is not for the folder of a run to say",
+        "objective@resume.x=ce": "is not for the folder of a run to say",
         "seed=${oc.env:UID}": "reaches out of the run's folder",
         "+data.x='${oc.create:{_target_:os.mkdir}}'": "reaches out of the run's folder",
         "seed=1,2": "is not for the folder of a run to say",
@@ -159,6 +162,20 @@ def attacks(home: Path, run: Path) -> dict[str, Attack]:
             "is a link to .*, outside of the run's|no run in that folder",
             lambda f, part=part: _link(f, part, home),
         )
+
+    for name, text in (("no JSON", b"{\n"), ("bytes", b"\xff\n"), ("no table", b"1\n")):
+        resumed(
+            f"metrics that are {name}",
+            "metrics.jsonl, line 1: this is no line of metrics",
+            lambda folder, text=text: (folder / "metrics.jsonl").write_bytes(text),
+        )
+    for word, message in (
+        ("execution.blocks=[foo]", "execution.blocks: SmallCNN has no foo"),
+        ("execution.compile=foo", "execution.compile: backend='foo' came"),
+        ("optimized_metric=foo", "optimized_metric=foo: the run reports no such number"),
+    ):
+        # Mistakes of the user's, which change nothing in the folder either.
+        resumed(word, message, lambda folder: None, word)
 
     def of_checkpoint(name: str, message: str, change: Callable[[Path], object], *, digest: bool = True) -> None:
         def changed(folder: Path) -> None:
@@ -218,10 +235,14 @@ def attacks(home: Path, run: Path) -> dict[str, Attack]:
          "a log lies in the run's folder"),
         ("the environment", "hydra: {job: {env_set: {CXX: foreign}}}", "a file may not say this"),
         ("a callback of Hydra's", f"hydra: {{callbacks: {{x: {nested}}}}}", may_not),
+        ("a group elsewhere", "defaults: [{/objective@_global_: ce}]", "a file may not place a group there"),
         ("Hydra's folder", "hydra: {output_subdir: ../../elsewhere}", "leads out of the run's folder"),
     ):  # fmt: skip
         file(name, text, message)
     file("a loss as callback", "callbacks: {x: {_target_: lightning_losses.losses.KD}}", "it is no Call", "experiment")
+    launcher = "defaults: [{override /hydra/launcher: submitit_local}]\nhydra: {launcher: {submitit_folder: /}}"
+    file("a launcher's folder", launcher, "submitit_folder=/: this leads out of the sweep's folder", "experiment")
+    file("a job's folder", "hydra: {sweep: {subdir: ../x}}", "subdir=../x: this leads out of", "experiment")
     found["a file to unpickle as teacher"] = Attack(
         "train",
         ["data=digits", f"teacher_weights={home / 'payload.pt'}"],

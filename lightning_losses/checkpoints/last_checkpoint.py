@@ -98,7 +98,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the epoch that is done."""
         self._epoch_done = True
-        if self.monitor is not None:
+        if self.monitor is not None and _validated(trainer):
             logged = trainer.callback_metrics
             if self.monitor not in logged:
                 raise ValueError(
@@ -170,6 +170,11 @@ class LastCheckpoint(Checkpoint):
         soon = time.monotonic() - self._written < self.seconds
         # The processes' clocks may differ, and all of them write or none.
         return trainer.strategy.broadcast(soon) if self.seconds > 0 else soon
+
+
+def _validated(trainer: L.Trainer) -> bool:
+    """Whether this epoch is one of those that validation follows."""
+    return (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
 
 
 def _why_not(trainer: L.Trainer) -> str | None:

@@ -57,14 +57,21 @@ def check_resumption(folder: Path, identity: dict[str, Any], network: nn.Module)
         return
     _check_identity(folder, identity)
     best = folder / "best.ckpt"
-    for path in (last, best) if best.exists() else (last,):
+    had_best = False
+    for path in (last, best):
         try:
+            if path == best and not best.exists():
+                if had_best:
+                    raise ValueError(f"checkpoint: {best} is missing, and {last} tells that there was one.")
+                continue
             if path.is_dir():
                 check_folder(path)
                 continue
             # Shapes alone: what the tensors hold is the digest's.
-            state = AtomicCheckpoints().load_checkpoint(path, map_location="meta").get("state_dict", {})
-            _check_fits(path, state, network.state_dict())
+            content = AtomicCheckpoints().load_checkpoint(path, map_location="meta")
+            _check_fits(path, content.get("state_dict", {}), network.state_dict())
+            states = content.get("callbacks", {}) if path == last else {}
+            had_best |= any(isinstance(state, dict) and state.get("best") is not None for state in states.values())
         except ValueError as error:
             raise ValueError(f"resume: {error} {_remedy(last) if path == last else _remedy_of_best(last)}") from None
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
-from lightning_losses.numerics.settings import Bound, Count, Declared
+from lightning_losses.numerics.settings import Bound, Count, Declared, Seed
 
 Batch = dict[str, Tensor]
 Fraction = Annotated[float, Bound(above=0, below=1)]
@@ -57,9 +57,9 @@ class SplitData(Declared, L.LightningDataModule):
     batch_size: Count = 64
     val_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.1
-    split_seed: int = 0
-    seed: int = 0
-    num_workers: Annotated[int, Bound(least=0)] = 0
+    split_seed: Seed = 0
+    seed: Seed = 0
+    num_workers: Annotated[int, Bound(least=0, most=1024)] = 0
     pin_memory: bool | None = None
     train: Any = field(init=False)
     val: Any = field(init=False)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lightning_losses.data.loading import Batch
-from lightning_losses.numerics.settings import Count, Declared
+from lightning_losses.numerics.settings import Count, Declared, Seed
 
 
 class WholeBatch:
@@ -66,7 +66,7 @@ class ResidentData(Declared, L.LightningDataModule):
     name = ""
 
     _: KW_ONLY
-    seed: int = 0
+    seed: Seed = 0
     steps_per_epoch: Count = 50
     num_classes: int = field(init=False)
     num_features: int = field(init=False)

@@ -44,7 +44,7 @@ def locked(path: Path, patience: float = math.inf) -> Iterator[bool]:
     until = time.monotonic() + patience
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        descriptor = _open(path)
         try:
             held = take_lock(descriptor, until - time.monotonic(), path)
             if held and not _is_at(descriptor, path):
@@ -89,6 +89,15 @@ def take_lock(descriptor: int, patience: float, path: Path) -> bool:
             raise
         time.sleep(0.05)
     return False
+
+
+def _open(path: Path) -> int:
+    follow = getattr(os, "O_NOFOLLOW", 0)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | follow, 0o666)
+    except PermissionError:
+        # Another user's, who holds it now: to wait for it, reading is enough.
+        return os.open(path, os.O_RDONLY | follow)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

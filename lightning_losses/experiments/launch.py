@@ -31,7 +31,7 @@ from lightning_losses.experiments.config.check_overrides import (
     saved_overrides,
     to_repeat,
 )
-from lightning_losses.experiments.config.instantiate import ConfigError, allowing, find_target, instantiate
+from lightning_losses.experiments.config.instantiate import ConfigError, allowing, check_place, find_target, instantiate
 from lightning_losses.experiments.config.settings import SETTINGS
 from lightning_losses.experiments.help_page import help_page, version_line
 from lightning_losses.experiments.messages import expected, fail, refused, tell
@@ -200,8 +200,7 @@ def hold_folder(arguments: argparse.Namespace, config_name: str) -> AbstractCont
         return nullcontext()
     key = "hydra.sweep.dir" if arguments.multirun else "hydra.run.dir"
     setting = folder_setting(key, config_name, arguments.overrides, config_dir=arguments.config_dir)
-    folder = setting.path.expanduser()
-    check_writable(key, folder)
+    folder = check_writable(key, setting.place)
     if setting.by_time:
         folder = run_folder.new(folder)
         escaped = str(folder).replace("\\", "\\\\").replace("'", "\\'")
@@ -257,7 +256,10 @@ def prepare(arguments: argparse.Namespace, recipe: str, program: str = "") -> li
                 check_trainer(config.trainer, sweeping=arguments.multirun and not launched)
             for key in ("resume", "output", "cache", "results"):
                 if config.get(key) is not None and not (key == "output" and config.get("resume")):
-                    check_writable(key, Path(config[key]))
+                    check_writable(key, config[key])
+            for key in ("teacher_weights", "checkpoint", "logits", "test_logits"):
+                if config.get(key) is not None:
+                    check_place(key, config[key])
             experiment = experiment_of(config, program, own)
             if arguments.multirun and experiment.no_sweep:
                 raise ConfigError(experiment.no_sweep)
@@ -331,6 +333,11 @@ def _resumed(arguments: list[str]) -> list[str]:
     if "${" in str(folder) or "'" in str(folder):
         raise ConfigError(f"{given[-1]}: this name means something else to Hydra; rename the folder.")
     before = saved_overrides(folder, arguments)
+    from lightning_losses.callbacks.records.metrics_file import read_metrics
+
+    for record in sorted(folder.rglob("metrics.jsonl")):
+        # Else its damage would be met when the training is done.
+        read_metrics(record)
     # A further process is started by the same arguments, after this one has saved them.
     rest = [argument for argument in arguments if not argument.startswith("resume=") and argument not in before]
     return [*before, *rest, f"resume='{folder}'", f"hydra.run.dir='{folder}'"]

@@ -66,6 +66,8 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
 
     offered: tuple[str, ...] = ("logits", "target")
     _asks_for_hidden_states = True
+    # What is logged at an epoch's end, and by no step.
+    epoch_metrics = ("train/tokens_per_second", "train/peak_memory")
 
     def __init__(
         self,

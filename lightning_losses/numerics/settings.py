@@ -41,6 +41,15 @@ class Bound:
             f"{word} {end if isinstance(end, int) else f'{end:g}'}" for word, end in ends if end is not None
         )
 
+    def wanted(self, value: float) -> str:
+        """What would fit in place of a number that doesn't, in words.
+
+        Example:
+            >>> Bound(least=0).wanted(-1), Bound(least=0).wanted(math.inf), Bound().wanted(math.nan)
+            ('a number at least 0', 'a finite number at least 0', 'a finite number')
+        """
+        return f"{'a number' if math.isfinite(value) else 'a finite number'} {self}".rstrip()
+
 
 Positive = Annotated[float, Bound(above=0)]
 NonNegative = Annotated[float, Bound(least=0)]
@@ -49,6 +58,8 @@ Share = Annotated[float, Bound(least=0, most=1)]
 # Beyond the largest one, logits divided by it are 0 in float32.
 Temperature = Annotated[float, Bound(above=0, most=1e9)]
 Count = Annotated[int, Bound(least=1)]
+# What torch and numpy take.
+Seed = Annotated[int, Bound(least=0, most=2**32 - 1)]
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,7 @@ class Setting:
             return "give True or False"
         if self.kind is int:
             return f"give a whole number of {self.bound}" if str(self.bound) else "give a whole number"
-        return f"give a number {self.bound}".rstrip()
+        return f"give a number {self.bound}" if str(self.bound) else "give a finite number"
 
 
 @cache

@@ -90,10 +90,14 @@ def compile_forward(block: nn.Module, backend: str = "inductor") -> None:
     Raises:
         ValueError: a backend that torch doesn't have.
     """
+    _check_backend(backend)
+    block.forward = torch.compile(block.forward, backend=backend)
+
+
+def _check_backend(backend: str) -> None:
     known = torch.compiler.list_backends(exclude_tags=())
     if backend not in known:
         raise ValueError(f"compile: backend={backend!r} came; choose one of {', '.join(sorted(known))}.")
-    block.forward = torch.compile(block.forward, backend=backend)
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,12 @@ class Execution:
     blocks: Sequence[str] | None = None
     activation_checkpointing: bool = False
     compile: str | None = None
+
+    def check(self, network: nn.Module) -> None:
+        """Raise ``ValueError`` for what `prepare` would refuse, and change nothing."""
+        blocks_of(network, self.blocks)
+        if self.compile is not None:
+            _check_backend(self.compile)
 
     def prepare(self, network: nn.Module) -> None:
         """Change a network in place, before a strategy wraps it."""

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, 
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from lightning_losses.environment.atomic_files import refused_number
+from lightning_losses.environment.file_digests import check_digest
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.parallel.processes import value_of_first
 from lightning_losses.parallel.sharded_folders import check_folder
 
 
@@ -202,6 +205,9 @@ def load_weights(module: nn.Module, path: Path) -> None:
     Args:
         module: sharded by FSDP2; every process must call this.
         path: a file, which the first process reads, or a folder of shards, which all read.
+
+    Raises:
+        ValueError: on every process, for a file that was changed, or that would have to be unpickled.
     """
     if path.is_dir():
         check_folder(path)
@@ -209,8 +215,15 @@ def load_weights(module: nn.Module, path: Path) -> None:
         load_folder({"state_dict": weights}, checkpoint_id=path)
         module.load_state_dict(weights)
         return
-    first = dist.get_rank() == 0
-    content = torch.load(path, map_location="cpu", weights_only=True)["state_dict"] if first else {}
+    content, failure = {}, ""
+    if dist.get_rank() == 0:
+        try:
+            check_digest(path)
+            content = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        except (ValueError, pickle.UnpicklingError) as error:
+            failure = f"checkpoint: {path} can't be read ({str(error).splitlines()[0]})."
+    if failure := value_of_first(failure):
+        raise ValueError(failure)
     set_model_state_dict(module, content, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
 
 

@@ -43,17 +43,21 @@ def validation_curves(histories: Mapping[str, History]) -> Figure:
     The axis of accuracy begins where the slowest network is after a fifth of the epochs.
 
     Args:
-        histories: by the network's label, the values after each epoch of ``val/accuracy`` and ``val/loss``.
+        histories: by the network's label, the values after each epoch of ``val/accuracy`` and ``val/loss``, from the
+            first one that was validated on; a network that never was has no line.
     """
     with paper_style():
         figure, (accuracy, loss) = new_figure(columns=2, width=3.1, height=2.5)
+        early = [100.0]
         for order, (label, history) in enumerate(histories.items()):
-            _draw(accuracy, [100 * value for value in history["val/accuracy"]], label, order)
-            _draw(loss, history["val/loss"], label, order)
+            epochs = max(map(len, history.values()), default=0)
+            percent = [100 * value for value in history.get("val/accuracy", ())]
+            _draw(accuracy, percent, label, order, epochs)
+            _draw(loss, history.get("val/loss", ()), label, order, epochs)
+            early += percent[len(percent) // 5 :][:1]
         accuracy.set_ylabel("validation accuracy (%)")
         # The first epochs would take most of the axis, and the differences are at its end.
-        early = [history["val/accuracy"][len(history["val/accuracy"]) // 5] for history in histories.values()]
-        accuracy.set_ylim(bottom=max(100 * min(early) - 2, 0), top=100)
+        accuracy.set_ylim(bottom=max(min(early) - 2, 0), top=100)
         accuracy.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         loss.set_ylabel("validation cross-entropy (nats)")
         _logarithmic([loss])
@@ -96,8 +100,10 @@ def _parts(history: History) -> dict[str, Sequence[float]]:
     return parts
 
 
-def _draw(axis: Axes, values: Sequence[float], label: str, order: int) -> None:
-    draw_line(axis, range(1, len(values) + 1), values, label, order)
+def _draw(axis: Axes, values: Sequence[float], label: str, order: int, epochs: int | None = None) -> None:
+    """A line that ends in the last of so many epochs; one for each value if that isn't said."""
+    begun = 0 if epochs is None else epochs - len(values)
+    draw_line(axis, range(begun + 1, begun + len(values) + 1), values, label, order)
 
 
 def _logarithmic(axes: Sequence[Axes]) -> None:

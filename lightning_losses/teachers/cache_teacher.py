@@ -112,7 +112,7 @@ def cache_teacher(
             with locked(home.with_name(f".{home.name}.lock")) as alone:
                 # Unless another process has made it meanwhile.
                 if not _is_whole(home):
-                    shutil.rmtree(home, ignore_errors=True)
+                    _remove(home)
                     partial = home.with_suffix(".partial")
                     if not alone or (os.path.lexists(partial) and not is_users(partial)):
                         # What another process or another user has begun is not gone on with.
@@ -127,6 +127,13 @@ def cache_teacher(
 
 def _is_whole(home: Path) -> bool:
     return home.is_dir() and damaged_file(home) is None
+
+
+def _remove(home: Path) -> None:
+    if home.is_symlink() or home.is_file():
+        home.unlink()
+    else:
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _publish(partial: Path, home: Path, settings: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Two processes that make one thing at once: each ends with a whole one, and nothing is made twice or mixed."""
 
 import contextlib
+import errno
 import functools
 import multiprocessing
 import os
@@ -183,3 +184,23 @@ def test_a_lock_is_let_go_by_a_kill_and_follows_no_link(tmp_path):
     with pytest.raises(OSError, match="lock"), locks.locked(path):
         pass
     assert not Path(tmp_path / "elsewhere").exists()
+
+
+def test_another_users_lock_is_waited_for(tmp_path, monkeypatch):
+    path, opened = tmp_path / "lock", os.open
+
+    def as_another_user(file, flags, *mode):
+        # What the system answers who may read a file and not write to it.
+        if flags & (os.O_RDWR | os.O_CREAT):
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return opened(file, flags, *mode)
+
+    with locks.locked(path), monkeypatch.context() as patch:
+        patch.setattr(os, "open", as_another_user)
+        with pytest.raises(BlockingIOError, match="another process holds this lock"), locks.locked(path, patience=0.1):
+            pass
+    path.write_text("")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", as_another_user)
+        with locks.locked(path) as held:
+            assert held

@@ -1,6 +1,12 @@
-import pytest
+import copy
+import math
+import re
+from contextlib import nullcontext
 
-from lightning_losses.experiments.config.check_config import ConfigError, fits
+import pytest
+from omegaconf import OmegaConf, open_dict
+
+from lightning_losses.experiments.config.check_config import ConfigError, check_config, check_trainer, fits
 from lightning_losses.experiments.config.check_overrides import check_overrides
 from lightning_losses.experiments.config.settings import TrainSettings
 
@@ -77,7 +83,7 @@ def test_what_can_run_passes(line):
         ("-m objective=kd,nkdd seed=0,1", r"^objective=nkdd: there is no objective"),
         ("-m seed=0,1,x", r"^seed='x': give an integer"),
         ("experiment=distill model.width=[1,2]", r"model.width=\[1, 2\]: give an integer"),
-        ("threads=0", r"^threads=0: give an integer at least 1 or null"),
+        ("threads=0", r"^threads=0: give an integer at least 1 and at most 1024 or null"),
         ("seed=-1", r"^seed=-1: give an integer at least 0"),
         ("seed=range(0)", r"^seed=range\(0\): there is no value in it; give at least one"),
         ("-m seed=range(0)", r"^seed=range\(0\): there is no value in it; give at least one"),
@@ -88,7 +94,7 @@ def test_what_can_run_passes(line):
         ("+trainer.val_check_interval=0", r"^trainer.val_check_interval=0: give a number above 0"),
         ("+trainer.check_val_every_n_epoch=0", r"^trainer.check_val_every_n_epoch=0: give a number at least 1"),
         ("optimizer.lr=-1", r"^optimizer.lr=-1: give a number at least 0"),
-        ("optimizer.lr=nan", r"^optimizer.lr=nan: give a number at least 0"),
+        ("optimizer.lr=nan", r"^optimizer.lr=nan: give a finite number at least 0"),
         ("optimizer.weight_decay=-1", r"^optimizer.weight_decay=-1: give a number at least 0"),
         ("model=null", r"^model=null: choose one of .*small_cnn.*, or take it out by ~model"),
         ("modules.student=null", r"^modules.student=null: it is what a run trains; leave it"),
@@ -98,6 +104,13 @@ def test_what_can_run_passes(line):
             "+callbacks.x={_target_:lightning_losses.losses.KD}",
             r"^callbacks.x._target_=lightning_losses.losses.KD: it is no Callback; give one, or take callbacks.x out",
         ),
+        ("optimizer=[1]", r"^optimizer=\[1\]: give one of its names: adamw, "),
+        ("hydra.run.dir=null", r"^hydra.run.dir=null: this names no place; give a path"),
+        ("hydra.run.dir=''", r"^hydra.run.dir='': this names no place; give a path"),
+        ("objective.terms={}", r"^objective.terms={}: to set nothing changes nothing; .* such as ~objective.terms.ce"),
+        ("modules={}", r"^modules={}: to set nothing changes nothing"),
+        ("teacher_data.foo=1", r"^teacher_data.foo=1: teacher_data is empty; add it by \+teacher_data.foo"),
+        ("~objective", r"^modules.student.objective: .*'objective' not found.*; keep that key"),
         ("data._target_=torch.nn.ReLU", r"^data._target_=torch.nn.ReLU: it is no LightningDataModule"),
         ("optimizer._target_=lightning_losses.losses.KD", r"KD: it is no Optimizer"),
     ],
@@ -106,6 +119,66 @@ def test_what_can_not_run_is_one_line_with_the_choices(line, message):
     with pytest.raises(ConfigError, match=message) as found:
         check(line)
     assert "\n" not in str(found.value)
+
+
+@pytest.fixture(scope="module")
+def config():
+    """One that is composed once: what is tried of it needs no composing."""
+    return check("experiment=classify data=digits callbacks=early_stopping logger=csv")[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("threads", 10**8, "threads=100000000: give an integer at least 1 and at most 1024 or null."),
+        ("teacher_cache_temperature", math.inf, "teacher_cache_temperature=inf: give a finite number above 0."),
+        ("data.split_seed", -1, "data.split_seed=-1: give a whole number of at least 0 and at most 4294967295."),
+        ("data.num_workers", 10**8, "give a whole number of at least 0 and at most 1024."),
+        ("data.augmentation", "KD", "='KD': give a configuration of a Callable (with _target_) or null."),
+        ("execution.blocks", "foo", "execution.blocks='foo': give a list, each a text or null."),
+        ("execution.blocks", [1], "execution.blocks=[1]: give a list, each a text or null."),
+        ("objective.terms.ce.weight", math.nan, "objective.terms.ce.weight=nan: give a finite number."),
+        ("optimizer.lr", math.inf, "optimizer.lr=inf: give a finite number at least 0."),
+        ("optimizer.betas", [0.9], "optimizer.betas=[0.9]: give a list of 2, each a number."),
+        ("optimizer.betas", [], "optimizer.betas=[]: give a list of 2, each a number."),
+        ("optimizer.betas", [2, 2], "optimizer.betas=[2, 2]: give for each of these a number at least 0 and below 1."),
+        ("optimizer", {"lr": 1.0}, "it has no _target_, which says what is built"),
+        ("trainer.devices", -5, "trainer.devices=-5: give a number at least -1"),
+        ("trainer.min_epochs", -5, "trainer.min_epochs=-5: give a number at least 0."),
+        ("trainer.max_time", 0, "trainer.max_time=0: give a text or null."),
+        ("callbacks.early_stopping.patience", -1, "early_stopping.patience=-1: give a number at least 0."),
+        ("callbacks.x", 3, "callbacks.x=3: it has no _target_"),
+        ("callbacks.x", None, "callbacks.x=None: it has no _target_"),
+        ("logger.flush_logs_every_n_steps", 0, "logger.flush_logs_every_n_steps=0: give a number at least 1."),
+        ("logger", {"flush_logs_every_n_steps": 0}, "it has no _target_, which says what is built"),
+    ],
+)  # fmt: skip
+def test_values_that_can_not_be_right_are_named_with_what_can(config, key, value, message):
+    changed = copy.deepcopy(config)
+    with open_dict(changed):
+        OmegaConf.update(changed, key, value, merge=False, force_add=True)
+    with pytest.raises(ConfigError, match=re.escape(message)) as found:
+        check_config(changed, TrainSettings)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"devices": "abc"}, "trainer.devices=abc: give how many processes, at least 1, or auto"),
+        ({"devices": "1, 2"}, None),
+        ({"devices": -1, "accelerator": "cpu"}, "trainer.devices=-1: give how many processes, at least 1, or auto"),
+        ({"devices": []}, "trainer.devices=[]: give how many"),
+        ({"max_time": "00:00:00:00"}, "trainer.max_time=00:00:00:00: this is no time to train in"),
+        ({"max_time": {"hours": 0}}, "this is no time to train in"),
+        ({"max_time": "abc"}, "trainer.max_time=abc: this is no time to train in"),
+        ({"max_time": "00:00:01:00"}, None),
+    ],
+)
+def test_a_trainer_has_devices_and_time(value, message):
+    trainer = OmegaConf.create({"accelerator": "auto", "devices": 1, **value})
+    with nullcontext() if message is None else pytest.raises(ConfigError, match=re.escape(message)):
+        check_trainer(trainer)
 
 
 def test_every_value_of_a_sweep_is_composed():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_losses.experiments.messages import message, refused
 from lightning_losses.experiments.training.kept_networks import RECORD, WEIGHTS, KeptNetworks
 
 IDENTITY = {"seed": 0, "module": {"width": 4}}
@@ -99,3 +100,31 @@ def test_it_can_be_read_by_whom_the_umask_says(tmp_path, umask, file, folder):
     place = kept.place(IDENTITY)
     assert {path.stat().st_mode & 0o777 for path in (place / WEIGHTS, place / RECORD)} == {file}
     assert place.stat().st_mode & 0o777 == folder
+
+
+@pytest.mark.parametrize("goal", ["nowhere", "itself", "elsewhere"])
+def test_a_link_or_a_file_in_a_networks_place_is_replaced_and_not_followed(tmp_path, goal):
+    kept, elsewhere = KeptNetworks(tmp_path / "networks"), tmp_path / "elsewhere"
+    kept.folder.mkdir()
+    elsewhere.mkdir()
+    place = kept.place(IDENTITY)
+    place.symlink_to({"nowhere": "gone", "itself": place, "elsewhere": elsewhere}[goal])
+    kept.check(IDENTITY)
+    kept.save(IDENTITY, nn.Linear(3, 2), {"seconds": 1.0})
+    assert kept.load(IDENTITY, nn.Linear(3, 2)) == {"seconds": 1.0} and not place.is_symlink()
+    assert not list(elsewhere.iterdir()) and [path.name for path in kept.folder.iterdir()] == [place.name]
+
+
+@pytest.mark.parametrize("in_the_way", ["a folder that leads to itself", "a file", "a lock that is a link"])
+def test_what_would_keep_nothing_is_told_before_the_training(tmp_path, in_the_way):
+    kept = KeptNetworks(tmp_path / "networks")
+    if in_the_way == "a file":
+        kept.folder.write_text("")
+    elif in_the_way == "a folder that leads to itself":
+        kept.folder.symlink_to(kept.folder)
+    else:
+        kept.folder.mkdir()
+        kept.place(IDENTITY).with_name(f".{kept.place(IDENTITY).name}.lock").symlink_to("gone")
+    with pytest.raises(OSError) as refusal:
+        kept.check(IDENTITY)
+    assert refused(refusal.value) and str(tmp_path / "networks") in message(refusal.value)

@@ -1,6 +1,12 @@
 """A rehearsal's step is taken on the device and in the precision of the run."""
 
+import copy
+import errno
+import os
+import re
+from contextlib import nullcontext
 from types import SimpleNamespace
+from unittest import mock
 
 import lightning as L
 import pytest
@@ -8,9 +14,16 @@ import torch
 from lightning.pytorch.plugins import Precision
 from omegaconf import OmegaConf
 
+from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.launch import experiment_of
 from lightning_losses.experiments.training import rehearsal
+from lightning_losses.experiments.training.kept_networks import KeptNetworks
 from lightning_losses.experiments.training.rehearsal import rehearse_step
+from tests.recipes.conftest import SHORT as SHORT_CLASSIFIER
+from tests.recipes.conftest import composed as train_composed
 from tests.recipes.test_language_model import SHORT, composed, rehearse, train
+
+CLASSIFY = ["model.depth=1", *SHORT_CLASSIFIER]
 
 
 class Doubled(L.LightningModule):
@@ -71,3 +84,51 @@ def test_triton_trains_on_a_gpu(experiment, precision, tmp_path):
     rehearse(config)
     report = train(config, tmp_path / "run")
     assert all(loss < 6 for loss in report.networks[-1].trained.history["train/loss"])
+
+
+@pytest.fixture(scope="module")
+def classify():
+    early = ["callbacks=early_stopping", "+trainer.check_val_every_n_epoch=3"]
+    return train_composed("experiment=classify", *CLASSIFY[:-1], *early)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("callbacks.early_stopping.monitor", "val/los", "val/los: nothing is logged as that; did you mean val/loss"),
+        ("callbacks.early_stopping.monitor", "train/loss/ce", None),
+        ("optimized_metric", "foo", "the run reports no such number; choose one of: calibration/acc"),
+        ("optimized_metric", "test/nll", None),
+        ("execution.blocks", ["Foo"], "execution.blocks: SmallCNN has no Foo; it consists of"),
+        ("execution.compile", "foo", "execution.compile: backend='foo' came; choose one of"),
+        ("weights", "best", "trainer.check_val_every_n_epoch=3: in 2 epochs nothing would be validated"),
+    ],
+)  # fmt: skip
+def test_what_is_known_only_of_the_network_is_told_before_the_training(classify, key, value, message):
+    config = copy.deepcopy(classify)
+    OmegaConf.update(config, key, value, force_add=True)
+    with nullcontext() if message is None else pytest.raises(ConfigError, match=re.escape(message)):
+        experiment_of(config).rehearse()
+
+
+def test_what_the_teacher_has_otherwise_is_checked_as_the_students():
+    config = train_composed(*CLASSIFY, "teacher_cache=100")
+    with pytest.raises(ValueError, match="teacher_cache=100 came for 10 classes; give at most 10, or full"):
+        experiment_of(config).rehearse()
+    for part, message in (("data", "Digits takes no 'foo'"), ("optimizer", "AdamW takes no 'foo'")):
+        changed = copy.deepcopy(config)
+        OmegaConf.update(changed, f"teacher_{part}.foo", 1, force_add=True)
+        with pytest.raises(ConfigError, match=rf"teacher.*{part}.foo: {message}; choose one of"):
+            experiment_of(changed).rehearse()
+
+
+def test_a_network_that_can_not_be_kept_does_not_end_the_run(tmp_path, monkeypatch, capfd):
+    config = train_composed(*CLASSIFY, f"cache={tmp_path / 'cache'}")
+    training = experiment_of(config).trainings()["baseline"]
+    kept = KeptNetworks(config.cache)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(kept.folder))
+    monkeypatch.setattr(kept, "save", mock.Mock(side_effect=full))
+    trained = training.run_once(kept, tmp_path / "checkpoints")
+    assert trained.name == "baseline" and not trained.kept
+    said = capfd.readouterr().err
+    assert f"The baseline isn't kept for other runs: {kept.folder} can't be written: No space left on device." in said

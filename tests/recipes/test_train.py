@@ -11,6 +11,7 @@ import torch
 
 from lightning_losses.experiments.launch import experiment_of
 from lightning_losses.experiments.training.rehearsal import rehearse_step
+from lightning_losses.experiments.training.report import SCORE_NAMES
 from lightning_losses.recipes.train import main
 from tests.recipes.conftest import ROOT, SHORT, composed, rehearse
 
@@ -45,6 +46,7 @@ def test_each_experiment_runs_and_reports(run, overrides, parts):
     short = SHORT[:-1] if overrides[0] in ("experiment=self_distill", "experiment=ema_teacher") else SHORT
     report = run(*overrides, short=short)
     assert {evaluation.trained.label for evaluation in report.evaluations} == parts
+    assert set(report.scores()) == set(SCORE_NAMES)
     content = json.loads((run.folder / "report" / "report.json").read_text())
     for network in content["networks"]:
         assert len(network["history"]["val/accuracy"]) == len(network["history"]["train/loss"]) == 2
@@ -232,8 +234,9 @@ def test_a_rehearsal_takes_a_step_of_every_network(experiment, monkeypatch):
     stepped = []
 
     def step(module, *rest):
-        rehearse_step(module, *rest)
+        logged = rehearse_step(module, *rest)
         stepped.append(any(parameter.grad is not None for parameter in module.parameters()))
+        return logged
 
     monkeypatch.setattr("lightning_losses.experiments.training.training.rehearse_step", step)
     chosen = experiment_of(composed(f"experiment={experiment}", *SHORT))

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -159,6 +160,20 @@ def test_best_weights_that_were_changed_are_refused_before_the_run_goes_on(tmp_p
         ValueError, match=r"^resume: .*best\.ckpt was .* good state is .*last\.ckpt; put best\.ckpt back"
     ):
         check_resumption(best.parent, identity, network)
+
+
+def test_best_weights_that_are_gone_are_told_before_the_run_goes_on(tmp_path):
+    last, identity = tmp_path / "last.ckpt", {"weights": "best"}
+    module = nn.Linear(1, 1)
+    (tmp_path / "identity.json").write_text(json.dumps(identity))
+    for best in (None, 0.5):
+        states = {"LastCheckpoint": {"best": best}}
+        AtomicCheckpoints().save_checkpoint({"state_dict": module.state_dict(), "callbacks": states}, last)
+        # Before the first epoch's end there is none yet.
+        with (
+            nullcontext() if best is None else pytest.raises(ValueError, match=r"^resume: .*best\.ckpt is missing, and")
+        ):
+            check_resumption(tmp_path, identity, module)
 
 
 def test_links_lead_nowhere_but_below_the_folder_of_wandb(tmp_path):

@@ -19,6 +19,7 @@ from lightning_losses.callbacks.calibration.evaluation_logits import (
     with_views,
 )
 from lightning_losses.callbacks.records.figures import publish, publish_table
+from lightning_losses.checkpoints.atomic_checkpoints import read_checkpoint
 from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
 from lightning_losses.environment.lightning_internals import load_validation
 from lightning_losses.environment.two_lightnings import is_named
@@ -236,7 +237,7 @@ class PostHocCalibration(Callback):
                 name: tensor.detach().cpu().clone() if isinstance(tensor, torch.Tensor) else tensor
                 for name, tensor in module.state_dict().items()
             }
-            module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+            module.load_state_dict(read_checkpoint(best)["state_dict"])
         try:
             return predicted(
                 self._collected,

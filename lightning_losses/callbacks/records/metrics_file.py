@@ -58,11 +58,26 @@ def append_metrics(path: Path, values: Mapping[str, float | bool]) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of such a file, none if it isn't there; one that is being written is left out."""
+    """The whole lines of such a file, none if it isn't there; one that is being written is left out.
+
+    Raises:
+        ValueError: a line that is no metrics; the message names it.
+    """
     if not path.is_file():
         return []
-    lines = path.read_text().split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    lines: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            content = json.loads(line)
+            if not isinstance(content, dict):
+                raise ValueError("it is no table")
+        except ValueError as error:
+            raise ValueError(
+                f"{path}, line {number}: this is no line of metrics ({error}); take it out, or put the file back from "
+                "a copy."
+            ) from None
+        lines.append(content)
+    return lines
 
 
 def last_metric(path: Path, name: str) -> float:

@@ -1,25 +1,31 @@
 """Checks a composed configuration before anything is built: names, plain types, folders, and what a trainer can do."""
 
 import inspect
+import math
 import os
+import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
+from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from torch import nn
 
 from lightning_losses.environment import writable_folder
+from lightning_losses.environment.library_ranges import range_of
 from lightning_losses.experiments.config.instantiate import ConfigError as ConfigError
-from lightning_losses.experiments.config.instantiate import check_targets, find_target, is_a
+from lightning_losses.experiments.config.instantiate import check_place, check_targets, find_target, is_a
 from lightning_losses.experiments.config.instantiate import nearest as nearest
 from lightning_losses.losses.base import Loss
 from lightning_losses.numerics.settings import Bound, Declared, settings
 
 _PLAIN = (bool, int, float, str)
+_NAMES: dict[Any, str] = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
 # Lightning starts each process by forking this one, in place of running the command again.
 _FORKING = ("ddp_fork", "ddp_fork_find_unused_parameters_true", "ddp_spawn", "ddp_notebook")
 _FSDP1 = ("fsdp", "fsdp_cpu_offload")
@@ -34,16 +40,6 @@ _ROLES = {
     "optimizer": "torch.optim.Optimizer",
     "teacher": "torch.nn.Module",
     "trainer": "lightning.pytorch.Trainer",
-}
-_AT_LEAST_1, _AT_LEAST_0, _ABOVE_0 = Bound(least=1), Bound(least=0), Bound(above=0)
-# The ranges of what Lightning and torch take without a look, or refuse without its name.
-_RANGES = {
-    "lightning.pytorch.Trainer": {
-        **dict.fromkeys(("accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes"), _AT_LEAST_1),
-        **dict.fromkeys(("gradient_clip_val", "limit_val_batches", "log_every_n_steps"), _AT_LEAST_0),
-        **dict.fromkeys(("limit_train_batches", "val_check_interval"), _ABOVE_0),
-    },
-    "torch.optim.Optimizer": dict.fromkeys(("eps", "lr", "momentum", "weight_decay"), _AT_LEAST_0),
 }
 
 
@@ -60,8 +56,15 @@ def check_config(config: DictConfig, schema: type) -> None:
     """
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True, enum_to_str=True)
+    except InterpolationKeyError as error:
+        where = error.full_key or "a value"
+        raise ConfigError(
+            f"{where}: it is taken from another key, which isn't there ({str(error).splitlines()[0].strip()}); keep "
+            "that key, or give this one a value of its own."
+        ) from None
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).strip().splitlines()[0]) from None
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(where + str(error).strip().splitlines()[0]) from None
     assert isinstance(plain, dict)
     check_targets(plain)
     _check_roles(plain)
@@ -70,7 +73,7 @@ def check_config(config: DictConfig, schema: type) -> None:
         # Nothing is built of the top level's plain values.
         bare = {key: item for key, item in value.items() if key != "_target_"} if isinstance(value, dict) else value
         _check_value(name, bare, annotation)
-    _check_node("", plain)
+    check_node("", plain)
 
 
 def _check_roles(plain: dict[Any, Any]) -> None:
@@ -94,8 +97,12 @@ def _check_roles(plain: dict[Any, Any]) -> None:
             {f"{part}.{name}": item for name, item in node.items()} if each and isinstance(node, dict) else {part: node}
         )
         for path, item in nodes.items():
-            if not isinstance(item, dict) or "_target_" not in item:
+            if item in (None, {}) and not path.startswith("callbacks."):
                 continue
+            if not isinstance(item, dict) or "_target_" not in item:
+                raise ConfigError(
+                    f"{path}={item!r}: it has no _target_, which says what is built; give one, or take {path} out."
+                )
             target = find_target(item["_target_"], path)
             if inspect.isclass(target) and not is_a(target, (base,)):
                 raise ConfigError(
@@ -104,19 +111,24 @@ def _check_roles(plain: dict[Any, Any]) -> None:
                 )
 
 
-def check_writable(key: str, folder: Path) -> None:
-    """Raise `ConfigError` before anything was done if a folder, or the one to make it in, can't be written to.
+def check_writable(key: str, place: str | Path) -> Path:
+    """The folder of this name, if it, or the one to make it in, can be written to; else `ConfigError`.
 
     Args:
         key: what names it, for the message.
-        folder: it.
+        place: its path.
     """
+    check_place(key, str(place))
     try:
-        writable_folder.check_writable(folder.expanduser().absolute())
+        folder = Path(place).expanduser()
+        writable_folder.check_writable(folder.absolute())
     except OSError as error:
         raise ConfigError(
-            f"{key}={folder}: {error.filename} can't be written: {error.strerror}; give another folder."
+            f"{key}={place}: {error.filename} can't be written: {error.strerror}; give another folder."
         ) from None
+    except RuntimeError:
+        raise ConfigError(f"{key}={place}: there is no user of this name; give a path.") from None
+    return folder
 
 
 def fits(value: Any, annotation: Any) -> bool:
@@ -144,22 +156,27 @@ def fits(value: Any, annotation: Any) -> bool:
         return type(value) is annotation
     if annotation is Path:
         return isinstance(value, str)
+    if isinstance(value, list) and origin is tuple and Ellipsis not in arguments:
+        return len(value) == len(arguments) and all(map(fits, value, arguments))
+    if isinstance(value, list) and origin in (list, Sequence, Iterable):
+        return all(fits(item, arguments[0]) for item in value)
     if isinstance(origin or annotation, type):
         # A class that no plain value is an instance of; lists and tuples are what sequences are written as.
         return isinstance(value, list) or (value is not None and not isinstance(value, _PLAIN))
     return True
 
 
-def _check_node(path: str, node: Any) -> None:
+def check_node(path: str, node: Any) -> None:
+    """Raise `ConfigError` for the first argument in plain values, however deep, that its target doesn't take."""
     if isinstance(node, list):
         for position, item in enumerate(node):
-            _check_node(f"{path}[{position}]", item)
+            check_node(f"{path}[{position}]", item)
     if not isinstance(node, dict):
         return
     if "_target_" in node:
         _check_arguments(path, node)
     for name, value in node.items():
-        _check_node(f"{path}.{name}" if path else str(name), value)
+        check_node(f"{path}.{name}" if path else str(name), value)
 
 
 def _check_arguments(path: str, node: dict[Any, Any]) -> None:
@@ -172,7 +189,6 @@ def _check_arguments(path: str, node: dict[Any, Any]) -> None:
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     has_settings = isinstance(target, type) and issubclass(target, (Loss, Declared))
     declared = {setting.name: setting for setting in settings(target)} if has_settings else {}
-    ranges = [table for base, table in _RANGES.items() if isinstance(target, type) and is_a(target, (base,))]
     for name, value in node.items():
         if name in ("_target_", "_partial_", "_args_", "_convert_", "_recursive_"):
             continue
@@ -180,9 +196,11 @@ def _check_arguments(path: str, node: dict[Any, Any]) -> None:
             _check_value(f"{path}.{name}", value, hints.get(name, Any))
             if name in declared and not isinstance(value, (dict, list)) and not declared[name].fits(value):
                 raise ConfigError(f"{path}.{name}={value!r}: {declared[name].wanted()}.")
-            bound = next((table[name] for table in ranges if name in table), Bound())
-            if isinstance(value, (int, float)) and not bound.holds(value):
-                raise ConfigError(f"{path}.{name}={value!r}: give a number {bound}.")
+            bound = range_of(target, name)
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, (int, float)) and not bound.holds(number):
+                    whom = "for each of these " if isinstance(value, list) else ""
+                    raise ConfigError(f"{path}.{name}={value!r}: give {whom}{bound.wanted(number)}.")
         elif not takes_any:
             raise ConfigError(
                 f"{path}.{name}: {node['_target_'].rpartition('.')[2]} takes no '{name}'; "
@@ -192,30 +210,35 @@ def _check_arguments(path: str, node: dict[Any, Any]) -> None:
 
 def _check_value(path: str, value: Any, annotation: Any) -> None:
     if not fits(value, annotation):
-        raise ConfigError(f"{path}={value!r}: give {_words(annotation)}.")
+        words = _words(annotation)
+        if isinstance(value, float) and not math.isfinite(value):
+            words = words.replace("a number", "a finite number")
+        raise ConfigError(f"{path}={value!r}: give {words}.")
 
 
 def _words(annotation: Any) -> str:
-    """What fits, in words: choices first, then plain types; classes only where nothing plain fits."""
+    """What fits, in words: choices first, then plain types and lists; classes where nothing plain but null fits."""
     options = list(_flat(annotation))
-    names: dict[Any, str] = {
-        int: "an integer",
-        float: "a number",
-        str: "a text",
-        bool: "true or false",
-        type(None): "null",
-    }
     choices = dict.fromkeys(
         str(choice) for option in options if get_origin(option) is Literal for choice in get_args(option)
     )
     words = [f"one of {', '.join(choices)}"] if choices else []
+    null = ["null"] if type(None) in options else []
     for option in options:
         plain, *extras = get_args(option) if get_origin(option) is Annotated else (option,)
-        if plain in names:
-            words.append(" ".join([names[plain], *(str(extra) for extra in extras if isinstance(extra, Bound))]))
-    return " or ".join(words) or " or ".join(
-        f"a configuration of a {getattr(option, '__name__', option)} (with _target_)" for option in options
-    )
+        arguments = get_args(plain)
+        if plain in _NAMES:
+            words.append(" ".join([_NAMES[plain], *(str(extra) for extra in extras if isinstance(extra, Bound))]))
+        elif get_origin(plain) is tuple and Ellipsis not in arguments:
+            words.append(f"a list of {len(arguments)}, each {_words(arguments[0])}")
+        elif get_origin(plain) in (list, Sequence) and (arguments[0] in _NAMES or get_origin(arguments[0])):
+            words.append(f"a list, each {_words(arguments[0])}")
+    others = [
+        f"a configuration of a {getattr(option, '__name__', option)} (with _target_)"
+        for option in options
+        if option is not type(None)
+    ]
+    return " or ".join([*(words or others), *null])
 
 
 def _flat(annotation: Any) -> Iterator[Any]:
@@ -256,6 +279,8 @@ def check_trainer(trainer: DictConfig, *, sweeping: bool = False) -> None:
             f"trainer.accelerator={accelerator}: torch finds no such device on this machine; give "
             "trainer.accelerator=auto, which takes what there is, or cpu."
         )
+    _check_time(trainer.get("max_time"))
+    _check_devices(trainer.get("devices"), on_cpu=accelerator == "cpu" or not any(there.values()))
     for name, all_of_them in (("max_steps", "no limit"), ("devices", "all that there are")):
         if trainer.get(name) == 0:
             raise ConfigError(f"trainer.{name}=0: nothing would be trained; give at least 1, or -1 for {all_of_them}.")
@@ -265,6 +290,29 @@ def check_trainer(trainer: DictConfig, *, sweeping: bool = False) -> None:
             "command again for each further process, and every one of them would begin the sweep anew; use "
             "trainer=ddp_fork, or a launcher that starts the processes by itself (hydra/launcher=submitit_slurm), or "
             "start each run by its own command."
+        )
+
+
+def _check_devices(devices: Any, *, on_cpu: bool) -> None:
+    """Raise for what Lightning would refuse without the key; numbers have a range of their own."""
+    text = isinstance(devices, str) and devices != "auto" and not re.fullmatch(r"-?\d+(\s*,\s*\d+)*", devices)
+    if text or (on_cpu and devices in (-1, "-1")) or devices == []:
+        raise ConfigError(
+            f"trainer.devices={devices}: give how many processes, at least 1, or auto"
+            f"{'; on GPUs also -1 for all, or a list of their numbers.' if not on_cpu or text else '.'}"
+        )
+
+
+def _check_time(given: Any) -> None:
+    plain: Any = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
+    try:
+        remaining = Timer(plain).time_remaining()
+    except (MisconfigurationException, TypeError, ValueError):
+        remaining = 0.0
+    if remaining is not None and remaining <= 0:
+        raise ConfigError(
+            f"trainer.max_time={given}: this is no time to train in; give days:hours:minutes:seconds, such as "
+            "00:01:30:00, or null for no limit."
         )
 
 

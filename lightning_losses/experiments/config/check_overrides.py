@@ -27,7 +27,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_losses.experiments.config.instantiate import ConfigError, allowing, leaves_folder, nearest
+from lightning_losses.experiments.config.instantiate import ConfigError, allowing, check_place, leaves_folder, nearest
 
 CONFIG_MODULE = "lightning_losses.conf"
 # What Hydra itself builds of its part of the configuration: plugins, its own callback, and samplers.
@@ -208,8 +208,14 @@ def check_links(folder: Path) -> None:
 
 
 def _is_hydras(override: Override) -> bool:
-    homes = (re.split(r"[./]", name)[0] for name in (override.key_or_group, override.package or ""))
-    return "hydra" in homes or override.package in ("_global_", "allowed_targets", "resume")
+    home = re.split(r"[./]", override.key_or_group)[0]
+    return home == "hydra" or _is_elsewhere(override.package or "")
+
+
+def _is_elsewhere(package: str) -> bool:
+    """Whether a package places a group where only the command line may place something."""
+    parts = re.split(r"[./]", package)
+    return parts[0] in ("hydra", "allowed_targets", "resume") or any(part.startswith("_") for part in parts)
 
 
 def _reaches_out(folder: Path, override: Override) -> bool:
@@ -268,6 +274,9 @@ def check_overrides(
         The jobs' configurations.
     """
     overrides = _parsed(arguments)
+    for override in overrides:
+        if override.key_or_group in ("hydra.run.dir", "hydra.sweep.dir") and not override.is_sweep_override():
+            check_place(override.key_or_group, override.value())
     for override in filter(_has_values, overrides):
         if not list(override.sweep_string_iterator()):
             raise ConfigError(f"{override.input_line}: there is no value in it; give at least one.")
@@ -299,7 +308,7 @@ def shown_config(config_name: str, arguments: Sequence[str], *, config_dir: str 
 class FolderSetting(NamedTuple):
     """A folder of Hydra's as a configuration has it, and whether the time is in its name."""
 
-    path: Path
+    place: str
     by_time: bool
 
 
@@ -319,7 +328,7 @@ def folder_setting(
         node, _, name = key.rpartition(".")
         said = OmegaConf.to_container(OmegaConf.select(config, node), resolve=False)
         assert isinstance(said, dict)
-        return FolderSetting(Path(str(OmegaConf.select(config, key))), "${now:" in str(said[name]))
+        return FolderSetting(str(OmegaConf.select(config, key)), "${now:" in str(said[name]))
 
 
 def allowed_targets(arguments: Sequence[str]) -> list[str]:
@@ -403,7 +412,7 @@ def _checked(config_name: str, overrides: list[Override], schema: type) -> DictC
     except ConfigError:
         _check_keys(config_name, chosen, values, groups)
         raise
-    if any(map(_is_free, values)):
+    if any(_is_free(override) or override.value() == {} for override in values):
         _check_keys(config_name, chosen, values, groups)
     if list(config.get("allowed_targets") or []) != allowed_targets(lines):
         raise ConfigError("allowed_targets: a configuration file extends it; only the command line may.")
@@ -423,6 +432,8 @@ def _groups(repository: IConfigRepository, parent: str = "") -> set[str]:
 
 def _check_choice(repository: IConfigRepository, override: Override) -> None:
     value, options = override.value(), repository.get_group_options(override.key_or_group)
+    if not isinstance(value, (str, int, float)) and value is not None and not override.is_delete():
+        raise ConfigError(f"{override.input_line}: give one of its names: {', '.join(options)}.")
     missing = isinstance(value, (str, int, float)) and str(value) not in options
     if missing and override.key_or_group == "experiment" and value in repository.get_group_options("comparison"):
         raise ConfigError(
@@ -462,12 +473,20 @@ def _check_key(base: DictConfig, override: Override, groups: set[str]) -> None:
         if part not in node:
             above = ".".join(key.split(".")[:depth])
             known = {str(name) for name in node} | (groups - {"hydra"} if depth == 0 else set())
+            if not known:
+                raise ConfigError(f"{override.input_line}: {above} is empty; add it by +{key}.")
             raise ConfigError(
                 f"{override.input_line}: there is no '{part}' in {above or 'the configuration'}; {nearest(part, known)}"
             )
         node = node._get_node(part)
         if isinstance(node, DictConfig) and node._is_interpolation():
             node = node._maybe_dereference_node()
+    there = OmegaConf.select(base, key, throw_on_missing=False) if override.value() == {} else None
+    if isinstance(there, DictConfig) and there and not override.is_delete():
+        raise ConfigError(
+            f"{override.input_line}: to set nothing changes nothing; take out what is there one by one, such as "
+            f"~{key}.{next(iter(there))!s}."
+        )
 
 
 def _compose(config_name: str, overrides: list[str]) -> DictConfig:
@@ -479,7 +498,7 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
     except Exception as error:  # A file that is no YAML, or no configuration, can fail in any way.
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"a configuration can't be read ({type(error).__name__}: {reason})") from None
-    given = {override.key_or_group for override in _parsed(overrides)}
+    given = {name for override in _parsed(overrides) for name in (override.key_or_group, override.get_key_element())}
     _check_commands(config.hydra, given)
     _check_builds("hydra", config.hydra, given)
     with open_dict(config):
@@ -505,6 +524,22 @@ def _check_commands(hydra: DictConfig, given: set[str]) -> None:
             raise ConfigError(
                 f"{foreign[0]}: a file may not say this, since it can run anything; if you trust it, write "
                 f"{foreign[0]}=... on the command line."
+            )
+    choices = OmegaConf.select(hydra, "runtime.choices", default={})
+    for choice in map(str, choices):
+        group, _, package = choice.partition("@")
+        if package and not group.startswith("hydra/") and _is_elsewhere(package) and choice not in given:
+            raise ConfigError(
+                f"{choice}: a file may not place a group there; if you trust it, write this on the command line."
+            )
+    for name, home in (("launcher.submitit_folder", "${hydra.sweep.dir}/"), ("sweep.subdir", "")):
+        section, _, key = name.partition(".")
+        said = OmegaConf.to_container(hydra[section], resolve=False)
+        place = str(said.get(key) or "") if isinstance(said, dict) else ""
+        if leaves_folder(place.removeprefix(home)) and f"hydra.{name}" not in given:
+            raise ConfigError(
+                f"hydra.{name}={place}: this leads out of the sweep's folder; give a place within, or write it on the "
+                "command line."
             )
     for name in ("output_subdir", "job.name", "job.id"):
         value = OmegaConf.select(hydra, name, default=None, throw_on_missing=False)

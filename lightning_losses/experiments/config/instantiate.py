@@ -239,6 +239,13 @@ def _defaults(target: str) -> dict[str, Any]:
     }
 
 
+def check_place(key: str, place: Any) -> None:
+    """Raise `ConfigError` for what names no place: an empty text would mean the working folder, or the root."""
+    if not isinstance(place, str) or not place.strip() or "\0" in place:
+        shown = "null" if place is None else repr(place)
+        raise ConfigError(f"{key}={shown}: this names no place; give a path, such as outputs, or . for the one here.")
+
+
 def leaves_folder(place: str) -> bool:
     """Whether a path leads out of the folder that it is read in.
 

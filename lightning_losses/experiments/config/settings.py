@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal
 
-from lightning_losses.numerics.settings import Bound, Count, Positive
+from lightning_losses.numerics.settings import Bound, Count, Positive, Seed
 
 Weights = Literal["last", "best"]
-# What numpy takes.
-Seed = Annotated[int, Bound(least=0, most=2**32 - 1)]
+# More would end the process within torch, without a word.
+Threads = Annotated[int, Bound(least=1, most=1024)]
 
 
 class TrainSettings:
@@ -18,7 +18,7 @@ class TrainSettings:
     teacher_cache: str | int | None
     teacher_cache_temperature: Positive
     weights: Weights
-    threads: Count | None
+    threads: Threads | None
     deterministic: bool
     debug: bool
     optimized_metric: str | None
@@ -60,7 +60,7 @@ class CalibrateSettings:
     resamples: int
     level: Annotated[float, Bound(above=0, below=1)]
     seed: Seed
-    threads: Count | None
+    threads: Threads | None
     debug: bool
     output: str
 

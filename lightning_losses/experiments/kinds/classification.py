@@ -4,17 +4,17 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from torch import nn
 
 from lightning_losses.callbacks.records.metrics_file import finish_metrics
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.environment.cache_folder import cache_folder
-from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.config.check_config import ConfigError, check_node, check_writable, nearest
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import (
     log_checkpoints,
@@ -25,7 +25,7 @@ from lightning_losses.experiments.loggers.loggers import (
 )
 from lightning_losses.experiments.training.evaluation import evaluate, predict_logits
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
-from lightning_losses.experiments.training.report import Report
+from lightning_losses.experiments.training.report import SCORE_NAMES, Report
 from lightning_losses.experiments.training.teacher_cache import cached_teacher, check_cache
 from lightning_losses.experiments.training.training import Trained, Training, training_of
 from lightning_losses.metrics import negative_log_likelihood
@@ -72,9 +72,12 @@ def _with(config: DictConfig, part: str, further: Any) -> DictConfig:
     assert isinstance(plain, DictConfig)
     if not (any(further.values()) if isinstance(further, dict) else further):
         return plain
-    merged = OmegaConf.merge(plain, further)
+    # A new key is an argument that the file leaves at its default, or a mistake.
+    with open_dict(plain):
+        merged = OmegaConf.merge(plain, further)
     assert isinstance(merged, DictConfig)
     merged._set_parent(config)
+    check_node(f"teacher_{part}" if part in config else part, OmegaConf.to_container(merged, resolve=True))
     return merged
 
 
@@ -82,7 +85,20 @@ class StudentExperiment(Experiment):
     """One student, trained after the teacher and the baseline that it is compared with.
 
     Teacher and baseline are trained once, and kept under a hash of all that made them.
+
+    Attributes:
+        score_names: the names of the numbers that the report has beside what is logged.
     """
+
+    score_names: ClassVar[Sequence[str]] = ()
+
+    @property
+    def _kept(self) -> KeptNetworks:
+        return KeptNetworks(self.config.cache or cache_folder() / "networks")
+
+    @property
+    def _logits(self) -> Path:
+        return self._kept.folder / "logits"
 
     @abstractmethod
     def trainings(self) -> dict[str, Training]:
@@ -107,10 +123,23 @@ class StudentExperiment(Experiment):
             raise ConfigError(
                 "trainer.limit_val_batches=0: the report shows what validation found; give at least 1, or null for all."
             )
+        epochs, every = self.config.trainer.max_epochs, self.config.trainer.get("check_val_every_n_epoch") or 1
+        if self.config.weights == "best" and every > epochs:
+            raise ConfigError(
+                f"trainer.check_val_every_n_epoch={every}: in {epochs} epochs nothing would be validated, by which "
+                "weights=best chooses; give a smaller number, or weights=last."
+            )
         if self.config.teacher_cache is not None and "teacher" in networks:
             check_cache(networks["student"], self.config.teacher_cache)
+            check_writable("teacher_cache", self._logits)
+        if len(networks) > 1:
+            check_writable("cache", self._kept.folder)
         for training in networks.values():
-            training.rehearse(self.resumed)
+            logged = training.rehearse(self.resumed)
+        metric = self.config.get("optimized_metric")
+        known = logged | set(self.score_names)
+        if metric is not None and metric not in known and not networks["student"].callbacks_log:
+            raise ConfigError(f"optimized_metric={metric}: the run reports no such number; {nearest(metric, known)}")
 
     def perform(self, folder: Path) -> Any:
         """Train the networks, and report on them; None in a process that Lightning started beside the first."""
@@ -145,21 +174,22 @@ class StudentExperiment(Experiment):
     ) -> tuple[list[Trained], nn.Module | None]:
         """The networks before the student, and the teacher as the student sees it."""
         config = self.config
-        kept = KeptNetworks(config.cache or cache_folder() / "networks")
-        trained = []
+        kept, trained = self._kept, []
         for training in before:
             trained.append(training.run_once(kept, checkpoints, resume=config.resume is not None))
             if trained[-1].kept:
                 console.print(f"{training.label}: trained before, kept in {kept.place(training.identity)}")
         teacher = next((network.network for network in trained if network.name == "teacher"), None)
         if teacher is not None and config.teacher_cache is not None:
-            place, temperature = kept.folder / "logits", config.teacher_cache_temperature
-            teacher = cached_teacher(teacher, student, place, kept=config.teacher_cache, temperature=temperature)
+            temperature = config.teacher_cache_temperature
+            teacher = cached_teacher(teacher, student, self._logits, kept=config.teacher_cache, temperature=temperature)
         return trained, teacher
 
 
 class ImageClassification(StudentExperiment):
     """Image classifiers: trained, calibrated on validation data, and scored on test data."""
+
+    score_names = SCORE_NAMES
 
     def trainings(self) -> dict[str, Training]:
         """The networks of ``config.modules``."""

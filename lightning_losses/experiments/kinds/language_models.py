@@ -145,6 +145,8 @@ class LanguageReport:
 class LanguageModelling(StudentExperiment):
     """Language models, scored in nats per byte."""
 
+    score_names = ("val/nats_per_byte", "test/nats_per_byte")
+
     def trainings(self) -> dict[str, Training]:
         """The networks of ``config.language_models``."""
         return trainings(self.config, self.config.language_models, shows_inputs=False)

@@ -1,5 +1,6 @@
 """Trained networks, kept under a hash of everything that made them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from torch import nn
 from lightning_losses.environment.atomic_files import refusals_of
 from lightning_losses.environment.file_digests import file_digest
 from lightning_losses.environment.locks import locked
+from lightning_losses.environment.writable_folder import check_writable
 
 WEIGHTS, RECORD = "weights.safetensors", "record.json"
 
@@ -47,6 +49,13 @@ class KeptNetworks:
         """The sub-folder of the network that this identity makes."""
         return self.folder / hashlib.sha256(_canonical(identity).encode()).hexdigest()[:16]
 
+    def check(self, identity: dict[str, Any]) -> None:
+        """Raise ``OSError`` where a network that is about to be trained could not be kept; it names the file."""
+        check_writable(self.folder)
+        lock = self._lock(identity)
+        if lock.is_symlink() or lock.is_dir():
+            raise OSError(errno.EEXIST, "a link or a folder is in the way of a lock; remove it", str(lock))
+
     def load(self, identity: dict[str, Any], network: nn.Module) -> dict[str, Any] | None:
         """Fill the network with the kept weights; the values kept beside them, or None if there is no good one."""
         values = self._values(identity)
@@ -60,7 +69,7 @@ class KeptNetworks:
     def save(self, identity: dict[str, Any], network: nn.Module, values: dict[str, Any]) -> None:
         """Keep a network; all of it becomes visible at once. One that is there already and whole stays."""
         place = self.place(identity)
-        with refusals_of(self.folder), locked(place.with_name(f".{place.name}.lock")):
+        with refusals_of(self.folder), locked(self._lock(identity)):
             if self._values(identity) is not None:
                 return
             # As any new folder, so that it can be read by whom the umask says.
@@ -96,11 +105,15 @@ class KeptNetworks:
             return None
         return values
 
+    def _lock(self, identity: dict[str, Any]) -> Path:
+        place = self.place(identity)
+        return place.with_name(f".{place.name}.lock")
+
     def _publish(self, partial: Path, place: Path) -> None:
-        if place.exists():
-            # A damaged one.
+        if os.path.lexists(place):
+            # A damaged one, or a file or a link in its place, which is not followed.
             damaged = Path(tempfile.mkdtemp(dir=self.folder, prefix=".replaced."))
-            os.replace(place, damaged)
+            os.replace(place, damaged / place.name)
             shutil.rmtree(damaged, ignore_errors=True)
         os.rename(partial, place)
 

@@ -9,17 +9,26 @@ import lightning as L
 import torch
 from omegaconf import DictConfig
 
-from lightning_losses.experiments.config.check_config import forks
+from lightning_losses.experiments.config.check_config import ConfigError, forks
 from lightning_losses.experiments.config.instantiate import instantiate
 
 
-def rehearse_step(module: L.LightningModule, batch: Mapping[str, Any], trainer: DictConfig) -> None:
+def rehearse_step(
+    module: L.LightningModule,
+    batch: Mapping[str, Any],
+    trainer: DictConfig,
+    validation: Mapping[str, Any] | None = None,
+) -> set[str]:
     """Go forward and backward with one batch; what can't work raises here, before anything was trained.
 
     Args:
         module: as training begins with it; it is moved to the device.
         batch: what `training_step` is given.
         trainer: the configuration of the Trainer, which says the device and the precision.
+        validation: what `validation_step` is given then, if it is asked for too.
+
+    Returns:
+        The names that the steps log.
     """
     with quiet():
         # First, since it sets what must be set before CUDA starts. Without plugins: a cluster's environment can't be
@@ -28,11 +37,54 @@ def rehearse_step(module: L.LightningModule, batch: Mapping[str, Any], trainer: 
     device = torch.device("cpu") if forks(trainer) else built.strategy.root_device
     precision = built.precision_plugin
     module = precision.convert_module(module.to(device))
-    there = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-    with precision.train_step_context():
-        step: Any = module.training_step(precision.convert_input(there), 0)
-    step["loss"].backward()
-    module.configure_optimizers()
+
+    def there(given: Mapping[str, Any]) -> Any:
+        tensors = {
+            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in given.items()
+        }
+        return precision.convert_input(tensors)
+
+    with _names_logged(module) as names:
+        with precision.train_step_context():
+            step: Any = module.training_step(there(batch), 0)
+        step["loss"].backward()
+        if validation is not None:
+            module.eval()
+            with torch.no_grad(), precision.val_step_context():
+                module.validation_step(there(validation), 0)
+            module.train()
+    try:
+        module.configure_optimizers()
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        # As torch says it: without the key.
+        raise ConfigError(
+            f"optimizer: it can't be built ({_first_line(error)}); change optimizer.* or scheduler.*."
+        ) from None
+    return names
+
+
+@contextmanager
+def _names_logged(module: L.LightningModule) -> Iterator[set[str]]:
+    """Within this context a module logs nothing but the names, which are there at the end."""
+    names = set(getattr(module, "epoch_metrics", ()))
+
+    def log(name: str, *_: Any, **__: Any) -> None:
+        names.add(name)
+
+    def add_to_means(log_name: str | None, parts: Mapping[str, Any], *_: Any) -> None:
+        if log_name is not None:
+            names.update([log_name, *(f"{log_name}/{part}" for part in parts if part)])
+
+    own = vars(module)
+    own.update(log=log, add_to_means=add_to_means)
+    try:
+        yield names
+    finally:
+        del own["log"], own["add_to_means"]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

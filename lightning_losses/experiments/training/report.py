@@ -2,17 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from lightning_losses.experiments.page import Page, Table, pictures
-from lightning_losses.experiments.training.evaluation import Evaluation
+from lightning_losses.experiments.training.evaluation import Evaluation, Scores
 from lightning_losses.plots.curves import loss_curves, validation_curves
 from lightning_losses.plots.reliability_diagram import reliability_diagram
 
+# Of `Report.scores`.
+SCORE_NAMES = (
+    *(f"{part}/{field.name}" for part in ("test", "calibration") for field in fields(Scores)),
+    "calibration/temperature",
+)
 COLUMNS = ("network", "accuracy %", "NLL", "Brier", "ECE %", "T", "parameters", "seconds")
 
 

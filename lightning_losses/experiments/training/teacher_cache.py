@@ -15,6 +15,9 @@ def check_cache(student: Training, kept: str | int) -> None:
     """Raise ``ValueError`` for what `cached_teacher` can't keep: another `kept`, data that are no images in memory."""
     if kept != "full" and (not isinstance(kept, int) or isinstance(kept, bool) or kept < 1):
         raise ValueError(f"teacher_cache={kept!r} came; give full, a number of logits to keep, or null.")
+    classes = getattr(student.datamodule, "num_classes", None)
+    if isinstance(kept, int) and classes is not None and kept > classes:
+        raise ValueError(f"teacher_cache={kept} came for {classes} classes; give at most {classes}, or full.")
     if not hasattr(student.datamodule, "views_of_train"):
         name = type(student.datamodule).__name__
         raise ValueError(f"teacher_cache: {name} has no positions to keep logits by; set it to null.")

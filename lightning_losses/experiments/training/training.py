@@ -3,6 +3,7 @@
 import copy
 import functools
 import math
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,16 @@ from lightning_losses.data import ImageData
 from lightning_losses.environment.file_digests import file_digest
 from lightning_losses.environment.source_digest import source_digest
 from lightning_losses.experiments.config.check_config import (
+    ConfigError,
     check_environment,
     check_trainer,
+    nearest,
     runs_beside_others,
     shards_teacher,
 )
 from lightning_losses.experiments.config.instantiate import instantiate, targets
 from lightning_losses.experiments.config.settings import Weights
+from lightning_losses.experiments.messages import message, refused, tell
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
 from lightning_losses.experiments.training.rehearsal import quiet, rehearse_step
 from lightning_losses.parallel.connection import connect_processes
@@ -192,20 +196,47 @@ class Training:
         steps = math.ceil(batches / self.trainer.get("accumulate_grad_batches", 1)) * self.trainer.max_epochs
         return max(steps, 1)
 
-    def rehearse(self, resumed: Path | None = None) -> None:
+    def rehearse(self, resumed: Path | None = None) -> set[str]:
         """Take one step with untrained networks; what can't work raises here, before anything was trained.
 
         Args:
             resumed: the folder of checkpoints that the run goes on from, if it does; nothing there is changed.
+
+        Returns:
+            The names of the metrics that the module logs; none for a network whose weights are given.
         """
         if self.checkpoint is not None:
             self.given()
-            return
+            return set()
         teacher = None if self.teacher is None else self.teacher.build().get_submodule("network")
         module = self.build(teacher)
+        if self.execution is not None:
+            try:
+                instantiate(self.execution).check(module.get_submodule("network"))
+            except ValueError as error:
+                raise ConfigError(f"execution.{error}") from None
         if resumed is not None:
             check_resumption(resumed / self.name, self.identity, module)
-        rehearse_step(module, self.first_batch(rows=8), self.trainer)
+        val: Any = self.datamodule.val
+        validation = val.__getitems__(list(range(min(8, len(val)))))
+        logged = rehearse_step(module, self.first_batch(rows=8), self.trainer, validation)
+        self._check_monitors(logged)
+        return logged
+
+    def _check_monitors(self, logged: set[str]) -> None:
+        """Raise for a callback that would wait for a metric which nothing logs."""
+        for name, node in ({} if self.callbacks is None else self.callbacks).items():
+            monitor = node.get("monitor") if isinstance(node, DictConfig) else None
+            if monitor is not None and not self.callbacks_log and monitor not in logged:
+                raise ConfigError(
+                    f"callbacks.{name!s}.monitor={monitor}: nothing is logged as that; {nearest(monitor, logged)}"
+                )
+
+    @property
+    def callbacks_log(self) -> bool:
+        """Whether there are callbacks that may log something: all but Lightning's own."""
+        plain = OmegaConf.to_container(self.callbacks, resolve=True) if self.callbacks is not None else {}
+        return any(not name.startswith("lightning.") for name in targets(plain))
 
     def first_batch(self, rows: int | None = None, device: torch.device | None = None) -> dict[str, Any]:
         """What the first step of training is given: the first batch, or its first rows, and where training stands."""
@@ -276,12 +307,20 @@ class Training:
             try:
                 with interruptible(trainer):
                     trainer.fit(module, self.datamodule, ckpt_path=checkpoint, weights_only=True)
+            except RuntimeError as error:
+                if not _raised_in("lightning.pytorch.callbacks", error):
+                    raise
+                raise ConfigError(f"callbacks: {str(error).strip().splitlines()[0]}") from None
             except SystemExit as left:
                 # Lightning's answer to Ctrl-C and SIGTERM, after it has shut down.
                 raise interrupt_behind(left) or KeyboardInterrupt from None
         # Read back from the file, since strategies that train in other processes leave no callback state in this one,
         # into a network as it was built, since others shard it. Processes may have folders of their own.
         folder = trainer.strategy.broadcast(folder)
+        if not (folder / "last.ckpt").exists():
+            raise ConfigError(
+                f"trainer.max_time={self.trainer.get('max_time')}: it was over before the first step; give more."
+            )
         final = read_checkpoint(folder / "last.ckpt")
         state = final["callbacks"][history.state_key]
         chosen = final if self.weights == "last" else read_checkpoint(folder / "best.ckpt")
@@ -294,11 +333,17 @@ class Training:
         """The network that this training made before, or train it now and keep it, unless it diverged."""
         if self.checkpoint is not None:
             return self.given()
+        kept.check(self.identity)
         if (before := self.kept(kept)) is not None:
             return before
         trained = self.run(folder, resume=resume)
         if first_process():
-            self.keep(kept, trained)
+            try:
+                self.keep(kept, trained)
+            except OSError as error:
+                if not refused(error):
+                    raise
+                tell(f"The {self.name} isn't kept for other runs: {message(error)} This run goes on with it.")
         return trained
 
     def kept(self, kept: KeptNetworks) -> Trained | None:
@@ -344,3 +389,9 @@ class Training:
         assert self.checkpoint is not None
         network = checkpoint_teacher(self.checkpoint, self.build().get_submodule("network"))
         return Trained(self.name, f"{self.name} (given)", network.eval().requires_grad_(False), {}, 0.0)
+
+
+def _raised_in(package: str, error: Exception) -> bool:
+    """Whether it was raised by a module of a package."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith(package)

@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_losses.calibrators import Calibrator, DirichletCalibration, TemperatureScaling, VectorScaling
 from lightning_losses.callbacks.calibration.post_hoc_calibration import PostHocCalibration
+from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
 from lightning_losses.metrics import calibration_summary
 from tests.callbacks.calibrated import Data, Overconfident, data, on_processes, trainer
@@ -53,6 +54,19 @@ def test_it_fits_the_best_checkpoint_and_leaves_the_last_weights(tmp_path):
     torch.testing.assert_close(
         callback.calibrator.temperature, TemperatureScaling().fit(*logits(chosen, "val")).temperature
     )
+
+
+def test_a_best_checkpoint_that_was_changed_is_refused(tmp_path):
+    class Damages(L.Callback):
+        def on_train_end(self, trainer, pl_module):
+            best = tmp_path / "best.ckpt"
+            best.write_bytes(best.read_bytes()[:-1] + b"x")
+
+    callbacks = PostHocCalibration(), LastCheckpoint(tmp_path, "val/loss"), Damages()
+    with pytest.raises(ValueError, match=r"best\.ckpt was changed since it was written"):
+        trainer(tmp_path, *callbacks, plugins=[AtomicCheckpoints()], enable_checkpointing=True).fit(
+            Overconfident(), Data()
+        )
 
 
 def test_the_test_shows_before_and_after(tmp_path):
