@@ -67,6 +67,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point the links of files outside this folder, and those that leave it, at what stands in their place."""
     uri = page.file.src_uri
+    if uri.startswith(tuple(f"{folder}/" for folder in RESULTS)):
+        # Their tables are wide.
+        page.meta["hide"] = ["toc"]
     if uri == "golden_cases.md":
         markdown += golden_sources()
     return LINK.sub(lambda found: f"]({_place(_target(found[1], uri), uri)}", markdown)

@@ -1,4 +1,4 @@
-"""What a run costs and what it is worth: a point a run, the best for its cost named."""
+"""Accuracy against cost: a point a run, those named that pay for their cost."""
 
 import itertools
 import math
@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from lightning_losses.plots.seed_intervals import bars
-from lightning_losses.plots.style import COLORS, new_figure, paper_style
+from lightning_losses.plots.style import COLORS, main_range, new_figure, paper_style
 
 # Cost, accuracy and the ends of the accuracy's interval.
 Point = tuple[float, float, float, float]
 # Up to as many runs, every one is named.
 _ALL_NAMED = 8
 _REFERENCE = COLORS[1]
+# How far outside the others a point stands that lies beyond the panel, as a share of its range.
+_MARGIN = 0.08
 _MARKERS = ("o", "D", "^", "v", "P", "X")
 
 
@@ -26,7 +28,9 @@ def accuracy_against_cost(
 ) -> Figure:
     """Draw a panel a setting: every run's accuracy, with its interval, against its cost.
 
-    Named are the runs that no other beats in both (with few runs, all of them) and the reference.
+    Named are the runs that pay for their cost (with few runs, all of them), the reference, and the most and the least
+    accurate. A line joins those that pay, if there are several. A point far from the others stands at the panel's edge,
+    where its label says its accuracy.
 
     Args:
         panels: by the panel's title, "" for none, by the run's label, its cost, accuracy, and the ends of the
@@ -50,11 +54,16 @@ def accuracy_against_cost(
         raise ValueError("accuracy_against_cost: no panels came; give at least one.")
     columns = min(len(panels), 3)
     with paper_style():
-        figure, axes = new_figure(columns, math.ceil(len(panels) / columns), width=3.0, height=3.0)
+        figure, axes = new_figure(columns, math.ceil(len(panels) / columns), width=min(3.0, 7.0 / columns), height=2.9)
         for axis, (title, runs) in zip(axes, panels.items(), strict=False):
             points = {run: point for run, point in runs.items() if not any(map(math.isnan, point[:2]))}
             front = best_for_their_cost(points)
-            named = [run for run in points if len(points) <= _ALL_NAMED or run in front or run == reference]
+            by_accuracy = sorted(points, key=lambda run: (points[run][1], -points[run][0]))
+            extremes = {by_accuracy[0], by_accuracy[-1]} if points else set()
+            named = [
+                run for run in points if len(points) <= _ALL_NAMED or run in {*front, *extremes} or run == reference
+            ]
+            points, labels = _within_the_panel(points)
             others = [run for run in points if run not in named]
             axis.errorbar(
                 *_bars([points[run] for run in others]), fmt="o", color="#a6a6a6", markersize=3, elinewidth=0.5
@@ -64,7 +73,8 @@ def accuracy_against_cost(
                 own = run == reference
                 axis.errorbar(
                     *_bars([points[run]]), fmt="s" if own else _MARKERS[place % len(_MARKERS)],
-                    color=_REFERENCE if own else next(colors), markersize=5, elinewidth=0.9, zorder=3, label=run,
+                    color=_REFERENCE if own else next(colors), markersize=5, elinewidth=0.9, zorder=3,
+                    label=labels[run],
                 )  # fmt: skip
             axis.plot(
                 [points[run][0] for run in front],
@@ -88,15 +98,38 @@ def _bars(points: Sequence[Point]) -> tuple[list[float], list[float], tuple[list
     return [x for x, *_ in points], [y for _, y, *_ in points], bars([point[1:] for point in points])
 
 
+def _within_the_panel(points: Mapping[str, Point]) -> tuple[dict[str, Point], dict[str, str]]:
+    """The points, those far from the others moved to the panel's edge; and labels that then say where they belong."""
+    if not points:
+        return {}, {}
+    cheapest, dearest = main_range([cost for cost, *_ in points.values()])
+    worst, best = main_range([accuracy for _, accuracy, *_ in points.values()])
+    placed, labels = {}, {}
+    for run, (cost, accuracy, low, high) in points.items():
+        x = min(max(cost, cheapest - _MARGIN * (dearest - cheapest)), dearest + _MARGIN * (dearest - cheapest))
+        y = min(max(accuracy, worst - _MARGIN * (best - worst)), best + _MARGIN * (best - worst))
+        moved = (x, y) != (cost, accuracy)
+        placed[run] = (x, y, math.nan, math.nan) if moved else (cost, accuracy, low, high)
+        labels[run] = f"{run} ({cost:.3g}, {accuracy:.3g}, off the panel)" if moved else run
+    return placed, labels
+
+
 def best_for_their_cost(points: Mapping[str, Point]) -> list[str]:
-    """The runs of which no other is both as cheap and more accurate, or cheaper and as accurate; by cost.
+    """The runs that pay for their cost, by cost, from the cheapest on.
+
+    Each is more accurate than the one before by more than its own interval; a run that costs less than a quarter
+    more than the one before takes its place, since times vary by as much. Without an interval the mean decides.
 
     Example:
-        >>> best_for_their_cost({"a": (1, 90, 90, 90), "b": (2, 89, 89, 89), "c": (3, 91, 91, 91)})
+        >>> best_for_their_cost({"a": (1, 90, 89, 91), "b": (2, 90.5, 89, 92), "c": (3, 95, 94, 96)})
         ['a', 'c']
     """
     found: list[str] = []
     for run in sorted(points, key=lambda run: (points[run][0], -points[run][1])):
-        if not found or points[run][1] > points[found[-1]][1]:
-            found.append(run)
+        cost, accuracy, low, _ = points[run]
+        if found and (accuracy if math.isnan(low) else low) <= points[found[-1]][1]:
+            continue
+        if found and cost < 1.25 * points[found[-1]][0]:
+            found.pop()
+        found.append(run)
     return found

@@ -1,10 +1,9 @@
-"""The reliability diagram: accuracy against confidence, with gaps, intervals, counts, and before against after."""
+"""The reliability diagram: accuracy against confidence, with gaps, intervals and a histogram, before against after."""
 
 import torch
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from lightning_losses.metrics.bins import (
@@ -136,7 +135,8 @@ class _Series:
         self.level = level
 
     def summary(self, name: str) -> str:
-        return f"{name}, ECE {self.error:.3f} [{float(self.interval.low):.3f}, {float(self.interval.high):.3f}]"
+        low, high = (100 * float(end) for end in (self.interval.low, self.interval.high))
+        return f"{name}, ECE {100 * self.error:.1f} % [{low:.1f}, {high:.1f}]"
 
     def whiskers(self) -> tuple[list[float], list[float]]:
         """How far each bin's Wilson interval reaches below and above its outcome."""
@@ -190,20 +190,7 @@ def _draw_histogram(axes: Axes, series: _Series) -> None:
     counts, width, top = series.histogram, 1 / len(series.histogram), max(series.histogram)
     left = [b * width for b in range(len(counts))]
     axes.bar(left, counts, width, align="edge", color=COLORS[0], alpha=0.75, edgecolor="white", linewidth=0.6)
-    for edge, count in zip(left, counts, strict=True):
-        if count:
-            text = axes.text(
-                edge + width / 2,
-                count + 0.04 * top,
-                f"{count:.0f}",
-                ha="center",
-                va="bottom",
-                fontsize=5.5,
-                rotation=90,
-                zorder=6,
-            )
-            text.set_path_effects([withStroke(linewidth=1.5, foreground="white")])
-    axes.set_ylim(0, 1.5 * top)
+    axes.set_ylim(0, 1.1 * top)
 
 
 def _draw_line(above: Axes, below: Axes, series: _Series, label: str) -> None:

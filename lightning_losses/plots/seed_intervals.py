@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from lightning_losses.plots.style import COLORS, new_figure, paper_style
+from lightning_losses.plots.style import COLORS, main_range, new_figure, paper_style
 
 # The mean and the ends of its interval.
 Interval = tuple[float, float, float]
@@ -21,7 +24,8 @@ def seed_intervals(
 ) -> Figure:
     """Draw a panel a metric or a setting, a line a run, a mark a stage: the mean, and its interval as a bar.
 
-    An axis begins at 0, unless everything on it lies in its upper half.
+    An axis begins at 0, unless everything on it lies in its upper half. A mean that alone would stretch it by half
+    stands at its end, with an arrow and its number.
 
     Args:
         panels: by the axis' label, by the run's label, the mean of every stage, or of its first ones, and the ends of
@@ -52,16 +56,24 @@ def seed_intervals(
     with paper_style():
         # Of many lines less space each: a page has an end.
         height = (0.22 if len(runs) <= 25 else 0.165) * len(runs) + 1.0
-        width = 2.6 if len(panels) <= 3 else 1.75
+        # As wide as a page's column at most, where text of 7 points stays one.
+        width = min(2.6, 7.0 / len(panels))
         figure, axes = new_figure(columns=len(panels), width=width, height=height, share_y=True)
         for axis, (name, lines) in zip(axes, panels.items(), strict=True):
             ends = []
+            means = [interval[0] for line in lines.values() for interval in line if not math.isnan(interval[0])]
+            least, most = main_range(means) if means else (0.0, 0.0)
+            beyond = []
             for order, stage in enumerate(stages):
                 drawn = {row: lines[run][order] for row, run in enumerate(runs) if order < len(lines[run])}
                 drawn = {row: interval for row, interval in drawn.items() if not math.isnan(interval[0])}
-                ends += [number for interval in drawn.values() for number in interval if not math.isnan(number)]
                 # Beside each other, not upon each other.
                 beside = 0.3 * (order - (max(map(len, lines.values())) - 1) / 2)
+                beyond += [
+                    (row + beside, order, mean) for row, (mean, _, _) in drawn.items() if not least <= mean <= most
+                ]
+                drawn = {row: interval for row, interval in drawn.items() if least <= interval[0] <= most}
+                ends += [number for interval in drawn.values() for number in interval if not math.isnan(number)]
                 axis.errorbar(
                     [mean for mean, _, _ in drawn.values()],
                     [row + beside for row in drawn],
@@ -79,17 +91,34 @@ def seed_intervals(
                 axis.set_xlabel(name)
             else:
                 # Beside each other, not into each other.
-                axis.set_title(name, fontsize=9 if len(panels) <= 3 else 7)
+                axis.set_title(name if width > 2 else fill(name, 14), fontsize=9 if width > 2 else 7)
                 axis.set_xlabel(label)
             axis.set_yticks(range(len(runs)), runs)
+            axis.xaxis.set_major_locator(MaxNLocator(nbins=4 if width > 2 else 3))
             if ends and min(ends) < max(ends) / 2:
                 axis.set_xlim(left=min(0.0, *axis.get_xlim()))
+            for place, order, mean in beyond:
+                _at_the_end(axis, place, mean, COLORS[order])
         # The first run on top; the axes share it.
         axes[0].set_ylim(len(runs) - 0.4, -0.6)
         handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda found: len(found[0]))
         if len(stages) > 1:
             figure.legend(handles, labels, loc="outside upper left", ncols=len(stages))
     return figure
+
+
+def _at_the_end(axis: Axes, place: float, mean: float, color: str) -> None:
+    """An arrow at the axis' end, and the number that lies beyond it."""
+    high = mean > axis.get_xlim()[1]
+    axis.annotate(
+        f"{mean:.3g} \N{RIGHTWARDS ARROW}" if high else f"\N{LEFTWARDS ARROW} {mean:.3g}",
+        (1.0 if high else 0.0, place),
+        xycoords=axis.get_yaxis_transform(),
+        ha="right" if high else "left",
+        va="center",
+        fontsize=7,
+        color=color,
+    )
 
 
 def bars(intervals: Sequence[Interval]) -> tuple[list[float], list[float]]:

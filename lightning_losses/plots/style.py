@@ -91,6 +91,26 @@ def draw_line(
     )
 
 
+def main_range(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of what an axis should show: up to a tenth of the values lie beyond, if they would stretch it by half.
+
+    Example:
+        >>> main_range([*range(10), 50])
+        (0, 9)
+        >>> main_range([0, 5, 50])
+        (0, 50)
+    """
+    ordered = sorted(values)
+    for _ in range(len(ordered) // 10):
+        whole = ordered[-1] - ordered[0]
+        without = {1: ordered[-2] - ordered[0], 0: ordered[-1] - ordered[1]}
+        end = min(without, key=lambda place: without[place])
+        if whole <= 1.5 * without[end]:
+            break
+        ordered = ordered[:-1] if end else ordered[1:]
+    return ordered[0], ordered[-1]
+
+
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure, whole or not at all; the suffix (.png, .pdf, .svg) gives the format."""
     path = Path(path)

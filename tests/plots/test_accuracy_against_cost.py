@@ -22,6 +22,21 @@ def test_of_many_runs_the_best_and_the_reference_are_named(tmp_path):
     assert save_figure(figure, tmp_path / "a.png").stat().st_size > 10_000
 
 
+def test_differences_within_noise_are_no_front():
+    unsure = {"ce": (1.0, 90.0, 88.0, 92.0), "kd": (2.0, 91.0, 89.0, 93.0), "slow": (3.0, 95.0, 94.0, 96.0)}
+    assert best_for_their_cost(unsure) == ["ce", "slow"]
+    # Times of a shared machine vary by a fifth.
+    assert best_for_their_cost({"ce": (1.0, 90.0, 89.0, 91.0), "kd": (1.2, 95.0, 94.0, 96.0)}) == ["kd"]
+
+
+def test_a_point_far_off_leaves_the_axis_to_the_others_and_says_where_it_is():
+    points = {f"run {k}": (1.0 + k, 90.0 + k % 3, math.nan, math.nan) for k in range(10)}
+    points["low"] = (5.0, 10.0, math.nan, math.nan)
+    (axis,) = accuracy_against_cost({"": points}, reference="run 0").axes
+    assert axis.get_ylim()[0] > 85
+    assert "low (5, 10, off the panel)" in [text.get_text() for text in axis.get_legend().get_texts()]
+
+
 def test_nothing_to_draw_is_refused():
     with pytest.raises(ValueError, match="no panels"):
         accuracy_against_cost({})

@@ -26,6 +26,14 @@ def test_every_run_has_its_line_and_every_stage_its_marks(tmp_path):
     assert save_figure(figure, tmp_path / "a.png").stat().st_size > 10_000
 
 
+def test_a_run_far_off_leaves_the_axis_to_the_others_and_says_its_number():
+    lines = {f"run {k}": [(5.0 + k, 4.0 + k, 6.0 + k)] for k in range(10)} | {"far": [(80.0, 70.0, 90.0)]}
+    (axis,) = seed_intervals({"ECE (%)": lines}, stages=["as trained"]).axes
+    assert axis.get_xlim()[1] < 20 and [text.get_text() for text in axis.texts] == ["80 →"]
+    # Seven inches at most: in a page's column its text stays as large.
+    assert seed_intervals({str(k): lines for k in range(5)}, stages=["as trained"]).get_size_inches()[0] <= 7
+
+
 @pytest.mark.parametrize(("panels", "stages"), [({}, ["before"]), ({"ECE": LINES}, [])])
 def test_nothing_to_draw_is_refused(panels, stages):
     with pytest.raises(ValueError, match="seed_intervals"):
