@@ -1,8 +1,9 @@
 """Weights from files that are never unpickled."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -10,9 +11,19 @@ from torch import Tensor, nn
 
 from lightning_losses.environment.file_digests import check_digest
 
+# What torch.compile, FSDP, activation checkpointing and Fabric put into names, wherever they wrap.
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+# What DDP and torch.optim.swa_utils.AveragedModel put before all names; the latter counts its averages.
+_AROUND, _COUNT = "module.", "n_averaged"
+
+Kind = TypeVar("Kind")
+
 
 def load_weights(path: str | Path, network: nn.Module, prefix: str = "network.") -> nn.Module:
     """Load the weights of a Lightning checkpoint, a state dict or a safetensors file into a network.
+
+    What torch.compile, DDP, FSDP, Fabric, activation checkpointing and weight averaging put into the names of weights
+    is left out, in the file and in the network.
 
     Args:
         path: a `.ckpt`, `.pt` or `.safetensors` file.
@@ -20,19 +31,49 @@ def load_weights(path: str | Path, network: nn.Module, prefix: str = "network.")
         prefix: the attribute under which the LightningModule held the network; a file without it is taken whole.
 
     Raises:
-        ValueError: a file that needs unpickling, or weights that don't fit the network.
+        ValueError: a file that needs unpickling, or weights that don't fit the network; the message has the prefixes
+            that fit, or those that there are.
     """
-    weights = read_weights(path)
+    weights = _unwrapped(read_weights(path))
+    there = weights
     if any(name.startswith(prefix) for name in weights):
         weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        weights = _unwrapped(weights)
+    # The network may be wrapped too.
+    own = _unwrapped({name: name for name in network.state_dict()})
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict({own.get(name, name): tensor for name, tensor in weights.items()})
     except RuntimeError as error:
         raise ValueError(
-            f"checkpoint_teacher: the weights in {path} don't fit {type(network).__name__}; build the "
-            f"network as it was trained. {error}"
+            f"checkpoint_teacher: the weights in {path} don't fit {type(network).__name__}; "
+            f"{_remedy(there, own)} ({' '.join(str(error).split())})."
         ) from None
     return network
+
+
+def _plain(name: str) -> str:
+    """A weight's name without what wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _unwrapped(weights: Mapping[str, Kind]) -> dict[str, Kind]:
+    """Weights, or their names, by their plain names, without the prefix of a wrapper around all."""
+    plain = {_plain(name): tensor for name, tensor in weights.items() if name != _COUNT}
+    while plain and all(name.startswith(_AROUND) for name in plain):
+        plain = {name.removeprefix(_AROUND): tensor for name, tensor in plain.items()}
+    return plain
+
+
+def _remedy(weights: Mapping[str, Tensor], own: Iterable[str]) -> str:
+    """What to do about weights that don't fit: the prefix under which all names of the network are, if there is one."""
+    names = list(own)
+    ends = [name.removesuffix(names[0]) for name in weights if names and name.endswith(f".{names[0]}")]
+    fitting = [prefix for prefix in ends if all(prefix + name in weights for name in names)]
+    if fitting:
+        return f"its names are there under {' and '.join(fitting)}: give prefix={fitting[0]!r}"
+    first = dict.fromkeys(f"{name.partition('.')[0]}." for name in weights if "." in name)
+    found = f", whose prefixes are {', '.join(first)}" if first else ""
+    return f"build the network as it was trained, or give the prefix of its weights in the file{found}"
 
 
 def read_weights(path: str | Path) -> Mapping[str, Tensor]:

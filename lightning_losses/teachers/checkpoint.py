@@ -16,6 +16,7 @@ def checkpoint_teacher(path: str | Path, network: nn.Module, prefix: str = "netw
         prefix: the attribute under which the LightningModule held the network; a file without it is taken whole.
 
     Raises:
-        ValueError: a file that needs unpickling, or weights that don't fit the network.
+        ValueError: a file that needs unpickling, or weights that don't fit the network; the message has the prefixes
+            that fit, or those that there are.
     """
     return load_weights(path, network, prefix)

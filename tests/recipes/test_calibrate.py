@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from hydra import compose, initialize_config_module
@@ -12,11 +13,11 @@ from lightning_losses.calibrators import Calibrator, TemperatureScaling
 from lightning_losses.experiments.config.check_config import check_config
 from lightning_losses.experiments.config.settings import CalibrateSettings
 from lightning_losses.experiments.kinds.calibration import LogitCalibration
+from lightning_losses.experiments.kinds.logits_file import read_file, read_logits
 from lightning_losses.experiments.kinds.logits_source import (
     check_checkpoint,
     checkpoint_split,
     file_split,
-    read_logits,
 )
 from lightning_losses.metrics import SUMMARY, expected_calibration_error
 
@@ -42,12 +43,20 @@ def written(folder, kind, logits, target):
         np.savez(path, logits=logits.numpy(), target=target.numpy())
     elif kind == "safetensors":
         save_file({"logits": logits, "target": target}, path)
+    elif kind == "unnamed.npz":
+        np.savez(path, logits.numpy(), target.numpy())
+    elif kind == "parquet":
+        columns = {f"logit_{place}": logits[:, place].numpy() for place in range(logits.shape[1])}
+        pyarrow.parquet.write_table(pyarrow.table({"id": np.arange(len(logits)), "y": target.numpy(), **columns}), path)
+    elif kind == "lists.parquet":
+        columns = {"labels": target.tolist(), "logits": logits.double().tolist()}
+        pyarrow.parquet.write_table(pyarrow.table(columns), path)
     elif kind == "csv":
         np.savetxt(path, np.column_stack([logits.numpy(), target.numpy()]), delimiter=",", fmt="%.9g")
     return path
 
 
-@pytest.mark.parametrize("kind", ["npz", "safetensors", "csv"])
+@pytest.mark.parametrize("kind", ["npz", "unnamed.npz", "safetensors", "csv", "parquet", "lists.parquet"])
 def test_every_kind_of_file_reads_the_same(tmp_path, labelled, kind):
     logits, target = read_logits(written(tmp_path, kind, *labelled))
     # Nine digits are float32 exactly.
@@ -107,7 +116,7 @@ def test_every_calibrator_can_be_chosen(tmp_path, labelled, name):
         ("a.pkl", b"x", "ends in '.pkl'; give one of .npz"),
         ("a.npz", b"no zip", "can't be read"),
         ("a.safetensors", b"nothing", "can't be read"),
-        ("a.csv", b"a,b\n1,2\n", "names no target"),
+        ("a.csv", b"a,b\n1,2\n", "its header .* has none of target, targets, labels, label, y"),
         ("b.csv", b"1.0,2.0,0.5\n", "no class indices"),
     ],
 )
@@ -127,7 +136,7 @@ def test_pickled_arrays_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"logits": torch.zeros(3, 2)}, "has no target"),
+        ({"logits": torch.zeros(3, 2)}, r"has logits \[3, 2\]; looked for"),
         ({"logits": torch.zeros(3, 2), "target": torch.zeros(2)}, r"\[3, 2\]"),
         ({"logits": torch.zeros(3, 2, dtype=torch.long), "target": torch.zeros(3)}, "int64"),
     ],
@@ -138,10 +147,37 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, message):
         read_logits(tmp_path / "a.safetensors")
 
 
-def test_a_file_without_a_target_says_what_it_has(tmp_path):
-    np.savez(tmp_path / "a.npz", logits=np.zeros((3, 2)), labels=np.zeros(3))
-    with pytest.raises(ValueError, match=r"has no target; it has \['labels', 'logits'\]"):
+def test_a_file_says_what_it_has_and_what_was_looked_for(tmp_path):
+    np.savez(tmp_path / "a.npz", logits=np.zeros((3, 2)), classes=np.zeros(3))
+    message = (
+        r"a.npz has logits \[3, 2\], classes; looked for logits or probs, probabilities \[N, C\], and for one of "
+        r"target, targets, labels, label, y \[N\]\.$"
+    )
+    with pytest.raises(ValueError, match=message):
         read_logits(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("name", ["probs", "probabilities"])
+@pytest.mark.parametrize("target", ["targets", "labels", "label", "y"])
+def test_names_that_others_use_are_read_and_said(tmp_path, labelled, name, target):
+    logits, classes = labelled
+    probabilities = logits.double().softmax(dim=-1).numpy()
+    np.savez(tmp_path / "a.npz", **{name: probabilities, target: classes.numpy()})
+    read = read_file(tmp_path / "a.npz")
+    torch.testing.assert_close(read.labelled.logits, logits.double().log_softmax(dim=-1))
+    assert read.taken == f"{tmp_path}/a.npz: probabilities {name} [300, 4], classes {target} [300]."
+    header = ",".join([*(f"prob_{place}" for place in range(4)), "score", target])
+    table = np.column_stack([probabilities, np.zeros(300), classes.numpy()])
+    np.savetxt(tmp_path / "a.csv", table, delimiter=",", header=header, comments="")
+    torch.testing.assert_close(read_logits(tmp_path / "a.csv").logits, read.labelled.logits)
+
+
+def test_probabilities_called_logits_and_logits_called_probabilities_are_refused(tmp_path, labelled):
+    logits, target = labelled
+    for name, values, message in (("logits", logits.softmax(-1), "call them probs"), ("probs", logits, "sum of 1")):
+        save_file({name: values, "y": target}, tmp_path / "a.safetensors")
+        with pytest.raises(ValueError, match=message):
+            read_logits(tmp_path / "a.safetensors")
 
 
 def test_files_of_other_classes_are_refused(tmp_path):

@@ -22,7 +22,8 @@ from lightning_losses.data.image_data import ImageDataset
 from lightning_losses.diagnostics.numerics import replay
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.config.check_overrides import check_links
-from lightning_losses.experiments.kinds.logits_source import checkpoint_split, read_logits
+from lightning_losses.experiments.kinds.logits_file import read_logits
+from lightning_losses.experiments.kinds.logits_source import checkpoint_split
 from lightning_losses.experiments.training.kept_networks import WEIGHTS, KeptNetworks
 from lightning_losses.networks import timm_network
 from lightning_losses.networks.weights import read_weights

@@ -76,6 +76,49 @@ def test_weights_come_from_every_safe_form(tmp_path, form):
     assert torch.equal(checkpoint_teacher(path, fresh).weight, trained.weight)
 
 
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "network._orig_mod.0.weight",
+        "_orig_mod.network.0.weight",
+        "module.network.0._checkpoint_wrapped_module.weight",
+        "_forward_module.network._fsdp_wrapped_module.0._fsdp_wrapped_module.weight",
+        "network.module.0.weight",
+        "module._orig_mod.0.weight",
+    ],
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_wrappers_put_into_names_is_left_out(tmp_path, wrapped, compiled):
+    trained, fresh = nn.Sequential(nn.Linear(3, 2)), nn.Sequential(nn.Linear(3, 2))
+    names = {
+        wrapped: trained[0].weight,
+        wrapped.replace("weight", "bias"): trained[0].bias,
+        "n_averaged": torch.ones(()),
+    }
+    save_file({name: tensor.detach() for name, tensor in names.items()}, tmp_path / "weights.safetensors")
+    checkpoint_teacher(tmp_path / "weights.safetensors", torch.compile(fresh) if compiled else fresh)
+    assert torch.equal(fresh[0].weight, trained[0].weight)
+
+
+@pytest.mark.parametrize("others", [("head",), ()])
+def test_a_network_with_a_layer_called_module_keeps_its_name(tmp_path, others):
+    trained, fresh = (nn.ModuleDict({name: nn.Linear(3, 2) for name in ("module", *others)}) for _ in range(2))
+    torch.save(trained.state_dict(), tmp_path / "weights.pt")
+    assert torch.equal(checkpoint_teacher(tmp_path / "weights.pt", fresh)["module"].weight, trained["module"].weight)
+
+
+def test_a_wrong_prefix_is_answered_with_those_that_there_are(tmp_path):
+    trained = nn.ModuleDict({"student": nn.ModuleDict({"net": nn.Linear(3, 2)}), "head": nn.Linear(2, 2)})
+    torch.save(trained.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"its names are there under student\.net\. and head\.: give prefix='student"):
+        checkpoint_teacher(tmp_path / "weights.pt", nn.Linear(3, 2))
+    with pytest.raises(ValueError, match=r"whose prefixes are student\., head\. ") as error:
+        checkpoint_teacher(tmp_path / "weights.pt", nn.Sequential(nn.Linear(3, 2)), prefix="studen.")
+    assert "\n" not in str(error.value)
+    fresh = checkpoint_teacher(tmp_path / "weights.pt", nn.Linear(3, 2), prefix="student.net.")
+    assert torch.equal(fresh.weight, trained["student"]["net"].weight)
+
+
 def test_malicious_checkpoint_is_refused_and_not_run(tmp_path):
     path, trace = tmp_path / "evil.ckpt", tmp_path / "created"
     torch.save({"state_dict": {"network.weight": torch.zeros(1)}, "payload": Malicious(trace)}, path)

@@ -157,9 +157,13 @@ class LogitCalibration(Experiment):
         """Fit, evaluate, and write everything into the run's folder."""
         config = self.config
         calibrator = instantiate(config.calibrator)
+        split = self.split(calibrator.views)
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        if split.taken:
+            console.print(split.taken)
         calibration = calibrate(
             calibrator,
-            self.split(calibrator.views),
+            split,
             num_bins=config.num_bins,
             level=config.level,
             resamples=config.resamples,
@@ -169,7 +173,7 @@ class LogitCalibration(Experiment):
         page.write(folder)
         calibrator.save(folder / "calibrator.safetensors")
         page.show()
-        Console(soft_wrap=True, highlight=False).print(f"The calibrator, the table and the pictures are in {folder}")
+        console.print(f"The calibrator, the table and the pictures are in {folder}")
         return calibration
 
     def split(self, views: Sequence[str]) -> Split:
@@ -177,7 +181,7 @@ class LogitCalibration(Experiment):
         config = self.config
         if (config.logits is None) == (config.checkpoint is None):
             raise ValueError(
-                "calibrate: give one of logits=FILE (.npz, .safetensors, .csv) and checkpoint=FILE (.ckpt)."
+                "calibrate: give one of logits=FILE (.npz, .safetensors, .csv, .parquet) and checkpoint=FILE (.ckpt)."
             )
         if config.checkpoint is not None:
             return checkpoint_split(Path(config.checkpoint).expanduser(), views)

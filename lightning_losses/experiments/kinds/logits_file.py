@@ -1,0 +1,184 @@
+"""Logits, or probabilities, and classes from a file of arrays or columns; nothing is unpickled."""
+
+import csv
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+LOGITS = ("logits",)
+PROBABILITIES = ("probs", "probabilities")
+TARGET = ("target", "targets", "labels", "label", "y")
+# What numpy.savez calls arrays that it is given without names.
+_BY_PLACE = ("arr_0", "arr_1")
+_LOOKED_FOR = (
+    f"looked for {', '.join(LOGITS)} or {', '.join(PROBABILITIES)} [N, C], and for one of {', '.join(TARGET)} [N]"
+)
+
+
+class Labelled(NamedTuple):
+    """Logits, [samples, C] or with those of each sample's views [samples, 1 + V, C], and the classes that came true."""
+
+    logits: Float[Tensor, "samples *views classes"]
+    target: Int[Tensor, " samples"]
+
+
+class LogitsFile(NamedTuple):
+    """What a file holds, and in a sentence what was taken for what."""
+
+    labelled: Labelled
+    taken: str
+
+
+def read_logits(path: Path) -> Labelled:
+    """Logits and targets from a file.
+
+    Args:
+        path: as `read_file` takes it.
+
+    Raises:
+        ValueError: as `read_file` raises it.
+    """
+    return read_file(path).labelled
+
+
+def read_file(path: Path) -> LogitsFile:
+    """Logits and targets from a file, and which of its arrays they are.
+
+    Args:
+        path: ``.npz`` or ``.safetensors`` with arrays "logits" [N, C], or "probs" or "probabilities", whose logarithms
+            are taken, and "target" [N], or "targets", "labels", "label" or "y"; an ``.npz`` of two arrays without names
+            has the first two of these. Or ``.csv``, a row a sample, whose class is in the column of such a name or,
+            without a header, in the last one; of columns of which some begin with "logit" or "prob" the others are left
+            out. ``.parquet``, which needs pyarrow, has such columns, or lists in one that is called as the array.
+            Logits [N, 1 + V, C] are those of each sample and of its V transformed views, for a calibrator that takes
+            them.
+
+    Raises:
+        ValueError: no such file, another kind of file, arrays that are missing or do not fit.
+        ModuleNotFoundError: a ``.parquet`` where pyarrow is not installed.
+    """
+    if not path.is_file():
+        raise ValueError(f"calibrate: {path} is no file.")
+    readers: dict[str, Callable[[Path], dict[str, Any]]] = {
+        ".npz": _read_npz,
+        ".safetensors": load_file,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+    }
+    if path.suffix not in readers:
+        raise ValueError(f"calibrate: {path} ends in {path.suffix!r}; give one of {', '.join(readers)}.")
+    try:
+        arrays = readers[path.suffix](path)
+    except (OSError, SafetensorError, zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise ValueError(f"calibrate: {path} can't be read: {str(error).splitlines()[0]}") from None
+    scores, target = _first((*LOGITS, *PROBABILITIES), arrays), _first(TARGET, arrays)
+    if scores is None and target is None and set(arrays) == set(_BY_PLACE):
+        scores, target = _BY_PLACE
+    if scores is None or target is None:
+        raise ValueError(f"calibrate: {path} has {_described(arrays)}; {_LOOKED_FOR}.")
+    labelled = _labelled(path, scores, arrays[scores], target, arrays[target])
+    kind = "probabilities" if scores in PROBABILITIES else "logits"
+    shape = list(labelled.logits.shape)
+    return LogitsFile(labelled, f"{path}: {kind} {scores} {shape}, classes {target} {shape[:1]}.")
+
+
+def _labelled(path: Path, scores: str, values: Any, target: str, classes: Any) -> Labelled:
+    try:
+        logits, labels = torch.as_tensor(values), torch.as_tensor(classes)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"calibrate: {path} holds what are no numbers: {str(error).splitlines()[0]}") from None
+    if logits.ndim not in (2, 3) or labels.shape != logits.shape[:1] or not logits.is_floating_point():
+        raise ValueError(
+            f"calibrate: {path} holds {scores} {list(logits.shape)} of {logits.dtype} and {target} "
+            f"{list(labels.shape)}; give floating-point [N, C] (or, with views, [N, 1 + V, C]) and [N]."
+        )
+    whole = labels.long()
+    if not torch.equal(whole.to(labels.dtype), labels):
+        raise ValueError(f"calibrate: {path} holds in {target} what are no class indices.")
+    distributions = bool((logits >= 0).all() and (logits.sum(dim=-1) - 1).abs().max() < 1e-3) if len(logits) else False
+    if scores in PROBABILITIES:
+        if not distributions:
+            raise ValueError(
+                f"calibrate: {path} holds in {scores} rows that are no distributions over classes; give numbers of at "
+                "least 0 with a sum of 1, or call them logits."
+            )
+        # What was rounded to 0 is taken for the least that is not.
+        logits = logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
+    elif distributions and len(logits) > 1:
+        raise ValueError(
+            f"calibrate: {path} holds in {scores} what are probabilities, since each row has the sum 1; call them "
+            f"{PROBABILITIES[0]}."
+        )
+    return Labelled(logits, whole)
+
+
+def _first(names: Iterable[str], arrays: dict[str, Any]) -> str | None:
+    return next((name for name in names if name in arrays), None)
+
+
+def _described(arrays: dict[str, Any]) -> str:
+    """The names of what a file holds, with the shapes of what was read."""
+    shapes = {name: getattr(values, "shape", None) for name, values in arrays.items()}
+    return ", ".join(name if shape is None else f"{name} {list(shape)}" for name, shape in shapes.items()) or "nothing"
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    wanted = {*LOGITS, *PROBABILITIES, *TARGET, *_BY_PLACE}
+    with np.load(path, allow_pickle=False) as arrays:
+        # Others are named, in case these are missing, and not read.
+        return {name: arrays[name] if name in wanted else None for name in arrays.files}
+
+
+def _read_csv(path: Path) -> dict[str, Any]:
+    with path.open(newline="") as stream:
+        first = next(csv.reader(stream), [])
+    header = [name.strip() for name in first]
+    try:
+        [float(name) for name in header]
+        names, skip = [*(f"logit_{place}" for place in range(len(header) - 1)), TARGET[0]], 0
+    except ValueError:
+        names, skip = header, 1
+    if _first(TARGET, dict.fromkeys(names)) is None:
+        raise ValueError(f"its header {names} has none of {', '.join(TARGET)}")
+    wanted = _columns(names)
+    table = np.loadtxt(path, delimiter=",", skiprows=skip, ndmin=2, usecols=[names.index(name) for name in wanted])
+    return _arrays({name: table[:, place] for place, name in enumerate(wanted)})
+
+
+def _read_parquet(path: Path) -> dict[str, Any]:
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(f"calibrate: {path}: pip install pyarrow brings what reads it.") from None
+    names = list(pyarrow.parquet.read_schema(path).names)
+    lists = [name for name in names if name in (*LOGITS, *PROBABILITIES)]
+    wanted = [*lists[:1], *(name for name in names if name in TARGET)] if lists else _columns(names)
+    table = pyarrow.parquet.read_table(path, columns=wanted)
+    columns = {name: np.asarray(table[name].to_pylist()) for name in wanted}
+    return columns if lists else _arrays(columns)
+
+
+def _columns(names: list[str]) -> list[str]:
+    """The columns that count: those that begin with "logit", or else "prob", or else all others, and the classes."""
+    others = [name for name in names if name not in TARGET]
+    scores = next(
+        (chosen for start in ("logit", "prob") if (chosen := [name for name in others if name.startswith(start)])),
+        others,
+    )
+    return [*scores, *(name for name in names if name in TARGET)]
+
+
+def _arrays(columns: dict[str, Any]) -> dict[str, Any]:
+    """Columns of single scores as one array, called by what they are."""
+    scores = [name for name in columns if name not in TARGET]
+    name = PROBABILITIES[0] if scores and scores[0].startswith("prob") else LOGITS[0]
+    joined = {name: np.stack([columns[score] for score in scores], axis=1)} if scores else {}
+    return {**joined, **{target: values for target, values in columns.items() if target in TARGET}}
