@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from lightning_losses.mixins import OnlineDistillationMixin as OnlineDistillationMixin
     from lightning_losses.mixins import SelfDistillationMixin as SelfDistillationMixin
     from lightning_losses.numerics.checks import debug as debug
+    from lightning_losses.objective import Criterion as Criterion
     from lightning_losses.objective import Objective as Objective
     from lightning_losses.objective import Term as Term
     from lightning_losses.parallel.processes import gather_batch as gather_batch

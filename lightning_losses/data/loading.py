@@ -1,7 +1,9 @@
 """How batches come to the device: three splits, their loaders, and memory that a GPU copies from by itself."""
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, field
-from typing import Annotated, Any, ClassVar
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
 
 import lightning as L
 from torch import Tensor
@@ -11,7 +13,46 @@ from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
 from lightning_losses.numerics.settings import Bound, Count, Declared, Seed
 
 Batch = dict[str, Tensor]
+BatchForm = Literal["mapping", "tuple"]
 Fraction = Annotated[float, Bound(above=0, below=1)]
+
+
+# What a tuple may leave out: who takes it remembers no samples.
+_LEFT_OUT = {"index", "view_index"}
+
+
+def in_form(batch: Batch, form: BatchForm) -> Batch | tuple[Tensor, Tensor]:
+    """A batch as it is, or as a tuple of `inputs` and `target`, as most projects' modules take it.
+
+    Raises:
+        ValueError: a tuple of a batch that holds more.
+
+    Example:
+        >>> batch = {"inputs": torch.zeros(2), "target": torch.ones(2), "index": torch.arange(2)}
+        >>> in_form(batch, "tuple")
+        (tensor([0., 0.]), tensor([1., 1.]))
+    """
+    if form == "mapping":
+        return batch
+    if set(batch) - _LEFT_OUT != {"inputs", "target"}:
+        raise ValueError(
+            f"data: batch='tuple' came, for batches of {', '.join(map(repr, batch))}; these data need batch='mapping'."
+        )
+    return batch["inputs"], batch["target"]
+
+
+def named(batch: Any) -> Any:
+    """A batch by the glossary's names: a tuple of two, or what collators of transformers make, with `labels`.
+
+    Example:
+        >>> named((1, 2)), named({"input_ids": 1, "attention_mask": 3, "labels": 2})
+        ({'inputs': 1, 'target': 2}, {'inputs': {'input_ids': 1, 'attention_mask': 3}, 'target': 2})
+    """
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return {"inputs": batch[0], "target": batch[1]}
+    if isinstance(batch, Mapping) and "labels" in batch and "target" not in batch:
+        return {"inputs": {name: part for name, part in batch.items() if name != "labels"}, "target": batch["labels"]}
+    return batch
 
 
 class BatchDataset(Dataset[Batch]):
@@ -39,6 +80,7 @@ class SplitData(Declared, L.LightningDataModule):
         seed: fixes the order of the training samples.
         num_workers: processes that make batches ahead and stay between epochs; 0 makes each batch when it is asked for,
             which is the fastest way where data lie in memory and need no work.
+        batch: what loaders give: a "mapping" by the glossary's names, or a "tuple" of `inputs` and `target`.
         pin_memory: put batches into memory that is never swapped out, from where a GPU copies them while the host goes
             on; None does so where the run is on a CUDA device.
 
@@ -60,6 +102,7 @@ class SplitData(Declared, L.LightningDataModule):
     split_seed: Seed = 0
     seed: Seed = 0
     num_workers: Annotated[int, Bound(least=0, most=1024)] = 0
+    batch: BatchForm = "mapping"
     pin_memory: bool | None = None
     train: Any = field(init=False)
     val: Any = field(init=False)
@@ -115,15 +158,11 @@ class SplitData(Declared, L.LightningDataModule):
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": on_cuda if self.pin_memory is None else self.pin_memory,
-            "collate_fn": _as_is,
+            "collate_fn": partial(in_form, form=self.batch),
         }
         if sampler is None:
             return DataLoader(dataset, batch_size, **options)
         return ResumableLoader(dataset, batch_size, sampler, drop_last=self.drop_last, **options)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
 
 
 def share_of_training_set(

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, field
+from typing import Any
 
 import lightning as L
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from lightning_losses.data.loading import Batch
+from lightning_losses.data.loading import Batch, BatchForm, in_form
 from lightning_losses.numerics.settings import Count, Declared, Seed
 
 
@@ -20,17 +21,18 @@ class WholeBatch:
         [5, 5]
     """
 
-    def __init__(self, batch: Batch, repeats: int = 1) -> None:
+    def __init__(self, batch: Batch, repeats: int = 1, form: BatchForm = "mapping") -> None:
         self.batch = batch
         self.repeats = repeats
+        self.form = form
 
     def __len__(self) -> int:
         return self.repeats
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         for _ in range(self.repeats):
             # A fresh mapping: what a step adds to its batch is not there in the next one.
-            yield dict(self.batch)
+            yield in_form(dict(self.batch), self.form)
 
     def state_dict(self) -> dict[str, int]:
         """Nothing: after any of the batches the same one comes."""
@@ -52,6 +54,7 @@ class ResidentData(Declared, L.LightningDataModule):
         steps_per_epoch: how many optimizer steps, each on the whole split, an epoch has; what is done per epoch, such
             as checkpoints, is done once for all of them. An epoch has as many batches, or fewer for a module that
             takes several steps on each (`FullBatchLearner.steps_per_batch`).
+        batch: what loaders give: a "mapping" by the glossary's names, or a "tuple" of `inputs` and `target`.
 
     Attributes:
         name: snake_case id.
@@ -68,6 +71,7 @@ class ResidentData(Declared, L.LightningDataModule):
     _: KW_ONLY
     seed: Seed = 0
     steps_per_epoch: Count = 50
+    batch: BatchForm = "mapping"
     num_classes: int = field(init=False)
     num_features: int = field(init=False)
     train: Batch = field(init=False)
@@ -90,12 +94,11 @@ class ResidentData(Declared, L.LightningDataModule):
             self.train = {name: tensor.to(device) for name, tensor in self.train.items()}
             self.test = {name: tensor.to(device) for name, tensor in self.test.items()}
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The batch itself where it is on the device already."""
-        if all(tensor.device == device for tensor in batch.values()):
+        if all(tensor.device == device for tensor in (batch.values() if isinstance(batch, dict) else batch)):
             return batch
-        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return moved
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def train_dataloader(self) -> WholeBatch:
         """The training split, as often as makes `steps_per_epoch` optimizer steps."""
@@ -106,15 +109,15 @@ class ResidentData(Declared, L.LightningDataModule):
                 f"{self.name}: steps_per_epoch={self.steps_per_epoch} came for a module that takes {steps_per_batch} "
                 f"steps on each batch; give a multiple of {steps_per_batch}."
             )
-        return WholeBatch(self.train, self.steps_per_epoch // steps_per_batch)
+        return WholeBatch(self.train, self.steps_per_epoch // steps_per_batch, self.batch)
 
     def val_dataloader(self) -> WholeBatch:
         """The held-out split."""
-        return WholeBatch(self.test)
+        return WholeBatch(self.test, form=self.batch)
 
     def test_dataloader(self) -> WholeBatch:
         """The held-out split."""
-        return WholeBatch(self.test)
+        return WholeBatch(self.test, form=self.batch)
 
 
 def random_split(

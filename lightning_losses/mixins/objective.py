@@ -30,10 +30,10 @@ class ObjectiveMixin(TrainingMeans):
 
     Set `self.objective`, then return `self.apply_objective(...)` from `training_step`, with whatever tensors the step
     has under their glossary names. The mixin adds `step`, `progress` and `epoch_progress`, gives batch-coupled losses
-    the batch of all processes, logs every part's mean over the epoch as ``train/loss/<term>`` and returns
+    the batch of all processes, logs every part's mean over the epoch as ``train/objective/<term>`` and returns
     ``{"loss": total, "logits": ..., "target": ..., ...}``, which callbacks can read. In a validation or test step it
-    evaluates the process's own batch, and logs ``val/loss`` or ``test/loss``; outside of `fit` there is no clock, so
-    weights that follow a schedule need ``progress=``.
+    evaluates the process's own batch, and logs ``val/objective`` or ``test/objective``; outside of `fit` there is no
+    clock, so weights that follow a schedule need ``progress=``.
 
     Every term is the mean over its kept samples of the whole optimizer step, as `TrainingMeans` says. That holds
     for the library's losses and torch's own cross-entropy. Where nobody can count, for sums and other functions, each

@@ -35,11 +35,12 @@ class TrainingMeans(_Base):
 
     Attributes:
         logged_as: what means over an epoch are logged as, with the stage's name, "train", "val" or "test", for
-            ``{stage}``; None logs nothing. A name that the module logs itself is left to it. A mean over no samples is
+            ``{stage}``; None logs nothing. A name that the module logs itself is left to it. The ready modules, which
+            log nothing else of the kind, have "{stage}/loss". A mean over no samples is
             not logged.
     """
 
-    logged_as: str | None = "{stage}/loss"
+    logged_as: str | None = "{stage}/objective"
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -11,9 +11,11 @@ from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
+from lightning_losses.data.loading import named
 from lightning_losses.environment.logged_means import log_means
 from lightning_losses.mixins import SelfDistillationMixin
 from lightning_losses.modules.evaluation import evaluate
+from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.objective import Objective
 from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.processes import world_size
@@ -42,14 +44,15 @@ def with_scheduler(optimizer: Optimizer, make_scheduler: SchedulerFactory | None
 class Classifier(SelfDistillationMixin, L.LightningModule):
     """Trains a network on classes with any objective that needs no teacher.
 
-    Batches are mappings with the glossary's names: `inputs`, `target` and, for methods that remember samples, `index`.
+    Batches are mappings with the glossary's names: `inputs`, `target` and, for methods that remember samples, `index`;
+    or tuples of the first two, or mappings of `labels` and what the network takes by name.
     Validation and test log cross-entropy as ``loss``, ``accuracy`` and 15-bin ``ece`` of the samples whose target no
     term ignores, and return ``{"loss", "logits", "target"}`` for callbacks. A target of probabilities counts as its
     likeliest class for the last two; one of zeros is ignored. An epoch without a kept sample logs nothing, or NaN on
     several processes.
 
     Args:
-        network: maps `inputs` to logits [B, C].
+        network: maps `inputs` to logits [B, C], in any form that `logits_of` reads; a mapping of inputs by name.
         objective: what is minimised. If it takes `features` or `feature_maps`, the network's last but one stage is
             tapped.
         num_classes: C.
@@ -66,6 +69,8 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
         >>> round(module.training_step(batch, 0)["loss"].item(), 1) > 0
         True
     """
+
+    logged_as = "{stage}/loss"
 
     def __init__(
         self,
@@ -95,13 +100,14 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
 
-    def forward(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+    def forward(self, inputs: Any) -> Float[Tensor, "batch classes"]:
         """The logits of a batch of inputs."""
-        return self.network(inputs)
+        return logits_of(f"{type(self).__name__}: the network", call(self.network, inputs))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The objective of one batch."""
-        return self.apply_objective(logits=self(batch["inputs"]), **batch)
+        given = named(batch)
+        return self.apply_objective(logits=self(given["inputs"]), **given)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Metrics on one batch."""
@@ -113,14 +119,16 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The logits of one batch, beside its target."""
-        return {"logits": self(batch["inputs"]), "target": batch["target"]}
+        given = named(batch)
+        return {"logits": self(given["inputs"]), "target": given["target"]}
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the network and for the objective's own parameters."""
         return with_scheduler(self.make_optimizer(self.parameters()), self.make_scheduler)
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> dict[str, Tensor]:
-        logits, target = self(batch["inputs"]), batch["target"]
+        given = named(batch)
+        logits, target = self(given["inputs"]), given["target"]
         measured = evaluate(logits, target, *ignored_targets(self))
         if measured.samples:
             metrics.update(logits.float()[measured.kept].softmax(dim=-1), measured.label)

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from lightning_losses.data.loading import named
 from lightning_losses.mixins.dual_head import DualHeadMixin, HeadKind, auxiliary_classifier
 from lightning_losses.modules.classifier import Batch
 from lightning_losses.modules.distiller import Distiller
@@ -52,7 +53,8 @@ class DualHeadDistiller(DualHeadMixin, Distiller):
         """The objective of one batch; with aligned gradients, the step too."""
         if not self.align_gradients:
             return super().training_step(batch, batch_idx)
-        return self.aligned_step(logits=self(batch["inputs"]), **batch)
+        given = named(batch)
+        return self.aligned_step(logits=self(given["inputs"]), **given)
 
     def configure_optimizers(self) -> Any:
         """One optimizer; with aligned gradients this module steps the scheduler by itself."""

@@ -53,6 +53,8 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
         1.0986
     """
 
+    logged_as = "{stage}/loss"
+
     def __init__(
         self,
         network: nn.Module,

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from lightning_losses.data.loading import named
 from lightning_losses.modules.classifier import Batch, Classifier
 from lightning_losses.teachers.ensemble import TeacherEnsemble
 
@@ -41,6 +42,7 @@ class EnsembleClassifier(Classifier):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The sum of the members' objectives on one batch."""
+        batch = named(batch)
         each = self.network.each(batch["inputs"])
         values = [
             self.objective_value(self.objective, self.objective_tensors({**batch, "logits": logits}))

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_losses.data.ferkd_labels import AdaptedLabels, ferkd_labels
+from lightning_losses.data.loading import named
 from lightning_losses.data.selfmix import selfmix
 from lightning_losses.mixins import DistillationMixin
 from lightning_losses.modules.classifier import Batch, Classifier
@@ -57,6 +58,7 @@ class FerKDDistiller(DistillationMixin, Classifier):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The objective of one batch, on the adapted labels of the crops that are kept."""
+        batch = named(batch)
         inputs, adapted = batch["inputs"], self.adapted(batch["inputs"], batch["target"])
         target, kept = adapted.target, adapted.weight > 0
         if self.mix_alpha is not None:

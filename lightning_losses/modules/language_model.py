@@ -65,6 +65,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
     """
 
     offered: tuple[str, ...] = ("logits", "target")
+    logged_as = "{stage}/loss"
     _asks_for_hidden_states = True
     # What is logged at an epoch's end, and by no step.
     epoch_metrics = ("train/tokens_per_second", "train/peak_memory")

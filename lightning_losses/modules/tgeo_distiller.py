@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from lightning_losses.data.loading import named
 from lightning_losses.mixins.tgeo_kd import TGeoKDMixin
 from lightning_losses.modules.classifier import Batch, Classifier
 
@@ -56,7 +57,7 @@ class TGeoDistiller(TGeoKDMixin, Classifier):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """A step of the controller and one of the student."""
-        return self.tgeo_step(batch)
+        return self.tgeo_step(named(batch))
 
     def configure_optimizers(self) -> Any:
         """The student's optimizer, for all but the controller, and the controller's."""

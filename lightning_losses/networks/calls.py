@@ -28,7 +28,7 @@ def call(network: nn.Module, inputs: Any, **further: Any) -> Any:
         >>> call(nn.Linear(2, 1), {"input": torch.zeros(3, 2)}).shape
         torch.Size([3, 1])
     """
-    if names(network, "use_cache"):
+    if hasattr(network, "config") and names(network, "use_cache"):
         further = {"use_cache": False, **further}
     if not isinstance(inputs, Mapping):
         return network(inputs, **further)
@@ -74,7 +74,7 @@ def unwrapped(network: Any) -> Any:
 
 
 def _parameters(network: nn.Module) -> Mapping[str, inspect.Parameter]:
-    """The arguments of a network's `forward`; none where nobody can read them, as of what is compiled elsewhere."""
+    """The arguments of a `forward`; none where nobody can read them, as of what is compiled elsewhere."""
     try:
         return inspect.signature(unwrapped(network).forward).parameters
     except (TypeError, ValueError):

@@ -51,6 +51,9 @@ class Objective(nn.Module):
             of their own weights; None: these alone, as in evaluation. In a loop of your own a call in training is a
             step, and policies of gradients need `balanced_backward`.
 
+    Called with two tensors, they are `logits` and `target`. `Criterion` returns the total alone, where a project
+    expects a loss of torch.
+
     Raises:
         ValueError: no terms; a policy of another objective; when called, a tensor that a term needs and the step lacks,
             or a term that is no scalar.
@@ -93,6 +96,9 @@ class Objective(nn.Module):
 
     def forward(
         self,
+        logits: Any = None,
+        target: Any = None,
+        /,
         *,
         gather: Callable[[Any], Any] | None = None,
         weigh: Weigh | None = None,
@@ -102,12 +108,19 @@ class Objective(nn.Module):
         """Evaluate every term.
 
         Args:
+            logits: the step's, where they aren't given by name.
+            target: likewise.
             gather: makes the batch of all processes from this process's; applied to what batch-coupled terms take.
             weigh: makes of a term, its value and this process's tensors the value that is added up, and the samples
                 that it is a mean over.
             balance: asks the policy of balancing, which otherwise takes the call for a step.
             **tensors: the step's tensors under their glossary names; `progress` drives scheduled weights.
         """
+        for name, tensor in (("logits", logits), ("target", target)):
+            if tensor is not None and name in tensors:
+                raise ValueError(f"Objective: {name} came twice, by position and by name; give it once.")
+            if tensor is not None:
+                tensors[name] = tensor
         gathered: dict[str, Any] = {}
         parts: dict[str, Tensor] = {}
         weights: dict[str, float | Tensor] = {}

@@ -2,12 +2,19 @@
 
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
+from torch import nn
 
+from lightning_losses import CrossEntropy, Objective
 from lightning_losses.data import Digits
 from lightning_losses.data.seeded_views import RandomShift
+from lightning_losses.data.sparse_parity import SparseParity
+from lightning_losses.data.stdlib_docstrings import StdlibDocstrings
 from lightning_losses.data.stdlib_text import StdlibText
+from lightning_losses.modules import Classifier
+from lightning_losses.modules.full_batch_learner import FullBatchLearner
 
 # Python warns of any fork beside threads, and torch of more processes than cores.
 with_workers = pytest.mark.filterwarnings(
@@ -87,3 +94,32 @@ def test_a_gpu_is_given_pinned_batches(made):
 def test_a_number_of_workers_below_none_is_refused(data):
     with pytest.raises(ValueError, match=r"num_workers=-1"):
         data(num_workers=-1)
+
+
+@pytest.mark.parametrize("form", ["mapping", "tuple"])
+def test_loaders_give_either_form_and_ready_modules_train_on_both(form):
+    data, task = Digits(batch_size=700, batch=form), SparseParity(steps_per_epoch=1, batch=form)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    for module, fed in (
+        (Classifier(network, Objective({"ce": CrossEntropy()}), num_classes=10), data),
+        (FullBatchLearner(nn.Linear(43, 2), Objective({"ce": CrossEntropy()})), task),
+    ):
+        trainer = L.Trainer(
+            accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, num_sanity_val_steps=0,
+        )  # fmt: skip
+        trainer.fit(module, fed)
+        assert trainer.callback_metrics["val/loss"] > 0
+        for loader in (fed.train_dataloader(), fed.val_dataloader(), fed.test_dataloader()):
+            batch = next(iter(loader))
+            inputs, target = batch if form == "tuple" else (batch["inputs"], batch["target"])
+            assert len(inputs) == len(target) and isinstance(batch, dict if form == "mapping" else tuple)
+
+
+def test_a_tuple_leaves_out_no_documents():
+    data = StdlibDocstrings(batch_size=2, block_length=32, max_bytes=20_000, batch="tuple")
+    data.setup()
+    with pytest.raises(ValueError, match=r"batch='tuple' came, for batches of .*'documents'.*need batch='mapping'"):
+        next(iter(data.train_dataloader()))
+    with pytest.raises(ValueError, match="batch='list' came"):
+        Digits(batch="list")

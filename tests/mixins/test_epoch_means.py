@@ -63,11 +63,15 @@ def mean(seen):
 def test_every_epoch_logs_the_mean_over_its_samples_in_time_for_other_callbacks():
     seen = Seen()
     module, _ = fit(seen)
-    assert [set(metrics) for metrics in seen.metrics] == [{"train/loss", "train/loss/ce", "train/loss/smooth"}] * 2
+    assert [set(metrics) for metrics in seen.metrics] == [
+        {"train/objective", "train/objective/ce", "train/objective/smooth"}
+    ] * 2
     for epoch, metrics in enumerate(seen.metrics):
         # Added up in double precision, returned in single.
-        assert metrics["train/loss"] == pytest.approx(mean(module.seen[4 * epoch : 4 * epoch + 4]), rel=1e-6)
-        assert metrics["train/loss"] == pytest.approx(metrics["train/loss/ce"] + metrics["train/loss/smooth"], rel=1e-6)
+        assert metrics["train/objective"] == pytest.approx(mean(module.seen[4 * epoch : 4 * epoch + 4]), rel=1e-6)
+        assert metrics["train/objective"] == pytest.approx(
+            metrics["train/objective/ce"] + metrics["train/objective/smooth"], rel=1e-6
+        )
 
 
 @pytest.mark.parametrize(("accumulate", "batches"), [(1, 2), (2, 4)])
@@ -75,13 +79,13 @@ def test_an_epoch_that_ends_with_the_last_step_logs_what_it_had(accumulate, batc
     seen = Seen()
     module, _ = fit(seen, max_epochs=-1, max_steps=2, accumulate_grad_batches=accumulate)
     assert len(module.seen) == batches
-    assert seen.metrics[-1]["train/loss"] == pytest.approx(mean(module.seen), rel=1e-6)
+    assert seen.metrics[-1]["train/objective"] == pytest.approx(mean(module.seen), rel=1e-6)
 
 
 def test_an_epoch_that_is_cut_short_logs_what_it_had_at_its_end():
     module, trainer = fit(Seen(stop_at=1))
     assert len(module.seen) == 2
-    assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(mean(module.seen), rel=1e-6)
+    assert float(trainer.callback_metrics["train/objective"]) == pytest.approx(mean(module.seen), rel=1e-6)
 
 
 class Alternating(Module):
@@ -106,10 +110,10 @@ def test_objectives_that_take_turns_are_logged_as_the_means_of_what_they_had():
     seen = Seen()
     module, _ = fit(seen, Alternating(), max_epochs=1)
     logged = seen.metrics[0]
-    assert logged["train/loss"] == pytest.approx(mean(module.seen), rel=1e-6)
+    assert logged["train/objective"] == pytest.approx(mean(module.seen), rel=1e-6)
     first, second = mean(module.seen[::2]), mean(module.seen[1::2])
-    assert logged["train/loss/ce"] + logged["train/loss/smooth"] == pytest.approx(first, rel=1e-6)
-    assert logged["train/loss/own"] + logged["train/loss/other"] == pytest.approx(second, rel=1e-6)
+    assert logged["train/objective/ce"] + logged["train/objective/smooth"] == pytest.approx(first, rel=1e-6)
+    assert logged["train/objective/own"] + logged["train/objective/other"] == pytest.approx(second, rel=1e-6)
 
 
 def test_values_of_several_precisions_add_up():

@@ -45,8 +45,10 @@ def test_clock_counts_steps_progress_and_epochs():
 
 def test_parts_and_total_are_logged_under_their_names():
     trainer = fit(Plain(weight=2.0), max_epochs=1)
-    assert {"train/loss", "train/loss/ce"} <= set(trainer.callback_metrics)
-    torch.testing.assert_close(trainer.callback_metrics["train/loss"], 2 * trainer.callback_metrics["train/loss/ce"])
+    assert {"train/objective", "train/objective/ce"} <= set(trainer.callback_metrics)
+    torch.testing.assert_close(
+        trainer.callback_metrics["train/objective"], 2 * trainer.callback_metrics["train/objective/ce"]
+    )
 
 
 def test_schedule_without_an_end_of_training_is_refused():

@@ -61,7 +61,7 @@ def test_a_step_that_stages_share_logs_each_stage_by_its_name():
     assert logged == {
         name: pytest.approx(expected(module, seed, ignored=ignored), rel=1e-6)
         for stage, seed, ignored in (("train", 1, [0, 1, 2, 8]), ("val", 2, [4, 5, 6, 7]))
-        for name in (f"{stage}/loss", f"{stage}/loss/ce")
+        for name in (f"{stage}/objective", f"{stage}/objective/ce")
     }
 
 
@@ -70,7 +70,9 @@ def test_a_stage_alone_needs_no_training_data_and_no_clock(stage):
     module = Shared()
     found = getattr(trainer(), stage)(module, loader(2), verbose=False)[0]
     prefix = "val" if stage == "validate" else "test"
-    assert found == dict.fromkeys([f"{prefix}/loss", f"{prefix}/loss/ce"], pytest.approx(expected(module, 2), rel=1e-6))
+    assert found == dict.fromkeys(
+        [f"{prefix}/objective", f"{prefix}/objective/ce"], pytest.approx(expected(module, 2), rel=1e-6)
+    )
 
 
 def test_a_schedule_outside_of_fit_asks_for_the_progress():
@@ -83,12 +85,14 @@ def test_a_schedule_outside_of_fit_asks_for_the_progress():
             return self.apply_objective(logits=self.network(batch[0]), target=batch[1], progress=1.0)
 
     found = trainer().validate(Trained(WarmUp(2.0, until=0.5)), loader(2), verbose=False)[0]
-    assert found["val/loss"] == pytest.approx(2 * found["val/loss/ce"])
+    assert found["val/objective"] == pytest.approx(2 * found["val/objective/ce"])
 
 
 @pytest.mark.parametrize("batches", [1, 3])
 def test_a_name_that_the_project_logs_itself_is_left_to_it(batches):
     class Own(Shared):
+        logged_as = "{stage}/loss"
+
         def training_step(self, batch, batch_idx):
             output = super().training_step(batch, batch_idx)
             self.log("train/loss", 7.0, on_step=False, on_epoch=True)
@@ -108,11 +112,9 @@ def test_a_name_that_the_project_logs_itself_is_left_to_it(batches):
 
 def test_the_name_is_the_projects_to_choose_or_to_switch_off():
     module, run = Shared(), trainer()
-    module.logged_as = "{stage}/objective"
+    module.logged_as = "own/{stage}"
     run.fit(module, loader(1), loader(2))
-    assert set(run.callback_metrics) == {
-        f"{stage}/objective{term}" for stage in ("train", "val") for term in ("", "/ce")
-    }
+    assert set(run.callback_metrics) == {f"own/{stage}{term}" for stage in ("train", "val") for term in ("", "/ce")}
     module.logged_as = None
     run = trainer()
     run.fit(module, loader(1), loader(2))
@@ -128,7 +130,9 @@ def test_peers_are_logged_beside_the_student():
     run = trainer()
     run.fit(Pair(), loader(1), loader(2))
     names = {
-        f"{stage}/{loss}" for stage in ("train", "val") for loss in ("loss", "loss/ce", "peer_loss", "peer_loss/ce")
+        f"{stage}/{loss}"
+        for stage in ("train", "val")
+        for loss in ("objective", "objective/ce", "peer_loss", "peer_loss/ce")
     }
     assert set(run.callback_metrics) == names
 
@@ -150,7 +154,7 @@ def test_hooks_of_the_projects_own_keep_epochs_apart():
     run.fit(module, loader(1), loader(2))
     run.fit_loop.max_epochs, run.should_stop = 2, False
     run.fit(module, loader(3), loader(2))
-    assert float(run.callback_metrics["train/loss"]) == pytest.approx(expected(module, 3), rel=1e-6)
+    assert float(run.callback_metrics["train/objective"]) == pytest.approx(expected(module, 3), rel=1e-6)
 
 
 class TwoShares(Shared):
@@ -167,7 +171,7 @@ class TwoShares(Shared):
     def on_fit_end(self):
         logged = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         wanted = expected(self, 5, rows=7, ignored=[0, 5])
-        names = [f"{stage}/loss{term}" for stage in ("train", "val") for term in ("", "/ce")]
+        names = [f"{stage}/objective{term}" for stage in ("train", "val") for term in ("", "/ce")]
         assert logged == dict.fromkeys(names, pytest.approx(wanted, rel=1e-6))
 
 

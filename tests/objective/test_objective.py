@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses import KD, CrossEntropy, Objective, Term
+from lightning_losses import KD, Criterion, CrossEntropy, Focal, Objective, Term
 from lightning_losses.objective import Constant, Cosine, Linear, WarmUp
 
 
@@ -17,6 +17,25 @@ def test_total_is_the_weighted_sum_of_parts():
     value = Objective({"ce": Term(CrossEntropy(), 0.1), "kd": Term(KD(2.0), 0.9)})(**step)
     torch.testing.assert_close(value.total, 0.1 * value.parts["ce"] + 0.9 * value.parts["kd"])
     torch.testing.assert_close(value.parts["kd"], KD(2.0)(step["logits"], step["teacher_logits"]))
+
+
+@pytest.mark.parametrize("terms", [{"ce": CrossEntropy()}, {"a": Term(CrossEntropy(), 0.5), "b": Term(Focal(), 2.0)}])
+def test_an_objective_stands_in_for_a_criterion_of_torch(terms):
+    step = example()
+    logits, target = step["logits"].requires_grad_(), step["target"]
+    objective = Objective(terms)
+    wanted = objective(logits=logits, target=target).total
+    for criterion in (Criterion(objective), Criterion(terms)):
+        value = criterion(logits, target)
+        assert torch.equal(value, wanted) and value.shape == ()
+        value.backward()
+    assert torch.equal(objective(logits, target).total, wanted)
+    torch.testing.assert_close(Criterion({"ce": CrossEntropy()})(logits, target), nn.CrossEntropyLoss()(logits, target))
+    with pytest.raises(ValueError, match="needs 'teacher_logits'; the step offered 'logits', 'target'"):
+        Criterion({"kd": KD()})(logits, target)
+    assert Criterion({"kd": KD()})(logits, target, teacher_logits=logits.detach()).item() == 0
+    with pytest.raises(ValueError, match="Objective: target came twice"):
+        objective(logits, target, target=target)
 
 
 def test_missing_tensor_names_term_tensor_and_offer():
