@@ -1,32 +1,41 @@
 """A hash of all that decides what a network puts out: weights, buffers, attributes, code; or a refusal."""
 
-import dis
 import enum
 import functools
 import hashlib
 import logging
 import platform
-import sys
-import sysconfig
 import types
+import typing
+from collections import defaultdict, deque, namedtuple
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_losses.teachers.code_names import imports_in, is_installed, names_in, names_that_hide, version_of
 from lightning_losses.teachers.feature_taps import is_tap
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, range, PurePath, type(Ellipsis))
 _OF_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format)
-_BUILT_IN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, np.ufunc)
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, range, PurePath, type(Ellipsis), *_OF_TORCH)
+_BUILT_IN = (
+    *(types.BuiltinFunctionType, types.MethodDescriptorType, types.ClassMethodDescriptorType),
+    *(types.WrapperDescriptorType, types.MethodWrapperType, np.ufunc),
+)
+_DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType, type(namedtuple("_", "field").field))
 # What of a module decides nothing, and what is looked at by itself.
-_OF_MODULES = {name for name in vars(nn.Module()) if name not in ("_forward_hooks", "_forward_pre_hooks")}
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-_OF_CLASSES = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__firstlineno__"}
-_PYTHON = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
+_WITH_KEYWORDS = tuple(f"{name}_with_kwargs" for name in _HOOKS)
+_OF_MODULES = set(vars(nn.Module()))
+_OF_CLASSES = {
+    *("__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "__static_attributes__", "_abc_impl"),
+    # As annotations, these decide nothing.
+    *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__orig_bases__"),
+    *("__parameters__", "__type_params__", "__dataclass_fields__", "__dataclass_params__"),
+}
 
 
 class OutputIdentity:
@@ -60,6 +69,10 @@ class OutputIdentity:
         self._hash = hashlib.sha256(repr(identity).encode())
         # By identity, and held, so that no other takes its place.
         self._seen: dict[int, tuple[int, Any]] = {}
+        self._classes: set[type] = set()
+        self._named: set[tuple[str, ...]] = set()
+        # The parts of the first module, which are in evaluation mode when it is.
+        self._switched: set[int] | None = None
 
     def hexdigest(self) -> str:
         """The hash of what was taken in."""
@@ -76,15 +89,10 @@ class OutputIdentity:
             ValueError: an object in it whose state can't be seen.
         """
         kind = type(value)
-        if isinstance(value, enum.Enum):
-            self._say(f"{kind.__module__}.{kind.__qualname__}.{value.name}")
-        elif isinstance(value, _PLAIN + _OF_TORCH):
+        if kind in _PLAIN or isinstance(value, PurePath):
             self._say(f"{kind.__qualname__} {value!r}")
-        elif isinstance(value, Tensor):
-            self._say(f"tensor {list(value.shape)} {value.dtype}")
-            self._hash.update(tensor_bytes(value))
         elif isinstance(value, types.ModuleType):
-            self._say(f"package {value.__name__} {_version(value.__name__)}")
+            self._say(f"package {value.__name__} {version_of(value.__name__)}")
         elif id(value) in self._seen:
             self._say(f"again {self._seen[id(value)][0]}")
         else:
@@ -92,24 +100,24 @@ class OutputIdentity:
             self._add_object(place, value)
 
     def _add_object(self, place: str, value: Any) -> None:
-        if isinstance(value, nn.Module):
+        if isinstance(value, torch.jit.ScriptModule):
+            self._unseen(place, value)
+        elif isinstance(value, nn.Module):
             self._add_module(place, value)
-        elif isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
-            self._say(f"array {value.shape} {value.dtype}")
-            self._hash.update(value.tobytes())
-        elif isinstance(value, Mapping):
+        elif isinstance(value, enum.Enum):
+            self._say(f"member {value.name}")
             self._add_class(place, type(value))
-            for key, item in value.items():
-                self.add(f"{place} (a key)", key)
-                self.add(f"{place}[{key!r}]", item)
-        elif isinstance(value, list | tuple):
-            self._say(f"{type(value).__qualname__} of {len(value)}")
-            for number, item in enumerate(value):
-                self.add(f"{place}[{number}]", item)
-        elif isinstance(value, set | frozenset):
-            self._say(f"set of {sorted(map(repr, value))}")
+            self._add_state(place, value)
+        elif isinstance(value, Tensor | np.ndarray | np.generic):
+            self._add_numbers(place, value)
+        elif isinstance(value, (Mapping, list, tuple, set, frozenset, deque, *_PLAIN)):
+            self._add_contents(place, value)
+            self._add_subclass(place, value)
+        elif isinstance(value, slice):
+            self._add_all(place, value.start, value.stop, value.step)
         elif isinstance(value, functools.partial):
             self._add_all(f"{place} (a partial)", value.func, value.args, value.keywords)
+            self._add_subclass(place, value)
         elif isinstance(value, types.MethodType):
             self._add_all(place, value.__func__, value.__self__)
         elif isinstance(value, type):
@@ -118,89 +126,172 @@ class OutputIdentity:
             self._say(f"logger {value.name}")
         elif isinstance(value, _BUILT_IN):
             self._say(f"built in {getattr(value, '__module__', None)} {getattr(value, '__qualname__', value.__name__)}")
-        elif (wrapped := _wrapped(value)) is not None:
-            self.add(place, wrapped)
-        elif isinstance(value, types.FunctionType):
-            self._add_function(place, value)
+            if not isinstance(owner := getattr(value, "__self__", None), types.ModuleType):
+                self.add(f"{place} (an object's own)", owner)
         elif isinstance(value, types.CodeType):
             self._add_code(place, value)
+        elif isinstance(value, typing.TypeVar | types.UnionType) or typing.get_origin(value) is not None:
+            self._say(f"annotation {value!r}")
+        elif (inner := _wrapped(value)) is not None:
+            self._say(type(value).__qualname__)
+            self._add_all(place, *inner)
+        elif isinstance(value, types.FunctionType):
+            self._add_function(place, value)
         else:
-            self._add_state(place, value)
+            self._add_instance(place, value)
+
+    def _add_numbers(self, place: str, value: Any) -> None:
+        if isinstance(value, Tensor) and value.layout not in (torch.strided, torch.jagged) and not value.is_quantized:
+            self._say(str(value.layout))
+            value = value.to_dense()
+        plain = not (value.is_quantized or value.is_nested or value.is_meta) if isinstance(value, Tensor) else True
+        if not plain or (not isinstance(value, Tensor) and value.dtype.hasobject):
+            self._unseen(place, value)
+            return
+        self._say(f"{list(value.shape)} {value.dtype}")
+        self._hash.update(tensor_bytes(value) if isinstance(value, Tensor) else value.tobytes())
+        self._add_subclass(place, value)
+
+    def _add_contents(self, place: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                self.add(f"{place} (a key)", key)
+                self.add(f"{place}[{key!r}]", item)
+        elif isinstance(value, set | frozenset):
+            self._say(f"{len(value)} in {sorted(self._digest_of(f'{place} (an element)', item) for item in value)}")
+        elif isinstance(value, list | tuple | deque):
+            for number, item in enumerate(value):
+                self.add(f"{place}[{number}]", item)
+        else:
+            plain = next(kind for kind in _PLAIN if isinstance(value, kind))
+            self._say(f"{plain.__qualname__} {plain.__repr__(value)}")
+        # What they hold beyond their items.
+        for name in ("maxlen", "default_factory"):
+            if isinstance(value, deque | defaultdict) and hasattr(value, name):
+                self.add(f"{place}.{name}", getattr(value, name))
+
+    def _digest_of(self, place: str, value: Any) -> str:
+        """The hash of a value by itself, of what has no order."""
+        alone = OutputIdentity(self._who, self._identity)
+        alone._seen, alone._classes = dict(self._seen), set(self._classes)
+        alone.add(place, value)
+        return alone.hexdigest()
 
     def _add_module(self, place: str, module: nn.Module) -> None:
+        if (compiled := vars(module)["_modules"].get("_orig_mod")) is not None:
+            self.add(place, compiled)
+            return
+        if self._switched is None:
+            self._switched = {id(part) for part in module.modules()}
+            for name, hooks in sorted(vars(nn.modules.module).items()):
+                if name.startswith("_global_forward_"):
+                    self._add_hooks(name, hooks)
+        elif id(module) not in self._switched:
+            # A module that is held otherwise does not follow eval().
+            self._say(f"training {module.training}")
         self._add_class(place, type(module))
         for name, value in sorted(vars(module).items()):
-            if name not in _OF_MODULES and name not in _HOOKS:
+            if name not in _OF_MODULES:
                 self._say(name)
                 self.add(f"{place}.{name}", value)
-        for name in _HOOKS:
-            for hook in vars(module)[name].values():
-                if not is_tap(hook):
-                    self.add(f"{place}.{name}", hook)
+        for name, with_keywords in zip(_HOOKS, _WITH_KEYWORDS, strict=True):
+            self._add_hooks(f"{place}.{name}", vars(module)[name], vars(module)[with_keywords])
         for kind in ("_parameters", "_buffers", "_modules"):
             for name, value in vars(module)[kind].items():
                 self._say(f"{kind} {name}")
                 self.add(f"{place}.{name}", value)
 
+    def _add_hooks(self, place: str, hooks: Mapping[int, Any], with_keywords: Mapping[int, bool] | None = None) -> None:
+        for number, hook in hooks.items():
+            if not is_tap(hook):
+                self._say(f"keywords {number in (with_keywords or {})}")
+                self.add(place, hook)
+
     def _add_class(self, place: str, kind: type) -> None:
-        for base in kind.__mro__[:-1]:
+        for base in (*kind.__mro__[:-1], *type(kind).__mro__[:-2]):
             self._say(f"class {base.__module__}.{base.__qualname__}")
-            if _is_installed(base.__module__):
-                self._say(_version(base.__module__))
-                continue
-            for name, value in sorted(vars(base).items()):
-                if name in _OF_CLASSES or isinstance(value, types.GetSetDescriptorType | types.MemberDescriptorType):
-                    continue
-                self._say(name)
-                if isinstance(value, staticmethod | classmethod):
-                    value = value.__func__
-                if isinstance(value, property):
-                    self._add_all(f"{place}.{name}", value.fget, value.fset)
-                elif isinstance(value, _PLAIN + _OF_TORCH + (Tensor, list, tuple, dict, types.FunctionType)):
-                    self.add(f"{place}.{name}", value)
+            if is_installed(base.__module__):
+                self._say(version_of(base.__module__))
+            elif base not in self._classes:
+                self._classes.add(base)
+                for name, value in sorted(vars(base).items()):
+                    if name not in _OF_CLASSES and not isinstance(value, _DESCRIPTORS):
+                        self._say(name)
+                        self.add(f"{place}.{name}", value)
 
     def _add_function(self, place: str, function: types.FunctionType) -> None:
-        self._say(f"function {function.__module__}.{function.__qualname__}")
-        if _is_installed(function.__module__):
-            self._say(_version(function.__module__))
-            return
-        self._add_all(f"{place} ({function.__name__})", function.__defaults__, function.__kwdefaults__)
+        # Not its __module__: a decorator takes over that of what it decorates.
+        module = function.__globals__.get("__name__", "__main__")
+        self._say(f"function {module}.{function.__qualname__}")
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             try:
-                self.add(f"{place} ({name} in {function.__name__})", cell.cell_contents)
-            except ValueError as error:
-                if "is empty" not in str(error):
-                    raise
-        self._add_code(place, function.__code__)
-        for name in sorted(_names_in(function.__code__)):
-            if name in function.__globals__:
-                value = function.__globals__[name]
+                content = cell.cell_contents
+            except ValueError:  # an empty cell
+                continue
+            self.add(f"{place} ({name} in {function.__name__})", content)
+        if is_installed(module):
+            self._say(version_of(module))
+            return
+        self._add_all(f"{place} ({function.__name__})", function.__defaults__, function.__kwdefaults__)
+        for name, value in sorted(vars(function).items()):
+            # A decorator copies those of what it decorates, which is in its closure.
+            if getattr(getattr(function, "__wrapped__", None), name, None) is not value:
                 self._say(name)
-                self.add(f"{name} of {function.__module__}", value)
-                if isinstance(value, types.ModuleType) and not _is_installed(value.__name__):
-                    for part in sorted(_names_in(function.__code__) & vars(value).keys()):
-                        self.add(f"{value.__name__}.{part}", vars(value)[part])
+                self.add(f"{place} ({function.__name__}.{name})", value)
+        self._add_code(place, function.__code__)
+        if hidden := names_that_hide(function.__code__):
+            self._unseen(f"{place} ({function.__name__})", function, f" by {hidden[0]}()")
+        names = names_in(function.__code__)
+        for name in sorted(names & function.__globals__.keys()):
+            self._say(name)
+            self._add_named(f"{name} of {module}", function.__globals__[name], names)
+        for part in imports_in(function.__code__, function.__globals__.get("__package__")):
+            self._add_named(f"{part.__name__} of {module}", part, names)
+
+    def _add_named(self, place: str, value: Any, names: set[str]) -> None:
+        """A value that code names, and of modules of the project at hand what else it names."""
+        first = not isinstance(value, types.ModuleType) or (value.__name__, *sorted(names)) not in self._named
+        self.add(place, value)
+        if isinstance(value, types.ModuleType) and first and not is_installed(value.__name__):
+            self._named.add((value.__name__, *sorted(names)))
+            for name in sorted(names & vars(value).keys()):
+                self._say(name)
+                self._add_named(f"{value.__name__}.{name}", vars(value)[name], names)
 
     def _add_code(self, place: str, code: types.CodeType) -> None:
-        self._say(f"code {platform.python_version_tuple()[:2]} {code.co_names} {code.co_varnames}")
-        self._hash.update(code.co_code)
+        self._say(f"code {platform.python_version_tuple()[:2]} {code.co_names} {code.co_varnames} {code.co_flags}")
+        self._say(f"{code.co_argcount} {code.co_posonlyargcount} {code.co_kwonlyargcount} {code.co_cellvars}")
+        self._hash.update(code.co_code + code.co_exceptiontable)
         self.add(place, list(code.co_consts))
+
+    def _add_instance(self, place: str, value: Any) -> None:
+        if not _is_written_in_python(type(value)):
+            self._unseen(place, value)
+            return
+        self._add_class(place, type(value))
+        self._add_state(place, value)
+
+    def _add_subclass(self, place: str, value: Any) -> None:
+        """What an instance of a class of Python's or of an array has of its own."""
+        self._add_class(place, type(value))
+        self._add_state(place, value)
 
     def _add_state(self, place: str, value: Any) -> None:
         slots = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
         state = {**{name: getattr(value, name) for name in slots}, **getattr(value, "__dict__", {})}
-        if not state and not _is_plain_class(type(value)):
-            if self._identity is None:
-                raise ValueError(
-                    f"{self._who}: the key of the cache can't see what {place}, a {type(value).__name__}, holds; give "
-                    "identity=, a text that changes whenever it does."
-                )
-            self._say(f"unseen {type(value).__module__}.{type(value).__qualname__}")
-            return
-        self._add_class(place, type(value))
         for name in sorted(state):
-            self._say(name)
-            self.add(f"{place}.{name}", state[name])
+            # Torch's compiler leaves notes on tensors.
+            if not name.startswith("_dynamo"):
+                self._say(name)
+                self.add(f"{place}.{name}", state[name])
+
+    def _unseen(self, place: str, value: Any, how: str = "") -> None:
+        if self._identity is None:
+            raise ValueError(
+                f"{self._who}: the key of the cache can't see what {place}, a {type(value).__name__}, holds{how}; give "
+                "identity=, a text that changes whenever it does."
+            )
+        self._say(f"unseen {type(value).__module__}.{type(value).__qualname__}")
 
     def _add_all(self, place: str, *values: Any) -> None:
         for value in values:
@@ -217,46 +308,40 @@ def tensor_bytes(tensor: Tensor) -> bytes:
         >>> tensor_bytes(torch.tensor([1, 2], dtype=torch.uint8))
         b'\\x01\\x02'
     """
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    return plain.flatten().view(torch.uint8).numpy().tobytes()
 
 
-def _wrapped(value: Any) -> Any:
-    """The function behind one that torch compiles or that remembers its results."""
+def _wrapped(value: Any) -> tuple[Any, ...] | None:
+    """What an object that can't be looked into, or keeps results besides, calls."""
+    if isinstance(value, property):
+        return value.fget, value.fset
+    if isinstance(value, staticmethod | classmethod):
+        return (value.__func__,)
+    if isinstance(value, functools.cached_property):
+        return (value.func,)
+    if isinstance(value, torch.autocast):  # the rest of it is what it found when it was entered
+        return value.device, value.fast_dtype, value._enabled
+    if isinstance(value, functools.singledispatchmethod):
+        return (value.dispatcher,)
     own = getattr(value, "__dict__", None) or {}
-    return own.get("_torchdynamo_orig_callable", own.get("_orig_mod", own.get("__wrapped__")))
-
-
-def _names_in(code: types.CodeType) -> set[str]:
-    """The names that code refers to, that of the functions in it too."""
-    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return {str(i.argval) for i in dis.get_instructions(code) if i.opcode in dis.hasname}.union(*map(_names_in, inner))
+    if "_torchdynamo_orig_callable" in own:
+        return (own["_torchdynamo_orig_callable"],)
+    if isinstance(value, functools._lru_cache_wrapper):
+        return (own["__wrapped__"],)
+    if isinstance(value, types.FunctionType) and value.__globals__ is vars(functools) and "registry" in own:
+        return (own["registry"],)
+    return None
 
 
 def _slots(kind: type) -> list[str]:
     named = vars(kind).get("__slots__", ())
-    return [named] if isinstance(named, str) else list(named)
+    names = [named] if isinstance(named, str) else list(named)
+    # As Python stores private ones.
+    own = kind.__name__.lstrip("_")
+    return [f"_{own}{name}" if name.startswith("__") and not name.endswith("__") else name for name in names]
 
 
-def _is_plain_class(kind: type) -> bool:
-    """Whether an object without attributes has no state: its classes are written in Python."""
+def _is_written_in_python(kind: type) -> bool:
+    """Whether all that an object holds is in its attributes: none of its classes is written in C."""
     return all(base is object or "__dict__" in dir(base) or "__slots__" in vars(base) for base in kind.__mro__)
-
-
-@functools.cache
-def _is_installed(module: str) -> bool:
-    """Whether a module is Python's own, or that of an installed package, and not of the project at hand."""
-    found = sys.modules.get(module.partition(".")[0] if module not in sys.modules else module)
-    file = getattr(found, "__file__", None)
-    # A program may be started by an installed one.
-    if module == "__main__" or file is None:
-        return module != "__main__" and found is not None
-    path = Path(file).resolve()
-    # Wherever an environment may take its packages from.
-    packages = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
-    return packages or any(path.is_relative_to(folder) for folder in _PYTHON)
-
-
-@functools.cache
-def _version(module: str) -> str:
-    top = sys.modules.get(module.partition(".")[0])
-    return str(getattr(top, "__version__", platform.python_version()))

@@ -1,9 +1,14 @@
 """What changes a teacher's output changes the key of its cache, and what can't be seen is refused."""
 
+import collections
 import enum
 import functools
+import random
+import sys
 import threading
+import types
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -80,6 +85,214 @@ def test_whatever_changes_the_output_changes_the_key(change):
     assert digest(teacher) != digest(same)
 
 
+def decorated(factor):
+    def times(function):
+        @functools.wraps(function)
+        def wrapper(*arguments):
+            return factor * function(*arguments)
+
+        return wrapper
+
+    return times
+
+
+def decorated_torch(factor):
+    @functools.wraps(torch.relu)
+    def wrapper(values):
+        return factor * torch.relu(values)
+
+    return wrapper
+
+
+def counting(value):
+    total = 0
+
+    def forward(values):
+        nonlocal total
+        return values + total
+
+    def advance():
+        nonlocal total
+        total += value
+
+    advance()
+    return forward
+
+
+def overloaded(value):
+    @functools.singledispatch
+    def scaled(values):
+        return values
+
+    scaled.register(torch.Tensor)(decorated(value)(shifted))
+    return scaled
+
+
+class Described(Config):
+    def __repr__(self):
+        return "Described"
+
+
+class Slotted:
+    __slots__ = ("__scale", "shift")
+
+    def __init__(self, scale):
+        self.__scale = scale
+
+
+class Marked(list):
+    pass
+
+
+class Angle(float):
+    def __repr__(self):
+        return "an angle"
+
+
+class Sized(enum.Enum):
+    def __init__(self, scale, name):
+        self.scale = scale
+
+    ONE = (1, "a")
+
+
+class Layer(nn.Linear):
+    pass
+
+
+def with_attribute(thing, value):
+    thing.scale = value
+    return thing
+
+
+def with_hook(hook, **options):
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight.data.fill_(1.0)
+    layer.register_forward_hook(hook, **options)
+    return layer
+
+
+def keywords_or_not(part, given, output, more=None):
+    return output
+
+
+def member(value):
+    names = {"__name__": "__main__", "enum": enum}
+    exec(f"class Size(enum.Enum):\n    SMALL = {value}", names)
+    return names["Size"].SMALL
+
+
+def class_with(value):
+    return type("Held", (Config,), {"held": value})(1.0)
+
+
+def exec_function(value):
+    names = {"__name__": "__main__"}
+    exec(f"def inner(*values):\n    return values\n\ndef function(x, *, scale={value}):\n    return inner(x)", names)
+    return names["function"]
+
+
+def parametrized(value):
+    class Scale(nn.Module):
+        def forward(self, weight):
+            return value * weight
+
+    layer = with_attribute(nn.Linear(2, 2), 1)
+    layer.weight.data.fill_(1.0), layer.bias.data.fill_(0.0)
+    return nn.utils.parametrize.register_parametrization(layer, "weight", Scale())
+
+
+def module_in_list(value):
+    return [nn.Dropout(0.5).train(value == 1)]
+
+
+# What a teacher may hold, for a value of 1 and of 2.
+HELD = {
+    "a decorator's closure": lambda v: decorated(v)(shifted),
+    "a decorator of an installed function": decorated_torch,
+    "a decorator of torch's around it": lambda v: torch.no_grad()(decorated(v)(shifted)),
+    "a cached function": lambda v: functools.lru_cache(decorated(v)(shifted)),
+    "what a nonlocal name became": counting,
+    "an attribute of a function": lambda v: with_attribute(decorated(1)(shifted), v),
+    "a default by name": exec_function,
+    "a single dispatch": overloaded,
+    "the method of another object": lambda v: Config(v).__init__,
+    "a built-in method of another object": lambda v: torch.tensor(float(v)).mul,
+    "a slot's wrapper": lambda v: float(v).__mul__,
+    "a private slot": Slotted,
+    "a precision around it": lambda v: torch.autocast("cpu", enabled=v == 1)(shifted),
+    "a class's array": lambda v: class_with(np.full(2, v)),
+    "a class's namespace": lambda v: class_with(types.SimpleNamespace(scale=v)),
+    "a class's set": lambda v: class_with({v}),
+    "a class's callable": lambda v: class_with(functools.partial(torch.mul, other=v)),
+    "a class's partial method": lambda v: class_with(functools.partialmethod(shifted, v)),
+    "a class's cached property": lambda v: class_with(functools.cached_property(decorated(v)(shifted))),
+    "a class's property": lambda v: class_with(property(decorated(v)(shifted))),
+    "a class's descriptor": lambda v: class_with(classmethod(decorated(v)(shifted))),
+    "a class within a class": lambda v: class_with(type("Inner", (), {"scale": v})),
+    "a metaclass": lambda v: type("Meta", (type,), {"scale": v})("Held", (), {})(),
+    "a member's value": member,
+    "a set of objects": lambda v: {Described(v)},
+    "a set of functions": lambda v: {decorated(v)(shifted)},
+    "a default of a dictionary": lambda v: collections.defaultdict(decorated(v)(dict)),
+    "a queue's length": lambda v: collections.deque([1], maxlen=v),
+    "a list with an attribute": lambda v: with_attribute(Marked([1]), v),
+    "a number with another name": Angle,
+    "a slice of tensors": lambda v: slice(torch.full((2000,), 1.0).index_fill(0, torch.tensor(1000), v)),
+    "a masked array": lambda v: np.ma.masked_array([1.0, 2.0], mask=[v == 1, False]),
+    "a sparse tensor": lambda v: torch.eye(2).mul(v).to_sparse(),
+    "a conjugated tensor": lambda v: torch.tensor([1 + v * 1j]).conj(),
+    "a tensor with an attribute": lambda v: with_attribute(torch.zeros(1), v),
+    "a hook's closure": lambda v: with_hook(lambda part, given, output: v * output),
+    "a hook's arguments": lambda v: with_hook(keywords_or_not, with_kwargs=v == 1),
+    "a parametrization": parametrized,
+    "a module's mode in a list": module_in_list,
+}
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_whatever_a_teacher_holds_counts(held):
+    one, again, two = (digest(Teacher(held=HELD[held](value))) for value in (1, 1, 2))
+    assert one == again != two
+
+
+def test_a_pass_changes_nothing():
+    teacher = Teacher(drawn=torch.autocast("cpu")(functools.lru_cache(decorated(1)(overloaded(1)))))
+    before = digest(teacher)
+    teacher.drawn(torch.zeros(3))
+    assert digest(teacher) == before
+
+
+def test_the_modules_of_a_project_count_however_they_are_imported(tmp_path, monkeypatch):
+    package = tmp_path / "a_project"
+    (package / "parts").mkdir(parents=True)
+    (package / "__init__.py").write_text("import a_project.parts.scale\n")
+    (package / "parts" / "__init__.py").touch()
+    (package / "parts" / "scale.py").write_text("SCALE = 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for code in (
+        "import a_project\n\ndef after(x):\n    return a_project.parts.scale.SCALE * x",
+        "def after(x):\n    import a_project.parts.scale\n\n    return a_project.parts.scale.SCALE * x",
+        "def after(x):\n    from a_project.parts.scale import SCALE\n\n    return SCALE * x",
+        "__package__ = 'a_project.parts'\n\ndef after(x):\n    from . import scale\n\n    return scale.SCALE * x",
+    ):
+        names = {"__name__": "__main__"}
+        exec(code, names)
+        before = digest(Teacher(after=names["after"]))
+        sys.modules["a_project.parts.scale"].SCALE = 2.0
+        assert digest(Teacher(after=names["after"])) != before, code
+        sys.modules["a_project.parts.scale"].SCALE = 1.0
+        assert digest(Teacher(after=names["after"])) == before
+
+
+def test_a_hook_on_every_module_counts():
+    before = digest(Teacher())
+    handle = nn.modules.module.register_module_forward_hook(lambda part, given, output: output)
+    assert digest(Teacher()) != before
+    handle.remove()
+    assert digest(Teacher()) == before
+
+
 def test_a_hook_of_ours_that_only_listens_changes_nothing():
     teacher = Teacher()
     before = digest(teacher)
@@ -133,10 +346,14 @@ def test_the_code_counts(edit):
 
 
 def test_what_can_not_be_seen_is_refused_or_named():
-    for unseen in (torch.Generator(), threading.Lock(), iter([1])):
+    for unseen in (
+        *(torch.Generator(), threading.Lock(), iter([1]), (one for one in [1]), random.Random(1)),
+        *(eval("lambda name: globals()[name]"), torch.jit.ScriptModule()),
+        *(np.array([object()]), torch.zeros(1, device="meta"), np.random.default_rng(0)),
+    ):
         teacher = Teacher(drawn=unseen)
         with pytest.raises(
-            ValueError, match=r"^cache_teacher: the key of the cache can't see what teacher.drawn, a .*;"
+            ValueError, match=r"^cache_teacher: the key of the cache can't see what teacher.drawn.*, a .*;"
         ):
             digest(teacher)
         assert digest(teacher, "one") == digest(teacher, "one") != digest(teacher, "two")
