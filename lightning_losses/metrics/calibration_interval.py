@@ -44,7 +44,8 @@ def calibration_interval(
         num_bins: B.
         error: maps bins to the error; leading dimensions are resamples.
         population: the same of gaps without noise: `error` without its debiasing.
-        exclusive: whether one column comes true in each row, as of classes; else they are independent.
+        exclusive: whether one column comes true in each row, as of classes; else several columns are labels, which may
+            depend on each other: the deviations of a row's outcomes then keep or change their signs together.
         level: the confidence, in (0, 1).
         resamples: how often outcomes are drawn.
         seed: of the draws, on the CPU.
@@ -53,7 +54,8 @@ def calibration_interval(
         Bröcker, Smith, 2007, "Increasing the Reliability of Reliability Diagrams" (consistency resampling);
         Vaicenavicius et al., 2019, "Evaluating Model Calibration in Classification", arXiv:1902.06977 (the test);
         Carpenter, 1999, "Test Inversion Bootstrap Confidence Intervals"; Andrews, 2000, "Inconsistency of the Bootstrap
-        when a Parameter Is on the Boundary of the Parameter Space"; Agresti, Coull, 1998 (the added outcomes).
+        when a Parameter Is on the Boundary of the Parameter Space"; Agresti, Coull, 1998 (the added outcomes); Cameron,
+        Gelbach, Miller, 2008, "Bootstrap-Based Improvements for Inference with Clustered Errors" (signs by row).
     """
     check_resampling("calibration_interval", level, resamples)
     device, tail = confidence.device, (1 - level) / 2
@@ -68,16 +70,24 @@ def calibration_interval(
     filled = count.clamp(min=1)
     gap = frequency - mean
 
-    def drawn(probabilities: Tensor) -> Tensor:
-        return _drawn(probabilities, index, num_bins, exclusive, resamples, generator) / filled
+    def noise_about(probabilities: Tensor) -> Tensor:
+        if confidence.shape[-1] > 1 and not exclusive:
+            turned = _turned(outcome - probabilities, index, num_bins, resamples, generator) / filled
+            seen, expected = (
+                bin_sums(confidence, variance, index, num_bins)[2]
+                for variance in ((outcome - probabilities).square(), probabilities * (1 - probabilities))
+            )
+            # Where all outcomes of a bin are alike, they tell too little of its noise.
+            return turned * (expected / seen.clamp(min=1e-300)).sqrt()
+        counts = _drawn(probabilities, index, num_bins, exclusive, resamples, generator)
+        return (counts - bin_sums(confidence, probabilities, index, num_bins)[2]) / filled
 
     prior = mean if exclusive else torch.full_like(mean, 0.5)
     smooth = (sums[2] + _ADDED * prior) / (count + _ADDED)
     columns = torch.arange(confidence.shape[-1])
     about = (confidence + (smooth - mean)[index, columns]).clamp(0, 1)
     about = about / about.sum(dim=-1, keepdim=True).clamp(min=1e-300) if exclusive else about
-    null = drawn(confidence) - mean
-    noise = drawn(about) - bin_sums(confidence, about, index, num_bins)[2] / filled
+    null, noise = noise_about(confidence), noise_about(about)
     deviation = noise.square().mean(dim=0).sqrt()
     # Bins that the sample would have filled otherwise; their noise is that of their own numbers.
     counts = torch.poisson(count.expand_as(noise).contiguous(), generator=generator)
@@ -136,3 +146,24 @@ def _drawn(
             zeros = torch.zeros(num_bins * columns, some, dtype=torch.float64)
             counts.append(zeros.index_add_(0, slot.reshape(-1), true).T)
     return torch.cat(counts).reshape(resamples, num_bins, columns)
+
+
+def _turned(
+    deviations: Float[Tensor, "rows columns"],
+    index: Int[Tensor, "rows columns"],
+    num_bins: int,
+    resamples: int,
+    generator: torch.Generator,
+) -> Float[Tensor, "resamples bins columns"]:
+    """The deviations that each bin adds up to, when those of whole rows change their signs by chance."""
+    rows, columns = deviations.shape
+    slot = (index * columns + torch.arange(columns)).reshape(-1)
+    sums = []
+    most = max(_CHUNK // deviations.numel(), 1)
+    for start in range(0, resamples, most):
+        some = min(most, resamples - start)
+        signs = 2.0 * torch.randint(2, (rows, 1, some), generator=generator) - 1
+        turned = (signs * deviations.unsqueeze(-1)).reshape(-1, some)
+        zeros = torch.zeros(num_bins * columns, some, dtype=torch.float64)
+        sums.append(zeros.index_add_(0, slot, turned).T)
+    return torch.cat(sums).reshape(resamples, num_bins, columns)

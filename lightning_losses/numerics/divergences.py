@@ -101,3 +101,54 @@ def cross_entropy(log_p: Float[Tensor, "*rows classes"], target: Shaped[Tensor, 
 def entropy(log_p: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows"]:
     """``-sum_k p_k log p_k``, in nats."""
     return -expectation(log_p, log_p)
+
+
+def alpha_beta_terms(
+    log_p: Float[Tensor, "*rows classes"], log_q: Float[Tensor, "*rows classes"], alpha: float, beta: float
+) -> Float[Tensor, "*rows classes"]:
+    """``-(p^α q^β - α/(α+β) p^(α+β) - β/(α+β) q^(α+β)) / (α β)`` of finite logarithms, and its limits.
+
+    Each is ``log(p/q)²`` times the second divided difference of the exponential function at (α+β) log q, α log p + β
+    log q and (α+β) log p. Taken as that, it has no cancellation where an exponent, or their sum, is near 0.
+
+    Example:
+        >>> log_p, log_q = torch.tensor([1.0, 2.0])
+        >>> [round(alpha_beta_terms(log_p, log_q, alpha, 0.0).item(), 6) for alpha in (1.0, 1e-9)]
+        [2.718282, 0.5]
+    """
+    difference = log_p - log_q
+    offsets = torch.stack([torch.zeros_like(difference), alpha * difference, (alpha + beta) * difference])
+    low, middle, high = offsets.sort(dim=0).values
+    return difference.square() * _exponential_difference((alpha + beta) * log_q, low, middle, high)
+
+
+def _exponential_difference(
+    anchor: Float[Tensor, "*shape"],
+    low: Float[Tensor, "*shape"],
+    middle: Float[Tensor, "*shape"],
+    high: Float[Tensor, "*shape"],
+) -> Float[Tensor, "*shape"]:
+    """The second divided difference of exp at three points, which come as their distance from an anchor."""
+    width = high - low
+    # Far apart: the difference of two first ones, each of which is exp at its right end times `_fading`.
+    right, left = (anchor + high).exp() * _fading(high - middle), (anchor + middle).exp() * _fading(middle - low)
+    apart = (right - left) / width.clamp(min=1.0)
+    # Near each other: Taylor's series about the centre, over the complete symmetric polynomials of the distances.
+    near, centre = width < 1, (low + high) / 2
+    x, y, z = (torch.where(near, point - centre, 0.0) for point in (low, middle, high))
+    sums, pairs, product = x + y + z, x * y + y * z + z * x, x * y * z
+    before, last, newest = torch.zeros_like(x), torch.zeros_like(x), torch.ones_like(x)
+    total, factor = newest / 2, 0.5
+    for order in range(1, 17):
+        before, last, newest = last, newest, sums * newest - pairs * last + product * before
+        factor /= order + 2
+        total = total + factor * newest
+    return torch.where(near, (anchor + torch.where(near, centre, 0.0)).exp() * total, apart)
+
+
+def _fading(gap: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """``(1 - e^-gap) / gap`` of gaps of at least 0."""
+    small = gap < 1e-2
+    series = 1 - gap / 2 * (1 - gap / 3 * (1 - gap / 4 * (1 - gap / 5 * (1 - gap / 6))))
+    wide = gap.masked_fill(small, 1.0)
+    return torch.where(small, series, -torch.expm1(-wide) / wide)

@@ -3,6 +3,7 @@
 import enum
 import functools
 import hashlib
+import inspect
 import logging
 import platform
 import types
@@ -25,7 +26,7 @@ _BUILT_IN = (
     *(types.BuiltinFunctionType, types.MethodDescriptorType, types.ClassMethodDescriptorType),
     *(types.WrapperDescriptorType, types.MethodWrapperType, np.ufunc),
 )
-_DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType, type(namedtuple("_", "field").field))
+_DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType, type(vars(namedtuple("_", "field"))["field"]))
 # What of a module decides nothing, and what is looked at by itself.
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _WITH_KEYWORDS = tuple(f"{name}_with_kwargs" for name in _HOOKS)
@@ -163,7 +164,7 @@ class OutputIdentity:
             for number, item in enumerate(value):
                 self.add(f"{place}[{number}]", item)
         else:
-            plain = next(kind for kind in _PLAIN if isinstance(value, kind))
+            plain: Any = next(kind for kind in _PLAIN if isinstance(value, kind))
             self._say(f"{plain.__qualname__} {plain.__repr__(value)}")
         # What they hold beyond their items.
         for name in ("maxlen", "default_factory"):
@@ -208,7 +209,7 @@ class OutputIdentity:
                 self.add(place, hook)
 
     def _add_class(self, place: str, kind: type) -> None:
-        for base in (*kind.__mro__[:-1], *type(kind).__mro__[:-2]):
+        for base in (*kind.__mro__[:-1], *inspect.getmro(type(kind))[:-2]):
             self._say(f"class {base.__module__}.{base.__qualname__}")
             if is_installed(base.__module__):
                 self._say(version_of(base.__module__))

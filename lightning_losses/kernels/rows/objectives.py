@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.distillation.divergences.ab_divergence import ABDivergence
+from lightning_losses.losses.distillation.divergences.ab_divergence import NEAR, ABDivergence
 from lightning_losses.losses.distillation.divergences.forward_kl import ForwardKL
 from lightning_losses.losses.distillation.divergences.generalized_jsd import GeneralizedJSD
 from lightning_losses.losses.distillation.divergences.kd import KD
@@ -57,7 +57,8 @@ def _skew(name: str, limit: _Choice) -> Callable[[Any], _Choice | None]:
 
 def _ab(loss: Any) -> _Choice | None:
     limits = {(1.0, 0.0): _FORWARD, (0.0, 1.0): _REVERSE}
-    inner = ("ab", loss.alpha, loss.beta) if loss.alpha > 0 and loss.beta > 0 else None
+    # Near 0 the kernel's formula would subtract what is nearly equal.
+    inner = ("ab", loss.alpha, loss.beta) if min(loss.alpha, loss.beta) >= NEAR else None
     return limits.get((loss.alpha, loss.beta), inner)
 
 

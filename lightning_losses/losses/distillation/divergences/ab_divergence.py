@@ -5,10 +5,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
-from lightning_losses.numerics.divergences import weighted_log_ratio
-from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.divergences import alpha_beta_terms, weighted_log_ratio
+from lightning_losses.numerics.probabilities import finite_logarithms, known_everywhere, log_probabilities
 from lightning_losses.numerics.rows import on_shared_support
 from lightning_losses.numerics.settings import Temperature
+
+# Exponents below it are near a limit, where the formula subtracts what is nearly equal; far below it, at the limit.
+NEAR, AT = 0.05, 1e-15
 
 
 class ABDivergence(DistillationLoss):
@@ -57,7 +60,7 @@ class ABDivergence(DistillationLoss):
 
     def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
-        alpha, beta, total = self.alpha, self.beta, self.alpha + self.beta
+        alpha, beta, total = (0.0 if abs(x) < AT else x for x in (self.alpha, self.beta, self.alpha + self.beta))
         student, teacher = given.logits, given.teacher_logits
         positive = min(alpha, beta) >= 0 and total > 0
         if not positive:
@@ -67,6 +70,8 @@ class ABDivergence(DistillationLoss):
             # What is masked in both networks is equal in them.
             masked = torch.isneginf(student)
             log_s, log_t = log_s.masked_fill(masked, 0.0), log_t.masked_fill(masked, 0.0)
+        if any(0 < abs(exponent) < NEAR for exponent in (alpha, beta, total)):
+            return _near_a_limit(log_t, log_s, alpha, beta)
         if alpha == beta == 0:
             return (log_t - log_s).square().sum(dim=-1) / 2
         if total == 0:
@@ -82,3 +87,21 @@ class ABDivergence(DistillationLoss):
             - beta / total * (total * log_s).exp()
         )
         return -terms.sum(dim=-1) / (alpha * beta)
+
+
+def _near_a_limit(
+    log_t: Float[Tensor, "*rows classes"], log_s: Float[Tensor, "*rows classes"], alpha: float, beta: float
+) -> Float[Tensor, "*rows"]:
+    without_t, without_s = torch.isneginf(log_t), torch.isneginf(log_s)
+    masked = without_t | without_s
+    terms = alpha_beta_terms(log_t.masked_fill(masked, 0.0), log_s.masked_fill(masked, 0.0), alpha, beta)
+    if not known_everywhere(~masked):
+        # Exponents are at least 0 here, and one term is left of three; where its exponent is 0, it is infinite.
+        for only, exponent, kept in ((without_t & ~without_s, alpha, log_s), (without_s & ~without_t, beta, log_t)):
+            if exponent == 0:
+                finite = (finite_logarithms(one).masked_fill(~only, 0.0) for one in (log_t, log_s))
+                terms = terms + alpha_beta_terms(*finite, alpha, beta)
+            else:
+                total = alpha + beta
+                terms = terms + (total * kept.masked_fill(~only, -torch.inf)).exp() / (exponent * total)
+    return terms.sum(dim=-1)

@@ -7,9 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_losses.losses.distillation.divergences.ab_divergence import AT, NEAR
 from lightning_losses.losses.kinds import DistillationLoss, DistillationRows
+from lightning_losses.numerics.divergences import alpha_beta_terms
 from lightning_losses.numerics.probabilities import finite_logarithms, known_finite, log_probabilities
 from lightning_losses.numerics.settings import Positive
+
+# So near 0 or 1, as in the authors' code, the ratio is cut as there.
+CUT_AS_LIMIT = 1e-3
 
 
 class AlphaDivergence(NamedTuple):
@@ -21,19 +26,29 @@ class AlphaDivergence(NamedTuple):
 
 @torch.no_grad()
 def alpha_divergence(
-    s: Float[Tensor, "*rows classes"],
-    t: Float[Tensor, "*rows classes"],
-    log_ratio: Float[Tensor, "*rows classes"],
-    alpha: float,
-    clip: float,
+    log_s: Float[Tensor, "*rows classes"], log_t: Float[Tensor, "*rows classes"], alpha: float, clip: float
 ) -> AlphaDivergence:
-    """The α-divergence per row of probabilities, with powers of ``t / s`` cut at `clip`."""
-    if alpha == 1:
-        return AlphaDivergence((t * log_ratio).sum(dim=-1), t)
-    if alpha == 0:
-        cut = log_ratio.clamp(max=math.log(clip))
-        return AlphaDivergence(-(s * cut).sum(dim=-1), s * (cut - 1))
-    power = (alpha * log_ratio).exp_().clamp_(max=clip)
+    """The α-divergence per row of finite logarithms, with powers of ``t / s`` cut at `clip`."""
+    s, log_ratio = log_s.exp(), log_t - log_s
+    if abs(alpha - 1) < CUT_AS_LIMIT:
+        t = log_t.exp()
+        if abs(alpha - 1) < AT:
+            return AlphaDivergence((t * log_ratio).sum(dim=-1), t)
+        value = alpha_beta_terms(log_t, log_s, alpha, 1 - alpha).sum(dim=-1)
+        return AlphaDivergence(value, (alpha * log_t + (1 - alpha) * log_s).exp() / alpha)
+    if abs(alpha) < NEAR:
+        if abs(alpha) < CUT_AS_LIMIT:
+            log_ratio = log_ratio.clamp(max=math.log(clip))
+        # (power - 1) / α, whose limit is the logarithm.
+        power = torch.expm1(alpha * log_ratio).clamp(max=clip - 1) / alpha if abs(alpha) >= AT else log_ratio
+        return AlphaDivergence((s * power).sum(dim=-1) / (alpha - 1), s * (power - 1))
+    power = (alpha * log_ratio).exp().clamp(max=clip)
+    if abs(alpha - 1) < NEAR:
+        # 0 in sum, and near the limit nearly as large as the powers.
+        linear = log_t.exp() - s
+        cut = (s * ((clip - 1) / alpha) - linear) / (alpha - 1)
+        terms = torch.where(alpha * log_ratio > math.log(clip), cut, alpha_beta_terms(log_t, log_s, alpha, 1 - alpha))
+        return AlphaDivergence(terms.sum(dim=-1), power * s / alpha)
     factor = 1 / (alpha * (alpha - 1))
     value = (s * (power - 1)).sum(dim=-1) * factor
     return AlphaDivergence(value, power.div_(alpha).add_(factor).mul_(s))
@@ -45,7 +60,8 @@ class AdaptiveAlphaDivergence(DistillationLoss):
     With ``D_α = sum_k s_k ((t_k / s_k)^α - 1) / (α (α - 1))`` and its limits KL(t || s) at α = 1 and KL(s || t) at α =
     0, the larger of D at `alpha_min` and at `alpha_max`, sample by sample: one punishes a student that is too sure, the
     other one that is too spread. Powers of the ratio are cut at `clip`, in the value and in the gradient, which is that
-    of the student as a source of samples (``-sum_k s_k ρ_k d log s_k`` with ρ, s constant).
+    of the student as a source of samples (``-sum_k s_k ρ_k d log s_k`` with ρ, s constant). Within 1e-3 of 0 the ratio
+    itself is cut, and within 1e-3 of 1 nothing, as at these limits.
 
     Args:
         alpha_min: the smaller α.
@@ -83,12 +99,9 @@ class AdaptiveAlphaDivergence(DistillationLoss):
     def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
         log_s, log_t = log_probabilities(given.logits), log_probabilities(given.teacher_logits)
-        with torch.no_grad():
-            s, t, log_ratio = log_s.exp(), log_t.exp(), log_t - log_s
-        if not known_finite(log_ratio):
-            log_s = finite_logarithms(log_s)
-            log_ratio = finite_logarithms(log_t) - log_s.detach()
-        low, high = (alpha_divergence(s, t, log_ratio, alpha, self.clip) for alpha in (self.alpha_min, self.alpha_max))
+        if not known_finite(log_t - log_s.detach()):
+            log_s, log_t = finite_logarithms(log_s), finite_logarithms(log_t)
+        low, high = (alpha_divergence(log_s, log_t, alpha, self.clip) for alpha in (self.alpha_min, self.alpha_max))
         larger = low.value > high.value
         surrogate = -(torch.where(larger.unsqueeze(-1), low.weights, high.weights) * log_s).sum(dim=-1)
         # The value of the divergence with the gradient of the surrogate.
