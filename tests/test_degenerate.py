@@ -32,12 +32,15 @@ from lightning_losses.diagnostics.mahalanobis_score import mahalanobis_distances
 from lightning_losses.diagnostics.neural_collapse import neural_collapse
 from lightning_losses.metrics.bootstrap import mean_interval, proportion_interval
 from lightning_losses.metrics.retrieval import retrieval_ranks, retrieval_scores
+from lightning_losses.numerics.interpolation import interpolated
+from lightning_losses.teachers import TeacherEnsemble
 
 NAN, INF = math.nan, math.inf
 X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 0, 1, 0, 1])
 HOLED = X.clone().index_fill(0, torch.tensor(0), NAN)
 NONE, NO_LABELS = torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)
+LINEAR = [nn.Linear(3, 2), nn.Linear(3, 2)]
 KERNEL, WEIGHT, ACCURACY = torch.eye(3), torch.randn(2, 3), torch.rand(3, 2)
 P = torch.softmax(X[:2], dim=-1)
 
@@ -100,6 +103,20 @@ REFUSED = {
     "other classes": (lambda: M.ClasswiseCalibrationError(5, inputs="logits").update(X, Y), "num_classes=5"),
     "half a class": (lambda: M.ClasswiseCalibrationError(2.5, inputs="logits"), "num_classes=2.5"),
     "classes of parts": (lambda: M.BrierDecomposition(1, inputs="logits").update(X, Y), "num_classes=1"),
+    "another norm of a metric that has one": (
+        lambda: M.MaximumCalibrationError(inputs="logits", norm=2),
+        "^MaximumCalibrationError: norm=2 came",
+    ),
+    "a norm of overconfidence": (lambda: M.OverconfidenceError(inputs="logits", norm=2), "norm=2 came"),
+    "weights of overconfidence": (
+        lambda: M.overconfidence_error(X, Y, inputs="logits", weighting="uniform"),
+        "weighting='uniform' came",
+    ),
+    "another norm as a function": (lambda: M.expected_calibration_error(X, Y, inputs="logits", norm=2), "norm=2"),
+    "no debiased error of classes": (
+        lambda: M.ClasswiseCalibrationError(3, inputs="logits", debiased=True),
+        "debiased=True",
+    ),
     "no labels": (
         lambda: M.brier_score(torch.zeros(3, 0), torch.zeros(3, 0).long(), inputs="logits", task="multilabel"),
         "have no labels",
@@ -128,6 +145,10 @@ REFUSED = {
     "other samples": (lambda: kernels.linear_cka(X, X[:3]), "give the same twice"),
     "labels of others for a kernel": (lambda: kernels.label_alignment(KERNEL, torch.ones(2, 1)), "same samples"),
     "positions beyond the path": (lambda: connectivity.loss_barrier([0, 5, 1], [1, 2, 1]), "from 0 to 1"),
+    "positions out of order": (lambda: connectivity.loss_barrier([0, 0.6, 0.4, 1], [1, 2, 3, 1]), "rise from 0"),
+    "a position twice": (lambda: connectivity.loss_barrier([0, 0.5, 0.5, 1], [1, 2, 3, 1]), "rise from 0"),
+    "a path without its ends": (lambda: connectivity.loss_barrier([0.2, 0.5, 0.8], [1, 2, 1]), "rise from 0"),
+    "infinite weights of teachers": (lambda: TeacherEnsemble([nn.Linear(3, 2)], [INF]), "not all 0"),
     "states of other shapes": (
         lambda: connectivity.interpolated_losses(
             nn.Linear(3, 2), nn.Linear(3, 2).state_dict(), nn.Linear(4, 2).state_dict(), lambda _: 0.0
@@ -193,6 +214,24 @@ def collapse(features, weight=WEIGHT):
 
 LIMITS = {
     "a student far behind": (lambda: S.initial_domain_weights(t(1e3, 1.0), t(1.0, 1.0)), [1.0, 0.0]),
+    "a share that is less in binary": (
+        lambda: len(S.difference_sampling(t(*[1.0] * 100), t(*[1.0] * 100), ratio=0.29)),
+        29,
+    ),
+    "the start, away from what has no mean": (lambda: interpolated(t(1.0, -INF), t(-INF, 1.0), 0.0), [1.0, -INF]),
+    "the end, away from what has no mean": (lambda: interpolated(t(1.0, -INF), t(-INF, 1.0), 1.0), [-INF, 1.0]),
+    "a class that one network masks, halfway": (lambda: interpolated(t(1.0, -INF), t(-INF, 1.0), 0.5), [-INF, 1.0]),
+    "weights below what a sum holds": (lambda: TeacherEnsemble(LINEAR, [1e-320, 3e-320]).weights, [0.25, 0.75]),
+    "weights beyond what a sum holds": (lambda: TeacherEnsemble(LINEAR, [1e308, 1e308]).weights, [0.5, 0.5]),
+    "no slope at an infinite score": (
+        lambda: C.PlattScaling().fit(torch.ones(4), Y[:4])(t(INF, -INF, 1.0, NAN)),
+        [0.0, 0.0, 0.0, NAN],
+    ),
+    "an infinite class": (lambda: C.PlattScaling().fit(X, torch.arange(6) % 3)(t(INF, 0.0, 1.0))[0], NAN),
+    "a probability that underflows": (
+        lambda: C.IsotonicMulticlass().fit(10 * torch.eye(3), torch.arange(3))(t(200.0, 0.0, -200.0))[1:],
+        [math.log(1e-9) - 200, math.log(1e-9) - 400],
+    ),
     "no instances": (lambda: S.difference_sampling(t(), t()), []),
     "one row alone": (lambda: torch.stack(M.bootstrap_interval(torch.mean, t(1.0))), [NAN, NAN]),
     "rows all alike": (lambda: torch.stack(M.bootstrap_interval(torch.mean, torch.full((9,), 0.1))), [NAN, NAN]),

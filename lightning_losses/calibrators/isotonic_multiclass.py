@@ -1,5 +1,6 @@
 """Joint isotonic regression: one non-decreasing function for the probabilities of all classes."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -55,11 +56,13 @@ class IsotonicMulticlass(Calibrator):
 
     def _calibrate(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
         # In the precision of the fit: between two of its corners the function may be as steep as a step.
+        log_p = torch.log_softmax(logits.to(self._precision), dim=-1)
         probabilities = torch.softmax(logits.to(self._precision), dim=-1)
         values = interpolate(
             probabilities.reshape(1, -1), self.knot_scores.unsqueeze(0), self.knot_values.unsqueeze(0)
         ).reshape(logits.shape)
-        calibrated = (values + 1e-9 * probabilities).log().to(logits.dtype)
+        # In log-space, where a probability that underflows still is above 0.
+        calibrated = torch.logaddexp(values.log(), log_p + math.log(1e-9)).to(logits.dtype)
         # The function may map the two most probable classes to one value: keep the first of them ahead by a rounding.
         best = calibrated.amax(dim=-1, keepdim=True)
         return calibrated.scatter(

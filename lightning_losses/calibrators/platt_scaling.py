@@ -55,7 +55,8 @@ class PlattScaling(LogOddsOneVsRest):
         self.target_smoothing = target_smoothing
 
     def _scores(self, logits: Float[Tensor, "*shape"], single: bool) -> Float[Tensor, "*shape"]:
-        return logits
+        # Of classes, +inf makes a softmax of them NaN.
+        return logits if single else logits.masked_fill(torch.isposinf(logits), torch.nan)
 
     def _fit_class(self, score: Float[Tensor, " rows"], outcome: Bool[Tensor, " rows"]) -> dict[str, Tensor]:
         aim = outcome.double()
@@ -71,4 +72,5 @@ class PlattScaling(LogOddsOneVsRest):
         return {"slope": slope, "offset": offset - slope * mean}
 
     def _map(self, scores: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
-        return scores * self.slope + self.offset
+        # Without a slope a score of inf says nothing; 0 * inf would be NaN.
+        return torch.where((self.slope == 0) & scores.isinf(), 0.0, scores * self.slope) + self.offset

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_losses.data.loading import Batch
 from lightning_losses.data.resident import ResidentData, random_split
 from lightning_losses.numerics.settings import Bound
+from lightning_losses.numerics.shares import share_of
 
 Operation = Literal["add", "subtract", "multiply", "divide"]
 Encoding = Literal["one_hot", "tokens"]
@@ -80,7 +81,7 @@ class ModularArithmetic(ResidentData):
         self.num_classes = prime
         self.num_features = 2 * prime if self.encoding == "one_hot" else 2
         rows = prime * (prime - 1 if self.operation == "divide" else prime)
-        self.train_samples = int(self.train_fraction * rows)
+        self.train_samples = share_of(self.train_fraction, rows)
         if not 0 < self.train_samples < rows:
             raise ValueError(
                 f"{self.name}: train_fraction={self.train_fraction} of {rows} rows leaves a split empty; give another."

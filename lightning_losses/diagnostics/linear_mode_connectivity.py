@@ -1,6 +1,7 @@
 """The loss along the straight line between two networks."""
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ def loss_barrier(positions: Sequence[float], losses: Sequence[float]) -> Barrier
     """The barrier of the losses along a path; the first and last are its ends.
 
     Raises:
-        ValueError: fewer than two points, or unequal numbers; positions outside [0, 1].
+        ValueError: fewer than two points, or unequal numbers; positions that don't rise from 0 to 1.
 
     Source:
         Frankle, Dziugaite, Roy, Carbin, 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis",
@@ -41,8 +42,9 @@ def loss_barrier(positions: Sequence[float], losses: Sequence[float]) -> Barrier
     """
     if len(positions) != len(losses) or len(losses) < 2:
         raise ValueError(f"loss_barrier: {len(positions)} positions came with {len(losses)} losses; give 2 or more.")
-    if not all(0 <= position <= 1 for position in positions):
-        raise ValueError(f"loss_barrier: positions {list(positions)} came; give numbers from 0 to 1.")
+    rises = all(before < after for before, after in itertools.pairwise(positions))
+    if not (rises and positions[0] == 0 and positions[-1] == 1):
+        raise ValueError(f"loss_barrier: positions {list(positions)} came; give numbers that rise from 0 to 1.")
     values = torch.tensor([float(value) for value in losses], dtype=torch.float64)
     along = torch.tensor([float(value) for value in positions], dtype=torch.float64)
     above = values - ((1 - along) * values[0] + along * values[-1])

@@ -90,8 +90,13 @@ def check_targets(
         )
 
 
-def check_cached_classes(loss: str, classes: Int[Tensor, "*rows k"], vocabulary: int) -> None:
-    """Raise ``ValueError`` for a cached class outside the vocabulary: always on a CPU, elsewhere under `debug`."""
+def check_cached_classes(
+    loss: str, classes: Int[Tensor, "rows k"], vocabulary: int, kept: Bool[Tensor, " rows"] | None = None
+) -> None:
+    """Raise ``ValueError`` for a cached class outside the vocabulary, or twice in a kept row.
+
+    It always looks on a CPU, elsewhere under `debug`.
+    """
     if classes.device.type != "cpu" and not debugging():
         return
     wrong = classes[(classes < 0) | (classes >= vocabulary)]
@@ -99,6 +104,13 @@ def check_cached_classes(loss: str, classes: Int[Tensor, "*rows k"], vocabulary:
         raise ValueError(
             f"{loss}: a cached logit of class {int(wrong[0])} came with a vocabulary of {vocabulary}; give classes 0 "
             f"to {vocabulary - 1}."
+        )
+    ordered = (classes if kept is None else classes[kept]).sort(dim=-1).values
+    twice = ordered[..., 1:][ordered.diff(dim=-1) == 0]
+    if len(twice):
+        raise ValueError(
+            f"{loss}: cached logits hold class {int(twice[0])} twice in a row; give each class once, as TopKLogits.of "
+            "does."
         )
 
 

@@ -14,7 +14,9 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.rows import labelled_rows
 from lightning_losses.numerics.settings import check_settings, settings
 
@@ -79,6 +81,24 @@ class Loss(nn.Module, ABC):
 
     def __post_init__(self) -> None:
         check_settings(self, self._identifier)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Add a buffer as torch does, but not in half precision; see `_apply`."""
+        wide = tensor if tensor is None or is_lazy(tensor) else full_precision(tensor)
+        super().register_buffer(name, wide, persistent)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move the module as torch does, but keep its own buffers out of half precision.
+
+        There a running average would round back to what it was, and edges of bins to others.
+        """
+        own = {name: buffer for name, buffer in self._buffers.items() if buffer is not None and not is_lazy(buffer)}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in own.items():
+            moved = self._buffers[name]
+            if moved is not None and moved.dtype in (torch.float16, torch.bfloat16):
+                self._buffers[name] = full_precision(buffer).to(moved.device)
+        return self
 
     @classmethod
     def inputs(cls) -> dict[str, bool]:

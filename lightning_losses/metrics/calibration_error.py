@@ -1,5 +1,6 @@
 """The calibration error in bins, of any norm: what every binned calibration metric is a special case of."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Unpack
 
 import torch
@@ -157,6 +158,15 @@ class CalibrationError(PredictionMetric):
             level=level,
             resamples=resamples,
             seed=seed,
+        )
+
+
+def refuse_fixed(metric: str, options: Mapping[str, object], *fixed: str) -> None:
+    """Raise ``ValueError`` for an option of `CalibrationError` that a metric with a name does not leave open."""
+    if given := next((name for name in fixed if name in options), None):
+        raise ValueError(
+            f"{metric}: {given}={options[given]!r} came, which this metric does not leave open; take CalibrationError, "
+            "whose options are all free."
         )
 
 

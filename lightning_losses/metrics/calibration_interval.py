@@ -70,15 +70,11 @@ def calibration_interval(
     filled = count.clamp(min=1)
     gap = frequency - mean
 
+    together = confidence.shape[-1] > 1 and not exclusive
+
     def noise_about(probabilities: Tensor) -> Tensor:
-        if confidence.shape[-1] > 1 and not exclusive:
-            turned = _turned(outcome - probabilities, index, num_bins, resamples, generator) / filled
-            seen, expected = (
-                bin_sums(confidence, variance, index, num_bins)[2]
-                for variance in ((outcome - probabilities).square(), probabilities * (1 - probabilities))
-            )
-            # Where all outcomes of a bin are alike, they tell too little of its noise.
-            return turned * (expected / seen.clamp(min=1e-300)).sqrt()
+        if together:
+            return _turned(outcome - probabilities, index, num_bins, resamples, generator) / filled
         counts = _drawn(probabilities, index, num_bins, exclusive, resamples, generator)
         return (counts - bin_sums(confidence, probabilities, index, num_bins)[2]) / filled
 
@@ -88,6 +84,11 @@ def calibration_interval(
     about = (confidence + (smooth - mean)[index, columns]).clamp(0, 1)
     about = about / about.sum(dim=-1, keepdim=True).clamp(min=1e-300) if exclusive else about
     null, noise = noise_about(confidence), noise_about(about)
+    if together:
+        # At calibration the variance is known; where all outcomes of a bin are alike, they tell too little of it.
+        squares, variances = (outcome - confidence).square(), confidence * (1 - confidence)
+        seen, known = (bin_sums(confidence, each, index, num_bins)[2] for each in (squares, variances))
+        null = null * (known / seen.clamp(min=1e-300)).sqrt()
     deviation = noise.square().mean(dim=0).sqrt()
     # Bins that the sample would have filled otherwise; their noise is that of their own numbers.
     counts = torch.poisson(count.expand_as(noise).contiguous(), generator=generator)

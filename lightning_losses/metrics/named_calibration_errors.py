@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.metrics.bins import Binning, Scope
-from lightning_losses.metrics.calibration_error import CalibrationError, calibration_error
+from lightning_losses.metrics.calibration_error import CalibrationError, calibration_error, refuse_fixed
 from lightning_losses.metrics.predictions import MetricOptions, Options, shows_options
 
 
@@ -39,6 +39,7 @@ def expected_calibration_error(
         >>> expected_calibration_error(probabilities, torch.tensor([0, 1]), inputs="probabilities").item()
         0.25
     """
+    refuse_fixed("expected_calibration_error", options, "norm", "weighting", "debiased")
     return calibration_error(predictions, target, **options)
 
 
@@ -64,6 +65,7 @@ class ExpectedCalibrationError(CalibrationError):
     """
 
     def __init__(self, **options: Unpack[BinMetricOptions]) -> None:
+        refuse_fixed(type(self).__name__, options, "norm", "weighting", "debiased")
         super().__init__(**options)
 
 
@@ -72,6 +74,7 @@ def maximum_calibration_error(
     predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], **options: Unpack[BinOptions]
 ) -> Float[Tensor, ""]:
     """Maximum calibration error; see `MaximumCalibrationError`."""
+    refuse_fixed("maximum_calibration_error", options, "norm", "weighting", "debiased")
     return calibration_error(predictions, target, norm="max", **options)
 
 
@@ -95,6 +98,7 @@ class MaximumCalibrationError(CalibrationError):
     """
 
     def __init__(self, **options: Unpack[BinMetricOptions]) -> None:
+        refuse_fixed(type(self).__name__, options, "norm", "weighting", "debiased")
         super().__init__(norm="max", **options)
 
 
@@ -110,6 +114,7 @@ def rms_calibration_error(
     **options: Unpack[Options],
 ) -> Float[Tensor, ""]:
     """Root-mean-square calibration error; see `RMSCalibrationError`."""
+    refuse_fixed("rms_calibration_error", options, "norm", "weighting")
     return calibration_error(
         predictions, target, num_bins=num_bins, norm=2, binning=binning, scope=scope, debiased=debiased, **options
     )
@@ -150,6 +155,7 @@ class RMSCalibrationError(CalibrationError):
         num_classes: int | None = None,
         **options: Unpack[MetricOptions],
     ) -> None:
+        refuse_fixed(type(self).__name__, options, "norm", "weighting")
         super().__init__(
             num_bins=num_bins,
             norm=2,
@@ -171,6 +177,7 @@ def adaptive_calibration_error(
     **options: Unpack[Options],
 ) -> Float[Tensor, ""]:
     """Adaptive calibration error; see `AdaptiveCalibrationError`."""
+    refuse_fixed("adaptive_calibration_error", options, "norm", "weighting", "debiased", "binning")
     return calibration_error(
         predictions, target, num_bins=num_bins, binning="mass", scope=scope, weighting="uniform", **options
     )
@@ -199,6 +206,7 @@ class AdaptiveCalibrationError(CalibrationError):
     """
 
     def __init__(self, *, num_bins: int = 15, scope: Scope = "classwise", **options: Unpack[MetricOptions]) -> None:
+        refuse_fixed(type(self).__name__, options, "norm", "weighting", "debiased", "binning")
         super().__init__(num_bins=num_bins, binning="mass", scope=scope, weighting="uniform", **options)
 
 
@@ -207,6 +215,7 @@ def classwise_calibration_error(
     predictions: Float[Tensor, "..."], target: Int[Tensor, "..."], *, num_bins: int = 15, **options: Unpack[Options]
 ) -> Float[Tensor, ""]:
     """Classwise calibration error; see `ClasswiseCalibrationError`."""
+    refuse_fixed("classwise_calibration_error", options, "norm", "weighting", "debiased", "binning", "scope")
     return calibration_error(predictions, target, num_bins=num_bins, scope="classwise", **options)
 
 
@@ -233,4 +242,5 @@ class ClasswiseCalibrationError(CalibrationError):
     """
 
     def __init__(self, num_classes: int, *, num_bins: int = 15, **options: Unpack[MetricOptions]) -> None:
+        refuse_fixed(type(self).__name__, options, "norm", "weighting", "debiased", "binning", "scope")
         super().__init__(num_bins=num_bins, scope="classwise", num_classes=num_classes, **options)

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.metrics.bins import Binned, bin_sums, binned, bins_of, check_bins, confidences
-from lightning_losses.metrics.calibration_error import CalibrationError
+from lightning_losses.metrics.calibration_error import CalibrationError, refuse_fixed
 from lightning_losses.metrics.predictions import MetricOptions, Options, Task, checked_predictions, shows_options
 from lightning_losses.numerics.checks import check_choice
 
@@ -25,6 +25,7 @@ def overconfidence_error(
 ) -> Float[Tensor, ""]:
     """Over- or underconfidence error; see `OverconfidenceError`."""
     name = "overconfidence_error"
+    refuse_fixed(name, options, "norm", "weighting", "debiased", "binning", "scope")
     check_bins(name, num_bins)
     check_choice(name, "direction", direction, Direction)
     given = checked_predictions(name, predictions, target, tasks=OverconfidenceError.tasks, **options)
@@ -57,6 +58,7 @@ class OverconfidenceError(CalibrationError):
 
     def __init__(self, *, direction: Direction = "over", num_bins: int = 15, **options: Unpack[MetricOptions]) -> None:
         check_choice(type(self).__name__, "direction", direction, Direction)
+        refuse_fixed(type(self).__name__, options, "norm", "weighting", "debiased", "binning", "scope")
         super().__init__(num_bins=num_bins, **options)
         self.direction: Direction = direction
 

@@ -4,12 +4,13 @@ import copy
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.numerics.interpolation import interpolated
+from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.parallel.processes import total_of_all, whole_parameter, world_size
 
 Buffers = Literal["copy", "average"]
@@ -22,7 +23,8 @@ class EMATeacherMixin(DistillationMixin):
     accumulated) every weight of the teacher becomes ``decay * teacher + (1 - decay) * network``. As any teacher of
     `DistillationMixin` it is in evaluation mode, without gradients, and in neither `parameters` nor `state_dict`; the
     checkpoint holds it beside them, so that a resumed training is the uninterrupted one. Under DDP every process keeps
-    the same average; under FSDP2 each keeps it whole, and gathers the network's weights for the update.
+    the same average; under FSDP2 each keeps it whole, and gathers the network's weights for the update. The average of
+    weights in half precision is kept, and saved, in float32, for in theirs it would round back to what it was.
 
     Attributes:
         ema_decay: in [0, 1]; 0 makes the teacher the network of the step before.
@@ -90,7 +92,7 @@ class EMATeacherMixin(DistillationMixin):
             self.teacher = copy.deepcopy(followed) if teacher is None else teacher
         assert self._held_teacher is not None
         self._held_teacher.moves = True
-        self.__dict__["_ema_state"] = {"network": network, "updates": 0, "step": None}
+        self.__dict__["_ema_state"] = {"network": network, "updates": 0, "step": None, "averages": {}}
 
     def on_train_start(self) -> None:
         """Remember where training begins, or goes on."""
@@ -126,31 +128,46 @@ class EMATeacherMixin(DistillationMixin):
         network = self.get_submodule(self._ema["network"])
         followed = dict(network.named_parameters())
         for name, parameter in self.teacher.named_parameters():
-            parameter.copy_(interpolated(parameter, whole_parameter(followed[name].detach()), 1 - decay))
+            self._move(name, parameter, whole_parameter(followed[name].detach()), 1 - decay)
         current = dict(network.named_buffers())
         for name, buffer in self.teacher.named_buffers():
             value = current[name]
             if buffer.is_floating_point() and world_size() > 1:
                 value = total_of_all(value) / world_size()
-            buffer.copy_(interpolated(buffer, value, 1.0 if self.ema_buffers == "copy" else 1 - decay))
+            self._move(name, buffer, value, 1.0 if self.ema_buffers == "copy" else 1 - decay)
+
+    def _move(self, name: str, tensor: Tensor, towards: Tensor, share: float) -> None:
+        averages: dict[str, Tensor] = self._ema["averages"]
+        average = averages.get(name, tensor) if _is_half(tensor) else tensor
+        moved = interpolated(full_precision(average).to(tensor.device), towards, share)
+        if _is_half(tensor):
+            averages[name] = moved
+        tensor.copy_(moved)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the teacher."""
         super().on_save_checkpoint(checkpoint)
         if self.teacher is not None:
             self._follow()
-            weights = self.teacher.state_dict()
+            averages = self._ema["averages"]
             checkpoint["ema_teacher"] = {
                 "updates": self._ema["updates"],
-                "state_dict": {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()},
+                "state_dict": {
+                    name: averages.get(name, tensor).detach().to("cpu", copy=True)
+                    for name, tensor in self.teacher.state_dict().items()
+                },
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the teacher."""
         super().on_load_checkpoint(checkpoint)
         if (saved := checkpoint.get("ema_teacher")) and self.teacher is not None:
-            self.teacher.load_state_dict(saved["state_dict"])
+            weights = saved["state_dict"]
+            self.teacher.load_state_dict(weights)
             self._ema["updates"] = saved["updates"]
+            self._ema["averages"] = {
+                name: weights[name].clone() for name, tensor in self.teacher.state_dict().items() if _is_half(tensor)
+            }
 
     @property
     def _ema(self) -> dict[str, Any]:
@@ -158,3 +175,7 @@ class EMATeacherMixin(DistillationMixin):
         if found is None:
             raise ValueError(f"{type(self).__name__}: call start_ema_teacher in the constructor.")
         return found
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.float16, torch.bfloat16)

@@ -174,7 +174,9 @@ class TGeoKDMixin(DistillationMixin):
         super().on_train_start()
         if self.__dict__["_tgeo"]["batches"]:
             return
-        sums, counts = torch.zeros_like(self.class_means), torch.zeros_like(self.class_means[0])
+        # In half precision a count would stop at 256.
+        sums = torch.zeros_like(self.class_means, dtype=torch.float32)
+        counts = torch.zeros_like(sums[0])
         batch_size = getattr(self.trainer.train_dataloader, "batch_size", None)
         for batch in share_of_training_set(type(self).__name__, self.trainer, batch_size):
             batch = self.trainer.strategy.batch_to_device(batch)

@@ -10,7 +10,8 @@ def interpolated(
 ) -> Shaped[Tensor, "*shape"]:
     """``start + weight (end - start)``; what has no mean is that of the end.
 
-    Integers and booleans count or choose, and infinite entries mask: they are copied. NaN stays NaN.
+    Integers and booleans count or choose, and infinite entries mask: they are copied. NaN stays NaN. In half precision
+    the mean of a small weight rounds back to the start; keep a running average in float32.
 
     Args:
         start: any tensor; its dtype is the result's.
@@ -22,6 +23,8 @@ def interpolated(
         tensor([1., -inf])
     """
     end = end.to(start)
+    if weight == 0 and start.is_floating_point():
+        return start.clone()
     if weight == 1 or not (start.is_floating_point() or start.is_complex()):
         return end.clone()
     mean = torch.lerp(start, end, weight)

@@ -50,7 +50,7 @@ class GrokfastEMA(Declared):
             average = _resume(self._average, name, gradient)
             if average is None:
                 # Not lerp_: (1 - α) g + α g may round away from g.
-                average = self._average[name] = gradient.detach().clone()
+                average = self._average[name] = _wide(gradient)
             else:
                 local_part(average).mul_(self.alpha).add_(local_part(gradient), alpha=1 - self.alpha)
             local_part(gradient).add_(local_part(average), alpha=self.lamb)
@@ -61,7 +61,7 @@ class GrokfastEMA(Declared):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the averages."""
-        self._average = {name: average.clone() for name, average in state["average"].items()}
+        self._average = {name: _wide(average) for name, average in state["average"].items()}
 
 
 class GrokfastMA(Declared):
@@ -119,7 +119,7 @@ class GrokfastMA(Declared):
         steps = self._steps.get(name, 0)
         total = _resume(self._total, name, gradient)
         if total is None:
-            total = self._total[name] = torch.zeros_like(gradient)
+            total = self._total[name] = torch.zeros_like(_wide(gradient))
         place = steps % self.window_size
         if len(window) < self.window_size:
             window.append(gradient.detach().clone())
@@ -129,7 +129,8 @@ class GrokfastMA(Declared):
             local_part(window[place]).copy_(local_part(gradient))
         if place == self.window_size - 1:
             # Once a turn, so that the rounding errors of a running sum do not pile up.
-            local_part(total).copy_(torch.stack([local_part(held) for held in window]).sum(dim=0))
+            parts = torch.stack([local_part(held) for held in window])
+            local_part(total).copy_(parts.sum(dim=0, dtype=total.dtype))
         self._steps[name] = steps + 1
         return total
 
@@ -144,8 +145,13 @@ class GrokfastMA(Declared):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the windows."""
         self._window = {name: [held.clone() for held in window] for name, window in state["window"].items()}
-        self._total = {name: total.clone() for name, total in state["total"].items()}
+        self._total = {name: _wide(total) for name, total in state["total"].items()}
         self._steps = dict(state["steps"])
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """A copy to add to: in half precision small steps would round away."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
 
 
 def _as(held: Tensor, gradient: Tensor) -> Tensor:

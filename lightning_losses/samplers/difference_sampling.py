@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_floating, check_number
+from lightning_losses.numerics.shares import share_of
 
 
 def difference_scores(
@@ -58,5 +59,5 @@ def difference_sampling(
     """
     check_number("difference_sampling", "ratio", ratio, least=0, most=1)
     scores = difference_scores(teacher_nll, reference_nll)
-    best = scores.argsort(descending=True, stable=True)[: int(ratio * len(scores))]
+    best = scores.argsort(descending=True, stable=True)[: share_of(ratio, len(scores))]
     return best.sort().values

@@ -57,7 +57,7 @@ class TeacherEnsemble(nn.Module):
         if not named:
             raise ValueError("TeacherEnsemble: no teachers came; give at least one network.")
         shares = [1.0] * len(named) if weights is None else [float(weight) for weight in weights]
-        if len(shares) != len(named) or min(shares) < 0 or not 0 < sum(shares) < math.inf:
+        if len(shares) != len(named) or not all(0 <= share < math.inf for share in shares) or max(shares) == 0:
             raise ValueError(
                 f"TeacherEnsemble: weights={shares} came for {len(named)} teachers; give each a finite number of at "
                 "least 0, not all 0."
@@ -66,7 +66,9 @@ class TeacherEnsemble(nn.Module):
         self.average = average
         self.temperature = temperature
         # Given by the constructor, so it needs no place in a checkpoint.
-        self.register_buffer("weights", torch.tensor(shares) / sum(shares), persistent=False)
+        # By the largest first: a sum may be beyond what floats hold, or a share below it.
+        scaled = [share / max(shares) for share in shares]
+        self.register_buffer("weights", torch.tensor([one / sum(scaled) for one in scaled]), persistent=False)
 
     def each(self, inputs: Any) -> dict[str, Float[Tensor, "*rows classes"]]:
         """Every teacher's logits, by its name."""

@@ -87,11 +87,18 @@ def test_a_teacher_without_width_or_logits_is_refused_in_a_sentence():
 
 
 @pytest.mark.parametrize("impl", ["auto", "autograd"])
-@pytest.mark.parametrize("wrong", [-1, 5])
-def test_a_cached_class_outside_the_vocabulary_is_refused(wrong, impl):
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (-1, "a cached logit of class -1 came with a vocabulary of 5"),
+        (5, "a cached logit of class 5 came with a vocabulary of 5"),
+        (2, "cached logits hold class 2 twice in a row; give each class once"),
+    ],
+)
+def test_a_cached_class_outside_the_vocabulary_or_twice_is_refused(wrong, told, impl):
     hidden, weight, target, _ = call(3, 4, 5)
     cache = TopKLogits(torch.ones(3, 2), torch.tensor([[0, 1], [wrong, 2], [0, 1]]))
-    with pytest.raises(ValueError, match=f"a cached logit of class {wrong} came with a vocabulary of 5"):
+    with pytest.raises(ValueError, match=told):
         linear_distillation(hidden, weight, cache, target=target, objective=KD(), impl=impl)
     # Of a token that is ignored nothing is read.
     ignored = target.index_fill(0, torch.tensor([1]), -100)

@@ -555,3 +555,12 @@ def test_it_has_a_configuration(loss):
 def test_settings_are_finite(make, value):
     with pytest.raises(ValueError, match=r"=(-?inf|nan) came; give a"):
         make(value)
+
+
+@pytest.mark.parametrize("loss", EVERY, ids=lambda loss: loss.identifier())
+def test_state_stays_out_of_half_precision(loss):
+    """There a running average rounds back to what it was."""
+    made = build(loss)
+    before = {name: buffer.clone() for name, buffer in made.named_buffers(recurse=False) if not is_lazy(buffer)}
+    for name, buffer in made.bfloat16().named_buffers(recurse=False):
+        assert name not in before or torch.equal(buffer, before[name])

@@ -74,6 +74,24 @@ def test_errors_of_an_overconfident_model():
     assert all(0.9 <= share <= 0.99 for share in shares.values()), shares
 
 
+@pytest.mark.parametrize("sharpness", [1.0, 2.0])
+def test_errors_of_labels_that_come_together(sharpness):
+    """Each label says the same of a sample, and is the same: drawn one by one, 3 intervals in 4 held the truth."""
+    metric = M.ClasswiseCalibrationError(3, task="multilabel", **KEPT)
+
+    def of(rows, seed):
+        generator = torch.Generator().manual_seed(seed)
+        logits = 2 * torch.randn(rows, 1, generator=generator, dtype=torch.float64)
+        true = torch.rand(rows, 1, generator=generator, dtype=torch.float64) < logits.sigmoid()
+        metric.reset()
+        metric.update(sharpness * logits.expand(rows, 3), true.long().expand(rows, 3))
+        return metric
+
+    truth = 0.0 if sharpness == 1 else float(of(MANY, 10**6).compute())
+    intervals = [of(150, seed).interval(resamples=40, seed=seed) for seed in range(50)]
+    assert sum(bool(low <= truth <= high) for low, high in intervals) / 50 >= 0.9
+
+
 # One sample in three is wrong, or nine of all: near an AURC of 0, quantiles of resamples alone hold too little.
 @pytest.mark.parametrize(("spread", "names"), [(2.0, ("brier", "nll", "e_aurc")), (20.0, ("aurc", "e_aurc"))])
 def test_scores(spread, names):

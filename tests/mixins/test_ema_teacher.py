@@ -157,3 +157,35 @@ def test_bad_options_are_refused():
         student(decay=1.5)
     with pytest.raises(ValueError, match="^ema_teacher: buffers='forget'"):
         student(buffers="forget")
+
+
+def test_an_average_of_half_precision_arrives_and_is_saved_with_what_it_rounds_away():
+    """In bfloat16 a thousandth of a step rounds to none."""
+    module = student(norm=False, decay=0.999, warmup=False).bfloat16()
+    with torch.no_grad():
+        for parameter in module.network.parameters():
+            parameter.fill_(1.0)
+        for parameter in module.teacher.parameters():
+            parameter.fill_(2.0)
+    for _ in range(700):
+        module.update_ema_teacher()
+    checkpoint = {}
+    module.on_save_checkpoint(checkpoint)
+    again = student(norm=False, decay=0.999, warmup=False).bfloat16()
+    again.network.load_state_dict(module.network.state_dict())
+    again.on_load_checkpoint(checkpoint)
+    for one in (module, again):
+        one.update_ema_teacher()
+        for name, parameter in one.teacher.named_parameters():
+            assert parameter.dtype == torch.bfloat16
+            torch.testing.assert_close(
+                parameter.float(), torch.full_like(parameter.float(), 1 + 0.999**701), rtol=4e-3, atol=0
+            )
+            torch.testing.assert_close(
+                one._ema["averages"][name], torch.full(parameter.shape, 1 + 0.999**701), rtol=1e-5, atol=0
+            )
+    # One of before, which holds them rounded.
+    checkpoint["ema_teacher"]["state_dict"] = module.teacher.state_dict()
+    again.on_load_checkpoint(checkpoint)
+    again.update_ema_teacher()
+    assert all(average.dtype == torch.float32 for average in again._ema["averages"].values())

@@ -94,3 +94,16 @@ def test_a_resumed_filter_goes_on_bit_by_bit(make, at):
 def test_settings_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match="grokfast"):
         make()
+
+
+@pytest.mark.parametrize("grokfast", [GrokfastEMA(0.995, 1.0), GrokfastMA(300, 1.0, warmup=False)])
+def test_an_average_of_half_precision_arrives(grokfast):
+    """In bfloat16 a step of 0.5 % rounds to none, and so does a 256th gradient beside the sum of the others."""
+    grokfast.filter_({"w": torch.zeros(1, dtype=torch.bfloat16)})
+    for _ in range(1000):
+        gradient = torch.ones(1, dtype=torch.bfloat16)
+        grokfast.filter_({"w": gradient})
+    assert gradient.item() == pytest.approx(2.0, abs=0.02) and gradient.dtype == torch.bfloat16
+    again = type(grokfast)()
+    again.load_state_dict(grokfast.state_dict())
+    assert again.state_dict().keys() == grokfast.state_dict().keys()

@@ -92,7 +92,7 @@ def head_loss(
         if teacher is not None and kept is not None:
             teacher = teacher.masked(kept)
     if isinstance(teacher, TopKLogits):
-        check_cached_classes(name, teacher.classes, len(weight))
+        check_cached_classes(name, teacher.classes, len(weight), kept)
     operands = Operands(rows, weight, bias, target)
     scale, _ = scales(rows, settled_reduction, normalizer, kept=kept)
     evaluate: Walk

@@ -1,8 +1,6 @@
 """AdaFocal: focal loss whose exponent follows the calibration of validation data, bin by bin."""
 
-from collections.abc import Callable
 from dataclasses import field
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -127,15 +125,6 @@ class AdaFocal(ClassificationLoss):
         self.gammas.copy_(
             next_gammas(self.gammas.double(), gap, rate=self.rate, switch=self.switch, least=self.least, most=self.most)
         )
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        buffers = {name: full_precision(buffer) for name, buffer in self.named_buffers()}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in buffers.items():
-            moved = self.get_buffer(name)
-            if moved.dtype.itemsize < 4:
-                setattr(self, name, buffer.to(moved.device))
-        return self
 
 
 def next_gammas(

@@ -99,8 +99,8 @@ def _near_a_limit(
         # Exponents are at least 0 here, and one term is left of three; where its exponent is 0, it is infinite.
         for only, exponent, kept in ((without_t & ~without_s, alpha, log_s), (without_s & ~without_t, beta, log_t)):
             if exponent == 0:
-                finite = (finite_logarithms(one).masked_fill(~only, 0.0) for one in (log_t, log_s))
-                terms = terms + alpha_beta_terms(*finite, alpha, beta)
+                finite_t, finite_s = (finite_logarithms(one).masked_fill(~only, 0.0) for one in (log_t, log_s))
+                terms = terms + alpha_beta_terms(finite_t, finite_s, alpha, beta)
             else:
                 total = alpha + beta
                 terms = terms + (total * kept.masked_fill(~only, -torch.inf)).exp() / (exponent * total)

@@ -11,6 +11,7 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.features.embedding import embedded, linear_embedding
 from lightning_losses.numerics.checks import check_vectors
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.settings import Count, Temperature
 
 
@@ -19,8 +20,12 @@ def symmetric_info_nce(
     b: Float[Tensor, "batch dim"],
     target: Int[Tensor, " batch"] | None = None,
     temperature: float = 0.07,
+    ignore_index: int = -100,
 ) -> Float[Tensor, ""]:
-    """How badly each vector picks its partner out of the others' and is picked by it; others of its class stand by."""
+    """How badly each vector picks its partner out of the others' and is picked by it; others of its class stand by.
+
+    A vector whose target is `ignore_index` neither picks nor is picked.
+    """
     a, b = full_precision(a), full_precision(b)
     if len(a) == 0:
         return a.sum() * 0.0 + b.sum() * 0.0
@@ -29,7 +34,11 @@ def symmetric_info_nce(
     own = torch.arange(len(scores), device=scores.device)
     if target is not None:
         alike = (target.unsqueeze(0) == target.unsqueeze(1)) & (own.unsqueeze(0) != own.unsqueeze(1))
-        scores = scores.masked_fill(alike, -torch.inf)
+        kept = target != ignore_index
+        apart = ~(kept.unsqueeze(0) & kept.unsqueeze(1)) & (own.unsqueeze(0) != own.unsqueeze(1))
+        scores = scores.masked_fill(alike | apart, -torch.inf)
+        each = F.cross_entropy(scores, own, reduction="none") + F.cross_entropy(scores.mT, own, reduction="none")
+        return reduce(each.masked_fill(~kept, 0.0), kept=kept)
     return F.cross_entropy(scores, own) + F.cross_entropy(scores.mT, own)
 
 
@@ -49,6 +58,7 @@ class CRD(Loss):
         temperature: τ, above 0.
         feature_dim: D, at least 1; None takes it from the first batch.
         teacher_dim: D', at least 1; None takes it from the first batch.
+        ignore_index: samples with this target are no negatives of the others, and count for nothing.
 
     Shapes:
         features: [B, D]; teacher_features: [B, D']; target (optional; without it all others are negatives): [B].
@@ -77,6 +87,7 @@ class CRD(Loss):
     temperature: Temperature = 0.07
     feature_dim: Count | None = None
     teacher_dim: Count | None = None
+    ignore_index: int = field(default=-100, kw_only=True)
     student_embedding: nn.Linear = field(init=False)
     teacher_embedding: nn.Linear = field(init=False)
 
@@ -98,9 +109,13 @@ class CRD(Loss):
                 f"{self._identifier}: target of shape {list(target.shape)} and dtype {target.dtype} came with "
                 f"{len(features)} samples; give [B] class indices, or none."
             )
+        if target is not None:
+            ignored = (target == self.ignore_index).unsqueeze(-1)
+            features, teacher_features = (x.masked_fill(ignored, 0.0) for x in (features, teacher_features))
         return symmetric_info_nce(
             embedded(self._identifier, "features", features, self.student_embedding),
             embedded(self._identifier, "teacher_features", teacher_features.detach(), self.teacher_embedding),
             target,
             self.temperature,
+            self.ignore_index,
         )

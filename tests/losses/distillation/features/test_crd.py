@@ -56,3 +56,16 @@ def test_tensors_that_do_not_fit_are_refused():
         CRD()(torch.zeros(5, 3), torch.zeros(5, 3), torch.zeros(4).long())
     with pytest.raises(ValueError, match="^crd: embedding_dim=0"):
         CRD(embedding_dim=0)
+
+
+def test_a_sample_without_a_label_is_no_negative_and_counts_for_nothing():
+    loss = CRD(embedding_dim=3)
+    features, teacher = vectors(), vectors()
+    target = torch.tensor([0, -100, 1, -100, 1])
+    kept = target != -100
+    features[1] = torch.nan
+    features.requires_grad_()
+    value = loss(features, teacher, target)
+    torch.testing.assert_close(value, loss(features[kept], teacher[kept], target[kept]))
+    assert torch.autograd.grad(value, features)[0][~kept].eq(0).all()
+    assert loss(features.detach(), teacher, torch.full((5,), -100)) == 0

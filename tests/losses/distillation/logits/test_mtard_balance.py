@@ -92,3 +92,13 @@ def test_a_step_that_is_not_a_number_moves_nothing(begun):
     # The next one goes on as if that had not been.
     torch.testing.assert_close(loss(logits, teacher), fresh(logits, teacher), rtol=0, atol=0)
     torch.testing.assert_close(loss.state_dict(), fresh.state_dict(), rtol=0, atol=0)
+
+
+def test_the_balances_move_in_half_precision():
+    """In bfloat16 a thousandth of a temperature, and 2.5 % of a weight, round to none."""
+    loss = MTARDBalance(num_teachers=2, weight_rate=0.001).bfloat16()
+    student = logits(0).bfloat16()
+    for _ in range(100):
+        loss({"a": student, "b": student}, {"a": logits(1).bfloat16(), "b": 5 * logits(2).bfloat16()})
+    assert loss.temperatures.max() == pytest.approx(1.1, abs=1e-3)
+    assert loss.temperatures.dtype == loss.weights.dtype == torch.float32
