@@ -13,7 +13,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 # What stands on its own; the other groups and the primary configurations belong to the library's own recipes.
-GROUPS = ("calibrator", "callbacks", "data", "model", "objective", "optimizer", "teacher")
+GROUPS = ("balancing", "calibrator", "callbacks", "data", "model", "objective", "optimizer", "teacher")
 OWN_RECIPES = "pkg://lightning_losses.conf"
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         DiffusionSpectralEntropy as DiffusionSpectralEntropy,
     )
     from lightning_losses.callbacks.monitors.empirical_ntk import EmpiricalNTK as EmpiricalNTK
+    from lightning_losses.callbacks.monitors.gradient_conflict import GradientConflict as GradientConflict
     from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor as GrokkingMonitor
     from lightning_losses.callbacks.monitors.hessian_spectrum import HessianSpectrum as HessianSpectrum
     from lightning_losses.callbacks.monitors.information_plane import InformationPlane as InformationPlane

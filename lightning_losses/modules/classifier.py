@@ -41,6 +41,16 @@ def with_scheduler(optimizer: Optimizer, make_scheduler: SchedulerFactory | None
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make_scheduler(optimizer), "interval": "step"}}
 
 
+def parameters_to_train(module: nn.Module, objective: Objective) -> Iterable[Any]:
+    """A module's parameters; those that a policy of balancing learns in a group without weight decay."""
+    learned = [] if objective.balancing is None else list(objective.balancing.parameters())
+    if not learned:
+        return module.parameters()
+    known = {id(parameter) for parameter in learned}
+    others = [parameter for parameter in module.parameters() if id(parameter) not in known]
+    return [{"params": others}, {"params": learned, "weight_decay": 0.0}]
+
+
 class Classifier(SelfDistillationMixin, L.LightningModule):
     """Trains a network on classes with any objective that needs no teacher.
 
@@ -124,7 +134,7 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the network and for the objective's own parameters."""
-        return with_scheduler(self.make_optimizer(self.parameters()), self.make_scheduler)
+        return with_scheduler(self.make_optimizer(parameters_to_train(self, self.objective)), self.make_scheduler)
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> dict[str, Tensor]:
         given = named(batch)

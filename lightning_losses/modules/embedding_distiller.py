@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from lightning_losses.environment.logged_means import log_means
 from lightning_losses.metrics.retrieval import retrieval_ranks
 from lightning_losses.mixins.distillation import DistillationMixin
-from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory, with_scheduler
+from lightning_losses.modules.classifier import (
+    OptimizerFactory,
+    SchedulerFactory,
+    parameters_to_train,
+    with_scheduler,
+)
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.objective import Objective
 from lightning_losses.parallel.processes import gather_batch, group_rank, sizes_of_all
@@ -105,7 +110,7 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the network, and for what the objective's losses own."""
-        return with_scheduler(self.make_optimizer(self.parameters()), self.make_scheduler)
+        return with_scheduler(self.make_optimizer(parameters_to_train(self, self.objective)), self.make_scheduler)
 
     def _of_all(self, documents: Float[Tensor, "batch dim"]) -> Float[Tensor, "all dim"]:
         """The documents of the processes whose batches are taken together."""

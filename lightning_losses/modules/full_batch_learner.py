@@ -26,7 +26,7 @@ from lightning_losses.environment.lightning_internals import (
 )
 from lightning_losses.environment.logged_means import log_means
 from lightning_losses.mixins.objective import ObjectiveMixin
-from lightning_losses.modules.classifier import OptimizerFactory
+from lightning_losses.modules.classifier import OptimizerFactory, parameters_to_train
 from lightning_losses.modules.evaluation import evaluate
 from lightning_losses.numerics.checks import check_choice, check_number
 from lightning_losses.objective import Objective
@@ -185,7 +185,7 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """One optimizer for the network."""
-        return self.make_optimizer(self.parameters())
+        return self.make_optimizer(parameters_to_train(self, self.objective))
 
     def _evaluate(self, batch: Batch) -> dict[str, Tensor]:
         logits, target = self.network(batch["inputs"]), batch["target"]

@@ -18,7 +18,12 @@ from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.mixins.language_head import LanguageHeadMixin, normalizer_of
 from lightning_losses.mixins.objective import ObjectiveMixin
-from lightning_losses.modules.classifier import OptimizerFactory, SchedulerFactory, with_scheduler
+from lightning_losses.modules.classifier import (
+    OptimizerFactory,
+    SchedulerFactory,
+    parameters_to_train,
+    with_scheduler,
+)
 from lightning_losses.modules.evaluation import evaluate
 from lightning_losses.modules.language_batch import LanguageBatch, language_batch
 from lightning_losses.modules.peak_memory import PeakMemory
@@ -173,7 +178,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the network."""
-        return with_scheduler(self.make_optimizer(self.parameters()), self.make_scheduler)
+        return with_scheduler(self.make_optimizer(parameters_to_train(self, self.objective)), self.make_scheduler)
 
     def _given(self, network: nn.Module, head: nn.Module, batch: Any) -> LanguageBatch:
         given = language_batch(type(self).__name__, network, batch, self.ignore_index)

@@ -10,6 +10,7 @@ from torch.distributed.fsdp import fully_shard
 
 from lightning_losses import CrossEntropy, Objective, ObjectiveMixin, Term
 from lightning_losses.balancing.term_gradients import TermGradients
+from lightning_losses.callbacks import GradientConflict
 from tests.balancing.test_policies import OWN
 from tests.distributed.processes import in_group, run_on_processes
 
@@ -59,7 +60,7 @@ class EveryPolicy(ObjectiveMixin, L.LightningModule):
             self.networks[name].load_state_dict(first)
             self.objectives[name] = objective(name)
         self.objective = self.objectives[names[0]]
-        self.noted = []
+        self.noted, self.recorded = [], {}
         for key, value in attributes.items():
             setattr(self, key, value)
 
@@ -75,7 +76,7 @@ class EveryPolicy(ObjectiveMixin, L.LightningModule):
 
     def on_train_end(self):
         if self.path is not None and self.trainer.global_rank == 0:
-            torch.save({"noted": self.noted, "state": self.state_dict()}, self.path)
+            torch.save({"noted": self.noted, "state": self.state_dict(), "recorded": self.recorded}, self.path)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.3, momentum=0.5)
@@ -131,7 +132,10 @@ class Resumable:
         self.taken = state["taken"]
 
 
-def fit(module, shares, checkpoint=None, **options):
+def fit(module, shares, checkpoint=None, monitor=None, **options):
+    monitor = monitor or GradientConflict(every_n_steps=1)
+    module.recorded = monitor.values
+    options["callbacks"] = [*options.get("callbacks", []), monitor]
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, min_epochs=0,
         enable_checkpointing=False, use_distributed_sampler=False, **{"max_epochs": 3, "devices": 1, **options},
@@ -145,18 +149,17 @@ def whole():
     return fit(EveryPolicy(), batches())
 
 
-def assert_same(noted, state, whole):
-    """Gradients and states are those of the whole, which may have other policies besides."""
+def assert_same(noted, state, recorded, whole):
+    """Gradients, states and records are those of the whole, which may have other policies besides."""
     assert len(noted) == len(whole.noted) > 0
     for step, (one, other) in enumerate(zip(noted, whole.noted, strict=True)):
         for name, gradient in one.items():
             torch.testing.assert_close(
                 gradient, other[name], rtol=1e-4, atol=3e-6, msg=lambda text, at=f"{step}, {name}": f"{at}: {text}"
             )
+    for name, values in recorded.items():
+        assert values == pytest.approx(whole.recorded[name], rel=1e-3, abs=1e-5), name
     for name, value in state.items():
-        if name.startswith("objective."):
-            # Another's, under a second name.
-            continue
         torch.testing.assert_close(value, whole.state_dict()[name], rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
@@ -168,7 +171,7 @@ def test_each_policy_makes_something_else_of_the_same_gradients(whole):
 
 def test_several_batches_are_one(whole):
     module = fit(EveryPolicy(), batches((7, 2, 3)), accumulate_grad_batches=3)
-    assert_same(module.noted, module.state_dict(), whole)
+    assert_same(module.noted, module.state_dict(), module.recorded, whole)
 
 
 @pytest.mark.distributed
@@ -178,7 +181,7 @@ def test_several_processes_are_one(whole, tmp_path):
     module = EveryPolicy(path=tmp_path / "two.pt")
     fit(module, shares, devices=2, accumulate_grad_batches=2, strategy=strategy)
     found = torch.load(tmp_path / "two.pt", weights_only=True)
-    assert_same(found["noted"], found["state"], whole)
+    assert_same(found["noted"], found["state"], found["recorded"], whole)
 
 
 def test_a_run_goes_on_to_the_bit(whole, tmp_path):
@@ -208,8 +211,8 @@ def test_a_scale_of_the_precision_changes_nothing(whole):
                     parameter.grad /= 1024.0
             super().on_before_optimizer_step(optimizer)
 
-    module = fit(Scaled(["PCGrad", "NashMTL", "GradNorm", "UncertaintyWeighting"]), batches())
-    assert_same(module.noted, module.state_dict(), whole)
+    module = fit(Scaled(["AlignedMTL", "NashMTL", "GradNorm", "UncertaintyWeighting"]), batches())
+    assert_same(module.noted, module.state_dict(), module.recorded, whole)
 
 
 class Twice(EveryPolicy):

@@ -41,6 +41,7 @@ _LOGGER = ("lightning.pytorch.loggers.Logger",)
 _PROFILER = ("lightning.pytorch.profilers.Profiler",)
 _OURS = (
     *(_Rule(room, anything=True) for room in ("losses", "metrics", "objective", "optim", "samplers", "transport")),
+    _Rule("balancing", _MODULE),
     *(_Rule(f"kernels.{name}", anything=True) for name in ("linear_cross_entropy", "linear_distillation")),
     _Rule("kernels.linear_stablemax_cross_entropy", anything=True),
     _Rule("calibrators", _MODULE),
@@ -79,6 +80,8 @@ _RULES = (
     _Rule("torchmetrics.classification", ("torchmetrics.Metric",)),
     _Rule("torchmetrics.functional.classification", anything=True),
     _Rule("torchmetrics.functional.regression", anything=True),
+    # Only classes that weigh by products, which a policy of balancing takes.
+    _Rule("torchjd.aggregation", _MODULE),
     _Rule("torchmetrics.regression", ("torchmetrics.Metric",)),
     _Rule("torchvision.models", _MODULE),
     _Rule("torchvision.ops", _MODULE, ("sigmoid_focal_loss",)),
@@ -88,7 +91,7 @@ _RULES = (
 _DOORS = (
     *("lightning.Trainer", "lightning.fabric.plugins", "lightning.pytorch", "lightning_losses"),
     *("pytorch_metric_learning", "timm.layers", "timm.loss", "timm.models", "timm.optim", "torch.nn", "torch.optim"),
-    *("torchmetrics", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
+    *("torchjd.aggregation", "torchmetrics", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
 )
 # What writes where its arguments say.
 _WRITERS = (*_LOGGER, *_PROFILER, *_CALLBACK)

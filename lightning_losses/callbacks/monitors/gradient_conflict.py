@@ -1,0 +1,79 @@
+"""Watches whether the terms of an objective pull the shared parameters apart."""
+
+from typing import Any
+
+import lightning as L
+
+from lightning_losses.callbacks.monitors.monitor import Monitor
+from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.plots.gradient_conflict import conflict_panels
+from lightning_losses.plots.style import Figure
+
+
+class GradientConflict(Monitor):
+    """Logs the cosines between the terms' gradients, their lengths, and what a policy multiplies them by.
+
+    Two terms conflict where their cosine is below 0: a step along one's gradient raises the other's loss. Gradients are
+    those of the whole optimizer step, of all batches and processes, each times its term's own weight, with respect to
+    the parameters that more than one term reaches, or those that the objective's policy names. It logs
+    ``cosine/<term>/<term>``, ``length/<term>`` and, with a policy, ``weight/<term>``. Of a gradient that is 0 every
+    cosine is 0. Nothing is logged of a step whose gradients are not finite.
+
+    Cost: a backward pass for each term, and their memory, every n steps; nothing where the policy needs them anyway.
+
+    Args:
+        every_n_steps, folder: see `Monitor`.
+
+    Raises:
+        ValueError: when training begins, a module without `ObjectiveMixin`; manual optimization; FSDP2 or DeepSpeed.
+
+    Source:
+        Yu, Kumar, Gupta, Levine, Hausman, Finn, 2020, "Gradient Surgery for Multi-Task Learning", arXiv:2001.06782,
+        which calls gradients of a negative cosine conflicting.
+
+    Example:
+        >>> GradientConflict(every_n_steps=50).name
+        'gradient_conflict'
+    """
+
+    name = "gradient_conflict"
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a module that has no terms."""
+        if not isinstance(pl_module, ObjectiveMixin):
+            raise ValueError(
+                f"{self.name}: {type(pl_module).__name__} has no objective whose terms could be watched; give it "
+                "ObjectiveMixin."
+            )
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Ask for the step's gradients, when due."""
+        if self.due(trainer.global_step):
+            assert isinstance(pl_module, ObjectiveMixin)
+            pl_module.watch_terms()
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record them, after the step's last batch."""
+        assert isinstance(pl_module, ObjectiveMixin)
+        record = pl_module.term_record()
+        if record is None:
+            return
+        lengths = record.gram.diagonal().clamp(min=0).sqrt()
+        cosines = record.gram / lengths.clamp(min=1e-300) / lengths.clamp(min=1e-300).unsqueeze(-1)
+        values = {
+            f"cosine/{one}/{other}": cosines[i, j].item()
+            for i, one in enumerate(record.terms)
+            for j, other in enumerate(record.terms)
+            if i < j
+        }
+        values |= {f"length/{term}": length for term, length in zip(record.terms, lengths.tolist(), strict=True)}
+        if record.weights is not None:
+            weights = record.weights.tolist()
+            values |= {f"weight/{term}": weight for term, weight in zip(record.terms, weights, strict=True)}
+        self.record(trainer, trainer.global_step, values)
+
+    def figure(self) -> Figure:
+        """Cosines, lengths and weights over steps, a panel each."""
+        return conflict_panels(self.curves())
