@@ -38,7 +38,7 @@ class Adapted(Loss):
             tensor of their own name; those with one keep it.
         reduction: what becomes of a result with a value for each sample: "mean" or "sum". A scalar stays as it is;
             then "mean" tells that it is a mean over samples, so that processes with different numbers of samples are
-            weighed by them. None for neither.
+            weighed by them. None for neither; of torch's cross-entropy it is known, also with weights of the classes.
         batch_coupled: whether the value of one sample depends on the others in the batch; it is then evaluated on
             the batch of all processes.
         one_hot: turn a `target` of class indices into one row of zeros and a one per sample, for losses of many labels.
@@ -48,7 +48,8 @@ class Adapted(Loss):
 
     Raises:
         ValueError: a loss that can't be called, or whose arguments can't be read; a name in `inputs` that it does
-            not take; when called, a target that is no class index where it is to become one-hot.
+            not take; when called, a target that is no class index where it is to become one-hot, or a scalar "mean" of
+            a loss that weighs classes and isn't torch's.
 
     Example:
         >>> import torch.nn.functional as F
@@ -100,7 +101,7 @@ class Adapted(Loss):
 
     def forward(self, **tensors: Any) -> Tensor:
         """Evaluate the loss on the step's tensors; the class documents it."""
-        given = {argument: self._prepared(source, tensors) for argument, source in self._sources.items()}
+        given = self.arguments(tensors)
         device = next((value.device.type for value in given.values() if isinstance(value, Tensor)), "cpu")
         try:
             with torch.autocast(device, enabled=False):
@@ -113,9 +114,18 @@ class Adapted(Loss):
             ) from error
         if not isinstance(value, Tensor):
             raise ValueError(f"adapted: {self.inner_name} returned a {type(value).__name__}; a loss returns a tensor.")
+        if value.ndim == 0 and self.reduction == "mean" and _has_class_weights(self.loss):
+            raise ValueError(
+                f"adapted: {self.inner_name} has weights of its own, and nobody knows what its mean divides by; give "
+                "CrossEntropy(class_weight=...), or reduction=None, by which each batch weighs the same."
+            )
         if value.ndim == 0 or self.reduction is None:
             return value
         return value.mean() if self.reduction == "mean" else value.sum()
+
+    def arguments(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """What the wrapped loss is called with, of the step's tensors."""
+        return {argument: self._prepared(source, tensors) for argument, source in self._sources.items()}
 
     def extra_repr(self) -> str:
         """What it wraps, if that is no module of its own, and where the tensors come from."""
@@ -167,6 +177,14 @@ def _sources(parameters: Mapping[str, inspect.Parameter], name: str, inputs: dic
     if not sources:
         raise ValueError(f"adapted: {name} needs no tensor; name in inputs which it is to be called with.")
     return sources
+
+
+def _has_class_weights(loss: Any) -> bool:
+    """Whether a loss that isn't torch's weighs classes; parameters are no such weights."""
+    function = getattr(loss, "func", type(loss) if isinstance(loss, nn.Module) else loss)
+    weight = getattr(loss, "keywords", {}).get("weight", getattr(loss, "weight", None))
+    plain = isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter) and weight.ndim == 1
+    return plain and not str(getattr(function, "__module__", "")).startswith("torch.")
 
 
 def _name(loss: Callable[..., Any]) -> str:

@@ -5,10 +5,12 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_losses.losses.adapted import Adapted
 from lightning_losses.losses.base import Loss, forward_inputs
 from lightning_losses.objective.schedules import Schedule
 
@@ -104,8 +106,10 @@ class Term(nn.Module):
             known: what other terms counted of them: one that is the same is returned.
         """
         taken: dict[str, Any] = {argument: tensors.get(source) for argument, (source, _) in self._arguments.items()}
-        if isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss):
-            return _count_of_torch(self.loss, taken["input"], taken["target"])
+        of_torch = self._of_torch()
+        if of_torch is not None:
+            given = self.loss.arguments(taken) if isinstance(self.loss, Adapted) else taken
+            return _count_of_torch(of_torch, given, id(self))
         if not isinstance(self.loss, Loss):
             return None
         if getattr(self.loss, "reduction", "mean" if self.batch_coupled else None) != "mean":
@@ -115,10 +119,22 @@ class Term(nn.Module):
             name: next(iter(value.values()), None) if isinstance(value, Mapping) else value
             for name, value in taken.items()
         }
-        given = {name: value for name, value in plain.items() if isinstance(value, Tensor)}
-        kind, of = self._kind(self.loss, given)
+        tensors_of = {name: value for name, value in plain.items() if isinstance(value, Tensor)}
+        kind, of = self._kind(self.loss, tensors_of)
         same = next((one for one in known if one.is_of(kind, of)), None)
-        return same or Count(self.loss.denominator(**given), kind, of)
+        return same or Count(self.loss.denominator(**tensors_of), kind, of)
+
+    def _of_torch(self) -> nn.CrossEntropyLoss | nn.NLLLoss | None:
+        """Torch's own loss of class indices, also as a function, whose mean divides by the weights of the classes."""
+        loss: Any = self.loss.loss if isinstance(self.loss, Adapted) else self.loss
+        if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
+            return loss
+        given: tuple[Any, ...] = getattr(loss, "args", ())
+        function, options = getattr(loss, "func", loss), getattr(loss, "keywords", {})
+        if given or function not in (F.cross_entropy, F.nll_loss):
+            return None
+        kept = {name: options[name] for name in ("weight", "ignore_index", "reduction") if name in options}
+        return nn.CrossEntropyLoss(**kept)
 
     def _kind(self, loss: Loss, given: Mapping[str, Tensor]) -> tuple[Hashable, Any]:
         target, ignored = given.get("target"), getattr(loss, "ignore_index", None)
@@ -164,13 +180,15 @@ def name_of(loss: Callable[..., Any]) -> str:
     return type(loss).__name__ if isinstance(loss, nn.Module) else getattr(loss, "__name__", repr(loss))
 
 
-def _count_of_torch(loss: nn.CrossEntropyLoss | nn.NLLLoss, scores: Tensor, target: Tensor) -> Count | None:
+def _count_of_torch(loss: nn.CrossEntropyLoss | nn.NLLLoss, given: Mapping[str, Any], owner: int) -> Count | None:
     if loss.reduction != "mean":
         return None
+    scores, target, weight = given["input"], given["target"], given.get("weight")
+    weight = loss.weight if weight is None else weight
     if target.is_floating_point():
         rows = scores.numel() // scores.shape[min(1, scores.ndim - 1)]
         return Count(torch.full((), rows, device=scores.device), ("rows", scores.ndim - 1), rows)
     kept = target != loss.ignore_index
-    if loss.weight is None:
+    if weight is None:
         return Count(kept.sum(), ("kept", loss.ignore_index), target)
-    return Count((loss.weight[target.masked_fill(~kept, 0)] * kept).sum(), id(loss), target)
+    return Count((weight.to(target.device)[target.masked_fill(~kept, 0)] * kept).sum(), owner, target)

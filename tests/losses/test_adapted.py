@@ -134,7 +134,25 @@ def test_what_a_mean_divides_by_is_known_to_the_objective():
     term = Term(Adapted(nn.CrossEntropyLoss(), {"input": "logits"}, reduction="mean"))
     assert term.count(tensors).samples.item() == 9
     assert Term(Adapted(F.cross_entropy, {"input": "logits"}, reduction="mean")).count(tensors).samples.item() == 9
-    assert Term(Adapted(nn.CrossEntropyLoss(), {"input": "logits"})).count(tensors) is None
+    # Torch's own is known without being told.
+    assert Term(Adapted(nn.CrossEntropyLoss(), {"input": "logits"})).count(tensors).samples.item() == 9
+
+
+def test_a_mean_by_weights_that_nobody_knows_is_refused():
+    class Focal(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weight", torch.ones(CLASSES))
+
+        def forward(self, logits, target):
+            return F.cross_entropy(logits, target, weight=self.weight)
+
+    tensors = step()
+    assert Adapted(Focal())(**tensors).ndim == 0
+    with pytest.raises(
+        ValueError, match=r"^adapted: Focal has weights of its own, .* CrossEntropy\(class_weight=...\)"
+    ):
+        Adapted(Focal(), reduction="mean")(**tensors)
 
 
 def test_parameters_of_a_wrapped_loss_are_trained_saved_and_copied():

@@ -1,6 +1,7 @@
 """The gradient of an optimizer step is that of the mean over all its samples, however many batches these come in."""
 
 import copy
+from functools import partial
 
 import lightning as L
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from lightning_losses import KD, CrossEntropy, DistillationMixin, LanguageHeadMixin, Objective, ObjectiveMixin, Term
 from lightning_losses.callbacks import Grokfast
+from lightning_losses.losses.adapted import Adapted
 from lightning_losses.modules import Classifier, Distiller
 from lightning_losses.modules.full_batch_learner import FullBatchLearner
 from lightning_losses.modules.language_model import LanguageModel
@@ -40,6 +42,10 @@ class Margin(nn.Module):
 OBJECTIVES = {
     "ignored targets": lambda: {"ce": CrossEntropy()},
     "class weights": lambda: {"ce": CrossEntropy(class_weight=[1.0, 5.0, 0.5, 2.0, 3.0])},
+    "class weights of torch's losses": lambda: {
+        "module": Adapted(nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 0.5, 2.0, 3.0])), {"input": "logits"}),
+        "function": Term(partial(F.cross_entropy, weight=torch.arange(1.0, 6.0)), 0.5, {"input": "logits"}),
+    },
     "probabilities": lambda: {"kd": Term(KD(2.0), 0.7, {"target": "labels"})},
     "targets and all rows": lambda: {"ce": CrossEntropy(), "kd": Term(KD(2.0), 0.7, {"target": "labels"})},
     "three kinds": lambda: {
