@@ -144,7 +144,8 @@ class DistillationMixin(ObjectiveMixin):
                 f"{type(self).__name__}: the teacher works on '{needed}', but the step offered "
                 f"{', '.join(map(repr, sorted(tensors)))}; give apply_objective {needed}=...."
             )
-        with self.teacher_in_evaluation():
+        # The teacher may share layers with the network.
+        with self.teacher_in_evaluation(), self.beside_the_batch():
             return self._teacher_tensors(self.teacher, tensors[needed])
 
     def _teacher_tensors(self, teacher: nn.Module, inputs: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The mixin that gives a network a second head, which alone learns from the teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -95,8 +96,10 @@ class DualHeadMixin(ObjectiveMixin):
         offered = self.objective_tensors(tensors)
         value = self.objective_value(self.objective, offered)
         self.log_objective(self.log_name(), value)
+        output = {"loss": value.total, **tensors}
+        self.on_objective(output)
         if attached_trainer(self) is None:
-            return {"loss": value.total, **tensors}
+            return output
         optimizer: Any = self.optimizers()
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         for parameter, gradient in zip(parameters, self.aligned_gradients(value, parameters), strict=True):
@@ -105,7 +108,7 @@ class DualHeadMixin(ObjectiveMixin):
         self.log_finished_means()
         if (scheduler := self.lr_schedulers()) is not None:
             scheduler.step()  # type: ignore[union-attr]
-        return {"loss": value.total.detach(), **tensors}
+        return {**output, "loss": value.total.detach()}
 
     def aligned_gradients(self, value: ObjectiveValue, parameters: Sequence[Tensor]) -> list[Float[Tensor, "..."]]:
         """The gradient to step along: of the terms of `auxiliary_logits`, only what does not work against the others.
@@ -135,6 +138,16 @@ class DualHeadMixin(ObjectiveMixin):
             for side in (False, True)
         )
         return aligned_gradients(main, auxiliary)
+
+    @contextmanager
+    def beside_the_batch(self) -> Iterator[None]:
+        """Keep what the head was fed for the batch."""
+        kept: _KeepInput | None = self.__dict__.get("_head_input")
+        before = None if kept is None else kept.value
+        with super().beside_the_batch():
+            yield
+        if kept is not None:
+            kept.value = before
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Add the second head's logits, where the objective asks for them."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.numerics.rows import check_classes, labelled_rows
+from lightning_losses.objective.ignored_targets import ignored_targets
 
 
 class MixupMixin(ObjectiveMixin):
@@ -18,9 +19,9 @@ class MixupMixin(ObjectiveMixin):
     Each mixture adds up `mixup_size` samples, the sample itself and permutations of the batch, with weights drawn from
     a symmetric Dirichlet distribution, one draw for the batch: with two samples it is mixup, with more its
     generalisation. There are `mixup_count` mixtures of every sample, in blocks of the batch. They run through the
-    network only if the objective takes them; permutations stay within the process's own batch. A sample whose target is
-    -100, or probabilities that are all 0, is in no other sample's mixtures, and its own have no label: the loss is that
-    of the kept samples alone.
+    network only if the objective takes them; permutations stay within the process's own batch. A sample whose target
+    the objective ignores, or whose probabilities are all 0, is in no other sample's mixtures, and its own have no
+    label: the loss is that of the kept samples alone.
 
     Mixup training is cross-entropy of the mixtures, ``Term(CrossEntropy(), inputs={"logits": "mixup_logits", "target":
     "mixup_target"})``; RankMixup is cross-entropy of the samples and `RankMixupMNDCG` or `RankMixupMRL` of both.
@@ -68,12 +69,13 @@ class MixupMixin(ObjectiveMixin):
                 f"{type(self).__name__}: mixtures need {', '.join(map(repr, missing))}; the step offered "
                 f"{', '.join(map(repr, sorted(tensors)))}."
             )
-        inputs, target = tensors["inputs"], tensors["target"]
+        inputs, target, ignored = tensors["inputs"], tensors["target"], ignored_targets(self)
         mixed = [
-            mix(inputs, target, tensors["logits"].shape[-1], size=self.mixup_size, alpha=self.mixup_alpha)
+            mix(inputs, target, tensors["logits"].shape[-1], *ignored, size=self.mixup_size, alpha=self.mixup_alpha)
             for _ in range(self.mixup_count)
         ]
-        tensors["mixup_logits"] = self(torch.cat([one for one, _ in mixed]))
+        with self.beside_the_batch():
+            tensors["mixup_logits"] = self(torch.cat([one for one, _ in mixed]))
         tensors["mixup_target"] = torch.cat([one for _, one in mixed])
         return tensors
 
@@ -82,7 +84,7 @@ def mix(
     inputs: Float[Tensor, "batch ..."],
     target: Shaped[Tensor, "batch ..."],
     num_classes: int,
-    *,
+    *ignored: int,
     size: int = 2,
     alpha: float = 1.0,
 ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, "batch classes"]]:
@@ -93,6 +95,7 @@ def mix(
         target: [B] class indices, or [B, C] probabilities. A sample with -100, or zeros, is mixed with nothing, and has
             probabilities of 0.
         num_classes: C.
+        *ignored: targets of the samples that are mixed with nothing, in place of -100.
         size: the samples in a mixture, at least 2.
         alpha: the Dirichlet concentration, above 0.
 
@@ -111,7 +114,8 @@ def mix(
     if target.is_floating_point():
         kept, probabilities = labelled_rows(target), target
     else:
-        kept = check_classes("mix", target, num_classes)
+        kept = labelled_rows(target, *ignored)
+        check_classes("mix", target.masked_fill(~kept, -100), num_classes)
         probabilities = F.one_hot(target.masked_fill(~kept, 0), num_classes).to(inputs.dtype) * kept.unsqueeze(-1)
     weights = torch.distributions.Dirichlet(torch.full((size,), float(alpha))).sample().tolist()
     mixed_inputs, mixed_target = weights[0] * inputs, weights[0] * probabilities

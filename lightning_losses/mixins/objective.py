@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -79,7 +80,20 @@ class ObjectiveMixin(TrainingMeans):
     def apply_objective(self, **tensors: Any) -> dict[str, Any]:
         """Evaluate `self.objective` on the step's tensors, log its parts, and return the step's output."""
         value = self.evaluate_objective(self.objective, self.log_name(), self.objective_tensors(tensors))
-        return {"loss": value, **tensors}
+        output = {"loss": value, **tensors}
+        self.on_objective(output)
+        return output
+
+    def on_objective(self, output: dict[str, Any]) -> None:
+        """After a step's objective was evaluated; mixins that remember the step do so here, and call `super()`."""
+
+    @contextmanager
+    def beside_the_batch(self) -> Iterator[None]:
+        """Within this context the network runs on something else than the step's batch.
+
+        Mixins that take what its layers put out keep what they have of the batch, so that their order does not matter.
+        """
+        yield
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """The tensors offered to the objective; other mixins add theirs here, and call `super()`."""

@@ -9,6 +9,9 @@ from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.objective import Objective, ObjectiveValue
 
+# Offered to an objective, and no network's own; layers' weights are those of all networks.
+_OF_ANY = frozenset({"step", "progress", "epoch_progress", "teacher_logits", "weights"})
+
 
 class OnlineDistillationMixin(ObjectiveMixin):
     """Trains further networks beside the student, each learning from all others: BD-KD, deep mutual learning.
@@ -62,6 +65,12 @@ class OnlineDistillationMixin(ObjectiveMixin):
         peer_logits = [logits_of(who, call(peer, tensors["inputs"])) for peer in self.peer_networks()]
         everyone = [tensors["logits"], *peer_logits]
         offered = self.objective_tensors(tensors)
+        students = offered.keys() - tensors.keys() - _OF_ANY
+        if taken := sorted(name for name in students if self.peer_objective.needs(name)):
+            raise ValueError(
+                f"{type(self).__name__}: peer_objective takes {', '.join(map(repr, taken))}, and there is only the "
+                "student's; give it an objective of what every network has."
+            )
         losses = []
         for number, logits in enumerate(everyone):
             objective = self.objective if number == 0 else self.peer_objective
@@ -70,11 +79,13 @@ class OnlineDistillationMixin(ObjectiveMixin):
             self.log_objective(self.log_name(_name(number, len(everyone))), value)
             losses.append(value.total)
         shown = {str(number): logits for number, logits in enumerate(peer_logits)}
-        return {
+        output = {
             "loss": _sum(losses),
             **tensors,
             "peer_logits": peer_logits[0] if len(peer_logits) == 1 else shown,
         }
+        self.on_objective(output)
+        return output
 
     def _against_each(self, objective: Objective, tensors: dict[str, Any], others: Sequence[Tensor]) -> ObjectiveValue:
         """The mean of an objective's values against every other network."""

@@ -1,6 +1,7 @@
 """The mixin in which a network learns from itself: from its own past predictions, or from an inner stage."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -104,14 +105,20 @@ class SelfDistillationMixin(ObjectiveMixin):
         table: PastPredictions = self.__dict__.setdefault("_past_predictions", PastPredictions())
         return table
 
-    def apply_objective(self, **tensors: Any) -> dict[str, Any]:
-        """Evaluate the objective, then remember a training step's predictions if the objective takes past ones."""
-        output = super().apply_objective(**tensors)
+    def on_objective(self, output: dict[str, Any]) -> None:
+        """Remember a training step's predictions, if the objective takes past ones."""
+        super().on_objective(output)
         # Validation counts its samples from 0 too.
         if self.objective.needs("past_probabilities") and not self.evaluates:
-            probabilities = torch.softmax(tensors["logits"].detach().float(), dim=-1)
-            self.past_predictions.update(gather_batch(tensors["index"]), gather_batch(probabilities))
-        return output
+            probabilities = torch.softmax(output["logits"].detach().float(), dim=-1)
+            self.past_predictions.update(gather_batch(output["index"]), gather_batch(probabilities))
+
+    @contextmanager
+    def beside_the_batch(self) -> Iterator[None]:
+        """Keep what the tapped layers put out for the batch."""
+        tap: FeatureTap | None = self.__dict__.get("_feature_tap")
+        with super().beside_the_batch(), nullcontext() if tap is None else tap.kept():
+            yield
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Add past predictions and tapped features, where the objective asks for them."""
@@ -147,5 +154,7 @@ class SelfDistillationMixin(ObjectiveMixin):
                 f"'index'; the step offered {', '.join(map(repr, sorted(tensors)))}."
             )
         target, classes = tensors["target"], tensors["logits"].shape[-1]
-        one_hot = target if target.is_floating_point() else F.one_hot(target.clamp(min=0), classes).float()
+        # Of an ignored sample any class will do.
+        named = target if target.is_floating_point() else target.masked_fill((target < 0) | (target >= classes), 0)
+        one_hot = named if target.is_floating_point() else F.one_hot(named, classes).float()
         return self.past_predictions.lookup(tensors["index"], one_hot)

@@ -21,6 +21,8 @@ from lightning_losses.losses.distillation.logits.tgeo_kd import (
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.mixins.training_means import all_processes
 from lightning_losses.numerics.checks import check_count, check_number, check_temperature
+from lightning_losses.numerics.rows import labelled_rows
+from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.processes import is_distributed_tensor, total_of_all
 
 
@@ -100,7 +102,8 @@ class TGeoKDMixin(DistillationMixin):
         if self.objective.needs("ratio") and "ratio" not in tensors:
             with torch.no_grad():
                 student, teacher = (tensors[name].float().softmax(dim=-1) for name in ("logits", "teacher_logits"))
-                state = tgeo_state(student, teacher, tensors["target"].clamp(min=0), self.class_means)
+                kept = labelled_rows(tensors["target"], *ignored_targets(self))
+                state = tgeo_state(student, teacher, tensors["target"].masked_fill(~kept, 0), self.class_means)
                 tensors["ratio"] = self.controller(state)
         return tensors
 
@@ -146,7 +149,8 @@ class TGeoKDMixin(DistillationMixin):
         network = self._student()
         if any(is_distributed_tensor(parameter) for parameter in network.parameters()):
             raise ValueError(f"{type(self).__name__}: TGeo-KD steps on whole weights; use DDP in place of FSDP2.")
-        kept = taught["target"] >= 0
+        ignored = ignored_targets(self)
+        kept, judged_by = (labelled_rows(one["target"], *ignored) for one in (taught, held_out))
         parameters = dict(self.controller.requires_grad_(True).named_parameters())
         try:
             outer = tgeo_outer_loss(
@@ -155,14 +159,14 @@ class TGeoKDMixin(DistillationMixin):
                 LabelledBatch(taught["inputs"][kept], taught["target"][kept]),
                 taught["teacher_logits"][kept],
                 self.class_means,
-                LabelledBatch(held_out["inputs"], held_out["target"]),
+                LabelledBatch(held_out["inputs"], held_out["target"].masked_fill(~judged_by, -100)),
                 learning_rate=learning_rate,
                 temperature=self.__dict__["_tgeo"]["temperature"],
             )
             gradients = torch.autograd.grad(outer, list(parameters.values()))
         finally:
             self.controller.requires_grad_(False)
-        judged = (held_out["target"] >= 0).sum()
+        judged = judged_by.sum()
         self.add_to_means(self.log_name("held_out_loss"), {"": outer}, {"": 1.0}, {"": judged})
         share = judged / all_processes(judged).clamp(min=1)
         averaged = (total_of_all(gradient * share.to(gradient)) for gradient in gradients)
@@ -181,7 +185,8 @@ class TGeoKDMixin(DistillationMixin):
         for batch in share_of_training_set(type(self).__name__, self.trainer, batch_size):
             batch = self.trainer.strategy.batch_to_device(batch)
             logits, target = self.teacher_tensors(batch)["teacher_logits"], batch["target"]
-            more, seen = class_sums(logits.float()[target >= 0], target[target >= 0])
+            kept = labelled_rows(target, *ignored_targets(self))
+            more, seen = class_sums(logits.float()[kept], target[kept])
             sums, counts = sums + more, counts + seen
         self.class_means.copy_(class_centroids(total_of_all(sums), total_of_all(counts), self.class_means))
 

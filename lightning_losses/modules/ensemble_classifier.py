@@ -19,7 +19,7 @@ class EnsembleClassifier(Classifier):
         **classifier: as `Classifier` takes them; `network` is a `TeacherEnsemble`.
 
     Raises:
-        ValueError: a network that is no ensemble.
+        ValueError: a network that is no ensemble; an objective of features or past predictions.
 
     Example:
         >>> from torch import nn
@@ -34,6 +34,12 @@ class EnsembleClassifier(Classifier):
 
     def __init__(self, **classifier: Any) -> None:
         super().__init__(**classifier)
+        of_one = ("features", "feature_maps", "past_probabilities")
+        if taken := [name for name in of_one if self.objective.needs(name)]:
+            raise ValueError(
+                f"EnsembleClassifier: the objective takes {', '.join(map(repr, taken))}, which members would share; "
+                "give one of 'logits' and 'target', or train each member by Classifier."
+            )
         if not isinstance(self.network, TeacherEnsemble):
             raise ValueError(
                 f"EnsembleClassifier: network is a {type(self.network).__name__}; give a TeacherEnsemble, or train it "

@@ -1,6 +1,7 @@
 """Captures what named layers of a network put out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from jaxtyping import Float
@@ -62,6 +63,16 @@ class FeatureTap:
         if missing := [layer for layer in self._modules if layer not in self.features]:
             raise ValueError(f"{self.who}: {missing} put out nothing since the tap was opened; call the network first.")
         return {layer: self.features[layer] for layer in self._modules}
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Within this context the network runs on something else; afterwards the outputs are those from before it."""
+        before = dict(self.features)
+        try:
+            yield
+        finally:
+            self.features.clear()
+            self.features.update(before)
 
     def open(self) -> None:
         """Listen, if it does not yet."""
