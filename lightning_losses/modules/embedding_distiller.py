@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -34,7 +35,8 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
     - `target`, [B]: that each query's own document stands at its own place.
 
     On several processes the documents are those of all of them, unless `gather_batches` says otherwise. In validation
-    each batch's queries are ranked among its own documents.
+    each batch's queries are ranked among its own documents. Of one pair alone, as a last batch may be, the document is
+    certain: losses of `logits` are 0 and teach nothing, those of features go on.
 
     So cross-entropy is contrastive learning without a teacher, losses of features compare the embeddings themselves,
     and losses of logits the rows of similarities.
@@ -88,7 +90,7 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
         return self.apply_objective(
             index=batch["index"],
             features=torch.cat([queries, documents]),
-            logits=self.scale * queries @ self._of_all(documents).mT,
+            logits=self._similarities(queries, documents),
             target=self._first_of_all(len(queries)) + torch.arange(len(queries), device=queries.device),
         )
 
@@ -101,7 +103,7 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
         with self.teacher_in_evaluation():
             features = self.teacher(torch.cat([numbers, numbers + 1])).to(tensors["features"])
         queries, documents = features.chunk(2)
-        return {"teacher_features": features, "teacher_logits": self.scale * queries @ self._of_all(documents).mT}
+        return {"teacher_features": features, "teacher_logits": self._similarities(queries, documents)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """How well the batch's queries find their documents among the batch's."""
@@ -111,6 +113,13 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
     def configure_optimizers(self) -> Any:
         """One optimizer for the network, and for what the objective's losses own."""
         return with_scheduler(self.make_optimizer(parameters_to_train(self, self.objective)), self.make_scheduler)
+
+    def _similarities(
+        self, queries: Float[Tensor, "batch dim"], documents: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch all"]:
+        scores = self.scale * queries @ self._of_all(documents).mT
+        # A class that is masked in place of the other documents that there aren't.
+        return F.pad(scores, (0, 1), value=-torch.inf) if scores.shape[-1] == 1 else scores
 
     def _of_all(self, documents: Float[Tensor, "batch dim"]) -> Float[Tensor, "all dim"]:
         """The documents of the processes whose batches are taken together."""

@@ -47,6 +47,16 @@ def test_the_teacher_answers_for_each_text():
     torch.testing.assert_close(loss, expected)
 
 
+def test_one_pair_alone_teaches_by_its_features_and_by_nothing_else():
+    student, one = network(), {name: value[:1] for name, value in batch().items()}
+    rows = Objective({"ce": CrossEntropy(), "kd": KD(2.0)})
+    loss = EmbeddingDistiller(student, rows, teacher()).training_step(one, 0)["loss"]
+    loss.backward()
+    assert loss.item() == 0 and not any(weight.grad.abs().any() for weight in student.parameters())
+    features = Term(torch.nn.MSELoss(), inputs={"input": "features", "target": "teacher_features"})
+    assert EmbeddingDistiller(student, Objective({"mse": features}), teacher()).training_step(one, 0)["loss"] > 0
+
+
 def test_the_encoder_learns_the_teacher():
     torch.manual_seed(0)
     module = EmbeddingDistiller(network(), Objective({"rkd": RKD(25.0, 0.0)}), teacher())

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from lightning_losses.calibrators import Calibrator
 from lightning_losses.experiments.config.instantiate import instantiate
+from lightning_losses.experiments.kinds.logits_file import Labelled
 from lightning_losses.experiments.kinds.logits_source import Split, check_checkpoint, checkpoint_split, file_split
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.page import Page, Table
 from lightning_losses.metrics import Interval, calibration_intervals, calibration_summary
+from lightning_losses.numerics.rows import labelled_rows
 from lightning_losses.plots.reliability_diagram import reliability_diagram
 from lightning_losses.plots.risk_coverage import risk_coverage
 
@@ -125,7 +127,15 @@ def calibrate(
     resamples: int = 200,
     seed: int = 0,
 ) -> Calibration:
-    """Fit a calibrator on one part of a split, and evaluate the other before and after it."""
+    """Fit a calibrator on one part of a split, and evaluate the other before and after it.
+
+    Rows without a target, by the calibrator's `ignore_index`, are in neither.
+
+    Raises:
+        ValueError: no row has a target.
+    """
+    fit, test = (_with_target(calibrator, part) for part in (split.fit, split.test))
+    split = split._replace(fit=fit, test=test)
     calibrator.fit(split.fit.logits, split.fit.target)
     logits, target = split.test
     with torch.no_grad():
@@ -141,6 +151,16 @@ def calibrate(
         )
 
     return Calibration(calibrator, split, calibrated, part(logits), part(calibrated), num_bins, level)
+
+
+def _with_target(calibrator: Calibrator, part: Labelled) -> Labelled:
+    kept = labelled_rows(part.target, calibrator.ignore_index)
+    if not bool(kept.any()):
+        raise ValueError(
+            f"calibrate: {len(kept)} rows came, none with a target but {calibrator.ignore_index}, which is ignored; "
+            "give some with class indices to fit on, and some to evaluate."
+        )
+    return Labelled(part.logits[kept], part.target[kept])
 
 
 class LogitCalibration(Experiment):
