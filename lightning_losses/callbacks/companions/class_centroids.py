@@ -83,7 +83,9 @@ class ClassCentroids(DeclaredCallback):
         logits, target = step_logits("ClassCentroids", pl_module, outputs)
         information = -reduce(losses[0].rows(losses[0].given(logits, target)))
         log_means(pl_module, {"train/cmi": information}, len(target), on_step=False, on_epoch=True)
-        sums, counts = class_sums(logits.float(), target)
+        # What is not finite, as in a step that `NumericsGuard` leaves out, would spoil every later one; -inf is a mask.
+        sound = (logits < torch.inf).all(dim=-1)
+        sums, counts = class_sums(logits.float()[sound], target[sound])
         if self.refresh == "epoch":
             # A checkpoint brings them to the host.
             self._sums = sums if self._sums is None else self._sums.to(sums) + sums

@@ -87,3 +87,14 @@ def test_a_teacher_that_is_trained_on_tells_more_of_its_samples():
 def test_an_unknown_refresh_is_refused():
     with pytest.raises(ValueError, match="^ClassCentroids: refresh='never'"):
         ClassCentroids("never")
+
+
+def test_a_prediction_that_is_not_finite_spoils_no_centroid():
+    module = Classifier(nn.Linear(4, 3), Objective({"mcmi": MCMI(num_classes=3)}), num_classes=3)
+    module.log_dict = lambda *arguments, **options: None
+    logits = torch.tensor([[2.0, 0.0, 0.0], [torch.nan, 0.0, 0.0], [0.0, 1.0, -torch.inf]])
+    centroids = ClassCentroids()
+    outputs = {"logits": logits, "target": torch.tensor([0, 0, 1])}
+    centroids.on_train_batch_end(None, module, outputs, None, 0)
+    assert centroids._counts.tolist() == [1, 1, 0]
+    torch.testing.assert_close(centroids._sums[:2], logits[[0, 2]].softmax(dim=-1))
