@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 
 import pytest
@@ -130,34 +131,61 @@ def test_a_comparison_is_a_page_with_verdicts_tables_and_pictures(tmp_path, monk
             for setting in ("all rows", "60 rows")
         },
         claims=(Claim("KD is better.", "us, 2026", (Difference("kd", "ce", "accuracy", "higher", "60 rows"),)),),
+        margins={"accuracy": 0.02},
+        made_with={"hardware": "A processor, 1 thread", "torch": "9"},
         untested=("Larger networks.",),
         config={"common": ["data=digits"]},
     )  # fmt: skip
     write = found.page().write
     monkeypatch.setattr(result_runs, "run_comparison", lambda name, folder, stale: bool(write(folder / "report")))
-    options = ["--experiments", "calibration_compare", "--folder", str(tmp_path / "runs")]
+    options = ["--experiments", "bed_a", "--folder", str(tmp_path / "runs")]
     monkeypatch.setattr(sys, "argv", ["results.py", *options, "--output", str(tmp_path / "RESULTS.md")])
     assert results.main() == 0
-    text, place = (tmp_path / "RESULTS.md").read_text(), tmp_path / "docs" / "results" / "calibration_compare.md"
-    assert "| [`calibration_compare`](docs/results/calibration_compare.md) | KD is better. | reproduced |" in text
-    assert "- Larger networks." in text
+    results_page, place = tmp_path / "RESULTS.md", tmp_path / "docs" / "results" / "bed_a.md"
+    assert (
+        "| [`bed_a`](docs/results/bed_a.md) | KD is better. | **reproduced** | accuracy, %: +10"
+        in results_page.read_text()
+    )
+    assert "- Larger networks." in results_page.read_text()
     text = place.read_text()
-    assert text.startswith("# Some objectives\n")
-    assert "| KD is better. (us, 2026) | reproduced | holds: 60 rows: accuracy, % of kd higher than that of ce" in text
+    assert text.startswith("# Some objectives\n") and "Made with A processor, 1 thread, torch 9." in text
+    assert (
+        "| KD is better. (us, 2026) | **reproduced** | reproduced: 60 rows: accuracy, % of kd higher than that of"
+        in text
+    )
+    assert "| holds: 60 rows: no run diverged: 0 of 6 did |" in text
     assert "- 60 rows: `data.train_rows=60`" in text and "## accuracy, %" in text
     assert "- 60 rows: accuracy higher: `kd`; accuracy lower: none; " in text
     pictures = re.findall(r"\]\((.*png)\)", text)
-    assert len(pictures) == 3 and all((place.parent / picture).is_file() for picture in pictures)
+    assert len(pictures) == 2 and all((place.parent / picture).is_file() for picture in pictures)
+    # The kept numbers alone give the same pages.
+    before = text, results_page.read_text()
+    shutil.rmtree(tmp_path / "runs")
+    monkeypatch.setattr(sys, "argv", ["results.py", *options, "--output", str(results_page), "--no-run"])
+    assert results.main() == 0
+    assert (place.read_text(), results_page.read_text()) == before
 
 
-def test_every_experiment_has_a_page_and_the_verdicts_are_short():
-    text = (ROOT / "RESULTS.md").read_text()
-    assert len(text.splitlines()) < 100
+def test_the_pages_are_what_the_kept_numbers_give(tmp_path, monkeypatch):
+    """Of the experiments that have been measured; the others are named with their commands."""
+    text, numbers = (ROOT / "RESULTS.md").read_text(), ROOT / result_runs.KEPT
+    assert len(text.splitlines()) < 140
     pages = {path.stem: path.read_text() for path in (ROOT / "docs" / "results").glob("*.md")}
-    assert set(pages) == set(result_runs.EXPERIMENTS)
-    for name, page in pages.items():
-        assert f"| [`{name}`](docs/results/{name}.md) |" in text
-        assert f"experiment={name}`" in page or f"comparison={name}`" in page
+    measured = {path.stem for path in numbers.glob("*.json")}
+    assert set(pages) == measured | set(result_runs.GROKKING)
+    for name in {*result_runs.COMPARISONS, *result_runs.UNMEASURED} - measured:
+        assert f"- `python recipes/compare.py comparison={name}`" in text
+    shutil.copytree(ROOT / "docs" / "results", tmp_path / "docs" / "results")
+    drawn = []
+    monkeypatch.setattr(result_runs, "save_figure", lambda figure, path: drawn.append(path.name))
+    monkeypatch.setattr(sys, "argv", ["results.py", "--no-run", "--folder", str(tmp_path / "runs"),
+                                      "--output", str(tmp_path / "RESULTS.md")])  # fmt: skip
+    # Without any numbers there is nothing to write.
+    assert results.main() == (0 if measured else 1)
+    assert not measured or (tmp_path / "RESULTS.md").read_text() == text
+    for path in (tmp_path / "docs" / "results").glob("*.md"):
+        assert path.read_text() == pages[path.stem], path.stem
+    assert bool(drawn) == bool(measured) and all((ROOT / result_runs.PICTURES / name).is_file() for name in drawn)
 
 
 @pytest.mark.parametrize("experiment", result_runs.GROKKING)

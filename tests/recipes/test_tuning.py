@@ -67,11 +67,14 @@ def test_a_best_within_the_grid_ends_the_search(scored):
     assert len(tried) == 3 + 9 and chosen["", "ce"].candidate == Candidate(0.03)
 
 
-def test_a_best_at_an_edge_is_followed_one_step_and_told(scored):
+def test_a_best_at_an_edge_is_followed_three_steps_and_told(scored):
     chosen, _ = scored(lambda one: one.learning_rate + (one.value or 0.0))
     best = chosen["", "kd"]
-    assert best.candidate in (Candidate(0.09, KD, 16.0), Candidate(0.27, KD, 8.0)) and best.at_edge and best.tried == 11
-    assert chosen["", "ce"].candidate.learning_rate == pytest.approx(0.27) and chosen["", "ce"].tried == 4
+    assert best.candidate == Candidate(0.09, KD, 64.0) and best.at_edge and best.tried == 9 + 2 + 1 + 1
+    assert chosen["", "ce"].candidate.learning_rate == pytest.approx(2.43) and chosen["", "ce"].tried == 6
+    # Two steps beyond the grid a value within what was tried is the best.
+    chosen, _ = scored(lambda one: -abs((one.value or 16.0) - 16.0) - abs(one.learning_rate - 0.03))
+    assert chosen["", "kd"].candidate == Candidate(0.03, KD, 16.0) and not chosen["", "kd"].at_edge
     # One that helps no more is within what was tried.
     chosen, _ = scored(lambda one: min(one.learning_rate, 0.09) - (one.learning_rate > 0.1))
     assert chosen["", "ce"].candidate.learning_rate == 0.09 and not chosen["", "ce"].at_edge

@@ -7,19 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_losses.environment.cache_folder import cache_folder
+from lightning_losses.environment.machine import measured_with
 from lightning_losses.experiments.comparison.comparison_plan import Plan, Planned, plan
 from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
 from lightning_losses.experiments.comparison.runner import INITIAL, Runner, student_experiment
 from lightning_losses.experiments.comparison.shown_numbers import METRICS
 from lightning_losses.experiments.comparison.tuning import Chosen, Tuning, check_tuning, tune, tuned_plan
-from lightning_losses.experiments.config.check_config import ConfigError, check_writable, runs_again
+from lightning_losses.experiments.config.check_config import ConfigError, check_writable, nearest, runs_again
 from lightning_losses.experiments.config.check_overrides import check_overrides
 from lightning_losses.experiments.config.settings import TrainSettings
-from lightning_losses.experiments.evidence.claims import Claim
+from lightning_losses.experiments.evidence.claims import GUARDS, Claim, Difference
 from lightning_losses.experiments.kinds.language_models import LanguageModelling
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import check_logger, log_folder, plain_settings
@@ -73,7 +74,8 @@ class ObjectiveComparison(Experiment):
                     "train the models by recipes/train.py."
                 )
             experiment.trainings()["student"].rehearse()
-        self._of(planned, {}).findings()
+        _looks(self.config)
+        self._of(planned, {}).judged()
         for key, name in (("results", "results"), ("cache", "networks")):
             check_writable(key, Path(self.config[key] or cache_folder() / name))
         check_logger(self.config)
@@ -98,21 +100,25 @@ class ObjectiveComparison(Experiment):
         if tuning is not None:
             chosen = tune(config, folder, planned, tuning)
             planned = tuned_plan(planned, chosen)
-        runner = Runner(config, folder, planned)
-        runner.run_all()
-        broken = runner.broken
-        diverged = all(math.isnan(values["nll"]) for values in runner.values.values())
-        if planned.learning_rates and diverged and not broken:
-            broken = ["every run diverged at every learning rate; give smaller ones"]
-        comparison = self._of(
-            planned,
-            runner.values,
-            broken=broken,
-            stale=runner.stale,
-            one_by_one=runner.one_by_one,
-            tuned=_tuned(chosen),
-            seconds=time.perf_counter() - started,
-        )
+        for look in _looks(config):
+            now = planned.first(look)
+            runner = Runner(config, folder, now)
+            runner.run_all()
+            broken = runner.broken
+            diverged = all(math.isnan(values["nll"]) for values in runner.values.values())
+            if planned.learning_rates and diverged and not broken:
+                broken = ["every run diverged at every learning rate; give smaller ones"]
+            comparison = self._of(
+                now,
+                runner.values,
+                broken=broken,
+                stale=runner.stale,
+                one_by_one=runner.one_by_one,
+                tuned=_tuned(chosen),
+                seconds=time.perf_counter() - started,
+            )
+            if all(one.verdict.word != "inconclusive" for one in comparison.judged()):
+                break
         page = comparison.page()
         page.write(folder / "report")
         over_rates = comparison.learning_rates
@@ -136,12 +142,50 @@ class ObjectiveComparison(Experiment):
             values=_by_metric(planned, values) if over_rates is None else {"": over_rates.summary()},
             columns=tuple(map(str, config.columns)),
             claims=tuple(claims),
+            margins={str(metric): float(margin) for metric, margin in config.margins.items()},
+            guards=_guards(config),
+            looks=tuple(config.looks),
+            made_with=measured_with(),
             untested=tuple(map(str, config.untested)),
             caveat=str(config.caveat).strip(),
             config=plain_settings(config),
             learning_rates=over_rates,
             **progress,
         )
+
+
+def _looks(config: DictConfig) -> list[int]:
+    """After how many seeds claims are judged: the planned looks up to `seeds`.
+
+    Raises:
+        ConfigError: more than two looks, or a second one that is not after twice as many seeds as the first.
+    """
+    looks = list(config.looks)
+    if looks and (len(looks) > 2 or looks[0] < 3 or looks[1:] not in ([], [2 * looks[0]])):
+        raise ConfigError(
+            f"looks={looks} came; give a number of seeds of at least 3, or two, the second twice the first."
+        )
+    return [look for look in looks if look <= config.seeds] or [int(config.seeds)]
+
+
+def _guards(config: DictConfig) -> dict[str, Any]:
+    node = OmegaConf.to_container(config.guards, resolve=True)
+    assert isinstance(node, dict)
+    guards = {str(name): asked for name, asked in node.items() if asked is not None}
+    for name, asked in guards.items():
+        if name not in GUARDS:
+            raise ConfigError(f"guards: there is no {name!r}; {nearest(name, GUARDS)}")
+        number = isinstance(asked, int | float) and not isinstance(asked, bool)
+        if name == "control":
+            try:
+                Difference(**asked)
+            except TypeError:
+                raise ConfigError(
+                    f"guards.control={asked} came; give run, than, metric and shows, as a claim does."
+                ) from None
+        elif not number:
+            raise ConfigError(f"guards.{name}={asked!r} came; give a number, such as 0.1 for 10 points.")
+    return guards
 
 
 def _tuned(chosen: Mapping[tuple[str, str], Chosen]) -> dict[str, dict[str, dict[str, Any]]]:

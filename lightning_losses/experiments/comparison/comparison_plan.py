@@ -5,7 +5,7 @@ import functools
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -22,7 +22,8 @@ OWN = (
     "resume", "output", "allowed_targets",
     "comparison", "title", "objectives", "baseline", "seeds", "common", "settings", "learning_rates", "tuning",
     "split_per_seed",
-    "teacher_per_seed", "cached_logits", "stacked", "columns", "claims", "untested", "caveat", "results", "stale",
+    "teacher_per_seed", "cached_logits", "stacked", "columns", "claims", "looks", "margins", "guards",
+    "untested", "caveat", "results", "stale",
     "needs", "refused",
 )  # fmt: skip
 # What a step takes that only a teacher has.
@@ -86,6 +87,11 @@ class Plan:
     seeds: tuple[int, ...]
     planned: tuple[Planned, ...]
     learning_rates: dict[str, float]
+
+    def first(self, seeds: int) -> "Plan":
+        """The plan of the first seeds alone."""
+        kept = self.seeds[:seeds]
+        return replace(self, seeds=kept, planned=tuple(one for one in self.planned if one.seed in kept))
 
 
 def plan(config: DictConfig, shared: Sequence[str]) -> Plan:

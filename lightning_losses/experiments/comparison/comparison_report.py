@@ -2,11 +2,12 @@
 
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -14,12 +15,33 @@ from lightning_losses.environment.atomic_files import finite
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
 from lightning_losses.experiments.comparison.shown_numbers import COSTS, describe, p_value, shown, spread
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
-from lightning_losses.experiments.evidence.claims import LEVEL, Claim, Difference, Finding, findings, verdict
+from lightning_losses.experiments.evidence.claims import Claim, Difference, Finding, findings
 from lightning_losses.experiments.evidence.seed_interval import NO_INTERVAL, SeedInterval, seed_interval
-from lightning_losses.experiments.evidence.significance import FEWEST_SEEDS, detectable, holm, paired_t_test
+from lightning_losses.experiments.evidence.significance import FEWEST_SEEDS, detectable, holm, paired_t_test, testable
+from lightning_losses.experiments.evidence.verdicts import (
+    LEVELS,
+    Guard,
+    Verdict,
+    combine,
+    guard_control,
+    guard_ended,
+    guard_interior,
+    guard_overconfidence,
+    guard_teacher,
+)
 from lightning_losses.experiments.page import Page, Table, pictures
 from lightning_losses.plots.accuracy_against_cost import accuracy_against_cost
+from lightning_losses.plots.effects import effects
 from lightning_losses.plots.seed_intervals import seed_intervals
+
+
+class Judged(NamedTuple):
+    """What came of a claim: what was found of its differences, the guards that it asks for, and the verdict."""
+
+    claim: Claim
+    found: list[Finding]
+    guards: list[Guard]
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -37,7 +59,11 @@ class Comparison:
             run diverged or broke.
         columns: the metrics that tables show.
         claims: what the numbers must show.
+        margins: by metric, the smallest difference that would matter, stated beforehand.
+        guards: by name, what the guards of claims ask for; see ``conf/compare.yaml``.
+        looks: after how many seeds claims are judged: once, or a second time where the first look decides nothing.
         untested: claims that can't be tested here.
+        made_with: hardware and versions, by name.
         caveat: what the numbers do not show.
         broken: a sentence of every run that broke.
         stale: how many results were made by another version of the code.
@@ -58,7 +84,11 @@ class Comparison:
     values: dict[str, dict[str, dict[str, list[float]]]]
     columns: tuple[str, ...] = ("accuracy", "nll", "ece", "calibrated_nll", "calibrated_ece", "seconds", "memory")
     claims: tuple[Claim, ...] = ()
+    margins: dict[str, float] = field(default_factory=dict)
+    guards: dict[str, Any] = field(default_factory=dict)
+    looks: tuple[int, ...] = ()
     untested: tuple[str, ...] = ()
+    made_with: dict[str, str] = field(default_factory=dict)
     caveat: str = ""
     broken: list[str] = field(default_factory=list)
     stale: int = 0
@@ -87,6 +117,15 @@ class Comparison:
         own, other = (self.values[setting][name][metric] for name in (run, self.baseline))
         return [one - two for one, two in zip(own, other, strict=True)]
 
+    def effects(self, setting: str, metric: str) -> dict[str, SeedInterval]:
+        """Of every run but the baseline, the mean difference from it and its 95% interval, in the metric's unit."""
+        unit = shown(metric)
+        return {
+            run: SeedInterval(*(unit.factor * end for end in seed_interval(self.differences(setting, run, metric))))
+            for run in self.runs
+            if run != self.baseline
+        }
+
     def p_values(self, setting: str, metric: str) -> dict[str, float]:
         """Of every run but the baseline, Holm's p-value of the difference: over the runs of the setting."""
         if (setting, metric) not in self._tested:
@@ -99,10 +138,63 @@ class Comparison:
     def _tested(self) -> dict[tuple[str, str], dict[str, float]]:
         return {}
 
-    def findings(self) -> list[tuple[Claim, list[Finding], str]]:
-        """Of every claim what was found, and the verdict."""
-        found = findings(self.claims, self.values)
-        return [(claim, own, verdict(own)) for claim, own in zip(self.claims, found, strict=True)]
+    @property
+    def level(self) -> float:
+        """The level of a test; with two planned looks both together err with 5%."""
+        return LEVELS[max(len(self.looks), 1)]
+
+    def judged(self) -> list[Judged]:
+        """Of every claim what came of it, at the first planned look that decides it, or at the last one that was taken.
+
+        Raises:
+            ConfigError: a claim on what there isn't, or without a margin.
+        """
+        taken = [look for look in self.looks if look < len(self.seeds)]
+        latest = self._judged_after(len(self.seeds))
+        for look in reversed(taken):
+            earlier = self._judged_after(look)
+            latest = [
+                late if early.verdict.word == "inconclusive" else early
+                for early, late in zip(earlier, latest, strict=True)
+            ]
+        return latest
+
+    def _judged_after(self, seeds: int) -> list[Judged]:
+        values = {
+            setting: {
+                run: {metric: numbers[:seeds] for metric, numbers in metrics.items()} for run, metrics in runs.items()
+            }
+            for setting, runs in self.values.items()
+        }
+        judged = []
+        for claim, found in zip(self.claims, findings(self.claims, values, self.margins, self.level), strict=True):
+            guards = self._guards_of(claim, values) if found else []
+            judged.append(Judged(claim, found, guards, combine([one.verdict for one in found], guards)))
+        return judged
+
+    def _guards_of(self, claim: Claim, values: dict[str, dict[str, dict[str, list[float]]]]) -> list[Guard]:
+        guards = []
+        for setting in dict.fromkeys(difference.setting for difference in claim.differences):
+            of = values[setting]
+            runs = list(dict.fromkeys(run for one in claim.differences for run in (one.run, one.than)))
+            where = f"{setting}: " if setting else ""
+            own = [guard_ended([of[run]["nll"] for run in runs])] if "nll" in of[runs[0]] else []
+            if tuned := self.tuned.get(setting):
+                own.append(guard_interior([run for run in runs if run in tuned and tuned[run]["at_edge"]]))
+            for name in (name for name in claim.guards if name in self.guards):
+                asked, baseline = self.guards[name], of[self.baseline]
+                if name == "teacher":
+                    measured = [of[run]["teacher_accuracy"] for run in runs]
+                    teacher = next((one for one in measured if all(map(math.isfinite, one))), measured[0])
+                    own.append(guard_teacher(teacher, baseline["accuracy"], self.baseline, asked))
+                elif name == "overconfidence":
+                    own.append(guard_overconfidence(baseline["overconfidence"], self.baseline, asked))
+                else:
+                    control = Difference(**{"setting": setting, **asked})
+                    sentence = f"{control.run} has {control.shows} {shown(control.metric).plain} than {control.than}"
+                    own.append(guard_control(control.gains(values), sentence, self.level))
+            guards += [Guard(where + guard.sentence, guard.holds) for guard in own]
+        return guards
 
     @property
     def note(self) -> str:
@@ -121,8 +213,8 @@ class Comparison:
             )
         if tests and len(self.seeds) >= FEWEST_SEEDS:
             text += (
-                f" * differs from {self.baseline}: paired t test over the seeds, p below 0.05 after Holm's correction "
-                f"for the {tests} comparisons of a setting and metric."
+                f" * differs from {self.baseline}: paired t test over the seeds, p below {self.level:g} after Holm's "
+                f"correction for the {tests} comparisons of a setting and metric."
             )
         if "seconds" in self.columns:
             text += " Seconds are of a run's training, its own time on one CPU thread"
@@ -156,9 +248,13 @@ class Comparison:
             first = self.columns[0]
             if len(self.runs) > 1 and len(self.seeds) >= FEWEST_SEEDS and first not in COSTS:
                 p_values = self.p_values(setting, first)
-                heads[1:1] = [f"– {self.baseline}, p", "80% power from"]
+                heads[1:1] = [f"– {self.baseline}, p", "SD", "80% power from"]
                 for row, run in zip(rows, self.runs, strict=True):
-                    row[2:2] = [self._difference(setting, run, first, p_values), self._power(setting, run, first)]
+                    row[2:2] = [
+                        self._difference(setting, run, first, p_values),
+                        self._deviation(setting, run, first),
+                        self._power(setting, run, first),
+                    ]
             return [Table(["", *heads], rows, setting), *self._at_each_rate(), *self._tuned_to()]
         tables = [
             Table(
@@ -199,10 +295,15 @@ class Comparison:
 
     def page(self) -> Page:
         """The tables, also as LaTeX, what came of the claims, and the figures; every number as CSV and JSON."""
-        judged = [(claim, list(map(describe, own)), result) for claim, own, result in self.findings()]
+        judged = self.judged()
         claims = [
-            "\n".join([f"- **{result.capitalize()}.** {claim.claim} ({claim.source})", *(f"  - {one}" for one in own)])
-            for claim, own, result in judged
+            "\n".join(
+                [
+                    f"- **{str(one.verdict).capitalize()}.** {one.claim.claim} ({one.claim.source})",
+                    *(f"  - {line}" for line in _said_of(one)),
+                ]
+            )
+            for one in judged
         ]
         rates, kept = self.learning_rates, ("title", "command", "values", "claims", "learning_rates")
         tables, figures = self.tables(), self._figures()
@@ -221,13 +322,18 @@ class Comparison:
             ],
             said=[
                 self.note,
-                *("\n  ".join([f"{result}: {claim.claim} ({claim.source})", *own]) for claim, own, result in judged),
+                *(
+                    "\n  ".join([f"{one.verdict}: {one.claim.claim} ({one.claim.source})", *_said_of(one)])
+                    for one in judged
+                ),
                 *(f"broke: {sentence}" for sentence in self.broken),
             ],
             numbers={
                 **{name: value for name, value in asdict(self).items() if name not in kept},
                 "learning_rates": None if rates is None else rates.to_json(),
-                "claims": [{**asdict(claim), "verdict": result, "found": own} for claim, own, result in judged],
+                "claims": [
+                    {**asdict(one.claim), "verdict": one.verdict._asdict(), "found": _said_of(one)} for one in judged
+                ],
                 "summary": lines,
                 "values": self.values,
             },
@@ -241,9 +347,9 @@ class Comparison:
         )
 
     @classmethod
-    def read(cls, folder: Path) -> "Comparison":
-        """What `write` wrote."""
-        content = json.loads((folder / "comparison.json").read_text())
+    def read(cls, path: Path) -> "Comparison":
+        """What the page's JSON file, ``comparison.json``, holds."""
+        content = json.loads(path.read_text())
         names = {name for name in cls.__dataclass_fields__ if name in content}
         known = {name: content[name] for name in names}
         return cls(
@@ -252,11 +358,9 @@ class Comparison:
                 "seeds": tuple(content["seeds"]),
                 "learning_rates": LearningRates.from_json(content.get("learning_rates")),
                 "columns": tuple(content["columns"]),
+                "looks": tuple(content.get("looks", ())),
                 "untested": tuple(content["untested"]),
-                "claims": tuple(
-                    Claim(node["claim"], node["source"], tuple(Difference(**one) for one in node["differences"]))
-                    for node in content["claims"]
-                ),
+                "claims": tuple(Claim.read(node) for node in content["claims"]),
                 "values": _numbers(content["values"]),
             }
         )
@@ -270,6 +374,11 @@ class Comparison:
             (setting,) = self.settings
             panels = {f"{name} (%)": self._panel(setting, metrics) for name, metrics in stages.items()}
             intervals = {"intervals.png": partial(seed_intervals, panels, stages=_STAGES, reference=self.baseline)}
+            differing = self.effects(setting, "accuracy")
+            if any(map(math.isfinite, (one.mean for one in differing.values()))):
+                label = f"accuracy against {self.baseline}, points"
+                note = f"mean and 95% interval, {len(self.seeds)} seeds"
+                intervals["effects.png"] = partial(effects, differing, label=label, note=note)
         else:
             intervals = {
                 f"intervals_{name.lower()}.png": partial(
@@ -307,7 +416,7 @@ class Comparison:
         text = spread(seed_interval(self.values[setting][run][metric]), metric)
         if metric in COSTS or run == self.baseline:
             return text
-        return f"{text}*" if self.p_values(setting, metric)[run] < LEVEL else text
+        return f"{text}*" if self.p_values(setting, metric)[run] < self.level else text
 
     def _difference(self, setting: str, run: str, metric: str, p_values: dict[str, float]) -> str:
         if run == self.baseline:
@@ -315,9 +424,16 @@ class Comparison:
         text = spread(seed_interval(self.differences(setting, run, metric)), metric, difference=True)
         return text if math.isnan(p_values[run]) else f"{text}, {p_value(p_values[run])}"
 
+    def _deviation(self, setting: str, run: str, metric: str) -> str:
+        differences, unit = self.differences(setting, run, metric), shown(metric)
+        if run == self.baseline or not testable(differences):
+            return ""
+        return f"{unit.factor * statistics.stdev(differences):.{unit.digits}f}"
+
     def _power(self, setting: str, run: str, metric: str) -> str:
         """The smallest difference that as many seeds would most likely have shown; a dash where none could be."""
-        smallest = math.nan if run == self.baseline else detectable(self.differences(setting, run, metric))
+        own = run == self.baseline
+        smallest = math.nan if own else detectable(self.differences(setting, run, metric), level=self.level)
         unit = shown(metric)
         if math.isnan(smallest):
             return ""
@@ -340,7 +456,7 @@ class Comparison:
                         *shown(metric).within(difference, difference=True),
                         math.nan if own else paired_t_test(differences),
                         math.nan if own else p_values[run],
-                        math.nan if own else detectable(differences),
+                        math.nan if own else detectable(differences, level=self.level),
                         len(self.seeds),
                     )
                     yield finite(dict(zip(_LINE, numbers, strict=True)))
@@ -352,6 +468,12 @@ _LINE = (
     *("difference", "difference_low_95", "difference_high_95", "p", "p_holm", "power_80", "seeds"),
 )
 _STAGES = ("as trained", "after temperature scaling")
+
+
+def _said_of(judged: Judged) -> list[str]:
+    """What was found of a claim, a line a difference and a guard."""
+    guards = [f"{'guard holds' if guard.holds else 'guard fails'}: {guard.sentence}" for guard in judged.guards]
+    return [*map(describe, judged.found), *guards]
 
 
 def _numbers(values: Any) -> Any:

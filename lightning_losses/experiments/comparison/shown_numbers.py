@@ -16,6 +16,11 @@ class Metric(NamedTuple):
     least: float = 0.0
     most: float = math.inf
 
+    @property
+    def plain(self) -> str:
+        """The name without the unit."""
+        return self.name.replace(", %", "")
+
     def within(self, interval: SeedInterval, *, difference: bool = False) -> SeedInterval:
         """The part of an interval that is possible for the number, or for the difference of two."""
         width = self.most - self.least
@@ -64,22 +69,25 @@ def describe(finding: Finding) -> str:
 
     Example:
         >>> from lightning_losses.experiments.evidence.claims import Difference
+        >>> from lightning_losses.experiments.evidence.verdicts import Verdict
         >>> kd = Difference("kd", "ce", "accuracy", "higher", "60 rows")
-        >>> describe(Finding(kd, SeedInterval(0.05, 0.03, 0.07), 0.004, True))
-        'holds: 60 rows: accuracy, % of kd higher than that of ce: found +5.00 ± 2.00, p = 0.004'
+        >>> describe(Finding(kd, SeedInterval(0.05, 0.03, 0.07), 0.02, 8, 0.004, Verdict("reproduced")))
+        'reproduced: 60 rows: accuracy, % of kd higher than that of ce: +5.00 ± 2.00, SD 2.00, n = 8, p = 0.004'
     """
-    difference, name = finding.difference, shown(finding.difference.metric).name
-    factor = shown(difference.metric).factor
+    difference, unit = finding.difference, shown(finding.difference.metric)
     claimed = (
         f"{difference.shows} than that of {difference.than}"
         if isinstance(difference.shows, str)
-        else f"no worse than that of {difference.than} by more than {factor * difference.shows:g}"
+        else f"no worse than that of {difference.than} by more than {unit.factor * difference.shows:g}"
     )
-    found = spread(finding.interval, difference.metric, difference=True)
+    found = [spread(finding.interval, difference.metric, difference=True)]
+    if not math.isnan(finding.deviation):
+        found.append(f"SD {unit.factor * finding.deviation:.{unit.digits}f}")
+    found.append(f"n = {finding.seeds}")
+    if not math.isnan(finding.p):
+        found.append(p_value(finding.p))
     where = f"{difference.setting}: " if difference.setting else ""
-    p = "" if math.isnan(finding.p) else f", {p_value(finding.p)}"
-    holds = "holds" if finding.holds else "does not hold"
-    return f"{holds}: {where}{name} of {difference.run} {claimed}: found {found}{p}"
+    return f"{finding.verdict}: {where}{unit.name} of {difference.run} {claimed}: {', '.join(found)}"
 
 
 def spread(interval: SeedInterval, metric: str, *, difference: bool = False) -> str:

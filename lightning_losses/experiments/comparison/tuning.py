@@ -3,7 +3,7 @@
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from lightning_losses.experiments.config.check_config import ConfigError, neares
 from lightning_losses.experiments.config.check_overrides import check_overrides
 from lightning_losses.experiments.config.settings import TrainSettings
 
+# How many steps beyond the grid are tried at most.
+_EXTENSIONS = 3
 _KEYS = ("first_seed", "seeds", "learning_rates", "parameters")
 
 
@@ -28,7 +30,7 @@ class Tuning:
     Args:
         seeds: of the tuning, none of them one of the comparison's.
         learning_rates: above 0, rising.
-        parameters: by the label of a run, one key of its own and the values that are tried.
+        parameters: by the label of a run, one key of its own and the values that are tried; null for none.
     """
 
     seeds: tuple[int, ...]
@@ -65,6 +67,9 @@ class Tuning:
             )
         parameters = {}
         for label, one in (node.get("parameters") or {}).items():
+            if one is None:
+                # Taken away from what the file of a comparison inherits.
+                continue
             if label not in planned.runs:
                 raise ConfigError(f"tuning.parameters: there is no {label!r}; {nearest(str(label), planned.runs)}")
             if not isinstance(one, dict) or len(one) != 1:
@@ -80,16 +85,6 @@ class Tuning:
         """Every learning rate with every value of the run's parameter."""
         key, values = self.parameters.get(run, (None, (None,)))
         return [Candidate(rate, key, value) for rate, value in itertools.product(self.learning_rates, values)]
-
-    def beyond(self, run: str, best: "Candidate") -> list["Candidate"]:
-        """A step further in each direction in which the best of the grid lies at its edge."""
-        further = []
-        if (rate := _beyond(self.learning_rates, best.learning_rate)) is not None:
-            further.append(replace(best, learning_rate=rate))
-        values = self.parameters.get(run, (None, ()))[1]
-        if best.value is not None and (value := _beyond(values, best.value)) is not None:
-            further.append(replace(best, value=value))
-        return further
 
 
 @dataclass(frozen=True)
@@ -130,22 +125,22 @@ class Chosen:
 
 
 def tune(config: DictConfig, folder: Path, planned: Plan, tuning: Tuning) -> dict[tuple[str, str], Chosen]:
-    """The best candidate of every run in every setting, the grid extended once where the best lies at its edge.
+    """The best candidate of every run in every setting, the grid extended where the best lies at its edge.
+
+    It is extended by a step at a time, up to three times.
 
     Raises:
         ConfigError: a run whose every candidate broke or diverged.
     """
     scores: dict[tuple[str, str], dict[Candidate, float]] = {}
     todo = {place: tuning.grid(place[1]) for place in itertools.product(planned.settings, planned.runs)}
-    for _ in range(2):
+    for _ in range(1 + _EXTENSIONS):
         for place, found in _scores(config, folder, planned, tuning, todo).items():
             scores.setdefault(place, {}).update(found)
         for place, found in scores.items():
             if not any(math.isfinite(score) for score in found.values()):
                 raise ConfigError(f"tuning: {', '.join(filter(None, place))}: every candidate broke or diverged.")
-        todo = {
-            place: _allowed(planned, place, tuning.beyond(place[1], _best(found))) for place, found in scores.items()
-        }
+        todo = {place: _allowed(planned, place, further(found, _best(found))) for place, found in scores.items()}
     return {place: _chosen(found) for place, found in scores.items()}
 
 
@@ -226,6 +221,17 @@ def _allowed(planned: Plan, place: tuple[str, str], candidates: Sequence[Candida
             continue
         allowed.append(candidate)
     return allowed
+
+
+def further(tried: Iterable[Candidate], best: Candidate) -> list[Candidate]:
+    """A step beyond what was tried, in each direction in which the best lies at its edge."""
+    rates, values = {one.learning_rate for one in tried}, {one.value for one in tried if one.value is not None}
+    candidates = []
+    if (rate := _beyond(sorted(rates), best.learning_rate)) is not None:
+        candidates.append(replace(best, learning_rate=rate))
+    if best.value is not None and (value := _beyond(sorted(values), best.value)) is not None:
+        candidates.append(replace(best, value=value))
+    return candidates
 
 
 def _best(found: Mapping[Candidate, float]) -> Candidate:

@@ -1,23 +1,21 @@
 """What a comparison must show for a claim to count as reproduced, decided by its numbers."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
 from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
-from lightning_losses.experiments.evidence.significance import holm, paired_t_test
+from lightning_losses.experiments.evidence.significance import holm
+from lightning_losses.experiments.evidence.verdicts import PValues, Verdict, judge, margin_tests
 
 # By setting, run and metric: a number a seed.
 Values = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 LEVEL = 0.05
-RULE = (
-    "A claim counts as reproduced if every difference that it is about has the claimed sign on average over the seeds "
-    "and a paired t test rejects chance at 5%, after Holm's correction for all differences that the experiment's "
-    "claims are about; where it says “no worse by more than”, if the worse end of the paired 95% interval is within "
-    "that margin. Fewer than three seeds, or differences that are the same on all of them, decide nothing."
-)
+# What a claim may ask for beside a difference; see `Claim`.
+GUARDS = ("teacher", "overconfidence", "control")
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,19 @@ class Difference:
         own, other = (values[self.setting][run][self.metric] for run in (self.run, self.than))
         return [one - two for one, two in zip(own, other, strict=True)]
 
+    def gains(self, values: Values) -> list[float]:
+        """The differences, a seed each, above 0 where they are as claimed."""
+        if self.shows == "higher" or (self.is_margin and self.metric == "accuracy"):
+            gains = self.paired(values)
+        else:
+            gains = [-difference for difference in self.paired(values)]
+        return [gain + float(self.shows) for gain in gains] if self.is_margin else gains
+
+    @property
+    def is_margin(self) -> bool:
+        """Whether the claim is that the run is no worse by more than a margin."""
+        return not isinstance(self.shows, str)
+
     def is_about(self, values: Values) -> bool:
         """Whether its setting and runs were compared.
 
@@ -74,11 +85,21 @@ class Claim:
         claim: in a sentence.
         source: authors, year, arXiv id.
         differences: all of them must hold.
+        guards: the premises that the comparison's numbers must meet for the claim to be testable: "teacher",
+            "overconfidence" and "control", as far as the comparison says what they ask for.
+
+    Raises:
+        ConfigError: a guard that there isn't.
     """
 
     claim: str
     source: str
     differences: tuple[Difference, ...] = field(default=())
+    guards: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if unknown := [guard for guard in self.guards if guard not in GUARDS]:
+            raise ConfigError(f"claims: there is no guard {unknown[0]!r}; {nearest(unknown[0], GUARDS)}")
 
     @classmethod
     def read(cls, node: Mapping[str, Any]) -> "Claim":
@@ -89,7 +110,8 @@ class Claim:
         """
         try:
             differences = tuple(Difference(**difference) for difference in node["differences"])
-            return cls(str(node["claim"]), str(node["source"]), differences)
+            guards = tuple(map(str, node.get("guards") or ()))
+            return cls(str(node["claim"]), str(node["source"]), differences, guards)
         except (KeyError, TypeError) as error:
             raise ConfigError(f"claims: {error}; a claim has claim, source and differences.") from None
 
@@ -100,68 +122,64 @@ class Finding:
 
     Attributes:
         difference: it.
-        interval: its mean over the seeds, and the 95% interval.
-        p: Holm's p-value over all claims of the experiment; NaN for a margin.
-        holds: whether it is as claimed.
+        interval: its mean over the seeds, and the interval at the level of the test.
+        deviation: the standard deviation of the differences.
+        seeds: how many there were.
+        p: Holm's p-value over all claims of the experiment, against a difference of 0 (or of the margin, where the
+            claim is one).
+        verdict: on this difference alone.
     """
 
     difference: Difference
     interval: SeedInterval
+    deviation: float
+    seeds: int
     p: float
-    holds: bool
+    verdict: Verdict
 
 
-def findings(claims: Sequence[Claim], values: Values) -> list[list[Finding]]:
+def findings(
+    claims: Sequence[Claim], values: Values, margins: Mapping[str, float], level: float = LEVEL
+) -> list[list[Finding]]:
     """What was found of every difference of every claim; of one whose runs were not compared, nothing.
+
+    Args:
+        claims: of one comparison; Holm's correction is over all their differences.
+        values: the numbers.
+        margins: by metric, the smallest difference that would matter.
+        level: below which a p-value rejects.
+
+    Raises:
+        ConfigError: a claim about a metric without a margin.
 
     Example:
         >>> values = {"": {"kd": {"accuracy": [0.9, 0.92, 0.91]}, "ce": {"accuracy": [0.8, 0.83, 0.81]}}}
         >>> claim = Claim("KD is better.", "us", (Difference("kd", "ce", "accuracy", "higher"),))
-        >>> findings([claim], values)[0][0].holds
-        True
+        >>> findings([claim], values, {"accuracy": 0.02})[0][0].verdict.word
+        'reproduced'
     """
     tested = [claim for claim in claims if all(difference.is_about(values) for difference in claim.differences)]
     differences = [difference for claim in tested for difference in claim.differences]
-    paired = [difference.paired(values) for difference in differences]
-    p_values = iter(
-        holm([paired_t_test(own) for own, one in zip(paired, differences, strict=True) if isinstance(one.shows, str)])
-    )
+    gains = [difference.gains(values) for difference in differences]
+    # A claimed margin is one already.
+    least = [0.0 if one.is_margin else _margin(margins, one.metric) for one in differences]
+    tests = [margin_tests(own, margin) for own, margin in zip(gains, least, strict=True)]
+    corrected = map(PValues, holm([one.zero for one in tests]), holm([one.margin for one in tests]))
     found = []
-    for difference, own in zip(differences, paired, strict=True):
-        interval = seed_interval(own)
-        if isinstance(difference.shows, str):
-            p = next(p_values)
-            # NaN is below no level.
-            holds = p < LEVEL and (interval.mean > 0) == (difference.shows == "higher")
-        else:
-            p = math.nan
-            worst = -interval.low if difference.metric == "accuracy" else interval.high
-            holds = worst <= difference.shows
-        found.append(Finding(difference, interval, p, holds))
+    for difference, own, margin, p_values in zip(differences, gains, least, corrected, strict=True):
+        paired = difference.paired(values)
+        finite = len(paired) > 1 and all(map(math.isfinite, paired))
+        deviation = statistics.stdev(paired) if finite else math.nan
+        interval, verdict = seed_interval(paired, 1 - level), judge(own, margin, p_values, level)
+        found.append(Finding(difference, interval, deviation, len(paired), p_values.zero, verdict))
     ordered = iter(found)
     return [[next(ordered) for _ in claim.differences] if claim in tested else [] for claim in claims]
 
 
-def verdict(found: Sequence[Finding]) -> str:
-    """Reproduced, or not, and of what kind the evidence is.
-
-    Example:
-        >>> kd = Difference("kd", "ce", "accuracy", "higher")
-        >>> verdict([Finding(kd, SeedInterval(-0.1, -0.11, -0.09), 0.001, False)])
-        'not reproduced: the opposite shows'
-        >>> verdict([Finding(kd, SeedInterval(0.1, -0.1, 0.3), 0.3, False)]), verdict([])
-        ('not reproduced: no such difference shows', 'not tested')
-    """
-    if not found:
-        return "not tested"
-    if all(finding.holds for finding in found):
-        return "reproduced"
-    missing = [finding for finding in found if not finding.holds]
-    if any(math.isnan(finding.interval.mean) for finding in missing):
-        return "not reproduced: a run is missing or diverged"
-    opposite = [finding for finding in missing if isinstance(finding.difference.shows, str) and finding.p < LEVEL]
-    if opposite:
-        return "not reproduced: the opposite shows"
-    if any(math.isnan(finding.interval.low) for finding in missing):
-        return "not tested: fewer than three seeds, or differences that are the same on all of them"
-    return f"not reproduced: {'no such difference shows' if len(found) == len(missing) else 'only in part'}"
+def _margin(margins: Mapping[str, float], metric: str) -> float:
+    if metric not in margins:
+        raise ConfigError(
+            f"claims: there is no margin for {metric}; say beforehand which difference would matter, as in "
+            f"+margins.{metric}=0.02."
+        )
+    return margins[metric]

@@ -1,6 +1,7 @@
 """The results as pages: every claim's verdict in one table, and a page for each experiment's numbers."""
 
 import math
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import Any, NamedTuple
 
 from lightning_losses.environment.atomic_files import write_text
 from lightning_losses.experiments.comparison.comparison_report import Comparison
-from lightning_losses.experiments.comparison.shown_numbers import describe
-from lightning_losses.experiments.evidence.claims import LEVEL, RULE
+from lightning_losses.experiments.comparison.shown_numbers import describe, shown, spread
 from lightning_losses.experiments.evidence.gates import Gate
-from lightning_losses.experiments.evidence.result_runs import EXPERIMENTS, SEEDS
+from lightning_losses.experiments.evidence.result_runs import EXPERIMENTS, PICTURES, SEEDS, UNMEASURED
 from lightning_losses.experiments.evidence.seed_interval import seed_interval
+from lightning_losses.experiments.evidence.verdicts import RULE
 from lightning_losses.experiments.page import Page, Table
 
 # Beside the table of verdicts.
@@ -116,27 +117,57 @@ def comparison_page(name: str, found: Comparison, pictures: Sequence[str]) -> Pa
     """What a comparison says of its claims, which runs differ, and its tables and pictures."""
     settings = [f"- {label}: {f'`{words}`' if words else 'nothing else'}" for label, words in found.settings.items()]
     claims = [
-        [f"{claim.claim} ({claim.source})", result, "<br>".join(map(describe, differences)) or "–"]
-        for claim, differences, result in found.findings()
+        [
+            f"{one.claim.claim} ({one.claim.source})",
+            f"**{one.verdict.word}**{f': {one.verdict.remark}' if one.verdict.remark else ''}",
+            "<br>".join(map(describe, one.found)) or "–",
+            "<br>".join(f"{'holds' if guard.holds else 'fails'}: {guard.sentence}" for guard in one.guards) or "–",
+        ]
+        for one in found.judged()
     ]
+    made_with = ", ".join(f"{part} {value}".removeprefix("hardware ") for part, value in found.made_with.items())
     return Page(
         title=found.title,
+        command=f"python recipes/compare.py comparison={name}",
         body=[
-            f"Our setting: `python recipes/compare.py comparison={name}`, for all runs "
-            f"`{' '.join(map(str, found.config['common']))}`; {len(found.runs)} objectives, {len(found.seeds)} seeds. "
-            f"All of it is in `conf/comparison/{name}.yaml`.",
+            f"For all runs `{' '.join(map(str, found.config['common']))}`; {len(found.runs)} objectives, "
+            f"{len(found.seeds)} seeds. All of it is in `conf/comparison/{name}.yaml`.",
+            f"Made with {made_with}." if made_with else "",
             "\n".join(settings) if len(settings) > 1 else "",
-            Table(["claim", "verdict", "found"], claims, left=3),
-            f"What differs from {found.baseline} by more than chance (Holm's p below 5%):",
+            *(f"![{picture.replace('_', ' ')}](../images/{name}_{picture}.png)" for picture in pictures),
+            Table(["claim", "verdict", "found", "guards"], claims, "Claims", left=4),
+            _tests(found),
+            f"What differs from {found.baseline} by more than chance (Holm's p below {found.level:g}):",
             "\n".join(_differing(found)),
             *found.tables(),
             found.note,
             found.caveat,
             "\n".join(f"- did not run: {sentence}" for sentence in found.broken),
-            *(f"![{picture.replace('_', ' ')}](../images/{name}_{picture}.png)" for picture in pictures),
             _UP,
         ],
         name=name,
+    )
+
+
+def _tests(found: Comparison) -> str:
+    """The margins, the planned looks, and the level of a test."""
+    metrics = dict.fromkeys(difference.metric for claim in found.claims for difference in claim.differences)
+    margins = [
+        f"{shown(metric).factor * found.margins[metric]:g} for {shown(metric).name}"
+        for metric in metrics
+        if metric in found.margins
+    ]
+    if not margins:
+        return ""
+    looks = (
+        f"Two looks were planned, after {found.looks[0]} and after {found.looks[1]} seeds, each at "
+        f"{100 * found.level:g}%; {len(found.seeds)} seeds were trained."
+        if len(found.looks) == 2
+        else f"One look was planned, at {100 * found.level:g}%."
+    )
+    return (
+        f"Margins, stated beforehand: {', '.join(margins)}. {looks} The intervals of this table are at "
+        f"{100 - 100 * found.level:g}%, those of the others at 95%."
     )
 
 
@@ -149,7 +180,7 @@ def _differing(found: Comparison) -> Iterator[str]:
             if all(map(math.isnan, p_values.values())):
                 parts.append(f"{name}: not tested")
                 continue
-            significant = {run for run, p in p_values.items() if p < LEVEL}
+            significant = {run for run, p in p_values.items() if p < found.level}
             for word, sign in (("higher", 1), ("lower", -1)):
                 runs = [
                     f"`{run}`"
@@ -166,8 +197,9 @@ def verdicts(
     seeds: Sequence[int],
     comparisons: Mapping[str, tuple[Comparison, list[str]] | None],
     old: Sequence[str] = (),
+    before: Mapping[str, str] | None = None,
 ) -> Page:
-    """Every claim's verdict, what the verdicts mean, and what can't be tested here.
+    """What was found, every claim's verdict, what the verdicts mean, and what can't be tested here.
 
     Args:
         experiments: the grokking experiments' settings, by name.
@@ -175,49 +207,84 @@ def verdicts(
         seeds: theirs.
         comparisons: what each one found, and its pictures; None where it has not run.
         old: the grokking runs that an earlier version of the code made.
+        before: by name, the verdicts on the pages of grokking experiments that were not run this time.
     """
-    listed, names = ",".join(map(str, seeds)), [*experiments, *comparisons]
+    before = before or {}
+    listed, names = ",".join(map(str, seeds)), [*comparisons, *experiments]
     chosen = "" if list(seeds) == list(SEEDS) else f"--seeds {listed}"
     chosen += "" if names == list(EXPERIMENTS) else f" --experiments {','.join(names)}"
-    rules = []
-    if experiments:
-        rules.append(
-            f"- Grokking: seeds {listed.replace(',', ', ')}, on one CPU thread. Settings and gates were chosen on "
-            "seeds 0, 1, 2 and those from 10 on; earlier settings of `grok_xor`, `grok_lazy_rich` and `grok_compare` "
-            "had failed on some of these seeds. A claim counts as reproduced only if all its gates "
-            "hold on every seed. Intervals are Student's, 95%, of the mean over seeds, and stop at the end of what is "
-            "possible; numbers that are the same on all seeds have none. “–” is what did not happen "
-            "within the run, “over” the steps that a delay had lasted when the run ended; neither passes a gate."
-        )
-    if comparisons:
-        rules.append(
-            "- Comparisons: nothing was tuned, but for the distance of the pairs in `calibration_overlap`, "
-            "chosen on seed 0. " + RULE
-        )
-    rows, untested = [], []
+    measured = {name: report for name, report in comparisons.items() if report is not None}
+    claimed = [
+        [_link(name), one.claim.claim, f"**{one.verdict.word}**", _effect(one.found), one.verdict.remark]
+        for name, (report, _) in measured.items()
+        for one in report.judged()
+    ]
+    grokking, untested = [], []
     for name, settings in experiments.items():
         found = findings([Gate(**gate) for gate in settings["gates"]], reports[name])
-        rows.append([_link(name), settings["claim"].strip(), verdict(found, seeds)])
+        grokking.append([_link(name), settings["claim"].strip(), before.get(name) or verdict(found, seeds)])
         untested += [f"{claim} ({settings['source']})" for claim in settings["untested"]]
-    for name, report in comparisons.items():
-        if report is None:
-            rows.append([f"`{name}`", "", "not run"])
-            continue
-        rows += [[_link(name), claim.claim, result] for claim, _, result in report[0].findings()]
-        untested += report[0].untested
+    for report, _ in measured.values():
+        untested += report.untested
+    missing = [*(name for name, report in comparisons.items() if report is None), *UNMEASURED]
     stale = f"Runs that an earlier version of the code made, from the same settings: {', '.join(old)}."
     return Page(
         title="Results",
         command=f"make results ARGS='{chosen.strip()}'" if chosen else "make results",
         body=[
-            "Each experiment has a claim of a paper, our setting, our numbers and a verdict that follows from them; "
-            "its page has the numbers:",
-            "\n".join(rules),
-            Table(["experiment", "claim", "verdict"], rows, left=3),
+            *(part for name, report in measured.items() for part in _found(name, *report)),
+            Table(["experiment", "claim", "verdict", "found", ""], claimed, "Claims", left=5) if claimed else "",
+            f"{RULE}" if claimed else "",
+            Table(["experiment", "claim", "verdict"], grokking, "Grokking", left=3) if grokking else "",
+            _grokking_rule(listed) if grokking else "",
+            f"Not measured again since: {', '.join(f'`{name}`' for name in before)}; their pages say what was found "
+            f"then. `python recipes/results.py --experiments {','.join(before)}`" if before else "",
             stale if old else "",
+            "## To be measured" if missing else "",
+            "These comparisons have no numbers made by the present rule and code:" if missing else "",
+            "\n".join(f"- `python recipes/compare.py comparison={name}`" for name in missing),
             "## Not testable here",
             "\n".join(f"- {claim}" for claim in dict.fromkeys(untested)),
         ],
+    )  # fmt: skip
+
+
+def _found(name: str, found: Comparison, pictures: Sequence[str]) -> list[str]:
+    """What a comparison found, in a few sentences, with its picture of effects."""
+    if len(found.settings) > 1:
+        return [f"## {found.title}", f"Numbers and verdicts: {_link(name)}."]
+    (setting,) = found.settings
+    values = found.values[setting]
+    baseline = spread(seed_interval(values[found.baseline]["accuracy"]), "accuracy")
+    teachers = [run["teacher_accuracy"] for run in values.values() if all(map(math.isfinite, run["teacher_accuracy"]))]
+    teacher = f" and the teacher of {100 * statistics.fmean(teachers[0]):.1f}%" if teachers else ""
+    effects = sorted(found.effects(setting, "accuracy").items(), key=lambda pair: -pair[1].mean)
+    told = ", ".join(f"{run} {one.mean:+.1f} ± {one.high - one.mean:.1f}" for run, one in effects)
+    sentences = [
+        f"With labels alone ({found.baseline}) the student has an accuracy of {baseline}%{teacher}. Against that, in "
+        f"points, over {len(found.seeds)} seeds, paired, with 95% intervals: {told}. Chosen parameters, guards and "
+        f"tables are in {_link(name)}."
+    ]
+    drawn = [f"![{found.title}]({(PICTURES / f'{name}_{one}.png').as_posix()})" for one in pictures if one == "effects"]
+    return [f"## {found.title}", *sentences, *drawn]
+
+
+def _effect(found: Sequence[Any]) -> str:
+    """The differences of a claim, with their intervals."""
+    return "<br>".join(
+        f"{shown(one.difference.metric).name}: {spread(one.interval, one.difference.metric, difference=True)}"
+        for one in found
+    )
+
+
+def _grokking_rule(seeds: str) -> str:
+    return (
+        f"Grokking: seeds {seeds.replace(',', ', ')}, on one CPU thread. Settings and gates were chosen on "
+        "seeds 0, 1, 2 and those from 10 on; earlier settings of `grok_xor`, `grok_lazy_rich` and `grok_compare` "
+        "had failed on some of these seeds. A claim counts as reproduced only if all its gates "
+        "hold on every seed. Intervals are Student's, 95%, of the mean over seeds, and stop at the end of what is "
+        "possible; numbers that are the same on all seeds have none. “–” is what did not happen "
+        "within the run, “over” the steps that a delay had lasted when the run ended; neither passes a gate."
     )
 
 
@@ -229,12 +296,22 @@ def write(
     comparisons: Mapping[str, tuple[Comparison, list[str]] | None],
     old: Sequence[str] = (),
 ) -> None:
-    """Write the table of `verdicts`, and beside it a page for each experiment."""
-    pages = [grokking_page(name, settings, reports[name], seeds) for name, settings in experiments.items()]
+    """Write the page of `verdicts`, and beside it one for each experiment; one that wasn't run keeps its page."""
+    folder = path.parent / PAGES
+    kept = {name: _verdict_on(folder / f"{name}.md") for name in experiments if not reports[name]}
+    before = {name: told for name, told in kept.items() if told}
+    pages = [grokking_page(name, settings, reports[name], seeds) for name, settings in experiments.items()
+             if name not in before]  # fmt: skip
     pages += [comparison_page(name, *report) for name, report in comparisons.items() if report is not None]
-    write_text(path, verdicts(experiments, reports, seeds, comparisons, old).markdown())
+    write_text(path, verdicts(experiments, reports, seeds, comparisons, old, before).markdown())
     for page in pages:
-        write_text(path.parent / PAGES / f"{page.name}.md", page.markdown())
+        write_text(folder / f"{page.name}.md", page.markdown())
+
+
+def _verdict_on(page: Path) -> str:
+    """The verdict that a grokking experiment's page begins with; "" where there is no page."""
+    match = re.search(r"(?m)^\*\*(.+)\.\*\*$", page.read_text()) if page.is_file() else None
+    return match[1].lower() if match else ""
 
 
 def _link(name: str) -> str:

@@ -9,7 +9,7 @@ from lightning_losses.experiments.evidence.significance import student_quantile,
 
 
 class SeedInterval(NamedTuple):
-    """A mean and the ends of its 95% interval, NaN where there is none."""
+    """A mean and the ends of its interval, NaN where there is none."""
 
     mean: float
     low: float
@@ -36,10 +36,14 @@ class SeedInterval(NamedTuple):
 NO_INTERVAL = SeedInterval(math.nan, math.nan, math.nan)
 
 
-def seed_interval(values: Sequence[float]) -> SeedInterval:
-    """The mean of values that differ by their seed, with Student's 95% interval; NaN where a value is.
+def seed_interval(values: Sequence[float], level: float = 0.95) -> SeedInterval:
+    """The mean of values that differ by their seed, with Student's interval; NaN where a value is.
 
     Below three seeds, or where the values do not differ, there is no interval: see `testable`.
+
+    Args:
+        values: a number a seed.
+        level: how often the interval holds the truth.
 
     Raises:
         ValueError: no values.
@@ -56,5 +60,5 @@ def seed_interval(values: Sequence[float]) -> SeedInterval:
     mean = statistics.fmean(values)
     if not testable(values):
         return NO_INTERVAL._replace(mean=mean)
-    half = student_quantile(0.95, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    half = student_quantile(level, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return SeedInterval(mean, mean - half, mean + half)

@@ -51,11 +51,11 @@ def paired_t_test(differences: Sequence[float]) -> float:
     return student_tails(mean / (deviation / math.sqrt(len(differences))), len(differences) - 1)
 
 
-def detectable(differences: Sequence[float], power: float = 0.8) -> float:
-    """The smallest difference that a paired t test at 5% would show with this power, as far as these seeds scatter.
+def detectable(differences: Sequence[float], power: float = 0.8, level: float = 0.05) -> float:
+    """The smallest difference that a paired t test at this level would show with this power, as far as these scatter.
 
-    ``(t(0.95, n - 1) + t(2 power - 1, n - 1)) s / sqrt(n)``, t(level, .) being how far from 0 Student's t is with that
-    probability and s the differences' standard deviation; NaN where they are not `testable`.
+    ``(t(1 - level, n - 1) + t(2 power - 1, n - 1)) s / sqrt(n)``, t(p, .) being how far from 0 Student's t is with
+    probability p and s the differences' standard deviation; NaN where they are not `testable`.
 
     Source:
         Lehr, 1992, "Sixteen S-squared over D-squared", has the rule of thumb; this is its form for paired differences,
@@ -67,9 +67,32 @@ def detectable(differences: Sequence[float], power: float = 0.8) -> float:
     """
     if not testable(differences):
         return math.nan
-    degrees = len(differences) - 1
-    quantiles = student_quantile(0.95, degrees) + student_quantile(2 * power - 1, degrees)
-    return quantiles * statistics.stdev(differences) / math.sqrt(len(differences))
+    return _shown_by(len(differences), power, level) * statistics.stdev(differences)
+
+
+def seeds_to_show(
+    difference: float, deviation: float, *, power: float = 0.8, level: float = 0.05, most: int = 10_000
+) -> int:
+    """How many seeds would show a difference with this power; ``most + 1`` where even `most` would not.
+
+    Example:
+        >>> seeds_to_show(1.0, 1.0), seeds_to_show(0.01, 1.0, most=100)
+        (10, 101)
+    """
+    low, high = FEWEST_SEEDS, most + 1
+    while low < high:
+        middle = (low + high) // 2
+        if _shown_by(middle, power, level) * deviation <= difference:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _shown_by(seeds: int, power: float, level: float) -> float:
+    """The difference, in standard deviations, that so many seeds would show."""
+    degrees = seeds - 1
+    return (student_quantile(1 - level, degrees) + student_quantile(2 * power - 1, degrees)) / math.sqrt(seeds)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

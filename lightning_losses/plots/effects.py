@@ -1,0 +1,62 @@
+"""Effects against a baseline with their intervals, a line a run, the largest on top."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from lightning_losses.plots.seed_intervals import Interval, bars
+from lightning_losses.plots.style import COLORS, new_figure, paper_style
+
+
+def effects(runs: Mapping[str, Interval], *, label: str, note: str = "") -> Figure:
+    """Draw the differences from a baseline, sorted, with a line at 0; what is above 0 and below 0 for sure is coloured.
+
+    Args:
+        runs: by label, the mean difference and the ends of its interval, in the units of the axis; ends of NaN draw no
+            bar, a mean of NaN is left out.
+        label: of the axis, with its unit.
+        note: what the marks and bars are, above them.
+
+    Returns:
+        A figure outside pyplot's registry.
+
+    Raises:
+        ValueError: no finite mean.
+
+    Example:
+        >>> figure = effects({"kd": (8.0, 7.0, 9.0)}, label="accuracy against ce, points")
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['+8.0 ± 1.0']
+    """
+    drawn = sorted(
+        ((name, one) for name, one in runs.items() if not math.isnan(one[0])), key=lambda pair: pair[1][0], reverse=True
+    )
+    if not drawn:
+        raise ValueError("effects: no run with a finite mean came; give at least one.")
+    with paper_style():
+        figure, (axis,) = new_figure(width=3.8, height=0.27 * len(drawn) + 0.85)
+        for row, (_, interval) in enumerate(drawn):
+            mean, low, high = interval
+            color = COLORS[0] if low > 0 else COLORS[1] if high < 0 else "#777777"
+            axis.errorbar(
+                [mean], [row], xerr=[[side[0]] for side in bars([interval])], fmt="o", color=color, markersize=4,
+                elinewidth=1.1, capsize=2,
+            )  # fmt: skip
+            half = "" if math.isnan(low) else f" ± {(high - low) / 2:.1f}"
+            # In a column of their own at the right, where no bar reaches.
+            beside: dict[str, Any] = {
+                "transform": axis.get_yaxis_transform(),
+                "va": "center",
+                "fontsize": 8,
+                "color": color,
+            }
+            axis.text(1.02, row, f"{mean:+.1f}{half}", **beside)
+        axis.axvline(0, color="#000000", linewidth=0.8, zorder=0)
+        axis.set_yticks(range(len(drawn)), [name for name, _ in drawn])
+        axis.set_ylim(len(drawn) - 0.4, -0.6)
+        axis.set_xlabel(label)
+        axis.set_title(note, fontsize=8, fontweight="normal")
+        axis.grid(visible=False, axis="y")
+    return figure

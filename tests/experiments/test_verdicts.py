@@ -1,0 +1,167 @@
+"""Verdicts: a table of cases, the guards, and what two planned looks make of them."""
+
+import dataclasses
+import math
+import statistics
+
+import pytest
+
+from lightning_losses.experiments.comparison.comparison_report import Comparison
+from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.evidence.claims import Claim, Difference, findings
+from lightning_losses.experiments.evidence.seed_interval import seed_interval
+from lightning_losses.experiments.evidence.significance import detectable, seeds_to_show
+from lightning_losses.experiments.evidence.verdicts import (
+    Guard,
+    Verdict,
+    combine,
+    guard_control,
+    guard_ended,
+    guard_interior,
+    guard_overconfidence,
+    guard_teacher,
+    judge,
+    margin_tests,
+)
+
+# Ten numbers of mean 0 and standard deviation 0.965. The seeds below are those that scipy's quantiles give.
+SCATTER = [-1.4936, -1.1203, -0.8402, -0.4668, -0.0934, 0.2801, 0.5602, 0.7469, 1.0270, 1.4001]
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "verdict"),
+    [
+        (5.0, 1.0, "reproduced"),
+        (1.0, 0.5, "reproduced: small, below the margin"),
+        (0.0, 0.5, "refuted: below the margin"),
+        (-3.0, 1.0, "refuted: the opposite shows"),
+        (-3.0, 9.0, "inconclusive: 26 seeds would settle it"),
+        (1.5, 3.0, "inconclusive: 32 seeds would settle it"),
+        (3.0, 5.0, "inconclusive: 23 seeds would settle it"),
+        # Not below the margin, and not above 0, by little.
+        (1.0, 1.6, "inconclusive: 21 seeds would settle it"),
+    ],
+)
+def test_ten_seeds_and_a_margin_of_two(mean, deviation, verdict):
+    gains = [mean + deviation * one for one in SCATTER]
+    assert str(judge(gains, 2.0, margin_tests(gains, 2.0))) == verdict
+
+
+@pytest.mark.parametrize("gains", [[3.0, 4.0], [3.0, 3.0, 3.0], [3.0, 4.0, math.nan]])
+def test_what_has_no_scatter_decides_nothing(gains):
+    verdict = judge(gains, 2.0, margin_tests(gains, 2.0))
+    assert verdict == Verdict("not testable here", "fewer than three seeds, or the same difference on all of them")
+
+
+def test_the_seeds_that_would_settle_it_are_those_that_would_show_the_nearer_answer():
+    for seeds in (5, 12, 40):
+        values = [(-1.0) ** place for place in range(seeds)]
+        # The smallest number of seeds that shows what these would, but for rounding.
+        assert seeds_to_show(detectable(values) * (1 + 1e-9), statistics.stdev(values)) == seeds
+    assert str(judge([0.0, 0.0, 1e3, -1e3], 1e-6, margin_tests([0.0, 0.0, 1e3, -1e3], 1e-6))) == (
+        "inconclusive: more than 10,000 seeds would settle it"
+    )
+
+
+def test_a_claim_of_several_differences_is_as_its_weakest():
+    words = [Verdict("reproduced"), Verdict("inconclusive", "9 seeds would settle it", 9),
+             Verdict("inconclusive", "12 seeds would settle it", 12), Verdict("refuted", "below the margin"),
+             Verdict("not testable here", "fewer")]  # fmt: skip
+    assert [combine(words[:count]) for count in range(1, 6)] == [words[0], words[1], words[2], words[3], words[4]]
+    failed = Guard("a premise: missed", False)
+    assert str(combine(words[:1], [Guard("another", True), failed])) == "not testable here: a premise: missed"
+    assert combine([]) == Verdict("not testable here", "its runs were not compared")
+
+
+@pytest.mark.parametrize(
+    ("guard", "holds", "sentence"),
+    [
+        (guard_teacher([0.9, 0.8], [0.6, 0.7], "ce", 0.1), True, "at least 10 points more accurate than ce: 20.0"),
+        (guard_teacher([0.9, 0.8], [0.8, 0.8], "ce", 0.1), False, "than ce: 5.0"),
+        (guard_teacher([math.nan], [0.8], "ce", 0.1), False, "than ce: not measured"),
+        (guard_overconfidence([0.2, 0.1], "ce", 0.1), True, "more confident than accurate: +15.0"),
+        (guard_overconfidence([-0.2, -0.1], "ce", 0.1), False, "more confident than accurate: -15.0"),
+        (guard_control([0.1, 0.2, 0.15], "kd is higher"), True, "kd is higher: it does"),
+        (guard_control([-0.1, -0.2, -0.15], "kd is higher"), False, "kd is higher: it does not"),
+        (guard_control([0.1, math.nan, 0.15], "kd is higher"), False, "kd is higher: it does not"),
+        (guard_ended([[1.0, 2.0], [1.0, 1.0]]), True, "no run diverged: 0 of 4 did"),
+        (guard_ended([[1.0, math.nan], [1.0, 1.0]]), False, "no run diverged: 1 of 4 did"),
+        (guard_interior([]), True, "they do"),
+        (guard_interior(["kd", "ce"]), False, "not of kd, ce"),
+    ],
+)
+def test_a_guard_says_what_it_found(guard, holds, sentence):
+    assert guard.holds == holds and guard.sentence.endswith(sentence)
+
+
+def compared(**gains):
+    """By run, the numbers whose differences from those of ce are so many points of accuracy."""
+    seeds = len(next(iter(gains.values())))
+    return {"": {"ce": {"accuracy": [0.5] * seeds, "ece": [0.3] * seeds},
+                 **{run: {"accuracy": [0.5 + gain / 100 for gain in own], "ece": [0.3 - gain / 100 for gain in own]}
+                    for run, own in gains.items()}}}  # fmt: skip
+
+
+def claim(run, metric="accuracy", shows="higher"):
+    return Claim("It is so.", "us, 2026", (Difference(run, "ce", metric, shows),))
+
+
+def test_differences_are_turned_to_the_claimed_direction_and_corrected():
+    values = compared(kd=[5.0 + one for one in SCATTER], nkd=[1.5 + 2 * one for one in SCATTER])
+    margins = {"accuracy": 0.02, "ece": 0.03}
+    claims = [claim("kd"), claim("kd", "ece", "lower"), claim("kd", "ece", "higher"), claim("kd", shows=0.01)]
+    found = [str(one.verdict) for (one,) in findings(claims, values, margins)]
+    assert found == ["reproduced", "reproduced", "refuted: the opposite shows", "reproduced"]
+    assert findings([claim("nkd", shows=0.01)], values, margins)[0][0].verdict.word == "reproduced"
+    # Alone it shows; among five claims it does not.
+    alone, among = (findings([claim("nkd")] * count, values, margins)[0][0] for count in (1, 5))
+    assert alone.verdict.word == "reproduced" and among.verdict.word == "inconclusive"
+    assert alone.p < 0.05 < among.p and among.seeds == 10
+    wide = findings([claim("kd")], values, margins, 0.029)[0][0].interval
+    assert wide == pytest.approx(seed_interval([0.05 + one / 100 for one in SCATTER], 0.971))
+    with pytest.raises(ConfigError, match="claims: there is no margin for accuracy; say beforehand"):
+        findings(claims, values, {})
+    with pytest.raises(ConfigError, match="claims: there is no guard 'taecher'; did you mean teacher"):
+        Claim("a", "b", (), ("taecher",))
+
+
+def report(values, claims, **further):
+    runs = {run: {**metrics, "nll": [1.0] * len(metrics["accuracy"])} for run, metrics in values[""].items()}
+    return Comparison(title="t", command="c", settings={"": ""}, runs=dict.fromkeys(runs, ""), baseline="ce",
+                      seeds=tuple(range(len(runs["ce"]["nll"]))), values={"": runs}, columns=("accuracy",),
+                      claims=tuple(claims), margins={"accuracy": 0.02}, **further)  # fmt: skip
+
+
+def test_a_claim_that_the_first_look_decides_is_not_judged_again():
+    early = [1.0 + 0.3 * one for one in SCATTER]
+    late = [*early, *[-9.0 + one for one in SCATTER]]
+    looks = {"looks": (10, 20)}
+    (first,) = report(compared(kd=early), [claim("kd")], **looks).judged()
+    (both,) = report(compared(kd=late), [claim("kd")], **looks).judged()
+    (without,) = report(compared(kd=late), [claim("kd")]).judged()
+    assert first.verdict == both.verdict and both.found[0].seeds == 10 and both.verdict.word == "reproduced"
+    assert without.found[0].seeds == 20 and without.verdict == Verdict("refuted", "the opposite shows")
+    undecided = [0.5 + 2 * one for one in SCATTER]
+    (second,) = report(compared(kd=[*undecided, *early]), [claim("kd")], **looks).judged()
+    assert second.found[0].seeds == 20
+
+
+def test_guards_are_those_that_the_claim_and_its_runs_ask_for():
+    values = compared(kd=[5.0 + one for one in SCATTER])
+    for run, accuracy in (("ce", math.nan), ("kd", 0.9)):
+        values[""][run].update(teacher_accuracy=[accuracy] * 10, overconfidence=[0.05] * 10)
+    asked = {"teacher": 0.1, "overconfidence": 0.1, "control": {"run": "kd", "than": "ce", "metric": "accuracy",
+                                                                "shows": "higher"}}  # fmt: skip
+    claims = [dataclasses.replace(claim("kd"), guards=guards)
+              for guards in ((), ("teacher", "control"), ("overconfidence",))]  # fmt: skip
+    tuned = {"": {run: {"at_edge": run == "kd"} for run in ("ce", "kd")}}
+    plain, distilled, calibrated = report(values, claims, guards=asked).judged()
+    assert [str(one.verdict) for one in (plain, distilled)] == ["reproduced", "reproduced"]
+    assert [guard.sentence for guard in distilled.guards] == [
+        "no run diverged: 0 of 20 did", "the teacher is at least 10 points more accurate than ce: 40.0",
+        "kd has higher accuracy than ce: it does",
+    ]  # fmt: skip
+    assert str(calibrated.verdict) == "not testable here: ce is at least 10 points more confident than accurate: +5.0"
+    assert {str(one.verdict) for one in report(values, claims[:2], guards=asked, tuned=tuned).judged()} == {
+        "not testable here: tuned values lie within what was tried: not of kd"
+    }

@@ -1,0 +1,27 @@
+import math
+
+import matplotlib as mpl
+import pytest
+
+from lightning_losses.plots.effects import effects
+from lightning_losses.plots.style import COLORS
+
+RUNS = {"nkd": (-1.0, -2.0, 0.0), "kd": (8.0, 7.0, 9.0), "broken": (math.nan,) * 3, "dkd": (-3.0, -4.0, -2.0),
+        "two seeds": (1.0, math.nan, math.nan)}  # fmt: skip
+
+
+def test_effects_are_sorted_coloured_by_what_is_sure_and_legible():
+    figure = effects(RUNS, label="accuracy against ce, points", note="mean and 95% interval")
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["kd", "two seeds", "nkd", "dkd"]
+    assert [text.get_text() for text in axis.texts] == ["+8.0 ± 1.0", "+1.0", "-1.0 ± 1.0", "-3.0 ± 1.0"]
+    colors = [mpl.colors.to_hex(container.lines[0].get_color()).upper() for container in axis.containers]
+    assert colors == [COLORS[0], "#777777", "#777777", COLORS[1]]
+    # The first is on top.
+    bottom, top = axis.get_ylim()
+    assert bottom > top
+    texts = [*axis.texts, *axis.get_yticklabels(), *axis.get_xticklabels(), axis.xaxis.label, axis.title]
+    # Shrunk to a column of 3.4 inches.
+    assert min(text.get_fontsize() for text in texts) * 3.4 / figure.get_figwidth() >= 7
+    with pytest.raises(ValueError, match="no run with a finite mean came"):
+        effects({"kd": (math.nan,) * 3}, label="accuracy")
