@@ -128,7 +128,7 @@ def comparison_page(name: str, found: Comparison, pictures: Sequence[str]) -> Pa
     made_with = ", ".join(f"{part} {value}".removeprefix("hardware ") for part, value in found.made_with.items())
     return Page(
         title=found.title,
-        command=f"python recipes/compare.py comparison={name}",
+        command=f"python recipes/compare.py comparison={name}{_first_look(found)}",
         body=[
             f"For all runs `{' '.join(map(str, found.config['common']))}`; {len(found.runs)} objectives, "
             f"{len(found.seeds)} seeds. All of it is in `conf/comparison/{name}.yaml`.",
@@ -147,6 +147,12 @@ def comparison_page(name: str, found: Comparison, pictures: Sequence[str]) -> Pa
         ],
         name=name,
     )
+
+
+def _first_look(found: Comparison) -> str:
+    """What keeps the command to the seeds that were trained, where it would go on to the second look."""
+    undecided = any(one.verdict.word == "inconclusive" for one in found.judged())
+    return f" seeds={len(found.seeds)}" if undecided and len(found.seeds) in found.looks[:1] else ""
 
 
 def _tests(found: Comparison) -> str:

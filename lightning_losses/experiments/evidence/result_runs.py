@@ -35,6 +35,8 @@ _DECISIVE = ("seed", "threads", "data", "model", "network_wrapper", "modules", "
 PICTURES = Path("docs") / "images"
 # The numbers of comparisons, from which their pages and pictures are written again without training.
 KEPT = Path("docs") / "results" / "numbers"
+# What a page tells of a comparison's configuration.
+_TOLD = ("common", "tuning", "cached_logits", "stacked")
 # Pictures of a comparison that its page shows.
 _SHOWN = ("effects", "intervals")
 
@@ -175,7 +177,9 @@ class Runner:
 
 def _compact(content: dict[str, Any]) -> str:
     """A comparison's numbers to seven digits, a line a run, without what is computed from them."""
-    kept = {name: value for name, value in content.items() if name not in ("summary", "pictures")}
+    kept = {name: value for name, value in content.items() if name not in ("summary", "pictures", "seconds")}
+    # Neither the folders of the run nor what an objective needs.
+    kept.update(command="", config={name: content["config"].get(name) for name in _TOLD})
     values = kept.pop("values")
     lines = [f"{json.dumps(name)}: {_line(value)}" for name, value in kept.items()]
     settings = [
