@@ -169,7 +169,7 @@ def _looks(config: DictConfig) -> list[int]:
 
 
 def _guards(config: DictConfig) -> dict[str, Any]:
-    node = OmegaConf.to_container(config.guards, resolve=True)
+    node = {} if config.guards is None else OmegaConf.to_container(config.guards, resolve=True)
     assert isinstance(node, dict)
     guards = {str(name): asked for name, asked in node.items() if asked is not None}
     for name, asked in guards.items():
