@@ -94,8 +94,6 @@ NEEDS = (
                 "self_distill_gt",
                 "learns from the labels and from the predictions of a network trained before",
                 "lightning-losses train experiment=distill objective=self_distill_gt data=mnist5k data.label_noise=0.3",
-                "accuracy from 77.56 ± 2.59 % to 81.04 ± 1.85 % with 30 % of the labels wrong",
-                "results/distillation_mnist5k.md",
             ),
             Answer(
                 "temperature",

@@ -149,10 +149,7 @@ def test_a_comparison_is_a_page_with_verdicts_tables_and_pictures(tmp_path, monk
     assert "- Larger networks." in results_page.read_text()
     text = place.read_text()
     assert text.startswith("# Some objectives\n") and "Made with A processor, 1 thread, torch 9." in text
-    assert (
-        "| KD is better. (us, 2026) | **reproduced** | reproduced: 60 rows: accuracy, % of kd higher than that of"
-        in text
-    )
+    assert "| KD is better. (us, 2026) | **reproduced** | 60 rows: accuracy, % of kd higher than that of" in text
     assert "| holds: 60 rows: no run diverged: 0 of 6 did |" in text
     assert "- 60 rows: `data.train_rows=60`" in text and "## accuracy, %" in text
     assert "- 60 rows: accuracy higher: `kd`; accuracy lower: none; " in text

@@ -31,7 +31,8 @@ def test_the_best_by_validation_is_frozen_and_the_report_says_what_it_was(tmp_pa
     chosen = found.tuned[""]["ce"]
     # Seventeen steps at 1e-6 teach nothing; those at 0.03 and one rate further do.
     assert chosen["learning_rate"] >= 0.03 and chosen["parameter"] == "" and chosen["tried"] == 3
-    table = found.tables()[-1]
+    *_, table, by_rate = found.tables()
+    assert by_rate.heads[:3] == ["", "1e-06", "0.03"] and float(by_rate.rows[0][1]) < float(by_rate.rows[0][2])
     assert table.title == "Tuned to" and table.rows[0][:3] == ["ce", f"{chosen['learning_rate']:g}", "–"]
     assert "Every run was tuned by one rule" in found.note
     # What was chosen is what was compared, on other seeds.

@@ -198,6 +198,7 @@ def _tuned(chosen: Mapping[tuple[str, str], Chosen]) -> dict[str, dict[str, dict
             "val_accuracy": one.val_accuracy,
             "tried": one.tried,
             "at_edge": one.at_edge,
+            "by_rate": {f"{rate:g}": score for rate, score in one.by_rate.items()},
         }
     return found
 

@@ -43,6 +43,13 @@ class Judged(NamedTuple):
     guards: list[Guard]
     verdict: Verdict
 
+    def told(self) -> list[str]:
+        """A line a difference, with its own verdict where there are several."""
+        lines = list(map(describe, self.found))
+        if len(lines) == 1:
+            return lines
+        return [f"{one.verdict}: {line}" for one, line in zip(self.found, lines, strict=True)]
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -68,7 +75,7 @@ class Comparison:
         broken: a sentence of every run that broke.
         stale: how many results were made by another version of the code.
         tuned: by setting and run, the learning rate and parameter that it was tuned to, its validation accuracy, the
-            number of candidates, and whether it lies at an edge of them.
+            number of candidates, whether it lies at an edge of them, and the best accuracy at each rate.
         one_by_one: why the seeds of a run were not trained at once, by its label, where others' were.
         config: the whole configuration.
         seconds: of the whole comparison, this time.
@@ -280,7 +287,12 @@ class Comparison:
                 ]
                 for run, one in runs.items()
             ]
-            tables.append(Table(heads, rows, f"Tuned to{f': {setting}' if setting else ''}"))
+            where = f": {setting}" if setting else ""
+            tables.append(Table(heads, rows, f"Tuned to{where}"))
+            rates = sorted({rate for one in runs.values() for rate in one["by_rate"]}, key=float)
+            tried = [[run, *(_score(one["by_rate"], rate) for rate in rates)] for run, one in runs.items()]
+            title = f"Validation accuracy (%) at each learning rate, with the best parameter{where}"
+            tables.append(Table(["", *rates], tried, title))
         return tables
 
     def _at_each_rate(self) -> list[Table]:
@@ -470,10 +482,18 @@ _LINE = (
 _STAGES = ("as trained", "after temperature scaling")
 
 
+def _score(scores: dict[str, float | None], rate: str) -> str:
+    """A mean validation accuracy; a dash where the rate was not tried."""
+    if rate not in scores:
+        return "–"
+    score = scores[rate]
+    return "diverged" if score is None or not math.isfinite(score) else f"{100 * score:.2f}"
+
+
 def _said_of(judged: Judged) -> list[str]:
     """What was found of a claim, a line a difference and a guard."""
     guards = [f"{'guard holds' if guard.holds else 'guard fails'}: {guard.sentence}" for guard in judged.guards]
-    return [*map(describe, judged.found), *guards]
+    return [*judged.told(), *guards]
 
 
 def _numbers(values: Any) -> Any:

@@ -72,7 +72,7 @@ def describe(finding: Finding) -> str:
         >>> from lightning_losses.experiments.evidence.verdicts import Verdict
         >>> kd = Difference("kd", "ce", "accuracy", "higher", "60 rows")
         >>> describe(Finding(kd, SeedInterval(0.05, 0.03, 0.07), 0.02, 8, 0.004, Verdict("reproduced")))
-        'reproduced: 60 rows: accuracy, % of kd higher than that of ce: +5.00 ± 2.00, SD 2.00, n = 8, p = 0.004'
+        '60 rows: accuracy, % of kd higher than that of ce: +5.00 ± 2.00, SD 2.00, n = 8, p = 0.004'
     """
     difference, unit = finding.difference, shown(finding.difference.metric)
     claimed = (
@@ -87,7 +87,7 @@ def describe(finding: Finding) -> str:
     if not math.isnan(finding.p):
         found.append(p_value(finding.p))
     where = f"{difference.setting}: " if difference.setting else ""
-    return f"{finding.verdict}: {where}{unit.name} of {difference.run} {claimed}: {', '.join(found)}"
+    return f"{where}{unit.name} of {difference.run} {claimed}: {', '.join(found)}"
 
 
 def spread(interval: SeedInterval, metric: str, *, difference: bool = False) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from lightning_losses.environment.atomic_files import write_text
 from lightning_losses.experiments.comparison.comparison_report import Comparison
-from lightning_losses.experiments.comparison.shown_numbers import describe, shown, spread
+from lightning_losses.experiments.comparison.shown_numbers import shown, spread
 from lightning_losses.experiments.evidence.gates import Gate
 from lightning_losses.experiments.evidence.result_runs import EXPERIMENTS, PICTURES, SEEDS, UNMEASURED
 from lightning_losses.experiments.evidence.seed_interval import seed_interval
@@ -120,7 +120,7 @@ def comparison_page(name: str, found: Comparison, pictures: Sequence[str]) -> Pa
         [
             f"{one.claim.claim} ({one.claim.source})",
             f"**{one.verdict.word}**{f': {one.verdict.remark}' if one.verdict.remark else ''}",
-            "<br>".join(map(describe, one.found)) or "–",
+            "<br>".join(one.told()) or "–",
             "<br>".join(f"{'holds' if guard.holds else 'fails'}: {guard.sentence}" for guard in one.guards) or "–",
         ]
         for one in found.judged()
@@ -263,7 +263,7 @@ def _found(name: str, found: Comparison, pictures: Sequence[str]) -> list[str]:
     values = found.values[setting]
     baseline = spread(seed_interval(values[found.baseline]["accuracy"]), "accuracy")
     teachers = [run["teacher_accuracy"] for run in values.values() if all(map(math.isfinite, run["teacher_accuracy"]))]
-    teacher = f" and the teacher of {100 * statistics.fmean(teachers[0]):.1f}%" if teachers else ""
+    teacher = f", the teacher {100 * statistics.fmean(teachers[0]):.1f}%" if teachers else ""
     effects = sorted(found.effects(setting, "accuracy").items(), key=lambda pair: -pair[1].mean)
     told = ", ".join(f"{run} {one.mean:+.1f} ± {one.high - one.mean:.1f}" for run, one in effects)
     sentences = [
@@ -272,7 +272,7 @@ def _found(name: str, found: Comparison, pictures: Sequence[str]) -> list[str]:
         f"tables are in {_link(name)}."
     ]
     drawn = [f"![{found.title}]({(PICTURES / f'{name}_{one}.png').as_posix()})" for one in pictures if one == "effects"]
-    return [f"## {found.title}", *sentences, *drawn]
+    return [f"## {found.title}", *sentences, *drawn, found.caveat]
 
 
 def _effect(found: Sequence[Any]) -> str:
