@@ -43,6 +43,7 @@ GROUPS = (
 JUNK = (
     "abc", "[1,2]", "{a:1}", "null", "true", "-1", "0", "1e999", "nan", "''", "'${nope}'", "'${model}'", "???", "1.5",
     "'" + "x" * 300 + "'", "ünïcode", "{_target_:os.system}", "[{_target_:builtins.eval}]", "[[]]", "'a b'", "inf",
+    "[]", "-inf", "1000000000000", "KD", "digits", "{}", "[0.9]", "[nan]",
 )  # fmt: skip
 # Values of the right type that can't be right.
 BAD = (
@@ -52,12 +53,24 @@ BAD = (
     "optimizer.lr=nan", "optimizer.weight_decay=-1", "data.train_rows=5", "data.batch_size=0",
     "trainer.accelerator=gpu", "trainer.devices=0", "trainer.max_epochs=0", "+trainer.max_steps=0",
     "+trainer.val_check_interval=0", "+trainer.check_val_every_n_epoch=0", "model=null", "data=null",
+    "threads=100000000", "output=''", "hydra.run.dir=''", "hydra.run.dir=null", "objective.terms={}", "modules={}",
+    "+trainer.min_epochs=-5", "optimizer.betas=[0.9]", "optimizer.betas=[2,2]", "optimizer=[1]", "trainer.devices=-5",
+    "trainer.devices=abc", "data.split_seed=-1", "data.augmentation=KD", "execution.blocks=foo",
+    "execution.blocks=[foo]",
+    "execution.compile=foo", "teacher_data.foo=1", "~objective", "~data", "teacher_cache_temperature=inf",
+    "optimized_metric=foo", "optimizer.lr=inf", "+trainer.max_time=0", "+trainer.max_time='00:00:00:00'",
+    "+logger.flush_logs_every_n_steps=0", "+callbacks.x=3", "+callbacks.x={a:1}", "data.num_workers=100000000",
     "data._target_=torch.nn.ReLU", "optimizer._target_=torch.nn.ReLU", "trainer._target_=torch.nn.ReLU",
 )  # fmt: skip
 BAD_TOGETHER = (
     ["experiment=distill", "data=digits", "teacher=none", "objective=kd"],
     ["experiment=classify", "data=digits", "objective=kd"],
     ["experiment=self_distill", "data=digits", "objective=kd"],
+    ["experiment=distill", "data=digits", "teacher_cache=100"],
+    ["experiment=distill", "data=digits", "+teacher_data.foo=1"],
+    ["experiment=classify", "data=digits", "objective.terms.ce.weight=nan"],
+    ["experiment=classify", "data=digits", "callbacks=early_stopping", "callbacks.early_stopping.monitor=foo"],
+    ["experiment=classify", "data=digits", "callbacks=early_stopping", "callbacks.early_stopping.patience=-1"],
 )
 FILES = (
     "a: [1, 2",

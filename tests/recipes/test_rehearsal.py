@@ -115,10 +115,13 @@ def test_what_the_teacher_has_otherwise_is_checked_as_the_students():
     config = train_composed(*CLASSIFY, "teacher_cache=100")
     with pytest.raises(ValueError, match="teacher_cache=100 came for 10 classes; give at most 10, or full"):
         experiment_of(config).rehearse()
-    for part, message in (("data", "Digits takes no 'foo'"), ("optimizer", "AdamW takes no 'foo'")):
+    for part, message in (
+        ("data", "^teacher_data.foo: Digits takes no 'foo'"),
+        ("optimizer", r"^modules\.teacher\.optimizer\.foo: AdamW takes no 'foo'"),
+    ):
         changed = copy.deepcopy(config)
         OmegaConf.update(changed, f"teacher_{part}.foo", 1, force_add=True)
-        with pytest.raises(ConfigError, match=rf"teacher.*{part}.foo: {message}; choose one of"):
+        with pytest.raises(ConfigError, match=f"{message}; choose one of"):
             experiment_of(changed).rehearse()
 
 

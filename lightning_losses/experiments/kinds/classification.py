@@ -77,7 +77,8 @@ def _with(config: DictConfig, part: str, further: Any) -> DictConfig:
         merged = OmegaConf.merge(plain, further)
     assert isinstance(merged, DictConfig)
     merged._set_parent(config)
-    check_node(f"teacher_{part}" if part in config else part, OmegaConf.to_container(merged, resolve=True))
+    path = f"modules.{part}" if isinstance(further, dict) else f"teacher_{part}"
+    check_node(path, OmegaConf.to_container(merged, resolve=True))
     return merged
 
 
