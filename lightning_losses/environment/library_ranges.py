@@ -4,6 +4,8 @@ from lightning_losses.numerics.settings import Bound
 
 _AT_LEAST_1, _AT_LEAST_0, _ABOVE_0 = Bound(least=1), Bound(least=0), Bound(above=0)
 _UNLIMITED_AT_MINUS_1 = Bound(least=-1)
+# So many layers would be built one by one until the memory ends.
+_DEPTH = {"depth": Bound(least=0, most=10_000)}
 # By the base of what is built, and the argument's name; a list's range is that of its members.
 _RANGES = {
     "lightning.pytorch.trainer.trainer.Trainer": {
@@ -23,6 +25,8 @@ _RANGES = {
         **dict.fromkeys(("every_n_epochs", "every_n_train_steps"), _AT_LEAST_0),
     },
     "lightning.pytorch.loggers.csv_logs.CSVLogger": {"flush_logs_every_n_steps": _AT_LEAST_1},
+    "lightning_losses.networks.timm_network.timm_network": _DEPTH,
+    "torch.nn.modules.module.Module": _DEPTH,
     "torch.optim.optimizer.Optimizer": {
         **dict.fromkeys(("eps", "lr", "momentum", "weight_decay", "lr_decay", "lambd", "alpha"), _AT_LEAST_0),
         "betas": Bound(least=0, below=1),
@@ -39,7 +43,6 @@ def range_of(target: object, name: str) -> Bound:
         >>> str(range_of(AdamW, "betas"))
         'at least 0 and below 1'
     """
-    if not isinstance(target, type):
-        return Bound()
-    bases = (f"{kind.__module__}.{kind.__qualname__}" for kind in target.__mro__)
+    kinds = target.__mro__ if isinstance(target, type) else (target,)
+    bases = (f"{kind.__module__}.{getattr(kind, '__qualname__', '')}" for kind in kinds)
     return next((_RANGES[base][name] for base in bases if name in _RANGES.get(base, {})), Bound())

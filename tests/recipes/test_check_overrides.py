@@ -133,6 +133,7 @@ def config():
         ("threads", 10**8, "threads=100000000: give an integer at least 1 and at most 1024 or null."),
         ("teacher_cache_temperature", math.inf, "teacher_cache_temperature=inf: give a finite number above 0."),
         ("data.split_seed", -1, "data.split_seed=-1: give a whole number of at least 0 and at most 4294967295."),
+        ("model.depth", 10**12, "depth=1000000000000: give a number at least 0 and at most 10000."),
         ("data.num_workers", 10**8, "give a whole number of at least 0 and at most 1024."),
         ("data.augmentation", "KD", "='KD': give a configuration of a Callable (with _target_) or null."),
         ("execution.blocks", "foo", "execution.blocks='foo': give a list, each a text or null."),
