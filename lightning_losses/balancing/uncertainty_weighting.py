@@ -38,7 +38,7 @@ class UncertaintyWeighting(Balancing):
         [0.5, 1.0]
     """
 
-    kinds: Sequence[Kind] | None = None
+    kinds: Sequence[Kind] | Kind | None = None
     start: float = 0.0
 
     def begin(self, terms: int) -> None:

@@ -49,17 +49,19 @@ def balanced_backward(objective: Objective, network: nn.Module, **tensors: Any) 
     value = objective(balance=weights, **tensors)
     if not seen:
         raise ValueError("balanced_backward: the objective is in evaluation mode; call objective.train() first.")
+    if policy.reads != "gradients" and not policy.watches_gradients:
+        value.total.backward()
+        policy.update(Step(seen[0]))
+        return value
     trained = select_parameters(policy.name, network.named_parameters())
     patterns = policy.shared_patterns()
     shared = None if patterns is None else select_parameters(policy.name, trained.items(), patterns)
     rows = TermGradients(policy.name, trained, len(seen[0]), shared)
-    looks = policy.reads == "gradients" or policy.watches_gradients
-    if looks:
-        rows.add(list(value.shares.values()), torch.ones(()), None)
+    rows.add(list(value.shares.values()), torch.ones(()), None)
     value.total.backward()
     gram = rows.gram()
     if gram.isfinite().all():
         if isinstance(policy, GradientBalancing):
             rows.add_to_gradients(policy.combined(gram, ~seen[0].isnan().cpu()), everywhere=policy.weighs_heads)
-        policy.update(Step(seen[0], gram.diagonal().clamp(min=0).sqrt().to(seen[0]) if looks else None))
+        policy.update(Step(seen[0], gram.diagonal().clamp(min=0).sqrt().to(seen[0])))
     return value
