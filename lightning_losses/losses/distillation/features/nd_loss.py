@@ -132,6 +132,8 @@ class NDLoss(LazyModuleMixin, Loss):
         length = torch.maximum(student.norm(dim=-1), teacher.norm(dim=-1))
         # Two features of length 0 have no direction; the bound keeps their quotient at 0.
         cosine = (student * direction).sum(dim=-1) / length.clamp(min=torch.finfo(student.dtype).eps)
+        # Beside an infinite teacher every student would have a cosine of 0.
+        cosine = torch.where(length < torch.inf, cosine, torch.nan)
         return reduce(1 - cosine, self.reduction, kept)
 
     def _check(self, features: Tensor, teacher_features: Tensor, target: Tensor) -> None:

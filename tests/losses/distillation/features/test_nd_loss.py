@@ -86,3 +86,8 @@ def test_a_class_without_mean_is_refused():
 def test_tensors_that_do_not_fit_are_refused(student, teacher, message):
     with pytest.raises(ValueError, match=f"^nd_loss: {message} of shape"):
         NDLoss(num_classes=3)(torch.zeros(student), torch.zeros(teacher), TARGET)
+
+
+def test_an_infinite_teacher_has_no_direction():
+    teacher = torch.ones(4, 5).index_put((torch.tensor(0), torch.tensor(0)), torch.tensor(torch.inf))
+    assert NDLoss(num_classes=3)(torch.ones(4, 5), teacher, TARGET).isnan()
