@@ -22,7 +22,7 @@ from lightning_losses.environment.extras import EXTRAS, advice
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Where the name to import is not that of the distribution.
-DISTRIBUTIONS = {"hydra": "hydra-core", "omegaconf": "hydra-core", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {"mlflow": "mlflow-skinny", "hydra": "hydra-core", "omegaconf": "hydra-core", "sklearn": "scikit-learn"}
 
 
 @pytest.fixture(scope="module")

