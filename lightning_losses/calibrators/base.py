@@ -191,10 +191,12 @@ class Calibrator(nn.Module):
             )
         if not isinstance(target, Tensor):
             raise ValueError(f"{name}: target is a {type(target).__name__}; give one int64 class index per row.")
+        one_score = self.takes_binary and logits.numel() == target.numel()
+        scores = ", or one score per sample: logits.flatten() and target.flatten()" if one_score else ""
         if target.dtype != torch.int64 or target.shape != (logits.shape if binary else logits.shape[:-1]):
             raise ValueError(
                 f"{name}: target of dtype {target.dtype} and shape {list(target.shape)} came with logits "
-                f"of shape {list(logits.shape)}; give one int64 class index per row."
+                f"of shape {list(logits.shape)}; give one int64 class index per row{scores}."
             )
         logits, target = full_precision(logits.detach()), target.detach()
         if not binary:

@@ -78,7 +78,19 @@ class ObjectiveMixin(TrainingMeans):
             refuse_unknown_shapes(type(self).__name__, self)
 
     def apply_objective(self, **tensors: Any) -> dict[str, Any]:
-        """Evaluate `self.objective` on the step's tensors, log its parts, and return the step's output."""
+        """Evaluate `self.objective` on the step's tensors, log its parts, and return the step's output.
+
+        Raises:
+            ValueError: no objective is set, or something else in its place.
+        """
+        objective = getattr(self, "objective", None)
+        # A compiled one asks what it holds.
+        if not hasattr(objective, "needs"):
+            came = "no objective is set" if objective is None else f"self.objective is a {type(objective).__name__}"
+            raise ValueError(
+                f"{type(self).__name__}: {came}; set self.objective = Objective({{'ce': CrossEntropy()}}), with a name "
+                "for each loss, in __init__."
+            )
         value = self.evaluate_objective(self.objective, self.log_name(), self.objective_tensors(tensors))
         output = {"loss": value, **tensors}
         self.on_objective(output)

@@ -1,6 +1,6 @@
 """An objective is a weighted sum of named losses, each fed by name with the tensors that a step has."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_losses.balancing.base import Balancing, Step
+from lightning_losses.losses.glossary import GLOSSARY
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.objective.term import Term, name_of
 
@@ -129,11 +130,10 @@ class Objective(nn.Module):
         for name, term in self._terms().items():
             missing = [needed for needed, required in term.needs.items() if required and tensors.get(needed) is None]
             if missing:
-                teacher = any(needed.startswith("teacher_") for needed in missing)
                 raise ValueError(
                     f"Objective: term '{name}' ({name_of(term.loss)}) needs {', '.join(map(repr, missing))}; the "
                     f"step offered {', '.join(repr(name) for name in sorted(tensors) if tensors[name] is not None)}"
-                    f"{'; a teacher gives it, by experiment=distill or DistillationMixin.' if teacher else '.'}"
+                    f"{_giver(missing)}."
                 )
             offered: Mapping[str, Any] = tensors
             if gather is not None and term.batch_coupled:
@@ -210,3 +210,14 @@ def _balanced(balancing: Balancing, shares: list[Tensor], losses: Tensor, factor
         # A loss that is not finite shows in the sum.
         total = total + torch.where(losses.isnan(), 0.0, penalties).sum().to(total)
     return total
+
+
+def _giver(missing: Sequence[str]) -> str:
+    """The end of a sentence about tensors that a step lacks: what makes them."""
+    if foreign := [name for name in missing if name not in GLOSSARY]:
+        return f"; say which of them it takes, such as Term(loss, inputs={{{foreign[0]!r}: 'logits'}})"
+    if any(name.removeprefix("teacher_") in ("features", "feature_maps") for name in missing):
+        return "; give apply_objective what a layer puts out: FeatureTap taps one, and DistillationMixin the teacher's"
+    if any(name.startswith("teacher_") for name in missing):
+        return "; a teacher gives it, by experiment=distill or DistillationMixin"
+    return ""
