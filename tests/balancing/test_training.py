@@ -169,6 +169,21 @@ def test_each_policy_makes_something_else_of_the_same_gradients(whole):
         assert all(not torch.allclose(one, other) for other in trunks[:number])
 
 
+def test_a_term_that_is_absent_has_no_say(whole):
+    """The first step is the first task's alone."""
+
+    def first(policy, part):
+        return whole.noted[0][f"networks.{policy}.{part}.weight"]
+
+    for policy in ("MGDA", "PCGrad", "UPGrad", "IMTLG", "DWA"):
+        torch.testing.assert_close(first(policy, "trunk"), first("GradNorm", "trunk"))
+    # Nash's bargain weighs the head as it does the trunk; others leave it.
+    weight = first("NashMTL", "trunk").norm() / first("MGDA", "trunk").norm()
+    assert abs(weight - 1) > 0.1
+    torch.testing.assert_close(first("NashMTL", "a"), weight * first("MGDA", "a"))
+    assert whole.objectives["DWA"].balancing.before_last.isfinite().all()
+
+
 def test_several_batches_are_one(whole):
     module = fit(EveryPolicy(), batches((7, 2, 3)), accumulate_grad_batches=3)
     assert_same(module.noted, module.state_dict(), module.recorded, whole)
