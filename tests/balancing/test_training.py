@@ -144,9 +144,25 @@ def fit(module, shares, checkpoint=None, monitor=None, **options):
     return module
 
 
+class Save(L.Callback):
+    """Writes a checkpoint in the middle of the second epoch."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.global_step == 3:
+            trainer.save_checkpoint(self.path)
+
+
 @pytest.fixture(scope="module")
-def whole():
-    return fit(EveryPolicy(), batches())
+def middle(tmp_path_factory):
+    return tmp_path_factory.mktemp("balancing") / "middle.ckpt"
+
+
+@pytest.fixture(scope="module")
+def whole(middle):
+    return fit(EveryPolicy(), batches(), callbacks=[Save(middle)])
 
 
 def assert_same(noted, state, recorded, whole):
@@ -199,15 +215,8 @@ def test_several_processes_are_one(whole, tmp_path):
     assert_same(found["noted"], found["state"], found["recorded"], whole)
 
 
-def test_a_run_goes_on_to_the_bit(whole, tmp_path):
-    class Stop(L.Callback):
-        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            if trainer.global_step == 3:
-                trainer.save_checkpoint(tmp_path / "middle.ckpt")
-                trainer.should_stop = True
-
-    fit(EveryPolicy(), batches(), callbacks=[Stop()])
-    resumed = fit(EveryPolicy(), batches(), checkpoint=tmp_path / "middle.ckpt")
+def test_a_run_goes_on_to_the_bit(whole, middle):
+    resumed = fit(EveryPolicy(), batches(), checkpoint=middle)
     assert len(resumed.noted) == 3
     for name, value in whole.state_dict().items():
         assert torch.equal(value.nan_to_num(), resumed.state_dict()[name].nan_to_num()), name
