@@ -25,6 +25,7 @@ CORE = ("losses.adapted", "losses.base", "losses.registered", "environment.cache
 ROOMS = {
     "objective": "",
     "numerics": "",
+    "balancing": "First: `Objective({...}, balancing=PCGrad())`; [balancing](../balancing.md).",
     "teachers": "First: `timm_teacher(name, num_classes=...)` for a timm network, or "
     "`checkpoint_teacher(file, network)` for weights of your own; both are used by [distillation](../distillation.md).",
     "mixins": "First: `DistillationMixin` before `LightningModule` in a class, with `self.teacher` and "

@@ -31,6 +31,7 @@ BASES = (
 GROUPS = (
     "experiment",
     "objective",
+    "balancing",
     "data",
     "model",
     "teacher",
