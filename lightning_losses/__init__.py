@@ -82,16 +82,32 @@ if TYPE_CHECKING:
     from lightning_losses.losses import TGeoKD as TGeoKD
     from lightning_losses.losses import TotalVariation as TotalVariation
     from lightning_losses.losses import ZLoss as ZLoss
+    from lightning_losses.losses.adapted import Adapted as Adapted
     from lightning_losses.mixins import DistillationMixin as DistillationMixin
+    from lightning_losses.mixins import EMATeacherMixin as EMATeacherMixin
     from lightning_losses.mixins import LanguageHeadMixin as LanguageHeadMixin
     from lightning_losses.mixins import ObjectiveMixin as ObjectiveMixin
     from lightning_losses.mixins import OnlineDistillationMixin as OnlineDistillationMixin
     from lightning_losses.mixins import SelfDistillationMixin as SelfDistillationMixin
+    from lightning_losses.modules import Classifier as Classifier
+    from lightning_losses.modules import Distiller as Distiller
+    from lightning_losses.modules import OnlineDistiller as OnlineDistiller
+    from lightning_losses.modules.language_model import LanguageModel as LanguageModel
+    from lightning_losses.modules.language_model import LanguageModelDistiller as LanguageModelDistiller
     from lightning_losses.numerics.checks import debug as debug
     from lightning_losses.objective import Criterion as Criterion
     from lightning_losses.objective import Objective as Objective
     from lightning_losses.objective import Term as Term
+    from lightning_losses.objective import WarmUp as WarmUp
     from lightning_losses.parallel.processes import gather_batch as gather_batch
+    from lightning_losses.teachers import CachedLogits as CachedLogits
+    from lightning_losses.teachers import FeatureTap as FeatureTap
+    from lightning_losses.teachers import TeacherEnsemble as TeacherEnsemble
+    from lightning_losses.teachers import WithoutAdapters as WithoutAdapters
+    from lightning_losses.teachers import checkpoint_teacher as checkpoint_teacher
+    from lightning_losses.teachers import load_cached_teacher as load_cached_teacher
+    from lightning_losses.teachers import timm_teacher as timm_teacher
+    from lightning_losses.teachers.cache_teacher import cache_teacher as cache_teacher
 else:
 
     def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """What decides the loss of a LightningModule."""
 
 from lightning_losses.mixins.distillation import DistillationMixin
+from lightning_losses.mixins.ema_teacher import EMATeacherMixin
 from lightning_losses.mixins.language_head import LanguageHeadMixin
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.mixins.online_distillation import OnlineDistillationMixin
@@ -8,6 +9,7 @@ from lightning_losses.mixins.self_distillation import SelfDistillationMixin
 
 __all__ = [
     "DistillationMixin",
+    "EMATeacherMixin",
     "LanguageHeadMixin",
     "ObjectiveMixin",
     "OnlineDistillationMixin",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_losses.environment.lightning_internals import forget_hyperparameters
-from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.mixins.tapped_features import TappedFeatures
 from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.teachers import CachedLogits
 from lightning_losses.teachers.feature_taps import FeatureTap, layers_to_tap, offered_features
@@ -19,7 +19,7 @@ from lightning_losses.teachers.held_teacher import HeldTeacher
 _OFFERED = ("teacher_logits", "each_teacher_logits", "teacher_features", "teacher_feature_maps")
 
 
-class DistillationMixin(ObjectiveMixin):
+class DistillationMixin(TappedFeatures):
     """Gives a LightningModule a frozen teacher, and its objective the `teacher_logits`.
 
     Set `self.teacher`, to a module, or to what `lightning_losses.teachers` makes of a timm name, a checkpoint or a
@@ -28,9 +28,9 @@ class DistillationMixin(ObjectiveMixin):
     copies of the module share it. Modules that it has in common with the module, as where it is the same network
     without its adapter, train as ever. It follows the module's device and precision, and runs without gradients on the
     step's `inputs` (by name, where they are a mapping) whenever a term takes `teacher_logits`, `teacher_features`
-    (pooled to [B, D]) or `teacher_feature_maps` (as they are); of a `TeacherEnsemble` a term may take
-    `each_teacher_logits`, by teacher. Its output is a tensor, a tuple that begins with one, or holds it as "logits" or
-    "out". Override `teacher_tensors` to hand more to the objective.
+    (pooled to [B, D]) or `teacher_feature_maps` (as they are), of the layers that `tap` names beside the student's; of
+    a `TeacherEnsemble` a term may take `each_teacher_logits`, by teacher. Its output is a tensor, a tuple that begins
+    with one, or holds it as "logits" or "out". Override `teacher_tensors` to hand more to the objective.
 
     Attributes:
         teacher_layer: the layer whose output the teacher's features are; None for its last but one stage, "all" for
@@ -96,6 +96,61 @@ class DistillationMixin(ObjectiveMixin):
         super().save_hyperparameters(*arguments, ignore=[*left_out, *teachers], frame=frame, logger=logger)
         self._part_from_teacher()
 
+    def tap(
+        self,
+        student: str | Sequence[str] | None = None,
+        teacher: str | Sequence[str] | None = None,
+        *,
+        example_inputs: Any = None,
+    ) -> None:
+        """Offer the objective what layers of both networks put out, as `features` and `feature_maps` and the teacher's.
+
+        Call it in the constructor, once networks, teacher and objective are set. The step's forward pass and the
+        teacher's are all that runs.
+
+        Args:
+            student: a layer of `self.network`, or of the module itself, by its name in ``named_modules()``; several, of
+                which the maps are a mapping by layer, in order; "all" for every stage of a network that tells them, as
+                timm's do; None for the last but one.
+            teacher: likewise of the teacher.
+            example_inputs: a batch of inputs, by which losses take their shapes now that take them from what they see;
+                several processes need that.
+
+        Raises:
+            ValueError: a layer that isn't there; the message lists those that are.
+
+        Example:
+            >>> import lightning
+            >>> from lightning_losses import RKD, Objective
+            >>> class Student(DistillationMixin, lightning.LightningModule):
+            ...     def __init__(self, teacher):
+            ...         super().__init__()
+            ...         self.network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            ...         self.teacher = teacher
+            ...         self.objective = Objective({"rkd": RKD()})
+            ...         self.tap(student="1", teacher="0")
+            ...     def training_step(self, batch, batch_idx):
+            ...         return self.apply_objective(inputs=batch, logits=self.network(batch))
+            >>> student = Student(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 3)))
+            >>> student.training_step(torch.randn(5, 4), 0)["loss"].shape
+            torch.Size([])
+        """
+        own = getattr(self, "network", None)
+        network: nn.Module = own if isinstance(own, nn.Module) else self
+        layers = {student} if isinstance(student, str) else set(student or ())
+        there, whole = (dict(part.named_modules()).keys() for part in (network, self))
+        listened = self if layers and layers <= whole and not layers <= there else network
+        self.tap_features(listened, student, who=f"{type(self).__name__}.tap: student")
+        self.teacher_layer = teacher
+        if self.teacher is not None and not isinstance(self.teacher, CachedLogits):
+            self._teacher_tap(self.teacher).close()
+        if example_inputs is not None:
+            self.materialize_objective(network, example_inputs)
+
+    def _teacher_tap(self, teacher: nn.Module) -> FeatureTap:
+        who = f"{type(self).__name__}: teacher_layer"
+        return FeatureTap(teacher, layers_to_tap(teacher, self.teacher_layer, who), who)
+
     @contextmanager
     def teacher_in_evaluation(self) -> Iterator[None]:
         """Within this context all of the teacher is in evaluation mode, also what the module shares with it."""
@@ -155,7 +210,7 @@ class DistillationMixin(ObjectiveMixin):
             offered = self._teacher_logits(teacher, inputs)
             features = teacher.features(inputs, self.teacher_layer)
         else:
-            with FeatureTap(teacher, layers_to_tap(teacher, self.teacher_layer)) as tap:
+            with self._teacher_tap(teacher) as tap:
                 offered = self._teacher_logits(teacher, inputs)
             features = tap.latest()
         vectors, maps = offered_features(features)

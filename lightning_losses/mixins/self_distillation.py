@@ -1,17 +1,14 @@
 """The mixin in which a network learns from itself: from its own past predictions, or from an inner stage."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.mixins.tapped_features import TappedFeatures
 from lightning_losses.parallel.processes import gather_batch
-from lightning_losses.teachers.feature_taps import FeatureTap, layers_to_tap, offered_features
 
 
 class PastPredictions:
@@ -50,7 +47,7 @@ class PastPredictions:
             self.seen = torch.cat([self.seen, torch.zeros(extra, dtype=torch.bool)])
 
 
-class SelfDistillationMixin(ObjectiveMixin):
+class SelfDistillationMixin(TappedFeatures):
     """Lets a network learn from itself: `past_probabilities` for PS-KD, the `features` of an inner stage for USKD.
 
     Each tensor is made only if the objective takes it. `past_probabilities` needs the samples' `index` in the step:
@@ -74,31 +71,6 @@ class SelfDistillationMixin(ObjectiveMixin):
         torch.Size([])
     """
 
-    def tap_features(self, network: nn.Module, layer: str | Sequence[str] | None = None) -> None:
-        """Offer what layers put out: the last one's, pooled to [B, D], as `features`, and `feature_maps` as they are.
-
-        By default the layer is the network's last but one stage; "all" taps every stage. Of several layers
-        `feature_maps` are a mapping by layer. The network's hooks are gone when a trainer is done with the module.
-        """
-        self.__dict__["_feature_tap"] = FeatureTap(network, layers_to_tap(network, layer))
-
-    def tapped_features(self) -> Float[Tensor, "batch features"]:
-        """What the last tapped layer put out in the latest forward pass, pooled to one vector per sample."""
-        tap: FeatureTap = self.__dict__["_feature_tap"]
-        return offered_features(tap.latest())[0]
-
-    def setup(self, stage: str) -> None:
-        """Tap the network's layers, where the constructor chose some."""
-        super().setup(stage)
-        if tap := self.__dict__.get("_feature_tap"):
-            tap.open()
-
-    def teardown(self, stage: str) -> None:
-        """Take the hooks away."""
-        super().teardown(stage)
-        if tap := self.__dict__.get("_feature_tap"):
-            tap.close()
-
     @property
     def past_predictions(self) -> PastPredictions:
         """The network's latest prediction for every training sample."""
@@ -113,23 +85,11 @@ class SelfDistillationMixin(ObjectiveMixin):
             probabilities = torch.softmax(output["logits"].detach().float(), dim=-1)
             self.past_predictions.update(gather_batch(output["index"]), gather_batch(probabilities))
 
-    @contextmanager
-    def beside_the_batch(self) -> Iterator[None]:
-        """Keep what the tapped layers put out for the batch."""
-        tap: FeatureTap | None = self.__dict__.get("_feature_tap")
-        with super().beside_the_batch(), nullcontext() if tap is None else tap.kept():
-            yield
-
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Add past predictions and tapped features, where the objective asks for them."""
+        """Add past predictions, where the objective asks for them."""
         tensors = super().objective_tensors(tensors)
         if self.objective.needs("past_probabilities") and "past_probabilities" not in tensors:
             tensors["past_probabilities"] = self._past_probabilities(tensors)
-        if (tap := self.__dict__.get("_feature_tap")) is not None and (
-            self.objective.needs("features") or self.objective.needs("feature_maps")
-        ):
-            vectors, maps = offered_features(tap.latest())
-            tensors = {"features": vectors, "feature_maps": maps, **tensors}
         return tensors
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

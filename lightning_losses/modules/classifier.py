@@ -100,7 +100,12 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
         if objective.needs("features") or objective.needs("feature_maps"):
             self.tap_features(network, feature_layer)
             if objective.lazy:
-                self._materialize(example_inputs, num_classes)
+                if example_inputs is None:
+                    raise ValueError(
+                        f"{type(self).__name__}: the objective takes its shapes from the features it sees; give "
+                        "example_inputs=, a batch of inputs, or the loss its feature_dim."
+                    )
+                self.materialize_objective(network, example_inputs)
         metrics = MetricCollection(
             {
                 "accuracy": _Accuracy(num_classes, average="micro"),
@@ -147,17 +152,3 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
         if measured.samples or world_size() > 1:
             self.log_dict(metrics, batch_size=measured.samples)
         return {"loss": measured.loss, "logits": logits, "target": target}
-
-    @torch.no_grad()
-    def _materialize(self, inputs: Tensor | None, num_classes: int) -> None:
-        if inputs is None:
-            raise ValueError(
-                f"{type(self).__name__}: the objective takes its shapes from the features it sees; give "
-                "example_inputs=, a batch of inputs, or the loss its feature_dim."
-            )
-        training = self.network.training
-        logits = self.network.eval()(inputs)
-        self.network.train(training)
-        target = torch.arange(len(inputs), device=logits.device) % num_classes
-        example = {"inputs": inputs, "logits": logits, "target": target, "index": torch.arange(len(inputs))}
-        self.objective.materialize(**self.objective_tensors(example))

@@ -102,7 +102,8 @@ class _Keep:
         self.layer = layer
 
     def __call__(self, module: nn.Module, arguments: Any, output: Tensor) -> None:
-        self.features[self.layer] = output
+        # Blocks of transformers return what they attended to beside it.
+        self.features[self.layer] = output[0] if isinstance(output, tuple | list) else output
 
 
 def is_tap(hook: Any) -> bool:
@@ -125,12 +126,12 @@ def pooled(feature: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch features
     raise ValueError(f"pooled: a feature of shape {list(feature.shape)} came; give [B, D], [B, T, D] or [B, D, H, W].")
 
 
-def penultimate_stage(network: nn.Module) -> str:
+def penultimate_stage(network: nn.Module, who: str = "stages") -> str:
     """The name of the last but one of the `stages`."""
-    return stages(network, least=2)[-2]
+    return stages(network, least=2, who=who)[-2]
 
 
-def stages(network: nn.Module, least: int = 1) -> list[str]:
+def stages(network: nn.Module, least: int = 1, who: str = "stages") -> list[str]:
     """The names of all stages, from the `feature_info` that timm's networks and ours carry.
 
     Raises:
@@ -139,12 +140,13 @@ def stages(network: nn.Module, least: int = 1) -> list[str]:
     info = getattr(network, "feature_info", None) or []
     if len(info) < least:
         raise ValueError(
-            f"stages: {type(network).__name__} does not tell its stages (feature_info); name the layers to tap."
+            f"{who}: {type(network).__name__} does not tell its stages (feature_info); name the layers to tap, of "
+            f"{', '.join(name for name, _ in network.named_modules() if name)}."
         )
     return [str(stage["module"]) for stage in info]
 
 
-def layers_to_tap(network: nn.Module, chosen: str | Sequence[str] | None) -> list[str]:
+def layers_to_tap(network: nn.Module, chosen: str | Sequence[str] | None, who: str = "stages") -> list[str]:
     """The layers that a choice names: None for the last but one stage, "all" for every stage, a name or several.
 
     Example:
@@ -152,9 +154,9 @@ def layers_to_tap(network: nn.Module, chosen: str | Sequence[str] | None) -> lis
         ['first', 'second']
     """
     if chosen is None:
-        return [penultimate_stage(network)]
+        return [penultimate_stage(network, who)]
     if isinstance(chosen, str):
-        return stages(network) if chosen == "all" else [chosen]
+        return stages(network, who=who) if chosen == "all" else [chosen]
     return [str(layer) for layer in chosen]
 
 

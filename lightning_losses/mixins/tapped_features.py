@@ -1,0 +1,82 @@
+"""What the mixins share whose losses take what inner layers of the trained network put out."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.networks.calls import call, logits_of
+from lightning_losses.teachers.feature_taps import FeatureTap, layers_to_tap, offered_features
+
+
+class TappedFeatures(ObjectiveMixin):
+    """Offers what tapped layers put out: the last one's, pooled to [B, D], as `features`; `feature_maps` as they are.
+
+    Hooks on the network listen while a trainer uses the module, and are gone when it is done with it.
+    """
+
+    def tap_features(
+        self, network: nn.Module, layer: str | Sequence[str] | None = None, *, who: str | None = None
+    ) -> None:
+        """Listen to layers of a network.
+
+        Args:
+            network: what is trained, or a part of it.
+            layer: its name in the network; several, of which `feature_maps` are a mapping by layer; "all" for every
+                stage; None for the last but one.
+            who: what errors begin with.
+        """
+        who = who or f"{type(self).__name__}: feature_layer"
+        self.__dict__["_feature_tap"] = FeatureTap(network, layers_to_tap(network, layer, who), who)
+
+    def tapped_features(self) -> Float[Tensor, "batch features"]:
+        """What the last tapped layer put out in the latest forward pass, pooled to one vector per sample."""
+        tap: FeatureTap = self.__dict__["_feature_tap"]
+        return offered_features(tap.latest())[0]
+
+    def setup(self, stage: str) -> None:
+        """Tap the network's layers, where the constructor chose some."""
+        super().setup(stage)
+        if tap := self.__dict__.get("_feature_tap"):
+            tap.open()
+
+    def teardown(self, stage: str) -> None:
+        """Take the hooks away."""
+        super().teardown(stage)
+        if tap := self.__dict__.get("_feature_tap"):
+            tap.close()
+
+    @contextmanager
+    def beside_the_batch(self) -> Iterator[None]:
+        """Keep what the tapped layers put out for the batch."""
+        tap: FeatureTap | None = self.__dict__.get("_feature_tap")
+        with super().beside_the_batch(), nullcontext() if tap is None else tap.kept():
+            yield
+
+    def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Add tapped features, where the objective asks for them."""
+        tensors = super().objective_tensors(tensors)
+        tap: FeatureTap | None = self.__dict__.get("_feature_tap")
+        if tap is None or not (self.objective.needs("features") or self.objective.needs("feature_maps")):
+            return tensors
+        vectors, maps = offered_features(tap.latest())
+        return {"features": vectors, "feature_maps": maps, **tensors}
+
+    @torch.no_grad()
+    def materialize_objective(self, network: nn.Module, inputs: Any) -> None:
+        """Give losses that take their shapes from the features they see these shapes, by one pass of example inputs.
+
+        Args:
+            network: makes logits of them, and has the tapped layers.
+            inputs: a batch, or a mapping of one by name.
+        """
+        training = network.training
+        logits = logits_of(type(self).__name__, call(network.eval(), inputs))
+        network.train(training)
+        index = torch.arange(len(logits), device=logits.device)
+        example = {"inputs": inputs, "logits": logits, "target": index % logits.shape[-1], "index": index}
+        self.objective.materialize(**self.objective_tensors(example))
