@@ -85,6 +85,8 @@ def test_blocks_are_what_they_say(page):
 )
 def test_its_examples_run_one_after_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # A command line of the page's own is none of the tests'.
+    monkeypatch.setattr(sys, "argv", [page.name])
     names = {"__name__": page.stem}
     for reason, language, code in BLOCK.findall(page.read_text()):
         if language == "python" and not reason:

@@ -217,7 +217,9 @@ def _giver(missing: Sequence[str]) -> str:
     if foreign := [name for name in missing if name not in GLOSSARY]:
         return f"; say which of them it takes, such as Term(loss, inputs={{{foreign[0]!r}: 'logits'}})"
     if any(name.removeprefix("teacher_") in ("features", "feature_maps") for name in missing):
-        return "; give apply_objective what a layer puts out: FeatureTap taps one, and DistillationMixin the teacher's"
+        return (
+            "; DistillationMixin gives what layers put out, by self.tap(student=..., teacher=...); FeatureTap taps one"
+        )
     if any(name.startswith("teacher_") for name in missing):
         return "; a teacher gives it, by experiment=distill or DistillationMixin"
     return ""

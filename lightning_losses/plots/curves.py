@@ -17,7 +17,7 @@ def loss_curves(histories: Mapping[str, History]) -> Figure:
 
     Args:
         histories: by the network's label, the values after each epoch under the names that
-            `lightning_losses.mixins.ObjectiveMixin` logs: ``train/loss``, the weighted sum, and
+            `lightning_losses.modules` log: ``train/loss``, the weighted sum, and
             ``train/loss/<term>``; for a peer that trains too, ``train/peer_loss`` likewise.
     """
     with paper_style():

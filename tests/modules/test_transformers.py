@@ -16,11 +16,7 @@ from lightning_losses.modules.language_model import LanguageModel, LanguageModel
 from lightning_losses.teachers import WithoutAdapters
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
-# PEFT asks a network of transformers by an older name.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed but the targeted layer"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed but the targeted layer")
 
 VOCABULARY, WIDTH = 40, 16
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 24}

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextCol
 from lightning_losses.environment.lightning_internals import describe_epochs
 
 # By what a reader calls them.
-_SHOWN = {"train/loss": "loss", "val/accuracy": "accuracy", "val/ece": "ECE"}
+_SHOWN = {"train/loss": "loss", "train/objective": "objective", "val/accuracy": "accuracy", "val/ece": "ECE"}
 
 
 class Progress(RichProgressBar):
