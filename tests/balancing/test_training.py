@@ -5,14 +5,13 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from lightning_losses import CrossEntropy, Objective, ObjectiveMixin, Term
 from lightning_losses.balancing.term_gradients import TermGradients
 from lightning_losses.callbacks import GradientConflict
-from tests.balancing.test_policies import OWN
-from tests.distributed.processes import in_group, run_on_processes
+from lightning_losses.parallel.fsdp2 import FSDP2Strategy
+from tests.balancing.test_policies import OF_VALUES, OWN
+from tests.distributed.processes import run_on_processes
 
 STEPS, ROWS = 2, 12
 # By name: a policy that is added is in all of them.
@@ -44,6 +43,10 @@ def objective(name):
     return Objective(terms, balancing=POLICIES[name](**OPTIONS.get(name, {})))
 
 
+def whole_of(gradient):
+    return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+
+
 class EveryPolicy(ObjectiveMixin, L.LightningModule):
     """Trains a network by each policy in the same steps, and notes the gradients."""
 
@@ -72,7 +75,7 @@ class EveryPolicy(ObjectiveMixin, L.LightningModule):
         return torch.stack(losses).sum()
 
     def on_before_optimizer_step(self, optimizer):
-        self.noted.append({name: p.grad.clone() for name, p in self.named_parameters() if p.grad is not None})
+        self.noted.append({n: whole_of(p.grad).clone() for n, p in self.named_parameters() if p.grad is not None})
 
     def on_train_end(self):
         if self.path is not None and self.trainer.global_rank == 0:
@@ -256,16 +259,27 @@ def test_what_cannot_be_is_refused(make, words):
         fit(make(), batches(), max_steps=1)
 
 
-def with_shards():
-    layer = nn.Linear(4, 4)
-    fully_shard(layer, mesh=init_device_mesh("cpu", (1,)))
-    with pytest.raises(ValueError, match="pcgrad: FSDP2 shards weight, .*; use DDP, or a policy of values"):
-        TermGradients("pcgrad", dict(layer.named_parameters()), 2)
+def train_sharded(path):
+    names = [kind.__name__ for kind in OF_VALUES if not kind.watches_gradients]
+    module = EveryPolicy(names)
+    trainer = L.Trainer(
+        accelerator="cpu", devices=2, max_epochs=3, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, strategy=FSDP2Strategy(process_group_backend="gloo"),
+    )  # fmt: skip
+    trainer.fit(module, Shares(batches((7, 5), ranks=2)))
+    if trainer.global_rank == 0:
+        torch.save(module.noted, path)
+    # Of a term alone they have no gradient.
+    with pytest.raises(ValueError, match=r"pcgrad: FSDP2 shards \S*weight, .*; use DDP, or a policy of values"):
+        TermGradients("pcgrad", dict(module.networks.named_parameters()), 2)
 
 
 @pytest.mark.distributed
-def test_shards_have_no_gradient_of_a_term():
-    run_on_processes(in_group, 1, with_shards)
+def test_policies_of_values_take_shards(whole, tmp_path):
+    run_on_processes(train_sharded, 2, tmp_path / "two.pt")
+    noted = torch.load(tmp_path / "two.pt", weights_only=True)
+    assert_same(noted, {}, {}, whole)
+    assert any("log_variance" in name for name in noted[0])
 
 
 def test_what_else_a_loss_holds_keeps_its_gradient(whole):

@@ -177,6 +177,15 @@ def test_a_step_that_is_left_out_is_in_no_mean():
     assert means.take() == (2.0, {"a": 2.0}, {"a": 70.0})
 
 
+def test_a_weight_may_be_on_the_device():
+    numbers, tensors = EpochMeans(), EpochMeans()
+    for value, weight in ((1.0, 2.0), (3.0, 0.5)):
+        part, samples = {"a": torch.tensor(value)}, {"a": torch.tensor(2)}
+        numbers.add(part, {"a": weight}, samples)
+        tensors.add(part, {"a": torch.tensor(weight)}, samples)
+    assert tensors.take() == numbers.take() == (1.75, {"a": 2.0}, {"a": 4.0})
+
+
 def test_a_state_owns_its_sums():
     means = EpochMeans()
     means.add({"a": torch.tensor(1.0)}, {"a": 1.0}, {"a": torch.tensor(2)})
