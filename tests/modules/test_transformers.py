@@ -16,7 +16,10 @@ from lightning_losses.modules.language_model import LanguageModel, LanguageModel
 from lightning_losses.teachers import WithoutAdapters
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
-pytestmark = pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed but the targeted layer")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`lora_bias=True` was passed but the targeted layer",
+    "ignore:Model has `tie_word_embeddings=True` and a tied",
+)
 
 VOCABULARY, WIDTH = 40, 16
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 24}
