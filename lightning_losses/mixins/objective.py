@@ -40,6 +40,10 @@ class ObjectiveMixin(TrainingMeans):
     for the library's losses and torch's own cross-entropy. Where nobody can count, for sums and other functions, each
     process and each batch weighs the same (`Adapted` tells of a function that it is a mean over samples).
 
+    A policy of the objective's, `Objective(..., balancing=...)`, sees losses and gradients of that whole step too, and
+    balances the gradients at the end of its last backward pass, before any other hook sees them. Called outside of a
+    Trainer's `fit`, a step returns the loss that a policy of gradients has not balanced yet.
+
     The parts are added up on the device and logged with the epoch's last batch, since a call of `log` in every step
     costs more than a small loss. Where an epoch is cut short from outside (`trainer.should_stop`), they are logged at
     its end, which other callbacks' `on_train_epoch_end` is too early to see.

@@ -10,7 +10,7 @@ from lightning_losses import CrossEntropy, Objective, ObjectiveMixin, Term
 from lightning_losses.balancing.term_gradients import TermGradients
 from lightning_losses.callbacks import GradientConflict
 from lightning_losses.parallel.fsdp2 import FSDP2Strategy
-from tests.balancing.test_policies import OF_VALUES, OWN
+from tests.balancing.test_policies import OWN
 from tests.distributed.processes import run_on_processes
 
 STEPS, ROWS = 2, 12
@@ -260,10 +260,9 @@ def test_what_cannot_be_is_refused(make, words):
 
 
 def train_sharded(path):
-    names = [kind.__name__ for kind in OF_VALUES if not kind.watches_gradients]
-    module = EveryPolicy(names)
+    module = EveryPolicy(["UncertaintyWeighting", "ReLoBRaLo"])
     trainer = L.Trainer(
-        accelerator="cpu", devices=2, max_epochs=3, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        accelerator="cpu", devices=2, max_epochs=1, logger=False, enable_progress_bar=False, enable_checkpointing=False,
         enable_model_summary=False, strategy=FSDP2Strategy(process_group_backend="gloo"),
     )  # fmt: skip
     trainer.fit(module, Shares(batches((7, 5), ranks=2)))
@@ -278,8 +277,10 @@ def train_sharded(path):
 def test_policies_of_values_take_shards(whole, tmp_path):
     run_on_processes(train_sharded, 2, tmp_path / "two.pt")
     noted = torch.load(tmp_path / "two.pt", weights_only=True)
-    assert_same(noted, {}, {}, whole)
-    assert any("log_variance" in name for name in noted[0])
+    for one, other in zip(noted, whole.noted[:STEPS], strict=True):
+        assert any("log_variance" in name for name in one)
+        for name, gradient in one.items():
+            torch.testing.assert_close(gradient, other[name], rtol=1e-4, atol=3e-6)
 
 
 def test_what_else_a_loss_holds_keeps_its_gradient(whole):
