@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_losses import KD, DistillationMixin, Objective, OnlineDistillationMixin, Term
 from lightning_losses.modules.ferkd_distiller import FerKDDistiller
-from lightning_losses.networks.calls import logits_of
+from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.teachers import TeacherEnsemble, load_cached_teacher
 from lightning_losses.teachers.cache_teacher import cache_teacher
 
@@ -96,3 +96,31 @@ def test_ferkd_takes_every_form(form):
 def test_what_holds_no_logits_is_one_sentence(output, came):
     with pytest.raises(ValueError, match=f"^Student: the teacher returned {came}, in which there are no logits"):
         logits_of("Student: the teacher", output)
+
+
+def test_a_network_that_takes_the_mapping_itself_gets_it():
+    class Whole(Network):
+        def forward(self, batch):
+            return super().forward(**batch)
+
+    network = Whole("tensor")
+    torch.testing.assert_close(call(network, BY_NAME), network.layer(INPUTS * MASK))
+
+
+def test_what_a_network_does_not_take_is_named():
+    with pytest.raises(
+        ValueError, match=r"^Network: 'ids', 'index' came as inputs, but its forward takes no 'index'; lea"
+    ):
+        call(Network("tensor"), {"ids": INPUTS, "index": torch.arange(5)})
+
+
+def test_a_cache_for_generation_is_not_asked_for():
+    class Cached(Network):
+        config = "of transformers"
+
+        def forward(self, ids, use_cache=True):
+            return super().forward(ids), use_cache
+
+    network = Cached("tensor")
+    assert [call(network, given)[1] for given in (INPUTS, {"ids": INPUTS})] == [False, False]
+    assert call(network, {"ids": INPUTS, "use_cache": True})[1]
