@@ -54,14 +54,18 @@ NEEDS = (
         ("kd", "knowledge distillation", "student", "compression", "distil"),
         (
             Answer(
-                "logit_std_kd",
-                "matches the teacher's logits up to scale; first choice for a student far smaller than its teacher",
-                "lightning-losses train experiment=distill objective=logit_std_kd data=mnist5k",
+                "kd",
+                "matches the teacher's softened probabilities; tune its temperature, which matters more than the method",
+                "lightning-losses train experiment=bed_a objective=kd objective.terms.kd.loss.temperature=32",
+                "+3.73 ± 1.59 points of accuracy over labels alone, at a tuned temperature; +1.90 ± 1.55 at 4",
+                "results/bed_a.md",
             ),
             Answer(
-                "kd",
-                "matches the teacher's softened probabilities; tune its temperature first",
-                "lightning-losses train experiment=distill objective=kd data=mnist5k",
+                "logit_std_kd",
+                "matches the teacher's logits up to scale; less to tune",
+                "lightning-losses train experiment=bed_a objective=logit_std_kd",
+                "+3.49 ± 1.76 points of accuracy over labels alone; no more than kd at a tuned temperature",
+                "results/bed_a.md",
             ),
             Answer(
                 "attention_transfer",
@@ -92,23 +96,25 @@ NEEDS = (
         (
             Answer(
                 "self_distill_gt",
-                "learns from the labels and from the predictions of a network trained before",
+                "learns from the labels and from a larger network that was trained on the same labels",
                 "lightning-losses train experiment=distill objective=self_distill_gt data=mnist5k data.label_noise=0.3",
+                "+3.42 ± 0.93 points of accuracy over cross-entropy with 30 % of the labels wrong",
+                "classification.md",
             ),
             Answer(
                 "temperature",
                 "a calibrator: repairs the confidence that noise lowers; accuracy stays",
                 "lightning-losses calibrate logits=validation.npz",
-                "ECE from 27.22 ± 4.69 % to 3.02 ± 0.39 % with 20 % of the labels wrong",
-                "calibration.md",
+                "ECE from 36.23 ± 1.88 % to 3.63 ± 0.58 % with 30 % of the labels wrong",
+                "classification.md",
             ),
             Answer(
                 "label_smoothing",
                 "cross-entropy that trusts no label wholly",
                 "lightning-losses train objective=label_smoothing experiment=classify data=mnist5k "
-                "data.label_noise=0.2",
-                "accuracy 86.53 ± 1.41 % beside 86.23 ± 2.24 % with 20 % of the labels wrong: no clear gain",
-                "calibration.md",
+                "data.label_noise=0.3",
+                "-0.06 ± 0.62 points of accuracy with 30 % of the labels wrong: no gain; ECE rises",
+                "classification.md",
             ),
         ),
         "Losses made for noise (GCE, SCE, bi-tempered, ELR) and sample selection are not in the library yet.",

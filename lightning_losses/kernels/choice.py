@@ -81,7 +81,7 @@ def choose(problem: Problem, asked: Implementation | None = None) -> tuple[Imple
     """
     if asked is CHUNKED and problem.per_row:
         return RECOMPUTE, (
-            "per-row gradients are known in backward alone, so the chunks are computed again "
+            "gradients per row are known only in the backward pass, so the chunks are computed again "
             "there; 'chunked' makes its gradients in forward"
         )
     if asked is not None:

@@ -1,4 +1,4 @@
-"""A hash of all that decides what a network puts out: weights, buffers, attributes, code; or a refusal."""
+"""A hash of everything that decides a network's output: weights, buffers, attributes, code; or a refusal."""
 
 import enum
 import functools

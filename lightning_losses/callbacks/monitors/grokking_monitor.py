@@ -58,7 +58,7 @@ class GrokkingMonitor(Monitor):
     nothing beyond the validation that the trainer runs anyhow (`Trainer(val_check_interval=...)` decides how often).
 
     Logs ``grokking/train``, ``grokking/val``, and ``grokking/memorised``, ``generalised``, ``delay``, ``ratio`` as
-    soon as there are any. What has not happened is NaN, never a number of steps.
+    soon as there are any. An event that did not occur is NaN, never a number of steps.
 
     Cost: the accuracy or the loss of `train_batches` steps' outputs after each validation; no forward pass.
 

@@ -85,7 +85,7 @@ def _with(config: DictConfig, part: str, further: Any) -> DictConfig:
 class StudentExperiment(Experiment):
     """One student, trained after the teacher and the baseline that it is compared with.
 
-    Teacher and baseline are trained once, and kept under a hash of all that made them.
+    Teacher and baseline are trained once, and kept under a hash of their configuration, code and data.
 
     Attributes:
         score_names: the names of the numbers that the report has beside what is logged.

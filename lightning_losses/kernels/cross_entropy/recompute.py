@@ -228,7 +228,7 @@ class Recompute(Implementation):
         """It can what others can't."""
         if problem.filter_eps is not None:
             return "gradient filtering asked for"
-        return "per-row gradients are known in backward alone, so the scores are made again there"
+        return "gradients per row are known only in the backward pass, so the scores are computed again there"
 
     def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
         """By rows."""

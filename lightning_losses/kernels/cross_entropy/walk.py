@@ -123,7 +123,7 @@ class TokenWalk:
     def borrowable(self) -> int:
         """Rows whose scores fit into the memory of the weight's gradient, before the first chunk has filled it.
 
-        Not more than a mebi of their own entries: copies of a chunk's hidden states are memory too.
+        At most 2^20 hidden-state elements: copies of a chunk's hidden states are memory too.
         """
         if self.grad_weight is None or not self.head.on_cpu:
             return 0
