@@ -238,7 +238,7 @@ def test_the_pages_build_strictly_and_fetch_nothing(tmp_path):
     assert build.returncode == 0 and "WARNING" not in build.stderr, build.stdout + build.stderr
     written = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
     pages = [path.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for path in [*PAGES[1:], *RESULTS]]
-    assert {*pages, "catalogue.html", "results.html"} <= written.keys() and len(RESULTS) > 8
+    assert {*pages, "catalogue.html", "results.html"} <= written.keys() and RESULTS
     for name, page in written.items():
         # Links may lead away; what a page loads may not.
         loaded = re.findall(r"<(?:script|img|iframe|source)[^>]* src=[\"']?([^\"' >]+)", page)

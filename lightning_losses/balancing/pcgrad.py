@@ -1,4 +1,4 @@
-"""PCGrad: each gradient loses what of it opposes another."""
+"""PCGrad: removes from each gradient the component that opposes another."""
 
 from typing import Literal
 

@@ -1,1 +1,1 @@
-"""What the machine offers: optional packages, and a folder for what is kept."""
+"""The machine's resources: optional packages, files, and a cache folder."""

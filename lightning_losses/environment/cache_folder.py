@@ -1,4 +1,4 @@
-"""Where the library keeps what it made once: one folder, in the user's cache."""
+"""Where the library keeps results for later runs: one folder, in the user's cache."""
 
 import os
 from pathlib import Path

@@ -46,7 +46,7 @@ class Name:
 
 
 GLOSSARY: dict[str, Name] = {
-    "inputs": Name("[B, ...]", "constant", "what the network is fed", lambda s: s.normal(s.batch, s.features)),
+    "inputs": Name("[B, ...]", "constant", "the network's input", lambda s: s.normal(s.batch, s.features)),
     "logits": Name(
         "[..., C]", "trained", "the trained network's unnormalised scores", lambda s: 2 * s.normal(s.batch, s.classes)
     ),
@@ -110,11 +110,13 @@ GLOSSARY: dict[str, Name] = {
     "index": Name("[B] int64", "constant", "the sample's position in its data set", lambda s: torch.arange(s.batch)),
     "embeddings": Name("[B, D]", "trained", "a view, not normalised", lambda s: s.normal(s.batch, s.features)),
     "embeddings_b": Name("[B, D]", "trained", "a second view", lambda s: s.normal(s.batch, s.features)),
-    "hidden": Name("[..., D]", "trained", "what a classifier's head is fed", lambda s: s.normal(s.batch, s.features)),
+    "hidden": Name(
+        "[..., D]", "trained", "the input of the classifier's head", lambda s: s.normal(s.batch, s.features)
+    ),
     "head_weight": Name("[V, D]", "trained", "the head's weight", lambda s: s.normal(s.vocabulary, s.features)),
     "head_bias": Name("[V]", "trained", "the head's bias", lambda s: s.normal(s.vocabulary)),
     "teacher_hidden": Name(
-        "[..., D]", "constant", "what the teacher's head is fed", lambda s: s.normal(s.batch, s.features)
+        "[..., D]", "constant", "the input of the teacher's head", lambda s: s.normal(s.batch, s.features)
     ),
     "teacher_head_weight": Name(
         "[V, D]", "constant", "the teacher's head's weight", lambda s: s.normal(s.vocabulary, s.features)

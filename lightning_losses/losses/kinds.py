@@ -1,4 +1,4 @@
-"""The kinds of losses that recur, by what they are fed.
+"""The recurring kinds of losses, by their inputs.
 
 Each kind has one `forward`, which checks, widens and reduces, and one method that a loss of it writes: `rows`, a value
 for each row, or `measure`, a value for the batch. What `rows` takes is made by `given`, for the kernels too, which
@@ -205,7 +205,7 @@ class LabelledDistillationLoss(TaughtLoss):
 
 
 class Predictions(NamedTuple):
-    """Flat rows of predictions: what is said, with gradient, and what came true, without."""
+    """Flat rows of predictions: confidences, with gradient, and outcomes, without."""
 
     log_p: Float[Tensor, "rows classes"]
     confidence: Float[Tensor, " rows"]

@@ -25,7 +25,7 @@ class Binned(NamedTuple):
 def confidences(
     given: Predictions, scope: Scope = "top_label"
 ) -> tuple[Float[Tensor, "rows columns"], Float[Tensor, "rows columns"]]:
-    """What is said and what came true, one column per binary question.
+    """Predictions and outcomes, one column per binary question.
 
     "top_label" asks once, whether the predicted class is right; "classwise" asks for each class whether it is the
     target. Binary predictions ask about class 1, multi-label ones about each label.

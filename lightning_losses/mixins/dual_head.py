@@ -35,7 +35,7 @@ def auxiliary_classifier(features: int, num_classes: int, kind: HeadKind = "line
 
 
 class DualHeadMixin(ObjectiveMixin):
-    """Gives a network a second head on what its own head sees, and offers its output as `auxiliary_logits`.
+    """Gives a network a second head on the same features, and offers its output as `auxiliary_logits`.
 
     Call `add_auxiliary_head` in the constructor, and let a loss take them in place of the logits:
     ``Term(BinaryKLNorm(), inputs={"logits": "auxiliary_logits"})``. The network's own head then learns from the labels

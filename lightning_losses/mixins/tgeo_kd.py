@@ -27,7 +27,7 @@ from lightning_losses.parallel.processes import is_distributed_tensor, total_of_
 
 
 class TGeoKDMixin(DistillationMixin):
-    """Offers the `ratio` that `TGeoKD` takes, from a controller that learns by what the ratios do for held-out data.
+    """Offers the `ratio` of `TGeoKD`: a controller makes it, and learns from the ratios' effect on held-out data.
 
     Call `start_tgeo` in the constructor and `tgeo_step` from `training_step`. It turns automatic optimization off; the
     step is, in turn:

@@ -1,4 +1,4 @@
-"""What the mixins share that evaluate losses: their gradients and what is logged are means over all samples."""
+"""The base of mixins that evaluate losses: gradients and logged values are means over all samples."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ else:
 
 
 class TrainingMeans(_Base):
-    """Makes a step's gradient, and what is logged, means over all samples: of all processes, of all batches.
+    """Makes a step's gradient and its logged values means over all samples, of all processes and batches.
 
     A loss is the mean over the kept samples of the optimizer step: with `accumulate_grad_batches`, and under manual
     optimization where `manual_backward` comes several times before the optimizer's step. Gradients have that scale
@@ -156,12 +156,12 @@ class TrainingMeans(_Base):
         self._log_means("train")
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means of what validation evaluated."""
+        """Log the means over the validation."""
         super().on_validation_epoch_end()
         self._log_means("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the means of what the test evaluated."""
+        """Log the means over the test."""
         super().on_test_epoch_end()
         self._log_means("test")
 

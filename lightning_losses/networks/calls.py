@@ -1,4 +1,4 @@
-"""How a network of anybody's is called, and where its logits are in what it returns."""
+"""How any network is called, and where its output holds the logits."""
 
 import inspect
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a language network's head is fed: its own hidden states, with the head's product left out."""
+"""The input of a language network's head: its hidden states, without the product with the head."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

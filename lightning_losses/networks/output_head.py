@@ -1,4 +1,4 @@
-"""What makes logits of a language model's hidden states: its head, adapters on it, what its configuration adds."""
+"""How a language model's hidden states become logits: its head, adapters on it, and its configuration's additions."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The orthogonal gradient (perpGrad): what of a gradient does not merely rescale the weights."""
+"""The orthogonal gradient (perpGrad): the part of a gradient that does not merely rescale the weights."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal

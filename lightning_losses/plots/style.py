@@ -92,7 +92,7 @@ def draw_line(
 
 
 def main_range(values: Sequence[float]) -> tuple[float, float]:
-    """The ends of what an axis should show: up to a tenth of the values lie beyond, if they would stretch it by half.
+    """The range that an axis should show: up to a tenth of the values lie outside, if they would stretch it by half.
 
     Example:
         >>> main_range([*range(10), 50])
