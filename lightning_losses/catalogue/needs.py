@@ -55,7 +55,7 @@ NEEDS = (
         (
             Answer(
                 "kd",
-                "matches the teacher's softened probabilities; tune its temperature, which matters more than the method",
+                "matches the teacher's softened probabilities; tune its temperature, which matters most",
                 "lightning-losses train experiment=bed_a objective=kd objective.terms.kd.loss.temperature=32",
                 "+3.73 ± 1.59 points of accuracy over labels alone, at a tuned temperature; +1.90 ± 1.55 at 4",
                 "results/bed_a.md",
