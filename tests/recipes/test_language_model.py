@@ -107,10 +107,10 @@ def test_reference_gives_the_same_loss_curve(train_short, tmp_path, overrides):
     [
         ("impl=chunkd", r"language_models.student.impl='chunkd': give one of auto, reference, .*chunked"),
         ("model.hidden=3", r"there is no 'hidden' in model; choose one of: context_length, depth, heads"),
-        ("data.blocks=3", r"there is no 'blocks' in data; choose one of: batch_size, block_length, max_bytes"),
+        ("data.blocks=3", r"there is no 'blocks' in data; choose one of: batch, batch_size, block_length, max_bytes"),
         ("impll=auto", r"there is no 'impll' in the configuration; did you mean impl\?"),
         ("objective=nkdd", r"there is no objective 'nkdd'"),
-        ("data=digits", r"data.vocabulary_size"),
+        ("data=digits", r"model.vocabulary_size=None: give an integer"),
         ("experiment=distill_language_model teacher=none", r"teacher.network={}: give a configuration of a Module"),
     ],
 )
