@@ -31,11 +31,16 @@ def wheel(tmp_path_factory):
     # From a copy: building leaves folders behind.
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "setup.py", "LICENSE", "README.md"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", "README.md", "CHANGELOG.md"):
         shutil.copy(ROOT / name, source / name)
     for name in ("lightning_losses", "conf", "recipes", "hydra_plugins"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    _pip("wheel", "--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", folder / "dist", source)
+    # By way of a source distribution: what that lacks, the wheel lacks.
+    build = f"from setuptools import build_meta; build_meta.build_sdist({str(folder / 'sdist')!r})"
+    done = subprocess.run([sys.executable, "-c", build], cwd=source, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (archive,) = (folder / "sdist").glob("*.tar.gz")
+    _pip("wheel", "--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", folder / "dist", archive)
     (wheel,) = (folder / "dist").glob("*.whl")
     return wheel
 
@@ -128,6 +133,7 @@ def test_the_wheel_says_what_it_is(wheel):
     message = metadata(wheel)
     assert message["Version"] == lightning_losses.__version__ == wheel.name.split("-")[1]
     assert message["License-Expression"] == "Apache-2.0" and message["License-File"] == "LICENSE"
+    assert wheel.stat().st_size < 2_000_000
     assert {"Framework :: Hydra", "Typing :: Typed"} <= set(message.get_all("Classifier"))
     assert f"\n## {lightning_losses.__version__} " in (ROOT / "CHANGELOG.md").read_text()
 
