@@ -139,6 +139,9 @@ def attacks(home: Path, run: Path) -> dict[str, Attack]:
         "+callbacks.x={_target_:lightning_losses.callbacks.MetricsFile,path:victim}": "reaches out of the run's",
         "+model.weights=../../payload.pt": "reaches out of the run's folder",
         "+logger={_target_:lightning.pytorch.loggers.CSVLogger,save_dir:/}": "reaches out of the run's folder",
+        "+callbacks.x={_target_:lightning.pytorch.callbacks.ModelCheckpoint,filename:'file:/x'}": "reaches out of the",
+        "+callbacks.x={_target_:lightning.pytorch.callbacks.ModelCheckpoint,filename:'dir::/x'}": "reaches out of the",
+        "+callbacks.x={_target_:lightning.pytorch.callbacks.ModelCheckpoint,filename:'$HOME/x'}": "reaches out of the",
     }.items():
         resumed(line, message, lambda folder, line=line: _write_lines(folder, line))
     resumed("a mapping", "an override is a text", lambda folder: _write(folder, "- {allowed_targets: [os]}"))
@@ -233,6 +236,15 @@ def attacks(home: Path, run: Path) -> dict[str, Attack]:
          "what this will be can't be known yet"),
         ("a log elsewhere", f"hydra: {{job_logging: {{handlers: {{file: {{filename: {victim}}}}}}}}}",
          "a log lies in the run's folder"),
+        ("a log moved elsewhere",
+         f"hydra: {{job_logging: {{handlers: {{file: {{'.': {{baseFilename: {victim}}}}}}}}}}}",
+         r"handlers.file.\.: a file may not say this of logging"),
+        ("a log's folder by separators",
+         "hydra: {job: {config: {override_dirname: {item_sep: /../../..}}}, job_logging: {handlers: {file: "
+         "{filename: '${hydra.runtime.output_dir}/${hydra.job.override_dirname}/victim'}}}}",
+         "item_sep=/../../..: a folder's name would lead elsewhere by it"),
+        ("a format that Python refuses", "hydra: {job_logging: {formatters: {simple: {format: echo}}}}",
+         "formatters.simple: Python's logging refuses this"),
         ("the environment", "hydra: {job: {env_set: {CXX: foreign}}}", "a file may not say this"),
         ("a callback of Hydra's", f"hydra: {{callbacks: {{x: {nested}}}}}", may_not),
         ("a group elsewhere", "defaults: [{/objective@_global_: ce}]", "a file may not place a group there"),
@@ -243,6 +255,10 @@ def attacks(home: Path, run: Path) -> dict[str, Attack]:
     launcher = "defaults: [{override /hydra/launcher: submitit_local}]\nhydra: {launcher: {submitit_folder: /}}"
     file("a launcher's folder", launcher, "submitit_folder=/: this leads out of the sweep's folder", "experiment")
     file("a job's folder", "hydra: {sweep: {subdir: ../x}}", "subdir=../x: this leads out of", "experiment")
+    for place in ("'${hydra.job.config_name}/../..'", "$HOME/x", "'${hydra.job.override_dirname}'"):
+        sweep = f"hydra: {{sweep: {{subdir: {place}}}}}"
+        file(f"a job's folder, {place}", sweep, "hydra.sweep.subdir=.*: this leads out of", "experiment")
+        found[f"file: a job's folder, {place}"].words.append("cache=a/../../b")
     found["a file to unpickle as teacher"] = Attack(
         "train",
         ["data=digits", f"teacher_weights={home / 'payload.pt'}"],

@@ -183,7 +183,9 @@ def test_what_is_checked_is_what_is_built():
      ("callbacks.ModelCheckpoint", "dirpath"), ("callbacks.OnExceptionCheckpoint", "dirpath"),
      ("lightning_losses.callbacks.PostHocCalibration", "path"), ("lightning_losses.callbacks.WeightNorms", "folder")],
 )  # fmt: skip
-@pytest.mark.parametrize("place", ["/etc", "~/.ssh", "a/../../b", "s3://bucket/a", "C:\\a"])
+@pytest.mark.parametrize(
+    "place", ["/etc", "~/.ssh", "a/../../b", "s3://bucket/a", "C:\\a", "file:/a", "dir::/a", "$HOME/a", "%x%"]
+)
 def test_what_writes_stays_within_the_run(target, argument, place):
     node = {"_target_": target if "losses" in target else f"lightning.pytorch.{target}", argument: place}
     with pytest.raises(ConfigError, match="may write only below the working folder"):
@@ -326,6 +328,22 @@ def test_a_file_does_not_extend_the_list(tmp_path):
         ("job_logging: {handlers: {x: {class: '${hydra:runtime.output_dir}'}}}", r"x\.class=\$\{hydra:runtime"),
         ("job_logging: {handlers: {file: {filename: /etc/x}}}", "a log lies in the run's folder"),
         ("job_logging: {handlers: {file: {filename: '${hydra.runtime.output_dir}/../x'}}}", "a log lies in the run's"),
+        ("job_logging: {handlers: {file: {'.': {baseFilename: /x}}}}", r"handlers\.file\.\.: a file may not"),
+        ("job_logging: {formatters: {simple: {x: 1}}}", r"formatters\.simple\.x: a file may not say this of logging"),
+        ("job_logging: {filters: {x: {}}}", r"^hydra\.job_logging\.filters: a file may not say this of logging"),
+        ("job_logging: {formatters: {simple: {format: echo}}}", r"simple: Python's logging refuses this \(Value"),
+        ("job_logging: {formatters: {simple: {style: '{'}}}", r"style=\{: Hydra refuses it"),
+        ("job_logging: {handlers: {console: {level: foo}}}", r"handlers\.console: Python's logging .*level: 'foo'"),
+        ("job_logging: {handlers: {console: {formatter: foo}}}", "there is no formatter foo"),
+        ("job_logging: {handlers: {file: {mode: foo}}}", r"handlers\.file: Python's logging refuses .*mode"),
+        ("job_logging: {root: {handlers: [foo]}}", r"root: Python's logging refuses .* no handler foo"),
+        ("job_logging: {loggers: {x: {level: foo}}}", r"loggers\.x: Python's logging refuses .*level: 'foo'"),
+        ("job_logging: {version: 2}", r"^hydra\.job_logging\.version=2: there is one version"),
+        ("job_logging: {loggers: [1]}", r"^hydra\.job_logging\.loggers=.*: give a mapping"),
+        ("job: {config: {override_dirname: {item_sep: /../../..}}}", r"item_sep=/\.\./\.\./\.\.: a folder's name"),
+        ("job: {config: {override_dirname: {kv_sep: /}}}", r"kv_sep=/: a folder's name would lead elsewhere"),
+        ("job_logging: {handlers: {file: {filename: '${hydra.runtime.output_dir}/.${hydra.job.override_dirname}./x'}}}",
+         "a log lies in the run's"),
         ("job: {env_set: {LD_PRELOAD: x.so}}", r"^hydra\.job\.env_set\.LD_PRELOAD: a file may not say this"),
         ("callbacks: {x: {_target_: hydra.experimental.callbacks.PickleJobInfoCallback}}", r"callbacks\.x\._target_"),
         ("output_subdir: ../../x", r"^hydra\.output_subdir"),

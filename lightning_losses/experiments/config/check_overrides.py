@@ -27,6 +27,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from lightning_losses.experiments.config.check_logging import PARTS as LOGGING_PARTS
+from lightning_losses.experiments.config.check_logging import check_logging
 from lightning_losses.experiments.config.instantiate import ConfigError, allowing, check_place, leaves_folder, nearest
 
 CONFIG_MODULE = "lightning_losses.conf"
@@ -43,7 +45,13 @@ _LOGGING_BUILDS = re.compile(
 )
 # What is known only when a job runs: a place, a number, or a name.
 _LATE = re.compile(r"\$\{hydra[.:](runtime\.(output_dir|cwd)|sweep\.dir|job\.(name|num|id|override_dirname))\}")
-_IN_RUN = re.compile(r"\$\{hydra[.:]runtime\.output_dir\}(/(?!\.\.)(\$\{hydra[.:]job\.\w+\}|[\w.-])+)+")
+# No part of dots alone, which an empty override_dirname would leave.
+_IN_RUN = re.compile(
+    r"\$\{hydra[.:]runtime\.output_dir\}"
+    r"(/(?!\.\.|(\.|\$\{hydra[.:]job\.override_dirname\})*\.(\.|\$\{hydra[.:]job\.override_dirname\})*(/|$))"
+    r"(\$\{hydra[.:]job\.(name|num|id|override_dirname)\}|[\w.-])+)+"
+)
+_SEPARATORS = ("job.config.override_dirname.kv_sep", "job.config.override_dirname.item_sep")
 # What a run's own folder decides, whatever it is told.
 _OF_A_FOLDER = ("output", "resume")
 # Settings that are paths, by the last part of their names; a relative one is another in each folder.
@@ -52,6 +60,7 @@ _PATHS = (
     # What is given by place may be a path.
     *("teacher_weights", "test_logits", "_args_"),
 )
+_PLAIN_INTERPOLATION = re.compile(r"\$\{[\w.]+\}")
 _RESOLVER = re.compile(r"\$\{[^}]*:")
 # What runs commands, or decides what other programs run.
 _COMMANDS = (
@@ -226,7 +235,8 @@ def _reaches_out(folder: Path, override: Override) -> bool:
     if override.is_sweep_override() or override.is_delete():
         return False
     for name, text in _texts(key.rpartition(".")[2], override.value()):
-        if (leaves_folder(text) or name in _PATHS) and not _is_within(folder, text):
+        # Another key's value is looked at by itself.
+        if (leaves_folder(_PLAIN_INTERPOLATION.sub("x", text)) or name in _PATHS) and not _is_within(folder, text):
             return True
     return False
 
@@ -501,6 +511,8 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
     given = {name for override in _parsed(overrides) for name in (override.key_or_group, override.get_key_element())}
     _check_commands(config.hydra, given)
     _check_builds("hydra", config.hydra, given)
+    for part in LOGGING_PARTS:
+        check_logging(part, config.hydra[part], given)
     with open_dict(config):
         del config["hydra"]
     return config
@@ -535,11 +547,24 @@ def _check_commands(hydra: DictConfig, given: set[str]) -> None:
     for name, home in (("launcher.submitit_folder", "${hydra.sweep.dir}/"), ("sweep.subdir", "")):
         section, _, key = name.partition(".")
         said = OmegaConf.to_container(hydra[section], resolve=False)
-        place = str(said.get(key) or "") if isinstance(said, dict) else ""
-        if leaves_folder(place.removeprefix(home)) and f"hydra.{name}" not in given:
+        written = str(said.get(key) or "") if isinstance(said, dict) else ""
+        try:
+            place = written if written.startswith(home) and home else str(OmegaConf.select(hydra, name) or "")
+        except OmegaConfBaseException:
+            # `_check_builds` refuses what is more than a number or a name.
+            place = written
+        inner = _LATE.sub("x", place.removeprefix(home))
+        if (leaves_folder(inner) or _is_led_out(hydra, written)) and f"hydra.{name}" not in given:
             raise ConfigError(
                 f"hydra.{name}={place}: this leads out of the sweep's folder; give a place within, or write it on the "
                 "command line."
+            )
+    for name in _SEPARATORS:
+        value = OmegaConf.select(hydra, name, default="")
+        if f"hydra.{name}" not in given and re.search(r"[/\\]|\.\.", str(value)):
+            raise ConfigError(
+                f"hydra.{name}={value}: a folder's name would lead elsewhere by it; give a text without / and .., or "
+                "write it on the command line."
             )
     for name in ("output_subdir", "job.name", "job.id"):
         value = OmegaConf.select(hydra, name, default=None, throw_on_missing=False)
@@ -551,8 +576,15 @@ def _check_commands(hydra: DictConfig, given: set[str]) -> None:
             raise ConfigError(f"hydra.{name}={value}: this leads out of the run's folder; give a plain name.")
 
 
-def _check_builds(path: str, node: Any, given: set[str]) -> None:
+def _is_led_out(hydra: Any, written: str) -> bool:
+    """Whether a path leaves its folder by the text that Hydra makes of the command line's overrides."""
+    dirname = OmegaConf.select(hydra, "job.override_dirname", default="", throw_on_missing=False)
+    return "override_dirname" in written and ".." in re.split(r"[/\\]", str(dirname or ""))
+
+
+def _check_builds(path: str, node: Any, given: set[str], hydra: Any = None) -> None:
     """Raise for what Hydra's own part of the configuration would have built, and for files that it would write to."""
+    hydra = node if hydra is None else hydra
     if not isinstance(node, DictConfig | ListConfig):
         return
     names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
@@ -576,9 +608,10 @@ def _check_builds(path: str, node: Any, given: set[str]) -> None:
             raise ConfigError(f"{where}={value!r}: a launcher's values are single lines; leave out the line break.")
         if bad or external:
             raise ConfigError(f"{where}={value}: a configuration may not build this.")
-        if name == "filename" and where not in given and not _IN_RUN.fullmatch(written):
+        led_out = not _IN_RUN.fullmatch(written) or _is_led_out(hydra, written)
+        if name == "filename" and where not in given and led_out:
             raise ConfigError(
                 f"{where}={written}: a log lies in the run's folder; let it begin with ${{hydra.runtime.output_dir}}/, "
                 "or name it on the command line."
             )
-        _check_builds(where, value, given)
+        _check_builds(where, value, given, hydra)

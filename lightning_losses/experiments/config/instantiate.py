@@ -17,6 +17,9 @@ from lightning_losses.environment.extras import advice
 
 # No name with two underscores before it: those lead to Python's own machinery.
 _NAME = re.compile(r"[A-Za-z]\w*(\.(?!__)[A-Za-z_]\w*)*")
+# What libraries read as more than a path: a scheme (file:/x, s3://x), a chain of them (dir::/x), and variables of the
+# environment ($HOME/x, %x%).
+_MORE_THAN_A_PATH = re.compile(r"[A-Za-z][\w+.-]*:\S|.*(::|\$|%[^%/]+%)", re.DOTALL)
 
 
 class _Rule(NamedTuple):
@@ -253,11 +256,12 @@ def leaves_folder(place: str) -> bool:
     """Whether a path leads out of the folder that it is read in.
 
     Example:
-        >>> [leaves_folder(place) for place in ("logs/a", "/etc", "~/a", "logs/../../a", "s3://a/b")]
-        [False, True, True, True, True]
+        >>> [leaves_folder(place) for place in ("logs/a", "/etc", "~/a", "logs/../../a", "s3://a/b", "file:/a")]
+        [False, True, True, True, True, True]
     """
     windows = PureWindowsPath(place)
-    return place.startswith(("/", "~")) or bool(windows.anchor) or ".." in windows.parts or "://" in place
+    elsewhere = place.startswith(("/", "~")) or bool(windows.anchor) or ".." in windows.parts
+    return elsewhere or "://" in place or bool(_MORE_THAN_A_PATH.match(place))
 
 
 def _texts(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
