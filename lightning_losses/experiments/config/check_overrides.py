@@ -62,6 +62,16 @@ _PATHS = (
 )
 _PLAIN_INTERPOLATION = re.compile(r"\$\{[\w.]+\}")
 _RESOLVER = re.compile(r"\$\{[^}]*:")
+# What a folder may say of its logger: nothing that sends anything, nor to whose account.
+_OF_A_LOGGER = (
+    *("_target_", "name", "group", "project", "experiment_name", "job_type", "tags", "notes", "offline", "log_model"),
+    *("save_dir", "sub_dir", "prefix", "log_graph", "default_hp_metric", "flush_logs_every_n_steps"),
+)
+_QUIET_LOGGERS = (
+    *("lightning_losses.experiments.loggers.wandb_run.WandbRun", "lightning.pytorch.loggers.CSVLogger"),
+    *("lightning_losses.experiments.loggers.mlflow_run.MLflowRun", "lightning.pytorch.loggers.TensorBoardLogger"),
+)
+_LOGGER_GROUPS = ("csv", "mlflow", "none", "tensorboard", "wandb")
 # What runs commands, or decides what other programs run.
 _COMMANDS = (
     *("job.env_set", "searchpath", "launcher.setup", "launcher.additional_parameters"),
@@ -234,11 +244,35 @@ def _reaches_out(folder: Path, override: Override) -> bool:
         return True
     if override.is_sweep_override() or override.is_delete():
         return False
+    if _sends(override):
+        return True
     for name, text in _texts(key.rpartition(".")[2], override.value()):
         # Another key's value is looked at by itself.
         if (leaves_folder(_PLAIN_INTERPOLATION.sub("x", text)) or name in _PATHS) and not _is_within(folder, text):
             return True
     return False
+
+
+def _sends(override: Override) -> bool:
+    """Whether an override of a folder would have a logger send what it is told, or choose the account that has it."""
+    key, value = override.key_or_group, override.value()
+    first, _, name = key.partition(".")
+    if first != "logger":
+        # A logger anywhere else is none that a run has by itself.
+        home = "lightning.pytorch.loggers", "lightning_losses.experiments.loggers", "lightning.fabric.loggers"
+        return (override.package or "").partition(".")[0] == "logger" or any(
+            text.startswith(home) for _, text in _texts(key, value)
+        )
+    if not name and not isinstance(value, dict):
+        return bool(override.package) or value not in (None, *_LOGGER_GROUPS)
+    given = {name: value} if name else value
+    return any(
+        key not in _OF_A_LOGGER
+        or (key == "offline" and item not in (True, None))
+        or (key == "log_model" and item not in (False, None))
+        or (key == "_target_" and item not in _QUIET_LOGGERS)
+        for key, item in given.items()
+    )
 
 
 def _is_within(folder: Path, place: str) -> bool:
