@@ -61,7 +61,16 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 f"checkpoint: {path} was refused, because it holds Python objects that only unpickling could restore, "
                 f"and that can run any code ({str(error).splitlines()[0]})."
             ) from None
-        except (RuntimeError, EOFError, KeyError, AssertionError, OSError) as error:
+        except (
+            RuntimeError,
+            EOFError,
+            LookupError,
+            AssertionError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            OSError,
+        ) as error:
             if isinstance(error, OSError) and error.errno != errno.EINVAL:
                 # The system's own words; a place outside of a file is where half a checkpoint is read.
                 raise

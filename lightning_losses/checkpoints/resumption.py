@@ -14,6 +14,9 @@ from lightning_losses.checkpoints.slurm import remove_lightnings_own
 from lightning_losses.environment.atomic_files import write_text
 from lightning_losses.parallel.sharded_folders import check_folder, find_again, previous_name
 
+# What optimizers keep in the shape of the parameter that it is of; others factor it, or keep more.
+_MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg")
+
 
 def begin(folder: Path, identity: dict[str, Any], *, resume: bool) -> Path | None:
     """Begin a training in a folder, or go on there; the checkpoint to go on from, if there is one.
@@ -69,9 +72,12 @@ def check_resumption(folder: Path, identity: dict[str, Any], network: nn.Module)
                 continue
             # Shapes alone: what the tensors hold is the digest's.
             content = AtomicCheckpoints().load_checkpoint(path, map_location="meta")
-            _check_fits(path, content.get("state_dict", {}), network.state_dict())
-            states = content.get("callbacks", {}) if path == last else {}
-            had_best |= any(isinstance(state, dict) and state.get("best") is not None for state in states.values())
+            _check_form(path, content)
+            _check_fits(path, content["state_dict"], network.state_dict())
+            if path == last:
+                _check_moments(path, content, network)
+                states = content.get("callbacks", {}).values()
+                had_best = any(isinstance(state, dict) and state.get("best") is not None for state in states)
         except ValueError as error:
             raise ValueError(f"resume: {error} {_remedy(last) if path == last else _remedy_of_best(last)}") from None
 
@@ -85,10 +91,13 @@ def _left_by(folder: Path) -> Path | None:
 def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
     kept = folder / "identity.json"
     try:
+        if kept.exists() and not kept.is_file():
+            # To read a pipe would wait for ever.
+            raise ValueError("it is no plain file")
         before = json.loads(kept.read_text())
         if not isinstance(before, dict):
             raise ValueError("it is no table of settings")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ValueError(
             f"resume: {kept}, which tells with what settings the {folder.name} was begun, can't be read ({why}). Put "
@@ -99,6 +108,56 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
             f"resume: the {folder.name} in {folder} was begun with other settings "
             f"({', '.join(differing)}); resume with the settings of that run, or start a new one."
         )
+
+
+def _check_form(path: Path, content: Any) -> None:
+    """Raise for what is no checkpoint of a training: what Lightning reads of it has a form."""
+    wrong = _wrong_part(content)
+    if wrong is not None:
+        raise ValueError(f"checkpoint: {path} is no checkpoint of a training: {wrong}.")
+
+
+def _wrong_part(content: Any) -> str | None:
+    if not isinstance(content, dict):
+        return f"it holds a {type(content).__name__} in place of a table"
+    for name, kind in (("state_dict", dict), ("loops", dict), ("optimizer_states", list), ("lr_schedulers", list)):
+        if not isinstance(content.get(name), kind):
+            there = f"is a {type(content[name]).__name__}" if name in content else "is missing"
+            return f"its {name} {there}, and a {'table' if kind is dict else 'list'} was expected"
+    for name in ("epoch", "global_step"):
+        number = content.get(name)
+        if type(number) is not int or number < 0:
+            return f"its {name} is {number!r}, and a whole number was expected"
+    for name, value in content["state_dict"].items():
+        if not isinstance(value, Tensor):
+            return f"{name} in its state_dict is a {type(value).__name__}, and a tensor was expected"
+    if not isinstance(content.get("callbacks", {}), dict):
+        return f"its callbacks is a {type(content['callbacks']).__name__}, and a table was expected"
+    if not isinstance(content["loops"].get("fit_loop"), dict):
+        return "its loops have no table of the fit_loop"
+    for name in ("optimizer_states", "lr_schedulers"):
+        if not all(isinstance(state, dict) for state in content[name]):
+            return f"its {name} are no tables"
+    for state in content["optimizer_states"]:
+        if not isinstance(state.get("state"), dict) or not isinstance(state.get("param_groups"), list):
+            return "its optimizer_states have no state and param_groups"
+        if not all(isinstance(moments, dict) for moments in state["state"].values()):
+            return "its optimizer_states have parameters without a table"
+    return None
+
+
+def _check_moments(path: Path, content: Mapping[str, Any], network: nn.Module) -> None:
+    """Raise for moments of no parameter of the network, which an optimizer would take without a look."""
+    shapes = {tuple(value.shape) for value in network.state_dict().values() if not is_lazy(value)}
+    for optimizer in content["optimizer_states"]:
+        for number, state in optimizer["state"].items():
+            for name in _MOMENTS:
+                moment = state.get(name)
+                if isinstance(moment, Tensor) and moment.dim() and tuple(moment.shape) not in shapes:
+                    raise ValueError(
+                        f"checkpoint: {path} holds another optimizer's state: {name} of its parameter {number} is "
+                        f"{list(moment.shape)}, and no parameter here is."
+                    )
 
 
 def _check_fits(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

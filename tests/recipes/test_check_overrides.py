@@ -174,6 +174,10 @@ def test_values_that_can_not_be_right_are_named_with_what_can(config, key, value
         ({"max_time": {"hours": 0}}, "this is no time to train in"),
         ({"max_time": "abc"}, "trainer.max_time=abc: this is no time to train in"),
         ({"max_time": "00:00:01:00"}, None),
+        ({"overfit_batches": 5}, "trainer.overfit_batches=5: Lightning would put other loaders"),
+        ({"overfit_batches": 0.0}, None),
+        ({"strategy": "foo"}, "trainer.strategy=foo: there is no such strategy; choose one of: auto, ddp, "),
+        ({"strategy": "ddp"}, None),
     ],
 )
 def test_a_trainer_has_devices_and_time(value, message):

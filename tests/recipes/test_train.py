@@ -4,14 +4,17 @@ import math
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from lightning_losses.experiments.launch import experiment_of
 from lightning_losses.experiments.training.rehearsal import rehearse_step
 from lightning_losses.experiments.training.report import SCORE_NAMES
+from lightning_losses.experiments.training.training import Training
 from lightning_losses.recipes.train import main
 from tests.recipes.conftest import ROOT, SHORT, composed, rehearse
 
@@ -177,6 +180,9 @@ def test_the_csv_logger_writes_into_the_runs_folder(run):
         ),
         (["data.train_rows=9"], "train_rows=9 came for 10 classes; give at least 10"),
         (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0: the report shows"),
+        (["trainer.limit_train_batches=0.0001"], "limit_train_batches=0.0001: of .* batches this is less than one"),
+        (["trainer.limit_val_batches=0.0001"], "limit_val_batches=0.0001: of .* batches this is less than one"),
+        (["+trainer.val_check_interval=100000"], "val_check_interval=100000: an epoch has .* batches; give at most"),
         (["trainer.accelerator=gpu"], "trainer.accelerator=gpu: torch finds no such device on this machine; give"),
         (["+trainer.max_steps=0"], "trainer.max_steps=0: nothing would be trained"),
         (["objective@supervised=kd"], "needs 'teacher_logits'"),
@@ -194,6 +200,26 @@ def test_a_rehearsal_finds_what_can_not_be_trained(overrides, message):
     while root.__cause__ is not None:
         root = root.__cause__
     assert isinstance(root, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("limits", "steps"),
+    [
+        ({}, 34),
+        ({"limit_train_batches": 0.5}, 16),
+        ({"limit_train_batches": 1.0}, 34),
+        ({"limit_train_batches": 1}, 2),
+        ({"limit_train_batches": 100}, 34),
+        ({"limit_train_batches": 0.5, "accumulate_grad_batches": 3}, 6),
+        ({"limit_train_batches": None}, 34),
+    ],
+)
+def test_a_training_has_the_steps_that_lightning_takes(limits, steps):
+    config = OmegaConf.create({"max_epochs": 2, **limits})
+    data = SimpleNamespace(train=range(17 * 64), batch_size=64)
+    training = Training("student", OmegaConf.create(), OmegaConf.create(), config)
+    vars(training)["datamodule"] = data
+    assert training.total_steps == steps
 
 
 def test_a_given_teacher_is_taken_and_not_trained(run, tmp_path):

@@ -20,6 +20,7 @@ from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.checkpoints.resumption import check_resumption
 from lightning_losses.data.image_data import ImageDataset
 from lightning_losses.diagnostics.numerics import replay
+from lightning_losses.environment.file_digests import digest_place
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.config.check_overrides import check_links
 from lightning_losses.experiments.kinds.logits_file import read_logits
@@ -42,6 +43,11 @@ FORBIDDEN = {
     "joblib.load": None, "marshal.loads": None, "shelve.open": None, "dill.load": None, "yaml.load": None,
     "yaml.unsafe_load": None, "torch.jit.load": None, "torch.hub.load": None, "subprocess.getoutput": None,
     "torch.load": ("weights_only", True), "np.load": ("allow_pickle", False), "numpy.load": ("allow_pickle", False),
+}  # fmt: skip
+
+# The parts of a checkpoint that Lightning reads, of no training.
+WHOLE = {
+    "epoch": 1, "global_step": 2, "loops": {"fit_loop": {}}, "optimizer_states": [], "lr_schedulers": [],
 }  # fmt: skip
 
 
@@ -169,12 +175,71 @@ def test_best_weights_that_are_gone_are_told_before_the_run_goes_on(tmp_path):
     (tmp_path / "identity.json").write_text(json.dumps(identity))
     for best in (None, 0.5):
         states = {"LastCheckpoint": {"best": best}}
-        AtomicCheckpoints().save_checkpoint({"state_dict": module.state_dict(), "callbacks": states}, last)
+        content = {**WHOLE, "state_dict": module.state_dict(), "callbacks": states}
+        AtomicCheckpoints().save_checkpoint(content, last)
         # Before the first epoch's end there is none yet.
         with (
             nullcontext() if best is None else pytest.raises(ValueError, match=r"^resume: .*best\.ckpt is missing, and")
         ):
             check_resumption(tmp_path, identity, module)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: [1], "is no checkpoint of a training: it holds a list in place of a table"),
+        (lambda content: torch.zeros(2), "it holds a Tensor in place of a table"),
+        (lambda content: {**content, "state_dict": [1]}, "its state_dict is a list, and a table was expected"),
+        (lambda content: {**content, "state_dict": {"weight": 1}}, "weight in its state_dict is a int, and a tensor"),
+        (lambda content: {**content, "callbacks": [1]}, "its callbacks is a list, and a table was expected"),
+        (lambda content: {name: value for name, value in content.items() if name != "loops"}, "its loops is missing"),
+        (lambda content: {**content, "loops": {}}, "its loops have no table of the fit_loop"),
+        (lambda content: {**content, "epoch": "x"}, "its epoch is 'x', and a whole number was expected"),
+        (lambda content: {**content, "global_step": None}, "its global_step is None, and a whole number"),
+        (lambda content: {**content, "lr_schedulers": [1]}, "its lr_schedulers are no tables"),
+        (lambda content: {**content, "optimizer_states": [{}]}, "its optimizer_states have no state and param_groups"),
+        (
+            lambda content: {**content, "optimizer_states": [{"state": {0: 1}, "param_groups": []}]},
+            "have parameters without a table",
+        ),
+        (
+            lambda content: {
+                **content,
+                "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(7)}}, "param_groups": []}],
+            },
+            r"holds another optimizer's state: exp_avg of its parameter 0 is \[7\], and no parameter here is",
+        ),
+        (b"\x80\x02\x55", "is no whole checkpoint"),
+    ],
+)
+def test_a_checkpoint_of_another_form_is_refused_in_a_sentence(tmp_path, change, message):
+    last, module = tmp_path / "last.ckpt", nn.Linear(1, 1)
+    (tmp_path / "identity.json").write_text("{}")
+    content = {**WHOLE, "state_dict": module.state_dict()}
+    AtomicCheckpoints().save_checkpoint(content, last)
+    check_resumption(tmp_path, {}, module)
+    if isinstance(change, bytes):
+        last.write_bytes(change)
+        digest_place(last).unlink()
+    else:
+        AtomicCheckpoints().save_checkpoint(change(content), last)
+    with pytest.raises(ValueError, match=rf"^resume: checkpoint: .*last\.ckpt .*{message}.*There is no other") as found:
+        check_resumption(tmp_path, {}, module)
+    assert "\n" not in str(found.value)
+
+
+def test_settings_that_can_not_be_read_are_refused_in_a_sentence(tmp_path):
+    last, kept = tmp_path / "last.ckpt", tmp_path / "identity.json"
+    AtomicCheckpoints().save_checkpoint({**WHOLE, "state_dict": {}}, last)
+    for make, message in (
+        (lambda: kept.write_text("[" * 100_000), "maximum recursion depth"),
+        (lambda: (kept.unlink(), os.mkfifo(kept)), "it is no plain file"),
+    ):
+        make()
+        with pytest.raises(ValueError, match=rf"identity\.json, .* can't be read \(.*{message}.*good state is .*last"):
+            check_resumption(tmp_path, {}, nn.Identity())
+    with pytest.raises(ConfigError, match=r"identity\.json is no plain file; remove it"):
+        check_links(tmp_path)
 
 
 def test_links_lead_nowhere_but_below_the_folder_of_wandb(tmp_path):

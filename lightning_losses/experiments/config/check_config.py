@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.strategies import StrategyRegistry
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from torch import nn
@@ -271,6 +272,14 @@ def check_trainer(trainer: DictConfig, *, sweeping: bool = False) -> None:
         raise ConfigError(
             f"trainer.strategy={target or strategy}: this is FSDP1, which is not supported: its flat parameters "
             "hide the tensors' bounds and Lightning resumes its full checkpoints inexactly; use trainer=fsdp (FSDP2)."
+        )
+    strategies = ("auto", *StrategyRegistry.available_strategies())
+    if isinstance(strategy, str) and strategy not in strategies:
+        raise ConfigError(f"trainer.strategy={strategy}: there is no such strategy; {nearest(strategy, strategies)}")
+    if trainer.get("overfit_batches"):
+        raise ConfigError(
+            f"trainer.overfit_batches={trainer.overfit_batches}: Lightning would put other loaders in the place of "
+            "those that a run resumes by; give trainer.limit_train_batches instead."
         )
     accelerator = trainer.get("accelerator")
     there = {"cuda": CUDAAccelerator.is_available(), "mps": MPSAccelerator.is_available()}

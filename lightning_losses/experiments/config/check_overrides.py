@@ -212,7 +212,7 @@ def _pairs(words: Sequence[str]) -> list[str]:
 
 
 def check_links(folder: Path) -> None:
-    """Raise `ConfigError` for a link in a folder that leads out of it: what is written would go there."""
+    """Raise `ConfigError` for a link in a folder that leads out of it, where what is written would go, or a pipe."""
     home = folder.resolve()
     for place, folders, files in os.walk(folder):
         if Path(place).relative_to(folder).parts[:1] == ("wandb",):
@@ -224,6 +224,9 @@ def check_links(folder: Path) -> None:
                 raise ConfigError(
                     f"{path} is a link to {path.resolve()}, outside of the run's folder; put there what it links to."
                 )
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                # To open a pipe would wait for ever.
+                raise ConfigError(f"{path} is no plain file; remove it, or put it back from a copy.")
 
 
 def _is_hydras(override: Override) -> bool:

@@ -90,7 +90,7 @@ class _Stack:
         self.modules = modules
         self.objective = modules[0].objective
         self.total_steps, self.epochs = first.total_steps, int(first.trainer.max_epochs)
-        self.batch_size, self.batches = first.datamodule.batch_size, first.trainer.get("limit_train_batches")
+        self.batch_size, self.batches = first.datamodule.batch_size, first.batches
         data = [training.datamodule.train for training in trainings]
         self.samplers = [
             ResumableSampler(train, 1, 0, shuffle=True, seed=training.seed)

@@ -71,6 +71,18 @@ class Trained:
     kept: bool = False
 
 
+def limited(batches: int, limit: int | float | None) -> int:
+    """How many of so many batches a limit of Lightning's leaves: a whole number is a count, any other a share.
+
+    Example:
+        >>> limited(17, 0.5), limited(17, 1.0), limited(17, 1), limited(17, None)
+        (8, 17, 1, 17)
+    """
+    if limit is None:
+        return batches
+    return int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+
+
 def training_of(config: DictConfig, name: str, module: DictConfig, **others: Any) -> "Training":
     """The training of a network by what a configuration says of data, trainer, scheduler, callbacks and seed."""
     parts = {part: config.get(part) or None for part in ("scheduler", "callbacks")}
@@ -191,10 +203,35 @@ class Training:
     @property
     def total_steps(self) -> int:
         """The optimizer steps of the whole training."""
-        batches = math.ceil(len(self.datamodule.train) / self.datamodule.batch_size)
-        batches = min(batches, self.trainer.get("limit_train_batches") or batches)
-        steps = math.ceil(batches / self.trainer.get("accumulate_grad_batches", 1)) * self.trainer.max_epochs
+        steps = math.ceil(self.batches / self.trainer.get("accumulate_grad_batches", 1)) * self.trainer.max_epochs
         return max(steps, 1)
+
+    @property
+    def batches(self) -> int:
+        """The batches of an epoch that training takes; 0 where its limit is less than one."""
+        whole = math.ceil(len(self.datamodule.train) / self.datamodule.batch_size)
+        return limited(whole, self.trainer.get("limit_train_batches"))
+
+    def _check_batches(self) -> None:
+        """Raise for limits and intervals that this data can't have, which Lightning tells when training begins."""
+        validation = len(self.datamodule.val_dataloader())
+        for name, whole in (
+            ("limit_train_batches", math.ceil(len(self.datamodule.train) / self.datamodule.batch_size)),
+            ("limit_val_batches", validation),
+        ):
+            limit = self.trainer.get(name)
+            if limit and limited(whole, limit) == 0:
+                raise ConfigError(
+                    f"trainer.{name}={limit}: of {whole} batches this is less than one; give at least {1 / whole:.2g}, "
+                    "or a whole number of batches."
+                )
+        every = self.trainer.get("val_check_interval")
+        validates = self.trainer.get("limit_val_batches") != 0
+        if type(every) is int and every > self.batches and self.trainer.get("check_val_every_n_epoch", 1) and validates:
+            raise ConfigError(
+                f"trainer.val_check_interval={every}: an epoch has {self.batches} batches; give at most that, or count "
+                "over epochs by +trainer.check_val_every_n_epoch=null."
+            )
 
     def rehearse(self, resumed: Path | None = None) -> set[str]:
         """Take one step with untrained networks; what can't work raises here, before anything was trained.
@@ -208,6 +245,7 @@ class Training:
         if self.checkpoint is not None:
             self.given()
             return set()
+        self._check_batches()
         teacher = None if self.teacher is None else self.teacher.build().get_submodule("network")
         module = self.build(teacher)
         if self.execution is not None:
