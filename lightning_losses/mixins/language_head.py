@@ -107,6 +107,8 @@ class LanguageHeadMixin(TrainingMeans):
     ) -> Float[Tensor, ""]:
         """`linear_cross_entropy` of the head, as the mean over all tokens of the optimizer step, logged per token.
 
+        Several calls in a step are logged as one mean over all their tokens, whatever sum of them the step minimises.
+
         Args:
             hidden: [..., T, D] the last layer's output.
             target: [..., T] token ids.
@@ -141,7 +143,9 @@ class LanguageHeadMixin(TrainingMeans):
         In training each process has the same part, so that the mean of their losses is the mean over all tokens.
         """
         kept = (target[..., int(shift) :] != ignore_index).sum()
-        tokens = Count(kept if self.evaluates else all_processes(kept), ("kept", ignore_index), target)
+        # Unshifted, they are those that other losses of the same target count.
+        kind = ("kept", ignore_index, int(shift)) if shift else ("kept", ignore_index)
+        tokens = Count(kept if self.evaluates else all_processes(kept), kind, target)
         return tokens.samples / (1 if self.evaluates else world_size()), tokens
 
 

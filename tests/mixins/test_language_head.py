@@ -176,6 +176,34 @@ def test_a_shift_counts_the_tokens_that_are_left():
     torch.testing.assert_close(loss, F.cross_entropy(logits.flatten(0, 1), whole["target"][:, 1:].flatten()))
 
 
+def test_two_shifts_of_one_target_are_means_over_their_own_tokens(tmp_path):
+    class Both(Model):
+        def training_step(self, tokens, batch_idx):
+            return sum(self.language_loss(self(tokens), tokens, shift=shift) for shift in (1, 2))
+
+    lengths, seen = (3, 9), {}
+    batches = [torch.randint(VOCABULARY, (1, n), generator=torch.Generator().manual_seed(n)) for n in lengths]
+
+    class Recorder(lightning.Callback):
+        def on_before_zero_grad(self, trainer, module, optimizer):
+            seen.update({name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None})
+
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, accumulate_grad_batches=2, callbacks=[Recorder()], default_root_dir=tmp_path,
+        limit_val_batches=0,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader(batches, batch_size=None)
+    trainer.fit(Both(), loader, loader)
+    plain = Model()
+    for shift in (1, 2):
+        for tokens in batches:
+            logits, target = plain.network(tokens)[:, :-shift], tokens[:, shift:]
+            share = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum")
+            (share / (sum(lengths) - 2 * shift)).backward()
+    assert_same_gradients(seen, {name: p.grad for name, p in plain.named_parameters()})
+
+
 def test_a_batch_without_tokens_is_zero():
     model, whole = Model(), batch(slice(0, 2))
     loss = model.language_loss(model(whole["tokens"]), torch.full_like(whole["target"], -100))
