@@ -49,22 +49,23 @@ class _Kind:
 
     Attributes:
         samples: [] their number.
-        slope: [] the sum over the batches of how much the loss counts that kind's mean.
+        batches: how many these are.
         gradients: this kind's alone; None where it is the only one, or the first.
     """
 
     samples: Tensor
-    slope: Tensor
+    batches: int = 1
     gradients: list[Tensor | None] | None = None
 
 
 class StepMeans:
     """What the backward passes since the last optimizer step were means over.
 
-    Nobody knows how many samples a step has before its last batch. So each backward pass first scales the gradient
-    that has been accumulated, and its own, to that of the mean over the samples so far, times the sum of the factors
-    with which the batches count: 1/k for each of k accumulated batches, or whatever a loop of your own multiplies by.
-    Batches of equal size are left as they were, to the bit.
+    A batch's gradient is multiplied by its samples, and divided by the mean number of samples of the step's batches.
+    With the 1/k by which each of k accumulated batches is divided, that makes the mean over all samples. It is linear
+    in the gradient, so that whatever a step or a loop of your own multiplies a batch's loss by, stays. Nobody knows how
+    many samples a step has before its last batch: each backward pass first scales the gradient that has been
+    accumulated, and its own, by the samples so far. Batches of equal size are left as they were, to the bit.
 
     Terms that are means over different samples (all, or those that have a label) are scaled differently. Their
     gradients are added up apart, which costs a copy of them, and a backward pass through what such a term depends on.
@@ -138,17 +139,17 @@ class StepMeans:
     def _add(self, key: Hashable, group: list[tuple[Noted, Tensor]]) -> Tensor | None:
         """Enter a batch's samples of one kind; what the kind's accumulated gradient is to be multiplied by."""
         samples = group[0][0].count.samples
-        slope = torch.stack([one.abs() for _, one in group]).sum().to(samples)
         if (before := self._kinds.get(key)) is None:
-            self._kinds[key] = _Kind(samples, slope)
+            self._kinds[key] = _Kind(samples)
             return None
-        all_samples, all_slope = before.samples + samples, before.slope + slope
-        own = all_slope * samples / (slope * all_samples)
-        earlier = all_slope * before.samples / (before.slope * all_samples)
+        all_samples, all_batches = before.samples + samples, before.batches + 1
+        own = all_batches * samples / all_samples
+        earlier = all_batches * before.samples / (before.batches * all_samples)
         for noted, _ in group:
-            noted.factor = torch.where((all_samples > 0) & (slope > 0), own, 1.0)
-        before.samples, before.slope = all_samples, all_slope
-        return torch.where(torch.isfinite(earlier) & (earlier > 0), earlier, 1.0)
+            noted.factor = torch.where(all_samples > 0, own, 1.0)
+        earlier = torch.where(before.samples > 0, earlier, 1.0)
+        before.samples, before.batches = all_samples, all_batches
+        return earlier
 
     def _rescale(self, parameters: Sequence[Tensor], ratios: Mapping[Hashable, Tensor | None], rest: float) -> None:
         """Multiply what has been accumulated of each kind by its ratio."""

@@ -186,6 +186,28 @@ def test_manual_optimization_that_accumulates_takes_the_step_of_the_whole_batch(
     assert_same(module.seen[0], fit(Student(OBJECTIVES[objective]()), [rows()], tmp_path)[-1])
 
 
+@pytest.mark.parametrize("manual", [False, True])
+@pytest.mark.parametrize("factors", [(1.0, 3.0, 0.5), (0.0, -2.0, 1.0)])
+def test_a_factor_of_one_batch_s_loss_stays(factors, manual, tmp_path):
+    class Weighted(Student):
+        def apply_objective(self, **tensors):
+            output = super().apply_objective(**tensors)
+            self.batches = (getattr(self, "batches", -1) + 1) % 3
+            return {**output, "loss": output["loss"] * factors[self.batches]}
+
+    batches = [rows(cut) for cut in CUTS]
+    batches[1]["target"][:] = 1
+    module = Weighted(OBJECTIVES["ignored targets"](), manual=manual)
+    plain = copy.deepcopy(module)
+    seen = fit(module, batches, tmp_path, **({} if manual else {"accumulate_grad_batches": 3}))
+    found = module.seen[0] if manual else seen[-1]
+    kept = sum(int((batch["target"] != -100).sum()) for batch in batches)
+    for factor, batch in zip(factors, batches, strict=True):
+        loss = F.cross_entropy(plain.network(batch["inputs"]), batch["target"], reduction="sum")
+        (factor * loss / kept).backward()
+    assert_same(found, gradients(plain))
+
+
 def test_manual_optimization_refuses_to_accumulate_what_it_can_not_tell_apart(tmp_path):
     module = Student(OBJECTIVES["three kinds"](), manual=True)
     with pytest.raises(ValueError, match="^manual optimization: several backward passes came .* step after each batch"):
