@@ -185,7 +185,7 @@ def test_two_shifts_of_one_target_are_means_over_their_own_tokens(tmp_path):
     batches = [torch.randint(VOCABULARY, (1, n), generator=torch.Generator().manual_seed(n)) for n in lengths]
 
     class Recorder(lightning.Callback):
-        def on_before_zero_grad(self, trainer, module, optimizer):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
             seen.update({name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None})
 
     trainer = lightning.Trainer(
