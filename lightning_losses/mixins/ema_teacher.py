@@ -142,6 +142,9 @@ class EMATeacherMixin(DistillationMixin):
         moved = interpolated(full_precision(average).to(tensor.device), towards, share)
         if _is_half(tensor):
             averages[name] = moved
+        else:
+            # A teacher that was widened is its own average, and one of before would be stale once it is half again.
+            averages.pop(name, None)
         tensor.copy_(moved)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

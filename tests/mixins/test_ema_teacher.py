@@ -189,3 +189,21 @@ def test_an_average_of_half_precision_arrives_and_is_saved_with_what_it_rounds_a
     again.on_load_checkpoint(checkpoint)
     again.update_ema_teacher()
     assert all(average.dtype == torch.float32 for average in again._ema["averages"].values())
+
+
+def test_an_average_goes_on_from_full_precision_to_half_again():
+    module = student(norm=False, decay=0.999, warmup=False)
+    with torch.no_grad():
+        for parameter in module.network.parameters():
+            parameter.fill_(1.0)
+        for parameter in module.teacher.parameters():
+            parameter.fill_(2.0)
+    for dtype, updates in ((torch.bfloat16, 50), (torch.float32, 50), (torch.bfloat16, 1)):
+        module.to(dtype)
+        module.teacher.to(dtype)
+        for _ in range(updates):
+            module.update_ema_teacher()
+    for parameter in module.teacher.parameters():
+        torch.testing.assert_close(
+            parameter.float(), torch.full_like(parameter.float(), 1 + 0.999**101), rtol=4e-3, atol=0
+        )
