@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from lightning_losses.numerics.divergences import cross_entropy
+from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import class_indices, labelled_rows
 
 
@@ -46,7 +47,8 @@ def evaluate(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "...
     scores, chosen = logits.float()[kept], target[kept]
     label = class_indices(chosen)
     samples = len(label)
-    loss = F.cross_entropy(scores, chosen.float() if target.is_floating_point() else chosen, reduction="sum")
+    chosen = chosen.float() if target.is_floating_point() else chosen
+    loss = cross_entropy(log_probabilities(scores), chosen).sum()
     return Evaluation(
         loss / max(samples, 1), (scores.argmax(dim=-1) == label).sum() / max(samples, 1), kept, label, samples
     )

@@ -12,6 +12,7 @@ from lightning_losses.modules import Classifier, Distiller, OnlineDistiller
 from lightning_losses.modules.dual_head_distiller import DualHeadDistiller
 from lightning_losses.modules.ema_distiller import EMADistiller
 from lightning_losses.modules.ensemble_classifier import EnsembleClassifier
+from lightning_losses.modules.evaluation import evaluate
 from lightning_losses.modules.ferkd_distiller import FerKDDistiller
 from lightning_losses.modules.fine_tuner import FineTuner
 from lightning_losses.modules.full_batch_learner import FullBatchLearner
@@ -105,6 +106,12 @@ def test_probabilities_count_as_their_likeliest_class_and_zeros_as_no_target(mak
         batch = {"inputs": inputs, "target": given}
         results.append(trainer.validate(module, DataLoader([batch], batch_size=None), verbose=False)[0])
     assert results[0] == pytest.approx(results[1], rel=1e-6) and len(results[0]) >= 2
+
+
+def test_a_masked_class_without_probability_adds_nothing():
+    logits, target = torch.tensor([[1.0, 2.0, -torch.inf]]), torch.tensor([[0.5, 0.5, 0.0]])
+    torch.testing.assert_close(evaluate(logits, target).loss, CrossEntropy()(logits, target))
+    assert evaluate(logits, target).loss.isfinite() and evaluate(logits, torch.tensor([2])).loss == torch.inf
 
 
 def test_a_fit_whose_validation_keeps_nothing_logs_nothing_of_it():
