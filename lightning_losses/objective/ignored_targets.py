@@ -1,5 +1,6 @@
 """Which targets count for nothing: what losses, metrics, callbacks and mixins that look at one target agree on."""
 
+import inspect
 from typing import Any
 
 from torch import nn
@@ -39,6 +40,10 @@ def ignored_targets(module: nn.Module, ignore_index: int | None = None) -> tuple
 
 
 def _told(loss: Any) -> int | None:
-    """What a loss ignores, or the one that it wraps."""
-    parts = loss.modules() if isinstance(loss, nn.Module) else ()
-    return next((index for part in parts if isinstance(index := getattr(part, "ignore_index", None), int)), None)
+    """What a loss ignores, or the one that it wraps; of a function what its argument `ignore_index` is."""
+    if isinstance(loss, nn.Module):
+        indices = [getattr(part, "ignore_index", None) for part in loss.modules()]
+    else:
+        argument = inspect.signature(loss).parameters.get("ignore_index")
+        indices = [] if argument is None else [argument.default]
+    return next((index for index in indices if isinstance(index, int)), None)

@@ -14,6 +14,8 @@ from lightning_losses.losses.adapted import Adapted
 from lightning_losses.losses.base import Loss, forward_inputs
 from lightning_losses.objective.schedules import Schedule
 
+_FORWARDS_OF_TORCH = (nn.CrossEntropyLoss.forward, nn.NLLLoss.forward)
+
 
 class Count(NamedTuple):
     """How many samples a mean is over.
@@ -127,7 +129,8 @@ class Term(nn.Module):
     def _of_torch(self) -> nn.CrossEntropyLoss | nn.NLLLoss | None:
         """Torch's own loss of class indices, also as a function, whose mean divides by the weights of the classes."""
         loss: Any = self.loss.loss if isinstance(self.loss, Adapted) else self.loss
-        if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
+        # What a subclass makes of it by a forward of its own, nobody can tell.
+        if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and type(loss).forward in _FORWARDS_OF_TORCH:
             return loss
         given: tuple[Any, ...] = getattr(loss, "args", ())
         function, options = getattr(loss, "func", loss), getattr(loss, "keywords", {})

@@ -1,11 +1,15 @@
 """Terms, schedules and weighted sums."""
 
+from functools import partial
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from lightning_losses import KD, Criterion, CrossEntropy, Focal, Objective, Term
+from lightning_losses import KD, Adapted, Criterion, CrossEntropy, Focal, Objective, Term
 from lightning_losses.objective import Constant, Cosine, Linear, WarmUp
+from lightning_losses.objective.ignored_targets import ignored_targets
 
 
 def example():
@@ -167,6 +171,33 @@ def test_terms_tell_what_they_count():
     assert Term(CrossEntropy(reduction="sum")).count(step) is None
     assert Term(nn.CrossEntropyLoss(reduction="sum"), inputs={"input": "logits"}).count(step) is None
     assert Term(lambda logits: logits.mean()).count(step) is None
+
+    class Kept(nn.CrossEntropyLoss):
+        """Torch's own under another name."""
+
+    class Own(nn.CrossEntropyLoss):
+        """A mean over all rows."""
+
+        def forward(self, input, target):
+            return super().forward(input, target) * (target != -100).float().mean()
+
+    kept, own = (Term(kind(), inputs={"input": "logits"}) for kind in (Kept, Own))
+    assert kept.count(step).samples == 3 and own.count(step) is None
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        Term(partial(F.cross_entropy, ignore_index=0), inputs={"input": "logits"}),
+        Term(Adapted(partial(F.cross_entropy, ignore_index=0), {"input": "logits"})),
+        Term(lambda logits, target, ignore_index=0: logits.mean()),
+        Term(nn.CrossEntropyLoss(ignore_index=0), inputs={"input": "logits"}),
+    ],
+    ids=["partial", "adapted", "default", "module"],
+)
+def test_what_a_term_ignores_is_told_by_function_and_module(loss):
+    assert ignored_targets(Objective({"loss": loss})) == (0,)
+    assert ignored_targets(Objective({"loss": loss, "other": CrossEntropy(ignore_index=7)})) == (0, 7)
 
 
 def test_a_term_leaves_out_what_its_loss_can_do_without():
