@@ -47,7 +47,7 @@ def locked(path: Path, patience: float = math.inf) -> Iterator[bool]:
         descriptor = _open(path)
         try:
             held = take_lock(descriptor, until - time.monotonic(), path)
-            if held and not _is_at(descriptor, path):
+            if held and not is_at(descriptor, path):
                 # The one before has removed the file that was waited for.
                 continue
             try:
@@ -100,7 +100,8 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDONLY | follow)
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one of this name: who had it before may have removed it."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:

@@ -249,7 +249,10 @@ def _load(path: Path) -> dict[str, Any]:
         bundled = ", ".join(name.removesuffix(".yaml") for name in own if name.endswith(".yaml"))
         raise ConfigError(f"{path}: there is no such file; give a W&B sweep file, or one of {bundled}.")
     try:
-        definition = yaml.safe_load(path.read_text())
+        definition = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}: line {line} it is no UTF-8 text; save it as such.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark is not None else ""

@@ -4,18 +4,19 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning_losses.callbacks.records.metrics_file import read_metrics
 from lightning_losses.environment.atomic_files import append_line, write_text
-from lightning_losses.environment.locks import take_lock
+from lightning_losses.environment.locks import is_at, take_lock
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.sweeps.sweep_file import Metric
 
 State = Literal["begun", "finished", "stopped", "failed"]
+_ENDS = ("finished", "stopped", "failed")
 
 
 @dataclass
@@ -84,12 +85,18 @@ class Journal:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], *, patience: float = 2.0) -> None:
+        self._new = [place for place in (folder / ".lock", folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        lock = folder / ".lock"
+        if lock.exists() and not lock.is_file():
+            # To open a pipe would wait for ever.
+            raise ConfigError(f"{lock} is no plain file; remove it.")
         # Held by this process and by its trials until the last of them ends, however it ends.
-        self.lock = (folder / ".lock").open("a")
+        self.lock = lock.open("a")
         try:
-            take_lock(self.lock.fileno(), patience, folder / ".lock")
+            if take_lock(self.lock.fileno(), patience, lock) and not is_at(self.lock.fileno(), lock):
+                raise BlockingIOError
             self._identity = json.dumps(identity, sort_keys=True, default=str)
             self._check()
             self.trials = self._read()
@@ -97,13 +104,21 @@ class Journal:
             self.lock.close()
             raise ConfigError(f"folder={folder}: this sweep is running in another process; wait for its end.") from None
         except BaseException:
-            self.lock.close()
+            self._close()
             raise
 
     def __enter__(self) -> "Journal":
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        """Let go of the folder; where nothing was written into it, nothing stays of it."""
+        for place in self._new:
+            # What is not empty is another's.
+            with suppress(OSError):
+                place.rmdir() if place.is_dir() else place.unlink()
         self.lock.close()
 
     def begin(self, number: int, parameters: dict[str, Any], shares: dict[str, float]) -> Trial:
@@ -129,6 +144,7 @@ class Journal:
         return self.folder / "trials" / f"{number:04d}"
 
     def _write(self, line: Mapping[str, Any]) -> None:
+        self._new = []
         append_line(self.folder / "trials.jsonl", json.dumps(line), flush=True)
 
     @property
@@ -150,30 +166,53 @@ class Journal:
         path = self.folder / "trials.jsonl"
         if not path.is_file():
             return []
-        with _readable(path):
-            return self._trials(path)
-
-    def _trials(self, path: Path) -> list[Trial]:
         trials: dict[int, Trial] = {}
         # Without the line that was being written when the machine stopped.
-        for line in map(json.loads, path.read_text().split("\n")[:-1]):
-            number = line["trial"]
-            if line["event"] == "begun":
-                trials[number] = Trial(number, line["parameters"], self._folder(number), line["shares"])
-            else:
-                trial = trials[number]
-                trial.state, trial.seconds, trial.message = line["event"], line["seconds"], line["message"]
+        for place, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+            with _readable(f"{path}, line {place},"):
+                self._take(json.loads(line), trials)
         return list(trials.values())
+
+    def _take(self, line: Any, trials: dict[int, Trial]) -> None:
+        """Take a line of the journal; what it says may come from elsewhere."""
+        number, event = _typed(line, "trial", int), _typed(line, "event", str)
+        if event == "begun":
+            parameters, shares = _typed(line, "parameters", dict), _typed(line, "shares", dict)
+            if not all(type(share) in (int, float) for share in shares.values()):
+                raise TypeError("shares are no numbers")
+            if number != len(trials) and number not in trials:
+                raise ValueError(f"trial {number} can't follow {len(trials)} others")
+            trials[number] = Trial(number, parameters, self._folder(number), shares)
+            return
+        if event not in _ENDS:
+            raise ValueError(f"event is {event!r}, and one of begun, {', '.join(_ENDS)} was expected")
+        trial = trials[number]
+        seconds = _typed(line, "seconds", float)
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise ValueError(f"seconds is {seconds}")
+        trial.state, trial.seconds, trial.message = event, seconds, _typed(line, "message", str)
+
+
+def _typed(line: Any, name: str, kind: type) -> Any:
+    """A line's value, if it is of the type that it has to be."""
+    if not isinstance(line, dict):
+        raise TypeError(f"it is a {type(line).__name__}, and a table was expected")
+    value = line[name]
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise TypeError(f"{name} is a {type(value).__name__}, and a {kind.__name__} was expected")
+    return value
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(place: Path | str) -> Iterator[None]:
     """Within this context what a damaged file raises is a `ConfigError` that names it."""
     try:
         yield
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         why = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{path} can't be read ({why}); give a new folder=..., or put it back from a copy.") from None
+        raise ConfigError(
+            f"{place} can't be read ({why}); give a new folder=..., or put it back from a copy."
+        ) from None
 
 
 def _digest_in(path: Path) -> Any:

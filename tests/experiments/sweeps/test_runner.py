@@ -247,24 +247,62 @@ def test_a_recipes_run_goes_on_from_its_checkpoint(tmp_path):
         ({"lr": "1.0 allowed_targets=[os]"}, r"trial 0 has lr='1\.0 allowed_targets"),
         ({"lr": 7.0}, r"trial 0 has lr=7\.0"),
         ({"--experimental-rerun": "config.pickle"}, r"trial 0 has --experimental-rerun='config\.pickle'"),
-        (None, r"trials\.jsonl can't be read \(KeyError: 'parameters'\); give a new folder="),
+        ({"lr": None}, r"trial 0 has lr=None"),
     ],
 )
 def test_what_a_folder_says_of_trials_does_not_reach_a_command_line(tmp_path, parameters, message):
     sweep = sweep_of(tmp_path)
     with Journal(tmp_path / "sweep", sweep.definition):
         pass
-    begun = {"trial": 0, "event": "begun", "shares": {}}
-    line = begun if parameters is None else {**begun, "parameters": parameters}
+    assert not (tmp_path / "sweep").exists()
+    (tmp_path / "sweep").mkdir()
+    line = {"trial": 0, "event": "begun", "shares": {}, "parameters": parameters}
     (tmp_path / "sweep" / "trials.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(ConfigError, match=message), Journal(tmp_path / "sweep", sweep.definition) as journal:
         Runner(sweep, journal)
+    assert [path.name for path in (tmp_path / "sweep").iterdir()] == ["trials.jsonl"]
+
+
+BEGUN = {"trial": 0, "event": "begun", "shares": {}, "parameters": {}}
+ENDED = {"trial": 0, "event": "finished", "seconds": 1.0, "message": ""}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([{"trial": 0, "event": "begun", "shares": {}}], r"line 1, can't be read \(KeyError: 'parameters'\)"),
+        ([{**BEGUN, "parameters": None}], r"line 1, .*parameters is a NoneType, and a dict was expected"),
+        ([{**BEGUN, "parameters": [1]}], r"line 1, .*parameters is a list, and a dict was expected"),
+        ([{**BEGUN, "shares": {"lr": "x"}}], r"line 1, .*shares are no numbers"),
+        ([{**BEGUN, "trial": "0"}], r"line 1, .*trial is a str, and a int was expected"),
+        ([{**BEGUN, "trial": 7}], r"line 1, .*trial 7 can't follow 0 others"),
+        ([[1]], r"line 1, .*it is a list, and a table was expected"),
+        ([ENDED], r"line 1, .*KeyError: 0"),
+        ([BEGUN, {**ENDED, "event": "won"}], r"line 2, .*event is 'won', and one of begun, finished, stopped, failed"),
+        ([BEGUN, {**ENDED, "seconds": "x"}], r"line 2, .*seconds is a str, and a float was expected"),
+        ([BEGUN, {**ENDED, "seconds": float("nan")}], r"line 2, .*seconds is nan"),
+        ([BEGUN, {**ENDED, "message": 1}], r"line 2, .*message is a int, and a str was expected"),
+        (b"\xff\n", r"line 1, can't be read \(UnicodeDecodeError"),
+        (b"[" * 100_000 + b"\n", r"line 1, can't be read \(RecursionError"),
+    ],
+)
+def test_a_journal_of_another_form_is_refused_with_its_line_and_nothing_left(tmp_path, lines, message):
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    content = lines if isinstance(lines, bytes) else "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+    (folder / "trials.jsonl").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"trials\.jsonl, {message}.*give a new folder=") as found:
+        Journal(folder, {})
+    assert "\n" not in str(found.value)
+    assert [path.name for path in folder.iterdir()] == ["trials.jsonl"]
 
 
 def test_a_sweep_whose_notes_are_damaged_is_refused_in_a_sentence(tmp_path):
     sweep = sweep_of(tmp_path)
     with Journal(tmp_path / "sweep", sweep.definition):
         pass
+    assert not (tmp_path / "sweep").exists()
+    (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "sweep.json").write_text("{")
     with pytest.raises(ConfigError, match=r"sweep\.json can't be read \(JSONDecodeError: .*give a new folder="):
         Journal(tmp_path / "sweep", sweep.definition)

@@ -107,6 +107,9 @@ def test_what_is_no_yaml_is_one_sentence_with_the_line(tmp_path):
         read_sweep(tmp_path / "sweep.yaml")
     with pytest.raises(ConfigError, match="there is no such file"):
         read_sweep(tmp_path / "other.yaml")
+    (tmp_path / "sweep.yaml").write_bytes(b"method: grid\nname: \xff\n")
+    with pytest.raises(ConfigError, match="line 2 it is no UTF-8 text"):
+        read_sweep(tmp_path / "sweep.yaml")
 
 
 @pytest.mark.parametrize(
