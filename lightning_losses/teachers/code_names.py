@@ -3,38 +3,127 @@
 import dis
 import functools
 import importlib
+import os
 import platform
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 _PYTHON = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
-# Through these code reads names that it doesn't hold.
-_HIDING = {"eval", "exec", "globals", "__import__"}
+# Through these code reads what it doesn't name; by identity, as some can't be hashed.
+_HIDING: dict[int, tuple[str, Any]] = {
+    id(value): (name, value)
+    for name, value in {
+        **{"eval()": eval, "exec()": exec, "globals()": globals, "__import__()": __import__},
+        **{"importlib.import_module()": importlib.import_module, "sys.modules": sys.modules},
+        **{"os.environ": os.environ, "os.environb": getattr(os, "environb", os.environ), "os.getenv()": os.getenv},
+    }.items()
+}
+_WITHOUT_EFFECT = {"PUSH_NULL", "PRECALL", "NOP", "CACHE", "EXTENDED_ARG", "RESUME", "COPY_FREE_VARS", "MAKE_CELL"}
 
 
 def names_in(code: types.CodeType) -> set[str]:
-    """The names that code refers to, that of the functions in it too.
+    """The names that code refers to, that of the functions in it too; for getattr and hasattr also its texts.
 
     Example:
         >>> sorted(names_in((lambda x: len(x.shape)).__code__))
         ['len', 'shape']
     """
-    return {str(i.argval) for part in _parts(code) for i in dis.get_instructions(part) if i.opcode in dis.hasname}
+    instructions = [i for part in _parts(code) for i in dis.get_instructions(part)]
+    names = {str(i.argval) for i in instructions if i.opcode in dis.hasname}
+    if not names.isdisjoint({"getattr", "hasattr"}):
+        names |= {i.argval for i in instructions if i.opname == "LOAD_CONST" and isinstance(i.argval, str)}
+    return names
 
 
-def names_that_hide(code: types.CodeType) -> list[str]:
-    """The built-in functions in code that read what none of its names tells.
+def reads_that_hide(code: types.CodeType, names: Mapping[str, Any]) -> list[str]:
+    """What in code reads values that none of its names tells, such as an environment variable.
+
+    A module of the project may have its attributes named, those by getattr with a literal name too; where it is used
+    otherwise (its ``__dict__``, an argument of vars, getattr with a name that is computed) anything of it may be read.
+
+    Args:
+        code: a function's.
+        names: the values of its global names, of the built-in ones and of its closure.
 
     Example:
-        >>> names_that_hide((lambda name: globals()[name]).__code__)
-        ['globals']
+        >>> import os
+        >>> reads_that_hide((lambda: os.environ["SCALE"]).__code__, {"os": os})
+        ['os.environ']
+        >>> reads_that_hide((lambda name: getattr(os, name)).__code__, {"os": os, "getattr": getattr})
+        []
     """
-    called = {i.argval for part in _parts(code) for i in dis.get_instructions(part) if i.opname == "LOAD_GLOBAL"}
-    return sorted(_HIDING & called)
+    modules = dict(names)
+    return sorted({read for part in _parts(code) for read in _reads_of(part, modules)})
+
+
+def _reads_of(code: types.CodeType, names: dict[str, Any]) -> Iterator[str]:
+    """Follows chains of names from globals and imports; `names` gets the local names of modules that it meets."""
+    instructions = [i for i in dis.get_instructions(code) if i.opname not in _WITHOUT_EFFECT]
+    before: list[Any] = [None, None]
+    value: Any = None
+    imported: Any = None
+    for position, instruction in enumerate(instructions):
+        operation, name = instruction.opname, instruction.argval
+        last = name[-1] if isinstance(name, tuple) and name else name
+        if operation in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF"):
+            value = names.get(name)
+        elif operation.startswith("LOAD_FAST"):
+            value = names.get(_local(last))
+        elif operation == "IMPORT_NAME":
+            value = imported = _imported(name, before, names.get("__package__"))
+        elif operation == "IMPORT_FROM":
+            value = getattr(imported, name, None) if isinstance(imported, types.ModuleType) else None
+        elif operation in ("LOAD_ATTR", "LOAD_METHOD") and isinstance(value, types.ModuleType):
+            value = vars(value).get(name)
+        elif operation.startswith("STORE_FAST") or operation in ("STORE_DEREF", "STORE_NAME"):
+            local = _local(last) if operation.startswith("STORE_FAST") else last
+            if isinstance(value, types.ModuleType) or hides(value):
+                names[local] = value
+            value = None
+        else:
+            value = None
+        if hides(value):
+            yield _HIDING[id(value)][0]
+        elif isinstance(value, types.ModuleType) and not is_installed(value.__name__):
+            literal = before[-1] in ("getattr", "hasattr") and _takes_a_literal(
+                instructions[position + 1 : position + 4]
+            )
+            if not literal and not any(map(_names_an_attribute, instructions[position + 1 : position + 2])):
+                yield f"a use of the module {value.__name__} that names none of its attributes"
+        before = [before[-1], name]
+
+
+def _names_an_attribute(instruction: dis.Instruction) -> bool:
+    """Whether what comes after a module takes an attribute of it, or keeps it under a name."""
+    if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+        return instruction.argval != "__dict__"
+    return instruction.opname.startswith("STORE_") or instruction.opname in ("IMPORT_FROM", "POP_TOP", "SWAP")
+
+
+def _takes_a_literal(following: list[dis.Instruction]) -> bool:
+    """Whether a call's last arguments are a literal name and at most a literal default."""
+    operations = [instruction.opname for instruction in following]
+    return operations[:2] == ["LOAD_CONST", "CALL"] or operations == ["LOAD_CONST", "LOAD_CONST", "CALL"]
+
+
+def hides(value: Any) -> bool:
+    """Whether code that has this value may read through it what its names don't tell.
+
+    Example:
+        >>> hides(eval), hides(len)
+        (True, False)
+    """
+    return id(value) in _HIDING
+
+
+def _local(name: object) -> str:
+    # Apart from the global ones.
+    return f"local {name}"
 
 
 def imports_in(code: types.CodeType, package: str | None) -> list[types.ModuleType]:
@@ -46,17 +135,24 @@ def imports_in(code: types.CodeType, package: str | None) -> list[types.ModuleTy
     """
     modules = []
     for part in _parts(code):
-        before: list[object] = []
+        before: list[Any] = []
         for instruction in dis.get_instructions(part):
             if instruction.opname == "IMPORT_NAME":
-                # Pushed before it: how many dots there are, and what is taken from the module.
-                dots = before[-2] if isinstance(before[-2], int) else 0
-                try:
-                    modules.append(importlib.import_module("." * dots + str(instruction.argval), package))
-                except (ImportError, TypeError):
-                    continue
+                module = _imported(str(instruction.argval), before, package, whole=True)
+                modules += [module] if module else []
             before.append(instruction.argval)
     return modules
+
+
+def _imported(name: str, before: list[Any], package: str | None, whole: bool = False) -> types.ModuleType | None:
+    """The module that an import puts forward, or all of the path's end; None if it can't be imported."""
+    # Pushed before it: how many dots there are, and what is taken from the module.
+    dots = before[-2] if isinstance(before[-2], int) else 0
+    try:
+        module = importlib.import_module("." * dots + name, package)
+    except (ImportError, TypeError):
+        return None
+    return module if whole or before[-1] else sys.modules[name.partition(".")[0]]
 
 
 @functools.cache

@@ -1,5 +1,7 @@
 """A hash of everything that decides a network's output: weights, buffers, attributes, code; or a refusal."""
 
+import builtins
+import contextlib
 import enum
 import functools
 import hashlib
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_losses.teachers.code_names import imports_in, is_installed, names_in, names_that_hide, version_of
+from lightning_losses.teachers.code_names import hides, imports_in, is_installed, names_in, reads_that_hide, version_of
 from lightning_losses.teachers.feature_taps import is_tap
 
 _OF_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -30,9 +32,12 @@ _DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType, type(var
 # What of a module decides nothing, and what is looked at by itself.
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _WITH_KEYWORDS = tuple(f"{name}_with_kwargs" for name in _HOOKS)
-_OF_MODULES = set(vars(nn.Module()))
+# The last ones are notes on what is compiled.
+_OF_MODULES = {*vars(nn.Module()), "_is_torch_compile", "_compile_kwargs"}
 _OF_CLASSES = {
     *("__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "__static_attributes__", "_abc_impl"),
+    # Left there by a copy of an instance.
+    "__slotnames__",
     # As annotations, these decide nothing.
     *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__orig_bases__"),
     *("__parameters__", "__type_params__", "__dataclass_fields__", "__dataclass_params__"),
@@ -80,7 +85,7 @@ class OutputIdentity:
         return self._hash.hexdigest()
 
     def add(self, place: str, value: Any) -> None:
-        """Take in a value.
+        """Take in a value; what is said of it begins with its kind, in brackets that no text can be mistaken for.
 
         Args:
             place: where it is, for errors; it doesn't count.
@@ -89,19 +94,26 @@ class OutputIdentity:
         Raises:
             ValueError: an object in it whose state can't be seen.
         """
+        value = _without_compiler(value)
         kind = type(value)
+        self._hash.update(b"(")
+        self._say(f"{kind.__module__}.{kind.__qualname__}")
         if kind in _PLAIN or isinstance(value, PurePath):
-            self._say(f"{kind.__qualname__} {value!r}")
+            self._say(repr(value))
         elif isinstance(value, types.ModuleType):
-            self._say(f"package {value.__name__} {version_of(value.__name__)}")
+            self._say(f"{value.__name__} {version_of(value.__name__)}")
+            if not is_installed(value.__name__):
+                # Code may read anything of it.
+                self._unseen(place, value)
         elif id(value) in self._seen:
             self._say(f"again {self._seen[id(value)][0]}")
         else:
             self._seen[id(value)] = (len(self._seen), value)
             self._add_object(place, value)
+        self._hash.update(b")")
 
     def _add_object(self, place: str, value: Any) -> None:
-        if isinstance(value, torch.jit.ScriptModule):
+        if isinstance(value, torch.jit.ScriptModule) or hides(value):
             self._unseen(place, value)
         elif isinstance(value, nn.Module):
             self._add_module(place, value)
@@ -134,7 +146,6 @@ class OutputIdentity:
         elif isinstance(value, typing.TypeVar | types.UnionType) or typing.get_origin(value) is not None:
             self._say(f"annotation {value!r}")
         elif (inner := _wrapped(value)) is not None:
-            self._say(type(value).__qualname__)
             self._add_all(place, *inner)
         elif isinstance(value, types.FunctionType):
             self._add_function(place, value)
@@ -150,17 +161,19 @@ class OutputIdentity:
             self._unseen(place, value)
             return
         self._say(f"{list(value.shape)} {value.dtype}")
-        self._hash.update(tensor_bytes(value) if isinstance(value, Tensor) else value.tobytes())
+        self._say_bytes(tensor_bytes(value) if isinstance(value, Tensor) else value.tobytes())
         self._add_subclass(place, value)
 
     def _add_contents(self, place: str, value: Any) -> None:
         if isinstance(value, Mapping):
+            self._say(f"mapping of {len(value)}")
             for key, item in value.items():
                 self.add(f"{place} (a key)", key)
                 self.add(f"{place}[{key!r}]", item)
         elif isinstance(value, set | frozenset):
             self._say(f"{len(value)} in {sorted(self._digest_of(f'{place} (an element)', item) for item in value)}")
         elif isinstance(value, list | tuple | deque):
+            self._say(f"sequence of {len(value)}")
             for number, item in enumerate(value):
                 self.add(f"{place}[{number}]", item)
         else:
@@ -179,9 +192,6 @@ class OutputIdentity:
         return alone.hexdigest()
 
     def _add_module(self, place: str, module: nn.Module) -> None:
-        if (compiled := vars(module)["_modules"].get("_orig_mod")) is not None:
-            self.add(place, compiled)
-            return
         if self._switched is None:
             self._switched = {id(part) for part in module.modules()}
             for name, hooks in sorted(vars(nn.modules.module).items()):
@@ -191,78 +201,86 @@ class OutputIdentity:
             # A module that is held otherwise does not follow eval().
             self._say(f"training {module.training}")
         self._add_class(place, type(module))
-        for name, value in sorted(vars(module).items()):
-            if name not in _OF_MODULES:
-                self._say(name)
-                self.add(f"{place}.{name}", value)
+        own = {name: value for name, value in vars(module).items() if name not in _OF_MODULES}
+        if _is_compiled(module):
+            own = {name: value for name, value in own.items() if _replaces_forward(module, name, value)}
+        self._add_fields(place, own)
         for name, with_keywords in zip(_HOOKS, _WITH_KEYWORDS, strict=True):
             self._add_hooks(f"{place}.{name}", vars(module)[name], vars(module)[with_keywords])
         for kind in ("_parameters", "_buffers", "_modules"):
-            for name, value in vars(module)[kind].items():
-                self._say(f"{kind} {name}")
-                self.add(f"{place}.{name}", value)
+            # In their order, as a container's forward pass has it.
+            self._add_fields(place, vars(module)[kind], in_order=True)
 
     def _add_hooks(self, place: str, hooks: Mapping[int, Any], with_keywords: Mapping[int, bool] | None = None) -> None:
-        for number, hook in hooks.items():
-            if not is_tap(hook):
-                self._say(f"keywords {number in (with_keywords or {})}")
-                self.add(place, hook)
+        counted = {number: hook for number, hook in hooks.items() if not is_tap(hook)}
+        self._say(f"{len(counted)} hooks")
+        for number, hook in counted.items():
+            self._say(f"keywords {number in (with_keywords or {})}")
+            self.add(place, hook)
 
     def _add_class(self, place: str, kind: type) -> None:
-        for base in (*kind.__mro__[:-1], *inspect.getmro(type(kind))[:-2]):
+        bases, metaclasses = kind.__mro__[:-1], inspect.getmro(type(kind))[:-2]
+        self._say(f"{len(bases)} bases and {len(metaclasses)} metaclasses")
+        for base in (*bases, *metaclasses):
             self._say(f"class {base.__module__}.{base.__qualname__}")
             if is_installed(base.__module__):
                 self._say(version_of(base.__module__))
             elif base not in self._classes:
                 self._classes.add(base)
-                for name, value in sorted(vars(base).items()):
-                    if name not in _OF_CLASSES and not isinstance(value, _DESCRIPTORS):
-                        self._say(name)
-                        self.add(f"{place}.{name}", value)
+                counts = {
+                    k: v for k, v in vars(base).items() if k not in _OF_CLASSES and not isinstance(v, _DESCRIPTORS)
+                }
+                self._add_fields(place, counts)
 
     def _add_function(self, place: str, function: types.FunctionType) -> None:
         # Not its __module__: a decorator takes over that of what it decorates.
         module = function.__globals__.get("__name__", "__main__")
         self._say(f"function {module}.{function.__qualname__}")
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            try:
-                content = cell.cell_contents
-            except ValueError:  # an empty cell
-                continue
-            self.add(f"{place} ({name} in {function.__name__})", content)
+        names, closure = names_in(function.__code__), _closure(function)
+        self._say(f"closure of {len(closure)}")
+        for name, content in closure.items():
+            self._say(name)
+            self._add_named(f"{place} ({name} in {function.__name__})", content, names)
         if is_installed(module):
             self._say(version_of(module))
             return
         self._add_all(f"{place} ({function.__name__})", function.__defaults__, function.__kwdefaults__)
-        for name, value in sorted(vars(function).items()):
-            # A decorator copies those of what it decorates, which is in its closure.
-            if getattr(getattr(function, "__wrapped__", None), name, None) is not value:
-                self._say(name)
-                self.add(f"{place} ({function.__name__}.{name})", value)
+        # A decorator copies those of what it decorates, which is in its closure.
+        wrapped = getattr(function, "__wrapped__", None)
+        own = {name: value for name, value in vars(function).items() if getattr(wrapped, name, None) is not value}
+        self._add_fields(f"{place} ({function.__name__})", own)
         self._add_code(place, function.__code__)
-        if hidden := names_that_hide(function.__code__):
-            self._unseen(f"{place} ({function.__name__})", function, f" by {hidden[0]}()")
-        names = names_in(function.__code__)
-        for name in sorted(names & function.__globals__.keys()):
+        if hidden := reads_that_hide(function.__code__, {**vars(builtins), **function.__globals__, **closure}):
+            self._unseen(f"{place} ({function.__name__})", function, f" by {hidden[0]}")
+        global_names = sorted(names & function.__globals__.keys())
+        self._say(f"{len(global_names)} globals")
+        for name in global_names:
             self._say(name)
             self._add_named(f"{name} of {module}", function.__globals__[name], names)
-        for part in imports_in(function.__code__, function.__globals__.get("__package__")):
+        imported = imports_in(function.__code__, function.__globals__.get("__package__"))
+        self._say(f"{len(imported)} imports")
+        for part in imported:
             self._add_named(f"{part.__name__} of {module}", part, names)
 
     def _add_named(self, place: str, value: Any, names: set[str]) -> None:
         """A value that code names, and of modules of the project at hand what else it names."""
-        first = not isinstance(value, types.ModuleType) or (value.__name__, *sorted(names)) not in self._named
-        self.add(place, value)
-        if isinstance(value, types.ModuleType) and first and not is_installed(value.__name__):
+        if not isinstance(value, types.ModuleType) or is_installed(value.__name__):
+            self.add(place, value)
+            return
+        self._say(f"module {value.__name__}")
+        if (value.__name__, *sorted(names)) not in self._named:
             self._named.add((value.__name__, *sorted(names)))
-            for name in sorted(names & vars(value).keys()):
+            named = sorted(names & vars(value).keys())
+            self._say(f"{len(named)} names")
+            for name in named:
                 self._say(name)
                 self._add_named(f"{value.__name__}.{name}", vars(value)[name], names)
 
     def _add_code(self, place: str, code: types.CodeType) -> None:
         self._say(f"code {platform.python_version_tuple()[:2]} {code.co_names} {code.co_varnames} {code.co_flags}")
         self._say(f"{code.co_argcount} {code.co_posonlyargcount} {code.co_kwonlyargcount} {code.co_cellvars}")
-        self._hash.update(code.co_code + code.co_exceptiontable)
+        self._say_bytes(code.co_code)
+        self._say_bytes(code.co_exceptiontable)
         self.add(place, list(code.co_consts))
 
     def _add_instance(self, place: str, value: Any) -> None:
@@ -280,11 +298,8 @@ class OutputIdentity:
     def _add_state(self, place: str, value: Any) -> None:
         slots = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
         state = {**{name: getattr(value, name) for name in slots}, **getattr(value, "__dict__", {})}
-        for name in sorted(state):
-            # Torch's compiler leaves notes on tensors.
-            if not name.startswith("_dynamo"):
-                self._say(name)
-                self.add(f"{place}.{name}", state[name])
+        # Torch's compiler leaves notes on tensors.
+        self._add_fields(place, {name: value for name, value in state.items() if not name.startswith("_dynamo")})
 
     def _unseen(self, place: str, value: Any, how: str = "") -> None:
         if self._identity is None:
@@ -294,12 +309,22 @@ class OutputIdentity:
             )
         self._say(f"unseen {type(value).__module__}.{type(value).__qualname__}")
 
+    def _add_fields(self, place: str, fields: Mapping[str, Any], in_order: bool = False) -> None:
+        self._say(f"{len(fields)} fields")
+        for name, value in fields.items() if in_order else sorted(fields.items(), key=lambda field: field[0]):
+            self._say(name)
+            self.add(f"{place}.{name}", value)
+
     def _add_all(self, place: str, *values: Any) -> None:
         for value in values:
             self.add(place, value)
 
     def _say(self, text: str) -> None:
-        self._hash.update(f"{len(text)} {text}".encode())
+        self._say_bytes(text.encode())
+
+    def _say_bytes(self, content: bytes) -> None:
+        # Its length first: what is said in two steps is never what is said in one.
+        self._hash.update(b"%d " % len(content) + content)
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
@@ -311,6 +336,36 @@ def tensor_bytes(tensor: Tensor) -> bytes:
     """
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     return plain.flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _is_compiled(value: Any) -> bool:
+    return isinstance(value, nn.Module) and "_orig_mod" in vars(value).get("_modules", ())
+
+
+def _without_compiler(value: Any) -> Any:
+    """The module that a compiled one calls, unless it does more than call it."""
+    while _is_compiled(value):
+        own = vars(value)
+        hooks = any(not is_tap(hook) for name in _HOOKS for hook in own[name].values())
+        if hooks or any(_replaces_forward(value, *field) for field in own.items()):
+            break
+        value = own["_modules"]["_orig_mod"]
+    return value
+
+
+def _replaces_forward(compiled: nn.Module, name: str, value: Any) -> bool:
+    """Whether an attribute of a compiled module is a forward pass that the compiler did not put there."""
+    by_compiler = getattr(value, "__self__", None) is compiled or hasattr(value, "_torchdynamo_orig_callable")
+    return name == "forward" and not by_compiler
+
+
+def _closure(function: types.FunctionType) -> dict[str, Any]:
+    contents = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        # An empty cell has no content.
+        with contextlib.suppress(ValueError):
+            contents[name] = cell.cell_contents
+    return contents
 
 
 def _wrapped(value: Any) -> tuple[Any, ...] | None:

@@ -1,8 +1,10 @@
 """What changes a teacher's output changes the key of its cache, and what can't be seen is refused."""
 
 import collections
+import copy
 import enum
 import functools
+import os
 import random
 import sys
 import threading
@@ -10,7 +12,9 @@ import types
 
 import numpy as np
 import pytest
+import timm
 import torch
+import torchvision
 from torch import nn
 
 from lightning_losses.teachers import load_cached_teacher
@@ -379,3 +383,107 @@ def test_objects_that_hold_each_other_come_to_an_end():
     again = Teacher()
     again.config.owner = again
     assert digest(teacher) == digest(again) != digest(Teacher())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([[0, 1], 2], [0, [1], 2]),
+        ([[0, 1], [2]], [[[0, 1], 2]]),
+        ([(0, 1), 2], [0, (1,), 2]),
+        ([{0: 1}, 2], [{0: 1, 2: 2}]),
+        ([slice(1, 2, 3)], [[1, 2, 3]]),
+        ([frozenset([1]), 2], [frozenset([1, 2])]),
+        ([b"1", "1"], ["1", b"1"]),
+        ([np.zeros(1, "f4")], [np.float32(0)]),
+        ([functools.partial(max, 1), 2], [functools.partial(max, 1, 2)]),
+        ([Config([1]), 2], [Config([1, 2])]),
+    ],
+    ids=repr,
+)
+def test_where_a_container_begins_and_ends_counts(one, other):
+    assert digest(one) == digest(copy.deepcopy(one)) != digest(other)
+
+
+OPERATIONS = "SCALE = 1.0\n\ndef act(x):\n    return SCALE * x\n"
+READS = {
+    "getattr(operations, name)(x)": "names none of its attributes",
+    "getattr(operations, 'a' + 'ct'[:])(x)": "names none of its attributes",
+    "vars(operations)['act'](x)": "names none of its attributes",
+    "operations.__dict__['act'](x)": "names none of its attributes",
+    "(lambda: getattr(operations, name))()(x)": "names none of its attributes",
+    "(kept := operations, getattr(kept, name))[1](x)": "names none of its attributes",
+    "x * float(os.environ['SCALE'])": r"os\.environ",
+    "x * float(os.getenv('SCALE'))": r"os\.getenv",
+    "x * float(environ['SCALE'])": r"os\.environ",
+    "sys.modules['operations'].act(x)": r"sys\.modules",
+    "importlib.import_module('operations').act(x)": "import_module",
+    "import_module('operations').act(x)": "import_module",
+}
+
+
+@pytest.fixture
+def operations(monkeypatch):
+    module = types.ModuleType("operations")
+    exec(OPERATIONS, vars(module))
+    monkeypatch.setitem(sys.modules, "operations", module)
+    return module
+
+
+def reading(expression):
+    imports = "import importlib, operations, os, sys\nfrom importlib import import_module\nfrom os import environ\n"
+    names = {"__name__": "__main__"}
+    exec(f"{imports}def after(x, name='act'):\n    return {expression}", names)
+    return names["after"]
+
+
+@pytest.mark.parametrize("expression", READS)
+def test_what_code_reads_by_a_string_is_refused(operations, expression):
+    teacher = Teacher(after=reading(expression))
+    with pytest.raises(
+        ValueError, match=rf"can't see what .*, a function, holds by .*{READS[expression]}.*; give ident"
+    ):
+        digest(teacher)
+    assert digest(teacher, "one") != digest(teacher, "two")
+
+
+@pytest.mark.parametrize("expression", ["getattr(operations, 'act')(x)", "operations.act(getattr(x, name, x))"])
+def test_what_code_reads_of_a_module_by_its_name_counts(operations, expression):
+    before = digest(Teacher(after=reading(expression)))
+    operations.SCALE = 2.0
+    assert digest(Teacher(after=reading(expression))) != before
+
+
+def test_a_module_that_is_held_is_refused(operations):
+    for held in (operations, os.environ):
+        with pytest.raises(ValueError, match="can't see what teacher.held"):
+            digest(Teacher(held=held))
+
+
+class ByNumber(torchvision.models.ResNet):
+    """Takes its own layers by a computed name, as many networks do."""
+
+    def forward(self, inputs):
+        return [getattr(self, f"layer{number}") for number in range(1, 5)] and super().forward(inputs)
+
+
+def test_a_network_may_take_its_own_layers_by_a_computed_name():
+    def network():
+        torch.manual_seed(0)
+        return ByNumber(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
+
+    changed = network()
+    changed.layer4[0].bn2.bias.data.add_(1.0)
+    assert digest(network()) == digest(network()) != digest(changed)
+    named = nn.Sequential(timm.create_model("test_resnet", pretrained=False))
+    assert digest(named) == digest(copy.deepcopy(named))
+
+
+def test_what_is_put_on_a_compiled_network_counts():
+    teacher = Teacher()
+    plain, compiled = digest(teacher), torch.compile(teacher)
+    assert digest(compiled) == plain
+    compiled.register_forward_hook(lambda part, given, output: 2 * output)
+    hooked = digest(compiled)
+    compiled.forward = lambda inputs: inputs
+    assert len({plain, hooked, digest(compiled)}) == 3
