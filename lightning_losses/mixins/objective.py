@@ -55,6 +55,7 @@ class ObjectiveMixin(TrainingMeans):
             that an uneven last batch or unequal numbers of ignored tokens change nothing. False keeps each process
             to its own batch. A number, which divides that of the processes, gathers among so many neighbours: for
             batch-coupled losses the value is then the mean of the groups'.
+        offers_terms: whether `watch_terms` sees the objective's terms; False where a step adds them up by itself.
 
     Example:
         >>> import lightning, torch
@@ -73,6 +74,7 @@ class ObjectiveMixin(TrainingMeans):
 
     objective: Objective
     gather_batches: bool | int = True
+    offers_terms: bool = True
 
     def setup(self, stage: str) -> None:
         """Refuse losses without shapes where several processes need them before the first batch."""

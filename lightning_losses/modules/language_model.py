@@ -58,8 +58,8 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         impl: the implementation of the fused losses; "auto" chooses by size.
 
     Raises:
-        ValueError: an unknown `impl`; a term that takes more than a head gives, that isn't a mean, or that weighs
-            classes; terms that ignore different targets.
+        ValueError: an unknown `impl`; a policy of balancing; a term that takes more than a head gives, that isn't a
+            mean, or that weighs classes; terms that ignore different targets.
 
     Example:
         >>> from lightning_losses.networks.transformer import Transformer
@@ -71,6 +71,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
 
     offered: tuple[str, ...] = ("logits", "target")
     logged_as = "{stage}/loss"
+    offers_terms = False
     _asks_for_hidden_states = True
     # What is logged at an epoch's end, and by no step.
     epoch_metrics = ("train/tokens_per_second", "train/peak_memory")
@@ -199,6 +200,11 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
     def _check_terms(self) -> int:
         """The target that every term ignores."""
         owner, ignored = type(self).__name__, set()
+        if (policy := self.objective.balancing) is not None:
+            raise ValueError(
+                f"{owner}: the objective has balancing={type(policy).__name__}, and a fused head adds its terms up "
+                "without asking a policy; leave balancing out, or train on logits with ObjectiveMixin."
+            )
         for name, term in self._terms().items():
             if further := sorted(set(term.needs) - set(self.offered)):
                 raise ValueError(

@@ -25,7 +25,8 @@ class GradientConflict(Monitor):
         every_n_steps, folder: see `Monitor`.
 
     Raises:
-        ValueError: when training begins, a module without `ObjectiveMixin`; manual optimization; FSDP2 or DeepSpeed.
+        ValueError: when training begins, a module without `ObjectiveMixin`, or a `LanguageModel`, whose fused head
+            adds its terms up; manual optimization; FSDP2 or DeepSpeed.
 
     Source:
         Yu, Kumar, Gupta, Levine, Hausman, Finn, 2020, "Gradient Surgery for Multi-Task Learning", arXiv:2001.06782,
@@ -44,6 +45,11 @@ class GradientConflict(Monitor):
             raise ValueError(
                 f"{self.name}: {type(pl_module).__name__} has no objective whose terms could be watched; give it "
                 "ObjectiveMixin."
+            )
+        if not pl_module.offers_terms:
+            raise ValueError(
+                f"{self.name}: {type(pl_module).__name__} adds its terms up in a fused head, where their gradients "
+                "can't be told apart; leave this monitor out, or train on logits with ObjectiveMixin."
             )
 
     def on_train_batch_start(

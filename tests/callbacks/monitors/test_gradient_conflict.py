@@ -1,10 +1,15 @@
 """What the terms of an objective do to each other, as the monitor records it."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from lightning_losses import CrossEntropy, Focal
 from lightning_losses.balancing import PCGrad
 from lightning_losses.callbacks import GradientConflict
+from lightning_losses.modules.language_model import LanguageModel, LanguageModelDistiller
+from lightning_losses.networks.transformer import Transformer
 from lightning_losses.objective import Objective, Term
 from tests.balancing.test_training import EveryPolicy, batches, fit
 from tests.callbacks.training import Tiny
@@ -44,3 +49,17 @@ def test_without_a_policy_it_changes_nothing():
 def test_a_module_without_terms_is_refused():
     with pytest.raises(ValueError, match="gradient_conflict: Tiny has no objective whose terms could be watched"):
         GradientConflict().on_train_start(None, Tiny())
+
+
+def test_a_fused_head_takes_no_policy_and_shows_no_terms():
+    network, terms = (
+        Transformer(9, context_length=4, width=8, depth=1, heads=2),
+        {"ce": CrossEntropy(), "focal": Focal()},
+    )
+    with pytest.raises(ValueError, match="^gradient_conflict: LanguageModel adds its terms up in a fused head"):
+        GradientConflict().on_train_start(None, LanguageModel(network, Objective(terms)))
+    for build in (LanguageModel, partial(LanguageModelDistiller, network)):
+        with pytest.raises(
+            ValueError, match="^LanguageModel.*: the objective has balancing=PCGrad, .*leave balancing out"
+        ):
+            build(network=network, objective=Objective(terms, balancing=PCGrad()))
