@@ -78,15 +78,33 @@ class ABDivergence(DistillationLoss):
             ratio = alpha * (log_t - log_s)
             return (torch.expm1(ratio) - ratio).sum(dim=-1) / alpha**2
         if alpha == 0 or beta == 0:
-            first, second = (log_t, log_s) if beta == 0 else (log_s, log_t)
-            linear = (total * second).exp().sum(dim=-1) - (total * first).exp().sum(dim=-1)
-            return (total * weighted_log_ratio((total * first).exp(), first, second) + linear) / total**2
-        terms = (
-            (alpha * log_t + beta * log_s).exp()
-            - alpha / total * (total * log_t).exp()
-            - beta / total * (total * log_s).exp()
-        )
-        return -terms.sum(dim=-1) / (alpha * beta)
+            return _at_a_limit(*((log_t, log_s) if beta == 0 else (log_s, log_t)), total)
+        return _between_limits(log_t, log_s, alpha, beta)
+
+
+def _between_limits(
+    log_t: Float[Tensor, "*rows classes"], log_s: Float[Tensor, "*rows classes"], alpha: float, beta: float
+) -> Float[Tensor, "*rows"]:
+    total, difference = alpha + beta, log_t - log_s
+    powers_t, powers_s = (total * log_t).exp(), (total * log_s).exp()
+    apart = alpha / total * powers_t + beta / total * powers_s - (alpha * log_t + beta * log_s).exp()
+    # Near each other, relative to s: nothing is left of two equal ones, in single precision too.
+    near = difference.abs() < 1
+    ratio = difference.masked_fill(~near, 0.0)
+    excess = alpha / total * torch.expm1(total * ratio) - torch.expm1(alpha * ratio)
+    return torch.where(near, powers_s * excess, apart).sum(dim=-1) / (alpha * beta)
+
+
+def _at_a_limit(
+    first: Float[Tensor, "*rows classes"], second: Float[Tensor, "*rows classes"], total: float
+) -> Float[Tensor, "*rows"]:
+    powers, ratio = (total * first).exp(), total * (first - second)
+    near = ratio.abs() < 1
+    ratio = ratio.masked_fill(~near, 0.0)
+    excess = powers.masked_fill(~near, 0.0) * (torch.expm1(-ratio) + ratio)
+    linear = ((total * second).exp() - powers).masked_fill(near, 0.0)
+    apart = total * weighted_log_ratio(powers.masked_fill(near, 0.0), first, second)
+    return ((excess + linear).sum(dim=-1) + apart) / total**2
 
 
 def _near_a_limit(

@@ -30,10 +30,12 @@ def alpha_divergence(
 ) -> AlphaDivergence:
     """The α-divergence per row of finite logarithms, with powers of ``t / s`` cut at `clip`."""
     s, log_ratio = log_s.exp(), log_t - log_s
+    # t - s, 0 in sum: with it no term is larger than the divergence where t and s are near each other.
+    linear = torch.where(log_ratio.abs() < 1, s * torch.expm1(log_ratio), log_t.exp() - s)
     if abs(alpha - 1) < CUT_AS_LIMIT:
         t = log_t.exp()
         if abs(alpha - 1) < AT:
-            return AlphaDivergence((t * log_ratio).sum(dim=-1), t)
+            return AlphaDivergence((t * log_ratio - linear).sum(dim=-1), t)
         value = alpha_beta_terms(log_t, log_s, alpha, 1 - alpha).sum(dim=-1)
         return AlphaDivergence(value, (alpha * log_t + (1 - alpha) * log_s).exp() / alpha)
     if abs(alpha) < NEAR:
@@ -41,16 +43,15 @@ def alpha_divergence(
             log_ratio = log_ratio.clamp(max=math.log(clip))
         # (power - 1) / α, whose limit is the logarithm.
         power = torch.expm1(alpha * log_ratio).clamp(max=clip - 1) / alpha if abs(alpha) >= AT else log_ratio
-        return AlphaDivergence((s * power).sum(dim=-1) / (alpha - 1), s * (power - 1))
+        return AlphaDivergence((s * power - linear).sum(dim=-1) / (alpha - 1), s * (power - 1))
     power = (alpha * log_ratio).exp().clamp(max=clip)
     if abs(alpha - 1) < NEAR:
-        # 0 in sum, and near the limit nearly as large as the powers.
-        linear = log_t.exp() - s
         cut = (s * ((clip - 1) / alpha) - linear) / (alpha - 1)
         terms = torch.where(alpha * log_ratio > math.log(clip), cut, alpha_beta_terms(log_t, log_s, alpha, 1 - alpha))
         return AlphaDivergence(terms.sum(dim=-1), power * s / alpha)
     factor = 1 / (alpha * (alpha - 1))
-    value = (s * (power - 1)).sum(dim=-1) * factor
+    excess = torch.where(log_ratio.abs() < 1, torch.expm1(alpha * log_ratio).clamp(max=clip - 1), power - 1)
+    value = (s * excess - alpha * linear).sum(dim=-1) * factor
     return AlphaDivergence(value, power.div_(alpha).add_(factor).mul_(s))
 
 
