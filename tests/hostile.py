@@ -190,6 +190,16 @@ def attacks(home: Path, run: Path) -> dict[str, Attack]:
         # Mistakes of the user's, which change nothing in the folder either.
         resumed(word, message, lambda folder: None, word)
 
+    resumed(
+        "a wrong argument of a logger",
+        "logger.foo: TensorBoardLogger takes no 'foo'",
+        lambda folder: None,
+        "logger=tensorboard",
+        "+logger.foo=1",
+    )
+    for part in (".lock", "checkpoints/student/identity.json", "metrics.jsonl"):
+        resumed(f"{part} is a pipe", f"{part} is no plain file; remove it", lambda f, part=part: _pipe(f / part))
+
     def of_checkpoint(name: str, message: str, change: Callable[[Path], object], *, digest: bool = True) -> None:
         def changed(folder: Path) -> None:
             last = folder / "checkpoints" / "student" / "last.ckpt"
@@ -214,11 +224,18 @@ def attacks(home: Path, run: Path) -> dict[str, Attack]:
     of_checkpoint("empty", "is no whole checkpoint", lambda last: os.truncate(last, 0), digest=False)
     of_checkpoint("a changed byte", "last.ckpt was changed since it was written", _flip)
     of_checkpoint("another network's", "holds another network: its .* is ", _other_network, digest="new")
+    for name, message, content in (
+        ("a list", "it holds a list in place of a table", [1]),
+        ("a table of one tensor", "its state_dict is missing", {"x": torch.zeros(1)}),
+    ):
+        of_checkpoint(name, message, lambda last, content=content: torch.save(content, last), digest="new")
+    of_checkpoint("three bytes", "is no whole checkpoint", lambda last: last.write_bytes(b"\x80\x02\x55"), digest="new")
     of_checkpoint("shards to unpickle", "holds Python objects that only unpickling", _shards(mark), digest=False)
     settings = "identity.json, which tells with what settings the student was begun, can't be read .*last good state is"
     for name, message, change in (
         ("no settings", settings, lambda last: _identity(last).unlink()),
         ("settings of garbage", settings, lambda last: _identity(last).write_text("{")),
+        ("settings without an end", settings, lambda last: _identity(last).write_text("[" * 100_000)),
         ("settings of bytes", settings, lambda last: _identity(last).write_bytes(b"\xff\0")),
         ("settings as a list", settings, lambda last: _identity(last).write_text("[]")),
         ("other settings", r"begun with other settings \(seed\)", lambda last: _edit(_identity(last), seed=7)),
@@ -421,6 +438,11 @@ def _link(folder: Path, part: str, home: Path) -> None:
     else:
         place.unlink()
     place.symlink_to(goal)
+
+
+def _pipe(place: Path) -> None:
+    place.unlink(missing_ok=True)
+    os.mkfifo(place)
 
 
 def _put(home: Path) -> Callable[[Path], object]:

@@ -263,6 +263,10 @@ def prepare(arguments: argparse.Namespace, recipe: str, program: str = "") -> li
             experiment = experiment_of(config, program, own)
             if arguments.multirun and experiment.no_sweep:
                 raise ConfigError(experiment.no_sweep)
+            if config.get("logger"):
+                from lightning_losses.experiments.loggers.loggers import check_logger
+
+                check_logger(config)
             experiment.rehearse()
     return allowed
 

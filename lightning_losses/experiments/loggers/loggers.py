@@ -1,6 +1,8 @@
 """What a run tells its logger, beside the metrics that Lightning sends there."""
 
 import csv
+import importlib
+import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from rich.console import Console
 from lightning_losses.callbacks.records.sent import send_picture, send_table
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.environment.extras import require
-from lightning_losses.experiments.config.instantiate import instantiate
+from lightning_losses.experiments.config.instantiate import ConfigError, find_target, instantiate, nearest
 from lightning_losses.experiments.loggers.mlflow_run import MLflowRun
 from lightning_losses.experiments.loggers.wandb_run import WandbRun
 from lightning_losses.experiments.training.report import Report
@@ -32,11 +34,26 @@ def plain_settings(config: DictConfig) -> dict[str, Any]:
 
 
 def check_logger(config: DictConfig) -> None:
-    """Raise ``ModuleNotFoundError`` for a logger of the configuration whose package is not installed."""
+    """Raise for a logger of the configuration that would fail when the run begins.
+
+    Raises:
+        ModuleNotFoundError: its package is not installed.
+        ConfigError: an argument that neither it takes nor what it hands arguments on to.
+    """
     target = str(config.logger.get("_target_", "")) if config.get("logger") else ""
+    name = target.rpartition(".")[2]
     for package, names in _PACKAGES.items():
-        if target.rpartition(".")[2] in names:
+        if name in names:
             require("logger", package)
+    if name not in _HANDED_ON:
+        return
+    # Imported here, since they take seconds.
+    module, _, function = _HANDED_ON[name].rpartition(".")
+    further = getattr(importlib.import_module(module), function)
+    known = {*inspect.signature(find_target(target, "logger")).parameters, *inspect.signature(further).parameters}
+    for key in map(str, config.logger):
+        if key not in known and not key.startswith("_"):
+            raise ConfigError(f"logger.{key}: {name} takes no '{key}'; {nearest(key, known - {'kwargs', 'self'})}")
 
 
 def make_logger(config: DictConfig, folder: Path, **run: Any) -> Logger | None:
@@ -157,6 +174,12 @@ def log_checkpoints(logger: Logger | None, folder: Path, name: str, scores: Mapp
 
 
 # What a logger needs, by the names of its classes.
+# What takes the arguments that a logger hands on.
+_HANDED_ON = {
+    "TensorBoardLogger": "torch.utils.tensorboard.SummaryWriter",
+    "WandbLogger": "wandb.init",
+    "WandbRun": "wandb.init",
+}
 _PACKAGES = {
     "mlflow": ("MLflowRun", "MLFlowLogger"),
     "tensorboard": ("TensorBoardLogger",),
