@@ -258,7 +258,8 @@ def _reaches_out(folder: Path, override: Override) -> bool:
 
 def _sends(override: Override) -> bool:
     """Whether an override of a folder would have a logger send what it is told, or choose the account that has it."""
-    key, value = override.key_or_group, override.value()
+    key = override.key_or_group
+    value: Any = override.value()
     first, _, name = key.partition(".")
     if first != "logger":
         # A logger anywhere else is none that a run has by itself.
