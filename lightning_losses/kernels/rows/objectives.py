@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.distillation.divergences.ab_divergence import NEAR, ABDivergence
+from lightning_losses.losses.distillation.divergences.ab_divergence import ABDivergence
 from lightning_losses.losses.distillation.divergences.forward_kl import ForwardKL
 from lightning_losses.losses.distillation.divergences.generalized_jsd import GeneralizedJSD
 from lightning_losses.losses.distillation.divergences.kd import KD
@@ -14,6 +14,8 @@ from lightning_losses.losses.distillation.divergences.skew_rkl import SkewRKL
 from lightning_losses.losses.distillation.divergences.symmetric_kl import SymmetricKL
 from lightning_losses.losses.distillation.divergences.total_variation import TotalVariation
 from lightning_losses.losses.distillation.logits.nkd import NKD
+
+SMALLEST_EXPONENT = 0.2
 
 
 class Objective(NamedTuple):
@@ -57,8 +59,8 @@ def _skew(name: str, limit: _Choice) -> Callable[[Any], _Choice | None]:
 
 def _ab(loss: Any) -> _Choice | None:
     limits = {(1.0, 0.0): _FORWARD, (0.0, 1.0): _REVERSE}
-    # Near 0 the kernel's formula would subtract what is nearly equal.
-    inner = ("ab", loss.alpha, loss.beta) if min(loss.alpha, loss.beta) >= NEAR else None
+    # The kernel's formula subtracts what is nearly equal: it is off by some 1e-7 / (α β), and not taken for small ones.
+    inner = ("ab", loss.alpha, loss.beta) if min(loss.alpha, loss.beta) >= SMALLEST_EXPONENT else None
     return limits.get((loss.alpha, loss.beta), inner)
 
 

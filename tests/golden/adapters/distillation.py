@@ -274,7 +274,7 @@ def adaptive_alpha(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[st
     student = leaf(inputs["student_logits"])
     loss = AdaptiveAlphaDivergence(alpha_min=low, alpha_max=high, clip=clip)(student, inputs["teacher_logits"])
     log_s, log_t = log_probabilities(student), log_probabilities(inputs["teacher_logits"])
-    parts = [alpha_divergence(log_s.exp(), log_t.exp(), log_t - log_s, alpha, clip) for alpha in (low, high)]
+    parts = [alpha_divergence(log_s, log_t, alpha, clip) for alpha in (low, high)]
     first, second = (-(part.weights * log_s).sum(dim=-1) for part in parts)
     surrogate = torch.where(parts[0].value > parts[1].value, first, second).mean()
     return {"loss": loss, "surrogate": surrogate, **gradients(loss, student=student)}

@@ -55,6 +55,8 @@ def test_the_compiled_kernel_neither_spills_nor_exceeds_shared_memory():
         (losses.SkewKL(1.0), False),
         (losses.ABDivergence(0.0, 0.0), False),
         (losses.ABDivergence(0.0, 1.0), True),
+        (losses.ABDivergence(0.2, 0.7), True),
+        (losses.ABDivergence(1.0, 0.1), False),
         (losses.DKD(), False),
         (type("Own", (losses.KD,), {})(), False),
     ],
