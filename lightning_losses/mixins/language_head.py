@@ -1,5 +1,6 @@
 """The mixin that spares a language model its logits in training."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -144,8 +145,16 @@ class LanguageHeadMixin(TrainingMeans):
         """
         kept = (target[..., int(shift) :] != ignore_index).sum()
         # Unshifted, they are those that other losses of the same target count.
-        kind = ("kept", ignore_index, int(shift)) if shift else ("kept", ignore_index)
-        tokens = Count(kept if self.evaluates else all_processes(kept), kind, target)
+        kind: Hashable = ("kept", ignore_index, int(shift)) if shift else ("kept", ignore_index)
+        return self._counted(kept, kind, target)
+
+    def count_every_token(self, target: Int[Tensor, "*tokens"]) -> tuple[Float[Tensor, ""], Count]:
+        """The same of all tokens, whatever their target is."""
+        everything = torch.full((), target.numel(), device=target.device)
+        return self._counted(everything, ("rows", target.ndim), target.numel())
+
+    def _counted(self, samples: Int[Tensor, ""], kind: Hashable, of: Any) -> tuple[Float[Tensor, ""], Count]:
+        tokens = Count(samples if self.evaluates else all_processes(samples), kind, of)
         return tokens.samples / (1 if self.evaluates else world_size()), tokens
 
 

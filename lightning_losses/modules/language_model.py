@@ -110,18 +110,22 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         given = self._given(self.network, self.find_head(), batch)
         hidden, target = self(given.inputs, **given.further), given.target
         weight, bias = self.head_parameters(hidden.dtype)
-        own, tokens = self.count_tokens(target, ignore_index=self.ignore_index)
-        head = {"hidden": hidden, "weight": weight, "target": target, "bias": bias}
-        options = {"ignore_index": self.ignore_index, "normalizer": normalizer_of(own), "impl": self.impl}
-        options["softcap"] = self.head_softcap()
+        kept = self.count_tokens(target, ignore_index=self.ignore_index)
+        head = {"hidden": hidden, "weight": weight, "bias": bias}
+        options = {"ignore_index": self.ignore_index, "impl": self.impl, "softcap": self.head_softcap()}
         progress = self.training_clock().get("progress")
         terms = self._terms()
-        parts = {name: self.term_loss(term, batch, head, options) for name, term in terms.items()}
         weights = {name: term.weight_at(progress) for name, term in terms.items()}
-        total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
-        self.add_to_means(self.log_name(), parts, weights, dict.fromkeys(parts, own))
+        parts, samples, shares = dict[str, Tensor](), dict[str, Tensor](), list[Tensor]()
+        for name, term in terms.items():
+            labelled = not term.leaves_out("target")
+            samples[name], tokens = kept if labelled else self.count_every_token(target)
+            fed, divided = {"target": target if labelled else None}, {"normalizer": normalizer_of(samples[name])}
+            parts[name] = self.term_loss(term, batch, head | fed, options | divided)
+            shares.append(self.share_of_step(weights[name] * parts[name], tokens))
+        self.add_to_means(self.log_name(), parts, weights, samples)
         self._tokens = self._tokens + (target != self.ignore_index).sum()
-        return {"loss": self.share_of_step(total, tokens), "target": target}
+        return {"loss": torch.stack(shares).sum(), "target": target}
 
     def term_loss(self, term: Term, batch: Any, head: dict[str, Any], options: dict[str, Any]) -> Tensor:
         """One term of the objective, without its logits.
@@ -129,7 +133,8 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         Args:
             term: whose loss is evaluated.
             batch: as `training_step` takes it.
-            head: `hidden`, `weight`, `target` and `bias` as the fused losses take them.
+            head: `hidden`, `weight`, `target` and `bias` as the fused losses take them; `target` is None for a term
+                that leaves it out.
             options: `ignore_index`, `normalizer`, `softcap` and `impl`, likewise.
         """
         if isinstance(term.loss, CrossEntropy):
@@ -229,8 +234,9 @@ class LanguageModelDistiller(DistillationMixin, LanguageModel):
 
     Terms that take `teacher_logits` go through `linear_distillation`, on the teacher's hidden states and head. Where
     the vocabularies differ, `AlignedVocabulary` around a term's loss says what they share, by "truncate" or "map"; a
-    token whose target is not shared adds 0 to that term's mean over all tokens. The teacher is no submodule, and gets
-    no gradient, as `DistillationMixin` says.
+    token whose target is not shared adds 0 to that term's mean over all tokens. A term with
+    ``inputs={"target": None}`` is the mean over every token, with a target or without. The teacher is no submodule,
+    and gets no gradient, as `DistillationMixin` says.
 
     Args:
         teacher: a network as `LanguageModel` takes one; its width may differ from the student's.

@@ -83,12 +83,17 @@ class Term(nn.Module):
             for argument, required in takes.items()
             if (source := renamed.get(argument, argument)) is not None
         }
+        self._inputs = renamed
         self._needs = dict(self._arguments.values())
 
     @property
     def needs(self) -> dict[str, bool]:
         """The step's tensors that this term takes, by name: True where it can't do without."""
         return self._needs
+
+    def leaves_out(self, argument: str) -> bool:
+        """Whether the loss takes this argument, and `inputs` keep it from it."""
+        return self._inputs.get(argument, argument) is None
 
     @property
     def batch_coupled(self) -> bool:

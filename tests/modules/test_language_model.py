@@ -80,6 +80,39 @@ def test_the_fused_distillation_is_the_plain_one(impl):
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
+def test_a_term_that_leaves_out_the_target_counts_every_token_of_the_step():
+    torch.manual_seed(0)
+    student, teacher = network(tied=False), network(width=20)
+    torch.nn.init.normal_(teacher.tokens.weight)
+    objective = Objective({"ce": Term(CrossEntropy(), 0.1), "kd": Term(KD(2.0), 0.9, {"target": None})})
+    model = LanguageModelDistiller(teacher, network=student, objective=objective)
+    model.make_optimizer = lambda parameters: torch.optim.SGD(parameters, 0.0)
+    batches, seen = [batch(1), batch(3)], {}
+    # Those of inputs are of the same memory.
+    batches[0]["target"] = batches[0]["target"].masked_fill(torch.arange(16) >= 4, -100)
+
+    class Recorder(L.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            seen.update(gradients(module))
+
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=1, accumulate_grad_batches=2, enable_model_summary=False,
+        callbacks=[Recorder()], **options,
+    )  # fmt: skip
+    loader = DataLoader(batches, batch_size=None)
+    trainer.fit(model, loader, loader)
+    whole = {name: torch.cat([one[name] for one in batches]) for name in batches[0]}
+    logits, target = student(whole["inputs"]).flatten(0, 1), whole["target"].flatten()
+    hard, soft = CrossEntropy()(logits, target), KD(2.0)(logits, teacher(whole["inputs"]).flatten(0, 1).detach())
+    model.zero_grad()
+    (0.1 * hard + 0.9 * soft).backward()
+    torch.testing.assert_close(seen, gradients(model), rtol=1e-4, atol=1e-6)
+    logged = trainer.callback_metrics
+    for name, value in {"/ce": hard, "/kd": soft, "": 0.1 * hard + 0.9 * soft}.items():
+        torch.testing.assert_close(logged[f"train/loss{name}"], value.detach())
+
+
 def test_evaluation_gives_logits_and_training_hidden_states():
     model, tokens = LanguageModel(network(), Objective({"ce": CrossEntropy()})), batch()
     assert model(tokens["inputs"]).shape == (3, 16, 12)
