@@ -2,11 +2,13 @@
 
 import inspect
 from collections.abc import Mapping
+from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
 
 _NAMES = ("logits", "out")
+_ANYTHING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def call(network: nn.Module, inputs: Any, **further: Any) -> Any:
@@ -75,8 +77,13 @@ def unwrapped(network: Any) -> Any:
 
 def _parameters(network: nn.Module) -> Mapping[str, inspect.Parameter]:
     """The arguments of a `forward`; none where nobody can read them, as of what is compiled elsewhere."""
+    whole = unwrapped(network)
     try:
-        return inspect.signature(unwrapped(network).forward).parameters
+        parameters = inspect.signature(whole.forward).parameters
+        if "forward" in vars(whole) and any(parameter.kind in _ANYTHING for parameter in parameters.values()):
+            # A wrapper, such as that of activation checkpointing, hands on whatever else it gets.
+            return inspect.signature(MethodType(type(whole).forward, whole)).parameters
+        return parameters
     except (TypeError, ValueError):
         return {}
 

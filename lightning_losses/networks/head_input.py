@@ -132,6 +132,11 @@ class _PassedBy:
         self.parts_documents = False
 
     def __call__(self, hidden: Tensor) -> Tensor:
+        if not hidden.is_floating_point():
+            raise ValueError(
+                "the network embeds its tokens by the layer that is its head; let its forward take return_hidden=True "
+                "and return what the head is fed."
+            )
         self.hidden = hidden
         # A column, which fits beside a bias of the whole vocabulary; large enough for a softcap to show.
         places = torch.arange(hidden.shape[:-1].numel(), device=hidden.device)
