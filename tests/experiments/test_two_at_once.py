@@ -68,7 +68,7 @@ def test_one_makes_a_cache_and_the_other_waits_or_makes_its_own(tmp_path, monkey
 
     def make(number, wait):
         wait()
-        path = cache_teacher(teacher, DATA, tmp_path / "caches", batch_size=4)
+        path = cache_teacher(teacher, DATA, tmp_path / "caches", batch_size=4, identity="counted")
         cached = load_cached_teacher(path)(torch.arange(40))
         with torch.no_grad():
             torch.testing.assert_close(cached, nn.Sequential.forward(teacher, DATA.inputs))
