@@ -399,7 +399,7 @@ def test_objects_that_hold_each_other_come_to_an_end():
         ([functools.partial(max, 1), 2], [functools.partial(max, 1, 2)]),
         ([Config([1]), 2], [Config([1, 2])]),
     ],
-    ids=repr,
+    ids=lambda value: type(value[0]).__name__,
 )
 def test_where_a_container_begins_and_ends_counts(one, other):
     assert digest(one) == digest(copy.deepcopy(one)) != digest(other)
