@@ -1,6 +1,8 @@
 """What a configuration may build, and what it may not, however it is written."""
 
+import contextlib
 import re
+import sys
 
 import pytest
 import torch
@@ -221,7 +223,6 @@ def test_no_package_is_run_to_look_at_a_name(tmp_path, monkeypatch, trace):
         {"_target_": "lightning.Trainer", "profiler": "evil.Net"},
         {"_target_": "lightning.Trainer", "precision": "evil.Net"},
         {"_target_": "lightning.Trainer", "plugins": ["evil.Net"]},
-        {"_target_": "lightning.Trainer", "callbacks": ["evil.Net"]},
         {"_target_": "torch.nn.TransformerEncoderLayer", "d_model": 2, "nhead": 1, "activation": "evil.Net"},
         {"_target_": "lightning.pytorch.callbacks.ModelPruning", "pruning_fn": "evil.Net"},
         {"_target_": "torchmetrics.classification.MulticlassAccuracy", "num_classes": 2, "average": "evil.Net"},
@@ -232,6 +233,15 @@ def test_no_text_is_taken_for_a_name_to_import(node, tmp_path, monkeypatch, trac
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises((ConfigError, InstantiationException)):
         instantiate(node)
+
+
+def test_a_text_among_a_trainers_callbacks_imports_nothing(tmp_path, monkeypatch, trace):
+    (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(trace)!r})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    # Lightning of some versions takes it, and fails with the first hook.
+    with contextlib.suppress(InstantiationException):
+        instantiate({"_target_": "lightning.Trainer", "callbacks": ["evil.Net"], "logger": False})
+    assert "evil" not in sys.modules
 
 
 @pytest.mark.parametrize("option", ["pretrained_cfg", "pretrained_cfg_overlay"])

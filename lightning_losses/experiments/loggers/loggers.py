@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -91,7 +91,8 @@ def logging_run(config: DictConfig, folder: Path, **run: Any) -> Iterator[Logger
 
 def finish(logger: Logger | None, *, failed: bool = False) -> None:
     """End a logger's run, and say where that of W&B is."""
-    if logger is None or not first_process():
+    # What a forked run has written to CSV is not the parent's to write anew.
+    if logger is None or isinstance(logger, CSVLogger) or not first_process():
         return
     if not isinstance(logger, WandbLogger):
         logger.finalize("failed" if failed else "success")
