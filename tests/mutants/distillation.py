@@ -8,14 +8,17 @@ MISTAKES = [
     *of(
         f"{DIVERGENCES}/ab_divergence.py",
         f"tests/{DIVERGENCES}/test_ab_divergence.py",
-        ("- beta / total *", "- alpha / total *"),
+        (
+            "alpha / total * powers_t + beta / total * powers_s - (alpha",
+            "alpha / total * powers_t + alpha / total * powers_s - (alpha",
+        ),
         (".square().sum(dim=-1) / 2", ".square().sum(dim=-1)"),
     ),
     *of(
         f"{DIVERGENCES}/adaptive_alpha_divergence.py",
         f"tests/{DIVERGENCES}/test_adaptive_alpha_divergence.py",
         ("clamp(max=math.log(clip))", "clamp(max=clip)"),
-        ("-(s * cut).sum(dim=-1)", "(s * cut).sum(dim=-1)"),
+        ("(s * power - linear).sum(dim=-1) / (alpha - 1)", "(s * power + linear).sum(dim=-1) / (alpha - 1)"),
         ("larger = low.value > high.value", "larger = low.value.sum() > high.value.sum() + 0 * low.value"),
     ),
     *of(
@@ -68,7 +71,7 @@ MISTAKES = [
     *of(
         f"{FEATURES}/crd.py",
         f"tests/{FEATURES}/test_crd.py",
-        ("masked_fill(alike, -torch.inf)", "masked_fill(alike, 0.0)"),
+        ("masked_fill(alike | apart, -torch.inf)", "masked_fill(apart, -torch.inf)"),
         ("F.cross_entropy(scores.mT, own)", "F.cross_entropy(scores, own)"),
     ),
     *of(

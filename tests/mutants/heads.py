@@ -111,7 +111,7 @@ MISTAKES = [
         "kernels/linear_distillation.py",
         CROSSINGS,
         ("moved[..., : length - shift] = target[..., shift:]", "moved[..., shift:] = target[..., : length - shift]"),
-        ("parts = Parts(soft_weight, hard_weight)", "parts = Parts(1.0, hard_weight)"),
+        ("parts, caps = Parts(soft_weight, hard_weight)", "parts, caps = Parts(1.0, hard_weight)"),
     ),
     *of(
         "kernels/linear_cross_entropy.py",

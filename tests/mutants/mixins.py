@@ -14,7 +14,7 @@ MISTAKES = [
     *of(
         "mixins/self_distillation.py",
         "tests/mixins/test_self_distillation.py",
-        ('gather_batch(tensors["index"]), gather_batch(probabilities)', 'tensors["index"], probabilities'),
+        ('gather_batch(output["index"]), gather_batch(probabilities)', 'output["index"], probabilities'),
         ("self.seen[host[finite]] = True", "self.seen[host] = False"),
     ),
     *of(
@@ -43,7 +43,7 @@ MISTAKES = [
         "teachers/ensemble.py",
         "tests/teachers/test_ensemble.py",
         ("return self.temperature * torch.logsumexp", "return torch.logsumexp"),
-        ("torch.tensor(shares) / sum(shares)", "torch.tensor(shares)"),
+        ("torch.tensor([one / sum(scaled) for one in scaled])", "torch.tensor(scaled)"),
     ),
     *of("kernels/rows/teachers.py", "tests/teachers/test_cache_teacher.py", ("- math.log(count)", "")),
     *of(
