@@ -57,6 +57,7 @@ class SelfDistillationMixin(TappedFeatures):
 
     Example:
         >>> import lightning
+        >>> from torch import nn
         >>> from lightning_losses import Objective, USKD
         >>> class Student(SelfDistillationMixin, lightning.LightningModule):
         ...     def __init__(self):

@@ -118,7 +118,7 @@ def alpha_beta_terms(
     Example:
         >>> log_p, log_q = torch.tensor([1.0, 2.0])
         >>> [round(alpha_beta_terms(log_p, log_q, alpha, 0.0).item(), 6) for alpha in (1.0, 1e-9)]
-        [2.718282, 0.5]
+        [1.952493, 0.5]
     """
     difference = log_p - log_q
     offsets = torch.stack([torch.zeros_like(difference), alpha * difference, (alpha + beta) * difference])

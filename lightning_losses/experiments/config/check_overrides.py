@@ -616,8 +616,10 @@ def _check_commands(hydra: DictConfig, given: set[str]) -> None:
 
 def _is_led_out(hydra: Any, written: str) -> bool:
     """Whether a path leaves its folder by the text that Hydra makes of the command line's overrides."""
+    if "override_dirname" not in written:
+        return False
     dirname = OmegaConf.select(hydra, "job.override_dirname", default="", throw_on_missing=False)
-    return "override_dirname" in written and ".." in re.split(r"[/\\]", str(dirname or ""))
+    return ".." in re.split(r"[/\\]", str(dirname or ""))
 
 
 def _check_builds(path: str, node: Any, given: set[str], hydra: Any = None) -> None:
