@@ -55,9 +55,9 @@ class BalancedStep:
     """
 
     def __init__(self, module: Any, objective: Objective, watched: bool) -> None:
-        self._module, self._objective, self._fitter = module, objective, module.trainer
+        self._module, self._objective = module, objective
         self._policy: Balancing | None = objective.balancing
-        self._several = self._fitter.accumulate_grad_batches > 1
+        self._several = module.trainer.accumulate_grad_batches > 1
         self._watched = watched
         self._losses: list[Tensor] = []
         self._samples: list[Tensor] = []
@@ -76,10 +76,9 @@ class BalancedStep:
         reads = policy.reads if policy is not None else "nothing"
         watches = policy is not None and policy.watches_gradients
         if reads == "gradients" or watches or watched or (reads == "losses" and self._several):
-            if self._fitter.strategy.handles_gradient_accumulation:
-                raise ValueError(
-                    f"{who}: {type(self._fitter.strategy).__name__} keeps gradients to itself; use DDP or one process."
-                )
+            strategy = module.trainer.strategy
+            if strategy.handles_gradient_accumulation:
+                raise ValueError(f"{who}: {type(strategy).__name__} keeps gradients to itself; use DDP or one process.")
             self._rows = self._term_gradients(who)
 
     def factors(self, policy: Balancing, losses: Tensor) -> Tensor | None:
@@ -98,7 +97,7 @@ class BalancedStep:
         Raises:
             ValueError: a second one of the same batch.
         """
-        place = self._fitter.fit_loop.batch_idx
+        place = self._module.trainer.fit_loop.batch_idx
         if self._value is not None and self._place == place:
             raise ValueError(
                 f"{type(self._module).__name__}: an objective with a policy was evaluated twice in a batch, which "
@@ -129,7 +128,7 @@ class BalancedStep:
         """Balance the gradients after the step's last batch, and tell the policy; what there was, if it is watched."""
         if self._scale is None:
             return None
-        batches = self._fitter.accumulate_grad_batches
+        batches = self._module.trainer.accumulate_grad_batches
         # What the precision, and the module itself, multiply the loss by.
         scale = self._scale.detach() * batches
         policy, rows, gram = self._policy, self._rows, None

@@ -2,6 +2,8 @@
 
 import argparse
 import ast
+import functools
+import importlib.resources
 import itertools
 import os
 import re
@@ -550,10 +552,19 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
     _check_commands(config.hydra, given)
     _check_builds("hydra", config.hydra, given)
     for part in LOGGING_PARTS:
-        check_logging(part, config.hydra[part], given)
+        node = config.hydra[part]
+        if not isinstance(node, DictConfig) or OmegaConf.to_container(node) != _of_hydra(part):
+            check_logging(part, node, given)
     with open_dict(config):
         del config["hydra"]
     return config
+
+
+@functools.cache
+def _of_hydra(part: str) -> Any:
+    """What Hydra itself brings, and nothing has to check: most configurations leave it as it is."""
+    file = importlib.resources.files("hydra.conf").joinpath("hydra", part, "default.yaml")
+    return OmegaConf.to_container(OmegaConf.create(file.read_text()))
 
 
 def _check_commands(hydra: DictConfig, given: set[str]) -> None:
