@@ -128,7 +128,7 @@ class GradientBalancing(Balancing):
             reaches.
 
     Attributes:
-        weighs_heads: whether the weights are the terms', for all parameters, and not those of the shared ones alone.
+        weighs_heads: whether it also weighs the gradients of parameters that are not shared; see `head_weights`.
     """
 
     reads = "gradients"
@@ -155,6 +155,10 @@ class GradientBalancing(Balancing):
         if present.any():
             weights[present] = self.coefficients(gram[present][:, present])
         return weights
+
+    def head_weights(self) -> Float[Tensor, " terms"] | None:
+        """What the gradients of parameters that are not shared are multiplied by in the step; None leaves them."""
+        return None
 
 
 def unit_gram(

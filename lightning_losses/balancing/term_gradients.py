@@ -95,22 +95,24 @@ class TermGradients:
         return (self._reached.sum(dim=0) >= min(2, len(self.rows))).tolist()
 
     @torch.no_grad()
-    def add_to_gradients(self, weights: Float[Tensor, " terms"], *, everywhere: bool) -> None:
+    def add_to_gradients(
+        self, weights: Float[Tensor, " terms"], head_weights: Float[Tensor, " terms"] | None = None
+    ) -> None:
         """Add ``Σ (w - 1) g`` to what the parameters' gradients hold.
 
         Args:
-            weights: w.
-            everywhere: also to those of parameters that are not shared.
+            weights: w of the shared parameters.
+            head_weights: w of the others; None leaves them.
         """
         shared = self.shared()
-        others = [(term, weight - 1) for term, weight in enumerate(weights.tolist()) if weight != 1]
         for number, (begin, end) in enumerate(pairwise(self._bounds)):
-            gradient = self.parameters[number].grad
-            if gradient is None or not (everywhere or shared[number]):
+            gradient, factors = self.parameters[number].grad, weights if shared[number] else head_weights
+            if gradient is None or factors is None:
                 continue
             change = torch.zeros_like(self.rows[0, begin:end])
-            for term, factor in others:
-                change.add_(self.rows[term, begin:end], alpha=factor)
+            for term, factor in enumerate((factors - 1).tolist()):
+                if factor:
+                    change.add_(self.rows[term, begin:end], alpha=factor)
             gradient.add_(change.view_as(gradient).to(gradient.dtype))
 
     def _runs(self, chosen: Sequence[bool]) -> Iterator[tuple[int, int]]:

@@ -156,11 +156,11 @@ class BalancedStep:
         if isinstance(policy, GradientBalancing):
             assert self._rows is not None and gram is not None
             weights = policy.combined(gram, ~losses.isnan().cpu())
-            self._rows.add_to_gradients(weights, everywhere=policy.weighs_heads)
+            self._rows.add_to_gradients(weights, policy.head_weights())
             return weights
         weights = policy.weights(losses).detach().cpu()
         if policy.reads == "losses" and self._rows is not None and self._several:
-            self._rows.add_to_gradients(weights, everywhere=True)
+            self._rows.add_to_gradients(weights, weights)
         return weights
 
     def _term_gradients(self, who: str) -> TermGradients:

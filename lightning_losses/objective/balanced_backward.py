@@ -62,6 +62,7 @@ def balanced_backward(objective: Objective, network: nn.Module, **tensors: Any) 
     gram = rows.gram()
     if gram.isfinite().all():
         if isinstance(policy, GradientBalancing):
-            rows.add_to_gradients(policy.combined(gram, ~seen[0].isnan().cpu()), everywhere=policy.weighs_heads)
+            combined = policy.combined(gram, ~seen[0].isnan().cpu())
+            rows.add_to_gradients(combined, policy.head_weights())
         policy.update(Step(seen[0], gram.diagonal().clamp(min=0).sqrt().to(seen[0])))
     return value

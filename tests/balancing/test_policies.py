@@ -126,6 +126,31 @@ def test_duplicated_gradients_change_no_shortest_direction():
     torch.testing.assert_close(direction(UPGrad(), twice), direction(UPGrad(), jacobian))
 
 
+def test_nash_bargains_every_so_many_steps():
+    """As the authors' code does: new weights in steps 0, 3, 6, ..., a direction of length 1 at most in every step."""
+    policy = NashMTL(update_weights_every=3)
+    policy.begin(3)
+    for number in range(7):
+        jacobian = (1 + number % 3) * rows(3, seed=number)
+        if number % 3 == 0:
+            agreed = NashMTL(max_norm=0.0).coefficients(jacobian @ jacobian.T)
+        if number == 5:
+            other = NashMTL(update_weights_every=3)
+            other.begin(3)
+            other.load_state_dict(policy.state_dict())
+            policy = other
+        wanted = agreed @ jacobian
+        torch.testing.assert_close(direction(policy, jacobian), wanted / max(1.0, wanted.norm()))
+        torch.testing.assert_close(policy.head_weights(), agreed)
+        policy.update(Step(torch.ones(3)))
+    # A term that no shared parameter helps keeps its weight, so that its head learns.
+    headed = NashMTL()
+    direction(headed, torch.cat([rows(2), 0 * rows(1)]))
+    assert headed.head_weights()[2] == 1
+    with pytest.raises(ValueError, match="nash_mtl: update_weights_every=0 came; give a whole number of at least 1"):
+        NashMTL(update_weights_every=0)
+
+
 @pytest.mark.parametrize("kind", OF_VALUES, **by_name)
 @pytest.mark.parametrize("value", [0.0, 1e-30, 1.0, 1e30])
 def test_weights_stay_finite_and_absent_terms_change_nothing(kind, value):
@@ -242,8 +267,10 @@ def test_gradients_in_a_loop_of_ones_own(kind):
         policy.begin(2)
         weights = policy.coefficients(jacobian @ jacobian.T)
     torch.testing.assert_close(found, weights @ jacobian)
+    # The authors clip the gradient of the shared parameters alone.
+    bargain = NashMTL(max_norm=0.0).coefficients(jacobian @ jacobian.T)
     for number, (parameter, gradient) in enumerate(zip(heads, own, strict=True)):
-        weight = weights[number // 2] if kind is NashMTL else 1.0
+        weight = bargain[number // 2] if kind is NashMTL else 1.0
         torch.testing.assert_close(parameter.grad, weight * gradient)
 
 

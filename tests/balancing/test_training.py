@@ -19,7 +19,7 @@ POLICIES = {kind.__name__: kind for kind in OWN}
 OPTIONS = {
     "ReLoBRaLo": {"alpha": 0.5, "look_back": 0.5},
     "GradNorm": {"shared": ["*GradNorm.trunk.weight"], "lr": 0.5},
-    "NashMTL": {"shared": ["*NashMTL.trunk*"]},
+    "NashMTL": {"shared": ["*NashMTL.trunk*"], "update_weights_every": 5},
 }
 
 
