@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from lightning_losses.networks.calls import names, unwrapped
+from lightning_losses.networks.own_loss import check_compares_one_on
 from lightning_losses.networks.transformer import positions_within
 
 
@@ -38,7 +39,8 @@ def language_batch(who: str, network: nn.Module, batch: Any, ignore_index: int =
         ignore_index: the target that is ignored.
 
     Raises:
-        ValueError: a batch of another form; packed rows for a network that can't keep documents apart.
+        ValueError: a batch of another form; packed rows for a network that can't keep documents apart; labels for a
+            causal network whose own loss compares them in place.
 
     Example:
         >>> batch = {"input_ids": torch.tensor([[4, 5, 6]]), "labels": torch.tensor([[4, 5, 6]])}
@@ -48,7 +50,7 @@ def language_batch(who: str, network: nn.Module, batch: Any, ignore_index: int =
     if isinstance(batch, tuple | list) and len(batch) == 2:
         batch = {"inputs": batch[0], "target": batch[1]}
     if isinstance(batch, Mapping) and "labels" in batch and "target" not in batch:
-        return _of_labels(network, batch, ignore_index)
+        return _of_labels(who, network, batch, ignore_index)
     if not isinstance(batch, Mapping) or not {"inputs", "target"} <= set(batch):
         came = ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
         raise ValueError(
@@ -68,13 +70,16 @@ def language_batch(who: str, network: nn.Module, batch: Any, ignore_index: int =
     return LanguageBatch(inputs, {"position_ids": positions_within(documents)}, batch["target"])
 
 
-def _of_labels(network: Any, batch: Mapping[str, Any], ignore_index: int) -> LanguageBatch:
+def _of_labels(who: str, network: Any, batch: Mapping[str, Any], ignore_index: int) -> LanguageBatch:
     labels = batch["labels"]
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     begin = getattr(network, "prepare_decoder_input_ids_from_labels", None)
     if begin is not None and not {"decoder_input_ids", "decoder_inputs_embeds"} & set(inputs):
         inputs["decoder_input_ids"] = begin(labels)
-    target = labels if begin is not None or getattr(network, "loss_type", None) == "ForMaskedLM" else _next(labels)
+    in_place = begin is not None or getattr(network, "loss_type", None) == "ForMaskedLM"
+    if not in_place:
+        check_compares_one_on(who, network)
+    target = labels if in_place else _next(labels)
     return LanguageBatch(inputs, {}, target.masked_fill(target == -100, ignore_index))
 
 

@@ -1,7 +1,8 @@
 """How any network is called, and where its output holds the logits."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
@@ -73,6 +74,28 @@ def unwrapped(network: Any) -> Any:
     """The network that torch.compile or PEFT has wrapped, or the network itself."""
     network = getattr(network, "_orig_mod", network)
     return network.get_base_model() if callable(getattr(network, "get_base_model", None)) else network
+
+
+@contextmanager
+def in_evaluation(network: nn.Module) -> Iterator[None]:
+    """Within this context dropout is off, which would take random numbers of the training.
+
+    Example:
+        >>> dropout = nn.Dropout()
+        >>> with in_evaluation(dropout):
+        ...     dropout.training
+        False
+        >>> dropout.training
+        True
+    """
+    training = [part for part in network.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def _parameters(network: nn.Module) -> Mapping[str, inspect.Parameter]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_losses.networks.calls import call, logits_of, names, takes
+from lightning_losses.networks.calls import call, in_evaluation, logits_of, names, takes
 from lightning_losses.networks.output_head import finished_logits, hidden_scale, logit_scale, logit_softcap
 
 
@@ -69,7 +69,7 @@ def check_what_follows_head(owner: str, network: nn.Module, head: nn.Module) -> 
     if names(network, "decoder_input_ids"):
         inputs["decoder_input_ids"] = tokens
     try:
-        with _in_evaluation(network):
+        with in_evaluation(network):
             head_input(owner, network, head, inputs)
     except (TypeError, RuntimeError) as error:
         raise ValueError(
@@ -90,7 +90,7 @@ def check_documents_apart(owner: str, network: nn.Module, head: nn.Module) -> No
         return
     tokens = torch.arange(2, device=next(network.parameters()).device)
     positions = torch.zeros_like(tokens)
-    with _in_evaluation(network):
+    with in_evaluation(network):
         packed, *alone = (
             head_input(owner, network, head, {"input_ids": tokens[row][None], "position_ids": positions[row][None]})
             for row in (slice(0, 2), slice(0, 1), slice(1, 2))
@@ -107,19 +107,6 @@ def check_documents_apart(owner: str, network: nn.Module, head: nn.Module) -> No
 def _rounding(dtype: torch.dtype) -> float:
     """What two computations of the same may differ by."""
     return 0.02 if torch.finfo(dtype).bits < 32 else 1e-5
-
-
-@contextmanager
-def _in_evaluation(network: nn.Module) -> Iterator[None]:
-    """Within this context dropout is off, which would take random numbers of the training."""
-    training = [part for part in network.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 class _PassedBy:

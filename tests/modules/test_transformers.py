@@ -162,6 +162,69 @@ def test_targets_that_are_in_place_are_not_shifted_and_labels_are_once():
         model(network).training_step({"input_ids": ids}, 0)
 
 
+DECODER = {"vocab_size": VOCABULARY, "d_model": WIDTH, "decoder_layers": 1, "decoder_attention_heads": 2}
+DECODER |= {"decoder_ffn_dim": 24, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 24}
+IN_PLACE = {
+    "BartForCausalLM": DECODER,
+    "PegasusForCausalLM": DECODER,
+    "MarianForCausalLM": DECODER,
+    "MBartForCausalLM": DECODER,
+    "TrOCRForCausalLM": {name: value for name, value in DECODER.items() if not name.startswith("encoder")},
+    "XLNetLMHeadModel": {"vocab_size": VOCABULARY, "d_model": WIDTH, "n_layer": 1, "n_head": 2, "d_inner": 24},
+    "XLMWithLMHeadModel": {
+        "vocab_size": VOCABULARY,
+        "emb_dim": WIDTH,
+        "n_layers": 1,
+        "n_heads": 2,
+        "n_words": VOCABULARY,
+    },
+}
+ONE_ON = {
+    "BertLMHeadModel": {**SIZES, "is_decoder": True},
+    "RobertaForCausalLM": {**SIZES, "is_decoder": True},
+    "MixtralForCausalLM": {**GROUPED, "num_local_experts": 2, "output_router_logits": True},
+}
+
+
+APART = "give the batch as 'inputs' and 'target', where target[:, t] is what the logits at t are to predict."
+
+
+@pytest.mark.parametrize("name", [*IN_PLACE, *ONE_ON])
+def test_labels_are_shifted_where_a_networks_own_loss_shifts_them(name):
+    """And refused where it compares them in place, once in a training, by one run."""
+    kind = getattr(transformers, name)
+    network = kind(kind.config_class(**TOKENS, **(IN_PLACE | ONE_ON)[name])).eval()
+    if name in ONE_ON:
+        batch = language_batch("test", network, padded())
+        calls = []
+        network.register_forward_pre_hook(lambda *_: calls.append(1))
+        torch.testing.assert_close(language_batch("test", network, padded()).target, batch.target)
+        assert batch.target[0, :-1].tolist() == padded()["labels"][0, 1:].tolist() and not calls
+        return
+    with pytest.raises(ValueError) as raised:
+        model(network).training_step(padded(), 0)
+    assert str(raised.value) == (
+        f"LanguageModel: {name} compares its logits with labels in place, where other causal networks take the "
+        f"label one place on; {APART}"
+    )
+    batch = padded()
+    target = batch.pop("labels")
+    assert model(network).training_step({"inputs": batch, "target": target}, 0)["loss"] > 1
+
+
+def test_a_network_that_says_nothing_of_its_loss_is_refused_labels():
+    class Choosy(transformers.LlamaForCausalLM):
+        def forward(self, input_ids, labels=None, **named):
+            raise RuntimeError("the pixels are missing")
+
+    with pytest.raises(ValueError) as raised:
+        language_batch("test", Choosy(transformers.LlamaConfig(**TOKENS, **GROUPED)), padded())
+    assert str(raised.value) == (
+        "test: Choosy can't be run on two tokens and their labels, to see which logits it compares with them (the "
+        f"pixels are missing); {APART}"
+    )
+
+
 def shifted_logits(network, batch):
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     return network(**inputs).logits[:, :-1]

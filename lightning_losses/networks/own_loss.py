@@ -1,0 +1,61 @@
+"""Where a network's own loss compares its logits with its labels: one place on, or in place."""
+
+import math
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from lightning_losses.networks.calls import call, in_evaluation, names, unwrapped
+
+# Networks that were run; none twice.
+_ONE_ON = WeakSet[nn.Module]()
+
+
+def check_compares_one_on(owner: str, network: nn.Module) -> None:
+    """Refuse a network whose own loss compares its logits with labels in place: once, by a run on two tokens.
+
+    Most causal networks of transformers compare each place with the label of the next one; XLNet, XLM and the decoders
+    of BART, Marian, Pegasus, TrOCR, ... don't. A network without a loss of its own isn't run.
+
+    Args:
+        owner: what errors name.
+        network: one of transformers, with PEFT's adapters or without, or anybody's.
+
+    Raises:
+        ValueError: that, or a network that has a loss and can't be run on two tokens.
+
+    Example:
+        >>> check_compares_one_on("example", nn.Linear(2, 3))
+    """
+    whole = unwrapped(network)
+    if whole in _ONE_ON or not (names(whole, "labels") and names(whole, "input_ids")):
+        return
+    remedy = "give the batch as 'inputs' and 'target', where target[:, t] is what the logits at t are to predict."
+    try:
+        # The label of the first place is one that a loss of the next places never sees.
+        with torch.no_grad(), in_evaluation(whole):
+            first, nothing = _own_loss(whole, [1, -100]), _own_loss(whole, [-100, -100])
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{owner}: {type(whole).__name__} can't be run on two tokens and their labels, to see which logits it "
+            f"compares with them ({error}); {remedy}"
+        ) from error
+    if not math.isnan(first) and first != nothing:
+        raise ValueError(
+            f"{owner}: {type(whole).__name__} compares its logits with labels in place, where other causal networks "
+            f"take the label one place on; {remedy}"
+        )
+    _ONE_ON.add(whole)
+
+
+def _own_loss(network: Any, labels: list[int]) -> float:
+    """NaN where it has none, as for labels that are all ignored."""
+    tokens = torch.arange(2, device=next(network.parameters()).device)[None]
+    inputs = {"input_ids": tokens, "labels": torch.tensor([labels], device=tokens.device)}
+    if names(network, "decoder_input_ids"):
+        inputs["decoder_input_ids"] = tokens
+    output = call(network, inputs)
+    loss = getattr(output, "loss", output[0] if isinstance(output, tuple) else None)
+    return float(loss) if isinstance(loss, Tensor) and loss.ndim == 0 else math.nan
