@@ -217,7 +217,8 @@ def _teacher(
     if teacher_weight.shape[0] != weight.shape[0]:
         raise ValueError(
             f"{_NAME}: the teacher's vocabulary of {teacher_weight.shape[0]} came with the student's of "
-            f"{weight.shape[0]}; say by vocabulary= what to do with the others, or give both heads the shared rows."
+            f"{weight.shape[0]}; set vocabulary='truncate' if the first ones are the same, or vocabulary='map' with "
+            "student_classes= and teacher_classes=."
         )
     if teacher_bias is not None and teacher_bias.shape != teacher_weight.shape[:1]:
         raise ValueError(

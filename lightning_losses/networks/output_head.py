@@ -164,8 +164,8 @@ def _with_lora(owner: str, layer: Any) -> tuple[Tensor, Tensor | None]:
         if drops or variant or layer.merged:
             what = "lora_dropout" if drops else "DoRA or another variant" if variant else "an adapter merged and off"
             raise ValueError(
-                f"{owner}: the head's LoRA '{name}' has {what}, which is no sum with its matrix; use lora_dropout=0 "
-                "and no variant on the head, or leave the head out of target_modules."
+                f"{owner}: the head's LoRA '{name}' has {what}, so that it can't be added to the head's matrix; use "
+                "lora_dropout=0 and no variant on the head, or leave the head out of target_modules."
             )
         weight = weight + whole_parameter(layer.get_delta_weight(name)).to(weight.dtype)
         if layer.lora_B[name].bias is not None:

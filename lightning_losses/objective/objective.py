@@ -218,8 +218,9 @@ def _giver(missing: Sequence[str]) -> str:
         return f"; say which of them it takes, such as Term(loss, inputs={{{foreign[0]!r}: 'logits'}})"
     if any(name.removeprefix("teacher_") in ("features", "feature_maps") for name in missing):
         return (
-            "; DistillationMixin gives what layers put out, by self.tap(student=..., teacher=...); FeatureTap taps one"
+            "; to give them, call self.tap(student=..., teacher=...) in a module with DistillationMixin, or use "
+            "FeatureTap"
         )
     if any(name.startswith("teacher_") for name in missing):
-        return "; a teacher gives it, by experiment=distill or DistillationMixin"
+        return "; to give it, set self.teacher in a module with DistillationMixin, or run experiment=distill"
     return ""

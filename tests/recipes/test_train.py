@@ -176,7 +176,7 @@ def test_the_csv_logger_writes_into_the_runs_folder(run):
         (["objective.terms.nkd.loss.temperature=0"], "nkd.loss.temperature=0: give a number above 0"),
         (
             ["experiment=classify", "objective=kd"],
-            "needs 'teacher_logits'.*; a teacher gives it, by experiment=distill",
+            "needs 'teacher_logits'.*; to give it, set self.teacher in .*DistillationMixin, or run experiment=distill",
         ),
         (["data.train_rows=9"], "train_rows=9 came for 10 classes; give at least 10"),
         (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0: the report shows"),
