@@ -1,6 +1,7 @@
-"""What a number was measured with: the hardware, and the versions of what computed it."""
+"""What a number was measured with and when: the hardware, the versions of what computed it, the day."""
 
 import platform
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,11 +11,11 @@ _LIBRARIES = ("torch", "lightning", "lightning_losses")
 
 
 def measured_with() -> dict[str, str]:
-    """The processor that this process computes on, its threads, and versions, by name.
+    """The processor that this process computes on, its threads, versions and the day, by name.
 
     Example:
         >>> list(measured_with())
-        ['hardware', 'Python', 'torch', 'lightning', 'lightning_losses']
+        ['hardware', 'Python', 'torch', 'lightning', 'lightning_losses', 'on']
     """
     threads = torch.get_num_threads()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
@@ -22,6 +23,7 @@ def measured_with() -> dict[str, str]:
         "hardware": f"{device}, {threads} thread{'' if threads == 1 else 's'}",
         "Python": platform.python_version(),
         **{library: version(library) for library in _LIBRARIES},
+        "on": time.strftime("%Y-%m-%d"),
     }
 
 

@@ -62,6 +62,28 @@ def scored(monkeypatch, tmp_path):
     return scored
 
 
+@pytest.mark.parametrize(("score", "best"), [("val_accuracy", 0.01), ("val_nll", 0.03)])
+def test_the_stated_score_chooses(tmp_path, monkeypatch, score, best):
+    class Scored:
+        """The higher rate is less accurate and has the lower NLL."""
+
+        def __init__(self, config, folder, planned, *, score):
+            assert score == asked
+            values = {"0.01": {"val_accuracy": 0.9, "val_nll": 2.0}, "0.03": {"val_accuracy": 0.8, "val_nll": 1.0}}
+            self.values = {one: values.get(one.run.rpartition("=")[2], {}) for one in planned.planned}
+
+        def run_all(self):
+            pass
+
+    asked = score
+    monkeypatch.setattr(tuning, "Runner", Scored)
+    config = composed("objectives=[ce]", "seeds=3", f"tuning={{learning_rates: [0.01, 0.03], score: {score}}}")
+    planned = plan(config, SMALL)
+    chosen = tuning.tune(config, tmp_path, planned, Tuning.read(config, planned))["", "ce"]
+    assert chosen.candidate.learning_rate == best
+    assert chosen.by_rate[best] == chosen.score == {"val_accuracy": 0.9, "val_nll": 1.0}[score]
+
+
 def test_a_best_within_the_grid_ends_the_search(scored):
     chosen, tried = scored(lambda one: -abs(math.log(one.learning_rate / 0.03)) - abs((one.value or 4.0) - 4.0))
     assert chosen["", "kd"].candidate == Candidate(0.03, KD, 4.0) and not chosen["", "kd"].at_edge
@@ -91,8 +113,9 @@ def test_where_everything_diverged_it_says_so(scored):
     [
         (
             "{rates: [0.1]}",
-            "tuning: there is no 'rates'; .*hoose one of: first_seed, learning_rates, parameters, seeds",
+            "tuning: there is no 'rates'; .*hoose one of: first_seed, learning_rates, parameters, score, seeds",
         ),
+        ("{score: val_acuracy}", "tuning: there is no score .val_acuracy.; did you mean val_accuracy"),
         ("{learning_rates: [0.1]}", r"tuning.learning_rates=\[0.1\] came; give two or more different ones above 0"),
         ("{first_seed: 1}", "tuning: the seeds 1 to 3 came, and the comparison's are 0 to 2"),
         ("{parameters: {dkd: {a: [1, 2]}}}", "tuning.parameters: there is no 'dkd'; did you mean kd"),

@@ -195,7 +195,7 @@ def _tuned(chosen: Mapping[tuple[str, str], Chosen]) -> dict[str, dict[str, dict
         found.setdefault(setting, {})[run] = {
             "learning_rate": one.candidate.learning_rate,
             "parameter": one.candidate.parameter,
-            "val_accuracy": one.val_accuracy,
+            "score": one.score,
             "tried": one.tried,
             "at_edge": one.at_edge,
             "by_rate": {f"{rate:g}": score for rate, score in one.by_rate.items()},

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from lightning_losses.environment.atomic_files import finite
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
-from lightning_losses.experiments.comparison.shown_numbers import COSTS, describe, p_value, shown, spread
+from lightning_losses.experiments.comparison.shown_numbers import COSTS, Metric, describe, p_value, shown, spread
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
 from lightning_losses.experiments.evidence.claims import Claim, Difference, Finding, findings
 from lightning_losses.experiments.evidence.seed_interval import NO_INTERVAL, SeedInterval, seed_interval
@@ -74,8 +74,8 @@ class Comparison:
         caveat: what the numbers do not show.
         broken: a sentence of every run that broke.
         stale: how many results were made by another version of the code.
-        tuned: by setting and run, the learning rate and parameter that it was tuned to, its validation accuracy, the
-            number of candidates, whether it lies at an edge of them, and the best accuracy at each rate.
+        tuned: by setting and run, the learning rate and parameter that it was tuned to, its validation score, the
+            number of candidates, whether it lies at an edge of them, and the best score at each rate.
         one_by_one: why the seeds of a run were not trained at once, by its label, where others' were.
         config: the whole configuration.
         seconds: of the whole comparison, this time.
@@ -236,8 +236,8 @@ class Comparison:
             text += " Calibrated: after temperature scaling on validation data."
         if self.tuned:
             text += (
-                " Every run was tuned by one rule, by validation accuracy on seeds that are not among these; what was "
-                "chosen was frozen before these seeds were trained."
+                f" Every run was tuned by one rule, by {self._tuned_by.plain} on seeds that are not among these; what "
+                "was chosen was frozen before these seeds were trained."
             )
         if self.one_by_one:
             reasons = "; ".join(f"{run} ({reason})" for run, reason in self.one_by_one.items())
@@ -274,7 +274,7 @@ class Comparison:
         return [*tables, *self._tuned_to()]
 
     def _tuned_to(self) -> list[Table]:
-        heads = ["", "learning rate", "parameter", shown("val_accuracy").name, "tried"]
+        heads = ["", "learning rate", "parameter", self._tuned_by.name, "tried"]
         tables = []
         for setting, runs in self.tuned.items():
             rows = [
@@ -282,7 +282,7 @@ class Comparison:
                     run,
                     f"{one['learning_rate']:g}",
                     one["parameter"] or "–",
-                    f"{100 * one['val_accuracy']:.2f}",
+                    self._score(one["score"]),
                     f"{one['tried']}{', the best at an edge' if one['at_edge'] else ''}",
                 ]
                 for run, one in runs.items()
@@ -290,10 +290,24 @@ class Comparison:
             where = f": {setting}" if setting else ""
             tables.append(Table(heads, rows, f"Tuned to{where}"))
             rates = sorted({rate for one in runs.values() for rate in one["by_rate"]}, key=float)
-            tried = [[run, *(_score(one["by_rate"], rate) for rate in rates)] for run, one in runs.items()]
-            title = f"Validation accuracy (%) at each learning rate, with the best parameter{where}"
+            tried = [
+                [run, *(self._score(one["by_rate"][rate]) if rate in one["by_rate"] else "–" for rate in rates)]
+                for run, one in runs.items()
+            ]
+            title = f"{self._tuned_by.title} at each learning rate, with the best parameter{where}"
             tables.append(Table(["", *rates], tried, title))
         return tables
+
+    @property
+    def _tuned_by(self) -> Metric:
+        return shown((self.config.get("tuning") or {}).get("score", "val_accuracy"))
+
+    def _score(self, score: float | None) -> str:
+        """The mean of a validation score; None or infinite where every candidate diverged."""
+        unit = self._tuned_by
+        if score is None or not math.isfinite(score):
+            return "diverged"
+        return f"{unit.factor * score:.{unit.digits}f}"
 
     def _at_each_rate(self) -> list[Table]:
         if self.learning_rates is None:
@@ -480,14 +494,6 @@ _LINE = (
     *("difference", "difference_low_95", "difference_high_95", "p", "p_holm", "power_80", "seeds"),
 )
 _STAGES = ("as trained", "after temperature scaling")
-
-
-def _score(scores: dict[str, float | None], rate: str) -> str:
-    """A mean validation accuracy; a dash where the rate was not tried."""
-    if rate not in scores:
-        return "–"
-    score = scores[rate]
-    return "diverged" if score is None or not math.isfinite(score) else f"{100 * score:.2f}"
 
 
 def _said_of(judged: Judged) -> list[str]:

@@ -4,7 +4,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from lightning_losses.callbacks.interventions.numerics_guard import NotFiniteError
 from lightning_losses.data import ImageData, ImageDataset
@@ -105,21 +106,23 @@ class Runner:
         config: of the comparison.
         folder: of the run.
         planned: what is trained.
-        tolerant: whether divergence is a result; where learning rates are compared it is.
+        score: what candidates of a tuning are tried for, the one number that they need; None where runs are compared.
 
     Attributes:
         values: the numbers of every run that has some.
+        tolerant: whether divergence is a result: of candidates, and where learning rates are compared.
         broken: a sentence of every run that broke.
         one_by_one: why the seeds of a run were not trained at once, by its label.
         stale: how many results were made by another version of the code.
     """
 
-    def __init__(self, config: DictConfig, folder: Path, planned: Plan, *, tolerant: bool = False) -> None:
+    def __init__(self, config: DictConfig, folder: Path, planned: Plan, *, score: str | None = None) -> None:
         self.config = config
         self.planned = planned
-        self.tolerant = tolerant or bool(planned.learning_rates)
-        # Candidates are tried for how well they do alone.
-        self.measures_memory = bool(planned.learning_rates) or not tolerant
+        self.tolerant = score is not None or bool(planned.learning_rates)
+        # Candidates are tried for their score alone.
+        self.score = score
+        self.measures_memory = score is None
         self.checkpoints = folder / "checkpoints"
         self.networks = KeptNetworks(config.cache or cache_folder() / "networks")
         self.results = KeptResults(config.results or cache_folder() / "results")
@@ -276,12 +279,7 @@ class Runner:
         kept = self.results.load(*self._place(run, stacked=stacked), stale=bool(self.config.stale))
         if kept is None:
             return None
-        if (
-            kept.current
-            and self.measures_memory
-            and (kept.values.get("memory") is None or set(METRICS) - kept.values.keys())
-        ):
-            # A candidate's, or from before a number was measured.
+        if kept.current and not self._is_whole(kept.values):
             return None
         self.stale += not kept.current
         if kept.current and kept.values.get("memory") is not None:
@@ -289,6 +287,12 @@ class Runner:
         wanted = (*METRICS, INITIAL) if self.planned.learning_rates else METRICS
         numbers = {name: kept.values.get(name) for name in wanted}
         return {name: math.nan if value is None else value for name, value in numbers.items()}
+
+    def _is_whole(self, values: Mapping[str, float | None]) -> bool:
+        """Whether a kept result has what is asked for: not a candidate's, or one from before a number was measured."""
+        if self.score is not None:
+            return self.score in values
+        return values.get("memory") is not None and not set(METRICS) - values.keys()
 
     def _keep(
         self, run: _Run, values: dict[str, float], teacher: _Teacher | None, *, stacked: bool
@@ -329,7 +333,7 @@ class Runner:
         calibrated = _scores(found.calibrated_logits, found.target)
         return {
             **values,
-            "val_accuracy": _accuracy(trained.network, student.datamodule.val),
+            **_validation(trained.network, student.datamodule.val),
             "overconfidence": float(found.logits.softmax(dim=-1).amax(dim=-1).double().mean()) - values["accuracy"],
             "teacher_accuracy": math.nan if teacher is None else teacher.accuracy,
             # A temperature keeps the prediction.
@@ -384,6 +388,12 @@ class Runner:
 
 def _accuracy(network: nn.Module, split: ImageDataset) -> float:
     return float((predict_logits(network, split).argmax(dim=-1) == split.target).double().mean())
+
+
+def _validation(network: nn.Module, split: ImageDataset) -> dict[str, float]:
+    logits = predict_logits(network, split).double()
+    correct = logits.argmax(dim=-1) == split.target
+    return {"val_accuracy": float(correct.double().mean()), "val_nll": float(cross_entropy(logits, split.target))}
 
 
 def _label(one: Planned) -> str:

@@ -17,6 +17,11 @@ class Metric(NamedTuple):
     most: float = math.inf
 
     @property
+    def title(self) -> str:
+        """The name as a heading begins with it, its unit in brackets."""
+        return (self.plain[0].upper() + self.plain[1:]) + (" (%)" if self.name.endswith(", %") else "")
+
+    @property
     def plain(self) -> str:
         """The name without the unit."""
         return self.name.replace(", %", "")
@@ -32,6 +37,7 @@ SCORES = ("accuracy", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "a
 _SHOWN = {
     "accuracy": Metric("accuracy, %", 100, 2, most=1),
     "val_accuracy": Metric("validation accuracy, %", 100, 2, most=1),
+    "val_nll": Metric("validation NLL", 1, 3),
     "teacher_accuracy": Metric("teacher's accuracy, %", 100, 2, most=1),
     "overconfidence": Metric("confidence - accuracy, %", 100, 2, least=-1, most=1),
     "nll": Metric("NLL", 1, 3),
@@ -48,7 +54,7 @@ _SHOWN = {
     "lowest_nll": Metric("lowest NLL", 1, 3),
 }
 # Beside the scores; `overconfidence` is the mean confidence minus the accuracy, signed.
-_FURTHER = ("val_accuracy", "overconfidence", "teacher_accuracy", "temperature")
+_FURTHER = ("val_accuracy", "val_nll", "overconfidence", "teacher_accuracy", "temperature")
 COSTS = ("seconds", "memory", "parameters")
 METRICS = (*SCORES, *(f"calibrated_{name}" for name in SCORES[1:]), *_FURTHER, *COSTS)
 

@@ -1,4 +1,4 @@
-"""Tunes every run of a comparison by one rule before it is compared: on seeds of its own, by validation accuracy."""
+"""Tunes every run of a comparison by one rule before it is compared: on seeds of its own, by a validation score."""
 
 import itertools
 import math
@@ -18,7 +18,9 @@ from lightning_losses.experiments.config.settings import TrainSettings
 
 # How many steps beyond the grid are tried at most.
 _EXTENSIONS = 3
-_KEYS = ("first_seed", "seeds", "learning_rates", "parameters")
+_KEYS = ("first_seed", "seeds", "learning_rates", "parameters", "score")
+# The scores that can choose: whether more of one is better (1) or worse (-1).
+_SIGNS = {"val_accuracy": 1, "val_nll": -1}
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ class Tuning:
         seeds: of the tuning, none of them one of the comparison's.
         learning_rates: above 0, rising.
         parameters: by the label of a run, one key of its own and the values that are tried; null for none.
+        score: what chooses: "val_accuracy" or "val_nll", on validation data, as trained.
     """
 
     seeds: tuple[int, ...]
     learning_rates: tuple[float, ...]
     parameters: Mapping[str, tuple[str, tuple[float, ...]]]
+    score: str = "val_accuracy"
 
     @classmethod
     def read(cls, config: DictConfig, planned: Plan) -> "Tuning | None":
@@ -79,7 +83,10 @@ class Tuning:
             if len(numbers) < 2:
                 raise ConfigError(f"tuning.parameters.{label}={one} came; give one key with two or more values.")
             parameters[str(label)] = str(key), tuple(sorted(numbers))
-        return cls(seeds, tuple(rates), parameters)
+        score = str(node.get("score", cls.score))
+        if score not in _SIGNS:
+            raise ConfigError(f"tuning: there is no score {score!r}; {nearest(score, _SIGNS)}")
+        return cls(seeds, tuple(rates), parameters, score)
 
     def grid(self, run: str) -> list["Candidate"]:
         """Every learning rate with every value of the run's parameter."""
@@ -112,15 +119,15 @@ class Chosen:
     """What a run is compared with.
 
     Attributes:
-        candidate: the best one by its mean validation accuracy over the tuning's seeds.
-        val_accuracy: that accuracy.
+        candidate: the best one by the mean of its validation score over the tuning's seeds.
+        score: that mean.
         tried: how many candidates there were.
         at_edge: whether nothing was tried beyond it in some direction, so that a better one may lie there.
-        by_rate: at each learning rate the best mean validation accuracy; -inf where a seed broke or diverged.
+        by_rate: at each learning rate the best mean; infinite where every candidate broke or diverged.
     """
 
     candidate: Candidate
-    val_accuracy: float
+    score: float
     tried: int
     at_edge: bool
     by_rate: Mapping[float, float]
@@ -143,7 +150,7 @@ def tune(config: DictConfig, folder: Path, planned: Plan, tuning: Tuning) -> dic
             if not any(math.isfinite(score) for score in found.values()):
                 raise ConfigError(f"tuning: {', '.join(filter(None, place))}: every candidate broke or diverged.")
         todo = {place: _allowed(planned, place, further(found, _best(found))) for place, found in scores.items()}
-    return {place: _chosen(found) for place, found in scores.items()}
+    return {place: _chosen(found, _SIGNS[tuning.score]) for place, found in scores.items()}
 
 
 def tuned_plan(planned: Plan, chosen: Mapping[tuple[str, str], Chosen]) -> Plan:
@@ -176,7 +183,7 @@ def _scores(
     tuning: Tuning,
     todo: Mapping[tuple[str, str], Sequence[Candidate]],
 ) -> dict[tuple[str, str], dict[Candidate, float]]:
-    """The mean validation accuracy of every candidate; -inf where a seed broke or diverged."""
+    """The mean score of every candidate, higher where it is better; -inf where a seed broke or diverged."""
     base = {(one.setting, one.run): one for one in planned.planned}
     tried = {
         (place, candidate): [
@@ -196,12 +203,14 @@ def _scores(
         return {}
     every = tuple(itertools.chain.from_iterable(tried.values()))
     labels = {one.run: "" for one in every}
-    runner = Runner(config, folder, replace(planned, runs=labels, seeds=tuning.seeds, planned=every), tolerant=True)
+    runner = Runner(
+        config, folder, replace(planned, runs=labels, seeds=tuning.seeds, planned=every), score=tuning.score
+    )
     runner.run_all()
     scores: dict[tuple[str, str], dict[Candidate, float]] = {}
     for (place, candidate), runs in tried.items():
-        found = [runner.values.get(one, {}).get("val_accuracy", math.nan) for one in runs]
-        score = statistics.fmean(found) if all(map(math.isfinite, found)) else -math.inf
+        found = [runner.values.get(one, {}).get(tuning.score, math.nan) for one in runs]
+        score = _SIGNS[tuning.score] * statistics.fmean(found) if all(map(math.isfinite, found)) else -math.inf
         scores.setdefault(place, {})[candidate] = score
     return scores
 
@@ -240,14 +249,16 @@ def _best(found: Mapping[Candidate, float]) -> Candidate:
     return max(found, key=lambda candidate: found[candidate])
 
 
-def _chosen(found: Mapping[Candidate, float]) -> Chosen:
+def _chosen(found: Mapping[Candidate, float], sign: int) -> Chosen:
     best = _best(found)
     rates = {one.learning_rate for one in found}
     values = {one.value for one in found if one.value is not None}
     at_edge = best.learning_rate in (min(rates), max(rates))
     at_edge |= best.value is not None and best.value in (min(values), max(values))
-    by_rate = {rate: max(score for one, score in found.items() if one.learning_rate == rate) for rate in sorted(rates)}
-    return Chosen(best, found[best], len(found), at_edge, by_rate)
+    by_rate = {
+        rate: sign * max(score for one, score in found.items() if one.learning_rate == rate) for rate in sorted(rates)
+    }
+    return Chosen(best, sign * found[best], len(found), at_edge, by_rate)
 
 
 def _beyond(values: Sequence[float], best: float) -> float | None:
