@@ -19,6 +19,7 @@ from lightning_losses import (
     linear_distillation,
 )
 from lightning_losses.calibrators import TemperatureScaling
+from lightning_losses.modules import Classifier
 from lightning_losses.objective import WarmUp
 from tests.mixins.test_tap import Student
 
@@ -62,6 +63,10 @@ def mixin_behind():
 
 def step(objective=None):
     return Own(objective).training_step(torch.zeros(3, 2), 0)
+
+
+def classifier():
+    return Classifier(nn.Linear(3, 3), Objective({"ce": CrossEntropy()}), num_classes=3)
 
 
 OBJECTIVE = "set self.objective = Objective({'ce': CrossEntropy()}), with a name for each loss, in __init__."
@@ -118,6 +123,10 @@ MESSAGES = {
         "cross_entropy: target of shape [2, 5, 8] came with logits of shape [2, 4, 5, 8]; class indices have shape "
         "[2, 4, 5]; classes come last: from [N, C, ...] give logits.movedim(1, -1).",
     ),
+    "what a network returns in place of its logits": (
+        lambda: CrossEntropy()({"logits": LOGITS, "hidden": LOGITS}, TARGET),
+        "cross_entropy: logits is a dict with 'logits', 'hidden'; give one of the tensors in it.",
+    ),
     "a target that is no class": (
         lambda: CrossEntropy()(LOGITS, TARGET + 1),
         "cross_entropy: target 3 came with 3 classes; give 0 to 2, or ignore_index=-100.",
@@ -131,6 +140,16 @@ MESSAGES = {
         lambda: TemperatureScaling().fit(torch.zeros(6, 1), torch.ones(6, 1, dtype=torch.long)),
         "TemperatureScaling: logits of shape [6, 1] have fewer than two classes, which leaves nothing to calibrate; "
         "give [N, C], or one score per sample flattened to [N].",
+    ),
+    "a batch of three": (
+        lambda: classifier().training_step([LOGITS, TARGET, TARGET], 0),
+        "Classifier: a batch of a list of 3 came; give a mapping of 'inputs' and 'target', a tuple of both, or a "
+        "mapping of 'labels' and what the network takes by name.",
+    ),
+    "a batch of other names": (
+        lambda: classifier().validation_step({"x": LOGITS, "y": TARGET}, 0),
+        "Classifier: a batch of 'x', 'y' came; give a mapping of 'inputs' and 'target', a tuple of both, or a mapping "
+        "of 'labels' and what the network takes by name.",
     ),
     "no objective": (step, f"Own: no objective is set; {OBJECTIVE}"),
     "a loss for an objective": (

@@ -41,18 +41,36 @@ def in_form(batch: Batch, form: BatchForm) -> Batch | tuple[Tensor, Tensor]:
     return batch["inputs"], batch["target"]
 
 
-def named(batch: Any) -> Any:
+def named(who: str, batch: Any) -> Any:
     """A batch by the glossary's names: a tuple of two, or what collators of transformers make, with `labels`.
 
+    Raises:
+        ValueError: a batch of another form.
+
     Example:
-        >>> named((1, 2)), named({"input_ids": 1, "attention_mask": 3, "labels": 2})
+        >>> named("example", (1, 2)), named("example", {"input_ids": 1, "attention_mask": 3, "labels": 2})
         ({'inputs': 1, 'target': 2}, {'inputs': {'input_ids': 1, 'attention_mask': 3}, 'target': 2})
     """
     if isinstance(batch, tuple | list) and len(batch) == 2:
         return {"inputs": batch[0], "target": batch[1]}
     if isinstance(batch, Mapping) and "labels" in batch and "target" not in batch:
         return {"inputs": {name: part for name, part in batch.items() if name != "labels"}, "target": batch["labels"]}
+    if not isinstance(batch, Mapping) or "inputs" not in batch:
+        raise unknown_batch(who, batch)
     return batch
+
+
+def unknown_batch(who: str, batch: Any) -> ValueError:
+    """What to say of a batch of another form than the ready modules take."""
+    came = f"a {type(batch).__name__}"
+    if isinstance(batch, Mapping):
+        came = ", ".join(map(repr, batch))
+    elif isinstance(batch, tuple | list):
+        came = f"a {type(batch).__name__} of {len(batch)}"
+    return ValueError(
+        f"{who}: a batch of {came} came; give a mapping of 'inputs' and 'target', a tuple of both, or a mapping of "
+        "'labels' and what the network takes by name."
+    )
 
 
 class BatchDataset(Dataset[Batch]):

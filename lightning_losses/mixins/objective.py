@@ -33,8 +33,9 @@ class ObjectiveMixin(TrainingMeans):
     has under their glossary names. The mixin adds `step`, `progress` and `epoch_progress`, gives batch-coupled losses
     the batch of all processes, logs every part's mean over the epoch as ``train/objective/<term>`` and returns
     ``{"loss": total, "logits": ..., "target": ..., ...}``, which callbacks can read. In a validation or test step it
-    evaluates the process's own batch, and logs ``val/objective`` or ``test/objective``; outside of `fit` there is no
-    clock, so weights that follow a schedule need ``progress=``.
+    evaluates the process's own batch, and logs ``val/objective`` or ``test/objective``. In `validate()` and `test()`
+    alone a weight that follows a schedule has its value at the end of training; without a trainer it needs
+    ``progress=``.
 
     Every term is the mean over its kept samples of the whole optimizer step, as `TrainingMeans` says. That holds
     for the library's losses and torch's own cross-entropy. Where nobody can count, for sums and other functions, each
@@ -121,10 +122,12 @@ class ObjectiveMixin(TrainingMeans):
         return {**self.training_clock(), **tensors}
 
     def training_clock(self) -> dict[str, float]:
-        """`step`, `progress` and `epoch_progress`, as far as the trainer knows them; nothing outside of `fit`."""
+        """`step`, `progress` and `epoch_progress`, as far as the trainer knows them; outside of `fit` their end."""
         trainer = attached_trainer(self)
-        if trainer is None or trainer.state.fn != "fit":
+        if trainer is None or trainer.state.fn is None:
             return {}
+        if trainer.state.fn != "fit":
+            return {"progress": 1.0, "epoch_progress": 1.0}
         clock: dict[str, float] = {"step": self.trainer.global_step}
         steps = self.trainer.estimated_stepping_batches
         if math.isfinite(steps) and steps > 0:

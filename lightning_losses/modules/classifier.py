@@ -121,7 +121,7 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The objective of one batch."""
-        given = named(batch)
+        given = named(type(self).__name__, batch)
         return self.apply_objective(logits=self(given["inputs"]), **given)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -133,16 +133,17 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
         return self._evaluate(batch, self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The logits of one batch, beside its target."""
-        given = named(batch)
-        return {"logits": self(given["inputs"]), "target": given["target"]}
+        """The logits of one batch, beside its target if it has one."""
+        given = named(type(self).__name__, batch)
+        labelled = {"target": given["target"]} if "target" in given else {}
+        return {"logits": self(given["inputs"]), **labelled}
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the network and for the objective's own parameters."""
         return with_scheduler(self.make_optimizer(parameters_to_train(self, self.objective)), self.make_scheduler)
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> dict[str, Tensor]:
-        given = named(batch)
+        given = named(type(self).__name__, batch)
         logits, target = self(given["inputs"]), given["target"]
         measured = evaluate(logits, target, *ignored_targets(self))
         if measured.samples:

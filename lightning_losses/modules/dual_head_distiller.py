@@ -53,7 +53,7 @@ class DualHeadDistiller(DualHeadMixin, Distiller):
         """The objective of one batch; with aligned gradients, the step too."""
         if not self.align_gradients:
             return super().training_step(batch, batch_idx)
-        given = named(batch)
+        given = named(type(self).__name__, batch)
         return self.aligned_step(logits=self(given["inputs"]), **given)
 
     def configure_optimizers(self) -> Any:

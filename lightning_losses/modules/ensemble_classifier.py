@@ -48,7 +48,7 @@ class EnsembleClassifier(Classifier):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The sum of the members' objectives on one batch."""
-        batch = named(batch)
+        batch = named(type(self).__name__, batch)
         each = self.network.each(batch["inputs"])
         values = [
             self.objective_value(self.objective, self.objective_tensors({**batch, "logits": logits}))

@@ -58,7 +58,7 @@ class FerKDDistiller(DistillationMixin, Classifier):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The objective of one batch, on the adapted labels of the crops that are kept."""
-        batch = named(batch)
+        batch = named(type(self).__name__, batch)
         inputs, adapted = batch["inputs"], self.adapted(batch["inputs"], batch["target"])
         target, kept = adapted.target, adapted.weight > 0
         if self.mix_alpha is not None:

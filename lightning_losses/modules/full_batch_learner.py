@@ -124,7 +124,7 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The objective of one batch; with several steps per batch, take them, and return the first one's."""
-        batch = named(batch)
+        batch = named(type(self).__name__, batch)
         # Called by anybody but Lightning's loop, such as a callback in its hook, it takes no step.
         if self.steps_per_batch == 1 or running_hook(self) != "training_step":
             return self._evaluate(batch)
@@ -169,7 +169,7 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Metrics on one batch."""
-        batch = named(batch)
+        batch = named(type(self).__name__, batch)
         logits, target = self.network(batch["inputs"]), batch["target"]
         samples = len(target)
         if self.measure == "accuracy":

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from lightning_losses.data.loading import unknown_batch
 from lightning_losses.networks.calls import names, unwrapped
 from lightning_losses.networks.own_loss import check_compares_one_on
 from lightning_losses.networks.transformer import positions_within
@@ -52,11 +53,7 @@ def language_batch(who: str, network: nn.Module, batch: Any, ignore_index: int =
     if isinstance(batch, Mapping) and "labels" in batch and "target" not in batch:
         return _of_labels(who, network, batch, ignore_index)
     if not isinstance(batch, Mapping) or not {"inputs", "target"} <= set(batch):
-        came = ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
-        raise ValueError(
-            f"{who}: a batch of {came} came; give a mapping of 'inputs' and 'target', a tuple of both, or a mapping of "
-            "'labels' and what the network takes by name."
-        )
+        raise unknown_batch(who, batch)
     inputs, documents = batch["inputs"], batch.get("documents")
     if documents is None:
         return LanguageBatch(inputs, {}, batch["target"])

@@ -57,7 +57,7 @@ class TGeoDistiller(TGeoKDMixin, Classifier):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """A step of the controller and one of the student."""
-        return self.tgeo_step(named(batch))
+        return self.tgeo_step(named(type(self).__name__, batch))
 
     def configure_optimizers(self) -> Any:
         """The student's optimizer, for all but the controller, and the controller's."""

@@ -1,7 +1,7 @@
 """Checks on what comes in, and the context in which those that wait for a device run too."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, get_args
 
@@ -74,6 +74,9 @@ def check_choice(loss: str, name: str, value: Any, choices: Any) -> None:
 
 def check_floating(loss: str, name: str, tensor: Any) -> None:
     """Raise ``ValueError`` unless `tensor` is a floating-point tensor."""
+    if isinstance(tensor, Mapping):
+        keys = ", ".join(map(repr, tensor))
+        raise ValueError(f"{loss}: {name} is a {type(tensor).__name__} with {keys}; give one of the tensors in it.")
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{loss}: {name} is a {type(tensor).__name__}; give a floating-point tensor.")
     if not tensor.is_floating_point():

@@ -51,6 +51,16 @@ def test_parts_and_total_are_logged_under_their_names():
     )
 
 
+def test_a_step_that_training_and_test_share_weighs_at_the_end_of_a_schedule_in_test_alone():
+    class Shared(Plain):
+        test_step = Plain.training_step
+
+    data = torch.utils.data.TensorDataset(torch.randn(8, 4), torch.arange(8) % 3)
+    tester = L.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
+    (found,) = tester.test(Shared(weight=Linear(0.0, 2.0)), torch.utils.data.DataLoader(data, batch_size=4))
+    assert found["test/objective"] == pytest.approx(2 * found["test/objective/ce"]) and found["test/objective"] > 0
+
+
 def test_schedule_without_an_end_of_training_is_refused():
     with pytest.raises(ValueError, match=r"set max_steps \(or max_epochs, where the loader has a length\)"):
         fit(Plain(weight=Linear(0.0, 1.0)), max_epochs=-1, max_time={"seconds": 20})

@@ -56,30 +56,37 @@ class EvaluationLogits:
         """Forget everything."""
         self._batches = {}
 
-    def add(self, module: L.LightningModule, outputs: Any, dataloader_idx: int = 0) -> None:
+    def add(
+        self, module: L.LightningModule, outputs: Any, dataloader_idx: int = 0, step: str = "validation_step"
+    ) -> None:
         """Take in what a step returned; errors are those of `read`."""
-        logits, target = self.read(module, outputs)
+        logits, target = self.read(module, outputs, step)
         batches = self._batches.setdefault(dataloader_idx, [])
         samples, before = len(outputs["target"]), batches[-1].samples if batches else 0
         place = torch.arange(samples).repeat_interleave(len(target) // max(samples, 1))
         batches.append(_Rows(logits, target, before + place, before + samples))
 
-    def read(self, module: L.LightningModule, outputs: Any) -> Evaluated:
+    def read(self, module: L.LightningModule, outputs: Any, step: str = "validation_step") -> Evaluated:
         """The logits and class indices that a step returned; -100 for what counts for nothing.
+
+        Args:
+            module: whose step it is.
+            outputs: what it returned.
+            step: its name, for errors.
 
         Raises:
             ValueError: it returned no "logits" and "target", or none that belong together.
         """
         if not isinstance(outputs, Mapping) or not {"logits", "target"} <= set(outputs):
             raise ValueError(
-                f"{self.who}: the evaluation step returned no 'logits' and 'target'; return "
+                f"{self.who}: {step} returned no 'logits' and 'target'; return "
                 '{"logits": logits, "target": target}.'
             )
         logits, target = outputs["logits"], outputs["target"]
         if not (isinstance(logits, Tensor) and logits.is_floating_point() and isinstance(target, Tensor)):
             came = " and ".join(str(getattr(value, "dtype", type(value).__name__)) for value in (logits, target))
             raise ValueError(
-                f"{self.who}: the evaluation step returned logits and target of types {came}; return tensors of "
+                f"{self.who}: {step} returned logits and target of types {came}; return tensors of "
                 "floating-point logits and of class indices."
             )
         logits, target = full_precision(logits.detach()), target.detach()
@@ -92,7 +99,7 @@ class EvaluationLogits:
         if target.ndim == 0 or logits.shape[: target.ndim] != target.shape or not fits:
             given, there = (list(outputs[name].shape) for name in ("logits", "target"))
             raise ValueError(
-                f"{self.who}: the evaluation step returned logits of shape {given} and a target of shape {there}; "
+                f"{self.who}: {step} returned logits of shape {given} and a target of shape {there}; "
                 "return logits [batch, C] of at least two classes and class indices [batch]; further dimensions, "
                 "such as those of tokens, stand before the classes."
             )
@@ -151,7 +158,7 @@ def predicted(
         for number, batch in enumerate(_batches(trainer, module, sources, limits, dataloader_idx)):
             arguments = (batch, number) if len(sources) == 1 else (batch, number, dataloader_idx)
             outputs = with_views(collected.who, module, module.predict_step(*arguments), arguments, views)
-            collected.add(module, outputs)
+            collected.add(module, outputs, step="predict_step")
     found = collected.gather(trainer, [sources[dataloader_idx]])
     if 0 not in found:
         raise ValueError(f"{who}: data loader {dataloader_idx} has no batches; give validation data.")

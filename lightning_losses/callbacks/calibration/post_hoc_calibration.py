@@ -135,7 +135,8 @@ class PostHocCalibration(Callback):
         with evaluation_mode(pl_module), torch.no_grad(), trainer.precision_plugin.forward_context():
             predicted = pl_module.predict_step(*arguments)
             views = self.calibrator.views
-            self._collected.read(pl_module, with_views("PostHocCalibration", pl_module, predicted, arguments, views))
+            viewed = with_views("PostHocCalibration", pl_module, predicted, arguments, views)
+            self._collected.read(pl_module, viewed, step="predict_step")
         self._predicts = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -186,7 +187,7 @@ class PostHocCalibration(Callback):
             arguments = (batch, batch_idx, dataloader_idx)[: 2 if len(loaders_of(trainer.test_dataloaders)) == 1 else 3]
             views = self.calibrator.views
             outputs = with_views("PostHocCalibration", pl_module, outputs, arguments, views)
-            self._collected.add(pl_module, outputs, dataloader_idx)
+            self._collected.add(pl_module, outputs, dataloader_idx, step="test_step")
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the metrics before and after, and draw."""

@@ -56,7 +56,11 @@ ONES = torch.ones(16, dtype=torch.long)
 @pytest.mark.parametrize(
     ("outputs", "options", "message"),
     [
-        (None, {}, "the evaluation step returned no 'logits'"),
+        (
+            None,
+            {},
+            "validation_step returned no 'logits' and 'target'; return {\"logits\": logits, \"target\": target}.",
+        ),
         ({"logits": torch.zeros(16), "target": ONES}, {}, r"logits of shape \[16\]"),
         ({"logits": torch.zeros(16, 2, 2), "target": ONES}, {}, r"logits of shape \[16, 2, 2\]"),
         ({"logits": ONES, "target": ONES}, {}, "types torch.int64 and torch.int64"),
