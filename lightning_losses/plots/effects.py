@@ -1,8 +1,8 @@
-"""Effects against a baseline with their intervals, a line a run, the largest on top."""
+"""Effects against a baseline with their intervals, a line a run, the best on top."""
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
@@ -10,14 +10,17 @@ from lightning_losses.plots.seed_intervals import Interval, bars
 from lightning_losses.plots.style import COLORS, new_figure, paper_style
 
 
-def effects(runs: Mapping[str, Interval], *, label: str, note: str = "") -> Figure:
-    """Draw the differences from a baseline, sorted, with a line at 0; what is above 0 and below 0 for sure is coloured.
+def effects(
+    runs: Mapping[str, Interval], *, label: str, note: str = "", better: Literal["higher", "lower"] = "higher"
+) -> Figure:
+    """Draw the differences from a baseline, sorted, with a line at 0; what is better and worse for sure is coloured.
 
     Args:
         runs: by label, the mean difference and the ends of its interval, in the units of the axis; ends of NaN draw no
             bar, a mean of NaN is left out.
         label: of the axis, with its unit.
         note: what the marks and bars are, above them.
+        better: which differences are.
 
     Returns:
         A figure outside pyplot's registry.
@@ -31,15 +34,18 @@ def effects(runs: Mapping[str, Interval], *, label: str, note: str = "") -> Figu
         ['+8.0 ± 1.0']
     """
     drawn = sorted(
-        ((name, one) for name, one in runs.items() if not math.isnan(one[0])), key=lambda pair: pair[1][0], reverse=True
+        ((name, one) for name, one in runs.items() if not math.isnan(one[0])),
+        key=lambda pair: pair[1][0],
+        reverse=better == "higher",
     )
     if not drawn:
         raise ValueError("effects: no run with a finite mean came; give at least one.")
+    above, below = (COLORS[0], COLORS[1]) if better == "higher" else (COLORS[1], COLORS[0])
     with paper_style():
         figure, (axis,) = new_figure(width=3.8, height=0.27 * len(drawn) + 0.85)
         for row, (_, interval) in enumerate(drawn):
             mean, low, high = interval
-            color = COLORS[0] if low > 0 else COLORS[1] if high < 0 else "#777777"
+            color = above if low > 0 else below if high < 0 else "#777777"
             axis.errorbar(
                 [mean], [row], xerr=[[side[0]] for side in bars([interval])], fmt="o", color=color, markersize=4,
                 elinewidth=1.1, capsize=2,
@@ -52,7 +58,7 @@ def effects(runs: Mapping[str, Interval], *, label: str, note: str = "") -> Figu
                 "fontsize": 8,
                 "color": color,
             }
-            axis.text(1.02, row, f"{mean:+.1f}{half}", **beside)
+            axis.text(1.02, row, f"{mean:+.1f}{half}".replace("-", "\N{MINUS SIGN}"), **beside)
         axis.axvline(0, color="#000000", linewidth=0.8, zorder=0)
         axis.set_yticks(range(len(drawn)), [name for name, _ in drawn])
         axis.set_ylim(len(drawn) - 0.4, -0.6)

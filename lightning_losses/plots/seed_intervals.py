@@ -118,6 +118,8 @@ def _at_the_end(axis: Axes, place: float, mean: float, color: str) -> None:
         va="center",
         fontsize=7,
         color=color,
+        # It may lie on the reference's line.
+        bbox={"facecolor": "#FFFFFF", "edgecolor": "none", "pad": 1.0},
     )
 
 

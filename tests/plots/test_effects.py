@@ -14,9 +14,16 @@ def test_effects_are_sorted_coloured_by_what_is_sure_and_legible():
     figure = effects(RUNS, label="accuracy against ce, points", note="mean and 95% interval")
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["kd", "two seeds", "nkd", "dkd"]
-    assert [text.get_text() for text in axis.texts] == ["+8.0 ± 1.0", "+1.0", "-1.0 ± 1.0", "-3.0 ± 1.0"]
+    assert [text.get_text() for text in axis.texts] == ["+8.0 ± 1.0", "+1.0", "−1.0 ± 1.0", "−3.0 ± 1.0"]
     colors = [mpl.colors.to_hex(container.lines[0].get_color()).upper() for container in axis.containers]
     assert colors == [COLORS[0], "#777777", "#777777", COLORS[1]]
+    # Of an error less is better, and on top.
+    (axis,) = effects(RUNS, label="ECE against ce, points", better="lower").axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["dkd", "nkd", "two seeds", "kd"]
+    assert [mpl.colors.to_hex(one.lines[0].get_color()).upper() for one in axis.containers][::3] == [
+        COLORS[0],
+        COLORS[1],
+    ]
     # The first is on top.
     bottom, top = axis.get_ylim()
     assert bottom > top

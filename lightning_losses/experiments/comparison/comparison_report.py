@@ -133,6 +133,11 @@ class Comparison:
             if run != self.baseline
         }
 
+    @property
+    def claimed(self) -> str:
+        """The metric of the first claim, which the picture of effects shows; accuracy where there are no claims."""
+        return next((one.metric for claim in self.claims for one in claim.differences), "accuracy")
+
     def p_values(self, setting: str, metric: str) -> dict[str, float]:
         """Of every run but the baseline, Holm's p-value of the difference: over the runs of the setting."""
         if (setting, metric) not in self._tested:
@@ -400,11 +405,12 @@ class Comparison:
             (setting,) = self.settings
             panels = {f"{name} (%)": self._panel(setting, metrics) for name, metrics in stages.items()}
             intervals = {"intervals.png": partial(seed_intervals, panels, stages=_STAGES, reference=self.baseline)}
-            differing = self.effects(setting, "accuracy")
+            differing = self.effects(setting, self.claimed)
             if any(map(math.isfinite, (one.mean for one in differing.values()))):
-                label = f"accuracy against {self.baseline}, points"
+                unit = shown(self.claimed)
+                label = f"{unit.plain} against {self.baseline}{', points' if unit.sign else ''}"
                 note = f"mean and 95% interval, {len(self.seeds)} seeds"
-                intervals["effects.png"] = partial(effects, differing, label=label, note=note)
+                intervals["effects.png"] = partial(effects, differing, label=label, note=note, better=unit.better)
         else:
             intervals = {
                 f"intervals_{name.lower()}.png": partial(

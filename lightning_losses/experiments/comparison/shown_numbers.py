@@ -1,7 +1,7 @@
 """How the numbers of a comparison are shown: their names, units and decimals, intervals, and what a claim came to."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from lightning_losses.experiments.evidence.claims import Finding
 from lightning_losses.experiments.evidence.seed_interval import SeedInterval
@@ -17,9 +17,19 @@ class Metric(NamedTuple):
     most: float = math.inf
 
     @property
+    def better(self) -> Literal["higher", "lower"]:
+        """Which numbers are better, of those that claims are about."""
+        return "higher" if "accuracy" in self.name else "lower"
+
+    @property
+    def sign(self) -> str:
+        """What stands behind a number of it."""
+        return " %" if ", %" in self.name else ""
+
+    @property
     def title(self) -> str:
         """The name as a heading begins with it, its unit in brackets."""
-        return (self.plain[0].upper() + self.plain[1:]) + (" (%)" if self.name.endswith(", %") else "")
+        return (self.plain[0].upper() + self.plain[1:]) + (" (%)" if self.sign else "")
 
     @property
     def plain(self) -> str:

@@ -261,15 +261,23 @@ def _found(name: str, found: Comparison, pictures: Sequence[str]) -> list[str]:
         return [f"## {found.title}", f"Numbers and verdicts: {_link(name)}."]
     (setting,) = found.settings
     values = found.values[setting]
-    baseline = spread(seed_interval(values[found.baseline]["accuracy"]), "accuracy")
+    unit, baseline = shown(found.claimed), values[found.baseline]
+    has = " and ".join(
+        f"{shown(metric).plain} {spread(seed_interval(baseline[metric]), metric)}{shown(metric).sign}"
+        for metric in dict.fromkeys(("accuracy", found.claimed))
+    )
     teachers = [run["teacher_accuracy"] for run in values.values() if all(map(math.isfinite, run["teacher_accuracy"]))]
-    teacher = f", the teacher {100 * statistics.fmean(teachers[0]):.1f}%" if teachers else ""
-    effects = sorted(found.effects(setting, "accuracy").items(), key=lambda pair: -pair[1].mean)
+    teacher = f"; the teacher has accuracy {100 * statistics.fmean(teachers[0]):.1f} %" if teachers else ""
+    effects = sorted(
+        found.effects(setting, found.claimed).items(),
+        key=lambda pair: pair[1].mean,
+        reverse=unit.better == "higher",
+    )
     told = ", ".join(f"{run} {one.mean:+.1f} ± {one.high - one.mean:.1f}" for run, one in effects)
     sentences = [
-        f"With labels alone ({found.baseline}) the student has an accuracy of {baseline}%{teacher}. Against that, in "
-        f"points, over {len(found.seeds)} seeds, paired, with 95% intervals: {told}. Chosen parameters, guards and "
-        f"tables are in {_link(name)}."
+        f"A network trained by {found.baseline} has {has}{teacher}. The differences from it in {unit.plain}"
+        f"{', in points' if unit.sign else ''}, over {len(found.seeds)} seeds, paired, with 95% intervals: {told}. "
+        f"Chosen parameters, guards and tables are in {_link(name)}."
     ]
     drawn = [f"![{found.title}]({(PICTURES / f'{name}_{one}.png').as_posix()})" for one in pictures if one == "effects"]
     return [f"## {found.title}", *sentences, *drawn, found.caveat]
