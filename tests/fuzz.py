@@ -1,4 +1,4 @@
-"""The whole fuzzing, with counts: python -m tests.fuzz [--seeds N] [--configs N]; the suite runs a bounded form."""
+"""The whole fuzzing, with counts: python -m tests.fuzz [--seeds N] [--seed N]; the suite runs a bounded form."""
 
 import argparse
 import os
@@ -17,14 +17,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="of every case of every loss")
     parser.add_argument("--configs", type=int, default=2000, help="malformed configurations")
-    parser.add_argument("--seed", type=int, default=0, help="of the configurations")
+    parser.add_argument("--seed", type=int, default=0, help="the first of the losses', and that of the configurations")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     broken, here = 0, Path.cwd()
     # As in the suite: a warning is a fault.
     warnings.simplefilter("error")
     for title, run in {
-        "losses": lambda folder: test_fuzz_losses.fuzz(arguments.seeds),
+        "losses": lambda folder: test_fuzz_losses.fuzz(arguments.seeds, arguments.seed),
         "configurations": lambda folder: test_fuzz_configs.fuzz(arguments.configs, folder, arguments.seed),
     }.items():
         with tempfile.TemporaryDirectory() as folder:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from lightning_losses.losses import loss_classes
+from lightning_losses.numerics.rows import labelled_rows
 from lightning_losses.numerics.settings import settings
-from tests.losses.examples import build, floating, takes, tensors, trained
+from tests.losses.examples import CLASSES, build, floating, takes, tensors, trained
 
 PRECISIONS = ("float32", "bfloat16", "float16", "bfloat16 autocast", "float16 autocast")
 EVERY = loss_classes()
@@ -28,8 +29,8 @@ def huge(values, sign):
     return values
 
 
-def masked(values):
-    for name in scores(values):
+def masked(values, names=None):
+    for name in scores(values) if names is None else names:
         # Answers to questions are no classes.
         if not name.startswith("aspect"):
             values[name][:, 0] = -torch.inf
@@ -65,6 +66,40 @@ def ignored(values, loss):
     return values
 
 
+def unlabelled(values, draw):
+    """Probabilities for a target, all 0 in some rows."""
+    if "target" in values:
+        rows = len(values["target"])
+        values["target"] = torch.randn(rows, CLASSES, dtype=torch.float64, generator=draw).softmax(dim=-1)
+        values["target"][some_rows(rows, draw)] = 0
+    return values
+
+
+def ignored_among_masked(values, loss, draw):
+    """Ignored rows that hold anything, beside others of which both networks mask a class, or one alone."""
+    both = scores(values)
+    teachers = [name for name in both if name.startswith("teacher")]
+    students = [name for name in both if name not in teachers]
+    values = masked(values, drawn((both, teachers, students), draw))
+    if "target" in values and takes(loss, "ignore_index"):
+        rows, anything = some_rows(len(values["target"]), draw), drawn((torch.nan, torch.inf, -torch.inf), draw)
+        values["target"][rows] = -100
+        for name in values.keys() & {"logits", "teacher_logits"}:
+            values[name][rows] = anything
+    return values
+
+
+def drawn(choices, draw):
+    return choices[int(torch.randint(len(choices), (), generator=draw))]
+
+
+def some_rows(rows, draw):
+    """Which they are: one at least, and not all."""
+    some = torch.rand(rows, generator=draw) < 0.5
+    some[:2] = torch.tensor([True, False])
+    return some
+
+
 def strided(values):
     return {
         name: tensor.repeat_interleave(2, dim=0)[::2].transpose(0, -1).contiguous().transpose(0, -1)
@@ -75,18 +110,24 @@ def strided(values):
 
 
 HARDSHIPS = {
-    "huge": (6, lambda values, loss: huge(values, None)),
-    "all at 1e4": (6, lambda values, loss: huge(values, 1)),
-    "all at -1e4": (6, lambda values, loss: huge(values, -1)),
-    "masked": (6, lambda values, loss: masked(values)),
-    "constant": (6, lambda values, loss: constant(values)),
-    "absent class": (6, lambda values, loss: absent(values)),
-    "one class": (6, lambda values, loss: alike(values)),
-    "batch of one": (1, lambda values, loss: values),
-    "all ignored": (6, lambda values, loss: ignored(values, loss)),
-    "not contiguous": (6, lambda values, loss: strided(values)),
-    "empty": (0, lambda values, loss: values),
+    "huge": (6, lambda values, loss, draw: huge(values, None)),
+    "all at 1e4": (6, lambda values, loss, draw: huge(values, 1)),
+    "all at -1e4": (6, lambda values, loss, draw: huge(values, -1)),
+    "masked": (6, lambda values, loss, draw: masked(values)),
+    "constant": (6, lambda values, loss, draw: constant(values)),
+    "absent class": (6, lambda values, loss, draw: absent(values)),
+    "one class": (6, lambda values, loss, draw: alike(values)),
+    "batch of one": (1, lambda values, loss, draw: values),
+    "all ignored": (6, lambda values, loss, draw: ignored(values, loss)),
+    "not contiguous": (6, lambda values, loss, draw: strided(values)),
+    "empty": (0, lambda values, loss, draw: values),
+    "unlabelled rows": (6, lambda values, loss, draw: unlabelled(values, draw)),
+    "ignored rows among masked": (6, ignored_among_masked),
 }
+
+
+# Where some rows count for nothing: what is left is the loss of the others.
+LEFT_OUT = ("unlabelled rows", "ignored rows among masked")
 
 
 def attempt(loss, hardship, precision, seed, **options):
@@ -94,7 +135,7 @@ def attempt(loss, hardship, precision, seed, **options):
     batch, change = HARDSHIPS[hardship]
     kind, _, autocast = precision.partition(" ")
     dtype = torch.float32 if autocast else getattr(torch, kind)
-    values = change(tensors(loss, batch=batch, seed=seed), loss)
+    values = change(tensors(loss, batch=batch, seed=seed), loss, torch.Generator().manual_seed(seed))
     values = {**values, **{name: tensor.to(dtype) for name, tensor in floating(values).items()}}
     module = build(loss, **options).float()
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in trained(values).items()}
@@ -112,7 +153,15 @@ def attempt(loss, hardship, precision, seed, **options):
         return f"the value is {value.tolist()}"
     owned = {**leaves, **dict(module.named_parameters())}
     bad = [n for n, leaf in owned.items() if leaf.grad is not None and not bool(torch.isfinite(leaf.grad).all())]
-    return f"the gradient of {', '.join(bad)} is not finite" if bad else "finite"
+    if bad:
+        return f"the gradient of {', '.join(bad)} is not finite"
+    if hardship in LEFT_OUT and "target" in values and not autocast:
+        kept = labelled_rows(values["target"])
+        rows = {name: tensor[kept] if isinstance(tensor, torch.Tensor) else tensor for name, tensor in values.items()}
+        alone = build(loss, **options).float()(**rows)
+        if not torch.allclose(value, alone, rtol=1e-4, atol=1e-5):
+            return f"the value is {value.item()}, and {alone.item()} without the rows that count for nothing"
+    return "finite"
 
 
 def edges(setting):
@@ -135,6 +184,8 @@ EDGES = [
     if str(setting.bound)
 ]
 
+WEIGHTS, WEIGHED = "a wrong class weight", [loss for loss in EVERY if takes(loss, "class_weight")]
+
 # In the suite each loss meets each hardship in one of the precisions, another one from loss to loss.
 CASES = [
     (loss, hardship, precision)
@@ -154,16 +205,34 @@ def test_it_is_finite_or_says_what_is_wrong(loss):
     assert sum(outcome == "finite" for outcome in outcomes.values()) > len(outcomes) / 2
 
 
-def fuzz(seeds):
+def class_weights(loss, seed):
+    """What comes of weights of which one is below 0 or no number; "error" is right."""
+    draw = torch.Generator().manual_seed(seed)
+    weights = torch.rand(CLASSES, generator=draw)
+    weights[int(torch.randint(CLASSES, (), generator=draw))] = drawn((-1e-3, torch.nan, torch.inf, -torch.inf), draw)
+    try:
+        build(loss, class_weight=weights)
+    except ValueError as error:
+        return "error" if str(error).startswith(f"{loss.identifier()}: class_weight=") else f"another error: {error}"
+    return f"class_weight={weights.tolist()} was taken"
+
+
+def fuzz(seeds, first=0):
     """Every case with several seeds; counts of outcomes, and what went wrong."""
     counts, wrong = {}, {}
-    for loss, hardship, precision, seed in itertools.product(EVERY, HARDSHIPS, PRECISIONS, range(seeds)):
-        outcome = attempt(loss, hardship, precision, seed)
+    cases = [*itertools.product(EVERY, HARDSHIPS, PRECISIONS), *((loss, WEIGHTS, "float32") for loss in WEIGHED)]
+    for (loss, hardship, precision), seed in itertools.product(cases, range(first, first + seeds)):
+        outcome = class_weights(loss, seed) if hardship == WEIGHTS else attempt(loss, hardship, precision, seed)
         kind = outcome if outcome in ("finite", "error") else "wrong"
         counts[kind] = counts.get(kind, 0) + 1
         if kind == "wrong":
             wrong.setdefault((loss.identifier(), hardship, outcome.splitlines()[0]), []).append((precision, seed))
     return counts, wrong
+
+
+@pytest.mark.parametrize("loss", WEIGHED, ids=lambda loss: loss.identifier())
+def test_a_wrong_class_weight_is_refused(loss):
+    assert {class_weights(loss, seed) for seed in range(8)} == {"error"}
 
 
 @pytest.mark.parametrize(("loss", "setting"), EDGES)

@@ -15,7 +15,13 @@ from lightning_losses.losses.distillation.features.regressors import Projector
 from lightning_losses.numerics.checks import check_vectors
 from lightning_losses.numerics.probabilities import full_precision, known_everywhere
 from lightning_losses.numerics.reduction import Reduction, reduce
-from lightning_losses.numerics.rows import check_classes, class_indices, required_target
+from lightning_losses.numerics.rows import (
+    check_classes,
+    check_probabilities,
+    class_indices,
+    labelled_rows,
+    required_target,
+)
 from lightning_losses.numerics.settings import Bound, Count
 
 
@@ -33,7 +39,7 @@ class NDLoss(LazyModuleMixin, Loss):
     Args:
         num_classes: C, at least 1.
         dropout: of the projector, at least 0 and below 1.
-        ignore_index: samples with this target count for nothing.
+        ignore_index: samples with this target, or with probabilities that are all 0, count for nothing.
         reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
@@ -113,13 +119,16 @@ class NDLoss(LazyModuleMixin, Loss):
     ) -> Float[Tensor, "..."]:
         """Check, project, evaluate and reduce; the class documents what."""
         self._check(features, teacher_features, target)
-        kept, teacher = None, teacher_features.detach()
-        if not target.is_floating_point():
-            kept = check_classes(self._identifier, target, self.num_classes, self.ignore_index)
-            kept = None if known_everywhere(kept) else kept
+        teacher, label = teacher_features.detach(), class_indices(target)
+        if target.is_floating_point():
+            check_probabilities(self._identifier, "target", target)
+            labelled = labelled_rows(target)
+        else:
+            labelled = check_classes(self._identifier, target, self.num_classes, self.ignore_index)
+        kept = None if known_everywhere(labelled) else labelled
         if kept is not None:
             features, teacher = (vectors.masked_fill(~kept.unsqueeze(-1), 0.0) for vectors in (features, teacher))
-            target = target.masked_fill(~kept, 0)
+            label = label.masked_fill(~kept, 0)
         projected = self.projector(features, teacher) if len(features) else features.sum() * teacher
         if projected.shape != teacher.shape or self.class_means.shape[1:] != teacher.shape[1:]:
             raise ValueError(
@@ -128,7 +137,7 @@ class NDLoss(LazyModuleMixin, Loss):
             )
         student = full_precision(projected)
         teacher = full_precision(teacher).to(student.dtype)
-        direction = F.normalize(self.class_means[class_indices(target)].to(student.dtype), dim=-1)
+        direction = F.normalize(self.class_means[label].to(student.dtype), dim=-1)
         length = torch.maximum(student.norm(dim=-1), teacher.norm(dim=-1))
         # Two features of length 0 have no direction; the bound keeps their quotient at 0.
         cosine = (student * direction).sum(dim=-1) / length.clamp(min=torch.finfo(student.dtype).eps)
