@@ -13,6 +13,7 @@ from lightning_losses.experiments.evidence.seed_interval import seed_interval
 from lightning_losses.experiments.evidence.significance import detectable, seeds_to_show
 from lightning_losses.experiments.evidence.verdicts import (
     Guard,
+    PValues,
     Verdict,
     combine,
     guard_control,
@@ -51,6 +52,14 @@ def test_ten_seeds_and_a_margin_of_two(mean, deviation, verdict):
 def test_what_has_no_scatter_decides_nothing(gains):
     verdict = judge(gains, 2.0, margin_tests(gains, 2.0))
     assert verdict == Verdict("not testable here", "fewer than three seeds, or the same difference on all of them")
+
+
+def test_the_seeds_that_would_settle_one_of_many_are_more():
+    gains = [1.5 + 3.0 * one for one in SCATTER]
+    assert [judge(gains, 2.0, margin_tests(gains, 2.0), differences=many).seeds for many in (1, 18)] == [32, 59]
+    # Those that there are did not: Holm's p-value is above the level where the test's own is below it.
+    gains = [1.1 + 1.1 * one for one in SCATTER]
+    assert judge(gains, 2.0, PValues(0.2, 1.0)).seeds == 11
 
 
 def test_the_seeds_that_would_settle_it_are_those_that_would_show_the_nearer_answer():

@@ -524,7 +524,7 @@ def test_claims_are_judged_by_the_rule():
     assert [str(one.verdict) for one in found] == [
         "reproduced: small, below the margin",
         "refuted: the opposite shows",
-        "inconclusive: 3142 seeds would settle it",
+        "inconclusive: 4675 seeds would settle it",
         "reproduced",
         "inconclusive: more than 10,000 seeds would settle it",
         "not testable here: its runs were not compared",

@@ -170,7 +170,7 @@ def findings(
         paired = difference.paired(values)
         finite = len(paired) > 1 and all(map(math.isfinite, paired))
         deviation = statistics.stdev(paired) if finite else math.nan
-        interval, verdict = seed_interval(paired, 1 - level), judge(own, margin, p_values, level)
+        interval, verdict = seed_interval(paired, 1 - level), judge(own, margin, p_values, level, len(gains))
         found.append(Finding(difference, interval, deviation, len(paired), p_values.zero, verdict))
     ordered = iter(found)
     return [[next(ordered) for _ in claim.differences] if claim in tested else [] for claim in claims]

@@ -20,9 +20,9 @@ RULE = (
     "(“the opposite shows” if it is below 0), each by a paired t test after Holm's correction for all differences"
     " that the claims of a page are about; a reproduced difference that is also below the margin is called small."
     " It is **inconclusive** otherwise, with the number of seeds that would most likely settle it (80% power, at "
-    "the scatter and the mean that were found). It is **not testable here** if one of its guards fails: a teacher"
-    " or a baseline that doesn't meet the premise of the claim, a run that diverged, or a tuned value at the end "
-    "of what was tried."
+    "the scatter and the mean that were found, tested as strictly as the smallest p-value of the page). It is "
+    "**not testable here** if one of its guards fails: a teacher or a baseline that doesn't meet the premise of the "
+    "claim, a run that diverged, or a tuned value at the end of what was tried."
 )
 _MANY = 10_000
 
@@ -74,7 +74,7 @@ def margin_tests(gains: Sequence[float], margin: float) -> PValues:
     return PValues(paired_t_test(gains), paired_t_test([gain - margin for gain in gains]))
 
 
-def judge(gains: Sequence[float], margin: float, tests: PValues, level: float = 0.05) -> Verdict:
+def judge(gains: Sequence[float], margin: float, tests: PValues, level: float = 0.05, differences: int = 1) -> Verdict:
     """The verdict on one claimed difference whose guards hold.
 
     Args:
@@ -82,6 +82,7 @@ def judge(gains: Sequence[float], margin: float, tests: PValues, level: float = 
         margin: the smallest difference that would matter, at least 0.
         tests: their p-values, after Holm's correction where there are several claims.
         level: below which a p-value rejects.
+        differences: how many Holm's correction is over.
 
     Example:
         >>> gains = [0.05, 0.06, 0.07, 0.05]
@@ -99,8 +100,9 @@ def judge(gains: Sequence[float], margin: float, tests: PValues, level: float = 
         return Verdict("refuted", "the opposite shows")
     if below_margin:
         return Verdict("refuted", "below the margin")
-    # The nearer of the two answers that these numbers could come to.
-    seeds = seeds_to_show(max(mean, margin - mean), statistics.stdev(gains), level=level, most=_MANY)
+    # The nearer of the two answers that these numbers could come to, at the level that Holm's first step asks for.
+    seeds = seeds_to_show(max(mean, margin - mean), statistics.stdev(gains), level=level / differences, most=_MANY)
+    seeds = max(seeds, len(gains) + 1)
     return Verdict("inconclusive", _seeds(seeds), seeds)
 
 
