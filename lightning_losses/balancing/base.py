@@ -1,4 +1,4 @@
-"""The contract that every policy keeps which balances the terms of an objective.
+"""The contract of the policies that balance the terms of an objective.
 
 A policy of values says what each term is multiplied by, from what it knows of the steps before, or from this step's
 losses. A policy of gradients says what each term's gradient is multiplied by, from their products in this step.
@@ -16,7 +16,7 @@ from lightning_losses.numerics.settings import Declared, check_settings, setting
 
 
 class Step(NamedTuple):
-    """What an optimizer step was of each of an objective's T terms, over all its batches and all processes.
+    """The losses and gradient lengths of an objective's T terms in one optimizer step, over all batches and processes.
 
     Attributes:
         losses: [T] the terms' means, times their own weights; NaN where a term had no samples, or the weight 0.
@@ -57,7 +57,7 @@ class Balancing(Declared, nn.Module):
         self.terms = 0
 
     def begin(self, terms: int) -> None:
-        """Make the state for so many terms; an objective calls it once.
+        """Create the state for this number of terms; an objective calls it once.
 
         Raises:
             ValueError: a policy that another objective has.
@@ -84,14 +84,14 @@ class Balancing(Declared, nn.Module):
         return None
 
     def update(self, step: Step) -> None:
-        """Take note of a step, after its backward pass."""
+        """Update the state with a step, after its backward pass."""
 
     def at_epoch(self, epoch: int) -> None:
-        """Take note of the epoch that a step belongs to, before the step."""
+        """Tell the policy the epoch of a step, before the step."""
 
     @property
     def stateless(self) -> bool:
-        """Whether it needs to be told of no step: its weights are constant, or learned as the network's are."""
+        """Whether it needs no `update`: its weights are constant, or learned as the network's are."""
         return self.reads == "nothing" and type(self).update is Balancing.update
 
     def state(self, name: str, value: float) -> None:
@@ -138,7 +138,7 @@ class GradientBalancing(Balancing):
     shared: Sequence[str] | None = None
 
     def coefficients(self, gram: Float[Tensor, "terms terms"]) -> Float[Tensor, " terms"]:
-        """What each gradient is multiplied by.
+        """The factor of each gradient.
 
         Args:
             gram: the gradients' products, of the terms that are present, in double precision on the CPU.
@@ -150,7 +150,7 @@ class GradientBalancing(Balancing):
         raise NotImplementedError
 
     def combined(self, gram: Float[Tensor, "terms terms"], present: Bool[Tensor, " terms"]) -> Float[Tensor, " terms"]:
-        """What each of all terms' gradients is multiplied by; those that are absent take no part, and keep 1."""
+        """The factor of every term's gradient; absent terms take no part and have the factor 1."""
         weights = torch.ones(len(gram), dtype=gram.dtype)
         if present.any():
             weights[present] = self.coefficients(gram[present][:, present])

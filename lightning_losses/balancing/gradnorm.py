@@ -1,4 +1,4 @@
-"""GradNorm: the weights are learned so that the terms' gradients have lengths that fit how fast each has learned."""
+"""GradNorm: learns weights that make a term's gradient the longer, the more slowly the term has learned."""
 
 from collections.abc import Sequence
 from typing import Literal

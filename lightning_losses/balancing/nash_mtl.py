@@ -1,4 +1,4 @@
-"""Nash-MTL: the direction on which terms that bargain for it would agree."""
+"""Nash-MTL: the direction is Nash's bargaining solution between the terms."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ _LEAST = 1e-8
 
 
 class NashMTL(GradientBalancing):
-    """Nash-MTL: weights ``a > 0`` with ``G a = 1 / a``, where G holds the gradients' products; the bargain of Nash.
+    """Nash-MTL: weights ``a > 0`` with ``G a = 1 / a``, where G holds the gradients' products: Nash's bargain.
 
     The terms' scales don't matter: one whose loss is multiplied by k gets the weight a / k. The direction ``Σ a g`` has
     the length √T, and is then clipped: with more than one term `max_norm` is its length. As the authors train by the

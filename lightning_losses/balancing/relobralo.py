@@ -1,4 +1,4 @@
-"""ReLoBRaLo: terms weigh by how their loss has changed, since the step before and since the first."""
+"""ReLoBRaLo: weights follow how much each loss has changed since the last step and since the first."""
 
 import torch
 from jaxtyping import Float

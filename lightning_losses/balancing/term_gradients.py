@@ -1,4 +1,4 @@
-"""The gradients of an optimizer step's terms, each by itself, and what their balance makes of the sum."""
+"""The gradient of each term of an optimizer step, and the change of their sum by a policy."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -69,7 +69,7 @@ class TermGradients:
                     row.add_(own if samples is None else own * samples[term].to(row))
 
     def of_step(self, factors: Float[Tensor, " terms"] | None) -> None:
-        """Make means over all processes of what was added, and multiply each term's."""
+        """Average the added gradients over all processes, and multiply each term's by its factor."""
         if world_size() > 1:
             self.rows = total_of_all(self.rows) / world_size()
             reached = maximum_of_all(self._reached.to(self.rows.device, torch.uint8))
@@ -89,7 +89,7 @@ class TermGradients:
         return (gram.triu() + gram.triu(1).T).cpu().double()
 
     def shared(self) -> list[bool]:
-        """Which parameters the balance is about."""
+        """For each parameter, whether its gradients are balanced."""
         if self._named is not None:
             return self._named
         return (self._reached.sum(dim=0) >= min(2, len(self.rows))).tolist()

@@ -1,4 +1,4 @@
-"""Correctness-aware calibration: each sample's own temperature, from what its transformed views are predicted to be."""
+"""Correctness-aware calibration: a temperature for each sample, from the predictions for transformed views of it."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ _CHUNK = 1 << 20
 
 
 class CorrectnessAwareCalibrator(Calibrator):
-    """Correctness-aware calibration: ``logits / T(x)``, T by a small network that sees how transformed views fare.
+    """Correctness-aware calibration: ``logits / T(x)``, with T from a small network that sees the views' predictions.
 
     Its features are the probabilities that each view of the sample gives to the `top` classes that the sample itself is
     most given to. ``T = clamp(w · relu(W features + b) + c, minimum, maximum)`` minimises the correctness-aware

@@ -1,4 +1,4 @@
-"""Histogram binning: the probability of a bin is how often its samples came true."""
+"""Histogram binning: the calibrated probability of a bin is the frequency of positive outcomes in it."""
 
 from typing import ClassVar
 

@@ -102,7 +102,7 @@ class MatrixScaling(Calibrator):
 
 
 def unmasked(logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
-    """Logits in which a class masked by -inf has the least of the others': what it says to them has to be a number."""
+    """Logits in which a class masked by -inf has the smallest finite logit, because the matrix needs finite numbers."""
     masked = logits == -torch.inf
     return torch.where(masked, logits.masked_fill(masked, torch.inf).amin(dim=-1, keepdim=True), logits)
 

@@ -70,7 +70,7 @@ class OneVsRest(Calibrator):
 
 
 class LogOddsOneVsRest(OneVsRest):
-    """Base of those whose `_map` gives the log-odds of each class, which no probability near 1 could hold."""
+    """Base of those whose `_map` returns log-odds of each class, since probabilities near 1 round to 1."""
 
     def class_probabilities(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Each class's calibrated probability against the rest, before the normalisation."""

@@ -1,4 +1,4 @@
-"""How callbacks reach what trains: gradients by name, sums over processes, places in the trainer's list."""
+"""What callbacks share: gradients by name, sums over processes, checks of their order in the trainer's list."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ def gradients_of(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer | 
 
 
 def refuse_hidden_gradients(who: str, trainer: L.Trainer) -> None:
-    """Raise ``ValueError`` under strategies that keep gradients where no callback sees them whole."""
+    """Raise ``ValueError`` under strategies whose gradients callbacks can't see whole."""
     if any(kind.__name__ == "DeepSpeedStrategy" for kind in type(trainer.strategy).__mro__):
         raise ValueError(f"{who}: DeepSpeed keeps the gradients to itself; use DDP or FSDP2 (ModelParallelStrategy).")
     assert trainer.strategy.model is not None

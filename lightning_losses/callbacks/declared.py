@@ -1,4 +1,4 @@
-"""What callbacks are declared by: settings that are checked, and what of them goes into checkpoints."""
+"""The base of callbacks: checked settings, and the state that checkpoints hold."""
 
 from typing import Any, ClassVar
 
@@ -9,7 +9,7 @@ from lightning_losses.numerics.settings import Declared
 
 
 class DeclaredCallback(Declared, Callback):
-    """Base of the callbacks that are declared by their settings, and keep some of what they know in checkpoints.
+    """Base of the callbacks that are declared by their settings and keep state in checkpoints.
 
     Attributes:
         kept: the names of the attributes that go into checkpoints.

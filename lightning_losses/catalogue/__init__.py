@@ -1,1 +1,1 @@
-"""What there is, and how to begin what is new."""
+"""The list of everything, the template of a method, and the command line."""

@@ -21,7 +21,7 @@ _RECIPES = {
 
 
 def main(program: str = "lightning-losses") -> None:
-    """Run a sub-command; what follows the name of a recipe goes to the recipe as it is.
+    """Run a sub-command; the words after the name of a recipe go to the recipe unchanged.
 
     Args:
         program: what starts it, as a message tells a user to.

@@ -141,7 +141,7 @@ def catalogue_table(entries: list[Entry]) -> Table:
 
 
 def inputs_line(entry: Entry) -> str:
-    """The tensors that a loss takes, those that it can do without in brackets."""
+    """The tensors that a loss takes, optional ones in brackets."""
     return ", ".join(name if required else f"[{name}]" for name, required in entry.inputs.items())
 
 
@@ -187,7 +187,7 @@ def entry_of(loss: type[Loss], name: str, family: str, how_fused: str, configs: 
 
 
 def top_k_of(loss: type[Loss]) -> str:
-    """What a teacher of k logits must come with for this loss; see `Entry`.
+    """What this loss needs beside the k logits of a top-k teacher; see `Entry`.
 
     Example:
         >>> from lightning_losses.losses import KD, Brier, ReverseKL
@@ -218,7 +218,7 @@ def settings_of(loss: type[Loss]) -> dict[str, str]:
 
 
 def summary_of(documented: Any) -> str:
-    """The first sentence of a documentation."""
+    """The first sentence of a docstring."""
     text = inspect.cleandoc(documented.__doc__ or "").partition("\n\n")[0]
     return " ".join(text.split()).rstrip(".")
 

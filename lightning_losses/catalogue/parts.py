@@ -1,4 +1,4 @@
-"""The table of what there is beside losses, built from the classes themselves."""
+"""The table of everything but losses, built from the classes themselves."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""How a run stops and goes on.
+"""How a run is interrupted and resumed.
 
 `last_checkpoint` says when a checkpoint is written, `atomic_checkpoints` how it is written and read, `process_states`
 and `epoch_seed` what it holds besides weights; `interruption` and `slurm` hear what asks a run to end, and `resumption`

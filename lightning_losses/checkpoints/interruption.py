@@ -1,4 +1,4 @@
-"""What asks a run to end, and how all its processes end after the same step."""
+"""Signals that ask a run to end, and how all its processes then end after the same step."""
 
 import atexit
 import contextlib
@@ -52,7 +52,7 @@ def terminable() -> Iterator[None]:
 
 
 def exit_code(interrupt: KeyboardInterrupt) -> int:
-    """What an interrupted program leaves with.
+    """The exit code of an interrupted program.
 
     Example:
         >>> exit_code(KeyboardInterrupt()), exit_code(Terminated())
@@ -68,7 +68,7 @@ def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
 
 
 class Interruption:
-    """Ctrl-C, SIGTERM or SLURM's signal, heard by any process while training, and answered by all after one step.
+    """Ctrl-C, SIGTERM or SLURM's signal: any process may receive it, and all end after the same step.
 
     Attributes:
         received: the signal that came to this process; 0: none.
@@ -83,7 +83,7 @@ class Interruption:
         self._handlers: dict[int, Any] = {}
 
     def listen(self, trainer: L.Trainer, why_not: str | None) -> None:
-        """Hear signals in place of what heard them before.
+        """Install the signal handlers.
 
         Args:
             trainer: whose training is to be interrupted.
@@ -131,7 +131,7 @@ class Interruption:
         return self.agreed != 0
 
     def requeue(self) -> None:
-        """What Lightning does when SLURM says that the time is over, if that is what came."""
+        """Do what Lightning does when SLURM signals the end of the time limit, if that signal came."""
         if self.agreed == self._requeue_signal and self.agreed in self._handlers:
             self._handlers[self.agreed](self.agreed, None)
 

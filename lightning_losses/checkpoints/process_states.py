@@ -1,4 +1,4 @@
-"""What each process has of its own within an epoch; the checkpoint, which the first process writes, holds all of it."""
+"""The states that differ between processes within an epoch; the checkpoint of the first process holds all of them."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from lightning_losses.parallel.processes import values_on_first
 
 
 def first_process() -> bool:
-    """Whether this is the process that writes what the run leaves."""
+    """Whether this is the process that writes files."""
     return not getattr(rank_zero_only, "rank", 0)
 
 

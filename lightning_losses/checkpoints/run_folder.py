@@ -1,4 +1,4 @@
-"""The folder of a run: no other run's, and held until the run ends."""
+"""The folder of a run, which is locked until the run ends."""
 
 import itertools
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _SECONDS, _QUEUED_SECONDS = 5.0, 120.0
 
 @contextmanager
 def held(folder: Path, key: str) -> Iterator[None]:
-    """Within this context no other run goes on in a folder.
+    """Within this context no other run can use a folder.
 
     Args:
         folder: of the run; it is made.

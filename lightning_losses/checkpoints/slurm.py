@@ -1,4 +1,4 @@
-"""What SLURM has to do with a run's end: it signals a job whose time is over, and queues it again."""
+"""SLURM and the end of a run: it signals a job whose time is over, and queues it again."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The standard library's docstrings as pairs: what a thing does in a sentence, and what is said of it beyond."""
+"""The standard library's docstrings as pairs: the first paragraph, and the rest."""
 
 import functools
 import hashlib

@@ -61,7 +61,7 @@ def named(who: str, batch: Any) -> Any:
 
 
 def unknown_batch(who: str, batch: Any) -> ValueError:
-    """What to say of a batch of another form than the ready modules take."""
+    """The error for a batch of a form that the ready modules don't take."""
     came = f"a {type(batch).__name__}"
     if isinstance(batch, Mapping):
         came = ", ".join(map(repr, batch))

@@ -1,4 +1,4 @@
-"""Two Gaussians that overlap, in the shape of small images: data whose best prediction is known."""
+"""Two overlapping Gaussians in the shape of small images: data whose best possible prediction is known."""
 
 from typing import Annotated
 

@@ -28,7 +28,7 @@ class PackedRows(NamedTuple):
 
 
 def pack_documents(documents: Sequence[Int[Tensor, " tokens"]], block_length: int, packed: bool = True) -> PackedRows:
-    """Lay documents into rows of `block_length` tokens, each whole in one row.
+    """Pack documents into rows of `block_length` tokens, each document whole in one row.
 
     The longest come first, each into the fullest row that still has room for it ("best fit, decreasing"), which wastes
     little. A document that is longer than a row is cut into pieces, which stand as documents of their own; the last

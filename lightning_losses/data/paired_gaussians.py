@@ -1,4 +1,4 @@
-"""Classes in pairs that share a cluster: data where a network is rightly sure of most and wrongly of the rest."""
+"""Classes in pairs that share a cluster: a network is rightly sure of one part and wrongly of the other."""
 
 from typing import Annotated
 

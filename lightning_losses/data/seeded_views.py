@@ -1,4 +1,4 @@
-"""Augmented views that replay: what a sample looks like follows from a seed, its position and the view's number."""
+"""Augmented views that replay: a view depends on a seed, the sample's position and the view's number alone."""
 
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any

@@ -11,7 +11,7 @@ from lightning_losses.numerics.settings import Bound, Count
 
 
 class SparseParity(ResidentData):
-    """Random bit strings whose class is the parity of their first bits; the other bits say nothing.
+    """Random bit strings whose class is the parity of their first bits; the other bits carry no information.
 
     Args:
         parity_bits: k, how many bits decide.

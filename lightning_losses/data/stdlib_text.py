@@ -166,7 +166,7 @@ def source_files() -> list[Path]:
 
 
 def docstrings(path: Path) -> list[str]:
-    """What a source file says of itself, its classes and its functions, in their order and without indentation.
+    """The docstrings of a source file, its classes and its functions, in their order and without indentation.
 
     Example:
         >>> path = next(path for path in source_files() if path.name == "textwrap.py")

@@ -1,1 +1,1 @@
-"""What can be measured of a network: functions of tensors; the callbacks of the same names watch them in training."""
+"""Measurements of a network as functions of tensors; the callbacks of the same names log them in training."""

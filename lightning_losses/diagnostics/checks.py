@@ -1,4 +1,4 @@
-"""What the diagnostics refuse: points of no samples, labels that belong to others, kernels that are not square."""
+"""Checks of the diagnostics: empty points, labels of another number of samples, kernels that are not square."""
 
 from typing import Any
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 def learning_rate_sensitivity(final_losses: Sequence[float], initial_loss: float) -> float:
-    """The mean, over runs on a logarithmic grid of learning rates, of what each loses against the best.
+    """The mean difference between the loss at each learning rate of a logarithmic grid and the lowest loss.
 
     ``mean(min(final, initial)) - min(final)``; a run that diverged counts as one that did not start.
 

@@ -1,4 +1,4 @@
-"""What a layer's activations say of inputs and labels: by bins, by Gaussian kernels, by nearest neighbours."""
+"""The information of a layer's activations about inputs and labels: by bins, Gaussian kernels or nearest neighbours."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What every fused loss does to its operands first: checks, the shift, autocast."""
+"""The preparation of operands that all fused losses share: checks, the shift, autocast."""
 
 from typing import Any, Literal, NamedTuple
 

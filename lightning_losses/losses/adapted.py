@@ -128,7 +128,7 @@ class Adapted(Loss):
         return {argument: self._prepared(source, tensors) for argument, source in self._sources.items()}
 
     def extra_repr(self) -> str:
-        """What it wraps, if that is no module of its own, and where the tensors come from."""
+        """The wrapped function, if it is no module, and the names of its tensors."""
         own = "" if isinstance(self.loss, nn.Module) else f"{self.inner_name}, "
         return own + ", ".join(f"{argument}={source}" for argument, source in self._sources.items())
 

@@ -1,4 +1,4 @@
-"""The contract that every loss keeps.
+"""The contract of all losses.
 
 A loss is one declaration: its fields are its settings, annotated with their ranges, and one method holds the
 mathematics. `Loss` makes a dataclass of every subclass. What many losses are fed is a kind, in `kinds`.
@@ -26,7 +26,7 @@ _LIVING: WeakValueDictionary[int, "Loss"] = WeakValueDictionary()
 
 
 def living(identity: int) -> "Loss":
-    """The loss of this ``id``, by which a compiled graph knows it."""
+    """The loss of this ``id``; a compiled graph refers to it so."""
     return _LIVING[identity]
 
 

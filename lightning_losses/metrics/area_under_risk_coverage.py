@@ -50,7 +50,7 @@ def risk_coverage_curve(
 
 
 class AreaUnderRiskCoverage(PredictionMetric):
-    """The area under the risk-coverage curve: does the model know which of its predictions to withhold?
+    """The area under the risk-coverage curve: whether confident predictions are right more often than others.
 
     ``(1 / N) sum_k risk_k``, where ``risk_k`` is the error rate among the k most confident samples. Equal confidences
     are taken in random order, in expectation, so that the value does not depend on the order of the samples. The

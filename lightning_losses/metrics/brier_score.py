@@ -53,7 +53,7 @@ def brier_decomposition(
 
 
 class BrierScore(MeanMetric):
-    """The Brier score: the mean squared distance of the probabilities from what came true.
+    """The Brier score: the mean squared distance of the probabilities from the outcomes.
 
     ``(1 / N) sum_n sum_c (p_nc - 1[target_n = c])²``, in [0, 2]; for multi-label the sum is over the labels. For
     binary predictions only the probability of class 1 counts, ``(p_n - target_n)²`` in [0, 1], which is half of the

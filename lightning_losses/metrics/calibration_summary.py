@@ -1,4 +1,4 @@
-"""The metrics of confidence side by side, with their intervals: what monitors log and tables show."""
+"""All metrics of confidence with their intervals, as monitors log them and tables show them."""
 
 import torch
 from jaxtyping import Float, Int
@@ -76,7 +76,7 @@ def calibration_intervals(
     resamples: int = 200,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """The interval of every value of `calibration_summary`; NaN for "mce", of which none holds.
+    """The interval of every value of `calibration_summary`; NaN for "mce", which has no valid interval.
 
     Wilson's for accuracy, `calibration_interval` for errors in bins, `bootstrap_interval` for the others.
     """

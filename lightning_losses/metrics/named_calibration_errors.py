@@ -11,7 +11,7 @@ from lightning_losses.metrics.predictions import MetricOptions, Options, shows_o
 
 
 class BinOptions(Options, total=False):
-    """What an error in bins takes as a function: see `CalibrationError`."""
+    """The options of a binned error as a function: see `CalibrationError`."""
 
     num_bins: int
     binning: Binning
@@ -19,7 +19,7 @@ class BinOptions(Options, total=False):
 
 
 class BinMetricOptions(MetricOptions, total=False):
-    """What an error in bins takes as a metric: see `CalibrationError`."""
+    """The options of a binned error as a metric: see `CalibrationError`."""
 
     num_bins: int
     binning: Binning

@@ -1,4 +1,4 @@
-"""What the metrics accept, said explicitly and checked: logits or probabilities, multi-class, binary or multi-label."""
+"""The inputs of metrics, as the caller names them: logits or probabilities, multi-class, binary or multi-label."""
 
 import inspect
 import math
@@ -19,7 +19,7 @@ Declared = TypeVar("Declared", bound=Callable[..., Any])
 
 
 class Options(TypedDict, total=False):
-    """What every metric of predictions takes.
+    """The options of every metric of predictions, as a function.
 
     Attributes:
         inputs: "logits" or "probabilities"; what the predictions are is never guessed.
@@ -35,7 +35,7 @@ class Options(TypedDict, total=False):
 
 
 class MetricOptions(Options, total=False):
-    """What every class of metrics takes.
+    """The options of every metric of predictions, as a class.
 
     Attributes:
         keep_rows: keep each sample's part, so that `interval` can resample them.
@@ -54,7 +54,7 @@ class MetricOptions(Options, total=False):
 
 
 class Predictions(NamedTuple):
-    """Predictions with their targets, and what they are."""
+    """Predictions with their targets, and the kind of both."""
 
     values: Float[Tensor, "..."]
     target: Int[Tensor, "..."]

@@ -1,4 +1,4 @@
-"""What decides the loss of a LightningModule."""
+"""Mixins that decide the loss of a LightningModule."""
 
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.mixins.ema_teacher import EMATeacherMixin

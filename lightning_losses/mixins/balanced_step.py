@@ -1,4 +1,4 @@
-"""An optimizer step of an objective with a policy: what is gathered over its batches, and what becomes of it."""
+"""An optimizer step of an objective with a policy: losses and gradients of all its batches, and their balance."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from lightning_losses.parallel.processes import is_distributed_tensor, total_of_
 
 
 class TermRecord(NamedTuple):
-    """What a step's terms did to the shared parameters.
+    """The gradients of a step's terms with respect to the shared parameters, as products.
 
     Attributes:
         terms: their names.
@@ -82,7 +82,7 @@ class BalancedStep:
             self._rows = self._term_gradients(who)
 
     def factors(self, policy: Balancing, losses: Tensor) -> Tensor | None:
-        """What an objective asks for: the weights, if they are known before the backward pass."""
+        """The weights that an objective asks for, if they are known before the backward pass."""
         self._pending = losses
         if policy.reads == "gradients" or (policy.reads == "losses" and self._several):
             return None

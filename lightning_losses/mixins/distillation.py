@@ -103,7 +103,7 @@ class DistillationMixin(TappedFeatures):
         *,
         example_inputs: Any = None,
     ) -> None:
-        """Offer the objective what layers of both networks put out, as `features` and `feature_maps` and the teacher's.
+        """Give the objective the outputs of layers of both networks, as `features`, `feature_maps` and the teacher's.
 
         Call it in the constructor, once networks, teacher and objective are set. The step's forward pass and the
         teacher's are all that runs.
@@ -153,7 +153,7 @@ class DistillationMixin(TappedFeatures):
 
     @contextmanager
     def teacher_in_evaluation(self) -> Iterator[None]:
-        """Within this context all of the teacher is in evaluation mode, also what the module shares with it."""
+        """Within this context the whole teacher is in evaluation mode, modules that it shares with the student too."""
         held = self._held_teacher
         assert held is not None
         with held.in_evaluation():
@@ -178,7 +178,7 @@ class DistillationMixin(TappedFeatures):
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Add what the teacher says about this batch, where the objective asks for it."""
+        """Add the teacher's outputs for this batch, if the objective takes them."""
         tensors = super().objective_tensors(tensors)
         if any(self.objective.needs(name) and name not in tensors for name in _OFFERED):
             tensors = {**self.teacher_tensors(tensors), **tensors}
@@ -186,7 +186,7 @@ class DistillationMixin(TappedFeatures):
 
     @torch.no_grad()
     def teacher_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """What the teacher says about this batch, under glossary names; override it to give more."""
+        """The teacher's outputs for this batch, under glossary names; override it to give more."""
         taken = ", ".join(repr(name) for name in _OFFERED if self.objective.needs(name))
         if self.teacher is None:
             raise ValueError(

@@ -111,7 +111,7 @@ class DualHeadMixin(ObjectiveMixin):
         return {**output, "loss": value.total.detach()}
 
     def aligned_gradients(self, value: ObjectiveValue, parameters: Sequence[Tensor]) -> list[Float[Tensor, "..."]]:
-        """The gradient to step along: of the terms of `auxiliary_logits`, only what does not work against the others.
+        """The gradient of the step: that of the terms of `auxiliary_logits` loses the component against the others.
 
         Raises:
             ValueError: parameters that are sharded; an objective without terms on one of the sides.
@@ -141,7 +141,7 @@ class DualHeadMixin(ObjectiveMixin):
 
     @contextmanager
     def beside_the_batch(self) -> Iterator[None]:
-        """Keep what the head was fed for the batch."""
+        """Keep the head's input for the batch."""
         kept: _KeepInput | None = self.__dict__.get("_head_input")
         before = None if kept is None else kept.value
         with super().beside_the_batch():

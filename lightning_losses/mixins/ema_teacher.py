@@ -105,7 +105,7 @@ class EMATeacherMixin(DistillationMixin):
         self._follow()
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Update the teacher, if a hook of the module's own kept it from that, and offer what it says."""
+        """Update the teacher, if the module's own hook prevented that, and add its outputs."""
         self._follow()
         return super().objective_tensors(tensors)
 

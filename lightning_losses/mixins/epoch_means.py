@@ -1,4 +1,4 @@
-"""Means over an epoch of what every step yields, at the price of a few additions a step."""
+"""Means over an epoch of values of every step, which cost a few additions a step."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class _Step:
 
 
 class EpochMeans:
-    """Sums of named scalars over their samples, kept on their device: nothing waits for it, or is copied to the host.
+    """Sums of named scalars over their samples, kept on their device without synchronisation.
 
     Steps may have different parts, as where two objectives take turns. Each part's mean is over the samples of the
     steps that had it; the total is the mean over all samples of what their steps' parts add up to.

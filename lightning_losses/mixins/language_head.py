@@ -1,4 +1,4 @@
-"""The mixin that spares a language model its logits in training."""
+"""The mixin by which a language model trains without holding its logits."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -67,7 +67,7 @@ class LanguageHeadMixin(TrainingMeans):
         return finished_logits(self._owner_of(head), scores)
 
     def hidden_states(self, inputs: Any, **further: Any) -> Float[Tensor, "*tokens width"]:
-        """What `self.network` feeds its head, whose product is left out, for `language_loss`.
+        """The hidden states that `self.network` gives its head, for `language_loss`; the head itself is not computed.
 
         Args:
             inputs: the tokens, or a mapping of what the network takes by name.
@@ -100,7 +100,7 @@ class LanguageHeadMixin(TrainingMeans):
         return head
 
     def head_softcap(self) -> float | None:
-        """What the configuration of the network whose head it is caps the logits at; None for no softcap."""
+        """The softcap of the logits in the configuration of the head's network; None for no softcap."""
         return logit_softcap(self._owner_of(self.find_head()))
 
     def language_loss(
@@ -159,5 +159,5 @@ class LanguageHeadMixin(TrainingMeans):
 
 
 def normalizer_of(samples: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """What a fused loss divides its sum by; where there is nothing to add up, not by 0."""
+    """The number that a fused loss divides its sum by: the samples, but at least 1."""
     return torch.where(samples > 0, samples, 1.0).float()

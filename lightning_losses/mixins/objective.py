@@ -108,7 +108,7 @@ class ObjectiveMixin(TrainingMeans):
 
     @contextmanager
     def beside_the_batch(self) -> Iterator[None]:
-        """Within this context the network runs on something else than the step's batch.
+        """Within this context the network runs on other inputs than the step's batch.
 
         Mixins that take what its layers put out keep what they have of the batch, so that their order does not matter.
         """
@@ -143,7 +143,7 @@ class ObjectiveMixin(TrainingMeans):
         return value.total
 
     def gathered_from(self) -> Any:
-        """Whose batches `gather_batches` takes together: a group of processes, None for all, False for this one."""
+        """The processes whose batches `gather_batches` joins: a group, None for all, False for this one alone."""
         if not self.gather_batches or world_size() == 1:
             return False
         return None if self.gather_batches is True else neighbours(self.gather_batches)
@@ -171,7 +171,7 @@ class ObjectiveMixin(TrainingMeans):
             self.__dict__["_term_record"] = records.get(id(self.objective))
 
     def watch_terms(self) -> None:
-        """Have the next optimizer step make a record of what the terms' gradients are to each other."""
+        """Have the next optimizer step record the products of the terms' gradients."""
         self.__dict__["_watches_terms"] = True
 
     def term_record(self) -> TermRecord | None:

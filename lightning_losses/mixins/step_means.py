@@ -1,4 +1,4 @@
-"""The gradient of an optimizer step as that of the mean over all its samples, of whatever batches these come in."""
+"""Makes the gradient of an optimizer step that of the mean over all its samples, however split into batches."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,7 +59,7 @@ class _Kind:
 
 
 class StepMeans:
-    """What the backward passes since the last optimizer step were means over.
+    """The samples that the losses of the backward passes since the last optimizer step were means over.
 
     A batch's gradient is multiplied by its samples, and divided by the mean number of samples of the step's batches.
     With the 1/k by which each of k accumulated batches is divided, that makes the mean over all samples. It is linear
@@ -82,7 +82,7 @@ class StepMeans:
         return StepMeans, ()
 
     def note(self, part: Float[Tensor, ""], count: Count, step: int) -> Float[Tensor, ""]:
-        """A part of the batch's loss, to be scaled in its backward pass; what an earlier step left unused is let go."""
+        """Note a part of the batch's loss, to be scaled in its backward pass; forget unused parts of earlier steps."""
         self.noted = [one for one in self.noted if one.step == step]
         noted = Noted(count, step)
         noted.part = _ScaleGradient.apply(part, noted)

@@ -1,4 +1,4 @@
-"""What the mixins share whose losses take what inner layers of the trained network put out."""
+"""What mixins share whose losses take outputs of inner layers of the trained network."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,7 +14,7 @@ from lightning_losses.teachers.feature_taps import FeatureTap, layers_to_tap, of
 
 
 class TappedFeatures(ObjectiveMixin):
-    """Offers what tapped layers put out: the last one's, pooled to [B, D], as `features`; `feature_maps` as they are.
+    """Offers the outputs of tapped layers: the last one's, pooled to [B, D], as `features`; all as `feature_maps`.
 
     Hooks on the network listen while a trainer uses the module, and are gone when it is done with it.
     """
@@ -22,7 +22,7 @@ class TappedFeatures(ObjectiveMixin):
     def tap_features(
         self, network: nn.Module, layer: str | Sequence[str] | None = None, *, who: str | None = None
     ) -> None:
-        """Listen to layers of a network.
+        """Tap layers of a network.
 
         Args:
             network: what is trained, or a part of it.
@@ -34,7 +34,7 @@ class TappedFeatures(ObjectiveMixin):
         self.__dict__["_feature_tap"] = FeatureTap(network, layers_to_tap(network, layer, who), who)
 
     def tapped_features(self) -> Float[Tensor, "batch features"]:
-        """What the last tapped layer put out in the latest forward pass, pooled to one vector per sample."""
+        """The output of the last tapped layer in the latest forward pass, pooled to one vector per sample."""
         tap: FeatureTap = self.__dict__["_feature_tap"]
         return offered_features(tap.latest())[0]
 
@@ -52,7 +52,7 @@ class TappedFeatures(ObjectiveMixin):
 
     @contextmanager
     def beside_the_batch(self) -> Iterator[None]:
-        """Keep what the tapped layers put out for the batch."""
+        """Keep the outputs of the tapped layers for the batch."""
         tap: FeatureTap | None = self.__dict__.get("_feature_tap")
         with super().beside_the_batch(), nullcontext() if tap is None else tap.kept():
             yield

@@ -63,7 +63,7 @@ class TrainingMeans(_Base):
 
     @property
     def evaluates(self) -> bool:
-        """Whether a trainer validates, tests or predicts, where a loss is that of the process's own batch."""
+        """Whether a trainer validates, tests or predicts; a loss is then that of the process's own batch."""
         trainer = attached_trainer(self)
         return trainer is not None and not trainer.training
 
@@ -138,7 +138,7 @@ class TrainingMeans(_Base):
             one.leave_out(self.trainer.global_step)
 
     def log_finished_means(self) -> None:
-        """Log the means of an epoch of training with its last batch, in time for all that reads them at its end."""
+        """Log the means of a training epoch with its last batch, before callbacks read them at its end."""
         trainer = attached_trainer(self)
         if trainer is None or not self._epoch_means.get("train"):
             return

@@ -1,4 +1,4 @@
-"""What the ready modules measure of a batch in validation and test: of its kept samples alone."""
+"""The metrics of the ready modules in validation and test, over the kept samples of a batch."""
 
 from typing import NamedTuple
 

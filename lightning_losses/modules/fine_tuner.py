@@ -1,4 +1,4 @@
-"""A ready LightningModule that trains a trained network on."""
+"""A ready LightningModule that continues the training of a trained network."""
 
 from typing import Any
 

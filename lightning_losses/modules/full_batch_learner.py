@@ -1,4 +1,4 @@
-"""A LightningModule for tasks whose step is one batch of everything: as little beside the mathematics as can be."""
+"""A LightningModule for tasks whose batch is the whole training set, with as little overhead as possible."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""What of a batch a language network is fed, and what it is to predict: of ours, and of transformers' collators."""
+"""Splits a batch of ours, or of transformers' collators, into a language network's inputs and targets."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ class LanguageBatch(NamedTuple):
 
 
 def language_batch(who: str, network: nn.Module, batch: Any, ignore_index: int = -100) -> LanguageBatch:
-    """Tell inputs and target of a batch for a network.
+    """Split a batch into the inputs and the target of a network.
 
     Args:
         who: what errors name.

@@ -230,7 +230,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
 
 
 class LanguageModelDistiller(DistillationMixin, LanguageModel):
-    """Trains a student by a teacher, with neither's logits held.
+    """Trains a student by a teacher, without holding the logits of either.
 
     Terms that take `teacher_logits` go through `linear_distillation`, on the teacher's hidden states and head. Where
     the vocabularies differ, `AlignedVocabulary` around a term's loss says what they share, by "truncate" or "map"; a

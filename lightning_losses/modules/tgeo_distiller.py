@@ -1,4 +1,4 @@
-"""A ready LightningModule whose mix of teacher and label is learnt, sample by sample."""
+"""A ready LightningModule that learns, for each sample, how to mix teacher and label."""
 
 from typing import Any
 

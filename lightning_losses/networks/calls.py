@@ -13,7 +13,7 @@ _ANYTHING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def call(network: nn.Module, inputs: Any, **further: Any) -> Any:
-    """A network's output; what is given as a mapping, such as the tokens and their mask, is given by name.
+    """A network's output; a mapping of inputs, such as tokens and their mask, is passed by name.
 
     A network whose `forward` names none of the mapping's keys takes the mapping itself. One that would keep a cache for
     generation is told not to: beside it transformers' networks don't tell packed documents apart.

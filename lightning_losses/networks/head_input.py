@@ -16,7 +16,7 @@ from lightning_losses.networks.output_head import finished_logits, hidden_scale,
 def head_input(
     owner: str, network: nn.Module, head: nn.Module, inputs: Any, **further: Any
 ) -> Float[Tensor, "batch time width"]:
-    """Run a network up to its head: the hidden states that head and configuration make its logits of.
+    """Run a network up to its head, and return the hidden states that the head gets.
 
     A network whose `forward` takes ``return_hidden`` is asked for them; of any other the head is passed by while it
     runs, whatever stands before it. What stands behind it gets known numbers in place of the head's product, the first
@@ -57,7 +57,7 @@ def head_input(
 
 
 def check_what_follows_head(owner: str, network: nn.Module, head: nn.Module) -> None:
-    """Refuse a network of transformers that changes its head's product in a way that nobody can tell: once, by a run.
+    """Refuse a network of transformers that changes its head's product in an unknown way; found by one trial run.
 
     Raises:
         ValueError: that, or a network that can't be run on two tokens.

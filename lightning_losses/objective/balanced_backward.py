@@ -12,7 +12,7 @@ from lightning_losses.optim.selection import select_parameters
 
 
 def balanced_backward(objective: Objective, network: nn.Module, **tensors: Any) -> ObjectiveValue:
-    """Evaluate an objective, and add its balanced gradients to those that the parameters hold; a step of its policy.
+    """Evaluate an objective, and add its balanced gradients to the parameters' ``.grad``: one step of its policy.
 
     For one batch a step, on one process; `ObjectiveMixin` does the same for several of both. The policy compares the
     gradients of the network's parameters.

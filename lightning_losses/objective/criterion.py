@@ -1,4 +1,4 @@
-"""An objective in the place of a loss of torch."""
+"""An objective that is called as a loss of torch."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which targets count for nothing: what losses, metrics, callbacks and mixins that look at one target agree on."""
+"""Which targets are ignored: one rule for losses, metrics, callbacks and mixins."""
 
 import inspect
 from typing import Any
@@ -13,7 +13,7 @@ _OF_TORCH = (nn.CrossEntropyLoss, nn.NLLLoss)
 
 
 def ignored_targets(module: nn.Module, ignore_index: int | None = None) -> tuple[int, ...]:
-    """The targets of the samples that count for nothing in a module, for `labelled_rows`.
+    """The ignored targets of a module, for `labelled_rows`.
 
     They are, in this order: the one that is given; the module's own `ignore_index`; those of the losses that take the
     samples' `target`, in its `objective` or, without one, anywhere in it; -100 where none of them says.

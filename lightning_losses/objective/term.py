@@ -92,7 +92,7 @@ class Term(nn.Module):
         return self._needs
 
     def leaves_out(self, argument: str) -> bool:
-        """Whether the loss takes this argument, and `inputs` keep it from it."""
+        """Whether the loss takes this argument, but `inputs` leaves it out."""
         return self._inputs.get(argument, argument) is None
 
     @property
@@ -104,7 +104,7 @@ class Term(nn.Module):
         return any(isinstance(part, _BatchNorm) and not isinstance(part, nn.SyncBatchNorm) for part in parts)
 
     def count(self, tensors: Mapping[str, Any], known: Iterable[Count] = ()) -> Count | None:
-        """The samples that the loss's mean is over on these tensors; None for what is no mean over samples or unknown.
+        """The number of samples in the loss's mean; None if it is no mean over samples, or unknown.
 
         Known are the losses of this library and torch's own of class indices.
 

@@ -1,4 +1,4 @@
-"""Gradient alignment: an auxiliary gradient may add to the main one but not work against it."""
+"""Gradient alignment: removes from an auxiliary gradient the component against the main one."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Accuracy against cost: a point a run, those named that pay for their cost."""
+"""Accuracy against cost: a point for each run; runs that none both beats and undercuts are named."""
 
 import itertools
 import math

@@ -67,7 +67,7 @@ class EvaluationLogits:
         batches.append(_Rows(logits, target, before + place, before + samples))
 
     def read(self, module: L.LightningModule, outputs: Any, step: str = "validation_step") -> Evaluated:
-        """The logits and class indices that a step returned; -100 for what counts for nothing.
+        """The logits and class indices that a step returned; -100 for ignored samples.
 
         Args:
             module: whose step it is.
@@ -106,7 +106,7 @@ class EvaluationLogits:
         return Evaluated(logits.flatten(0, target.ndim - 1).cpu(), target.reshape(-1).cpu())
 
     def gather(self, trainer: L.Trainer, loaders: Any) -> dict[int, Evaluated]:
-        """Every sample that counts once, by data loader, the same on every process; then forget everything.
+        """Every counted sample once, by data loader, the same on all processes; then forget everything.
 
         Lightning shares out a data set by a sampler that repeats samples until the shares are even: the order is
         restored and the repeated ones dropped. Where every process has evaluated all samples, one's are taken.

@@ -1,4 +1,4 @@
-"""Finds the batch, the term, the tensor and the layer that made a loss infinite or NaN, before the weights are."""
+"""Finds the batch, term, tensor and layer that made a loss infinite or NaN, before the weights become so."""
 
 from dataclasses import field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Trains on what of the gradient does not merely rescale the weights (perpGrad)."""
+"""Trains on the part of the gradient that does not merely rescale the weights (perpGrad)."""
 
 from collections.abc import Sequence
 from dataclasses import field

@@ -27,7 +27,7 @@ def largest_attention_logit(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Float[Tensor, ""]:
-    """The largest of what attention's softmax is taken of, ``query keyᵀ / √d``, over all that is not masked.
+    """The largest unmasked input of attention's softmax, ``query keyᵀ / √d``.
 
     Args:
         query: [..., queries, d].

@@ -11,7 +11,7 @@ from lightning_losses.plots.style import Figure
 
 
 class GradientConflict(Monitor):
-    """Logs the cosines between the terms' gradients, their lengths, and what a policy multiplies them by.
+    """Logs the cosines between the terms' gradients, their lengths, and a policy's weights.
 
     Two terms conflict where their cosine is below 0: a step along one's gradient raises the other's loss. Gradients are
     those of the whole optimizer step, of all batches and processes, each times its term's own weight, with respect to

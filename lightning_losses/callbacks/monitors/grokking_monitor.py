@@ -1,4 +1,4 @@
-"""Tells when a network memorised, when it generalised, and how long it took from one to the other."""
+"""Finds when a network memorised, when it generalised, and how many steps lay between."""
 
 import math
 from dataclasses import field
@@ -19,19 +19,19 @@ Measure = Literal["accuracy", "loss"]
 
 
 class Delay(NamedTuple):
-    """The steps of memorisation and generalisation; NaN for what has not happened."""
+    """The steps of memorisation and generalisation; NaN for an event that did not occur."""
 
     memorised: float
     generalised: float
 
     @property
     def delay(self) -> float:
-        """Steps from memorisation to generalisation; NaN until both have happened."""
+        """Steps from memorisation to generalisation; NaN until both have occurred."""
         return self.generalised - self.memorised
 
     @property
     def ratio(self) -> float:
-        """How many times as many steps generalisation took; NaN until both have happened, or if step 0 memorised."""
+        """Steps to generalisation over steps to memorisation; NaN until both have occurred, or if step 0 memorised."""
         return self.generalised / self.memorised if self.memorised > 0 else math.nan
 
 

@@ -1,4 +1,4 @@
-"""Watches what layers know of the input and of the label."""
+"""Watches how much information layers hold about the input and the label."""
 
 from typing import Literal
 

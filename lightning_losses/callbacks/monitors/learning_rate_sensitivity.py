@@ -1,4 +1,4 @@
-"""Watches what another learning rate would do to the training under way."""
+"""Watches how the running training would go on at other learning rates."""
 
 import copy
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ from lightning_losses.plots.style import Figure
 
 
 class LearningRateSensitivity(Monitor):
-    """Logs what multiples of the learning rate would have made of a few steps, and which of them is the best.
+    """Logs the loss after a few steps at multiples of the learning rate, and which multiple is best.
 
     Every n steps it keeps the weights, the optimizer's state and the next batches. Once the run has trained on
     `trial_steps` steps' batches, copies of the network train on the same ones from there, with the learning rates that

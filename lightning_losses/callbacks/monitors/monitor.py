@@ -41,7 +41,7 @@ class Monitor(DeclaredCallback):
     values: dict[str, list[float]] = field(init=False, default_factory=dict)
 
     def due(self, step: int) -> bool:
-        """Whether to measure at this step; once only, also where a step has several batches."""
+        """Whether to measure at this step; once per step, also if it has several batches."""
         return step % self.every_n_steps == 0 and (not self.steps or self.steps[-1] < step)
 
     def record(self, trainer: L.Trainer, step: int, values: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""What monitors of parameters share: which ones, when, and a value of all together and of each."""
+"""What monitors of parameters share: the choice of parameters and steps, and values of all together and of each."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import field

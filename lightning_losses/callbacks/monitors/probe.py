@@ -1,4 +1,4 @@
-"""What monitors on a fixed probe share: some training rows, kept, and the network as it is in evaluation."""
+"""What monitors on a fixed probe share: kept training rows, and the network in evaluation mode."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,7 +48,7 @@ class ProbeMonitor(Monitor):
     def measure(
         self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
     ) -> Mapping[str, float]:
-        """What is to be recorded of the probe; nothing where there is nothing yet."""
+        """The values to record of the probe; none while there is nothing to measure."""
         raise NotImplementedError
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -75,7 +75,7 @@ class ProbeMonitor(Monitor):
 
 
 class LayerMonitor(ProbeMonitor):
-    """Base of the monitors of what layers put out for the probe, flattened to [n, d], beside its class indices.
+    """Base of the monitors of layers' outputs for the probe, flattened to [n, d], with its class indices.
 
     Args:
         layers: names of the modules whose outputs to look at.
@@ -97,7 +97,7 @@ class LayerMonitor(ProbeMonitor):
     def measure_layer(
         self, activity: Float[Tensor, "samples d"], target: Int[Tensor, " samples"]
     ) -> Mapping[str, float]:
-        """What is to be recorded of a layer, by name."""
+        """The values to record of a layer, by name."""
         raise NotImplementedError
 
     def measure(

@@ -44,7 +44,7 @@ class MetricsFile(Callback):
 
 
 def finish_metrics(path: Path, values: Mapping[str, float | bool]) -> None:
-    """Append the line by which who watches a run knows that it is done, in place of an earlier one."""
+    """Append the line that tells readers that the run is done, in place of an earlier one."""
     lines = read_metrics(path)
     if any(line.get("finished") for line in lines):
         kept = [line for line in lines if not line.get("finished")]

@@ -1,4 +1,4 @@
-"""Which losses have a value for each row that the kernels can take, and how these values are had."""
+"""Which losses have a value for each row that the kernels can compute, and how they compute it."""
 
 import copy
 import inspect

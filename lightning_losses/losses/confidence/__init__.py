@@ -1,1 +1,1 @@
-"""Objectives that train a network to know how sure it is."""
+"""Objectives that train a network for calibrated confidence."""

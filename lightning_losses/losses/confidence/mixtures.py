@@ -1,4 +1,4 @@
-"""What the losses of mixtures share: the mixtures of each sample beside the sample."""
+"""What losses of mixtures share: each sample together with its mixtures."""
 
 from typing import NamedTuple
 

@@ -11,7 +11,7 @@ from lightning_losses.numerics.settings import Weight
 
 
 class ZLoss(RowLoss):
-    """The z-loss, added to cross-entropy against the drift of output logits.
+    """The z-loss: added to cross-entropy, it keeps output logits from drifting.
 
     ``c (log Σ_k exp z_k)²``. Softmax does not change when all logits grow together; this does, which is its point.
 

@@ -1,4 +1,4 @@
-"""Reverse divergence: the student keeps to what the teacher finds likely."""
+"""Reverse divergence: the student keeps to the classes that the teacher finds likely."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,7 +10,7 @@ from lightning_losses.numerics.settings import Temperature
 
 
 class ReverseKL(DistillationLoss):
-    """Reverse divergence: the student keeps to what the teacher finds likely.
+    """Reverse divergence: the student keeps to the classes that the teacher finds likely.
 
     ``KL(s || t) = sum_k s_k (log s_k - log t_k)`` with ``s = softmax(logits / τ)`` and ``t = softmax(teacher_logits /
     τ)``. A student too small for all of the teacher picks some of its modes, where the forward divergence would spread

@@ -1,4 +1,4 @@
-"""Attention transfer: where a layer is active in the student is matched to where one is active in the teacher."""
+"""Attention transfer: the places where the student's layer is active are matched to the teacher's."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -18,7 +18,7 @@ Maps = Float[Tensor, "batch channels height width"]
 
 
 class AttentionTransfer(Loss):
-    """Attention transfer: where a layer is active in the student is matched to where one is active in the teacher.
+    """Attention transfer: the places where the student's layer is active are matched to the teacher's.
 
     With ``A(F) = normalize(mean over channels of |F|^p)``, flattened over positions, the squared difference
     ``(A(F_s) - A(F_t))²`` averaged over positions ("code"), or ``|A(F_s) - A(F_t)|_2`` ("paper"), summed over layers.

@@ -22,7 +22,7 @@ def symmetric_info_nce(
     temperature: float = 0.07,
     ignore_index: int = -100,
 ) -> Float[Tensor, ""]:
-    """How badly each vector picks its partner out of the others' and is picked by it; others of its class stand by.
+    """The cross-entropy of picking each vector's partner, in both directions; others of its class are left out.
 
     A vector whose target is `ignore_index` neither picks nor is picked.
     """

@@ -1,4 +1,4 @@
-"""Adaptively clipped divergence: student and teacher are compared where the teacher's probabilities are of a rank."""
+"""Adaptively clipped divergence: compares the classes whose teacher probability lies between two ranks."""
 
 from dataclasses import field
 
@@ -59,7 +59,7 @@ def clipped_divergence(
 
 
 class DACKL(DistillationLoss):
-    """Adaptively clipped divergence: student and teacher are compared where the teacher's probabilities are of a rank.
+    """Adaptively clipped divergence: compares the classes whose teacher probability lies between two ranks.
 
     ``τ² KL(t' || s')`` with t' and s' the probabilities at temperature τ, restricted to the classes whose place among
     the teacher's probabilities (0 the least, 1 the largest) lies between two bounds, and scaled to sum 1. A small

@@ -1,4 +1,4 @@
-"""Group distillation: within each group of classes, as each training step of a continual learner brought one."""
+"""Group distillation: matches probabilities within each group of classes, such as those of each continual task."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from lightning_losses.numerics.settings import Temperature
 
 
 class GroupKD(DistillationLoss):
-    """Group distillation: within each group of classes, as each training step of a continual learner brought one.
+    """Group distillation: matches probabilities within each group of classes, such as those of each continual task.
 
     ``mean over groups G of τ² KL(t_G || s_G)``, with t_G and s_G the teacher's and the student's softmax, at
     temperature τ, over the classes of G alone. How much the groups weigh against each other is left to the labels. A

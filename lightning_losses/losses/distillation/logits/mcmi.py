@@ -1,4 +1,4 @@
-"""Conditional mutual information of a teacher: how much more than the class its predictions tell of the sample."""
+"""Conditional mutual information of a teacher: what its predictions tell about a sample beyond its class."""
 
 from dataclasses import field
 
@@ -35,7 +35,7 @@ def class_sums(
 
 
 class MCMI(ClassificationLoss):
-    """Conditional mutual information of a teacher: how much more than the class its predictions tell of the sample.
+    """Conditional mutual information of a teacher: what its predictions tell about a sample beyond its class.
 
     ``-KL(p || Q_y)`` with p the prediction and Q_y the mean prediction of class y, a constant. Its negative mean is the
     information that predictions hold on the sample beyond its class. A trained teacher, trained on for some epochs with

@@ -1,4 +1,4 @@
-"""One-for-all distillation: the label strengthens what the teacher says of the target class."""
+"""One-for-all distillation: the label strengthens the teacher's probability of the target class."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from lightning_losses.numerics.settings import Temperature, Weight
 
 
 class OFAKD(LabelledDistillationLoss):
-    """One-for-all distillation: the label strengthens what the teacher says of the target class.
+    """One-for-all distillation: the label strengthens the teacher's probability of the target class.
 
     ``-sum_k ((t_k + q_k)^γ - q_k) log s_k`` with ``s = softmax(logits / τ)``, ``t = softmax(teacher_logits / τ)`` and q
     the one-hot (or given) target. At γ = 1 it is cross-entropy to the teacher; a larger γ weighs the target class by up

@@ -1,4 +1,4 @@
-"""Span correlation: within a span of text, what neighbouring tokens both make likely is as the teacher has it."""
+"""Span correlation: matches the teacher in how the predictions of neighbouring tokens within a span correlate."""
 
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from lightning_losses.numerics.settings import Temperature
 
 
 class SpanCorrelation(Loss):
-    """Span correlation: within a span of text, what neighbouring tokens both make likely is as the teacher has it.
+    """Span correlation: matches the teacher in how the predictions of neighbouring tokens within a span correlate.
 
     ``mean over pairs of (1/C) sum_k (s_j s_(j+1) - t_j t_(j+1))²``, over neighbouring tokens j, j + 1 of one span, with
     s and t the student's and the teacher's probabilities of class k at temperature τ. Spans are the phrases that a
