@@ -31,7 +31,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor
-from lightning_losses.experiments.kinds.grok import callbacks_of, prepare, settings_of
+from lightning_losses.experiments.kinds.grok import prepare, settings_of
+from lightning_losses.experiments.training.training import callbacks_of
 from lightning_losses.losses.classification.stablemax_cross_entropy import StableMaxCrossEntropy
 from lightning_losses.optim.grokfast import GrokfastEMA
 from lightning_losses.optim.orthogonal_gradient import orthogonalize_gradients_
@@ -115,7 +116,7 @@ class Clock(L.Callback):
 def recipe(task: Task, config: DictConfig, folder: Path, watched: bool = True) -> Seconds:
     # The clock is not of the experiment: it has no say in how many steps a batch is.
     clock = Clock()
-    callbacks = [callback for callback in callbacks_of(config) if watched or not unneeded(callback)]
+    callbacks = [callback for callback in callbacks_of(config.callbacks) if watched or not unneeded(callback)]
     trainer, module, data = prepare(config, callbacks, folder / "checkpoints", folder / "metrics.jsonl")
     trainer.callbacks.insert(0, clock)  # type: ignore[attr-defined]
     trainer.fit(module, data)

@@ -12,7 +12,7 @@ from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.checkpoints.slurm import remove_lightnings_own
 from lightning_losses.environment.atomic_files import write_text
-from lightning_losses.parallel.sharded_folders import check_folder, find_again, previous_name
+from lightning_losses.parallel.sharded_folders import check_folder, find_again, previous_name, shapes_in
 
 # What optimizers keep in the shape of the parameter that it is of; others factor it, or keep more.
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg")
@@ -67,11 +67,7 @@ def check_resumption(folder: Path, identity: dict[str, Any], network: nn.Module)
                 if had_best:
                     raise ValueError(f"checkpoint: {best} is missing, and {last} tells that there was one.")
                 continue
-            if path.is_dir():
-                check_folder(path)
-                continue
-            # Shapes alone: what the tensors hold is the digest's.
-            content = AtomicCheckpoints().load_checkpoint(path, map_location="meta")
+            content = _shapes(path)
             _check_form(path, content)
             _check_fits(path, content["state_dict"], network.state_dict())
             if path == last:
@@ -80,6 +76,14 @@ def check_resumption(folder: Path, identity: dict[str, Any], network: nn.Module)
                 had_best = any(isinstance(state, dict) and state.get("best") is not None for state in states)
         except ValueError as error:
             raise ValueError(f"resume: {error} {_remedy(last) if path == last else _remedy_of_best(last)}") from None
+
+
+def _shapes(path: Path) -> dict[str, Any]:
+    """A checkpoint, of one file or of shards, with shapes alone: what its tensors hold is the digest's."""
+    if path.is_dir():
+        check_folder(path)
+        return shapes_in(path)
+    return AtomicCheckpoints().load_checkpoint(path, map_location="meta")
 
 
 def _left_by(folder: Path) -> Path | None:
@@ -177,7 +181,7 @@ def _remedy(last: Path) -> str:
     best = last.with_name("best.ckpt")
     anew = f"remove {last.name} to train the {last.parent.name} anew"
     try:
-        AtomicCheckpoints().load_checkpoint(best, map_location="meta")
+        _shapes(best)
     except (OSError, ValueError):
         return f"There is no other state of it; put it back from a copy, or {anew}."
     return f"The last good state is {best}; put last.ckpt back from a copy, or {anew}."

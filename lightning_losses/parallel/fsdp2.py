@@ -22,8 +22,8 @@ from lightning_losses.environment.lightning_internals import (
 )
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.parallel.blocks import blocks_of
-from lightning_losses.parallel.processes import refuse_unknown_shapes
-from lightning_losses.parallel.sharded_folders import check_folder, previous_name
+from lightning_losses.parallel.processes import refuse_unknown_shapes, values_of_all, values_on_first, world_size
+from lightning_losses.parallel.sharded_folders import check_folder, digests_of, previous_name, write_digests
 from lightning_losses.parallel.sharding import is_sharded, refusal, shard_children
 
 # In a checkpoint: the numbers of the optimizers that have not stepped.
@@ -128,7 +128,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         return state
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; a folder of shards takes its name once all of them are there.
+        """Write a checkpoint; a folder of shards takes its name once all of them are there, with their digests.
 
         The folder that had the name stays until then, for a moment as ``.<name>.previous``.
 
@@ -144,13 +144,20 @@ class FSDP2Strategy(ModelParallelStrategy):
         if self.is_global_zero:
             shutil.rmtree(partial, ignore_errors=True)
         self.barrier("before a checkpoint")
-        refused = None
+        refused, digests = None, {}
         try:
             super().save_checkpoint(checkpoint, partial, storage_options)
+            digests = digests_of(partial, self.global_rank)
         except BaseException as error:
             refused = refusal(error)
             if refused is None:
                 raise
+        parts = values_on_first(digests)
+        if refused is None and self.is_global_zero:
+            try:
+                write_digests(partial, {name: digest for part in parts for name, digest in part.items()})
+            except OSError as error:
+                refused = refusal(error)
         refused = self.broadcast(refused)
         if refused is not None:
             raise OSError(*refused, str(path))
@@ -169,11 +176,11 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Read tensors and plain values, from a file or from a folder of shards.
 
         Raises:
-            ValueError: a folder that holds anything else, or that is no whole checkpoint.
+            ValueError: a folder that holds anything else, or that is no whole checkpoint; on every process.
         """
         path = Path(self.broadcast(checkpoint_path))
         if path.is_dir():
-            check_folder(path)
+            _check_together(path, self.global_rank)
         checkpoint = super().load_checkpoint(path, weights_only=True)
         for number, optimizer in enumerate(self.optimizers):
             if number in checkpoint.get(_FRESH, ()):
@@ -199,6 +206,18 @@ class FSDP2Strategy(ModelParallelStrategy):
 def _configured(strategy: FSDP2Strategy, module: L.LightningModule, configure_model: Any) -> None:
     configure_model()
     strategy.shard(module)
+
+
+def _check_together(folder: Path, rank: int) -> None:
+    """Check a folder of shards, each process a share of its digests; all of them raise what one of them meets."""
+    told = None
+    try:
+        check_folder(folder, rank, world_size())
+    except ValueError as error:
+        told = str(error)
+    told = next(filter(None, values_of_all(told)), None)
+    if told is not None:
+        raise ValueError(told)
 
 
 def _teacher(module: nn.Module) -> nn.Module | None:

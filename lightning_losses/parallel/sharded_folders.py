@@ -1,4 +1,4 @@
-"""Folders of sharded checkpoints: found again after a kill, and refused if reading them could run code."""
+"""Folders of sharded checkpoints: found again after a kill, refused if damaged, or if reading them could run code."""
 
 import contextlib
 import io
@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, TensorStorageMetadata
+
+from lightning_losses.environment.atomic_files import write_text
+from lightning_losses.environment.file_digests import file_digest
 
 # What an index is made of: records without code.
 _RECORDS = {
@@ -25,6 +28,8 @@ _RECORDS = {
 }
 _INDEX = ".metadata"
 _REST = "meta.pt"
+# As sha256sum writes and checks them.
+_DIGESTS = "digests.sha256"
 
 
 class _Index(pickle.Unpickler):
@@ -39,13 +44,19 @@ class _Index(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def check_folder(folder: Path) -> None:
-    """Raise if a folder of shards holds what only unpickling could restore; torch and Lightning unpickle all of it.
+def check_folder(folder: Path, rank: int = 0, processes: int = 1) -> None:
+    """Raise if a folder of shards is damaged, or holds what only unpickling could restore; torch unpickles all of it.
 
-    The index may hold the records that torch writes, every other value tensors and plain values.
+    The index may hold the records that torch writes, every other value tensors and plain values. Where the folder has
+    digests, the files are compared with them.
+
+    Args:
+        folder: of the checkpoint.
+        rank: of this process among those that share the comparison of digests.
+        processes: how many share it.
 
     Raises:
-        ValueError: something else is there, or the folder is no whole checkpoint.
+        ValueError: something else is there, the folder is no whole checkpoint, or a file is not what was written.
 
     Example:
         >>> import tempfile
@@ -54,11 +65,11 @@ def check_folder(folder: Path) -> None:
         Traceback (most recent call last):
         ValueError: checkpoint: ... is no whole checkpoint (No such file or directory).
     """
+    _check_digests(folder, rank, processes)
     try:
         # Beside the common one a process may have its own.
         for path in {folder / _INDEX, *folder.glob(f"*{_INDEX}")}:
-            with path.open("rb") as stream:
-                _check_values(folder, _Index(stream).load())
+            _check_values(folder, _read_index(path))
         if (folder / _REST).exists():
             torch.load(folder / _REST, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -70,6 +81,40 @@ def check_folder(folder: Path) -> None:
         why = error.strerror if isinstance(error, OSError) else None
         why = why or next(iter(str(error).splitlines()), "it is empty")
         raise ValueError(f"checkpoint: {folder} is no whole checkpoint ({why}).") from None
+
+
+def shapes_in(folder: Path) -> dict[str, Any]:
+    """What a checked folder holds, as one file would, with shapes for values: its tensors are on the meta device."""
+    content: dict[str, Any] = torch.load(folder / _REST, map_location="meta", weights_only=True)
+    tensors: dict[str, torch.Tensor] = {
+        name: torch.empty(kept.size, dtype=kept.properties.dtype, device="meta")
+        for name, kept in _read_index(folder / _INDEX).state_dict_metadata.items()
+        if isinstance(kept, TensorStorageMetadata)
+    }
+    weights: dict[str, torch.Tensor] = {}
+    optimizers: dict[str, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        if part == "state_dict":
+            weights[rest] = tensor
+        elif rest.startswith("state."):
+            parameter, _, moment = rest.removeprefix("state.").rpartition(".")
+            states = optimizers.setdefault(part, {"state": {}, "param_groups": []})["state"]
+            states.setdefault(parameter, {})[moment] = tensor
+    return {**content, "state_dict": weights, "optimizer_states": list(optimizers.values())}
+
+
+def digests_of(folder: Path, rank: int) -> dict[str, str]:
+    """The SHA-256 of the files that a process has written into a folder of shards, by name."""
+    written = [*folder.glob(f"__{rank}_*")]
+    if rank == 0:
+        written += [folder / _INDEX, folder / _REST]
+    return {path.name: file_digest(path) for path in written}
+
+
+def write_digests(folder: Path, digests: dict[str, str]) -> None:
+    """Keep the digests of a folder's files in it, by which damage is found before they are used."""
+    write_text(folder / _DIGESTS, "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())))
 
 
 def find_again(path: Path) -> None:
@@ -94,6 +139,25 @@ def previous_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.previous")
 
 
+def _read_index(path: Path) -> Any:
+    with path.open("rb") as stream:
+        return _Index(stream).load()
+
+
+def _check_digests(folder: Path, rank: int, processes: int) -> None:
+    place = folder / _DIGESTS
+    if not place.is_file():
+        # Of torch's own, or of an earlier version.
+        return
+    for line in place.read_text(errors="replace").splitlines()[rank::processes]:
+        digest, _, name = line.partition("  ")
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise ValueError(f"checkpoint: {path} is missing, and {place} names it.")
+        if file_digest(path) != digest:
+            raise ValueError(f"checkpoint: {path} was changed since it was written: {place.name} has another digest.")
+
+
 def _check_values(folder: Path, index: Any) -> None:
     if not isinstance(index, Metadata) or not isinstance(index.storage_data, dict):
         raise pickle.UnpicklingError("its index is none")
@@ -103,6 +167,9 @@ def _check_values(folder: Path, index: Any) -> None:
         # torch 2.6 has none, and compresses nothing.
         if getattr(place, "transform_descriptors", None):
             raise pickle.UnpicklingError("it is compressed")
+        there = (folder / place.relative_path).stat().st_size
+        if there < place.offset + place.length:
+            raise EOFError(f"{place.relative_path} ends after {there} bytes")
         if isinstance(index.state_dict_metadata[key.fqn], BytesStorageMetadata):
             with (folder / place.relative_path).open("rb") as stream:
                 stream.seek(place.offset)

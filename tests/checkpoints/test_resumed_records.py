@@ -15,7 +15,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from lightning_losses.callbacks.records.metrics_file import finish_metrics, read_metrics
 from lightning_losses.checkpoints.interruption import terminable
 from lightning_losses.experiments.kinds.classification import trainings
-from lightning_losses.experiments.kinds.grok import callbacks_of, prepare
+from lightning_losses.experiments.kinds.grok import prepare
+from lightning_losses.experiments.training.training import callbacks_of
 from tests.recipes.conftest import composed
 
 SHORT = [
@@ -35,7 +36,9 @@ def steps(**changed):
 
     def fit(folder, *, resume):
         last, logger = folder / "last.ckpt", CSVLogger(folder)
-        trainer, module, data = prepare(settings, callbacks_of(settings), folder, folder / "metrics.jsonl", logger)
+        trainer, module, data = prepare(
+            settings, callbacks_of(settings.callbacks), folder, folder / "metrics.jsonl", logger
+        )
         trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
 
     return fit

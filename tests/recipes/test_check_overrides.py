@@ -149,7 +149,6 @@ def config():
         ("trainer.max_time", 0, "trainer.max_time=0: give a text or null."),
         ("callbacks.early_stopping.patience", -1, "early_stopping.patience=-1: give a number at least 0."),
         ("callbacks.x", 3, "callbacks.x=3: it has no _target_"),
-        ("callbacks.x", None, "callbacks.x=None: it has no _target_"),
         ("logger.flush_logs_every_n_steps", 0, "logger.flush_logs_every_n_steps=0: give a number at least 1."),
         ("logger", {"flush_logs_every_n_steps": 0}, "it has no _target_, which says what is built"),
     ],

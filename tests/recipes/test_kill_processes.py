@@ -269,6 +269,9 @@ def test_sharded_networks_go_on_likewise_and_a_signal_that_is_passed_on_counts_o
             assert on_two(run, tmp_path / name, sent) == (128 + signal.SIGTERM, 1)
         assert on_two(run, tmp_path / name) == (0, 5 if sent else 6)
     assert_same(tmp_path / "whole", tmp_path / "run")
+    shards = tmp_path / "run" / "checkpoints" / "student" / "last.ckpt"
+    digests = [line.split("  ")[1] for line in (shards / "digests.sha256").read_text().splitlines()]
+    assert sorted([*digests, "digests.sha256"]) == sorted(path.name for path in shards.iterdir())
 
 
 @pytest.mark.parametrize(("trainer", "start"), [("ddp", on_two), ("ddp_fork", by_launcher), ("shards", on_two)])

@@ -98,7 +98,8 @@ def _check_roles(plain: dict[Any, Any]) -> None:
             {f"{part}.{name}": item for name, item in node.items()} if each and isinstance(node, dict) else {part: node}
         )
         for path, item in nodes.items():
-            if item in (None, {}) and not path.startswith("callbacks."):
+            # A callback that is null is left out; one that is empty is a mistake.
+            if item is None or (item == {} and not path.startswith("callbacks.")):
                 continue
             if not isinstance(item, dict) or "_target_" not in item:
                 raise ConfigError(

@@ -5,19 +5,21 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from lightning_losses.callbacks.interventions.numerics_guard import NotFiniteError
 from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor
 from lightning_losses.callbacks.monitors.monitor import Monitor
 from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse
@@ -26,8 +28,16 @@ from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
 from lightning_losses.checkpoints.resumption import begin, check_resumption
 from lightning_losses.data.resident import ResidentData
-from lightning_losses.experiments.config.check_config import runs_again
-from lightning_losses.experiments.config.instantiate import ConfigError, instantiate
+from lightning_losses.experiments.config.check_config import (
+    ConfigError,
+    check_config,
+    check_trainer,
+    forks,
+    nearest,
+    runs_beside_others,
+)
+from lightning_losses.experiments.config.instantiate import instantiate
+from lightning_losses.experiments.config.settings import TrainSettings
 from lightning_losses.experiments.evidence.gates import Gate
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import (
@@ -40,12 +50,15 @@ from lightning_losses.experiments.loggers.loggers import (
 from lightning_losses.experiments.page import Page, Table
 from lightning_losses.experiments.training.rehearsal import rehearse_step
 from lightning_losses.experiments.training.steps_per_batch import steps_per_batch
-from lightning_losses.experiments.training.training import IRRELEVANT
+from lightning_losses.experiments.training.training import IRRELEVANT, callbacks_of, limited, of_callbacks
 from lightning_losses.modules.full_batch_learner import FullBatchLearner
 from lightning_losses.plots.grokking import Curve, comparison, overlay
 
 # More runs than these share one panel.
 _COLUMNS = 4
+# What other experiments take, and what stands there where nothing was asked for.
+_UNUSED = {"scheduler": {}, "weights": "last", "teacher_weights": None, "teacher_cache": None}
+_UNUSED_EXECUTION = {"blocks": None, "activation_checkpointing": False, "compile": None}
 
 
 @dataclass(frozen=True)
@@ -83,25 +96,27 @@ class Grokking(Experiment):
         """Take one step of every run.
 
         Raises:
-            ValueError: a gate on a run or number that there isn't.
+            ValueError: a gate on a run or number that there isn't; a run without an end, or without a validation.
         """
         config = self.config
-        _gates(config)
-        if runs_again(config.trainer):
-            raise ConfigError(
-                "trainer: this experiment trains many networks and compares them in one process; use trainer=ddp_fork, "
-                "or one device."
-            )
+        _check_unused(config)
+        if not config.get("runs"):
+            raise ConfigError("runs: there are none; give at least one, as conf/experiment/grok_perpgrad.yaml does.")
+        gates, numbers = _gates(config), {}
         for name, run in config.runs.items():
-            settings = settings_of(config, run)
+            settings = _checked_settings(config, str(name), run)
             data, module = _build(settings)
-            callbacks = callbacks_of(settings)
+            callbacks = callbacks_of(settings.callbacks)
+            numbers[str(name)] = dict.fromkeys(_number_names(callbacks), math.nan)
+            _check_length(settings.trainer, data.steps_per_epoch)
             if isinstance(module, FullBatchLearner):
                 steps_per_batch(settings, data.steps_per_epoch, callbacks)
             data.setup()
             if self.resumed is not None:
                 check_resumption(self.resumed / name, identity_of(settings), module)
             rehearse_step(module, data.train, settings.trainer)
+        for gate in gates:
+            gate.found(numbers)
 
     def perform(self, folder: Path) -> dict[str, Run]:
         """Train, and write the report; what each run came to, by name."""
@@ -122,9 +137,118 @@ class Grokking(Experiment):
 
 
 def _gates(config: DictConfig) -> list[Gate]:
-    gates = OmegaConf.to_container(config.get("gates") or OmegaConf.create([]), resolve=True)
-    assert isinstance(gates, list)
+    node = config.get("gates")
+    gates: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node or []
+    if not isinstance(gates, list) or not all(isinstance(gate, dict) for gate in gates):
+        raise ConfigError(f"gates={gates!r}: give a list, each {{runs: [RUN], value: NUMBER, at_least: BOUND}}.")
+    for gate in gates:
+        if unknown := [name for name in gate if name not in Gate.__dataclass_fields__]:
+            raise ConfigError(f"gates: a gate has no '{unknown[0]}'; {nearest(unknown[0], Gate.__dataclass_fields__)}")
+        if not isinstance(gate.get("runs"), list) or not isinstance(gate.get("value"), str):
+            raise ConfigError(f"gates: {gate} came; give each gate its runs, a list, and value, the name of a number.")
     return [Gate(**gate) for gate in gates]
+
+
+def _check_unused(config: DictConfig) -> None:
+    """Raise for what this experiment would leave aside, or do again on every process."""
+    asked = [name for name, usual in _UNUSED.items() if config.get(name) not in (usual, None)]
+    execution = config.get("execution") or {}
+    asked += [f"execution.{name}" for name, usual in _UNUSED_EXECUTION.items() if execution.get(name, usual) != usual]
+    if asked:
+        raise ConfigError(f"{asked[0]}: the experiments on grokking make no use of it; leave it out.")
+    if runs_beside_others(config.trainer) or forks(config.trainer):
+        raise ConfigError(
+            "trainer: a step of this experiment is on the whole training split, and further processes would only "
+            "repeat it; give trainer.devices=1 and trainer.strategy=auto."
+        )
+
+
+def _checked_settings(config: DictConfig, name: str, run: Any) -> DictConfig:
+    """The settings of a run, which are checked as the command line's are."""
+    if not isinstance(run, DictConfig) or "label" not in run:
+        raise ConfigError(f"runs.{name}: give it a label, and under `set` what it has otherwise, or ~runs.{name}.")
+    for key in run.get("set") or {}:
+        part = str(key).partition(".")[0]
+        if part not in (*config, "network_wrapper"):
+            raise ConfigError(
+                f"runs.{name}.set.{key}: the configuration has no {part}; give a key as on the command line, such as "
+                "optimizer.lr."
+            )
+    settings = settings_of(config, run)
+    if run.get("set"):
+        try:
+            check_config(settings, TrainSettings)
+            check_trainer(settings.trainer)
+        except ConfigError as error:
+            raise ConfigError(f"runs.{name}.set: {error}") from None
+    return settings
+
+
+def _number_names(callbacks: Sequence[Callback]) -> list[str]:
+    """The names of a run's numbers, by what watches it.
+
+    Raises:
+        ConfigError: nothing watches what the report shows.
+    """
+    monitor = next((callback for callback in callbacks if isinstance(callback, GrokkingMonitor)), None)
+    if monitor is None:
+        raise ConfigError(
+            "callbacks: no GrokkingMonitor is among them, whose curves the report shows; give callbacks=grokking."
+        )
+    of_test = [f"{which} test {monitor.measure}" for which in ("highest", "lowest", "first", "final")]
+    names = [*of_test, f"final train {monitor.measure}", "memorised", "generalised", "delay", "ratio", "steps"]
+    watched = any(isinstance(callback, SoftmaxCollapse) for callback in callbacks)
+    return [*names, "seconds", *(("highest collapse", "half collapsed") if watched else ())]
+
+
+def _check_length(trainer: DictConfig, steps_per_epoch: int) -> None:
+    """Raise for a run that has no end, or is over before its first validation, which is what the report shows."""
+    limit = trainer.get("limit_val_batches")
+    if limited(1, limit) == 0:
+        raise ConfigError(
+            f"trainer.limit_val_batches={limit}: the report shows what validation found; give 1, or null for all."
+        )
+    if trainer.get("fast_dev_run"):
+        raise ConfigError(f"trainer.fast_dev_run={trainer.fast_dev_run}: nothing would be reported; use max_steps=10.")
+    epochs, most_steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
+    if epochs == 0:
+        raise ConfigError("trainer.max_epochs=0: nothing would be trained; give at least 1, or -1 for no limit.")
+    if epochs in (None, -1) and most_steps == -1 and not trainer.get("max_time"):
+        raise ConfigError("trainer.max_steps=-1: the run would have no end; give at least 1.")
+    limit = trainer.get("limit_train_batches")
+    batches = limited(steps_per_epoch, limit)
+    if batches == 0:
+        raise ConfigError(
+            f"trainer.limit_train_batches={limit}: of {steps_per_epoch} batches this is less than one; give at least "
+            f"{1 / steps_per_epoch:.2g}, or a whole number of batches."
+        )
+    interval, every_epochs = trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch", 1)
+    interval = 1.0 if interval is None else interval
+    if not isinstance(interval, int | float):
+        # A time.
+        return
+    first = int(interval * batches) if isinstance(interval, float) else interval
+    if first == 0:
+        raise ConfigError(
+            f"trainer.val_check_interval={interval}: of {batches} steps of an epoch this is less than one; give at "
+            f"least {1 / batches:.2g}, or a whole number of steps."
+        )
+    if every_epochs is not None:
+        if first > batches:
+            raise ConfigError(
+                f"trainer.val_check_interval={interval}: an epoch has {batches} steps; give at most that, or more by "
+                "data.steps_per_epoch."
+            )
+        first += (every_epochs - 1) * batches
+    # In batches, of which a step may be several.
+    per_step = trainer.get("accumulate_grad_batches") or 1
+    length = math.inf if most_steps == -1 else most_steps * per_step
+    length = min(length, math.inf if epochs in (None, -1) else epochs * batches)
+    if first > length:
+        raise ConfigError(
+            f"trainer: the run is over after {length} batches, and its report shows what validation finds, the first "
+            f"time after {first}; give more trainer.max_steps, or a smaller trainer.val_check_interval."
+        )
 
 
 def settings_of(config: DictConfig, run: DictConfig) -> DictConfig:
@@ -158,10 +282,19 @@ def _build(config: DictConfig) -> tuple[ResidentData, L.LightningModule]:
     return data, module
 
 
-def callbacks_of(config: DictConfig) -> list[Callback]:
-    """The callbacks in their order; a run leaves one out by null."""
-    made = instantiate(config.callbacks, _convert_="all").values()
-    return [callback for callback in made if callback is not None]
+class _FiniteWeights(Callback):
+    """Ends a run whose weights or losses are not finite: no step will mend them."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at every weight, and at what validation logged as a loss."""
+        logged = {name: value for name, value in trainer.callback_metrics.items() if "loss" in name}
+        for name, value in [*pl_module.named_parameters(), *logged.items()]:
+            if not torch.isfinite(value).all():
+                raise NotFiniteError(
+                    f"{name} isn't finite after {trainer.global_step} steps; give a smaller optimizer.lr, or look for "
+                    "the step with +callbacks.guard._target_="
+                    "lightning_losses.callbacks.interventions.numerics_guard.NumericsGuard."
+                )
 
 
 def _train(name: str, label: str, config: DictConfig, folder: Path, place: Path) -> Run:
@@ -183,7 +316,7 @@ def _train(name: str, label: str, config: DictConfig, folder: Path, place: Path)
 
 
 def _fit(name: str, label: str, config: DictConfig, folder: Path, logger: Logger | None, metrics: Path) -> Run:
-    callbacks = callbacks_of(config)
+    callbacks = callbacks_of(config.callbacks)
     for callback in callbacks:
         if isinstance(callback, Monitor):
             callback.folder = folder / "report" / name
@@ -192,7 +325,8 @@ def _fit(name: str, label: str, config: DictConfig, folder: Path, logger: Logger
         last = begin(checkpoints, identity_of(config), resume=config.resume is not None)
         trainer, module, data = prepare(config, callbacks, checkpoints, metrics, logger)
         started = time.perf_counter()
-        trainer.fit(module, data, ckpt_path=last, weights_only=True)
+        with of_callbacks():
+            trainer.fit(module, data, ckpt_path=last, weights_only=True)
     return _run(label, callbacks, trainer, time.perf_counter() - started)
 
 
@@ -224,7 +358,7 @@ def prepare(
         logger=logger or False,
         plugins=[AtomicCheckpoints()],
         # An epoch may be a fifth of a second, and a checkpoint is flushed to disk.
-        callbacks=[*callbacks, LastCheckpoint(checkpoints, seconds=1.0), MetricsFile(metrics)],
+        callbacks=[*callbacks, _FiniteWeights(), LastCheckpoint(checkpoints, seconds=1.0), MetricsFile(metrics)],
     )
     return trainer, module, data
 

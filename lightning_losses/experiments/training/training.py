@@ -4,6 +4,8 @@ import copy
 import functools
 import math
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -313,7 +315,7 @@ class Training:
             instantiate(self.execution).prepare(module.get_submodule("network"))
         history = History()
         monitor = "val/accuracy" if self.weights == "best" else None
-        further = [] if self.callbacks is None else list(instantiate(self.callbacks, _convert_="all").values())
+        further = callbacks_of(self.callbacks)
         # Before what changes gradients.
         guards = [callback for callback in further if isinstance(callback, NumericsGuard)] or [NumericsGuard()]
         further = [*guards, *(callback for callback in further if callback not in guards)]
@@ -343,12 +345,8 @@ class Training:
                 ],
             )
             try:
-                with interruptible(trainer):
+                with interruptible(trainer), of_callbacks():
                     trainer.fit(module, self.datamodule, ckpt_path=checkpoint, weights_only=True)
-            except RuntimeError as error:
-                if not _raised_in("lightning.pytorch.callbacks", error):
-                    raise
-                raise ConfigError(f"callbacks: {str(error).strip().splitlines()[0]}") from None
             except SystemExit as left:
                 # Lightning's answer to Ctrl-C and SIGTERM, after it has shut down.
                 raise interrupt_behind(left) or KeyboardInterrupt from None
@@ -427,6 +425,23 @@ class Training:
         assert self.checkpoint is not None
         network = checkpoint_teacher(self.checkpoint, self.build().get_submodule("network"))
         return Trained(self.name, f"{self.name} (given)", network.eval().requires_grad_(False), {}, 0.0)
+
+
+def callbacks_of(config: DictConfig | None) -> list[Callback]:
+    """The callbacks of a configuration in their order, without those that are null."""
+    made: list[Any] = [] if config is None else list(instantiate(config, _convert_="all").values())
+    return [callback for callback in made if callback is not None]
+
+
+@contextmanager
+def of_callbacks() -> Iterator[None]:
+    """Within this context what Lightning's callbacks refuse is an error of the configuration."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _raised_in("lightning.pytorch.callbacks", error):
+            raise
+        raise ConfigError(f"callbacks: {str(error).strip().splitlines()[0]}") from None
 
 
 def _raised_in(package: str, error: Exception) -> bool:
