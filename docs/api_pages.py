@@ -123,8 +123,8 @@ def _loss_page(entry: Entry) -> str:
     lines += [row("try it", f"`lightning-losses train objective={entry.configs[0]}`")] if entry.configs else []
     lines += [row("configuration", configurations(entry).replace("](../", "](../../../"))] if entry.configs else []
     lines += [row("cost", cost(entry)), row("fused head", entry.fused)]
-    lines += [row("answers", "; ".join(needs))] if needs else []
-    lines += ["", "## Takes", "", "| tensor | shape | meaning |", "|---|---|---|"]
+    lines += [row("helps when", "; ".join(needs))] if needs else []
+    lines += ["", "## Inputs and settings", "", "| tensor | shape | meaning |", "|---|---|---|"]
     for name, required in entry.inputs.items():
         shape, meaning = GLOSSARY[name].shape, GLOSSARY[name].meaning
         lines.append(row(f"`{name}`", shape, meaning if required else f"{meaning} (optional)"))

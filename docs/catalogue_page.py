@@ -66,7 +66,7 @@ def catalogue_page() -> str:
 
 
 def _needs() -> list[str]:
-    lines = []
+    lines = ['<div class="needs" markdown>', ""]
     for need in NEEDS:
         lines += [f"### {need.sentence} {{ #{need.id} }}", ""]
         if need.answers:
@@ -76,7 +76,7 @@ def _needs() -> list[str]:
             lines += [f"*Missing:* {need.missing}", ""]
         # For the search.
         lines += [f"<small>Also called: {', '.join(need.words)}.</small>", ""]
-    return lines
+    return [*lines, "</div>", ""]
 
 
 def _answer_row(answer: Answer) -> str:

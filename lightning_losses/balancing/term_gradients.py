@@ -33,8 +33,8 @@ class TermGradients:
         for name, parameter in parameters.items():
             if is_distributed_tensor(parameter):
                 raise ValueError(
-                    f"{who}: FSDP2 shards {name}, and leaves no term's gradient by itself; use DDP, or a policy of "
-                    "values."
+                    f"{who}: FSDP2 shards {name}, so that the terms' gradients can't be seen apart; use DDP, or a "
+                    "policy that uses loss values."
                 )
         self.parameters = list(parameters.values())
         self._named = None if shared is None else [name in shared for name in parameters]

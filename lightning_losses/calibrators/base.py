@@ -91,7 +91,7 @@ class Calibrator(nn.Module):
         check_floating(type(self).__name__, "logits", logits)
         if self._classes is not None and (logits.ndim == 0 or logits.shape[-1] != self._classes):
             raise ValueError(
-                f"{type(self).__name__}: logits of shape {list(logits.shape)} came to what was fitted on "
+                f"{type(self).__name__}: logits of shape {list(logits.shape)} came, but it was fitted on "
                 f"{self._classes} classes; give [..., {self._classes}]."
             )
         calibrated = self._calibrate(full_precision(logits))
@@ -214,9 +214,7 @@ class Calibrator(nn.Module):
             )
         # The least and the largest, which NaN spreads to: one pass, no copy.
         if not bool(torch.isfinite(torch.stack(torch.aminmax(logits))).all()):
-            raise ValueError(
-                f"{name}: logits hold NaN or inf; fit on finite logits (a masked class is no class to calibrate)."
-            )
+            raise ValueError(f"{name}: logits hold NaN or inf; fit on finite logits, and leave masked classes out.")
         return logits, target
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

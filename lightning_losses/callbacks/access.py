@@ -29,7 +29,9 @@ def gradients_of(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer | 
 def refuse_hidden_gradients(who: str, trainer: L.Trainer) -> None:
     """Raise ``ValueError`` under strategies whose gradients callbacks can't see whole."""
     if any(kind.__name__ == "DeepSpeedStrategy" for kind in type(trainer.strategy).__mro__):
-        raise ValueError(f"{who}: DeepSpeed keeps the gradients to itself; use DDP or FSDP2 (ModelParallelStrategy).")
+        raise ValueError(
+            f"{who}: callbacks can't see gradients under DeepSpeed; use DDP or FSDP2 (ModelParallelStrategy)."
+        )
     assert trainer.strategy.model is not None
     refuse_flat_parameters(who, trainer.strategy.model.modules())
 
@@ -48,7 +50,7 @@ def refuse_place_after(trainer: L.Trainer, callback: Callback, *others: type[Cal
         if isinstance(other, others):
             raise ValueError(
                 f"{type(callback).__name__}: it stands after {type(other).__name__} in the trainer's callbacks, which "
-                "changes what it is to see; put it before."
+                "changes what it measures; put it before."
             )
 
 

@@ -41,7 +41,8 @@ def mahalanobis_distances(
     check_labels("mahalanobis_distances", features, target)
     if query.shape[1] != features.shape[1]:
         raise ValueError(
-            f"mahalanobis_distances: queries of {query.shape[1]} numbers came with features of {features.shape[1]}."
+            f"mahalanobis_distances: queries of {query.shape[1]} numbers came with features of {features.shape[1]}; "
+            "give the same D."
         )
     h, queries = features.double(), query.double()
     classes, position = torch.unique(target, return_inverse=True)

@@ -116,7 +116,7 @@ class Adapted(Loss):
             raise ValueError(f"adapted: {self.inner_name} returned a {type(value).__name__}; a loss returns a tensor.")
         if value.ndim == 0 and self.reduction == "mean" and _has_class_weights(self.loss):
             raise ValueError(
-                f"adapted: {self.inner_name} has weights of its own, and nobody knows what its mean divides by; give "
+                f"adapted: {self.inner_name} has weights of its own, so that its mean divides by an unknown sum; give "
                 "CrossEntropy(class_weight=...), or reduction=None, by which each batch weighs the same."
             )
         if value.ndim == 0 or self.reduction is None:
@@ -175,7 +175,7 @@ def _sources(parameters: Mapping[str, inspect.Parameter], name: str, inputs: dic
     sources = {argument: inputs.get(argument, argument) for argument in takes if takes[argument]}
     sources.update(inputs)
     if not sources:
-        raise ValueError(f"adapted: {name} needs no tensor; name in inputs which it is to be called with.")
+        raise ValueError(f"adapted: {name} needs no tensor; say by inputs= which tensors it gets.")
     return sources
 
 

@@ -140,7 +140,7 @@ class BrierDecomposition(PredictionMetric):
 
     def _interval(self, rows: tuple[Tensor, ...], level: float, resamples: int, seed: int) -> Interval:
         raise ValueError(
-            f"{type(self).__name__}: noise in the bins biases its parts, and no interval of them holds; take those of "
+            f"{type(self).__name__}: noise in the bins biases its parts, and they have no valid interval; use those of "
             "BrierScore and of RMSCalibrationError(debiased=True)."
         )
 

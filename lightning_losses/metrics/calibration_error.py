@@ -143,7 +143,7 @@ class CalibrationError(PredictionMetric):
     def _interval(self, rows: tuple[Tensor, ...], level: float, resamples: int, seed: int) -> Interval:
         if self.norm == "max":
             raise ValueError(
-                f"{type(self).__name__}: the largest of several noisy gaps has no interval that holds; take that of "
+                f"{type(self).__name__}: the largest of several noisy gaps has no valid interval; use that of "
                 "RMSCalibrationError(debiased=True)."
             )
         confidence, outcome = (row if row.ndim == 2 else row.reshape(0, 1) for row in rows)

@@ -159,7 +159,7 @@ def _check_values(metric: str, predictions: Tensor, target: Tensor, inputs: Inpu
     # NaN spreads to the least and the largest: one pass, no copy.
     low, high = torch.stack(torch.aminmax(predictions)).tolist()
     if low != low or high != high:
-        raise ValueError(f"{metric}: predictions hold NaN; a metric of them would say nothing about the others.")
+        raise ValueError(f"{metric}: predictions hold NaN; find the layer that made it, or leave those samples out.")
     if (
         inputs == "logits"
         and task == "multiclass"

@@ -48,7 +48,7 @@ def retrieval_ranks(
         )
     if not bool(queries.isfinite().all() & documents.isfinite().all()):
         raise ValueError(
-            "retrieval_ranks: embeddings hold NaN or inf, which have no rank; train on until they are finite."
+            "retrieval_ranks: embeddings hold NaN or inf, which have no rank; find the layer that made them."
         )
     first, second = (torch.nn.functional.normalize(x.double(), dim=-1) for x in (queries, documents))
     scores = first @ second.mT

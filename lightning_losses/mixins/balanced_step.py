@@ -70,7 +70,7 @@ class BalancedStep:
         who = policy.name if policy is not None else "gradient_conflict"
         if not module.automatic_optimization:
             raise ValueError(
-                f"{who}: automatic_optimization=False came, where nobody knows which backward passes make a step; use "
+                f"{who}: automatic_optimization=False came, where it is unknown which backward passes make a step; use "
                 "automatic optimization, or a policy that is learned, such as UncertaintyWeighting."
             )
         reads = policy.reads if policy is not None else "nothing"
@@ -78,7 +78,7 @@ class BalancedStep:
         if reads == "gradients" or watches or watched or (reads == "losses" and self._several):
             strategy = module.trainer.strategy
             if strategy.handles_gradient_accumulation:
-                raise ValueError(f"{who}: {type(strategy).__name__} keeps gradients to itself; use DDP or one process.")
+                raise ValueError(f"{who}: {type(strategy).__name__} doesn't show gradients; use DDP or one process.")
             self._rows = self._term_gradients(who)
 
     def factors(self, policy: Balancing, losses: Tensor) -> Tensor | None:

@@ -85,7 +85,7 @@ class EMATeacherMixin(DistillationMixin):
         followed = self.get_submodule(network)
         if teacher is not None and not set(followed.modules()).isdisjoint(teacher.modules()):
             raise ValueError(
-                "ema_teacher: the teacher shares modules with the network that it is to follow; give a deep copy of it."
+                "ema_teacher: the teacher shares modules with the network that it averages; give a deep copy of it."
             )
         # One that was set keeps what it knows of the parameters' state before it was frozen.
         if teacher is None or teacher is not self.teacher:

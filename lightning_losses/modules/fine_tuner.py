@@ -36,5 +36,5 @@ class FineTuner(Classifier):
         except RuntimeError:
             raise ValueError(
                 f"FineTuner: the weights of a {type(teacher).__name__} don't fit the {type(self.network).__name__} "
-                "that is to go on from them; give both the same layers."
+                "that continues from them; give both the same layers."
             ) from None

@@ -208,7 +208,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         if (policy := self.objective.balancing) is not None:
             raise ValueError(
                 f"{owner}: the objective has balancing={type(policy).__name__}, and a fused head adds its terms up "
-                "without asking a policy; leave balancing out, or train on logits with ObjectiveMixin."
+                "without a policy; leave balancing out, or train on logits with ObjectiveMixin."
             )
         for name, term in self._terms().items():
             if further := sorted(set(term.needs) - set(self.offered)):

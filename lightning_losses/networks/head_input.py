@@ -99,7 +99,7 @@ def check_documents_apart(owner: str, network: nn.Module, head: nn.Module) -> No
     if not torch.allclose(packed, torch.cat(alone, dim=1), rtol=0.0, atol=near):
         raise ValueError(
             f"{owner}: {type(network).__name__} lets documents in a row see each other, whose position ids begin anew; "
-            "give each a row of its own (packed=False), or take an attention and a version that part them."
+            "give each a row of its own (packed=False), or use an attention that keeps them apart."
         )
     passed.parts_documents = True
 

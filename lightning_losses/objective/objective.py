@@ -194,8 +194,8 @@ def _at_once(balancing: Balancing, losses: Tensor) -> Tensor:
     """What a policy multiplies the terms by where a call is a step."""
     if balancing.reads == "gradients" or balancing.watches_gradients:
         raise ValueError(
-            f"Objective: {type(balancing).__name__} looks at the terms' gradients, which a call alone has not; use "
-            "ObjectiveMixin and a Trainer, or balanced_backward of lightning_losses.objective in a loop of your own."
+            f"Objective: {type(balancing).__name__} needs the terms' gradients, which a plain call does not compute; "
+            "use ObjectiveMixin and a Trainer, or balanced_backward of lightning_losses.objective in your own loop."
         )
     factors = balancing.weights(losses)
     if torch.is_grad_enabled():

@@ -147,7 +147,9 @@ def _over_scope(values: Tensor, scope: Scope) -> Tensor:
 
 def _check_pairs(weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
     if len(weights) != len(gradients):
-        raise ValueError(f"orthogonal_gradient: {len(weights)} weights came with {len(gradients)} gradients.")
+        raise ValueError(
+            f"orthogonal_gradient: {len(weights)} weights came with {len(gradients)} gradients; give as many."
+        )
     for weight, gradient in zip(weights, gradients, strict=True):
         if weight.shape != gradient.shape:
             raise ValueError(

@@ -225,7 +225,7 @@ def test_what_an_objective_refuses():
         TorchJDWeighting("upgrad")
     objective = Objective({"ce": CrossEntropy()}, balancing=MGDA())
     given = {"logits": torch.zeros(2, 3, requires_grad=True), "target": torch.tensor([0, 1])}
-    with pytest.raises(ValueError, match="MGDA looks at the terms' gradients, which a call alone has not"):
+    with pytest.raises(ValueError, match="MGDA needs the terms' gradients, which a plain call does not compute"):
         objective(**given)
     # In evaluation there is nothing to balance.
     assert objective.eval()(**given).total > 0

@@ -269,7 +269,7 @@ def train_sharded(path):
     if trainer.global_rank == 0:
         torch.save(module.noted, path)
     # Of a term alone they have no gradient.
-    with pytest.raises(ValueError, match=r"pcgrad: FSDP2 shards \S*weight, .*; use DDP, or a policy of values"):
+    with pytest.raises(ValueError, match=r"pcgrad: FSDP2 shards \S*weight, .*; use DDP, or a policy that uses loss"):
         TermGradients("pcgrad", dict(module.networks.named_parameters()), 2)
 
 

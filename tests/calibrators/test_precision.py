@@ -64,7 +64,7 @@ def test_nan_stays_nan_and_an_empty_batch_empty(name):
 def test_other_classes_than_at_the_fit_are_refused(name):
     calibrator = CALIBRATORS[name]().fit(*sample())
     for classes in (1, 3):
-        with pytest.raises(ValueError, match=rf"shape \[2, {classes}\] came to what was fitted on 4 classes"):
+        with pytest.raises(ValueError, match=rf"shape \[2, {classes}\] came, but it was fitted on 4 classes"):
             calibrator(torch.zeros(2, classes))
 
 

@@ -60,7 +60,7 @@ def test_brier_parts_add_up(task):
     metric.update(logits[100:], target[100:])
     for name, value in metric.compute().items():
         torch.testing.assert_close(value, getattr(parts, name))
-    with pytest.raises(ValueError, match="no interval of them holds"):
+    with pytest.raises(ValueError, match="they have no valid interval"):
         metric.interval()
 
 

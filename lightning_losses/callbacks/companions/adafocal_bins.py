@@ -40,7 +40,7 @@ class AdaFocalBins(Callback):
         """Refuse a fit without validation data: the exponents would stay as they are."""
         if not trainer.enable_validation:
             raise ValueError(
-                "AdaFocalBins: the trainer has no validation data to go by; give a validation data loader, and "
+                "AdaFocalBins: the trainer has no validation data to measure; give a validation data loader, and "
                 "limit_val_batches above 0."
             )
 

@@ -115,7 +115,8 @@ class DomainWeights(DeclaredCallback):
         sums, counts = sum_over_processes(trainer, sums), sum_over_processes(trainer, counts)
         if bool((counts == 0).any()):
             raise ValueError(
-                f"DomainWeights: domains {(counts == 0).nonzero().flatten().tolist()} have no validation samples."
+                f"DomainWeights: domains {(counts == 0).nonzero().flatten().tolist()} have no validation samples; "
+                "give each some."
             )
         return (sums / counts).cpu()
 
