@@ -1,5 +1,10 @@
 """The repeated blocks of a network: found by class or by size, recomputed in the backward pass, compiled."""
 
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -100,6 +105,27 @@ def _check_backend(backend: str) -> None:
         raise ValueError(f"compile: backend={backend!r} came; choose one of {', '.join(sorted(known))}.")
 
 
+def _check_inductor(*, cuda: bool) -> None:
+    """Raise ``ValueError`` where inductor, torch's usual backend, would lack what it compiles by."""
+    if cuda and importlib.util.find_spec("triton") is None:
+        raise ValueError(
+            "compile: backend='inductor' came, which needs Triton on a GPU; pip install triton, or give null."
+        )
+    # As torch and Triton look for it.
+    variable, usual = ("CC", ["gcc", "clang"]) if cuda else ("CXX", ["clang++" if sys.platform == "darwin" else "g++"])
+    names = [os.environ[variable]] if os.environ.get(variable) else usual
+    if sys.platform != "win32" and not any(map(_runs, names)):
+        raise ValueError(
+            f"compile: backend='inductor' came, and no compiler of {'C' if cuda else 'C++'} runs here "
+            f"({' or '.join(names)}); install one, name one in {variable}, or give null."
+        )
+
+
+def _runs(compiler: str) -> bool:
+    place = shutil.which(compiler)
+    return place is not None and subprocess.run([place, "--version"], capture_output=True).returncode == 0
+
+
 @dataclass(frozen=True)
 class Execution:
     """How the blocks of a network are run in training.
@@ -120,11 +146,18 @@ class Execution:
     activation_checkpointing: bool = False
     compile: str | None = None
 
-    def check(self, network: nn.Module) -> None:
-        """Raise ``ValueError`` for what `prepare` would refuse, and change nothing."""
+    def check(self, network: nn.Module, *, cuda: bool = False) -> None:
+        """Raise ``ValueError`` for what `prepare` would refuse, or the first step, and change nothing.
+
+        Args:
+            network: what would be prepared.
+            cuda: whether it will be on a GPU of Nvidia's or AMD's.
+        """
         blocks_of(network, self.blocks)
         if self.compile is not None:
             _check_backend(self.compile)
+        if self.compile == "inductor":
+            _check_inductor(cuda=cuda)
 
     def prepare(self, network: nn.Module) -> None:
         """Change a network in place, before a strategy wraps it."""

@@ -47,6 +47,25 @@ def test_wrong_blocks_are_refused():
         Execution(compile="fast").prepare(network())
 
 
+@pytest.mark.parametrize(("cuda", "triton", "environment", "message"), [
+    (False, False, {"PATH": ""}, "and no compiler of C++ runs here (g++); install one, name one in CXX"),
+    (False, False, {"CXX": "/no/g++"}, "and no compiler of C++ runs here (/no/g++); install one, name one in CXX"),
+    (False, False, {"CXX": "false"}, "and no compiler of C++ runs here (false); install one, name one in CXX"),
+    (True, True, {"PATH": "", "CC": ""}, "and no compiler of C runs here (gcc or clang); install one, name one in CC"),
+    (True, False, {}, "which needs Triton on a GPU; pip install triton"),
+], ids=["none", "elsewhere", "broken", "none for Triton", "no Triton"])  # fmt: skip
+def test_a_machine_that_inductor_can_not_compile_on_is_told(monkeypatch, cuda, triton, environment, message):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if triton else None)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("CXX", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError) as found:
+        Execution(compile="inductor").check(nn.Linear(1, 1), cuda=cuda)
+    assert str(found.value) == f"compile: backend='inductor' came, {message}, or give null."
+    Execution(compile="eager").check(nn.Linear(1, 1), cuda=cuda)
+
+
 @pytest.mark.parametrize("blocks", [None, ["Sequential"]])
 def test_recomputed_activations_give_the_same_gradients_and_statistics(blocks):
     plain, recomputed = network(), network()

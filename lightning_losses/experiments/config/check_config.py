@@ -351,6 +351,11 @@ def runs_beside_others(trainer: DictConfig) -> bool:
     return several and not forks(trainer)
 
 
+def on_cuda(trainer: DictConfig) -> bool:
+    """Whether a trainer takes a GPU of Nvidia's or AMD's."""
+    return trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda") and CUDAAccelerator.is_available()
+
+
 def forks(trainer: DictConfig) -> bool:
     """Whether Lightning makes each process from this one, which may not have started CUDA then."""
     return trainer.get("strategy") in _FORKING

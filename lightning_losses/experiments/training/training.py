@@ -33,6 +33,7 @@ from lightning_losses.experiments.config.check_config import (
     check_environment,
     check_trainer,
     nearest,
+    on_cuda,
     runs_beside_others,
     shards_teacher,
 )
@@ -252,7 +253,7 @@ class Training:
         module = self.build(teacher)
         if self.execution is not None:
             try:
-                instantiate(self.execution).check(module.get_submodule("network"))
+                instantiate(self.execution).check(module.get_submodule("network"), cuda=on_cuda(self.trainer))
             except ValueError as error:
                 raise ConfigError(f"execution.{error}") from None
         if resumed is not None:
