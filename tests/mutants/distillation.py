@@ -55,7 +55,7 @@ MISTAKES = [
         CROSSINGS,
         ("probabilities(given.logits, self.temperature)", "probabilities(given.logits)"),
     ),
-    *of(f"{DIVERGENCES}/binary_kl_norm.py", CROSSINGS, ("- math.log(2))", "- 0.5)")),
+    *of(f"{DIVERGENCES}/binary_kl_norm.py", CROSSINGS, ("- math.log(2)", "- 0.5")),
     *of(f"{DIVERGENCES}/kl_top.py", CROSSINGS, ("not self.tail_bucket or ", "self.tail_bucket or ")),
     *of(
         f"{FEATURES}/attention_transfer.py",

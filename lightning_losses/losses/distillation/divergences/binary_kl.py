@@ -56,7 +56,13 @@ class BinaryKL(DistillationLoss):
 def _divergence(
     student: Float[Tensor, "*rows classes"], teacher: Float[Tensor, "*rows classes"]
 ) -> Float[Tensor, "*rows"]:
-    yes = torch.sigmoid(teacher)
-    # Subtracted class by class: over sums, small divergences of many classes would be lost.
-    cross, own = (F.binary_cross_entropy_with_logits(x, yes, reduction="none") for x in (student, teacher))
-    return (cross - own).sum(dim=-1)
+    # Of the two answers the one that the teacher finds less likely: its probability keeps its digits.
+    sign = torch.where(teacher > 0, -1.0, 1.0).to(teacher.dtype)
+    answer, own = sign * student, sign * teacher
+    likely, difference = own.sigmoid(), answer - own
+    # Near each other little is left of what is subtracted, in single precision too.
+    near = difference.abs() < 1
+    step = difference.masked_fill(~near, 0.0)
+    close = (torch.log1p(likely * torch.expm1(step)) - likely * step).clamp(min=0.0)
+    apart = F.softplus(answer) - F.softplus(own) - likely * difference
+    return torch.where(near, close, apart).sum(dim=-1)

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -57,5 +58,9 @@ class BinaryKLNorm(DistillationLoss):
     def _log_cosh(
         self, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"]
     ) -> Float[Tensor, "*rows"]:
-        x = (logits - teacher_logits) / self.temperature
-        return self.temperature**2 * (F.softplus(x) - math.log(2)).sub_(x, alpha=0.5).sum(dim=-1)
+        x = (logits - teacher_logits) / (2 * self.temperature)
+        # Near 0 without the logarithm of 2, beside which a small value is lost.
+        near = x.abs() < 1
+        within = torch.log1p(torch.sinh(x.masked_fill(~near, 0.0)).square()) / 2
+        beyond = F.softplus(2 * x) - x - math.log(2)
+        return self.temperature**2 * torch.where(near, within, beyond).sum(dim=-1)

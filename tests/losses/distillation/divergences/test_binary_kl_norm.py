@@ -25,7 +25,7 @@ def test_it_is_a_divergence_of_fair_coins(pair, temperature):
 def test_near_the_teacher_it_is_a_squared_distance(pair):
     value = BinaryKLNorm()(pair.logits, pair.logits + 1e-3 * pair.teacher_logits)
     expected = (1e-3 * pair.teacher_logits).square().sum(dim=-1).mean() / 8
-    # The next term is smaller by difference²; log cosh of small arguments loses digits to rounding of log 2.
+    # The next term is smaller by difference².
     torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-14)
 
 
