@@ -96,7 +96,7 @@ def seed_intervals(
             axis.set_yticks(range(len(runs)), runs)
             axis.xaxis.set_major_locator(MaxNLocator(nbins=4 if width > 2 else 3))
             if ends and min(ends) < max(ends) / 2:
-                axis.set_xlim(left=min(0.0, *axis.get_xlim()))
+                axis.set_xlim(left=0.0 if min(ends) >= 0 else min(0.0, *axis.get_xlim()))
             for place, order, mean in beyond:
                 _at_the_end(axis, place, mean, COLORS[order])
         # The first run on top; the axes share it.
