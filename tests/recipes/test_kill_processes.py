@@ -7,16 +7,20 @@ import contextlib
 import functools
 import itertools
 import os
+import runpy
 import signal
+import sys
 import time
 import traceback
 import types
 import warnings
+from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
 import torch._dynamo
+from hydra.core.global_hydra import GlobalHydra
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import rank_zero_only
@@ -29,7 +33,7 @@ from lightning_losses.experiments.kinds.classification import trainings
 from lightning_losses.experiments.training import training
 from tests.distributed.processes import run_on_processes
 from tests.recipes.conftest import composed
-from tests.recipes.test_kill import SHORT, fill_the_disk, same, train
+from tests.recipes.test_kill import SHORT, fill_the_disk, in_child, same, train
 from tests.recipes.test_trainers import under_slurm
 
 pytestmark = pytest.mark.distributed
@@ -145,6 +149,8 @@ class Started:
         self.returncode, self.pid = None, os.fork()
         if self.pid == 0:
             os.environ.update(env)
+            # As a new interpreter has it.
+            sys.orig_argv = command
             rank_zero_only.rank = int(env["LOCAL_RANK"])
             ended = 1
             # Before there are threads: two at once would make torch's pool anew after a fork, and one find none.
@@ -257,6 +263,37 @@ def test_an_interrupted_run_goes_on_with_the_next_step(whole, tmp_path, trainer,
     assert contents(folder)["global_step"] == 2
     assert start(run, folder) == (0, STEPS - 2)
     assert_same(whole, folder)
+
+
+def run_command(command):
+    """What the interpreter does with a command, in this process, which has loaded everything."""
+    _, *words = command
+    # A new process has none.
+    GlobalHydra.instance().clear()
+    try:
+        if words[0] == "-m":
+            sys.argv = words[1:]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = words
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as left:
+        assert not left.code, left.code
+
+
+@pytest.mark.parametrize(("how", "trainer"), [
+    ([str(Path(sys.executable).with_name("lightning-losses"))], "ddp"), (["-m", "lightning_losses"], "fsdp"),
+], ids=["the script, ddp", "the module, fsdp"])  # fmt: skip
+def test_two_processes_train_by_the_command_what_one_does(tmp_path, how, trainer):
+    words = [sys.executable, *how, "train", *SHORT, "experiment=classify", "logger=none", "trainer.max_epochs=1"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    in_child(lambda: run_command([*words, f"hydra.run.dir={one}"]))
+    # The second process runs the command that the launcher starts, the first one what was typed.
+    first = [*words, *TRAINERS[trainer], f"hydra.run.dir={two}"]
+    run = lambda: run_command(sys.orig_argv if "LOCAL_RANK" in os.environ else first)  # noqa: E731
+    assert by_launcher(run, two) == (0, 3)
+    assert (two / "report" / "report.json").is_file()
+    torch.testing.assert_close(contents(two)["state_dict"], contents(one)["state_dict"], rtol=1e-2, atol=1e-3)
 
 
 def test_sharded_networks_go_on_likewise_and_a_signal_that_is_passed_on_counts_once(tmp_path):
