@@ -86,11 +86,11 @@ def write_on_all(trainer: L.Trainer, path: Path) -> None:
         OSError: the disk is full, or the folder can't be written to.
     """
     if trainer.world_size == 1:
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         return
     failure: tuple[int | None, str, str] | None = None
     try:
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
     except OSError as error:
         failure = error.errno, error.strerror or str(error), str(error.filename or path)
         # The one at the end of `save_checkpoint`, where the others wait.

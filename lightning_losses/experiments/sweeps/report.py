@@ -84,7 +84,7 @@ class SweepReport:
     def note(self) -> str:
         """What the table's cells mean."""
         metric = self.sweep.metric
-        parts = [f"{len(self.ended)} trials."]
+        parts = [f"{len(self.ended)} trial{'' if len(self.ended) == 1 else 's'}."]
         if metric is not None:
             best = "smallest" if metric.goal == "minimize" else "largest"
             parts.append(f"{metric.name}: the {best} value that the run reported; last: the value it ended with.")

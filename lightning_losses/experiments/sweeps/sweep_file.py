@@ -252,11 +252,11 @@ def _load(path: Path) -> dict[str, Any]:
         definition = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}: line {line} it is no UTF-8 text; save it as such.") from None
+        raise ConfigError(f"{path}: line {line} is no UTF-8 text; save the file as UTF-8.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{path}:{where} it is no YAML ({getattr(error, 'problem', error)}).") from None
+        raise ConfigError(f"{path}:{where or ' this'} is no YAML ({getattr(error, 'problem', error)}).") from None
     if not isinstance(definition, dict):
         raise ConfigError(f"{path}: it holds no mapping; a sweep has method, parameters and a program or command.")
     return definition

@@ -103,12 +103,12 @@ def test_what_is_no_sweep_is_one_sentence_with_the_file(tmp_path, changes, messa
 
 def test_what_is_no_yaml_is_one_sentence_with_the_line(tmp_path):
     (tmp_path / "sweep.yaml").write_text("method: grid\nparameters: [")
-    with pytest.raises(ConfigError, match="line 2 it is no YAML"):
+    with pytest.raises(ConfigError, match="line 2 is no YAML"):
         read_sweep(tmp_path / "sweep.yaml")
     with pytest.raises(ConfigError, match="there is no such file"):
         read_sweep(tmp_path / "other.yaml")
     (tmp_path / "sweep.yaml").write_bytes(b"method: grid\nname: \xff\n")
-    with pytest.raises(ConfigError, match="line 2 it is no UTF-8 text"):
+    with pytest.raises(ConfigError, match="line 2 is no UTF-8 text; save the file as UTF-8"):
         read_sweep(tmp_path / "sweep.yaml")
 
 
