@@ -174,3 +174,12 @@ def test_guards_are_those_that_the_claim_and_its_runs_ask_for():
     assert {str(one.verdict) for one in report(values, claims[:2], guards=asked, tuned=tuned).judged()} == {
         "not testable here: tuned values lie within what was tried: not of kd"
     }
+
+
+def test_of_two_teachers_the_worse_one_must_be_better():
+    values = compared(kd=[5.0 + one for one in SCATTER], other=[9.0 + one for one in SCATTER])
+    for run, accuracy in (("ce", math.nan), ("kd", 0.9), ("other", 0.55)):
+        values[""][run].update(teacher_accuracy=[accuracy] * 10)
+    than_kd = Claim("It is so.", "us, 2026", (Difference("kd", "other", "accuracy", "lower"),), ("teacher",))
+    (one,) = report(values, [than_kd], guards={"teacher": 0.1}).judged()
+    assert str(one.verdict) == "not testable here: the teacher is at least 10 points more accurate than ce: 5.0"

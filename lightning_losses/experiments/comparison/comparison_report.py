@@ -197,8 +197,10 @@ class Comparison:
                 asked, baseline = self.guards[name], of[self.baseline]
                 if name == "teacher":
                     measured = [of[run]["teacher_accuracy"] for run in runs]
-                    teacher = next((one for one in measured if all(map(math.isfinite, one))), measured[0])
-                    own.append(guard_teacher(teacher, baseline["accuracy"], self.baseline, asked))
+                    taught = [one for one in measured if all(map(math.isfinite, one))]
+                    # Runs may have unlike teachers.
+                    worst = min(taught, key=statistics.fmean, default=measured[0])
+                    own.append(guard_teacher(worst, baseline["accuracy"], self.baseline, asked))
                 elif name == "overconfidence":
                     own.append(guard_overconfidence(baseline["overconfidence"], self.baseline, asked))
                 else:
