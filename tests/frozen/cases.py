@@ -224,7 +224,7 @@ KINDS: dict[str, Callable[[Inputs, int | None], Inputs | None]] = {
 def cases(loss: type[Loss]) -> Iterator[Case]:
     """All cases of a loss, with its own parameters as they were drawn; options that are refused come once."""
     refused: list[str] = []
-    for case in _all_cases(loss):
+    for case in all_cases(loss):
         try:
             revived({"loss": loss.__name__, "options": case.options})
         except ValueError:
@@ -239,7 +239,8 @@ def cases(loss: type[Loss]) -> Iterator[Case]:
         yield case._replace(parameters=parameters)
 
 
-def _all_cases(loss: type[Loss]) -> Iterator[Case]:
+def all_cases(loss: type[Loss]) -> Iterator[Case]:
+    """All of them, refused ones as often as they come, without the loss's own parameters."""
     name, given = loss.__name__, GIVEN.get(loss.__name__, {})
     named = {key: p for key, p in inspect.signature(loss).parameters.items() if p.kind is not p.VAR_KEYWORD}
     options = [key for key, p in named.items() if p.kind is not p.VAR_POSITIONAL]
