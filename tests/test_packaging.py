@@ -149,32 +149,22 @@ def test_an_extra_brings_what_its_advice_says(package):
     assert canonicalize_name(DISTRIBUTIONS.get(package, package)) not in core
 
 
-@pytest.mark.slow
-def test_an_installed_wheel_trains_outside_the_repository(wheel, tmp_path):
-    site, work = tmp_path / "site", tmp_path / "work"
-    work.mkdir()
-    zipfile.ZipFile(wheel).extractall(site)
-    program = (
-        "import sys, lightning_losses, lightning_losses.conf, lightning_losses.catalogue.command_line as cli; "
-        "print(lightning_losses.__file__); print(lightning_losses.conf.__file__); "
-        "sys.argv = ['lightning-losses', 'train', *sys.argv[1:]]; cli.main()"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", program, "data=digits", "trainer.max_epochs=1", "trainer.limit_train_batches=2"],
-        cwd=work,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(site), "LIGHTNING_LOSSES_CACHE": str(tmp_path / "cache")},
-    )
-    assert run.returncode == 0, run.stderr
-    assert [line.startswith(str(site)) for line in run.stdout.splitlines()[:2]] == [True, True]
-    assert len(list((work / "outputs").rglob("report.md"))) == 1
+@pytest.fixture(scope="module")
+def binaries(wheel, tmp_path_factory):
+    """The programs of an environment with the wheel and what the recipes need."""
+    return installed(wheel, tmp_path_factory.mktemp("recipes") / "venv", ["recipes", "data"])
 
 
 @pytest.mark.slow
-def test_an_application_with_its_own_configuration_takes_ours(wheel, tmp_path):
-    binaries = installed(wheel, tmp_path / "venv", ["recipes"])
+def test_an_installed_wheel_trains_outside_the_repository(binaries, tmp_path):
+    short = ["data=digits", "trainer.max_epochs=1", "trainer.limit_train_batches=2", f"cache={tmp_path}/cache"]
+    code, _, err = finish(start([binaries / "lightning-losses", "train", *short], tmp_path))
+    assert code == 0, err
+    assert len(list((tmp_path / "outputs").rglob("report.md"))) == 1
+
+
+@pytest.mark.slow
+def test_an_application_with_its_own_configuration_takes_ours(binaries, tmp_path):
     shutil.copytree(ROOT / "docs" / "template", tmp_path / "template", ignore=shutil.ignore_patterns("__pycache__"))
 
     def application(*overrides):

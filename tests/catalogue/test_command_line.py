@@ -161,11 +161,11 @@ def test_a_sweep_whose_second_job_is_wrong_ends_before_the_first_in_one_message(
 
 @pytest.mark.slow
 def test_a_sweep_trains_the_teacher_once(run, tmp_path):
-    code, out, err = run("train", "-m", *SHORT, "trainer.max_epochs=1", "objective=kd,nkd", "seed=0,1")
+    code, out, err = run("train", "-m", *SHORT, "trainer.max_epochs=1", "objective=kd,nkd")
     assert code == 0, err
-    assert out.count("The report is in") == 4
-    assert out.count("teacher (ce): trained before") == 3 and out.count("baseline (ce): trained before") == 2
-    assert len(list((tmp_path / "outputs" / "sweeps").rglob("report.json"))) == 4
+    assert out.count("The report is in") == 2
+    assert out.count("teacher (ce): trained before") == out.count("baseline (ce): trained before") == 1
+    assert len(list((tmp_path / "outputs" / "sweeps").rglob("report.json"))) == 2
 
 
 @pytest.mark.slow
@@ -175,7 +175,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_command_that_continues(run, tmp_path
         "data=digits",
         "model.width=4",
         "modules.baseline=null",
-        "trainer.max_epochs=60",
+        "trainer.max_epochs=20",
         "trainer.limit_train_batches=5",
         "hydra.run.dir=run",
         "modules.teacher=null",
@@ -192,7 +192,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_command_that_continues(run, tmp_path
     code, _, err = run("train", "resume=run")
     assert code == 0, err
     history = json.loads((tmp_path / "run" / "report" / "report.json").read_text())["networks"][0]["history"]
-    assert len(history["val/loss"]) == 60
+    assert len(history["val/loss"]) == 20
 
 
 @pytest.mark.parametrize(
