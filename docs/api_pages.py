@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from catalogue_page import configurations, families, family_name, repositories, row
+from catalogue_page import configurations, every_loss, families, family_name, repositories, row
 
 from lightning_losses import losses
-from lightning_losses.catalogue.losses import STATUS, Entry, catalogue, cost
+from lightning_losses.catalogue.losses import STATUS, Entry, cost
 from lightning_losses.catalogue.needs import NEEDS
 from lightning_losses.losses.glossary import GLOSSARY
 
@@ -63,7 +63,7 @@ def api() -> dict[str, str]:
     pages = {"api/core.md": _page("lightning_losses", core, "First: `Objective({...})` of named terms.")}
     for family in families():
         pages[family_path(family)] = _family_page(family)
-        pages |= {f"api/losses/{entry.id}.md": _loss_page(entry) for entry in catalogue() if entry.family == family}
+        pages |= {f"api/losses/{entry.id}.md": _loss_page(entry) for entry in every_loss() if entry.family == family}
     for room, first in list(ROOMS.items())[2:]:
         pages[f"api/{room}.md"] = _page(room, _modules(PACKAGE / room), first)
     return pages
@@ -75,7 +75,7 @@ def navigation() -> list[dict[str, Any]]:
         {
             family_name(family): [
                 family_path(family),
-                *({entry.name: f"api/losses/{entry.id}.md"} for entry in catalogue() if entry.family == family),
+                *({entry.name: f"api/losses/{entry.id}.md"} for entry in every_loss() if entry.family == family),
             ]
         }
         for family in families()
@@ -102,7 +102,7 @@ def _page(title: str, modules: list[str], first: str) -> str:
 
 
 def _family_page(family: str) -> str:
-    entries = [entry for entry in catalogue() if entry.family == family]
+    entries = [entry for entry in every_loss() if entry.family == family]
     chosen = next((entry.configs[0] for entry in entries if entry.configs), "")
     lines = [f"# {family_name(family)}", ""]
     lines += [f"First: `lightning-losses train objective={chosen}`, or the class in a loop of your own. ", ""]

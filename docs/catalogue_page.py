@@ -1,6 +1,7 @@
 """The catalogue as Markdown: needs first, then every loss and part; made of the classes."""
 
 import re
+from functools import cache
 
 from lightning_losses.catalogue.losses import STATUS, Entry, catalogue, cost, inputs_line
 from lightning_losses.catalogue.needs import NEEDS, Answer
@@ -11,9 +12,15 @@ from lightning_losses.catalogue.parts import PARTS, Part, parts
 SHARED = ("ignore_index", "reduction", "shared_support")
 
 
+@cache
+def every_loss() -> list[Entry]:
+    """The losses, read from their classes and files once for all pages."""
+    return catalogue()
+
+
 def catalogue_page() -> str:
     """The page."""
-    entries = catalogue()
+    entries = every_loss()
     counts = {status: sum(entry.status == status for entry in entries) for status in STATUS}
     lines = [
         "---",
@@ -81,14 +88,14 @@ def _needs() -> list[str]:
 
 def _answer_row(answer: Answer) -> str:
     effect = f"[{answer.effect}]({answer.page})" if answer.page else answer.effect
-    ids = {entry.id: f"api/losses/{entry.id}.md" for entry in catalogue()}
+    ids = {entry.id: f"api/losses/{entry.id}.md" for entry in every_loss()}
     name = f"[`{answer.method}`]({ids[answer.method]})" if answer.method in ids else f"`{answer.method}`"
     return row(name, f"{answer.what}.", effect, f"`{answer.command}`")
 
 
 def families() -> list[str]:
     """The families that hold losses themselves."""
-    return sorted({entry.family for entry in catalogue()})
+    return sorted({entry.family for entry in every_loss()})
 
 
 def family_name(family: str) -> str:

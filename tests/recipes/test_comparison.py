@@ -13,7 +13,7 @@ import torch
 from hydra import compose, initialize_config_module
 from scipy import stats
 
-from lightning_losses.experiments.comparison import runner
+from lightning_losses.experiments.comparison import comparison, runner
 from lightning_losses.experiments.comparison.comparison import ObjectiveComparison
 from lightning_losses.experiments.comparison.comparison_plan import plan
 from lightning_losses.experiments.comparison.comparison_report import Comparison
@@ -40,6 +40,11 @@ def composed(*words):
         config = compose("compare", list(words))
     check_config(config, CompareSettings)
     return config
+
+
+def train_config(words):
+    with initialize_config_module("lightning_losses.conf", version_base="1.3"):
+        return compose("train", words)
 
 
 def compare(config, folder, shared=()):
@@ -387,8 +392,11 @@ def test_weights_that_are_not_finite_break_a_run(tmp_path, monkeypatch):
 @pytest.mark.slow
 # That of learning rates is trained by a test of its own.
 @pytest.mark.parametrize("name", [name for name in COMPARISONS if name != "learning_rate_sensitivity"])
-def test_every_shipped_comparison_takes_a_step(name):
+def test_every_shipped_comparison_takes_a_step(name, monkeypatch):
     config = composed(f"comparison={name}")
+    if name == "distillation_digits":
+        # Its words are checked in the others: of its many objectives, this is half of the time.
+        monkeypatch.setattr(comparison, "check_overrides", lambda _, words, __: [train_config(words)])
     if name == "distillation_mnist5k":
         # Each takes its step in the comparison on digits.
         assert config.objectives == composed("comparison=distillation_digits").objectives
