@@ -82,7 +82,9 @@ def test_it_leaves_a_calibrator_a_table_and_pictures(tmp_path, labelled):
     after = expected_calibration_error(expected(found.split.test.logits), found.split.test.target, inputs="logits")
     assert content["after"]["ece"]["value"] == pytest.approx(float(after))
     assert content["after"]["nll"]["value"] < content["before"]["nll"]["value"]
-    assert "| ece | " in (tmp_path / "run" / "calibration.md").read_text()
+    page = (tmp_path / "run" / "calibration.md").read_text()
+    assert f"| ece, % | {100 * content['before']['ece']['value']:.2f} [" in page
+    assert f"| nll | {content['before']['nll']['value']:.4f} [" in page
     for picture in ("reliability.png", "risk_coverage.png"):
         assert (tmp_path / "run" / picture).read_bytes().startswith(b"\x89PNG")
 

@@ -20,6 +20,9 @@ from lightning_losses.numerics.rows import labelled_rows
 from lightning_losses.plots.reliability_diagram import reliability_diagram
 from lightning_losses.plots.risk_coverage import risk_coverage
 
+# As the pictures beside the table show them.
+_PERCENT = ("accuracy", "ece", "adaptive_ece", "debiased_rmsce", "mce", "classwise_ece")
+
 
 @dataclass(frozen=True)
 class Part:
@@ -30,9 +33,9 @@ class Part:
 
     def cell(self, name: str) -> str:
         """A metric as the table shows it."""
-        low, high = (float(end) for end in self.intervals[name])
-        value = f"{float(self.values[name]):.4f}"
-        return value if math.isnan(low) else f"{value} [{low:.4f}, {high:.4f}]"
+        factor, digits = (100, 2) if name in _PERCENT else (1, 4)
+        value, *ends = (f"{factor * float(number):.{digits}f}" for number in (self.values[name], *self.intervals[name]))
+        return value if math.isnan(float(self.intervals[name].low)) else f"{value} [{', '.join(ends)}]"
 
     def plain(self) -> dict[str, dict[str, float]]:
         """The values and the ends of their intervals."""
@@ -72,15 +75,18 @@ class Calibration:
         """What the table's cells mean."""
         return (
             f"Fitted on {len(self.split.fit.target)} samples, evaluated on {len(self.split.test.target)}; "
-            f"{self.num_bins} bins; {100 * self.level:g}% intervals. That of an error in bins begins "
-            "at 0 unless calibration is rejected; the largest error has none that holds."
+            f"{self.num_bins} bins; {100 * self.level:g}% intervals. The interval of a binned error "
+            "begins at 0 unless calibration is rejected; the largest error (mce) has no valid interval."
         )
 
     def page(self, command: str) -> Page:
         """A table and two pictures."""
         logits, target = self.calibrator.original(self.split.test.logits), self.split.test.target
         name = type(self.calibrator).__name__
-        rows = [(metric, self.before.cell(metric), self.after.cell(metric)) for metric in self.before.values]
+        rows = [
+            (f"{metric}, %" if metric in _PERCENT else metric, self.before.cell(metric), self.after.cell(metric))
+            for metric in self.before.values
+        ]
         return Page(
             title=f"{name} on {self.split.name}",
             command=command,
