@@ -78,6 +78,14 @@ def test_accumulated_batches_are_one_update(tmp_path):
     assert module._ema["updates"] == 2
 
 
+def test_a_further_training_begins_without_an_update(tmp_path):
+    """The steps that another trainer did before are no step of this one."""
+    module = student(decay=0.5)
+    fit(module, tmp_path, epochs=1)
+    fit(module, tmp_path, epochs=1, accumulate_grad_batches=3)
+    assert module._ema["updates"] == 3 + 1
+
+
 def test_it_is_frozen_and_no_part_of_the_module(tmp_path):
     module = student()
     assert len(list(module.parameters())) == 6

@@ -18,8 +18,21 @@ MISTAKES = [
         f"{DIVERGENCES}/adaptive_alpha_divergence.py",
         f"tests/{DIVERGENCES}/test_adaptive_alpha_divergence.py",
         ("clamp(max=math.log(clip))", "clamp(max=clip)"),
-        ("(s * power - linear).sum(dim=-1) / (alpha - 1)", "(s * power + linear).sum(dim=-1) / (alpha - 1)"),
         ("larger = low.value > high.value", "larger = low.value.sum() > high.value.sum() + 0 * low.value"),
+    ),
+    # In double precision what is subtracted adds up to nothing.
+    *of(
+        f"{DIVERGENCES}/adaptive_alpha_divergence.py",
+        "tests/losses/test_single_precision.py",
+        ("(s * power - linear).sum(dim=-1) / (alpha - 1)", "(s * power + linear).sum(dim=-1) / (alpha - 1)"),
+    ),
+    *of(
+        f"{DIVERGENCES}/binary_kl.py",
+        f"tests/{DIVERGENCES}/test_binary_kl.py tests/losses/test_single_precision.py",
+        ("torch.where(teacher > 0, -1.0, 1.0)", "torch.where(teacher > 0, 1.0, -1.0)"),
+        ("(likely * torch.expm1(step)) - likely * step)", "(likely * step.exp() - likely) - likely * step)"),
+        (".clamp(min=0.0)", ""),
+        ("- likely * difference", "- likely * difference.abs()"),
     ),
     *of(
         f"{DIVERGENCES}/adaptive_kl.py",

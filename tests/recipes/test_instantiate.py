@@ -29,6 +29,7 @@ os os.system builtins.eval builtins.exec subprocess.run functools.partial operat
 torch.load torch.hub.load torch.compile torch.utils.cpp_extension.load torch.utils.data.DataLoader
 torch.jit.load torch.package.PackageImporter torch.distributed.run.main
 torch.nn.functional.importlib.import_module torch.nn.modules.module.torch.load torch.nn.utils.clip_grad_norm_
+torch.nn.modules.batchnorm._BatchNorm torch.nn.functional._in_projection
 torch.optim.optimizer.functools.partial
 hydra.utils.get_method hydra.utils.instantiate
 lightning.pytorch.cli.LightningCLI lightning.pytorch.LightningModule.load_from_checkpoint
