@@ -27,6 +27,8 @@ BASES = (
     ["experiment=self_distill", "data=digits"],
     ["experiment=mixup", "data=digits"],
     ["experiment=online_distill", "data=digits", "objective=bdkd"],
+    ["experiment=grok_perpgrad", "data.prime=11"],
+    ["experiment=grok_xor", "data.dimension=100"],
 )
 GROUPS = (
     "experiment",
@@ -61,6 +63,8 @@ BAD = (
     "execution.compile=foo", "teacher_data.foo=1", "~objective", "~data", "teacher_cache_temperature=inf",
     "optimized_metric=foo", "optimizer.lr=inf", "+trainer.max_time=0", "+trainer.max_time='00:00:00:00'",
     "+logger.flush_logs_every_n_steps=0", "+callbacks.x=3", "+callbacks.x={a:1}", "data.num_workers=100000000",
+    "trainer.limit_train_batches=0.001", "+trainer.fast_dev_run=true", "trainer.val_check_interval=1000", "runs=null",
+    "gates=3", "weights=best", "execution.compile=eager", "callbacks.grokking=null", "data.train_samples=1",
     "data._target_=torch.nn.ReLU", "optimizer._target_=torch.nn.ReLU", "trainer._target_=torch.nn.ReLU",
 )  # fmt: skip
 BAD_TOGETHER = (

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from hydra import version
 from hydra._internal.utils import _run_hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_losses.experiments.config.check_overrides import (
     CONFIG_MODULE,
@@ -280,15 +280,17 @@ def _guarded(program: str, options: Sequence[str] = (), allowed: Sequence[str] =
 
     def guarded(config: DictConfig) -> Any:
         folder = Path(HydraConfig.get().runtime.output_dir)
+        # As they were given: what they refer to is no part of a command line.
+        given: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
         # What a folder, which may have come from elsewhere, is not asked for.
-        repeated = [*to_repeat(folder, HydraConfig.get().overrides.task), *options]
+        repeated = [*to_repeat(folder, given), *options]
         go_on = " ".join([program, f"resume={shlex.quote(_relative(folder))}", *map(shlex.quote, repeated)])
         if queued_again() and "resume" in config and (folder / "checkpoints").is_dir():
             # A job that SLURM has queued again goes on in its folder.
             config.resume = str(folder)
         try:
             with debug(bool(config.debug)), allowing(allowed), terminable():
-                experiment = experiment_of(config, program, HydraConfig.get().overrides.task)
+                experiment = experiment_of(config, program, given)
                 result = experiment.run(folder)
                 metric = None if experiment.no_sweep else config.get("optimized_metric")
                 # A sweeper of Hydra's asks for a number.
@@ -336,14 +338,16 @@ def _resumed(arguments: list[str]) -> list[str]:
         raise ConfigError(f"{given[-1]}: one run is resumed at a time; leave out -m (--multirun).")
     if "${" in str(folder) or "'" in str(folder):
         raise ConfigError(f"{given[-1]}: this name means something else to Hydra; rename the folder.")
-    before = saved_overrides(folder, arguments)
+    # The folder's name is no override: it may have any character.
+    others = [argument for argument in arguments if not argument.startswith("resume=")]
+    before = saved_overrides(folder, others)
     from lightning_losses.callbacks.records.metrics_file import read_metrics
 
     for record in sorted(folder.rglob("metrics.jsonl")):
         # Else its damage would be met when the training is done.
         read_metrics(record)
     # A further process is started by the same arguments, after this one has saved them.
-    rest = [argument for argument in arguments if not argument.startswith("resume=") and argument not in before]
+    rest = [argument for argument in others if argument not in before]
     return [*before, *rest, f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
 
 

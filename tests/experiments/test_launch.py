@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
 
 from lightning_losses.catalogue.configurations import configurations
+from lightning_losses.experiments import launch as launching
 from lightning_losses.experiments.config.instantiate import ConfigError
 from lightning_losses.experiments.kinds.calibration import LogitCalibration
 from lightning_losses.experiments.launch import Experiment, _resumed, experiment_of, launch
@@ -63,10 +65,11 @@ def test_what_is_not_started_is_one_sentence(words, message, capsys):
 
 
 def test_a_process_started_by_the_words_of_a_resumed_run_reads_each_once(tmp_path):
-    (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra" / "overrides.yaml").write_text("[data=digits, seed=1, resume=before]")
-    arguments = _resumed(["data=digits", f"resume={tmp_path}", "seed=2"])
-    assert arguments == ["data=digits", "seed=1", "seed=2", f"resume='{tmp_path}'", f"hydra.run.dir='{tmp_path}'"]
+    folder = tmp_path / "a run: x=1,\nseed={2}"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text("[data=digits, seed=1, resume=before]")
+    arguments = _resumed(["data=digits", f"resume={folder}", "seed=2"])
+    assert arguments == ["data=digits", "seed=1", "seed=2", f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
 
 
 def test_the_arguments_of_the_process_are_never_rewritten():
@@ -75,3 +78,21 @@ def test_the_arguments_of_the_process_are_never_rewritten():
     for folder in ("lightning_losses", "recipes"):
         for file in (ROOT / folder).rglob("*.py"):
             assert not rewriting.search(file.read_text()), file
+
+
+def test_what_an_override_refers_to_is_no_part_of_the_command(tmp_path, monkeypatch):
+    given = []
+    hydra = {
+        "runtime": {"output_dir": str(tmp_path)},
+        "overrides": {"task": ["title='${model}'"]},
+        "model": {"_target_": "torch.nn.Linear"},
+    }
+
+    def experiment_of(config, program, overrides):
+        given.extend(overrides)
+        return SimpleNamespace(run=lambda folder: None, no_sweep="it returns no number")
+
+    monkeypatch.setattr(launching, "experiment_of", experiment_of)
+    monkeypatch.setattr(launching.HydraConfig, "get", lambda: OmegaConf.create(hydra))
+    launching._guarded("train")(OmegaConf.create({"debug": False}))
+    assert given == ["title='${model}'"]
