@@ -16,7 +16,7 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
-    """Where to write what takes a file's name once all of it is on disk; if anything fails, the file stays as it was.
+    """A temporary path that replaces the file once all of it is on disk; a failure leaves the file unchanged.
 
     It is made new, so that a link which another user has put there is not followed, with the mode of any new file.
 
@@ -57,7 +57,7 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def refusals_of(path: Path) -> Iterator[None]:
-    """Within this context what the system refuses is an ``OSError`` that names the path, whichever library met it.
+    """Within this context a refusal of the system is an ``OSError`` that names the path, whichever library met it.
 
     Example:
         >>> with refusals_of(Path("runs/file")):
@@ -119,7 +119,7 @@ def write_text(path: Path, text: str, *, shared: bool = False) -> None:
 
 
 def write_json(path: Path, content: Any, *, shared: bool = False) -> None:
-    """Replace a file by plain values as JSON, where what is not finite is null."""
+    """Replace a file by plain values as JSON; numbers that are not finite become null."""
     write_text(path, json.dumps(finite(content), indent=1, allow_nan=False) + "\n", shared=shared)
 
 

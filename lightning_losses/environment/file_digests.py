@@ -32,13 +32,13 @@ def digest_place(path: Path) -> Path:
 
 
 def announce(path: Path, partial: Path) -> None:
-    """Keep the digest of what is about to take a file's name, beside the digests of what had it before."""
+    """Add the digest of the content that is about to replace a file to the digests of its earlier contents."""
     before = _digests(path) if path.is_file() else []
     write_text(digest_place(path), "\n".join([file_digest(partial), *before][:_KEPT]) + "\n")
 
 
 def check_digest(path: Path) -> None:
-    """Raise ``ValueError`` if a file is not what was written under its name; one that came without a digest passes.
+    """Raise ``ValueError`` if a file has changed since it was written; a file without a digest passes.
 
     This finds damage. Who can change the file can change its digest as well.
     """

@@ -1,4 +1,4 @@
-"""The ranges of what Lightning and torch take without a look, or refuse without its name."""
+"""The ranges of arguments that Lightning and torch don't check, or refuse without naming them."""
 
 from lightning_losses.numerics.settings import Bound
 
@@ -36,7 +36,7 @@ _RANGES = {
 
 
 def range_of(target: object, name: str) -> Bound:
-    """The range of an argument of what a configuration builds; any finite number where none is known.
+    """The range of an argument of a configured class or function; any finite number where none is known.
 
     Example:
         >>> from torch.optim import AdamW

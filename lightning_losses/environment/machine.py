@@ -1,4 +1,4 @@
-"""What a number was measured with and when: the hardware, the versions of what computed it, the day."""
+"""The surroundings of a measurement: hardware, versions of the packages, and the day."""
 
 import platform
 import time

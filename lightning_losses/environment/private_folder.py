@@ -1,4 +1,4 @@
-"""Folders that only this user may write to, for what is run."""
+"""Folders that only this user may write to, for compiled code."""
 
 import errno
 import os

@@ -36,7 +36,7 @@ def offered_heads(*networks: Any) -> list[nn.Module]:
 def head_matrix(
     owner: str, head: nn.Module, scale: float = 1.0
 ) -> tuple[Float[Tensor, "vocabulary width"], Float[Tensor, " vocabulary"] | None]:
-    """The matrix and the bias of a head, with what PEFT's LoRA and `modules_to_save` make of them.
+    """The matrix and the bias of a head, after PEFT's LoRA and `modules_to_save`.
 
     Args:
         owner: what errors name.
@@ -86,7 +86,7 @@ def check_head(owner: str, head: nn.Module) -> None:
 
 
 def logit_scale(network: Any) -> float:
-    """What a network's configuration multiplies its head's logits by: Granite, Cohere, Falcon-H1, T5 do.
+    """The factor of the head's logits in a network's configuration, as of Granite, Cohere, Falcon-H1 and T5.
 
     Example:
         >>> logit_scale(nn.Linear(2, 3))
@@ -106,7 +106,7 @@ def logit_scale(network: Any) -> float:
 
 
 def hidden_scale(network: Any) -> float:
-    """What a network's configuration multiplies the hidden states by on their way to the head: T5 does."""
+    """The factor of the hidden states before the head in a network's configuration, as of T5."""
     config = _text_config(network)
     kind = str(getattr(config, "model_type", ""))
     tied = kind in _SCALED_IF_TIED and getattr(config, "tie_word_embeddings", False)
@@ -120,14 +120,14 @@ def logit_softcap(network: Any) -> float | None:
 
 
 def finished_logits(network: Any, scores: Float[Tensor, "*tokens vocabulary"]) -> Float[Tensor, "*tokens vocabulary"]:
-    """The head's product, scaled and softcapped as the network's configuration has it."""
+    """The head's product, scaled and softcapped as the network's configuration says."""
     scale, softcap = logit_scale(network), logit_softcap(network)
     logits = scores if scale == 1.0 else scores * scale
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def check_hidden_states_reach(owner: str, network: Any, head: nn.Module) -> None:
-    """Refuse a head that takes something else than what the network's backbone returns.
+    """Refuse a head whose input is not the output of the network's backbone.
 
     Raises:
         ValueError: layers with parameters stand beside the head, as the transform of BERT's does.

@@ -37,7 +37,7 @@ def timm_network(name: str, num_classes: int, in_chans: int = 3, **options: Any)
 
 
 def create_network(caller: str, name: str, num_classes: int, **options: Any) -> nn.Module:
-    """What `timm.create_model` makes, without `pretrained` unless given; a checkpoint is read and never unpickled.
+    """A network of `timm.create_model`, without `pretrained` unless given; a checkpoint is read and never unpickled.
 
     Args:
         caller: the name that errors begin with.

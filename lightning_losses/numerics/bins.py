@@ -1,4 +1,4 @@
-"""Bins of equal width, whose edges are numbers of the precision of what is binned."""
+"""Bins of equal width, with edges in the precision of the binned values."""
 
 import torch
 from jaxtyping import Float, Int

@@ -1,4 +1,4 @@
-"""Checks on what comes in, and the context in which those that wait for a device run too."""
+"""Checks of inputs, and the context in which checks that synchronise with a device run too."""
 
 import math
 from collections.abc import Iterator, Mapping

@@ -8,7 +8,7 @@ from torch import Tensor
 def interpolated(
     start: Shaped[Tensor, "*shape"], end: Shaped[Tensor, "*shape"], weight: float
 ) -> Shaped[Tensor, "*shape"]:
-    """``start + weight (end - start)``; what has no mean is that of the end.
+    """``start + weight (end - start)``; entries without a mean are those of the end.
 
     Integers and booleans count or choose, and infinite entries mask: they are copied. NaN stays NaN. In half precision
     the mean of a small weight rounds back to the start; keep a running average in float32.

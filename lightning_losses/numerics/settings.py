@@ -1,4 +1,4 @@
-"""Settings: what each may be, written once, as the annotation of its field.
+"""Settings: the allowed values of each, written once, as the annotation of its field.
 
 A range stands beside the type: ``gamma: Weight = 1.5`` says that γ is a number of at least 0. The constructor refuses
 what lies outside; configurations, tests and the catalogue read the same ranges by `settings`.
@@ -42,7 +42,7 @@ class Bound:
         )
 
     def wanted(self, value: float) -> str:
-        """What would fit in place of a number that doesn't, in words.
+        """The allowed numbers, in words.
 
         Example:
             >>> Bound(least=0).wanted(-1), Bound(least=0).wanted(math.inf), Bound().wanted(math.nan)
@@ -64,7 +64,7 @@ Seed = Annotated[int, Bound(least=0, most=2**32 - 1)]
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: its name, what it may be, and its default.
+    """One setting: its name, its allowed values, and its default.
 
     Attributes:
         kind: float, int, bool, or None where a value of another type is the class's own to check.
@@ -95,7 +95,7 @@ class Setting:
         return isinstance(value, (int, float) if self.kind is float else int) and self.bound.holds(value)
 
     def range(self) -> str:
-        """What it may be, in words; nothing where any value of its type is right.
+        """The allowed values, in words; empty where every value of its type is allowed.
 
         Example:
             >>> Setting("skew", float, Bound(least=0, most=1), (), True, False, None).range()
@@ -148,7 +148,7 @@ def settings(kind: Any) -> tuple[Setting, ...]:
 
 
 def check_settings(declared: Any, name: str) -> None:
-    """Raise ``ValueError`` for the first setting that is not what its annotation allows.
+    """Raise ``ValueError`` for the first setting that its annotation does not allow.
 
     Args:
         declared: an instance.
@@ -163,7 +163,7 @@ def check_settings(declared: Any, name: str) -> None:
 
 @dataclass_transform(eq_default=False, field_specifiers=(field,))
 class Declared:
-    """Base of what is one declaration: the annotated fields of a subclass are its settings, which are checked.
+    """Base of declared classes: the annotated fields of a subclass are its settings, which are checked.
 
     It stands before what Lightning derives from. What is no setting is a ``field(init=False)``; checks that concern
     several settings are made in `__post_init__`, after ``super().__post_init__()``. A subclass gives an inherited

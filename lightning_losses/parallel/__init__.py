@@ -1,1 +1,1 @@
-"""What knows of other processes: gathering, sharding, blocks, folders of shards, FSDP2."""
+"""Everything that concerns other processes: gathering, sharding, blocks, folders of shards, FSDP2."""

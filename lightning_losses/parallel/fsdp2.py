@@ -98,7 +98,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             module.configure_model = functools.partial(_configured, self, module, module.configure_model)  # type: ignore[method-assign]
 
     def model_to_device(self) -> None:
-        """Move what isn't sharded; offloaded shards stay where they are."""
+        """Move tensors that aren't sharded; offloaded shards stay where they are."""
         assert self.model is not None
         if not self.cpu_offload:
             super().model_to_device()

@@ -1,4 +1,4 @@
-"""What one process needs from the others; the only file that names `torch.distributed`."""
+"""Communication between processes; the only file that names `torch.distributed`."""
 
 import sys
 from collections.abc import Mapping

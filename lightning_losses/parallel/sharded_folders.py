@@ -45,7 +45,7 @@ class _Index(pickle.Unpickler):
 
 
 def check_folder(folder: Path, rank: int = 0, processes: int = 1) -> None:
-    """Raise if a folder of shards is damaged, or holds what only unpickling could restore; torch unpickles all of it.
+    """Raise if a folder of shards is damaged, or holds objects that only unpickling could restore.
 
     The index may hold the records that torch writes, every other value tensors and plain values. Where the folder has
     digests, the files are compared with them.
@@ -135,7 +135,7 @@ def find_again(path: Path) -> None:
 
 
 def previous_name(path: Path) -> Path:
-    """What the last checkpoint is called while a new one takes its name."""
+    """The name of the last checkpoint while a new one replaces it."""
     return path.with_name(f".{path.name}.previous")
 
 

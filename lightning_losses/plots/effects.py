@@ -13,7 +13,7 @@ from lightning_losses.plots.style import COLORS, new_figure, paper_style
 def effects(
     runs: Mapping[str, Interval], *, label: str, note: str = "", better: Literal["higher", "lower"] = "higher"
 ) -> Figure:
-    """Draw the differences from a baseline, sorted, with a line at 0; what is better and worse for sure is coloured.
+    """Draw the differences from a baseline, sorted, with a line at 0; significantly better and worse ones are coloured.
 
     Args:
         runs: by label, the mean difference and the ends of its interval, in the units of the axis; ends of NaN draw no

@@ -1,4 +1,4 @@
-"""What the terms of an objective do to each other, over steps."""
+"""Gradient conflict between the terms of an objective, over steps."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Parallel coordinates: a line a run through one axis a hyperparameter, and a last one for what came of it."""
+"""Parallel coordinates: a line for each run through an axis for each hyperparameter and one for the result."""
 
 import math
 from collections.abc import Sequence

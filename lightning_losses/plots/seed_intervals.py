@@ -124,7 +124,7 @@ def _at_the_end(axis: Axes, place: float, mean: float, color: str) -> None:
 
 
 def bars(intervals: Sequence[Interval]) -> tuple[list[float], list[float]]:
-    """How far each interval goes below and above its mean; nowhere, where there is none.
+    """How far each interval reaches below and above its mean; 0 where there is no interval.
 
     Example:
         >>> bars([(2.0, 1.0, 5.0), (2.0, math.nan, math.nan)])

@@ -10,7 +10,7 @@ from lightning_losses.numerics.checks import check_floating
 
 
 class QueryDistribution(NamedTuple):
-    """With what probability each sample is asked about, what is gained at worst, and how many can be asked about."""
+    """The probability of querying each sample, the guaranteed gain, and how many samples can be queried."""
 
     probabilities: Float[Tensor, " n"]
     value: Float[Tensor, ""]

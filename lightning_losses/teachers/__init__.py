@@ -1,4 +1,4 @@
-"""Where a teacher comes from: timm, a checkpoint, several networks, the student itself, a cache of what it put out."""
+"""Sources of teachers: timm, a checkpoint, several networks, the student itself, a cache of outputs."""
 
 from lightning_losses.teachers.cached_logits import CachedLogits as CachedLogits
 from lightning_losses.teachers.checkpoint import checkpoint_teacher as checkpoint_teacher

@@ -50,7 +50,7 @@ class CachedLogits(nn.Module):
     def features(
         self, index: Int[Tensor, " batch"], layer: str | Sequence[str] | None = None
     ) -> dict[str, Float[Tensor, "batch ..."]]:
-        """What layers put out for these samples: those named, or all that the cache holds.
+        """The outputs of layers for these samples: of the named ones, or of all that the cache holds.
 
         Raises:
             ValueError: a layer that is not in the cache, or none there.
@@ -64,7 +64,7 @@ class CachedLogits(nn.Module):
         return {name: self.feature(index, name) for name in chosen}
 
     def feature(self, index: Int[Tensor, " batch"], layer: str) -> Float[Tensor, "batch ..."]:
-        """What a layer put out for these samples; a cache of logits alone has none."""
+        """The output of a layer for these samples; a cache of logits alone has none."""
         raise KeyError(layer)
 
     def save(self, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""What code refers to by name, and whether that is of an installed package."""
+"""The names that code refers to, and whether they belong to an installed package."""
 
 import dis
 import functools

@@ -1,4 +1,4 @@
-"""Captures what named layers of a network put out."""
+"""Captures the outputs of named layers of a network."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,7 +82,7 @@ class FeatureTap:
             ]
 
     def close(self) -> None:
-        """Stop listening: take the hooks away. What was kept stays until the tap is let go."""
+        """Remove the hooks. Captured outputs stay as long as the tap."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -161,7 +161,7 @@ def layers_to_tap(network: nn.Module, chosen: str | Sequence[str] | None, who: s
 
 
 def offered_features(features: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
-    """What losses are given of tapped layers: the last one's vectors, and the one map, or all maps by layer.
+    """The tensors of tapped layers for losses: the last one's vectors, and the one map, or all maps by layer.
 
     Example:
         >>> import torch

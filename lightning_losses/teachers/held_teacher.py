@@ -1,4 +1,4 @@
-"""A teacher beside a student: frozen, in evaluation mode, not copied with it; what both share stays the student's."""
+"""A teacher beside a student: frozen, in evaluation mode, not copied with it; shared modules stay the student's."""
 
 import copy
 import weakref
@@ -48,7 +48,7 @@ class HeldTeacher:
         return twin
 
     def leave_to(self, student: nn.Module) -> None:
-        """Give back to a student what it shares with the teacher."""
+        """Give back to a student the modules that it shares with the teacher."""
         parts, parameters = {id(part) for part in student.modules()}, {id(one) for one in student.parameters()}
         for reference, training in self._modes:
             if (part := reference()) is not None and id(part) in parts and part not in self._shared:

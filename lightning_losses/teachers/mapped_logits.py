@@ -1,4 +1,4 @@
-"""Reads what `cache_teacher` wrote: logits and features by sample, in mapped files."""
+"""Reads the logits and features by sample that `cache_teacher` wrote, from mapped files."""
 
 import hashlib
 import json
@@ -84,7 +84,7 @@ class MappedLogits(CachedLogits):
         return [name.removeprefix(FEATURES) for name in self._arrays if name.startswith(FEATURES)]
 
     def feature(self, index: Int[Tensor, " batch"], layer: str) -> Float[Tensor, "batch ..."]:
-        """What a layer put out for these samples.
+        """The output of a layer for these samples.
 
         Raises:
             ValueError: a layer that was not kept.
@@ -98,7 +98,7 @@ class MappedLogits(CachedLogits):
 
 
 def damaged_file(home: Path, *, verify: bool = True) -> Path | None:
-    """The first file of a cache that is not what was written; None if there is none."""
+    """The first file of a cache that has changed since it was written; None if there is none."""
     try:
         manifest = json.loads((home / MANIFEST).read_text())
         if manifest.pop("sha256") != manifest_sum(manifest):

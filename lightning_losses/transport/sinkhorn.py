@@ -115,7 +115,7 @@ def sinkhorn(
 
 
 def sharp_cost(transport: Transport) -> Float[Tensor, "*batch"]:
-    """``<P, cost>``: what the plan costs, without the entropy; POT's `sinkhorn2`.
+    """``<P, cost>``: the cost of the plan, without the entropy; POT's `sinkhorn2`.
 
     Raises:
         ValueError: a transport made with gradient="envelope", which is not this cost's gradient.

@@ -57,7 +57,7 @@ from lightning_losses.plots.grokking import Curve, comparison, overlay
 # More runs than these share one panel.
 _COLUMNS = 4
 # What other experiments take, and what stands there where nothing was asked for.
-_UNUSED = {"scheduler": {}, "weights": "last", "teacher_weights": None, "teacher_cache": None}
+_UNUSED: dict[str, Any] = {"scheduler": {}, "weights": "last", "teacher_weights": None, "teacher_cache": None}
 _UNUSED_EXECUTION = {"blocks": None, "activation_checkpointing": False, "compile": None}
 
 
