@@ -83,6 +83,12 @@ def check_floating(loss: str, name: str, tensor: Any) -> None:
         raise ValueError(f"{loss}: {name} has dtype {tensor.dtype}; give unnormalised floating-point scores.")
 
 
+def check_tensor(loss: str, name: str, given: Any) -> None:
+    """Raise ``ValueError`` unless `given` is a tensor."""
+    if not isinstance(given, Tensor):
+        raise ValueError(f"{loss}: {name} came as a {type(given).__name__}; give a tensor.")
+
+
 def check_vectors(loss: str, features: Any, teacher_features: Any) -> None:
     """Raise ``ValueError`` unless both are vectors [B, D] of the same samples, of any two dimensions."""
     for name, tensor in (("features", features), ("teacher_features", teacher_features)):

@@ -168,7 +168,8 @@ def check_probabilities(loss: str, name: str, given: Float[Tensor, "*rows classe
         _refuse_where(least < -_ROUNDING, least, f"{loss}: {name} holds {{}}; give probabilities, at least 0.")
         total = full_precision(given).sum(dim=-1)
         told = "give probabilities, which add up to 1, or to 0 for no label."
-        wrong = ((total - 1).abs() > _SUM_TOLERANCE) & (total != 0)
+        # A sum that is no number is wrong too: where a row's largest class is taken, nothing else would show it.
+        wrong = ~((total - 1).abs() <= _SUM_TOLERANCE) & (total != 0)
         _refuse_where(wrong, total, f"{loss}: a row of {name} adds up to {{}}; {told}")
 
 

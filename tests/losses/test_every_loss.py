@@ -170,20 +170,23 @@ def test_ignored_rows_are_as_if_absent(loss):
         assert bool((gradient[ignored] == 0).all())
 
 
-@those("logits", "target", options=["ignore_index"])
+@those("target", options=["ignore_index"])
 def test_probabilities_that_are_all_0_are_as_if_absent(loss):
     """Where a loss takes probabilities: nothing is known of such a row, as of a mixture of ignored samples."""
     module, values = build(loss), tensors(loss)
     kept, ignored = torch.tensor([0, 2, 3, 5]), torch.tensor([1, 4])
-    values["target"] = values["logits"].flip(0).softmax(dim=-1).index_fill(0, ignored, 0.0)
-    for name in ("logits", "teacher_logits"):
-        if name in values:
-            values[name][ignored] = torch.nan
+    for tensor in floating(values).values():
+        if len(tensor) == BATCH:
+            tensor[ignored] = torch.nan
+    classes = torch.randn(BATCH, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    values["target"] = classes.softmax(dim=-1).index_fill(0, ignored, 0.0)
     try:
         value, gradients = with_gradients(module, values)
     except ValueError as error:
-        assert "a target of probabilities came" in str(error)
+        assert "a target of probabilities came" in str(error) or "give [B] class indices, or none" in str(error)
         return
+    if owned := list(module.parameters()):
+        assert finite(value, dict(enumerate(torch.autograd.grad(module(**values), owned))))
     alone, alones = with_gradients(module, some_rows(values, kept))
     torch.testing.assert_close(value, alone, rtol=1e-10, atol=1e-12)
     for name, gradient in gradients.items():
@@ -335,9 +338,29 @@ def test_what_is_not_a_number_makes_the_value_so(loss):
         for wrong in (torch.nan, torch.inf) if name in ("logits", "teacher_logits") else (torch.nan,):
             broken = value.clone()
             broken[(2, *[0] * (value.ndim - 1))] = wrong
-            result = build(loss)(**{**values, name: broken})
+            try:
+                result = build(loss)(**{**values, name: broken})
+            except ValueError as error:
+                assert f"a row of {name} adds up to nan; give probabilities" in str(error)
+                continue
             assert not bool(torch.isfinite(result)), (name, wrong)
             assert wrong == torch.inf or bool(torch.isnan(result)), name
+
+
+@those("target")
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int16, torch.int32], ids=str)
+def test_classes_are_int64_and_nothing_else(loss, dtype):
+    values = tensors(loss)
+    with pytest.raises(ValueError, match="int64"):
+        build(loss)(**{**values, "target": values["target"].to(dtype)})
+
+
+@those("target")
+def test_a_target_that_is_no_number_is_refused(loss):
+    with pytest.raises(
+        ValueError, match=r"adds up to nan; give probabilities|a target of probabilities came|, or none"
+    ):
+        build(loss)(**{**tensors(loss), "target": torch.full((BATCH, CLASSES), torch.nan, dtype=torch.float64)})
 
 
 # ---- who learns

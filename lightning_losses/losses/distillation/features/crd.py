@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.features.embedding import embedded, linear_embedding
-from lightning_losses.numerics.checks import check_vectors
+from lightning_losses.numerics.checks import check_tensor, check_vectors
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.settings import Count, Temperature
@@ -104,12 +104,15 @@ class CRD(Loss):
     ) -> Float[Tensor, ""]:
         """Check, embed and evaluate; the class documents what."""
         check_vectors(self._identifier, features, teacher_features)
-        if target is not None and (target.shape != features.shape[:1] or target.is_floating_point()):
-            raise ValueError(
-                f"{self._identifier}: target of shape {list(target.shape)} and dtype {target.dtype} came with "
-                f"{len(features)} samples; give [B] class indices, or none."
-            )
         if target is not None:
+            check_tensor(self._identifier, "target", target)
+            if target.shape != features.shape[:1] or target.is_floating_point():
+                raise ValueError(
+                    f"{self._identifier}: target of shape {list(target.shape)} and dtype {target.dtype} came with "
+                    f"{len(features)} samples; give [B] class indices, or none."
+                )
+            if target.dtype != torch.int64:
+                raise ValueError(f"{self._identifier}: target has dtype {target.dtype}; give int64 class indices.")
             ignored = (target == self.ignore_index).unsqueeze(-1)
             features, teacher_features = (x.masked_fill(ignored, 0.0) for x in (features, teacher_features))
         return symmetric_info_nce(

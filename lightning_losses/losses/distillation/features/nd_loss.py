@@ -148,8 +148,9 @@ class NDLoss(LazyModuleMixin, Loss):
     def _check(self, features: Tensor, teacher_features: Tensor, target: Tensor) -> None:
         check_vectors(self._identifier, features, teacher_features)
         soft = required_target(self._identifier, target).is_floating_point()
-        if target.shape != (len(features), *([self.num_classes] if soft else [])):
+        shape = (len(features), self.num_classes) if soft else (len(features),)
+        if target.shape != shape or not (soft or target.dtype == torch.int64):
             raise ValueError(
-                f"{self._identifier}: target of shape {list(target.shape)} came with {len(features)} samples; give [B] "
-                f"class indices or [B, {self.num_classes}] probabilities."
+                f"{self._identifier}: target of shape {list(target.shape)} and dtype {target.dtype} came with "
+                f"{len(features)} samples; give [B] int64 class indices or [B, {self.num_classes}] probabilities."
             )

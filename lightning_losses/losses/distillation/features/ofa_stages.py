@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 from lightning_losses.losses.distillation.logits.ofa_kd import OFAKD
 from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.numerics.checks import check_floating
-from lightning_losses.numerics.rows import required_target
+from lightning_losses.numerics.rows import labelled_rows, required_target
 from lightning_losses.numerics.settings import Count, Temperature, Weight
 
 Maps = Float[Tensor, "batch ..."]
@@ -135,12 +135,6 @@ class OFAStages(RowLoss):
         )
         self.each = OFAKD(self.gamma, self.temperature, ignore_index=self.ignore_index, reduction=self.reduction)
 
-    def denominator(self, **tensors: Any) -> Tensor:
-        """How many samples are not ignored."""
-        target: Tensor = tensors["target"]
-        kept = torch.ones(len(target)) if target.is_floating_point() else target != self.ignore_index
-        return kept.to(target.device).sum()
-
     def forward(
         self,
         feature_maps: Maps | Mapping[str, Maps],
@@ -154,19 +148,16 @@ class OFAStages(RowLoss):
                 f"{self._identifier}: {len(maps)} feature_maps came for stages={self.stages}; give as many."
             )
         check_floating(self._identifier, "teacher_logits", teacher_logits)
-        if teacher_logits.shape[-1] != self.num_classes:
+        if teacher_logits.shape[-1:] != (self.num_classes,):
             raise ValueError(
                 f"{self._identifier}: teacher_logits of shape {list(teacher_logits.shape)} came for "
                 f"num_classes={self.num_classes}; give the teacher's number of classes."
             )
-        soft = required_target(self._identifier, target).is_floating_point()
-        kept = None if soft else target != self.ignore_index
+        kept = labelled_rows(required_target(self._identifier, target), self.ignore_index)
         stages = [self._logits(branch, stage, kept) for stage, branch in zip(maps, self.branches, strict=True)]
         return torch.stack([self.each(logits, teacher_logits, target) for logits in stages]).sum(dim=0)
 
-    def _logits(
-        self, branch: nn.Module, stage: Maps, kept: Bool[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch classes"]:
+    def _logits(self, branch: nn.Module, stage: Maps, kept: Bool[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
         check_floating(self._identifier, "feature_maps", stage)
         if stage.ndim != {"maps": 4, "tokens": 3, "vectors": 2}[self.kind]:
             raise ValueError(
@@ -179,7 +170,7 @@ class OFAStages(RowLoss):
             )
         if len(stage) == 0:
             return stage.new_zeros(0, self.num_classes) + stage.sum()
-        if kept is not None and kept.shape == stage.shape[:1]:
+        if kept.shape == stage.shape[:1]:
             # What ignored samples hold must not reach the branches, not even as zero times it.
             stage = torch.where(kept.view(-1, *[1] * (stage.ndim - 1)), stage, 0.0)
         last: Any = branch[-1]  # type: ignore[index]

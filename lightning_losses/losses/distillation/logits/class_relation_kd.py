@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.checks import check_floating, check_tensor
 from lightning_losses.numerics.divergences import expectation
 from lightning_losses.numerics.probabilities import (
     full_precision,
@@ -71,6 +71,8 @@ class ClassRelationKD(Loss):
                 f"{self._identifier}: teacher_logits of shape {list(teacher_logits.shape)} came with logits of shape "
                 f"{list(logits.shape)}; give the same samples, and the known classes first, at least two."
             )
+        if unlabelled is not None:
+            check_tensor(self._identifier, "unlabelled", unlabelled)
         if unlabelled is not None and (unlabelled.shape != logits.shape[:-1] or unlabelled.dtype != torch.bool):
             raise ValueError(
                 f"{self._identifier}: unlabelled of shape {list(unlabelled.shape)} and dtype {unlabelled.dtype} came; "

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
+from lightning_losses.numerics.checks import check_tensor
 from lightning_losses.numerics.probabilities import known_everywhere, log_probabilities
 from lightning_losses.numerics.reduction import Reduction
 from lightning_losses.numerics.rows import distillation_rows
@@ -84,6 +85,7 @@ class SpanCorrelation(Loss):
             raise ValueError(f"{self._identifier}: logits of shape {list(logits.shape)} came; give [..., tokens, C].")
         if spans is None:
             return torch.ones(*logits.shape[:-2], max(logits.shape[-2] - 1, 0), dtype=torch.bool, device=logits.device)
+        check_tensor(self._identifier, "spans", spans)
         if spans.shape != logits.shape[:-1] or spans.dtype != torch.int64:
             raise ValueError(
                 f"{self._identifier}: spans of shape {list(spans.shape)} and dtype {spans.dtype} came with logits of "
