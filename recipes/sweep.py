@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     program = program or script()
     command = f"{program} {shlex.join(arguments)}"
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
+        print((__doc__ or "").replace("python recipes/sweep.py", program))
         sys.exit(0 if arguments else 2)
     if "--version" in arguments:
         print(version_line())

@@ -19,12 +19,13 @@ def version_line() -> str:
     return f"lightning_losses {lightning_losses.__version__} (Hydra {importlib.metadata.version('hydra-core')})"
 
 
-def help_page(recipe: str, arguments: argparse.Namespace) -> str:
+def help_page(recipe: str, arguments: argparse.Namespace, program: str) -> str:
     """What ``--help`` prints, without loading torch.
 
     Args:
         recipe: train, compare or calibrate.
         arguments: parsed; overrides show in the configuration.
+        program: what starts the recipe here, for its examples.
 
     Raises:
         ConfigError: overrides that can't be composed.
@@ -37,7 +38,7 @@ def help_page(recipe: str, arguments: argparse.Namespace) -> str:
     )
     return "\n\n".join(
         [
-            about.strip(),
+            about.strip().replace(f"python recipes/{recipe}.py", program),
             f"Groups: GROUP=CHOICE chooses a part.\n\n{groups}",
             f"Settings: KEY=VALUE sets one, by its dotted name.\n\n{OmegaConf.to_yaml(config).strip()}",
             "-m (--multirun) runs lists of values, KEY=A,B. --cfg job prints the configuration alone.\n"

@@ -153,7 +153,7 @@ def launch(recipe: str, arguments: Sequence[str] | None = None, program: str | N
                 return
             parser, parsed = parse_options(words)
             if parsed.help:
-                print(help_page(recipe, parsed))
+                print(help_page(recipe, parsed, program))
                 return
             allowed = prepare(parsed, recipe, program)
             if not _shows(parsed):

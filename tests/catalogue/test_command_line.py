@@ -147,6 +147,8 @@ def test_what_there_is_is_said_without_torch_or_lightning():
     for (words, (code, text)), (came, out, err, loaded) in zip(expected.items(), json.loads(done.stdout), strict=True):
         assert came == code and text in (err if code else out), (words, out, err)
         assert "usage:" not in err and loaded == (["torch"] if words[0] == "list" else []), words
+        if words[1:] == ("--help",) and words[0] in ("compare", "calibrate", "sweep"):
+            assert f"\n    lightning-losses {words[0]} " in out and "python recipes/" not in out
         if words[0] == "calibrate":
             assert "objective=" not in out and "logits: null" in out
 
