@@ -149,7 +149,6 @@ class CorrectnessAwareCalibrator(Calibrator):
 
     def _rows(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         self._check_shape(logits)
-        check_floating(type(self).__name__, "logits", logits)
         # The base folds all dimensions but the last, into which a sample's views go meanwhile; targets are checked by
         # the number of classes.
         _, classes = super()._rows(self.original(logits), target)
@@ -158,6 +157,7 @@ class CorrectnessAwareCalibrator(Calibrator):
         return flat.reshape(len(flat), -1, count), classes
 
     def _check_shape(self, logits: Tensor) -> None:
+        check_floating(type(self).__name__, "logits", logits)
         if logits.ndim < 3 or logits.shape[-2] != 1 + len(self.views):
             raise ValueError(
                 f"CorrectnessAwareCalibrator: logits have shape {list(logits.shape)}; give [N, {1 + len(self.views)}, "

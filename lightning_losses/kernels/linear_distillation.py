@@ -196,6 +196,7 @@ def _teacher(
     teacher_weight: Tensor | None,
     teacher_bias: Tensor | None,
 ) -> Teacher:
+    check_floating(_NAME, "hidden", hidden)
     if isinstance(teacher_hidden, (TopKLogits, TeacherLogits)):
         if teacher_weight is not None or teacher_bias is not None:
             raise ValueError(f"{_NAME}: logits came with a teacher's head; give one of them.")

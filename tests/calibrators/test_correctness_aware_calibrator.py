@@ -156,6 +156,7 @@ def test_few_samples_of_one_class_and_fewer_classes_than_top_stay_finite():
         (torch.zeros(3, 4, 5), torch.tensor([0, 1, 7]), "targets from 0 to 7"),
         (torch.full((3, 4, 5), torch.nan), torch.tensor([0, 1, 2]), "NaN or inf"),
         (torch.zeros(0, 4, 5), torch.zeros(0, dtype=torch.long), "no rows"),
+        ([[[0.0]]], torch.tensor([0]), "logits is a list"),
     ],
 )
 def test_bad_input_is_refused_by_name(logits, target, message):

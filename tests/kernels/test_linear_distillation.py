@@ -404,6 +404,18 @@ def test_wrong_calls_are_one_sentence(change, message):
         linear_distillation(**call)
 
 
+def test_hidden_states_that_are_no_tensor_are_named():
+    with pytest.raises(ValueError, match="^linear_distillation: hidden is a list; give a floating-point tensor.$"):
+        linear_distillation(
+            [[0.0]],
+            torch.ones(3, 1),
+            None,
+            objective=KD(),
+            teacher_hidden=torch.ones(1, 2),
+            teacher_weight=torch.ones(3, 2),
+        )
+
+
 @pytest.mark.parametrize("wrong", [-1, 5])
 def test_a_target_outside_a_truncated_vocabulary_is_refused(wrong):
     hidden, head, wider = torch.randn(4, 3), torch.randn(5, 3), torch.randn(6, 3)
