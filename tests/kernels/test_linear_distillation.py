@@ -410,7 +410,7 @@ def test_hidden_states_that_are_no_tensor_are_named():
             [[0.0]],
             torch.ones(3, 1),
             None,
-            objective=KD(),
+            objective=losses.KD(),
             teacher_hidden=torch.ones(1, 2),
             teacher_weight=torch.ones(3, 2),
         )
