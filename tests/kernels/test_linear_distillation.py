@@ -408,8 +408,7 @@ def test_hidden_states_that_are_no_tensor_are_named():
     with pytest.raises(ValueError, match="^linear_distillation: hidden is a list; give a floating-point tensor.$"):
         linear_distillation(
             [[0.0]],
-            torch.ones(3, 1),
-            None,
+            weight=torch.ones(3, 1),
             objective=losses.KD(),
             teacher_hidden=torch.ones(1, 2),
             teacher_weight=torch.ones(3, 2),
