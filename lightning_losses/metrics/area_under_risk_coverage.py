@@ -106,10 +106,11 @@ def _confidence_and_error(given: Predictions) -> tuple[Float[Tensor, " rows"], F
     probabilities = full_precision(given.probabilities())
     if given.task == "binary":
         probabilities = torch.stack([1 - probabilities, probabilities], dim=-1)
-        prediction = (probabilities[:, 1] >= 0.5).long()
-        return probabilities.amax(dim=-1), (prediction != given.target).to(probabilities)
-    confidence, prediction = probabilities.max(dim=-1)
-    return confidence, (prediction != given.target).to(probabilities)
+        confidence, prediction = probabilities.amax(dim=-1), (probabilities[:, 1] >= 0.5).long()
+    else:
+        confidence, prediction = probabilities.max(dim=-1)
+    # A confidence that is no number has no place in the order, and is neither right nor wrong.
+    return confidence, (prediction != given.target).to(probabilities).masked_fill(confidence.isnan(), torch.nan)
 
 
 def _risk(confidence: Float[Tensor, "*resamples rows"], error: Float[Tensor, "*resamples rows"]) -> Tensor:

@@ -181,7 +181,7 @@ def _error(
     power = gap if norm == 1 else gap**norm
     if debiased:
         noise = bins.outcome * (1 - bins.outcome) / (bins.samples - 1).clamp(min=1)
-        power = torch.where(bins.samples >= 2, power - noise, 0.0)
+        power = torch.where((bins.samples >= 2) | gap.isnan(), power - noise, 0.0)
     weight = bins.samples if weighting == "count" else (bins.samples > 0).double()
     per_column = (weight * power).sum(dim=-2) / weight.sum(dim=-2)
     mean = per_column.clamp(min=0).mean(dim=-1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_losses.mixins.tapped_features import TappedFeatures
 from lightning_losses.parallel.processes import gather_batch
+from lightning_losses.teachers.cached_logits import check_positions
 
 
 class PastPredictions:
@@ -38,6 +39,7 @@ class PastPredictions:
         self.seen[host[finite]] = True
 
     def _grow(self, index: Int[Tensor, " batch"], classes: int) -> None:
+        check_positions("past_predictions", index)
         size = int(index.max()) + 1 if len(index) else 0
         if size > len(self.seen):
             larger = max(size, 2 * len(self.seen))

@@ -93,7 +93,12 @@ class CachedLogits(nn.Module):
 
 
 def check_positions(name: str, index: Int[Tensor, " batch"]) -> None:
-    """Raise ``ValueError`` for a position below 0, which would count from the end; looked at on a CPU."""
+    """Raise ``ValueError`` for a position below 0, which would count from the end (looked at on a CPU), and for a mask.
+
+    Torch takes uint8 for a mask too.
+    """
+    if index.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"{name}: an index of dtype {index.dtype} came; give the samples' positions in int64.")
     if known_somewhere(index < 0):
         raise ValueError(f"{name}: index holds {int(index.min())}; give the samples' positions, from 0 on.")
 

@@ -94,7 +94,9 @@ class MappedLogits(CachedLogits):
             raise ValueError(
                 f"MappedLogits: the cache has no layer {layer!r}; it has {there}: give the layer to cache_teacher."
             )
-        return self._arrays[f"{FEATURES}{layer}"][index.cpu()].to(index.device)
+        rows = index.cpu()
+        check_positions(type(self).__name__, rows)
+        return self._arrays[f"{FEATURES}{layer}"][rows].to(index.device)
 
 
 def damaged_file(home: Path, *, verify: bool = True) -> Path | None:

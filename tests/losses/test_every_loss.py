@@ -119,6 +119,18 @@ def test_gradient_is_that_of_the_value(loss):
     assert torch.autograd.gradcheck(evaluate, [values[name].requires_grad_() for name in names])
 
 
+# Torch's distances have no forward derivative, and say so; torch itself loads its rules with what it deprecates.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecated")
+@those(but=("rkd", "sinkd"))
+def test_derivatives_in_forward_mode_are_those_in_backward_mode(loss):
+    module, values = build(loss).eval(), tensors(loss)
+    _, gradients = with_gradients(module, values)
+    leaves = trained(values)
+    directions = {name: torch.linspace(-1, 1, leaf.numel()).to(leaf).view_as(leaf) for name, leaf in leaves.items()}
+    _, slope = torch.func.jvp(lambda moved: module(**{**values, **moved}).sum(), (leaves,), (directions,))
+    torch.testing.assert_close(slope, sum((gradients[name] * directions[name]).sum() for name in leaves))
+
+
 @those()
 def test_layout_in_memory_does_not_matter(loss):
     module, values = build(loss), tensors(loss)

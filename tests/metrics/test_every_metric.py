@@ -140,6 +140,21 @@ def test_no_samples_give_nan(name):
 
 
 @every
+def test_what_is_not_a_number_makes_the_value_so_where_nobody_looks(name):
+    """Also alone in its bin, and last in an order."""
+    make, function = METRICS[name]
+    logits, target = sample()
+    logits[3, 1] = torch.nan
+    metric = make(inputs="logits", validate=False)
+    metric.update(logits, target)
+    assert metric.compute().isnan()
+    assert function(logits, target, inputs="logits", validate=False).isnan()
+    if name not in {"classwise", "adaptive"}:
+        pairs = (torch.tensor([0.1, torch.nan, 0.2, 0.3, 0.1]), torch.tensor([0, 1, 0, 1, 1]))
+        assert function(*pairs, inputs="probabilities", task="binary", validate=False).isnan()
+
+
+@every
 def test_an_empty_batch_changes_nothing(name):
     make, function = METRICS[name]
     logits, target = sample()

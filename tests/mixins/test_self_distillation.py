@@ -65,6 +65,17 @@ def test_repeated_index_keeps_the_last():
     assert table.lookup(torch.tensor([2, 1]), torch.full((2, 2), 0.5)).tolist() == [[0.0, 1.0], [0.5, 0.5]]
 
 
+@pytest.mark.parametrize(
+    ("index", "message"), [([-1], "index holds -1"), ([True, False], "an index of dtype torch.bool came")]
+)
+def test_what_counts_from_the_end_or_masks_is_no_position(index, message):
+    table = PastPredictions()
+    table.update(torch.tensor([0, 1]), torch.eye(2))
+    for access in (table.lookup, table.update):
+        with pytest.raises(ValueError, match=f"past_predictions: {message}"):
+            access(torch.tensor(index), torch.eye(2)[: len(index)])
+
+
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path):
     whole, first, resumed = module(), module(), module()
     fit(whole, tmp_path, 3)

@@ -160,3 +160,9 @@ def test_cached_logits_are_their_own_and_count_from_the_front():
     for teacher in (cached, mapped):
         with pytest.raises(ValueError, match="Logits: index holds -1; give the samples' positions, from 0 on"):
             teacher(torch.tensor([0, -1]))
+        for mask in (torch.bool, torch.uint8):
+            with pytest.raises(ValueError, match=f"an index of dtype {mask} came; give the samples' positions"):
+                teacher(torch.tensor([1, 0, 1], dtype=mask))
+    features = MappedLogits({"logits": torch.eye(3), "features.inner": torch.eye(3)})
+    with pytest.raises(ValueError, match="Logits: index holds -1; give the samples' positions, from 0 on"):
+        features.features(torch.tensor([0, -1]))

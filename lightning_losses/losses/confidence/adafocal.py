@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.confidence.focal import focal_weight
+from lightning_losses.losses.confidence.focal import flat_at_zero, focal_weight
 from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
@@ -81,7 +81,7 @@ class AdaFocal(ClassificationLoss):
     def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
         log_p = pick(log_probabilities(given.logits), given.target)
-        p = log_p.exp()
+        p = flat_at_zero(log_p).exp()
         # What rounds to an edge is in the bin that the edge closes.
         shared = min(p.dtype, self.edges.dtype, key=lambda dtype: dtype.itemsize)
         bins = torch.searchsorted(self.edges.to(shared), p.detach().to(shared), side="left")

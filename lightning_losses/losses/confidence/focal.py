@@ -51,4 +51,9 @@ class Focal(CrossEntropyFunction):
 
 def focal_weight(log_p: Float[Tensor, "*rows"], gamma: float | Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
     """``(1 - p)^γ`` from log p, exact also where p is near 1."""
-    return torch.pow((-torch.expm1(log_p)).clamp(min=NEAREST), gamma)
+    return torch.pow((-torch.expm1(flat_at_zero(log_p))).clamp(min=NEAREST), gamma)
+
+
+def flat_at_zero(log_p: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    """Log p as it is, without gradient where p is 0: beside an infinite factor the slope of p there would be NaN."""
+    return log_p.masked_fill(torch.isneginf(log_p), -torch.inf)

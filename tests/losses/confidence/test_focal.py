@@ -4,8 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_losses.losses import Focal
+from lightning_losses.losses import AdaFocal, Focal, FocalAdaptive
 from tests.losses.confidence.cases import sample
+
+
+def inverse_focal():
+    loss = AdaFocal()
+    loss.gammas.neg_()
+    return loss
 
 
 def test_gamma_zero_is_cross_entropy():
@@ -32,6 +38,21 @@ def test_a_probability_that_rounds_to_1_has_a_finite_slope():
     logits = torch.tensor([[1e4, 0.0]], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(Focal(gamma=0.5)(logits, torch.tensor([0])), logits)
     assert torch.isfinite(slope).all()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [Focal(), FocalAdaptive(), AdaFocal(), inverse_focal()],
+    ids=["focal", "focal_adaptive", "adafocal", "inverse"],
+)
+def test_a_target_that_is_masked_is_infinite_and_pulled_as_by_cross_entropy(loss):
+    """The weight is 1 where p is 0, and flat."""
+    logits = torch.tensor([[0.0, -torch.inf, 1.0]], dtype=torch.float64, requires_grad=True)
+    value = loss(logits, torch.tensor([1]))
+    (slope,) = torch.autograd.grad(value, logits)
+    (expected,) = torch.autograd.grad(F.cross_entropy(logits, torch.tensor([1])), logits)
+    assert value == torch.inf
+    torch.testing.assert_close(slope, expected)
 
 
 def test_bad_gamma_is_refused():

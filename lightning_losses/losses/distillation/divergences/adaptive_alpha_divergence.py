@@ -102,7 +102,9 @@ class AdaptiveAlphaDivergence(DistillationLoss):
         log_s, log_t = log_probabilities(given.logits), log_probabilities(given.teacher_logits)
         if not known_finite(log_t - log_s.detach()):
             log_s, log_t = finite_logarithms(log_s), finite_logarithms(log_t)
-        low, high = (alpha_divergence(log_s, log_t, alpha, self.clip) for alpha in (self.alpha_min, self.alpha_max))
+        # Detached, since no_grad does not stop derivatives in forward mode.
+        constant = log_s.detach()
+        low, high = (alpha_divergence(constant, log_t, alpha, self.clip) for alpha in (self.alpha_min, self.alpha_max))
         larger = low.value > high.value
         surrogate = -(torch.where(larger.unsqueeze(-1), low.weights, high.weights) * log_s).sum(dim=-1)
         # The value of the divergence with the gradient of the surrogate.

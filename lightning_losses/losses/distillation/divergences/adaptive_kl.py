@@ -52,12 +52,12 @@ class AdaptiveKL(DistillationLoss):
         """The value of each row."""
         log_s = log_probabilities(given.logits, self.temperature)
         log_t = log_probabilities(given.teacher_logits, self.temperature)
-        with torch.no_grad():
-            t, order = log_t.exp().sort(dim=-1, descending=True)
-            gap = (t - log_s.exp().gather(-1, order)).abs()
-            head = t.cumsum(dim=-1) <= self.head_mass
-            head[..., 0] = True
-            total = gap.sum(dim=-1)
-            weight = (gap * head).sum(dim=-1) / torch.where(total > 0, total, 1.0)
+        # Detached, since no_grad does not stop derivatives in forward mode.
+        t, order = log_t.exp().sort(dim=-1, descending=True)
+        gap = (t - log_s.detach().exp().gather(-1, order)).abs()
+        head = t.cumsum(dim=-1) <= self.head_mass
+        head[..., 0] = True
+        total = gap.sum(dim=-1)
+        weight = (gap * head).sum(dim=-1) / torch.where(total > 0, total, 1.0)
         forward, reverse = kl_divergences(log_t, log_s)
         return weight * forward + (1 - weight) * reverse

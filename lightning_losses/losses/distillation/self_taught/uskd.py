@@ -157,13 +157,14 @@ class USKD(RowLoss):
         real = share > 0
         is_target = torch.zeros_like(log_s, dtype=torch.bool).scatter(-1, named, real)
 
-        with torch.no_grad():
-            likelihood = log_s.gather(-1, named).exp().square()
-            counted = real if rows.kept is None else real & rows.kept.unsqueeze(-1)
-            batch = tuple(range(likelihood.ndim - 1))
-            mean = (likelihood * counted).sum(batch) / counted.sum(batch).clamp(min=1)
-            weight = (likelihood + share - mean) * real
-            zipf = zipf_labels(log_s, log_w, is_target, self.rank_mode)
+        # Labels are made of constants; no_grad would not stop derivatives in forward mode.
+        constant_s, constant_w = log_s.detach(), log_w.detach()
+        likelihood = constant_s.gather(-1, named).exp().square()
+        counted = real if rows.kept is None else real & rows.kept.unsqueeze(-1)
+        batch = tuple(range(likelihood.ndim - 1))
+        mean = (likelihood * counted).sum(batch) / counted.sum(batch).clamp(min=1)
+        weight = (likelihood + share.detach() - mean) * real
+        zipf = zipf_labels(constant_s, constant_w, is_target, self.rank_mode)
         log_others = log_probabilities_within(rows.logits.masked_fill(is_target, -torch.inf))
         target_term = -(weight * log_s.gather(-1, named).masked_fill(~real, 0.0)).sum(dim=-1)
         others = -(zipf * finite_logarithms(log_others)).sum(dim=-1)
