@@ -34,7 +34,7 @@ from lightning_losses.experiments.config.check_overrides import (
 from lightning_losses.experiments.config.instantiate import ConfigError, allowing, check_place, find_target, instantiate
 from lightning_losses.experiments.config.settings import SETTINGS
 from lightning_losses.experiments.help_page import help_page, version_line
-from lightning_losses.experiments.messages import expected, fail, refused, tell
+from lightning_losses.experiments.messages import expected, fail, killed, refused, tell
 
 
 class Experiment(ABC):
@@ -308,7 +308,10 @@ def _guarded(program: str, options: Sequence[str] = (), allowed: Sequence[str] =
             if refused(error) and not first_process():
                 # The first one says it: all processes learn what a checkpoint met.
                 sys.exit(2)
-            fail(error, f"\nWhen that is mended, continue this run by\n  {go_on}" if refused(error) else "")
+            fail(
+                error,
+                f"\nWhen that is mended, continue this run by\n  {go_on}" if refused(error) or killed(error) else "",
+            )
 
     return guarded
 

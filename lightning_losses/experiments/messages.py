@@ -15,6 +15,8 @@ from lightning_losses.experiments.config.instantiate import ConfigError
 # else is a fault of the program and keeps its trace.
 _OF_SETTINGS = (ValueError, HydraException, OmegaConfBaseException, ModuleNotFoundError)
 _OF_LIGHTNING = "MisconfigurationException"
+# Torch's, known by its name too: one of the processes that this one forked is gone.
+_KILLED = "ProcessExitedException"
 # What torch prints of a network: a line for each layer, where a message has room for its name.
 _NETWORK = re.compile(r"\(\n(?:[ \t]+[^\n]*\n)+\)")
 # What a disk or a folder refuses; any other OSError is a fault of the program.
@@ -38,14 +40,23 @@ def refused(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _REFUSALS
 
 
+def killed(error: BaseException) -> bool:
+    """Whether one of several processes was ended from outside, as the system does where memory runs out."""
+    return type(error).__name__ == _KILLED
+
+
 def expected(error: BaseException) -> bool:
     """Whether settings or the machine can cause it, not a fault of the program."""
-    return refused(error) if isinstance(error, OSError) else _of_settings(error)
+    return refused(error) if isinstance(error, OSError) else killed(error) or _of_settings(error)
 
 
 def fail(error: BaseException, advice: str = "") -> NoReturn:
     """Tell of an error, and leave with code 2."""
-    hint = "" if isinstance(error, ConfigError) or refused(error) else "\n(debug=true shows where it was raised.)"
+    hint = (
+        ""
+        if isinstance(error, ConfigError) or refused(error) or killed(error)
+        else "\n(debug=true shows where it was raised.)"
+    )
     tell(f"Error: {message(error)}{hint}{advice}")
     sys.exit(2)
 
@@ -54,6 +65,8 @@ def message(error: BaseException) -> str:
     """An error as a user reads it: what was given, and what would work."""
     if isinstance(error, OSError) and refused(error):
         return f"{error.filename or 'a file'} can't be written: {error.strerror}."
+    if killed(error):
+        return f"{error}; if it was for want of memory, give a smaller data.batch_size, or fewer trainer.devices."
     where = ""
     if isinstance(error, InstantiationException):
         where = str(error).rpartition("full_key: ")[2].strip() + ": " if "full_key: " in str(error) else ""

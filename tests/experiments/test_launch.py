@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from lightning_losses.catalogue.configurations import configurations
 from lightning_losses.experiments import launch as launching
@@ -96,3 +97,20 @@ def test_what_an_override_refers_to_is_no_part_of_the_command(tmp_path, monkeypa
     monkeypatch.setattr(launching.HydraConfig, "get", lambda: OmegaConf.create(hydra))
     launching._guarded("train")(OmegaConf.create({"debug": False}))
     assert given == ["title='${model}'"]
+
+
+def test_a_process_that_was_killed_is_told_with_the_command_that_goes_on(tmp_path, monkeypatch, capsys):
+    def run(folder):
+        raise ProcessExitedException("process 1 terminated with signal SIGKILL", 1, 1, -9, "SIGKILL")
+
+    hydra = {"runtime": {"output_dir": str(tmp_path)}, "overrides": {"task": []}}
+    stub = SimpleNamespace(run=run, no_sweep="it returns no number")
+    monkeypatch.setattr(launching, "experiment_of", lambda *_: stub)
+    monkeypatch.setattr(launching.HydraConfig, "get", lambda: OmegaConf.create(hydra))
+    with pytest.raises(SystemExit):
+        launching._guarded("train")(OmegaConf.create({"debug": False}))
+    assert capsys.readouterr().err == (
+        "Error: process 1 terminated with signal SIGKILL; if it was for want of memory, give a smaller "
+        f"data.batch_size, or fewer trainer.devices.\nWhen that is mended, continue this run by\n  train "
+        f"resume={tmp_path}\n"
+    )
