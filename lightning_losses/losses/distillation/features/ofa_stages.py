@@ -1,4 +1,4 @@
-"""One-for-all distillation of stages: a branch on each stage of the student predicts what the teacher does."""
+"""One-for-all distillation of stages: a branch on each stage of the student learns the teacher's predictions."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -22,7 +22,7 @@ Kind = Literal["maps", "tokens", "vectors"]
 
 
 class _Depthwise(LazyModuleMixin, nn.Module):
-    """A 3 x 3 convolution of stride 2 of each channel by itself, of as many channels as come."""
+    """A depthwise 3 x 3 convolution of stride 2; the first batch sets the number of channels."""
 
     cls_to_become = None
 
@@ -76,18 +76,22 @@ def stage_branch(kind: Kind, width: int, blocks: int, num_classes: int) -> nn.Se
     return nn.Sequential(*layers, nn.Linear(width, num_classes))
 
 
-class OFAStages(RowLoss):
-    """One-for-all distillation of stages: a branch on each stage of the student predicts what the teacher does.
+class _BranchOFAKD(OFAKD):
+    """`OFAKD` of one branch's logits; its errors begin with `ofa_stages`."""
 
-    ``sum over stages of OFAKD(branch(stage), teacher)``. Teacher and student meet in their predictions, so their
-    architectures may differ as a convolutional network's and a transformer's do. The branches belong to the loss: they
-    take their shapes from the first batch, train and are saved with it, and the student's network goes without them.
+
+class OFAStages(RowLoss):
+    """One-for-all distillation of stages: a branch on each stage of the student learns the teacher's predictions.
+
+    ``sum over stages of OFAKD(branch(stage), teacher)``. The loss compares predictions alone, so
+    one network may be convolutional and the other a transformer. The branches belong to the loss: they take their
+    shapes from the first batch, and are trained and saved with the loss; the student's network does not contain them.
     Set the layers by the student's `feature_layer`, "all" for all its stages. Use it beside `OFAKD` of the last logits.
 
     Args:
         num_classes: C, at least 1.
         stages: how many stages come, at least 1.
-        kind: what a stage puts out: "maps", "tokens" or "vectors".
+        kind: the output of a stage: "maps", "tokens" or "vectors".
         width: of the branches' hidden layers, at least 1.
         gamma: γ of `OFAKD`, at least 0.
         temperature: τ of `OFAKD`, above 0.
@@ -133,7 +137,7 @@ class OFAStages(RowLoss):
         self.branches = nn.ModuleList(
             stage_branch(self.kind, self.width, self.stages - n, self.num_classes) for n in range(self.stages)
         )
-        self.each = OFAKD(self.gamma, self.temperature, ignore_index=self.ignore_index, reduction=self.reduction)
+        self.each = _BranchOFAKD(self.gamma, self.temperature, ignore_index=self.ignore_index, reduction=self.reduction)
 
     def forward(
         self,
@@ -162,7 +166,7 @@ class OFAStages(RowLoss):
         if stage.ndim != {"maps": 4, "tokens": 3, "vectors": 2}[self.kind]:
             raise ValueError(
                 f"{self._identifier}: feature_maps of shape {list(stage.shape)} came for kind={self.kind!r}; choose "
-                "the kind of what the stages put out."
+                "the kind that fits the stages' outputs."
             )
         if stage.shape[1:].numel() == 0:
             raise ValueError(
