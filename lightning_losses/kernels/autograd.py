@@ -1,4 +1,4 @@
-"""Autograd's side of the fused losses that make their gradients in the forward pass."""
+"""Autograd functions for fused losses that compute their gradients in the forward pass."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ class Operands(NamedTuple):
 
 
 class Summed(NamedTuple):
-    """A reduced loss, what is logged beside it, and the gradients of the loss, None where none is wanted.
+    """A reduced loss, its parts for logging, and its gradients; None for an operand that needs no gradient.
 
     Attributes:
         factor: what the gradients still lack. Those of float16 operands come in float32: they are rounded once, after
@@ -42,7 +42,7 @@ class Summed(NamedTuple):
 
 
 class Notes:
-    """The values of rows that a forward pass made, for a backward pass that a compiler has run apart from it.
+    """Row values of a forward pass, for the backward pass that a compiler runs separately.
 
     Attributes:
         lines: [`MOST`, tokens] one statistic, or part of a loss, a line, in the order in which they were made.
@@ -54,7 +54,7 @@ class Notes:
         self.lines, self._made, self._next = lines, made, 0
 
     def taken(self, make: Callable[[], Sequence[Tensor | None]], present: Sequence[bool], rows: int) -> list[Any]:
-        """What `make` gives, which is called in the first pass alone, and None where nothing is `present`."""
+        """The result of `make`, which is called only in the first pass; None if nothing is `present`."""
         start, self._next = self._next, self._next + sum(present)
         lines = iter(self.lines[start : self._next])
         if self._made:
@@ -71,7 +71,7 @@ _notes: ContextVar[Notes | None] = ContextVar("notes", default=None)
 
 @contextmanager
 def noting(notes: Notes) -> Iterator[None]:
-    """Within this context, what `once` makes is written down, or read."""
+    """Within this context, `once` records its values in the notes, or reads them from there."""
     token = _notes.set(notes)
     try:
         yield
@@ -80,7 +80,7 @@ def noting(notes: Notes) -> Iterator[None]:
 
 
 def once(make: Callable[[], Sequence[Tensor | None]], present: Sequence[bool], rows: int) -> list[Any]:
-    """What `make` gives for these rows; read from notes where an earlier pass has made it."""
+    """The result of `make` for these rows, read from the notes if an earlier pass has recorded it."""
     notes = _notes.get()
     return list(make()) if notes is None else notes.taken(make, present, rows)
 
@@ -88,12 +88,12 @@ def once(make: Callable[[], Sequence[Tensor | None]], present: Sequence[bool], r
 def gradients_in_forward(
     walk: Callable[..., Summed], name: str, operands: Operands
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """What a walk makes, the loss differentiable, the logged part not.
+    """The results of a walk; the loss is differentiable, its logged part is not.
 
     Args:
-        walk: takes the operands, and by name which of them need a gradient.
-        name: what the refusal of higher derivatives calls it.
-        operands: what it walks over.
+        walk: takes the operands, and by name whether each of them needs a gradient.
+        name: the loss's name in the error about higher derivatives.
+        operands: the walk's input.
     """
     learns = torch.is_grad_enabled()
     wanted = tuple(learns and operand is not None and operand.requires_grad for operand in operands[:3])
@@ -102,7 +102,7 @@ def gradients_in_forward(
 
 
 class _GradientsInForward(torch.autograd.Function):
-    """The backward pass hands out what the forward pass made."""
+    """The backward pass returns the gradients that the forward pass computed."""
 
     @staticmethod
     def forward(
@@ -116,7 +116,7 @@ class _GradientsInForward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """Each gradient times the upstream one; given away in the first backward pass, made again in a later one."""
+        """Each gradient times the upstream one; freed in the first backward pass, computed again in a later one."""
         refuse_second_order(ctx.name)
         # Asked for in any case: a graph that was not retained must say so.
         operands = Operands(*ctx.saved_tensors)
@@ -132,13 +132,13 @@ class _GradientsInForward(torch.autograd.Function):
 
 
 def refuse_second_order(name: str) -> None:
-    """Raise ``RuntimeError`` in a backward pass that is to be differentiated itself."""
+    """Raise ``RuntimeError`` in a backward pass with ``create_graph=True``."""
     if torch.is_grad_enabled():
         raise RuntimeError(second_order_refusal(name))
 
 
 def second_order_refusal(name: str) -> str:
-    """What is said where an implementation's gradient is to be differentiated itself."""
+    """The error message for a second derivative of an implementation that has only first ones."""
     return (
         f"linear_cross_entropy: create_graph=True came through impl='{name}', which has first "
         "derivatives only; use impl='reference' for higher ones."

@@ -1,4 +1,4 @@
-"""The implementations of `linear_cross_entropy`, and which of them ``impl="auto"`` takes, and why."""
+"""The implementations of `linear_cross_entropy`, and the choice of ``impl="auto"`` with its reason."""
 
 from typing import NamedTuple
 
@@ -44,11 +44,11 @@ def choose_implementation(
     Args:
         hidden: [N, D] hidden states.
         weight: [V, D] head.
-        per_row: whether rows need a gradient of their own: no reduction, or a differentiable logsumexp.
+        per_row: whether each row needs its own gradient: without reduction, or for a differentiable logsumexp.
         filtered: whether gradient filtering is asked for.
         softcap: the scores' softcap, if there is one.
-        accum_dtype: what the weight's gradient is to gather in, if that is said.
-        impl: a choice already made stands.
+        accum_dtype: the dtype in which the weight's gradient is accumulated, if given.
+        impl: a name other than "auto" is returned as it is.
 
     Example:
         >>> choose_implementation(torch.zeros(2, 4), torch.zeros(10, 4)).reason
@@ -68,7 +68,7 @@ def choose_implementation(
 
 
 def named(impl: Impl) -> Implementation | None:
-    """The implementation that is asked for by name; None for "auto"."""
+    """The implementation with the given name; None for "auto"."""
     return next((implementation for implementation in IMPLEMENTATIONS if implementation.name == impl), None)
 
 
@@ -76,8 +76,8 @@ def choose(problem: Problem, asked: Implementation | None = None) -> tuple[Imple
     """The implementation for a problem, and the reason for it.
 
     Args:
-        problem: what is to be evaluated.
-        asked: a choice already made stands, whether or not it can evaluate the problem.
+        problem: the sizes, dtypes and options of the call.
+        asked: a name other than "auto" is returned, even if it can't evaluate the problem.
     """
     if asked is CHUNKED and problem.per_row:
         return RECOMPUTE, (

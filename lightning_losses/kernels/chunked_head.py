@@ -46,31 +46,32 @@ def chunked_head(
 ) -> Float[Tensor, "..."]:
     """``loss(logits=hidden @ weight.T + bias, target=target)`` without ever holding these logits.
 
-    The loss is evaluated a chunk of tokens at a time, and its gradient by the chunk's logits is multiplied on at
-    once: three products, and memory for one chunk.
+    The loss is evaluated on one chunk of tokens at a time, and the gradient by the chunk's logits is multiplied at
+    once with the head and the hidden states: three products, and memory for one chunk.
 
     Args:
-        loss: a row-wise `Loss`, or a function with a ``reduction`` argument; it takes `logits`, and of `target` and
-            `teacher_logits` what there is and it asks for.
+        loss: a row-wise `Loss`, or a function with a ``reduction`` argument; it takes `logits`, and also `target` and
+            `teacher_logits` if they are given and it has arguments of these names.
         hidden: [..., D] hidden states.
         weight: [V, D] the head's weight.
-        target: [...] int64 class indices, or None for a loss without.
+        target: [...] int64 class indices, or None for a loss that takes none.
         bias: [V], or None.
         teacher: gives the teacher's logits of a chunk, as `teacher_logits`.
-        ignore_index: tokens with this target count for nothing; by default the loss's own, or -100.
+        ignore_index: tokens with this target are ignored; by default the loss's own value, or -100.
         reduction: by default the loss's own, or "mean"; the mean is over the kept tokens.
-        normalizer: what the mean divides by instead of the count of its tokens.
+        normalizer: the divisor of the mean; by default the count of its tokens.
         chunk: tokens held at once; chosen by default.
-        accum_dtype: what the weight's gradient gathers in over the chunks; by default its own.
-        drop_ignored: whether ignored tokens are dropped before the product, which saves theirs and waits for the
-            device to count them; by default on a CPU alone, where that costs nothing.
-        softcap: s: logits become ``s tanh(l / s)``, as Gemma's do; but for functions of cross-entropy by autograd.
-        teacher_softcap: likewise of a teacher that is given by its head.
-        impl: "triton" runs one kernel on the scores of student and teacher, for a divergence that it has functions of;
-            "avx512" does so in C++ on a CPU that has it; "chunked" takes the loss's hand-written gradient if it has
-            one, on a CPU, "autograd" never, "reference" holds the logits of all tokens; "auto" is "triton" on CUDA and
-            "avx512" on AMD's CPUs where they can be, else "chunked". By all but "autograd" and "reference" a function
-            of cross-entropy, such as focal loss, is `linear_cross_entropy`.
+        accum_dtype: the dtype in which the weight's gradient is accumulated over the chunks; by default its own.
+        drop_ignored: whether ignored tokens are dropped before the product. This saves their products, but the host
+            must wait for a GPU to count them; by default only on a CPU, where it costs nothing.
+        softcap: s: logits become ``s tanh(l / s)``, as Gemma's do; evaluated by autograd, except in functions of
+            cross-entropy.
+        teacher_softcap: the same for a teacher that is given by its head.
+        impl: "triton" runs one kernel on the scores of student and teacher, if it implements the divergence; "avx512"
+            does the same in C++ on a CPU with AVX-512; "chunked" uses the loss's hand-written gradient on a CPU, if
+            there is one; "autograd" never does; "reference" holds the logits of all tokens. "auto" is "triton" on CUDA
+            and "avx512" on AMD's CPUs if these can evaluate the loss, else "chunked". Except for "autograd" and
+            "reference", a function of cross-entropy, such as focal loss, is evaluated by `linear_cross_entropy`.
 
     Returns:
         The loss in float32 (float64 for float64).

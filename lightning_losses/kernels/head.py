@@ -1,4 +1,4 @@
-"""A classifier head as the chunked losses walk over it: tile by tile of its vocabulary."""
+"""A classifier head that the chunked losses process in tiles of its vocabulary."""
 
 import torch
 from jaxtyping import Float, Int
@@ -11,9 +11,9 @@ from lightning_losses.kernels.terms import Terms, statistics_dtype
 def tile_width(dtype: torch.dtype, beside_teacher: bool = False, threads: int = 1) -> int:
     """Vocabulary entries scored at once on a CPU.
 
-    With a chunk of tokens they stay in its cache between two passes; in float32 the products' own copies grow with
-    them, which counts less where a teacher's scores are held too. In bfloat16 those copies are small and wider tiles
-    are faster. Several threads wait for each other after every pass over a tile: they need wider ones.
+    The scores of one tile for a chunk of tokens stay in the cache between two passes. In float32 the products' own
+    copies grow with the tile, which matters less if a teacher's scores are held too. In bfloat16 these copies are small
+    and wider tiles are faster. Several threads need wider tiles, because they wait for each other after every pass.
     """
     width = 2048 if dtype == torch.bfloat16 else 1024 if beside_teacher else 512
     return width if threads == 1 else min(2 * threads * width, 16384)
@@ -23,10 +23,10 @@ class Head:
     """A classifier head, or one process's rows of it.
 
     Attributes:
-        dtype: what its products run in.
-        statistics: what logsumexps and losses are kept in.
-        tiles: its vocabulary, cut for the cache of a CPU; whole elsewhere.
-        smoothing_weight: [V] the terms', ones where they have none.
+        dtype: of its products.
+        statistics: the dtype of logsumexps and losses.
+        tiles: slices of its vocabulary that fit the cache of a CPU; one slice on other devices.
+        smoothing_weight: [V] the terms' smoothing weight; ones if they have none.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Head:
             hidden: rows in the dtype of the products.
             entries: which vocabulary entries.
             full: raise half-precision scores to float32.
-            out: where they may be put, if the product can and they are not raised.
+            out: memory for the scores; used if the product can write there and they are not raised.
         """
         scores = product(hidden, self.rows(entries), out)
         if full:

@@ -17,7 +17,7 @@ def check_head(
 ) -> None:
     """Raise ``ValueError`` unless hidden states, head and targets fit together; `empty` allows a head without rows.
 
-    That class weights are finite and at least 0 is looked at on a CPU, and under `debug`.
+    Class weights must be finite and at least 0; this is checked on a CPU, and under `debug`.
     """
     check_floating(loss, "hidden", hidden)
     check_floating(loss, "weight", weight)
@@ -95,7 +95,7 @@ def check_cached_classes(
 ) -> None:
     """Raise ``ValueError`` for a cached class outside the vocabulary, or twice in a kept row.
 
-    It always looks on a CPU, elsewhere under `debug`.
+    Checked always on a CPU, on other devices under `debug`.
     """
     if classes.device.type != "cpu" and not debugging():
         return
@@ -115,13 +115,13 @@ def check_cached_classes(
 
 
 class ChosenRows(NamedTuple):
-    """The rows of hidden states and targets that go on.
+    """The rows of hidden states and targets that a loss is evaluated on.
 
     Attributes:
         hidden: [N, D].
         target: [N], 0 where ignored.
-        places: [N] where they stood among all; None where all are here.
-        kept: [N] which of them count; None where all do.
+        places: [N] their positions among all rows; None if no row was dropped.
+        kept: [N] whether each row counts; None if all do.
     """
 
     hidden: Float[Tensor, "rows width"]
@@ -138,9 +138,9 @@ def choose_rows(
     ignore_index: int,
     drop_ignored: bool | None = None,
 ) -> ChosenRows:
-    """Flat rows with their targets checked: ignored ones dropped, or kept to weigh nothing.
+    """Flat rows with checked targets; ignored rows are dropped, or kept with weight 0.
 
-    By default they are dropped on a CPU alone: elsewhere the host would have to wait for their number.
+    By default they are dropped only on a CPU: for another device the host would have to wait for their number.
     """
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), target.reshape(-1)
     kept = flat != ignore_index
@@ -194,7 +194,7 @@ def autocast(
 def unmasked_classes(
     loss: str, bias: Float[Tensor, " vocabulary"] | None, label_smoothing: float, softcap: float | None
 ) -> Float[Tensor, " vocabulary"] | None:
-    """1 for the classes that labels are smoothed over, 0 for those that a bias of -inf masks; None for all.
+    """1 for each class that label smoothing covers, 0 for a class masked by a bias of -inf; None for all ones.
 
     Raises:
         ValueError: a bias of -inf beside a softcap, on a CPU and under `debug`.
@@ -252,7 +252,7 @@ def scales(
     z_loss: float = 0.0,
     kept: Bool[Tensor, " tokens"] | None = None,
 ) -> tuple[float | Tensor, float | Tensor]:
-    """What multiplies the sums over rows of losses and of ``lse^2``; `kept` tells the rows that count, if not all."""
+    """The factors of the sums over rows of losses and of ``lse^2``; `kept` marks the rows that count, if not all."""
     if reduction != "mean":
         return 1.0, z_loss
     tokens: int | Tensor = max(len(hidden), 1)

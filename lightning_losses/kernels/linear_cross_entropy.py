@@ -1,4 +1,4 @@
-"""Cross-entropy of a classifier head without its logits: the front door to every implementation."""
+"""Cross-entropy of a classifier head without its logits; calls every implementation."""
 
 from collections.abc import Callable
 from typing import Any, Literal, ParamSpec, Protocol, cast, overload
@@ -32,7 +32,7 @@ P = ParamSpec("P")
 
 
 class _Door(Protocol[P]):
-    """A fused loss's call: the loss alone, or more than that where it is asked for."""
+    """The call of a fused loss; it returns the loss alone, or with further values that the caller requests."""
 
     @overload
     def __call__(  # type: ignore[overload-overlap]
@@ -55,7 +55,7 @@ class _Door(Protocol[P]):
 
 
 def _returned(arguments: dict[str, Any]) -> Returned:
-    """What is returned for these arguments: the loss alone, or more where that is asked for."""
+    """The kind of result for these arguments: the loss alone, or with the requested further values."""
     target, shift = arguments["target"], int(arguments.get("shift", 0))
     shape = (*target.shape[:-1], target.shape[-1] - shift) if shift else tuple(target.shape)
     rows = arguments.get("reduction", "mean") == "none"
@@ -65,7 +65,7 @@ def _returned(arguments: dict[str, Any]) -> Returned:
 
 
 def _door(function: Callable[P, Tensor | LinearCrossEntropyValue]) -> _Door[P]:
-    """The function, traceable, with what it returns told by the flags it is called with."""
+    """The function, made traceable; its flags determine its return type."""
     return cast(_Door[P], traceable(_returned)(function))
 
 
@@ -107,31 +107,31 @@ def linear_cross_entropy(
         hidden: [..., T, D] hidden states.
         weight: [V, D] the head's weight.
         target: [..., T] int64 token ids.
-        bias: [V], or None; -inf masks a class, but not beside a softcap, which refuses it where it is known.
-        ignore_index: tokens with this target count for nothing; it may be a valid id.
+        bias: [V], or None; -inf masks a class. With a softcap that is an error.
+        ignore_index: tokens with this target are ignored; it may be a valid id.
         label_smoothing: ε, in [0, 1].
         softcap: s, above 0, or None.
-        temperature: τ, above 0: what the (softcapped) scores are divided by.
+        temperature: τ, above 0: the divisor of the (softcapped) scores.
         z_loss: z, at least 0.
         class_weight: [V] w, or None for 1; the mean of the cross-entropy, not of the z-loss, is weighted by ``w_y``.
-        row_function: g: what a row's cross-entropy becomes, each by itself, differentiable: focal loss is
-            ``lambda c: (-torch.expm1(-c)) ** 2 * c``. At the price of cross-entropy; not beside label_smoothing.
+        row_function: g: a differentiable elementwise function of the rows' cross-entropy: focal loss is
+            ``lambda c: (-torch.expm1(-c)) ** 2 * c``. It costs as much as cross-entropy; not with label_smoothing.
         shift: k: ``hidden[..., :-k, :]`` is scored against ``target[..., k:]``; True is 1, for next-token prediction.
         reduction: "mean" over the kept tokens, "sum", or "none".
-        normalizer: what the mean divides by instead of its own count: the tokens of all accumulated batches and
-            processes. Where DDP averages gradients over W processes, divide by 1/W of that.
-        return_lse: also return the logsumexps; costs a fourth product, since their gradient comes in backward alone.
+        normalizer: the divisor of the mean, instead of its own count: the tokens of all accumulated batches and
+            processes. If DDP averages gradients over W processes, give 1/W of that.
+        return_lse: also return the logsumexps; costs a fourth product, since their gradient is only known in backward.
         return_z_loss: also return the z-loss's part.
         return_log_probability: also return the log-probabilities of the targets; costs a fourth product, as lse does.
         return_entropy: also return the entropies of the tokens' distributions, likewise.
-        drop_ignored: leave ignored tokens out before the products. By default on a CPU alone: a GPU would have to tell
-            the host how many are left, and the host to wait; there their products are made, and weigh 0. True is
-            faster where most tokens are ignored.
+        drop_ignored: leave ignored tokens out before the products. By default only on a CPU: on a GPU the host would
+            have to wait for the number of tokens left, so ignored tokens stay in the products with weight 0. True is
+            faster if most tokens are ignored.
         filter_eps: skip a tile of the gradient where every ``|softmax - onehot|`` is below this; "auto" is the
             dtype's epsilon / 32. By default nothing is skipped.
         sort_vocabulary: walk the vocabulary by mean score, so that filtering finds more tiles to skip.
         chunk: tokens held at once, or (tokens, vocabulary entries) for `impl="recompute"`; chosen by default.
-        accum_dtype: what the weight's gradient gathers in over the chunks of "chunked" and "avx512", where it matters:
+        accum_dtype: the dtype in which "chunked" and "avx512" accumulate the weight's gradient over the chunks, such as
             float32 for a bfloat16 head; by default the weight's own.
         impl: "reference" (holds the logits), "triton" (CUDA), "chunked" (gradients made in forward), "avx512" (the
             same in C++, on CPUs that have it), "recompute" (memory independent of V; per-row gradients), "torch",
@@ -142,12 +142,12 @@ def linear_cross_entropy(
         hidden: [..., T, D]; weight: [V, D]; target: [..., T]; lse and an unreduced loss: [..., T - shift].
 
     Returns:
-        The loss in float32 (float64 for float64); a `LinearCrossEntropyValue` if more was asked for. With every token
-        ignored the mean is 0, with zero gradients.
+        The loss in float32 (float64 for float64); a `LinearCrossEntropyValue` if further values are requested. If all
+        tokens are ignored, the mean and its gradients are 0.
 
     Raises:
-        ValueError: shapes, dtypes or ranges that do not fit; a row function beside smoothing; an implementation that
-            can't do what is asked, with the reason. On a CPU and under `debug`, a target outside [0, V).
+        ValueError: shapes, dtypes or ranges that do not fit; a row function with smoothing; an implementation that does
+            not support an option, with the reason. On a CPU and under `debug`, a target outside [0, V).
         RuntimeError: a backward pass with create_graph=True through any implementation but "reference".
 
     Source:

@@ -1,4 +1,4 @@
-"""Distillation between two heads, neither of whose logits is ever held."""
+"""Distillation between two heads without storing the logits of either."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -73,8 +73,8 @@ def linear_distillation(
         hidden: [..., D] the student's hidden states.
         weight: [V, D] the student's head.
         teacher_hidden: [..., E] the teacher's hidden states, or a `TopKLogits` cache, or all its `TeacherLogits`. A
-            cache with the logit of the rest serves every objective; one without gives other classes no probability,
-            which is e^-100 where an objective needs it (the catalogue says which do).
+            cache with the logit of the rest works with every objective. Without it the other classes have probability
+            0, which counts as e^-100 in an objective that needs its logarithm (see the catalogue).
         teacher_weight: [V, E] the teacher's head; None beside logits.
         target: [...] int64 token ids, or None where the objective needs none.
         objective: a row-wise `Loss` on `logits` and `teacher_logits`, such as ``KD(temperature=2.0)``; or a function
@@ -83,20 +83,20 @@ def linear_distillation(
         teacher_bias: [V] the teacher's, or None.
         hard_weight: weight of cross-entropy on `target`, from the same scores; 0 leaves it out.
         soft_weight: weight of the objective.
-        shift: k: hidden states are matched with the targets k places on; the last k have none and are left out.
-        ignore_index: tokens with this target count for nothing.
+        shift: k: each hidden state predicts the target k places later; the last k have none and are left out.
+        ignore_index: tokens with this target are ignored.
         reduction: "mean" over the kept tokens, "sum", or "none".
-        normalizer: what the mean divides by instead of the count of its tokens.
+        normalizer: the divisor of the mean; by default the count of its tokens.
         chunk: tokens held at once; chosen by default.
-        accum_dtype: what the weight's gradient gathers in; by default its own.
+        accum_dtype: the dtype in which the weight's gradient is accumulated; by default its own.
         drop_ignored: as for `chunked_head`.
-        vocabulary: what to do where the heads' rows differ, as `lightning_losses.losses.AlignedVocabulary` does it for
-            the objective: "error", "truncate" to the first rows, "map" by the two lists. The hard part is on all rows,
-            and takes a walk of its own.
+        vocabulary: how the objective compares heads with different rows, as in
+            `lightning_losses.losses.AlignedVocabulary`: "error", "truncate" to the first rows, "map" by the two lists.
+            The hard part uses all rows, in a separate pass.
         student_classes: for "map", the student's rows that are shared.
         teacher_classes: for "map", the teacher's rows that are the same, in the same order.
         softcap: s: the student's scores become ``s tanh(l / s)``, by autograd, in chunks; None for none.
-        teacher_softcap: likewise the teacher's, whose head is then given.
+        teacher_softcap: the same for the teacher's scores; needs the teacher's head.
         impl: as for `chunked_head`.
 
     Shapes:

@@ -34,8 +34,8 @@ def linear_stablemax_cross_entropy(
 ) -> Float[Tensor, "..."]:
     """`StableMaxCrossEntropy` of ``hidden @ weight.T + bias``, without ever holding these logits.
 
-    Arguments are those of `chunked_head`, and `label_smoothing` of the loss. StableMax itself runs in float32, float64
-    for float64 inputs: the scores of a float32 head carry no more than that.
+    The arguments are those of `chunked_head`, and the loss's `label_smoothing`. StableMax itself runs in float32, or in
+    float64 for float64 inputs: the scores of a float32 head have no higher precision.
 
     Example:
         >>> hidden, weight = torch.eye(3, 4), torch.ones(5, 4)

@@ -1,4 +1,4 @@
-"""A tensor times a number that only the GPU knows, at no cost where the number is 1."""
+"""Multiplies a tensor by a number in GPU memory, at no cost if the number is 1."""
 
 # ruff: noqa: N803  (Triton's compile-time constants are written in capitals)
 import torch
@@ -12,7 +12,7 @@ _BLOCK = 16384
 
 @triton.jit
 def multiply_kernel(values_ptr, factor_ptr, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Each program multiplies a block in place, or leaves at once."""
+    """Each program multiplies one block in place, or returns at once if the factor is 1."""
     factor = tl.load(factor_ptr)
     if factor != 1.0:
         places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

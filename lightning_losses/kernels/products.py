@@ -71,8 +71,8 @@ def raises_products(device: torch.device) -> bool:
 def multiplied(tensor: Float[Tensor, "..."], factor: Float[Tensor, ""]) -> Float[Tensor, "..."]:
     """``tensor *= factor`` in place, without a pass where it would change nothing.
 
-    The gradient of a head is large, and the factor, an upstream gradient, is 1 as a rule. A CPU reads it; on a GPU
-    the kernel does, since the host would have to wait.
+    The gradient of a head is large, and the factor, an upstream gradient, is usually 1. The CPU reads the factor; on a
+    GPU the kernel reads it, since the host would have to wait.
 
     Example:
         >>> multiplied(torch.ones(2), torch.tensor(3.0))
@@ -169,7 +169,7 @@ def row_sums(values: Float[Tensor, "rows columns"], dtype: torch.dtype) -> Float
     """
     if values.device.type != "cpu" or values.dtype == dtype:
         return values.sum(dim=1, dtype=dtype)
-    # A CPU converts the whole operand first: by parts, that stays in its cache.
+    # A CPU converts the whole operand first; converted in parts, it stays in the cache.
     total = values.new_zeros(len(values), dtype=dtype)
     for columns in spans(values.shape[1], 512):
         total += values[:, columns].sum(dim=1, dtype=dtype)

@@ -1,4 +1,4 @@
-"""What the implementations of `linear_cross_entropy` share: the terms of one row's loss, and their coefficients."""
+"""The terms of one row's loss and their coefficients, shared by all implementations of `linear_cross_entropy`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Terms:
         label_smoothing: ε: a row's loss is ``(1 - ε) w_y (lse - l_y) + ε/n sum_v w_v (lse - l_v)``, over the n classes
             that are not masked.
         softcap: s: scores become ``s tanh(l / s)``.
-        temperature: τ: what the (softcapped) scores are divided by.
+        temperature: τ: the divisor of the (softcapped) scores.
         row_function: g: a row's loss is ``w_y g(lse - l_y)``, without smoothing; None for the cross-entropy itself.
         class_weight: [V] w in float32 or float64, or None for 1.
         unmasked: [V] in float32 or float64, 0 for the classes that a bias of -inf masks, 1 for the others; None where
@@ -38,12 +38,12 @@ class Terms:
 
     @property
     def smoothing(self) -> float | Tensor:
-        """``ε/n``: what multiplies each class's part of the smoothing."""
+        """``ε/n``: the factor of each class's part of the smoothing."""
         return self.label_smoothing / (self.classes if self.unmasked is None else self.unmasked.sum())
 
     @property
     def smoothing_mass(self) -> float | Tensor:
-        """``ε/n sum_v w_v`` over the classes that smoothing is over."""
+        """``ε/n sum_v w_v`` over the classes that are not masked."""
         weight = self.smoothing_weight()
         return self.label_smoothing if weight is None else self.smoothing * weight.sum()
 
@@ -68,7 +68,7 @@ class Terms:
         plain = lse - picked
         if self.row_function is not None:
             return row_weight * self.row_function(plain)
-        # A weight of 0 would make of an infinite loss what is not a number.
+        # A weight of 0 times an infinite loss would be NaN.
         value = (1 - self.label_smoothing) * row_weight * plain if self.label_smoothing < 1 else torch.zeros_like(lse)
         if smooth is not None:
             value = value + (self.smoothing_mass * lse - self.smoothing * smooth)
@@ -77,7 +77,7 @@ class Terms:
     def target_factor(
         self, lse: Float[Tensor, " rows"], picked: Float[Tensor, " rows"], row_weight: float | Float[Tensor, " rows"]
     ) -> float | Float[Tensor, " rows"]:
-        """Minus the derivative of a row's loss by its target's score: what multiplies the one-hot in the gradient."""
+        """Minus the derivative of a row's loss by its target's score: the factor of the one-hot in the gradient."""
         if self.row_function is None:
             return (1 - self.label_smoothing) * row_weight
         with torch.enable_grad():
@@ -86,19 +86,19 @@ class Terms:
         return slope * row_weight
 
     def probability_factor(self, target_factor: float | Float[Tensor, " rows"]) -> float | Float[Tensor, " rows"]:
-        """The derivative of a row's loss by its logsumexp: what multiplies the probabilities in the gradient."""
+        """The derivative of a row's loss by its logsumexp: the factor of the probabilities in the gradient."""
         return target_factor + self.smoothing_mass
 
 
 def scores_of_kept(
     picked: Float[Tensor, " rows"], lse: Float[Tensor, " rows"], kept: Bool[Tensor, " rows"] | None
 ) -> Float[Tensor, " rows"]:
-    """The targets' scores; of ignored rows, whose class 0 may be masked, ones whose cross-entropy is 1."""
+    """The targets' scores; for ignored rows, whose class 0 may be masked, a score with a cross-entropy of 1."""
     return picked if kept is None else torch.where(kept, picked, lse.detach() - 1)
 
 
 class Exchange(Protocol):
-    """How rows of statistics are combined with those of other processes that hold the rest of the vocabulary."""
+    """Combines row statistics with those of the processes that hold the rest of the vocabulary."""
 
     def maximum(self, values: Tensor) -> Tensor:
         """The largest over the processes."""
@@ -120,5 +120,5 @@ class Alone:
 
 
 def statistics_dtype(tensor: Tensor) -> torch.dtype:
-    """float64 for float64, float32 for the rest: what losses and row statistics are kept in."""
+    """The dtype of losses and row statistics: float64 for float64, float32 for the rest."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32

@@ -1,9 +1,10 @@
-"""The fused heads as operations of `torch.compile`'s graphs: one node that the compiler does not look into.
+"""The fused heads as opaque operations, one node each, in the graphs of `torch.compile`.
 
-A head loops over chunks, chooses by what the device is, and hands out gradients that it made on the way; none of that
-is for a compiler. While one traces, a door gives its tensors and settings to an operation here, which calls the same
-door when the graph runs. A reduced loss brings its gradients along; where rows have their own, the backward pass calls
-the door again, with what the forward pass noted of each row.
+A head loops over chunks, chooses an implementation by the device, and returns gradients that it computed in the forward
+pass; a compiler can't trace these steps well. During tracing, the head's public function ("door") passes its tensors
+and settings to an operation of this module, which calls the same function when the graph runs. A reduced loss returns
+its gradients with its value; if each row has its own gradient, the backward pass calls the function again, with the
+values that the forward pass recorded for each row.
 """
 
 import functools
@@ -38,10 +39,10 @@ class Returned(NamedTuple):
     """What a door returns for its arguments.
 
     Attributes:
-        kind: the named tuple, of which the first field is the loss; None for the loss alone.
-        fields: those that are tensors; for the loss alone one.
-        rowwise: which of them have a value for each row.
-        shape: the rows'.
+        kind: the named tuple, whose first field is the loss; None for the loss alone.
+        fields: the fields that are tensors; one for the loss alone.
+        rowwise: whether each of them has a value for every row.
+        shape: of the rows.
     """
 
     kind: Callable[..., Any] | None
@@ -61,7 +62,7 @@ _CALLS: list[_Call] = []
 
 @torch.compiler.assume_constant_result
 def _number_of(door: Callable[..., Any], names: tuple[str, ...], values: tuple[Any, ...]) -> int:
-    """A call's number, by which the graph knows it; the compiler asks once and guards what it asked with."""
+    """The number that identifies a call in the graph; the compiler asks once and guards the arguments."""
     call = _Call(door, names, values)
     if call not in _CALLS:
         _CALLS.append(call)
@@ -143,7 +144,7 @@ def _recording() -> Iterator[None]:
 def _evaluated(
     given: Sequence[Tensor | None], call: int, which: int, wanted: Sequence[bool]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The operands that learn, as leaves of a graph of their own, and the door's values."""
+    """The operands that need a gradient, as leaves of a separate graph, and the door's values."""
     door, names, settings = _CALLS[call]
     tensors = {name: tensor.detach() for name, tensor in zip(TENSORS, given, strict=True) if tensor is not None}
     leaves = [tensors[name].requires_grad_() for name, wants in zip(TENSORS, wanted, strict=False) if wants]
@@ -170,7 +171,7 @@ def _fake_gradients(given: Sequence[Tensor | None], wanted: Sequence[bool]) -> l
 
 
 def _gradients(given: Sequence[Tensor | None], wanted: Sequence[bool], gradients: Sequence[Tensor]) -> list[Tensor]:
-    """In the operands' places, empty where none is wanted."""
+    """The gradients in the order of the operands, empty for an operand that needs none."""
     hidden, left = given[0], iter(gradients)
     assert hidden is not None
     return [next(left).contiguous() if wants else hidden.new_empty(0) for wants in wanted]
@@ -196,7 +197,7 @@ def _head_sum(*arguments: Any) -> list[Tensor]:
     with _recording():
         leaves, values = _evaluated(given, call, which, wanted)
         gradients = torch.autograd.grad(values[0] * _enlargement(given[0]), leaves) if leaves else ()
-    # Copied: the parts of a loss may lie in one tensor, and what an operation returns must not.
+    # Copied: the parts of a loss may share one tensor, but the outputs of an operation must not.
     return [*(value.detach().clone() for value in values), *_gradients(given, wanted, gradients)]
 
 

@@ -88,20 +88,20 @@ def vocab_parallel_cross_entropy(
 ) -> LinearCrossEntropyValue:
     """`linear_cross_entropy` of a head whose rows lie on several processes, in rank order.
 
-    Every process calls it with the same tokens and its own rows. Two numbers a token travel for the logsumexp, two
-    more for the target and, where labels are smoothed, one; the gradient of the hidden states is added up over the
-    processes, so that each has the whole. Splits may be uneven. Made by chunks of tokens, with the gradients in
-    forward; each process scores its rows as "avx512" where `linear_cross_entropy` would, or else as "chunked".
+    Every process calls it with the same tokens and its own rows of the head. For each token the processes exchange two
+    numbers for the logsumexp, two for the target and, with label smoothing, one more. The gradient of the hidden states
+    is summed over the processes, so that each has all of it. Splits may be uneven. The loss is evaluated in chunks of
+    tokens, with the gradients in forward; each process uses "avx512" if `linear_cross_entropy` would, else "chunked".
 
     Args:
         hidden: [..., T, D], the same on every process.
         weight: [V_r, D] this process's rows, or a DTensor that is Shard(0) on a 1-D mesh.
         target: [..., T] ids in the whole vocabulary, the same on every process.
-        bias: [V_r] this process's, or a DTensor likewise, or None.
-        group: the process group; by default the DTensor's, or that of all processes.
+        bias: [V_r] of this process's rows, or a DTensor that is split like the weight, or None.
+        group: the process group; by default the DTensor's, or the group of all processes.
         sizes: how many rows each process holds, in rank order, such as ``[len(vocabulary_range(V, rank, processes))
-            for rank in range(processes)]``. A DTensor tells; else, by default, every call asks the processes, and
-            waits for the answer.
+            for rank in range(processes)]``. A DTensor knows the sizes; otherwise, by default, every call asks the
+            other processes and waits for the answer.
         class_weight: [V] of the whole vocabulary.
         reduction: "mean" or "sum".
         ignore_index, label_smoothing, softcap, z_loss, shift, normalizer, chunk, accum_dtype: as for
@@ -203,7 +203,7 @@ def _of_shard(
     rows, flat, _, kept = choose_rows(_NAME, hidden, target, vocabulary, ignore_index)
     whole_bias = None
     if bias is not None and (label_smoothing or softcap is not None):
-        # Every process must know every mask, and refuse what any refuses.
+        # Every process must know all masks, so that all raise the same error.
         whole_bias = bias.new_zeros(vocabulary, dtype=statistics_dtype(weight))
         whole_bias[start : start + len(bias)] = bias.detach()
         whole_bias = total_of_all(whole_bias, group)
@@ -216,7 +216,7 @@ def _of_shard(
     )
     scale, z_scale = scales(rows, reduction, normalizer, terms.row_weight(flat), z_loss, kept)
     name, walk = _walk(rows, weight, accum_dtype)
-    # One chunk for all processes, whatever each has of the vocabulary: they exchange statistics after every one.
+    # All processes use one chunk size: they exchange statistics after each chunk.
     largest = weight.new_empty(1, weight.shape[1]).expand(max(sizes), -1)
     problem = Problem(
         *(rows, weight, flat - start, terms),
@@ -227,7 +227,7 @@ def _of_shard(
         chunk=chunk or default_chunk(len(rows), largest),
         accum_dtype=accum_dtype,
     )
-    # Every process wants the hidden states' gradient, or none does: they add it up together.
+    # Either all processes compute the hidden states' gradient or none does, since they sum it together.
     with torch.autocast(hidden.device.type, enabled=False):
         return of_sums(walk, name, problem, exchange=_Group(group), start=start)
 
