@@ -90,6 +90,7 @@ def classification_rows(
             )
         _check_dimensions(loss, logits)
         check_probabilities(loss, "target", target)
+        logits = nan_beside_nan(logits, target)
         return _of_kept(logits, target.to(logits.dtype), labelled_rows(target))
     if target.dtype != torch.int64:
         raise ValueError(
@@ -171,6 +172,20 @@ def check_probabilities(loss: str, name: str, given: Float[Tensor, "*rows classe
         # A sum that is no number is wrong too: where a row's largest class is taken, nothing else would show it.
         wrong = ~((total - 1).abs() <= _SUM_TOLERANCE) & (total != 0)
         _refuse_where(wrong, total, f"{loss}: a row of {name} adds up to {{}}; {told}")
+
+
+def nan_beside_nan(values: Float[Tensor, "*rows dim"], target: Float[Tensor, "*rows classes"]) -> Tensor:
+    """The values, with NaN in each row whose probabilities add up to no number; where a target is read it was refused.
+
+    A row's largest class is a number whatever the row holds, and a device is not waited for to look.
+
+    Example:
+        >>> nan_beside_nan(torch.ones(2, 1), torch.tensor([[1.0, 0.0], [torch.nan, 0.0]]))
+        tensor([[1.],
+                [nan]])
+    """
+    total = full_precision(target.detach()).sum(dim=-1, keepdim=True)
+    return values if known_everywhere(total.isfinite()) else values + (total * 0).to(values.dtype)
 
 
 def _refuse_where(wrong: Bool[Tensor, "*shape"], given: Tensor, told: str) -> None:

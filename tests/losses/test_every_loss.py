@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 import lightning_losses.losses as losses
+from lightning_losses.numerics import probabilities
 from lightning_losses.numerics.checks import debug
 from lightning_losses.objective import Objective
 from tests.losses.examples import (
@@ -373,6 +374,22 @@ def test_a_target_that_is_no_number_is_refused(loss):
         ValueError, match=r"adds up to nan; give probabilities|a target of probabilities came|, or none"
     ):
         build(loss)(**{**tensors(loss), "target": torch.full((BATCH, CLASSES), torch.nan, dtype=torch.float64)})
+
+
+@those("target")
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_a_target_that_is_no_number_makes_the_value_so_where_none_is_read(loss, wrong, monkeypatch):
+    """As on a device that nothing waits for: such a row has a largest class too."""
+    monkeypatch.setattr(probabilities, "_read", lambda *_: None)
+    values = tensors(loss)
+    target = torch.nn.functional.one_hot(values["target"], CLASSES).double()
+    target[2, 1] = wrong
+    try:
+        result = build(loss)(**{**values, "target": target})
+    except ValueError as error:
+        assert re.search("of probabilities came|, or none|give", str(error)) and "nan" not in str(error)
+    else:
+        assert bool(torch.isnan(result))
 
 
 # ---- who learns

@@ -20,6 +20,7 @@ from lightning_losses.numerics.rows import (
     check_probabilities,
     class_indices,
     labelled_rows,
+    nan_beside_nan,
     required_target,
 )
 from lightning_losses.numerics.settings import Bound, Count
@@ -122,6 +123,7 @@ class NDLoss(LazyModuleMixin, Loss):
         teacher, label = teacher_features.detach(), class_indices(target)
         if target.is_floating_point():
             check_probabilities(self._identifier, "target", target)
+            features = nan_beside_nan(features, target)
             labelled = labelled_rows(target)
         else:
             labelled = check_classes(self._identifier, target, self.num_classes, self.ignore_index)
