@@ -104,7 +104,7 @@ class FitNetHint(Loss):
         """The mean squared difference of one layer."""
         if not isinstance(regressor, Regressor):
             student = regressor(student)
-        elif len(student) == 0:  # there is nothing to take shapes from
+        elif student.shape[:1] == (0,):  # there is nothing to take shapes from
             return full_precision(student).sum() * 0.0
         else:
             student = regressor(student, teacher)

@@ -52,7 +52,14 @@ def test_vectors_and_tokens_get_a_linear_layer(shape):
 
 @pytest.mark.parametrize(
     "student, teacher",
-    [((2, 3, 4, 4), (2, 3, 5, 5)), ((2, 3), (2, 3, 4, 4)), ((2, 3), (3, 3)), ((2, 6, 3), (2, 7, 3)), ((3,), (3,))],
+    [
+        ((2, 3, 4, 4), (2, 3, 5, 5)),
+        ((2, 3), (2, 3, 4, 4)),
+        ((2, 3), (3, 3)),
+        ((2, 6, 3), (2, 7, 3)),
+        ((3,), (3,)),
+        ((), (2, 3)),
+    ],
 )
 def test_shapes_that_no_regressor_connects_are_refused(student, teacher):
     with pytest.raises(ValueError, match="^fitnet_hint: feature_maps of"):
