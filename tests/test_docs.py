@@ -32,6 +32,8 @@ BLOCK = re.compile(r"^(?:<!-- not run: ([^\n]+?) -->\n)?```(\w*)\n(.*?)^```$", r
 PROGRAMS = ("python ", "lightning-losses ", "make ", "pip ", "wandb ", "torchrun ", "srun ", "sbatch ")
 RECIPES = [path.stem for path in (ROOT / "recipes").glob("[!_]*.py")]
 
+# Homes of other people's projects, whose examples are run from an installed wheel by the tests of packaging.
+HOMES = ("feature_distillation.md", "hugging_face.md", "lightning_cli.md")
 # The same run, shorter. A command's own overrides of these are dropped.
 SHORT = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "logger=none"]
 # What has been run in this process.
@@ -55,6 +57,11 @@ def blocks():
         for page in PAGES
         for reason, language, text in BLOCK.findall(page.read_text())
     ]
+
+
+def examples(page):
+    """The blocks of Python of a page that run."""
+    return [code for reason, language, code in BLOCK.findall(page.read_text()) if language == "python" and not reason]
 
 
 def commands(*, of_blocks_that_run=True):
@@ -82,16 +89,17 @@ def test_blocks_are_what_they_say(page):
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.name
+    "page",
+    [page for page in PAGES if "```python" in page.read_text() and page.name not in HOMES],
+    ids=lambda page: page.name,
 )
 def test_its_examples_run_one_after_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # A command line of the page's own is none of the tests'.
     monkeypatch.setattr(sys, "argv", [page.name])
     names = {"__name__": page.stem}
-    for reason, language, code in BLOCK.findall(page.read_text()):
-        if language == "python" and not reason:
-            exec(compile(code, page.name, "exec"), names)
+    for code in examples(page):
+        exec(compile(code, page.name, "exec"), names)
 
 
 @pytest.fixture(scope="module")

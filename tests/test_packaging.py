@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 import lightning_losses
 from lightning_losses.catalogue.new_method import TEMPLATES
 from lightning_losses.environment.extras import EXTRAS, advice
+from tests.test_docs import HOMES, examples
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -67,15 +68,16 @@ def requirements(message, extras):
             yield canonicalize_name(requirement.name), frozenset(requirement.extras)
 
 
-def installed(wheel, folder, extras=()):
-    """A virtual environment with the wheel and what it requires, and nothing else: neither the checkout, nor more.
+def installed(wheel, folder, extras=(), beside=()):
+    """A virtual environment with the wheel, what it requires and what is named beside it: no checkout, and no more.
 
     Its requirements are links to those of this environment, so that nothing is downloaded.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (site,) = (folder / "lib").glob("python*/site-packages")
     own = PYPROJECT["project"]["name"]
-    done, todo = set(), list(requirements(metadata(wheel), extras))
+    named = [(canonicalize_name(one.name), frozenset(one.extras)) for one in map(Requirement, beside)]
+    done, todo = set(), [*requirements(metadata(wheel), extras), *named]
     while todo:
         name, wanted = todo.pop()
         if (name, wanted) in done:
@@ -183,6 +185,22 @@ def test_an_application_with_its_own_configuration_takes_ours(binaries, tmp_path
     code, _, err = wrong
     assert code == 1 and "Traceback" not in err
     assert "Key 'temprature' not in 'NKD(gamma, temperature, ignore_index, reduction, shared_support)'" in err
+
+
+@pytest.mark.slow
+def test_the_pages_of_other_homes_run_from_an_installed_wheel(wheel, tmp_path):
+    """In one process: Hugging Face with PEFT, its Trainer and accelerate; LightningCLI; two networks of timm."""
+    beside = ["transformers", "peft", "accelerate", "jsonargparse[signatures]"]
+    binaries = installed(wheel, tmp_path / "venv", ["data", "timm"], beside)
+    program = ["import sys", "import lightning_losses", "assert lightning_losses.__file__.startswith(sys.prefix)"]
+    for page in HOMES:
+        code = "\n".join(examples(ROOT / "docs" / page))
+        assert code, page
+        program += [f"exec(compile({code!r}, {page!r}, 'exec'), {{'__name__': 'page'}})", f"print('ran', {page!r})"]
+    (tmp_path / "homes.py").write_text("\n".join(program))
+    code, out, err = finish(start([binaries / "python", "homes.py"], tmp_path))
+    assert code == 0, err
+    assert [line for line in out.splitlines() if line.startswith("ran ")] == [f"ran {page}" for page in HOMES]
 
 
 CORE = """
