@@ -1,4 +1,4 @@
-"""What a recipe is made of: train a network, keep it, evaluate it, and start from a command line."""
+"""The parts of the recipes: training, keeping and evaluating networks, and starting from a command line."""
 
 from lightning_losses.environment.extras import require
 

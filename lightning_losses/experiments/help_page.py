@@ -1,4 +1,4 @@
-"""What ``--help`` prints: what the recipe does, the groups that concern it, and its configuration."""
+"""The output of ``--help``: the recipe's purpose, its configuration groups, and its configuration."""
 
 import argparse
 import importlib
@@ -15,17 +15,17 @@ from lightning_losses.experiments.config.check_overrides import CONFIG_MODULE, s
 
 
 def version_line() -> str:
-    """What ``--version`` prints."""
+    """The output of ``--version``."""
     return f"lightning_losses {lightning_losses.__version__} (Hydra {importlib.metadata.version('hydra-core')})"
 
 
 def help_page(recipe: str, arguments: argparse.Namespace, program: str) -> str:
-    """What ``--help`` prints, without loading torch.
+    """The output of ``--help``, without loading torch.
 
     Args:
         recipe: train, compare or calibrate.
         arguments: parsed; overrides show in the configuration.
-        program: what starts the recipe here, for its examples.
+        program: the command that starts the recipe, for the examples.
 
     Raises:
         ConfigError: overrides that can't be composed.
@@ -48,7 +48,7 @@ def help_page(recipe: str, arguments: argparse.Namespace, program: str) -> str:
 
 
 def _groups(name: str) -> Iterator[str]:
-    """The groups that a primary configuration chooses from, with those of the configurations that it begins with."""
+    """The groups in the defaults of a primary configuration, and in the defaults of the configurations it includes."""
     for entry in yaml.safe_load(files(CONFIG_MODULE).joinpath(f"{name}.yaml").read_text())["defaults"]:
         if isinstance(entry, dict):
             (key,) = entry

@@ -1,6 +1,6 @@
-"""An experiment, and how a command line starts one: checked and rehearsed, errors as one message, resumable.
+"""Starts an experiment from a command line: checked, rehearsed and resumable, with each error as one message.
 
-torch and Lightning are imported where they are needed: what only asks for what there is waits for neither.
+torch and Lightning are imported only where they are needed, so that help and lists of choices appear at once.
 """
 
 import argparse
@@ -38,15 +38,15 @@ from lightning_losses.experiments.messages import expected, fail, killed, refuse
 
 
 class Experiment(ABC):
-    """One way to make results of a configuration, which names it: ``experiment._target_``.
+    """A kind of experiment, which makes results from a configuration; ``experiment._target_`` names its class.
 
     Args:
         config: composed.
         program: how it was started, without arguments, such as "python recipes/train.py".
-        overrides: those of the command line, without Hydra's own.
+        overrides: of the command line, without Hydra's own.
 
     Attributes:
-        no_sweep: why it can't be a job of a sweep (``-m``); empty where it can.
+        no_sweep: why it can't be a job of a sweep (``-m``); empty if it can.
     """
 
     no_sweep: ClassVar[str] = ""
@@ -58,20 +58,20 @@ class Experiment(ABC):
 
     @property
     def command(self) -> str:
-        """What starts this run again, as it was started."""
+        """The command that starts this run again."""
         return " ".join(
             [self.program, *(shlex.quote(line) for line in self.overrides if not line.startswith("resume="))]
         )
 
     @property
     def resumed(self) -> Path | None:
-        """The folder of checkpoints that the run goes on from, if it does."""
+        """The folder of checkpoints from which the run continues, if it does."""
         folder = self.config.get("resume")
         return None if folder is None else Path(folder) / "checkpoints"
 
     @abstractmethod
     def rehearse(self) -> None:
-        """Take a step of everything, so that what can't work raises before anything was trained."""
+        """Take one step of every training, so that errors appear before anything is trained."""
 
     def run(self, folder: Path) -> Any:
         """Make the results, on the threads that the configuration gives, and write the report into the run's folder."""
@@ -84,7 +84,7 @@ class Experiment(ABC):
 
     @abstractmethod
     def perform(self, folder: Path) -> Any:
-        """What `run` does once the threads are set."""
+        """The work of `run`, after the number of threads is set."""
 
 
 def fix_workspaces(config: DictConfig) -> None:
@@ -110,7 +110,7 @@ def experiment_of(config: DictConfig, program: str = "", overrides: Sequence[str
     """The experiment that a configuration names.
 
     Raises:
-        ConfigError: it names none, or what is no experiment.
+        ConfigError: it names none, or another class.
     """
     node = config.get("experiment")
     name = node.get("_target_") if isinstance(node, DictConfig) else node
@@ -127,17 +127,18 @@ def experiment_of(config: DictConfig, program: str = "", overrides: Sequence[str
 def launch(recipe: str, arguments: Sequence[str] | None = None, program: str | None = None) -> None:
     """Run the experiment that a recipe's configuration names, with the overrides of the command line.
 
-    A wrong name or value, a full disk or a folder that can't be written to end in one message and exit code 2; Ctrl-C
-    and SIGTERM in one that tells how to go on, and 130 or 143. ``resume=FOLDER`` continues the run of that folder with
-    the overrides it was started with. ``debug=true`` or ``HYDRA_FULL_ERROR=1`` show the stack trace as well. What a
-    configuration may build is limited (`lightning_losses.experiments.config.instantiate`); ``allowed_targets=[...]`` on
-    the command line, and nowhere else, adds to it. The folder of a run is data: it can't add to that, and names no
-    place outside itself that the command line doesn't.
+    A wrong name or value, a full disk or a folder without write permission gives one message and exit code 2. Ctrl-C
+    and SIGTERM give a message with the command that continues the run, and exit code 130 or 143. ``resume=FOLDER``
+    continues the run of that folder with its original overrides. ``debug=true`` or ``HYDRA_FULL_ERROR=1`` show the
+    stack trace as well. A configuration may only build listed names
+    (`lightning_losses.experiments.config.instantiate`); only ``allowed_targets=[...]`` on the command line adds to
+    them. The folder of a run is treated as data: it can't add to this list, and it can't name paths outside itself
+    unless the command line names them too.
 
     Args:
         recipe: the primary configuration in ``conf/``: train, compare or calibrate.
         arguments: overrides and Hydra's options; None takes the process's.
-        program: what starts the recipe, without arguments; None takes the process's script.
+        program: the command that starts the recipe, without arguments; None takes the process's script.
     """
     # Its advice and inventories; warnings and errors stay.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -180,16 +181,16 @@ def launch(recipe: str, arguments: Sequence[str] | None = None, program: str | N
 def hold_folder(arguments: argparse.Namespace, config_name: str) -> AbstractContextManager[None]:
     """Hold the folder of a run, or of a sweep (``-m``), while it runs.
 
-    A folder that is named by the time is made here, and made sure to be new: of two runs that start in the same second,
-    the second one's has a number behind the time. What Hydra is told of it is added to the arguments. Further processes
-    of a run hold nothing, and leave Hydra's own files to the first one.
+    A folder named by the time is made here and is always new: if two runs start in the same second, the second folder
+    gets a number after the time. The folder is added to Hydra's arguments. Further processes of a run hold nothing, and
+    leave Hydra's own files to the first one.
 
     Args:
         arguments: parsed; their overrides have been checked.
         config_name: the primary configuration.
 
     Raises:
-        ValueError: another run goes on in the folder, or it can't be written to.
+        ValueError: another run is using the folder, or it can't be written to.
     """
     from lightning_losses.checkpoints import run_folder
     from lightning_losses.checkpoints.process_states import first_process
@@ -209,13 +210,13 @@ def hold_folder(arguments: argparse.Namespace, config_name: str) -> AbstractCont
 
 
 def _shows(arguments: argparse.Namespace) -> bool:
-    """Whether a command line asks for what there is, and runs nothing."""
+    """Whether a command line only asks for information, and runs nothing."""
     asked = (arguments.hydra_help, arguments.cfg, arguments.info, arguments.shell_completion)
     return any(asked)
 
 
 def prepare(arguments: argparse.Namespace, recipe: str, program: str = "") -> list[str]:
-    """Check a command line and rehearse its jobs; what their configurations may build besides.
+    """Check a command line and rehearse its jobs; returns the further names that their configurations may build.
 
     Raises:
         ValueError: settings that can't be run, or any other error that a rehearsal meets.
@@ -317,7 +318,7 @@ def _guarded(program: str, options: Sequence[str] = (), allowed: Sequence[str] =
 
 
 def _shown(config: DictConfig) -> None:
-    """What Hydra is given where nothing runs."""
+    """Hydra's arguments for a command that runs nothing."""
 
 
 def script() -> str:
@@ -347,7 +348,7 @@ def _resumed(arguments: list[str]) -> list[str]:
     from lightning_losses.callbacks.records.metrics_file import read_metrics
 
     for record in sorted(folder.rglob("metrics.jsonl")):
-        # Else its damage would be met when the training is done.
+        # Otherwise damage would only be noticed after the training.
         read_metrics(record)
     # A further process is started by the same arguments, after this one has saved them.
     rest = [argument for argument in others if argument not in before]

@@ -36,7 +36,7 @@ _REFUSALS = (
 
 
 def refused(error: BaseException) -> bool:
-    """Whether a disk or a folder refused it."""
+    """Whether a disk or a folder caused the error."""
     return isinstance(error, OSError) and error.errno in _REFUSALS
 
 
@@ -62,7 +62,7 @@ def fail(error: BaseException, advice: str = "") -> NoReturn:
 
 
 def message(error: BaseException) -> str:
-    """An error as a user reads it: what was given, and what would work."""
+    """An error as the user sees it: the given value, and values that work."""
     if isinstance(error, OSError) and refused(error):
         return f"{error.filename or 'a file'} can't be written: {error.strerror}."
     if killed(error):

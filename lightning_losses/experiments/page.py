@@ -21,11 +21,11 @@ class Table:
     """A table before it is written.
 
     Attributes:
-        heads: of the columns.
-        rows: their cells; other than texts only where the table becomes CSV alone.
-        title: one line; "" if the page's says enough.
-        left: how many of the first columns hold text, and stand to the left.
-        right: how many of the last ones do.
+        heads: the titles of the columns.
+        rows: the cells; they may be other than texts only in a table that is written as CSV alone.
+        title: one line; "" if the page's title is enough.
+        left: how many of the first columns hold text, aligned to the left.
+        right: how many of the last columns do.
 
     Example:
         >>> table = Table(["", "accuracy"], [["ce", "0.9 ± 0.1*"]])
@@ -80,13 +80,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Page:
-    """What a run found, as it is written and as it is printed.
+    """The results of a run, in their written and their printed form.
 
     Attributes:
         title: one line.
-        body: paragraphs in Markdown and tables, in order; what is empty is left out.
+        body: paragraphs in Markdown and tables, in order; empty ones are left out.
         said: the lines that are printed below the tables, in place of the paragraphs.
-        command: what starts the run again.
+        command: starts the run again.
         numbers: for programs; None writes no JSON.
         settings: the run's whole configuration, as plain values.
         figures: how each picture is drawn, by the name of its file.
@@ -120,7 +120,7 @@ class Page:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def content(self) -> dict[str, Any]:
-        """What the JSON file holds."""
+        """The content of the JSON file."""
         settings = {} if self.settings is None else {"settings": dict(self.settings)}
         named = {"title": self.title, "command": self.command, "pictures": list(self.figures)}
         return {**named, **(self.numbers or {}), **settings}
@@ -135,7 +135,7 @@ class Page:
         return pictures
 
     def show(self, seconds: float | None = None, folder: Path | None = None) -> None:
-        """Print the tables, what is said below them, and, if told, how long it took and where the page lies."""
+        """Print the tables, the lines below them, and, if given, the run's duration and the folder of the page."""
         for table in self.tables:
             table.show(f"{self.title}: {table.title}" if table.title else self.title)
         # No wrapping and no markup: the lines hold names and commands to copy.

@@ -209,8 +209,8 @@ def unmasked_classes(
     if softcap is not None:
         if known_somewhere(masked) or (debugging() and bool(masked.any())):
             raise ValueError(
-                f"{loss}: a bias of -inf came with softcap={softcap}, which makes {-softcap} of it, a score like any "
-                "other; leave classes without probability out of the head, or give no softcap."
+                f"{loss}: a bias of -inf came with softcap={softcap}, which turns it into the ordinary score "
+                f"{-softcap}; leave classes without probability out of the head, or give no softcap."
             )
         return None
     return None if known_everywhere(~masked) else (~masked).to(statistics_dtype(bias))

@@ -171,7 +171,7 @@ def linear_cross_entropy(
         check_number(_NAME, "softcap", softcap, above=0)
     if row_function is not None and label_smoothing:
         raise ValueError(
-            f"{_NAME}: label_smoothing={label_smoothing} came with row_function, which is of the target's "
+            f"{_NAME}: label_smoothing={label_smoothing} came with row_function, which applies to the target's "
             "cross-entropy alone; give one of them."
         )
     check_normalizer(_NAME, normalizer, reduction)

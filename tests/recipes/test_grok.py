@@ -158,8 +158,8 @@ REFUSED = [
     ("gates", [{"runs": ["perpgrad"], "value": "speed", "at_most": 1}], "gate on 'speed': the run 'perpgrad' has no "
      "such number; it has highest test accuracy, lowest test accuracy, first test accuracy, final test accuracy, final "
      "train accuracy, memorised, generalised, delay, ratio, steps, seconds, highest collapse, half collapsed."),
-    ("weights", "best", "weights: the experiments on grokking make no use of it; leave it out."),
-    ("execution.compile", "eager", "execution.compile: the experiments on grokking make no use of it; leave it out."),
+    ("weights", "best", "weights: the experiments on grokking don't use it; leave it out."),
+    ("execution.compile", "eager", "execution.compile: the experiments on grokking don't use it; leave it out."),
     ("trainer.devices", 2, "trainer: a step of this experiment is on the whole training split, and further processes "
      "would only repeat it; give trainer.devices=1 and trainer.strategy=auto."),
     ("trainer.limit_val_batches", 0, "trainer.limit_val_batches=0: the report shows what validation found; give 1, or "

@@ -272,7 +272,7 @@ def test_no_arrays_are_unpickled(tmp_path, trace):
     with zipfile.ZipFile(tmp_path / "member.npz", "w") as file:
         file.writestr("logits.npy", pickle.dumps(Malicious(trace)))
         file.writestr("target.npy", pickle.dumps(Malicious(trace)))
-    with pytest.raises(ValueError, match="holds what are no numbers"):
+    with pytest.raises(ValueError, match="holds values that are not numbers"):
         read_logits(tmp_path / "member.npz")
 
 

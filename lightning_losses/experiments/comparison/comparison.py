@@ -27,23 +27,23 @@ from lightning_losses.experiments.loggers.loggers import check_logger, log_folde
 
 
 class ObjectiveComparison(Experiment):
-    """Every objective in every setting with every seed, a run after the other in this process.
+    """Every objective in every setting with every seed, one run after another in this process.
 
-    The result of a run is kept as soon as it is finished, under its whole configuration, its data, its teacher and the
-    code that these lead to: an interrupted comparison started again goes on, an edit of one loss repeats the runs of
-    that loss alone. A run that breaks is told, and the others go on.
+    The result of a run is kept as soon as the run is finished, under a hash of its whole configuration, its data, its
+    teacher and their code. An interrupted comparison therefore continues when it is started again, and an edit of one
+    loss repeats only the runs of that loss. A run that fails is reported, and the others continue.
     """
 
     no_sweep = "a sweep of comparisons has no table of its own; leave out -m, and name settings=[...]."
 
     def rehearse(self) -> None:
-        """Check every run's words, and take a step of every objective in the first setting, of the first one in all.
+        """Check all overrides; take a step of every objective in the first setting, of the first one in all.
 
-        What the end needs is checked too: columns, claims, where results are kept, and the logger.
+        The needs of the report are checked too: columns, claims, the folder of results, and the logger.
 
         Raises:
-            ConfigError: as `plan` raises it; runs that can't be compared; a column or a metric of a claim that there
-                isn't; a folder that can't be written to.
+            ConfigError: as `plan` raises it; runs that can't be compared; an unknown column or metric of a claim; a
+                folder that can't be written to.
             ModuleNotFoundError: the logger's package is not installed.
         """
         if runs_again(self.config.trainer):
@@ -88,10 +88,10 @@ class ObjectiveComparison(Experiment):
         return comparison
 
     def compare(self, folder: Path) -> Comparison:
-        """Train what has no result yet, and write the report into the run's folder.
+        """Train all runs without a result, and write the report into the run's folder.
 
         Raises:
-            ConfigError: as `plan` raises it; a claim on what there isn't.
+            ConfigError: as `plan` raises it; a claim about an unknown run or metric.
         """
         started = time.perf_counter()
         config = self.config
@@ -189,7 +189,7 @@ def _guards(config: DictConfig) -> dict[str, Any]:
 
 
 def _tuned(chosen: Mapping[tuple[str, str], Chosen]) -> dict[str, dict[str, dict[str, Any]]]:
-    """By setting and run, what was chosen as a report writes it."""
+    """The tuned values by setting and run, in the form of the report."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for (setting, run), one in chosen.items():
         found.setdefault(setting, {})[run] = {

@@ -1,4 +1,4 @@
-"""What a comparison trains: every objective in every setting with every seed, as overrides of the train recipe."""
+"""The runs of a comparison: every objective in every setting with every seed, as overrides of the train recipe."""
 
 import copy
 import functools
@@ -75,7 +75,7 @@ class Plan:
     Attributes:
         settings: words by label.
         runs: words by label, in the order of the tables.
-        baseline: the label of what the others are compared with.
+        baseline: the label of the run that the others are compared with.
         seeds: in order.
         planned: the runs, in the order in which they are trained.
         learning_rates: by the label of its setting, where the settings are learning rates.
@@ -97,16 +97,16 @@ class Plan:
 def plan(config: DictConfig, shared: Sequence[str]) -> Plan:
     """Read what is compared from ``conf/compare.yaml``'s configuration.
 
-    Of two words for one key the later one counts. They come in the order: what the objective needs, `common`, the
-    setting's, the command line's, the objective's own. What they say about a teacher is left out where there is none.
+    If two words set the same key, the later one counts. Their order is: the objective's needs, `common`, the setting's
+    words, the command line's, the objective's own. Words about a teacher are left out for objectives without one.
 
     Args:
         config: composed.
         shared: the overrides of the command line; those of the comparison's own keys are left out.
 
     Raises:
-        ConfigError: nothing to compare, a label that is there twice, no such objective, setting or baseline, an
-            objective that can't be compared here, or learning rates beside settings or another learning rate.
+        ConfigError: nothing to compare, a repeated label, an unknown objective, setting or baseline, an objective that
+            can't be compared here, or learning rates together with settings or another learning rate.
     """
     if not isinstance(config.seeds, int) or config.seeds < 1:
         raise ConfigError(f"seeds={config.seeds!r} came; give a whole number of at least 1.")
@@ -169,7 +169,7 @@ def _words(config: DictConfig, own: str, setting: str, given: Sequence[str]) -> 
 
 
 def last_words(words: Sequence[str]) -> tuple[str, ...]:
-    """Of the words for one key the last one, since Hydra takes a group only once."""
+    """The last of the words for each key, since Hydra takes a group only once."""
     found: dict[str, str] = {}
     for word in words:
         # What comes later also stands later.
@@ -184,7 +184,7 @@ def _key(word: str) -> str:
 
 @functools.cache
 def _experiment(objective: str) -> str:
-    """Of an objective without an entry under `needs`, the experiment that trains it."""
+    """The experiment that trains an objective without an entry under `needs`."""
     try:
         alone = OmegaConf.to_container(_found(f"objective/{objective}", ()))
     except MissingConfigException:

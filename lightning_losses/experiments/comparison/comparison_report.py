@@ -36,7 +36,7 @@ from lightning_losses.plots.seed_intervals import seed_intervals
 
 
 class Judged(NamedTuple):
-    """What came of a claim: what was found of its differences, the guards that it asks for, and the verdict."""
+    """The judgement of a claim: the findings on its differences, the guards that it requires, and the verdict."""
 
     claim: Claim
     found: list[Finding]
@@ -53,7 +53,7 @@ class Judged(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison of objectives found.
+    """The results of a comparison of objectives.
 
     Attributes:
         title: one line.
@@ -65,15 +65,16 @@ class Comparison:
         values: by setting, run and metric (of `METRICS`, or of `LearningRates.summary`), a number a seed; NaN where a
             run diverged or broke.
         columns: the metrics that tables show.
-        claims: what the numbers must show.
+        claims: to be judged by the numbers.
         margins: by metric, the smallest difference that would matter, stated beforehand.
-        guards: by name, what the guards of claims ask for; see ``conf/compare.yaml``.
-        looks: after how many seeds claims are judged: once, or a second time where the first look decides nothing.
+        guards: by name, the requirements of the claims' guards; see ``conf/compare.yaml``.
+        looks: the numbers of seeds after which claims are judged: once, or a second time if the first look is
+            undecided.
         untested: claims that can't be tested here.
         made_with: hardware and versions, by name.
         caveat: what the numbers do not show.
         broken: a sentence of every run that broke.
-        stale: how many results were made by another version of the code.
+        stale: the number of results from another version of the code.
         tuned: by setting and run, the learning rate and parameter that it was tuned to, its validation score, the
             number of candidates, whether it lies at an edge of them, and the best score at each rate.
         one_by_one: why the seeds of a run were not trained at once, by its label, where others' were.
@@ -120,12 +121,12 @@ class Comparison:
         return shown(metric).within(seed_interval(self.values[setting][run][metric]))
 
     def differences(self, setting: str, run: str, metric: str) -> list[float]:
-        """How much more it is than of the baseline, a seed each: the data of a seed are the same for both."""
+        """A metric's differences from the baseline, one for each seed: both have the same data for a seed."""
         own, other = (self.values[setting][name][metric] for name in (run, self.baseline))
         return [one - two for one, two in zip(own, other, strict=True)]
 
     def effects(self, setting: str, metric: str) -> dict[str, SeedInterval]:
-        """Of every run but the baseline, the mean difference from it and its 95% interval, in the metric's unit."""
+        """For every run except the baseline, the mean difference from it and its 95% interval, in the metric's unit."""
         unit = shown(metric)
         return {
             run: SeedInterval(*(unit.factor * end for end in seed_interval(self.differences(setting, run, metric))))
@@ -139,7 +140,7 @@ class Comparison:
         return next((one.metric for claim in self.claims for one in claim.differences), "accuracy")
 
     def p_values(self, setting: str, metric: str) -> dict[str, float]:
-        """Of every run but the baseline, Holm's p-value of the difference: over the runs of the setting."""
+        """For every run except the baseline, Holm's p-value of the difference, over the runs of the setting."""
         if (setting, metric) not in self._tested:
             others = [run for run in self.runs if run != self.baseline]
             p_values = [paired_t_test(self.differences(setting, run, metric)) for run in others]
@@ -152,14 +153,14 @@ class Comparison:
 
     @property
     def level(self) -> float:
-        """The level of a test; with two planned looks both together err with 5%."""
+        """The level of a test; with two planned looks, 5% is the error probability of both together."""
         return LEVELS[max(len(self.looks), 1)]
 
     def judged(self) -> list[Judged]:
-        """Of every claim what came of it, at the first planned look that decides it, or at the last one that was taken.
+        """The judgement of every claim at the first planned look that decides it, or else at the last look taken.
 
         Raises:
-            ConfigError: a claim on what there isn't, or without a margin.
+            ConfigError: a claim about an unknown run or metric, or without a margin.
         """
         taken = [look for look in self.looks if look < len(self.seeds)]
         latest = self._judged_after(len(self.seeds))
@@ -212,7 +213,7 @@ class Comparison:
 
     @property
     def note(self) -> str:
-        """What the tables' cells mean."""
+        """The meaning of the tables' cells."""
         seeds = ", ".join(map(str, self.seeds))
         tests = len(self.runs) - 1
         text = f"Test data; mean ± half the 95% interval (Student's t) over seeds {seeds}"
@@ -254,7 +255,7 @@ class Comparison:
         return text
 
     def tables(self) -> list[Table]:
-        """A table of all columns where there is one setting; else a table of each column, with a column a setting."""
+        """For one setting, a table of all columns; for several, a table for each column, with a column a setting."""
         if len(self.settings) == 1:
             (setting,) = self.settings
             heads = [*(shown(column).name for column in self.columns)]
@@ -327,7 +328,7 @@ class Comparison:
         return [Table(["", *(f"{rate:g}" for rate in rates.rates)], rows, "NLL at each learning rate")]
 
     def page(self) -> Page:
-        """The tables, also as LaTeX, what came of the claims, and the figures; every number as CSV and JSON."""
+        """The tables, also as LaTeX, the verdicts on the claims, and the figures; every number as CSV and JSON."""
         judged = self.judged()
         claims = [
             "\n".join(
@@ -381,7 +382,7 @@ class Comparison:
 
     @classmethod
     def read(cls, path: Path) -> "Comparison":
-        """What the page's JSON file, ``comparison.json``, holds."""
+        """The content of the page's JSON file, ``comparison.json``."""
         content = json.loads(path.read_text())
         names = {name for name in cls.__dataclass_fields__ if name in content}
         known = {name: content[name] for name in names}
@@ -465,7 +466,7 @@ class Comparison:
         return f"{unit.factor * statistics.stdev(differences):.{unit.digits}f}"
 
     def _power(self, setting: str, run: str, metric: str) -> str:
-        """The smallest difference that as many seeds would most likely have shown; a dash where none could be."""
+        """The smallest difference that this number of seeds would probably show; a dash if there is none."""
         own = run == self.baseline
         smallest = math.nan if own else detectable(self.differences(setting, run, metric), level=self.level)
         unit = shown(metric)
@@ -505,7 +506,7 @@ _STAGES = ("as trained", "after temperature scaling")
 
 
 def _said_of(judged: Judged) -> list[str]:
-    """What was found of a claim, a line a difference and a guard."""
+    """The findings on a claim: a line for each difference and each guard."""
     guards = [f"{'guard holds' if guard.holds else 'guard fails'}: {guard.sentence}" for guard in judged.guards]
     return [*judged.told(), *guards]
 

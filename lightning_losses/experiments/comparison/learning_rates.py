@@ -1,4 +1,4 @@
-"""What a comparison over learning rates found, and what follows from it: sensitivities, a picture, a table."""
+"""The results of a comparison over learning rates: sensitivities, a picture, a table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ RATE_METRICS = ("sensitivity", "lowest_nll", "seconds")
 
 @dataclass(frozen=True)
 class LearningRates:
-    """What was found at every learning rate, by run, rate and seed; None where a run broke.
+    """The results at every learning rate, by run, rate and seed; None for a run that failed.
 
     Attributes:
         rates: rising.
@@ -48,14 +48,14 @@ class LearningRates:
         return found
 
     def scalars(self) -> dict[str, float]:
-        """What a logger is told: the sensitivity of every run, over the seeds."""
+        """The numbers for a logger: the sensitivity of every run, over the seeds."""
         return {
             f"learning_rate_sensitivity/{run}": seed_interval(columns["sensitivity"]).mean
             for run, columns in self.summary().items()
         }
 
     def table(self, seeds: Sequence[int]) -> Table:
-        """A line a run, learning rate and seed; empty where it broke or diverged, of which it says which."""
+        """A line for each run, learning rate and seed; without numbers if the run failed or diverged, but with the reason."""
         lines: list[list[Any]] = []
         for run, rows in self.final.items():
             for place, rate in enumerate(self.rates):
@@ -68,7 +68,7 @@ class LearningRates:
         return Table(["run", "learning_rate", "seed", "nll", "initial_nll", "seconds", "ended"], lines)
 
     def intervals(self, run: str) -> list[SeedInterval]:
-        """At each rate, the lower of final and initial loss; NaN where a run broke."""
+        """At each rate, the lower one of final and initial loss; NaN for a run that failed."""
         return [
             seed_interval(
                 [
@@ -103,13 +103,13 @@ class LearningRates:
         return learning_rate_curves(points, starts)
 
     def to_json(self) -> dict[str, Any]:
-        """Itself for JSON, which has no NaN: what diverged is a word, since None is taken."""
+        """The values for JSON, which has no NaN: a diverged run is written as a word, since None marks a failed one."""
         marked: dict[str, Any] = _marked(asdict(self))
         return marked
 
     @classmethod
     def from_json(cls, node: Mapping[str, Any] | None) -> "LearningRates | None":
-        """What `to_json` made."""
+        """The inverse of `to_json`."""
         if node is None:
             return None
         read = {

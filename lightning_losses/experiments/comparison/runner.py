@@ -71,9 +71,9 @@ class _Run:
 
     Attributes:
         one: the plan's entry.
-        experiment: what trains it.
+        experiment: trains it.
         student: its training.
-        asks_teacher: whether its objective takes what a teacher says.
+        asks_teacher: whether its objective uses the teacher's outputs.
         cached: whether the teacher's logits are read from memory.
     """
 
@@ -85,35 +85,35 @@ class _Run:
 
 
 class _Teacher(NamedTuple):
-    """A trained teacher, what it says of a student's training rows, and its accuracy on test data."""
+    """A trained teacher, its outputs on a student's training rows, and its accuracy on test data."""
 
     network: nn.Module
     logits: CachedLogits
     accuracy: float
 
     def asked(self, run: _Run) -> nn.Module:
-        """What the run's training asks."""
+        """The teacher's outputs that the run's training uses."""
         return self.logits if run.cached else self.network
 
 
 class Runner:
-    """Trains the runs that have no result; holds data and teachers of a plan's seeds, which its runs share.
+    """Trains the runs that have no result; holds the data and the teachers of each seed, which the runs share.
 
-    The seeds of a run are trained at once where a step of all is a step of each (`why_one_by_one`), and one by one
-    elsewhere.
+    The seeds of a run are trained at once if one stacked step equals a step of each (`why_one_by_one`), and otherwise
+    one by one.
 
     Args:
         config: of the comparison.
         folder: of the run.
-        planned: what is trained.
-        score: what candidates of a tuning are tried for, the one number that they need; None where runs are compared.
+        planned: the runs to train.
+        score: the one number that the candidates of a tuning need; None for a comparison of runs.
 
     Attributes:
-        values: the numbers of every run that has some.
-        tolerant: whether divergence is a result: of candidates, and where learning rates are compared.
-        broken: a sentence of every run that broke.
+        values: the numbers of every run with a result.
+        tolerant: whether divergence is a valid result: for candidates, and in a comparison of learning rates.
+        broken: a sentence for every run that failed.
         one_by_one: why the seeds of a run were not trained at once, by its label.
-        stale: how many results were made by another version of the code.
+        stale: the number of results from another version of the code.
     """
 
     def __init__(self, config: DictConfig, folder: Path, planned: Plan, *, score: str | None = None) -> None:
@@ -218,7 +218,7 @@ class Runner:
         self.broken.append(f"{name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
 
     def _groups(self) -> list[list[Planned]]:
-        """The plan's runs, those that differ by their seed alone together."""
+        """The plan's runs, grouped if only their seed differs."""
         groups: dict[tuple[str, str], list[Planned]] = {}
         for one in self.planned.planned:
             groups.setdefault((one.setting, one.run), []).append(one)
@@ -289,7 +289,7 @@ class Runner:
         return {name: math.nan if value is None else value for name, value in numbers.items()}
 
     def _is_whole(self, values: Mapping[str, float | None]) -> bool:
-        """Whether a kept result has what is asked for: not a candidate's, or one from before a number was measured."""
+        """Whether a kept result has all requested numbers: a candidate's result, or an older one, may lack some."""
         if self.score is not None:
             return self.score in values
         return values.get("memory") is not None and not set(METRICS) - values.keys()
@@ -309,7 +309,7 @@ class Runner:
     def _measure(
         self, run: _Run, teacher: _Teacher | None, trained: Trained | None, seconds: float
     ) -> dict[str, float]:
-        """The numbers of a trained network; None diverged."""
+        """The numbers of a trained network; None for a network that diverged."""
         initial, diverged = {}, dict.fromkeys(METRICS, math.nan)
         student = run.student
         if trained is not None and not _finite(trained.network):
@@ -345,7 +345,7 @@ class Runner:
         }
 
     def _share_data(self, training: Training) -> None:
-        """Give the training data that one before it has read: a student's and its teacher's are held for every seed."""
+        """Give the training data that an earlier run has read: those of student and teacher are held for every seed."""
         name = f"{OmegaConf.to_yaml(training.data, resolve=True)} seed {training.seed}"
         if name in self._data:
             training.__dict__["datamodule"] = self._data[name]
@@ -354,7 +354,7 @@ class Runner:
             self._data = {**dict(recent), name: training.datamodule}
 
     def _teach(self, runs: Sequence[_Run]) -> list[_Teacher]:
-        """The runs' teachers, kept or trained now; as many as there are seeds are held."""
+        """The runs' teachers, loaded or trained now; one for each seed is held in memory."""
         places = {}
         for run in runs:
             assert run.student.teacher is not None
@@ -401,7 +401,7 @@ def _label(one: Planned) -> str:
 
 
 def _memory(training: Training, teacher: nn.Module | None) -> int:
-    """The bytes that a step of training holds at its peak beyond weights, data and the optimizer's state."""
+    """The peak memory of a training step in bytes, beyond weights, data and the optimizer's state."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = training.build(teacher).to(device)
     made: Any = module.configure_optimizers()
@@ -417,7 +417,7 @@ def _memory(training: Training, teacher: nn.Module | None) -> int:
 
 
 def _finite(network: nn.Module) -> bool:
-    """Whether training left numbers; a buffer may be a mask, of -inf."""
+    """Whether the weights are finite after training; a buffer may be a mask of -inf."""
     weights = all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters())
     return weights and not any(bool(buffer.isnan().any()) for buffer in network.buffers())
 

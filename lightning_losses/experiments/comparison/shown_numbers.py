@@ -1,4 +1,4 @@
-"""How the numbers of a comparison are shown: their names, units and decimals, intervals, and what a claim came to."""
+"""The display of a comparison's numbers: their names, units and decimals, intervals, and the findings on claims."""
 
 import math
 from typing import Literal, NamedTuple
@@ -8,7 +8,7 @@ from lightning_losses.experiments.evidence.seed_interval import SeedInterval
 
 
 class Metric(NamedTuple):
-    """How a number is shown: its name and unit, what it is multiplied by, with how many decimals; and its range."""
+    """The display of a number: its name and unit, its factor, its number of decimals, and its range."""
 
     name: str
     factor: float
@@ -81,7 +81,7 @@ def shown(metric: str) -> Metric:
 
 
 def describe(finding: Finding) -> str:
-    """What was found of a claimed difference, in a line.
+    """The finding on a claimed difference, in one line.
 
     Example:
         >>> from lightning_losses.experiments.evidence.claims import Difference

@@ -25,7 +25,7 @@ _SIGNS = {"val_accuracy": 1, "val_nll": -1}
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is tried: the same learning rates for every run, each with the values of one parameter of the run's own.
+    """The candidates: the same learning rates for every run, each with the values of one parameter of that run.
 
     A run without a parameter to tune has fewer candidates; the report says how many each had.
 
@@ -33,7 +33,7 @@ class Tuning:
         seeds: of the tuning, none of them one of the comparison's.
         learning_rates: above 0, rising.
         parameters: by the label of a run, one key of its own and the values that are tried; null for none.
-        score: what chooses: "val_accuracy" or "val_nll", on validation data, as trained.
+        score: the criterion: "val_accuracy" or "val_nll", on validation data, as trained.
     """
 
     seeds: tuple[int, ...]
@@ -43,11 +43,11 @@ class Tuning:
 
     @classmethod
     def read(cls, config: DictConfig, planned: Plan) -> "Tuning | None":
-        """What ``conf/compare.yaml``'s `tuning` says; None where it says nothing.
+        """The settings under `tuning` in ``conf/compare.yaml``; None if there are none.
 
         Raises:
-            ConfigError: a name that there isn't, a run that there isn't, rates that are no different numbers above 0,
-                or seeds that the comparison has.
+            ConfigError: an unknown name or run, rates that are not different numbers above 0, or seeds that the
+                comparison uses too.
         """
         if not config.tuning:
             return None
@@ -116,14 +116,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a run is compared with.
+    """The tuned candidate of a run.
 
     Attributes:
         candidate: the best one by the mean of its validation score over the tuning's seeds.
         score: that mean.
         tried: how many candidates there were.
-        at_edge: whether nothing was tried beyond it in some direction, so that a better one may lie there.
-        by_rate: at each learning rate the best mean; infinite where every candidate broke or diverged.
+        at_edge: whether it lies at an edge of the tried values, beyond which a better one may lie.
+        by_rate: at each learning rate the best mean; infinite if every candidate failed or diverged.
     """
 
     candidate: Candidate
@@ -154,7 +154,7 @@ def tune(config: DictConfig, folder: Path, planned: Plan, tuning: Tuning) -> dic
 
 
 def tuned_plan(planned: Plan, chosen: Mapping[tuple[str, str], Chosen]) -> Plan:
-    """The plan with the words of what was chosen, frozen before its seeds are trained."""
+    """The plan with the overrides of the chosen candidates, frozen before its seeds are trained."""
     return replace(
         planned,
         planned=tuple(
@@ -183,7 +183,7 @@ def _scores(
     tuning: Tuning,
     todo: Mapping[tuple[str, str], Sequence[Candidate]],
 ) -> dict[tuple[str, str], dict[Candidate, float]]:
-    """The mean score of every candidate, higher where it is better; -inf where a seed broke or diverged."""
+    """The mean score of every candidate, where higher is better; -inf if a seed failed or diverged."""
     base = {(one.setting, one.run): one for one in planned.planned}
     tried = {
         (place, candidate): [
@@ -222,7 +222,7 @@ def _numbers(name: str, values: Any) -> list[float]:
 
 
 def _allowed(planned: Plan, place: tuple[str, str], candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those of the candidates whose values are within their ranges."""
+    """The candidates whose values are within their ranges."""
     (one, *_) = (one for one in planned.planned if (one.setting, one.run) == place)
     allowed = []
     for candidate in candidates:
@@ -235,7 +235,7 @@ def _allowed(planned: Plan, place: tuple[str, str], candidates: Sequence[Candida
 
 
 def further(tried: Iterable[Candidate], best: Candidate) -> list[Candidate]:
-    """A step beyond what was tried, in each direction in which the best lies at its edge."""
+    """One step beyond the tried values, in each direction in which the best value lies at the edge."""
     rates, values = {one.learning_rate for one in tried}, {one.value for one in tried if one.value is not None}
     candidates = []
     if (rate := _beyond(sorted(rates), best.learning_rate)) is not None:

@@ -321,7 +321,7 @@ def _check_time(given: Any) -> None:
         remaining = 0.0
     if remaining is not None and remaining <= 0:
         raise ConfigError(
-            f"trainer.max_time={given}: this is no time to train in; give days:hours:minutes:seconds, such as "
+            f"trainer.max_time={given}: this is not a positive duration; give days:hours:minutes:seconds, such as "
             "00:01:30:00, or null for no limit."
         )
 

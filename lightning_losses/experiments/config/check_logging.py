@@ -48,7 +48,7 @@ def check_logging(part: str, node: Any, given: set[str]) -> None:
     for path, keys, known in _sections(where, plain):
         for key in keys:
             if key not in known and f"{path}.{key}" not in given:
-                raise ConfigError(f"{path}.{key}: a file may not say this of logging; {nearest(str(key), known)}")
+                raise ConfigError(f"{path}.{key}: a file may not set this for logging; {nearest(str(key), known)}")
     if plain.get("root") is None:
         # Hydra leaves logging alone.
         return

@@ -189,7 +189,7 @@ def saved_overrides(folder: Path, given: Sequence[str]) -> list[str]:
         if override.key_or_group in _OF_A_FOLDER and not override.package:
             continue
         if _is_hydras(override) or override.is_sweep_override():
-            raise ConfigError(f"{where}: {entry.value} is not for the folder of a run to say; take it out.")
+            raise ConfigError(f"{where}: {entry.value} may not come from a run's folder; take it out.")
         if not _reaches_out(folder, override):
             lines.append(entry.value)
         elif override.key_or_group not in keys:
@@ -534,7 +534,7 @@ def _check_key(base: DictConfig, override: Override, groups: set[str]) -> None:
     there = OmegaConf.select(base, key, throw_on_missing=False) if override.value() == {} else None
     if isinstance(there, DictConfig) and there and not override.is_delete():
         raise ConfigError(
-            f"{override.input_line}: to set nothing changes nothing; take out what is there one by one, such as "
+            f"{override.input_line}: an empty value changes nothing; take out what is there one by one, such as "
             f"~{key}.{next(iter(there))!s}."
         )
 
@@ -583,7 +583,7 @@ def _check_commands(hydra: DictConfig, given: set[str]) -> None:
         keys = [f"{name}.{key!s}" for key in value] if isinstance(value, DictConfig) else [name] if value else []
         if foreign := [f"hydra.{key}" for key in keys if f"hydra.{key}" not in given]:
             raise ConfigError(
-                f"{foreign[0]}: a file may not say this, since it can run anything; if you trust it, write "
+                f"{foreign[0]}: a file may not set this, since it can run anything; if you trust it, write "
                 f"{foreign[0]}=... on the command line."
             )
     choices = OmegaConf.select(hydra, "runtime.choices", default={})
@@ -649,7 +649,7 @@ def _check_builds(path: str, node: Any, given: set[str], hydra: Any = None) -> N
         except OmegaConfBaseException:
             value = child._value()
             if "${" in _LATE.sub("", written):
-                raise ConfigError(f"{where}={written}: what this will be can't be known yet; write it out.") from None
+                raise ConfigError(f"{where}={written}: its value is not known yet; write it out.") from None
         pattern = {"_target_": _HYDRA_BUILDS, "()": _LOGGING_BUILDS, "class": _LOGGING_BUILDS}.get(str(name))
         bad = pattern is not None and not (isinstance(value, str) and pattern.fullmatch(value))
         # Logging follows ext:// to any name that can be imported, cfg:// only within the configuration.

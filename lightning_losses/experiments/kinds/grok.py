@@ -155,7 +155,7 @@ def _check_unused(config: DictConfig) -> None:
     execution = config.get("execution") or {}
     asked += [f"execution.{name}" for name, usual in _UNUSED_EXECUTION.items() if execution.get(name, usual) != usual]
     if asked:
-        raise ConfigError(f"{asked[0]}: the experiments on grokking make no use of it; leave it out.")
+        raise ConfigError(f"{asked[0]}: the experiments on grokking don't use it; leave it out.")
     if runs_beside_others(config.trainer) or forks(config.trainer):
         raise ConfigError(
             "trainer: a step of this experiment is on the whole training split, and further processes would only "

@@ -94,7 +94,7 @@ def _labelled(path: Path, scores: str, values: Any, target: str, classes: Any) -
     try:
         logits, labels = torch.as_tensor(values), torch.as_tensor(classes)
     except (TypeError, RuntimeError) as error:
-        raise ValueError(f"calibrate: {path} holds what are no numbers: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"calibrate: {path} holds values that are not numbers: {str(error).splitlines()[0]}") from None
     if logits.ndim not in (2, 3) or labels.shape != logits.shape[:1] or not logits.is_floating_point():
         raise ValueError(
             f"calibrate: {path} holds {scores} {list(logits.shape)} of {logits.dtype} and {target} "
@@ -102,19 +102,19 @@ def _labelled(path: Path, scores: str, values: Any, target: str, classes: Any) -
         )
     whole = labels.long()
     if not torch.equal(whole.to(labels.dtype), labels):
-        raise ValueError(f"calibrate: {path} holds in {target} what are no class indices.")
+        raise ValueError(f"calibrate: {path} holds values in {target} that are not class indices.")
     distributions = bool((logits >= 0).all() and (logits.sum(dim=-1) - 1).abs().max() < 1e-3) if len(logits) else False
     if scores in PROBABILITIES:
         if not distributions:
             raise ValueError(
-                f"calibrate: {path} holds in {scores} rows that are no distributions over classes; give numbers of at "
+                f"calibrate: {path} holds rows in {scores} that are not distributions over classes; give numbers of at "
                 "least 0 with a sum of 1, or call them logits."
             )
         # What was rounded to 0 is taken for the least that is not.
         logits = logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
     elif distributions and len(logits) > 1:
         raise ValueError(
-            f"calibrate: {path} holds in {scores} what are probabilities, since each row has the sum 1; call them "
+            f"calibrate: {path} holds probabilities in {scores}, since each row has the sum 1; call them "
             f"{PROBABILITIES[0]}."
         )
     return Labelled(logits, whole)

@@ -1,1 +1,1 @@
-"""One training, what is kept of it, and how it is evaluated."""
+"""Training one network, keeping it, and evaluating it."""

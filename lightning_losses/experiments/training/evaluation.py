@@ -1,4 +1,4 @@
-"""What a trained network is worth: scores on test data, before and after calibration on validation data."""
+"""The evaluation of a trained network: scores on test data, before and after calibration on validation data."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -44,7 +44,7 @@ class Evaluation:
         trained: the network and its history.
         before: the scores of its logits.
         after: the scores of its logits divided by `temperature`.
-        temperature: what temperature scaling fitted on the validation split.
+        temperature: fitted by temperature scaling on the validation split.
         logits: its logits on the test split, before calibration.
         target: the classes of the test split.
     """

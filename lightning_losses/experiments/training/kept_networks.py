@@ -1,4 +1,4 @@
-"""Trained networks, kept under a hash of everything that made them."""
+"""Trained networks, kept under a hash of their configuration, code and data."""
 
 import errno
 import hashlib
@@ -25,9 +25,9 @@ WEIGHTS, RECORD = "weights.safetensors", "record.json"
 class KeptNetworks:
     """A folder of trained networks, one sub-folder each: weights as safetensors, and a record as JSON.
 
-    A network is found again by its identity, the plain values that decide what training makes of it. The record holds
-    the identity, the weights' hash and its own, and all are compared when it is read: a folder that was damaged or that
-    belongs to something else is not used.
+    A network is found by its identity, the plain values that determine the result of its training. The record holds the
+    identity, the weights' hash and its own hash. All are compared on reading: a folder that is damaged or belongs to
+    another network is not used.
 
     Args:
         folder: where they are kept; made when the first one comes.
@@ -67,7 +67,7 @@ class KeptNetworks:
         return values
 
     def save(self, identity: dict[str, Any], network: nn.Module, values: dict[str, Any]) -> None:
-        """Keep a network; all of it becomes visible at once. One that is there already and whole stays."""
+        """Keep a network; all of its files become visible at once. A complete network that is already kept stays."""
         place = self.place(identity)
         with refusals_of(self.folder), locked(self._lock(identity)):
             if self._values(identity) is not None:

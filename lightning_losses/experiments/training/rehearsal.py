@@ -19,13 +19,13 @@ def rehearse_step(
     trainer: DictConfig,
     validation: Mapping[str, Any] | None = None,
 ) -> set[str]:
-    """Go forward and backward with one batch; what can't work raises here, before anything was trained.
+    """Go forward and backward with one batch, so that errors appear before anything is trained.
 
     Args:
-        module: as training begins with it; it is moved to the device.
-        batch: what `training_step` is given.
+        module: in its state before training; it is moved to the device.
+        batch: the argument of `training_step`.
         trainer: the configuration of the Trainer, which says the device and the precision.
-        validation: what `validation_step` is given then, if it is asked for too.
+        validation: the argument of `validation_step`, which follows if this is given.
 
     Returns:
         The names that the steps log.
@@ -65,7 +65,7 @@ def rehearse_step(
 
 @contextmanager
 def _names_logged(module: L.LightningModule) -> Iterator[set[str]]:
-    """Within this context a module logs nothing but the names, which are there at the end."""
+    """Within this context a module logs nothing; the names that it would log are collected in the list."""
     names = set(getattr(module, "epoch_metrics", ()))
 
     def log(name: str, *_: Any, **__: Any) -> None:
@@ -89,7 +89,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Lightning's warnings of what is as it should be here."""
+    """Without Lightning's warnings about settings that are intended here."""
     with warnings.catch_warnings():
         # The data are tensors in memory: processes that load them would only cost time.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")

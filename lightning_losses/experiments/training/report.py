@@ -23,7 +23,7 @@ COLUMNS = ("network", "accuracy %", "NLL", "Brier", "ECE %", "T", "parameters", 
 
 @dataclass(frozen=True)
 class Report:
-    """What a run found.
+    """The results of a run.
 
     Attributes:
         title: one line.
@@ -102,7 +102,7 @@ class Report:
         ]
 
     def note(self) -> str:
-        """What the table's cells mean."""
+        """The meaning of the table's cells."""
         samples = len(self.evaluations[0].target)
         errors = [
             math.sqrt(evaluation.before.accuracy * (1 - evaluation.before.accuracy) / samples)

@@ -16,7 +16,7 @@ from lightning_losses.experiments.training.training import Trained, Training
 from lightning_losses.modules import Classifier, Distiller
 from lightning_losses.teachers import CachedLogits
 
-# Each computes an element of its step from that element's gradients alone, so that stacked weights move as single ones.
+# Each optimizer works elementwise, so that stacked weights move as the weights of single networks do.
 _ELEMENTWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.RMSprop,
                 torch.optim.SGD, torch.optim.Adagrad, torch.optim.Adamax)  # fmt: skip
 # What a trainer may be told without a change of what a step is, and what changes none at these values.
@@ -31,7 +31,7 @@ _RANDOM = (nn.modules.dropout._DropoutNd, nn.RReLU)
 
 
 def why_one_by_one(trainings: Sequence[Training], teachers: Sequence[CachedLogits] | None = None) -> str | None:
-    """The reason why these trainings, alike but for seed and data, can't be made at once; None where they can.
+    """The reason why these trainings, which differ by seed and data, can't run at once; None if they can.
 
     Args:
         trainings: of one network by one objective.
@@ -53,11 +53,11 @@ def why_one_by_one(trainings: Sequence[Training], teachers: Sequence[CachedLogit
 
 
 def train_stacked(trainings: Sequence[Training], teachers: Sequence[CachedLogits] | None = None) -> list[Trained]:
-    """Train all at once; each network is what its own training would have made, to rounding.
+    """Train all networks at once; each equals the result of its own training up to rounding.
 
     First weights, the order of samples, the learning rate and the scheduled weights of terms are those of
-    `Training.run`, seed by seed. Only the last step is evaluated by who calls; nothing is logged on the way, and an
-    interrupted stack begins anew: a stack is for networks that take seconds.
+    `Training.run`, seed by seed. The caller evaluates the last step only; nothing is logged before it, and an
+    interrupted stack starts again from the beginning: stacks are for networks that train in seconds.
 
     Args:
         trainings: as `why_one_by_one` accepts them.

@@ -1,4 +1,4 @@
-"""The most memory that one training step holds, beyond what was there before it."""
+"""The peak memory of one training step, beyond the memory held before it."""
 
 import gc
 import os
@@ -9,15 +9,15 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def step_memory(step: Callable[[], object], device: torch.device) -> int:
-    """Run a step twice, and return the bytes at its peak: activations, gradients, what a loss needs between them.
+    """Run a step twice, and return its peak memory in bytes: activations, gradients, and a loss's intermediate values.
 
-    What stays after it, such as an optimizer's state, is not counted. On CUDA it is the allocator's own count,
-    elsewhere the sum of what torch's profiler saw allocated and freed, so that it is the same in every run, whatever
-    the process held before.
+    Memory that stays after the step, such as an optimizer's state, is not counted. On CUDA the number is the
+    allocator's own count; elsewhere it is the sum of the allocations and frees that torch's profiler records, so that
+    it is the same in every run, whatever memory the process held before.
 
     Args:
-        step: what is measured.
-        device: where it works.
+        step: the function to measure.
+        device: on which it runs.
 
     Example:
         >>> step_memory(lambda: torch.zeros(1000) + torch.zeros(1000), torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""How many optimizer steps of a full-batch run may follow each other without anybody looking between them."""
+"""How many optimizer steps of a full-batch run may follow each other without a validation or callback between them."""
 
 import math
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ _COUNTING = {"accumulate_grad_batches": 1, "gradient_clip_val": None, "limit_tra
 
 
 def steps_per_batch(config: DictConfig, steps_per_epoch: int, callbacks: Iterable[Callback]) -> int:
-    """The `steps_per_batch` of a run's `FullBatchLearner`: what is configured, or the largest that changes nothing.
+    """The `steps_per_batch` of a run's `FullBatchLearner`: as configured, or the largest number that changes nothing.
 
     That is the largest number that divides the run's steps, those of an epoch, those between two validations, and those
     between two measurements of every callback that looks at batches. It is 1 with clipping, accumulation, a limit on
@@ -25,7 +25,7 @@ def steps_per_batch(config: DictConfig, steps_per_epoch: int, callbacks: Iterabl
     Args:
         config: of the run; ``trainer.val_check_interval`` counts optimizer steps.
         steps_per_epoch: how many optimizer steps an epoch has.
-        callbacks: what the run adds to its trainer.
+        callbacks: of the run's trainer.
 
     Raises:
         ValueError: a configured number that the run can't have.

@@ -1,4 +1,4 @@
-"""Evaluates a recipe's teacher once on everything that the student will see, in place of at every step."""
+"""Evaluates a recipe's teacher once on all of the student's training inputs, instead of at every step."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from lightning_losses.teachers.feature_taps import layers_to_tap
 
 
 def check_cache(student: Training, kept: str | int) -> None:
-    """Raise ``ValueError`` for what `cached_teacher` can't keep: another `kept`, data that are no images in memory."""
+    """Raise ``ValueError`` if `cached_teacher` can't work: another `kept`, or data other than images in memory."""
     if kept != "full" and (not isinstance(kept, int) or isinstance(kept, bool) or kept < 1):
         raise ValueError(f"teacher_cache={kept!r} came; give full, a number of logits to keep, or null.")
     classes = getattr(student.datamodule, "num_classes", None)
@@ -30,8 +30,8 @@ def cached_teacher(
 
     Args:
         teacher: the trained network.
-        student: whose data and objective decide what is kept.
-        folder: where caches are; one that is there is not made again.
+        student: its data and objective determine the cached outputs.
+        folder: of all caches; an existing cache is not made again.
         kept: "full" for all logits, or how many of the largest of each sample.
         temperature: at which the mass of the other logits is exact.
 

@@ -55,15 +55,15 @@ IRRELEVANT = {
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network, in evaluation mode, on the CPU, and what its training was like.
+    """A trained network, in evaluation mode on the CPU, and the record of its training.
 
     Attributes:
         name: its part in the run: "teacher", "baseline", "student".
-        label: what tables and figures call it.
-        network: it.
+        label: its name in tables and figures.
+        network: the network itself.
         history: the logged values after each epoch, by name.
         seconds: of training.
-        kept: whether it was trained by an earlier run.
+        kept: whether an earlier run trained it.
     """
 
     name: str
@@ -87,7 +87,7 @@ def limited(batches: int, limit: int | float | None) -> int:
 
 
 def training_of(config: DictConfig, name: str, module: DictConfig, **others: Any) -> "Training":
-    """The training of a network by what a configuration says of data, trainer, scheduler, callbacks and seed."""
+    """The training of a network with the data, trainer, scheduler, callbacks and seed of a configuration."""
     parts = {part: config.get(part) or None for part in ("scheduler", "callbacks")}
     shared = {"data": config.data, "trainer": config.trainer, "seed": config.seed, **parts}
     return Training(name=name, module=module, **{**shared, **others})
@@ -98,13 +98,13 @@ class Training:
     """How one network is trained: everything that decides the result.
 
     Args:
-        name: what the run calls the network: "teacher", "baseline", "student".
+        name: of the network in the run: "teacher", "baseline", "student".
         module: the configuration of its LightningModule.
         data: the configuration of its data.
         trainer: the configuration of its Trainer.
         scheduler: the configuration of its learning rate over time; None keeps it.
         callbacks: further callbacks' configurations, by name.
-        seed: of the first weights, of the order of the samples, and of what is random in an epoch.
+        seed: of the first weights, of the order of the samples, and of random operations in an epoch.
         weights: "last" takes the weights after the last epoch; "best" those after the epoch of best validation
             accuracy, the first of equals.
         teacher: the training of the teacher, if there is one.
@@ -139,7 +139,7 @@ class Training:
 
     @property
     def label(self) -> str:
-        """What tables and figures call the network: its part in the run, and the terms of its objective."""
+        """The network's name in tables and figures: its part in the run, and the terms of its objective."""
         return f"{self.name} ({' + '.join(self.module.objective.terms)})"
 
     @functools.cached_property
@@ -152,7 +152,7 @@ class Training:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The plain values that decide what training makes; versions of the libraries among them."""
+        """The plain values that determine the result of training; versions of the libraries among them."""
         plain = {
             name: OmegaConf.to_container(value, resolve=True) if isinstance(value, DictConfig) else value
             for name, value in (
@@ -183,7 +183,7 @@ class Training:
 
     @property
     def source(self) -> str:
-        """A hash of the code that decides what training makes: a network of other code is another network."""
+        """A hash of the code that determines the result of training: other code makes another network."""
         parts = (self.module, self.data, self.trainer, self.scheduler, self.callbacks)
         plain = [OmegaConf.to_container(part, resolve=True) for part in parts if part is not None]
         return source_digest([*targets(plain), __name__])
@@ -216,7 +216,7 @@ class Training:
         return limited(whole, self.trainer.get("limit_train_batches"))
 
     def _check_batches(self) -> None:
-        """Raise for limits and intervals that this data can't have, which Lightning tells when training begins."""
+        """Raise for limits and intervals that don't fit the data; Lightning would only raise when training begins."""
         validation = len(self.datamodule.val_dataloader())
         for name, whole in (
             ("limit_train_batches", math.ceil(len(self.datamodule.train) / self.datamodule.batch_size)),
@@ -237,10 +237,10 @@ class Training:
             )
 
     def rehearse(self, resumed: Path | None = None) -> set[str]:
-        """Take one step with untrained networks; what can't work raises here, before anything was trained.
+        """Take one step with untrained networks, so that errors appear before anything is trained.
 
         Args:
-            resumed: the folder of checkpoints that the run goes on from, if it does; nothing there is changed.
+            resumed: the folder of checkpoints from which the run continues, if it does; it is not changed.
 
         Returns:
             The names of the metrics that the module logs; none for a network whose weights are given.
