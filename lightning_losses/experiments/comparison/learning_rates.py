@@ -55,7 +55,7 @@ class LearningRates:
         }
 
     def table(self, seeds: Sequence[int]) -> Table:
-        """A line for each run, learning rate and seed; without numbers if the run failed or diverged, but with the reason."""
+        """A line for each run, learning rate and seed; if it failed or diverged, with this instead of numbers."""
         lines: list[list[Any]] = []
         for run, rows in self.final.items():
             for place, rate in enumerate(self.rates):

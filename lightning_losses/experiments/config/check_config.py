@@ -1,4 +1,4 @@
-"""Checks a composed configuration before anything is built: names, plain types, folders, and what a trainer can do."""
+"""Checks a composed configuration before anything is built: names, plain types, folders, and trainer settings."""
 
 import inspect
 import math
@@ -45,7 +45,7 @@ _ROLES = {
 
 
 def check_config(config: DictConfig, schema: type) -> None:
-    """Raise `ConfigError` for the first value that does not fit what it is for.
+    """Raise `ConfigError` for the first value that does not fit its purpose.
 
     Every ``_target_`` must be on the list of `lightning_losses.experiments.config.instantiate`. Its node is compared
     with its signature: argument names, the values of arguments annotated with plain types, and the ranges of
@@ -78,7 +78,7 @@ def check_config(config: DictConfig, schema: type) -> None:
 
 
 def _check_roles(plain: dict[Any, Any]) -> None:
-    """Raise for a part that is there in vain, or is something else than its name says."""
+    """Raise for a part that would have no effect, or whose class does not fit its name."""
     modules = plain.get("modules")
     if isinstance(modules, dict):
         if "student" in modules and modules["student"] is None:
@@ -117,7 +117,7 @@ def check_writable(key: str, place: str | Path) -> Path:
     """The folder of this name, if it, or the one to make it in, can be written to; else `ConfigError`.
 
     Args:
-        key: what names it, for the message.
+        key: the setting's name, for the message.
         place: its path.
     """
     check_place(key, str(place))
@@ -219,7 +219,7 @@ def _check_value(path: str, value: Any, annotation: Any) -> None:
 
 
 def _words(annotation: Any) -> str:
-    """What fits, in words: choices first, then plain types and lists; classes where nothing plain but null fits."""
+    """The values that fit, in words: choices, then plain types and lists; classes if only null is a plain value."""
     options = list(_flat(annotation))
     choices = dict.fromkeys(
         str(choice) for option in options if get_origin(option) is Literal for choice in get_args(option)
@@ -261,7 +261,7 @@ def argument_types(target: Any) -> dict[str, Any]:
 
 
 def check_trainer(trainer: DictConfig, *, sweeping: bool = False) -> None:
-    """Raise `ConfigError` for a strategy that can't train what the recipe trains.
+    """Raise `ConfigError` for trainer settings that the recipe's training doesn't support.
 
     Args:
         trainer: the configuration of a Trainer.
@@ -304,7 +304,7 @@ def check_trainer(trainer: DictConfig, *, sweeping: bool = False) -> None:
 
 
 def _check_devices(devices: Any, *, on_cpu: bool) -> None:
-    """Raise for what Lightning would refuse without the key; numbers have a range of their own."""
+    """Raise for values that Lightning would refuse without naming the key; ranges are checked elsewhere."""
     text = isinstance(devices, str) and devices != "auto" and not re.fullmatch(r"-?\d+(\s*,\s*\d+)*", devices)
     if text or (on_cpu and devices in (-1, "-1")) or devices == []:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Checks how a configuration has Python's logging set up, before Hydra does it."""
+"""Checks a configuration of Python's logging before Hydra applies it."""
 
 import logging
 import logging.config
@@ -30,7 +30,7 @@ _KEYS = {
 
 
 def check_logging(part: str, node: Any, given: set[str]) -> None:
-    """Raise `ConfigError` for what only the command line may say of logging, and for what Python's logging refuses.
+    """Raise `ConfigError` for logging settings that only the command line may give, or that Python's logging refuses.
 
     Nothing is set up, and no file but the empty device is opened.
 
@@ -64,7 +64,7 @@ def check_logging(part: str, node: Any, given: set[str]) -> None:
 
 
 def _sections(where: str, plain: dict[Any, Any]) -> Iterator[tuple[str, list[Any], tuple[str, ...]]]:
-    """Each mapping of a configuration of logging: its place, its keys, and those that it may have."""
+    """Each mapping of a configuration of logging: its place, its keys, and the allowed keys."""
     yield where, list(plain), _TOP
     for section, known in _KEYS.items():
         content = plain.get(section)
@@ -81,7 +81,7 @@ def _sections(where: str, plain: dict[Any, Any]) -> Iterator[tuple[str, list[Any
 
 
 def _trials(where: str, plain: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """What sets up each part as Python's logging does, but for its files and the process's loggers."""
+    """Functions that set up each part as Python's logging does, except for files and the process's loggers."""
     if plain.get("version") != 1:
         raise ConfigError(f"{where}.version={plain.get('version')}: there is one version of this form; give 1.")
     configurator = logging.config.DictConfigurator(plain)
@@ -124,7 +124,7 @@ def _trials(where: str, plain: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _plain(node: Any) -> Any:
-    """Plain values; what only a job will know stands as it is written."""
+    """Plain values; interpolations that only a job can resolve stay as they are written."""
     if isinstance(node, DictConfig):
         return {name: _plain(_value(node, name)) for name in node}
     if isinstance(node, ListConfig):

@@ -83,10 +83,10 @@ _COMMANDS = (
 
 
 def plain_overrides(arguments: Sequence[str]) -> list[str]:
-    """Overrides in which dictionaries are dotted names and None is null; what is no Python value stays as it is.
+    """Overrides with dictionaries as dotted names and None as null; values that aren't Python literals stay.
 
     W&B's agent writes a nested parameter as ``optimizer={'lr': 0.01}``, which Hydra can't read, and a null as ``None``,
-    which Hydra takes for a text; with its macro ``${args}`` it puts hyphens before them.
+    which Hydra reads as a text; its macro ``${args}`` adds hyphens in front.
 
     Example:
         >>> plain_overrides(["optimizer={'lr': 0.01, 'momentum': None}", "--seed=1", "-m"])
@@ -109,7 +109,7 @@ def parse_options(words: Sequence[str]) -> tuple[argparse.ArgumentParser, argpar
     """Hydra's parser, and a command line's options and overrides, in any order.
 
     Raises:
-        ConfigError: an option that there is not, or without its value.
+        ConfigError: an unknown option, or an option without its value.
     """
     parser = get_args_parser()
     parser.exit_on_error = False
@@ -149,17 +149,17 @@ def _dotted(key: str, value: Any) -> Iterator[str]:
 
 
 def saved_overrides(folder: Path, given: Sequence[str]) -> list[str]:
-    """What the run of a folder was started with, as far as a folder that may come from elsewhere can say it.
+    """The overrides that started the run of a folder, limited to those that an untrusted folder may give.
 
-    It gives no options of the command line, and nothing that is Hydra's; what it adds to the list of what may be built,
-    its resolvers, and the places that it names outside itself count only where the command line says the same key.
+    The folder can't give options of the command line or Hydra's own settings. Its additions to the list of allowed
+    targets, its resolvers, and its paths outside the folder count only if the command line gives the same key.
 
     Args:
         folder: the run's.
         given: the command line's words.
 
     Raises:
-        ConfigError: the file can't be read, or says something else; the message names the line.
+        ConfigError: the file can't be read, or gives a setting that is not allowed; the message names the line.
     """
     file = folder / ".hydra" / "overrides.yaml"
     check_links(folder)
@@ -200,7 +200,7 @@ def saved_overrides(folder: Path, given: Sequence[str]) -> list[str]:
 
 
 def to_repeat(folder: Path, overrides: Sequence[str]) -> list[str]:
-    """Those of a command line's words that `saved_overrides` takes from the command line alone."""
+    """The words of a command line that `saved_overrides` accepts from the command line only."""
     return [
         str(override.input_line)
         for override in _parsed(plain_overrides(_pairs(overrides)))
@@ -209,12 +209,12 @@ def to_repeat(folder: Path, overrides: Sequence[str]) -> list[str]:
 
 
 def _pairs(words: Sequence[str]) -> list[str]:
-    """Without the options of a command line and their values."""
+    """The words of a command line without its options and their values."""
     return [word for word in words if "=" in word and not word.startswith("-")]
 
 
 def check_links(folder: Path) -> None:
-    """Raise `ConfigError` for a link in a folder that leads out of it, where what is written would go, or a pipe."""
+    """Raise `ConfigError` for a pipe in a folder, or for a link through which files would be written outside of it."""
     home = folder.resolve()
     for place, folders, files in os.walk(folder):
         if Path(place).relative_to(folder).parts[:1] == ("wandb",):
@@ -237,13 +237,13 @@ def _is_hydras(override: Override) -> bool:
 
 
 def _is_elsewhere(package: str) -> bool:
-    """Whether a package places a group where only the command line may place something."""
+    """Whether a package places a group at a key that only the command line may set."""
     parts = re.split(r"[./]", package)
     return parts[0] in ("hydra", "allowed_targets", "resume") or any(part.startswith("_") for part in parts)
 
 
 def _reaches_out(folder: Path, override: Override) -> bool:
-    """Whether an override adds to what may be built, asks a resolver, or names a place outside of a folder."""
+    """Whether an override adds allowed targets, uses a resolver, or names a path outside of a folder."""
     key = override.key_or_group
     if key.partition(".")[0] == "allowed_targets" or _RESOLVER.search(str(override.input_line)):
         return True
@@ -259,7 +259,7 @@ def _reaches_out(folder: Path, override: Override) -> bool:
 
 
 def _sends(override: Override) -> bool:
-    """Whether an override of a folder would have a logger send what it is told, or choose the account that has it."""
+    """Whether an override of a folder would make a logger send data, or choose the account that receives them."""
     key = override.key_or_group
     value: Any = override.value()
     first, _, name = key.partition(".")
@@ -290,7 +290,7 @@ def _is_within(folder: Path, place: str) -> bool:
 
 
 def _texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """The texts in a value, each with the name that it has there."""
+    """The texts in a value, each with its key."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _texts(str(key), item)
@@ -311,7 +311,7 @@ def check_overrides(
 ) -> list[DictConfig]:
     """Compose the configurations of the jobs that these overrides start, and raise `ConfigError` if one can't run.
 
-    Of a sweep, each value is tried once, the others at their first value.
+    For a sweep, each value is tried once, with all other keys at their first value.
 
     Args:
         config_name: the primary configuration.
@@ -339,14 +339,14 @@ def check_overrides(
 
 
 def check_hydra(config_name: str, arguments: Sequence[str], *, config_dir: str | None = None) -> None:
-    """Raise `ConfigError` if Hydra or Python's logging would build of these overrides what they should not."""
+    """Raise `ConfigError` if Hydra or Python's logging would build a class from these overrides that is not allowed."""
     with _configurations(config_dir):
         for job in _jobs(_parsed(arguments)):
             _compose(config_name, job)
 
 
 def shown_config(config_name: str, arguments: Sequence[str], *, config_dir: str | None = None) -> DictConfig:
-    """The configuration that overrides make, with interpolations, of several values the first; nothing of it is built.
+    """The configuration of these overrides, with interpolations, at the first value of each sweep; nothing is built.
 
     Raises:
         ConfigError: it can't be composed.
@@ -356,7 +356,7 @@ def shown_config(config_name: str, arguments: Sequence[str], *, config_dir: str 
 
 
 class FolderSetting(NamedTuple):
-    """A folder of Hydra's as a configuration has it, and whether the time is in its name."""
+    """One of Hydra's folders from a configuration, and whether its name contains the time."""
 
     place: str
     by_time: bool
@@ -365,7 +365,7 @@ class FolderSetting(NamedTuple):
 def folder_setting(
     key: str, config_name: str, arguments: Sequence[str], *, config_dir: str | None = None
 ) -> FolderSetting:
-    """Where a run goes, or a sweep.
+    """The folder of a run or a sweep.
 
     Args:
         key: ``hydra.run.dir`` or ``hydra.sweep.dir``.
@@ -382,7 +382,7 @@ def folder_setting(
 
 
 def allowed_targets(arguments: Sequence[str]) -> list[str]:
-    """What the command line, and nothing else, adds to what a configuration may build."""
+    """The names that the command line, and only the command line, adds to the allowed targets."""
     found: list[str] = []
     for override in _parsed(arguments):
         if override.key_or_group == "allowed_targets":
@@ -416,7 +416,7 @@ def _configurations(config_dir: str | None) -> Iterator[None]:
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Within this context there is no Hydra; after it, the one that started this program is as it was, if one did."""
+    """Within this context there is no Hydra; afterwards the Hydra that started this program, if any, is restored."""
     before = Singleton.get_state()
     # Without them, the search for plugins would begin anew, which takes as long as composing a configuration.
     before["instances"][Plugins] = Plugins.instance()
@@ -430,7 +430,7 @@ def apart() -> Iterator[None]:
 
 
 def _has_values(override: Override) -> bool:
-    """Whether it is a sweep whose values are written out, and no interval."""
+    """Whether it is a sweep over listed values, not over an interval."""
     return bool(override.is_sweep_override() and (override.is_choice_sweep() or override.is_range_sweep()))
 
 
@@ -499,12 +499,12 @@ def _check_choice(repository: IConfigRepository, override: Override) -> None:
 
 
 def _is_free(override: Override) -> bool:
-    """Whether what is added or removed need not be there; the part of the configuration that it belongs to must."""
+    """Whether the key itself may be missing because it is added or removed; its parent must exist."""
     return bool(override.is_add() or override.is_force_add() or override.is_delete())
 
 
 def _check_keys(config_name: str, chosen: list[Override], values: list[Override], groups: set[str]) -> None:
-    """Raise for the first key that the chosen parts don't have, before any value is set."""
+    """Raise for the first key that is missing in the chosen parts, before any value is set."""
     base = _compose(config_name, [str(override.input_line) for override in chosen])
     for override in values:
         _check_key(base, override, groups)
@@ -562,13 +562,13 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
 
 @functools.cache
 def _of_hydra(part: str) -> Any:
-    """What Hydra itself brings, and nothing has to check: most configurations leave it as it is."""
+    """Hydra's own defaults, which need no check: most configurations leave them as they are."""
     file = importlib.resources.files("hydra.conf").joinpath("hydra", part, "default.yaml")
     return OmegaConf.to_container(OmegaConf.create(file.read_text()))
 
 
 def _check_commands(hydra: DictConfig, given: set[str]) -> None:
-    """Raise for what only the command line may say of Hydra's part of the configuration, and for names that are paths.
+    """Raise for settings of Hydra that only the command line may give, and for names that are paths.
 
     Args:
         hydra: that part.
@@ -626,7 +626,7 @@ def _check_commands(hydra: DictConfig, given: set[str]) -> None:
 
 
 def _is_led_out(hydra: Any, written: str) -> bool:
-    """Whether a path leaves its folder by the text that Hydra makes of the command line's overrides."""
+    """Whether the text that Hydra builds from the overrides would lead a path out of its folder."""
     if "override_dirname" not in written:
         return False
     dirname = OmegaConf.select(hydra, "job.override_dirname", default="", throw_on_missing=False)
@@ -634,7 +634,7 @@ def _is_led_out(hydra: Any, written: str) -> bool:
 
 
 def _check_builds(path: str, node: Any, given: set[str], hydra: Any = None) -> None:
-    """Raise for what Hydra's own part of the configuration would have built, and for files that it would write to."""
+    """Raise for classes in Hydra's own part of the configuration that are not allowed, and for its files elsewhere."""
     hydra = node if hydra is None else hydra
     if not isinstance(node, DictConfig | ListConfig):
         return

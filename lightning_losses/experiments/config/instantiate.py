@@ -1,4 +1,4 @@
-"""Builds what a configuration names, if it is on the list of what a configuration may build."""
+"""Builds the objects that a configuration names, if they are on the list of allowed targets."""
 
 import copy
 import difflib
@@ -25,9 +25,9 @@ _MORE_THAN_A_PATH = re.compile(r"[A-Za-z][\w+.-]*:\S|.*(::|\$|%[^%/]+%)", re.DOT
 class _Rule(NamedTuple):
     """Public names under a module: subclasses of `bases`, the `names`, or, with `anything`, all functions and classes.
 
-    A name is judged by where what it leads to was defined, not by how it is written: a module's own imports, such as
-    ``torch.nn.functional.importlib``, lead out of it. `anything` is for modules that neither read files nor write them
-    nor run what a text says.
+    A name is judged by the module in which its object was defined, not by its spelling: a module's own imports, such as
+    ``torch.nn.functional.importlib``, belong to other modules. `anything` is for modules that do not read files, write
+    files or run code from texts.
     """
 
     home: str
@@ -103,11 +103,11 @@ _further: tuple[str, ...] = ()
 
 
 class ConfigError(ValueError):
-    """A configuration that can't be run; its text is all that a user needs to see."""
+    """A configuration that can't be run; the user sees only its message, without a stack trace."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """The end of a message about a wrong name: what it may have meant, and all that it could be."""
+    """The end of a message about a wrong name: the likely intended name, and all possible names."""
     ordered = sorted(choice for choice in choices if not choice.startswith("_"))
     near = difflib.get_close_matches(name, ordered, n=1)
     return f"{f'did you mean {near[0]}? Choose' if near else 'choose'} one of: {', '.join(ordered)}."
@@ -115,13 +115,13 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 @contextmanager
 def allowing(targets: Sequence[str]) -> Iterator[None]:
-    """Within this context, configurations may also build what these names lead to.
+    """Within this context, configurations may also build the objects of these names.
 
     Args:
         targets: dotted names; a module or package allows the public classes and functions that are defined in it.
 
     Raises:
-        ValueError: what is no dotted name.
+        ValueError: a text that is not a dotted name.
     """
     global _further
     if bad := [target for target in targets if not isinstance(target, str) or not _NAME.fullmatch(target)]:
@@ -138,7 +138,7 @@ def allowing(targets: Sequence[str]) -> Iterator[None]:
 def instantiate(config: Any, *arguments: Any, **options: Any) -> Any:
     """Hydra's `instantiate`, after a check of every ``_target_`` in the configuration, however deep.
 
-    Interpolations are resolved first: what was checked, and nothing else, is what Hydra is given.
+    Interpolations are resolved first, so that Hydra gets exactly the values that were checked.
 
     Raises:
         ValueError: a ``_target_`` that is not on the list; the message says how to extend it.
@@ -151,7 +151,7 @@ def instantiate(config: Any, *arguments: Any, **options: Any) -> Any:
 
 
 def check_targets(node: Any, path: str = "") -> None:
-    """Raise ``ValueError`` for the first thing in resolved plain values that a configuration may not build."""
+    """Raise ``ValueError`` for the first target in resolved plain values that a configuration may not build."""
     if isinstance(node, str) and "${" in node:
         raise ConfigError(f"{path}={node}: this could become anything when it is read again; write out what it means.")
     if isinstance(node, list | tuple):
@@ -171,7 +171,7 @@ def find_target(name: Any, path: str = "") -> Any:
     """The class or function that a ``_target_`` names, if a configuration may build it.
 
     Raises:
-        ValueError: it may not, or there is none.
+        ValueError: the target is not allowed, or does not exist.
     """
     where = f"{path}._target_={name}" if path else f"_target_={name}"
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -210,8 +210,8 @@ def targets(node: Any) -> Iterator[str]:
 def essential(node: Any) -> Any:
     """A plain configuration without the arguments that have their targets' defaults.
 
-    Two configurations with the same rest build the same: a default that is changed is a change of the code, and an
-    argument that is new, and written out at its default, changes nothing.
+    Two configurations build the same objects if their remaining arguments are equal: a changed default is a change of
+    the code, and a new argument that is given at its default changes nothing.
 
     Example:
         >>> essential({"loss": {"_target_": "lightning_losses.losses.KD", "temperature": 2.0, "reduction": "mean"}})
@@ -246,7 +246,7 @@ def _defaults(target: str) -> dict[str, Any]:
 
 
 def check_place(key: str, place: Any) -> None:
-    """Raise `ConfigError` for what names no place: an empty text would mean the working folder, or the root."""
+    """Raise `ConfigError` for a text that is not a path: an empty text would mean the working folder, or the root."""
     if not isinstance(place, str) or not place.strip() or "\0" in place:
         shown = "null" if place is None else repr(place)
         raise ConfigError(f"{key}={shown}: this names no place; give a path, such as outputs, or . for the one here.")
@@ -265,7 +265,7 @@ def leaves_folder(place: str) -> bool:
 
 
 def _texts(node: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of a node, with the name that it is given by; what has a target of its own is checked by itself."""
+    """Every text of a node with its key; nodes with their own target are checked separately."""
     if isinstance(node, str):
         yield name, node
     elif isinstance(node, dict):
@@ -337,7 +337,7 @@ def _added(name: Any, found: Any) -> bool:
 def _plain(found: Any) -> bool:
     """Whether it is a module's own public class or function.
 
-    Neither methods, which may load files (load_from_checkpoint), nor builtins, whose origin can't be told.
+    Methods are excluded, since they may load files (load_from_checkpoint), and so are builtins of unknown origin.
     """
     return (inspect.isclass(found) or inspect.isfunction(found)) and not (
         "." in found.__qualname__ or found.__name__.startswith("_")
@@ -349,5 +349,5 @@ def _within(home: str, module: str) -> bool:
 
 
 def is_a(found: type, bases: tuple[str, ...]) -> bool:
-    """Whether a class is, or derives from, one of these, which are given by their names."""
+    """Whether a class is, or derives from, one of the classes with these names."""
     return any(issubclass(found, _resolve(base)) for base in bases)

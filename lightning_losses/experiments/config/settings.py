@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from lightning_losses.numerics.settings import Bound, Count, Positive, Seed
 
 Weights = Literal["last", "best"]
-# More would end the process within torch, without a word.
+# More would end the process within torch, without a message.
 Threads = Annotated[int, Bound(least=1, most=1024)]
 
 

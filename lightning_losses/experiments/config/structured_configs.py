@@ -1,6 +1,6 @@
-"""Configurations typed by the signatures of what they build, so that a wrong value or name fails when it is composed.
+"""Configurations typed by their targets' signatures, so that a wrong value or name fails during composition.
 
-Nothing is registered by hand: a loss that is added is typed by being there.
+Nothing is registered by hand: a new loss is typed automatically.
 """
 
 import enum
@@ -145,7 +145,7 @@ def _type(annotation: Any) -> Any:
 
 
 class Choice(enum.StrEnum):
-    """A text out of a few: to OmegaConf an enumeration, whose errors list the choices; to the loss a plain text."""
+    """One of a few texts: for OmegaConf an enumeration, whose errors list the choices; for the loss a plain text."""
 
     def __repr__(self) -> str:
         return repr(self.value)

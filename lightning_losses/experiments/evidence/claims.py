@@ -79,7 +79,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says, and the differences that would show it.
+    """A claim of a paper, and the differences that would show it.
 
     Args:
         claim: in a sentence.
@@ -118,7 +118,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of a claimed difference.
+    """The finding on a claimed difference.
 
     Attributes:
         difference: it.
@@ -141,7 +141,7 @@ class Finding:
 def findings(
     claims: Sequence[Claim], values: Values, margins: Mapping[str, float], level: float = LEVEL
 ) -> list[list[Finding]]:
-    """What was found of every difference of every claim; of one whose runs were not compared, nothing.
+    """The findings on all differences of all claims, except differences whose runs were not compared.
 
     Args:
         claims: of one comparison; Holm's correction is over all their differences.

@@ -1,4 +1,4 @@
-"""What an experiment's runs must show, read from its configuration and decided by their numbers."""
+"""The gates of an experiment: claims about its runs, read from its configuration and decided by the runs' numbers."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ class Gate:
     """One claim about numbers of runs.
 
     Args:
-        runs: whose number; one, or for `order` several.
+        runs: the runs with this number; one, or several for `order`.
         value: the number's name, such as "highest test accuracy".
         at_least: the smallest that passes.
         at_most: the largest that passes.
@@ -41,10 +41,10 @@ class Gate:
             )
 
     def passes(self, numbers: Mapping[str, Mapping[str, float]]) -> bool:
-        """Whether the numbers, by run and name, are as claimed; what is NaN passes nothing.
+        """Whether the numbers, by run and name, are as claimed; NaN never passes.
 
         Raises:
-            ValueError: a run or number that there isn't.
+            ValueError: an unknown run or number.
         """
         found = self.found(numbers)
         if any(math.isnan(number) for number in found):

@@ -1,4 +1,4 @@
-"""The numbers of finished runs, each in a small file, kept under hashes of what made them."""
+"""The numbers of finished runs, each in a small file, kept under hashes of their settings and code."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from lightning_losses.environment.atomic_files import write_json
 
 
 class KeptResult(NamedTuple):
-    """The numbers of a run, None where one was not finite, and whether this version of the code made them."""
+    """The numbers of a run, None for one that was not finite, and whether this version of the code made them."""
 
     values: dict[str, float | None]
     current: bool
@@ -41,9 +41,9 @@ class KeptResults:
         """The result of these settings and this code; None if there is none, or a damaged file.
 
         Args:
-            settings: plain values that decide the result, beside the code.
+            settings: plain values that, with the code, determine the result.
             source: a hash of the code.
-            stale: take the newest result of another version of the code where this one has none.
+            stale: if this version of the code has no result, take the newest one of another version.
         """
         place = self.place(settings, source)
         places = [place]

@@ -22,12 +22,12 @@ _UP = "The verdicts of all experiments, and what they mean: [results](../../RESU
 
 
 class Finding(NamedTuple):
-    """What the runs of an experiment say of one of its gates.
+    """The result of an experiment's runs for one of its gates.
 
     Attributes:
         gate: the claim about numbers.
         found: the gate's numbers by seed: one for each of its runs.
-        least: what a delay that has not ended is longer than, likewise; NaN for any other number.
+        least: by seed, the lower bound of each delay that has not ended; NaN for any other number.
         holds: whether the gate passes, by seed.
     """
 
@@ -62,7 +62,7 @@ def findings(gates: Sequence[Gate], reports: dict[int, dict[str, Any]]) -> list[
 
 
 def verdict(found: Sequence[Finding], seeds: Sequence[int]) -> str:
-    """Reproduced, if every gate holds on every seed; and on how many all do.
+    """Reproduced if every gate holds on every seed; with the number of seeds on which all hold.
 
     Example:
         >>> gate = Gate(["a"], "delay", at_least=1)
@@ -114,7 +114,7 @@ def grokking_page(
 
 
 def comparison_page(name: str, found: Comparison, pictures: Sequence[str]) -> Page:
-    """What a comparison says of its claims, which runs differ, and its tables and pictures."""
+    """The verdicts of a comparison on its claims, the runs that differ, its tables and its pictures."""
     settings = [f"- {label}: {f'`{words}`' if words else 'nothing else'}" for label, words in found.settings.items()]
     claims = [
         [
@@ -150,7 +150,7 @@ def comparison_page(name: str, found: Comparison, pictures: Sequence[str]) -> Pa
 
 
 def _first_look(found: Comparison) -> str:
-    """What keeps the command to the seeds that were trained, where it would go on to the second look."""
+    """The override that limits the command to the trained seeds, if it would otherwise go on to the second look."""
     undecided = any(one.verdict.word == "inconclusive" for one in found.judged())
     return f" seeds={len(found.seeds)}" if undecided and len(found.seeds) in found.looks[:1] else ""
 
@@ -178,7 +178,7 @@ def _tests(found: Comparison) -> str:
 
 
 def _differing(found: Comparison) -> Iterator[str]:
-    """A line a setting: which runs are higher and lower than the baseline in what counts most."""
+    """A line for each setting: the runs that are higher and lower than the baseline in the most important metric."""
     for setting in found.settings:
         parts = []
         for metric, name in (("accuracy", "accuracy"), ("ece", "ECE as trained"), ("calibrated_nll", "calibrated NLL")):
@@ -205,14 +205,14 @@ def verdicts(
     old: Sequence[str] = (),
     before: Mapping[str, str] | None = None,
 ) -> Page:
-    """What was found, every claim's verdict, what the verdicts mean, and what can't be tested here.
+    """The main results, every claim's verdict, the meaning of the verdicts, and the claims that can't be tested here.
 
     Args:
         experiments: the grokking experiments' settings, by name.
         reports: their reports, by name and seed.
-        seeds: theirs.
-        comparisons: what each one found, and its pictures; None where it has not run.
-        old: the grokking runs that an earlier version of the code made.
+        seeds: of the grokking experiments.
+        comparisons: the results and pictures of each comparison; None for one that has not run.
+        old: the grokking runs of an earlier version of the code.
         before: by name, the verdicts on the pages of grokking experiments that were not run this time.
     """
     before = before or {}
@@ -256,7 +256,7 @@ def verdicts(
 
 
 def _found(name: str, found: Comparison, pictures: Sequence[str]) -> list[str]:
-    """What a comparison found, in a few sentences, with its picture of effects."""
+    """The results of a comparison in a few sentences, with its picture of effects."""
     if len(found.settings) > 1:
         return [f"## {found.title}", f"Numbers and verdicts: {_link(name)}."]
     (setting,) = found.settings
@@ -310,7 +310,7 @@ def write(
     comparisons: Mapping[str, tuple[Comparison, list[str]] | None],
     old: Sequence[str] = (),
 ) -> None:
-    """Write the page of `verdicts`, and beside it one for each experiment; one that wasn't run keeps its page."""
+    """Write the page of `verdicts` and a page for each experiment; an experiment that wasn't run keeps its old page."""
     folder = path.parent / PAGES
     kept = {name: _verdict_on(folder / f"{name}.md") for name in experiments if not reports[name]}
     before = {name: told for name, told in kept.items() if told}
@@ -323,7 +323,7 @@ def write(
 
 
 def _verdict_on(page: Path) -> str:
-    """The verdict that a grokking experiment's page begins with; "" where there is no page."""
+    """The verdict at the beginning of a grokking experiment's page; "" if there is no page."""
     match = re.search(r"(?m)^\*\*(.+)\.\*\*$", page.read_text()) if page.is_file() else None
     return match[1].lower() if match else ""
 

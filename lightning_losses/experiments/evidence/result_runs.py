@@ -1,4 +1,4 @@
-"""The runs behind the results: which there are, where each one is, and what of it has run before."""
+"""The runs behind the results: their list, their folders, and their earlier results."""
 
 import hashlib
 import json
@@ -51,21 +51,21 @@ def settings_of(experiment: str, seed: int) -> dict[str, Any]:
 
 
 def decisive(settings: dict[str, Any]) -> dict[str, Any]:
-    """What of them decides what is trained, and no default that is written out."""
+    """The settings that determine the training, without those that only repeat a default."""
     found = essential({name: settings.get(name) for name in _DECISIVE})
     assert isinstance(found, dict)
     return found
 
 
 def folder_of(folder: Path, experiment: str, settings: dict[str, Any]) -> Path:
-    """Where the run of these settings is: other settings or other code, another folder."""
+    """The folder of the run with these settings; other settings or other code have another folder."""
     names = [*targets(decisive(settings)), "lightning_losses.experiments.kinds.grok"]
     text = json.dumps([decisive(settings), source_digest(names)], sort_keys=True)
     return folder / experiment / f"seed-{settings['seed']}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def older_run(folder: Path, settings: dict[str, Any]) -> Path | None:
-    """Beside a run's folder the newest one with a report of the same settings, by another version of the code."""
+    """The newest folder beside a run's with a report of the same settings from another version of the code."""
     places = sorted(folder.parent.glob(f"seed-{settings['seed']}-*"), key=lambda place: place.stat().st_mtime)
     for place in reversed(places):
         if report_of(place).is_file():
@@ -76,14 +76,14 @@ def older_run(folder: Path, settings: dict[str, Any]) -> Path | None:
 
 
 def run(experiment: str, seed: int, folder: Path) -> bool:
-    """Train a grokking experiment in a process of its own; whether it wrote its report."""
+    """Train a grokking experiment in a separate process; return whether it wrote its report."""
     begun = (folder / ".hydra" / "overrides.yaml").is_file()
     arguments = [f"resume={folder}"] if begun else [*_overrides(experiment, seed), f"hydra.run.dir={folder}"]
     return _start("train", arguments, folder) and report_of(folder).is_file()
 
 
 def run_comparison(name: str, folder: Path, *, stale: bool = False) -> bool:
-    """Train what a comparison has no result of, in a process of its own; whether it wrote its report."""
+    """Train the runs of a comparison without a result, in a separate process; return whether it wrote its report."""
     arguments = [f"comparison={name}", f"hydra.run.dir={folder}", *(["stale=true"] if stale else [])]
     return _start("compare", arguments, folder)
 
@@ -96,23 +96,23 @@ def _start(recipe: str, arguments: list[str], folder: Path) -> bool:
 
 
 def report_of(folder: Path) -> Path:
-    """Where a run writes its numbers."""
+    """The file in which a run writes its numbers."""
     return folder / "report" / "report.json"
 
 
 @dataclass
 class Runner:
-    """Runs what has not run yet, and tells of it.
+    """Runs the missing experiments, and reports on them.
 
     Attributes:
-        folder: where the runs go.
-        output: the table of verdicts, beside which the pictures go.
-        total: how many runs of grokking experiments are asked for.
-        stale: whether runs of other versions of the code are taken too.
-        train: whether what is missing is run.
-        done: how many runs of grokking experiments there were.
-        broken: what broke.
-        old: the runs that were made by other versions of the code.
+        folder: of the runs.
+        output: the table of verdicts; the pictures go beside it.
+        total: the requested number of runs of grokking experiments.
+        stale: whether runs of other versions of the code are used too.
+        train: whether missing runs are trained.
+        done: the number of finished runs of grokking experiments.
+        broken: the runs that failed.
+        old: the runs of other versions of the code.
     """
 
     folder: Path
@@ -128,7 +128,7 @@ class Runner:
         self.console = Console(highlight=False, soft_wrap=True)
 
     def grokking(self, name: str, settings: dict[str, Any]) -> dict[str, Any] | None:
-        """The report of a seed of a grokking experiment, None where it broke or was not to be run."""
+        """The report of a seed of a grokking experiment; None if it failed or is not to be run."""
         self.done += 1
         seed, folder = settings["seed"], folder_of(self.folder, name, settings)
         self.console.print(f"{self.done:>3} of {self.total}: {name}, seed {seed}", end=" … ")
@@ -151,7 +151,7 @@ class Runner:
         return report
 
     def comparison(self, name: str) -> tuple[Comparison, list[str]] | None:
-        """What a comparison found, now or when its numbers were kept, and the names of its pictures."""
+        """The results of a comparison, new or kept, and the names of its pictures."""
         folder, kept = self.folder / name, self.output.parent / KEPT / f"{name}.json"
         self.console.print(f"{name}", end=" … ")
         started = time.perf_counter()
@@ -176,7 +176,7 @@ class Runner:
 
 
 def _compact(content: dict[str, Any]) -> str:
-    """A comparison's numbers to seven digits, a line a run, without what is computed from them."""
+    """A comparison's numbers to seven digits, a line for each run, without values computed from them."""
     kept = {name: value for name, value in content.items() if name not in ("summary", "pictures", "seconds")}
     # Neither the folders of the run nor what an objective needs.
     kept.update(command="", config={name: content["config"].get(name) for name in _TOLD})

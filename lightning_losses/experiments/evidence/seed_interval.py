@@ -1,4 +1,4 @@
-"""The mean of a number over seeds, and how far it can be trusted."""
+"""The mean of a number over seeds, and its confidence interval."""
 
 import math
 import statistics
@@ -16,10 +16,10 @@ class SeedInterval(NamedTuple):
     high: float
 
     def within(self, least: float, most: float) -> "SeedInterval":
-        """The interval without what lies beyond a bounded number's range.
+        """The part of the interval that lies within the range of a bounded number.
 
-        The truth is within the range, so that the interval holds it as often as before. Student's t knows no range:
-        at an accuracy of 99.5% it goes on above 100%.
+        The true value is within the range, so the coverage stays the same. Student's interval ignores the range: at an
+        accuracy of 99.5% it may extend above 100%.
 
         Source:
             Mandelkern, 2002, "Setting Confidence Intervals for Bounded Parameters" (the intersection with the range).
@@ -43,7 +43,7 @@ def seed_interval(values: Sequence[float], level: float = 0.95) -> SeedInterval:
 
     Args:
         values: a number a seed.
-        level: how often the interval holds the truth.
+        level: the probability that the interval contains the true value.
 
     Raises:
         ValueError: no values.

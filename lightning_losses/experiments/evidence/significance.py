@@ -1,4 +1,4 @@
-"""Whether differences that are paired by seed are more than chance, one or many of them at once."""
+"""Tests whether differences that are paired by seed are more than chance, for one or many differences."""
 
 import functools
 import math
@@ -14,10 +14,10 @@ _PRECISION = 1e-15
 
 
 def testable(values: Sequence[float]) -> bool:
-    """Whether numbers that differ by their seed say how far chance goes: at least three, finite, and not all the same.
+    """Whether numbers of several seeds allow an estimate of chance: at least three, finite, and not all the same.
 
-    Of two numbers the deviation has one degree of freedom: where they agree by luck, it is nearly 0, and anything is
-    significant. Numbers that do not differ at all say that the seed does not reach them, and nothing about chance.
+    The deviation of two numbers has one degree of freedom: if they agree by luck, it is nearly 0, and any difference
+    looks significant. Numbers that are all the same do not depend on the seed, and tell nothing about chance.
 
     Example:
         >>> testable([0.1, 0.2, 0.1]), testable([0.1, 0.2]), testable([0.1, 0.1, 0.1])
@@ -31,10 +31,10 @@ def testable(values: Sequence[float]) -> bool:
 def paired_t_test(differences: Sequence[float]) -> float:
     """The two-sided p-value of Student's t test that paired differences have mean 0; NaN where they are not `testable`.
 
-    Exact if the differences are normal. The alternative without that assumption, flipping their signs, has 2^n
-    outcomes: of five seeds its p-value is never below 1/16, so that it can't reject anything at 5%, and after a
-    correction for many comparisons not at ten seeds either. The test agrees with `seed_interval`: p is below 0.05 where
-    the 95% interval excludes 0.
+    Exact if the differences are normal. The alternative without this assumption flips the signs of the differences. It
+    has 2^n outcomes: with five seeds its p-value is never below 1/16, so it can't reject at 5%, and after a correction
+    for many comparisons it can't with ten seeds either. The test agrees with `seed_interval`: p is below 0.05 if the
+    95% interval excludes 0.
 
     Raises:
         ValueError: no differences.
@@ -52,7 +52,7 @@ def paired_t_test(differences: Sequence[float]) -> float:
 
 
 def detectable(differences: Sequence[float], power: float = 0.8, level: float = 0.05) -> float:
-    """The smallest difference that a paired t test at this level would show with this power, as far as these scatter.
+    """The smallest difference that a paired t test at this level would show with this power, given this scatter.
 
     ``(t(1 - level, n - 1) + t(2 power - 1, n - 1)) s / sqrt(n)``, t(p, .) being how far from 0 Student's t is with
     probability p and s the differences' standard deviation; NaN where they are not `testable`.
@@ -73,7 +73,7 @@ def detectable(differences: Sequence[float], power: float = 0.8, level: float = 
 def seeds_to_show(
     difference: float, deviation: float, *, power: float = 0.8, level: float = 0.05, most: int = 10_000
 ) -> int:
-    """How many seeds would show a difference with this power; ``most + 1`` where even `most` would not.
+    """The number of seeds that would show a difference with this power; ``most + 1`` if even `most` would not.
 
     Example:
         >>> seeds_to_show(1.0, 1.0), seeds_to_show(0.01, 1.0, most=100)
@@ -90,17 +90,17 @@ def seeds_to_show(
 
 
 def _shown_by(seeds: int, power: float, level: float) -> float:
-    """The difference, in standard deviations, that so many seeds would show."""
+    """The difference, in standard deviations, that this number of seeds would show."""
     degrees = seeds - 1
     return (student_quantile(1 - level, degrees) + student_quantile(2 * power - 1, degrees)) / math.sqrt(seeds)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's p-values: rejecting those below a level errs in one or more with at most that probability.
+    """Holm's p-values: rejecting the values below a level makes one or more errors with at most that probability.
 
-    The smallest of m is multiplied by m, the next by m - 1, and so on, none below the one before it, none above 1. It
-    assumes nothing of how the tests depend on each other, and rejects whatever Bonferroni's correction rejects. NaN,
-    where nothing was tested, stays and does not count.
+    The smallest of m values is multiplied by m, the next one by m - 1, and so on; no result is below the previous one
+    or above 1. The correction holds for any dependence between the tests, and rejects at least what Bonferroni's
+    correction rejects. NaN marks a missing test; it stays NaN and does not count.
 
     Source:
         Holm, 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
@@ -124,7 +124,7 @@ def student_tails(t: float, degrees: int) -> float:
         >>> round(student_tails(12.706, 1), 4)
         0.05
     """
-    # Both forms of the same number; each keeps its digits where the other loses them.
+    # Two forms of the same number; each is accurate where the other loses digits.
     square = t * t
     if math.isinf(square):
         return 0.0
@@ -154,7 +154,7 @@ def _incomplete_beta(x: float, a: float, b: float) -> float:
     if x in (0.0, 1.0):
         return x
     if x > (a + 1) / (a + b + 2):
-        # Here the continued fraction would converge slowly; the function's symmetry leads to where it is fast.
+        # Here the continued fraction would converge slowly; by symmetry it is evaluated where it converges fast.
         return 1 - _incomplete_beta(1 - x, b, a)
     scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
     return math.exp(scale) / (a * _beta_fraction(x, a, b))

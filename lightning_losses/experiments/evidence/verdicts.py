@@ -1,4 +1,4 @@
-"""What paired differences over seeds say of a claim: reproduced, refuted, inconclusive, or not testable here."""
+"""The verdict of paired differences over seeds on a claim: reproduced, refuted, inconclusive, or not testable here."""
 
 import math
 import statistics
@@ -28,10 +28,10 @@ _MANY = 10_000
 
 
 class Verdict(NamedTuple):
-    """A word and what is to be said beside it.
+    """A word and a remark.
 
     Attributes:
-        word: one of four.
+        word: one of the four verdicts.
         remark: the guard that failed, how large an effect is, or how many seeds would settle it; "" for nothing.
         seeds: how many seeds would settle an inconclusive one; 0 for the others.
     """
@@ -49,8 +49,8 @@ class Guard:
     """A premise of claims, and whether the numbers meet it.
 
     Attributes:
-        sentence: what must hold, with what was found.
-        holds: whether it does.
+        sentence: the premise, with the measured value.
+        holds: whether the premise holds.
     """
 
     sentence: str
@@ -137,21 +137,21 @@ def _seeds(seeds: int) -> str:
 
 
 def guard_teacher(teacher: Sequence[float], baseline: Sequence[float], name: str, least: float) -> Guard:
-    """Whether the teacher is more accurate than the baseline by so much, on average; not where it wasn't measured."""
+    """Whether the teacher's mean accuracy exceeds the baseline's by this much; not met if it wasn't measured."""
     gap = _mean([one - other for one, other in zip(teacher, baseline, strict=True)])
     found = "not measured" if math.isnan(gap) else f"{100 * gap:.1f}"
     return Guard(f"the teacher is at least {100 * least:g} points more accurate than {name}: {found}", gap >= least)
 
 
 def guard_overconfidence(baseline: Sequence[float], name: str, least: float) -> Guard:
-    """Whether the baseline's mean confidence is above its accuracy by so much, signed."""
+    """Whether the baseline's mean confidence exceeds its accuracy by at least this much."""
     gap = _mean(baseline)
     found = "not measured" if math.isnan(gap) else f"{100 * gap:+.1f}"
     return Guard(f"{name} is at least {100 * least:g} points more confident than accurate: {found}", gap >= least)
 
 
 def guard_control(gains: Sequence[float], words: str, level: float = 0.05) -> Guard:
-    """Whether what must show on any bench that can tell, shows."""
+    """Whether the positive control, a known effect, shows."""
     holds = paired_t_test(gains) < level and _mean(gains) > 0
     return Guard(f"{words}: {'it does' if holds else 'it does not'}", holds)
 
@@ -163,10 +163,10 @@ def guard_ended(losses: Sequence[Sequence[float]]) -> Guard:
 
 
 def guard_interior(at_edge: Sequence[str]) -> Guard:
-    """Whether no run's tuned values lie at the end of what was tried.
+    """Whether no run's tuned values lie at an edge of the tried values.
 
     Args:
-        at_edge: the names of the runs whose do.
+        at_edge: the names of the runs with such values.
     """
     found = f"not of {', '.join(at_edge)}" if at_edge else "they do"
     return Guard(f"tuned values lie within what was tried: {found}", not at_edge)
