@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_choice, check_count, debugging
+from lightning_losses.numerics.probabilities import full_precision
 
 Kind = Literal["spread", "renormalise"]
 
@@ -23,7 +24,8 @@ def restore_soft_label(
         kind: "spread" shares what is missing to 1 among the other classes alike; "renormalise" divides by the sum.
 
     Returns:
-        [..., C], of sum 1; with k = C and "spread" exactly what was stored.
+        [..., C], of sum 1; with k = C and "spread" exactly what was stored. Of half precision in float32, in which
+        what is missing to 1 keeps its digits.
 
     Raises:
         ValueError: shapes that do not fit; fewer classes than are stored; an unknown kind; on a CPU, classes that there
@@ -46,6 +48,7 @@ def restore_soft_label(
             f"topk_soft_label: index of shape {list(index.shape)} and value of shape {list(value.shape)} came for "
             f"{num_classes} classes; give both [..., k], with k from 1 to the number of classes."
         )
+    value = full_precision(value)
     total = value.sum(dim=-1, keepdim=True)
     if (value.device.type == "cpu" or debugging()) and value.numel() > 0:
         _check_values(index, value, total, num_classes, kind)

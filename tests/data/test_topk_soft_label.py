@@ -20,6 +20,16 @@ def test_all_classes_are_restored_exactly():
     assert torch.equal(restore_soft_label(stored.indices, stored.values, 6), probabilities)
 
 
+@pytest.mark.parametrize("kind", ["spread", "renormalise"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_is_missing_keeps_its_digits_in_half_precision(dtype, kind):
+    index, value = torch.tensor([[1, 4, 2]]), torch.tensor([[0.75, 0.2, 0.0487]]).to(dtype)
+    label = restore_soft_label(index, value, 900, kind=kind)
+    torch.testing.assert_close(
+        label.double(), restore_soft_label(index, value.double(), 900, kind=kind), rtol=2e-4, atol=0
+    )
+
+
 def test_renormalised_labels_hold_the_stored_classes_alone():
     label = restore_soft_label(torch.tensor([[1, 3]]), torch.tensor([[0.6, 0.2]]), 4, kind="renormalise")
     torch.testing.assert_close(label, torch.tensor([[0.0, 0.75, 0.0, 0.25]]))

@@ -144,6 +144,14 @@ def test_the_largest_are_exact_and_the_error_is_bounded(seed, k, temperature):
     assert bool((error <= bound + 1e-9).all())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_of_half_precision_the_others_keep_their_probability(dtype):
+    logits = (8 + 3 * torch.randn(4, 50, generator=torch.Generator().manual_seed(0))).to(dtype)
+    top, exact = TopKLogits.of(logits, 3, 4.0), TopKLogits.of(logits.double(), 3, 4.0)
+    assert torch.equal(top.values.double(), exact.values)
+    torch.testing.assert_close(top.rest.double(), exact.rest, rtol=1e-6, atol=0)
+
+
 def test_all_classes_kept_are_the_logits(tmp_path):
     whole, top = (load_cached_teacher(cache_teacher(Teacher(), DATA, tmp_path, top_k=k)) for k in (None, CLASSES))
     assert torch.equal(top(torch.tensor(POSITIONS)), whole(torch.tensor(POSITIONS)))

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.products import padded_rows, product, working_dtype
+from lightning_losses.numerics.probabilities import full_precision
 
 
 class Teacher(Protocol):
@@ -118,11 +119,14 @@ class TopKLogits(NamedTuple):
     def of(cls, logits: Float[Tensor, "*tokens vocabulary"], k: int, temperature: float = 1.0) -> "TopKLogits":
         """The k largest logits, and one for every other class that keeps their whole probability at a temperature.
 
+        Of half precision both are in float32: rounded, the one for the others would change their probability.
+
         Example:
             >>> TopKLogits.of(torch.tensor([3.0, 0.0, 0.0]), 1)
             TopKLogits(values=tensor([3.]), classes=tensor([0]), rest=tensor(0.))
         """
         values, classes = logits.topk(k, dim=-1)
+        values, logits = full_precision(values), full_precision(logits)
         count = logits.shape[-1] - k
         if count == 0:
             return cls(values, classes, torch.full_like(values[..., 0], -torch.inf))

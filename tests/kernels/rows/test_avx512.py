@@ -129,7 +129,7 @@ def test_other_teachers(name, dtype):
     cache = {**none, "teacher_hidden": TopKLogits(values, classes)}
     assert_equals_float64(name, tensors, target, HARD, teacher=cache, teacher_logits=few)
     tail = {**none, "teacher_hidden": (cache := TopKLogits.of(full, 9))}
-    few = cache.rest.unsqueeze(1).expand_as(full).scatter(1, classes, values).double()
+    few = cache.rest.unsqueeze(1).expand_as(full).scatter(1, cache.classes, cache.values).double()
     assert_equals_float64(name, tensors, target, HARD, teacher=tail, teacher_logits=few)
     other = {"teacher_hidden": tensors[3].double(), "teacher_weight": tensors[4].double()}
     assert_equals_float64(name, tensors, target, HARD, teacher=other)
