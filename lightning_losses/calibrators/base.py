@@ -21,21 +21,21 @@ from lightning_losses.numerics.probabilities import full_precision
 class Calibrator(nn.Module):
     """Base of the post-hoc calibrators: `fit(logits, target)` once, then `forward(logits)` gives calibrated logits.
 
-    The softmax of what `forward` returns (the sigmoid, for binary logits of shape [N]) is the calibrated probability.
-    What was learned is held in buffers, empty until `fit`: an unfitted calibrator refuses to be used, and a fitted one
-    follows devices, is saved in checkpoints and exports with `torch.export`. The buffers keep the precision of the
-    logits that it was fitted on, also in a module that is turned to another one.
+    The softmax of the output of `forward` (the sigmoid, for binary logits of shape [N]) is the calibrated probability.
+    The learned values are buffers, empty until `fit`: an unfitted calibrator raises an error. A fitted one moves with
+    its module between devices, is saved in checkpoints and exports with `torch.export`. The buffers keep the precision
+    of the logits in `fit`, even if the module is converted to another precision.
 
-    A subclass names its buffers in `learned` and writes `_fit`, which receives checked float rows and class indices,
-    not to be changed, with gradients enabled, and returns the buffers' values, and `_calibrate`, which maps logits to
-    logits.
+    A subclass names its buffers in `learned` and implements two methods. `_fit` receives checked float rows and class
+    indices, which it must not change, with gradients enabled, and returns the buffers' values. `_calibrate` maps logits
+    to logits.
 
     Attributes:
         learned: the names of the buffers that `fit` fills.
         keeps_argmax: whether the calibrated prediction is always the uncalibrated one, so that accuracy can't change,
             up to logits so close that rounding makes them equal.
         takes_binary: whether binary logits of shape [N], one score per sample, are accepted too.
-        views: the transformed views of a sample whose logits stand behind its own, [..., 1 + V, C]; none for most.
+        views: the transformed views of a sample, whose logits follow the sample's own, [..., 1 + V, C]; usually none.
     """
 
     learned: ClassVar[tuple[str, ...]] = ()
@@ -55,7 +55,7 @@ class Calibrator(nn.Module):
         return all(self.value_of(name).numel() > 0 for name in self.learned)
 
     def value_of(self, name: str) -> Tensor:
-        """What was learned, by name; empty before."""
+        """The learned values, by name; empty before the fit."""
         value: Tensor = getattr(self, name)  # get_buffer would be no part of an exported graph before torch 2.7
         return value
 
@@ -113,10 +113,10 @@ class Calibrator(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a calibrator that `save` wrote; called on `Calibrator` itself, of whichever kind the file holds.
+        """Read a calibrator that `save` wrote; `Calibrator.load` returns whichever kind the file holds.
 
         Raises:
-            ValueError: a file that is none, or that is damaged.
+            ValueError: a file that is damaged or holds no calibrator.
         """
         try:
             return cls._load(path)
@@ -151,7 +151,7 @@ class Calibrator(nn.Module):
 
     @property
     def _single(self) -> bool:
-        """Whether it was fitted on binary logits of shape [N], of which none can be masked, and knows it."""
+        """Whether it is known to be fitted on binary logits of shape [N], which can't be masked."""
         return False
 
     @property
@@ -161,7 +161,7 @@ class Calibrator(nn.Module):
 
     @property
     def _precision(self) -> torch.dtype:
-        """That of the logits that it was fitted on."""
+        """The precision of the logits in `fit`."""
         return self.get_buffer(self.learned[0]).dtype
 
     def _widened(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

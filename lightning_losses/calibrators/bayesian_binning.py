@@ -20,15 +20,15 @@ _NEGLIGIBLE = 1e-10
 class BayesianBinning(OneVsRest):
     """Bayesian binning into quantiles: histograms of every number of bins, averaged by how well each explains the data.
 
-    The binnings M have from ``max(1, ⌊N^⅓ / 10⌋)`` to ``min(⌈N / 5⌉, ⌈10 N^⅓⌉)`` bins of as many samples each, equal
-    scores together. With n₁ of n samples true in a bin whose centre is p, and the prior ``Beta(c p, c (1 - p))``,
-    ``P(D | M) = Π_bins B(n₁ + c p, n - n₁ + c (1 - p)) / B(c p, c (1 - p))``, and the calibrated probability is
+    The binnings M have from ``max(1, ⌊N^⅓ / 10⌋)`` to ``min(⌈N / 5⌉, ⌈10 N^⅓⌉)`` bins with equal numbers of samples;
+    equal scores share a bin. With n₁ of n samples true in a bin whose centre is p, and the prior ``Beta(c p, c (1 -
+    p))``, ``P(D | M) = Π_bins B(n₁ + c p, n - n₁ + c (1 - p)) / B(c p, c (1 - p))``, and the calibrated probability is
     ``Σ_M P(M | D) (n₁ + c p) / (n + c)``, all binnings being as probable beforehand. With more than two classes each is
     binned against the rest, then normalised. It may change the predicted class.
 
     Args:
         concentration: c, the samples that the prior of a bin counts for, above 0.
-        ignore_index: samples with this target count for nothing.
+        ignore_index: samples with this target are ignored.
 
     Attributes:
         edges: [C, E] or [1, E], where the average of the histograms steps; inf where a class has fewer steps.

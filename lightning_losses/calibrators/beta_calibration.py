@@ -24,7 +24,7 @@ class BetaCalibration(LogOddsOneVsRest):
     is constant, up to rounding, gets a = b = 0 and the frequency of the class.
 
     Args:
-        ignore_index: samples with this target count for nothing.
+        ignore_index: samples with this target are ignored.
 
     Attributes:
         slopes: [C, 2], [1, 2] for binary logits, the fitted a and b, empty before `fit`.

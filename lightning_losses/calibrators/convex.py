@@ -30,11 +30,11 @@ def minimize(
         calibrator: the name that a warning begins with.
         objective: maps parameters to the value and its gradient; well scaled, so that curvatures are near 1.
         start: where to begin, float64.
-        rough: stop at a gradient of 1e-4, without a word, for a start of the next call.
+        rough: stop at a gradient of 1e-4 without a warning; the result is a start for the next call.
         max_iterations: after which to give up.
 
     Warns:
-        UserWarning: no optimum was reached, as where the data are separable and nothing is penalised.
+        UserWarning: no optimum was reached, for example for separable data without a penalty.
     """
     parameters = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
@@ -74,7 +74,7 @@ def affine_softmax(
 ) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy of ``W x + b``, and its gradient by ``[W | b]``, in chunks of bounded memory.
 
-    Sums are in float64; what is summed, in `precision`.
+    Sums are in float64, their summands in `precision`.
     """
     weight, bias = coefficients[:, :-1].to(precision), coefficients[:, -1].to(precision)
     value = torch.zeros((), dtype=torch.float64, device=logits.device)

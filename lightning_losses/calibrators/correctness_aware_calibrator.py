@@ -17,17 +17,16 @@ _CHUNK = 1 << 20
 class CorrectnessAwareCalibrator(Calibrator):
     """Correctness-aware calibration: ``logits / T(x)``, with T from a small network that sees the views' predictions.
 
-    Its features are the probabilities that each view of the sample gives to the `top` classes that the sample itself is
-    most given to. ``T = clamp(w · relu(W features + b) + c, minimum, maximum)`` minimises the correctness-aware
-    objective, ``mean_n (confidence_n - 1[prediction_n = target_n])²``: where the views contradict the prediction, it is
-    likely wrong and T is large. Dividing by ``T > 0`` keeps the order of the classes, so accuracy does not change.
+    Its features are the probabilities that each view of the sample gives to the `top` likeliest classes of the sample.
+    ``T = clamp(w · relu(W features + b) + c, minimum, maximum)`` minimises the correctness-aware objective, ``mean_n
+    (confidence_n - 1[prediction_n = target_n])²``: if the views contradict the prediction, the prediction is probably
+    wrong and T is large. Dividing by ``T > 0`` keeps the order of the classes, so accuracy does not change.
 
-    Its logits are those of the sample and, behind them, of its views: `CalibratedModel`, the callback and the recipe
-    make them by `image_views`, at the price of one forward pass a view.
+    Its input holds the logits of the sample, followed by the logits of its views: `CalibratedModel`, the callback and
+    the recipe compute them by `image_views`, with one forward pass for each view.
 
     Args:
-        views: the names of the transformed views, as `image_views` knows them; their number is all that counts where
-            logits are given ready made.
+        views: the names of the transformed views in `image_views`; for precomputed logits only their number matters.
         top: how many classes' probabilities a view contributes, at least 1.
         hidden: the width of the network, at least 1.
         minimum: the smallest temperature, above 0.
@@ -37,7 +36,7 @@ class CorrectnessAwareCalibrator(Calibrator):
         steps: of Adam, on all samples at once, at a learning rate that falls from `learning_rate` to 0 by a cosine.
         learning_rate: of the first step, above 0.
         seed: of the network's start.
-        ignore_index: samples with this target count for nothing.
+        ignore_index: samples with this target are ignored.
 
     Attributes:
         hidden_weight: [hidden, V · top] W, empty before `fit`, as are the others.

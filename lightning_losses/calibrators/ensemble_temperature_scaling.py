@@ -20,13 +20,13 @@ class EnsembleTemperatureScaling(Calibrator):
 
     T minimises the mean squared error of ``softmax(logits / T)`` to the one-hot targets within its bounds; then the
     weights, non-negative and summing to 1, minimise that of the mixture: a convex problem, solved exactly. The mixture
-    orders the classes as the logits do, but where the uniform one has all the weight, or nearly, they become equal, and
-    with them the predicted class and accuracy may change.
+    keeps the order of the classes. But if the uniform part has all or nearly all of the weight, their probabilities
+    become equal, and the predicted class and accuracy may change.
 
     Args:
         minimum: the smallest T, above 0.
         maximum: the largest T.
-        ignore_index: samples with this target count for nothing.
+        ignore_index: samples with this target are ignored.
 
     Attributes:
         temperature: [] the fitted T, empty before `fit`.

@@ -21,7 +21,7 @@ class HistogramBinning(OneVsRest):
     Args:
         num_bins: at least 1.
         binning: "width", bins ``(b / B, (b + 1) / B]``; or "mass", as many samples in each, equal ones together.
-        ignore_index: samples with this target count for nothing.
+        ignore_index: samples with this target are ignored.
 
     Attributes:
         edges: [C, B - 1], [1, B - 1] for binary logits: the upper edges of all bins but the last.

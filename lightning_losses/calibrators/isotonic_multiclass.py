@@ -16,12 +16,12 @@ class IsotonicMulticlass(Calibrator):
     """Joint isotonic regression: one non-decreasing function for the probabilities of all classes, then normalised.
 
     The function of smallest squared error over all N C pairs of a probability and ``1[target = class]``. One function
-    needs less data than one per class, and keeps the order of the classes: the predicted class stays, ahead by a
-    rounding where others are mapped to the same value. A small multiple of the probability itself, 1e-9, keeps apart
-    classes that it maps to 0, and their logits finite.
+    needs less data than one per class, and keeps the order of the classes. The predicted class stays; if others are
+    mapped to the same value, it stays ahead by a rounding. Adding 1e-9 times the probability itself separates classes
+    that are mapped to 0, and keeps their logits finite.
 
     Args:
-        ignore_index: samples with this target count for nothing.
+        ignore_index: samples with this target are ignored.
 
     Attributes:
         knot_scores: [K] the function's corners, empty before `fit`.

@@ -18,7 +18,7 @@ class IsotonicRegression(OneVsRest):
     class, and gives probabilities of 0 and 1 at the ends, whose logits are infinite.
 
     Args:
-        ignore_index: samples with this target count for nothing.
+        ignore_index: samples with this target are ignored.
 
     Attributes:
         knot_scores: [C, K], [1, K] for binary logits, the functions' corners, empty before `fit`.

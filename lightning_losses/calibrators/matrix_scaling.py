@@ -22,7 +22,7 @@ class MatrixScaling(Calibrator):
     Args:
         off_diagonal_penalty: λ, at least 0.
         intercept_penalty: μ, at least 0.
-        ignore_index: samples with this target count for nothing.
+        ignore_index: samples with this target are ignored.
 
     Attributes:
         weight: [C, C] the fitted W, empty before `fit`.

@@ -20,7 +20,7 @@ class PlattScaling(LogOddsOneVsRest):
     Args:
         target_smoothing: fit to ``(N₊ + 1) / (N₊ + 2)`` and ``1 / (N₋ + 2)`` instead of 1 and 0, so that the optimum
             exists even where the score separates the classes.
-        ignore_index: samples with this target count for nothing.
+        ignore_index: samples with this target are ignored.
 
     Attributes:
         slope: [C], [1] for binary logits, the fitted a, empty before `fit`.

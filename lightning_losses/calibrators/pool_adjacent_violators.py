@@ -22,9 +22,9 @@ class Knots(NamedTuple):
 def pool_adjacent_violators(score: Float[Tensor, " rows"], outcome: Shaped[Tensor, " rows"]) -> Knots:
     """The non-decreasing function of the score with the smallest squared error to the outcomes.
 
-    Equal scores are one point. Adjacent blocks of which the left one's mean is not below the right one's are pooled
-    until there are none: all runs of such blocks at once, round after round, while that pools many, then one by one.
-    Which are pooled first doesn't change the result. Computed on the host.
+    Equal scores are one point. Two adjacent blocks are pooled if the mean of the left one is not below that of the
+    right one, until no such blocks are left. Rounds pool all runs of such blocks at once as long as this pools many;
+    then they are pooled one by one. The order of pooling doesn't change the result. Computed on the host.
 
     Returns:
         The first and the last score of each block with its mean outcome; linear between blocks.

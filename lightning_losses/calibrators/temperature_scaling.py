@@ -25,7 +25,7 @@ class TemperatureScaling(Calibrator):
     Args:
         minimum: the smallest temperature, above 0; a model that is right on every sample would get 0.
         maximum: the largest temperature; a model no better than chance would get infinity.
-        ignore_index: samples with this target count for nothing.
+        ignore_index: samples with this target are ignored.
 
     Attributes:
         temperature: [] the fitted T, empty before `fit`.

@@ -21,7 +21,7 @@ class VectorScaling(Calibrator):
 
     Args:
         intercept_penalty: μ, at least 0.
-        ignore_index: samples with this target count for nothing.
+        ignore_index: samples with this target are ignored.
 
     Attributes:
         scale: [C] the fitted w, empty before `fit`.

@@ -72,7 +72,7 @@ def step_logits(
 
     Args:
         who: the name that errors begin with.
-        module: whose step it is; `ignored_targets` asks it which samples count for nothing.
+        module: whose step it is; `ignored_targets` asks it which samples are ignored.
         outputs: of the step.
         ignore_index: the target of those samples, if the callback was told.
 

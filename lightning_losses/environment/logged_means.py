@@ -20,7 +20,7 @@ def log_means(
     Args:
         module: whose hook runs.
         values: the means, finite where there are no samples too.
-        samples: how many each is over, 0 or more; a batch without samples counts for nothing.
+        samples: how many each is over, 0 or more; a batch without samples is ignored.
         **options: of ``LightningModule.log_dict``.
     """
     trainer = attached_trainer(module)

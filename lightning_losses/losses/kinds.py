@@ -32,7 +32,7 @@ class RowLoss(Loss):
     """A loss that has a value for each row, a sample, a token or a pixel, and reduces them.
 
     Args:
-        ignore_index: rows with this target, or with probabilities that are all 0, count for nothing.
+        ignore_index: rows with this target, or with probabilities that are all 0, are ignored.
         reduction: "mean" over the kept rows, "sum", or "none".
     """
 
@@ -223,7 +223,7 @@ class PredictionLoss(Loss):
     """A value a batch from the confidence of its predictions, and whether they are right.
 
     Args:
-        ignore_index: rows with this target count for nothing.
+        ignore_index: rows with this target are ignored.
     """
 
     batch_coupled = True

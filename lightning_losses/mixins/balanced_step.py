@@ -19,7 +19,7 @@ class TermRecord(NamedTuple):
     Attributes:
         terms: their names.
         gram: [T, T] the products of their gradients, each times its term's own weight.
-        weights: [T] what the policy multiplied each by; None without a policy.
+        weights: [T] the policy's factor of each term; None without a policy.
     """
 
     terms: tuple[str, ...]
@@ -40,9 +40,9 @@ class BalancedSteps(dict[int, "BalancedStep"]):
 class BalancedStep:
     """The terms of one objective over the batches of an optimizer step.
 
-    What a policy sees is the step's: losses are means over the samples of all batches and processes, gradients those
-    of such means. A policy that needs neither before the backward pass costs nothing; one that looks at gradients costs
-    a backward pass for each term, and their memory.
+    A policy sees the whole step: losses are means over the samples of all batches and processes, and gradients are the
+    gradients of these means. A policy that needs neither before the backward pass costs nothing; a policy that needs
+    gradients costs a backward pass and the memory of a gradient for each term.
 
     Args:
         module: whose step it is.
@@ -95,7 +95,7 @@ class BalancedStep:
         """A batch's value, before its backward pass.
 
         Raises:
-            ValueError: a second one of the same batch.
+            ValueError: a second value of the same batch.
         """
         place = self._module.trainer.fit_loop.batch_idx
         if self._value is not None and self._place == place:
@@ -106,7 +106,7 @@ class BalancedStep:
         self._value, self._place = value, place
 
     def before_backward(self, loss: Tensor) -> None:
-        """Gather the batch's losses and gradients, as the loss that is about to go backward counts them."""
+        """Gather the batch's losses and gradients, with their weights in the loss of this backward pass."""
         value, self._value = self._value, None
         if value is None:
             return
@@ -125,7 +125,7 @@ class BalancedStep:
             self._rows.add(list(value.shares.values()), self._scale, samples if self._several else None)
 
     def finish(self) -> TermRecord | None:
-        """Balance the gradients after the step's last batch, and tell the policy; what there was, if it is watched."""
+        """Balance the gradients after the step's last batch, and update the policy; return its record if watched."""
         if self._scale is None:
             return None
         batches = self._module.trainer.accumulate_grad_batches
@@ -152,7 +152,7 @@ class BalancedStep:
         return TermRecord(tuple(self._objective.terms), gram, weights)
 
     def _apply(self, policy: Balancing, losses: Tensor, gram: Tensor | None) -> Tensor:
-        """The weights of the step, with which the gradients are changed where the loss did not have them."""
+        """The weights of the step; the gradients are multiplied by them if the loss was not."""
         if isinstance(policy, GradientBalancing):
             assert self._rows is not None and gram is not None
             weights = policy.combined(gram, ~losses.isnan().cpu())
@@ -177,7 +177,7 @@ class BalancedStep:
 
 
 def _means(losses: list[Tensor], samples: list[Tensor]) -> Float[Tensor, " terms"]:
-    """The terms' means over the batches of all processes; NaN for one that was in none."""
+    """The terms' means over the batches of all processes; NaN for a term that was in no batch."""
     values = torch.stack(losses)
     values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
     counts = torch.stack(samples).to(values).masked_fill(values.isnan(), 0.0)
@@ -187,7 +187,7 @@ def _means(losses: list[Tensor], samples: list[Tensor]) -> Float[Tensor, " terms
 
 
 def _learn_from(policy: Balancing, losses: Tensor, scale: Tensor) -> None:
-    """Give what is learned the gradient of the whole step: its parts don't add up where batches are of unequal size."""
+    """Give learned weights the gradient of the whole step: for unequal batches, the parts don't add up to it."""
     parameters = [parameter for parameter in policy.parameters() if parameter.grad is not None]
     if not parameters:
         return

@@ -22,19 +22,21 @@ _OFFERED = ("teacher_logits", "each_teacher_logits", "teacher_features", "teache
 class DistillationMixin(TappedFeatures):
     """Gives a LightningModule a frozen teacher, and its objective the `teacher_logits`.
 
-    Set `self.teacher`, to a module, or to what `lightning_losses.teachers` makes of a timm name, a checkpoint or a
-    cache of logits. The teacher is no submodule: it is in neither `state_dict` nor `parameters`, no optimizer, DDP or
-    FSDP sees it, and `train()` leaves it in evaluation mode; hyperparameters that are saved leave it out, and deep
-    copies of the module share it. Modules that it has in common with the module, as where it is the same network
-    without its adapter, train as ever. It follows the module's device and precision, and runs without gradients on the
-    step's `inputs` (by name, where they are a mapping) whenever a term takes `teacher_logits`, `teacher_features`
-    (pooled to [B, D]) or `teacher_feature_maps` (as they are), of the layers that `tap` names beside the student's; of
-    a `TeacherEnsemble` a term may take `each_teacher_logits`, by teacher. Its output is a tensor, a tuple that begins
-    with one, or holds it as "logits" or "out". Override `teacher_tensors` to hand more to the objective.
+    Set `self.teacher` to a module; `lightning_losses.teachers` makes one from a timm name, a checkpoint or a cache of
+    logits. The teacher is not a submodule: it is in neither `state_dict` nor `parameters`, optimizers, DDP and FSDP
+    don't see it, and `train()` leaves it in evaluation mode. Saved hyperparameters leave it out, and deep copies of the
+    module share it. Modules that the teacher shares with the student, for example if it is the same network without
+    its adapter, are trained as usual.
+
+    The teacher follows the module's device and precision, and runs without gradients on the step's `inputs` (by name,
+    if they are a mapping). It runs only if a term takes `teacher_logits`, `teacher_features` (pooled to [B, D]) or
+    `teacher_feature_maps` (unpooled); `tap` chooses the layers. With a `TeacherEnsemble` a term may take
+    `each_teacher_logits`, by teacher. The teacher's output is a tensor, a tuple that begins with one, or a mapping or
+    object that holds it as "logits" or "out". Override `teacher_tensors` to give the objective further tensors.
 
     Attributes:
-        teacher_layer: the layer whose output the teacher's features are; None for its last but one stage, "all" for
-            every stage. Of several layers the maps are a mapping by layer, the features the last one's.
+        teacher_layer: the layer whose output gives the teacher's features; None for its last but one stage, "all" for
+            every stage. With several layers the maps are a mapping by layer, and the features are the last layer's.
 
     Example:
         >>> import lightning
@@ -105,19 +107,19 @@ class DistillationMixin(TappedFeatures):
     ) -> None:
         """Give the objective the outputs of layers of both networks, as `features`, `feature_maps` and the teacher's.
 
-        Call it in the constructor, once networks, teacher and objective are set. The step's forward pass and the
-        teacher's are all that runs.
+        Call it in the constructor, after networks, teacher and objective are set. It adds no forward passes to those of
+        student and teacher.
 
         Args:
-            student: a layer of `self.network`, or of the module itself, by its name in ``named_modules()``; several, of
-                which the maps are a mapping by layer, in order; "all" for every stage of a network that tells them, as
-                timm's do; None for the last but one.
-            teacher: likewise of the teacher.
-            example_inputs: a batch of inputs, by which losses take their shapes now that take them from what they see;
-                several processes need that.
+            student: a layer of `self.network`, or of the module itself, by its name in ``named_modules()``; several
+                layers, whose maps are a mapping by layer, in order; "all" for every stage of a network that lists its
+                stages, as timm's networks do; None for the last but one.
+            teacher: the same for the teacher.
+            example_inputs: a batch of inputs, from which losses without fixed shapes take their shapes at once; needed
+                with several processes.
 
         Raises:
-            ValueError: a layer that isn't there; the message lists those that are.
+            ValueError: an unknown layer; the message lists the existing ones.
 
         Example:
             >>> import lightning
@@ -165,7 +167,7 @@ class DistillationMixin(TappedFeatures):
         return held
 
     def _part_from_teacher(self) -> None:
-        """Leave the teacher out of the hyperparameters, and what it shares with the module to the module."""
+        """Leave the teacher out of the hyperparameters, and leave shared modules to the student."""
         held = self._held_teacher
         # A constructor may set the teacher before all else.
         if held is not None and "_modules" in self.__dict__:

@@ -37,10 +37,10 @@ def auxiliary_classifier(features: int, num_classes: int, kind: HeadKind = "line
 class DualHeadMixin(ObjectiveMixin):
     """Gives a network a second head on the same features, and offers its output as `auxiliary_logits`.
 
-    Call `add_auxiliary_head` in the constructor, and let a loss take them in place of the logits:
+    Call `add_auxiliary_head` in the constructor, and let a loss take this output in place of the logits:
     ``Term(BinaryKLNorm(), inputs={"logits": "auxiliary_logits"})``. The network's own head then learns from the labels
-    alone, the second from the teacher alone, and what is before them from both. The second head runs in training only
-    and is no part of the network: it is trained and saved with the module, and is left behind with it.
+    alone, the second head from the teacher alone, and the layers before them from both. The second head runs in
+    training only and is not part of the network: it is trained and saved with the module.
 
     Source:
         Yang, Zong, Huang, Feng, An, 2024, "Dual-Head Knowledge Distillation: Enhancing Logits Utilization with an
@@ -111,7 +111,7 @@ class DualHeadMixin(ObjectiveMixin):
         return {**output, "loss": value.total.detach()}
 
     def aligned_gradients(self, value: ObjectiveValue, parameters: Sequence[Tensor]) -> list[Float[Tensor, "..."]]:
-        """The gradient of the step: that of the terms of `auxiliary_logits` loses the component against the others.
+        """The step's gradient: the gradient of terms on `auxiliary_logits` loses its component against the others.
 
         Raises:
             ValueError: parameters that are sharded; an objective without terms on one of the sides.

@@ -19,19 +19,20 @@ Buffers = Literal["copy", "average"]
 class EMATeacherMixin(DistillationMixin):
     """Gives a LightningModule a teacher that is the exponential moving average of its own network.
 
-    Call `start_ema_teacher` in the constructor. After each optimizer step (not each batch, where gradients are
-    accumulated) every weight of the teacher becomes ``decay * teacher + (1 - decay) * network``. As any teacher of
+    Call `start_ema_teacher` in the constructor. After each optimizer step (not after each batch if gradients are
+    accumulated) every weight of the teacher becomes ``decay * teacher + (1 - decay) * network``. Like any teacher of
     `DistillationMixin` it is in evaluation mode, without gradients, and in neither `parameters` nor `state_dict`; the
-    checkpoint holds it beside them, so that a resumed training is the uninterrupted one. Under DDP every process keeps
-    the same average; under FSDP2 each keeps it whole, and gathers the network's weights for the update. The average of
-    weights in half precision is kept, and saved, in float32, for in theirs it would round back to what it was.
+    checkpoint stores it separately, so that a resumed training equals an uninterrupted one. Under DDP every process
+    keeps the same average; under FSDP2 each process keeps the whole average, and gathers the network's weights for the
+    update. The average of weights in half precision is kept and saved in float32: in half precision, rounding would
+    undo small updates.
 
     Attributes:
         ema_decay: in [0, 1]; 0 makes the teacher the network of the step before.
         ema_warmup: let the decay of the t-th update be at most ``1 - 1 / (t + 1)``, to forget early weights.
         ema_buffers: "copy" takes the network's floating buffers (the statistics of batch norm) as they are, "average"
-            averages them like weights; counters and masks of -inf are copied. Under several processes their mean is
-            taken.
+            averages them like weights; counters and masks of -inf are copied. With several processes the mean of their
+            buffers is used.
 
     Source:
         Tarvainen, Valpola, 2017, "Mean teachers are better role models", arXiv:1703.01780: decay 0.99 at first and
@@ -77,7 +78,7 @@ class EMATeacherMixin(DistillationMixin):
             teacher: the copy, if it was made before; by default it is made now.
 
         Raises:
-            ValueError: settings out of range; a teacher that shares modules with the network, and would not move.
+            ValueError: settings out of range; a teacher that shares modules with the network, so that it can't differ.
         """
         check_number("ema_teacher", "decay", decay, least=0, most=1)
         check_choice("ema_teacher", "buffers", buffers, Buffers)
@@ -95,7 +96,7 @@ class EMATeacherMixin(DistillationMixin):
         self.__dict__["_ema_state"] = {"network": network, "updates": 0, "step": None, "averages": {}}
 
     def on_train_start(self) -> None:
-        """Remember where training begins, or goes on."""
+        """Remember the step at which training begins or continues."""
         super().on_train_start()
         self._ema["step"] = self.trainer.global_step
 

@@ -1,4 +1,4 @@
-"""Means over an epoch of values of every step, which cost a few additions a step."""
+"""Epoch means of values of every step, at the cost of a few additions a step."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ _TOGETHER = 64
 
 
 class Means(NamedTuple):
-    """Means over all samples of all processes; 0 where there were none, as a loss is.
+    """Means over all samples of all processes; without samples 0, as the mean of a loss.
 
     Attributes:
-        total: of what the steps' weighted parts add up to.
+        total: the mean of the steps' weighted sums.
         parts: of each part, over the steps that had it.
         samples: how many each part's mean is over.
     """
@@ -30,7 +30,7 @@ class Means(NamedTuple):
 
 @dataclass(eq=False)
 class _Step:
-    """What one step added: its parts by name, and what tells it from others."""
+    """The values that one step added: its parts by name, and the step's identity."""
 
     batch: Hashable
     step: int | None
@@ -40,8 +40,8 @@ class _Step:
 class EpochMeans:
     """Sums of named scalars over their samples, kept on their device without synchronisation.
 
-    Steps may have different parts, as where two objectives take turns. Each part's mean is over the samples of the
-    steps that had it; the total is the mean over all samples of what their steps' parts add up to.
+    Steps may have different parts, for example if two objectives alternate. Each part's mean is over the samples of the
+    steps that had it; the total is the mean, over all samples, of the weighted sum of their step's parts.
 
     Example:
         >>> means = EpochMeans()
@@ -73,10 +73,10 @@ class EpochMeans:
 
         Args:
             parts: each the mean over its samples.
-            weights: what the total multiplies each by.
-            samples: of each.
-            batch: the batch that they are of: what further calls add of the same one is of the same step.
-            step: the optimizer step that they are part of, by which `leave_out` knows them.
+            weights: the factor of each part in the total.
+            samples: of each part.
+            batch: the parts' batch; further calls with the same batch add to the same step.
+            step: the parts' optimizer step, by which `leave_out` finds them.
         """
         added = {name: (part.detach(), weights[name], samples[name]) for name, part in parts.items()}
         last = self._waiting[-1] if self._waiting else None
@@ -89,7 +89,7 @@ class EpochMeans:
         self._waiting.append(_Step(batch, step, added))
 
     def leave_out(self, step: int) -> None:
-        """Forget what was added of an optimizer step, which is the latest."""
+        """Forget the values of an optimizer step, which must be the latest."""
         self._waiting = [one for one in self._waiting if one.step != step]
 
     @torch.no_grad()
@@ -104,18 +104,18 @@ class EpochMeans:
             self._like = {"dtype": sums.dtype, "device": sums.device}
 
     def state_dict(self) -> dict[str, Any]:
-        """What was added since it began; empty, if nothing was."""
+        """The sums since the last `take`; empty if nothing was added."""
         self._add_up()
         held = [{"names": list(names), "sums": sums.cpu().clone()} for names, sums in self._sums.items()]
         return {"steps": held} if held else {}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], device: torch.device) -> None:
-        """Go on adding to what a checkpoint holds."""
+        """Continue from the sums in a checkpoint."""
         self._sums = {tuple(held["names"]): held["sums"].to(device, copy=True) for held in state_dict["steps"]}
         self._waiting.clear()
 
     def take(self) -> Means | None:
-        """The means of what was added, on all processes, which ask at once; then begin anew. None if nothing was."""
+        """The means over all processes, which must all call it; then start again. None if nothing was added."""
         self._add_up()
         own, self._sums = self._sums, {}
         # Other processes may have had other steps.
@@ -140,7 +140,7 @@ class EpochMeans:
 
 
 def _sums(steps: list[list[tuple[Tensor, float | Tensor, Tensor]]]) -> Float[Tensor, "3 parts"]:
-    """Of each part of steps that have the same: the values times their samples, weighted likewise, the samples."""
+    """For steps with the same parts, by part: the values times samples, these with weights, and the samples."""
     shape = len(steps), len(steps[0])
     flat = [part for step in steps for part in step]
     device = flat[0][0].device

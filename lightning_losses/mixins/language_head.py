@@ -1,4 +1,4 @@
-"""The mixin by which a language model trains without holding its logits."""
+"""The mixin that trains a language model without storing its logits."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -29,13 +29,13 @@ class LanguageHeadMixin(TrainingMeans):
     """Lets a LightningModule return hidden states in training and logits in evaluation, with a fused loss between.
 
     End `forward` with ``return self.head_output(hidden)``, and `training_step` with ``self.language_loss(hidden,
-    target)``; ``self.hidden_states(inputs)`` has those of `self.network`, one of transformers or anybody's, as it is.
-    The head is `self.language_head` if set, else what the network's ``get_output_embeddings()`` gives, else
+    target)``; ``self.hidden_states(inputs)`` gives the hidden states of an unchanged `self.network`, from transformers
+    or elsewhere. The head is `self.language_head` if set, else the result of ``get_output_embeddings()``, else
     a layer called ``lm_head``, ``head``, ``output`` or ``output_projection``. It is a plain ``nn.Linear``, with or
     without bias, or an ``nn.Embedding`` whose weight is tied; or one of them with PEFT's LoRA, or in its
     `modules_to_save`. Under FSDP2 its sharded weight is gathered for the loss. The softcap and the scale that a network
-    of transformers has in its configuration are applied; a head with further layers before it is refused, unless
-    `hidden_states` has asked for what it is fed, and so is one behind which the network does what nobody can tell.
+    of transformers has in its configuration are applied. A head with further layers before it raises an error, unless
+    the hidden states come from `hidden_states`; so does a network that changes the head's output in an unknown way.
 
     The mean is over the tokens of the whole optimizer step: of all processes, and of all accumulated batches, however
     unevenly their tokens are ignored, as `TrainingMeans` says.
@@ -70,11 +70,11 @@ class LanguageHeadMixin(TrainingMeans):
         """The hidden states that `self.network` gives its head, for `language_loss`; the head itself is not computed.
 
         Args:
-            inputs: the tokens, or a mapping of what the network takes by name.
-            **further: given by name beside them.
+            inputs: the tokens, or a mapping of the network's arguments by name.
+            **further: more arguments by name.
 
         Raises:
-            ValueError: as `find_head`; a network that changes its head's product in a way that nobody can tell.
+            ValueError: as `find_head`; a network that changes its head's output in an unknown way.
         """
         self._asks_for_hidden_states = True
         network: Any = self.network
@@ -108,7 +108,7 @@ class LanguageHeadMixin(TrainingMeans):
     ) -> Float[Tensor, ""]:
         """`linear_cross_entropy` of the head, as the mean over all tokens of the optimizer step, logged per token.
 
-        Several calls in a step are logged as one mean over all their tokens, whatever sum of them the step minimises.
+        Several calls in a step are logged as one mean over all their tokens, however the step combines their losses.
 
         Args:
             hidden: [..., T, D] the last layer's output.
@@ -130,7 +130,7 @@ class LanguageHeadMixin(TrainingMeans):
         return weight.to(dtype), None if bias is None else bias.to(dtype)
 
     def _owner_of(self, head: nn.Module) -> Any:
-        """The network whose head it is, if that has a configuration."""
+        """The network that owns the head, if it has a configuration."""
         for owner in (self, getattr(self, "network", None), *self.children()):
             if hasattr(owner, "config") and any(layer is head for layer in offered_heads(owner)):
                 return owner
@@ -149,7 +149,7 @@ class LanguageHeadMixin(TrainingMeans):
         return self._counted(kept, kind, target)
 
     def count_every_token(self, target: Int[Tensor, "*tokens"]) -> tuple[Float[Tensor, ""], Count]:
-        """The same of all tokens, whatever their target is."""
+        """The same counts for all tokens, whatever their target."""
         everything = torch.full((), target.numel(), device=target.device)
         return self._counted(everything, ("rows", target.ndim), target.numel())
 

@@ -16,12 +16,12 @@ from lightning_losses.objective.ignored_targets import ignored_targets
 class MixupMixin(ObjectiveMixin):
     """Mixes the samples of a batch, and offers the objective `mixup_logits` and `mixup_target`.
 
-    Each mixture adds up `mixup_size` samples, the sample itself and permutations of the batch, with weights drawn from
-    a symmetric Dirichlet distribution, one draw for the batch: with two samples it is mixup, with more its
-    generalisation. There are `mixup_count` mixtures of every sample, in blocks of the batch. They run through the
-    network only if the objective takes them; permutations stay within the process's own batch. A sample whose target
-    the objective ignores, or whose probabilities are all 0, is in no other sample's mixtures, and its own have no
-    label: the loss is that of the kept samples alone.
+    Each mixture is a weighted sum of `mixup_size` samples: the sample itself, and samples from permutations of the
+    batch. The weights are drawn from a symmetric Dirichlet distribution, once for the batch. Two samples give mixup,
+    more samples its generalisation. Every sample has `mixup_count` mixtures, in blocks of the batch. They run through
+    the network only if the objective uses them; permutations stay within the process's own batch. A sample is ignored
+    if the objective ignores its target or if its probabilities are all 0. Ignored samples are not mixed into other
+    samples, and their own mixtures have no label: the loss is that of the kept samples alone.
 
     Mixup training is cross-entropy of the mixtures, ``Term(CrossEntropy(), inputs={"logits": "mixup_logits", "target":
     "mixup_target"})``; RankMixup is cross-entropy of the samples and `RankMixupMNDCG` or `RankMixupMRL` of both.

@@ -37,8 +37,8 @@ class MultiAspectMixin(ObjectiveMixin):
     """Splits the step's `logits` into those of the classes and `aspect_logits`, the last M, for `MultiAspectKD`.
 
     M is the width of the step's `teacher_aspects`, which come with the batch: a multimodal language model's
-    probabilities of yes to M questions on the sample, asked beforehand. With `AspectNetwork` as network, validation and
-    inference see the classes alone.
+    probabilities of the answer "yes" to M questions about the sample, computed beforehand. If the network is an
+    `AspectNetwork`, validation and inference use the classes alone.
 
     Example:
         >>> import lightning, torch

@@ -29,8 +29,8 @@ from lightning_losses.parallel.processes import (
 class ObjectiveMixin(TrainingMeans):
     """Lets an `Objective` decide what a LightningModule minimises.
 
-    Set `self.objective`, then return `self.apply_objective(...)` from `training_step`, with whatever tensors the step
-    has under their glossary names. The mixin adds `step`, `progress` and `epoch_progress`, gives batch-coupled losses
+    Set `self.objective`, then return `self.apply_objective(...)` from `training_step`, with the step's tensors under
+    their glossary names. The mixin adds `step`, `progress` and `epoch_progress`, gives batch-coupled losses
     the batch of all processes, logs every part's mean over the epoch as ``train/objective/<term>`` and returns
     ``{"loss": total, "logits": ..., "target": ..., ...}``, which callbacks can read. In a validation or test step it
     evaluates the process's own batch, and logs ``val/objective`` or ``test/objective``. In `validate()` and `test()`
@@ -38,25 +38,25 @@ class ObjectiveMixin(TrainingMeans):
     ``progress=``.
 
     Every term is the mean over its kept samples of the whole optimizer step, as `TrainingMeans` says. That holds
-    for the library's losses and torch's own cross-entropy. Where nobody can count, for sums and other functions, each
-    process and each batch weighs the same (`Adapted` tells of a function that it is a mean over samples).
+    for the library's losses and torch's own cross-entropy. Sums and other functions have no known count of samples:
+    each process and each batch then has the same weight (`Adapted` can declare a function to be a mean over samples).
 
     A policy of the objective's, `Objective(..., balancing=...)`, sees losses and gradients of that whole step too, and
     balances the gradients at the end of its last backward pass, before any other hook sees them. Called outside of a
     Trainer's `fit`, a step returns the loss that a policy of gradients has not balanced yet.
 
-    The parts are added up on the device and logged with the epoch's last batch, since a call of `log` in every step
-    costs more than a small loss. Where an epoch is cut short from outside (`trainer.should_stop`), they are logged at
-    its end, which other callbacks' `on_train_epoch_end` is too early to see.
+    The parts are summed on the device and logged with the epoch's last batch, since a call of `log` in every step
+    costs more than a small loss. If an epoch is stopped early (`trainer.should_stop`), they are logged at its end;
+    `on_train_epoch_end` of other callbacks runs too early to see them.
 
     Attributes:
-        objective: what is minimised; its parameters, if any, train and are saved with the module's.
+        objective: the objective to minimise; its parameters, if any, train and are saved with the module's.
         gather_batches: True makes every loss on several processes the loss of one process with the whole batch:
             batch-coupled losses see the gathered batch, and the other means weigh each process by its samples, so
-            that an uneven last batch or unequal numbers of ignored tokens change nothing. False keeps each process
-            to its own batch. A number, which divides that of the processes, gathers among so many neighbours: for
-            batch-coupled losses the value is then the mean of the groups'.
-        offers_terms: whether `watch_terms` sees the objective's terms; False where a step adds them up by itself.
+            that an uneven last batch or unequal numbers of ignored tokens change nothing. With False each process
+            uses its own batch. A number, which must divide the number of processes, gathers among groups of that many
+            neighbours: for batch-coupled losses the value is then the mean over the groups.
+        offers_terms: whether `watch_terms` sees the objective's terms; False if a step sums them itself.
 
     Example:
         >>> import lightning, torch
@@ -110,7 +110,7 @@ class ObjectiveMixin(TrainingMeans):
     def beside_the_batch(self) -> Iterator[None]:
         """Within this context the network runs on other inputs than the step's batch.
 
-        Mixins that take what its layers put out keep what they have of the batch, so that their order does not matter.
+        Mixins that record outputs of its layers keep those of the batch, so that the order of mixins does not matter.
         """
         yield
 
@@ -182,7 +182,7 @@ class ObjectiveMixin(TrainingMeans):
         return record
 
     def _balanced_step(self, objective: Objective) -> BalancedStep | None:
-        """The step that an evaluation of an objective is part of; None where nothing has to be known of it."""
+        """The optimizer step of an objective's evaluation; None if no step has to be tracked."""
         policy, watched = objective.balancing, "_watches_terms" in self.__dict__ and objective is self.objective
         trainer = attached_trainer(self)
         if (policy is None and not watched) or trainer is None or not trainer.training:
@@ -205,12 +205,12 @@ class ObjectiveMixin(TrainingMeans):
 
 
 def _known_weights(policy: Balancing, losses: Tensor) -> Tensor | None:
-    """What a policy multiplies terms by in an evaluation that is no step; those of gradients are known in none."""
+    """A policy's weights of the terms outside of a step; a policy of gradients has none there."""
     return None if policy.reads == "gradients" else policy.weights(losses)
 
 
 class _Weigh:
-    """Makes of a term's value its share of the mean over processes and batches, for one evaluation of an objective."""
+    """Scales a term's value to its share of the mean over processes and batches, for one evaluation of an objective."""
 
     def __init__(self, module: ObjectiveMixin, objective: Objective) -> None:
         self._module = module

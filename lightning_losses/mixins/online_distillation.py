@@ -16,16 +16,16 @@ _OF_ANY = frozenset({"step", "progress", "epoch_progress", "teacher_logits", "we
 class OnlineDistillationMixin(ObjectiveMixin):
     """Trains further networks beside the student, each learning from all others: BD-KD, deep mutual learning.
 
-    Set `self.peer`, or `self.peers` for any number, the networks that take the teacher's part and train too, and
-    `self.peer_objective`. Every network runs once a step. The student minimises `objective` with a peer's logits as
-    `teacher_logits`, averaged over the peers; each peer minimises `peer_objective` with the others', averaged likewise.
-    Each sees the others detached, so that one backward pass of the sum gives each network its own gradient and nothing
-    of the others'. What is averaged are the pairs' losses, not the peers' predictions.
+    Set `self.peer`, or `self.peers` for several networks, which act as teachers and train too, and
+    `self.peer_objective`. Every network runs once a step. The student minimises the mean of `objective` over the peers,
+    each peer's logits being the `teacher_logits`. Each peer minimises the mean of `peer_objective` over all other
+    networks. The other networks' logits are detached, so that one backward pass of the sum gives each network the
+    gradient of its own loss alone. The mean is taken over the losses of pairs, not over the peers' predictions.
 
     Attributes:
         peer: the second network, a submodule like any other; it is trained and saved.
         peers: in its place, a `ModuleList` of networks.
-        peer_objective: what each peer minimises; for BD-KD and deep mutual learning, cross-entropy and `KD`.
+        peer_objective: minimised by each peer; for BD-KD and deep mutual learning, cross-entropy and `KD`.
 
     Example:
         >>> import lightning, torch

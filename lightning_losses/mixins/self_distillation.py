@@ -52,10 +52,10 @@ class PastPredictions:
 class SelfDistillationMixin(TappedFeatures):
     """Lets a network learn from itself: `past_probabilities` for PS-KD, the `features` of an inner stage for USKD.
 
-    Each tensor is made only if the objective takes it. `past_probabilities` needs the samples' `index` in the step:
-    the network's latest training-mode prediction for each sample, the one-hot target for a sample not seen yet. The
-    table is kept on every process, updated from all of them, and saved in the checkpoint. `features` needs one call
-    of `tap_features` in the constructor.
+    Each tensor is computed only if the objective takes it. `past_probabilities` are the network's latest training-mode
+    predictions for each sample, or the one-hot target of a sample that was not seen yet; they need the samples' `index`
+    in the step. Every process keeps the table, which is updated from all processes and saved in the checkpoint.
+    `features` needs one call of `tap_features` in the constructor.
 
     Example:
         >>> import lightning

@@ -36,7 +36,7 @@ def evaluate(logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "...
     Args:
         logits: [..., C].
         target: [...] class indices, or [..., C] probabilities; a sample whose probabilities are all 0 is not kept.
-        *ignored: targets of the samples that count for nothing; -100 if none is given.
+        *ignored: targets of ignored samples; -100 if none is given.
 
     Example:
         >>> measured = evaluate(torch.tensor([[9.0, -9.0], [0.0, 0.0]]), torch.tensor([0, -100]))

@@ -52,7 +52,7 @@ def classification_rows(
         logits: [..., C] floating-point scores.
         target: [...] class indices, [..., C] probabilities, or None (no row is ignored then). Without class indices,
             logits have at most three dimensions.
-        ignore_index: rows with this target, and rows of probabilities that are all 0, count for nothing; their logits
+        ignore_index: rows with this target, and rows of probabilities that are all 0, are ignored; their logits
             and target are set to 0.
         shaped: whether the caller holds the shape against another tensor's, with an entry for each row.
         least_classes: how many classes there must be; 2 where softmax is taken, which is constant over one.
@@ -228,7 +228,7 @@ def distillation_rows(
         logits: [..., C] the student's scores.
         teacher_logits: [..., C] the teacher's scores.
         target: [...] class indices, [..., C] probabilities, or None (no row is ignored then).
-        ignore_index: rows with this target count for nothing.
+        ignore_index: rows with this target are ignored.
         least_classes: as in `classification_rows`.
 
     Raises:

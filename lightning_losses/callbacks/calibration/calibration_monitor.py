@@ -29,7 +29,7 @@ class CalibrationMonitor(Callback):
         num_bins: of every binned error and the diagram, at least 1.
         every_n_epochs: how many epochs lie between diagrams; the metrics are logged each time. 0 draws none.
         folder: where diagrams go, as ``val/calibration/epoch_<n>.png``; None: beside the logger's files, if it has any.
-        ignore_index: the target of samples that count for nothing; None asks the module: its `ignore_index`, or its
+        ignore_index: the target of ignored samples; None asks the module: its `ignore_index`, or its
             losses'. A validation that keeps no sample logs nothing.
 
     Raises:

@@ -42,7 +42,7 @@ class EvaluationLogits:
         who: the name that errors begin with.
         views: whether the logits of views stand behind a sample's own.
         binary: whether one logit a sample is accepted too.
-        ignore_index: the target of samples that count for nothing; None asks the module, by `ignored_targets`.
+        ignore_index: the target of ignored samples; None asks the module, by `ignored_targets`.
     """
 
     def __init__(self, who: str, *, views: bool = False, binary: bool = False, ignore_index: int | None = None) -> None:

@@ -52,7 +52,7 @@ class PostHocCalibration(Callback):
         num_bins: of every binned error and the diagram, at least 1.
         dataloader_idx: which of several validation data loaders to fit on.
         weights: "best", those of the best checkpoint if there is one; or "last".
-        ignore_index: the target of samples that count for nothing; None asks the module: its `ignore_index`, or its
+        ignore_index: the target of ignored samples; None asks the module: its `ignore_index`, or its
             losses'.
 
     Attributes:

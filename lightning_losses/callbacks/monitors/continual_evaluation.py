@@ -39,7 +39,7 @@ class ContinualEvaluation(Monitor):
         tasks: (inputs, target) of each task, in the order of learning; a few hundred rows each are enough.
         current: tells the task being learnt, from 0, by the trainer; it never falls.
         window: how many evaluations in a row forgetting and plasticity look at.
-        ignore_index: the target of rows that count for nothing; None asks the module: its `ignore_index`, or its
+        ignore_index: the target of ignored rows; None asks the module: its `ignore_index`, or its
             losses'.
         every_n_steps, folder: see `Monitor`.
 

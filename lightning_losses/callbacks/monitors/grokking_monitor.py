@@ -69,7 +69,7 @@ class GrokkingMonitor(Monitor):
         patience: how many evaluations in a row must reach it; the first of them counts.
         val_metric: what the module logs in validation; ``val/<measure>`` if None.
         train_batches: how many batches after each validation the training value averages over.
-        ignore_index: the target of rows that count for nothing; None asks the module: its `ignore_index`, or its
+        ignore_index: the target of ignored rows; None asks the module: its `ignore_index`, or its
             losses'.
         folder: where the picture ``grokking.png`` goes when training ends; None draws none.
 

@@ -80,7 +80,7 @@ class LogitMonitor(Monitor):
     that the loss saw.
 
     Args:
-        ignore_index: the target of rows that count for nothing; None asks the module: its `ignore_index`, or its
+        ignore_index: the target of ignored rows; None asks the module: its `ignore_index`, or its
             losses'.
         every_n_steps, folder: see `Monitor`.
     """

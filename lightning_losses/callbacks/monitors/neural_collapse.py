@@ -34,7 +34,7 @@ class NeuralCollapse(Monitor):
         limit: see `lightning_losses.diagnostics.neural_collapse`.
         samples: rows of each process.
         every_n_epochs: how many epochs lie between measurements, at least 1.
-        ignore_index: the target of rows that count for nothing; None asks the module: its `ignore_index`, or its
+        ignore_index: the target of ignored rows; None asks the module: its `ignore_index`, or its
             losses'.
         folder: see `Monitor`.
 

@@ -31,7 +31,7 @@ class ProbeMonitor(Monitor):
 
     Args:
         samples: how many rows, at least 1; of all processes together.
-        ignore_index: the target of rows that count for nothing; None asks the module: its `ignore_index`, or its
+        ignore_index: the target of ignored rows; None asks the module: its `ignore_index`, or its
             losses'.
         every_n_steps, folder: see `Monitor`.
     """

@@ -128,7 +128,7 @@ def _asked(problem: Problem) -> list[str]:
 
 
 def _targets(problem: Problem) -> Int[Tensor, " tokens"]:
-    """The targets, with rows that count for nothing marked as every peer marks them."""
+    """The targets, with ignored rows marked as every peer marks them."""
     kept = problem.kept
     return problem.target if kept is None else problem.target.masked_fill(~kept, _IGNORED)
 

@@ -58,7 +58,7 @@ class CRD(Loss):
         temperature: τ, above 0.
         feature_dim: D, at least 1; None takes it from the first batch.
         teacher_dim: D', at least 1; None takes it from the first batch.
-        ignore_index: samples with this target are no negatives of the others, and count for nothing.
+        ignore_index: samples with this target are ignored, and are not negatives of the others.
 
     Shapes:
         features: [B, D]; teacher_features: [B, D']; target (optional; without it all others are negatives): [B].

@@ -40,7 +40,7 @@ class NDLoss(LazyModuleMixin, Loss):
     Args:
         num_classes: C, at least 1.
         dropout: of the projector, at least 0 and below 1.
-        ignore_index: samples with this target, or with probabilities that are all 0, count for nothing.
+        ignore_index: samples with this target, or with probabilities that are all 0, are ignored.
         reduction: "mean" over the kept samples, "sum", or "none".
 
     Shapes:
