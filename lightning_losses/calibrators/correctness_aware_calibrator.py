@@ -18,9 +18,9 @@ class CorrectnessAwareCalibrator(Calibrator):
     """Correctness-aware calibration: ``logits / T(x)``, with T from a small network that sees the views' predictions.
 
     Its features are the probabilities that each view of the sample gives to the `top` likeliest classes of the sample.
-    ``T = clamp(w · relu(W features + b) + c, minimum, maximum)`` minimises the correctness-aware objective, ``mean_n
-    (confidence_n - 1[prediction_n = target_n])²``: if the views contradict the prediction, the prediction is probably
-    wrong and T is large. Dividing by ``T > 0`` keeps the order of the classes, so accuracy does not change.
+    ``T = clamp(w · relu(W features + b) + c, minimum, maximum)`` minimises the correctness-aware objective,
+    ``mean_n (confidence_n - 1[prediction_n = target_n])²``: if the views contradict the prediction, the prediction is
+    probably wrong and T is large. Dividing by ``T > 0`` keeps the order of the classes, so accuracy does not change.
 
     Its input holds the logits of the sample, followed by the logits of its views: `CalibratedModel`, the callback and
     the recipe compute them by `image_views`, with one forward pass for each view.
