@@ -1,12 +1,12 @@
-"""What policies of balancing make of two tasks whose losses have unlike scales.
+"""Balancing policies on two tasks whose losses have different scales.
 
     python benchmarks/balancing.py
 
-A network of two shared layers and two heads learns, of 1,000 samples of MNIST-1D, the class by cross-entropy and the
-sample in reverse order by its squared error, summed over its 40 numbers: a loss that is at first some 17 times as
-large. Each policy trains the same network on the same batches, AdamW at a learning rate of 3e-3, 15 epochs of 10 steps.
-Shown are the means over seeds and their standard errors, on 2,000 test samples, beside networks that learn one task
-alone.
+A network of two shared layers and two heads learns two tasks on 1,000 samples of MNIST-1D: the class, by
+cross-entropy, and the sample in reverse order, by the squared error summed over its 40 numbers. The second loss is at
+first about 17 times as large. Each policy trains the same network on the same batches, AdamW at a learning rate of
+3e-3, 15 epochs of 10 steps. Shown are the means over seeds and their standard errors, on 2,000 test samples, beside
+networks that learn one task alone.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python benchmarks/calibration.py --rows 1000000 --classes 100
 
-Each measurement is a process of its own, one thread, that makes the same data, float32. Time is processor time, so that
-a busy machine counts for little, and the median of `--rounds`; memory is what the call adds to the peak. netcal
+Each measurement runs in a separate process with one thread, on the same float32 data. Time is processor time, so that
+other load matters little, and the median of `--rounds`; memory is the increase of the peak by the call. netcal
 and torchmetrics have no Dirichlet calibration: its peer is scikit-learn's logistic regression of the log-probabilities,
 which is the same model without a penalty. `excess` is how far the fitted mean cross-entropy lies above the smallest of
 the row. netcal is no dependency of this project: without it (pip install netcal) its cells are empty.

@@ -1,10 +1,10 @@
-"""What the gather of batch-coupled losses sends: counted on 2 and 4 gloo processes, extrapolated by formula.
+"""The bytes that batch-coupled losses send: counted on 2 and 4 gloo processes, extrapolated by formula.
 
     python -m benchmarks.communication_volume                       # a table for 8, 64 and 1024 GPUs
     python -m benchmarks.communication_volume --rows 256 --width 1000
 
-Every tensor that a loss takes is gathered once forward and, where it has a gradient, summed once backward. What each
-collective is handed is counted where torch is called; the bytes that leave a process are those of the ring algorithms,
+Every tensor of a loss is gathered once forward and, if it has a gradient, summed once backward. The input of each
+collective is counted at the call of torch; the bytes that leave a process are those of the ring algorithms,
 which NCCL uses for large messages: all_gather sends (P - 1) times the process's own part, all_reduce 2 (P - 1) / P
 times the whole. The formula is compared with the count on 2 and 4 processes, and exits with 1 if it is wrong by a byte.
 """

@@ -7,8 +7,8 @@
     python benchmarks/cuda.py --sweep                      # the kernels alone, over blocks and warps
     python benchmarks/cuda.py --device cpu --quick         # a rehearsal of all of it, in miniature
 
-What fails (no memory, no package, a refusal) is a row with its reason. What the time does not suffice for is listed
-as not run; the questions come in the order of their weight.
+A failure (no memory, no package, an unsupported case) is a row with its reason. Cases for which the time does not
+suffice are listed as not run; the most important questions come first.
 """
 
 import sys

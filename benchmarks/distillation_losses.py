@@ -3,13 +3,13 @@
     python benchmarks/distillation_losses.py
     python benchmarks/distillation_losses.py --rounds 5 --only kd dkd
 
-CPU time on one thread, the two interleaved in one process; each pair is checked to give the same value and the same
-gradient first. The second table is SinKD's transport over the log-domain unrolled form, from a given cost to the plan,
-and back from ``<plan, cost>``: time, peak memory in a fresh process, and the largest differences of value and gradient.
-The third is a sweep of five students with their teacher cached, or live.
+CPU time on one thread, with loss and formula interleaved in one process; first each pair is checked to have the same
+value and gradient. The second table compares SinKD's transport with its unrolled log-domain form, forward from a
+given cost to the plan, and backward from ``<plan, cost>``: time, peak memory in a fresh process, and the largest
+differences of value and gradient. The third table is a sweep of five students, with their teacher cached or live.
 
-The formulas mask nothing and check nothing; the losses do, and their ratio holds that. Where rows are ignored, or
-classes masked, a loss costs more, as would a formula that knows of them.
+The formulas have no masks and no checks; the ratios include those of the losses. With ignored rows or masked classes a
+loss costs more, as a formula that handles them would.
 """
 
 import argparse

@@ -2,13 +2,14 @@
 
     python benchmarks/grokking_step.py [--check] [--rounds 5] [--only parity]
 
-One process, one thread. The recipe's side is the experiment as `recipes/train.py` runs it: its trainer, its data, its
-validation, monitors, metrics file and checkpoints, each as often as the experiment has them. The bare side is a loop
-that a person would write: the same network, tensors, optimizer and intervention, the same evaluation of both splits at
-the same steps, and neither monitors nor checkpoints. Both are timed from the first step to the end of the last. Rounds
-alternate, and the fastest of each side counts, since other programs only add; "ratio" is of processor time, "medians"
-that of the medians, and "wall" of wall time, in which the recipe waits for the disk. "unwatched" is the ratio with the
-monitors left out, but for the one of memorisation. With --check a ratio above 1.3 ends the program with 1.
+One process, one thread. The recipe's side is the experiment as `recipes/train.py` runs it, with its trainer, data,
+validation, monitors, metrics file and checkpoints at the experiment's intervals. The bare side is a simple
+hand-written loop: the same network, tensors, optimizer and intervention, the same evaluation of both splits at the
+same steps, but no monitors and no checkpoints. Both are timed from the first step to the end of the last. Rounds
+alternate, and the fastest round of each side counts, since other programs only add time. "ratio" is the ratio of
+processor times, "medians" the ratio of their medians, and "wall" the ratio of wall times, which include the recipe's
+waits for the disk. "unwatched" is the ratio without monitors, except the one of memorisation. With --check a ratio
+above 1.3 gives the exit code 1.
 """
 
 import argparse
@@ -98,7 +99,7 @@ def since(start: Seconds | None = None) -> Seconds:
 
 
 class Clock(L.Callback):
-    """Times training, from the first step on; what is before it is done once."""
+    """Times training from the first step on; earlier work is done only once."""
 
     start: Seconds
     seconds: Seconds

@@ -1,4 +1,4 @@
-"""What importing the losses costs once torch is imported: fresh processes, interleaved, the files in the page cache.
+"""The cost of importing the losses after torch: fresh processes, interleaved, with the files in the page cache.
 
     python benchmarks/import_cost.py [rounds]
 

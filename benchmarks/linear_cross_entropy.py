@@ -60,7 +60,7 @@ def cce(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
 
 
 def variants(names: list[str], dtype: torch.dtype) -> dict[str, Forward]:
-    """What can run here, of what was asked for."""
+    """The requested variants that can run here."""
     compiled_walk = unsupported(*(torch.zeros(1, 1, dtype=dtype),) * 2) is None
     offered: dict[str, Callable[[], Forward] | None] = {
         "plain": lambda: plain,

@@ -1,1 +1,1 @@
-"""Recipes wire: configuration in; a trained model, numbers and pictures out."""
+"""Recipes: from a configuration to a trained model, numbers and pictures."""

@@ -1,12 +1,12 @@
-"""Compare objectives: train them with several seeds, and end in tables, figures and tests of significance.
+"""Compare objectives: train them with several seeds, and write tables, figures and tests of significance.
 
     python recipes/compare.py objectives=[ce,kd,nkd,sinkd,bdkd] seeds=5 data=mnist5k
     python recipes/compare.py objectives=[ce,kd,"warm KD: kd objective.terms.kd.loss.temperature=8"] data=digits
     python recipes/compare.py objectives=[ce,kd] learning_rates=[0.001,0.01,0.1] data=digits
     python recipes/compare.py comparison=distillation_digits
 
-Whatever recipes/train.py takes can be given too, and holds for every run. A finished run is not run again: started
-again, an interrupted comparison goes on. `--help` lists the choices and the whole configuration.
+All settings of recipes/train.py can be given too, and apply to every run. Finished runs are kept: an interrupted
+comparison continues when it is started again. `--help` lists the choices and the whole configuration.
 """
 
 from collections.abc import Sequence

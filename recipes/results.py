@@ -1,12 +1,12 @@
-"""Run a fixed list of experiments on seeds that they were not tuned on; write what came of their claims.
+"""Run a fixed list of experiments on seeds that they were not tuned on; write the verdicts on their claims.
 
     make results                                                    # what RESULTS.md was made by
     python recipes/results.py --experiments grok_xor --seeds 7,8    # others, on other seeds
     python recipes/results.py --stale                               # runs of earlier versions of the code too
 
-The verdicts go to RESULTS.md, each experiment's numbers to a page in docs/results/. A run that has finished is not run
-again unless its settings or the code that they lead to have changed; one that was interrupted goes on. A claim that
-does not hold is a result: the exit code is 1 only when a run breaks, or when there is nothing to write about.
+The verdicts go to RESULTS.md, each experiment's numbers to a page in docs/results/. A finished run is not run again
+unless its settings or its code have changed; an interrupted run continues. A claim that does not hold is a valid
+result: the exit code is 1 only if a run fails, or if there are no results.
 """
 
 import argparse

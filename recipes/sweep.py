@@ -7,10 +7,10 @@
 The same command continues a sweep that was interrupted; a trial that has ended is never run again. With a server, the
 same file is started by `wandb sweep FILE`.
 
-    count=N         trials in all; not needed where the grid or run_cap says how many there are
+    count=N         trials in all; not needed if the grid or run_cap determines the number
     parallel=N      trials at once (1)
-    folder=FOLDER   where the sweep goes (outputs/sweeps/<name of the file>)
-    search_seed=N   of what is drawn at random (0)
+    folder=FOLDER   folder of the sweep (outputs/sweeps/<name of the file>)
+    search_seed=N   seed of the random search (0)
     retry=true      run failed trials again
 
 The exit code is 1 if every trial failed, or none has a finite value of the metric.
