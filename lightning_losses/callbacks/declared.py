@@ -19,21 +19,21 @@ class DeclaredCallback(Declared, Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept."""
-        return {name: _plain(getattr(self, name)) for name in self.kept}
+        return {name: plain_copy(getattr(self, name)) for name in self.kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what a checkpoint kept."""
         for name in self.kept:
-            setattr(self, name, _plain(state_dict[name]))
+            setattr(self, name, plain_copy(state_dict[name]))
 
 
-def _plain(value: Any) -> Any:
+def plain_copy(value: Any) -> Any:
     """New containers and tensors of the same content, which safe loading gives back: it knows no tuples of names."""
     if isinstance(value, Tensor):
         # What goes on being changed here, or there, is not that of the checkpoint.
         return value.detach().clone()
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain_copy(item) for name, item in value.items()}
     if isinstance(value, tuple):
-        return tuple(map(_plain, value))
-    return list(map(_plain, value)) if isinstance(value, list) else value
+        return tuple(map(plain_copy, value))
+    return list(map(plain_copy, value)) if isinstance(value, list) else value

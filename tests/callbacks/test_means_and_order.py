@@ -132,6 +132,47 @@ def test_every_callback_asks_the_module_which_samples_count(mark, tmp_path):
         torch.testing.assert_close(with_them[name], value, rtol=1e-4, atol=1e-6, equal_nan=True, msg=name)
 
 
+@pytest.mark.parametrize(
+    ("callback", "train", "sentence"),
+    [
+        (lambda: PostHocCalibration(weights="last"), True, "PostHocCalibration: no sample of the validation data has a "
+         "target to fit on; give data with targets."),
+        (lambda: NeuralCollapse("network.2"), False, "neural_collapse: no sample of the training data has a target; "
+         "give data with targets, or leave this callback out."),
+    ],
+    ids=["calibration", "collapse"],
+)  # fmt: skip
+def test_data_without_a_target_are_refused_after_the_first_pass_over_them(callback, train, sentence):
+    given, nothing = [batch(0, 4)], [batch(0, 4, ignored=range(4))]
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=3, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, num_sanity_val_steps=1, callbacks=[callback()],
+    )  # fmt: skip
+    loaders = (DataLoader(one, batch_size=None) for one in ((given, nothing) if train else (nothing, given)))
+    with pytest.raises(ValueError) as raised:
+        trainer.fit(module(), *loaders)
+    assert str(raised.value) == sentence and trainer.current_epoch == 0
+
+
+def test_a_later_batch_with_targets_is_one_to_calibrate_on(tmp_path):
+    callback = PostHocCalibration(folder=tmp_path, weights="last")
+    loaders = (DataLoader([batch(0, 4, ignored=range(4)), batch(0, 4)], batch_size=None) for _ in range(2))
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, num_sanity_val_steps=1, callbacks=[callback],
+    )  # fmt: skip
+    trainer.fit(module(), *loaders)
+    assert callback.calibrator.fitted
+
+
+def test_a_validation_without_a_target_ends_no_fit():
+    monitor = GrokkingMonitor()
+    fit([monitor], [batch(0, 4, ignored=range(4))])
+    assert monitor.val == []
+    with pytest.raises(ValueError, match="^grokking: validation logged .*, not 'val/other'; log it"):
+        fit([GrokkingMonitor(val_metric="val/other")], [batch(0, 4)])
+
+
 def test_what_keeps_no_sample_is_not_measured():
     nothing = batch(0, 4, ignored=range(4))
     monitors = [GrokkingMonitor(), OutputLogits(every_n_steps=1), HessianSpectrum(every_n_steps=1, lanczos_steps=3)]

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from lightning_losses.calibrators import Calibrator, TemperatureScaling
-from lightning_losses.callbacks.access import evaluation_mode
+from lightning_losses.callbacks.access import evaluation_mode, sum_over_processes
 from lightning_losses.callbacks.calibration.evaluation_logits import (
     Evaluated,
     EvaluationLogits,
@@ -95,13 +95,13 @@ class PostHocCalibration(Callback):
         self.path: Path | None = None
         views, binary = bool(unfitted.views), unfitted.takes_binary
         self._collected = EvaluationLogits("PostHocCalibration", views=views, binary=binary, ignore_index=ignore_index)
-        self._predicts = False
+        self._predicts = self._validated = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse now, not at its end, a fit that could not end in a calibrator."""
         if stage != "fit":
             return
-        self._predicts = False
+        self._predicts = self._validated = False
         if not trainer.enable_validation:
             raise ValueError(
                 "PostHocCalibration: the trainer has no validation data to fit on; give a validation data "
@@ -127,7 +127,7 @@ class PostHocCalibration(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Predict the first batch, which the sanity check has, as the end will predict them all."""
+        """Predict the first batch that has targets as the end will predict them all; the sanity check has it."""
         if self._predicts or trainer.state.fn != "fit" or dataloader_idx != self.dataloader_idx:
             return
         several = len(loaders_of(trainer.val_dataloaders)) > 1
@@ -136,8 +136,18 @@ class PostHocCalibration(Callback):
             predicted = pl_module.predict_step(*arguments)
             views = self.calibrator.views
             viewed = with_views("PostHocCalibration", pl_module, predicted, arguments, views)
-            self._collected.read(pl_module, viewed, step="predict_step")
-        self._predicts = True
+            target = self._collected.read(pl_module, viewed, step="predict_step").target
+        self._predicts = bool((target != -100).any())
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse validation data without a target after the first validation; at the end training would be lost."""
+        if self._validated or trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        self._validated = True
+        if not sum_over_processes(trainer, torch.tensor(float(self._predicts), device=pl_module.device)):
+            raise ValueError(
+                "PostHocCalibration: no sample of the validation data has a target to fit on; give data with targets."
+            )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse what is known only now: sharded weights, too few data loaders, a best checkpoint that is gone."""

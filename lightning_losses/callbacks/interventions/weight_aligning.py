@@ -81,6 +81,7 @@ class WeightAligning(DeclaredCallback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Align the head's weight after the last epoch, before its checkpoint is written."""
         ended = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+        ended = ended or trainer.global_step == trainer.max_steps
         if ended or trainer.should_stop:
             self.on_train_end(trainer, pl_module)
 

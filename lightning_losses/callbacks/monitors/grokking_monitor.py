@@ -1,6 +1,7 @@
 """Finds when a network memorised, when it generalised, and how many steps lay between."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +12,9 @@ from torch import Tensor
 from lightning_losses.callbacks.access import on_device, step_logits, sum_over_processes
 from lightning_losses.callbacks.monitors.monitor import Monitor
 from lightning_losses.mixins.objective import ObjectiveMixin
+from lightning_losses.numerics.rows import labelled_rows
 from lightning_losses.numerics.settings import Count
+from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.plots.grokking import Curve, grokking_curves
 from lightning_losses.plots.style import Figure
 
@@ -100,6 +103,7 @@ class GrokkingMonitor(Monitor):
     every_n_steps: int = field(init=False, default=1)
     train: list[tuple[int, float]] = field(init=False, default_factory=list)
     val: list[tuple[int, float]] = field(init=False, default_factory=list)
+    _without_target: bool = field(init=False, default=False)
     _at: int = field(init=False, default=0)
     _sum: float = field(init=False, default=0.0)
     _count: float = field(init=False, default=0.0)
@@ -113,12 +117,35 @@ class GrokkingMonitor(Monitor):
         """What has happened so far."""
         return Delay(self._held(self.train, self.memorised), self._held(self.val, self.generalised))
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin anew."""
+        self._without_target = False
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Notice data without a target, of which a validation logs nothing."""
+        target = outputs.get("target") if isinstance(outputs, Mapping) else None
+        if isinstance(target, Tensor) and target.ndim and (batch_idx == dataloader_idx == 0 or self._without_target):
+            kept = labelled_rows(target, *ignored_targets(pl_module, self.ignore_index))
+            self._without_target = not bool(kept.any())
+        else:
+            self._without_target = False
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the validation's value, and begin the training's."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self._pending, self._at, self._sum, self._count = self.train_batches, trainer.global_step, 0.0, 0.0
         if self.val_metric not in trainer.callback_metrics:
+            if self._without_target:
+                return
             raise ValueError(
                 f"grokking: validation logged {', '.join(sorted(trainer.callback_metrics)) or 'nothing'}, not "
                 f"{self.val_metric!r}; log it, or give val_metric."

@@ -20,6 +20,7 @@ from lightning_losses.callbacks.access import (
     refuse_place_before,
     sum_over_processes,
 )
+from lightning_losses.callbacks.declared import plain_copy
 from lightning_losses.callbacks.interventions.grokfast import Grokfast
 from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient
 from lightning_losses.callbacks.interventions.weight_norm_projection import WeightNormProjection
@@ -157,14 +158,12 @@ class LearningRateSensitivity(Monitor):
     def state_dict(self) -> dict[str, Any]:
         """What was measured, and of one process what is kept for trials to come."""
         kept = self._window if world_size() == 1 and _is_plain(self._window) else None
-        # Further batches are appended to the list.
-        return {**super().state_dict(), "window": kept and {**kept, "batches": list(kept["batches"])}}
+        return {**super().state_dict(), "window": plain_copy(kept)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         super().load_state_dict(state_dict)
-        window = state_dict["window"]
-        self._window = window and {**window, "batches": list(window["batches"])}
+        self._window = plain_copy(state_dict["window"])
 
     def _seen(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> dict[str, Any]:
         """A batch, and all that the step depends on beside weights and optimizer."""

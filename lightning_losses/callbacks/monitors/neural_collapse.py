@@ -124,6 +124,11 @@ class NeuralCollapse(Monitor):
         finally:
             for hook in hooks:
                 hook.remove()
+        if not targets:
+            raise ValueError(
+                f"{self.name}: no sample of the training data has a target; give data with targets, or leave this "
+                "callback out."
+            )
         kept = {layer: torch.cat(parts)[: self.samples] for layer, parts in taken.items()}
         return kept, torch.cat(targets)[: self.samples]
 

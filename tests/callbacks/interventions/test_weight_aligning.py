@@ -40,17 +40,17 @@ class Module(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(callback):
+def fit(*callbacks):
     module = Module()
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(4, 3)), batch_size=4)
     trainer = L.Trainer(
         max_steps=2,
         accelerator="cpu",
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=len(callbacks) > 1,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[callback],
+        callbacks=list(callbacks),
         limit_train_batches=1,
     )
     trainer.fit(module, data)
@@ -61,6 +61,14 @@ def fit(callback):
 def test_the_callback_aligns_at_the_end():
     lengths = fit(WeightAligning("network.1", 2)).network[1].weight.norm(dim=1)
     torch.testing.assert_close(lengths[-2:].mean(), lengths[:3].mean())
+
+
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+def test_the_checkpoint_of_the_last_epoch_is_aligned_where_steps_are_counted(tmp_path):
+    checkpoint = L.pytorch.callbacks.ModelCheckpoint(tmp_path)
+    module = fit(checkpoint, WeightAligning("network.1", 2))
+    saved = torch.load(checkpoint.best_model_path, weights_only=True)["state_dict"]
+    torch.testing.assert_close(saved["network.1.weight"], module.network[1].weight.detach())
 
 
 @pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")

@@ -5,6 +5,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from lightning_losses.callbacks.interventions.grokfast import Grokfast
 from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient
@@ -143,6 +144,9 @@ def test_a_resumed_run_measures_what_an_uninterrupted_one_does(tmp_path, every):
     fit(tmp_path, [Reseed(), whole, Grokfast()])
     fitter, _ = fit(tmp_path, [Reseed(), half, Grokfast()], epochs=1)
     assert (half.state_dict()["window"] is None) == (every == 5)
+    states = [half.state_dict() for _ in range(2)]
+    one, other = ({t.data_ptr() for t in tree_leaves(state) if torch.is_tensor(t)} for state in states)
+    assert one.isdisjoint(other) and bool(one) == (every != 5)
     fitter.save_checkpoint(tmp_path / "half.ckpt")
     fit(tmp_path, [Reseed(), resumed, Grokfast()], ckpt_path=tmp_path / "half.ckpt")
     assert resumed.steps == whole.steps and resumed.values == whole.values and whole.steps[-1] > 9
