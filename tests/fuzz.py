@@ -21,11 +21,12 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     broken, here = 0, Path.cwd()
+    bases = (*test_fuzz_configs.BASES, *test_fuzz_configs.SLOWER_BASES)
     # As in the suite: a warning is a fault.
     warnings.simplefilter("error")
     for title, run in {
         "losses": lambda folder: test_fuzz_losses.fuzz(arguments.seeds, arguments.seed),
-        "configurations": lambda folder: test_fuzz_configs.fuzz(arguments.configs, folder, arguments.seed),
+        "configurations": lambda folder: test_fuzz_configs.fuzz(arguments.configs, folder, arguments.seed, bases),
     }.items():
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)

@@ -230,6 +230,19 @@ def attacks(home: Path, run: Path) -> dict[str, Attack]:
     ):
         of_checkpoint(name, message, lambda last, content=content: torch.save(content, last), digest="new")
     of_checkpoint("three bytes", "is no whole checkpoint", lambda last: last.write_bytes(b"\x80\x02\x55"), digest="new")
+    for place in (
+        f"local://{home / 'elsewhere'}",
+        f"{home}/checkpoints/../elsewhere",
+        "../elsewhere",
+        "dir::/elsewhere",
+    ):
+        # As ModelCheckpoint keeps what it removes when a better one comes.
+        of_checkpoint(
+            f"one that removes {place.replace(str(home), '')}",
+            "a callback would remove .*elsewhere, and a plain path without '..' was expected",
+            lambda last, place=place: _remembers(last, place),
+            digest="new",
+        )
     of_checkpoint("shards to unpickle", "holds Python objects that only unpickling", _shards(mark), digest=False)
     settings = "identity.json, which tells with what settings the student was begun, can't be read .*last good state is"
     for name, message, change in (
@@ -458,6 +471,12 @@ def _flip(last: Path) -> None:
 def _other_network(last: Path) -> None:
     content = torch.load(last, weights_only=True)
     content["state_dict"] = {name: value[..., :1] for name, value in content["state_dict"].items()}
+    torch.save(content, last)
+
+
+def _remembers(last: Path, place: str) -> None:
+    content = torch.load(last, weights_only=True)
+    content["callbacks"]["ModelCheckpoint"] = {"best_k_models": {place: torch.zeros(())}, "best_model_path": ""}
     torch.save(content, last)
 
 

@@ -21,6 +21,7 @@ from lightning_losses.experiments.launch import experiment_of
 from lightning_losses.experiments.messages import message
 
 IN_SUITE = 16
+SMALL = ("data.max_bytes=100000", "data.block_length=32", "data.batch_size=4", "model.width=16", "model.depth=1")
 BASES = (
     ["experiment=distill", "data=digits"],
     ["experiment=classify", "data=digits"],
@@ -29,6 +30,11 @@ BASES = (
     ["experiment=online_distill", "data=digits", "objective=bdkd"],
     ["experiment=grok_perpgrad", "data.prime=11"],
     ["experiment=grok_xor", "data.dimension=100"],
+)
+# Each attempt takes seconds, so that the suite leaves them to `make fuzz`.
+SLOWER_BASES = (
+    ["experiment=language_model", *SMALL],
+    ["experiment=distill_language_model", *SMALL, "teacher.width=16", "teacher.depth=1"],
 )
 GROUPS = (
     "experiment",
@@ -113,11 +119,11 @@ def misspelt(word, rng):
     return word[:place] + rng.choice(string.ascii_lowercase) + word[place + rng.randrange(2) :]
 
 
-def malformed(rng, names, folder):
+def malformed(rng, names, folder, bases=BASES):
     """A command line with one fault, drawn at random."""
     if rng.random() < 0.2:
-        return rng.choice([*([*rng.choice(BASES), bad] for bad in BAD), *BAD_TOGETHER])
-    base, name, value = list(rng.choice(BASES)), rng.choice(names), rng.choice(JUNK)
+        return rng.choice([*([*rng.choice(bases), bad] for bad in BAD), *BAD_TOGETHER])
+    base, name, value = list(rng.choice(bases)), rng.choice(names), rng.choice(JUNK)
     kind = rng.randrange(9)
     if kind == 0:
         group = rng.choice(GROUPS)
@@ -172,14 +178,14 @@ def attempt(line):
     return "accepted"
 
 
-def fuzz(count, folder, seed=0):
+def fuzz(count, folder, seed=0, bases=BASES):
     """Counts of outcomes, and the command lines that went wrong."""
     rng = random.Random(seed)
     with _configurations(None):
-        names = sorted({name for base in BASES for name in leaves(_compose("train", base))})
+        names = sorted({name for base in bases for name in leaves(_compose("train", base))})
     counts, wrong = {"message": 0, "accepted": 0, "wrong": 0}, {}
     while counts["message"] + counts["wrong"] < count:
-        line = malformed(rng, names, folder)
+        line = malformed(rng, names, folder, bases)
         outcome = attempt(line)
         counts[outcome if outcome in counts else "wrong"] += 1
         if outcome not in counts:

@@ -38,7 +38,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint and its digest."""
-        super().remove_checkpoint(path)
+        # Lightning would take local:///x for a place on this disk, wherever that is.
+        super().remove_checkpoint(Path(path).absolute())
         digest_place(Path(path)).unlink(missing_ok=True)
 
     def load_checkpoint(

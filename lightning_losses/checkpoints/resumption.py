@@ -17,6 +17,16 @@ from lightning_losses.parallel.sharded_folders import check_folder, find_again, 
 # What optimizers keep in the shape of the parameter that it is of; others factor it, or keep more.
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg")
 
+# Files that Lightning's ModelCheckpoint remembers, and removes when better ones come.
+_REMEMBERED = ("best_k_models", "best_model_path", "kth_best_model_path", "last_model_path")
+
+# What isn't chosen by a setting, as errors call it.
+_VERSIONS = {
+    "versions.lightning_losses": "lightning-losses",
+    "versions.source": "the library's code",
+    "versions.torch": "torch",
+}
+
 
 def begin(folder: Path, identity: dict[str, Any], *, resume: bool) -> Path | None:
     """Begin a training in a folder, or go on there; the checkpoint to go on from, if there is one.
@@ -107,11 +117,33 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
             f"resume: {kept}, which tells with what settings the {folder.name} was begun, can't be read ({why}). Put "
             f"it back from a copy; the last good state is {folder / 'last.ckpt'}."
         ) from None
-    if differing := sorted(_differences(before, json.loads(json.dumps(identity)))):
+    now = json.loads(json.dumps(identity))
+    differing = sorted(_differences(before, now))
+    # Other settings are other code too, since they choose what is built.
+    changed = [name for name in differing if name in _VERSIONS]
+    if differing and differing == changed:
+        raise ValueError(
+            f"resume: the {folder.name} in {folder} was begun by another version of {_versions(changed, before, now)}, "
+            "and would end as neither makes it; go on with the version that began it, or start a new run."
+        )
+    if differing := [name for name in differing if name not in changed]:
         raise ValueError(
             f"resume: the {folder.name} in {folder} was begun with other settings "
             f"({', '.join(differing)}); resume with the settings of that run, or start a new one."
         )
+
+
+def _versions(changed: list[str], before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What has changed, and from which to which; a hash of code tells nothing."""
+    told = []
+    for name in changed:
+        key = name.removeprefix("versions.")
+        then, new = (
+            values["versions"].get(key) if isinstance(values.get("versions"), dict) else None
+            for values in (before, now)
+        )
+        told.append(_VERSIONS[name] + ("" if key == "source" else f" ({then} then, {new} now)"))
+    return " and of ".join(told)
 
 
 def _check_form(path: Path, content: Any) -> None:
@@ -137,6 +169,10 @@ def _wrong_part(content: Any) -> str | None:
             return f"{name} in its state_dict is a {type(value).__name__}, and a tensor was expected"
     if not isinstance(content.get("callbacks", {}), dict):
         return f"its callbacks is a {type(content['callbacks']).__name__}, and a table was expected"
+    for state in content.get("callbacks", {}).values():
+        for place in _remembered(state):
+            if ".." in Path(place).parts or "://" in place or "::" in place:
+                return f"a callback would remove {place}, and a plain path without '..' was expected"
     if not isinstance(content["loops"].get("fit_loop"), dict):
         return "its loops have no table of the fit_loop"
     for name in ("optimizer_states", "lr_schedulers"):
@@ -148,6 +184,13 @@ def _wrong_part(content: Any) -> str | None:
         if not all(isinstance(moments, dict) for moments in state["state"].values()):
             return "its optimizer_states have parameters without a table"
     return None
+
+
+def _remembered(state: Any) -> Iterator[str]:
+    """The files that a callback's state names."""
+    for name in _REMEMBERED if isinstance(state, dict) else ():
+        value = state.get(name)
+        yield from map(str, value) if isinstance(value, dict) else [str(value)]
 
 
 def _check_moments(path: Path, content: Mapping[str, Any], network: nn.Module) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
+from lightning_losses.checkpoints.resumption import begin
 from lightning_losses.environment.file_digests import check_digest, digest_place
 from lightning_losses.experiments.config.check_overrides import saved_overrides, to_repeat
 from lightning_losses.experiments.launch import launch
@@ -62,6 +63,38 @@ def test_resuming_with_other_settings_is_refused(run, interrupt, tmp_path):
         run(*ALONE)
     with pytest.raises(ValueError, match=r"begun with other settings .*module\.optimizer\.lr"):
         run(*ALONE, "optimizer.lr=0.5", f"resume={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (
+            {"source": "b"},
+            "was begun by another version of the library's code, and would end as neither makes it; go on with the "
+            "version that began it, or start a new run.",
+        ),
+        (
+            {"source": "b", "torch": "2.9"},
+            "was begun by another version of the library's code and of torch (2.8 then, 2.9 now), and would end as "
+            "neither makes it; go on with the version that began it, or start a new run.",
+        ),
+        (
+            {"source": "b", "lr": 1},
+            "was begun with other settings (lr); resume with the settings of that run, or start a new one.",
+        ),
+    ],
+    ids=["code", "code and torch", "a setting, and code by it"],
+)
+def test_a_change_of_code_is_told_as_one(tmp_path, now, message):
+    def identity(source="a", torch="2.8", lr=0):
+        return {"lr": lr, "versions": {"source": source, "torch": torch}}
+
+    folder = tmp_path / "student"
+    begin(folder, identity(), resume=False)
+    (folder / "last.ckpt").write_bytes(b"")
+    with pytest.raises(ValueError) as refused:
+        begin(folder, identity(**now), resume=True)
+    assert str(refused.value) == f"resume: the student in {folder} {message}"
 
 
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -154,5 +187,8 @@ def test_a_kill_between_a_digest_and_its_checkpoint_leaves_a_good_one(tmp_path, 
     # One that came without a digest is read.
     digest_place(path).unlink()
     check_digest(path)
+    # No scheme, by which a stranger's checkpoint could name any place.
+    checkpoints.remove_checkpoint(f"local://{path}")
+    assert path.exists()
     checkpoints.remove_checkpoint(path)
     assert not list(tmp_path.iterdir())
