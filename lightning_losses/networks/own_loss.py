@@ -35,8 +35,10 @@ def check_compares_one_on(owner: str, network: nn.Module) -> None:
     remedy = "give the batch as 'inputs' and 'target', where target[:, t] is what the logits at t are to predict."
     try:
         # The label of the first place is one that a loss of the next places never sees.
-        with torch.no_grad(), in_evaluation(whole):
-            first, nothing = _own_loss(whole, [1, -100]), _own_loss(whole, [-100, -100])
+        # Not without what PEFT adds: where FSDP2 shards, the outermost module brings the parameters together.
+        runs = getattr(network, "_orig_mod", network)
+        with torch.no_grad(), in_evaluation(runs):
+            first, nothing = _own_loss(runs, [1, -100]), _own_loss(runs, [-100, -100])
     except (TypeError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"{owner}: {type(whole).__name__} can't be run on two tokens and their labels, to see which logits it "

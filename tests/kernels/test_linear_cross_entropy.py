@@ -569,7 +569,7 @@ def test_scores_in_the_gradient_s_memory_become_the_gradient(dtype):
         ({"label_smoothing": 1.5}, "label_smoothing"),
         (
             {"bias": torch.full((6,), -torch.inf), "softcap": 3.0},
-            "bias of -inf came with softcap=3.0, which makes -3.0",
+            "bias of -inf came with softcap=3.0, which turns it into the ordinary score -3.0",
         ),
         ({"z_loss": -1.0}, "z_loss"),
         ({"reduction": "avg"}, "reduction"),

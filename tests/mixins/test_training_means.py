@@ -75,17 +75,14 @@ def test_a_stage_alone_needs_no_training_data_and_no_clock(stage):
     )
 
 
-def test_a_schedule_outside_of_fit_asks_for_the_progress():
-    module = Shared(WarmUp(2.0, until=0.5))
-    with pytest.raises(ValueError, match=r"^Term: the weight of CrossEntropy .* or give progress=, from 0 to 1, yours"):
-        trainer().validate(module, loader(2), verbose=False)
-
-    class Trained(Shared):
+def test_a_schedule_outside_of_fit_has_its_last_value_unless_progress_is_given():
+    class Begun(Shared):
         def validation_step(self, batch, batch_idx):
-            return self.apply_objective(logits=self.network(batch[0]), target=batch[1], progress=1.0)
+            return self.apply_objective(logits=self.network(batch[0]), target=batch[1], progress=0.25)
 
-    found = trainer().validate(Trained(WarmUp(2.0, until=0.5)), loader(2), verbose=False)[0]
-    assert found["val/objective"] == pytest.approx(2 * found["val/objective/ce"])
+    for kind, weight in ((Shared, 2.0), (Begun, 1.0)):
+        found = trainer().validate(kind(WarmUp(2.0, until=0.5)), loader(2), verbose=False)[0]
+        assert found["val/objective"] == pytest.approx(weight * found["val/objective/ce"])
 
 
 @pytest.mark.parametrize("batches", [1, 3])

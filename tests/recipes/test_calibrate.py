@@ -119,7 +119,7 @@ def test_every_calibrator_can_be_chosen(tmp_path, labelled, name):
         ("a.npz", b"no zip", "can't be read"),
         ("a.safetensors", b"nothing", "can't be read"),
         ("a.csv", b"a,b\n1,2\n", "its header .* has none of target, targets, labels, label, y"),
-        ("b.csv", b"1.0,2.0,0.5\n", "no class indices"),
+        ("b.csv", b"1.0,2.0,0.5\n", "values in target that are not class indices"),
     ],
 )
 def test_bad_files_are_refused_by_name(tmp_path, name, content, message):
