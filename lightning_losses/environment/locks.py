@@ -95,9 +95,13 @@ def _open(path: Path) -> int:
     follow = getattr(os, "O_NOFOLLOW", 0)
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | follow, 0o666)
-    except PermissionError:
+    except PermissionError as refused:
         # Another user's, who holds it now: to wait for it, reading is enough.
-        return os.open(path, os.O_RDONLY | follow)
+        try:
+            return os.open(path, os.O_RDONLY | follow)
+        except FileNotFoundError:
+            # That user is done, in a folder where this one can make no file.
+            raise refused from None
 
 
 def is_at(descriptor: int, path: Path) -> bool:

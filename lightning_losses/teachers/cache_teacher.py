@@ -109,17 +109,22 @@ def cache_teacher(
         }
         home = Path(folder) / _digest(teacher, loader, settings, torch.device(device), identity)
         if not _is_whole(home):
-            with locked(home.with_name(f".{home.name}.lock")) as alone:
-                # Unless another process has made it meanwhile.
+            try:
+                with locked(home.with_name(f".{home.name}.lock")) as alone:
+                    # Unless another process has made it meanwhile.
+                    if not _is_whole(home):
+                        _remove(home)
+                        partial = home.with_suffix(".partial")
+                        if not alone or (os.path.lexists(partial) and not is_users(partial)):
+                            # What another process or another user has begun is not gone on with.
+                            partial = home.with_suffix(f".{secrets.token_hex(4)}.partial")
+                        partial.mkdir(exist_ok=True)
+                        _evaluate(teacher, dataset, partial, settings, batch_size, collate_fn, torch.device(device))
+                        _publish(partial, home, settings)
+            except PermissionError:
+                # In another user's folder only that user can make it, and may have done so meanwhile.
                 if not _is_whole(home):
-                    _remove(home)
-                    partial = home.with_suffix(".partial")
-                    if not alone or (os.path.lexists(partial) and not is_users(partial)):
-                        # What another process or another user has begun is not gone on with.
-                        partial = home.with_suffix(f".{secrets.token_hex(4)}.partial")
-                    partial.mkdir(exist_ok=True)
-                    _evaluate(teacher, dataset, partial, settings, batch_size, collate_fn, torch.device(device))
-                    _publish(partial, home, settings)
+                    raise
     finally:
         teacher.train(training)
     return home

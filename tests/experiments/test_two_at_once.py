@@ -5,6 +5,7 @@ import errno
 import functools
 import multiprocessing
 import os
+import sys
 import traceback
 import types
 from pathlib import Path
@@ -204,3 +205,29 @@ def test_another_users_lock_is_waited_for(tmp_path, monkeypatch):
         patch.setattr(os, "open", as_another_user)
         with locks.locked(path) as held:
             assert held
+        # The lock is gone, and no other can be made: what came first is told.
+        with pytest.raises(PermissionError, match="Permission denied"), locks.locked(path):
+            pass
+
+
+def test_what_another_user_has_finished_in_a_folder_of_theirs_is_read(tmp_path, monkeypatch):
+    teacher, rows = torch.nn.Linear(2, 3), [{"inputs": torch.ones(2), "target": torch.tensor(0)}]
+
+    @contextlib.contextmanager
+    def theirs(path):
+        # While this process waited, the other one made the cache and let go of its lock.
+        monkeypatch.undo()
+        cache_teacher(teacher, rows, tmp_path)
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        yield
+
+    monkeypatch.setattr(sys.modules[cache_teacher.__module__], "locked", theirs)
+    home = cache_teacher(teacher, rows, tmp_path)
+    assert cache_teacher(teacher, rows, tmp_path) == home
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(sys.modules[cache_teacher.__module__], "locked", refused)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        cache_teacher(teacher, rows * 2, tmp_path)
