@@ -103,6 +103,15 @@ def test_a_best_at_an_edge_is_followed_three_steps_and_told(scored):
     assert chosen["", "ce"].candidate.learning_rate == 0.09 and not chosen["", "ce"].at_edge
 
 
+def test_what_refuses_the_best_candidate_too_ends_the_search(scored, monkeypatch):
+    def refused(*_):
+        raise ConfigError("there are no configurations")
+
+    monkeypatch.setattr(tuning, "check_overrides", refused)
+    with pytest.raises(ConfigError, match="there are no configurations"):
+        scored(lambda one: one.learning_rate)
+
+
 def test_where_everything_diverged_it_says_so(scored):
     with pytest.raises(ConfigError, match="tuning: ce: every candidate broke or diverged"):
         scored(lambda one: -math.inf)

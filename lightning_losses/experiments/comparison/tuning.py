@@ -149,7 +149,7 @@ def tune(config: DictConfig, folder: Path, planned: Plan, tuning: Tuning) -> dic
         for place, found in scores.items():
             if not any(math.isfinite(score) for score in found.values()):
                 raise ConfigError(f"tuning: {', '.join(filter(None, place))}: every candidate broke or diverged.")
-        todo = {place: _allowed(planned, place, further(found, _best(found))) for place, found in scores.items()}
+        todo = {place: _allowed(planned, place, found) for place, found in scores.items()}
     return {place: _chosen(found, _SIGNS[tuning.score]) for place, found in scores.items()}
 
 
@@ -221,14 +221,16 @@ def _numbers(name: str, values: Any) -> list[float]:
     return [float(value) for value in values]
 
 
-def _allowed(planned: Plan, place: tuple[str, str], candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates whose values are within their ranges."""
+def _allowed(planned: Plan, place: tuple[str, str], found: Mapping[Candidate, float]) -> list[Candidate]:
+    """The next candidates beyond the grid whose values are within their ranges."""
     (one, *_) = (one for one in planned.planned if (one.setting, one.run) == place)
-    allowed = []
-    for candidate in candidates:
+    allowed, best = [], _best(found)
+    for candidate in further(found, best):
         try:
             check_overrides("train", last_words([*one.overrides, *candidate.words]), TrainSettings)
         except ConfigError:
+            # Beyond a range; an error that the best candidate meets too has another reason, and ends the tuning.
+            check_overrides("train", last_words([*one.overrides, *best.words]), TrainSettings)
             continue
         allowed.append(candidate)
     return allowed
