@@ -7,7 +7,7 @@ reduce by themselves. A loss that is fed otherwise subclasses `Loss` and writes 
 
 from abc import abstractmethod
 from dataclasses import field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -26,6 +26,9 @@ from lightning_losses.numerics.rows import (
     pick,
     required_target,
 )
+
+# Above this temperature τ² multiplies what float32 rounds in the divergence of two nearly uniform distributions.
+_SINGLE_PRECISION_TEMPERATURE = 64.0
 
 
 class RowLoss(Loss):
@@ -125,6 +128,11 @@ class TaughtLoss(RowLoss):
         student, teacher = on_shared_support(rows.logits, rows.teacher_logits)
         return rows._replace(logits=student, teacher_logits=teacher)
 
+    @property
+    def in_double(self) -> bool:
+        """Whether rows are evaluated in float64, where the device has it: at temperatures above 64."""
+        return float(getattr(self, "temperature", 1.0)) > _SINGLE_PRECISION_TEMPERATURE
+
 
 class DistillationRows(NamedTuple):
     """Logits of student and teacher, checked, in full precision, the teacher's without gradient."""
@@ -159,7 +167,21 @@ class DistillationLoss(TaughtLoss):
     ) -> Float[Tensor, "..."]:
         """Check, evaluate and reduce; the class documents what."""
         given = self.given(logits, teacher_logits, target)
-        return reduce(self.rows(given), self.reduction, given.kept)
+        return reduce(values_of(self, given), self.reduction, given.kept)
+
+
+def values_of(loss: "DistillationLoss | LabelledDistillationLoss", given: Any) -> Float[Tensor, "*rows"]:
+    """The value of each row as float32 at least, evaluated in float64 where the loss asks for it.
+
+    Args:
+        loss: whose `rows` are asked.
+        given: what they take.
+    """
+    logits = given.logits
+    if not loss.in_double or logits.device.type == "mps":
+        return loss.rows(given)
+    wide = given._replace(logits=logits.double(), teacher_logits=given.teacher_logits.double())
+    return loss.rows(wide).to(logits.dtype)
 
 
 class LabelledRows(NamedTuple):
@@ -201,7 +223,7 @@ class LabelledDistillationLoss(TaughtLoss):
     ) -> Float[Tensor, "..."]:
         """Check, evaluate and reduce; the class documents what."""
         given = self.given(logits, teacher_logits, target)
-        return reduce(self.rows(given), self.reduction, given.kept)
+        return reduce(values_of(self, given), self.reduction, given.kept)
 
 
 class Predictions(NamedTuple):

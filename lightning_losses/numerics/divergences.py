@@ -61,7 +61,8 @@ def kl_divergence(
 
     In single precision the logarithms are rounded by some 1e-6. Equal ones give 0; else the value is off by up to 1e-6,
     also below 0, which matters where it is below 1e-4 (logits that differ by 0.01). Factors such as τ², or DKD's β,
-    multiply that. The gradient p - q has no such error; take float64 to report values as small as these.
+    multiply that, for which losses above τ = 64 are evaluated in float64. The gradient p - q has no such error; take
+    float64 to report values as small as these.
 
     Example:
         >>> masked = torch.tensor([0.0, -torch.inf])

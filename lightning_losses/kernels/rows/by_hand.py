@@ -272,4 +272,5 @@ def evaluator_of(loss: Callable[..., Tensor], on_cpu: bool = True) -> Callable[[
     by_hand = BY_HAND.get(type(loss)) if isinstance(loss, Loss) else None
     if by_hand is None or not by_hand.suits(loss) or not (on_cpu or by_hand.everywhere):
         return None
-    return None if getattr(loss, "shared_support", False) else partial(by_hand.evaluate, loss)
+    refused = getattr(loss, "shared_support", False) or getattr(loss, "in_double", False)
+    return None if refused else partial(by_hand.evaluate, loss)

@@ -38,7 +38,7 @@ class Objective(NamedTuple):
 def objective_of(loss: Any) -> Objective | None:
     """A loss as the kernel evaluates it; None where its class or its settings are not among the kernel's."""
     chosen = OBJECTIVES[type(loss)](loss) if isinstance(loss, Loss) and type(loss) in OBJECTIVES else None
-    if chosen is None or getattr(loss, "shared_support", False):
+    if chosen is None or loss.shared_support or loss.in_double:
         return None
     squared = isinstance(loss, (KD, NKD)) or getattr(loss, "tau_squared", False)
     return Objective(*chosen, loss.temperature, loss.temperature**2 if squared else 1.0)

@@ -20,6 +20,7 @@ from lightning_losses.losses.kinds import (
     DistillationLoss,
     LabelledDistillationLoss,
     RowLoss,
+    values_of,
 )
 from lightning_losses.numerics.settings import settings
 
@@ -118,4 +119,6 @@ def _values(loss: RowLoss, ignore_index: int) -> Callable[..., Tensor]:
         # A forward of its own, whose rows are what it does not reduce.
         return unreduced
     # Each kind's rows take what its own `given` makes.
-    return lambda **tensors: unreduced.rows(unreduced.given(**tensors))  # type: ignore[arg-type]
+    if not isinstance(unreduced, ClassificationLoss):
+        return lambda **tensors: values_of(unreduced, unreduced.given(**tensors))
+    return lambda **tensors: unreduced.rows(unreduced.given(**tensors))

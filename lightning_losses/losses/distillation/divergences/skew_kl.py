@@ -20,7 +20,6 @@ class SkewKL(DistillationLoss):
         skew: λ, the share of the teacher in the mixture, in [0, 1].
         temperature: τ, above 0.
         tau_squared: multiply by τ², which keeps the gradient's size independent of the temperature.
-            In float32 rounding then puts the value off by up to 1e-6 τ², but not the gradient below τ = 1e4.
 
     Shapes:
         logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
