@@ -133,6 +133,10 @@ class TaughtLoss(RowLoss):
         """Whether rows are evaluated in float64, where the device has it: at temperatures above 64."""
         return float(getattr(self, "temperature", 1.0)) > _SINGLE_PRECISION_TEMPERATURE
 
+    def widened(self, scores: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
+        """Scores to be divided by the temperature, in float64 if it is so high and the device has that."""
+        return scores.double() if self.in_double and scores.device.type != "mps" else scores
+
 
 class DistillationRows(NamedTuple):
     """Logits of student and teacher, checked, in full precision, the teacher's without gradient."""
@@ -177,11 +181,8 @@ def values_of(loss: "DistillationLoss | LabelledDistillationLoss", given: Any) -
         loss: whose `rows` are asked.
         given: what they take.
     """
-    logits = given.logits
-    if not loss.in_double or logits.device.type == "mps":
-        return loss.rows(given)
-    wide = given._replace(logits=logits.double(), teacher_logits=given.teacher_logits.double())
-    return loss.rows(wide).to(logits.dtype)
+    wide = given._replace(logits=loss.widened(given.logits), teacher_logits=loss.widened(given.teacher_logits))
+    return loss.rows(wide).to(given.logits.dtype) if loss.in_double else loss.rows(given)
 
 
 class LabelledRows(NamedTuple):

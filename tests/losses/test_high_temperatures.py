@@ -6,13 +6,13 @@ import torch
 from lightning_losses import losses
 from lightning_losses.kernels.linear_distillation import linear_distillation
 from lightning_losses.losses import loss_classes
-from lightning_losses.losses.kinds import DistillationLoss, LabelledDistillationLoss
+from lightning_losses.losses.kinds import TaughtLoss
 from lightning_losses.numerics.settings import settings
 
 SQUARED = [
     loss
     for loss in loss_classes()
-    if issubclass(loss, (DistillationLoss, LabelledDistillationLoss))
+    if issubclass(loss, TaughtLoss)
     and "temperature" in {setting.name for setting in settings(loss)}
     and not any(setting.required for setting in settings(loss))
 ]
@@ -25,10 +25,13 @@ def scores(*shape, seed):
 @pytest.mark.parametrize("loss", SQUARED, ids=lambda loss: loss.identifier())
 def test_the_value_and_the_gradient_are_those_of_float64(loss):
     squared = {"tau_squared": True} if "tau_squared" in {setting.name for setting in settings(loss)} else {}
-    chosen = loss(temperature=1e4, **squared)
+    soft = {"kind": "soft"} if loss is losses.DeiTDistill else {}
+    chosen = loss(temperature=1e4, **squared, **soft)
     given = {"logits": scores(8, 20, seed=0), "teacher_logits": scores(8, 20, seed=1)}
     if loss.inputs().get("target"):
         given["target"] = torch.arange(8)
+    if loss.inputs().get("ratio"):
+        given["ratio"] = torch.linspace(0.1, 0.9, 8)
     outcomes = []
     for dtype in (torch.float32, torch.float64):
         cast = {name: x.to(dtype) if x.is_floating_point() else x for name, x in given.items()}

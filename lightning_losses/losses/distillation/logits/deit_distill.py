@@ -80,7 +80,8 @@ class DeiTDistill(TaughtLoss):
             # A teacher that is not a number has a largest class all the same.
             taught = cross_entropy(log_s, predicted) + 0.0 * largest
         else:
-            log_t, log_s = (log_probabilities(z, self.temperature) for z in (second.teacher_logits, second.logits))
-            taught = self.temperature**2 * kl_divergence(log_t, log_s)
+            scores = (self.widened(z) for z in (second.teacher_logits, second.logits))
+            log_t, log_s = (log_probabilities(z, self.temperature) for z in scores)
+            taught = (self.temperature**2 * kl_divergence(log_t, log_s)).to(label.dtype)
             taught = taught / logits.shape[-1] if self.normalizer == "classes" else taught
         return reduce((1 - self.alpha) * label + self.alpha * taught, self.reduction, first.kept)

@@ -74,11 +74,12 @@ class TGeoKD(TaughtLoss):
         if rows.kept is not None:
             share = share.masked_fill(~rows.kept, 0.0)
         check_shares(self._identifier, "ratio", share)
-        divergence = kl_divergence(
-            log_probabilities(rows.teacher_logits, self.temperature), log_probabilities(rows.logits, self.temperature)
+        log_t, log_s = (
+            log_probabilities(self.widened(z), self.temperature) for z in (rows.teacher_logits, rows.logits)
         )
+        taught = (self.temperature**2 * kl_divergence(log_t, log_s)).to(share.dtype)
         label = -pick(log_probabilities(rows.logits), class_indices(required_target(self._identifier, rows.target)))
-        return reduce(share * self.temperature**2 * divergence + (1 - share) * label, self.reduction, rows.kept)
+        return reduce(share * taught + (1 - share) * label, self.reduction, rows.kept)
 
 
 def tgeo_state(
