@@ -131,7 +131,9 @@ class TaughtLoss(RowLoss):
     @property
     def in_double(self) -> bool:
         """Whether rows are evaluated in float64, where the device has it: at temperatures above 64."""
-        return float(getattr(self, "temperature", 1.0)) > _SINGLE_PRECISION_TEMPERATURE
+        temperature = getattr(self, "temperature", None)
+        # To compare a learned one, a tensor, would wait for the device.
+        return isinstance(temperature, int | float) and temperature > _SINGLE_PRECISION_TEMPERATURE
 
     def widened(self, scores: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
         """Scores to be divided by the temperature, in float64 if it is so high and the device has that."""

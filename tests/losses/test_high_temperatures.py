@@ -49,3 +49,12 @@ def test_the_fused_head_has_them_too():
     value = linear_distillation(hidden, weight, taught, head, torch.zeros(6).long(), objective=loss).loss
     wanted = loss(hidden.double() @ weight.double().t(), taught.double() @ head.double().t())
     assert value.item() == pytest.approx(wanted.item(), rel=1e-4)
+
+
+def test_a_learned_temperature_is_not_read_from_the_device():
+    class Learned(losses.KD):
+        temperature = torch.ones((), device="meta")
+
+    # A tensor of this device has no value to read.
+    assert not Learned.in_double.fget(Learned)
+    assert losses.KD(temperature=65.0).in_double and not losses.KD(temperature=64.0).in_double

@@ -209,8 +209,8 @@ def _scores(
     runner.run_all()
     scores: dict[tuple[str, str], dict[Candidate, float]] = {}
     for (place, candidate), runs in tried.items():
-        found = [runner.values.get(one, {}).get(tuning.score, math.nan) for one in runs]
-        score = _SIGNS[tuning.score] * statistics.fmean(found) if all(map(math.isfinite, found)) else -math.inf
+        by_seed = [runner.values.get(one, {}).get(tuning.score, math.nan) for one in runs]
+        score = _SIGNS[tuning.score] * statistics.fmean(by_seed) if all(map(math.isfinite, by_seed)) else -math.inf
         scores.setdefault(place, {})[candidate] = score
     return scores
 
