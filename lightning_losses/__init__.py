@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import DACKL as DACKL
     from lightning_losses.losses import DCA as DCA
     from lightning_losses.losses import DKD as DKD
+    from lightning_losses.losses import GCE as GCE
     from lightning_losses.losses import GPG as GPG
     from lightning_losses.losses import KD as KD
     from lightning_losses.losses import MCMI as MCMI

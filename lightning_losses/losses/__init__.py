@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses.distillation.self_taught.pskd import PSKD as PSKD
     from lightning_losses.losses.distillation.self_taught.self_distill_gt import SelfDistillGT as SelfDistillGT
     from lightning_losses.losses.distillation.self_taught.uskd import USKD as USKD
+    from lightning_losses.losses.noisy_labels.gce import GCE as GCE
     from lightning_losses.losses.regularization.wdr_loss import WDR as WDR
     from lightning_losses.losses.regularization.z_loss import ZLoss as ZLoss
 else:

@@ -1,0 +1,1 @@
+"""Objectives over classes for labels some of which are wrong."""
