@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.calibration.post_hoc_calibration import PostHocCalibration as PostHocCalibration
     from lightning_losses.callbacks.companions.adafocal_bins import AdaFocalBins as AdaFocalBins
     from lightning_losses.callbacks.companions.class_centroids import ClassCentroids as ClassCentroids
+    from lightning_losses.callbacks.companions.class_counts import ClassCounts as ClassCounts
     from lightning_losses.callbacks.companions.class_means import ClassMeans as ClassMeans
     from lightning_losses.callbacks.companions.domain_weights import DomainWeights as DomainWeights
     from lightning_losses.callbacks.interventions.grokfast import Grokfast as Grokfast

@@ -30,6 +30,7 @@ from tests.callbacks.training import PerProcess, Tiny, batches, trainer
 # Those that need another module, and the file of the test that resumes it.
 ELSEWHERE = {
     "ClassCentroids": "tests/recipes/test_kill.py",
+    "ClassCounts": "tests/callbacks/companions/test_class_counts.py",
     "DomainWeights": "tests/callbacks/companions/test_domain_weights.py",
     "History": "tests/recipes/test_resume.py",
     "LastCheckpoint": "tests/checkpoints/test_last_checkpoint.py",

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.utils.data import DataLoader
 
 import lightning_losses
 from lightning_losses.callbacks import History, MetricsFile, Progress
@@ -26,6 +27,7 @@ from lightning_losses.checkpoints.interruption import interrupt_behind, interrup
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.checkpoints.resumption import begin, check_resumption
 from lightning_losses.data import ImageData
+from lightning_losses.data.class_counts import count_classes, targets_of
 from lightning_losses.environment.file_digests import file_digest
 from lightning_losses.environment.source_digest import source_digest
 from lightning_losses.experiments.config.check_config import (
@@ -42,6 +44,8 @@ from lightning_losses.experiments.config.settings import Weights
 from lightning_losses.experiments.messages import message, refused, tell
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
 from lightning_losses.experiments.training.rehearsal import quiet, rehearse_step
+from lightning_losses.losses.class_prior import priors_without_counts, tell_class_counts
+from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.connection import connect_processes
 from lightning_losses.parallel.processes import value_of_first
 from lightning_losses.teachers import checkpoint_teacher
@@ -201,7 +205,18 @@ class Training:
                 instantiate(self.scheduler, _partial_=True), total_steps=self.total_steps
             )
         module: L.LightningModule = make(**live)
+        self._tell_class_counts(module)
         return module
+
+    def _tell_class_counts(self, module: nn.Module) -> None:
+        """Count the training set's classes for the losses that take the counts, and were given none."""
+        if priors_without_counts(module):
+            train: Any = self.datamodule.train
+            held = targets_of(train)
+            batches = (batch["target"] for batch in DataLoader(train, 256, collate_fn=dict))
+            classes = getattr(self.datamodule, "num_classes", None)
+            targets = batches if held is None else [held]
+            tell_class_counts(module, count_classes("class_counts", targets, classes, ignored_targets(module)))
 
     @property
     def total_steps(self) -> int:
