@@ -125,6 +125,37 @@ GLOSSARY: dict[str, Name] = {
     "rejected_logps": Name("[B]", "trained", "of the rejected answers", lambda s: -3 * s.normal(s.batch).abs()),
     "ref_chosen_logps": Name("[B]", "constant", "the reference's", lambda s: -3 * s.normal(s.batch).abs()),
     "ref_rejected_logps": Name("[B]", "constant", "the reference's", lambda s: -3 * s.normal(s.batch).abs()),
+    "regression_target": Name(
+        "[B] or [B, ...]",
+        "constant",
+        "the numbers that a regression predicts; a target of classes is `target`",
+        lambda s: s.normal(s.batch),
+    ),
+    "mean": Name("as `regression_target`", "trained", "the predicted mean", lambda s: s.normal(s.batch)),
+    "variance": Name(
+        "as `regression_target`",
+        "trained",
+        "the predicted variance, above 0",
+        lambda s: 0.3 + s.normal(s.batch).square(),
+    ),
+    "standard_deviation": Name(
+        "as `regression_target`",
+        "trained",
+        "the predicted standard deviation, above 0",
+        lambda s: 0.3 + s.normal(s.batch).abs(),
+    ),
+    "quantiles": Name(
+        "[B, ..., Q]", "trained", "the predicted quantiles, level by level", lambda s: s.normal(s.batch, 3)
+    ),
+    "ensemble": Name(
+        "[B, ..., M]", "trained", "the predictions of M members, or M samples", lambda s: s.normal(s.batch, 4)
+    ),
+    "evidential": Name(
+        "[B, ..., 4]",
+        "trained",
+        "γ, ν, α and β of a normal-inverse-gamma distribution; ν and β above 0, α above 1",
+        lambda s: s.normal(s.batch, 4).abs() + torch.tensor([-1.0, 0.1, 1.1, 0.1], dtype=torch.float64),
+    ),
     "step": Name("scalar", "scalar", "optimizer steps done", lambda s: 3.0),
     "progress": Name("scalar", "scalar", "fraction of training done", lambda s: 0.5),
     "epoch_progress": Name("scalar", "scalar", "fraction of epochs begun", lambda s: 0.5),

@@ -269,6 +269,18 @@ class PredictionLoss(Loss):
         return self.measure(Predictions(log_p, top.exp(), (predicted == label).to(top), label, kept))
 
 
+class RegressionLoss(Loss):
+    """A loss of what is predicted of real numbers: of their distribution, its quantiles, or samples of it.
+
+    Every tensor has a place of its own for each number of `regression_target`; nothing is broadcast.
+
+    Args:
+        reduction: "mean" over the numbers, "sum", or "none".
+    """
+
+    reduction: Reduction = field(default="mean", kw_only=True)
+
+
 class FeaturePairs(NamedTuple):
     """Features of student and teacher for the same samples, checked, in full precision, the teacher's constant."""
 

@@ -1,0 +1,1 @@
+"""Objectives over real numbers, whose predictions say how sure they are."""
