@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_losses.environment.lazy_exports import exports, lazily
 
-# Loaded when they are asked for: a project that needs one loss need not wait for all.
+# Loaded on first use: a project that needs one loss doesn't wait for all of them.
 if TYPE_CHECKING:
     from lightning_losses.losses.base import Loss as Loss
     from lightning_losses.losses.classification.cross_entropy import CrossEntropy as CrossEntropy

@@ -17,7 +17,7 @@ _REDUCTIONS = ("mean", "sum")
 class Adapted(Loss):
     """A loss of another library, or any function, fed with the step's tensors under their glossary names.
 
-    A configuration alone makes a term of it; a function is named with ``_partial_: true``::
+    It makes such a loss a term from the configuration alone. A function needs ``_partial_: true``::
 
         loss:
           _target_: lightning_losses.losses.adapted.Adapted
@@ -29,27 +29,27 @@ class Adapted(Loss):
           one_hot: true
           reduction: mean
 
-    Half-precision inputs are widened to float32, and autocast is off inside, as for the library's own losses. What
-    the wrapped loss does with ignored samples or infinite logits is its own affair.
+    Half-precision inputs are widened to float32, and autocast is off inside, as for the library's own losses. The
+    wrapped loss alone decides how to treat ignored samples and infinite logits.
 
     Args:
-        loss: a module or a function; parameters that it owns train with the module's.
-        inputs: ``{its argument: tensor of the step}``. Arguments without a default that are not named here take the
-            tensor of their own name; those with one keep it.
-        reduction: what becomes of a result with a value for each sample: "mean" or "sum". A scalar stays as it is;
-            then "mean" tells that it is a mean over samples, so that processes with different numbers of samples are
-            weighed by them. None for neither; of torch's cross-entropy it is known, also with weights of the classes.
+        loss: a module or a function; its parameters are trained with the module's.
+        inputs: ``{its argument: tensor of the step}``. An argument that isn't named here takes the tensor of its own
+            name, or keeps its default if it has one.
+        reduction: how values of single samples are reduced: "mean" or "sum". A scalar stays as it is; for a scalar,
+            "mean" says that it is a mean over samples, so that processes with more samples weigh more. None for
+            neither. The reduction of torch's cross-entropy is read from it, also with class weights.
         batch_coupled: whether the value of one sample depends on the others in the batch; it is then evaluated on
             the batch of all processes.
-        one_hot: turn a `target` of class indices into one row of zeros and a one per sample, for losses of many labels.
+        one_hot: turn a `target` of class indices into one-hot rows, for multi-label losses.
 
     Returns:
         What the loss returns, reduced.
 
     Raises:
-        ValueError: a loss that can't be called, or whose arguments can't be read; a name in `inputs` that it does
-            not take; when called, a target that is no class index where it is to become one-hot, or a scalar "mean" of
-            a loss that weighs classes and isn't torch's.
+        ValueError: a loss that can't be called, or whose arguments can't be read; a name in `inputs` that it does not
+            take; when called, a target that holds no class indices with `one_hot`, or a scalar "mean" of a loss, not
+            torch's, that weighs classes.
 
     Example:
         >>> import torch.nn.functional as F
@@ -81,7 +81,7 @@ class Adapted(Loss):
         self.inner_name = _name(loss)
         self.reduction = reduction
         self.one_hot = one_hot
-        # A class's own word elsewhere; here that of the configuration.
+        # A class attribute elsewhere; here a setting.
         self.__dict__["batch_coupled"] = bool(batch_coupled)
         parameters = _parameters(loss, self.inner_name)
         self._sources = _sources(parameters, self.inner_name, dict(inputs or {}))
@@ -90,17 +90,17 @@ class Adapted(Loss):
                 f"adapted: one_hot=True came to {self.inner_name}, which takes {', '.join(self._sources.values())}; "
                 "it is for losses that take logits and target."
             )
-        # Samples that the loss leaves out of its mean.
+        # The target of samples that the loss leaves out of its mean.
         default = parameters["ignore_index"].default if "ignore_index" in parameters else None
         self.ignore_index = getattr(loss, "ignore_index", default)
-        # What `forward_inputs` reads: this instance's tensors, where other losses have one signature for a class.
+        # `forward_inputs` reads this signature: here each instance has its own tensors, not each class.
         kind = inspect.Parameter.KEYWORD_ONLY
         self.__signature__ = inspect.Signature(
             [inspect.Parameter(name, kind) for name in dict.fromkeys(self._sources.values())]
         )
 
     def forward(self, **tensors: Any) -> Tensor:
-        """Evaluate the loss on the step's tensors; the class documents it."""
+        """Evaluate the loss on the step's tensors; see the class."""
         given = self.arguments(tensors)
         device = next((value.device.type for value in given.values() if isinstance(value, Tensor)), "cpu")
         try:
@@ -109,26 +109,26 @@ class Adapted(Loss):
         except AssertionError as error:
             shapes = ", ".join(f"{name} {list(v.shape)}" for name, v in given.items() if isinstance(v, Tensor))
             raise ValueError(
-                f"adapted: {self.inner_name} refused {shapes} ({str(error) or 'by an assertion without a word'}); give "
-                "it what its own documentation asks for."
+                f"adapted: {self.inner_name} refused {shapes} ({str(error) or 'an assertion without a message'}); see "
+                "its documentation."
             ) from error
         if not isinstance(value, Tensor):
             raise ValueError(f"adapted: {self.inner_name} returned a {type(value).__name__}; a loss returns a tensor.")
         if value.ndim == 0 and self.reduction == "mean" and _has_class_weights(self.loss):
             raise ValueError(
-                f"adapted: {self.inner_name} has weights of its own, so that its mean divides by an unknown sum; give "
-                "CrossEntropy(class_weight=...), or reduction=None, by which each batch weighs the same."
+                f"adapted: {self.inner_name} has weights of its own, so the divisor of its mean is unknown; give "
+                "CrossEntropy(class_weight=...), or reduction=None, which weighs all batches alike."
             )
         if value.ndim == 0 or self.reduction is None:
             return value
         return value.mean() if self.reduction == "mean" else value.sum()
 
     def arguments(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """What the wrapped loss is called with, of the step's tensors."""
+        """The arguments of the wrapped loss, taken from the step's tensors."""
         return {argument: self._prepared(source, tensors) for argument, source in self._sources.items()}
 
     def extra_repr(self) -> str:
-        """The wrapped function, if it is no module, and the names of its tensors."""
+        """The wrapped function, unless it is a module, and the names of its tensors."""
         own = "" if isinstance(self.loss, nn.Module) else f"{self.inner_name}, "
         return own + ", ".join(f"{argument}={source}" for argument, source in self._sources.items())
 
@@ -163,7 +163,7 @@ def _parameters(loss: Callable[..., Any], name: str) -> Mapping[str, inspect.Par
 
 
 def _sources(parameters: Mapping[str, inspect.Parameter], name: str, inputs: dict[str, str]) -> dict[str, str]:
-    """The step's tensor of each argument that the loss is called with."""
+    """For each argument of the loss, the name of the step's tensor."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     takes = {p.name: p.default is inspect.Parameter.empty for p in parameters.values() if p.kind in named}
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
@@ -180,7 +180,7 @@ def _sources(parameters: Mapping[str, inspect.Parameter], name: str, inputs: dic
 
 
 def _has_class_weights(loss: Any) -> bool:
-    """Whether a loss that isn't torch's weighs classes; parameters are no such weights."""
+    """Whether a loss that isn't torch's has class weights; its parameters don't count as such."""
     function = getattr(loss, "func", type(loss) if isinstance(loss, nn.Module) else loss)
     weight = getattr(loss, "keywords", {}).get("weight", getattr(loss, "weight", None))
     plain = isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter) and weight.ndim == 1

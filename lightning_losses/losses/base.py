@@ -1,7 +1,7 @@
 """The contract of all losses.
 
 A loss is one declaration: its fields are its settings, annotated with their ranges, and one method holds the
-mathematics. `Loss` makes a dataclass of every subclass. What many losses are fed is a kind, in `kinds`.
+mathematics. `Loss` makes a dataclass of every subclass. Losses with the same inputs share a base class in `kinds`.
 """
 
 import inspect
@@ -26,12 +26,12 @@ _LIVING: WeakValueDictionary[int, "Loss"] = WeakValueDictionary()
 
 
 def living(identity: int) -> "Loss":
-    """The loss of this ``id``; a compiled graph refers to it so."""
+    """The loss with this ``id``; compiled graphs refer to losses by it."""
     return _LIVING[identity]
 
 
 def forward_inputs(function: Callable[..., Any]) -> dict[str, bool]:
-    """The tensors that a loss takes, by name: True where it can't do without."""
+    """The tensors that a loss takes, by name: True for the required ones."""
     parameters = inspect.signature(function).parameters.values()
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {p.name: p.default is inspect.Parameter.empty for p in parameters if p.kind in named and p.name != "self"}
@@ -41,28 +41,28 @@ def forward_inputs(function: Callable[..., Any]) -> dict[str, bool]:
 class Loss(nn.Module, ABC):
     """Base of the losses: tensors in, one value out; no Lightning, no configuration, no process group.
 
-    The annotated fields of a subclass are its settings; `lightning_losses.numerics.settings` says what annotations
-    mean. Layers, buffers and checks that concern several settings are made in `__post_init__`, after
-    ``super().__post_init__()``.
+    The annotated fields of a subclass are its settings; `lightning_losses.numerics.settings` explains the annotations.
+    `__post_init__` makes layers and buffers and checks settings against each other, after ``super().__post_init__()``.
 
     The names of `forward`'s arguments come from the glossary (`logits`, `target`, `teacher_logits`, ...): an
     `Objective` feeds them by name. An argument with a default is optional.
 
     Attributes:
-        batch_coupled: True where the value of one sample depends on the others in the batch; a mixin then gathers
-            the batch of all processes first.
+        batch_coupled: True if the value of one sample depends on the others in the batch; a mixin then gathers the
+            batch of all processes first.
         status: "confirmed" against the authors' code, from the "paper" alone, or "experimental".
-        evidence: what its numbers are compared with: a repository as owner/name, or the reason why there is none.
+        evidence: the code that its numbers are compared with, a repository as owner/name, or the reason why there is
+            none.
     """
 
     batch_coupled: ClassVar[bool] = False
-    # A class that says nothing claims nothing.
+    # The default claims nothing.
     status: ClassVar[Status] = "experimental"
     evidence: ClassVar[str] = ""
     _identifier: ClassVar[str] = "loss"
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Make the module ready for its fields, which the dataclass's constructor sets first of all."""
+        """Initialise the module before the dataclass's constructor sets its fields."""
         loss = super().__new__(cls)
         nn.Module.__init__(loss)
         _LIVING[id(loss)] = loss
@@ -90,7 +90,7 @@ class Loss(nn.Module, ABC):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move the module as torch does, but keep its own buffers out of half precision.
 
-        There a running average would round back to what it was, and edges of bins to others.
+        In half precision a running average would round back to its old value, and the edges of bins would move.
         """
         own = {name: buffer for name, buffer in self._buffers.items() if buffer is not None and not is_lazy(buffer)}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -102,7 +102,7 @@ class Loss(nn.Module, ABC):
 
     @classmethod
     def inputs(cls) -> dict[str, bool]:
-        """The tensors that `forward` takes, by name: True where it can't do without."""
+        """The tensors that `forward` takes, by name: True for the required ones."""
         return forward_inputs(cls.forward)
 
     @classmethod
@@ -111,19 +111,19 @@ class Loss(nn.Module, ABC):
         return cls._identifier
 
     def denominator(self, **tensors: Tensor) -> Tensor:
-        """What reduction "mean" divides by: how many of these samples are not ignored.
+        """The divisor of reduction "mean": the number of samples that are not ignored.
 
-        Processes with different counts need it to weigh their means; a loss that averages otherwise overrides it.
+        The means of processes with different counts are weighed by it. A loss with another average overrides it.
         """
         target, ignore_index = tensors.get("target"), getattr(self, "ignore_index", None)
         if target is not None and ignore_index is not None:
             return labelled_rows(target, ignore_index).sum()
         first = tensors.get("logits", next(iter(tensors.values())))
         rows = first.shape[:-1].numel() if "logits" in tensors else len(first)
-        # Filled in on the device; a tensor made of a number is copied there, and waited for.
+        # `full` fills on the device; `tensor` would copy the number there and synchronise.
         return torch.full((), rows, device=first.device)
 
     def extra_repr(self) -> str:
-        """The settings as the constructor takes them."""
+        """The settings, as arguments of the constructor."""
         values = {setting.name: getattr(self, setting.name) for setting in settings(type(self))}
         return ", ".join(f"{name}={value!r}" for name, value in values.items() if not isinstance(value, nn.Module))

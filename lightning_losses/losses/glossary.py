@@ -1,6 +1,6 @@
 """The names of the tensors that a step has and losses take: their shapes, what they mean, and an example of each.
 
-A loss names the arguments of its `forward` from here and from nowhere else: that is how an objective feeds it.
+A loss names the arguments of its `forward` from this list alone, because an objective passes tensors by these names.
 """
 
 from collections.abc import Callable
@@ -34,9 +34,9 @@ class Name:
 
     Attributes:
         shape: B is the batch, C the classes, D features, V the vocabulary.
-        role: whether a loss has a gradient by it, holds it constant, or gets a number.
-        meaning: what stands under the name.
-        example: makes one.
+        role: "trained" if it gets a gradient, "constant" if not, "scalar" for a number.
+        meaning: what the tensor holds.
+        example: a function that makes an example.
     """
 
     shape: str
@@ -57,21 +57,24 @@ GLOSSARY: dict[str, Name] = {
         lambda s: torch.randint(0, s.classes, (s.batch,), generator=s.generator),
     ),
     "teacher_logits": Name(
-        "as `logits`", "constant", "the teacher's, without gradient", lambda s: 2 * s.normal(s.batch, s.classes)
+        "as `logits`", "constant", "the teacher's logits, without gradient", lambda s: 2 * s.normal(s.batch, s.classes)
     ),
     "distillation_logits": Name(
         "as `logits`",
         "trained",
-        "of a second head that learns from the teacher alone",
+        "logits of a second head that learns from the teacher alone",
         lambda s: 2 * s.normal(s.batch, s.classes),
     ),
     "mixup_logits": Name(
-        "[Q B, C]", "trained", "of the batch's mixtures, block by block", lambda s: 2 * s.normal(s.batch, s.classes)
+        "[Q B, C]",
+        "trained",
+        "logits of the batch's mixtures, block by block",
+        lambda s: 2 * s.normal(s.batch, s.classes),
     ),
     "mixup_target": Name(
         "[Q B, C]",
         "trained",
-        "how much of each class the mixtures hold",
+        "the share of each class in each mixture",
         lambda s: s.normal(s.batch, s.classes).softmax(dim=-1),
     ),
     "past_probabilities": Name(
@@ -81,12 +84,12 @@ GLOSSARY: dict[str, Name] = {
         lambda s: s.normal(s.batch, s.classes).softmax(dim=-1),
     ),
     "features": Name("[B, D]", "trained", "a tapped layer's output, pooled", lambda s: s.normal(s.batch, s.features)),
-    "teacher_features": Name("[B, D]", "constant", "the teacher's", lambda s: s.normal(s.batch, s.features)),
+    "teacher_features": Name("[B, D]", "constant", "the same of the teacher", lambda s: s.normal(s.batch, s.features)),
     "feature_maps": Name(
         "[B, D, H, W] or [B, T, D]", "trained", "a tapped layer's output as it is", lambda s: s.normal(s.batch, 3, 4, 4)
     ),
     "teacher_feature_maps": Name(
-        "[B, D, H, W] or [B, T, D]", "constant", "the teacher's", lambda s: s.normal(s.batch, 2, 4, 4)
+        "[B, D, H, W] or [B, T, D]", "constant", "the same of the teacher", lambda s: s.normal(s.batch, 2, 4, 4)
     ),
     "aspect_logits": Name(
         "[B, A]", "trained", "the student's answers to A questions", lambda s: 2 * s.normal(s.batch, 3)
@@ -94,21 +97,23 @@ GLOSSARY: dict[str, Name] = {
     "teacher_aspects": Name(
         "[B, A]",
         "constant",
-        "the probability of a yes that the teacher gives each question",
+        "the teacher's probability of yes for each question",
         lambda s: s.normal(s.batch, 3).sigmoid(),
     ),
     "weights": Name(
-        "[...]", "trained", "weights of layers, by name or one by one", lambda s: s.normal(s.batch, s.features)
+        "[...]", "trained", "weights of layers, by name or of one layer", lambda s: s.normal(s.batch, s.features)
     ),
     "ratio": Name(
-        "[B]", "trained", "how much of each sample's target is the teacher's", lambda s: s.normal(s.batch).sigmoid()
+        "[B]", "trained", "the teacher's share of each sample's target", lambda s: s.normal(s.batch).sigmoid()
     ),
     "unlabelled": Name("[B] bool", "constant", "which samples have no label", lambda s: torch.arange(s.batch) != 1),
     "spans": Name(
-        "[...] int64", "constant", "which span each token belongs to; -1 for none", lambda s: torch.arange(s.batch) // 3
+        "[...] int64", "constant", "the number of each token's span; -1 for none", lambda s: torch.arange(s.batch) // 3
     ),
     "index": Name("[B] int64", "constant", "the sample's position in its data set", lambda s: torch.arange(s.batch)),
-    "embeddings": Name("[B, D]", "trained", "a view, not normalised", lambda s: s.normal(s.batch, s.features)),
+    "embeddings": Name(
+        "[B, D]", "trained", "embeddings of one view, not normalised", lambda s: s.normal(s.batch, s.features)
+    ),
     "embeddings_b": Name("[B, D]", "trained", "a second view", lambda s: s.normal(s.batch, s.features)),
     "hidden": Name(
         "[..., D]", "trained", "the input of the classifier's head", lambda s: s.normal(s.batch, s.features)
@@ -119,10 +124,14 @@ GLOSSARY: dict[str, Name] = {
         "[..., D]", "constant", "the input of the teacher's head", lambda s: s.normal(s.batch, s.features)
     ),
     "teacher_head_weight": Name(
-        "[V, D]", "constant", "the teacher's head's weight", lambda s: s.normal(s.vocabulary, s.features)
+        "[V, D]", "constant", "the weight of the teacher's head", lambda s: s.normal(s.vocabulary, s.features)
     ),
-    "chosen_logps": Name("[B]", "trained", "of the chosen answers", lambda s: -3 * s.normal(s.batch).abs()),
-    "rejected_logps": Name("[B]", "trained", "of the rejected answers", lambda s: -3 * s.normal(s.batch).abs()),
+    "chosen_logps": Name(
+        "[B]", "trained", "log-probabilities of the chosen answers", lambda s: -3 * s.normal(s.batch).abs()
+    ),
+    "rejected_logps": Name(
+        "[B]", "trained", "log-probabilities of the rejected answers", lambda s: -3 * s.normal(s.batch).abs()
+    ),
     "ref_chosen_logps": Name("[B]", "constant", "the reference's", lambda s: -3 * s.normal(s.batch).abs()),
     "ref_rejected_logps": Name("[B]", "constant", "the reference's", lambda s: -3 * s.normal(s.batch).abs()),
     "regression_target": Name(
@@ -163,10 +172,10 @@ GLOSSARY: dict[str, Name] = {
 
 
 def example(name: str, sizes: Sizes) -> Tensor | float:
-    """An example of what stands under a name.
+    """An example of a tensor of this name.
 
     Raises:
-        ValueError: a name that the glossary doesn't have.
+        ValueError: a name that is not in the glossary.
 
     Example:
         >>> example("logits", Sizes(torch.Generator(), batch=2)).shape

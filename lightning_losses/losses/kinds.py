@@ -1,8 +1,8 @@
 """The recurring kinds of losses, by their inputs.
 
-Each kind has one `forward`, which checks, widens and reduces, and one method that a loss of it writes: `rows`, a value
-for each row, or `measure`, a value for the batch. What `rows` takes is made by `given`, for the kernels too, which
-reduce by themselves. A loss that is fed otherwise subclasses `Loss` and writes its own `forward`.
+Each kind has one `forward`, which checks, widens and reduces. A loss of the kind writes one method: `rows`, with a
+value for each row, or `measure`, with a value for the batch. `given` makes the argument of `rows`; kernels call it too
+and reduce by themselves. A loss with other inputs subclasses `Loss` and writes its own `forward`.
 """
 
 from abc import abstractmethod
@@ -27,12 +27,12 @@ from lightning_losses.numerics.rows import (
     required_target,
 )
 
-# Above this temperature τ² multiplies what float32 rounds in the divergence of two nearly uniform distributions.
+# Above this temperature two distributions are nearly uniform, and τ² multiplies float32's rounding error.
 _SINGLE_PRECISION_TEMPERATURE = 64.0
 
 
 class RowLoss(Loss):
-    """A loss that has a value for each row, a sample, a token or a pixel, and reduces them.
+    """A loss that has a value for each row (a sample, a token or a pixel) and reduces them.
 
     Args:
         ignore_index: rows with this target, or with probabilities that are all 0, are ignored.
@@ -44,7 +44,7 @@ class RowLoss(Loss):
 
 
 class ClassificationRows(NamedTuple):
-    """Logits beside their target, checked, in full precision; ignored rows are 0, and `kept` tells them if any."""
+    """Checked logits in full precision and their target; ignored rows, if any, are 0 and False in `kept`."""
 
     logits: Float[Tensor, "*rows classes"]
     target: Shaped[Tensor, "..."]
@@ -52,11 +52,11 @@ class ClassificationRows(NamedTuple):
 
 
 class ClassificationLoss(RowLoss):
-    """A value a row from logits and the target: class indices, or probabilities where the loss takes them.
+    """A value per row from logits and the target: class indices, or probabilities where the loss takes them.
 
     Attributes:
         soft_targets: whether a target may be probabilities [..., C].
-        least_classes: how many classes there must be.
+        least_classes: the least number of classes.
     """
 
     soft_targets: ClassVar[bool] = True
@@ -67,24 +67,24 @@ class ClassificationLoss(RowLoss):
         """The value of each row."""
 
     def given(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> ClassificationRows:
-        """What `rows` takes, checked."""
+        """The checked argument of `rows`."""
         checked = _classification_rows if self.soft_targets else index_rows
         return checked(self._identifier, logits, target, self.ignore_index)
 
     def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Check, evaluate and reduce; the class documents what."""
+        """Check, evaluate and reduce; see the class."""
         given = self.given(logits, target)
         return reduce(self.rows(given), self.reduction, given.kept)
 
 
 class CrossEntropyFunction(ClassificationLoss):
-    """A function of a row's cross-entropy with its class, which fused heads take at the price of cross-entropy."""
+    """A function of each row's cross-entropy; fused heads compute it at the cost of cross-entropy."""
 
     soft_targets = False
 
     @abstractmethod
     def of_cross_entropy(self, cross_entropy: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
-        """The value of each row from ``-log p`` of its target, each by itself."""
+        """The value of each row from ``-log p`` of its target, elementwise."""
 
     def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
@@ -92,20 +92,21 @@ class CrossEntropyFunction(ClassificationLoss):
 
 
 class TaughtLoss(RowLoss):
-    """A loss that has a value for each row, from the logits of student and teacher.
+    """A loss that has a value for each row from the logits of student and teacher.
 
-    A class without probability is masked by -inf. A term that is infinite because one network alone masks a class
-    counts as if its probability there were e^-100: the value stays finite and at least 0, and pulls the student towards
-    the teacher's classes.
+    A logit of -inf masks a class: its probability is 0. If one network alone masks a class and that makes a term
+    infinite, the term is computed with a probability of e^-100 instead. So the value stays finite and at least 0, and
+    pulls the student towards the teacher's classes.
 
     Args:
-        shared_support: compare the networks on the classes that neither masks, with both softmaxes over these alone.
+        shared_support: compare the networks on the classes that neither masks, with both softmaxes over only these
+            classes.
 
     Attributes:
-        least_classes: how many classes there must be.
-        needs_tail: whether a class that the teacher alone masks makes the value infinite, but for that convention: a
-            teacher of k logits should then keep the probability of the others, as `cache_teacher` does, or come with
-            `shared_support`.
+        least_classes: the least number of classes.
+        needs_tail: whether a class that the teacher alone masks would make the value infinite without that rule. If so,
+            a teacher that stores only k logits should also store the probability of the rest, as `cache_teacher` does,
+            or be used with `shared_support`.
     """
 
     least_classes: ClassVar[int] = 2
@@ -119,7 +120,7 @@ class TaughtLoss(RowLoss):
         teacher_logits: Float[Tensor, "*rows classes"],
         target: Shaped[Tensor, "..."] | None,
     ) -> PairedRows:
-        """Both networks' rows, checked, on the shared support if that is asked for."""
+        """Both networks' rows, checked, on the shared support if `shared_support` is set."""
         rows = distillation_rows(
             self._identifier, logits, teacher_logits, target, self.ignore_index, least_classes=self.least_classes
         )
@@ -130,18 +131,18 @@ class TaughtLoss(RowLoss):
 
     @property
     def in_double(self) -> bool:
-        """Whether rows are evaluated in float64, where the device has it: at temperatures above 64."""
+        """Whether rows are evaluated in float64 if the device has it: at temperatures above 64."""
         temperature = getattr(self, "temperature", None)
-        # To compare a learned one, a tensor, would wait for the device.
+        # Comparing a learned temperature, a tensor, would synchronise with the device.
         return isinstance(temperature, int | float) and temperature > _SINGLE_PRECISION_TEMPERATURE
 
     def widened(self, scores: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
-        """Scores to be divided by the temperature, in float64 if it is so high and the device has that."""
+        """Scores to be divided by the temperature, in float64 if `in_double` and the device has it."""
         return scores.double() if self.in_double and scores.device.type != "mps" else scores
 
 
 class DistillationRows(NamedTuple):
-    """Logits of student and teacher, checked, in full precision, the teacher's without gradient."""
+    """Checked logits of student and teacher in full precision; the teacher's have no gradient."""
 
     logits: Float[Tensor, "*rows classes"]
     teacher_logits: Float[Tensor, "*rows classes"]
@@ -149,7 +150,7 @@ class DistillationRows(NamedTuple):
 
 
 class DistillationLoss(TaughtLoss):
-    """A value a row from the logits of student and teacher; a target only tells which rows are ignored."""
+    """A value per row from the logits of student and teacher; a target only marks ignored rows."""
 
     @abstractmethod
     def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
@@ -161,7 +162,7 @@ class DistillationLoss(TaughtLoss):
         teacher_logits: Float[Tensor, "*rows classes"],
         target: Shaped[Tensor, "..."] | None = None,
     ) -> DistillationRows:
-        """What `rows` takes, checked."""
+        """The checked argument of `rows`."""
         rows = self.pairs(logits, teacher_logits, target)
         return DistillationRows(rows.logits, rows.teacher_logits, rows.kept)
 
@@ -171,24 +172,24 @@ class DistillationLoss(TaughtLoss):
         teacher_logits: Float[Tensor, "*rows classes"],
         target: Shaped[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "..."]:
-        """Check, evaluate and reduce; the class documents what."""
+        """Check, evaluate and reduce; see the class."""
         given = self.given(logits, teacher_logits, target)
         return reduce(values_of(self, given), self.reduction, given.kept)
 
 
 def values_of(loss: "DistillationLoss | LabelledDistillationLoss", given: Any) -> Float[Tensor, "*rows"]:
-    """The value of each row as float32 at least, evaluated in float64 where the loss asks for it.
+    """The value of each row, in float32 or wider; evaluated in float64 if the loss asks for it.
 
     Args:
-        loss: whose `rows` are asked.
-        given: what they take.
+        loss: the loss whose `rows` is called.
+        given: the argument of `rows`.
     """
     wide = given._replace(logits=loss.widened(given.logits), teacher_logits=loss.widened(given.teacher_logits))
     return loss.rows(wide).to(given.logits.dtype) if loss.in_double else loss.rows(given)
 
 
 class LabelledRows(NamedTuple):
-    """As `DistillationRows`, with the target as it came, and the class that it names or finds likeliest."""
+    """As `DistillationRows`, with the target as it was given, and its class (the likeliest one of probabilities)."""
 
     logits: Float[Tensor, "*rows classes"]
     teacher_logits: Float[Tensor, "*rows classes"]
@@ -197,12 +198,12 @@ class LabelledRows(NamedTuple):
 
     @property
     def label(self) -> Int[Tensor, "*rows"]:
-        """The target's class; of probabilities the largest."""
+        """The target's class; for probabilities the likeliest."""
         return class_indices(self.target)
 
 
 class LabelledDistillationLoss(TaughtLoss):
-    """A value a row from the logits of student and teacher and the target."""
+    """A value per row from the logits of student and teacher and the target."""
 
     @abstractmethod
     def rows(self, given: LabelledRows) -> Float[Tensor, "*rows"]:
@@ -214,7 +215,7 @@ class LabelledDistillationLoss(TaughtLoss):
         teacher_logits: Float[Tensor, "*rows classes"],
         target: Shaped[Tensor, "..."],
     ) -> LabelledRows:
-        """What `rows` takes, checked."""
+        """The checked argument of `rows`."""
         rows = self.pairs(logits, teacher_logits, required_target(self._identifier, target))
         return LabelledRows(rows.logits, rows.teacher_logits, required_target(self._identifier, rows.target), rows.kept)
 
@@ -224,7 +225,7 @@ class LabelledDistillationLoss(TaughtLoss):
         teacher_logits: Float[Tensor, "*rows classes"],
         target: Shaped[Tensor, "..."],
     ) -> Float[Tensor, "..."]:
-        """Check, evaluate and reduce; the class documents what."""
+        """Check, evaluate and reduce; see the class."""
         given = self.given(logits, teacher_logits, target)
         return reduce(values_of(self, given), self.reduction, given.kept)
 
@@ -245,7 +246,7 @@ class Predictions(NamedTuple):
 
 
 class PredictionLoss(Loss):
-    """A value a batch from the confidence of its predictions, and whether they are right.
+    """A value per batch from the confidence of its predictions, and whether they are right.
 
     Args:
         ignore_index: rows with this target are ignored.
@@ -260,7 +261,7 @@ class PredictionLoss(Loss):
         """The value of the batch."""
 
     def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, ""]:
-        """Check and evaluate; the class documents what."""
+        """Check and evaluate; see the class."""
         rows = index_rows(self._identifier, logits, target, self.ignore_index)
         log_p = log_probabilities(rows.logits.reshape(-1, rows.logits.shape[-1]))
         label = rows.target.reshape(-1)
@@ -282,14 +283,14 @@ class RegressionLoss(Loss):
 
 
 class FeaturePairs(NamedTuple):
-    """Features of student and teacher for the same samples, checked, in full precision, the teacher's constant."""
+    """Checked features of student and teacher for the same samples, in full precision; the teacher's are constant."""
 
     features: Float[Tensor, "batch dim"]
     teacher_features: Float[Tensor, "batch teacher_dim"]
 
 
 class RelationLoss(Loss):
-    """A value a batch from how its samples relate, in the student's features and in the teacher's.
+    """A value per batch from the relations among its samples, in the student's features and in the teacher's.
 
     A batch of one has no relations: its value is 0, with zero gradients.
     """
@@ -303,7 +304,7 @@ class RelationLoss(Loss):
     def forward(
         self, features: Float[Tensor, "batch dim"], teacher_features: Float[Tensor, "batch teacher_dim"]
     ) -> Float[Tensor, ""]:
-        """Check and evaluate; the class documents what."""
+        """Check and evaluate; see the class."""
         check_vectors(self._identifier, features, teacher_features)
         student, teacher = full_precision(features), full_precision(teacher_features.detach())
         if len(student) < 2:

@@ -19,8 +19,8 @@ GROUP = "lightning_losses.losses"
 def registered_losses() -> dict[str, type[Loss]]:
     """The registered subclasses of `Loss`, by the name that their entry point gives them.
 
-    They are looked for at the first call, and never when the package is imported. One that can't be loaded, is no
-    `Loss`, or has the name of another, is left out with a warning that names it.
+    The first call looks for them; importing the package never does. An entry that can't be loaded, is no `Loss` or has
+    the name of another loss is left out with a warning that names it.
 
     Example:
         >>> isinstance(registered_losses(), dict)
@@ -30,7 +30,7 @@ def registered_losses() -> dict[str, type[Loss]]:
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
         try:
             loss = entry.load()
-        # Whatever importing somebody else's code may raise: the rest goes on.
+        # Importing foreign code may raise anything; the other entries must still load.
         except Exception as error:
             _warn(entry, f"can't be loaded ({type(error).__name__}: {error})")
             continue

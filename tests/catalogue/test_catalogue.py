@@ -105,7 +105,7 @@ def test_a_status_is_what_the_evidence_allows(entry):
         assert compared == {True, False}, f"{entry.id} is compared in values and gradients: {compared}"
     else:
         # Somebody else's code, or the authors' for a part alone.
-        assert not repositories or "not its authors'" in entry.evidence or " for " in entry.evidence
+        assert not repositories or "not the authors' code" in entry.evidence or " for " in entry.evidence
     # Nobody is named who computed nothing, nobody left out who did.
     assert repositories <= named
     if not golden and entry.status != "confirmed":

@@ -29,16 +29,16 @@ class CrossEntropy(ClassificationLoss):
         logits: [..., C]; target: [...] class indices or [..., C] probabilities.
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where the target has a class that is masked. With every sample
-        ignored it is 0, where torch gives NaN.
+        A scalar, or [...] without reduction. Infinite if the target has a masked class. If every sample is ignored it
+        is 0 (torch gives NaN).
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a class weight below 0; label_smoothing outside [0, 1].
 
     Source:
-        Wraps `torch.nn.functional.cross_entropy`, which beside masked classes is infinite with label smoothing and NaN
-        with probabilities. Label smoothing: Szegedy et al., 2016, "Rethinking the Inception Architecture for Computer
-        Vision", arXiv:1512.00567.
+        Wraps `torch.nn.functional.cross_entropy`. With masked classes torch's own is infinite under label smoothing,
+        and NaN for targets of probabilities; this one is finite. Label smoothing: Szegedy et al., 2016, "Rethinking the
+        Inception Architecture for Computer Vision", arXiv:1512.00567.
 
     Example:
         >>> round(CrossEntropy()(torch.zeros(2, 4), torch.tensor([1, 3])).item(), 4)
@@ -46,7 +46,7 @@ class CrossEntropy(ClassificationLoss):
     """
 
     status = "paper"
-    evidence = "torch's own; its label smoothing with by-liu/MbLS, which is not its authors'"
+    evidence = "torch's own; its label smoothing with by-liu/MbLS, not the authors' code"
 
     class_weight: Sequence[float] | Tensor | None = None
     label_smoothing: Share = 0.0
@@ -85,7 +85,7 @@ class CrossEntropy(ClassificationLoss):
     def _beside_masked_classes(
         self, given: ClassificationRows, weight: Float[Tensor, " classes"] | None
     ) -> Float[Tensor, "*rows"]:
-        """The same, with nothing of a masked class but what the target has of it."""
+        """The same; a masked class counts only as far as the target has it."""
         log_p, masked = log_probabilities(given.logits), torch.isneginf(given.logits)
         target, others = given.target, log_p.masked_fill(masked, 0.0)
         if weight is None:
@@ -97,7 +97,7 @@ class CrossEntropy(ClassificationLoss):
         if self.label_smoothing == 0:
             return label
         spread = -others.sum(dim=-1) / (~masked).sum(dim=-1)
-        # A weight of 0 would make of an infinite label what is not a number.
+        # A weight of 0 times an infinite label term would be NaN.
         share = self.label_smoothing
         return spread if share == 1 else (1 - share) * label + share * spread
 
@@ -111,7 +111,7 @@ class CrossEntropy(ClassificationLoss):
         return reduce(value, "sum", given.kept) / torch.where(mass > 0, mass, 1.0)
 
     def denominator(self, **tensors: Tensor) -> Tensor:
-        """What reduction "mean" divides by: the samples that are not ignored, each with its class's weight."""
+        """The divisor of reduction "mean": the samples that are not ignored, each with its class's weight."""
         target, weight = tensors["target"], self._weight()
         if weight is None or target.is_floating_point():
             return super().denominator(**tensors)
@@ -119,5 +119,5 @@ class CrossEntropy(ClassificationLoss):
         return reduce(weight[target.masked_fill(~kept, 0)], "sum", kept)
 
     def _weight(self) -> Float[Tensor, " classes"] | None:
-        # Once built it is a buffer.
+        # After construction it is a buffer.
         return None if self.class_weight is None else torch.as_tensor(self.class_weight)

@@ -16,11 +16,12 @@ class PreciseCrossEntropy(ClassificationLoss):
     """Cross-entropy whose log-softmax runs in a chosen precision, whatever precision the network has.
 
     ``-log softmax(z)_y``. In float32 a row whose margin exceeds about 16.6 has a loss, and a gradient at its true
-    class, of exactly 0: it has collapsed and teaches nothing more. float64 moves that to 36.7, float16 to 7.6.
+    class, of exactly 0: the softmax has collapsed, and the row teaches nothing more. In float64 that happens at 36.7,
+    in float16 at 7.6.
 
     Args:
-        softmax_dtype: the precision of log-softmax and of the gradient down to the logits. "float16" is there to
-            bring collapse about, not to avoid it; it overflows for logits above 65504.
+        softmax_dtype: the precision of log-softmax and of the gradient down to the logits. "float16" serves to provoke
+            the collapse, not to avoid it; it overflows for logits above 65504.
 
     Shapes:
         logits: [..., C]; target: [...] class indices or [..., C] probabilities.
@@ -33,8 +34,8 @@ class PreciseCrossEntropy(ClassificationLoss):
 
     Source:
         Prieto, Barsbey, Mediano, Birdal, 2025, "Grokking at the Edge of Numerical Stability", arXiv:2501.04697,
-        section 3.3. The released code averages the batch in the chosen precision; here only log-softmax and the
-        value of a row are in it, and the mean is in that of the logits.
+        section 3.3. The released code averages the batch in the chosen precision. Here only log-softmax and a row's
+        value use it; the mean has the precision of the logits.
 
     Example:
         >>> logits = torch.tensor([[25.0, 0.0]])

@@ -1,4 +1,4 @@
-"""StableMax cross-entropy: a softmax whose tails are powers instead of exponentials, so that it can't collapse."""
+"""StableMax cross-entropy: powers instead of a softmax's exponentials, so that it doesn't saturate."""
 
 from typing import Literal
 
@@ -15,12 +15,12 @@ ComputeDtype = Literal["float32", "float64"]
 
 
 class StableMaxCrossEntropy(ClassificationLoss):
-    """Cross-entropy with StableMax in the place of softmax.
+    """Cross-entropy with StableMax instead of softmax.
 
-    ``-log q_y`` with ``q_k = s(z_k) / sum_j s(z_j)``, ``s(z) = z + 1`` for z >= 0 and ``1 / (1 - z)`` below. A
-    confident row's loss falls like a power of its margin, not exponentially, so it never rounds to exactly 0 and its
-    gradient never stops. Predictions are those of softmax (s increases); probabilities are not: use `log_stablemax`
-    where calibration is measured.
+    ``-log q_y`` with ``q_k = s(z_k) / sum_j s(z_j)``, ``s(z) = z + 1`` for z >= 0 and ``1 / (1 - z)`` below. The loss
+    of a confident row falls like a power of its margin, not exponentially. So it never rounds to exactly 0, and its
+    gradient never vanishes. Predictions are those of softmax, because s increases. Probabilities are not: measure
+    calibration with `log_stablemax`.
 
     Args:
         label_smoothing: ε, in [0, 1]; mixes the target with the uniform distribution over the classes that are not
@@ -75,7 +75,7 @@ def _mean_of_kept(log_q: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows
 
 def stablemax_scores(logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
     """``sign(z) log(1 + |z|)``: the scores whose softmax is StableMax."""
-    # Each half sees only its own side, so neither makes a NaN; at 0 the first one has the slope, 1, the other none.
+    # Each half gets only its own sign, so neither is NaN; at 0 the first has slope 1 and the other slope 0.
     positive = logits >= 0
     return torch.log1p(torch.where(positive, logits, 0.0)) - torch.log1p(torch.where(positive, 0.0, -logits))
 

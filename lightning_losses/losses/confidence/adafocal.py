@@ -17,13 +17,13 @@ from lightning_losses.numerics.settings import Count, Positive
 class AdaFocal(ClassificationLoss):
     """AdaFocal: focal loss whose exponent follows the calibration of validation data, bin by bin.
 
-    ``-(1 - p)^γ log p`` where γ > 0, ``-(1 + p)^|γ| log p`` where γ < 0, with p the probability of the target and γ
-    that of its bin. After each validation `renew` makes bins of equal mass from the confidences and moves every
-    exponent by the bin's gap between confidence and accuracy: ``γ ← γ exp(±λ gap)``, with + for γ > 0. An overconfident
-    bin gets more of focal loss; an underconfident one less, until the size of γ falls below `switch` and the sign
-    changes: inverse focal loss, which raises confidence. `AdaFocalBins` calls `renew`; without it every exponent stays
-    at `gamma`, which is focal loss. Exponents and edges are buffers, which checkpoints have and no module of half
-    precision narrows; a probability is compared with an edge in the precision that both have.
+    ``-(1 - p)^γ log p`` where γ > 0, ``-(1 + p)^|γ| log p`` where γ < 0, with p the probability of the target and γ the
+    exponent of its bin. After each validation `renew` makes bins of equal mass from the confidences and moves every
+    exponent by the bin's gap between confidence and accuracy: ``γ ← γ exp(±λ gap)``, with + for γ > 0. So γ grows in
+    overconfident bins and shrinks in underconfident ones. Once its size falls below `switch` its sign changes: inverse
+    focal loss raises confidence. `AdaFocalBins` calls `renew`; otherwise every exponent stays at `gamma`, which is
+    focal loss. Exponents and edges are buffers: checkpoints save them, and they stay in full precision in a
+    half-precision module. A probability is compared with an edge in the narrower of their precisions.
 
     Args:
         gamma: the first exponent of every bin, above 0.
@@ -44,9 +44,9 @@ class AdaFocal(ClassificationLoss):
 
     Source:
         Ghosh, Schaaf, Gormley, 2022, "AdaFocal: Calibration-aware Adaptive Focal Loss", arXiv:2211.11838, and their
-        code, 3mcloud/adafocal, with its defaults. It sums over the batch; this averages. Its bins leave the smallest
-        confidence out and close at the left in training, at the right in validation; these hold every sample and close
-        at the right.
+        code, 3mcloud/adafocal, with its defaults. Their code sums over the batch; this averages. Their bins leave out
+        the smallest confidence, and are closed at the left in training and at the right in validation; here they hold
+        every sample and are closed at the right.
 
     Example:
         >>> loss = AdaFocal(num_bins=2)
@@ -82,7 +82,7 @@ class AdaFocal(ClassificationLoss):
         """The value of each row."""
         log_p = pick(log_probabilities(given.logits), given.target)
         p = flat_at_zero(log_p).exp()
-        # What rounds to an edge is in the bin that the edge closes.
+        # A probability that rounds to an edge belongs to the bin that the edge closes.
         shared = min(p.dtype, self.edges.dtype, key=lambda dtype: dtype.itemsize)
         bins = torch.searchsorted(self.edges.to(shared), p.detach().to(shared), side="left")
         gamma = self.gammas.to(p)[bins]
@@ -93,7 +93,7 @@ class AdaFocal(ClassificationLoss):
     def renew(self, confidence: Float[Tensor, " samples"], correct: Float[Tensor, " samples"]) -> None:
         """Make new bins from validation data, and move their exponents by each bin's gap.
 
-        A bin that equal confidences or fewer samples than bins leave empty keeps its exponent.
+        A bin without samples keeps its exponent. Bins can be empty if confidences are equal or samples fewer than bins.
 
         Args:
             confidence: the probability of each prediction, in [0, 1].
@@ -114,7 +114,7 @@ class AdaFocal(ClassificationLoss):
                 raise ValueError(f"{self._identifier}: {name} holds {float(wrong[0]):g}; give numbers in [0, 1].")
         confidence = full_precision(confidence.detach()).to(self.edges.device)
         ordered = confidence.sort().values
-        # Bin b is closed by the largest confidence among its share of the samples.
+        # The upper edge of bin b is the largest confidence in its share of the samples.
         last = torch.arange(1, self.num_bins, device=ordered.device) * len(ordered) // self.num_bins - 1
         edges = ordered[last.clamp(min=0)]
         bins = torch.searchsorted(edges, confidence, side="left")
@@ -136,7 +136,7 @@ def next_gammas(
     least: float = -2.0,
     most: float = 20.0,
 ) -> Float[Tensor, " bins"]:
-    """The exponents after one look at validation data; see `AdaFocal`.
+    """The exponents after one validation; see `AdaFocal`.
 
     Example:
         >>> next_gammas(torch.tensor([1.0, 0.2, -0.2]), torch.tensor([0.5, -0.1, 0.1]))

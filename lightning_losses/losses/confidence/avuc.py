@@ -15,14 +15,13 @@ class AvUC(PredictionLoss):
     """Accuracy versus uncertainty calibration: be certain when right, uncertain when wrong.
 
     ``-log((n_AC + n_IU) / (n_AC + n_AU + n_IC + n_IU))`` over accurate (A) and inaccurate (I), certain (C) and
-    uncertain (U) predictions, a prediction being certain if its entropy H is at most the threshold. They count
-    ``n_AC = sum c (1 - tanh H)``, ``n_AU = sum c tanh H``, ``n_IC = sum (1 - c) (1 - tanh H)`` and
-    ``n_IU = sum (1 - c) tanh H`` with confidence c; which of the four a prediction belongs to gets no gradient. To be
-    added to cross-entropy. Batch-coupled.
+    uncertain (U) predictions, a prediction being certain if its entropy H is at most the threshold. The soft counts are
+    ``n_AC = sum c (1 - tanh H)``, ``n_AU = sum c tanh H``, ``n_IC = sum (1 - c) (1 - tanh H)`` and ``n_IU = sum (1 - c)
+    tanh H`` with confidence c. The choice among the four has no gradient. Add it to cross-entropy. Batch-coupled.
 
     Args:
-        threshold: the entropy, in nats and at least 0, up to which a prediction is certain; None takes the area under
-            the share over 21 thresholds between the batch's smallest and largest entropy, and needs no tuning.
+        threshold: the entropy, in nats and at least 0, up to which a prediction is certain. None needs no tuning: it
+            takes the area under the ratio over 21 thresholds between the batch's smallest and largest entropy.
 
     Shapes:
         logits: [..., C]; target: [...] class indices.
@@ -63,7 +62,7 @@ class AvUC(PredictionLoss):
         bad = (right * (1 - certain) * doubt + wrong * certain * (1 - doubt)).sum(dim=-1)
         share = good / (good + bad + _EPSILON)
         value = torch.trapezoid(share, dx=1 / (len(share) - 1)) if self.threshold is None else share[0]
-        # With no row kept nothing is wrong.
+        # 0 if no row is kept.
         return -(value + _EPSILON).log() * (given.kept.sum() > 0)
 
 
@@ -75,5 +74,5 @@ def _spread(uncertainty: Float[Tensor, " rows"], kept: Float[Tensor, " rows"]) -
     low = uncertainty.masked_fill(kept == 0, torch.inf).min()
     high = uncertainty.masked_fill(kept == 0, -torch.inf).max()
     finite = torch.isfinite(low)
-    # lerp reaches both ends exactly, so that the extreme samples are on the right side of them.
+    # lerp returns both ends exactly, so the extreme samples are on the right side of them.
     return torch.lerp(torch.where(finite, low, 0.0), torch.where(finite, high, 1.0), steps_done)

@@ -11,8 +11,8 @@ from lightning_losses.numerics.probabilities import log_probabilities
 class Brier(ClassificationLoss):
     """The Brier score as a loss: squared distance of the probabilities from the target.
 
-    ``sum_c (p_c - q_c)²`` with p the softmax and q the one-hot (or given) target; in [0, 2]. It is a proper score, and
-    bounded: a confident mistake costs at most 2.
+    ``sum_c (p_c - q_c)²`` with p the softmax and q the one-hot (or given) target; in [0, 2]. It is a proper score and
+    bounded: a mistake costs at most 2.
 
     Shapes:
         logits: [..., C]; target: [...] class indices or [..., C] probabilities.

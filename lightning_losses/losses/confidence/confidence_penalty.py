@@ -16,7 +16,7 @@ class ConfidencePenalty(RowLoss):
     ``sum_c p_c log p_c`` with p the softmax; in [-log C, 0].
 
     Shapes:
-        logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
         A scalar, or [...] without reduction.
@@ -26,7 +26,7 @@ class ConfidencePenalty(RowLoss):
 
     Source:
         Pereyra et al., 2017, "Regularizing Neural Networks by Penalizing Confident Output Distributions",
-        arXiv:1701.06548, with a weight of 0.1. Codes that average over the classes too make it C times smaller.
+        arXiv:1701.06548, with a weight of 0.1. In code that also averages over the classes it is C times smaller.
 
     Example:
         >>> import torch
@@ -40,6 +40,6 @@ class ConfidencePenalty(RowLoss):
     def forward(
         self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."] | None = None
     ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
+        """Evaluate the loss; see the class."""
         rows = classification_rows(self._identifier, logits, target, self.ignore_index)
         return reduce(-entropy(log_probabilities(rows.logits)), self.reduction, rows.kept)

@@ -11,12 +11,12 @@ class CorrectnessAware(PredictionLoss):
     """Correctness-aware calibration: full confidence where the prediction is right, none where it is wrong.
 
     ``mean_n (confidence_n - 1[prediction_n = target_n])²``; correctness gets no gradient. Unlike cross-entropy it
-    lowers the confidence of every wrong prediction, also of a narrow one. It trains post-hoc calibrators, which keep
-    the prediction; with a network, add it to cross-entropy.
+    lowers the confidence of every wrong prediction, even a narrowly wrong one. It is made for post-hoc calibrators,
+    which keep the prediction; to train a network, add it to cross-entropy.
 
     Args:
-        balanced: weigh correct and wrong predictions alike, by ``1 - accuracy`` and ``accuracy`` of the batch; plain
-            where all are correct or all wrong. Batch-coupled because of this.
+        balanced: weigh correct and wrong predictions alike, by ``1 - accuracy`` and ``accuracy`` of the batch;
+            unweighted if all are correct or all wrong. Batch-coupled because of this.
 
     Shapes:
         logits: [..., C]; target: [...] class indices.

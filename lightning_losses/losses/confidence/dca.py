@@ -10,7 +10,7 @@ class DCA(PredictionLoss):
     """Difference between confidence and accuracy: how far a batch's mean confidence is from its accuracy.
 
     ``|mean_n confidence_n - mean_n 1[prediction_n = target_n]|``, to be added to cross-entropy. Batch-coupled. The
-    accuracy gets no gradient.
+    accuracy has no gradient.
 
     Shapes:
         logits: [..., C]; target: [...] class indices.
@@ -32,7 +32,7 @@ class DCA(PredictionLoss):
     """
 
     status = "paper"
-    evidence = "mdca-loss/MDCA-Calibration, which is not its authors'"
+    evidence = "mdca-loss/MDCA-Calibration, not the authors' code"
 
     def measure(self, given: Predictions) -> Float[Tensor, ""]:
         """The value of the batch."""

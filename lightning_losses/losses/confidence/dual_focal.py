@@ -1,4 +1,4 @@
-"""Dual focal loss: focal loss that also looks at the strongest rival below the target."""
+"""Dual focal loss: focal loss that also depends on the strongest class below the target."""
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from lightning_losses.numerics.settings import NonNegative
 
 
 class DualFocal(ClassificationLoss):
-    """Dual focal loss: focal loss that also looks at the strongest rival below the target.
+    """Dual focal loss: focal loss that also depends on the strongest class below the target.
 
     ``-(1 - p + q)^γ log p`` with p the probability of the target and q the largest probability strictly below it
     (0 if there is none). Pushing p and q apart balances the over- and underconfidence of focal loss.

@@ -1,4 +1,4 @@
-"""Focal loss: samples that are already right count less."""
+"""Focal loss: samples that are already well classified count less."""
 
 import torch
 from jaxtyping import Float
@@ -7,15 +7,15 @@ from torch import Tensor
 from lightning_losses.losses.kinds import CrossEntropyFunction
 from lightning_losses.numerics.settings import NonNegative
 
-# Below this distance of p from 1 the weight is constant: for γ < 1 its slope would be infinite.
+# If p is nearer to 1 than this, the weight is constant: for γ < 1 its slope would be infinite.
 NEAREST = 1e-12
 
 
 class Focal(CrossEntropyFunction):
-    """Focal loss: samples that are already right count less.
+    """Focal loss: samples that are already well classified count less.
 
-    ``-(1 - p)^γ log p`` with p the probability of the target. Minimising it raises the entropy of the predictions
-    too, which keeps a network from growing overconfident.
+    ``-(1 - p)^γ log p`` with p the probability of the target. It also raises the entropy of the predictions, which
+    keeps a network from becoming overconfident.
 
     Args:
         gamma: γ, at least 0; 0 is cross-entropy.
@@ -50,10 +50,10 @@ class Focal(CrossEntropyFunction):
 
 
 def focal_weight(log_p: Float[Tensor, "*rows"], gamma: float | Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
-    """``(1 - p)^γ`` from log p, exact also where p is near 1."""
+    """``(1 - p)^γ`` from log p, also exact for p near 1."""
     return torch.pow((-torch.expm1(flat_at_zero(log_p))).clamp(min=NEAREST), gamma)
 
 
 def flat_at_zero(log_p: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
-    """Log p as it is, without gradient where p is 0: beside an infinite factor the slope of p there would be NaN."""
+    """Log p, without gradient where p is 0: an infinite factor times a slope of 0 would be NaN."""
     return log_p.masked_fill(torch.isneginf(log_p), -torch.inf)

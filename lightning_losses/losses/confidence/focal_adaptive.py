@@ -20,7 +20,7 @@ class FocalAdaptive(CrossEntropyFunction):
     ``gammas[1]`` elsewhere; γ gets no gradient.
 
     Args:
-        gammas: the exponents below and from the threshold on, each at least 0.
+        gammas: the exponents below the threshold and from it on, each at least 0.
         threshold: in [0, 1].
 
     Shapes:
@@ -51,7 +51,7 @@ class FocalAdaptive(CrossEntropyFunction):
         super().__post_init__()
         if len(self.gammas) != 2:
             raise ValueError(
-                f"{self._identifier}: gammas={self.gammas!r} came; give two, for below and from the threshold on."
+                f"{self._identifier}: gammas={self.gammas!r} came; give two: one below the threshold, one from it on."
             )
         for gamma in self.gammas:
             check_number(self._identifier, "gammas", gamma, least=0)
@@ -77,8 +77,7 @@ def gamma_that_balances(probability: float) -> float:
         ValueError: a probability out of range.
 
     Source:
-        Mukhoti et al., 2020, arXiv:2002.09437, where it is written with Lambert's W; here it is the root itself, found
-        by halving.
+        Mukhoti et al., 2020, arXiv:2002.09437, which writes it with Lambert's W; here the root is found by bisection.
 
     Example:
         >>> round(gamma_that_balances(0.2), 2), round(gamma_that_balances(0.25), 2)
@@ -93,7 +92,7 @@ def gamma_that_balances(probability: float) -> float:
     def log_factor(gamma: float) -> float:
         return math.log1p(rise * gamma) - fall * gamma
 
-    # The factor rises from 1 at 0 to its largest value at `low`, and falls from there.
+    # The factor rises from 1 at γ = 0 to its maximum at γ = `low`, then falls.
     low = 1 / fall - 1 / rise
     high = 2 * low
     while log_factor(high) > 0:

@@ -11,7 +11,7 @@ class MDCA(PredictionLoss):
     """Multi-class difference between confidence and accuracy: how far mean probabilities are from class frequencies.
 
     ``(1 / C) sum_c |mean_n p_nc - mean_n 1[target_n = c]|``, to be added to cross-entropy or focal loss. Batch-coupled.
-    Classes that the batch lacks count too.
+    Classes that aren't in the batch count too.
 
     Shapes:
         logits: [..., C]; target: [...] class indices.

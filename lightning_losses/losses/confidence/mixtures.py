@@ -12,7 +12,7 @@ from lightning_losses.numerics.rows import check_probabilities
 
 
 class MixtureRows(NamedTuple):
-    """Samples, and the logits and labels of their Q mixtures; harmless where the sample is ignored."""
+    """Samples, and the logits and labels of their Q mixtures; zeros where the sample is ignored."""
 
     logits: Float[Tensor, "*rows classes"]
     mixtures: Float[Tensor, "blocks *rows classes"]
@@ -31,7 +31,8 @@ def mixture_rows(
     """Check samples and their mixtures, and put the mixtures in blocks of the batch.
 
     Raises:
-        ValueError: as `index_rows`; mixtures of another shape than their labels, or no whole number of batches.
+        ValueError: as `index_rows`; mixtures whose shape is not that of their labels, or whose number is no multiple of
+            the batch.
     """
     rows = index_rows(loss, logits, target, ignore_index)
     for name, tensor in (("mixup_logits", mixup_logits), ("mixup_target", mixup_target)):

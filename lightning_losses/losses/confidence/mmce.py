@@ -9,15 +9,15 @@ from lightning_losses.numerics.settings import Positive
 
 
 class MMCE(PredictionLoss):
-    """Maximum mean calibration error: a kernel's view of how confidence and correctness differ.
+    """Maximum mean calibration error: a kernel distance between confidence and correctness.
 
     ``(1 / N²) sum_ij (a_i - c_i) (a_j - c_j) exp(-|c_i - c_j| / 0.4)`` with confidences c and correctness a, to be
-    added to cross-entropy. Batch-coupled, N² operations. Confidence has a gradient, in the kernel too; correctness has
-    none.
+    added to cross-entropy. Batch-coupled, N² operations. The gradient goes through the confidence, also in the kernel,
+    and not through the correctness.
 
     Args:
-        bandwidth: of the kernel, above 0.
-        squared: False takes the square root, as the paper writes it.
+        bandwidth: the kernel's width, above 0.
+        squared: False takes the square root, as in the paper.
 
     Shapes:
         logits: [..., C]; target: [...] class indices.
@@ -30,7 +30,7 @@ class MMCE(PredictionLoss):
 
     Source:
         Kumar, Sarawagi, Jain, 2018, "Trainable Calibration Measures for Neural Networks from Kernel Mean Embeddings",
-        ICML. The paper takes the root; the code that most use (Mukhoti et al., 2020) doesn't.
+        ICML. The paper takes the root; the most used code (Mukhoti et al., 2020) doesn't.
 
     Example:
         >>> MMCE()(torch.zeros(1, 2), torch.tensor([0])).item()
@@ -38,7 +38,7 @@ class MMCE(PredictionLoss):
     """
 
     status = "paper"
-    evidence = "torrvision/focal_calibration, which is not its authors'"
+    evidence = "torrvision/focal_calibration, not the authors' code"
 
     bandwidth: Positive = 0.4
     squared: bool = True

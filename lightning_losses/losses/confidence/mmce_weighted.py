@@ -13,11 +13,11 @@ class MMCEWeighted(PredictionLoss):
     """Weighted maximum mean calibration error: correct and wrong predictions count alike, however many there are.
 
     ``sqrt(sum_ij v_i v_j exp(-|c_i - c_j| / 0.4))`` with confidences c, ``v = (1 - c) / m`` for the m correct
-    predictions and ``v = -c / n`` for the n wrong ones, to be added to cross-entropy. 0 where there are no correct or
-    no wrong ones. Batch-coupled, N² operations.
+    predictions and ``v = -c / n`` for the n wrong ones, to be added to cross-entropy. It is 0 if all predictions are
+    correct or all wrong. Batch-coupled, N² operations.
 
     Args:
-        bandwidth: of the kernel, above 0.
+        bandwidth: the kernel's width, above 0.
 
     Shapes:
         logits: [..., C]; target: [...] class indices.
@@ -30,8 +30,8 @@ class MMCEWeighted(PredictionLoss):
 
     Source:
         Kumar, Sarawagi, Jain, 2018, "Trainable Calibration Measures for Neural Networks from Kernel Mean Embeddings",
-        ICML. A code in wide use divides by m², n² and m n twice; this is the paper's formula. Where such codes add
-        1e-10 under the root, this has gradient 0 at 0.
+        ICML. A widely used code divides by m², n² and m n twice; this is the paper's formula. Such code adds 1e-10
+        under the root; here the gradient is 0 at 0.
 
     Example:
         >>> logits = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -40,7 +40,7 @@ class MMCEWeighted(PredictionLoss):
     """
 
     status = "paper"
-    evidence = "torrvision/focal_calibration, which is not its authors'"
+    evidence = "torrvision/focal_calibration, not the authors' code"
 
     bandwidth: Positive = 0.4
 

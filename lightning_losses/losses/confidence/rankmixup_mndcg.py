@@ -11,12 +11,12 @@ from lightning_losses.numerics.reduction import reduce
 
 
 class RankMixupMNDCG(RowLoss):
-    """RankMixup's M-NDCG: the confidences of a sample and of its mixtures rank like the purity of their labels.
+    """RankMixup's M-NDCG: the confidences of a sample and its mixtures should rank like the purity of their labels.
 
     ``1 - min(DCG / IDCG, IDCG / DCG)`` with ``DCG = sum_j confidence_j / log2(j + 1)`` over the sample and its Q
     mixtures in the order of falling purity (the largest entry of the mixed label; 1 for the sample itself), and IDCG
-    the same sum of the purities. To be added to cross-entropy of the samples with a weight of 0.1. The mixtures of
-    an ignored sample count for nothing either.
+    the same sum of the purities. Add it to the samples' cross-entropy with a weight of 0.1. The mixtures of an ignored
+    sample are ignored too.
 
     Shapes:
         logits: [..., C]; target: [...] class indices; mixup_logits, mixup_target: Q blocks of the batch,
@@ -26,12 +26,12 @@ class RankMixupMNDCG(RowLoss):
         A scalar, or [...] without reduction.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; a target of probabilities; mixtures that are no whole number of
-            batches.
+        ValueError: shapes or dtypes that do not fit; a target of probabilities; a number of mixtures that is no
+            multiple of the batch.
 
     Source:
         Noh, Park, Lee, Ham, 2023, "RankMixup: Ranking-Based Mixup Training for Network Calibration", arXiv:2308.11990;
-        as their code, with gradient through every confidence.
+        as in their code, with gradient through every confidence.
 
     Example:
         >>> logits = torch.tensor([[50.0, 0.0]])
@@ -50,7 +50,7 @@ class RankMixupMNDCG(RowLoss):
         mixup_logits: Float[Tensor, "*mixtures classes"],
         mixup_target: Float[Tensor, "*mixtures classes"],
     ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
+        """Evaluate the loss; see the class."""
         given = mixture_rows(self._identifier, logits, target, mixup_logits, mixup_target, self.ignore_index)
         confidence = log_probabilities(given.logits).max(dim=-1, keepdim=True).values.exp()
         mixed = log_probabilities(given.mixtures).max(dim=-1).values.exp().movedim(0, -1)

@@ -19,8 +19,8 @@ class SoftAvUC(PredictionLoss):
 
     ``log(1 + (n_AU + n_IC) / (n_AC + n_IU))`` over accurate (A) and inaccurate (I), certain (C) and uncertain (U)
     predictions. A prediction of entropy H is uncertain to the degree
-    ``q = sigmoid((logit(H / log C) - logit κ) / T)``, and counts ``q tanh H`` among the uncertain and
-    ``(1 - q) (1 - tanh H)`` among the certain ones. To be added to cross-entropy. Batch-coupled.
+    ``q = sigmoid((logit(H / log C) - logit κ) / T)``, and adds ``q tanh H`` to the uncertain count and ``(1 - q) (1 -
+    tanh H)`` to the certain one. Add the loss to cross-entropy. Batch-coupled.
 
     Args:
         threshold: κ, the relative entropy in (0, 1) at which a prediction is half uncertain.

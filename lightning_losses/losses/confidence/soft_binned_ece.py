@@ -12,7 +12,7 @@ _EMPTY = 1e-5
 
 
 class SoftBinnedECE(PredictionLoss):
-    """Soft-binned expected calibration error: every sample belongs to all bins a little, so that it can be trained.
+    """Soft-binned expected calibration error: every sample belongs to all bins a little, which makes it differentiable.
 
     ``sqrt(sum_b (S_b / N) (confidence_b - accuracy_b)²)`` with means weighted by the memberships
     ``u_nb = softmax_b(-(confidence_n - (b + 1/2) / B)² / T)`` and ``S_b = sum_n u_nb``, to be added to cross-entropy.

@@ -1,4 +1,4 @@
-"""Weight distribution regularisation: weights are drawn to a flat distribution, which quantisation harms least."""
+"""Weight distribution regularisation: pulls weights towards a flat distribution, which quantisation harms least."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, NamedTuple
@@ -17,15 +17,15 @@ Weights = Float[Tensor, "..."] | Mapping[str, Float[Tensor, "..."]]
 
 
 class WDR(Loss):
-    """Weight distribution regularisation: weights are drawn to a flat distribution, which quantisation harms least.
+    """Weight distribution regularisation: pulls weights towards a flat distribution, which quantisation harms least.
 
     ``w_k (kurtosis - κ)² + w_s (skewness - γ)²``, averaged over layers, with the standardised moments of each layer's
     weights; a uniform distribution has kurtosis 1.8, a normal one 3, both skewness 0. Scale and shift do not matter. A
-    layer of equal weights has no gradient. `ObjectiveMixin` gives it the weights of the module's linear and
-    convolutional layers but the first.
+    layer of equal weights has no gradient. `ObjectiveMixin` passes the weights of the module's linear and convolutional
+    layers except the first.
 
     Args:
-        kurtosis_target: κ, at least 1, which no distribution falls below.
+        kurtosis_target: κ, at least 1, the smallest kurtosis of any distribution.
         skewness_target: γ.
         kurtosis_weight: w_k, at least 0.
         skewness_weight: w_s, at least 0.
@@ -37,7 +37,7 @@ class WDR(Loss):
         A scalar.
 
     Raises:
-        ValueError: no weights, or of other dtypes; options out of range.
+        ValueError: no weights; weights that aren't floating point; options out of range.
 
     Source:
         Xu, Li, Xiong, et al., 2023, "EQ-Net: Elastic Quantization Neural Networks", arXiv:2308.07650, and its code
@@ -57,7 +57,7 @@ class WDR(Loss):
     skewness_weight: Weight = 1.0
 
     def forward(self, weights: Weights) -> Float[Tensor, ""]:
-        """Evaluate the loss; the class documents it."""
+        """Evaluate the loss; see the class."""
         layers = list(weights.values()) if isinstance(weights, Mapping) else [weights]
         if not layers:
             raise ValueError(f"{self._identifier}: no weights came; give those of at least one layer.")
@@ -82,7 +82,7 @@ class Moments(NamedTuple):
 
 
 def weight_moments(weight: Float[Tensor, "..."]) -> Moments | None:
-    """Kurtosis and skewness over all entries, by the unbiased standard deviation; None for fewer than two entries."""
+    """Kurtosis and skewness over all entries, with the unbiased standard deviation; None for fewer than two entries."""
     if weight.numel() < 2:
         return None
     centred = full_precision(weight) - full_precision(weight).mean()
@@ -94,7 +94,7 @@ def weight_moments(weight: Float[Tensor, "..."]) -> Moments | None:
 def layer_weights(module: nn.Module, without: Sequence[str] = ()) -> dict[str, nn.Parameter]:
     """The weights of a network's linear and convolutional layers by name, without the first layer's.
 
-    Children of the names in `without` are left out.
+    Child modules named in `without` are left out.
     """
     found = {
         name: layer.weight

@@ -13,13 +13,13 @@ from lightning_losses.numerics.settings import Weight
 class ZLoss(RowLoss):
     """The z-loss: added to cross-entropy, it keeps output logits from drifting.
 
-    ``c (log Σ_k exp z_k)²``. Softmax does not change when all logits grow together; this does, which is its point.
+    ``c (log Σ_k exp z_k)²``. Softmax doesn't change when all logits grow together, but this does: so it stops them.
 
     Args:
         coefficient: c, at least 0.
 
     Shapes:
-        logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
         A scalar, or [...] without reduction.
@@ -28,8 +28,9 @@ class ZLoss(RowLoss):
         ValueError: shapes or dtypes that do not fit; a negative coefficient.
 
     Source:
-        Chowdhery et al., 2022, "PaLM: Scaling Language Modeling with Pathways", arXiv:2204.02311; as a mitigation:
-        Wortsman et al., 2023, arXiv:2309.14322. For vocabularies, `linear_cross_entropy` has it without the logits.
+        Chowdhery et al., 2022, "PaLM: Scaling Language Modeling with Pathways", arXiv:2204.02311; for training
+        stability: Wortsman et al., 2023, arXiv:2309.14322. For vocabularies, `linear_cross_entropy` computes it without
+        storing the logits.
 
     Example:
         >>> import math
@@ -45,7 +46,7 @@ class ZLoss(RowLoss):
     def forward(
         self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."] | None = None
     ) -> Float[Tensor, "..."]:
-        """Evaluate the loss; the class documents it."""
+        """Evaluate the loss; see the class."""
         rows = classification_rows(self._identifier, logits, target, self.ignore_index)
         value = self.coefficient * torch.logsumexp(rows.logits, dim=-1).square()
         return reduce(value, self.reduction, rows.kept)

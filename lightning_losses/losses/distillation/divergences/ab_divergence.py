@@ -10,7 +10,7 @@ from lightning_losses.numerics.probabilities import finite_logarithms, known_eve
 from lightning_losses.numerics.rows import on_shared_support
 from lightning_losses.numerics.settings import Temperature
 
-# Exponents below it are near a limit, where the formula subtracts what is nearly equal; far below it, at the limit.
+# Exponents below NEAR are near a limit, where the formula subtracts nearly equal numbers; below AT they are at it.
 NEAR, AT = 0.05, 1e-15
 
 
@@ -29,12 +29,12 @@ class ABDivergence(DistillationLoss):
         temperature: τ, above 0.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. With both exponents above 0 finite whatever classes are masked by -inf. At
-        (α, 0) infinite where the student alone masks a class, at (0, β) where the teacher alone does, which counts as
-        e^-100. With other exponents the classes that either network masks are left out, as by `shared_support`.
+        A scalar, or [...] without reduction. With both exponents above 0 it is finite for any masked classes. At (α, 0)
+        a class that the student alone masks, and at (0, β) one that the teacher alone masks, has probability e^-100
+        instead of 0. With other exponents the classes that either network masks are left out, as with `shared_support`.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; an exponent that is no number; a temperature of 0 or less.
@@ -42,8 +42,8 @@ class ABDivergence(DistillationLoss):
     Source:
         Wang, Yang, Wang, Wang, Xu, Huang, 2025, "ABKD: Pursuing a Proper Allocation of the Probability Mass in
         Knowledge Distillation via α-β-Divergence", arXiv:2505.04560, and its code ghwang-s/abkd; exponents 0.2 and 0.7
-        from there. With one exponent 0 and the other not 1 the code divides by that exponent, the definition (Cichocki,
-        Cruces, Amari, 2011) by its square; this follows the definition.
+        from there. If one exponent is 0 and the other is not 1, the code divides by the other exponent, the definition
+        (Cichocki, Cruces, Amari, 2011) by its square; this follows the definition.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0]])
@@ -67,7 +67,7 @@ class ABDivergence(DistillationLoss):
             student, teacher = on_shared_support(student, teacher)
         log_s, log_t = log_probabilities(student, self.temperature), log_probabilities(teacher, self.temperature)
         if not positive:
-            # What is masked in both networks is equal in them.
+            # A class masked in both networks adds nothing.
             masked = torch.isneginf(student)
             log_s, log_t = log_s.masked_fill(masked, 0.0), log_t.masked_fill(masked, 0.0)
         if any(0 < abs(exponent) < NEAR for exponent in (alpha, beta, total)):
@@ -88,7 +88,7 @@ def _between_limits(
     total, difference = alpha + beta, log_t - log_s
     powers_t, powers_s = (total * log_t).exp(), (total * log_s).exp()
     apart = alpha / total * powers_t + beta / total * powers_s - (alpha * log_t + beta * log_s).exp()
-    # Near each other, relative to s: nothing is left of two equal ones, in single precision too.
+    # Near each other, relative to s: equal probabilities then give exactly 0, also in single precision.
     near = difference.abs() < 1
     ratio = difference.masked_fill(~near, 0.0)
     excess = alpha / total * torch.expm1(total * ratio) - torch.expm1(alpha * ratio)
@@ -114,7 +114,7 @@ def _near_a_limit(
     masked = without_t | without_s
     terms = alpha_beta_terms(log_t.masked_fill(masked, 0.0), log_s.masked_fill(masked, 0.0), alpha, beta)
     if not known_everywhere(~masked):
-        # Exponents are at least 0 here, and one term is left of three; where its exponent is 0, it is infinite.
+        # Exponents are at least 0 here, and one of three terms remains; if its exponent is 0, it is infinite.
         for only, exponent, kept in ((without_t & ~without_s, alpha, log_s), (without_s & ~without_t, beta, log_t)):
             if exponent == 0:
                 finite_t, finite_s = (finite_logarithms(one).masked_fill(~only, 0.0) for one in (log_t, log_s))

@@ -1,4 +1,4 @@
-"""Adaptive α-divergence: whichever of two α-divergences is the larger on a sample."""
+"""Adaptive α-divergence: the larger of two α-divergences, sample by sample."""
 
 import math
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from lightning_losses.numerics.divergences import alpha_beta_terms
 from lightning_losses.numerics.probabilities import finite_logarithms, known_finite, log_probabilities
 from lightning_losses.numerics.settings import Positive
 
-# So near 0 or 1, as in the authors' code, the ratio is cut as there.
+# An α this near to 0 or 1 is cut as the limit is, as in the authors' code.
 CUT_AS_LIMIT = 1e-3
 
 
@@ -30,7 +30,7 @@ def alpha_divergence(
 ) -> AlphaDivergence:
     """The α-divergence per row of finite logarithms, with powers of ``t / s`` cut at `clip`."""
     s, log_ratio = log_s.exp(), log_t - log_s
-    # t - s, 0 in sum: with it no term is larger than the divergence where t and s are near each other.
+    # t - s, whose sum is 0: it keeps every term as small as the divergence where t and s are near each other.
     linear = torch.where(log_ratio.abs() < 1, s * torch.expm1(log_ratio), log_t.exp() - s)
     if abs(alpha - 1) < CUT_AS_LIMIT:
         t = log_t.exp()
@@ -56,13 +56,13 @@ def alpha_divergence(
 
 
 class AdaptiveAlphaDivergence(DistillationLoss):
-    """Adaptive α-divergence: whichever of two α-divergences is the larger on a sample.
+    """Adaptive α-divergence: the larger of two α-divergences, sample by sample.
 
     With ``D_α = sum_k s_k ((t_k / s_k)^α - 1) / (α (α - 1))`` and its limits KL(t || s) at α = 1 and KL(s || t) at α =
-    0, the larger of D at `alpha_min` and at `alpha_max`, sample by sample: one punishes a student that is too sure, the
-    other one that is too spread. Powers of the ratio are cut at `clip`, in the value and in the gradient, which is that
-    of the student as a source of samples (``-sum_k s_k ρ_k d log s_k`` with ρ, s constant). Within 1e-3 of 0 the ratio
-    itself is cut, and within 1e-3 of 1 nothing, as at these limits.
+    0, the value is the larger of D at `alpha_min` and at `alpha_max`: one punishes a student that is too sure, the
+    other a student that is too spread out. Powers of the ratio are cut at `clip`, in the value and in the gradient
+    ``-sum_k s_k ρ_k d log s_k`` (ρ and s constant). If α is within 1e-3 of 0, the ratio itself is cut; within 1e-3 of 1
+    nothing is. The limits do the same.
 
     Args:
         alpha_min: the smaller α.
@@ -70,19 +70,20 @@ class AdaptiveAlphaDivergence(DistillationLoss):
         clip: the largest power of the ratio, above 0.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Where one network alone masks a class an infinite power is `clip`. At
-        α = 1 a class that the student alone masks, and at α = 0 one that the teacher alone does, counts as e^-100.
+        A scalar, or [...] without reduction. Where one network alone masks a class, an infinite power becomes `clip`.
+        At α = 1 a class that the student alone masks, and at α = 0 one that the teacher alone masks, has probability
+        e^-100 instead of 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; an alpha that is no number; a clip of 0 or less.
 
     Source:
         Wang, Gong, Li, Liu, Chandra, 2021, "AlphaNet: Improved Training of Supernets with Alpha-Divergence",
-        arXiv:2102.07954, and its code facebookresearch/AlphaNet, whose value is the surrogate; here the value is the
-        divergence, the gradient is the same.
+        arXiv:2102.07954, and its code facebookresearch/AlphaNet. The code returns a surrogate; this returns the
+        divergence, with the same gradient.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0]])
@@ -91,7 +92,7 @@ class AdaptiveAlphaDivergence(DistillationLoss):
     """
 
     status = "paper"
-    evidence = "xuke225/EQ-Net, which is not its authors'"
+    evidence = "xuke225/EQ-Net, not the authors' code"
 
     alpha_min: float = -1.0
     alpha_max: float = 1.0

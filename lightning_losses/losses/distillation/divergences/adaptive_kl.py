@@ -14,18 +14,18 @@ class AdaptiveKL(DistillationLoss):
     """Adaptive divergence: forward and reverse, weighted by where student and teacher disagree.
 
     ``w KL(t || s) + (1 - w) KL(s || t)`` with ``s = softmax(logits / τ)`` and ``t = softmax(teacher_logits / τ)``. w is
-    the share of ``sum_k |t_k - s_k|`` that falls on the head: the teacher's likeliest classes, as many as hold at most
-    `head_mass` together, at least one. w has no gradient.
+    the share of ``sum_k |t_k - s_k|`` that falls on the head. The head is the teacher's likeliest classes, at least
+    one, that together have at most `head_mass`. w has no gradient.
 
     Args:
-        head_mass: the teacher's probability mass that makes the head, in [0, 1].
+        head_mass: the largest teacher probability of the head, in [0, 1].
         temperature: τ, above 0.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where one network alone masks a class, which counts as e^-100.
+        A scalar, or [...] without reduction. A class that one network alone masks has probability e^-100 instead of 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a head_mass outside [0, 1]; a temperature of 0 or less.
@@ -41,7 +41,7 @@ class AdaptiveKL(DistillationLoss):
     """
 
     status = "paper"
-    evidence = "ghwang-s/abkd, which is not its authors'"
+    evidence = "ghwang-s/abkd, not the authors' code"
 
     needs_tail = True
 

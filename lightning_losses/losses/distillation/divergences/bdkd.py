@@ -35,24 +35,23 @@ class BDKD(DistillationLoss):
     where it is below, and `base` otherwise. A student surer than its teacher is pushed to cover the teacher's classes,
     a less sure one to drop what the teacher drops.
 
-    It is made for online distillation, where both networks train: the student minimises cross-entropy and this, its
-    peer cross-entropy and ``τ² KL(s || t)``, which is `KD` at the same temperature seen from the peer's side
-    (``objective=bdkd peer_objective=mutual_learning`` with that temperature). With a frozen teacher it is an offline
-    loss like any other.
+    It is made for online distillation, where both networks train. The student minimises cross-entropy and this loss;
+    its peer minimises cross-entropy and ``τ² KL(s || t)``, which is `KD` with the roles exchanged (``objective=bdkd
+    peer_objective=mutual_learning`` with the same temperature). With a frozen teacher it is an ordinary offline loss.
 
     Args:
-        boost: weight of the divergence taken under the less certain network, at least 0.
+        boost: weight of the divergence whose expectation is under the less certain network, at least 0.
         base: weight of the other one, and of both on a tie, at least 0. With boost = base = 1 this is Jeffreys'
             divergence.
         temperature: τ, above 0.
         entropy_temperature: the temperature at which entropies are compared, above 0; None for τ.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
         A scalar, or [...] without reduction. The value jumps where the entropies cross; the weights have no gradient.
-        Infinite where one network alone masks a class, which counts as e^-100.
+        A class that one network alone masks has probability e^-100 instead of 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; weights below 0; a temperature of 0 or less.
@@ -71,7 +70,7 @@ class BDKD(DistillationLoss):
     """
 
     status = "paper"
-    evidence = "ghwang-s/abkd, which is not its authors', and an independent evaluation of the formula"
+    evidence = "ghwang-s/abkd, not the authors' code, and an independent evaluation of the formula"
 
     needs_tail = True
 
@@ -86,7 +85,7 @@ class BDKD(DistillationLoss):
         log_t = log_probabilities(given.teacher_logits, self.temperature)
         s, t = log_s.exp(), log_t.exp()
         if self.entropy_temperature in (None, self.temperature):
-            # `entropy` would take the exponentials again.
+            # `entropy` would compute the exponentials again.
             student, teacher = -weighted_sum(s.detach(), log_s.detach()), -weighted_sum(t, log_t)
         else:
             student = entropy(log_probabilities(given.logits.detach(), self.entropy_temperature))

@@ -14,17 +14,17 @@ class BinaryKL(DistillationLoss):
     """Binary divergence: each class is a yes-or-no question that student and teacher answer.
 
     ``τ² sum_k KL(Bernoulli(sigmoid(teacher_logits_k / τ)) || Bernoulli(sigmoid(logits_k / τ)))``. Unlike divergences of
-    softmax it sees the logits' shift, and fits classes that do not exclude one another.
+    softmax it depends on the shift of the logits, and it suits classes that do not exclude one another.
 
     Args:
         temperature: τ, above 0.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where the student alone masks a class by -inf, whose logit then
-        counts as -100 τ.
+        A scalar, or [...] without reduction. A class that the student alone masks by -inf has a logit of -100 τ
+        instead.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a temperature of 0 or less.
@@ -47,7 +47,7 @@ class BinaryKL(DistillationLoss):
 
     def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
-        # A logit far below 0 is the logarithm of its own probability.
+        # Far below 0 a logit equals the logarithm of its probability.
         return self.temperature**2 * over_finite_logarithms(
             _divergence, given.logits / self.temperature, given.teacher_logits / self.temperature
         )
@@ -56,11 +56,11 @@ class BinaryKL(DistillationLoss):
 def _divergence(
     student: Float[Tensor, "*rows classes"], teacher: Float[Tensor, "*rows classes"]
 ) -> Float[Tensor, "*rows"]:
-    # Of the two answers the one that the teacher finds less likely: its probability keeps its digits.
+    # The answer that the teacher finds less likely: its probability keeps its digits.
     sign = torch.where(teacher > 0, -1.0, 1.0).to(teacher.dtype)
     answer, own = sign * student, sign * teacher
     likely, difference = own.sigmoid(), answer - own
-    # Near each other little is left of what is subtracted, in single precision too.
+    # Near each other the difference stays exact, also in single precision.
     near = difference.abs() < 1
     step = difference.masked_fill(~near, 0.0)
     close = (torch.log1p(likely * torch.expm1(step)) - likely * step).clamp(min=0.0)

@@ -16,20 +16,20 @@ class BinaryKLNorm(DistillationLoss):
     """Normalised binary divergence: each logit is matched on its own, relative to the teacher's.
 
     ``τ² sum_k log cosh((logits_k - teacher_logits_k) / (2 τ))``, which is ``τ² sum_k KL(Bernoulli(1/2) ||
-    Bernoulli(sigmoid((logits_k - teacher_logits_k) / τ)))``. Near the teacher it is ``|logits - teacher_logits|² / 8``,
-    far away it grows in a line. Unlike divergences of softmax it sees the logits' shift. The authors give it a second
-    head of the student on the same features, which is dropped after training (take it with ``inputs: {logits: <the
+    Bernoulli(sigmoid((logits_k - teacher_logits_k) / τ)))``. Near the teacher it is ``|logits - teacher_logits|² / 8``;
+    far away it grows linearly. Unlike divergences of softmax it depends on the shift of the logits. The authors apply
+    it to a second head of the student on the same features, which is dropped after training (``inputs: {logits: <the
     second head's name>}``).
 
     Args:
         temperature: τ, above 0.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where one network alone masks a class by -inf, whose logit then
-        counts as -100.
+        A scalar, or [...] without reduction. A class that one network alone masks by -inf has a logit of -100 there
+        instead.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a temperature of 0 or less.
@@ -37,7 +37,7 @@ class BinaryKLNorm(DistillationLoss):
     Source:
         Yang, Zong, Huang, Feng, An, 2024, "Dual-Head Knowledge Distillation: Enhancing Logits Utilization with an
         Auxiliary Head", arXiv:2411.08937, and its code penghui-yang/DHKD, which clamps sigmoids and so becomes infinite
-        where logits are far apart in float32; this form does not.
+        in float32 if logits are far apart; this form does not.
 
     Example:
         >>> round(BinaryKLNorm()(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])).item(), 4)
@@ -59,7 +59,7 @@ class BinaryKLNorm(DistillationLoss):
         self, logits: Float[Tensor, "*rows classes"], teacher_logits: Float[Tensor, "*rows classes"]
     ) -> Float[Tensor, "*rows"]:
         x = (logits - teacher_logits) / (2 * self.temperature)
-        # Near 0 without the logarithm of 2, beside which a small value is lost.
+        # Near 0 a small value would be lost beside log 2; this form has no log 2.
         near = x.abs() < 1
         within = torch.log1p(torch.sinh(x.masked_fill(~near, 0.0)).square()) / 2
         beyond = F.softplus(2 * x) - x - math.log(2)

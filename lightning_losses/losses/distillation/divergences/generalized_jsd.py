@@ -14,7 +14,7 @@ class GeneralizedJSD(DistillationLoss):
 
     ``β KL(t || m) + (1 - β) KL(s || m)`` with ``m = β t + (1 - β) s``, ``s = softmax(logits / τ)`` and ``t =
     softmax(teacher_logits / τ)``. Bounded; symmetric at β = 1/2. At β = 0 it is defined as KL(t || s), at β = 1 as KL(s
-    || t): limits of the divergence over β and over 1 - β, not of the formula, which tends to 0 there.
+    || t). These are limits of the divergence divided by β and by 1 - β; the formula itself tends to 0 there.
 
     Args:
         beta: β, the weight of the teacher in the mixture, in [0, 1].
@@ -22,11 +22,11 @@ class GeneralizedJSD(DistillationLoss):
         tau_squared: multiply by τ², which keeps the gradient's size independent of the temperature.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Finite whatever classes are masked by -inf, but for β = 0 as `ForwardKL`
-        and for β = 1 as `ReverseKL`.
+        A scalar, or [...] without reduction. Finite for any masked classes; masked classes count as in `ForwardKL` at β
+        = 0 and as in `ReverseKL` at β = 1.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a beta outside [0, 1]; a temperature of 0 or less.
@@ -34,8 +34,8 @@ class GeneralizedJSD(DistillationLoss):
     Source:
         Agarwal, Vieillard, Zhou, Stanczyk, Ramos, Geist, Bachem, 2024, "On-Policy Distillation of Language Models:
         Learning from Self-Generated Mistakes", arXiv:2306.13649, and huggingface/trl's `generalized_jsd_loss`, which
-        without labels divides by the number of sequences; here it is always the number of kept tokens. The
-        `js_distance` of jongwooko/distillm with lam is this with β = 1 - lam.
+        divides by the number of sequences if there are no labels; this always divides by the number of kept tokens. The
+        `js_distance` of jongwooko/distillm with `lam` is this with β = 1 - lam.
 
     Example:
         >>> import torch
@@ -45,7 +45,7 @@ class GeneralizedJSD(DistillationLoss):
     """
 
     status = "paper"
-    evidence = "huggingface/trl and jongwooko/distillm, which are not its authors'"
+    evidence = "huggingface/trl and jongwooko/distillm, not the authors' code"
 
     beta: Share = 0.5
     temperature: Temperature = 1.0

@@ -16,21 +16,21 @@ class KD(DistillationLoss):
     the gradient's size independent of the temperature.
 
     Args:
-        temperature: τ, above 0. At 1 and a one-hot teacher this is cross-entropy.
+        temperature: τ, above 0. At τ = 1 with a one-hot teacher this is cross-entropy.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where the student alone masks a class, which counts as e^-100.
+        A scalar, or [...] without reduction. A class that the student alone masks has probability e^-100 instead of 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a temperature of 0 or less.
 
     Source:
-        Hinton, Vinyals, Dean, 2015, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531. Many codes
-        average over classes too (``kl_div(reduction="mean")``), which makes the loss C times smaller; this one
-        averages over samples.
+        Hinton, Vinyals, Dean, 2015, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531. Much code also
+        averages over classes (``kl_div(reduction="mean")``), which makes the loss C times smaller; this averages over
+        samples.
 
     Example:
         >>> import torch
@@ -40,7 +40,7 @@ class KD(DistillationLoss):
     """
 
     status = "paper"
-    evidence = "megvii-research/mdistiller and yoshitomo-matsubara/torchdistill, which are not its authors'"
+    evidence = "megvii-research/mdistiller and yoshitomo-matsubara/torchdistill, not the authors' code"
 
     temperature: Temperature = 4.0
 

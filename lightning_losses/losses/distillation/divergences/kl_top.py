@@ -13,22 +13,22 @@ from lightning_losses.numerics.settings import Count, Temperature
 class KLTop(DistillationLoss):
     """Top-k divergence: student and teacher are compared on the classes that the teacher likes best.
 
-    ``KL(t || s)`` with t and s the softmax, at temperature τ, over the k classes of the largest teacher logits alone.
-    With `tail_bucket` the other classes enter as one, which makes it a lower bound of the whole divergence.
+    ``KL(t || s)`` with t and s the softmax, at temperature τ, over only the k classes with the largest teacher logits.
+    With `tail_bucket` the other classes count as one more class, which makes it a lower bound of the whole divergence.
 
     Args:
-        k: number of classes, at least 1; from C on it is the whole divergence. 1 goes with `tail_bucket` alone: of one
-            class there is nothing to compare.
-        tail_bucket: let all other classes together be one more.
+        k: number of classes, at least 1; with k ≥ C it is the whole divergence. k = 1 needs `tail_bucket`, because
+            softmax over one class is constant.
+        tail_bucket: count all other classes together as one more class.
         temperature: τ, above 0.
         tau_squared: multiply by τ², which keeps the gradient's size independent of the temperature.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where the student alone masks one of the classes, which counts as
-        e^-100.
+        A scalar, or [...] without reduction. If the student alone masks one of the k classes, its probability is e^-100
+        instead of 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a k that is no whole number of at least 1; a temperature of 0 or
@@ -36,9 +36,9 @@ class KLTop(DistillationLoss):
 
     Source:
         The KL-Top loss of Hu, Cheng, Yang et al., 2025, "OstQuant: Refining Large Language Model Quantization with
-        Orthogonal and Scaling Transformations for Better Distribution Fitting", arXiv:2501.13987, as others describe
-        it, not compared with its code BrotherHappy/OSTQuant; k = 1000 is reported for vocabularies. The tail bucket is
-        this library's.
+        Orthogonal and Scaling Transformations for Better Distribution Fitting", arXiv:2501.13987, implemented from
+        descriptions and not compared with its code BrotherHappy/OSTQuant. For vocabularies k = 1000 is reported. The
+        tail bucket is this library's.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0, -1.0]])
@@ -67,7 +67,7 @@ class KLTop(DistillationLoss):
         top = given.teacher_logits.topk(min(self.k, given.logits.shape[-1]), dim=-1).indices
         student, teacher = self._selected(given.logits, top), self._selected(given.teacher_logits, top)
         value = kl_divergence(log_probabilities_within(teacher), log_probabilities_within(student))
-        # What is not a number among the classes that are left out must not go unseen.
+        # NaN in the classes that are left out must still give NaN.
         value = value + 0.0 * given.logits.detach().amax(dim=-1)
         return self.temperature**2 * value if self.tau_squared else value
 

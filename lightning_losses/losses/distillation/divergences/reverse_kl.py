@@ -13,18 +13,18 @@ class ReverseKL(DistillationLoss):
     """Reverse divergence: the student keeps to the classes that the teacher finds likely.
 
     ``KL(s || t) = sum_k s_k (log s_k - log t_k)`` with ``s = softmax(logits / τ)`` and ``t = softmax(teacher_logits /
-    τ)``. A student too small for all of the teacher picks some of its modes, where the forward divergence would spread
-    over all.
+    τ)``. A student too small to match the whole teacher then picks some of its modes; the forward divergence would
+    spread over all.
 
     Args:
         temperature: τ, above 0.
         tau_squared: multiply by τ², which keeps the gradient's size independent of the temperature.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where the teacher alone masks a class, which counts as e^-100.
+        A scalar, or [...] without reduction. A class that the teacher alone masks has probability e^-100 instead of 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a temperature of 0 or less.
@@ -41,7 +41,7 @@ class ReverseKL(DistillationLoss):
     """
 
     status = "paper"
-    evidence = "jongwooko/distillm, which is not its authors'"
+    evidence = "jongwooko/distillm, not the authors' code"
 
     needs_tail = True
 

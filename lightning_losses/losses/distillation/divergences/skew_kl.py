@@ -13,8 +13,8 @@ class SkewKL(DistillationLoss):
     """Skewed forward divergence: the teacher against a mixture of itself and the student.
 
     ``KL(t || λ t + (1 - λ) s)`` with ``s = softmax(logits / τ)`` and ``t = softmax(teacher_logits / τ)``. At most -log
-    λ, where the forward divergence has no bound; at λ = 0 it is that one. The gradient goes through the student inside
-    the mixture.
+    λ, while the forward divergence has no bound; at λ = 0 it equals the forward divergence. The gradient goes through
+    the student inside the mixture.
 
     Args:
         skew: λ, the share of the teacher in the mixture, in [0, 1].
@@ -22,18 +22,18 @@ class SkewKL(DistillationLoss):
         tau_squared: multiply by τ², which keeps the gradient's size independent of the temperature.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Finite whatever classes are masked by -inf, but for λ = 0 as `ForwardKL`.
+        A scalar, or [...] without reduction. Finite for any masked classes; at λ = 0 they count as in `ForwardKL`.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a skew outside [0, 1]; a temperature of 0 or less.
 
     Source:
         Ko, Kim, Chen, Yun, 2024, "DistiLLM: Towards Streamlined Distillation for Large Language Models",
-        arXiv:2402.03898, and its code jongwooko/distillm, which leaves out the (constant) entropy of the teacher; this
-        is the divergence itself.
+        arXiv:2402.03898, and its code jongwooko/distillm, which leaves out the teacher's constant entropy; this is the
+        divergence itself.
 
     Example:
         >>> import torch

@@ -13,8 +13,8 @@ class SkewRKL(DistillationLoss):
     """Skewed reverse divergence: the student against a mixture of the teacher and itself.
 
     ``KL(s || (1 - λ) t + λ s)`` with ``s = softmax(logits / τ)`` and ``t = softmax(teacher_logits / τ)``. At most -log
-    λ, where the reverse divergence has no bound; at λ = 0 it is that one. The gradient goes through the student inside
-    the mixture as well.
+    λ, while the reverse divergence has no bound; at λ = 0 it equals the reverse divergence. The gradient also goes
+    through the student inside the mixture.
 
     Args:
         skew: λ, the share of the student in the mixture, in [0, 1].
@@ -22,10 +22,10 @@ class SkewRKL(DistillationLoss):
         tau_squared: multiply by τ², which keeps the gradient's size independent of the temperature.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Finite whatever classes are masked by -inf, but for λ = 0 as `ReverseKL`.
+        A scalar, or [...] without reduction. Finite for any masked classes; at λ = 0 they count as in `ReverseKL`.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a skew outside [0, 1]; a temperature of 0 or less.

@@ -21,18 +21,18 @@ class SymmetricKL(DistillationLoss):
         tau_squared: multiply by τ², which keeps the gradient's size independent of the temperature.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where one network alone masks a class, which counts as e^-100.
+        A scalar, or [...] without reduction. A class that one network alone masks has probability e^-100 instead of 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a reverse_weight outside [0, 1]; a temperature of 0 or less.
 
     Source:
         Ko, Kim, Chen, Yun, 2024, "DistiLLM: Towards Streamlined Distillation for Large Language Models",
-        arXiv:2402.03898, and its code jongwooko/distillm, whose default λ = 0.9 this is; it leaves out the (constant)
-        entropy of the teacher, this is the divergence itself.
+        arXiv:2402.03898, and its code jongwooko/distillm, with the same default λ = 0.9. The code leaves out the
+        teacher's constant entropy; this is the divergence itself.
 
     Example:
         >>> import torch

@@ -12,7 +12,7 @@ class TotalVariation(DistillationLoss):
     """Total variation: the probability mass on which student and teacher differ.
 
     ``sum_k |t_k - s_k| / 2`` with ``s = softmax(logits / τ)`` and ``t = softmax(teacher_logits / τ)``, in [0, 1]. Its
-    square is at most half the divergence (Pinsker). Where probabilities are equal it has a kink; the subgradient there
+    square is at most half of KL(t || s) (Pinsker). It has a kink where probabilities are equal; the subgradient there
     is 0.
 
     Args:
@@ -20,10 +20,10 @@ class TotalVariation(DistillationLoss):
         tau_squared: multiply by τ², which keeps the gradient's size independent of the temperature.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Finite whatever classes are masked by -inf.
+        A scalar, or [...] without reduction. Finite for any classes masked by -inf.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a temperature of 0 or less.
@@ -40,7 +40,7 @@ class TotalVariation(DistillationLoss):
     """
 
     status = "paper"
-    evidence = "jongwooko/distillm, which is not its authors'"
+    evidence = "jongwooko/distillm, not the authors' code"
 
     temperature: Temperature = 1.0
     tau_squared: bool = False

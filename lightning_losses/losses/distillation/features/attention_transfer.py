@@ -22,23 +22,23 @@ class AttentionTransfer(Loss):
 
     With ``A(F) = normalize(mean over channels of |F|^p)``, flattened over positions, the squared difference
     ``(A(F_s) - A(F_t))²`` averaged over positions ("code"), or ``|A(F_s) - A(F_t)|_2`` ("paper"), summed over layers.
-    Numbers of channels may differ; of two sizes the larger map is averaged down to the smaller. Neither the scale of a
-    map nor the order of its channels matters.
+    Numbers of channels may differ. If the sizes differ, the larger map is averaged down to the smaller. Neither the
+    scale of a map nor the order of its channels matters.
 
     Args:
         p: the power, at least 1.
-        mode: the form of the authors' and most other codes, or that of the paper.
+        mode: "code", the form of the authors' code and most others, or "paper".
         reduction: "mean" over the samples, "sum", or "none".
 
     Shapes:
-        feature_maps, teacher_feature_maps: [B, channels, height, width], or {layer: such maps}, layer by layer in the
+        feature_maps, teacher_feature_maps: [B, channels, height, width], or {layer: such maps} with the layers in the
         same order.
 
     Returns:
         A scalar, or [B] without reduction.
 
     Raises:
-        ValueError: maps of other shapes, other numbers of layers or of samples; a p below 1; an unknown mode.
+        ValueError: maps of other shapes; numbers of layers or samples that differ; a p below 1; an unknown mode.
 
     Source:
         Zagoruyko, Komodakis, 2017, "Paying More Attention to Attention: Improving the Performance of Convolutional
@@ -52,7 +52,7 @@ class AttentionTransfer(Loss):
     """
 
     status = "paper"
-    evidence = "megvii-research/mdistiller and yoshitomo-matsubara/torchdistill, which are not its authors'"
+    evidence = "megvii-research/mdistiller and yoshitomo-matsubara/torchdistill, not the authors' code"
 
     p: Annotated[float, Bound(least=1)] = 2.0
     mode: Literal["code", "paper"] = "code"
@@ -61,7 +61,7 @@ class AttentionTransfer(Loss):
     def forward(
         self, feature_maps: Maps | Mapping[str, Maps], teacher_feature_maps: Maps | Mapping[str, Maps]
     ) -> Float[Tensor, "..."]:
-        """Check, evaluate and reduce; the class documents what."""
+        """Check, evaluate and reduce; see the class."""
         students = self._layers("feature_maps", feature_maps)
         teachers = self._layers("teacher_feature_maps", teacher_feature_maps)
         if len(students) != len(teachers) or not students:

@@ -10,8 +10,8 @@ from lightning_losses.losses.kinds import FeaturePairs, RelationLoss
 class CKA(RelationLoss):
     """CKA distillation: the batch's similarity structure in the student is aligned with that in the teacher.
 
-    ``1 - |Y^T X|² / (|X^T X| |Y^T Y|)`` in Frobenius norms, with X and Y the student's and the teacher's features less
-    their mean over the batch. It is blind to rotations, shifts and scale, and the networks may differ in dimension.
+    ``1 - |Y^T X|² / (|X^T X| |Y^T Y|)`` in Frobenius norms, with X and Y the student's and the teacher's features minus
+    their mean over the batch. Rotations, shifts and scale do not matter, and the networks may differ in dimension.
 
     Args:
         None; it has no options.
@@ -40,7 +40,7 @@ class CKA(RelationLoss):
     evidence = "no golden values; the definition in its tests"
 
     def measure(self, given: FeaturePairs) -> Float[Tensor, ""]:
-        """One less the alignment, which is 0 where the features of either network are constant."""
+        """One minus the alignment, which is 0 if the features of either network are constant."""
         student, teacher = (
             centred @ centred.mT for centred in (vectors - vectors.mean(dim=0, keepdim=True) for vectors in given)
         )

@@ -22,7 +22,7 @@ def symmetric_info_nce(
     temperature: float = 0.07,
     ignore_index: int = -100,
 ) -> Float[Tensor, ""]:
-    """The cross-entropy of picking each vector's partner, in both directions; others of its class are left out.
+    """The cross-entropy of picking each vector's partner, in both directions; other vectors of its class are left out.
 
     A vector whose target is `ignore_index` neither picks nor is picked.
     """
@@ -47,21 +47,21 @@ class CRD(Loss):
 
     ``InfoNCE(a, b) + InfoNCE(b, a)``, with a and b linear embeddings of the student's and the teacher's features,
     scaled to length 1, and ``InfoNCE(a, b) = -log(exp(a_i·b_i / τ) / sum_j exp(a_i·b_j / τ))``, j over the sample
-    itself and those of other classes, averaged over the batch. The loss owns both embeddings, which train and are saved
-    with it.
+    itself and the samples of other classes, averaged over the batch. Both embeddings belong to the loss, and are
+    trained and saved with it.
 
-    This is not the authors' estimator, whose negatives are 16384 entries of a memory of the whole data set: here they
-    are the rest of the batch, of all processes.
+    This is not the authors' estimator: their negatives are 16384 entries of a memory of the whole data set. Here the
+    negatives are the rest of the batch of all processes.
 
     Args:
-        embedding_dim: of the embeddings, at least 1.
+        embedding_dim: dimension of the embeddings, at least 1.
         temperature: τ, above 0.
         feature_dim: D, at least 1; None takes it from the first batch.
         teacher_dim: D', at least 1; None takes it from the first batch.
         ignore_index: samples with this target are ignored, and are not negatives of the others.
 
     Shapes:
-        features: [B, D]; teacher_features: [B, D']; target (optional; without it all others are negatives): [B].
+        features: [B, D]; teacher_features: [B, D']; target (optional; without it all other samples are negatives): [B].
 
     Returns:
         A scalar; 0 for a batch of one.
@@ -102,7 +102,7 @@ class CRD(Loss):
         teacher_features: Float[Tensor, "batch teacher_dim"],
         target: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Check, embed and evaluate; the class documents what."""
+        """Check, embed and evaluate; see the class."""
         check_vectors(self._identifier, features, teacher_features)
         if target is not None:
             check_tensor(self._identifier, "target", target)

@@ -5,17 +5,17 @@ from torch import Tensor, nn
 
 
 def linear_embedding(width: int | None, dim: int) -> nn.Linear:
-    """A linear layer to `dim` numbers; without a width it takes that from the first batch."""
+    """A linear layer to `dim` numbers; if its input width is None, the first batch sets it."""
     return nn.LazyLinear(dim) if width is None else nn.Linear(width, dim)
 
 
 def embedded(
     loss: str, name: str, vectors: Float[Tensor, "batch width"], layer: nn.Linear
 ) -> Float[Tensor, "batch dim"]:
-    """Vectors through their layer, in its precision.
+    """Vectors mapped by their layer, in the layer's precision.
 
     Raises:
-        ValueError: vectors of another width than the layer's.
+        ValueError: vectors whose width is not the layer's.
     """
     # A layer that has not seen a batch has no width yet.
     if layer.in_features not in (0, vectors.shape[-1]):

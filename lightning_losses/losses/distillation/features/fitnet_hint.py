@@ -19,21 +19,22 @@ Maps = Float[Tensor, "batch ..."]
 class FitNetHint(Loss):
     """FitNet hint: a regressor on the student's layer predicts the teacher's.
 
-    ``mean (r(F_s) - F_t)²`` over all elements. The loss owns the regressor r, which trains and is saved with it, and
-    takes its shapes from the first batch. For maps it is a convolution, batch norm and ReLU: 3 x 3 of stride 2 where
-    the student's map is twice as large as the teacher's, transposed 4 x 4 of stride 2 where half, and otherwise one
-    without padding whose kernel makes up the difference. For vectors and tokens it is a linear layer.
+    ``mean (r(F_s) - F_t)²`` over all elements. The regressor r belongs to the loss: it takes its shapes from the first
+    batch, and is trained and saved with the loss. For maps it is a convolution, batch norm and ReLU. The convolution is
+    3 x 3 of stride 2 if the student's map is twice as large as the teacher's, a transposed 4 x 4 of stride 2 if it is
+    half as large, and otherwise one without padding whose kernel makes up the difference. For vectors and tokens r is a
+    linear layer.
 
     Args:
-        regressor: a module to take in its place, called with the student's layer alone; ``nn.Identity()`` compares the
-            layers as they are.
-        layers: how many layers of each network come, at least 1, by mappings; each pair has a regressor of its own, and
-            their losses are added.
+        regressor: a module to use as r, called with the student's layer alone; ``nn.Identity()`` compares the layers as
+            they are.
+        layers: number of layers of each network, at least 1; more than one come as mappings. Each pair has a regressor
+            of its own, and their losses are added.
 
     Shapes:
-        feature_maps, teacher_feature_maps: [B, channels, height, width], [B, T, D] or [B, D], of any two numbers of
-        channels; the teacher's map twice as high and wide, or not larger. Or {layer: such tensors}, layer by layer in
-        the same order.
+        feature_maps, teacher_feature_maps: [B, channels, height, width], [B, T, D] or [B, D], with any numbers of
+        channels. The teacher's map is twice as high and wide as the student's, or not larger. Or {layer: such tensors}
+        with the layers in the same order.
 
     Returns:
         A scalar.
@@ -43,8 +44,8 @@ class FitNetHint(Loss):
 
     Source:
         Romero, Ballas, Kahou, Chassang, Gatta, Bengio, 2015, "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550, with
-        the regressor of megvii-research/mdistiller, which trains it with cross-entropy at once (weight 100) rather than
-        in a stage of its own.
+        the regressor of megvii-research/mdistiller, which trains it together with cross-entropy (weight 100) and not in
+        a stage of its own.
 
     Example:
         >>> maps = torch.ones(2, 3, 4, 4)
@@ -57,7 +58,7 @@ class FitNetHint(Loss):
     status = "paper"
     evidence = "no golden values; torch's layers and mean squared error in its tests"
 
-    # Samples weigh alike, so processes with unequal batches are weighed by their samples.
+    # A mean over samples, so processes with unequal batches are weighed by their samples.
     reduction: ClassVar[Reduction] = "mean"
 
     regressor: nn.Module | None = None
@@ -77,7 +78,7 @@ class FitNetHint(Loss):
     def forward(
         self, feature_maps: Maps | Mapping[str, Maps], teacher_feature_maps: Maps | Mapping[str, Maps]
     ) -> Float[Tensor, ""]:
-        """Check, regress and compare; the class documents what."""
+        """Check, regress and compare; see the class."""
         students, teachers = (
             list(maps.values()) if isinstance(maps, Mapping) else [maps]
             for maps in (feature_maps, teacher_feature_maps)

@@ -1,4 +1,4 @@
-"""MI-α: a lower bound of the information that student's and teacher's features share is raised."""
+"""MI-α: raises a lower bound of the mutual information of the student's and the teacher's features."""
 
 import math
 from dataclasses import field
@@ -16,17 +16,17 @@ from lightning_losses.numerics.settings import Count, Share
 
 
 class MIAlpha(Loss):
-    """MI-α: a lower bound of the information that student's and teacher's features share is raised.
+    """MI-α: raises a lower bound of the mutual information of the student's and the teacher's features.
 
     ``-(1 + mean_i [f_ii - log n_i] - mean_ij exp(f_ij) / n_j)`` with ``n_j = α mean_i exp(f_ij) + (1 - α) q_j``. The
     critic ``f_ij = a_i · b_j / sqrt(d)`` scores linear embeddings of student i and teacher j, and log q is a linear
-    function of the teacher's feature; the loss owns all three, and they train and are saved with it. With α = 1 and all
-    pairs it is InfoNCE, which can show no more than log B; with α = 0 the bound of Nguyen, Wainwright and Jordan, which
-    can show more but varies more.
+    function of the teacher's feature; all three belong to the loss, and are trained and saved with it. With α = 1 and
+    all pairs it is InfoNCE, which is at most log B; with α = 0 it is the bound of Nguyen, Wainwright and Jordan, which
+    can be larger but varies more.
 
     Args:
         alpha: α, from 0 to 1.
-        marginal: the pairs of the last mean: "all", or the "others" alone, with i ≠ j.
+        marginal: the pairs of the last mean: "all", or "others", those with i ≠ j.
         embedding_dim: d, at least 1.
         feature_dim: D, at least 1; None takes it from the first batch.
         teacher_dim: D', at least 1; None takes it from the first batch.
@@ -72,7 +72,7 @@ class MIAlpha(Loss):
     def forward(
         self, features: Float[Tensor, "batch dim"], teacher_features: Float[Tensor, "batch teacher_dim"]
     ) -> Float[Tensor, ""]:
-        """Check and evaluate; the class documents what."""
+        """Check and evaluate; see the class."""
         check_vectors(self._identifier, features, teacher_features)
         student = embedded(self._identifier, "features", features, self.student_embedding)
         teacher = embedded(self._identifier, "teacher_features", teacher_features.detach(), self.teacher_embedding)

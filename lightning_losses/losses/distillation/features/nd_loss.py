@@ -1,4 +1,4 @@
-"""Norm and direction: the student's features point along the teacher's class mean, and are no shorter than its own."""
+"""Norm and direction: student features point along the teacher's class mean and are as long as the teacher's."""
 
 from dataclasses import field
 from typing import Annotated, Self
@@ -27,19 +27,19 @@ from lightning_losses.numerics.settings import Bound, Count
 
 
 class NDLoss(LazyModuleMixin, Loss):
-    """Norm and direction: the student's features point along the teacher's class mean, and are no shorter than its own.
+    """Norm and direction: student features point along the teacher's class mean and are as long as the teacher's.
 
-    ``1 - f_s · e_y / max(|f_s|, |f_t|)``, with e_y the direction of the teacher's mean feature of class y. Once the
-    student's feature is as long as the teacher's, only its direction counts; before, its length along e_y does too.
+    ``1 - f_s · e_y / max(|f_s|, |f_t|)``, with e_y the direction of the teacher's mean feature of class y. While the
+    student's feature is shorter than the teacher's, its length along e_y counts; from then on only its direction does.
 
-    `class_means` is a buffer: zeros at first, with which the loss is 1 and teaches nothing, and set by
-    `lightning_losses.callbacks.companions.class_means.ClassMeans` when training begins. Where the dimensions differ,
-    the student's feature goes through batch norm, dropout and a linear layer first; the loss owns them, they train and
-    are saved with it, and take their shapes from the first batch. Ignored samples reach that batch norm as zeros.
+    `class_means` is a buffer. It begins with zeros, for which the loss is 1 and has no gradient, and is set by
+    `lightning_losses.callbacks.companions.class_means.ClassMeans` when training begins. If the dimensions differ, the
+    student's feature first goes through batch norm, dropout and a linear layer. These belong to the loss: they take
+    their shapes from the first batch, and are trained and saved with it. In the batch norm, ignored samples are zeros.
 
     Args:
         num_classes: C, at least 1.
-        dropout: of the projector, at least 0 and below 1.
+        dropout: dropout rate of the projector, at least 0 and below 1.
         ignore_index: samples with this target, or with probabilities that are all 0, are ignored.
         reduction: "mean" over the kept samples, "sum", or "none".
 
@@ -55,7 +55,8 @@ class NDLoss(LazyModuleMixin, Loss):
     Source:
         Wang, Cheng, Duan, Wang, Feng, Kong, 2023, "Improving Knowledge Distillation via Regularizing Feature Norm
         and Direction", arXiv:2305.17007, and its code WangYZ1608/Knowledge-Distillation-via-ND: added to cross-entropy
-        and to KD that warms up over 20 epochs, weight 1 on CIFAR. The code rounds the means to 4 decimals; not here.
+        and to KD that warms up over 20 epochs, weight 1 on CIFAR. The code rounds the means to 4 decimals; this
+        doesn't.
 
     Example:
         >>> loss = NDLoss(num_classes=2)
@@ -85,7 +86,7 @@ class NDLoss(LazyModuleMixin, Loss):
         """Set the teacher's mean feature of each class.
 
         Raises:
-            ValueError: another number of classes; a class whose mean is 0, as one without samples has.
+            ValueError: another number of classes; a class with a mean of 0, such as one without samples.
         """
         if class_means.ndim != 2 or len(class_means) != self.num_classes:
             raise ValueError(
@@ -118,7 +119,7 @@ class NDLoss(LazyModuleMixin, Loss):
         teacher_features: Float[Tensor, "batch teacher_dim"],
         target: Shaped[Tensor, "batch ..."],
     ) -> Float[Tensor, "..."]:
-        """Check, project, evaluate and reduce; the class documents what."""
+        """Check, project, evaluate and reduce; see the class."""
         self._check(features, teacher_features, target)
         teacher, label = teacher_features.detach(), class_indices(target)
         if target.is_floating_point():
@@ -141,9 +142,9 @@ class NDLoss(LazyModuleMixin, Loss):
         teacher = full_precision(teacher).to(student.dtype)
         direction = F.normalize(self.class_means[label].to(student.dtype), dim=-1)
         length = torch.maximum(student.norm(dim=-1), teacher.norm(dim=-1))
-        # Two features of length 0 have no direction; the bound keeps their quotient at 0.
+        # If both features have length 0, the bound makes the quotient 0.
         cosine = (student * direction).sum(dim=-1) / length.clamp(min=torch.finfo(student.dtype).eps)
-        # Beside an infinite teacher every student would have a cosine of 0.
+        # An infinite teacher feature would silently give a cosine of 0.
         cosine = torch.where(length < torch.inf, cosine, torch.nan)
         return reduce(1 - cosine, self.reduction, kept)
 

@@ -61,8 +61,8 @@ class _Tokens(nn.Module):
 def stage_branch(kind: Kind, width: int, blocks: int, num_classes: int) -> nn.Sequential:
     """The branch that turns a stage's output into logits.
 
-    Maps go through separable convolutions that halve them, group norm and ReLU, once for each of `blocks`; tokens
-    through a transformer block; vectors through a linear layer and ReLU. A mean over places and a linear layer follow.
+    Maps go through `blocks` times a separable convolution that halves them, group norm and ReLU; tokens go through a
+    transformer block; vectors through a linear layer and ReLU. A mean over positions and a linear layer follow.
     """
     layers: list[nn.Module] = []
     if kind == "maps":
@@ -90,9 +90,9 @@ class OFAStages(RowLoss):
 
     Args:
         num_classes: C, at least 1.
-        stages: how many stages come, at least 1.
+        stages: number of stages, at least 1.
         kind: the output of a stage: "maps", "tokens" or "vectors".
-        width: of the branches' hidden layers, at least 1.
+        width: width of the branches' hidden layers, at least 1.
         gamma: γ of `OFAKD`, at least 0.
         temperature: τ of `OFAKD`, above 0.
 
@@ -108,10 +108,10 @@ class OFAStages(RowLoss):
 
     Source:
         Hao, Guo, Han, Tang, Hu, Wang, Xu, 2023, "One-for-All: Bridge the Gap Between Heterogeneous Architectures in
-        Knowledge Distillation", arXiv:2310.19444, and its code Hao840/OFAKD: all stages, weight 1. As there, a branch
-        has one halving block for each stage from its own to the last; here the blocks have one width in place of
-        doubling ones, group norm in place of batch norm, so that samples do not depend on each other, and one
-        transformer block in place of patch merging.
+        Knowledge Distillation", arXiv:2310.19444, and its code Hao840/OFAKD: all stages, weight 1. As in the code, a
+        branch has one halving block for each stage from its own to the last. Unlike there, all blocks have the same
+        width instead of doubling ones, group norm instead of batch norm (so that samples do not depend on each other),
+        and one transformer block instead of patch merging.
 
     Example:
         >>> loss = OFAStages(num_classes=3, stages=2, width=8)
@@ -145,7 +145,7 @@ class OFAStages(RowLoss):
         teacher_logits: Float[Tensor, "batch classes"],
         target: Shaped[Tensor, "..."],
     ) -> Float[Tensor, "..."]:
-        """Check, evaluate and reduce; the class documents what."""
+        """Check, evaluate and reduce; see the class."""
         maps = list(feature_maps.values()) if isinstance(feature_maps, Mapping) else [feature_maps]
         if len(maps) != self.stages:
             raise ValueError(
@@ -175,7 +175,7 @@ class OFAStages(RowLoss):
         if len(stage) == 0:
             return stage.new_zeros(0, self.num_classes) + stage.sum()
         if kept.shape == stage.shape[:1]:
-            # What ignored samples hold must not reach the branches, not even as zero times it.
+            # Ignored samples must not reach the branches: 0 times NaN would be NaN.
             stage = torch.where(kept.view(-1, *[1] * (stage.ndim - 1)), stage, 0.0)
         last: Any = branch[-1]  # type: ignore[index]
         logits: Tensor = branch(stage.to(last.weight.dtype))

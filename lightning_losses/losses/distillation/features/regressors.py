@@ -1,4 +1,4 @@
-"""Layers that take the student's features to the teacher's shape; they take both shapes from the first batch."""
+"""Layers that map the student's features to the teacher's shape; the first batch sets both shapes."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.nn.parameter import UninitializedParameter, is_lazy
 
 
 def regression_kernel(student: torch.Size, teacher: torch.Size) -> tuple[int, ...]:
-    """The height and width of the convolution that takes one map's size to another's; () for vectors and tokens.
+    """The kernel size of the convolution that maps one map's size to another's; () for vectors and tokens.
 
     Raises:
         ValueError: sizes that none of the three convolutions connects.
@@ -61,7 +61,7 @@ class Regressor(LazyModuleMixin, nn.Module):
             return
         axis = 1 if kernel else -1
         source, goal = student.shape[axis], teacher.shape[axis]
-        # A transposed convolution's weight begins with the channels that come in.
+        # The weight of a transposed convolution begins with the input channels.
         first = (source, goal) if _grows(student.shape, teacher.shape) else (goal, source)
         self.weight.materialize((*first, *kernel))
         self.bias.materialize((goal,))
@@ -70,7 +70,7 @@ class Regressor(LazyModuleMixin, nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def _lazy_load_hook(self, state_dict: Any, prefix: str, *others: Any) -> None:
-        # A linear layer was saved without a norm.
+        # A saved linear layer has no norm.
         if f"{prefix}weight" in state_dict and f"{prefix}norm.weight" not in state_dict:
             self.norm = None
         super()._lazy_load_hook(state_dict, prefix, *others)
@@ -96,9 +96,9 @@ def _grows(student: torch.Size, teacher: torch.Size) -> bool:
 
 
 class Projector(LazyModuleMixin, nn.Module):
-    """Batch norm, dropout and a linear layer to the teacher's dimension; nothing where the dimensions are equal."""
+    """Batch norm, dropout and a linear layer to the teacher's dimension; nothing if the dimensions are equal."""
 
-    # Without shape until the first batch, None where no projector is needed.
+    # Without shape until the first batch; None if no projector is needed.
     weight: Any
     bias: Any
 
@@ -124,7 +124,7 @@ class Projector(LazyModuleMixin, nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def _lazy_load_hook(self, state_dict: Any, prefix: str, *others: Any) -> None:
-        # What was saved without a projector needs none.
+        # A state saved without a projector needs none.
         if f"{prefix}weight" not in state_dict:
             self.norm = self.weight = self.bias = None
         super()._lazy_load_hook(state_dict, prefix, *others)

@@ -14,10 +14,11 @@ class SimilarityPreserving(RelationLoss):
 
     ``|G_s - G_t|² / B²`` in the Frobenius norm. With "rows" G holds the inner products of all pairs of features, each
     row scaled to length 1; with "cosine" the cosines of all pairs. Student and teacher may differ in dimension, and
-    rotations do not matter; nor does the scale of all features together, with "cosine" not even of each.
+    rotations do not matter. Neither does the common scale of all features; with "cosine" neither does the scale of each
+    one.
 
     Args:
-        similarity: "rows" as the authors have it, or "cosine".
+        similarity: "rows", as in the authors' code, or "cosine".
 
     Shapes:
         features: [B, D]; teacher_features: [B, D'].

@@ -1,1 +1,1 @@
-"""Losses of the teacher's logits that are more than one distance: targets, groups, relations, vocabularies."""
+"""Losses of the teacher's logits beyond a single divergence: with targets, groups, relations, vocabularies."""

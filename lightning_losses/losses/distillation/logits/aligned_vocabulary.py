@@ -18,11 +18,11 @@ _NAME = "aligned_vocabulary"
 
 
 class SharedClasses(NamedTuple):
-    """Which classes of the student and of the teacher are the same: equally long, in the same order.
+    """The shared classes in the student's and in the teacher's numbering: equally long, in the same order.
 
     Attributes:
-        student: the student's, as a slice of the first ones or as their indices.
-        teacher: the teacher's.
+        student: the student's classes, as a slice of the first ones or as indices.
+        teacher: the teacher's classes, likewise.
     """
 
     student: slice | Int[Tensor, " shared"]
@@ -40,8 +40,8 @@ def shared_classes(
     """The classes that two vocabularies share, by a policy; see `AlignedVocabulary`.
 
     Raises:
-        ValueError: sizes that differ under "error"; under "map" lists that are missing, of unlike lengths, that name a
-            class twice or one that is not there.
+        ValueError: with "error", sizes that differ; with "map", lists that are missing, differ in length, name a class
+            twice or name one that does not exist.
 
     Example:
         >>> shared_classes(5, 3, policy="truncate")
@@ -51,7 +51,7 @@ def shared_classes(
     if policy == "error" and student_size != teacher_size:
         raise ValueError(
             f"{_NAME}: teacher_logits of {teacher_size} classes came with logits of {student_size}; choose "
-            "policy='truncate' where the first classes are the same, or policy='map' and say which are."
+            "policy='truncate' if the first classes are the same, or policy='map' with lists of the shared classes."
         )
     if policy != "map":
         shared = min(student_size, teacher_size)
@@ -65,8 +65,8 @@ def shared_classes(
         inside = index.numel() > 0 and int(index.min()) >= 0 and int(index.max()) < size
         if index.ndim != 1 or not inside or len(set(index.tolist())) < len(index):
             raise ValueError(
-                f"{_NAME}: {name} of shape {list(index.shape)} came for {size} classes; give indices of classes that "
-                "are there, each once."
+                f"{_NAME}: {name} of shape {list(index.shape)} came for {size} classes; give indices of existing "
+                "classes, each once."
             )
         chosen.append(index)
     if len(chosen[0]) != len(chosen[1]):
@@ -79,7 +79,7 @@ def shared_classes(
 def shared_target(
     target: Int[Tensor, "*rows"], student_size: int, shared: SharedClasses, ignore_index: int = -100
 ) -> Int[Tensor, "*rows"]:
-    """Targets as places among the shared classes; `ignore_index` for a class that is not shared."""
+    """Targets as positions among the shared classes; `ignore_index` for a class that is not shared."""
     places = torch.full((student_size,), ignore_index, dtype=torch.int64, device=target.device)
     student = shared.student if isinstance(shared.student, slice) else shared.student.to(target.device)
     places[student] = torch.arange(len(places[student]), device=target.device)
@@ -96,29 +96,29 @@ def shared_target(
 class AlignedVocabulary(Loss):
     """Distillation between vocabularies that differ: any loss of logits, on the classes that both networks have.
 
-    Both networks' logits are cut to the shared classes, in the same order, so that each one's probabilities are those
-    given that the class is shared: what one network knows alone is masked in both, adds nothing, and gets no gradient.
-    Samples whose target is not shared are ignored. "error" takes equal vocabularies alone; "truncate" takes the first
-    classes as shared, for vocabularies that are padded to unlike sizes; "map" goes by two lists.
+    Both networks' logits are cut to the shared classes, in the same order. So the probabilities are conditional on a
+    shared class: classes of one network alone add nothing and get no gradient. Samples whose target is not shared are
+    ignored. "error" accepts equal vocabularies only; "truncate" shares the first classes, for vocabularies padded to
+    different sizes; "map" takes two lists.
 
     Args:
-        loss: a loss of `logits`, `teacher_logits` and, if it has one, `target`; `KD` if None.
+        loss: a loss of `logits`, `teacher_logits` and optionally `target`; None for `KD`.
         policy: "error", "truncate" or "map".
-        student_classes: for "map", the student's classes that are shared.
-        teacher_classes: for "map", the teacher's classes that are the same, in the same order.
+        student_classes: for "map", the shared classes in the student's numbering.
+        teacher_classes: for "map", the same classes in the teacher's numbering, in the same order.
 
     Shapes:
-        logits: [..., C]; teacher_logits: [..., C']; target (optional): [...] class indices of the student's.
+        logits: [..., C]; teacher_logits: [..., C']; target (optional): [...] class indices in the student's numbering.
 
     Returns:
         What the loss returns.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; vocabularies that differ otherwise than the policy allows.
+        ValueError: shapes or dtypes that do not fit; vocabularies that differ more than the policy allows.
 
     Source:
-        Vocabularies padded to unlike sizes are common among language models of one family. Codes that pad the smaller
-        one with logits of 0 give probability to classes that are not there; nothing is padded here.
+        Language models of one family often pad their vocabularies to different sizes. Code that pads the smaller one
+        with logits of 0 gives probability to classes that do not exist; nothing is padded here.
 
     Example:
         >>> loss = AlignedVocabulary(KD(temperature=1.0), policy="truncate")
@@ -138,11 +138,11 @@ class AlignedVocabulary(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.policy == "map":
-            # Whatever the sizes, so that lists that can't be right are refused at once.
+            # Checked without the sizes, to refuse wrong lists at construction.
             shared = self._checked(2**62, 2**62)
-            # On the loss's device: indices that stayed on the host would be copied at every step, and waited for.
+            # On the loss's device: indices on the host would be copied at every step, which synchronises.
             for name, index in (("student_index", shared.student), ("teacher_index", shared.teacher)):
-                # Of two lists the indices are tensors.
+                # Two lists give tensors of indices.
                 assert isinstance(index, Tensor)
                 self.register_buffer(name, index, persistent=False)
         self.loss = KD() if self.loss is None else self.loss
@@ -157,7 +157,7 @@ class AlignedVocabulary(Loss):
         return getattr(self.loss, "reduction", None)
 
     def denominator(self, **tensors: Tensor) -> Tensor:
-        """How many samples are kept, those whose target is not shared left out."""
+        """The number of kept samples; those whose target is not shared are left out."""
         assert self.loss is not None
         target, size = tensors.get("target"), tensors["logits"].shape[-1]
         if target is not None and not target.is_floating_point() and "target" in self.loss.inputs():
@@ -171,7 +171,7 @@ class AlignedVocabulary(Loss):
         teacher_logits: Float[Tensor, "*rows teacher_classes"],
         target: Shaped[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "..."]:
-        """Check, and evaluate the loss on the shared classes; the class documents what."""
+        """Check, and evaluate the loss on the shared classes; see the class."""
         assert self.loss is not None
         check_floating(self._identifier, "teacher_logits", teacher_logits)
         classification_rows(self._identifier, logits, target, self._ignore_index, least_classes=1)
@@ -180,8 +180,7 @@ class AlignedVocabulary(Loss):
         ):
             raise ValueError(
                 f"{self._identifier}: teacher_logits of shape {list(teacher_logits.shape)} came with logits of shape "
-                f"{list(logits.shape)}; give both the same samples, and policy='truncate' or 'map' where classes "
-                "differ."
+                f"{list(logits.shape)}; give both the same samples, and policy='truncate' or 'map' if classes differ."
             )
         size = logits.shape[-1]
         shared = self._shared(size, teacher_logits.shape[-1])

@@ -1,4 +1,4 @@
-"""Class-relation distillation: how new samples relate to the known classes is kept while new classes are found."""
+"""Class-relation distillation: keeps how new samples relate to the known classes while new classes are discovered."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,30 +18,31 @@ from lightning_losses.numerics.settings import Temperature
 
 
 class ClassRelationKD(Loss):
-    """Class-relation distillation: how new samples relate to the known classes is kept while new classes are found.
+    """Class-relation distillation: keeps how new samples relate to the known classes while new classes are discovered.
 
     ``τ² g_i (-sum_k q_k log p_k)``, averaged over the unlabelled samples, with q and p the softmax over the known
-    classes of the old network's and the current one's logits, each over ``h τ``. The gate g is the current network's
-    probability, at the same temperature, that the sample is of a known class, over the gate's mean; it learns too.
+    classes of the old and the current network's logits divided by ``h τ``. The gate g is the current network's
+    probability, at the same temperature, that the sample is of a known class, divided by the mean of this probability;
+    the gate has a gradient too.
 
     Args:
         temperature: τ, above 0.
-        head_temperature: h, by which the networks' own head divides, above 0.
+        head_temperature: h, the temperature of the networks' own head, above 0.
 
     Shapes:
-        logits: [..., C], the known classes first; teacher_logits: [..., known]; unlabelled (optional, else all): [...]
-        bool. Views and heads may be leading dimensions; the gate's mean is over all of them.
+        logits: [..., C], the known classes first; teacher_logits: [..., known]; unlabelled (optional, all by default):
+        [...] bool. Views and heads may be leading dimensions; the gate's mean is over all of them.
 
     Returns:
-        A scalar; 0 without an unlabelled sample. Infinite where the student alone masks a known class, which counts as
-        e^-100.
+        A scalar; 0 without an unlabelled sample. A known class that the student alone masks has probability e^-100
+        instead of 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; fewer than two known classes; temperatures of 0 or less.
 
     Source:
         Gu, Zhang, Xu, He, 2023, "Class-relation Knowledge Distillation for Novel Class Discovery", arXiv:2307.09158,
-        and its code kleinzcy/Cr-KD-NCD (weight 0.1, τ = 4), which gives NaN without an unlabelled sample.
+        and its code kleinzcy/Cr-KD-NCD (weight 0.1, τ = 4), which gives NaN if no sample is unlabelled.
 
     Example:
         >>> logits = torch.zeros(2, 5)
@@ -62,7 +63,7 @@ class ClassRelationKD(Loss):
         teacher_logits: Float[Tensor, "*rows known"],
         unlabelled: Bool[Tensor, "*rows"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Check and evaluate; the class documents what."""
+        """Check and evaluate; see the class."""
         student = classification_rows(self._identifier, logits, None, shaped=unlabelled is not None).logits
         check_floating(self._identifier, "teacher_logits", teacher_logits)
         known = teacher_logits.shape[-1] if teacher_logits.ndim else 0
@@ -85,7 +86,7 @@ class ClassRelationKD(Loss):
         count = kept.sum().clamp(min=1)
         scale = self.head_temperature * self.temperature
         log_gate = log_total(log_probabilities(student, scale)[..., :known]).squeeze(-1)
-        # In the log domain, where a gate that is nearly shut everywhere still has a mean to be divided by.
+        # In the log domain the mean of a gate that is nearly 0 everywhere doesn't underflow.
         total = torch.logsumexp(torch.where(kept, log_gate, torch.finfo(student.dtype).min).flatten(), dim=0)
         gate = torch.where(kept, log_gate - total, 0.0).exp() * count
         log_p = log_probabilities_within(student[..., :known], scale)

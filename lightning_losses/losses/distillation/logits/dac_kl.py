@@ -15,7 +15,7 @@ from lightning_losses.numerics.settings import Count, Positive, Temperature
 
 
 def quantile_levels(values: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
-    """Each entry's place among those of its row, from 0 for the least to 1 for the largest; equal ones share theirs.
+    """Each entry's rank in its row, scaled from 0 for the smallest to 1 for the largest; equal entries share a rank.
 
     Example:
         >>> quantile_levels(torch.tensor([[0.1, 0.6, 0.1, 0.2]]))
@@ -24,7 +24,7 @@ def quantile_levels(values: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*r
     order, index = values.sort(dim=-1)
     place = torch.arange(values.shape[-1], dtype=values.dtype, device=values.device).expand_as(order)
     later = order[..., 1:] > order[..., :-1]
-    # A run of equal entries begins where one is larger than the one before, and ends where the next is larger.
+    # A run of equal entries begins after a smaller entry and ends before a larger one.
     begin = F.pad(torch.where(later, place[..., 1:], 0.0), (1, 0)).cummax(dim=-1).values
     end = F.pad(torch.where(later, place[..., :-1], torch.inf), (0, 1), value=max(values.shape[-1] - 1, 0))
     end = end.flip(-1).cummin(dim=-1).values.flip(-1)
@@ -39,17 +39,17 @@ def clipped_divergence(
     upper: float | Float[Tensor, "*rows 1"],
     softness: float,
 ) -> Float[Tensor, "*rows"]:
-    """``KL(t' || s')`` over the classes between two levels of the teacher's probabilities; see `DACKL`.
+    """``KL(t' || s')`` over the classes between two scaled ranks of the teacher's probabilities; see `DACKL`.
 
     Args:
-        logits: [..., C] the student's.
-        teacher_logits: [..., C] the teacher's.
-        lower: the level of the lower bound, in [0, 1]: a number, or one for each row.
-        upper: the level of the upper one.
-        softness: the width, in levels, over which a class fades out at a bound, so that the bounds have a gradient; 0
-            cuts, and a row of which the teacher has nothing left counts 0.
+        logits: [..., C] of the student.
+        teacher_logits: [..., C] of the teacher.
+        lower: the scaled rank of the lower bound, in [0, 1]: a number, or one for each row.
+        upper: the scaled rank of the upper bound, likewise.
+        softness: the width, in scaled ranks, over which classes fade out at a bound, so that the bounds have a
+            gradient; 0 cuts sharply. A row in which no class of the teacher remains counts 0.
     """
-    # Places are the same among logits as among probabilities.
+    # Logits and probabilities have the same ranks.
     levels = quantile_levels(teacher_logits)
     if softness > 0:
         weight = F.logsigmoid((levels - lower) / softness) + F.logsigmoid((upper - levels) / softness)
@@ -61,33 +61,34 @@ def clipped_divergence(
 class DACKL(DistillationLoss):
     """Adaptively clipped divergence: compares the classes whose teacher probability lies between two ranks.
 
-    ``τ² KL(t' || s')`` with t' and s' the probabilities at temperature τ, restricted to the classes whose place among
-    the teacher's probabilities (0 the least, 1 the largest) lies between two bounds, and scaled to sum 1. A small
-    network reads the teacher's sorted probabilities and gives each row's bounds; classes fade out at them over a width
-    of `softness`, so that the network trains through the loss: it belongs to the loss, trains and is saved with it.
-    Since it minimises the loss too, nothing keeps it from clipping what the student finds hard.
+    ``τ² KL(t' || s')`` with t' and s' the probabilities at temperature τ, restricted to the classes whose rank among
+    the teacher's probabilities (0 the smallest, 1 the largest) lies between two bounds, and rescaled to sum 1. A small
+    network maps the teacher's sorted probabilities to each row's bounds. Classes fade out at a bound over a width of
+    `softness`, so that the bounds have a gradient. The network belongs to the loss, and is trained and saved with it.
+    It minimises the loss too, so it may clip just the classes that the student finds hard.
 
     Args:
-        num_classes: C, at least 1, which the network reads.
-        bounds: two numbers in [0, 1] to clip at in place of the network's, sharply; (0, 1) is `KD`.
+        num_classes: C, at least 1, the inputs of the network.
+        bounds: two fixed bounds in [0, 1] instead of the network, with sharp clipping; (0, 1) is `KD`.
         hidden: the network's hidden units, at least 1.
-        softness: the width at which classes fade out, above 0; without meaning where bounds are given.
+        softness: the width over which classes fade out, above 0; unused if `bounds` is given.
         temperature: τ, above 0.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C].
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where the student alone masks one of the classes, which counts as
-        e^-100.
+        A scalar, or [...] without reduction. If the student alone masks one of these classes, its probability is e^-100
+        instead of 0.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; another number of classes than the network's; bounds out of order.
+        ValueError: shapes or dtypes that do not fit; a number of classes that is not the network's; bounds out of
+            order.
 
     Source:
         After Liu et al., 2024, "Multi-Granularity Semantic Revision for Large Language Model Distillation",
-        arXiv:2407.10068, from descriptions of it. The soft bounds, the network's size and the reading of quantiles as
-        ranks are this library's.
+        arXiv:2407.10068, implemented from descriptions. The soft bounds, the network's size and the reading of
+        quantiles as ranks are this library's.
 
     Example:
         >>> loss = DACKL(num_classes=3, bounds=(0.5, 1.0))  # the teacher's two likeliest classes
@@ -115,7 +116,7 @@ class DACKL(DistillationLoss):
             return
         last = nn.Linear(self.hidden, 2)
         self.network = nn.Sequential(nn.Linear(self.num_classes, self.hidden), nn.ReLU(), last)
-        # It begins with nearly everything inside.
+        # At first nearly all classes are within the bounds.
         with torch.no_grad():
             last.bias.copy_(torch.tensor([3.0, -3.0]))
 
@@ -131,12 +132,12 @@ class DACKL(DistillationLoss):
         return self.temperature**2 * clipped_divergence(student, teacher, lower, upper, softness)
 
     def clipping(self, teacher_logits: Float[Tensor, "*rows classes"]) -> tuple[Tensor, Tensor]:
-        """The lower and the upper bound, [..., 1] each, that the network gives each row; the upper one is larger."""
+        """The network's lower and upper bound of each row, [..., 1] each; the upper one is larger."""
         assert self.network is not None
         if teacher_logits.shape[-1] != self.num_classes:
             raise ValueError(
                 f"{self._identifier}: {teacher_logits.shape[-1]} classes came to a network that reads "
-                f"{self.num_classes}; give num_classes as the data have."
+                f"{self.num_classes}; give the data's num_classes."
             )
         likeliest_first = log_probabilities(teacher_logits, self.temperature).exp().sort(dim=-1, descending=True).values
         weight: Tensor = self.network[0].weight  # type: ignore[assignment]

@@ -32,8 +32,8 @@ class DeiTDistill(TaughtLoss):
         (optional): [..., C], the distillation token's; `logits` by default.
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where the target's class is masked in the student; where another
-        is that the teacher has, it counts as e^-100.
+        A scalar, or [...] without reduction. Infinite where the target's class is masked in the student. Any other
+        class that the student alone masks has probability e^-100 instead of 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; an alpha outside [0, 1]; an unknown kind or normalizer; a
@@ -41,8 +41,8 @@ class DeiTDistill(TaughtLoss):
 
     Source:
         Touvron, Cord, Douze, Massa, Sablayrolles, Jégou, 2021, "Training data-efficient image transformers &
-        distillation through attention", arXiv:2012.12877, and its code facebookresearch/deit. It holds the label's term
-        already: no cross-entropy beside it.
+        distillation through attention", arXiv:2012.12877, and its code facebookresearch/deit. The loss contains the
+        label's term: use it without a further cross-entropy.
 
     Example:
         >>> import torch
@@ -52,7 +52,7 @@ class DeiTDistill(TaughtLoss):
     """
 
     status = "paper"
-    evidence = "AlphaXia/TLEG, which is not its authors'"
+    evidence = "AlphaXia/TLEG, not the authors' code"
 
     alpha: Share = 0.5
     kind: Literal["hard", "soft"] = "hard"
@@ -66,7 +66,7 @@ class DeiTDistill(TaughtLoss):
         target: Shaped[Tensor, "..."],
         distillation_logits: Float[Tensor, "*rows classes"] | None = None,
     ) -> Float[Tensor, "..."]:
-        """Check, evaluate and reduce; the class documents what."""
+        """Check, evaluate and reduce; see the class."""
         target = required_target(self._identifier, target)
         first = self.pairs(logits, teacher_logits, target)
         second = first
@@ -77,7 +77,7 @@ class DeiTDistill(TaughtLoss):
         if self.kind == "hard":
             log_s = finite_logarithms(log_probabilities(second.logits))
             largest, predicted = second.teacher_logits.max(dim=-1)
-            # A teacher that is not a number has a largest class all the same.
+            # A teacher of NaN has a largest class all the same; the sum makes the loss NaN.
             taught = cross_entropy(log_s, predicted) + 0.0 * largest
         else:
             scores = (self.widened(z) for z in (second.teacher_logits, second.logits))

@@ -40,8 +40,8 @@ class DKD(LabelledDistillationLoss):
     """Decoupled knowledge distillation: the target class and the other classes are matched separately.
 
     ``τ² (α KL([t_y, 1 - t_y] || [s_y, 1 - s_y]) + β KL(t̂ || ŝ))`` at temperature τ, where t̂ and ŝ are the softmax over
-    all classes but the target y. With α = 1 and β = 1 - t_y it would be `KD`: what is decoupled is that a confident
-    teacher no longer silences what it knows of the other classes.
+    all classes but the target y. With α = 1 and β = 1 - t_y it would be `KD`, where a confident teacher suppresses its
+    knowledge of the other classes; here it doesn't.
 
     Args:
         alpha: α, weight of the target-class part, at least 0.
@@ -53,8 +53,8 @@ class DKD(LabelledDistillationLoss):
         class is the target.
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where the student alone masks a class, which counts as e^-100. Of
-        a teacher without any other class only the target's part is taken.
+        A scalar, or [...] without reduction. A class that the student alone masks has probability e^-100 instead of 0.
+        If the teacher masks all other classes, only the target's part is used.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; weights below 0; a temperature of 0 or less.
@@ -62,7 +62,7 @@ class DKD(LabelledDistillationLoss):
     Source:
         Zhao, Cui, Song, Qiu, Liang, 2022, "Decoupled Knowledge Distillation", arXiv:2203.08679, and its code
         megvii-research/mdistiller. The authors raise its weight from 0 to 1 over the first 20 of 240 epochs. The code
-        takes 1000 from the target logit, where this masks it.
+        subtracts 1000 from the target logit; this masks it.
 
     Example:
         >>> logits, target = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])

@@ -13,19 +13,19 @@ class GPG(LabelledDistillationLoss):
     """Group progressive guidance: each sub-network learns from the next larger one and from the label.
 
     ``α KL(t || s) + (1 - α) CE(logits, y)`` at temperature 1: one link of a chain of sub-networks that share weights.
-    The largest learns from the label alone, each next one from the one before, and gradients of all links add up to one
-    step.
+    The largest learns from the label alone, each smaller one from the one before it, and the gradients of all links add
+    up to one step.
 
     Args:
         alpha: α, in [0, 1].
 
     Shapes:
-        logits, teacher_logits: [..., C], the latter of the next larger sub-network; target: [...] class indices or
+        logits, teacher_logits: [..., C], the teacher being the next larger sub-network; target: [...] class indices or
         [..., C] probabilities.
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where the target's class is masked in the student; where another
-        is that the teacher has, it counts as e^-100.
+        A scalar, or [...] without reduction. Infinite where the target's class is masked in the student. Any other
+        class that the student alone masks has probability e^-100 instead of 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; an alpha outside [0, 1].

@@ -17,30 +17,31 @@ class GroupKD(DistillationLoss):
     """Group distillation: matches probabilities within each group of classes, such as those of each continual task.
 
     ``mean over groups G of τ² KL(t_G || s_G)``, with t_G and s_G the teacher's and the student's softmax, at
-    temperature τ, over the classes of G alone. How much the groups weigh against each other is left to the labels. A
-    group of one class, such as the background, has no softmax: its logit says whether the class is there, and the
-    divergence is that of the two sigmoids. Classes in no group are left free.
+    temperature τ, over only the classes of G. The labels alone teach the probability of each group. Softmax over one
+    class, such as the background, is constant: a group of one class takes the divergence of the two sigmoids of its
+    logit. Classes in no group are not compared.
 
     Args:
-        groups: class indices by group, each class in one group at most; None takes all classes as one group, which is
+        groups: lists of class indices, each class in at most one list; None takes all classes as one group, which is
             `KD`.
         temperature: τ, above 0.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples): [...] or [..., C]. A
-        teacher of fewer classes is padded with -inf, or both are cut to its classes.
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C]. If the
+        teacher has fewer classes, pad it with -inf, or cut both to its classes.
 
     Returns:
-        A scalar, or [...] without reduction. A group that the teacher masks by -inf adds nothing. Infinite where the
-        student alone masks a class, which counts as e^-100.
+        A scalar, or [...] without reduction. A group that the teacher masks by -inf adds nothing. A class that the
+        student alone masks has probability e^-100 instead of 0.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; groups that overlap, are empty or name a class that is not there.
+        ValueError: shapes or dtypes that do not fit; groups that overlap, are empty or name a class that does not
+            exist.
 
     Source:
         After Zhang, Gao, 2024, "Background Adaptation with Residual Modeling for Exemplar-Free Class-Incremental
-        Semantic Segmentation", arXiv:2407.09838, from a description of it, not compared with its code; the treatment
-        of single classes is this library's.
+        Semantic Segmentation", arXiv:2407.09838, implemented from a description and not compared with its code. The
+        treatment of single classes is this library's.
 
     Example:
         >>> loss = GroupKD(groups=[[0, 1], [2, 3]])
@@ -68,7 +69,7 @@ class GroupKD(DistillationLoss):
                 "indices, none of them empty, each class in one list at most."
             )
         for place, group in enumerate(self.groups):
-            # On the loss's device: an index that is a list would be copied there at every step, and waited for.
+            # On the loss's device: a list would be copied there at every step, which synchronises.
             self.register_buffer(f"group_{place}", torch.tensor(list(group)), persistent=False)
 
     def rows(self, given: DistillationRows) -> Float[Tensor, "*rows"]:
@@ -90,13 +91,13 @@ class GroupKD(DistillationLoss):
 def _within(
     student: Float[Tensor, "*rows part"], teacher: Float[Tensor, "*rows part"], temperature: float
 ) -> Float[Tensor, "*rows"]:
-    # Where the teacher knows none of the group's classes there is nothing to compare.
+    # If the teacher masks the whole group there is nothing to compare.
     unknown = torch.isneginf(teacher).all(dim=-1, keepdim=True)
     student = student.masked_fill(unknown & (student < torch.inf), 0.0)
     teacher = teacher.masked_fill(unknown, 0.0)
     if student.shape[-1] > 1:
         log_t, log_s = (log_probabilities_within(logits, temperature) for logits in (teacher, student))
         return kl_divergence(log_t, log_s)
-    # A softmax over one class is 1 whatever the logit: a class alone is there or not.
+    # Softmax over one class is always 1, so a single class is compared by its sigmoid.
     t, s = (torch.cat([logit, -logit], dim=-1) / temperature for logit in (teacher, student))
     return kl_divergence(F.logsigmoid(t), F.logsigmoid(s))

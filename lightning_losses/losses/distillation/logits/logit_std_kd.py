@@ -11,10 +11,10 @@ from lightning_losses.numerics.settings import Temperature, Weight
 
 
 def standardize_logits(logits: Float[Tensor, "*rows classes"], *, eps: float = 1e-7) -> Float[Tensor, "*rows classes"]:
-    """Each row's logits less their mean, over their (unbiased) standard deviation plus `eps`.
+    """Each row's logits minus their mean, divided by their (unbiased) standard deviation plus `eps`.
 
-    Classes masked by -inf stay so and do not enter the statistics; a constant row becomes 0, without the gradient of
-    size ``1 / eps`` that the formula has there.
+    Classes masked by -inf stay masked and are left out of the statistics. A constant row becomes 0, without the
+    gradient of size ``1 / eps`` that the formula would give.
 
     Example:
         >>> standardize_logits(torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]]))
@@ -35,19 +35,19 @@ def standardize_logits(logits: Float[Tensor, "*rows classes"], *, eps: float = 1
 class LogitStdKD(DistillationLoss):
     """Distillation of standardised logits: the student matches the teacher's logits up to shift and scale.
 
-    ``τ² KL(softmax(Z(teacher_logits) / τ) || softmax(Z(logits) / τ))`` with `standardize_logits` as Z. A student need
-    not grow logits as large as its teacher's; and the gradient is orthogonal to the student's own logits.
+    ``τ² KL(softmax(Z(teacher_logits) / τ) || softmax(Z(logits) / τ))`` with `standardize_logits` as Z. The student's
+    logits need not become as large as the teacher's, and the gradient is orthogonal to the student's logits.
 
     Args:
         temperature: τ, above 0, in units of each row's standard deviation.
         eps: added to the standard deviation, at least 0.
 
     Shapes:
-        logits, teacher_logits: [..., C], C of at least 2; target (optional, only tells the ignored samples): [...] or
+        logits, teacher_logits: [..., C], C of at least 2; target (optional, only marks ignored samples): [...] or
         [..., C].
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where the student alone masks a class, which counts as e^-100.
+        A scalar, or [...] without reduction. A class that the student alone masks has probability e^-100 instead of 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; one class; a temperature of 0 or less.
@@ -55,7 +55,7 @@ class LogitStdKD(DistillationLoss):
     Source:
         Sun, Ren, Li, Wang, Cao, 2024, "Logit Standardization in Knowledge Distillation", arXiv:2403.01427, and its
         code sunshangquan/logit-standardization-KD: weight 9 beside cross-entropy of weight 0.1. On constant rows the
-        code's gradient is not a number; here it is that of a standard deviation of 1.
+        code's gradient is NaN; here it is the gradient with a standard deviation of 1.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0, -1.0]])

@@ -1,4 +1,4 @@
-"""Conditional mutual information of a teacher: what its predictions tell about a sample beyond its class."""
+"""Conditional mutual information of a teacher: the information of its predictions on a sample beyond its class."""
 
 from dataclasses import field
 
@@ -35,13 +35,13 @@ def class_sums(
 
 
 class MCMI(ClassificationLoss):
-    """Conditional mutual information of a teacher: what its predictions tell about a sample beyond its class.
+    """Conditional mutual information of a teacher: the information of its predictions on a sample beyond its class.
 
-    ``-KL(p || Q_y)`` with p the prediction and Q_y the mean prediction of class y, a constant. Its negative mean is the
-    information that predictions hold on the sample beyond its class. A trained teacher, trained on for some epochs with
-    cross-entropy and this loss of a weight λ, tells a student more of how samples of one class differ.
+    ``-KL(p || Q_y)`` with p the prediction and Q_y the mean prediction of class y, a constant. Its negative mean is
+    that information. Train a trained teacher for some more epochs with cross-entropy and this loss, of weight λ: it
+    then teaches a student more of how samples of one class differ.
 
-    `centroids`, row y the distribution Q_y, is a buffer: uniform at first, and set by
+    `centroids`, with Q_y in row y, is a buffer: uniform at first, and set by
     `lightning_losses.callbacks.companions.class_centroids.ClassCentroids` from all samples, after each epoch or once.
 
     Args:
@@ -54,12 +54,12 @@ class MCMI(ClassificationLoss):
         A scalar, or [...] without reduction; at most 0.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; another number of classes than the centroids'.
+        ValueError: shapes or dtypes that do not fit; a number of classes that is not the centroids'.
 
     Source:
         Ye, Hamidi, Tan, Yang, 2024, "Bayes Conditional Distribution Estimation for Knowledge Distillation Based on
         Conditional Mutual Information", arXiv:2401.08732, and its code iclr2024mcmi/ICLRMCMI: λ from 0.1 to 0.25, 20
-        epochs at half the learning rate. The code takes the centroids once, before; the paper in turn.
+        epochs at half the learning rate. The code computes the centroids once, before training; the paper alternates.
 
     Example:
         >>> loss = MCMI(num_classes=2)
@@ -88,5 +88,5 @@ class MCMI(ClassificationLoss):
                 "give one distribution over the classes for each class."
             )
         centroid = self.centroids.detach()[class_indices(given.target)].to(given.logits.dtype)
-        # The code's bound on the logarithm: a class that no sample of this one was ever given.
+        # The authors' bound on the logarithm of a class that has probability 0.
         return -kl_divergence(log_probabilities(given.logits), centroid.clamp_(min=1e-12).log_())

@@ -1,4 +1,4 @@
-"""MTARD's balances: several teachers are weighed so that none is learnt faster, and made alike in their entropy."""
+"""MTARD's balances: weights keep the pace of several teachers equal, temperatures make their entropies alike."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -46,7 +46,7 @@ def normalized_loss_balance(
     *,
     rate: float = 0.025,
 ) -> Float[Tensor, " teachers"]:
-    """Move the weights by `rate` towards the share of each loss, over its first value; they keep sum 1."""
+    """Move the weights by `rate` towards each loss's share, relative to its first value; their sum stays 1."""
     ratio = losses / torch.where(first_losses == 0, 1.0, first_losses)
     total = ratio.sum()
     share = torch.where(total == 0, 1.0 / len(ratio), ratio / torch.where(total == 0, 1.0, total))
@@ -55,40 +55,42 @@ def normalized_loss_balance(
 
 
 class MTARDBalance(Loss):
-    """MTARD's balances: several teachers are weighed so that none is learnt faster, and made alike in their entropy.
+    """MTARD's balances: weights keep the pace of several teachers equal, temperatures make their entropies alike.
 
     ``sum_k w_k l_k`` with ``l_k = mean t_k (log(t_k + ε) - log s_k)`` over samples and classes, t_k teacher k's softmax
     at temperature T_k and s_k the student's on the same inputs. In every training step
 
-    - teachers whose entropy is above the mean are cooled by `temperature_rate`, the others heated, from the next step;
-    - the weights move by `weight_rate` towards each loss's share, measured by its first value: what falls slower weighs
-      more.
+    - teachers whose entropy is above the mean are cooled by `temperature_rate` and the others heated, from the next
+      step on;
+    - the weights move by `weight_rate` towards each loss's share, relative to its first value, so that a loss that
+      falls more slowly weighs more.
 
     Temperatures, weights and first values are buffers, saved with the module. In MTARD one teacher is robust, on
-    adversarial inputs, and one accurate, on clean ones; making the inputs is outside.
+    adversarial inputs, and one accurate, on clean ones; the caller makes these inputs.
 
     Args:
         num_teachers: m, at least 1.
-        weight_rate: in [0, 1]; divide it by 10 where the learning rate falls.
+        weight_rate: in [0, 1]; divide it by 10 when the learning rate is divided.
         temperature_rate: at least 0; likewise.
-        least_temperature: the lower bound of T_k, above 0, and where it begins.
+        least_temperature: the lower bound of T_k, above 0, and its first value.
         most_temperature: the upper bound of T_k.
         log_eps: ε, at least 0.
 
     Shapes:
-        teacher_logits: {teacher: [..., C]} with m names; or [..., C] for one teacher. logits: the same, with the same
-        names, where teachers have inputs of their own; or [..., C] for all teachers.
+        teacher_logits: {teacher: [..., C]} with m names; or [..., C] for one teacher. logits: a mapping with the same
+        names if each teacher has its own inputs; or [..., C] for all teachers.
 
     Returns:
-        A scalar. Infinite where a student alone masks a class, which counts as e^-100.
+        A scalar. A class that a student alone masks has probability e^-100 instead of 0.
 
     Raises:
-        ValueError: another number of teachers; shapes or dtypes that do not fit; options out of range.
+        ValueError: a number of teachers other than `num_teachers`; shapes or dtypes that do not fit; options out of
+            range.
 
     Source:
         Zhao, Wang, Wei, 2023, "Mitigating Accuracy-Robustness Trade-off via Balanced Multi-Teacher Adversarial
         Distillation", arXiv:2306.16170, and its code zhaoshiji123/MTARD-extension; rates fall tenfold at epochs 215,
-        260 and 285 of 300. For more than two teachers each is compared with the mean, which is this library's reading.
+        260 and 285 of 300. With more than two teachers each is compared with the mean, which is this library's reading.
 
     Example:
         >>> loss = MTARDBalance(num_teachers=2)
@@ -122,9 +124,9 @@ class MTARDBalance(Loss):
         self.register_buffer("begun", torch.tensor(False))
 
     def forward(self, logits: Logits, teacher_logits: Logits) -> Float[Tensor, ""]:
-        """Check and evaluate, and in training move the balances; the class documents what."""
+        """Check and evaluate, and in training move the balances; see the class."""
         teacher = teacher_logits if isinstance(teacher_logits, Mapping) else {"": teacher_logits}
-        # Without inputs of its own for each teacher, the student's logits stand against all of them.
+        # One tensor of student logits is compared with all teachers.
         student = logits if isinstance(logits, Mapping) else dict.fromkeys(teacher, logits)
         if student.keys() != teacher.keys() or len(student) != self.num_teachers:
             raise ValueError(
@@ -133,7 +135,7 @@ class MTARDBalance(Loss):
             )
         terms = [
             self.term(values, teacher[name], temperature)
-            # A copy: the update below must not change what the backward pass needs.
+            # A copy: the update below must not change tensors that the backward pass needs.
             for (name, values), temperature in zip(student.items(), self.temperatures.clone(), strict=True)
         ]
         losses = torch.stack([term.divergence for term in terms])
@@ -147,7 +149,7 @@ class MTARDBalance(Loss):
         teacher_logits: Float[Tensor, "*rows classes"],
         temperature: Float[Tensor, ""],
     ) -> TeacherTerm:
-        """One teacher's part, before it is weighed: the teacher at a temperature, the student at 1."""
+        """One teacher's unweighted part: the teacher at a temperature, the student at temperature 1."""
         rows = distillation_rows(self._identifier, logits, teacher_logits)
         log_t = torch.log_softmax(rows.teacher_logits / temperature, dim=-1)
         log_teacher = (log_t.exp() + self.log_eps).log()
@@ -157,7 +159,7 @@ class MTARDBalance(Loss):
 
     @torch.no_grad()
     def _update(self, losses: Float[Tensor, " teachers"], negative_entropies: Float[Tensor, " teachers"]) -> None:
-        # A step that is not a number is one for an optimizer's guard to leave out; the balances are not lost with it.
+        # An optimizer's guard may skip a step of NaN; the balances must survive it.
         finite = (losses + negative_entropies).isfinite().all()
         moved = entropy_balance_temperature(
             self.temperatures,

@@ -1,4 +1,4 @@
-"""Multi-aspect distillation: further outputs answer yes-or-no questions as a multimodal language model does."""
+"""Multi-aspect distillation: extra outputs learn a multimodal language model's answers to yes-or-no questions."""
 
 from dataclasses import field
 
@@ -15,11 +15,11 @@ from lightning_losses.numerics.rows import check_shares
 
 
 class MultiAspectKD(Loss):
-    """Multi-aspect distillation: further outputs answer yes-or-no questions as a multimodal language model does.
+    """Multi-aspect distillation: extra outputs learn a multimodal language model's answers to yes-or-no questions.
 
     ``mean_m BCE(sigmoid(z_m), q_m)`` over the questions m that have an answer, with q_m the model's probability of yes.
-    Its least value is the entropy of q, not 0. `lightning_losses.mixins.multi_aspect.MultiAspectMixin` takes the
-    outputs z from behind the classes of one head, and the answers come with the batch.
+    Its minimum is the entropy of q, not 0. `lightning_losses.mixins.multi_aspect.MultiAspectMixin` takes the outputs z
+    from the same head, after the classes; the batch holds the answers.
 
     Args:
         reduction: "mean" over the samples that have an answer, "sum", or "none".
@@ -49,13 +49,13 @@ class MultiAspectKD(Loss):
     reduction: Reduction = field(default="mean", kw_only=True)
 
     def denominator(self, **tensors: Tensor) -> Tensor:
-        """How many samples have an answer."""
+        """The number of samples that have an answer."""
         return (~torch.isnan(tensors["teacher_aspects"])).any(dim=-1).sum()
 
     def forward(
         self, aspect_logits: Float[Tensor, "*rows aspects"], teacher_aspects: Float[Tensor, "*rows aspects"]
     ) -> Float[Tensor, "..."]:
-        """Check, evaluate and reduce; the class documents what."""
+        """Check, evaluate and reduce; see the class."""
         for name, tensor in (("aspect_logits", aspect_logits), ("teacher_aspects", teacher_aspects)):
             check_floating(self._identifier, name, tensor)
         if aspect_logits.shape[-1:] in ((), (0,)) or aspect_logits.shape != teacher_aspects.shape:

@@ -14,9 +14,9 @@ class NKD(LabelledDistillationLoss):
     """Normalised knowledge distillation: the other classes are matched by their own distribution.
 
     ``-t_y log s_y - γ τ² sum_k t̂_k log ŝ_k``: the target's term at temperature 1, and the cross-entropy of the other
-    classes' softmax t̂ and ŝ at temperature τ. Where the cross-entropy to the whole teacher weighs the others by
-    1 - t_y and couples them to s_y, this weighs them by γ and does not. It is a cross-entropy, not a divergence: with
-    student = teacher neither value nor gradient is 0.
+    classes' softmax t̂ and ŝ at temperature τ. Cross-entropy to the whole teacher weighs the other classes by 1 - t_y
+    and couples them to s_y; this weighs them by γ and doesn't couple them. It is a cross-entropy, not a divergence: if
+    the student equals the teacher, neither value nor gradient is 0.
 
     Args:
         gamma: γ, weight of the other classes, at least 0.
@@ -27,8 +27,8 @@ class NKD(LabelledDistillationLoss):
         class is the target.
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where the target's class is masked in the student; where another
-        is that the teacher has, it counts as e^-100.
+        A scalar, or [...] without reduction. Infinite where the target's class is masked in the student. Any other
+        class that the student alone masks has probability e^-100 instead of 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a gamma below 0; a temperature of 0 or less.
@@ -36,7 +36,7 @@ class NKD(LabelledDistillationLoss):
     Source:
         Yang, Zeng, Li, Zhang, Yuan, Li, 2023, "From Knowledge Distillation to Self-Knowledge Distillation: A Unified
         Approach with Normalized Loss and Customized Soft Labels", arXiv:2303.13005, and its code yzd-v/cls_KD.
-        Defaults are those for ImageNet; for CIFAR-100 the authors take γ = 3.5, τ = 3. Added to cross-entropy of
+        Defaults are those for ImageNet; for CIFAR-100 the authors take γ = 3.5, τ = 3. Add it to cross-entropy of
         weight 1.
 
     Example:

@@ -16,7 +16,7 @@ class OFAKD(LabelledDistillationLoss):
 
     ``-sum_k ((t_k + q_k)^γ - q_k) log s_k`` with ``s = softmax(logits / τ)``, ``t = softmax(teacher_logits / τ)`` and q
     the one-hot (or given) target. At γ = 1 it is cross-entropy to the teacher; a larger γ weighs the target class by up
-    to ``(1 + t_y)^γ - 1`` and shrinks the others, for teachers whose architecture makes their other classes a poor
+    to ``(1 + t_y)^γ - 1`` and shrinks the others, for teachers of another architecture, whose other classes are a poor
     guide.
 
     Args:
@@ -27,16 +27,16 @@ class OFAKD(LabelledDistillationLoss):
         logits, teacher_logits: [..., C]; target: [...] class indices or [..., C] probabilities.
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where the student alone masks a class, which counts as e^-100.
+        A scalar, or [...] without reduction. A class that the student alone masks has probability e^-100 instead of 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a gamma below 0; a temperature of 0 or less.
 
     Source:
         Hao, Guo, Han, Tang, Hu, Wang, Xu, 2023, "One-for-All: Bridge the Gap Between Heterogeneous Architectures in
-        Knowledge Distillation", arXiv:2310.19444, and its code Hao840/OFAKD, in which every class is raised to γ and
-        there is no τ². There it is applied to the last logits and to those of branches from earlier stages, beside
-        cross-entropy, all with weight 1.
+        Knowledge Distillation", arXiv:2310.19444, and its code Hao840/OFAKD, which raises every class to γ and has no
+        τ². The code applies it to the last logits and to those of branches from earlier stages, next to cross-entropy,
+        all with weight 1.
 
     Example:
         >>> logits, target = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
@@ -57,7 +57,7 @@ class OFAKD(LabelledDistillationLoss):
         if not label.is_floating_point():
             label = F.one_hot(label, t.shape[-1]).to(t.dtype)
         if self.gamma == 0:
-            # Every class weighs the same then, but for those that neither network has.
+            # At γ = 0 all classes weigh the same, except those that both networks mask.
             absent = torch.isneginf(given.logits) & torch.isneginf(given.teacher_logits)
             log_s = log_s.masked_fill(absent, 0.0)
         return -weighted_sum((t + label).pow_(self.gamma).sub_(label), log_s)

@@ -15,7 +15,7 @@ from lightning_losses.transport import l1_distances, row_column_normalization
 
 
 class SinKDTransport(NamedTuple):
-    """The distances between student's rows and teacher's, and how much of each pair is transported."""
+    """The distances between the student's and the teacher's rows, and the transported mass of each pair."""
 
     plan: Float[Tensor, "rows rows"]
     cost: Float[Tensor, "rows rows"]
@@ -32,7 +32,7 @@ def sinkd_transport(
 ) -> SinKDTransport:
     """L1 distances between softened rows, and the plan, whose columns (the teacher's rows) sum to 1.
 
-    Rows that are kept and rows that are not, which are alike in both, are transported among themselves.
+    Kept rows are transported to kept rows, and ignored rows, which are equal in both, to ignored rows.
     """
     student = log_probabilities(logits, temperature).exp()
     teacher = log_probabilities(teacher_logits, temperature).exp()
@@ -47,27 +47,27 @@ def sinkd_transport(
 class SinKD(Loss):
     """Sinkhorn distillation: the batch of student predictions is transported onto the teacher's.
 
-    ``scale <P, W>`` with ``W_ij = ||s_i - t_j||_1`` between rows softened by τ, and P what `n_iters` normalisations of
-    first the rows, then the columns of ``exp(-W / ε)`` give. Unlike divergences it stays bounded when student and
-    teacher hardly overlap; but it does not tell which teacher row belongs to which student row, so it goes with a
-    loss that does. At student = teacher it is not 0, for the entropy's sake; it is as ε goes to 0.
+    ``scale <P, W>`` with ``W_ij = ||s_i - t_j||_1`` between rows softened by τ, and P the result of normalising first
+    the rows, then the columns of ``exp(-W / ε)``, `n_iters` times. Unlike divergences it stays bounded when student and
+    teacher hardly overlap. But it ignores which teacher row belongs to which student row, so use it with a loss that
+    doesn't. Because of the entropy it isn't 0 if the student equals the teacher; it tends to 0 with ε.
 
-    The gradient goes through W and, unless `detach_plan`, through the iterations. Every row meets every other: two
-    half batches are not one batch, so accumulating gradients does not equal a larger batch; across processes the mixin
+    The gradient goes through W and, unless `detach_plan`, through the iterations. Every row is compared with every
+    other, so accumulated gradients of two half batches differ from those of the whole batch; across processes the mixin
     gathers the rows.
 
     Args:
         temperature: τ, above 0.
-        epsilon: ε, above 0; large values mix all pairs alike. In float32, above 0.05 it takes the faster of two ways.
-        n_iters: at least 1.
+        epsilon: ε, above 0; large values mix all pairs alike. In float32, values above 0.05 use a faster algorithm.
+        n_iters: number of iterations, at least 1.
         scale: factor of the loss, at least 0.
-        mass: "batch" lets the plan hold 1 for each teacher row, so that the loss is a sum over the batch; "unit" holds
-            1 altogether, so that it is a mean.
+        mass: "batch" gives each teacher row a mass of 1, so that the loss is a sum over the batch; "unit" gives the
+            whole plan a mass of 1, so that it is a mean.
         detach_plan: keep P constant in the gradient.
         ignore_index: samples with this target are left out of the transport.
 
     Shapes:
-        logits, teacher_logits: [..., C]; target (optional, only tells the ignored samples):
+        logits, teacher_logits: [..., C]; target (optional, only marks ignored samples):
         [...] or [..., C]. Memory grows with the square of the number of rows.
 
     Returns:
@@ -78,10 +78,10 @@ class SinKD(Loss):
 
     Source:
         Cui, Qin, Gao, Zhang, Xu, Wu, Li, Sun, Zhou, Li, 2024, "Sinkhorn Distance Minimization for Knowledge
-        Distillation", arXiv:2402.17110, and its code 2018cx/SinKD, which computes as with mass="batch" and ignores its
-        temperature argument (always 2); scale 0.001 for GLUE, 0.0008 for T0. Total there: (1 - α) CE + α KD +
-        0.8 SinKD with α from 0.8 to 1 and KD a cross-entropy at temperature 2 to 4 without τ². Its training script for
-        GLUE tests for another option's name and so never adds the term; this follows the paper, which does.
+        Distillation", arXiv:2402.17110, and its code 2018cx/SinKD, which corresponds to mass="batch" and ignores its
+        temperature argument (always 2); scale 0.001 for GLUE, 0.0008 for T0. The authors' total: (1 - α) CE + α KD +
+        0.8 SinKD with α from 0.8 to 1 and KD a cross-entropy at temperature 2 to 4 without τ². Their training script
+        for GLUE checks for another option's name and so never adds the term; this follows the paper, which adds it.
 
     Example:
         >>> logits = torch.tensor([[9.0, 0.0, 0.0, 0.0], [0.0, 9.0, 0.0, 0.0]])
@@ -108,7 +108,7 @@ class SinKD(Loss):
         teacher_logits: Float[Tensor, "*rows classes"],
         target: Shaped[Tensor, "..."] | None = None,
     ) -> Float[Tensor, ""]:
-        """Check and evaluate; the class documents what."""
+        """Check and evaluate; see the class."""
         rows = distillation_rows(self._identifier, logits, teacher_logits, target, self.ignore_index)
         student, teacher = (z.reshape(-1, z.shape[-1]) for z in (rows.logits, rows.teacher_logits))
         if len(student) == 0:
@@ -121,7 +121,7 @@ class SinKD(Loss):
             epsilon=self.epsilon,
             n_iters=self.n_iters,
         )
-        # Ignored rows, zeros in both, are at no distance.
+        # Ignored rows are zeros in both, so their distance is 0.
         total = ((plan.detach() if self.detach_plan else plan) * cost).sum()
         if self.mass == "unit":
             total = total / (len(student) if rows.kept is None else rows.kept.sum().clamp(min=1))

@@ -1,4 +1,4 @@
-"""Span correlation: matches the teacher in how the predictions of neighbouring tokens within a span correlate."""
+"""Span correlation: matches the teacher's correlation of the predictions of neighbouring tokens within a span."""
 
 from typing import ClassVar
 
@@ -15,18 +15,19 @@ from lightning_losses.numerics.settings import Temperature
 
 
 class SpanCorrelation(Loss):
-    """Span correlation: matches the teacher in how the predictions of neighbouring tokens within a span correlate.
+    """Span correlation: matches the teacher's correlation of the predictions of neighbouring tokens within a span.
 
     ``mean over pairs of (1/C) sum_k (s_j s_(j+1) - t_j t_(j+1))²``, over neighbouring tokens j, j + 1 of one span, with
     s and t the student's and the teacher's probabilities of class k at temperature τ. Spans are the phrases that a
-    parser finds; a span of one token has no pair. The products are small for a large vocabulary, and so is the loss.
+    parser finds; a span of one token has no pair. For a large vocabulary the products are small, and so is the loss.
 
     Args:
         temperature: τ, above 0.
 
     Shapes:
         logits, teacher_logits: [..., T, C]; spans (optional; without it each sequence is one span): [..., T] int64,
-        neighbours with the same number are in one span, a number below 0 marks tokens in none, padding among them.
+        neighbours with the same number are in one span; a number below 0 marks tokens outside all spans, such as
+        padding.
 
     Returns:
         A scalar; 0 where there is no pair.
@@ -36,7 +37,7 @@ class SpanCorrelation(Loss):
 
     Source:
         After Liu et al., 2024, "Multi-Granularity Semantic Revision for Large Language Model Distillation",
-        arXiv:2407.10068, from descriptions of it; the squared difference is this library's choice of distance.
+        arXiv:2407.10068, implemented from descriptions; the squared difference is this library's choice of distance.
 
     Example:
         >>> logits = torch.tensor([[9.0, -9.0], [9.0, -9.0], [-9.0, 9.0]])
@@ -47,13 +48,13 @@ class SpanCorrelation(Loss):
 
     status = "experimental"
     evidence = "no golden values: made from descriptions; the definition in its tests"
-    # Pairs weigh alike, so processes are weighed by theirs.
+    # A mean over pairs, so processes are weighed by their pairs.
     reduction: ClassVar[Reduction] = "mean"
 
     temperature: Temperature = 1.0
 
     def denominator(self, **tensors: Tensor) -> Tensor:
-        """How many pairs of neighbours there are."""
+        """The number of pairs of neighbours."""
         return self._pairs(tensors["logits"], tensors.get("spans")).sum()
 
     def forward(
@@ -62,17 +63,17 @@ class SpanCorrelation(Loss):
         teacher_logits: Float[Tensor, "*batch tokens classes"],
         spans: Int[Tensor, "*batch tokens"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Check and evaluate; the class documents what."""
+        """Check and evaluate; see the class."""
         student, teacher, *_ = distillation_rows(self._identifier, logits, teacher_logits)
         paired = self._pairs(student, spans)
         inside = torch.zeros(student.shape[:-1], dtype=torch.bool, device=paired.device)
         inside[..., 1:] |= paired
         inside[..., :-1] |= paired
         if not known_everywhere(inside):
-            # Tokens in no pair may hold anything.
+            # Tokens outside all pairs may hold NaN.
             student, teacher = (z.masked_fill(~inside.unsqueeze(-1), 0.0) for z in (student, teacher))
         log_s, log_t = (log_probabilities(z, self.temperature) for z in (student, teacher))
-        # The product of two neighbours' probabilities, formed from their logarithms.
+        # Products of neighbours' probabilities, from their logarithms.
         apart = (log_s[..., :-1, :] + log_s[..., 1:, :]).exp() - (log_t[..., :-1, :] + log_t[..., 1:, :]).exp()
         value = apart.square().mean(dim=-1).masked_fill(~paired, 0.0)
         return value.sum() / paired.sum().clamp(min=1)
@@ -80,7 +81,7 @@ class SpanCorrelation(Loss):
     def _pairs(
         self, logits: Float[Tensor, "*batch tokens classes"], spans: Int[Tensor, "*batch tokens"] | None
     ) -> Bool[Tensor, "*batch pairs"]:
-        """Which neighbouring tokens, each with the next one, lie in one span."""
+        """Whether each token and the next one lie in one span."""
         if logits.ndim < 2:
             raise ValueError(f"{self._identifier}: logits of shape {list(logits.shape)} came; give [..., tokens, C].")
         if spans is None:

@@ -21,9 +21,9 @@ from lightning_losses.numerics.settings import Temperature
 class TGeoKD(TaughtLoss):
     """Trilateral distillation: a small network learns, for each sample, how to mix the teacher with the label.
 
-    ``α_i τ² KL(t || s) + (1 - α_i) CE``, with a fusion ratio α for each sample; the gradient goes to the logits and to
-    the ratio. `lightning_losses.mixins.tgeo_kd.TGeoKDMixin` makes the ratios, by a `FusionController` that it trains
-    through the student's own step (`tgeo_outer_loss`).
+    ``α_i τ² KL(t || s) + (1 - α_i) CE``, with a fusion ratio α_i for each sample; the gradient goes to the logits and
+    to the ratio. `lightning_losses.mixins.tgeo_kd.TGeoKDMixin` computes the ratios with a `FusionController`, which it
+    trains through the student's own step (`tgeo_outer_loss`).
 
     Args:
         temperature: τ, above 0.
@@ -33,15 +33,15 @@ class TGeoKD(TaughtLoss):
         ratio: [...], in [0, 1].
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where the target's class is masked in the student; where another
-        is that the teacher has, it counts as e^-100.
+        A scalar, or [...] without reduction. Infinite where the target's class is masked in the student. Any other
+        class that the student alone masks has probability e^-100 instead of 0.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; a temperature of 0 or less.
 
     Source:
         Hu, Li, Liu, Chen, Chen, Liu, 2024, "Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge
-        Distillation", arXiv:2312.15112, and its code Chengming0501/TGeo-KD. What the controller sees is compared with
+        Distillation", arXiv:2312.15112, and its code Chengming0501/TGeo-KD. The controller's inputs are compared with
         the code; the loss and the outer step follow the paper.
 
     Example:
@@ -51,7 +51,7 @@ class TGeoKD(TaughtLoss):
     """
 
     status = "paper"
-    evidence = "Chengming0501/TGeo-KD for what the controller sees; its outer step does not train"
+    evidence = "Chengming0501/TGeo-KD for the controller's inputs; its outer step does not train"
 
     temperature: Temperature = 1.5
 
@@ -62,7 +62,7 @@ class TGeoKD(TaughtLoss):
         target: Int[Tensor, "*rows"],
         ratio: Float[Tensor, "*rows"],
     ) -> Float[Tensor, "..."]:
-        """Check, evaluate and reduce; the class documents what."""
+        """Check, evaluate and reduce; see the class."""
         rows = self.pairs(logits, teacher_logits, required_target(self._identifier, target))
         check_floating(self._identifier, "ratio", ratio)
         if ratio.shape != logits.shape[:-1]:
@@ -88,7 +88,7 @@ def tgeo_state(
     target: Int[Tensor, " rows"],
     class_means: Float[Tensor, "classes classes"],
 ) -> Float[Tensor, "rows state"]:
-    """What the controller sees of a sample: three predictions, its label, and their squared differences.
+    """The controller's input for a sample: three predictions, its label, and their squared differences.
 
     ``[s, t, y, m, (m - s)², (y - s)², (t - s)², (t - y)², (m - y)²]``, each over the classes, with s the student's and
     t the teacher's probabilities, y the one-hot label, and m the teacher's mean prediction of the sample's class.
@@ -130,7 +130,7 @@ class FusionController(nn.Module):
 
 
 class LabelledBatch(NamedTuple):
-    """A batch to learn from, or to judge by."""
+    """A labelled batch, to train on or to evaluate on."""
 
     inputs: Float[Tensor, "rows ..."]
     target: Int[Tensor, " rows"]
@@ -149,24 +149,24 @@ def tgeo_outer_loss(
 ) -> Float[Tensor, ""]:
     """Cross-entropy on held-out samples after the student has taken one step on the controller's loss.
 
-    The step is one of gradient descent, ``θ - η ∇ L(θ, α)``, taken on a copy of the weights; the result depends on the
-    controller through it, and its gradient by the controller's weights is exact. Minimise it by the controller's own
-    optimizer (the authors: Adam at 0.1, weight decay 0.05) in turn with the student's step on `TGeoKD`, for which
-    the ratio is a constant. Under several processes average the controller's gradients.
+    The step is one of gradient descent, ``θ - η ∇ L(θ, α)``, on a copy of the weights. The result depends on the
+    controller through this step, and its gradient with respect to the controller's weights is exact. Minimise it with
+    an optimizer of the controller's own (the authors: Adam at 0.1, weight decay 0.05), alternating with the student's
+    step on `TGeoKD`, where the ratio is constant. With several processes, average the controller's gradients.
 
     Args:
         network: the student, [rows, ...] to [rows, C]; neither its weights nor its buffers change.
-        controller: gives the ratios.
+        controller: the network that gives the ratios.
         train: the batch of the step.
-        teacher_logits: [rows, C] the teacher's, of the same batch.
+        teacher_logits: [rows, C] of the teacher on the same batch.
         class_means: [C, C] the teacher's mean prediction of each class over the training set.
-        held_out: the batch to judge by.
+        held_out: the batch to evaluate on.
         learning_rate: η, at least 0.
         temperature: τ, above 0.
 
     Source:
-        As `TGeoKD`, by the paper. The code takes the ratios without gradient, so that its controller does not
-        learn, and applies the softmax twice in the outer loss; not here.
+        As `TGeoKD`, following the paper. The code detaches the ratios, so its controller does not learn, and applies
+        the softmax twice in the outer loss; this does neither.
 
     Example:
         >>> student, controller = nn.Linear(4, 3), FusionController(num_classes=3)

@@ -38,16 +38,16 @@ class PSKD(RowLoss):
         ``(e + 1) / E``, a number or scalar tensor in [0, 1].
 
     Returns:
-        A scalar, or [...] without reduction. Infinite where a class is masked by -inf that q has.
+        A scalar, or [...] without reduction. Infinite if q has a class that is masked by -inf.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; an alpha or an epoch_progress outside [0, 1].
 
     Source:
         Kim, Ji, Yoon, Hwang, 2021, "Self-Knowledge Distillation with Progressive Refinement of Targets",
-        arXiv:2006.12000, and its code lgcnsai/PS-KD-Pytorch. `SelfDistillationMixin` keeps the past predictions; of a
-        sample not seen yet it offers the one-hot label, so that the first epoch is plain cross-entropy, where the code
-        would read zeros for a sample that a later epoch brings.
+        arXiv:2006.12000, and its code lgcnsai/PS-KD-Pytorch. `SelfDistillationMixin` keeps the past predictions. For a
+        sample not seen yet it gives the one-hot label, so that the first epoch is plain cross-entropy; the code would
+        read zeros for a sample first seen in a later epoch.
 
     Example:
         >>> import torch
@@ -68,7 +68,7 @@ class PSKD(RowLoss):
         past_probabilities: Float[Tensor, "*rows classes"],
         epoch_progress: Progress,
     ) -> Float[Tensor, "..."]:
-        """Check, evaluate and reduce; the class documents what."""
+        """Check, evaluate and reduce; see the class."""
         if not isinstance(epoch_progress, Tensor):
             check_number(self._identifier, "epoch_progress", epoch_progress, least=0, most=1)
         check_floating(self._identifier, "past_probabilities", past_probabilities)

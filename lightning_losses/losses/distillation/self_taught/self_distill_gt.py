@@ -30,12 +30,12 @@ def kernel_generations(
     ridge: float,
     steps: int,
 ) -> Generations:
-    """Generations of kernel ridge regression: each fits ``alpha target + (1 - alpha) fit of the one before``.
+    """Generations of kernel ridge regression: each fits ``alpha target + (1 - alpha) fit of the previous one``.
 
     Args:
         kernel: [n, n] of the training samples with themselves.
         val_kernel: [m, n] of other samples with the training samples.
-        target: [n] what the first generation fits.
+        target: [n] the targets of the first generation.
         alpha: the weight of the target in later generations.
         ridge: added to the kernel's diagonal, above 0.
         steps: the number of generations, at least 1.
@@ -57,11 +57,11 @@ def kernel_generations(
 def optimal_alpha(
     from_target: Float[Tensor, "..."], from_teacher: Float[Tensor, "..."], target: Float[Tensor, "..."]
 ) -> Float[Tensor, ""]:
-    """The α that makes ``α from_target + (1 - α) from_teacher`` closest to held-out targets; it may leave [0, 1].
+    """The α that brings ``α from_target + (1 - α) from_teacher`` closest to held-out targets; it may leave [0, 1].
 
     Args:
         from_target: held-out predictions of a model fitted to the labels alone.
-        from_teacher: those of a model fitted to the generation before alone.
+        from_teacher: held-out predictions of a model fitted to the previous generation alone.
         target: the held-out targets.
 
     Example:
@@ -76,15 +76,16 @@ class SelfDistillGT(LabelledDistillationLoss):
     """Weighted self-distillation: each generation fits the label and the generation before it.
 
     ``α |s - q|² / C + (1 - α) |s - t|² / C`` between probabilities, q the one-hot (or given) target. Each generation is
-    the next one's teacher. For kernel ridge regression, generations are known in closed form (`kernel_generations`): α
-    = 1 repeats the first fit, α = 0 shrinks it to 0, and between them they converge to a ridge of 1 / α times the size.
-    `optimal_alpha` is the best α for the next generation.
+    the next one's teacher. For kernel ridge regression the generations have a closed form (`kernel_generations`): α = 1
+    repeats the first fit, α = 0 shrinks it to 0, and in between they converge to the fit with the ridge divided by α.
+    `optimal_alpha` gives the best α for the next generation.
 
     Args:
         alpha: α, the weight of the label, in [0, 1].
 
     Shapes:
-        logits, teacher_logits: [..., C], the latter of the generation before; target: [...] class indices or [..., C]
+        logits, teacher_logits: [..., C], the teacher being the previous generation; target: [...] class indices or
+        [..., C]
         probabilities.
 
     Returns:
@@ -95,9 +96,9 @@ class SelfDistillGT(LabelledDistillationLoss):
 
     Source:
         Borup, Andersen, 2021, "Even your Teacher Needs Guidance: Ground-Truth Targets Dampen Regularization Imposed by
-        Self-Distillation", arXiv:2102.13088, and its code Kennethborup/self_distillation. The best α here follows from
-        predictions being linear in the targets; it agrees with the paper's idea, not compared with its theorem. α = 1/2
-        is this library's choice.
+        Self-Distillation", arXiv:2102.13088, and its code Kennethborup/self_distillation. The best α is derived here
+        from predictions that are linear in the targets. It agrees with the paper's idea and was not compared with its
+        theorem. α = 1/2 is this library's choice.
 
     Example:
         >>> logits, target = torch.tensor([[0.0, 0.0]]), torch.tensor([0])

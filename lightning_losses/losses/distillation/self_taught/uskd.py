@@ -22,7 +22,7 @@ from lightning_losses.numerics.settings import Bound, Weight
 
 RankMode = Literal["reference", "probability"]
 
-# What the authors add to the two normalisers of the rank score.
+# The authors add it to the two normalisers of the rank score.
 _RANK_EPS = 1e-6
 
 
@@ -48,8 +48,9 @@ class USKD(RowLoss):
     ``α (-p log s_y) + β (-sum_{k≠y} ẑ_k log ŝ_k) + μ CE(q, w)`` per sample, where
 
     - ``p = s_y² + 1 - mean over the batch of s_y²`` smooths the target by how well the sample fits;
-    - ŝ is the softmax over the classes but the target, ẑ Zipf's law over them: 1 / rank, where s and w rank together;
-    - ``w = softmax(linear(features))`` is a weak head on an inner stage, which this loss owns and trains on q, the
+    - ŝ is the softmax over the classes without the target, ẑ Zipf's law over them: 1 / rank, ranked by s and w
+      together;
+    - ``w = softmax(linear(features))`` is a weak head on an inner stage, which belongs to this loss and learns q, the
       label smoothed by 0.1.
 
     p and ẑ carry no gradient; the features and the head learn from the last term alone. With mixed labels the two
@@ -57,12 +58,12 @@ class USKD(RowLoss):
 
     Args:
         num_classes: C, at least 2.
-        feature_dim: D of the tapped stage; None takes it from the first batch.
+        feature_dim: D, the width of the tapped stage; None takes it from the first batch.
         alpha: α, at least 0.
         beta: β, at least 0.
         mu: μ, at least 0.
-        rank_mode: "reference" ranks by ``w / (1 - w_y) + log s / (1 - log s_y)``, as the authors' code does and with
-            which their results came; "probability" by ``w / (1 - w_y) + s / (1 - s_y)``, as their paper says.
+        rank_mode: "reference" ranks by ``w / (1 - w_y) + log s / (1 - log s_y)``, as in the authors' code, which gave
+            their results; "probability" ranks by ``w / (1 - w_y) + s / (1 - s_y)``, as in their paper.
         reduction: "mean" over the kept samples, or "sum"; a sample's value depends on its batch, so there is no "none".
 
     Shapes:
@@ -77,9 +78,9 @@ class USKD(RowLoss):
     Source:
         Yang, Zeng, Li, Zhang, Yuan, Li, 2023, "From Knowledge Distillation to Self-Knowledge Distillation: A Unified
         Approach with Normalized Loss and Customized Soft Labels", arXiv:2303.13005, and its code yzd-v/cls_KD.
-        Defaults are those for ImageNet; for CIFAR-100 the authors take α = β = μ = 0.1. Added to cross-entropy of
-        weight 1. The authors' batch is a process's own; here it is the batch of all processes. A one-hot row among
-        mixed labels drops one class here, two in the code.
+        Defaults are those for ImageNet; for CIFAR-100 the authors take α = β = μ = 0.1. Add it to cross-entropy of
+        weight 1. The authors take the mean over one process's batch; here it is over the batch of all processes. A
+        one-hot row among mixed labels drops one class here, two in the code.
 
     Example:
         >>> loss = USKD(num_classes=3, feature_dim=2, mu=0.0)
@@ -111,7 +112,7 @@ class USKD(RowLoss):
         features: Float[Tensor, "*rows dim"],
         target: Shaped[Tensor, "..."],
     ) -> Float[Tensor, ""]:
-        """Check, evaluate and reduce; the class documents what."""
+        """Check, evaluate and reduce; see the class."""
         for name, tensor in (("logits", logits), ("features", features)):
             check_floating(self._identifier, name, tensor)
         target = required_target(self._identifier, target)
@@ -128,7 +129,7 @@ class USKD(RowLoss):
             )
         kept = labelled_rows(target, self.ignore_index)
         if kept.shape == features.shape[:-1]:
-            # An ignored row may hold anything; as zeros it adds nothing to the head's gradient.
+            # An ignored row may hold NaN; as zeros it adds nothing to the head's gradient.
             features = features.masked_fill(~kept.unsqueeze(-1), 0.0)
         return self.with_weak_logits(logits, self.head(features.to(self.head.weight.dtype)), target)
 
@@ -153,11 +154,11 @@ class USKD(RowLoss):
         else:
             label = F.one_hot(target, classes).to(log_s.dtype)
             share, named = torch.ones_like(log_s[..., :1]), target.unsqueeze(-1)
-        # A one-hot row among mixed labels names one class: the second of its two largest has share 0.
+        # A one-hot row among mixed labels has one class: its second largest has share 0.
         real = share > 0
         is_target = torch.zeros_like(log_s, dtype=torch.bool).scatter(-1, named, real)
 
-        # Labels are made of constants; no_grad would not stop derivatives in forward mode.
+        # Labels are constants; no_grad would not stop forward-mode derivatives.
         constant_s, constant_w = log_s.detach(), log_w.detach()
         likelihood = constant_s.gather(-1, named).exp().square()
         counted = real if rows.kept is None else real & rows.kept.unsqueeze(-1)
