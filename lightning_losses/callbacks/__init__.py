@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_losses.environment.extras import require
 from lightning_losses.environment.lazy_exports import exports, lazily
 
-# Loaded when they are asked for: most of them draw, and a recipe that uses none need not load what draws.
+# Loaded on first use: most of them draw, and a recipe without them doesn't load the plotting libraries.
 if TYPE_CHECKING:
     from lightning_losses.callbacks.calibration.calibration_monitor import CalibrationMonitor as CalibrationMonitor
     from lightning_losses.callbacks.calibration.post_hoc_calibration import PostHocCalibration as PostHocCalibration

@@ -17,7 +17,7 @@ from lightning_losses.parallel.sharding import refuse_flat_parameters
 
 
 def gradients_of(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer | None = None) -> dict[str, Tensor]:
-    """The gradients there are, by parameter name; of the parameters that an optimizer holds, if one is given."""
+    """The existing gradients, by parameter name; only of the optimizer's parameters, if an optimizer is given."""
     held = None if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
     return {
         name: parameter.grad
@@ -27,7 +27,7 @@ def gradients_of(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer | 
 
 
 def refuse_hidden_gradients(who: str, trainer: L.Trainer) -> None:
-    """Raise ``ValueError`` under strategies whose gradients callbacks can't see whole."""
+    """Raise ``ValueError`` under strategies that don't show whole gradients to callbacks."""
     if any(kind.__name__ == "DeepSpeedStrategy" for kind in type(trainer.strategy).__mro__):
         raise ValueError(
             f"{who}: callbacks can't see gradients under DeepSpeed; use DDP or FSDP2 (ModelParallelStrategy)."
@@ -44,7 +44,7 @@ def sum_over_processes(trainer: L.Trainer, values: Tensor) -> Tensor:
 
 
 def refuse_place_after(trainer: L.Trainer, callback: Callback, *others: type[Callback]) -> None:
-    """Raise ``ValueError`` if a callback stands behind one of these in the trainer's list."""
+    """Raise ``ValueError`` if a callback comes after one of these kinds in the trainer's list."""
     callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
     for other in callbacks[: callbacks.index(callback)]:
         if isinstance(other, others):
@@ -55,7 +55,7 @@ def refuse_place_after(trainer: L.Trainer, callback: Callback, *others: type[Cal
 
 
 def refuse_place_before(trainer: L.Trainer, callback: Callback, *others: type[Callback]) -> None:
-    """Raise ``ValueError`` if a callback stands before one of these, which draw its random numbers anew."""
+    """Raise ``ValueError`` if a callback comes before one of these kinds, which reseed the random numbers."""
     callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
     for other in callbacks[callbacks.index(callback) + 1 :]:
         if isinstance(other, others):
@@ -68,13 +68,13 @@ def refuse_place_before(trainer: L.Trainer, callback: Callback, *others: type[Ca
 def step_logits(
     who: str, module: nn.Module, outputs: Any, ignore_index: int | None = None
 ) -> tuple[Float[Tensor, "kept classes"], Int[Tensor, " kept"]]:
-    """The logits and class indices of the samples that count, of what a training step returned, without gradient.
+    """The logits and class indices, without gradient, of the kept samples in a training step's output.
 
     Args:
         who: the name that errors begin with.
-        module: whose step it is; `ignored_targets` asks it which samples are ignored.
-        outputs: of the step.
-        ignore_index: the target of those samples, if the callback was told.
+        module: the module of the step; `ignored_targets` reads which targets it ignores.
+        outputs: what the step returned.
+        ignore_index: the callback's setting of the ignored target, if any.
 
     Raises:
         ValueError: a step that returns no "logits" and "target".
@@ -86,7 +86,7 @@ def step_logits(
         )
     logits, target = outputs["logits"].detach(), outputs["target"].detach()
     if logits.shape[-1] == 1:
-        # What has no classes, such as a regression, ignores no sample.
+        # A task without classes, such as a regression, ignores no sample.
         rows = logits.reshape(-1, 1)
         return rows, torch.zeros_like(rows[:, 0], dtype=torch.int64)
     kept = labelled_rows(target, *ignored_targets(module, ignore_index))
@@ -95,7 +95,7 @@ def step_logits(
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Within this context every part of a module is in evaluation mode; then each is as before."""
+    """Within this context every submodule is in evaluation mode; afterwards each has its former mode."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -106,6 +106,6 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 def on_device(trainer: L.Trainer, values: Any) -> Tensor:
-    """Numbers as a tensor on the training device, in a precision that counts exactly where the device has one."""
+    """Numbers as a tensor on the training device, in float64 if the device has it, so that counts are exact."""
     device = trainer.strategy.root_device
     return torch.as_tensor(values, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)

@@ -22,15 +22,15 @@ class DeclaredCallback(Declared, Callback):
         return {name: plain_copy(getattr(self, name)) for name in self.kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what a checkpoint kept."""
+        """Restore the state from a checkpoint."""
         for name in self.kept:
             setattr(self, name, plain_copy(state_dict[name]))
 
 
 def plain_copy(value: Any) -> Any:
-    """New containers and tensors of the same content, which safe loading gives back: it knows no tuples of names."""
+    """Copies in plain containers, without named tuples, so that they load without unpickling."""
     if isinstance(value, Tensor):
-        # What goes on being changed here, or there, is not that of the checkpoint.
+        # A copy, so that later changes in place don't reach the checkpoint, or the other way round.
         return value.detach().clone()
     if isinstance(value, dict):
         return {name: plain_copy(item) for name, item in value.items()}

@@ -20,21 +20,22 @@ class CalibrationMonitor(Callback):
 
     It reads ``{"logits", "target"}`` from what `validation_step` returns, gathers them from all processes, every sample
     once, and logs ``val/calibration/<metric>`` for the metrics of `calibration_summary`; checkpoints and early stopping
-    can monitor them. The diagram goes, as PNG, into the folder or beside the logger's files, and with its table of bins
-    to Weights & Biases.
+    can monitor them. The diagram is written as PNG into the folder or beside the logger's files, and sent with its
+    table of bins to Weights & Biases.
 
-    Cost: the logits of the validation data in host memory, and the metrics of these, at each validation.
+    Cost: at each validation, the logits of the validation data in host memory, and their metrics.
 
     Args:
-        num_bins: of every binned error and the diagram, at least 1.
-        every_n_epochs: how many epochs lie between diagrams; the metrics are logged each time. 0 draws none.
-        folder: where diagrams go, as ``val/calibration/epoch_<n>.png``; None: beside the logger's files, if it has any.
-        ignore_index: the target of ignored samples; None asks the module: its `ignore_index`, or its
-            losses'. A validation that keeps no sample logs nothing.
+        num_bins: number of bins of the binned errors and the diagram, at least 1.
+        every_n_epochs: epochs between two diagrams; the metrics are logged at every validation. 0 draws none.
+        folder: the folder of the diagrams, ``val/calibration/epoch_<n>.png``; None: beside the logger's files, if it
+            has any.
+        ignore_index: the target of ignored samples; None takes the module's `ignore_index`, or that of its losses. A
+            validation that keeps no sample logs nothing.
 
     Raises:
-        ValueError: options out of range; when a fit starts, no validation data; a validation step that returns no
-            logits and target, or none that belong together, of which the sanity check tells.
+        ValueError: options out of range; when a fit starts, no validation data; already in the sanity check, a
+            validation step that returns no logits and target, or ones that don't belong together.
         OSError: when a fit starts, a folder that can't be written to.
 
     Example:
@@ -57,7 +58,7 @@ class CalibrationMonitor(Callback):
         self._collected = EvaluationLogits("CalibrationMonitor", ignore_index=ignore_index)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a fit that has nothing to measure, or nowhere to draw."""
+        """Refuse a fit that has nothing to measure, or whose folder can't be written to."""
         if stage == "fit" and not trainer.enable_validation:
             raise ValueError(
                 "CalibrationMonitor: the trainer has no validation data to measure; give a validation data loader, a "
@@ -79,7 +80,7 @@ class CalibrationMonitor(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in what the step returned."""
+        """Collect what the step returned."""
         self._collected.add(pl_module, outputs, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -92,7 +93,7 @@ class CalibrationMonitor(Callback):
                 continue
             prefix = "val/calibration" if len(found) == 1 else f"val/calibration/{number}"
             summary = calibration_summary(logits, target, inputs="logits", num_bins=self.num_bins)
-            # Every process has the same values; their mean is that value.
+            # Every process has the same values, so their mean is the value itself.
             pl_module.log_dict({f"{prefix}/{name}": value.float() for name, value in summary.items()}, sync_dist=True)
             epoch = trainer.current_epoch
             if self.every_n_epochs and epoch % self.every_n_epochs == 0 and trainer.is_global_zero:

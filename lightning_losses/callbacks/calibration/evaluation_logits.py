@@ -1,4 +1,4 @@
-"""The logits and targets of a whole evaluation, as one process would have seen them."""
+"""The logits and targets of a whole evaluation, in the order of a single process."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -27,7 +27,7 @@ class Evaluated(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Rows of this process, and of which of its samples each is; `samples` counts these up to here."""
+    """Rows of this process, and the number of the sample that each belongs to; `samples` counts the samples so far."""
 
     logits: Float[Tensor, "rows classes"]
     target: Int[Tensor, " rows"]
@@ -40,9 +40,9 @@ class EvaluationLogits:
 
     Args:
         who: the name that errors begin with.
-        views: whether the logits of views stand behind a sample's own.
-        binary: whether one logit a sample is accepted too.
-        ignore_index: the target of ignored samples; None asks the module, by `ignored_targets`.
+        views: whether the logits of views follow a sample's own.
+        binary: whether one logit per sample is accepted too.
+        ignore_index: the target of ignored samples; None takes those of the module, by `ignored_targets`.
     """
 
     def __init__(self, who: str, *, views: bool = False, binary: bool = False, ignore_index: int | None = None) -> None:
@@ -59,7 +59,7 @@ class EvaluationLogits:
     def add(
         self, module: L.LightningModule, outputs: Any, dataloader_idx: int = 0, step: str = "validation_step"
     ) -> None:
-        """Take in what a step returned; errors are those of `read`."""
+        """Collect what a step returned; raises as `read`."""
         logits, target = self.read(module, outputs, step)
         batches = self._batches.setdefault(dataloader_idx, [])
         samples, before = len(outputs["target"]), batches[-1].samples if batches else 0
@@ -70,12 +70,12 @@ class EvaluationLogits:
         """The logits and class indices that a step returned; -100 for ignored samples.
 
         Args:
-            module: whose step it is.
-            outputs: what it returned.
-            step: its name, for errors.
+            module: the module of the step.
+            outputs: what the step returned.
+            step: the step's name, for errors.
 
         Raises:
-            ValueError: it returned no "logits" and "target", or none that belong together.
+            ValueError: a step that returned no "logits" and "target", or ones that don't belong together.
         """
         if not isinstance(outputs, Mapping) or not {"logits", "target"} <= set(outputs):
             raise ValueError(
@@ -93,7 +93,7 @@ class EvaluationLogits:
         if target.ndim > 0:
             kept = labelled_rows(target, *ignored_targets(module, self.ignore_index))
             target = class_indices(target).long().masked_fill(~kept, -100)
-        # Behind a sample's dimensions stands that of its views, if there are any.
+        # If there are views, their dimension follows those of the samples.
         own = logits.ndim - target.ndim - self.views
         fits = (own == 1 and logits.shape[-1] > 1) or (own == 0 and self.binary)
         if target.ndim == 0 or logits.shape[: target.ndim] != target.shape or not fits:
@@ -106,10 +106,11 @@ class EvaluationLogits:
         return Evaluated(logits.flatten(0, target.ndim - 1).cpu(), target.reshape(-1).cpu())
 
     def gather(self, trainer: L.Trainer, loaders: Any) -> dict[int, Evaluated]:
-        """Every counted sample once, by data loader, the same on all processes; then forget everything.
+        """The rows of every sample, once, by data loader; equal on all processes. What was collected is then dropped.
 
-        Lightning shares out a data set by a sampler that repeats samples until the shares are even: the order is
-        restored and the repeated ones dropped. Where every process has evaluated all samples, one's are taken.
+        Lightning's distributed sampler repeats samples until all processes have equally many. Here the data set's order
+        is restored and the repeated samples are dropped. If every process evaluated all samples, those of one are
+        taken.
         """
         gathered = {}
         sources = loaders_of(loaders)
@@ -123,7 +124,7 @@ class EvaluationLogits:
 
 
 def loaders_of(loaders: Any) -> list[Any]:
-    """The data loaders of a trainer's collection of them, in order."""
+    """The data loaders in a trainer's collection, in order."""
     if loaders is None:
         return []
     if isinstance(loaders, Mapping):
@@ -141,14 +142,14 @@ def predicted(
     dataloader_idx: int = 0,
     views: Sequence[str] = (),
 ) -> Evaluated:
-    """What the module's `predict_step` gives for every sample of a data loader, in evaluation mode.
+    """The outputs of the module's `predict_step` for every sample of a data loader, in evaluation mode.
 
-    For the ends of a fit, where no loop of the trainer can be run. The module's mode is restored. With `views` the
-    logits are those of each sample and its transformed views, [samples, 1 + V, C]. What was collected before is
-    forgotten.
+    It serves at the end of a fit, where the trainer can't run a loop. The module's mode is restored. With `views` the
+    logits are those of each sample and its transformed views, [samples, 1 + V, C]. Anything collected before is
+    dropped.
 
     Raises:
-        ValueError: there is no such data loader, or its batches are none.
+        ValueError: there is no such data loader, or it has no batches.
     """
     sources, who = loaders_of(loaders), collected.who
     collected.clear()
@@ -168,14 +169,15 @@ def predicted(
 def with_views(
     who: str, module: L.LightningModule, outputs: Any, arguments: Sequence[Any], views: Sequence[str]
 ) -> Any:
-    """A step's outputs with the logits of transformed views behind the samples' own, [batch, 1 + V, C].
+    """A step's outputs, with the samples' logits followed by those of their transformed views, [batch, 1 + V, C].
 
     Args:
         who: the name that errors begin with.
-        module: its `predict_step` predicts the views.
-        outputs: of the step on the batch itself.
-        arguments: of the step; the batch, first of them, is images, or begins with them, or has them as "inputs".
-        views: as `image_views` names them; without any the outputs are returned as they are.
+        module: the module whose `predict_step` predicts the views.
+        outputs: what the step returned for the batch itself.
+        arguments: the step's arguments; the first is the batch: images, a tuple that begins with images, or a mapping
+            with "inputs".
+        views: names of views as in `image_views`; without views the outputs are returned unchanged.
     """
     if not views:
         return outputs
@@ -219,7 +221,7 @@ def _from_all(trainer: L.Trainer, own: _Rows, loader: Any) -> Evaluated:
     logits, target, place = (gather_batch(tensor.to(device)).cpu() for tensor in own[:3])
     sampler = getattr(loader, "sampler", None)
     if isinstance(sampler, DistributedSampler) and not sampler.shuffle and len(samples) == 1:
-        # Share r holds samples r, r + world, r + 2 world, ...
+        # Process r holds samples r, r + world, r + 2 world, ...
         rank = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         sample = place * len(sizes) + rank
         order = sample.argsort(stable=True)

@@ -36,33 +36,32 @@ class PostHocCalibration(Callback):
 
     When `fit` ends, the weights of the best checkpoint (of a `ModelCheckpoint` or `LastCheckpoint` with a monitor; else
     the last weights) predict the validation data by `predict_step`, which must return ``{"logits", "target"}``; the
-    calibrator is fitted to all processes' samples, each once, and written beside the checkpoint as
-    ``<checkpoint>.calibrator.safetensors``. The module has its last weights again afterwards. All processes hold the
-    calibrator that one process would have fitted, also under FSDP2. Nothing is put into checkpoints: a resumed fit
+    calibrator is fitted to the samples of all processes, each once, and written beside the checkpoint as
+    ``<checkpoint>.calibrator.safetensors``. Afterwards the module has its last weights again. All processes hold the
+    calibrator that a single process would have fitted, also under FSDP2. Checkpoints don't contain it: a resumed fit
     fits it anew.
 
     `trainer.test` then logs ``test/calibration/before/<metric>`` and ``test/calibration/after/<metric>`` of
-    `calibration_summary` and draws both reliability diagrams in one; test the checkpoint that was calibrated
-    (``ckpt_path="best"``). Before any fit it tests nothing. A calibrator that looks at transformed views of the images
-    costs one more prediction for each view.
+    `calibration_summary` and draws both reliability diagrams in one figure. Test the checkpoint that was calibrated
+    (``ckpt_path="best"``). Before any fit nothing is logged. A calibrator that uses transformed views of the images
+    costs one more prediction per view.
 
     Args:
-        calibrator: makes an unfitted calibrator (a class will do), or is one.
-        folder: where the calibrator goes; None: beside the checkpoint, or the trainer's root folder.
-        num_bins: of every binned error and the diagram, at least 1.
-        dataloader_idx: which of several validation data loaders to fit on.
-        weights: "best", those of the best checkpoint if there is one; or "last".
-        ignore_index: the target of ignored samples; None asks the module: its `ignore_index`, or its
-            losses'.
+        calibrator: an unfitted calibrator, or a function or class that makes one.
+        folder: the folder of the calibrator's file; None: beside the checkpoint, or the trainer's root folder.
+        num_bins: number of bins of the binned errors and the diagram, at least 1.
+        dataloader_idx: the number of the validation data loader to fit on.
+        weights: "best", the weights of the best checkpoint if there is one; or "last".
+        ignore_index: the target of ignored samples; None takes the module's `ignore_index`, or that of its losses.
 
     Attributes:
         calibrator: the calibrator, fitted once `fit` has ended.
-        path: the file written; None before.
+        path: the file, once it is written; None before.
 
     Raises:
-        ValueError: something that makes no calibrator; when a fit starts, no validation data, FSDP1, no `predict_step`,
-            a best checkpoint that is gone, or hyperparameters that a checkpoint can't give back; from the first
-            validation batch on, steps that return no logits and target, or none that belong together.
+        ValueError: an object that makes no calibrator; when a fit starts, no validation data, FSDP1, no `predict_step`,
+            a best checkpoint that is gone, or hyperparameters that can't be loaded from a checkpoint; from the first
+            validation batch on, steps that return no logits and target, or ones that don't belong together.
         OSError: when a fit starts, a folder that can't be written to.
 
     Example:
@@ -98,7 +97,7 @@ class PostHocCalibration(Callback):
         self._predicts = self._validated = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse now, not at its end, a fit that could not end in a calibrator."""
+        """Refuse at the start, not at the end, a fit after which no calibrator could be fitted."""
         if stage != "fit":
             return
         self._predicts = self._validated = False
@@ -127,7 +126,7 @@ class PostHocCalibration(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Predict the first batch that has targets as the end will predict them all; the sanity check has it."""
+        """Try `predict_step` on the first batch that has targets, already in the sanity check."""
         if self._predicts or trainer.state.fn != "fit" or dataloader_idx != self.dataloader_idx:
             return
         several = len(loaders_of(trainer.val_dataloaders)) > 1
@@ -140,7 +139,7 @@ class PostHocCalibration(Callback):
         self._predicts = bool((target != -100).any())
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse validation data without a target after the first validation; at the end training would be lost."""
+        """After the first validation, refuse data without targets; at the end of the fit it would be too late."""
         if self._validated or trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         self._validated = True
@@ -150,7 +149,7 @@ class PostHocCalibration(Callback):
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse what is known only now: sharded weights, too few data loaders, a best checkpoint that is gone."""
+        """Refuse sharded weights, too few data loaders or a missing best checkpoint; only now are these known."""
         assert trainer.strategy.model is not None
         refuse_flat_parameters("PostHocCalibration", trainer.strategy.model.modules())
         sources = loaders_of(trainer.val_dataloaders)
@@ -171,7 +170,7 @@ class PostHocCalibration(Callback):
         best = _best_checkpoint(trainer) if self.weights == "best" else None
         logits, target = self._validation(trainer, pl_module, best)
         self.calibrator.cpu().fit(logits, target)
-        # Equal on all processes up to rounding of their hardware; now equal to the bit.
+        # Processes may differ by rounding on different hardware; the broadcast makes them bitwise equal.
         self.calibrator.load_state_dict(trainer.strategy.broadcast(self.calibrator.state_dict()))
         self.path = self._path(trainer, best)
         if trainer.is_global_zero:
@@ -200,7 +199,7 @@ class PostHocCalibration(Callback):
             self._collected.add(pl_module, outputs, dataloader_idx, step="test_step")
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the metrics before and after, and draw."""
+        """Log the metrics before and after calibration, and draw."""
         found = self._collected.gather(trainer, trainer.test_dataloaders)
         for number, (logits, target) in found.items():
             if len(target) == 0:
@@ -274,14 +273,14 @@ def _keeps_best(callback: Callback) -> bool:
 
 
 def _check_hyperparameters(owner: Any) -> None:
-    """Refuse what the checkpoint would hold and safe loading would not give back."""
+    """Refuse hyperparameters in the checkpoint that can't be loaded without unpickling."""
     for name, value in dict(getattr(owner, "hparams", None) or {}).items():
         memory = io.BytesIO()
         try:
             torch.save(value, memory)
             memory.seek(0)
             torch.load(memory, weights_only=True)
-        except Exception:  # pickling, and what safe loading refuses, fail in any way
+        except Exception:  # pickling and safe loading may raise anything
             raise ValueError(
                 f"PostHocCalibration: {type(owner).__name__}'s hyperparameter {name!r}, a {type(value).__name__}, "
                 "can't be loaded safely from the best checkpoint; leave it out by "

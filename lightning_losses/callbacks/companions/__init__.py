@@ -1,1 +1,1 @@
-"""Callbacks that keep what a loss needs to know of the whole data set."""
+"""Callbacks that update state which a loss needs from the whole data set."""

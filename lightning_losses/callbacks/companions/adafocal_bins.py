@@ -1,4 +1,4 @@
-"""Renews the bins and exponents of `AdaFocal` after each validation, from what the validation step returned."""
+"""Renews the bins and exponents of `AdaFocal` after each validation, from the outputs of the validation step."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from lightning_losses.losses.confidence.adafocal import AdaFocal
 class AdaFocalBins(Callback):
     """Renews every `AdaFocal` of a module after each validation within a fit, without an extra forward pass.
 
-    It reads ``{"logits", "target"}`` from what `validation_step` returns, of the first validation data loader, and
-    gathers them from all processes, every sample once: all processes end with the same exponents. It logs the largest
+    It reads ``{"logits", "target"}`` from what `validation_step` returns for the first validation data loader, and
+    gathers them from all processes, every sample once. So the exponents are equal on all processes. It logs the largest
     and the smallest exponent as ``val/adafocal/gamma_max`` and ``val/adafocal/gamma_min``.
 
     Raises:
@@ -57,7 +57,7 @@ class AdaFocalBins(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in what the step returned."""
+        """Collect what the step returned."""
         if _fitting(trainer) and dataloader_idx == 0:
             self._collected.add(pl_module, outputs)
 
@@ -68,11 +68,11 @@ class AdaFocalBins(Callback):
         logits, target = self._collected.gather(trainer, trainer.val_dataloaders)[0]
         confidence, prediction = logits.softmax(dim=-1).max(dim=-1)
         for loss in _losses(pl_module):
-            # Without a sample that counts, every exponent stays as it is.
+            # If all samples are ignored, every exponent stays as it is.
             if len(target) > 0:
                 loss.renew(confidence, (prediction == target).to(confidence))
             extremes = {"gamma_max": loss.gammas.max(), "gamma_min": loss.gammas.min()}
-            # Every process has the same values; their mean is that value.
+            # Every process has the same values, so their mean is the value itself.
             pl_module.log_dict({f"val/adafocal/{name}": value for name, value in extremes.items()}, sync_dist=True)
 
 

@@ -1,4 +1,4 @@
-"""Keeps the class centroids of `MCMI`, from what the network predicts, and logs the information."""
+"""Updates the class centroids of `MCMI` from the network's predictions, and logs the information."""
 
 from dataclasses import field
 from typing import Any, Literal
@@ -21,20 +21,20 @@ from lightning_losses.objective.ignored_targets import ignored_targets
 class ClassCentroids(DeclaredCallback):
     """Sets the centroids of every `MCMI` of a module to each class's mean prediction.
 
-    The first ones are from one pass over the training set before training, with the network in evaluation mode: give it
-    a trained network, since the information is that of a teacher that is trained on. Then "once" leaves them, as the
-    authors' code does; "epoch" sets them, after every epoch, to the mean predictions of its steps; "ema" moves them
-    towards each batch's. Of the mean over all processes in any case; a class without samples keeps its centroid.
+    The first centroids come from one pass over the training set before training, with the network in evaluation mode.
+    The network must already be trained: it is a teacher whose training goes on. Then "once" keeps these centroids, as
+    the authors' code does; "epoch" sets them after every epoch to the mean predictions of its steps; "ema" moves them
+    towards each batch's means. Means are over all processes; a class without samples keeps its centroid.
 
-    Logs ``train/cmi``, the conditional mutual information of each batch by the centroids of the moment. A module
-    without an `MCMI` is left alone: a run's callbacks also see its teacher train.
+    Logs ``train/cmi``, the conditional mutual information of each batch under the present centroids. A module without
+    an `MCMI` is left alone, because a run's callbacks also accompany the training of its teacher.
 
     Args:
         refresh: "once", "epoch" or "ema".
-        decay: of the moving average of "ema", in [0, 1].
+        decay: decay of the moving average of "ema", in [0, 1].
 
     Raises:
-        ValueError: options out of range; when training begins, data without a data set of known length.
+        ValueError: options out of range; when training begins, a data set of unknown length.
 
     Example:
         >>> ClassCentroids(refresh="once").refresh
@@ -42,7 +42,7 @@ class ClassCentroids(DeclaredCallback):
     """
 
     name = "ClassCentroids"
-    # Whether the first centroids are set, which are the loss's own, and the sums of the begun epoch.
+    # Whether the first centroids are set (the loss holds them), and the sums of the unfinished epoch.
     kept = ("_begun", "_sums", "_counts")
 
     refresh: Literal["epoch", "once", "ema"] = "epoch"
@@ -53,7 +53,7 @@ class ClassCentroids(DeclaredCallback):
 
     @torch.no_grad()
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Pass over the training set and set the first centroids, unless a checkpoint brought some."""
+        """Pass over the training set and set the first centroids, unless they came from a checkpoint."""
         losses = self._losses(pl_module)
         if not losses or self._begun:
             return
@@ -83,11 +83,11 @@ class ClassCentroids(DeclaredCallback):
         logits, target = step_logits("ClassCentroids", pl_module, outputs)
         information = -reduce(losses[0].rows(losses[0].given(logits, target)))
         log_means(pl_module, {"train/cmi": information}, len(target), on_step=False, on_epoch=True)
-        # What is not finite, as in a step that `NumericsGuard` leaves out, would spoil every later one; -inf is a mask.
+        # Leave out infinite or NaN rows, which `NumericsGuard` may skip too; -inf is a mask.
         sound = (logits < torch.inf).all(dim=-1)
         sums, counts = class_sums(logits.float()[sound], target[sound])
         if self.refresh == "epoch":
-            # A checkpoint brings them to the host.
+            # After loading a checkpoint they are on the host.
             self._sums = sums if self._sums is None else self._sums.to(sums) + sums
             self._counts = counts if self._counts is None else self._counts.to(counts) + counts
         elif self.refresh == "ema":

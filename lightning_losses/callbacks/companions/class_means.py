@@ -17,17 +17,17 @@ from lightning_losses.objective.ignored_targets import ignored_targets
 class ClassMeans(DeclaredCallback):
     """Sets the class means of every `NDLoss` of a module from the teacher's features, when training begins.
 
-    Every sample of the training set counts once, in the data set's own order, whatever the sampler does: under several
-    processes each takes its share of the samples, and the sums are added. Data sets that augment give one view of each.
-
-    A module without an `NDLoss` is left alone: a run's callbacks also see its teacher train.
+    Every sample of the training set counts once, in the data set's own order, independently of the sampler. With
+    several processes each takes its share of the samples, and the sums are added. Data sets that augment give one view
+    of each sample. A module without an `NDLoss` is left alone, because a run's callbacks also accompany the training of
+    its teacher.
 
     Args:
-        batch_size: of the pass, at least 1.
+        batch_size: batch size of the pass, at least 1.
 
     Raises:
-        ValueError: when training begins, an `NDLoss` in a module without teacher, data without a data set of known
-            length, or a class without samples.
+        ValueError: when training begins, an `NDLoss` in a module without a teacher, a data set of unknown length, or a
+            class without samples.
 
     Example:
         >>> ClassMeans(batch_size=64).batch_size

@@ -1,4 +1,4 @@
-"""Renews the weights of a `DomainSampler` from how far the student lags its teacher in each domain."""
+"""Renews the weights of a `DomainSampler` from the student's lag behind its teacher in each domain."""
 
 from dataclasses import field
 from typing import Any
@@ -19,22 +19,23 @@ from lightning_losses.samplers.ddk_sampler import DomainSampler, initial_domain_
 
 
 class DomainWeights(DeclaredCallback):
-    """Sets a `DomainSampler`'s weights by DDK: at first, and after every so many optimizer steps.
+    """Sets a `DomainSampler`'s weights by DDK: at the start, and after every `every` optimizer steps.
 
     Student and teacher are evaluated on the validation split, whose batches hold each sample's `domain`; the teacher
-    once, for it does not change. Under several processes each evaluates its share of the batches, and all draw by the
-    same weights. The weights and the teacher's losses are in the checkpoint. Logs ``train/domain_weight/<domain>``.
+    only once, because it does not change. With several processes each evaluates its share of the batches, and all
+    sample with the same weights. The weights and the teacher's losses are in the checkpoint. Logs
+    ``train/domain_weight/<domain>``.
 
     The module needs `DistillationMixin`, and the trainer ``use_distributed_sampler=False``, so that the sampler stays.
 
     Args:
-        every: optimizer steps between two evaluations, at least 1; the authors' is 1000.
+        every: optimizer steps between two evaluations, at least 1; 1000 in the paper.
         alpha: the share of the new weights, in [0, 1]; no domain falls below ``(1 - alpha) / D``.
-        batches: of the validation split, in order, at most; None takes all.
+        batches: the largest number of batches to evaluate, the first of the validation split; None takes all.
 
     Raises:
         ValueError: options out of range; when training begins, training data without a `DomainSampler`, a module
-            without teacher, validation batches without `domain`, or a domain without validation samples.
+            without a teacher, validation batches without `domain`, or a domain without validation samples.
 
     Source:
         Liu, Zhang, Guo et al., 2024, "DDK: Distilling Domain Knowledge for Efficient Large Language Models",
@@ -56,7 +57,7 @@ class DomainWeights(DeclaredCallback):
     _renewed: int = field(init=False, default=0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Evaluate both, and set the first weights; or those of the checkpoint."""
+        """Evaluate both networks and set the first weights, or set those of the checkpoint."""
         sampler = self._sampler(trainer)
         if not hasattr(pl_module, "teacher_tensors"):
             raise ValueError(

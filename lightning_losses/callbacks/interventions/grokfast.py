@@ -20,14 +20,14 @@ from lightning_losses.parallel.sharding import whole_dots
 class Grokfast(DeclaredCallback):
     """Adds a moving average of past gradients to the gradients of each optimizer step.
 
-    It acts on the gradients of the whole step: after accumulation, the processes' averaging and AMP's unscaling, and
-    before clipping. A step that AMP will skip, for its gradients overflowed, does not enter the average. Its state is
-    checkpointed: one copy of the gradients for "ema", `window_size` copies for "ma".
+    It acts on the gradients of the whole step: after accumulation, averaging over processes and AMP's unscaling, and
+    before clipping. A step that AMP will skip, because its gradients overflowed, does not enter the average. Its state
+    is checkpointed: one copy of the gradients for "ema", `window_size` copies for "ma".
 
     Args:
-        average: "ema", exponential, or "ma", over a window.
-        alpha: the decay of "ema".
-        lamb: how much of the average is added; 2.0 for "ema" and 5.0 for "ma" if None.
+        average: "ema", an exponential average, or "ma", one over a window.
+        alpha: decay of "ema".
+        lamb: the factor of the average that is added; None is 2.0 for "ema" and 5.0 for "ma".
         window_size: the window of "ma".
         filter_type: "mean" or "sum" of the window of "ma".
         warmup: whether "ma" waits until its window is full.
@@ -36,7 +36,7 @@ class Grokfast(DeclaredCallback):
 
     Raises:
         ValueError: settings out of range; patterns that match nothing; FSDP1 or DeepSpeed; a fused optimizer under
-            float16 AMP, whose gradients are not unscaled in time.
+            float16 AMP, which unscales gradients too late.
 
     Source:
         Lee, Kang, Kim, Lee, 2024, "Grokfast: Accelerated Grokking by Amplifying Slow Gradients", arXiv:2405.20233.
@@ -68,7 +68,7 @@ class Grokfast(DeclaredCallback):
         )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Find the parameters, once they are where they train."""
+        """Find the parameters, once they are on the training device."""
         refuse_hidden_gradients(self.name, trainer)
         self._parameters = select_parameters(self.name, pl_module.named_parameters(), self.include, self.exclude)
         fused = any(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in trainer.optimizers)
@@ -76,7 +76,7 @@ class Grokfast(DeclaredCallback):
             raise ValueError("grokfast: a fused optimizer unscales AMP's gradients too late; give fused=False.")
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        """Filter the gradients that this optimizer is about to use."""
+        """Filter the gradients before this optimizer uses them."""
         gradients = gradients_of(self._parameters, optimizer)
         if _scales_losses(trainer) and not _finite(list(gradients.values())):
             return
@@ -87,7 +87,7 @@ class Grokfast(DeclaredCallback):
         return self.filter.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the averages of a checkpoint."""
+        """Restore the averages from a checkpoint."""
         self.filter.load_state_dict(state_dict)
 
 
@@ -96,6 +96,6 @@ def _scales_losses(trainer: L.Trainer) -> bool:
 
 
 def _finite(gradients: list[Tensor]) -> bool:
-    # Zero times a finite number is 0, times anything else NaN; sums over shards tell every process.
+    # 0 times a finite number is 0, and NaN otherwise; the sum over shards is the same on every process.
     zeros = [torch.zeros_like(gradient) for gradient in gradients]
     return bool(torch.isfinite(whole_dots(gradients, zeros)).all())

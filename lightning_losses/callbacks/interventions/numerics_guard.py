@@ -1,4 +1,4 @@
-"""Finds the batch, term, tensor and layer that made a loss infinite or NaN, before the weights become so."""
+"""Finds the batch, term, tensor and layer that made a loss infinite or NaN, before the weights do."""
 
 from dataclasses import field
 from pathlib import Path
@@ -21,7 +21,7 @@ from lightning_losses.parallel.processes import maximum_of_all, world_size
 
 
 class _Seen(NamedTuple):
-    """A batch of the optimizer step that is under way, and what its replay needs."""
+    """A batch of the current optimizer step, and what its replay needs."""
 
     batch: Any
     number: int
@@ -30,39 +30,39 @@ class _Seen(NamedTuple):
 
 
 class NotFiniteError(ValueError):
-    """Training stopped, since its loss was infinite or NaN."""
+    """Training stopped because its loss was infinite or NaN."""
 
 
 class NumericsGuard(DeclaredCallback):
-    """Stops, or skips the step, when a loss is infinite or NaN, and says where that began.
+    """Stops, or skips the step, when a loss is infinite or NaN, and names the cause.
 
-    The loss is looked at after the backward pass and before the optimizer changes a weight. If it is not finite, the
-    step's batches run once more with a look at every layer's output: the first term, tensor and layer that are not
+    The loss is checked after the backward pass and before the optimizer changes a weight. If it is not finite, the
+    step's batches run once more while every layer's output is checked. The first term, tensor and layer that are not
     finite are named, and the batch is saved with the weights, so that `lightning_losses.diagnostics.numerics.replay`
-    finds the same again. Batches of an accumulated step count together, and all processes decide together.
+    reproduces the failure. The batches of an accumulated step are judged together, and all processes decide together.
 
-    A skipped step changes neither weights nor optimizer state nor buffers (running statistics among them), and is in no
-    mean that a mixin logs; it counts as a step, so that schedules go on. Under float16 AMP the scaler lowers its scale
-    as for any step that it skips. Put this callback before those that change gradients.
+    A skipped step changes neither weights nor optimizer state nor buffers (such as running statistics), and enters no
+    mean that a mixin logs. It counts as a step, so schedules go on. Under float16 AMP the scaler lowers its scale as
+    for any step that it skips itself. Put this callback before those that change gradients.
 
-    Cost: a look at one number a step, about 20 microseconds on the CPU. On an accelerator the host waits for the device
-    once a step; several processes exchange one number. `gradients` adds a norm of each parameter's gradient; `skip`
-    adds a copy of the buffers.
+    Cost: one number is checked per step, about 20 microseconds on the CPU. On an accelerator the host waits for the
+    device once per step; several processes exchange one number. `gradients` adds a norm of each parameter's gradient;
+    `skip` adds a copy of the buffers.
 
     Args:
-        folder: where the batch goes; ``numerics/`` in the trainer's root folder if None.
-        gradients: also look at the gradients; the scaler of float16 AMP does so anyway, and they are left to it.
-        skip: leave out steps that are not finite, in place of stopping.
-        max_consecutive: how many steps may be left out in a row before it stops all the same.
-        save: of how many steps that are not finite the batch is saved.
+        folder: the folder of saved batches; None is ``numerics/`` in the trainer's root folder.
+        gradients: also check the gradients; under float16 AMP that is left to the scaler, which does so anyway.
+        skip: skip steps that are not finite, instead of stopping.
+        max_consecutive: the largest number of steps skipped in a row; after one more it stops.
+        save: the largest number of batches to save.
 
     Attributes:
-        skipped: the steps left out so far.
-        cause: what the last step that was not finite died of.
-        repeats_batches: True; a module that does several steps for a batch refuses such a callback.
+        skipped: the number of steps skipped so far.
+        cause: why the last failed step was not finite.
+        repeats_batches: True; modules that take several steps per batch refuse such a callback.
 
     Raises:
-        ValueError: settings out of range; a place behind `Grokfast` or `OrthogonalGradient`, or before `EpochSeed`; in
+        ValueError: settings out of range; a place after `Grokfast` or `OrthogonalGradient`, or before `EpochSeed`; in
             training (`NotFiniteError`), a loss that is not finite, or too many of them in a row.
 
     Example:
@@ -89,11 +89,11 @@ class NumericsGuard(DeclaredCallback):
 
     @property
     def leaves_out_steps(self) -> bool:
-        """Whether a step may be left out after its backward pass; the means of an epoch wait for that."""
+        """Whether a step may be skipped after its backward pass; the means of an epoch wait for that decision."""
         return self.skip
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse a place in which it would look too late, or draw other random numbers again."""
+        """Refuse a place in the list where it would check too late, or replay with other random numbers."""
         refuse_place_after(trainer, self, Grokfast, OrthogonalGradient)
         refuse_place_before(trainer, self, EpochSeed)
 
@@ -109,12 +109,12 @@ class NumericsGuard(DeclaredCallback):
         self._seen.append(_Seen(batch, batch_idx, _random_state(pl_module.device), []))
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        """Look at the loss, without waiting for it."""
+        """Check the loss on the device, without synchronising."""
         if self._seen:
             self._seen[-1].finite.append(torch.isfinite(loss.detach()).all())
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        """Let a finite step pass; find what broke another one."""
+        """Let a finite step pass; otherwise find the cause."""
         self._done = True
         flags = [flag for seen in self._seen for flag in seen.finite]
         if self.gradients and getattr(trainer.precision_plugin, "scaler", None) is None:
@@ -126,7 +126,7 @@ class NumericsGuard(DeclaredCallback):
             pl_module.log_finished_means()
 
     def _judge(self, trainer: L.Trainer, pl_module: L.LightningModule, flags: list[Tensor]) -> None:
-        """Let the step be, leave it out, or stop."""
+        """Keep the step, skip it, or stop."""
         bad = ~torch.stack([flag.to(flags[0].device) for flag in flags]).all()
         if not bool(maximum_of_all(bad.to(torch.float32)) if world_size() > 1 else bad):
             self._consecutive = 0
@@ -149,14 +149,14 @@ class NumericsGuard(DeclaredCallback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log how many steps were left out, once there are any."""
+        """Log the number of skipped steps, once there are any."""
         if self.skipped and self._done:
-            # The same number on every process.
+            # Every process has the same number.
             options: dict[str, Any] = {"on_step": False, "on_epoch": True, "reduce_fx": "max", "sync_dist": True}
             pl_module.log("train/skipped_steps", float(self.skipped), **options)
 
     def _explain(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Run the step's batches again until one is found not finite, on all processes alike."""
+        """Run the step's batches again until one is not finite, in step on all processes."""
         after = _random_state(module.device)
         clock: dict[str, float] = getattr(module, "training_clock", dict)()
         chosen, cause = self._seen[-1], None

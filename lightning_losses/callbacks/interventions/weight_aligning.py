@@ -1,4 +1,4 @@
-"""Weight aligning: new classes' weights are brought to the size of the old ones', after a task is learnt."""
+"""Weight aligning: after a task is learnt, scales the new classes' weights to the size of the old ones."""
 
 from typing import NamedTuple
 
@@ -21,11 +21,11 @@ class AlignedWeight(NamedTuple):
 def align_weight(weight: Float[Tensor, "classes dim"], new_classes: int) -> AlignedWeight:
     """Multiply the rows of the new classes, the last ones, by the ratio of the mean lengths of old and new rows.
 
-    Rows of length 0, or no old or no new classes, leave the weight as it is.
+    If rows have length 0, or there are no old or no new classes, the weight stays as it is.
 
     Args:
         weight: [old + new, D]; the bias is not part of it.
-        new_classes: how many classes are new, at least 0.
+        new_classes: number of new classes, at least 0.
 
     Raises:
         ValueError: more new classes than there are classes.
@@ -55,11 +55,12 @@ def align_weight(weight: Float[Tensor, "classes dim"], new_classes: int) -> Alig
 class WeightAligning(DeclaredCallback):
     """Aligns a classifier's weight when training on a task with new classes ends.
 
-    Train that task with ``(1 - λ) CE + λ KD(temperature=2)`` on the old classes' logits, λ the share of old classes.
+    Train that task with ``(1 - λ) CE + λ KD(temperature=2)`` on the old classes' logits, with λ the share of old
+    classes.
 
     Args:
-        head: the name of the linear classifier within the module, whose last rows are the new classes.
-        new_classes: how many classes the task has brought, at least 1.
+        head: the name of the module's linear classifier, whose last rows are the new classes.
+        new_classes: number of new classes of the task, at least 1.
 
     Raises:
         ValueError: when training begins, a module without such a linear layer.
@@ -75,7 +76,7 @@ class WeightAligning(DeclaredCallback):
     new_classes: Count
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check that the head is there."""
+        """Check that the head exists."""
         self._linear(pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -87,7 +88,7 @@ class WeightAligning(DeclaredCallback):
 
     @torch.no_grad()
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Align the head's weight, however training ended; a weight that is aligned stays as it is."""
+        """Align the head's weight however training ended; an aligned weight stays as it is."""
         linear = self._linear(pl_module)
         linear.weight.copy_(align_weight(linear.weight, self.new_classes).weight)
 

@@ -1,4 +1,4 @@
-"""Trains on the sphere of weights of one norm."""
+"""Trains with a constant norm of all weights."""
 
 from collections.abc import Sequence
 from dataclasses import field
@@ -15,16 +15,16 @@ from lightning_losses.optim.weight_norm import project_weight_norm_, scale_weigh
 
 
 class WeightNormProjection(DeclaredCallback):
-    """Keeps the norm of all weights together at one value, by one factor after every optimizer step.
+    """Keeps the norm of all weights together constant, by one factor after every optimizer step.
 
-    Grokking is the slow way from too large a weight norm to one that generalises: on a sphere of the right radius
-    there is no delay; scaling the initial weights up (``scale`` > 1) brings it about. Use an optimizer without weight
-    decay. The projection runs inside the optimizer's step, so before any averaging of weights, and not after a step
-    that AMP skips. The norm is checkpointed.
+    Grokking is the slow way from too large a weight norm to one that generalises. With the right constant norm there is
+    no delay; scaling the initial weights up (``scale`` > 1) causes one. Use an optimizer without weight decay. The
+    projection runs inside the optimizer's step: before any averaging of weights, and not after a step that AMP skips.
+    The norm is checkpointed.
 
     Args:
-        scale: what the initial weights are multiplied by, once.
-        norm: the norm to keep; None keeps that of the scaled initial weights.
+        scale: the factor of the initial weights, applied once.
+        norm: the norm to keep; None keeps the norm of the scaled initial weights.
         include: shell-style patterns of the names of the parameters to project.
         exclude: patterns of names to leave alone, for example those of normalisation layers.
 
@@ -53,11 +53,11 @@ class WeightNormProjection(DeclaredCallback):
     _handles: list[RemovableHandle] = field(init=False, default_factory=list)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Scale the initial weights, take their norm, and stand behind every optimizer's step."""
+        """Scale the initial weights, take their norm, and hook into every optimizer's step."""
         refuse_hidden_gradients(self.name, trainer)
         selected = select_parameters(self.name, pl_module.named_parameters(), self.include, self.exclude)
         parameters: list[nn.Parameter] = list(selected.values())
-        # A resumed run has done this, and weights projected again are not the same to the last bit.
+        # A resumed run has done this already; projecting again would change the last bits.
         if not self._started:
             scale_weights_(parameters, self.scale)
             if self.norm is None:
@@ -71,6 +71,6 @@ class WeightNormProjection(DeclaredCallback):
             self._handles.append(handle)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave the optimizers as they were."""
+        """Remove the hooks from the optimizers."""
         while self._handles:
             self._handles.pop().remove()

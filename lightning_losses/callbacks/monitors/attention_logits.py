@@ -1,4 +1,4 @@
-"""Watches attention logits grow, in every layer."""
+"""Watches the growth of attention logits in every layer."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -31,9 +31,9 @@ def largest_attention_logit(
 
     Args:
         query: [..., queries, d].
-        key: [..., keys, d]; with fewer heads than `query`, each serves several of them.
-        mask: as in `scaled_dot_product_attention`: booleans, true where there is attention, or numbers to add.
-        is_causal: whether a query sees no later key.
+        key: [..., keys, d]; if it has fewer heads than `query`, each one serves several of them.
+        mask: as in `scaled_dot_product_attention`: booleans, True where attention is allowed, or numbers to add.
+        is_causal: whether queries are kept from attending to later keys.
         scale: instead of 1 / √d.
 
     Example:
@@ -55,14 +55,14 @@ def largest_attention_logit(
 class AttentionLogits(ProbeMonitor):
     """Logs the largest attention logit of every layer, and of all of them, on a fixed probe.
 
-    Where they grow without bound, attention becomes one-hot and training unstable. What holds them is normalising
-    queries and keys before their product: `qk_norm=True` in timm's vision transformers (``+model.qk_norm=true`` with
+    If they grow without bound, attention becomes one-hot and training unstable. The remedy is to normalise queries and
+    keys before their product: `qk_norm=True` in timm's vision transformers (``+model.qk_norm=true`` with
     ``model=vit_tiny``); the largest logit is then at most √d times the norms' gains.
 
-    It sees every call of `torch.nn.functional.scaled_dot_product_attention`, under the name of the module that calls
-    it: timm's and Hugging Face's fused attention, and `nn.MultiheadAttention` where it returns no weights.
+    It records every call of `torch.nn.functional.scaled_dot_product_attention` under the name of the calling module:
+    timm's and Hugging Face's fused attention, and `nn.MultiheadAttention` if it returns no weights.
 
-    Cost: a forward pass of the probe, and queries × keys numbers for each layer in turn, every n steps.
+    Cost: a forward pass of the probe, and memory for queries × keys numbers of one layer at a time, every n steps.
 
     Args:
         samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`.
@@ -104,7 +104,7 @@ class AttentionLogits(ProbeMonitor):
 
 @contextmanager
 def _attention_of(module: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Within this context, the largest logit of every attention call, by the module that makes it."""
+    """Within this context, the largest logit of every attention call, by the calling module."""
     found: dict[str, list[Tensor]] = {}
     running: list[str] = []
     attention: Callable[..., Tensor] = F.scaled_dot_product_attention
@@ -131,7 +131,7 @@ def _attention_of(module: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
         hooks.append(part.register_forward_pre_hook(enter(name)))
         hooks.append(part.register_forward_hook(lambda part, given, output: running.pop() and None))
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    # In evaluation `nn.MultiheadAttention` would call a fused kernel that shows no queries and keys.
+    # In evaluation mode `nn.MultiheadAttention` would call a fused kernel that hides queries and keys.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with patch.object(F, "scaled_dot_product_attention", watched):

@@ -1,4 +1,4 @@
-"""Evaluates every task seen so far, often enough to see what happens when the task changes."""
+"""Evaluates every task seen so far, often enough to see the effect of a change of task."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import field
@@ -30,21 +30,21 @@ Task = tuple[Float[Tensor, "samples ..."], Int[Tensor, " samples"]]
 class ContinualEvaluation(Monitor):
     """Logs the accuracy on every task, the worst-case accuracy, the stability gap, windowed forgetting and plasticity.
 
-    Between the evaluations at the ends of tasks an accuracy may fall and recover, the stability gap; it shows only to
-    who evaluates every few steps. Each process evaluates its share of each task's rows; their counts are added.
+    Between the evaluations at the ends of tasks an accuracy may fall and recover: the stability gap. It shows only in
+    evaluations every few steps. Each process evaluates its share of each task's rows, and the counts are added.
 
     Cost: a forward pass of all tasks' rows, every n steps.
 
     Args:
         tasks: (inputs, target) of each task, in the order of learning; a few hundred rows each are enough.
-        current: tells the task being learnt, from 0, by the trainer; it never falls.
-        window: how many evaluations in a row forgetting and plasticity look at.
-        ignore_index: the target of ignored rows; None asks the module: its `ignore_index`, or its
-            losses'.
+        current: a function that returns the number of the current task, from 0, given the trainer; the number never
+            falls.
+        window: number of consecutive evaluations for forgetting and plasticity.
+        ignore_index: the target of ignored rows; None takes the module's `ignore_index`, or that of its losses.
         every_n_steps, folder: see `Monitor`.
 
     Raises:
-        ValueError: no tasks; a current task that there isn't; numbers below 1.
+        ValueError: no tasks; a current task that doesn't exist; numbers below 1.
 
     Source:
         De Lange, van de Ven, Tuytelaars, 2023, "Continual Evaluation for Lifelong Learning: Identifying the Stability
@@ -69,7 +69,7 @@ class ContinualEvaluation(Monitor):
             raise ValueError(f"{self.name}: no tasks came; give (inputs, target) of each.")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse a task that has nothing to be right about."""
+        """Refuse a task without a target that counts."""
         super().on_fit_start(trainer, pl_module)
         ignored = ignored_targets(pl_module, self.ignore_index)
         for number, (_, target) in enumerate(self.tasks):

@@ -1,4 +1,4 @@
-"""Watches how many directions layers use, and how many the label explains."""
+"""Watches the number of directions that layers use, and how many of them the label explains."""
 
 import torch
 from jaxtyping import Float, Int
@@ -15,20 +15,20 @@ from lightning_losses.plots.style import Figure
 
 
 class DiffusionSpectralEntropy(LayerMonitor):
-    """Logs the diffusion spectral entropy of layers, and how many bits of it the label explains.
+    """Logs the diffusion spectral entropy of layers, and the bits of it that the label explains.
 
     Cost: a forward pass of the probe and, per layer, the eigenvalues of a matrix of `samples` rows and, five times,
     of one as large as each class, every n steps.
 
     Args:
-        layers: names of the modules whose outputs to look at.
-        bandwidth: of the kernel, in the units of the activations.
-        power: the diffusion's steps.
-        seed: of the subsets, which are the same at every measurement.
+        layers: names of the modules whose outputs are measured.
+        bandwidth: the kernel's width, in the units of the activations.
+        power: number of diffusion steps.
+        seed: seed of the random subsets, which are the same at every measurement.
         samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`.
 
     Raises:
-        ValueError: numbers out of range; layers that there aren't; a target that is no index.
+        ValueError: numbers out of range; layers that don't exist; a target that is no index.
 
     Source:
         Liao et al., 2023, "Assessing Neural Network Representations During Training Using Noise-Resilient Diffusion

@@ -1,4 +1,4 @@
-"""Watches the tangent kernel: how far it has moved, and how well it is aligned with the labels."""
+"""Watches the tangent kernel: its distance from the start and its alignment with the labels."""
 
 from dataclasses import field
 
@@ -16,13 +16,13 @@ from lightning_losses.plots.style import Figure
 class EmpiricalNTK(ProbeMonitor):
     """Logs the empirical tangent kernel's distance from its start, alignment with the labels, and effective rank.
 
-    Lazy training leaves the kernel as it was; rich training turns it towards the labels. The kernel is summed over
+    Lazy training leaves the kernel unchanged; rich training aligns it with the labels. The kernel is summed over
     outputs, in evaluation mode, on a fixed probe.
 
     Cost: `samples` times outputs backward passes, vectorised, every n steps, and that many gradients in memory.
 
     Args:
-        samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`; some dozens of samples.
+        samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`; use a few dozen samples.
 
     Raises:
         ValueError: numbers below 1.
@@ -45,7 +45,7 @@ class EmpiricalNTK(ProbeMonitor):
     def measure(
         self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
     ) -> dict[str, float]:
-        """The kernel of the probe, beside its start and the labels."""
+        """The kernel of the probe, compared with its start and the labels."""
         kernel = trace_ntk(pl_module, inputs).detach()
         if self.start is None:
             self.start = kernel

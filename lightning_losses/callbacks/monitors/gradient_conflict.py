@@ -1,4 +1,4 @@
-"""Watches whether the terms of an objective pull the shared parameters apart."""
+"""Watches whether the terms of an objective pull shared parameters in opposite directions."""
 
 from typing import Any
 
@@ -13,20 +13,21 @@ from lightning_losses.plots.style import Figure
 class GradientConflict(Monitor):
     """Logs the cosines between the terms' gradients, their lengths, and a policy's weights.
 
-    Two terms conflict where their cosine is below 0: a step along one's gradient raises the other's loss. Gradients are
-    those of the whole optimizer step, of all batches and processes, each times its term's own weight, with respect to
-    the parameters that more than one term reaches, or those that the objective's policy names. It logs
-    ``cosine/<term>/<term>``, ``length/<term>`` and, with a policy, ``weight/<term>``. Of a gradient that is 0 every
-    cosine is 0. Nothing is logged of a step whose gradients are not finite.
+    Two terms conflict if their cosine is below 0: a step against one term's gradient then raises the other's loss. The
+    gradients are those of the whole optimizer step, over all batches and processes, each times its term's weight. They
+    are taken with respect to the parameters that more than one term depends on, or those that the objective's policy
+    names. It logs ``cosine/<term>/<term>``, ``length/<term>`` and, with a policy, ``weight/<term>``. A gradient of 0
+    has cosine 0 with all others. A step whose gradients are not finite logs nothing.
 
-    Cost: a backward pass for each term, and their memory, every n steps; nothing where the policy needs them anyway.
+    Cost: a backward pass for each term, and memory for its gradient, every n steps; nothing if the policy computes
+    these gradients anyway.
 
     Args:
         every_n_steps, folder: see `Monitor`.
 
     Raises:
-        ValueError: when training begins, a module without `ObjectiveMixin`, or a `LanguageModel`, whose fused head
-            adds its terms up; manual optimization; FSDP2 or DeepSpeed.
+        ValueError: when training begins, a module without `ObjectiveMixin`, or a `LanguageModel`, whose fused head adds
+            up its terms; manual optimization; FSDP2 or DeepSpeed.
 
     Source:
         Yu, Kumar, Gupta, Levine, Hausman, Finn, 2020, "Gradient Surgery for Multi-Task Learning", arXiv:2001.06782,
@@ -55,13 +56,13 @@ class GradientConflict(Monitor):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Ask for the step's gradients, when due."""
+        """Request the step's gradients, when due."""
         if self.due(trainer.global_step):
             assert isinstance(pl_module, ObjectiveMixin)
             pl_module.watch_terms()
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Record them, after the step's last batch."""
+        """Record the gradients after the step's last batch."""
         assert isinstance(pl_module, ObjectiveMixin)
         record = pl_module.term_record()
         if record is None:

@@ -1,4 +1,4 @@
-"""Finds when a network memorised, when it generalised, and how many steps lay between."""
+"""Finds when a network memorised, when it generalised, and the number of steps between."""
 
 import math
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class Delay(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Steps to generalisation over steps to memorisation; NaN until both have occurred, or if step 0 memorised."""
+        """Steps to generalisation / steps to memorisation; NaN until both have occurred, or if step 0 memorised."""
         return self.generalised / self.memorised if self.memorised > 0 else math.nan
 
 
@@ -54,27 +54,27 @@ def first_held(steps: list[int], reached: list[bool], patience: int = 1) -> floa
 
 
 class GrokkingMonitor(Monitor):
-    """Follows training and validation until the first is memorised and the second generalised.
+    """Follows training and validation until the network has memorised and generalised.
 
-    At each validation it takes the metric `val_metric`; for training it takes the batches that follow, whose weights
-    are the same for the first of them. On a full-batch task both are thus exact, at the same weights, and cost
-    nothing beyond the validation that the trainer runs anyhow (`Trainer(val_check_interval=...)` decides how often).
+    The validation value is the metric `val_metric` of each validation. The training value is the mean over the training
+    batches that follow it; the first of them has the same weights as the validation. On a full-batch task both values
+    are thus exact, at the same weights, and cost nothing beyond the trainer's own validations
+    (`Trainer(val_check_interval=...)` sets how often).
 
-    Logs ``grokking/train``, ``grokking/val``, and ``grokking/memorised``, ``generalised``, ``delay``, ``ratio`` as
-    soon as there are any. An event that did not occur is NaN, never a number of steps.
+    Logs ``grokking/train``, ``grokking/val``, and ``grokking/memorised``, ``generalised``, ``delay``, ``ratio`` as soon
+    as they exist. An event that did not occur is NaN, never a number of steps.
 
-    Cost: the accuracy or the loss of `train_batches` steps' outputs after each validation; no forward pass.
+    Cost: the accuracy or the loss of the outputs of `train_batches` steps after each validation; no forward pass.
 
     Args:
-        measure: "accuracy" of the step's logits, or the step's "loss", where smaller is better.
+        measure: "accuracy" of the step's logits, or the step's "loss" (smaller is better).
         memorised: the training threshold.
         generalised: the validation threshold.
-        patience: how many evaluations in a row must reach it; the first of them counts.
-        val_metric: what the module logs in validation; ``val/<measure>`` if None.
-        train_batches: how many batches after each validation the training value averages over.
-        ignore_index: the target of ignored rows; None asks the module: its `ignore_index`, or its
-            losses'.
-        folder: where the picture ``grokking.png`` goes when training ends; None draws none.
+        patience: number of consecutive evaluations that must reach the threshold; the event is at the first of them.
+        val_metric: the metric that the module logs in validation; ``val/<measure>`` if None.
+        train_batches: number of batches after each validation that the training value averages over.
+        ignore_index: the target of ignored rows; None takes the module's `ignore_index`, or that of its losses.
+        folder: the folder of the picture ``grokking.png``, drawn when training ends; None draws none.
 
     Attributes:
         train, val: ``(step, value)`` pairs.
@@ -89,7 +89,7 @@ class GrokkingMonitor(Monitor):
     """
 
     name = "grokking"
-    # The curves, and what of the current evaluation is still to come.
+    # The curves, and the unfinished part of the current evaluation.
     kept = ("train", "val", "_pending", "_at", "_sum", "_count")
 
     measure: Measure = "accuracy"
@@ -99,7 +99,7 @@ class GrokkingMonitor(Monitor):
     val_metric: str | None = None
     train_batches: Count = 1
     ignore_index: int | None = field(default=None, kw_only=True)
-    # Validations are counted in place of steps.
+    # Counts validations, not steps.
     every_n_steps: int = field(init=False, default=1)
     train: list[tuple[int, float]] = field(init=False, default_factory=list)
     val: list[tuple[int, float]] = field(init=False, default_factory=list)
@@ -114,7 +114,7 @@ class GrokkingMonitor(Monitor):
         self._pending = self.train_batches
 
     def delay(self) -> Delay:
-        """What has happened so far."""
+        """The delay so far."""
         return Delay(self._held(self.train, self.memorised), self._held(self.val, self.generalised))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -130,7 +130,7 @@ class GrokkingMonitor(Monitor):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Notice data without a target, of which a validation logs nothing."""
+        """Note data without a target, for which a validation logs nothing."""
         target = outputs.get("target") if isinstance(outputs, Mapping) else None
         if isinstance(target, Tensor) and target.ndim and (batch_idx == dataloader_idx == 0 or self._without_target):
             kept = labelled_rows(target, *ignored_targets(pl_module, self.ignore_index))
@@ -139,7 +139,7 @@ class GrokkingMonitor(Monitor):
             self._without_target = False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the validation's value, and begin the training's."""
+        """Take the validation value, and begin the training value."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self._pending, self._at, self._sum, self._count = self.train_batches, trainer.global_step, 0.0, 0.0
@@ -158,14 +158,14 @@ class GrokkingMonitor(Monitor):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take the training value of the first batches after a validation, and of the very first ones."""
+        """Take the training value of the first batches after a validation, and of the first batches of the fit."""
         if self._pending == 0:
             return
         logits, target = step_logits(self.name, pl_module, outputs, self.ignore_index)
         if self.measure == "accuracy":
             hits_all, count_all = self._totals(trainer, (logits.argmax(dim=-1) == target).sum(), len(target))
         else:
-            # Lightning has divided it by the number of accumulated batches.
+            # Lightning has divided the loss by the number of accumulated batches.
             loss = outputs["loss"].detach() * trainer.accumulate_grad_batches
             hits_all, count_all = self._totals(trainer, *_weighed(pl_module, trainer, loss, len(target)))
         self._sum, self._count = self._sum + hits_all, self._count + count_all
@@ -213,7 +213,7 @@ class GrokkingMonitor(Monitor):
                 logger.log_metrics(values, step=step)
 
     def _totals(self, trainer: L.Trainer, hits: Tensor, count: Tensor | int) -> tuple[float, float]:
-        """The sums over the processes."""
+        """The sums over all processes."""
         if trainer.world_size == 1:
             return float(hits), float(count)
         sums = torch.stack([on_device(trainer, hits), on_device(trainer, count)])
@@ -222,12 +222,12 @@ class GrokkingMonitor(Monitor):
 
 
 def _weighed(module: L.LightningModule, trainer: L.Trainer, loss: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """A step's loss times its kept samples, and these, to be added up over the processes."""
+    """A step's loss times its number of kept samples, and that number, to be summed over the processes."""
     kept = on_device(trainer, samples)
     if isinstance(module, ObjectiveMixin) and module.gather_batches:
-        # The processes' mean is that of all samples, so that each weighs the same.
+        # The mean over processes is already that of all samples, so all processes weigh alike.
         kept = sum_over_processes(trainer, kept) / trainer.world_size
-    # A mean over no samples, which torch's losses make NaN, weighs nothing.
+    # A mean over no samples (NaN from torch's losses) counts for nothing.
     return torch.where(kept > 0, loss * kept, 0.0), kept
 
 

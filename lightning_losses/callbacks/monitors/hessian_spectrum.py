@@ -1,4 +1,4 @@
-"""Watches the Hessian of the loss: sharpness, trace and spectrum, beside the edge of stability."""
+"""Watches the Hessian of the loss: sharpness, trace and spectrum, compared with the edge of stability."""
 
 import math
 from collections.abc import Callable
@@ -19,31 +19,31 @@ from lightning_losses.plots.style import Figure
 
 
 class HessianSpectrum(ProbeMonitor):
-    """Logs the Hessian's largest and smallest eigenvalue and its trace on a probe, beside 2 / learning rate.
+    """Logs the Hessian's largest and smallest eigenvalue and its trace on a probe, and 2 / learning rate.
 
-    Gradient descent is stable along a direction while its curvature is below 2 / learning rate; full-batch training
-    rises to that edge and stays there. At a global minimum where stochastic gradient descent is stable, the trace is
-    below it too.
+    Gradient descent is stable along a direction while its curvature is below 2 / learning rate; in full-batch training
+    the sharpness rises to that edge and stays there. At a global minimum where stochastic gradient descent is stable,
+    the trace is below the edge too.
 
     Cost: `lanczos_steps` + `trace_probes` double backward passes of the probe, every n steps, and `lanczos_steps`
     vectors of the parameters' size.
 
     Args:
-        lanczos_steps: products for the eigenvalues and the spectrum.
-        trace_probes: products for the trace; its standard error is logged.
-        loss: of (logits, target), a mean over rows; cross-entropy if None. Its Hessian is that of the probe's mean,
-            which the processes share out among them.
-        seed: of the random vectors, which are the same at every measurement.
+        lanczos_steps: number of Hessian products for the eigenvalues and the spectrum.
+        trace_probes: number of Hessian products for the trace; its standard error is logged.
+        loss: a function of (logits, target) that is a mean over rows; None is cross-entropy. The Hessian is that of the
+            mean over the probe; the processes share its computation.
+        seed: seed of the random vectors, which are the same at every measurement.
         samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`.
 
     Raises:
         ValueError: numbers below 1.
 
     Source:
-        Yao, Gholami, Keutzer, Mahoney, 2020, "PyHessian", arXiv:1912.07145 (which finds the largest eigenvalue in
-        magnitude; here it is the largest with its sign). The edge: Cohen, Kaur, Li, Kolter, Talwalkar, 2021,
-        arXiv:2103.00065. The trace: Wu, Su, 2023, "The Implicit Regularization of Dynamical Stability in Stochastic
-        Gradient Descent", arXiv:2305.17490.
+        Yao, Gholami, Keutzer, Mahoney, 2020, "PyHessian", arXiv:1912.07145 (which finds the eigenvalue of largest
+        magnitude; this finds the largest one). The edge: Cohen, Kaur, Li, Kolter, Talwalkar, 2021, arXiv:2103.00065.
+        The trace: Wu, Su, 2023, "The Implicit Regularization of Dynamical Stability in Stochastic Gradient Descent",
+        arXiv:2305.17490.
 
     Example:
         >>> HessianSpectrum(every_n_steps=200, samples=64).samples
@@ -62,7 +62,7 @@ class HessianSpectrum(ProbeMonitor):
     def measure(
         self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
     ) -> dict[str, float]:
-        """Eigenvalues and trace of the probe's mean loss, each process computing its share of the products."""
+        """Eigenvalues and trace of the probe's mean loss; each process computes its share of the products."""
         if len(target) >= trainer.world_size:
             share_of_rows = slice(trainer.global_rank, None, trainer.world_size)
             inputs, target = inputs[share_of_rows], target[share_of_rows]
@@ -86,16 +86,16 @@ class HessianSpectrum(ProbeMonitor):
             "smallest": spectrum.values[0].item(),
             "trace": trace.value,
             "trace_error": trace.error,
-            # A warm-up may begin at 0.
+            # A warm-up may begin at a learning rate of 0.
             "edge": 2 / learning_rate if learning_rate else math.inf,
         }
 
     def figure(self) -> Figure:
-        """The eigenvalues over steps beside the edge, and the last spectrum."""
+        """The eigenvalues and the edge over steps, and the last spectrum."""
         assert self.spectrum is not None
         return spectrum_panels(self.steps, self.values, self.spectrum.values.tolist(), self.spectrum.weights.tolist())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         super().load_state_dict(state_dict)
         self.spectrum = None if state_dict["spectrum"] is None else Spectrum(*state_dict["spectrum"])

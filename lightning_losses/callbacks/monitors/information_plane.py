@@ -1,4 +1,4 @@
-"""Watches how much information layers hold about the input and the label."""
+"""Watches the information of layers about the input and the label."""
 
 from typing import Literal
 
@@ -24,25 +24,25 @@ Estimator = Literal["bins", "kernel", "neighbours"]
 class InformationPlane(LayerMonitor):
     """Logs the information of layers about the label and about the input, in nats, on a fixed probe.
 
-    The information of a deterministic network about its input is infinite; what is estimated depends on the bins or
-    the noise, so compare numbers of one estimator only. ``saturation`` near 1 says that every sample is its own
-    symbol: then the numbers say nothing of the layer.
+    The information of a deterministic network about its input is infinite. Estimates depend on the bins or the noise,
+    so compare only numbers of one estimator. ``saturation`` near 1 says that every sample is its own symbol: then the
+    numbers say nothing about the layer.
 
     Cost: a forward pass of the probe, and `samples` squared distances per layer and class for "kernel" and
     "neighbours", every n steps.
 
     Args:
-        layers: names of the modules whose outputs to look at.
-        estimator: "bins" with equally many different activations each, "kernel" (Gaussian noise and the upper bound
+        layers: names of the modules whose outputs are measured.
+        estimator: "bins" (each holds equally many distinct activations), "kernel" (Gaussian noise and the upper bound
             of Kolchinsky and Tracey), or "neighbours" (nearest neighbours after PCA).
-        bins: of "bins".
+        bins: number of bins of "bins".
         noise: the standard deviation of the noise of "kernel" and "neighbours".
-        components: of the PCA of "neighbours".
-        seed: of the noise of "neighbours", which is the same at every measurement.
+        components: number of PCA components of "neighbours".
+        seed: seed of the noise of "neighbours", which is the same at every measurement.
         samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`.
 
     Raises:
-        ValueError: an unknown estimator; numbers out of range; layers that there aren't; a target that is no index.
+        ValueError: an unknown estimator; numbers out of range; layers that don't exist; a target that is no index.
 
     Source:
         Saxe et al., 2018, "On the Information Bottleneck Theory of Deep Learning"; Chelombiev, Houghton, O'Donnell,
@@ -66,7 +66,7 @@ class InformationPlane(LayerMonitor):
         return self._estimate(activity.float(), target)._asdict()
 
     def figure(self) -> Figure:
-        """The information plane: a path a layer, from light to dark as training goes on."""
+        """The information plane: one path per layer, from light to dark during training."""
         paths = {layer: (self.values[f"{layer}/input"], self.values[f"{layer}/label"]) for layer in self.layers}
         return information_panel(paths)
 

@@ -1,4 +1,4 @@
-"""Watches how the running training would go on at other learning rates."""
+"""Watches how training would continue at other learning rates."""
 
 import copy
 from collections.abc import Sequence
@@ -41,41 +41,41 @@ from lightning_losses.plots.style import Figure
 class LearningRateSensitivity(Monitor):
     """Logs the loss after a few steps at multiples of the learning rate, and which multiple is best.
 
-    Every n steps it keeps the weights, the optimizer's state and the next batches. Once the run has trained on
-    `trial_steps` steps' batches, copies of the network train on the same ones from there, with the learning rates that
-    the run had times each of the `multiples`, and their training loss on the batch that comes next, which none has
-    seen, is compared. The copies see the same batches and random numbers as the run, their gradients are accumulated,
-    averaged over processes and clipped as the run's, and `OrthogonalGradient` and `Grokfast` act on them: with the
-    multiple 1 a copy repeats the run. The run itself goes on untouched: its weights, optimizer, random numbers, logs
-    and loader are as if nothing had been measured.
+    Every n steps it keeps the weights, the optimizer's state and the next batches. Once the run has trained on the
+    batches of `trial_steps` steps, copies of the network start from the kept weights and train on the same batches,
+    with the run's learning rates times each of the `multiples`. Then their training losses on the next batch, which
+    none of them has seen, are compared. The copies get the same batches and random numbers as the run. Their gradients
+    are accumulated, averaged over processes and clipped in the same way, and `OrthogonalGradient` and `Grokfast` act on
+    them: with the multiple 1 a copy repeats the run. The run itself is untouched: its weights, optimizer, random
+    numbers, logs and loader are the same as without this callback.
 
-    Logged are ``sensitivity``, the mean over the multiples of ``min(loss, before) - lowest loss``; ``best_multiple``,
-    0 where every trial ends above the loss ``before``, that of the weights that it began with; and the ``loss`` of each
-    multiple. A few steps favour learning rates that are too low for a whole training (Wu et al., 2018): the numbers
-    say how near to the edge a run is and how much room it has, not which learning rate to choose; for that there is
-    ``recipes/compare.py`` with `learning_rates`. Teachers that follow the student stand still in a trial, and what
-    other callbacks do to gradients or weights is not repeated.
+    It logs ``sensitivity``, the mean over the multiples of ``min(loss, before) - lowest loss``; ``best_multiple``,
+    which is 0 if every trial ends above ``before``, the loss of the kept weights; and the ``loss`` of each multiple. A
+    few steps favour learning rates that are too low for a whole training (Wu et al., 2018). So the numbers say how near
+    a run is to instability, not which learning rate to choose; for that use ``recipes/compare.py`` with
+    `learning_rates`. In a trial, teachers that follow the student are constant, and effects of other callbacks on
+    gradients or weights are not repeated.
 
-    Cost: `trial_steps` training steps and one more forward pass for each multiple, and as many copies of the module
-    one after another, every n steps; meanwhile a copy of the weights, of the optimizer's state and of `trial_steps`
-    batches. One process keeps these in the checkpoint, so that a resumed run measures what an uninterrupted one does;
-    of several, a run that is resumed between such a step and the trials leaves out that measurement. Under FSDP2 each
-    process holds the copy whole.
+    Cost: every n steps, for each multiple, `trial_steps` training steps, one more forward pass and a copy of the module
+    (one at a time); meanwhile a copy of the weights, of the optimizer's state and of `trial_steps` batches. With one
+    process the checkpoint keeps these copies, so that a resumed run measures the same as an uninterrupted one. With
+    several processes, a run that is resumed between such a step and its trials omits that measurement. Under FSDP2 each
+    process holds a whole copy.
 
     Args:
-        multiples: of the learning rate, different ones above 0, at least two.
+        multiples: factors of the learning rate: at least two different numbers above 0.
         trial_steps: optimizer steps of a trial, at most `every_n_steps`.
         every_n_steps, folder: see `Monitor`.
 
     Raises:
-        ValueError: settings out of range; in training, what can't be repeated: manual optimization (and with it several
-            optimizers), float16 AMP, an `optimizer_step` of the module's own, `WeightNormProjection`, DeepSpeed or
-            FSDP1; a module that can't be copied, or whose optimizer holds other parameters than its own.
+        ValueError: settings out of range; in training, steps that can't be repeated: manual optimization (and so
+            several optimizers), float16 AMP, an `optimizer_step` of the module's own, `WeightNormProjection`, DeepSpeed
+            or FSDP1; a module that can't be copied, or whose optimizer holds parameters that are not the module's.
 
     Source:
         The measure: Wortsman et al., 2023, "Small-scale Proxies for Large-scale Transformer Training Instabilities",
         arXiv:2309.14322, which defines it over whole trainings, as `diagnostics.learning_rate_sensitivity` does; here
-        it is over a few steps from present weights. What that can't show: Wu, Ren, Liao, Grosse, 2018, "Understanding
+        it is over a few steps from the present weights. The limits of that: Wu, Ren, Liao, Grosse, 2018, "Understanding
         Short-Horizon Bias in Stochastic Meta-Optimization", arXiv:1803.02021.
 
     Example:
@@ -88,7 +88,7 @@ class LearningRateSensitivity(Monitor):
 
     multiples: Sequence[float] = (0.1, 0.3, 1.0, 3.0, 10.0)
     trial_steps: Count = 5
-    # Plain values and tensors alone: it goes into checkpoints.
+    # Plain values and tensors only, because checkpoints hold it.
     _window: dict[str, Any] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class LearningRateSensitivity(Monitor):
             raise ValueError(f"{self.name}: multiples={list(given)} came; give two or more different ones above 0.")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse what can't be repeated."""
+        """Refuse training whose steps can't be repeated."""
         refuse_hidden_gradients(self.name, trainer)
         refuse_place_before(trainer, self, EpochSeed)
         reasons = {
@@ -117,13 +117,13 @@ class LearningRateSensitivity(Monitor):
                     f"{self.name}: {type(pl_module).__name__} {reason}, which can't be repeated on a copy."
                 )
         if world_size() > 1:
-            # The other processes' batches are in no checkpoint.
+            # No checkpoint holds the other processes' batches.
             self._window = None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Try, once the batches of the trials have come; begin to keep some, when due."""
+        """Run the trials once their batches have come; begin to keep batches, when due."""
         step = trainer.global_step
         if self._window is not None and step == self._window["step"] + self.trial_steps:
             window, self._window = self._window, None
@@ -143,11 +143,11 @@ class LearningRateSensitivity(Monitor):
             self._window["batches"].append(self._seen(trainer, pl_module, batch, batch_idx))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave the device's memory."""
+        """Free the device's memory."""
         self._window = apply_to_collection(self._window, Tensor, Tensor.cpu)
 
     def figure(self) -> Figure:
-        """The sensitivity over steps, and what each multiple gains at each of them."""
+        """The sensitivity and the gain of each multiple over steps."""
         losses = [
             [self.values[f"loss/{multiple:g}"][at] for multiple in self.multiples] for at in range(len(self.steps))
         ]
@@ -156,17 +156,17 @@ class LearningRateSensitivity(Monitor):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What was measured, and of one process what is kept for trials to come."""
+        """The measurements and, with one process, the copies kept for coming trials."""
         kept = self._window if world_size() == 1 and _is_plain(self._window) else None
         return {**super().state_dict(), "window": plain_copy(kept)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         super().load_state_dict(state_dict)
         self._window = plain_copy(state_dict["window"])
 
     def _seen(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """A batch, and all that the step depends on beside weights and optimizer."""
+        """A batch, and everything else that the step depends on besides weights and optimizer."""
         groups = [
             {name: value for name, value in group.items() if name != "params"}
             for group in trainer.optimizers[0].param_groups
@@ -207,7 +207,7 @@ class LearningRateSensitivity(Monitor):
         unseen: dict[str, Any],
         multiple: float | None,
     ) -> float:
-        """The loss on an unseen batch after steps with a multiple of their learning rates; None: before them."""
+        """The loss on an unseen batch after steps with a multiple of their learning rates; None: before any step."""
         module = copy.deepcopy(origin)
         module.load_state_dict(window["weights"])
         with _Placed(module, trainer) as place:
@@ -231,12 +231,12 @@ class LearningRateSensitivity(Monitor):
                 "make it of self.parameters() in configure_optimizers."
             )
         place.optimizers = [optimizer]
-        # What is loaded is used as it is, and changed in place.
+        # A copy, because the optimizer changes the loaded state in place.
         optimizer.load_state_dict(copy.deepcopy(window["optimizer"]))
         twins = _twins(trainer, module, window["averages"])
         for step in range(window["step"], window["step"] + self.trial_steps):
             seen = [one for one in window["batches"] if one["step"] == step]
-            # An epoch's last window may be short, which the mixins know and Lightning doesn't.
+            # An epoch's last accumulation window may be short; the mixins divide by its true length, Lightning doesn't.
             parts = len(seen) if isinstance(module, TrainingMeans) else trainer.accumulate_grad_batches
             for group, options in zip(optimizer.param_groups, seen[0]["groups"], strict=True):
                 group.update(copy.deepcopy(options))
@@ -264,7 +264,7 @@ class LearningRateSensitivity(Monitor):
 
 
 class _Placed:
-    """Within this context a module takes the trainer for its own, at an earlier step, and logs nothing."""
+    """Within this context a module sees the trainer at an earlier step, and logs nothing."""
 
     def __init__(self, module: L.LightningModule, trainer: L.Trainer) -> None:
         self._module = module
@@ -287,7 +287,7 @@ class _Placed:
         self._module.trainer = None
 
     def move_to(self, seen: dict[str, Any]) -> None:
-        """Be where the run was when it saw a batch."""
+        """Move to the step at which the run saw a batch."""
         self.global_step, self.current_epoch = seen["step"], seen["epoch"]
         torch.set_rng_state(seen["random"]["host"].cpu())
         if "device" in seen["random"]:
@@ -295,12 +295,12 @@ class _Placed:
 
 
 def _kept(node: Any) -> Any:
-    """Whole copies of all tensors."""
+    """Unsharded copies of all tensors."""
     return apply_to_collection(node, Tensor, lambda tensor: whole(tensor.detach()).clone())
 
 
 def _copy(who: str, module: L.LightningModule) -> L.LightningModule:
-    """A module that shares nothing with another one, and knows no trainer."""
+    """A copy of a module that shares nothing with it and has no trainer."""
     made: Any = unsharded_copy(module)
     forget_mesh(made)
     try:
@@ -330,7 +330,7 @@ def _first_optimizer(made: Any) -> Optimizer:
 def _twins(
     trainer: L.Trainer, module: L.LightningModule, averages: list[dict[str, Any]]
 ) -> list[OrthogonalGradient | Grokfast]:
-    """What changes the run's gradients, for a copy of its module, with the averages that it had."""
+    """Copies of the callbacks that change the run's gradients, with their averages, for a copy of its module."""
     found, states = [], iter(averages)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, OrthogonalGradient | Grokfast):
@@ -344,7 +344,7 @@ def _twins(
 
 
 def _average_gradients(module: torch.nn.Module) -> None:
-    """What DDP does: a gradient that some process has is the mean of all, one that is missing counting as 0."""
+    """Average gradients as DDP does: over all processes, a missing gradient counting as 0."""
     if world_size() == 1:
         return
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -356,7 +356,7 @@ def _average_gradients(module: torch.nn.Module) -> None:
 
 
 def _is_plain(node: Any) -> bool:
-    """Whether a checkpoint that is loaded without unpickling gives it back."""
+    """Whether a value can be loaded from a checkpoint without unpickling."""
     if isinstance(node, dict):
         return all(_is_plain(key) and _is_plain(value) for key, value in node.items())
     if type(node) in (list, tuple):

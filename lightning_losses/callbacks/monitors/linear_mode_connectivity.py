@@ -1,4 +1,4 @@
-"""Watches whether training stays in one basin: the loss along the straight line between its checkpoints."""
+"""Watches whether training stays in one basin, by the loss along the line between earlier and present weights."""
 
 from collections.abc import Callable
 from dataclasses import field
@@ -22,23 +22,23 @@ Since = Literal["previous", "start"]
 class LinearModeConnectivity(ProbeMonitor):
     """Logs the loss barrier on the straight line from earlier weights to the present ones, on a fixed probe.
 
-    No barrier between consecutive measurements says that training has settled in a basin; that it appears early is
-    what makes networks trained from there on connected. Batch normalisation's statistics are estimated anew, on the
-    probe, at every point.
+    If there is no barrier between consecutive measurements, training has settled in a basin. Networks that are trained
+    separately from then on are connected. The statistics of batch normalisation are estimated anew on the probe at
+    every point.
 
-    Cost: `points` forward passes of the probe and a copy of the network, every n steps; a copy of the weights always,
-    also in the checkpoint.
+    Cost: `points` forward passes of the probe and a copy of the network, every n steps; at all times a copy of the
+    weights, also in the checkpoint.
 
     Args:
         since: "previous" measures from the weights of the measurement before, "start" from those of the first.
-        points: on the line, its ends among them, at least 2.
-        loss: of (logits, target), a mean over rows; cross-entropy if None.
+        points: number of points on the line including its ends, at least 2.
+        loss: a function of (logits, target) that is a mean over rows; None is cross-entropy.
         samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`; the first measurement is
             `every_n_steps` after the start.
 
     Attributes:
         lines: the losses along the line of each measurement.
-        earlier, earlier_step: the weights that the next line begins at, and their step.
+        earlier, earlier_step: the weights where the next line begins, and their step.
 
     Raises:
         ValueError: an unknown `since`; numbers out of range.
@@ -102,7 +102,7 @@ def _estimate_statistics(network: nn.Module, inputs: Tensor) -> None:
     momenta = [part.momentum for part in normalised]
     for part in normalised:
         part.reset_running_stats()
-        # A plain average, of the one batch there is.
+        # A plain average over the only batch.
         part.momentum = None
         part.train()
     network(inputs)

@@ -1,4 +1,4 @@
-"""Watches where mixup puts the features of mixed samples, in the plane of three classes."""
+"""Watches the features of mixed samples in the plane of three classes."""
 
 from collections.abc import Sequence
 from dataclasses import field
@@ -33,26 +33,27 @@ def classifier_plane(weight: Float[Tensor, "3 d"]) -> Float[Tensor, "d 2"]:
 class MixupConfiguration(ProbeMonitor):
     """Logs how tightly mixed samples of one class cluster, and draws mixed features in the plane of three classes.
 
-    Mixup does not end in the simplex of neural collapse: mixed samples of one class still gather at its corner, those
-    of two classes form channels along the decision boundary. Every row of the probe that is of one of the three
-    classes is mixed with another one, at shares spread evenly over (0, 1).
+    With mixup, training does not end in the simplex of neural collapse: mixed samples of one class still gather at its
+    corner, but those of two classes form channels along the decision boundary. Every probe row of one of the three
+    classes is mixed with another such row, with shares spread evenly over (0, 1).
 
-    Logs ``same``: the mean squared distance of the same-class mixtures' features from their class's mean, over that
-    of the class means from their centre, in the plane; 0 when every mixture sits at its class's corner. And
-    ``different``: the same of the different-class mixtures, from the straight line's point between the two means.
+    Logs ``same``: the mean squared distance of the same-class mixtures' features from their class's mean, divided by
+    that of the class means from their centre, in the plane; 0 if every mixture is at its class's corner. And
+    ``different``: the same for the different-class mixtures, measured from their point on the line between the two
+    means.
 
     Cost: a forward pass of the probe's rows of three classes, every n steps.
 
     Args:
-        head: the name of the linear classifier, whose inputs are the features.
+        head: the name of the linear classifier; its inputs are the features.
         classes: three class indices.
-        seed: of who is mixed with whom, which is the same at every measurement.
+        seed: seed of the pairs to mix, which are the same at every measurement.
         samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`.
 
     Attributes:
-        points: the last measurement's coordinates in the plane, a row a mixture: two coordinates, the two classes'
-            places among the three, the first one's share.
-        corners: those of the three classes' means.
+        points: the last measurement, one row per mixture: two coordinates in the plane, the positions of its two
+            classes among the three, and the share of the first.
+        corners: the coordinates of the three class means.
 
     Raises:
         ValueError: not three different classes; a head that is not a linear layer; a probe without mixtures of one
@@ -130,6 +131,6 @@ class MixupConfiguration(ProbeMonitor):
         return {"same": away[same & ~own].mean().item(), "different": away[~same].mean().item()}
 
     def figure(self) -> Figure:
-        """The last mixtures in the plane, of one class and of two, and the two numbers over steps."""
+        """The last mixtures in the plane, and ``same`` and ``different`` over steps."""
         assert self.points is not None and self.corners is not None
         return mixup_panels(self.points.tolist(), self.corners.tolist(), self.classes, self.steps, self.values)

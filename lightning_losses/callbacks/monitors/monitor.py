@@ -1,4 +1,4 @@
-"""What monitors share: measuring every n steps, remembering, logging, drawing."""
+"""The base of monitors: they measure every n steps, keep the values, log and draw them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, field
@@ -23,12 +23,12 @@ class Monitor(DeclaredCallback):
     hook of its choice, calls `record`, and draws in `figure`.
 
     Args:
-        every_n_steps: how many optimizer steps lie between measurements, at least 1.
-        folder: where the picture ``<name>.png`` goes when training ends; None draws none.
+        every_n_steps: optimizer steps between measurements, at least 1.
+        folder: the folder of the picture ``<name>.png``, drawn when training ends; None draws none.
 
     Attributes:
-        name: the prefix of what is logged.
-        steps: the steps measured at.
+        name: the prefix of the logged names.
+        steps: the steps of the measurements.
         values: the values at those steps, by name.
     """
 
@@ -45,7 +45,7 @@ class Monitor(DeclaredCallback):
         return step % self.every_n_steps == 0 and (not self.steps or self.steps[-1] < step)
 
     def record(self, trainer: L.Trainer, step: int, values: Mapping[str, float]) -> None:
-        """Remember and log the values at a step; the names are the same at each."""
+        """Store and log the values of a step; the names are the same at every step."""
         self.steps.append(step)
         for name, value in values.items():
             self.values.setdefault(name, []).append(float(value))
@@ -54,15 +54,15 @@ class Monitor(DeclaredCallback):
             logger.log_metrics(named, step=step)
 
     def curves(self) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
-        """What was measured as (steps, values) by name; one that came later begins later."""
+        """The measurements as (steps, values) by name; a curve begins when its name first appears."""
         return {name: (self.steps[-len(values) :], values) for name, values in self.values.items()}
 
     def figure(self) -> Figure:
-        """The picture of what was measured."""
+        """The picture of the measurements."""
         raise NotImplementedError
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Find out now whether the picture can be written when training ends."""
+        """Check at the start that the picture can be written at the end."""
         if self.folder is not None and trainer.is_global_zero:
             check_writable(Path(self.folder))
 
@@ -73,15 +73,14 @@ class Monitor(DeclaredCallback):
 
 
 class LogitMonitor(Monitor):
-    """Base of the monitors that average something over the rows of a training step's logits.
+    """Base of the monitors that average a value over the rows of a training step's logits.
 
-    The step must return ``{"logits", "target", ...}``. All batches of an accumulated step and all processes count,
-    each row once; a step without a row that counts records nothing. Nothing is evaluated again: the logits are those
-    that the loss saw.
+    The step must return ``{"logits", "target", ...}``. All batches of an accumulated step and all processes count, each
+    row once; a step whose rows are all ignored records nothing. No forward pass is added: the logits are those of the
+    loss.
 
     Args:
-        ignore_index: the target of ignored rows; None asks the module: its `ignore_index`, or its
-            losses'.
+        ignore_index: the target of ignored rows; None takes the module's `ignore_index`, or that of its losses.
         every_n_steps, folder: see `Monitor`.
     """
 
@@ -91,13 +90,13 @@ class LogitMonitor(Monitor):
     _sums: Tensor | None = field(init=False, default=None)
 
     def rows(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """What to average, a value [n] per row, by name."""
+        """The values to average by name, [n] each, one per row."""
         raise NotImplementedError
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note whose weights make the logits."""
+        """Note the step of the weights that produce the logits."""
         self._step = trainer.global_step
 
     @torch.no_grad()
@@ -121,7 +120,7 @@ class LogitMonitor(Monitor):
 
 
 def check_precisions(who: str, precisions: Sequence[str]) -> None:
-    """Raise ``ValueError`` unless all are names of floating-point types that softmax is computed in."""
+    """Raise ``ValueError`` unless all are names of floating-point types that softmax can use."""
     known = ("float16", "bfloat16", "float32", "float64")
     if isinstance(precisions, str) or not precisions or any(precision not in known for precision in precisions):
         raise ValueError(f"{who}: precisions={precisions!r} came; give a list of {', '.join(known)}.")

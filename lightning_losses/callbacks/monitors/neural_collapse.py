@@ -1,4 +1,4 @@
-"""Watches neural collapse on the training data, after epochs."""
+"""Watches neural collapse on the training data after epochs."""
 
 from collections.abc import Sequence
 from dataclasses import field
@@ -23,8 +23,8 @@ from lightning_losses.plots.style import Figure
 class NeuralCollapse(Monitor):
     """Logs NC1 to NC4 of the classifier and its input, and NC1 of further layers, on training data.
 
-    Runs through the training loader again, in evaluation mode, until it has `samples` rows on each process. Class
-    statistics are sums over all processes, so the numbers are those of one process with all the rows.
+    Reads the training loader again, in evaluation mode, until each process has `samples` rows. Class statistics are
+    summed over all processes, so the numbers equal those of one process with all rows.
 
     Cost: a forward pass of `samples` rows, every n epochs, and their features in memory.
 
@@ -32,10 +32,9 @@ class NeuralCollapse(Monitor):
         head: the name of the linear classifier.
         layers: names of modules whose outputs, averaged over all but the first two dimensions, get an ``nc1`` too.
         limit: see `lightning_losses.diagnostics.neural_collapse`.
-        samples: rows of each process.
-        every_n_epochs: how many epochs lie between measurements, at least 1.
-        ignore_index: the target of ignored rows; None asks the module: its `ignore_index`, or its
-            losses'.
+        samples: number of rows per process.
+        every_n_epochs: epochs between measurements, at least 1.
+        ignore_index: the target of ignored rows; None takes the module's `ignore_index`, or that of its losses.
         folder: see `Monitor`.
 
     Raises:
@@ -58,7 +57,7 @@ class NeuralCollapse(Monitor):
     samples: Count = 4096
     every_n_epochs: Count = 1
     ignore_index: int | None = field(default=None, kw_only=True)
-    # Epochs are counted in place of steps.
+    # Counts epochs, not steps.
     every_n_steps: int = field(init=False, default=1)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -86,13 +85,13 @@ class NeuralCollapse(Monitor):
 
         found = neural_collapse(taken[self.head], target, weight, bias, limit=self.limit, total=total)
         for layer in self.layers:
-            # Only NC1 reads no weight.
+            # NC1 alone doesn't use the weight.
             blank = torch.zeros(len(weight), taken[layer].shape[1], device=weight.device)
             found[f"nc1/{layer}"] = neural_collapse(taken[layer], target, blank, total=total)["nc1"]
         self.record(trainer, trainer.global_step, {name: value.item() for name, value in found.items()})
 
     def figure(self) -> Figure:
-        """The measures over steps, each against its limit, 0."""
+        """The measures over steps; the limit of each is 0."""
         return collapse_panels(self.steps, self.values)
 
     @torch.no_grad()
@@ -110,7 +109,7 @@ class NeuralCollapse(Monitor):
         hooks += [pl_module.get_submodule(layer).register_forward_hook(keep(layer)) for layer in self.layers]
         rows = 0
         try:
-            # A loader that shuffles draws its seed from torch's state, which training is to find as it was.
+            # A shuffling loader draws its seed from torch's random state, which training must find unchanged.
             with torch.random.fork_rng(devices=[]), evaluating(pl_module), torch.no_grad():
                 for batch in trainer.train_dataloader or []:
                     inputs, target = with_target(*inputs_and_target(self.name, batch), *ignored)

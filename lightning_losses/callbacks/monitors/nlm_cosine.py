@@ -1,4 +1,4 @@
-"""Watches naive loss minimisation: how much of the descent direction only rescales the weights."""
+"""Watches naive loss minimisation: the part of the descent direction that only rescales the weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +17,9 @@ from lightning_losses.plots.style import Figure
 def nlm_cosine(
     weights: Sequence[Tensor], gradients: Sequence[Tensor]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " tensors"]]:
-    """``-<g, w> / (|g| |w|)`` over the concatenation of all tensors, and of each tensor.
+    """``-<g, w> / (|g| |w|)`` of the concatenation of all tensors, and of each tensor.
 
-    1 says that a step of descent is a pure scaling up of the weights. A norm of 0 gives 0.
+    At 1 a descent step only scales the weights up. A norm of 0 gives 0.
 
     Source:
         Prieto, Barsbey, Mediano, Birdal, 2025, "Grokking at the Edge of Numerical Stability", arXiv:2501.04697,
@@ -43,9 +43,9 @@ def _cosine(along: Tensor, size: Tensor, length: Tensor) -> Tensor:
 class NLMCosine(GradientMonitor):
     """Logs the cosine between the descent direction and the weights, of the whole network and of each parameter.
 
-    Near 0 at the start; towards 1 once a network has memorised and only scales itself up. It sees the gradients after
-    accumulation, averaging and unscaling, before clipping; it stands before `OrthogonalGradient` and `Grokfast` in
-    the trainer's list, or would measure what they leave.
+    It is near 0 at the start, and tends to 1 once a network has memorised and only scales itself up. Gradients are
+    taken after accumulation, averaging and unscaling, and before clipping. In the trainer's list it must come before
+    `OrthogonalGradient` and `Grokfast`, which change the gradients.
 
     Cost: three products over the parameters, every n steps.
 
@@ -53,7 +53,7 @@ class NLMCosine(GradientMonitor):
         include, exclude, every_n_steps, folder: see `ParameterMonitor`.
 
     Raises:
-        ValueError: patterns that match nothing; a place behind the callbacks named above; FSDP1 or DeepSpeed.
+        ValueError: patterns that match nothing; a place after the callbacks named above; FSDP1 or DeepSpeed.
 
     Source:
         Prieto, Barsbey, Mediano, Birdal, 2025, "Grokking at the Edge of Numerical Stability", arXiv:2501.04697.

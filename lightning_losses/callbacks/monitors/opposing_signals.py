@@ -25,7 +25,8 @@ class Opposition(NamedTuple):
         falling: positions, the largest fall first.
         rise: the mean rise of the first.
         fall: the mean fall of the second, positive.
-        score: ``(rise + fall) / |change of the mean loss|``: how many times the visible change the two hide.
+        score: ``(rise + fall) / |change of the mean loss|``: how much larger the opposing changes are than the visible
+            one.
     """
 
     rising: Int[Tensor, " m"]
@@ -41,12 +42,12 @@ def opposing_signals(
 ) -> Opposition:
     """The samples whose losses rose and fell most.
 
-    Groups whose changes are large, opposite, and cancel in the mean are what makes training oscillate.
+    Such groups have large opposite changes that cancel in the mean; they make training oscillate.
 
     Args:
         before: [n] losses of the samples.
         after: [n] losses of the same samples, later.
-        samples: how many of each group, at most half of all.
+        samples: number of samples in each group, at most half of all.
 
     Source:
         Rosenfeld, Risteski, 2023, "Outliers with Opposing Signals Have an Outsized Effect on Neural Network
@@ -70,21 +71,21 @@ def opposing_signals(
 
 
 class OpposingSignals(ProbeMonitor):
-    """Follows the losses of a fixed probe's samples, and names those that move most against each other.
+    """Follows the losses of a fixed probe's samples, and finds those that move most in opposite directions.
 
-    Logs the mean rise and fall of the two groups since the last measurement, their score, and how much of each group
-    was in it before. `opposition` has the positions in the probe.
+    Logs the mean rise and fall of the two groups since the last measurement, their score, and the share of each group
+    that was in a group before. `opposition` has the positions in the probe.
 
     Cost: a forward pass of the probe, every n steps.
 
     Args:
-        group: how many samples of each group.
-        samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`; measuring at every step sees an
-            oscillation of every other.
+        group: number of samples in each group.
+        samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`; to see an oscillation with a period of two
+            steps, measure at every step.
 
     Attributes:
         opposition: the last measurement's groups; None before the second one.
-        losses: the last measurement's.
+        losses: the losses of the last measurement.
 
     Raises:
         ValueError: numbers below 1.
@@ -133,6 +134,6 @@ class OpposingSignals(ProbeMonitor):
         return value_curves(curves, ylabel="change of the loss (nats)")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         super().load_state_dict(state_dict)
         self.opposition = None if state_dict["opposition"] is None else Opposition(*state_dict["opposition"])

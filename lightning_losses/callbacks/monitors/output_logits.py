@@ -1,4 +1,4 @@
-"""Watches the output logits grow."""
+"""Watches the growth of the output logits."""
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from lightning_losses.plots.style import Figure
 class OutputLogits(LogitMonitor):
     """Logs the mean log-normaliser of the softmax and the mean largest logit of the training rows.
 
-    Both drift where nothing holds them; `ZLoss` beside cross-entropy does. The difference between the two is the
-    negative logarithm of the confidence.
+    Both can drift; `ZLoss`, added to cross-entropy, prevents that. Their difference is the negative logarithm of the
+    confidence.
 
     Cost: one logsumexp of the step's logits, every n steps; no forward pass.
 

@@ -1,4 +1,4 @@
-"""What monitors of parameters share: the choice of parameters and steps, and values of all together and of each."""
+"""The base of monitors of parameters: the choice of parameters, and a value of all together and of each."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import field
@@ -17,7 +17,7 @@ from lightning_losses.optim.selection import select_parameters
 
 
 class ParameterMonitor(Monitor):
-    """Base of the monitors that log a value of all parameters together, ``all``, and of each by its name.
+    """Base of the monitors that log a value of all parameters together, ``all``, and one of each, by its name.
 
     Args:
         include: shell-style patterns of the names of the parameters to watch.
@@ -38,23 +38,23 @@ class ParameterMonitor(Monitor):
         self.parameters = select_parameters(self.name, pl_module.named_parameters(), self.include, self.exclude)
 
     def record_each(self, trainer: L.Trainer, names: Iterable[str], together: Tensor, each: Tensor) -> None:
-        """Record the value of all parameters together and of those with these names."""
+        """Record the value of all parameters together, and the values of the named ones."""
         values = torch.cat([together.reshape(1), each]).tolist()
         self.record(trainer, trainer.global_step, dict(zip(["all", *names], values, strict=True)))
 
 
 class GradientMonitor(ParameterMonitor):
-    """Base of the monitors of gradients, as they are after accumulation, averaging and unscaling, before clipping.
+    """Base of the monitors of gradients after accumulation, averaging and unscaling, and before clipping.
 
-    It stands before `OrthogonalGradient` and `Grokfast` in the trainer's list, or would measure what they leave.
+    In the trainer's list it must come before `OrthogonalGradient` and `Grokfast`, which change the gradients.
     """
 
     def measure(self, weights: list[nn.Parameter], gradients: list[Any]) -> tuple[Tensor, Tensor]:
-        """A value of all parameters together, and of each."""
+        """A value of all parameters together, and one of each."""
         raise NotImplementedError
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Find the parameters, and refuse a place behind what changes their gradients."""
+        """Find the parameters, and refuse a place after callbacks that change their gradients."""
         super().on_train_start(trainer, pl_module)
         refuse_place_after(trainer, self, OrthogonalGradient, Grokfast)
 

@@ -1,4 +1,4 @@
-"""What monitors on a fixed probe share: kept training rows, and the network in evaluation mode."""
+"""The base of monitors on a fixed probe: kept training rows, and the network in evaluation mode."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,18 +21,17 @@ from lightning_losses.teachers.feature_taps import FeatureTap
 
 
 class ProbeMonitor(Monitor):
-    """Base of the monitors that evaluate the network on the first training rows, of one batch, that have a target.
+    """Base of the monitors that evaluate the network on the first rows with a target in the first training batch.
 
-    The rows stay the same throughout, also in a resumed run: they are in the checkpoint. Under several processes the
-    first batches of all make one, in the order in which Lightning shares out samples, and every process measures on
-    the same rows, those that one process would have had. Batches are mappings with `inputs` and `target`, or (inputs,
-    target); the module, called on the inputs, gives the logits. Measuring changes neither modes, gradients, weights
-    nor random states. Under FSDP2 each process measures on a copy with whole weights, which it holds meanwhile.
+    The rows never change, also not in a resumed run, because the checkpoint holds them. With several processes their
+    first batches are combined in the order of Lightning's distributed sampler, and every process measures on the same
+    rows, those that a single process would have. Batches are mappings with `inputs` and `target`, or (inputs, target);
+    the module, called on the inputs, gives the logits. Measuring changes no modes, gradients, weights or random states.
+    Under FSDP2 each process measures on a temporary copy with whole weights.
 
     Args:
-        samples: how many rows, at least 1; of all processes together.
-        ignore_index: the target of ignored rows; None asks the module: its `ignore_index`, or its
-            losses'.
+        samples: number of rows over all processes, at least 1.
+        ignore_index: the target of ignored rows; None takes the module's `ignore_index`, or that of its losses.
         every_n_steps, folder: see `Monitor`.
     """
 
@@ -48,11 +47,11 @@ class ProbeMonitor(Monitor):
     def measure(
         self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
     ) -> Mapping[str, float]:
-        """The values to record of the probe; none while there is nothing to measure."""
+        """The values to record, by name; empty while there is nothing to measure."""
         raise NotImplementedError
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse what hides parameters."""
+        """Refuse strategies that hide parameters."""
         refuse_hidden_gradients(self.name, trainer)
 
     def on_train_batch_start(
@@ -75,14 +74,14 @@ class ProbeMonitor(Monitor):
 
 
 class LayerMonitor(ProbeMonitor):
-    """Base of the monitors of layers' outputs for the probe, flattened to [n, d], with its class indices.
+    """Base of the monitors of layers: their outputs for the probe, flattened to [n, d], and its class indices.
 
     Args:
-        layers: names of the modules whose outputs to look at.
+        layers: names of the modules whose outputs are measured.
         samples, ignore_index, every_n_steps, folder: see `ProbeMonitor`.
 
     Raises:
-        ValueError: no list of layers, or layers that there aren't or that don't run; a target that is no index.
+        ValueError: no list of layers, or layers that don't exist or don't run; a target that is no index.
     """
 
     samples = 512
@@ -97,13 +96,13 @@ class LayerMonitor(ProbeMonitor):
     def measure_layer(
         self, activity: Float[Tensor, "samples d"], target: Int[Tensor, " samples"]
     ) -> Mapping[str, float]:
-        """The values to record of a layer, by name."""
+        """The values of a layer to record, by name."""
         raise NotImplementedError
 
     def measure(
         self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
     ) -> Mapping[str, float]:
-        """What there is of each layer, as ``<layer>/<name>``."""
+        """The values of every layer, as ``<layer>/<name>``."""
         if target.is_floating_point():
             raise ValueError(f"{self.name}: a floating-point target came; information is about class indices.")
         with FeatureTap(pl_module, self.layers, self.name) as tap, torch.no_grad():
@@ -117,7 +116,7 @@ class LayerMonitor(ProbeMonitor):
 
 
 def with_target(inputs: Tensor, target: Tensor, *ignored: int) -> tuple[Tensor, Tensor]:
-    """The rows of a batch that have a target, by `labelled_rows`; a regression's, of one number a row, have all.
+    """The rows of a batch that have a target, by `labelled_rows`; all rows of a regression on one number.
 
     Example:
         >>> with_target(torch.tensor([1.0, 2.0]), torch.tensor([-100, 3]))
@@ -132,9 +131,9 @@ def with_target(inputs: Tensor, target: Tensor, *ignored: int) -> tuple[Tensor, 
 
 @torch.no_grad()
 def first_rows(inputs: Tensor, target: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """The first rows of the batch that all processes' batches make, the same on each process.
+    """The first rows of all processes' batches together, the same on each process.
 
-    Row i of process r is row ``i * processes + r`` of the whole, as `DistributedSampler` shares samples out.
+    Row i of process r is row ``i * processes + r`` of the whole, as in `DistributedSampler`.
 
     Example:
         >>> first_rows(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0, 1, 0]), 2)
@@ -149,7 +148,7 @@ def first_rows(inputs: Tensor, target: Tensor, samples: int) -> tuple[Tensor, Te
 
 @contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Within this context every submodule is in evaluation mode and autocast is off; then all is as before."""
+    """Within this context every submodule is in evaluation mode and autocast is off; afterwards both are restored."""
     device = next((parameter.device.type for parameter in module.parameters()), "cpu")
     with evaluation_mode(module), torch.enable_grad(), torch.autocast(device, enabled=False):
         yield
@@ -159,7 +158,7 @@ def inputs_and_target(who: str, batch: Any) -> tuple[Tensor, Tensor]:
     """The inputs and the target of a batch.
 
     Raises:
-        ValueError: a batch that has none.
+        ValueError: a batch without them.
     """
     if isinstance(batch, Mapping) and {"inputs", "target"} <= set(batch):
         return batch["inputs"], batch["target"]

@@ -1,4 +1,4 @@
-"""Watches the softmax round off: rows whose probabilities have become exactly 0 and 1."""
+"""Watches the softmax saturate: rows whose probabilities are exactly 0 and 1 in floating point."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ from lightning_losses.plots.style import Figure
 
 
 def collapsed_rows(logits: Float[Tensor, "rows classes"], dtype: torch.dtype = torch.float32) -> Bool[Tensor, " rows"]:
-    """Which rows' softmax, computed in a precision, has lost all classes but the largest.
+    """The rows whose softmax, computed in a precision, has lost all classes except the largest.
 
-    A row is collapsed if the sum of ``exp(z - max z)`` is exactly 1: whatever the other classes say is below the
-    precision's rounding. For two classes that happens from a gap of 7.6 in float16, 16.6 in float32, 36.7 in float64.
-    The result does not depend on the labels. Logits beyond the precision's range count as its largest number.
+    A row is collapsed if the sum of ``exp(z - max z)`` is exactly 1: the other classes are below the precision's
+    rounding. With two classes that happens from a gap of 7.6 in float16, 16.6 in float32, 36.7 in float64. The result
+    does not depend on the labels. Logits beyond the precision's range count as its largest number.
 
     Source:
         Prieto, Barsbey, Mediano, Birdal, 2025, "Grokking at the Edge of Numerical Stability", arXiv:2501.04697,
@@ -34,7 +34,7 @@ def collapsed_rows(logits: Float[Tensor, "rows classes"], dtype: torch.dtype = t
 def zero_loss_rows(
     logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"], dtype: torch.dtype = torch.float32
 ) -> Bool[Tensor, " rows"]:
-    """Which rows' cross-entropy, computed in a precision, is exactly 0.
+    """The rows whose cross-entropy, computed in a precision, is exactly 0.
 
     Example:
         >>> zero_loss_rows(torch.tensor([[0.0, 20.0], [0.0, 20.0]]), torch.tensor([1, 0]))
@@ -50,15 +50,16 @@ def _within_range(logits: Tensor, dtype: torch.dtype) -> Tensor:
 class SoftmaxCollapse(LogitMonitor):
     """Logs the share of training rows whose softmax has collapsed, and of those whose loss is exactly 0.
 
-    A collapsed row that is right has no loss and no gradient: where most rows are, training has stopped. Where it is
-    wrong, its gradient no longer says by how much. Meaningful for losses by softmax, not for StableMax.
+    A collapsed row with a right prediction has no loss and no gradient: if most rows are like that, training has
+    stopped. If the prediction is wrong, its gradient no longer depends on how wrong it is. This holds for losses with
+    softmax, not with StableMax.
 
     Cost: one softmax of the step's logits per precision, every n steps; no forward pass.
 
     Args:
-        precisions: what to compute the softmax in; the loss's own, and others for comparison.
-        correct_only: whether only rows predicted right count as collapsed (the paper's definition); the authors' code
-            counts any.
+        precisions: the precisions of the softmax: the loss's own, and others for comparison.
+        correct_only: whether only rows with a right prediction count as collapsed (the paper's definition); the
+            authors' code counts all.
         ignore_index, every_n_steps, folder: see `LogitMonitor`.
 
     Raises:
@@ -94,7 +95,7 @@ class SoftmaxCollapse(LogitMonitor):
         return measured
 
     def figure(self) -> Figure:
-        """Shares over steps: of collapsed rows, beside those of rows without loss; a line a precision."""
+        """The shares of collapsed rows and of rows without loss over steps, one line per precision."""
         panels = {
             title: {precision: (self.steps, self.values[prefix + precision]) for precision in self.precisions}
             for title, prefix in (("collapsed", ""), ("loss exactly 0", "zero_loss_"))

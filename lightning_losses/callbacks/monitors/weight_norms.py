@@ -1,4 +1,4 @@
-"""Watches the norm of the weights, of all and of each parameter."""
+"""Watches the norm of all weights and of each parameter."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from lightning_losses.plots.style import Figure
 class WeightNorms(ParameterMonitor):
     """Logs the L2 norm of all parameters together and of each.
 
-    A norm that grows while the training loss is at its floor says that the network only scales itself up.
+    If the norm grows while the training loss is at its minimum, the network only scales itself up.
 
     Cost: one product over the parameters, every n steps.
 

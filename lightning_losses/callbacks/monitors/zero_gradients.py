@@ -1,4 +1,4 @@
-"""Watches gradients vanish exactly: entries that are 0, of all parameters and of each."""
+"""Watches for gradient entries that are exactly 0, in all parameters and in each."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ from lightning_losses.plots.style import Figure
 class ZeroGradients(GradientMonitor):
     """Logs the share of gradient entries that are exactly 0, of all parameters together and of each.
 
-    Where the softmax has collapsed on every row, no gradient is left; before that, entries vanish layer by layer. A
-    unit that no sample activates has zeros as well, from the start: look at the change. It sees the gradients after
-    accumulation, averaging and unscaling, before clipping; it stands before `OrthogonalGradient` and `Grokfast`.
+    Once the softmax has collapsed on every row, no gradient is left; before that, entries vanish layer by layer. Units
+    that no sample activates have zeros from the start, so watch the change. Gradients are taken after accumulation,
+    averaging and unscaling, and before clipping; the monitor must come before `OrthogonalGradient` and `Grokfast`.
 
     Cost: one comparison and sum over the gradients, every n steps.
 
@@ -24,7 +24,7 @@ class ZeroGradients(GradientMonitor):
         include, exclude, every_n_steps, folder: see `ParameterMonitor`.
 
     Raises:
-        ValueError: patterns that match nothing; a place behind the callbacks named above; FSDP1 or DeepSpeed.
+        ValueError: patterns that match nothing; a place after the callbacks named above; FSDP1 or DeepSpeed.
 
     Source:
         Prieto, Barsbey, Mediano, Birdal, 2025, "Grokking at the Edge of Numerical Stability", arXiv:2501.04697.
@@ -38,7 +38,7 @@ class ZeroGradients(GradientMonitor):
 
     def measure(self, weights: list[nn.Parameter], gradients: list[Any]) -> tuple[Tensor, Tensor]:
         """The shares."""
-        # Ones are counted in float32, exactly up to 2**24 entries of a parameter.
+        # Sums of ones in float32 are exact for up to 2**24 entries.
         zeros: list[Any] = [(gradient == 0).float() for gradient in gradients]
         counts = whole_dots(zeros, zeros).double()
         sizes = torch.tensor([gradient.numel() for gradient in gradients]).to(counts)

@@ -1,4 +1,4 @@
-"""Where a callback's pictures and tables go: a folder, and the trainer's loggers."""
+"""Writes a callback's pictures and tables to a folder and to the trainer's loggers."""
 
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,16 @@ from lightning_losses.plots.style import Figure, save_figure
 
 
 def publish(trainer: L.Trainer, name: str, figure: Figure, folder: Path | None, *, file: str | None = None) -> None:
-    """Write a picture as PNG and send it to the loggers that have a place for it, from the first process.
+    """Write a picture as PNG and send it to the loggers that accept pictures, from the first process.
 
-    Without a folder it is written beside the files of a logger that keeps files (``<log_dir>/figures``), if there is
-    one.
+    Without a folder it is written into ``<log_dir>/figures`` of a logger that keeps files, if there is one.
 
     Args:
         trainer: the trainer, for its loggers and its step.
         name: ``group/picture``; slashes become folders.
         figure: the picture.
-        folder: where to.
-        file: the name of the PNG, where one name for all steps would overwrite it.
+        folder: the folder to write to, or None.
+        file: the name of the PNG, if one name for all steps would overwrite it.
     """
     if not trainer.is_global_zero:
         return
@@ -35,7 +34,7 @@ def publish(trainer: L.Trainer, name: str, figure: Figure, folder: Path | None, 
 
 
 def publish_table(trainer: L.Trainer, name: str, columns: list[str], rows: list[list[object]]) -> None:
-    """Send a table to the loggers that have a place for one, from the first process."""
+    """Send a table to the loggers that accept tables, from the first process."""
     if not trainer.is_global_zero:
         return
     for logger in trainer.loggers:

@@ -1,4 +1,4 @@
-"""Remembers every metric of every epoch, also across an interruption."""
+"""Keeps every metric of every epoch, also across an interruption."""
 
 import time
 from dataclasses import field
@@ -9,11 +9,11 @@ from lightning_losses.callbacks.declared import DeclaredCallback
 
 
 class History(DeclaredCallback):
-    """Keeps what is logged per epoch, and the seconds of training, in the checkpoint's plain values.
+    """Keeps each epoch's metrics and the seconds of training, as plain values in the checkpoint.
 
     Attributes:
-        metrics: the value after each epoch by the metric's name.
-        seconds: the time of training so far, without what went before an interruption's last whole epoch.
+        metrics: the values after each epoch, by the metric's name.
+        seconds: the time of training so far, without the unfinished epoch before an interruption.
     """
 
     kept = ("metrics", "seconds")

@@ -1,4 +1,4 @@
-"""Writes each epoch's metrics to a file as they come, for programs that watch a run."""
+"""Writes each epoch's metrics to a file at once, for programs that watch a run."""
 
 import json
 import math
@@ -13,13 +13,13 @@ from lightning_losses.environment.atomic_files import append_line, write_text
 
 
 class MetricsFile(Callback):
-    """Appends a line of JSON to a file after each epoch: the epoch, the step, and every metric logged by then.
+    """Appends a line of JSON to a file after each epoch: the epoch, the step, and every metric logged so far.
 
-    A run that continues from a checkpoint keeps the lines of the epochs that the checkpoint has. What is not finite is
-    null. In a run of several processes the first one writes.
+    A run that continues from a checkpoint keeps the lines of the checkpoint's epochs. Numbers that are not finite are
+    null. With several processes the first one writes.
 
     Args:
-        path: the file; one that is there is begun anew unless the run continues.
+        path: the file; an existing one is replaced unless the run continues.
 
     Example:
         >>> MetricsFile("run/metrics.jsonl").path.name
@@ -30,21 +30,21 @@ class MetricsFile(Callback):
         self.path = Path(path)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep what belongs to the epochs before this one."""
+        """Keep the lines of the epochs before this one."""
         if trainer.is_global_zero:
             kept = [line for line in read_metrics(self.path) if line.get("epoch", math.inf) < trainer.current_epoch]
             write_text(self.path, "".join(f"{json.dumps(line)}\n" for line in kept))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the epoch that is done."""
-        # On all processes, which may add up what they logged.
+        """Write the finished epoch."""
+        # On all processes: reading the metrics may sum over processes.
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if trainer.is_global_zero:
             append_metrics(self.path, {"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics})
 
 
 def finish_metrics(path: Path, values: Mapping[str, float | bool]) -> None:
-    """Append the line that tells readers that the run is done, in place of an earlier one."""
+    """Append the line that tells readers that the run is done, replacing an earlier one."""
     lines = read_metrics(path)
     if any(line.get("finished") for line in lines):
         kept = [line for line in lines if not line.get("finished")]
@@ -58,10 +58,10 @@ def append_metrics(path: Path, values: Mapping[str, float | bool]) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of such a file, none if it isn't there; one that is being written is left out.
+    """The complete lines of such a file, none if it doesn't exist; a line that is being written is left out.
 
     Raises:
-        ValueError: a line that is no metrics; the message names it.
+        ValueError: a line without metrics; the message names the line.
     """
     if not path.is_file():
         return []
@@ -73,8 +73,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 raise ValueError("it is no table")
         except ValueError as error:
             raise ValueError(
-                f"{path}, line {number}: this is no line of metrics ({error}); take it out, or put the file back from "
-                "a copy."
+                f"{path}, line {number}: this is no line of metrics ({error}); remove it, or restore the file from a "
+                "copy."
             ) from None
         lines.append(content)
     return lines

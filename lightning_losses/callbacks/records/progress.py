@@ -1,4 +1,4 @@
-"""A progress bar that says what is trained and how far it has come."""
+"""A progress bar with the name of the network that is trained."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextCol
 
 from lightning_losses.environment.lightning_internals import describe_epochs
 
-# By what a reader calls them.
+# The names shown for logged metrics.
 _SHOWN = {"train/loss": "loss", "train/objective": "objective", "val/accuracy": "accuracy", "val/ece": "ECE"}
 
 
@@ -17,25 +17,25 @@ class Progress(RichProgressBar):
     """Lightning's rich bar, with the network's name, epochs counted from 1, and the latest epoch's main metrics.
 
     Args:
-        label: what is trained.
+        label: the name of the network.
     """
 
     def __init__(self, label: str) -> None:
-        # Where no terminal says how wide it is, a line has room for everything.
+        # Without a terminal the width is unknown; 120 columns hold everything.
         super().__init__(console_kwargs=None if Console().is_terminal else {"width": 120})
         self.label = label
         describe_epochs(self, self.describe)
 
     def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
-        """What is trained, how far the epoch is, and the time."""
+        """The columns: the label, the progress of the epoch, and the time."""
         return [TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn()]
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """The metrics after the latest whole epoch."""
+        """The metrics after the latest complete epoch."""
         metrics = trainer.callback_metrics
         return {short: f"{float(metrics[name]):.3f}" for name, short in _SHOWN.items() if name in metrics}
 
     def describe(self, current_epoch: int) -> str:
-        """What is trained, and in which epoch."""
+        """The label and the epoch."""
         epochs = self.trainer.max_epochs
         return f"{self.label}, epoch {current_epoch + 1}" + (f"/{epochs}" if epochs and epochs > 0 else "")

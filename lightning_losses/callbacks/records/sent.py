@@ -1,4 +1,4 @@
-"""How pictures and tables reach a logger: Weights & Biases, TensorBoard, MLflow and Comet, of either Lightning."""
+"""Sends pictures and tables to loggers: Weights & Biases, TensorBoard, MLflow and Comet, of either Lightning."""
 
 import csv
 import io
@@ -14,13 +14,13 @@ from lightning_losses.plots.style import Figure
 
 
 def send_picture(logger: Any, name: str, picture: Figure | Path, step: int | None = None) -> None:
-    """Send a picture to a logger, if it is one of those that have a place for pictures.
+    """Send a picture to a logger, if it accepts pictures.
 
     Args:
-        logger: any; known by the name of its class.
+        logger: any logger; it is recognised by the name of its class.
         name: ``group/picture``.
         picture: a figure, or a PNG's path.
-        step: the optimizer step that it belongs to; None where it belongs to the whole run.
+        step: the optimizer step of the content; None for the whole run.
     """
     figure = None if isinstance(picture, Path) else picture
     if is_named(logger, "WandbLogger"):
@@ -46,14 +46,14 @@ def send_picture(logger: Any, name: str, picture: Figure | Path, step: int | Non
 def send_table(
     logger: Any, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int | None = None
 ) -> None:
-    """Send a table to a logger, if it is one of those that have a place for tables or texts.
+    """Send a table to a logger, if it accepts tables or texts.
 
     Args:
-        logger: any; known by the name of its class.
+        logger: any logger; it is recognised by the name of its class.
         name: ``group/table``.
-        columns: the heads.
+        columns: the column names.
         rows: the cells.
-        step: the optimizer step that it belongs to; None where it belongs to the whole run.
+        step: the optimizer step of the content; None for the whole run.
     """
     lines = [list(columns), *(list(row) for row in rows)]
     if is_named(logger, "WandbLogger"):
@@ -71,7 +71,7 @@ def _at(step: int | None) -> dict[str, int]:
 
 
 def _artifact(name: str, step: int | None) -> str:
-    """A file for each step, since a later one of the same name would replace it."""
+    """A file name for each step, because a later file of the same name would replace it."""
     return name if step is None else f"{name}/step_{step:08d}"
 
 
