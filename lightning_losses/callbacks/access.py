@@ -1,7 +1,8 @@
-"""What callbacks share: gradients by name, sums over processes, checks of their order in the trainer's list."""
+"""What callbacks share: gradients by name, sums over processes, checks of folders and of their order in the list."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_losses.environment.writable_folder import check_writable
 from lightning_losses.numerics.rows import class_indices, labelled_rows
 from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.sharding import refuse_flat_parameters
@@ -41,6 +43,19 @@ def sum_over_processes(trainer: L.Trainer, values: Tensor) -> Tensor:
     total = trainer.strategy.reduce(values, reduce_op="sum")
     assert isinstance(total, Tensor)
     return total
+
+
+def refuse_unwritable(trainer: L.Trainer, folder: Path) -> None:
+    """Raise ``OSError``, on every process, where the first one can't write into a folder."""
+    failure: tuple[int | None, str, str] | None = None
+    if trainer.is_global_zero:
+        try:
+            check_writable(folder)
+        except OSError as error:
+            failure = error.errno, error.strerror or str(error), str(error.filename or folder)
+    failure = trainer.strategy.broadcast(failure)
+    if failure is not None:
+        raise OSError(*failure)
 
 
 def refuse_place_after(trainer: L.Trainer, callback: Callback, *others: type[Callback]) -> None:

@@ -188,6 +188,8 @@ def share_of_training_set(
 ) -> DataLoader[Any]:
     """This process's share of the training set, each sample once, in the data set's own order.
 
+    All processes have equally many batches, since a sharded network's forward passes are of all of them at once.
+
     Args:
         who: the name that errors begin with.
         trainer: whose training loader's data set it is.
@@ -195,7 +197,8 @@ def share_of_training_set(
         remedy: what to do where there is no such data set.
 
     Raises:
-        ValueError: training data without a data set of known length.
+        ValueError: training data without a data set of known length, or of fewer samples than processes; a data set of
+            whole batches that the processes can't share evenly.
     """
     loader: Any = trainer.train_dataloader
     dataset = getattr(loader, "dataset", None)
@@ -205,9 +208,14 @@ def share_of_training_set(
             f"{remedy}."
         )
     batched = getattr(loader, "batch_size", None) is None and getattr(loader, "batch_sampler", None) is None
-    return DataLoader(
-        dataset,
-        batch_size=None if batched else batch_size or 256,
-        sampler=range(trainer.global_rank, len(dataset), trainer.world_size),
-        collate_fn=loader.collate_fn,
-    )
+    world, rank, length = trainer.world_size, trainer.global_rank, len(dataset)
+    if length < world or (batched and length % world):
+        kind, remedy = ("batches", "a multiple of that") if batched else ("samples", "at least one for each")
+        raise ValueError(f"{who}: a training set of {length} {kind} came with {world} processes; give {remedy}.")
+    if batched:
+        return DataLoader(dataset, batch_size=None, sampler=range(rank, length, world), collate_fn=loader.collate_fn)
+    own, size = list(range(rank, length, world)), batch_size or 256
+    # As many as the smallest share makes; a share that has a sample more has it in its last batch.
+    begins = range(0, length // world, size)
+    parts = [own[begin : begin + size] if begin != begins[-1] else own[begin:] for begin in begins]
+    return DataLoader(dataset, batch_sampler=parts, collate_fn=loader.collate_fn)

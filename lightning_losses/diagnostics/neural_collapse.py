@@ -58,7 +58,7 @@ def neural_collapse(
 
     Raises:
         ValueError: an unknown limit; shapes that do not fit; targets outside the classes; fewer than two classes with
-            samples.
+            samples. Where one process's samples are refused, all raise.
 
     Source:
         Papyan, Han, Donoho, 2020, "Prevalence of Neural Collapse during the Terminal Phase of Deep Learning
@@ -72,18 +72,11 @@ def neural_collapse(
         True
     """
     check_choice("neural_collapse", "limit", limit, Limit)
-    check_points("neural_collapse", "weight", weight)
-    # Of several processes one may have no samples.
-    if len(features) > 0:
-        check_points("neural_collapse", "features", features)
-        check_labels("neural_collapse", features, target, len(weight))
-    if weight.shape[1] != features.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
-        raise ValueError(
-            f"neural_collapse: a weight of shape {list(weight.shape)} and a bias of shape "
-            f"{None if bias is None else list(bias.shape)} came with features of shape {list(features.shape)}; give "
-            "the classifier that takes them."
-        )
-    h, w = features.double(), weight.double()
+    refusal = _refusal(features, target, weight, bias)
+    # No process waits for the sums of another that has refused its samples.
+    if bool(total(torch.tensor(float(refusal is not None), device=getattr(weight, "device", None))) > 0):
+        raise ValueError(refusal or "neural_collapse: another process refused its samples, and says why.")
+    h, w, target = features.double(), weight.double(), target.long()
     classes = len(w)
     counts = total(torch.zeros(classes, dtype=h.dtype, device=h.device).index_add(0, target, torch.ones_like(h[:, 0])))
     sums = total(torch.zeros(classes, h.shape[1], dtype=h.dtype, device=h.device).index_add(0, target, h))
@@ -125,6 +118,25 @@ def neural_collapse(
         "nc3": (_unit(rows) - _unit(centred)).square().sum(),
         "nc4": differing,
     }
+
+
+def _refusal(features: Tensor, target: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
+    """What is wrong with a process's samples, or with the classifier; None where all fits."""
+    try:
+        check_points("neural_collapse", "weight", weight)
+        # Of several processes one may have no samples.
+        if len(features) > 0:
+            check_points("neural_collapse", "features", features)
+            check_labels("neural_collapse", features, target, len(weight))
+    except ValueError as error:
+        return str(error)
+    if weight.shape[1] != features.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
+        return (
+            f"neural_collapse: a weight of shape {list(weight.shape)} and a bias of shape "
+            f"{None if bias is None else list(bias.shape)} came with features of shape {list(features.shape)}; give "
+            "the classifier that takes them."
+        )
+    return None
 
 
 def _spread(vectors: Tensor) -> Tensor:

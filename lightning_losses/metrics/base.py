@@ -18,6 +18,7 @@ from lightning_losses.metrics.predictions import (
     shows_options,
 )
 from lightning_losses.numerics.checks import check_choice
+from lightning_losses.parallel.processes import rows_of_all
 
 
 class PredictionMetric(Metric):
@@ -52,7 +53,7 @@ class PredictionMetric(Metric):
         sums_shape: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dist_sync_fn": rows_of_all, **kwargs})
         check_choice(type(self).__name__, "inputs", inputs, Inputs)
         check_choice(type(self).__name__, "task", task, self.tasks)
         self.inputs: Inputs = inputs

@@ -57,8 +57,6 @@ class EpochMeans:
         # By the names of the parts that a step had.
         self._sums: dict[tuple[str, ...], Float[Tensor, "3 parts"]] = {}
         self._waiting: list[_Step] = []
-        # Of the sums, which a process without steps needs too.
-        self._like: dict[str, Any] = {}
 
     def add(
         self,
@@ -101,7 +99,6 @@ class EpochMeans:
         for names, group in alike.items():
             sums = _sums([list(one.parts.values()) for one in group])
             self._sums[names] = self._sums[names] + sums if names in self._sums else sums
-            self._like = {"dtype": sums.dtype, "device": sums.device}
 
     def state_dict(self) -> dict[str, Any]:
         """The sums since the last `take`; empty if nothing was added."""
@@ -114,8 +111,12 @@ class EpochMeans:
         self._sums = {tuple(held["names"]): held["sums"].to(device, copy=True) for held in state_dict["steps"]}
         self._waiting.clear()
 
-    def take(self) -> Means | None:
-        """The means over all processes, which must all call it; then start again. None if nothing was added."""
+    def take(self, device: torch.device | None = None) -> Means | None:
+        """The means over all processes, which must all call it; then start again. None if nothing was added.
+
+        Args:
+            device: where the processes add up, for one that has nothing of its own to add; the CPU if None.
+        """
         self._add_up()
         own, self._sums = self._sums, {}
         # Other processes may have had other steps.
@@ -124,7 +125,7 @@ class EpochMeans:
             return None
         totals, parts = [], dict[str, Tensor]()
         for names in kinds:
-            sums = total_of_all(own.get(names, torch.zeros(3, len(names), **self._like)))
+            sums = total_of_all(own.get(names, torch.zeros(3, len(names), dtype=torch.float64, device=device)))
             samples = sums[2]
             totals.append(torch.stack([(sums[1] / torch.where(samples > 0, samples, 1.0)).sum(), samples.max()]))
             for name, column in zip(names, sums[[0, 2]].T, strict=True):

@@ -156,8 +156,8 @@ class TGeoKDMixin(DistillationMixin):
             outer = tgeo_outer_loss(
                 network,
                 self.controller,
-                LabelledBatch(taught["inputs"][kept], taught["target"][kept]),
-                taught["teacher_logits"][kept],
+                LabelledBatch(taught["inputs"], taught["target"].masked_fill(~kept, -100)),
+                taught["teacher_logits"],
                 self.class_means,
                 LabelledBatch(held_out["inputs"], held_out["target"].masked_fill(~judged_by, -100)),
                 learning_rate=learning_rate,

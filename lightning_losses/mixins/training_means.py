@@ -17,7 +17,7 @@ from lightning_losses.environment.logged_means import log_means
 from lightning_losses.mixins.epoch_means import EpochMeans
 from lightning_losses.mixins.step_means import StepMeans
 from lightning_losses.objective.term import Count
-from lightning_losses.parallel.processes import group_rank, total_of_all, values_on_first, world_size
+from lightning_losses.parallel.processes import group_rank, total_of_all, values_of_all, values_on_first, world_size
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as _Base
@@ -140,7 +140,7 @@ class TrainingMeans(_Base):
     def log_finished_means(self) -> None:
         """Log the means of a training epoch with its last batch, before callbacks read them at its end."""
         trainer = attached_trainer(self)
-        if trainer is None or not self._epoch_means.get("train"):
+        if trainer is None:
             return
         if trainer.is_last_batch or (0 < trainer.max_steps <= trainer.global_step + 1 and takes_step(trainer)):
             self._log_means("train")
@@ -169,8 +169,9 @@ class TrainingMeans(_Base):
         """Save the sums of a begun epoch, which each process has of its own."""
         super().on_save_checkpoint(checkpoint)
         means = self._epoch_means.get("train", {})
-        if begun := {name: state for name, one in means.items() if (state := one.state_dict())}:
-            checkpoint["objective_means"] = values_on_first(begun)
+        begun = values_on_first({name: state for name, one in means.items() if (state := one.state_dict())})
+        if any(begun):
+            checkpoint["objective_means"] = begun
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with a begun epoch; the start of another one drops it, and so does another number of processes."""
@@ -193,8 +194,10 @@ class TrainingMeans(_Base):
             self._epoch_means.pop("train", None)
 
     def _log_means(self, stage: str) -> None:
-        for name, one in self._epoch_means.get(stage, {}).items():
-            if (means := one.take()) is None:
+        held = self._epoch_means.setdefault(stage, {})
+        # A process that had none of the batches has nothing to say, and the others wait for it.
+        for name in dict.fromkeys(name for names in values_of_all(list(held)) for name in names):
+            if (means := held.setdefault(name, EpochMeans()).take(self.device)) is None:
                 continue
             values = {name: (means.total, max(means.samples.values()))}
             values |= {f"{name}/{part}": (value, means.samples[part]) for part, value in means.parts.items() if part}

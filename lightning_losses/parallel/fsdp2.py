@@ -22,7 +22,7 @@ from lightning_losses.environment.lightning_internals import (
 )
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.parallel.blocks import blocks_of
-from lightning_losses.parallel.processes import refuse_unknown_shapes, values_of_all, values_on_first, world_size
+from lightning_losses.parallel.processes import refuse_unknown_shapes, told_by_any, values_on_first, world_size
 from lightning_losses.parallel.sharded_folders import check_folder, digests_of, previous_name, write_digests
 from lightning_losses.parallel.sharding import is_sharded, refusal, shard_children
 
@@ -215,8 +215,7 @@ def _check_together(folder: Path, rank: int) -> None:
         check_folder(folder, rank, world_size())
     except ValueError as error:
         told = str(error)
-    told = next(filter(None, values_of_all(told)), None)
-    if told is not None:
+    if told := told_by_any(told):
         raise ValueError(told)
 
 

@@ -125,8 +125,8 @@ def values_on_first(value: Any) -> list[Any]:
     return gathered or []
 
 
-def values_of_all(value: Any) -> list[Any]:
-    """A plain value of every process, in rank order, on every process.
+def values_of_all(value: Any, group: Any = None) -> list[Any]:
+    """A plain value of every process of a group, in rank order, on every one of them.
 
     Every process must ask at once. Tensors in the value must be on the CPU.
 
@@ -136,8 +136,8 @@ def values_of_all(value: Any) -> list[Any]:
     """
     if world_size() == 1:
         return [value]
-    gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, value)
+    gathered: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, value, group)
     return gathered
 
 
@@ -155,6 +155,19 @@ def value_of_first(value: Any) -> Any:
     holder = [value]
     dist.broadcast_object_list(holder, src=0)
     return holder[0]
+
+
+def told_by_any(sentence: str | None) -> str | None:
+    """What the first process that has something to tell tells, on every process; None where none has.
+
+    For what may be wrong on one process alone: all raise it, and none waits for the one that did. Every process must
+    ask at once.
+
+    Example:
+        >>> told_by_any("the disk is full"), told_by_any(None)
+        ('the disk is full', None)
+    """
+    return next(filter(None, values_of_all(sentence)), None)
 
 
 def group_rank(group: Any = None) -> int:
@@ -228,6 +241,22 @@ def gather_batch(value: Any, group: Any = None) -> Any:
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
     return _GatherBatch.apply(value, group)
+
+
+def rows_of_all(rows: Tensor, group: Any = None) -> list[Tensor]:
+    """The rows of every process of a group, in rank order, on every one of them, without gradient.
+
+    A process that has none may not know of which type the others' are, nor their width.
+
+    Example:
+        >>> rows_of_all(torch.ones(2))
+        [tensor([1., 1.])]
+    """
+    kinds = values_of_all((len(rows), rows.shape[1:], rows.dtype), group)
+    _, width, dtype = next((kind for kind in kinds if kind[0]), kinds[0])
+    own = rows.detach() if len(rows) else torch.zeros(0, *width, dtype=dtype, device=rows.device)
+    gathered: Tensor = gather_batch(own, group)
+    return list(torch.split(gathered, [kind[0] for kind in kinds]))
 
 
 class _GatherBatch(torch.autograd.Function):

@@ -6,9 +6,11 @@ import lightning as L
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lightning_losses import CrossEntropy, Objective
 from lightning_losses.data import Digits
+from lightning_losses.data.loading import share_of_training_set
 from lightning_losses.data.seeded_views import RandomShift
 from lightning_losses.data.sparse_parity import SparseParity
 from lightning_losses.data.stdlib_docstrings import StdlibDocstrings
@@ -123,3 +125,40 @@ def test_a_tuple_leaves_out_no_documents():
         next(iter(data.train_dataloader()))
     with pytest.raises(ValueError, match="batch='list' came"):
         Digits(batch="list")
+
+
+@pytest.mark.parametrize(("length", "size"), [(5, 1), (5, 2), (9, 2), (8, 3), (2, 4), (7, None)])
+def test_shares_of_the_training_set_have_equally_many_batches(length, size):
+    loader = DataLoader(range(length), batch_size=4, collate_fn=list)
+    shares = [
+        list(
+            share_of_training_set("who", SimpleNamespace(train_dataloader=loader, world_size=2, global_rank=rank), size)
+        )
+        for rank in (0, 1)
+    ]
+    assert len(shares[0]) == len(shares[1])
+    assert all(0 < len(batch) <= (size or 256) + 1 for share in shares for batch in share)
+    assert sorted(row for share in shares for batch in share for row in batch) == list(range(length))
+
+
+@pytest.mark.parametrize(
+    ("loader", "sentence"),
+    [
+        (
+            lambda: DataLoader(range(1)),
+            "a training set of 1 samples came with 2 processes; give at least one for each.",
+        ),
+        (
+            lambda: DataLoader(range(3), batch_size=None),
+            "a training set of 3 batches came with 2 processes; give a multiple of that.",
+        ),
+    ],
+    ids=["samples", "batches"],
+)
+def test_what_processes_can_not_share_is_refused_on_each(loader, sentence):
+    for rank in (0, 1):
+        with pytest.raises(ValueError) as raised:
+            share_of_training_set(
+                "who", SimpleNamespace(train_dataloader=loader(), world_size=2, global_rank=rank), None
+            )
+        assert str(raised.value) == f"who: {sentence}"

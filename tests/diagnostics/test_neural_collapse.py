@@ -86,6 +86,29 @@ def test_one_class_is_refused():
         neural_collapse(torch.randn(4, 2), torch.zeros(4, dtype=torch.int64), torch.randn(3, 2))
 
 
+@pytest.mark.parametrize("dtype", [torch.int16, torch.uint8, torch.bool], ids=str)
+def test_every_integer_type_counts_classes(dtype):
+    features, target, weight, bias = random(classes=2)
+    assert neural_collapse(features, target.to(dtype), weight, bias) == neural_collapse(features, target, weight, bias)
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        (3, "neural_collapse: targets from 0 to 3 came for 2 classes; give 0 to 1."),
+        (0, "neural_collapse: another process refused its samples, and says why."),
+    ],
+    ids=["the one", "the other"],
+)
+def test_all_processes_refuse_the_samples_of_one(target, sentence):
+    features, classes, weight, _ = random(classes=2)
+    classes[1] = target
+    # As of two processes, of which the other refuses, or this one.
+    with pytest.raises(ValueError) as raised:
+        neural_collapse(features, classes, weight, total=lambda values: values + 1)
+    assert str(raised.value) == sentence
+
+
 class Called(Tiny):
     def forward(self, inputs):
         return self.network(inputs)
@@ -125,9 +148,15 @@ def test_processes_share_the_statistics(tmp_path, monkeypatch, strategy):
 
         return [Keep("network.2")]
 
-    train(tmp_path, keep)
+    # The second process has no row with a target in most batches, and leaves them out.
+    data = [(inputs, target.clone()) for inputs, target in batches()]
+    for _, target in data[:4]:
+        target[1::2] = -100
+    # Means of unequal batches are no concern of this test.
+    options = {"data": data, "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.0)}
+    train(tmp_path, keep, **options)
     alone = torch.load(tmp_path / "values0.pt")
-    train(tmp_path, keep, strategy=strategy)
+    train(tmp_path, keep, strategy=strategy, **options)
     for rank in (0, 1):
         for name, values in torch.load(tmp_path / f"values{rank}.pt").items():
             # The weights differ by float32's rounding of the averaged gradients.

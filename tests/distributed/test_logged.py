@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from lightning_losses import MCMI, CrossEntropy, Objective
 from lightning_losses.callbacks.calibration.calibration_monitor import CalibrationMonitor
 from lightning_losses.callbacks.companions.class_centroids import ClassCentroids
+from lightning_losses.callbacks.monitors.neural_collapse import NeuralCollapse
 from lightning_losses.callbacks.monitors.output_logits import OutputLogits
 from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse
 from lightning_losses.losses.adapted import Adapted
@@ -111,7 +112,8 @@ class Shared(L.LightningDataModule):
 def logged(folder, name, share, processes):
     """All that is logged of a fit and a test."""
     strategy = DDPStrategy(process_group_backend="gloo") if processes > 1 else "auto"
-    monitors = [OutputLogits(every_n_steps=1), SoftmaxCollapse(["float16"], every_n_steps=1)]
+    collapse = NeuralCollapse("network", layers=["network"])
+    monitors = [OutputLogits(every_n_steps=1), SoftmaxCollapse(["float16"], every_n_steps=1), collapse]
     callbacks = [ClassCentroids(), CalibrationMonitor(), *monitors] if name == "classifier" else []
     trainer = L.Trainer(
         accelerator="cpu", devices=processes, strategy=strategy, max_epochs=1, logger=False, callbacks=callbacks,

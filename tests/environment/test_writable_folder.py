@@ -18,8 +18,12 @@ def test_what_can_not_be_written_is_named(tmp_path):
     assert error.value.filename == str(tmp_path / "a_file")
 
 
-def test_a_monitor_tries_its_folder_when_training_starts(tmp_path):
+def test_every_process_raises_what_keeps_the_first_from_drawing_its_monitor(tmp_path):
     (tmp_path / "a_file").touch()
-    monitor = WeightNorms(folder=tmp_path / "a_file" / "pictures")
-    with pytest.raises(NotADirectoryError, match="a_file"):
-        monitor.on_fit_start(SimpleNamespace(is_global_zero=True), SimpleNamespace())
+    monitor, told = WeightNorms(folder=tmp_path / "a_file" / "pictures"), []
+    broadcasts = {True: lambda failure: told.append(failure) or failure, False: lambda failure: told[0]}
+    for first, broadcast in broadcasts.items():
+        trainer = SimpleNamespace(is_global_zero=first, strategy=SimpleNamespace(broadcast=broadcast))
+        with pytest.raises(NotADirectoryError) as raised:
+            monitor.on_fit_start(trainer, SimpleNamespace())
+        assert raised.value.filename == str(tmp_path / "a_file")

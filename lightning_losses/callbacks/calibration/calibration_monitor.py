@@ -6,9 +6,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from lightning_losses.callbacks.access import refuse_unwritable
 from lightning_losses.callbacks.calibration.evaluation_logits import EvaluationLogits
 from lightning_losses.callbacks.records.figures import publish, publish_table
-from lightning_losses.environment.writable_folder import check_writable
 from lightning_losses.metrics import calibration_summary
 from lightning_losses.metrics.bins import check_bins, reliability
 from lightning_losses.numerics.checks import check_number
@@ -64,8 +64,8 @@ class CalibrationMonitor(Callback):
                 "CalibrationMonitor: the trainer has no validation data to measure; give a validation data loader, a "
                 "validation_step, and limit_val_batches above 0, or leave the callback out."
             )
-        if self.folder is not None and self.every_n_epochs and trainer.is_global_zero:
-            check_writable(self.folder)
+        if self.folder is not None and self.every_n_epochs:
+            refuse_unwritable(trainer, self.folder)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew."""

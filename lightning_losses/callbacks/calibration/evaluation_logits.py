@@ -16,7 +16,7 @@ from lightning_losses.environment.lightning_internals import before_transfer
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.rows import class_indices, labelled_rows
 from lightning_losses.objective.ignored_targets import ignored_targets
-from lightning_losses.parallel.processes import gather_batch, world_size
+from lightning_losses.parallel.processes import rows_of_all, values_of_all, world_size
 
 
 class Evaluated(NamedTuple):
@@ -114,7 +114,10 @@ class EvaluationLogits:
         """
         gathered = {}
         sources = loaders_of(loaders)
-        for number, batches in sorted(self._batches.items()):
+        nothing = torch.zeros(0, dtype=torch.int64)
+        # Of a loader that gave this process no batch, others may have some.
+        for number in sorted({number for numbers in values_of_all(list(self._batches)) for number in numbers}):
+            batches = self._batches.get(number, [_Rows(torch.zeros(0), nothing, nothing, 0)])
             logits, target, place = (torch.cat(parts) for parts in list(zip(*batches, strict=True))[:3])
             own = _Rows(logits, target, place, batches[-1].samples)
             logits, target = _from_all(trainer, own, sources[number] if number < len(sources) else None)
@@ -216,9 +219,10 @@ def _from_all(trainer: L.Trainer, own: _Rows, loader: Any) -> Evaluated:
     if world_size() == 1:
         return Evaluated(own.logits, own.target)
     device = trainer.strategy.root_device
-    sizes = gather_batch(torch.tensor([len(own.target)], device=device)).tolist()
-    samples = set(gather_batch(torch.tensor([own.samples], device=device)).tolist())
-    logits, target, place = (gather_batch(tensor.to(device)).cpu() for tensor in own[:3])
+    samples = set(values_of_all(own.samples))
+    parts = [rows_of_all(tensor.to(device)) for tensor in own[:3]]
+    sizes = [len(rows) for rows in parts[0]]
+    logits, target, place = (torch.cat(rows).cpu() for rows in parts)
     sampler = getattr(loader, "sampler", None)
     if isinstance(sampler, DistributedSampler) and not sampler.shuffle and len(samples) == 1:
         # Process r holds samples r, r + world, r + 2 world, ...
@@ -227,7 +231,7 @@ def _from_all(trainer: L.Trainer, own: _Rows, loader: Any) -> Evaluated:
         order = sample.argsort(stable=True)
         order = order[sample[order] < len(sampler.dataset)]  # type: ignore[arg-type]
         return Evaluated(logits[order], target[order])
-    shares = [Evaluated(*pair) for pair in zip(logits.split(sizes), target.split(sizes), strict=True)]
+    shares = [Evaluated(*pair) for pair in zip(torch.split(logits, sizes), torch.split(target, sizes), strict=True)]
     first = shares[0]
     if all(
         share.target.shape == first.target.shape

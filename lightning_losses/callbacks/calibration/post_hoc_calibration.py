@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from lightning_losses.calibrators import Calibrator, TemperatureScaling
-from lightning_losses.callbacks.access import evaluation_mode, sum_over_processes
+from lightning_losses.callbacks.access import evaluation_mode, refuse_unwritable, sum_over_processes
 from lightning_losses.callbacks.calibration.evaluation_logits import (
     Evaluated,
     EvaluationLogits,
@@ -23,7 +23,6 @@ from lightning_losses.checkpoints.atomic_checkpoints import read_checkpoint
 from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
 from lightning_losses.environment.lightning_internals import load_validation
 from lightning_losses.environment.two_lightnings import is_named
-from lightning_losses.environment.writable_folder import check_writable
 from lightning_losses.metrics import calibration_summary
 from lightning_losses.metrics.bins import check_bins
 from lightning_losses.numerics.checks import check_choice
@@ -114,8 +113,8 @@ class PostHocCalibration(Callback):
         if self.weights == "best" and any(map(_keeps_best, trainer.checkpoint_callbacks)):
             for owner in (pl_module, getattr(trainer, "datamodule", None)):
                 _check_hyperparameters(owner)
-        if self.folder is not None and trainer.is_global_zero:
-            check_writable(self.folder)
+        if self.folder is not None:
+            refuse_unwritable(trainer, self.folder)
 
     def on_validation_batch_end(
         self,
@@ -137,13 +136,16 @@ class PostHocCalibration(Callback):
             viewed = with_views("PostHocCalibration", pl_module, predicted, arguments, views)
             target = self._collected.read(pl_module, viewed, step="predict_step").target
         self._predicts = bool((target != -100).any())
+        if is_sharded(pl_module):
+            # A forward pass is of all processes: all of them predict the next batch too, or none does.
+            self._predicts = bool(sum_over_processes(trainer, _number(pl_module, self._predicts)))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """After the first validation, refuse data without targets; at the end of the fit it would be too late."""
         if self._validated or trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         self._validated = True
-        if not sum_over_processes(trainer, torch.tensor(float(self._predicts), device=pl_module.device)):
+        if not sum_over_processes(trainer, _number(pl_module, self._predicts)):
             raise ValueError(
                 "PostHocCalibration: no sample of the validation data has a target to fit on; give data with targets."
             )
@@ -173,10 +175,17 @@ class PostHocCalibration(Callback):
         # Processes may differ by rounding on different hardware; the broadcast makes them bitwise equal.
         self.calibrator.load_state_dict(trainer.strategy.broadcast(self.calibrator.state_dict()))
         self.path = self._path(trainer, best)
+        failure: tuple[int | None, str, str] | None = None
         if trainer.is_global_zero:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.calibrator.save(self.path)
-        trainer.strategy.barrier("PostHocCalibration")
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.calibrator.save(self.path)
+            except OSError as error:
+                failure = error.errno, error.strerror or str(error), str(error.filename or self.path)
+        # The others wait until the file is there, and raise what kept it from being written.
+        failure = trainer.strategy.broadcast(failure)
+        if failure is not None:
+            raise OSError(*failure)
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew."""
@@ -265,6 +274,10 @@ class PostHocCalibration(Callback):
     def _path(self, trainer: L.Trainer, best: Path | None) -> Path:
         folder = self.folder or (best.parent if best is not None else Path(trainer.default_root_dir))
         return folder / f"{'last' if best is None else best.stem}.calibrator.safetensors"
+
+
+def _number(module: L.LightningModule, value: bool) -> torch.Tensor:
+    return torch.tensor(float(value), device=module.device)
 
 
 def _keeps_best(callback: Callback) -> bool:

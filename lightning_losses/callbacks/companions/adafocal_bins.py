@@ -65,12 +65,12 @@ class AdaFocalBins(Callback):
         """Renew bins and exponents."""
         if not _fitting(trainer):
             return
-        logits, target = self._collected.gather(trainer, trainer.val_dataloaders)[0]
-        confidence, prediction = logits.softmax(dim=-1).max(dim=-1)
+        found = self._collected.gather(trainer, trainer.val_dataloaders).get(0)
         for loss in _losses(pl_module):
             # If all samples are ignored, every exponent stays as it is.
-            if len(target) > 0:
-                loss.renew(confidence, (prediction == target).to(confidence))
+            if found is not None and len(found.target) > 0:
+                confidence, prediction = found.logits.softmax(dim=-1).max(dim=-1)
+                loss.renew(confidence, (prediction == found.target).to(confidence))
             extremes = {"gamma_max": loss.gammas.max(), "gamma_min": loss.gammas.min()}
             # Every process has the same values, so their mean is the value itself.
             pl_module.log_dict({f"val/adafocal/{name}": value for name, value in extremes.items()}, sync_dist=True)

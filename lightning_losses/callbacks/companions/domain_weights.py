@@ -1,5 +1,6 @@
 """Renews the weights of a `DomainSampler` from the student's lag behind its teacher in each domain."""
 
+import itertools
 from dataclasses import field
 from typing import Any
 
@@ -99,15 +100,19 @@ class DomainWeights(DeclaredCallback):
         domains = len(self._sampler(trainer).members)
         sums, counts = (torch.zeros(domains, dtype=torch.float64, device=module.device) for _ in range(2))
         with evaluation_mode(module):
-            for number, batch in enumerate(self._held_out(trainer)):
-                if number == self.batches:
-                    break
-                if number % trainer.world_size != trainer.global_rank:
-                    continue
+            batches = itertools.islice(self._held_out(trainer), self.batches)
+            while turn := list(itertools.islice(batches, trainer.world_size)):
+                # Forward passes of sharded weights are of all processes: for whom the last turn has no batch, the last
+                # one doesn't count.
+                counts_here = trainer.global_rank < len(turn)
+                batch = turn[trainer.global_rank if counts_here else -1]
+                for one in turn:
+                    if "domain" not in one:
+                        raise ValueError(
+                            f"DomainWeights: validation batches hold {', '.join(one)}; give them 'domain'."
+                        )
                 batch = trainer.strategy.batch_to_device(batch)
-                if "domain" not in batch:
-                    raise ValueError(f"DomainWeights: validation batches hold {', '.join(batch)}; give them 'domain'.")
-                kept = labelled_rows(batch["target"], *ignored_targets(module))
+                kept = labelled_rows(batch["target"], *ignored_targets(module)) & counts_here
                 losses = F.cross_entropy(predict(batch)[kept].double(), batch["target"][kept], reduction="none")
                 shape = batch["domain"].shape + (1,) * (kept.ndim - 1)
                 domain = batch["domain"].view(shape).expand_as(kept)[kept]

@@ -9,9 +9,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_losses.callbacks.access import on_device, step_logits, sum_over_processes
+from lightning_losses.callbacks.access import on_device, refuse_unwritable, step_logits, sum_over_processes
 from lightning_losses.callbacks.declared import DeclaredCallback
-from lightning_losses.environment.writable_folder import check_writable
 from lightning_losses.numerics.settings import Count
 from lightning_losses.plots.style import Figure, save_figure
 
@@ -63,8 +62,8 @@ class Monitor(DeclaredCallback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check at the start that the picture can be written at the end."""
-        if self.folder is not None and trainer.is_global_zero:
-            check_writable(Path(self.folder))
+        if self.folder is not None:
+            refuse_unwritable(trainer, Path(self.folder))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, if there is a folder and something to draw."""

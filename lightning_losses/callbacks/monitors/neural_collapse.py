@@ -8,14 +8,15 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lightning_losses.callbacks.access import refuse_hidden_gradients, sum_over_processes
+from lightning_losses.callbacks.access import on_device, refuse_hidden_gradients, sum_over_processes
 from lightning_losses.callbacks.monitors.monitor import Monitor
 from lightning_losses.callbacks.monitors.probe import evaluating, inputs_and_target, with_target
 from lightning_losses.diagnostics.neural_collapse import Limit, neural_collapse
 from lightning_losses.numerics.rows import class_indices
 from lightning_losses.numerics.settings import Count
 from lightning_losses.objective.ignored_targets import ignored_targets
-from lightning_losses.parallel.sharding import whole
+from lightning_losses.parallel.processes import maximum_of_all
+from lightning_losses.parallel.sharding import is_sharded, unsharded_copy
 from lightning_losses.plots.grokking import collapse_panels
 from lightning_losses.plots.style import Figure
 
@@ -24,9 +25,10 @@ class NeuralCollapse(Monitor):
     """Logs NC1 to NC4 of the classifier and its input, and NC1 of further layers, on training data.
 
     Reads the training loader again, in evaluation mode, until each process has `samples` rows. Class statistics are
-    summed over all processes, so the numbers equal those of one process with all rows.
+    summed over all processes, so the numbers equal those of one process with all rows, also where a process has none.
 
-    Cost: a forward pass of `samples` rows, every n epochs, and their features in memory.
+    Cost: a forward pass of `samples` rows, every n epochs, and their features in memory; under FSDP2 a copy of the
+    module with whole weights meanwhile.
 
     Args:
         head: the name of the linear classifier.
@@ -74,19 +76,23 @@ class NeuralCollapse(Monitor):
         """Measure."""
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        head = pl_module.get_submodule(self.head)
-        assert isinstance(head, nn.Linear)
-        taken, target = self._features(trainer, pl_module, head)
-        bias = None if head.bias is None else whole(head.bias)
-        weight = whole(head.weight)
+        # Processes differ in how many batches give them their rows, and FSDP2's forward passes are of all at once.
+        module: Any = unsharded_copy(pl_module) if is_sharded(pl_module) else pl_module
+        taken, target = self._features(trainer, module, pl_module.device)
+        head = module.get_submodule(self.head)
 
         def total(values: Tensor) -> Tensor:
             return sum_over_processes(trainer, values)
 
-        found = neural_collapse(taken[self.head], target, weight, bias, limit=self.limit, total=total)
+        if not bool(total(on_device(trainer, len(target)))):
+            raise ValueError(
+                f"{self.name}: no sample of the training data has a target; give data with targets, or leave this "
+                "callback out."
+            )
+        found = neural_collapse(taken[None], target, head.weight, head.bias, limit=self.limit, total=total)
         for layer in self.layers:
             # NC1 alone doesn't use the weight.
-            blank = torch.zeros(len(weight), taken[layer].shape[1], device=weight.device)
+            blank = torch.zeros(len(head.weight), taken[layer].shape[1], device=head.weight.device)
             found[f"nc1/{layer}"] = neural_collapse(taken[layer], target, blank, total=total)["nc1"]
         self.record(trainer, trainer.global_step, {name: value.item() for name, value in found.items()})
 
@@ -96,40 +102,44 @@ class NeuralCollapse(Monitor):
 
     @torch.no_grad()
     def _features(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, head: nn.Linear
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        taken: dict[str, list[Tensor]] = {layer: [] for layer in [self.head, *self.layers]}
+        self, trainer: L.Trainer, module: L.LightningModule, device: torch.device
+    ) -> tuple[dict[str | None, Tensor], Tensor]:
+        # None is the classifier's input; its output may be one of the layers.
+        taken: dict[str | None, list[Tensor]] = {layer: [] for layer in [None, *self.layers]}
         targets: list[Tensor] = []
-        ignored = ignored_targets(pl_module, self.ignore_index)
+        ignored = ignored_targets(module, self.ignore_index)
 
         def keep(layer: str) -> Any:
-            return lambda module, inputs, output: taken[layer].append(_rows(output))
+            return lambda part, inputs, output: taken[layer].append(_rows(output))
 
-        hooks = [head.register_forward_pre_hook(lambda module, inputs: taken[self.head].append(_rows(inputs[0])))]
-        hooks += [pl_module.get_submodule(layer).register_forward_hook(keep(layer)) for layer in self.layers]
+        head = module.get_submodule(self.head)
+        hooks = [head.register_forward_pre_hook(lambda part, inputs: taken[None].append(_rows(inputs[0])))]
+        hooks += [module.get_submodule(layer).register_forward_hook(keep(layer)) for layer in self.layers]
         rows = 0
         try:
             # A shuffling loader draws its seed from torch's random state, which training must find unchanged.
-            with torch.random.fork_rng(devices=[]), evaluating(pl_module), torch.no_grad():
+            with torch.random.fork_rng(devices=[]), evaluating(module), torch.no_grad():
                 for batch in trainer.train_dataloader or []:
                     inputs, target = with_target(*inputs_and_target(self.name, batch), *ignored)
                     if len(target) == 0:
                         continue
-                    pl_module(inputs.to(pl_module.device))
-                    targets.append(class_indices(target).to(pl_module.device))
+                    module(inputs.to(device))
+                    targets.append(class_indices(target).to(device))
                     rows += len(target)
                     if rows >= self.samples:
                         break
         finally:
             for hook in hooks:
                 hook.remove()
-        if not targets:
-            raise ValueError(
-                f"{self.name}: no sample of the training data has a target; give data with targets, or leave this "
-                "callback out."
-            )
-        kept = {layer: torch.cat(parts)[: self.samples] for layer, parts in taken.items()}
-        return kept, torch.cat(targets)[: self.samples]
+        kept = {layer: _joined(parts, device)[: self.samples] for layer, parts in taken.items()}
+        nothing = torch.zeros(0, dtype=torch.int64, device=device)
+        return kept, torch.cat([nothing, *targets])[: self.samples]
+
+
+def _joined(parts: list[Tensor], device: torch.device) -> Tensor:
+    """All rows; of a process without any, none of the others' width. Every process must ask at once."""
+    width = maximum_of_all(torch.tensor(parts[0].shape[1] if parts else 0, device=device))
+    return torch.cat(parts) if parts else torch.zeros(0, int(width), device=device)
 
 
 def _rows(features: Tensor) -> Tensor:

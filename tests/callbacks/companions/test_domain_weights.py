@@ -1,6 +1,7 @@
 """Domains in which the student lags are drawn more often, as training goes on."""
 
 import itertools
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -45,7 +46,7 @@ class Data(L.LightningDataModule):
         return torch.utils.data.DataLoader(self.train, batch_size=4 // world, sampler=sampler)
 
     def val_dataloader(self):
-        return torch.utils.data.DataLoader(self.val, batch_size=5)
+        return torch.utils.data.DataLoader(self.val, batch_size=7)
 
 
 class Student(Distiller):
@@ -145,6 +146,28 @@ def test_two_processes_draw_and_learn_what_one_does(tmp_path):
     one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
     # Float32 sums in another order, six steps on.
     torch.testing.assert_close(two["network.0.weight"], one["network.0.weight"], rtol=1e-4, atol=1e-6)
+
+
+def test_all_processes_evaluate_as_many_batches_and_count_each_once():
+    held_out = torch.utils.data.DataLoader(Samples(20, 1), batch_size=7)
+    module, counted = student(), []
+    for rank in (0, 1):
+        sampler = torch.utils.data.DataLoader(Samples(4, 0), sampler=DomainSampler(torch.arange(4) % 2))
+        strategy = SimpleNamespace(batch_to_device=lambda batch: batch, reduce=lambda sums, reduce_op: sums)
+        trainer = SimpleNamespace(
+            world_size=2,
+            global_rank=rank,
+            strategy=strategy,
+            train_dataloader=sampler,
+            val_dataloaders=held_out,
+            lightning_module=module,
+        )
+        predicted = []
+        callback = DomainWeights()
+        callback._losses(trainer, module, lambda batch, seen=predicted: seen.append(batch) or module(batch["inputs"]))
+        counted.append(len(predicted))
+    # Three batches; forward passes of sharded weights are of all processes.
+    assert counted == [2, 2]
 
 
 def test_shares_of_the_draws_are_the_draws():

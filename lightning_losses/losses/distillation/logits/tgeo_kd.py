@@ -14,7 +14,7 @@ from lightning_losses.numerics.checks import check_count, check_floating, check_
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.rows import check_shares, class_indices, pick, required_target
+from lightning_losses.numerics.rows import check_shares, class_indices, labelled_rows, pick, required_target
 from lightning_losses.numerics.settings import Temperature
 
 
@@ -157,7 +157,7 @@ def tgeo_outer_loss(
     Args:
         network: the student, [rows, ...] to [rows, C]; neither its weights nor its buffers change.
         controller: the network that gives the ratios.
-        train: the batch of the step.
+        train: the batch of the step; a sample whose target is -100 is ignored, here as in `held_out`.
         teacher_logits: [rows, C] of the teacher on the same batch.
         class_means: [C, C] the teacher's mean prediction of each class over the training set.
         held_out: the batch to evaluate on.
@@ -181,9 +181,9 @@ def tgeo_outer_loss(
     weights = {name: weight.detach().requires_grad_() for name, weight in network.named_parameters()}
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     logits = functional_call(network, {**weights, **buffers}, (train.inputs,))
-    state = tgeo_state(
-        logits.detach().softmax(dim=-1), teacher_logits.detach().softmax(dim=-1), train.target, class_means
-    )
+    # Of an ignored sample any class will do.
+    label = train.target.masked_fill(~labelled_rows(train.target), 0)
+    state = tgeo_state(logits.detach().softmax(dim=-1), teacher_logits.detach().softmax(dim=-1), label, class_means)
     fused = TGeoKD(temperature=temperature)(logits, teacher_logits, train.target, controller(state))
     slopes = torch.autograd.grad(fused, list(weights.values()), create_graph=True, materialize_grads=True)
     stepped = {

@@ -86,6 +86,27 @@ def test_without_a_step_it_is_the_held_out_loss_and_nothing_changes():
     torch.testing.assert_close(value, CrossEntropy()(network(rest[3].inputs), rest[3].target))
 
 
+@pytest.mark.parametrize("kept", [0, 1, 5])
+def test_ignored_samples_have_no_part_in_the_step(kept):
+    network, controller, (train, teacher, means, held_out) = setting()
+    # Statistics of batches are those of all samples, as in the student's own step.
+    network[1] = nn.Identity()
+    ignoring = LabelledBatch(train.inputs, train.target.clone().index_fill(0, torch.arange(kept, 8), -100))
+    found = tgeo_outer_loss(network, controller, ignoring, teacher, means, held_out, learning_rate=0.5)
+    some = LabelledBatch(train.inputs[:kept], train.target[:kept])
+    wanted = tgeo_outer_loss(network, controller, some, teacher[:kept], means, held_out, learning_rate=0.5)
+    torch.testing.assert_close(found, wanted)
+    slopes = torch.autograd.grad(found, list(controller.parameters()))
+    assert all(bool(slope.isfinite().all()) for slope in slopes)
+
+
+def test_a_batch_without_a_kept_sample_moves_statistics_alone():
+    network, controller, (train, teacher, means, held_out) = setting()
+    nothing = LabelledBatch(train.inputs, torch.full_like(train.target, -100))
+    value = tgeo_outer_loss(network, controller, nothing, teacher, means, held_out, learning_rate=0.5)
+    torch.testing.assert_close(value, CrossEntropy()(network(held_out.inputs), held_out.target))
+
+
 def test_tensors_that_do_not_fit_are_refused():
     probabilities, target = torch.ones(2, CLASSES) / 3, torch.tensor([0, 1])
     with pytest.raises(ValueError, match="^tgeo_kd: probabilities of shapes"):
