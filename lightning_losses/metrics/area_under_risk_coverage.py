@@ -53,26 +53,26 @@ class AreaUnderRiskCoverage(PredictionMetric):
     """The area under the risk-coverage curve: whether confident predictions are right more often than others.
 
     ``(1 / N) sum_k risk_k``, where ``risk_k`` is the error rate among the k most confident samples. Equal confidences
-    are taken in random order, in expectation, so that the value does not depend on the order of the samples. The
-    excess is over the value of an order that puts every error last, which no confidence with this accuracy can beat.
+    count with their expected value over random orders, so that the order of the samples does not matter. The excess is
+    the difference from the best possible value at this accuracy, that of an order with every error last.
 
     Args:
         excess: E-AURC, 0 for a perfect order.
-        **options: `inputs`, `task` and more: see `MetricOptions`. Binary predictions say class 1 from 0.5 on.
+        **options: `inputs`, `task` and more: see `MetricOptions`. Binary predictions mean class 1 from 0.5 on.
 
     Shapes:
         predictions: [N, C], or [N] for binary; target: [N].
 
     Returns:
-        A float64 scalar; NaN of no samples. Some codes multiply by 1000.
+        A float64 scalar; NaN without samples. Some code multiplies it by 1000.
 
     Raises:
         ValueError: shapes that do not fit; NaN, targets or probabilities out of range.
 
     Source:
         Geifman, Uziel, El-Yaniv, 2019, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers",
-        arXiv:1805.08206. Their excess subtracts a closed form for large N; this subtracts the exact sum, as the code
-        of Kim et al., 2021 (PS-KD) does.
+        arXiv:1805.08206. Their excess subtracts a closed form for large N; this subtracts the exact sum, as in the code
+        of Kim et al., 2021 (PS-KD).
 
     Example:
         >>> metric = AreaUnderRiskCoverage(inputs="probabilities")
@@ -109,7 +109,7 @@ def _confidence_and_error(given: Predictions) -> tuple[Float[Tensor, " rows"], F
         confidence, prediction = probabilities.amax(dim=-1), (probabilities[:, 1] >= 0.5).long()
     else:
         confidence, prediction = probabilities.max(dim=-1)
-    # A confidence that is no number has no place in the order, and is neither right nor wrong.
+    # A NaN confidence has no place in the order and is neither right nor wrong, so the value becomes NaN.
     return confidence, (prediction != given.target).to(probabilities).masked_fill(confidence.isnan(), torch.nan)
 
 

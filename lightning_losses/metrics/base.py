@@ -1,4 +1,4 @@
-"""The shared part of the metrics: rows in, exact sums or kept rows as state, a value and its interval out."""
+"""The base of the metrics: they take rows, keep exact sums or the rows, and return a value and its interval."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Unpack
@@ -22,12 +22,13 @@ from lightning_losses.parallel.processes import rows_of_all
 
 
 class PredictionMetric(Metric):
-    """Base of the metrics of predictions: exact over batches and processes, with an interval.
+    """Base of the metrics of predictions: exact over batches and processes, with confidence intervals.
 
-    A subclass maps predictions to statistics of each sample in `_rows`. Where the value is a function of sums over
-    samples it gives `sums_shape`, `_sums` and `_value`, and only float64 sums are kept, which processes add up; else it
-    gives `_statistic`, and the samples' statistics are kept and gathered. `keep_rows=True` keeps them always, which
-    `interval` needs; `batched` says that `_statistic` takes many resamples at once, as `bootstrap_interval` means it.
+    A subclass maps predictions to statistics of each sample in `_rows`. If the value is a function of sums over
+    samples, the subclass defines `sums_shape`, `_sums` and `_value`; then only float64 sums are kept and added over
+    processes. Otherwise it defines `_statistic`, and the samples' statistics are kept and gathered. `keep_rows=True`
+    always keeps them, which `interval` needs. `batched` says that `_statistic` takes many resamples at once, as in
+    `bootstrap_interval`.
 
     Args:
         **options: see `MetricOptions`.
@@ -73,7 +74,7 @@ class PredictionMetric(Metric):
         shows_options(cls.__base__ or PredictionMetric)(cls)
 
     def update(self, predictions: Tensor, target: Tensor) -> None:
-        """Take in a batch of predictions and targets."""
+        """Add a batch of predictions and targets."""
         given = checked_predictions(
             type(self).__name__,
             predictions,
@@ -89,20 +90,20 @@ class PredictionMetric(Metric):
             if sums.shape != self.sums.shape:
                 raise ValueError(
                     f"{type(self).__name__}: predictions of shape {list(predictions.shape)} came to a metric of "
-                    f"num_classes={self.sums.shape[-1]}; give it the number of their classes."
+                    f"num_classes={self.sums.shape[-1]}; give num_classes their number."
                 )
             self.sums: Tensor = self.sums + sums
         if self.keep_rows:
             for name, row in zip(self.row_names, rows, strict=True):
-                # Probabilities may be the caller's own tensor, which goes on being changed.
+                # A copy: probabilities may be the caller's own tensor, which may change later.
                 getattr(self, name).append(row.clone())
 
     def compute(self) -> Tensor:
-        """The value over everything taken in so far; NaN if that is nothing."""
+        """The value over all batches so far; NaN without samples."""
         return self._value(self.sums) if self.streaming else self._statistic(*self._kept())
 
     def interval(self, level: float = 0.95, *, resamples: int = 500, seed: int = 0) -> Interval:
-        """The confidence interval of the value, which it contains; of binned errors see `calibration_interval`."""
+        """The confidence interval of the value; it contains the value. For binned errors see `calibration_interval`."""
         if not self.keep_rows:
             raise ValueError(
                 f"{type(self).__name__}: only sums were kept, which can't be resampled; construct it with "
@@ -117,7 +118,7 @@ class PredictionMetric(Metric):
         )
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
-        """Plot one or several values on matplotlib axes; the current one if none is given."""
+        """Plot one or several values on matplotlib axes; by default the current value."""
         return self._plot(val, ax)
 
     def _kept(self) -> tuple[Tensor, ...]:
@@ -140,7 +141,7 @@ class PredictionMetric(Metric):
 
 
 class MeanMetric(PredictionMetric):
-    """Base of the metrics that are the mean of a number of each sample, which `_rows` gives."""
+    """Base of the metrics that are a mean over samples of the number that `_rows` returns."""
 
     row_names: ClassVar[tuple[str, ...]] = ("values",)
     batched = True

@@ -1,4 +1,4 @@
-"""Confidences in bins: the sums that calibration errors and reliability diagrams are made of."""
+"""Bins of confidences, and their sums for calibration errors and reliability diagrams."""
 
 from typing import Literal, NamedTuple
 
@@ -15,7 +15,7 @@ Scope = Literal["top_label", "classwise"]
 
 
 class Binned(NamedTuple):
-    """Per bin and column: how many samples, their mean confidence and their mean outcome (0 in empty bins)."""
+    """Per bin and column: the number of samples, their mean confidence and mean outcome (0 in empty bins)."""
 
     samples: Float[Tensor, "*resamples bins columns"]
     confidence: Float[Tensor, "*resamples bins columns"]
@@ -27,8 +27,8 @@ def confidences(
 ) -> tuple[Float[Tensor, "rows columns"], Float[Tensor, "rows columns"]]:
     """Predictions and outcomes, one column per binary question.
 
-    "top_label" asks once, whether the predicted class is right; "classwise" asks for each class whether it is the
-    target. Binary predictions ask about class 1, multi-label ones about each label.
+    With "top_label" the question is whether the predicted class is right; with "classwise", for each class, whether it
+    is the target. For binary predictions it is whether class 1 occurs, for multi-label ones whether each label does.
     """
     probabilities, target = given.probabilities(), given.target
     if given.task == "binary":
@@ -43,7 +43,7 @@ def confidences(
 
 
 def mass_bins(confidence: Float[Tensor, "rows columns"], num_bins: int) -> Int[Tensor, "rows columns"]:
-    """The equal-mass bin of each confidence, per column: counts equal up to 1, but equal confidences share a bin.
+    """The equal-mass bin of each confidence, per column: counts differ by at most 1, but equal confidences share a bin.
 
     With fewer samples than bins each sample gets its own.
     """
@@ -52,7 +52,7 @@ def mass_bins(confidence: Float[Tensor, "rows columns"], num_bins: int) -> Int[T
         return torch.zeros_like(confidence, dtype=torch.long)
     bins = min(num_bins, rows)
     ordered = confidence.sort(dim=0).values
-    # The first `rows % bins` bins take one sample more; each bin is closed by its largest confidence.
+    # The first `rows % bins` bins take one more sample; a bin's upper edge is its largest confidence.
     sizes = torch.full((bins,), rows // bins, device=confidence.device)
     sizes[: rows % bins] += 1
     upper = ordered[sizes.cumsum(0)[:-1] - 1]
@@ -69,7 +69,7 @@ def bins_of(
 def reliability(
     logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"], num_bins: int
 ) -> list[list[float]]:
-    """The numbers of a reliability diagram: of each bin of equal width, count, mean confidence and accuracy."""
+    """The numbers of a reliability diagram: count, mean confidence and accuracy of each equal-width bin."""
     confidence, outcome = confidences(Predictions(logits, target, "logits"))
     bins = binned(bin_sums(confidence, outcome, bins_of(confidence, num_bins), num_bins))
     return torch.cat(bins, dim=-1).tolist()

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from lightning_losses.numerics.checks import check_count, check_number
 
-# What is left out together, one group after the other, tells of the skewness.
+# The number of groups in the jackknife that estimates the skewness.
 _GROUPS = 50
-# So many numbers are drawn at once.
+# Largest number of random numbers drawn at once.
 _CHUNK = 1 << 22
-# Values that differ by less differ by rounding alone.
+# Smaller differences are taken as rounding errors.
 _ROUNDING = 1e-12
 
 
@@ -36,28 +36,27 @@ def bootstrap_interval(
     """The bootstrap confidence interval of a statistic of rows.
 
     The rows are drawn with replacement `resamples` times. The ends are quantiles of the resampled values, at levels
-    corrected for the statistic's bias and skewness (BCa): plain quantiles of a risk that few errors make end too
-    low. They are moved to the estimate where they would leave it out. Not for a statistic that noise biases, as errors
-    in bins are: see `calibration_interval`.
+    corrected for the statistic's bias and skewness (BCa); plain quantiles are too low, for example, for a risk with few
+    errors. An end that would exclude the estimate is moved to it. Not for statistics that noise biases, such as binned
+    errors: see `calibration_interval`.
 
     Args:
         statistic: maps tensors of the same rows to a tensor.
-        *rows: tensors whose first dimension is the sample.
+        *rows: tensors with one row per sample.
         level: the confidence, in (0, 1).
-        resamples: how often the rows are drawn.
-        seed: of the draws; the same seed and rows give the same interval on every device.
-        batched: whether the statistic takes many resamples at once, each row tensor as [resamples, rows, ...], which
-            is faster.
+        resamples: number of resamples.
+        seed: seed of the draws; the same seed and rows give the same interval on every device.
+        batched: whether the statistic takes many resamples at once (faster), each tensor as [resamples, rows, ...].
 
     Returns:
-        The ends of the interval; NaN where there are fewer than 2 rows, or the statistic is the same of all resamples,
-        which then say nothing of it.
+        The ends of the interval; NaN with fewer than 2 rows, or if all resamples give the same value and so no
+        information.
 
     Raises:
-        ValueError: a level outside (0, 1), fewer than 2 resamples, tensors of different numbers of rows.
+        ValueError: a level outside (0, 1), fewer than 2 resamples, tensors with different numbers of rows.
 
     Source:
-        Efron, 1987, "Better Bootstrap Confidence Intervals"; the acceleration is that of a jackknife over up to 50
+        Efron, 1987, "Better Bootstrap Confidence Intervals"; the acceleration comes from a jackknife over up to 50
         groups of rows.
 
     Example:
@@ -124,7 +123,7 @@ def check_resampling(who: str, level: float, resamples: int) -> None:
 
 
 def quantile_of(values: Float[Tensor, " resamples"], level: float) -> float:
-    """`torch.quantile` of a few numbers, in less time than its checks take."""
+    """`torch.quantile` of a few numbers, without the cost of its checks."""
     ordered = values.sort().values
     place = level * (len(values) - 1)
     low, high = float(ordered[math.floor(place)]), float(ordered[math.ceil(place)])
@@ -132,10 +131,11 @@ def quantile_of(values: Float[Tensor, " resamples"], level: float) -> float:
 
 
 def mean_interval(values: Float[Tensor, " rows"], level: float = 0.95) -> Interval:
-    """Wilson's interval of the mean of independent numbers within [0, 1], such as shares that are means over seeds.
+    """Wilson's interval for the mean of independent numbers in [0, 1], such as shares averaged over seeds.
 
-    A share's variance is the largest that numbers of its mean can have. The count is taken that a share of their own
-    variance would have, with a 0 and a 1 beside them: what is seldom may not have come.
+    For a given mean, 0-or-1 numbers have the largest variance. So the interval is Wilson's at an effective count: the
+    number of 0-or-1 samples whose mean would vary as much as these numbers' mean. A 0 and a 1 are added first, because
+    rare values may not have occurred.
 
     Source:
         Korn, Graubard, 1998, "Confidence Intervals for Proportions with Small Expected Number of Positive Counts
@@ -153,7 +153,7 @@ def mean_interval(values: Float[Tensor, " rows"], level: float = 0.95) -> Interv
 
 
 def proportion_interval(share: Float[Tensor, "*shape"], count: Float[Tensor, "*shape"] | int, level: float) -> Interval:
-    """Wilson's interval of a share of independent samples, within [0, 1].
+    """Wilson's interval for a share of independent samples, within [0, 1].
 
     Source:
         Wilson, 1927, "Probable Inference, the Law of Succession, and Statistical Inference".

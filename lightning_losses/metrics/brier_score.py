@@ -66,7 +66,7 @@ class BrierScore(MeanMetric):
         predictions: [N, C], [N] for binary or [N, L] for multi-label; target: [N] or [N, L].
 
     Returns:
-        A float64 scalar; NaN of no samples.
+        A float64 scalar; NaN without samples.
 
     Raises:
         ValueError: shapes that do not fit; NaN, targets or probabilities out of range.
@@ -87,9 +87,9 @@ class BrierDecomposition(PredictionMetric):
     """The Brier score in parts: ``reliability - resolution + uncertainty + within_bins``, summed over the classes.
 
     With mean forecasts f_b and outcomes o_b in equal-width bins of each class's probability, and the class's frequency
-    o: reliability ``sum_b w_b (f_b - o_b)²`` (0 when calibrated), resolution ``sum_b w_b (o_b - o)²`` (how far the
-    forecasts tell cases apart), uncertainty ``o (1 - o)``. The three make up the score of forecasts that are constant
-    within each bin; what the variation within bins adds is the fourth part, so that the sum is exact.
+    o: reliability ``sum_b w_b (f_b - o_b)²`` (0 when calibrated), resolution ``sum_b w_b (o_b - o)²`` (how well the
+    forecasts separate cases), uncertainty ``o (1 - o)``. These three add up to the score of forecasts that are constant
+    within each bin. The fourth part, ``within_bins``, is the effect of variation within bins, so that the sum is exact.
 
     Args:
         num_classes: C, or the labels of multi-label; 1 for binary.

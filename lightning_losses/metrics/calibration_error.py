@@ -1,4 +1,4 @@
-"""The calibration error in bins, of any norm: what every binned calibration metric is a special case of."""
+"""The binned calibration error with any norm; every binned calibration metric is a special case of it."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal, Unpack
@@ -53,29 +53,31 @@ def calibration_error(
 
 
 class CalibrationError(PredictionMetric):
-    """The calibration error in bins: how far confidence is from accuracy.
+    """The binned calibration error: the distance of confidence from accuracy.
 
     ``(sum_b w_b |outcome_b - confidence_b|^p)^(1/p)`` over the non-empty bins b, with mean outcomes and confidences
     and ``w_b = n_b / N``. With ``scope="classwise"`` (and for multi-label) the p-th power is averaged over the classes;
-    with ``norm="max"`` the largest gap is taken. Equal-width bins stream: only sums are kept.
+    with ``norm="max"`` the largest gap is taken. With equal-width bins only sums are kept.
 
     Args:
         num_bins: B, at least 1.
         norm: p, from 1 to 1000, or "max".
-        binning: "width", bins ``(b / B, (b + 1) / B]``; or "mass", as many samples in each, equal confidences together.
+        binning: "width", bins ``(b / B, (b + 1) / B]``; or "mass", equally many samples in each bin, with equal
+            confidences in one bin.
         scope: "top_label", the predicted class; or "classwise", each class against the rest.
-        weighting: "count", ``w_b = n_b / N``; or "uniform", each non-empty bin the same.
-        debiased: with norm 2, take off each bin's expected squared noise ``outcome (1 - outcome) / (n_b - 1)``; bins
-            of one sample then count 0, and a negative total gives 0.
-        num_classes: C (or labels), needed where classes are apart and bins of equal width, for the sums' shape.
-        **options: `inputs`, `task` and more: see `MetricOptions`. Binary predictions, of class 1, are compared with how
-            often it came.
+        weighting: "count", ``w_b = n_b / N``; or "uniform", equal weights for non-empty bins.
+        debiased: with norm 2, subtract each bin's expected squared noise ``outcome (1 - outcome) / (n_b - 1)``; bins of
+            one sample then count 0, and a negative total gives 0.
+        num_classes: C (or the number of labels); needed for separate classes with equal-width bins, for the shape of
+            the sums.
+        **options: `inputs`, `task` and more: see `MetricOptions`. Binary predictions, of class 1, are compared with its
+            frequency.
 
     Shapes:
         predictions: [N, C], [N] for binary or [N, L] for multi-label; target: [N] or [N, L].
 
     Returns:
-        A float64 scalar; NaN of no samples.
+        A float64 scalar; NaN without samples.
 
     Raises:
         ValueError: options or shapes that do not fit; NaN, targets or probabilities out of range.
@@ -112,7 +114,7 @@ class CalibrationError(PredictionMetric):
         shape = None
         if binning == "width":
             if apart and num_classes is None:
-                raise ValueError(f"{type(self).__name__}: num_classes is missing; give it, for the classes' sums.")
+                raise ValueError(f"{type(self).__name__}: num_classes is missing; give it: the sums are kept by class.")
             if apart:
                 check_count(type(self).__name__, "num_classes", num_classes)
             shape = (3, num_bins, (num_classes or 1) if apart else 1)
@@ -162,11 +164,11 @@ class CalibrationError(PredictionMetric):
 
 
 def refuse_fixed(metric: str, options: Mapping[str, object], *fixed: str) -> None:
-    """Raise ``ValueError`` for an option of `CalibrationError` that a metric with a name does not leave open."""
+    """Raise ``ValueError`` for an option of `CalibrationError` that a named metric fixes."""
     if given := next((name for name in fixed if name in options), None):
         raise ValueError(
-            f"{metric}: {given}={options[given]!r} came, which this metric does not leave open; take CalibrationError, "
-            "whose options are all free."
+            f"{metric}: {given}={options[given]!r} came, but this metric fixes it; use CalibrationError, where every "
+            "option is free."
         )
 
 

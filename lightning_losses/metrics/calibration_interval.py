@@ -1,4 +1,4 @@
-"""Confidence intervals of calibration errors in bins, which hold at calibration too."""
+"""Confidence intervals of binned calibration errors, valid also for a calibrated model."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from lightning_losses.metrics.bins import Binned, bin_sums, binned
 from lightning_losses.metrics.bootstrap import Interval, check_resampling, quantile_of
 
 Error = Callable[[Binned], Float[Tensor, "*resamples"]]
-# Successes and failures, two of each, that are added to a bin before its noise is drawn.
+# Two successes and two failures are added to a bin before its noise is drawn.
 _ADDED = 4.0
 _CHUNK = 1 << 22
 
@@ -28,27 +28,28 @@ def calibration_interval(
     resamples: int = 500,
     seed: int = 0,
 ) -> Interval:
-    """The confidence interval of a calibration error in bins; it contains its estimate, and lies in the error's range.
+    """The confidence interval of a binned calibration error; it contains the estimate, and lies in the error's range.
 
-    The bootstrap fails here: noise alone makes gaps, resampling adds as much again, and at calibration the error is on
-    the boundary of its range. So the low end is 0 unless calibration is rejected: outcomes are drawn from the
-    confidences themselves (consistency resampling), and their errors reach the one seen with a probability of at least
-    ``1 - level``. Otherwise each end inverts a test. The gaps seen are shrunk or widened by k of their standard errors,
-    outcomes are drawn about them, and k is taken where the error seen is a tail of theirs. Between calibration and
-    gaps well above their noise the interval is conservative.
+    The bootstrap fails here: noise alone makes gaps, resampling adds as much noise again, and for a calibrated model
+    the error is on the boundary of its range. So the low end is 0 unless calibration is rejected. The test of
+    calibration draws outcomes from the confidences themselves (consistency resampling); it does not reject if their
+    errors reach the observed error with a probability of at least ``1 - level``. Otherwise each end inverts a test: the
+    observed gaps are shrunk or widened by k standard errors, outcomes are drawn around them, and k is chosen so that
+    the observed error is at a tail quantile of the drawn errors. If the gaps are neither 0 nor well above their noise,
+    the interval is conservative.
 
     Args:
-        confidence: [N, C] what was said.
-        outcome: [N, C] what came true.
+        confidence: [N, C] the predicted probabilities.
+        outcome: [N, C] the outcomes.
         index: [N, C] the bins.
         num_bins: B.
         error: maps bins to the error; leading dimensions are resamples.
-        population: the same of gaps without noise: `error` without its debiasing.
-        exclusive: whether one column comes true in each row, as of classes; else several columns are labels, which may
-            depend on each other: the deviations of a row's outcomes then keep or change their signs together.
+        population: the same function for gaps without noise: `error` without its debiasing.
+        exclusive: whether exactly one column of each row is true, as with classes. Otherwise columns are labels, which
+            may depend on each other: then the deviations of a row's outcomes keep or change their signs together.
         level: the confidence, in (0, 1).
-        resamples: how often outcomes are drawn.
-        seed: of the draws, on the CPU.
+        resamples: number of draws of the outcomes.
+        seed: seed of the draws, which are made on the CPU.
 
     Source:
         Bröcker, Smith, 2007, "Increasing the Reliability of Reliability Diagrams" (consistency resampling);
@@ -85,12 +86,12 @@ def calibration_interval(
     about = about / about.sum(dim=-1, keepdim=True).clamp(min=1e-300) if exclusive else about
     null, noise = noise_about(confidence), noise_about(about)
     if together:
-        # At calibration the variance is known; where all outcomes of a bin are alike, they tell too little of it.
+        # For a calibrated model the variance is known; equal outcomes in a bin would underestimate it.
         squares, variances = (outcome - confidence).square(), confidence * (1 - confidence)
         seen, known = (bin_sums(confidence, each, index, num_bins)[2] for each in (squares, variances))
         null = null * (known / seen.clamp(min=1e-300)).sqrt()
     deviation = noise.square().mean(dim=0).sqrt()
-    # Bins that the sample would have filled otherwise; their noise is that of their own numbers.
+    # Another sample would fill the bins differently; the noise follows the drawn counts.
     counts = torch.poisson(count.expand_as(noise).contiguous(), generator=generator)
     counts = torch.where(counts.sum(dim=-2, keepdim=True) > 0, counts, count)
     scaled = noise * (count / counts.clamp(min=1)).sqrt()
@@ -100,8 +101,8 @@ def calibration_interval(
         return (mean + moved).clamp(0, 1)
 
     def end(noise: Tensor, counts: Tensor, quantile: float, low: float, high: float, outwards: int) -> float:
-        """The largest error whose `quantile` is at most the one seen, a little below it (0) or above it (1)."""
-        # To a part of a standard error that is less than the noise of the resamples.
+        """The largest error whose `quantile` is at most the observed error, rounded slightly down (0) or up (1)."""
+        # Bisection to less than the noise of the resamples.
         for _ in range(8):
             k = (low + high) / 2
             values = error(Binned(counts, mean, widened(k) + noise))
@@ -127,7 +128,7 @@ def _drawn(
     resamples: int,
     generator: torch.Generator,
 ) -> Float[Tensor, "resamples bins columns"]:
-    """How many outcomes came true in each bin, drawn from probabilities."""
+    """The number of true outcomes in each bin, drawn from probabilities."""
     rows, columns = probabilities.shape
     slot = index * columns + torch.arange(columns)
     each = rows if exclusive else rows * columns
@@ -156,7 +157,7 @@ def _turned(
     resamples: int,
     generator: torch.Generator,
 ) -> Float[Tensor, "resamples bins columns"]:
-    """The deviations that each bin adds up to, when those of whole rows change their signs by chance."""
+    """The sum of deviations in each bin, with random signs for whole rows."""
     rows, columns = deviations.shape
     slot = (index * columns + torch.arange(columns)).reshape(-1)
     sums = []

@@ -1,4 +1,4 @@
-"""All metrics of confidence with their intervals, as monitors log them and tables show them."""
+"""All metrics of confidence with their intervals, as logged by monitors and shown in tables."""
 
 import torch
 from jaxtyping import Float, Int
@@ -40,12 +40,12 @@ def calibration_summary(
         predictions: [..., C].
         target: [...] class indices.
         inputs: "logits" or "probabilities".
-        num_bins: of every binned error.
+        num_bins: number of bins of every binned error.
         ignore_index: rows with this target are left out.
 
     Returns:
         By name: "accuracy"; "nll", "brier"; "ece" (equal width), "adaptive_ece" (equal mass), "debiased_rmsce" (equal
-        mass), "mce" (equal mass), "classwise_ece" (equal width); "aurc" and "e_aurc". NaN of no samples.
+        mass), "mce" (equal mass), "classwise_ece" (equal width); "aurc" and "e_aurc". NaN without samples.
 
     Raises:
         ValueError: shapes that do not fit; NaN, targets or probabilities out of range.
@@ -94,7 +94,7 @@ def calibration_intervals(
 
 
 def _metrics(inputs: Inputs, num_bins: int, num_classes: int, *, keep_rows: bool) -> dict[str, PredictionMetric]:
-    """Of every value but the accuracy, how it is computed, on this process alone."""
+    """The metric of every value except the accuracy, computed on this process alone."""
     options: MetricOptions = {"inputs": inputs, "keep_rows": keep_rows, "validate": False, "sync_on_compute": False}
     return {
         "nll": NegativeLogLikelihood(**options),

@@ -44,18 +44,18 @@ class KernelCalibrationError(PredictionMetric):
     """The unbiased squared kernel calibration error: calibration of the whole probability vector, without bins.
 
     ``2 / (N (N - 1)) sum_{i<j} k(p_i, p_j) (e_i - p_i)·(e_j - p_j)`` with one-hot targets e and the kernel
-    ``k(p, q) = exp(-||p - q||_2 / ν)``. Its expectation is 0 for a calibrated model, so that it can be negative. It
-    costs N² C operations, in pieces of bounded memory.
+    ``k(p, q) = exp(-||p - q||_2 / ν)``. Its expectation is 0 for a calibrated model, so it can be negative. It costs N²
+    C operations, in chunks of bounded memory.
 
     Args:
         bandwidth: ν, above 0; None takes the median distance between the probabilities (of 1000 evenly spaced rows).
-        **options: `inputs`, `task` and more: see `MetricOptions`. Of binary predictions the two-class vector is taken.
+        **options: `inputs`, `task` and more: see `MetricOptions`. Binary predictions are used as two-class vectors.
 
     Shapes:
         predictions: [N, C], or [N] for binary; target: [N].
 
     Returns:
-        A float64 scalar; NaN of fewer than 2 samples.
+        A float64 scalar; NaN with fewer than 2 samples.
 
     Raises:
         ValueError: shapes that do not fit; a bandwidth of 0 or less; NaN, targets or probabilities out of range.
@@ -81,10 +81,10 @@ class KernelCalibrationError(PredictionMetric):
         self.bandwidth = bandwidth
 
     def _interval(self, rows: tuple[Tensor, ...], level: float, resamples: int, seed: int) -> Interval:
-        """By inverting a test; at calibration, where the terms of a row have mean 0, by a wild bootstrap.
+        """Inverts a test; for a calibrated model, where the terms of a row have mean 0, uses a wild bootstrap.
 
-        The part of the noise that is linear in the rows has at most the error times the kernel's largest eigenvalue as
-        variance: its ratio to the error is estimated, and bounded by that.
+        The variance of the noise that is linear in the rows is at most the error times the kernel's largest eigenvalue.
+        The ratio of this variance to the error is estimated, and bounded by that eigenvalue.
         """
         check_resampling(type(self).__name__, level, resamples)
         probabilities, residuals = rows
@@ -102,7 +102,7 @@ class KernelCalibrationError(PredictionMetric):
             means.append(terms.sum(dim=-1) / (count - 1))
         quadratic = quadratic / (count * (count - 1))
         each = torch.cat(means)
-        # As the value itself is summed, so that the interval holds it to the last digit.
+        # Summed in the same order as the value, so that the interval contains it exactly.
         estimate, tail = total / (count * (count - 1)), (1 - level) / 2
         linear = float(each.var()) - squares / (count * (count - 1) ** 2)
         most = math.sqrt(squares + float(residuals.square().sum(dim=-1).square().sum())) / count
@@ -149,16 +149,16 @@ def _bandwidth(probabilities: Tensor, bandwidth: float | None) -> float:
     if bandwidth is not None:
         return bandwidth
     median = float(torch.pdist(probabilities[:: math.ceil(len(probabilities) / _MEDIAN_ROWS)]).median())
-    # All rows alike: any width gives the same kernel.
+    # If all rows are equal, any bandwidth gives the same kernel.
     return median if median > 0 else 1.0
 
 
 def _pairs(probabilities: Tensor, residuals: Tensor, nu: float) -> Iterator[tuple[int, Float[Tensor, "some rows"]]]:
-    """The terms of all pairs i != j (0 where i = j), some rows at a time, each with its first row's number."""
+    """The terms of all pairs i != j (0 where i = j), some rows at a time, with the number of the first row."""
     size = max(_CHUNK // len(probabilities), 1)
     for start in range(0, len(probabilities), size):
         some = slice(start, start + size)
-        # Exact differences: by inner products, close rows would get distances of rounding errors.
+        # Exact differences; from inner products, the distance of close rows would be rounding error.
         distance = torch.cdist(probabilities[some], probabilities, compute_mode="donot_use_mm_for_euclid_dist")
         term = torch.exp(-distance / nu) * (residuals[some] @ residuals.T)
         own = torch.arange(len(term), device=term.device)

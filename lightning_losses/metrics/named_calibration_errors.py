@@ -1,4 +1,4 @@
-"""The calibration errors that have names: settings of `CalibrationError`, each as a function and as a metric."""
+"""The calibration errors with names of their own: settings of `CalibrationError`, as functions and as metrics."""
 
 from typing import Unpack
 
@@ -49,13 +49,13 @@ class ExpectedCalibrationError(CalibrationError):
     ``sum_b (n_b / N) |accuracy_b - confidence_b|``, which is `CalibrationError` with norm 1.
 
     Args:
-        **options: `num_bins`, `binning`, `scope` and others, as of `CalibrationError`.
+        **options: `num_bins`, `binning`, `scope` and others, as in `CalibrationError`.
 
     Source:
         Naeini, Cooper, Hauskrecht, 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning"; Guo et al.,
-        2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599. It is biased upwards: a perfectly
-        calibrated model has a value above 0, the more so the fewer samples a bin has; read it with `interval`, or
-        take `RMSCalibrationError(debiased=True)`.
+        2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599. It is biased upwards: even a perfectly
+        calibrated model has a value above 0, more so with few samples per bin. Read it with `interval`, or use
+        `RMSCalibrationError(debiased=True)`.
 
     Example:
         >>> import torch
@@ -81,11 +81,11 @@ def maximum_calibration_error(
 class MaximumCalibrationError(CalibrationError):
     """The maximum calibration error: the largest gap between confidence and accuracy of any non-empty bin.
 
-    ``max_b |accuracy_b - confidence_b|``, which is `CalibrationError` with norm "max". A bin of a few samples can
-    decide it: prefer equal-mass bins.
+    ``max_b |accuracy_b - confidence_b|``, which is `CalibrationError` with norm "max". A bin with a few samples can
+    determine it: prefer equal-mass bins.
 
     Args:
-        **options: `num_bins`, `binning`, `scope` and others, as of `CalibrationError`.
+        **options: `num_bins`, `binning`, `scope` and others, as in `CalibrationError`.
 
     Source:
         Naeini, Cooper, Hauskrecht, 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning".
@@ -123,16 +123,16 @@ def rms_calibration_error(
 class RMSCalibrationError(CalibrationError):
     """The root-mean-square calibration error, by default over bins of equal mass.
 
-    ``sqrt(sum_b (n_b / N) (accuracy_b - confidence_b)²)``, which is `CalibrationError` with norm 2. Debiased, each
-    bin's squared gap loses its expected noise ``accuracy (1 - accuracy) / (n_b - 1)``: a calibrated model then has a
-    value about 0.
+    ``sqrt(sum_b (n_b / N) (accuracy_b - confidence_b)²)``, which is `CalibrationError` with norm 2. With `debiased`,
+    the expected noise ``accuracy (1 - accuracy) / (n_b - 1)`` is subtracted from each bin's squared gap, so that a
+    calibrated model has a value near 0.
 
     Args:
         num_bins: at least 1.
         binning: "width" or "mass".
         scope: "top_label", or "classwise" (the marginal calibration error).
-        debiased: take the noise off.
-        **options: as of `CalibrationError`.
+        debiased: subtract the noise.
+        **options: as in `CalibrationError`.
 
     Source:
         Kumar, Liang, Ma, 2019, "Verified Uncertainty Calibration", arXiv:1909.10155; Hendrycks, Mazeika, Dietterich,
@@ -187,16 +187,16 @@ class AdaptiveCalibrationError(CalibrationError):
     """The adaptive calibration error: the mean gap over bins of equal mass, for each class.
 
     ``(1 / (C B)) sum_c sum_b |frequency_bc - confidence_bc|``. With ``scope="top_label"`` it is the equal-mass ECE of
-    the predicted class, up to bins whose counts differ by 1.
+    the predicted class, except that bins' counts may differ by 1.
 
     Args:
         num_bins: at least 1.
         scope: "classwise" or "top_label".
-        **options: as of `CalibrationError`.
+        **options: as in `CalibrationError`.
 
     Source:
-        Nixon et al., 2019, "Measuring Calibration in Deep Learning", arXiv:1904.01685. netcal's "ACE" is another
-        thing, the unweighted mean over equal-width bins: ``CalibrationError(weighting="uniform")``.
+        Nixon et al., 2019, "Measuring Calibration in Deep Learning", arXiv:1904.01685. netcal's "ACE" is different, the
+        unweighted mean over equal-width bins: ``CalibrationError(weighting="uniform")``.
 
     Example:
         >>> import torch
@@ -223,12 +223,12 @@ class ClasswiseCalibrationError(CalibrationError):
     """The classwise (static) calibration error: the ECE of each class's probability, averaged over the classes.
 
     ``(1 / C) sum_c sum_b (n_bc / N) |frequency_bc - confidence_bc|`` over equal-width bins of each class's
-    probability; classes that never come count like any other.
+    probability; classes that never occur count like any other.
 
     Args:
         num_classes: C, or the labels of multi-label.
         num_bins: at least 1.
-        **options: as of `CalibrationError`.
+        **options: as in `CalibrationError`.
 
     Source:
         Nixon et al., 2019, "Measuring Calibration in Deep Learning", arXiv:1904.01685 (static calibration error); Kull

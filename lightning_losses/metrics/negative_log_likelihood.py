@@ -11,7 +11,7 @@ from lightning_losses.metrics.base import MeanMetric
 from lightning_losses.metrics.predictions import Options, Predictions, checked_predictions, shows_options
 from lightning_losses.numerics.probabilities import full_precision
 
-# What a probability of 0 given to what came true counts as.
+# A smaller probability of the true class counts as this.
 SMALLEST_PROBABILITY = 1e-12
 
 
@@ -31,8 +31,8 @@ def negative_log_likelihood(
 class NegativeLogLikelihood(MeanMetric):
     """The mean negative log-likelihood of the targets, in nats.
 
-    ``-(1 / N) sum_n log p_n(target_n)``; for multi-label, summed over the labels. Of logits it is exact however small
-    the probability; a given probability counts as at least 1e-12.
+    ``-(1 / N) sum_n log p_n(target_n)``; for multi-label, summed over the labels. For logits it is exact for any
+    probability; given probabilities count as at least 1e-12.
 
     Args:
         **options: `inputs`, `task` and more: see `MetricOptions`.
@@ -41,7 +41,7 @@ class NegativeLogLikelihood(MeanMetric):
         predictions: [N, C], [N] for binary or [N, L] for multi-label; target: [N] or [N, L].
 
     Returns:
-        A float64 scalar; NaN of no samples.
+        A float64 scalar; NaN without samples.
 
     Raises:
         ValueError: shapes that do not fit; NaN, targets or probabilities out of range.
@@ -59,7 +59,7 @@ class NegativeLogLikelihood(MeanMetric):
 
 
 def _per_sample(given: Predictions) -> Float[Tensor, " rows"]:
-    # Half precision has no 1e-12.
+    # Half precision can't represent 1e-12.
     predictions, target = full_precision(given.values), given.target
     if given.task == "multiclass":
         if given.inputs == "logits":
@@ -67,7 +67,7 @@ def _per_sample(given: Predictions) -> Float[Tensor, " rows"]:
         chosen = predictions.gather(-1, target.unsqueeze(-1)).squeeze(-1)
         return -chosen.clamp(min=SMALLEST_PROBABILITY).log()
     if given.inputs == "logits":
-        # Not by torch's binary cross-entropy, which is NaN at infinite logits.
+        # Not torch's binary cross-entropy, which is NaN at infinite logits.
         value = F.softplus(torch.where(target == 1, -predictions, predictions))
     else:
         value = -torch.where(target == 1, predictions, 1 - predictions).clamp(min=SMALLEST_PROBABILITY).log()

@@ -1,4 +1,4 @@
-"""The overconfidence error, and underconfidence's."""
+"""The overconfidence error and the underconfidence error."""
 
 from typing import ClassVar, Literal, Unpack
 
@@ -42,7 +42,7 @@ class OverconfidenceError(CalibrationError):
     Args:
         direction: "over" or "under".
         num_bins: at least 1.
-        **options: as of `CalibrationError`.
+        **options: as in `CalibrationError`.
 
     Source:
         Thulasidasan et al., 2019, "On Mixup Training: Improved Calibration and Predictive Uncertainty for Deep Neural

@@ -1,4 +1,4 @@
-"""The inputs of metrics, as the caller names them: logits or probabilities, multi-class, binary or multi-label."""
+"""The inputs of metrics: logits or probabilities, multi-class, binary or multi-label."""
 
 import inspect
 import math
@@ -22,9 +22,9 @@ class Options(TypedDict, total=False):
     """The options of every metric of predictions, as a function.
 
     Attributes:
-        inputs: "logits" or "probabilities"; what the predictions are is never guessed.
+        inputs: "logits" or "probabilities"; this is never guessed.
         task: "multiclass" ([N, C] with [N]), "binary" ([N] with [N]) or "multilabel" ([N, L] with [N, L]).
-        ignore_index: rows with this target are left out (entries of "multilabel" can't be).
+        ignore_index: rows with this target are left out (not possible for entries of "multilabel").
         validate: False skips the checks of values, which synchronise the device.
     """
 
@@ -38,9 +38,9 @@ class MetricOptions(Options, total=False):
     """The options of every metric of predictions, as a class.
 
     Attributes:
-        keep_rows: keep each sample's part, so that `interval` can resample them.
+        keep_rows: keep each sample's statistics, so that `interval` can resample them.
         compute_on_cpu, compute_with_cache, dist_sync_on_step, dist_sync_fn, distributed_available_fn, process_group,
-            sync_on_compute: as of `torchmetrics.Metric`.
+            sync_on_compute: as in `torchmetrics.Metric`.
     """
 
     keep_rows: bool
@@ -54,7 +54,7 @@ class MetricOptions(Options, total=False):
 
 
 class Predictions(NamedTuple):
-    """Predictions with their targets, and the kind of both."""
+    """Predictions, their targets and their kind."""
 
     values: Float[Tensor, "..."]
     target: Int[Tensor, "..."]
@@ -62,14 +62,14 @@ class Predictions(NamedTuple):
     task: Task = "multiclass"
 
     def probabilities(self) -> Float[Tensor, "..."]:
-        """Probabilities as they are; of logits, the softmax (multi-class) or the sigmoid."""
+        """Probabilities as given; for logits, the softmax (multi-class) or the sigmoid."""
         if self.inputs == "probabilities":
             return self.values
         return torch.softmax(self.values, dim=-1) if self.task == "multiclass" else torch.sigmoid(self.values)
 
 
 def shows_options(taker: Callable[..., Any]) -> Callable[[Declared], Declared]:
-    """Let a signature name what its ``**options`` stand for, with the defaults of the one that takes them."""
+    """Replace ``**options`` in a signature by the options and their defaults."""
 
     def show(declared: Declared) -> Declared:
         own = inspect.signature(declared.__init__ if isinstance(declared, type) else declared)  # type: ignore[misc]
@@ -84,7 +84,7 @@ def shows_options(taker: Callable[..., Any]) -> Callable[[Declared], Declared]:
     return show
 
 
-# Probabilities that a network made in half precision sum to 1 only to about 1e-3.
+# Probabilities from a network in half precision sum to 1 only within about 1e-3.
 SUM_TOLERANCE = 1e-2
 
 
@@ -101,20 +101,20 @@ def checked_predictions(
 ) -> Predictions:
     """Predictions and their targets, flattened to rows, without the ignored ones.
 
-    Logits in half precision become float32. Probabilities stay in the precision they came in, so that those on the
-    edge of a bin stay there.
+    Logits in half precision become float32. Probabilities keep their precision, so that those on the edge of a bin stay
+    there.
 
     Args:
         metric: the name that errors begin with.
         predictions: [..., C] for "multiclass", [...] for "binary", [..., L] for "multilabel".
         target: [...] class indices; 0 or 1 of shape [...] for "binary" and of shape [..., L] for "multilabel".
         inputs, task, ignore_index, validate: see `Options`.
-        tasks: those that the metric can do.
+        tasks: the tasks that the metric supports.
 
     Raises:
-        ValueError: shapes, dtypes or choices that do not fit; one class alone; with `validate`, NaN, logits that
-            softmax makes NaN, targets outside the classes, probabilities outside [0, 1] or, multi-class, that do not
-            sum to 1 (to 1e-2).
+        ValueError: shapes, dtypes or choices that do not fit; only one class; with `validate`, NaN, logits whose
+            softmax is NaN, targets outside the classes, probabilities outside [0, 1] or, multi-class, that do not sum
+            to 1 (to 1e-2).
     """
     check_choice(metric, "inputs", inputs, Inputs)
     check_choice(metric, "task", task, tasks)
@@ -156,10 +156,12 @@ def checked_predictions(
 
 
 def _check_values(metric: str, predictions: Tensor, target: Tensor, inputs: Inputs, task: Task) -> None:
-    # NaN spreads to the least and the largest: one pass, no copy.
+    # NaN propagates to the minimum and the maximum: one pass, no copy.
     low, high = torch.stack(torch.aminmax(predictions)).tolist()
     if low != low or high != high:
-        raise ValueError(f"{metric}: predictions hold NaN; find the layer that made it, or leave those samples out.")
+        raise ValueError(
+            f"{metric}: predictions hold NaN; find the layer that produces it, or leave those samples out."
+        )
     if (
         inputs == "logits"
         and task == "multiclass"
@@ -167,7 +169,8 @@ def _check_values(metric: str, predictions: Tensor, target: Tensor, inputs: Inpu
     ):
         raise ValueError(
             f"{metric}: logits of +inf, or rows of nothing but -inf, came, whose softmax is NaN; give finite logits, "
-            "and -inf only for classes that are masked."
+            "and "
+            "-inf only for masked classes."
         )
     classes = predictions.shape[-1] if task == "multiclass" else 2
     if int(target.min()) < 0 or int(target.max()) >= classes:
@@ -183,8 +186,8 @@ def _check_values(metric: str, predictions: Tensor, target: Tensor, inputs: Inpu
         )
     if task == "multiclass" and float((full_precision(predictions).sum(dim=-1) - 1).abs().max()) > SUM_TOLERANCE:
         raise ValueError(
-            f"{metric}: probabilities came whose rows do not sum to 1; normalise them, or give "
-            "inputs='logits' or task='multilabel'."
+            f"{metric}: rows of the probabilities do not sum to 1; normalise them, or give inputs='logits' or "
+            "task='multilabel'."
         )
 
 

@@ -1,4 +1,4 @@
-"""How well embeddings find each query's own document among all documents."""
+"""Retrieval scores: how well embeddings find each query's own document among all documents."""
 
 from typing import NamedTuple
 
@@ -24,13 +24,13 @@ class RetrievalScore(NamedTuple):
 def retrieval_ranks(
     queries: Float[Tensor, "pairs dim"], documents: Float[Tensor, "pairs dim"]
 ) -> Int[Tensor, " pairs"]:
-    """The place of each query's own document, from 1 on, when all documents are ordered by their cosine with it.
+    """The rank, from 1, of each query's own document among all documents, by their cosine with the query.
 
-    Of equal cosines the own document is taken to come last, so that embeddings that are all alike find nothing.
+    Among equal cosines the own document comes last, so that equal embeddings find nothing.
 
     Args:
         queries: the queries' embeddings.
-        documents: the documents', in the same order: the i-th belongs to the i-th query.
+        documents: the documents' embeddings; the i-th belongs to the i-th query.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; NaN or inf.
@@ -48,7 +48,7 @@ def retrieval_ranks(
         )
     if not bool(queries.isfinite().all() & documents.isfinite().all()):
         raise ValueError(
-            "retrieval_ranks: embeddings hold NaN or inf, which have no rank; find the layer that made them."
+            "retrieval_ranks: embeddings hold NaN or inf, which have no rank; find the layer that produces them."
         )
     first, second = (torch.nn.functional.normalize(x.double(), dim=-1) for x in (queries, documents))
     scores = first @ second.mT
@@ -59,7 +59,7 @@ def retrieval_scores(ranks: Float[Tensor, "seeds pairs"] | Int[Tensor, "seeds pa
     """recall@1, recall@10 and the mean reciprocal rank, averaged over seeds, with 95 % intervals over the queries.
 
     Raises:
-        ValueError: other shapes than [seeds, pairs], at least one of each; ranks below 1, or NaN.
+        ValueError: a shape other than [seeds, pairs], with at least one of each; ranks below 1, or NaN.
 
     Example:
         >>> retrieval_scores(torch.tensor([[1, 2, 20, 1]]))["recall@10"].value

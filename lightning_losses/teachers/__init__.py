@@ -1,4 +1,4 @@
-"""Sources of teachers: timm, a checkpoint, several networks, the student itself, a cache of outputs."""
+"""Sources of teachers: timm, a checkpoint, an ensemble, the student itself, a cache of outputs."""
 
 from lightning_losses.teachers.cached_logits import CachedLogits as CachedLogits
 from lightning_losses.teachers.checkpoint import checkpoint_teacher as checkpoint_teacher

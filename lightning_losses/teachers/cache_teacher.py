@@ -1,4 +1,4 @@
-"""Evaluates a teacher once on a data set and keeps its logits, all or the largest, and features, in mapped files."""
+"""Evaluates a teacher once on a data set and keeps its logits (all or the largest) and features in mapped files."""
 
 import hashlib
 import json
@@ -43,43 +43,42 @@ def cache_teacher(
     device: torch.device | str = "cpu",
     identity: str | None = None,
 ) -> Path:
-    """Evaluate a teacher on every sample of a data set, in order, once, and keep its logits and features in files.
+    """Evaluate a teacher once on every sample of a data set, in order, and keep its logits and features in files.
 
-    The cache's name is a hash of what it follows from: the teacher's weights, buffers, attributes and code, the data
-    set's inputs, autocast, and the options. Code in installed packages counts by their version. A cache that is there
-    is not made again, unless its checksums say that it was damaged, and one that was interrupted goes on where it
-    stopped, unless what it has is damaged; both after one pass over the inputs. It appears under its name only when it
-    is whole, with a checksum of each file. Of several processes that ask for one cache, of one run or of several users,
-    one makes it and the others wait; where the file system has no locks, each makes it, and the first one stays.
+    The cache's name is a hash of the teacher's weights, buffers, attributes and code, the data set's inputs, autocast,
+    and the options. Installed packages count by their version. The hash takes one pass over the inputs. An existing
+    cache is used again, and an interrupted one is continued, unless checksums show damage. A cache gets its name only
+    when it is complete, with a checksum of each file. If several processes, of one run or of several users, ask for the
+    same cache, one makes it and the others wait; on a file system without locks each makes it, and the first one stays.
 
-    With `top_k` the k largest logits of each sample are kept, and all others are replaced by one value that keeps
-    their mass m exact at `temperature`: at that temperature the probabilities of the k classes are exact, and those of
-    the others add up to m. Per row, the gradient of KL at that temperature then differs from the live teacher's, added
-    up over the classes, by at most ``2 m (1 - 1 / (C - k))`` times the temperature. Whole logits are exact: the
-    gradients are those of the live teacher, up to the rounding with which its network depends on the batch size.
+    With `top_k` the k largest logits of each sample are kept. All others are replaced by one value that keeps their
+    total probability m exact at `temperature`: at that temperature the probabilities of the k classes are exact, and
+    those of the others add up to m. The gradient of KL at that temperature then differs per row from the live
+    teacher's, summed over the classes, by at most ``2 m (1 - 1 / (C - k))`` times the temperature. Without `top_k` the
+    gradients are those of the live teacher, up to rounding that depends on the batch size.
 
     Args:
         teacher: a network; it is put into evaluation mode.
-        dataset: gives mappings with `inputs`, one a sample or, by `__getitems__`, one a batch. It must give the same
-            inputs every time: for augmented ones give `lightning_losses.data.seeded_views.SeededViews`, which a student
-            then trains on.
-        folder: where caches are kept.
-        top_k: how many logits of each sample to keep; None keeps all.
-        temperature: at which the mass of the others is exact, above 0; only with `top_k`.
-        layers: whose outputs are kept too, by their names in the teacher, as they are.
-        batch_size: of the evaluation, at least 1.
+        dataset: gives mappings with `inputs`, one per sample or, by `__getitems__`, one per batch. It must give the
+            same inputs every time. For augmented inputs use `lightning_losses.data.seeded_views.SeededViews`, and train
+            the student on it too.
+        folder: the folder of all caches.
+        top_k: number of logits to keep per sample; None keeps all.
+        temperature: the temperature at which the probability of the other classes is exact, above 0; only with `top_k`.
+        layers: names of the teacher's layers whose outputs are kept too.
+        batch_size: batch size of the evaluation, at least 1.
         collate_fn: makes a batch of samples; torch's default if None.
         device: where the teacher is evaluated.
-        identity: a text in place of what can't be seen of the teacher, such as an object of a library in C; change it
-            when that changes. None refuses such teachers.
+        identity: a text that stands for state of the teacher that can't be read, such as an object of a C library;
+            change the text when that state changes. None refuses such teachers.
 
     Returns:
         The cache's folder, for `load_cached_teacher`.
 
     Raises:
-        ValueError: options out of range; an empty data set, or one without "inputs"; more than the teacher's classes to
-            keep; a teacher with a state that can't be seen, without `identity`.
-        OSError: no space for the cache, asked for before the teacher is evaluated.
+        ValueError: options out of range; an empty data set, or one without "inputs"; a `top_k` above the number of
+            classes; a teacher with state that can't be read, without `identity`.
+        OSError: no disk space for the cache; checked before the teacher is evaluated.
 
     Example:
         >>> import tempfile
@@ -111,18 +110,18 @@ def cache_teacher(
         if not _is_whole(home):
             try:
                 with locked(home.with_name(f".{home.name}.lock")) as alone:
-                    # Unless another process has made it meanwhile.
+                    # Another process may have made it meanwhile.
                     if not _is_whole(home):
                         _remove(home)
                         partial = home.with_suffix(".partial")
                         if not alone or (os.path.lexists(partial) and not is_users(partial)):
-                            # What another process or another user has begun is not gone on with.
+                            # Without a lock, never continue files that another process or user has begun.
                             partial = home.with_suffix(f".{secrets.token_hex(4)}.partial")
                         partial.mkdir(exist_ok=True)
                         _evaluate(teacher, dataset, partial, settings, batch_size, collate_fn, torch.device(device))
                         _publish(partial, home, settings)
             except PermissionError:
-                # In another user's folder only that user can make it, and may have done so meanwhile.
+                # In another user's folder only that user can rename; they may have made it meanwhile.
                 if not _is_whole(home):
                     raise
     finally:
@@ -142,7 +141,7 @@ def _remove(home: Path) -> None:
 
 
 def _publish(partial: Path, home: Path, settings: dict[str, Any]) -> None:
-    """Give a cache its checksums and its name; one that has the name already stays."""
+    """Give a cache its checksums and its name; an existing cache of that name stays."""
     sums = {file.name: file_sum(file) for file in sorted(partial.glob("*.npy"))}
     manifest = {**settings, "files": sums}
     write_text(partial / MANIFEST, json.dumps({**manifest, "sha256": manifest_sum(manifest)}))
@@ -187,17 +186,17 @@ def _evaluate(
             sums[name] = zlib.crc32(values.contiguous().numpy().data, sums.get(name, 0))
         for array in arrays.values():
             array.flush()  # type: ignore[attr-defined]
-        # Only what is in the files counts as done.
+        # Only samples in the files count as done.
         done += len(logits)
         write_text(progress, json.dumps({"done": done, "sums": sums}))
 
 
 def _begin(folder: Path, kept: Mapping[str, Tensor], samples: int) -> dict[str, NDArray[Any]]:
-    """The files of a cache, all of whose space is taken; without space for them, nothing is left."""
+    """Create a cache's files with all their disk space reserved; without enough space nothing is left behind."""
     try:
         with refusals_of(folder):
             for name in kept:
-                # New files: a link that lies there is not followed.
+                # New files, so that an existing link is not followed.
                 (folder / f"{name}.npy").unlink(missing_ok=True)
             arrays: dict[str, NDArray[Any]] = {
                 name: np.lib.format.open_memmap(
@@ -217,7 +216,7 @@ def _begin(folder: Path, kept: Mapping[str, Tensor], samples: int) -> dict[str, 
 
 
 def _begun(folder: Path) -> tuple[int, dict[str, NDArray[Any]], dict[str, int]]:
-    """The samples that an interrupted cache has, its files, and their checksums; nothing of it where one is wrong."""
+    """The number of samples in an interrupted cache, its files and their checksums; nothing if a checksum is wrong."""
     try:
         progress = json.loads((folder / _PROGRESS).read_text())
         done, sums = int(progress["done"]), dict(progress["sums"])
@@ -231,13 +230,13 @@ def _begun(folder: Path) -> tuple[int, dict[str, NDArray[Any]], dict[str, int]]:
         if any(zlib.crc32(arrays[name][:done].data) != crc for name, crc in sums.items()):
             raise ValueError("a file was changed")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # Made anew: what is damaged would be wrong for good.
+        # Damaged: begin anew.
         return 0, {}, {}
     return done, arrays, sums
 
 
 def _take_space(file: Path) -> None:
-    # A disk that is full is an error now, and not a crash when a page is written.
+    # A full disk is an error now, not a crash when a page is written.
     if hasattr(os, "posix_fallocate"):
         with file.open("r+b") as stream:
             os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
@@ -255,7 +254,7 @@ def _loader(
 
 
 def _collate(samples: Any) -> Any:
-    # A data set may answer a list of positions with the whole batch.
+    # A data set may return a whole batch for a list of positions.
     return samples if isinstance(samples, Mapping) else default_collate(samples)
 
 
@@ -274,7 +273,7 @@ def _digest(
             raise ValueError(f"cache_teacher: the data set gave {came}; give mappings that have 'inputs'.")
         inputs = batch["inputs"] if isinstance(batch["inputs"], Mapping) else {"": batch["inputs"]}
         for name, tensor in inputs.items():
-            # Once, so that the batch size doesn't matter.
+            # Only once, so that the batch size doesn't matter.
             if number == 0:
                 digest.update(f"{name} {list(tensor.shape[1:])} {tensor.dtype}".encode())
             digest.update(tensor_bytes(tensor))

@@ -1,4 +1,4 @@
-"""A teacher that was evaluated once, as its logits by sample."""
+"""A teacher that was evaluated once: its logits by sample."""
 
 import hashlib
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class CachedLogits(nn.Module):
         """The outputs of layers for these samples: of the named ones, or of all that the cache holds.
 
         Raises:
-            ValueError: a layer that is not in the cache, or none there.
+            ValueError: a layer that is not in the cache, or a cache without layers.
         """
         chosen = self.layers if layer in (None, "all") else [layer] if isinstance(layer, str) else list(layer or ())
         if not chosen or (missing := [name for name in chosen if name not in self.layers]):
@@ -68,7 +68,7 @@ class CachedLogits(nn.Module):
         raise KeyError(layer)
 
     def save(self, path: str | Path) -> None:
-        """Write the cache as safetensors, with a checksum; it takes its name when all of it is on disk."""
+        """Write the cache as safetensors, with a checksum; the file appears only when it is complete."""
         logits, path = self.logits.contiguous().cpu(), Path(path)
         with replacing(path) as partial:
             save_file({"logits": logits}, partial, metadata={"sha256": _digest(logits)})
@@ -78,7 +78,7 @@ class CachedLogits(nn.Module):
         """Read a cache that `save` wrote.
 
         Raises:
-            ValueError: something else, or a file that was changed.
+            ValueError: another kind of file, or a file that was changed.
         """
         weights = read_weights(path)
         if set(weights) != {"logits"}:
@@ -93,9 +93,9 @@ class CachedLogits(nn.Module):
 
 
 def check_positions(name: str, index: Int[Tensor, " batch"]) -> None:
-    """Raise ``ValueError`` for a position below 0, which would count from the end (looked at on a CPU), and for a mask.
+    """Raise ``ValueError`` for a mask, and on a CPU for a position below 0, which would count from the end.
 
-    Torch takes uint8 for a mask too.
+    Torch treats uint8 as a mask too.
     """
     if index.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"{name}: an index of dtype {index.dtype} came; give the samples' positions in int64.")

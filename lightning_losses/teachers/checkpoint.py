@@ -13,10 +13,10 @@ def checkpoint_teacher(path: str | Path, network: nn.Module, prefix: str = "netw
     Args:
         path: a `.ckpt`, `.pt` or `.safetensors` file.
         network: the network whose weights the file holds.
-        prefix: the attribute under which the LightningModule held the network; a file without it is taken whole.
+        prefix: the attribute of the LightningModule that held the network; a file without this prefix is loaded whole.
 
     Raises:
-        ValueError: a file that needs unpickling, or weights that don't fit the network; the message has the prefixes
-            that fit, or those that there are.
+        ValueError: a file that needs unpickling, or weights that don't fit the network; the message names the prefixes
+            that fit, or all of them.
     """
     return load_weights(path, network, prefix)

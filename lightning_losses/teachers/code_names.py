@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _PYTHON = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
-# Through these code reads what it doesn't name; by identity, as some can't be hashed.
+# Through these, code reads values that it doesn't name; keyed by id, because some can't be hashed.
 _HIDING: dict[int, tuple[str, Any]] = {
     id(value): (name, value)
     for name, value in {
@@ -27,7 +27,7 @@ _WITHOUT_EFFECT = {"PUSH_NULL", "PRECALL", "NOP", "CACHE", "EXTENDED_ARG", "RESU
 
 
 def names_in(code: types.CodeType) -> set[str]:
-    """The names that code refers to, that of the functions in it too; for getattr and hasattr also its texts.
+    """The names that code refers to, including code of inner functions; with getattr and hasattr also its strings.
 
     Example:
         >>> sorted(names_in((lambda x: len(x.shape)).__code__))
@@ -41,14 +41,15 @@ def names_in(code: types.CodeType) -> set[str]:
 
 
 def reads_that_hide(code: types.CodeType, names: Mapping[str, Any]) -> list[str]:
-    """What in code reads values that none of its names tells, such as an environment variable.
+    """The parts of code that read values which none of its names shows, such as an environment variable.
 
-    A module of the project may have its attributes named, those by getattr with a literal name too; where it is used
-    otherwise (its ``__dict__``, an argument of vars, getattr with a name that is computed) anything of it may be read.
+    Attributes of a module of the project are visible by their names, also through getattr with a literal name. Any
+    other use of the module (its ``__dict__``, an argument of vars, getattr with a computed name) may read anything of
+    it.
 
     Args:
-        code: a function's.
-        names: the values of its global names, of the built-in ones and of its closure.
+        code: the code of a function.
+        names: the values of its global and built-in names and of its closure.
 
     Example:
         >>> import os
@@ -99,20 +100,20 @@ def _reads_of(code: types.CodeType, names: dict[str, Any]) -> Iterator[str]:
 
 
 def _names_an_attribute(instruction: dis.Instruction) -> bool:
-    """Whether what comes after a module takes an attribute of it, or keeps it under a name."""
+    """Whether the next instruction takes an attribute of a module, or stores the module under a name."""
     if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
         return instruction.argval != "__dict__"
     return instruction.opname.startswith("STORE_") or instruction.opname in ("IMPORT_FROM", "POP_TOP", "SWAP")
 
 
 def _takes_a_literal(following: list[dis.Instruction]) -> bool:
-    """Whether a call's last arguments are a literal name and at most a literal default."""
+    """Whether a call's last arguments are a literal name and, possibly, a literal default."""
     operations = [instruction.opname for instruction in following]
     return operations[:2] == ["LOAD_CONST", "CALL"] or operations == ["LOAD_CONST", "LOAD_CONST", "CALL"]
 
 
 def hides(value: Any) -> bool:
-    """Whether code that has this value may read through it what its names don't tell.
+    """Whether code that uses this value may read values through it that its names don't show.
 
     Example:
         >>> hides(eval), hides(len)
@@ -122,7 +123,7 @@ def hides(value: Any) -> bool:
 
 
 def _local(name: object) -> str:
-    # Apart from the global ones.
+    # Distinct from global names.
     return f"local {name}"
 
 
@@ -130,8 +131,8 @@ def imports_in(code: types.CodeType, package: str | None) -> list[types.ModuleTy
     """The modules that code imports when it runs; those that can't be imported are left out.
 
     Args:
-        code: a function's.
-        package: that of its module, from which relative imports start.
+        code: the code of a function.
+        package: the package of its module, where relative imports start.
     """
     modules = []
     for part in _parts(code):
@@ -145,8 +146,8 @@ def imports_in(code: types.CodeType, package: str | None) -> list[types.ModuleTy
 
 
 def _imported(name: str, before: list[Any], package: str | None, whole: bool = False) -> types.ModuleType | None:
-    """The module that an import puts forward, or all of the path's end; None if it can't be imported."""
-    # Pushed before it: how many dots there are, and what is taken from the module.
+    """The module that an import provides, or the last one of its path; None if it can't be imported."""
+    # Pushed before it: the number of dots, and the names taken from the module.
     dots = before[-2] if isinstance(before[-2], int) else 0
     try:
         module = importlib.import_module("." * dots + name, package)
@@ -157,7 +158,7 @@ def _imported(name: str, before: list[Any], package: str | None, whole: bool = F
 
 @functools.cache
 def is_installed(module: str) -> bool:
-    """Whether a module is Python's own, or that of an installed package, and not of the project at hand.
+    """Whether a module belongs to Python or an installed package, and not to the user's project.
 
     Example:
         >>> is_installed("torch.nn"), is_installed("__main__")
@@ -165,20 +166,20 @@ def is_installed(module: str) -> bool:
     """
     top = module.partition(".")[0]
     file = getattr(sys.modules.get(module), "__file__", None) or getattr(sys.modules.get(top), "__file__", None)
-    # A program may be started by an installed one.
+    # An installed program may start a script.
     if module == "__main__":
         return False
     if file is None:
         return top in sys.stdlib_module_names
     path = Path(file).resolve()
-    # Wherever an environment may take its packages from.
+    # All places from which an environment may load packages.
     packages = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
     return packages or any(path.is_relative_to(folder) for folder in _PYTHON)
 
 
 @functools.cache
 def version_of(module: str) -> str:
-    """The version of the package that a module is of; Python's, if it is of none."""
+    """The version of a module's package; Python's version, if it has none."""
     top = module.partition(".")[0]
     own = getattr(sys.modules.get(top), "__version__", None)
     if own is None and top not in sys.stdlib_module_names:

@@ -19,17 +19,17 @@ class TeacherEnsemble(nn.Module):
     """Several teachers as one teacher.
 
     With "probabilities" it gives logits whose softmax at the temperature is the weighted mean of the teachers'
-    probabilities at that temperature, ``τ log sum_i w_i softmax(z_i / τ)``: take the temperature of the loss. With
+    probabilities at that temperature, ``τ log sum_i w_i softmax(z_i / τ)``: use the temperature of the loss. With
     "logits" it gives ``sum_i w_i z_i``, whose probabilities are the teachers' geometric mean, scaled to sum 1.
 
     Args:
-        teachers: the networks, in order or by name; all see the same inputs and give the same classes.
-        weights: of each teacher, at least 0; they are scaled to sum 1. None weighs them alike.
-        average: what the mean is taken of.
-        temperature: τ, above 0; without effect on the mean of logits.
+        teachers: the networks, in order or by name, with the same inputs and classes.
+        weights: a weight for each teacher, at least 0; they are scaled to sum 1. None gives equal weights.
+        average: whether the mean is over "probabilities" or "logits".
+        temperature: τ, above 0; no effect on the mean of logits.
 
     Raises:
-        ValueError: no teachers; weights that are negative, all 0, or of another number; an unknown average.
+        ValueError: no teachers; weights that are negative, all 0, or not one per teacher; an unknown average.
 
     Example:
         >>> sure, unsure = nn.Linear(1, 2, bias=False), nn.Linear(1, 2, bias=False)
@@ -65,8 +65,8 @@ class TeacherEnsemble(nn.Module):
         self.members = nn.ModuleDict(named)
         self.average = average
         self.temperature = temperature
-        # Given by the constructor, so it needs no place in a checkpoint.
-        # By the largest first: a sum may be beyond what floats hold, or a share below it.
+        # The constructor sets the weights, so checkpoints don't need them.
+        # Divided by the largest first, because a sum could overflow, or a share underflow.
         scaled = [share / max(shares) for share in shares]
         self.register_buffer("weights", torch.tensor([one / sum(scaled) for one in scaled]), persistent=False)
 
@@ -82,13 +82,13 @@ class TeacherEnsemble(nn.Module):
         logits = torch.stack([full_precision(member) for member in each.values()])
         weights = self.weights.to(logits).view(-1, *[1] * (logits.ndim - 1))
         if self.average == "logits":
-            # A class that a teacher masks is masked, but a teacher without weight has no say.
+            # A class that any teacher masks is masked, except by a teacher of weight 0.
             return torch.where(weights > 0, weights * logits, 0.0).sum(dim=0)
         log_p = torch.log_softmax(logits / self.temperature, dim=-1)
         return self.temperature * torch.logsumexp(log_p + weights.log(), dim=0)
 
     def forward(self, *inputs: Any, **named: Any) -> Float[Tensor, "*rows classes"]:
-        """The logits of the ensemble; what is given by name, the members are given by name."""
+        """The logits of the ensemble; keyword arguments are passed to the members."""
         return self.mean(self.each(inputs[0] if inputs else named))
 
     def extra_repr(self) -> str:

@@ -12,11 +12,11 @@ from torch.utils.hooks import RemovableHandle
 class FeatureTap:
     """Keeps the outputs of named layers of a network's latest forward pass.
 
-    It works by hooks, on the network as it runs: alone, inside a LightningModule under DDP, sharded by FSDP2, and
-    compiled, if it listens before the first call (a compiled network keeps to the hooks that it was compiled with).
+    It uses hooks, so it works on a network alone, inside a LightningModule under DDP, sharded by FSDP2, or compiled. A
+    compiled network needs the tap before its first call, because it keeps the hooks that it was compiled with.
 
     Args:
-        network: the network to listen to; its forward pass is unchanged.
+        network: the network to tap; its forward pass is unchanged.
         layers: names as in `network.named_modules()`.
         who: the name that errors begin with.
 
@@ -36,7 +36,7 @@ class FeatureTap:
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[str], who: str = "FeatureTap") -> None:
-        # A compiled network holds the one that its layers' names are those of.
+        # The layers' names are those of the network inside the compiled one.
         modules = dict(getattr(network, "_orig_mod", network).named_modules())
         if missing := [layer for layer in layers if layer not in modules]:
             raise ValueError(
@@ -58,7 +58,7 @@ class FeatureTap:
         """The outputs of the latest forward pass, in the order of the layers.
 
         Raises:
-            ValueError: a layer that was not run since the tap was opened.
+            ValueError: a layer that has not run since the tap was opened.
         """
         if missing := [layer for layer in self._modules if layer not in self.features]:
             raise ValueError(f"{self.who}: {missing} put out nothing since the tap was opened; call the network first.")
@@ -66,7 +66,7 @@ class FeatureTap:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Within this context the network runs on something else; afterwards the outputs are those from before it."""
+        """Within this context the network may run on other inputs; afterwards the earlier outputs are restored."""
         before = dict(self.features)
         try:
             yield
@@ -75,7 +75,7 @@ class FeatureTap:
             self.features.update(before)
 
     def open(self) -> None:
-        """Listen, if it does not yet."""
+        """Add the hooks, if they are not there yet."""
         if not self._handles:
             self._handles = [
                 module.register_forward_hook(_Keep(self.features, layer)) for layer, module in self._modules.items()
@@ -95,19 +95,19 @@ class FeatureTap:
 
 
 class _Keep:
-    """A hook that a deep copy or a pickle of the network takes along, unlike a closure."""
+    """A hook that can be copied and pickled with the network, unlike a closure."""
 
     def __init__(self, features: dict[str, Tensor], layer: str) -> None:
         self.features = features
         self.layer = layer
 
     def __call__(self, module: nn.Module, arguments: Any, output: Tensor) -> None:
-        # Blocks of transformers return what they attended to beside it.
+        # Transformer blocks also return attention weights.
         self.features[self.layer] = output[0] if isinstance(output, tuple | list) else output
 
 
 def is_tap(hook: Any) -> bool:
-    """Whether a hook is a tap's, which changes nothing."""
+    """Whether a hook belongs to a tap, which changes nothing."""
     return isinstance(hook, _Keep)
 
 
@@ -115,7 +115,7 @@ def pooled(feature: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch features
     """A layer's output as one vector per sample: maps [B, D, H, W] and tokens [B, T, D] are averaged.
 
     Raises:
-        ValueError: a shape that is none of [B, D], [B, T, D], [B, D, H, W].
+        ValueError: a shape other than [B, D], [B, T, D], [B, D, H, W].
     """
     if feature.ndim == 4:
         return feature.mean(dim=(2, 3))
@@ -132,10 +132,10 @@ def penultimate_stage(network: nn.Module, who: str = "stages") -> str:
 
 
 def stages(network: nn.Module, least: int = 1, who: str = "stages") -> list[str]:
-    """The names of all stages, from the `feature_info` that timm's networks and ours carry.
+    """The names of all stages, from the `feature_info` of timm's networks and this library's.
 
     Raises:
-        ValueError: a network whose `feature_info` has not even the least number of stages.
+        ValueError: a network without `feature_info`, or with too few stages.
     """
     info = getattr(network, "feature_info", None) or []
     if len(info) < least:
@@ -147,7 +147,7 @@ def stages(network: nn.Module, least: int = 1, who: str = "stages") -> list[str]
 
 
 def layers_to_tap(network: nn.Module, chosen: str | Sequence[str] | None, who: str = "stages") -> list[str]:
-    """The layers that a choice names: None for the last but one stage, "all" for every stage, a name or several.
+    """The layers to tap: None for the last but one stage, "all" for every stage, or one or several names.
 
     Example:
         >>> layers_to_tap(nn.Linear(2, 2), ["first", "second"])
@@ -161,7 +161,7 @@ def layers_to_tap(network: nn.Module, chosen: str | Sequence[str] | None, who: s
 
 
 def offered_features(features: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
-    """The tensors of tapped layers for losses: the last one's vectors, and the one map, or all maps by layer.
+    """The tapped tensors for losses: the last layer's vectors, and the single map, or all maps by layer.
 
     Example:
         >>> import torch

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from lightning_losses.teachers.cached_logits import CachedLogits, check_positions
 
 MANIFEST = "cache.json"
-# Before the name of a layer, in the name of its file.
+# The prefix of a layer's file name.
 FEATURES = "features."
 
 
 def load_cached_teacher(path: str | Path, *, verify: bool = True) -> "MappedLogits":
-    """The cache that `cache_teacher` wrote, as a teacher that goes by the samples' `index`; its files stay on disk.
+    """A cache of `cache_teacher` as a teacher that reads by the samples' `index`; its files stay on disk.
 
     Args:
         path: the cache's folder.
-        verify: read the files once and compare their checksums.
+        verify: read the files once to compare their checksums.
 
     Raises:
-        ValueError: no whole cache there; a file that was changed.
+        ValueError: no complete cache in the folder; a file that was changed.
     """
     path = Path(path)
     if not (path / MANIFEST).is_file():
@@ -38,13 +38,13 @@ def load_cached_teacher(path: str | Path, *, verify: bool = True) -> "MappedLogi
     if (damaged := damaged_file(path, verify=verify)) is not None:
         raise ValueError(f"load_cached_teacher: {damaged} is not what was written; cache_teacher makes the cache anew.")
     manifest = json.loads((path / MANIFEST).read_text())
-    # Copy on write: torch wants arrays that it may write to, the file stays as it is.
+    # Copy on write: torch requires writable arrays, and the file must not change.
     arrays = {Path(name).stem: np.load(path / name, mmap_mode="c", allow_pickle=False) for name in manifest["files"]}
     return MappedLogits({name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 class MappedLogits(CachedLogits):
-    """A teacher's logits and features by `index`, read from memory-mapped files as they are asked for.
+    """A teacher's logits and features by `index`, read from memory-mapped files on demand.
 
     Args:
         arrays: "logits" [n, C]; or "value" [n, k], "classes" [n, k], "rest" [n] and "num_classes" [1]; and
@@ -57,7 +57,7 @@ class MappedLogits(CachedLogits):
 
     def __init__(self, arrays: Mapping[str, Tensor]) -> None:
         nn.Module.__init__(self)
-        # No buffers: they would move to the device whole, and into checkpoints.
+        # Not buffers, which would be moved to the device whole and saved in checkpoints.
         self.__dict__["_arrays"] = dict(arrays)
 
     def __len__(self) -> int:
@@ -87,7 +87,7 @@ class MappedLogits(CachedLogits):
         """The output of a layer for these samples.
 
         Raises:
-            ValueError: a layer that was not kept.
+            ValueError: a layer that is not in the cache.
         """
         if layer not in self.layers:
             there = ", ".join(self.layers) or "logits alone"
@@ -114,7 +114,7 @@ def damaged_file(home: Path, *, verify: bool = True) -> Path | None:
 
 
 def manifest_sum(manifest: dict[str, Any]) -> str:
-    """The checksum that a manifest carries of its own content."""
+    """The checksum in a manifest of its own content."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 

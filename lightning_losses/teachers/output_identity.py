@@ -29,30 +29,30 @@ _BUILT_IN = (
     *(types.WrapperDescriptorType, types.MethodWrapperType, np.ufunc),
 )
 _DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType, type(vars(namedtuple("_", "field"))["field"]))
-# What of a module decides nothing, and what is looked at by itself.
+# Attributes of a module that don't affect its output, or are hashed separately.
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _WITH_KEYWORDS = tuple(f"{name}_with_kwargs" for name in _HOOKS)
-# The last ones are notes on what is compiled.
+# The last two are notes of the compiler.
 _OF_MODULES = {*vars(nn.Module()), "_is_torch_compile", "_compile_kwargs"}
 _OF_CLASSES = {
     *("__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "__static_attributes__", "_abc_impl"),
-    # Left there by a copy of an instance.
+    # Set by copying an instance.
     "__slotnames__",
-    # As annotations, these decide nothing.
+    # Annotations don't affect the output.
     *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__orig_bases__"),
     *("__parameters__", "__type_params__", "__dataclass_fields__", "__dataclass_params__"),
 }
 
 
 class OutputIdentity:
-    """Takes in values, and makes a hash of them that is the same in another process.
+    """Hashes values so that the hash is the same in another process.
 
-    Modules are taken with their parameters, all their buffers, their attributes, hooks and the bytecode of their
-    classes; functions with what they refer to. What is in installed packages counts by its name and their version.
+    A module counts with its parameters, all its buffers, its attributes, hooks and the bytecode of its classes; a
+    function with everything that it refers to. Code of installed packages counts by its name and the package's version.
 
     Args:
         who: the name that errors begin with.
-        identity: a text that stands for the objects that can't be seen; None refuses them.
+        identity: a text that stands for objects whose state can't be read; None refuses them.
 
     Example:
         >>> class Scaled(nn.Module):
@@ -73,26 +73,26 @@ class OutputIdentity:
         self._who = who
         self._identity = identity
         self._hash = hashlib.sha256(repr(identity).encode())
-        # By identity, and held, so that no other takes its place.
+        # By id; held, so that no other object gets the same id.
         self._seen: dict[int, tuple[int, Any]] = {}
         self._classes: set[type] = set()
         self._named: set[tuple[str, ...]] = set()
-        # The parts of the first module, which are in evaluation mode when it is.
+        # The submodules of the first module, whose mode follows its own.
         self._switched: set[int] | None = None
 
     def hexdigest(self) -> str:
-        """The hash of what was taken in."""
+        """The hash of all values so far."""
         return self._hash.hexdigest()
 
     def add(self, place: str, value: Any) -> None:
-        """Take in a value; what is said of it begins with its kind, in brackets that no text can be mistaken for.
+        """Hash a value; its kind is hashed first, in brackets that no text can imitate.
 
         Args:
-            place: where it is, for errors; it doesn't count.
+            place: the value's place, for errors; it is not hashed.
             value: anything.
 
         Raises:
-            ValueError: an object in it whose state can't be seen.
+            ValueError: an object in it whose state can't be read.
         """
         value = _without_compiler(value)
         kind = type(value)
@@ -179,13 +179,13 @@ class OutputIdentity:
         else:
             plain: Any = next(kind for kind in _PLAIN if isinstance(value, kind))
             self._say(f"{plain.__qualname__} {plain.__repr__(value)}")
-        # What they hold beyond their items.
+        # State besides their items.
         for name in ("maxlen", "default_factory"):
             if isinstance(value, deque | defaultdict) and hasattr(value, name):
                 self.add(f"{place}.{name}", getattr(value, name))
 
     def _digest_of(self, place: str, value: Any) -> str:
-        """The hash of a value by itself, of what has no order."""
+        """The hash of a single value, for collections without order."""
         alone = OutputIdentity(self._who, self._identity)
         alone._seen, alone._classes = dict(self._seen), set(self._classes)
         alone.add(place, value)
@@ -198,7 +198,7 @@ class OutputIdentity:
                 if name.startswith("_global_forward_"):
                     self._add_hooks(name, hooks)
         elif id(module) not in self._switched:
-            # A module that is held otherwise does not follow eval().
+            # A module held elsewhere doesn't follow eval().
             self._say(f"training {module.training}")
         self._add_class(place, type(module))
         own = {name: value for name, value in vars(module).items() if name not in _OF_MODULES}
@@ -208,7 +208,7 @@ class OutputIdentity:
         for name, with_keywords in zip(_HOOKS, _WITH_KEYWORDS, strict=True):
             self._add_hooks(f"{place}.{name}", vars(module)[name], vars(module)[with_keywords])
         for kind in ("_parameters", "_buffers", "_modules"):
-            # In their order, as a container's forward pass has it.
+            # In order, because the forward pass of a container depends on it.
             self._add_fields(place, vars(module)[kind], in_order=True)
 
     def _add_hooks(self, place: str, hooks: Mapping[int, Any], with_keywords: Mapping[int, bool] | None = None) -> None:
@@ -233,7 +233,7 @@ class OutputIdentity:
                 self._add_fields(place, counts)
 
     def _add_function(self, place: str, function: types.FunctionType) -> None:
-        # Not its __module__: a decorator takes over that of what it decorates.
+        # Not its __module__: a decorator copies that of the decorated function.
         module = function.__globals__.get("__name__", "__main__")
         self._say(f"function {module}.{function.__qualname__}")
         names, closure = names_in(function.__code__), _closure(function)
@@ -245,7 +245,7 @@ class OutputIdentity:
             self._say(version_of(module))
             return
         self._add_all(f"{place} ({function.__name__})", function.__defaults__, function.__kwdefaults__)
-        # A decorator copies those of what it decorates, which is in its closure.
+        # A decorator copies the attributes of the decorated function, which is in its closure.
         wrapped = getattr(function, "__wrapped__", None)
         own = {name: value for name, value in vars(function).items() if getattr(wrapped, name, None) is not value}
         self._add_fields(f"{place} ({function.__name__})", own)
@@ -263,7 +263,7 @@ class OutputIdentity:
             self._add_named(f"{part.__name__} of {module}", part, names)
 
     def _add_named(self, place: str, value: Any, names: set[str]) -> None:
-        """A value that code names, and of modules of the project at hand what else it names."""
+        """A value that code names; for modules of the user's project, also the values that code names in them."""
         if not isinstance(value, types.ModuleType) or is_installed(value.__name__):
             self.add(place, value)
             return
@@ -291,7 +291,7 @@ class OutputIdentity:
         self._add_state(place, value)
 
     def _add_subclass(self, place: str, value: Any) -> None:
-        """What an instance of a class of Python's or of an array has of its own."""
+        """The additional state of an instance of a subclass of a built-in class or an array."""
         self._add_class(place, type(value))
         self._add_state(place, value)
 
@@ -305,7 +305,7 @@ class OutputIdentity:
         if self._identity is None:
             raise ValueError(
                 f"{self._who}: the key of the cache can't see what {place}, a {type(value).__name__}, holds{how}; give "
-                "identity=, a text that changes whenever it does."
+                "identity=, a text that you change whenever that changes."
             )
         self._say(f"unseen {type(value).__module__}.{type(value).__qualname__}")
 
@@ -323,7 +323,7 @@ class OutputIdentity:
         self._say_bytes(text.encode())
 
     def _say_bytes(self, content: bytes) -> None:
-        # Its length first: what is said in two steps is never what is said in one.
+        # The length first, so that two parts never hash like one.
         self._hash.update(b"%d " % len(content) + content)
 
 
@@ -343,7 +343,7 @@ def _is_compiled(value: Any) -> bool:
 
 
 def _without_compiler(value: Any) -> Any:
-    """The module that a compiled one calls, unless it does more than call it."""
+    """The module that a compiled one calls, unless the compiled one does more."""
     while _is_compiled(value):
         own = vars(value)
         hooks = any(not is_tap(hook) for name in _HOOKS for hook in own[name].values())
@@ -354,7 +354,7 @@ def _without_compiler(value: Any) -> Any:
 
 
 def _replaces_forward(compiled: nn.Module, name: str, value: Any) -> bool:
-    """Whether an attribute of a compiled module is a forward pass that the compiler did not put there."""
+    """Whether an attribute of a compiled module is a forward pass that the compiler did not set."""
     by_compiler = getattr(value, "__self__", None) is compiled or hasattr(value, "_torchdynamo_orig_callable")
     return name == "forward" and not by_compiler
 
@@ -369,14 +369,14 @@ def _closure(function: types.FunctionType) -> dict[str, Any]:
 
 
 def _wrapped(value: Any) -> tuple[Any, ...] | None:
-    """What an object that can't be looked into, or keeps results besides, calls."""
+    """The function that an opaque or caching object calls."""
     if isinstance(value, property):
         return value.fget, value.fset
     if isinstance(value, staticmethod | classmethod):
         return (value.__func__,)
     if isinstance(value, functools.cached_property):
         return (value.func,)
-    if isinstance(value, torch.autocast):  # the rest of it is what it found when it was entered
+    if isinstance(value, torch.autocast):  # its other attributes are the state on entry
         return value.device, value.fast_dtype, value._enabled
     if isinstance(value, functools.singledispatchmethod):
         return (value.dispatcher,)
@@ -393,11 +393,11 @@ def _wrapped(value: Any) -> tuple[Any, ...] | None:
 def _slots(kind: type) -> list[str]:
     named = vars(kind).get("__slots__", ())
     names = [named] if isinstance(named, str) else list(named)
-    # As Python stores private ones.
+    # Python's name mangling of private slots.
     own = kind.__name__.lstrip("_")
     return [f"_{own}{name}" if name.startswith("__") and not name.endswith("__") else name for name in names]
 
 
 def _is_written_in_python(kind: type) -> bool:
-    """Whether all that an object holds is in its attributes: none of its classes is written in C."""
+    """Whether an object's whole state is in its attributes: none of its classes is written in C."""
     return all(base is object or "__dict__" in dir(base) or "__slots__" in vars(base) for base in kind.__mro__)

@@ -11,13 +11,13 @@ def timm_teacher(name: str, num_classes: int, **options: Any) -> nn.Module:
     """A timm network as teacher.
 
     Args:
-        name: a name that `timm.list_models()` lists.
+        name: a name in `timm.list_models()`.
         num_classes: the number of classes of its head.
-        **options: handed to `timm.create_model` (`in_chans`, `img_size`, `checkpoint_path`, ...); `pretrained` is False
-            unless given, since weights come over the network.
+        **options: passed to `timm.create_model` (`in_chans`, `img_size`, `checkpoint_path`, ...); `pretrained` is False
+            unless given, because pretrained weights are downloaded.
 
     Raises:
         ModuleNotFoundError: timm is not installed.
-        ValueError: a name that timm does not know; the message lists the nearest.
+        ValueError: a name that timm does not know; the message lists the nearest names.
     """
     return create_network("timm_teacher", name, num_classes, **options)

@@ -1,4 +1,4 @@
-"""A network as it was before PEFT's adapters: the teacher of the network that has learnt them."""
+"""A network without its PEFT adapters, as the teacher of the same network with them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +10,13 @@ from lightning_losses.networks.calls import unwrapped
 
 
 class WithoutAdapters(nn.Module):
-    """Runs a network of PEFT with its adapters off, so that it can teach itself: its weights are held once.
+    """Runs a PEFT network with its adapters off, so that it can teach itself and its weights are stored once.
 
-    It shares the network's modules, which stay the student's to train. A head is that of the network below: the matrix
-    that LoRA adds to, the layer in place of which one of `modules_to_save` learns.
+    It shares the network's modules, which the student trains. Its head is that of the base network: without LoRA's
+    addition, and the original of a layer in `modules_to_save`.
 
     Args:
-        network: what ``peft.get_peft_model`` returned.
+        network: the result of ``peft.get_peft_model``.
 
     Raises:
         ValueError: a network that can't switch its adapters off.
@@ -38,16 +38,16 @@ class WithoutAdapters(nn.Module):
         self.network = network
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
-        """The output of the network below."""
+        """The output of the base network."""
         with self._adapters_off():
             return self.network(*arguments, **named)
 
     def get_base_model(self) -> Any:
-        """The network below, by whose arguments and configuration the head is read."""
+        """The base network, whose arguments and configuration tell how to read its head."""
         return unwrapped(self.network)
 
     def get_output_embeddings(self) -> Any:
-        """The head of the network below."""
+        """The head of the base network."""
         head = unwrapped(self.network).get_output_embeddings()
         return getattr(head, "base_layer", getattr(head, "original_module", head))
 
@@ -59,7 +59,7 @@ class WithoutAdapters(nn.Module):
     @contextmanager
     def _adapters_off(self) -> Iterator[None]:
         network: Any = self.network
-        # PEFT asks for the gradients of all adapters when it switches them on again.
+        # PEFT makes all adapters require gradients when it switches them on again.
         asked = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
         try:
             with network.disable_adapter():
