@@ -1,1 +1,1 @@
-"""The kinds of experiments beside one training."""
+"""The kinds of experiments."""

@@ -1,4 +1,4 @@
-"""Fits a calibrator to logits, and finds the metrics before and after it."""
+"""Fits a calibrator to logits, and evaluates metrics before and after it."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from lightning_losses.numerics.rows import labelled_rows
 from lightning_losses.plots.reliability_diagram import reliability_diagram
 from lightning_losses.plots.risk_coverage import risk_coverage
 
-# As the pictures beside the table show them.
+# Shown in percent, as in the pictures.
 _PERCENT = ("accuracy", "ece", "adaptive_ece", "debiased_rmsce", "mce", "classwise_ece")
 
 
@@ -32,7 +32,7 @@ class Part:
     intervals: dict[str, Interval]
 
     def cell(self, name: str) -> str:
-        """A metric as the table shows it."""
+        """A metric as a cell of the table."""
         factor, digits = (100, 2) if name in _PERCENT else (1, 4)
         value, *ends = (f"{factor * float(number):.{digits}f}" for number in (self.values[name], *self.intervals[name]))
         return value if math.isnan(float(self.intervals[name].low)) else f"{value} [{', '.join(ends)}]"
@@ -50,15 +50,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted calibrator and what it does to test data.
+    """A fitted calibrator and its effect on test data.
 
     Attributes:
-        calibrator: fitted.
-        split: what it was fitted on, and what it is evaluated on.
-        calibrated: the test logits after it.
+        calibrator: the fitted calibrator.
+        split: the data for fitting and for evaluation.
+        calibrated: the calibrated test logits.
         before: the metrics of the test logits.
-        after: those of the calibrated ones.
-        num_bins: of every binned error.
+        after: the metrics of the calibrated logits.
+        num_bins: number of bins of every binned error.
         level: the confidence of the intervals.
     """
 
@@ -72,7 +72,7 @@ class Calibration:
 
     @property
     def note(self) -> str:
-        """What the table's cells mean."""
+        """The explanation of the table's cells."""
         return (
             f"Fitted on {len(self.split.fit.target)} samples, evaluated on {len(self.split.test.target)}; "
             f"{self.num_bins} bins; {100 * self.level:g}% intervals. The interval of a binned error "
@@ -135,7 +135,7 @@ def calibrate(
 ) -> Calibration:
     """Fit a calibrator on one part of a split, and evaluate the other before and after it.
 
-    Rows without a target, by the calibrator's `ignore_index`, are in neither.
+    Rows whose target is the calibrator's `ignore_index` are left out of both.
 
     Raises:
         ValueError: no row has a target.
@@ -170,17 +170,17 @@ def _with_target(calibrator: Calibrator, part: Labelled) -> Labelled:
 
 
 class LogitCalibration(Experiment):
-    """A calibrator, fitted to the logits of a file or a checkpoint, and evaluated on others."""
+    """Fits a calibrator to logits from a file or a checkpoint, and evaluates it on others."""
 
     def rehearse(self) -> None:
-        """Read the logits, so that a wrong file is known before anything was fitted; of a checkpoint, look for it."""
+        """Read the logits of a file, or look for the checkpoint, so that an error shows before anything is fitted."""
         if self.config.checkpoint is None or self.config.logits is not None:
             self.split(())
         else:
             check_checkpoint(Path(self.config.checkpoint).expanduser())
 
     def perform(self, folder: Path) -> Calibration:
-        """Fit, evaluate, and write everything into the run's folder."""
+        """Fit, evaluate, and write the results into the run's folder."""
         config = self.config
         calibrator = instantiate(config.calibrator)
         split = self.split(calibrator.views)

@@ -1,4 +1,4 @@
-"""Trains a student after its teacher and its baseline; of image classifiers, scores before and after calibration."""
+"""Trains a teacher, a baseline and a student; scores image classifiers before and after calibration."""
 
 import time
 from abc import abstractmethod
@@ -32,15 +32,15 @@ from lightning_losses.metrics import negative_log_likelihood
 
 
 def trainings(config: DictConfig, modules: DictConfig, *, shows_inputs: bool = True) -> dict[str, Training]:
-    """The networks that an experiment trains, in order: the student last, after what it is compared with.
+    """The networks that an experiment trains, in order; the student is the last.
 
-    The teacher's data, trainer and optimizer are the student's, with the values of `teacher_data`, `teacher_trainer`
-    and `teacher_optimizer` set.
+    The teacher's data, trainer and optimizer are the student's, changed by `teacher_data`, `teacher_trainer` and
+    `teacher_optimizer`.
 
     Args:
-        config: of the train recipe.
-        modules: the modules' configurations, by the networks' names; null for what the experiment does without.
-        shows_inputs: as `Training` takes it.
+        config: the configuration of the train recipe.
+        modules: the modules' configurations by the networks' names; null for a network that isn't used.
+        shows_inputs: see `Training`.
     """
     planned: dict[str, Training] = {}
     for name in ("teacher", "baseline", "student"):
@@ -67,12 +67,12 @@ def trainings(config: DictConfig, modules: DictConfig, *, shows_inputs: bool = T
 
 
 def _with(config: DictConfig, part: str, further: Any) -> DictConfig:
-    """A part of the configuration, with the values set that are given further; nothing where those are empty."""
+    """A part of the configuration with some values changed; None if there are no changes."""
     plain = config[part]
     assert isinstance(plain, DictConfig)
     if not (any(further.values()) if isinstance(further, dict) else further):
         return plain
-    # A new key is an argument that the file leaves at its default, or a mistake.
+    # A new key is an argument with a default, or a mistake.
     with open_dict(plain):
         merged = OmegaConf.merge(plain, further)
     assert isinstance(merged, DictConfig)
@@ -83,12 +83,12 @@ def _with(config: DictConfig, part: str, further: Any) -> DictConfig:
 
 
 class StudentExperiment(Experiment):
-    """One student, trained after the teacher and the baseline that it is compared with.
+    """One student, trained after a teacher and a baseline.
 
     Teacher and baseline are trained once, and kept under a hash of their configuration, code and data.
 
     Attributes:
-        score_names: the names of the numbers that the report has beside what is logged.
+        score_names: the names of the numbers that only the report has, not the logs.
     """
 
     score_names: ClassVar[Sequence[str]] = ()
@@ -103,7 +103,7 @@ class StudentExperiment(Experiment):
 
     @abstractmethod
     def trainings(self) -> dict[str, Training]:
-        """The networks, by name and in order; the student is the last."""
+        """The networks by name, in order; the student is the last."""
 
     @abstractmethod
     def nll(self, network: nn.Module, student: Training) -> float:
@@ -111,7 +111,7 @@ class StudentExperiment(Experiment):
 
     @abstractmethod
     def report(self, student: Training, trained: Sequence[Trained], started: float) -> Any:
-        """The report on all networks, which has `page` and `scores`, and whose `seconds` are the run's."""
+        """The report on all networks, with `page`, `scores` and the run's `seconds`."""
 
     @abstractmethod
     def log(self, logger: Logger | None, report: Any, pictures: Sequence[Path]) -> None:
@@ -143,7 +143,7 @@ class StudentExperiment(Experiment):
             raise ConfigError(f"optimized_metric={metric}: the run reports no such number; {nearest(metric, known)}")
 
     def perform(self, folder: Path) -> Any:
-        """Train the networks, and report on them; None in a process that Lightning started beside the first."""
+        """Train the networks and report on them; None in further processes that Lightning started."""
         started = time.perf_counter()
         config, console = self.config, Console(soft_wrap=True, highlight=False)
         checkpoints, resume = folder / "checkpoints", config.resume is not None
@@ -155,17 +155,17 @@ class StudentExperiment(Experiment):
                 student.run(checkpoints, resume=resume, logger=logger, teacher=teacher, metrics_file=metrics)
             )
             if not first_process():
-                # Lightning ran the command again for this process; the first one reports.
+                # Lightning started the command again for this process; only the first one reports.
                 return None
             report = self.report(student, trained, started)
             page = report.page()
             pictures = page.write(folder / "report")
-            # What monitors drew.
+            # The monitors' pictures.
             pictures += sorted(set((folder / "report").glob("*.png")) - set(pictures))
             self.log(logger, report, pictures)
             log_checkpoints(logger, checkpoints / "student", "student", report.scores())
         page.show()
-        # Last: who watches the run knows by it that the run is done.
+        # Written last, because it marks the end of the run.
         finish_metrics(metrics, report.scores())
         console.print(f"{report.seconds:.0f} s. The report is in {folder / 'report'}")
         return report
@@ -173,7 +173,7 @@ class StudentExperiment(Experiment):
     def _before(
         self, before: Sequence[Training], student: Training, checkpoints: Path, console: Console
     ) -> tuple[list[Trained], nn.Module | None]:
-        """The networks before the student, and the teacher as the student sees it."""
+        """The networks trained before the student, and the teacher that the student gets."""
         config = self.config
         kept, trained = self._kept, []
         for training in before:
@@ -197,7 +197,7 @@ class ImageClassification(StudentExperiment):
         return trainings(self.config, self.config.modules)
 
     def nll(self, network: nn.Module, student: Training) -> float:
-        """In nats, of an image."""
+        """In nats per image."""
         test = student.datamodule.test
         return negative_log_likelihood(predict_logits(network, test), test.target, inputs="logits").item()
 
@@ -212,6 +212,6 @@ class ImageClassification(StudentExperiment):
         )
 
     def log(self, logger: Logger | None, report: Report, pictures: Sequence[Path]) -> None:
-        """Send the scores as those of the last epoch, the table, and the pictures."""
+        """Send the scores (as those of the last epoch), the table and the pictures."""
         log_scores(logger, {**report.scores(), "epoch": self.config.trainer.max_epochs})
         log_report(logger, report, pictures)

@@ -1,4 +1,4 @@
-"""Distils a sentence model into small encoders by several objectives, and reports how well each finds documents."""
+"""Distils a sentence model into small encoders by several objectives, and reports their retrieval scores."""
 
 import math
 import time
@@ -30,11 +30,11 @@ METRICS = ("recall@1", "recall@10", "MRR")
 
 
 class TokenizedTexts(Dataset[dict[str, Tensor]]):
-    """The queries and documents of all pairs as a teacher takes them: of pair i at 2 i and 2 i + 1.
+    """The tokenised queries and documents of all pairs for the teacher; those of pair i are at 2 i and 2 i + 1.
 
     Args:
         data: the pairs.
-        teacher: has `tokenize`.
+        teacher: a network with `tokenize`.
     """
 
     def __init__(self, data: DocstringPairs, teacher: Any) -> None:
@@ -48,14 +48,14 @@ class TokenizedTexts(Dataset[dict[str, Tensor]]):
 
 
 class EncoderScores(NamedTuple):
-    """What an encoder is worth.
+    """The scores of an encoder.
 
     Attributes:
-        label: what tables and figures call it.
-        before: its scores untrained; None for the teacher.
+        label: its name in tables and figures.
+        before: its scores before training; None for the teacher.
         after: its scores.
-        parameters: their number.
-        seconds: of training, of all seeds.
+        parameters: the number of parameters.
+        seconds: the training time of all seeds.
     """
 
     label: str
@@ -75,7 +75,7 @@ COLUMNS = ("encoder", "MRR before", *METRICS, "parameters", "seconds")
 
 
 def students(config: DictConfig) -> dict[str, list[Training]]:
-    """How the student is trained by each objective, once a seed."""
+    """The trainings of the student: one for each objective and seed."""
     found = {}
     for name, objective in config.embeddings.objectives.items():
         module = OmegaConf.create(
@@ -92,10 +92,10 @@ def students(config: DictConfig) -> dict[str, list[Training]]:
 
 
 class EmbeddingDistillation(Experiment):
-    """A sentence model distils into small encoders by several objectives; its vectors are made once, and kept."""
+    """Distils a sentence model into small encoders by several objectives; its vectors are computed once and kept."""
 
     def rehearse(self) -> None:
-        """Take one step by every objective, the teacher's vectors drawn at random; the teacher itself is built too."""
+        """Take one step with every objective on random teacher vectors; build the teacher too."""
         teacher = instantiate(self.config.teacher)
         for trainings in students(self.config).values():
             data = cast(DocstringPairs, trainings[0].datamodule)
@@ -107,7 +107,7 @@ class EmbeddingDistillation(Experiment):
             rehearse_step(module, batch, trainings[0].trainer)
 
     def perform(self, folder: Path) -> list[EncoderScores] | None:
-        """Train what the experiment names, and write the report; None in a process beside the first."""
+        """Train all encoders and write the report; None in further processes."""
         config = self.config
         started = time.perf_counter()
         chosen = students(config)
@@ -141,7 +141,7 @@ class EmbeddingDistillation(Experiment):
 
 @torch.no_grad()
 def ranks(network: nn.Module, split: PairDataset) -> Int[Tensor, "1 pairs"]:
-    """The place of each query's document, for an encoder of hashed features."""
+    """The rank of each query's document, for an encoder of hashed features."""
     network = network.eval().cpu()
     return ranks_of_vectors(network(split.queries), network(split.documents))
 
@@ -149,7 +149,7 @@ def ranks(network: nn.Module, split: PairDataset) -> Int[Tensor, "1 pairs"]:
 def ranks_of_vectors(
     queries: Float[Tensor, "pairs dim"], documents: Float[Tensor, "pairs dim"]
 ) -> Int[Tensor, "1 pairs"]:
-    """The place of each query's document, for one encoder."""
+    """The rank of each query's document, from an encoder's vectors."""
     return retrieval_ranks(queries.float(), documents.float()).unsqueeze(0)
 
 

@@ -1,4 +1,4 @@
-"""Self-distillation over generations: each network learns from the labels and from the network before it."""
+"""Self-distillation over generations: each network learns from the labels and from the previous network."""
 
 import copy
 import time
@@ -25,7 +25,7 @@ _ALPHA = "objective.terms.self_distill_gt.loss.alpha"
 
 
 def generation(config: DictConfig, name: str, alpha: float) -> Training:
-    """One network's training, in which the labels weigh `alpha`.
+    """One network's training with the labels' weight `alpha`.
 
     Raises:
         ValueError: an objective without self_distill_gt.
@@ -42,7 +42,7 @@ def generation(config: DictConfig, name: str, alpha: float) -> Training:
 
 
 def check_settings(config: DictConfig) -> None:
-    """Raise ``ValueError`` unless generations and generation_alpha are what they can be."""
+    """Raise ``ValueError`` unless generations and generation_alpha are valid."""
     if not isinstance(config.generations, int) or config.generations < 1:
         raise ValueError(f"generations={config.generations!r} came; give at least 1, after the first network.")
     alpha = config.generation_alpha
@@ -51,15 +51,15 @@ def check_settings(config: DictConfig) -> None:
 
 
 class SelfDistillation(Experiment):
-    """A first network learns from the labels; each generation learns from them and from the network before it.
+    """A first network learns from the labels; each generation learns from the labels and from the previous network.
 
-    With ``generation_alpha=optimal`` the labels' weight is the closed form from two fits: predictions on the
-    validation split of a network of the labels alone (the first one) and of one of the generation before alone, which
-    is trained for the purpose; the weight is brought into [0, 1]. All networks begin with the same weights.
+    With ``generation_alpha=optimal`` the labels' weight has a closed form from validation predictions of two networks:
+    one that learns from the labels alone (the first network), and one that learns from the previous generation alone,
+    which is trained for this purpose. The weight is clamped to [0, 1]. All networks begin with the same weights.
     """
 
     def rehearse(self) -> None:
-        """Take one step with a first and a second network."""
+        """Take one step with the first and one with the second network."""
         check_settings(self.config)
         first = generation(self.config, "generation_0", 1.0)
         module = first.build(first.build().get_submodule("network"))
@@ -68,7 +68,7 @@ class SelfDistillation(Experiment):
         rehearse_step(module, first.first_batch(rows=8), first.trainer)
 
     def perform(self, folder: Path) -> Report | None:
-        """Train generation after generation, and report on all of them; None in a process beside the first."""
+        """Train one generation after another, and report on all; None in further processes."""
         config = self.config
         check_settings(config)
         started = time.perf_counter()
@@ -76,7 +76,7 @@ class SelfDistillation(Experiment):
 
         def fit(name: str, alpha: float, teacher: nn.Module | None) -> Trained:
             training = generation(config, name, alpha)
-            # At alpha = 1 any teacher will do: it weighs nothing.
+            # At alpha = 1 the teacher has weight 0, so any network will do.
             network = training.build().get_submodule("network") if teacher is None else teacher
             return training.run(checkpoints, resume=config.resume is not None, teacher=copy.deepcopy(network))
 

@@ -54,9 +54,9 @@ from lightning_losses.experiments.training.training import IRRELEVANT, callbacks
 from lightning_losses.modules.full_batch_learner import FullBatchLearner
 from lightning_losses.plots.grokking import Curve, comparison, overlay
 
-# More runs than these share one panel.
+# With more runs than this, all share one panel.
 _COLUMNS = 4
-# What other experiments take, and what stands there where nothing was asked for.
+# Settings of other experiments, with the values that mean "not set".
 _UNUSED: dict[str, Any] = {"scheduler": {}, "weights": "last", "teacher_weights": None, "teacher_cache": None}
 _UNUSED_EXECUTION = {"blocks": None, "activation_checkpointing": False, "compile": None}
 
@@ -66,11 +66,11 @@ class Run:
     """One run of an experiment.
 
     Attributes:
-        label: what tables and figures call it.
+        label: its name in tables and figures.
         measure: "accuracy" or "loss".
         curves: ``(step, value)`` of training and test.
         collapse: (steps, share) of collapsed training rows, by precision.
-        numbers: what the report states and the gates judge, by name.
+        numbers: the numbers in the report, which the gates check, by name.
     """
 
     label: str
@@ -80,23 +80,23 @@ class Run:
     numbers: dict[str, float]
 
     def plain(self) -> dict[str, Any]:
-        """What the JSON file holds of it."""
+        """Its part of the JSON file."""
         curves = {curve.label: {"steps": curve.steps, "values": curve.values} for curve in self.curves}
         return {"label": self.label, **self.numbers, "curves": curves}
 
 
 class Grokking(Experiment):
-    """Every run of ``config.runs``, one after the other, watched while it groks.
+    """Every run of ``config.runs``, one after the other, with monitors of grokking.
 
-    A run is the experiment with some values set: ``runs.<name>.set`` maps dotted keys to what stands there instead.
-    The figures go to ``report/``, the monitors' pictures to ``report/<name>/``.
+    A run is the experiment with some values changed: ``runs.<name>.set`` maps dotted keys to new values. The figures
+    are written to ``report/``, the monitors' pictures to ``report/<name>/``.
     """
 
     def rehearse(self) -> None:
         """Take one step of every run.
 
         Raises:
-            ValueError: a gate on a run or number that there isn't; a run without an end, or without a validation.
+            ValueError: a gate on a run or number that doesn't exist; a run without an end, or without a validation.
         """
         config = self.config
         _check_unused(config)
@@ -119,14 +119,14 @@ class Grokking(Experiment):
             gate.found(numbers)
 
     def perform(self, folder: Path) -> dict[str, Run]:
-        """Train, and write the report; what each run came to, by name."""
+        """Train, write the report, and return each run's numbers by name."""
         started = time.perf_counter()
         config = self.config
         gates = _gates(config)
         runs: dict[str, Run] = {}
         for name, run in config.runs.items():
             Console().rule(run.label, align="left")
-            # One run is the whole experiment; of several each has a folder and a logger of its own.
+            # A single run writes into the experiment's folder; each of several has its own folder and logger.
             place = folder if len(config.runs) == 1 else folder / str(name)
             runs[str(name)] = _train(str(name), run.label, settings_of(config, run), folder, place)
         seconds = time.perf_counter() - started
@@ -150,7 +150,7 @@ def _gates(config: DictConfig) -> list[Gate]:
 
 
 def _check_unused(config: DictConfig) -> None:
-    """Raise for what this experiment would leave aside, or do again on every process."""
+    """Raise for settings that this experiment would ignore, or that would repeat it on every process."""
     asked = [name for name, usual in _UNUSED.items() if config.get(name) not in (usual, None)]
     execution = config.get("execution") or {}
     asked += [f"execution.{name}" for name, usual in _UNUSED_EXECUTION.items() if execution.get(name, usual) != usual]
@@ -164,7 +164,7 @@ def _check_unused(config: DictConfig) -> None:
 
 
 def _checked_settings(config: DictConfig, name: str, run: Any) -> DictConfig:
-    """The settings of a run, which are checked as the command line's are."""
+    """The settings of a run, checked like those of the command line."""
     if not isinstance(run, DictConfig) or "label" not in run:
         raise ConfigError(f"runs.{name}: give it a label, and under `set` what it has otherwise, or ~runs.{name}.")
     for key in run.get("set") or {}:
@@ -185,10 +185,10 @@ def _checked_settings(config: DictConfig, name: str, run: Any) -> DictConfig:
 
 
 def _number_names(callbacks: Sequence[Callback]) -> list[str]:
-    """The names of a run's numbers, by what watches it.
+    """The names of a run's numbers, which depend on its monitors.
 
     Raises:
-        ConfigError: nothing watches what the report shows.
+        ConfigError: no monitor provides the curves of the report.
     """
     monitor = next((callback for callback in callbacks if isinstance(callback, GrokkingMonitor)), None)
     if monitor is None:
@@ -202,7 +202,7 @@ def _number_names(callbacks: Sequence[Callback]) -> list[str]:
 
 
 def _check_length(trainer: DictConfig, steps_per_epoch: int) -> None:
-    """Raise for a run that has no end, or is over before its first validation, which is what the report shows."""
+    """Raise for a run that has no end, or ends before its first validation, which the report needs."""
     limit = trainer.get("limit_val_batches")
     if limited(1, limit) == 0:
         raise ConfigError(
@@ -225,7 +225,7 @@ def _check_length(trainer: DictConfig, steps_per_epoch: int) -> None:
     interval, every_epochs = trainer.get("val_check_interval"), trainer.get("check_val_every_n_epoch", 1)
     interval = 1.0 if interval is None else interval
     if not isinstance(interval, int | float):
-        # A time.
+        # A duration.
         return
     first = int(interval * batches) if isinstance(interval, float) else interval
     if first == 0:
@@ -240,7 +240,7 @@ def _check_length(trainer: DictConfig, steps_per_epoch: int) -> None:
                 "data.steps_per_epoch."
             )
         first += (every_epochs - 1) * batches
-    # In batches, of which a step may be several.
+    # In batches; a step may be several batches.
     per_step = trainer.get("accumulate_grad_batches") or 1
     length = math.inf if most_steps == -1 else most_steps * per_step
     length = min(length, math.inf if epochs in (None, -1) else epochs * batches)
@@ -252,7 +252,7 @@ def _check_length(trainer: DictConfig, steps_per_epoch: int) -> None:
 
 
 def settings_of(config: DictConfig, run: DictConfig) -> DictConfig:
-    """The whole configuration with a run's values set."""
+    """The whole configuration with a run's values."""
     settings = copy.deepcopy(config)
     for key, value in (run.get("set") or {}).items():
         OmegaConf.update(settings, str(key), value, merge=False, force_add=True)
@@ -260,7 +260,7 @@ def settings_of(config: DictConfig, run: DictConfig) -> DictConfig:
 
 
 def identity_of(config: DictConfig) -> dict[str, Any]:
-    """The plain values that decide what the training of one run makes, but for how long it is."""
+    """The plain values that decide the result of one run's training, except its length."""
     parts = ("data", "model", "network_wrapper", "modules", "trainer", "callbacks")
     plain: dict[str, Any] = {
         part: OmegaConf.to_container(config[part], resolve=True) for part in parts if config.get(part) is not None
@@ -283,10 +283,10 @@ def _build(config: DictConfig) -> tuple[ResidentData, L.LightningModule]:
 
 
 class _FiniteWeights(Callback):
-    """Ends a run whose weights or losses are not finite: no step will mend them."""
+    """Ends a run whose weights or losses are not finite, because no step will repair them."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at every weight, and at what validation logged as a loss."""
+        """Check every weight, and the losses that validation logged."""
         logged = {name: value for name, value in trainer.callback_metrics.items() if "loss" in name}
         for name, value in [*pl_module.named_parameters(), *logged.items()]:
             if not torch.isfinite(value).all():
@@ -299,7 +299,7 @@ class _FiniteWeights(Callback):
 
 def _train(name: str, label: str, config: DictConfig, folder: Path, place: Path) -> Run:
     metrics = place / "metrics.jsonl"
-    # What W&B calls one of several runs.
+    # The name in W&B of one of several runs.
     naming = {"name": label, "group": str(config.title)} if len(config.runs) > 1 else {}
     with logging_run(config, place, **naming) as logger:
         run = _fit(name, label, config, folder, logger, metrics)
@@ -310,7 +310,7 @@ def _train(name: str, label: str, config: DictConfig, folder: Path, place: Path)
         log_scores(logger, scores)
         log_pictures(logger, sorted((folder / "report" / name).glob("*.png")))
         log_checkpoints(logger, folder / "checkpoints" / name, name, scores)
-    # Last: who watches the run knows by it that the run is done.
+    # Written last, because it marks the end of the run.
     finish_metrics(metrics, scores)
     return run
 
@@ -333,14 +333,14 @@ def _fit(name: str, label: str, config: DictConfig, folder: Path, logger: Logger
 def prepare(
     config: DictConfig, callbacks: list[Callback], checkpoints: Path, metrics: Path, logger: Logger | None = None
 ) -> tuple[L.Trainer, L.LightningModule, ResidentData]:
-    """What trains one run, which ``config`` is of: the trainer, the module and its data.
+    """The trainer, the module and the data of one run.
 
     Args:
-        config: of the run.
-        callbacks: what watches and intervenes.
+        config: the configuration of the run.
+        callbacks: monitors and interventions.
         checkpoints: the folder of ``last.ckpt``.
         metrics: the file of the metrics by epoch.
-        logger: where to log, if anywhere.
+        logger: the logger, or None.
     """
     data, module = _build(config)
     # The configuration counts optimizer steps, Lightning batches.
@@ -348,16 +348,16 @@ def prepare(
     if isinstance(module, FullBatchLearner):
         module.steps_per_batch = steps_per_batch(config, data.steps_per_epoch, callbacks)
         interval = interval if module.steps_per_batch == 1 else interval // module.steps_per_batch
-        # It logs nothing in a step; without a logger not even that need be found out.
+        # Nothing is logged in a step; without a logger, skip even the check.
         log_interval = log_interval and (max(1, log_interval // module.steps_per_batch) if logger else 0)
-    # Partly, since Hydra would read callbacks with settings as configurations.
+    # Partial, because Hydra would treat dataclass callbacks as configurations.
     trainer: L.Trainer = instantiate(config.trainer, _partial_=True)(
         val_check_interval=interval,
         log_every_n_steps=log_interval,
         default_root_dir=checkpoints,
         logger=logger or False,
         plugins=[AtomicCheckpoints()],
-        # An epoch may be a fifth of a second, and a checkpoint is flushed to disk.
+        # An epoch may take a fifth of a second, and writing a checkpoint flushes to disk.
         callbacks=[*callbacks, _FiniteWeights(), LastCheckpoint(checkpoints, seconds=1.0), MetricsFile(metrics)],
     )
     return trainer, module, data
@@ -388,7 +388,7 @@ def _run(label: str, callbacks: list[Callback], trainer: L.Trainer, seconds: flo
     collapse = {}
     if watch is not None:
         collapse = {precision: Curve(precision, watch.steps, watch.values[precision]) for precision in watch.precisions}
-        # The first precision is the loss's own.
+        # The first precision is that of the loss.
         shares = watch.values[watch.precisions[0]]
         reached = (step for step, share in zip(watch.steps, shares, strict=True) if share >= 0.5)
         numbers["highest collapse"] = max(shares)
@@ -449,7 +449,7 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        # Lightning's own use of a name that torch has renamed.
+        # Lightning uses a name that torch has renamed.
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated")
         try:
             yield

@@ -33,12 +33,12 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class LanguageScores:
-    """A trained language model and what it is worth.
+    """A trained language model and its scores.
 
     Attributes:
         trained: the network and its history.
         val: cross-entropy on the validation split, in nats per byte.
-        test: likewise on the test split.
+        test: the same on the test split.
     """
 
     trained: Trained
@@ -47,12 +47,12 @@ class LanguageScores:
 
     @property
     def tokens_per_second(self) -> float:
-        """Training's speed: the median over the epochs; NaN for a network that was given."""
+        """Training speed: the median over the epochs; NaN for a network that was not trained here."""
         return statistics.median(self.trained.history.get("train/tokens_per_second", [math.nan]))
 
     @property
     def peak_memory(self) -> float:
-        """Bytes at training's peak; NaN for a network that was given."""
+        """Peak memory of training in bytes; NaN for a network that was not trained here."""
         return max(self.trained.history.get("train/peak_memory", [math.nan]))
 
     @property
@@ -92,15 +92,15 @@ class LanguageScores:
 
 @dataclass(frozen=True)
 class LanguageReport:
-    """What a run found.
+    """The report of a run.
 
     Attributes:
-        title: one line.
-        command: what starts the run again.
-        networks: with their scores.
-        data: what they were trained on.
+        title: the title, one line.
+        command: the command that starts the run again.
+        networks: the networks with their scores.
+        data: the training data.
         settings: the whole configuration.
-        seconds: of the run.
+        seconds: the duration of the run.
     """
 
     title: str
@@ -111,7 +111,7 @@ class LanguageReport:
     seconds: float
 
     def scores(self) -> dict[str, float]:
-        """The student's, by their full names."""
+        """The student's scores, by their full names."""
         return {"val/nats_per_byte": self.networks[-1].val, "test/nats_per_byte": self.networks[-1].test}
 
     def page(self) -> Page:
@@ -132,7 +132,7 @@ class LanguageReport:
         )
 
     def note(self) -> str:
-        """What the table's cells mean."""
+        """The explanation of the table's cells."""
         data = self.data
         return (
             f"{predicted(data.train):,} bytes of training text, {predicted(data.val):,} of validation, "
@@ -152,7 +152,7 @@ class LanguageModelling(StudentExperiment):
         return trainings(self.config, self.config.language_models, shows_inputs=False)
 
     def nll(self, network: nn.Module, student: Training) -> float:
-        """In nats, of a byte."""
+        """In nats per byte."""
         return nats_per_byte(network, cast(StdlibText, student.datamodule).test)
 
     def report(self, student: Training, trained: Sequence[Trained], started: float) -> LanguageReport:

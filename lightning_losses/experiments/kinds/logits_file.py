@@ -1,4 +1,4 @@
-"""Logits, or probabilities, and classes from a file of arrays or columns; nothing is unpickled."""
+"""Reads logits or probabilities and classes from a file of arrays or columns, without unpickling."""
 
 import csv
 import zipfile
@@ -16,7 +16,7 @@ from torch import Tensor
 LOGITS = ("logits",)
 PROBABILITIES = ("probs", "probabilities")
 TARGET = ("target", "targets", "labels", "label", "y")
-# What numpy.savez calls arrays that it is given without names.
+# numpy.savez's names for arrays without names.
 _BY_PLACE = ("arr_0", "arr_1")
 _LOOKED_FOR = (
     f"looked for {', '.join(LOGITS)} or {', '.join(PROBABILITIES)} [N, C], and for one of {', '.join(TARGET)} [N]"
@@ -24,14 +24,14 @@ _LOOKED_FOR = (
 
 
 class Labelled(NamedTuple):
-    """Logits, [samples, C] or with those of each sample's views [samples, 1 + V, C], and the classes that came true."""
+    """Logits, [samples, C] or with those of each sample's views [samples, 1 + V, C], and the true classes."""
 
     logits: Float[Tensor, "samples *views classes"]
     target: Int[Tensor, " samples"]
 
 
 class LogitsFile(NamedTuple):
-    """What a file holds, and in a sentence what was taken for what."""
+    """The contents of a file, and a sentence that says which arrays were used."""
 
     labelled: Labelled
     taken: str
@@ -41,29 +41,29 @@ def read_logits(path: Path) -> Labelled:
     """Logits and targets from a file.
 
     Args:
-        path: as `read_file` takes it.
+        path: see `read_file`.
 
     Raises:
-        ValueError: as `read_file` raises it.
+        ValueError: see `read_file`.
     """
     return read_file(path).labelled
 
 
 def read_file(path: Path) -> LogitsFile:
-    """Logits and targets from a file, and which of its arrays they are.
+    """Logits and targets from a file, and the names of their arrays.
 
     Args:
         path: ``.npz`` or ``.safetensors`` with arrays "logits" [N, C], or "probs" or "probabilities", whose logarithms
-            are taken, and "target" [N], or "targets", "labels", "label" or "y"; an ``.npz`` of two arrays without names
-            has the first two of these. Or ``.csv``, a row a sample, whose class is in the column of such a name or,
-            without a header, in the last one; of columns of which some begin with "logit" or "prob" the others are left
-            out. ``.parquet``, which needs pyarrow, has such columns, or lists in one that is called as the array.
-            Logits [N, 1 + V, C] are those of each sample and of its V transformed views, for a calibrator that takes
-            them.
+            are used, and "target" [N], or "targets", "labels", "label" or "y". The two arrays of an ``.npz`` without
+            names are taken as "logits" and "target". Or ``.csv``, one row per sample; the class is in a column with one
+            of these names or, without a header, in the last one. If some columns begin with "logit" or "prob", other
+            columns are ignored. Or ``.parquet``, which needs pyarrow, with such columns, or with lists in a column
+            named like the array. Logits [N, 1 + V, C] are those of each sample and of its V transformed views, for a
+            calibrator that uses them.
 
     Raises:
         ValueError: no such file, another kind of file, arrays that are missing or do not fit.
-        ModuleNotFoundError: a ``.parquet`` where pyarrow is not installed.
+        ModuleNotFoundError: a ``.parquet`` file if pyarrow is not installed.
     """
     if not path.is_file():
         raise ValueError(f"calibrate: {path} is no file.")
@@ -110,7 +110,7 @@ def _labelled(path: Path, scores: str, values: Any, target: str, classes: Any) -
                 f"calibrate: {path} holds rows in {scores} that are not distributions over classes; give numbers of at "
                 "least 0 with a sum of 1, or call them logits."
             )
-        # What was rounded to 0 is taken for the least that is not.
+        # Probabilities that were rounded to 0 become the smallest positive number.
         logits = logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
     elif distributions and len(logits) > 1:
         raise ValueError(
@@ -125,7 +125,7 @@ def _first(names: Iterable[str], arrays: dict[str, Any]) -> str | None:
 
 
 def _described(arrays: dict[str, Any]) -> str:
-    """The names of what a file holds, with the shapes of what was read."""
+    """The names of a file's arrays, with the shapes of those that were read."""
     shapes = {name: getattr(values, "shape", None) for name, values in arrays.items()}
     return ", ".join(name if shape is None else f"{name} {list(shape)}" for name, shape in shapes.items()) or "nothing"
 
@@ -133,7 +133,7 @@ def _described(arrays: dict[str, Any]) -> str:
 def _read_npz(path: Path) -> dict[str, Any]:
     wanted = {*LOGITS, *PROBABILITIES, *TARGET, *_BY_PLACE}
     with np.load(path, allow_pickle=False) as arrays:
-        # Others are named, in case these are missing, and not read.
+        # Other arrays are not read, but named in an error if these are missing.
         return {name: arrays[name] if name in wanted else None for name in arrays.files}
 
 
@@ -157,7 +157,7 @@ def _read_parquet(path: Path) -> dict[str, Any]:
     try:
         import pyarrow.parquet
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(f"calibrate: {path}: pip install pyarrow brings what reads it.") from None
+        raise ModuleNotFoundError(f"calibrate: {path}: reading it needs pyarrow: pip install pyarrow.") from None
     names = list(pyarrow.parquet.read_schema(path).names)
     lists = [name for name in names if name in (*LOGITS, *PROBABILITIES)]
     wanted = [*lists[:1], *(name for name in names if name in TARGET)] if lists else _columns(names)
@@ -167,7 +167,7 @@ def _read_parquet(path: Path) -> dict[str, Any]:
 
 
 def _columns(names: list[str]) -> list[str]:
-    """The columns that count: those that begin with "logit", or else "prob", or else all others, and the classes."""
+    """The columns to read: those that begin with "logit", or else "prob", or else all others, and the classes."""
     others = [name for name in names if name not in TARGET]
     scores = next(
         (chosen for start in ("logit", "prob") if (chosen := [name for name in others if name.startswith(start)])),
@@ -177,7 +177,7 @@ def _columns(names: list[str]) -> list[str]:
 
 
 def _arrays(columns: dict[str, Any]) -> dict[str, Any]:
-    """Columns of single scores as one array, called by what they are."""
+    """Columns of single scores as one array, with the array's name."""
     scores = [name for name in columns if name not in TARGET]
     name = PROBABILITIES[0] if scores and scores[0].startswith("prob") else LOGITS[0]
     joined = {name: np.stack([columns[score] for score in scores], axis=1)} if scores else {}

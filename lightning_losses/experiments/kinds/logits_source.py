@@ -1,4 +1,4 @@
-"""Where the calibrate recipe's logits come from: files of arrays, or a checkpoint; nothing is unpickled."""
+"""Gets the calibrate recipe's logits from files of arrays or a checkpoint, without unpickling."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from lightning_losses.teachers import checkpoint_teacher
 
 
 class Split(NamedTuple):
-    """What to fit on and what to evaluate on, a name for where they are from, and what was taken for what."""
+    """Data for fitting and for evaluation, the name of their source, and which arrays were used."""
 
     fit: Labelled
     test: Labelled
@@ -27,7 +27,7 @@ class Split(NamedTuple):
 
 
 def file_split(path: Path, test: Path | None, *, fit_fraction: float, seed: int) -> Split:
-    """Logits to fit on and to evaluate on, from two files, or from one that is divided by a seed."""
+    """Logits for fitting and for evaluation, from two files, or from one file that is split at random by a seed."""
     fit, taken = read_file(path)
     if test is not None:
         other, also = read_file(test)
@@ -48,9 +48,9 @@ def file_split(path: Path, test: Path | None, *, fit_fraction: float, seed: int)
 
 
 def checkpoint_split(path: Path, views: Sequence[str] = ()) -> Split:
-    """A trained network's logits of its validation and its test data, by the settings that the run left beside it.
+    """A trained network's logits on its validation and test data, with the settings saved beside its checkpoint.
 
-    With `views` they are those of each image and of its transformed views.
+    With `views` the logits are those of each image and of its transformed views.
     """
     check_checkpoint(path)
     settings = _settings(path.parent / "identity.json")
@@ -63,7 +63,7 @@ def checkpoint_split(path: Path, views: Sequence[str] = ()) -> Split:
 
 
 def check_checkpoint(path: Path) -> None:
-    """Raise ``ValueError`` unless a checkpoint is there, and what it needs beside it."""
+    """Raise ``ValueError`` unless a checkpoint and its settings exist."""
     identity = path.parent / "identity.json"
     if not path.is_file() or not identity.is_file():
         raise ValueError(
@@ -74,7 +74,7 @@ def check_checkpoint(path: Path) -> None:
 
 
 def _there(path: Path) -> str:
-    """What a folder has in place of a file."""
+    """The contents of a folder, for an error about a missing file."""
     folder = path.parent
     if not folder.is_dir():
         return f"there is no folder {folder}"
@@ -90,7 +90,7 @@ def _predicted(network: nn.Module, part: ImageDataset, views: Sequence[str]) -> 
 
 
 def _settings(identity: Path) -> dict[str, Any]:
-    """What the run left beside its checkpoint; only what a configuration may build is built of it."""
+    """The settings saved beside a checkpoint; only objects that a configuration may build are built."""
     try:
         settings: dict[str, Any] = json.loads(identity.read_text())
         check_targets({"data": settings["data"], "network": settings["module"]["network"]})

@@ -1,1 +1,1 @@
-"""Where a run's numbers and pictures go."""
+"""Loggers of a run's numbers and pictures."""

@@ -1,4 +1,4 @@
-"""What a run tells its logger, beside the metrics that Lightning sends there."""
+"""Sends a run's settings, scores, tables, pictures and checkpoints to its logger."""
 
 import csv
 import importlib
@@ -22,7 +22,7 @@ from lightning_losses.experiments.loggers.wandb_run import WandbRun
 from lightning_losses.experiments.training.report import Report
 from lightning_losses.metrics.bins import reliability
 
-# What a reader compares, in the order of a table's columns.
+# The most compared scores, in the order of the table's columns.
 _SCORES = ("accuracy", "nll", "brier", "ece")
 
 
@@ -34,11 +34,11 @@ def plain_settings(config: DictConfig) -> dict[str, Any]:
 
 
 def check_logger(config: DictConfig) -> None:
-    """Raise for a logger of the configuration that would fail when the run begins.
+    """Raise if the configured logger would fail at the start of the run.
 
     Raises:
         ModuleNotFoundError: its package is not installed.
-        ConfigError: an argument that neither it takes nor what it hands arguments on to.
+        ConfigError: an argument that neither the logger nor the function behind it takes.
     """
     target = str(config.logger.get("_target_", "")) if config.get("logger") else ""
     name = target.rpartition(".")[2]
@@ -47,7 +47,7 @@ def check_logger(config: DictConfig) -> None:
             require("logger", package)
     if name not in _HANDED_ON:
         return
-    # Imported here, since they take seconds.
+    # Imported here, because importing takes seconds.
     module, _, function = _HANDED_ON[name].rpartition(".")
     further = getattr(importlib.import_module(module), function)
     known = {*inspect.signature(find_target(target, "logger")).parameters, *inspect.signature(further).parameters}
@@ -57,19 +57,19 @@ def check_logger(config: DictConfig) -> None:
 
 
 def make_logger(config: DictConfig, folder: Path, **run: Any) -> Logger | None:
-    """The logger that the configuration names, writing into the run's folder, told the whole configuration.
+    """The configured logger, which writes into the run's folder and gets the whole configuration.
 
     Args:
-        config: with ``logger``.
-        folder: the run's.
-        **run: what else W&B is told of the run, its name or group; MLflow is told its name.
+        config: the configuration, with ``logger``.
+        folder: the run's folder.
+        **run: further information on the run for W&B, such as name or group; MLflow gets the name.
     """
     if not config.get("logger"):
         return None
     check_logger(config)
     made = instantiate(config.logger, _partial_=True)
     if made.func is MLflowRun:
-        # One folder for all runs, as MLflow shows them.
+        # One folder for all runs, because MLflow shows one folder.
         folder = Path(config.get("output") or folder) / "mlruns"
     told = {WandbRun: run, MLflowRun: {key: run[key] for key in run.keys() & {"name"}}}
     logger: Logger = made(save_dir=str(folder), **told.get(made.func, {}))
@@ -79,7 +79,7 @@ def make_logger(config: DictConfig, folder: Path, **run: Any) -> Logger | None:
 
 @contextmanager
 def logging_run(config: DictConfig, folder: Path, **run: Any) -> Iterator[Logger | None]:
-    """A logger for the time of a run: it is told whether the run came to its end, and where W&B's lies is printed."""
+    """A logger for the time of a run; at the end it gets the run's status, and the folder of a W&B run is printed."""
     logger = make_logger(config, folder, **run)
     try:
         yield logger
@@ -90,8 +90,8 @@ def logging_run(config: DictConfig, folder: Path, **run: Any) -> Iterator[Logger
 
 
 def finish(logger: Logger | None, *, failed: bool = False) -> None:
-    """End a logger's run, and say where that of W&B is."""
-    # What a forked run has written to CSV is not the parent's to write anew.
+    """End a logger's run, and print the folder of a W&B run."""
+    # The parent must not overwrite the CSV file of a forked run.
     if logger is None or isinstance(logger, CSVLogger) or not first_process():
         return
     if not isinstance(logger, WandbLogger):
@@ -110,7 +110,7 @@ def finish(logger: Logger | None, *, failed: bool = False) -> None:
 
 
 def log_scores(logger: Logger | None, scores: Mapping[str, float]) -> None:
-    """Send the numbers that a run ends with, by their full names."""
+    """Send a run's final numbers, by their full names."""
     if logger is not None:
         logger.log_metrics(dict(scores))
 
@@ -131,13 +131,13 @@ def log_report(logger: Logger | None, report: Report, pictures: Sequence[Path]) 
 
 
 def log_table(logger: Logger | None, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Send one table to a logger that has a place for it, from the first process."""
+    """Send one table to a logger that accepts tables, from the first process."""
     if first_process():
         send_table(logger, name, columns, rows)
 
 
 def log_folder(config: DictConfig, folder: Path, scores: Mapping[str, float] | None = None) -> None:
-    """Send numbers, and the tables (``.csv``) and pictures (``.png``) of a report, as a run of their own."""
+    """Send numbers, and the tables (``.csv``) and pictures (``.png``) of a report, as a separate run."""
     if config.get("logger"):
         with logging_run(config, folder) as logger:
             if scores:
@@ -149,20 +149,20 @@ def log_folder(config: DictConfig, folder: Path, scores: Mapping[str, float] | N
 
 
 def log_pictures(logger: Logger | None, pictures: Sequence[Path]) -> None:
-    """Send pictures, reliability diagrams among the calibration, the others among the report."""
+    """Send pictures; reliability diagrams in the group "calibration", others in "report"."""
     for picture in pictures if first_process() else ():
         group = "calibration" if picture.stem.startswith("reliability") else "report"
         send_picture(logger, f"{group}/{picture.stem}", picture)
 
 
 def log_checkpoints(logger: Logger | None, folder: Path, name: str, scores: Mapping[str, float]) -> None:
-    """Make an artifact of a network's checkpoints, where the logger was told to.
+    """Make an artifact of a network's checkpoints, if the logger's settings ask for it.
 
     Args:
-        logger: the run's.
-        folder: with ``last.ckpt`` and, where there is one, ``best.ckpt``.
-        name: what the artifact is called, before the run's id.
-        scores: numbers to find it by.
+        logger: the run's logger.
+        folder: the folder of ``last.ckpt`` and possibly ``best.ckpt``.
+        name: the artifact's name, before the run's id.
+        scores: numbers stored with the artifact.
     """
     if not isinstance(logger, WandbRun) or not logger.log_model:
         return
@@ -174,8 +174,8 @@ def log_checkpoints(logger: Logger | None, folder: Path, name: str, scores: Mapp
     logger.experiment.log_artifact(artifact)
 
 
-# What a logger needs, by the names of its classes.
-# What takes the arguments that a logger hands on.
+# The packages that a logger needs, by its class.
+# The functions to which loggers pass further arguments.
 _HANDED_ON = {
     "TensorBoardLogger": "torch.utils.tensorboard.SummaryWriter",
     "WandbLogger": "wandb.init",
@@ -190,7 +190,7 @@ _BINS = ("stage", "bin", "samples", "confidence", "accuracy")
 
 
 def _number(cell: str) -> float | str | None:
-    """What a cell of a CSV file says: a number, nothing, or a text."""
+    """The value of a CSV cell: a number, nothing, or a text."""
     try:
         return float(cell) if cell else None
     except ValueError:
@@ -198,7 +198,7 @@ def _number(cell: str) -> float | str | None:
 
 
 def _bins(evaluation: Any) -> list[list[Any]]:
-    """The reliability diagram's numbers, a line a bin, before and after calibration."""
+    """The reliability diagram's numbers, one row per bin, before and after calibration."""
     rows: list[list[Any]] = []
     for stage, logits in (("before", evaluation.logits), ("after", evaluation.calibrated_logits)):
         rows += [[stage, place, *row] for place, row in enumerate(reliability(logits, evaluation.target, num_bins=15))]

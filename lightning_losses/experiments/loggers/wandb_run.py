@@ -1,4 +1,4 @@
-"""Lightning's logger for Weights & Biases, with its decisions in the open."""
+"""Lightning's logger for Weights & Biases, with explicit settings."""
 
 import os
 from collections.abc import Mapping
@@ -10,25 +10,25 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class WandbRun(WandbLogger):
-    """Lightning's logger for Weights & Biases, which knows where it writes and whether checkpoints go along.
+    """Lightning's logger for Weights & Biases, with explicit settings for its folder, mode and checkpoints.
 
-    What is logged as ``val/...`` is drawn over epochs, and its best value and its last are in the table of runs; the
-    rest is drawn over optimizer steps, and the table has the last value.
+    Metrics named ``val/...`` are drawn over epochs, and the table of runs has their best and last values. Other metrics
+    are drawn over optimizer steps, and the table has their last values.
 
     Args:
-        project: of W&B.
-        save_dir: the folder in which ``wandb/`` is made.
-        offline: whether nothing is sent until ``wandb sync``. None: as the environment's WANDB_MODE says; without it
-            offline, except for the runs of a W&B agent, whose server waits for them.
-        log_model: whether the run's checkpoints become an artifact. None: online they do.
-        **run: what `wandb.init` takes: name, group, tags, notes, entity, job_type.
+        project: the W&B project.
+        save_dir: the folder of ``wandb/``.
+        offline: whether nothing is sent until ``wandb sync``. None follows the environment variable WANDB_MODE; without
+            it runs are offline, except those of a W&B agent, because its server waits for them.
+        log_model: whether the run's checkpoints become an artifact. None: yes, if online.
+        **run: arguments of `wandb.init`: name, group, tags, notes, entity, job_type.
 
     Attributes:
-        offline: what was decided.
-        log_model: what was decided.
+        offline: the resulting setting.
+        log_model: the resulting setting.
 
     Raises:
-        ValueError: checkpoints are to be sent, and nothing is.
+        ValueError: `log_model` while offline.
         ModuleNotFoundError: W&B is not installed.
     """
 
@@ -49,7 +49,7 @@ class WandbRun(WandbLogger):
                 "or leave log_model=null."
             )
         if not self.offline:
-            # A mode that an earlier run of this process, or the shell, left behind would say otherwise.
+            # Overrides a mode left by the shell or an earlier run of this process.
             run["mode"] = "disabled" if os.environ.get("WANDB_MODE") == "disabled" else "online"
         try:
             super().__init__(project=project, save_dir=str(save_dir), offline=self.offline, log_model=False, **run)
@@ -60,15 +60,15 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log, and say of each name that is new how it is drawn.
+        """Log, and define for each new name how it is drawn.
 
-        By its whole name: where several patterns fit, which of them W&B takes is left to chance.
+        Each name is defined in full, because the choice of W&B among several matching patterns is arbitrary.
         """
         for name in metrics:
             if name.startswith("val/") and name not in self._defined:
                 self._defined.add(name)
                 best = "max" if name.endswith("accuracy") else "min"
-                # Pictures and tables have no smallest.
+                # Pictures and tables have no best value.
                 summary = f"{best},last" if isinstance(metrics[name], (int, float)) else None
                 self.experiment.define_metric(name, step_metric="epoch", summary=summary)
         super().log_metrics(metrics, step)
@@ -78,5 +78,5 @@ def _offline() -> bool:
     mode = os.environ.get("WANDB_MODE")
     if mode in ("online", "disabled", "shared"):
         return False
-    # Set by W&B's agent for the runs of a sweep.
+    # W&B's agent sets it for the runs of a sweep.
     return mode is not None or "WANDB_SWEEP_ID" not in os.environ

@@ -1,1 +1,1 @@
-"""W&B sweep files without a server: checked, sampled, run in processes, resumed, reported."""
+"""Runs W&B sweep files without a server: checks, samples, runs in processes, resumes, reports."""

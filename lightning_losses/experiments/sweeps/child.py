@@ -1,6 +1,6 @@
-"""Becomes another program that ends with its parent: python child.py PARENT COMMAND...
+"""Runs a program that ends with its parent: python child.py PARENT COMMAND...
 
-Run as a file, it imports nothing of the package, and takes a hundredth of a second.
+Run as a file, it doesn't import the package, and takes a hundredth of a second.
 """
 
 import ctypes
@@ -8,17 +8,17 @@ import os
 import signal
 import sys
 
-# Of Linux's prctl: the signal that a process gets when its parent ends.
+# Option of Linux's prctl: the signal that a process gets when its parent ends.
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Ask for the signal, then become the command."""
+    """Request the signal, then execute the command."""
     parent = int(sys.argv[1])
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        # It ended before it could be asked.
+        # The parent ended before the request.
         sys.exit(1)
     os.execvp(sys.argv[2], sys.argv[2:])
 

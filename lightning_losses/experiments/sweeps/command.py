@@ -1,4 +1,4 @@
-"""The command of a sweep's run: W&B's macros, expanded as W&B's agent expands them."""
+"""The command of a sweep's run: expands macros like W&B's agent."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from lightning_losses.environment.atomic_files import write_text
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
 
 DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
-# Those that write overrides as Hydra reads them.
+# Macros that write Hydra's overrides.
 HYDRA_MACROS = ("${args_no_hyphens}", "${args_append_hydra}", "${args_override_hydra}")
 _MACROS = (
     "env",
@@ -39,14 +39,14 @@ def expand(
     interpreter: str = sys.executable,
     json_file: Path | None = None,
 ) -> list[str]:
-    """The words that start a run.
+    """The words of the command that starts a run.
 
     Args:
-        command: of the sweep file; W&B's own if it is empty.
-        parameters: the run's, by name.
-        program: of the sweep file.
-        interpreter: what stands for ``${interpreter}``; W&B's agent takes whatever ``python`` is on the path.
-        json_file: where ``${args_json_file}`` is written.
+        command: the sweep file's command; W&B's default if it is empty.
+        parameters: the run's parameters, by name.
+        program: the sweep file's program.
+        interpreter: the value of ``${interpreter}``; W&B's agent uses the ``python`` on the path.
+        json_file: the file to write for ``${args_json_file}``.
 
     Example:
         >>> expand(["${program}", "objective=kd", "${args_no_hyphens}"], {"optimizer.lr": 0.01}, program="train.py")
@@ -80,7 +80,7 @@ def expand(
 
 
 def check_command(command: Any, program: Any) -> None:
-    """Raise `ConfigError` for macros that W&B does not have, which its agent would drop without a word."""
+    """Raise `ConfigError` for unknown macros, which W&B's agent would drop silently."""
     if program is not None and not isinstance(program, str):
         raise ConfigError(f"program: {program!r} came; give the path of a script.")
     if not isinstance(command, list):
@@ -98,7 +98,7 @@ def check_command(command: Any, program: Any) -> None:
 
 
 def recipe_of(words: Sequence[str]) -> str | None:
-    """Which of this library's recipes a command starts, by its file, its module or the command line's name."""
+    """The recipe of this library that a command starts, by its file, its module or its command-line name."""
     for before, word in zip(("", *words), words, strict=False):
         name = Path(word).stem if word.endswith(".py") else word.rpartition(".")[2]
         folder = Path(word).parent.name if word.endswith(".py") else word.rpartition(".")[0].rpartition(".")[2]

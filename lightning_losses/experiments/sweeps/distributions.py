@@ -1,4 +1,4 @@
-"""The distributions of W&B sweeps: what their keys mean, their quantiles, and their grid points."""
+"""The distributions of W&B sweeps: their keys, quantiles and grid points."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
 
-# By distribution: the keys that it needs, and those that it may have, with W&B's defaults.
+# By distribution: the required keys, and the optional ones with W&B's defaults.
 _KEYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "constant": (("value",), {}),
     "categorical": (("values",), {}),
@@ -36,11 +36,11 @@ _GRID = ("constant", "categorical", "int_uniform", "q_uniform")
 
 @dataclass(frozen=True)
 class Distribution:
-    """What one parameter of a sweep is drawn from.
+    """The distribution of one parameter of a sweep.
 
     Attributes:
-        kind: W&B's name of it.
-        options: its keys and values, W&B's defaults filled in.
+        kind: its name in W&B.
+        options: its keys and values, including W&B's defaults.
 
     Example:
         >>> rate = read_distribution("lr", {"distribution": "log_uniform_values", "min": 0.001, "max": 0.1})
@@ -62,7 +62,7 @@ class Distribution:
         return self.kind in _CATEGORICAL
 
     def gives(self, value: Any) -> bool:
-        """Whether it is one of its values; of a range, whether it is a number.
+        """Whether a value is one of its values; for a range, whether it is a number.
 
         Example:
             >>> [Distribution("categorical", {"values": [1, 2]}).gives(value) for value in (1, 3, "[1]")]
@@ -75,9 +75,9 @@ class Distribution:
         return isinstance(value, int | float) and not isinstance(value, bool)
 
     def quantile(self, share: float) -> Any:
-        """The value below which this share, in [0, 1), of the draws lies; of a list, the value at that place.
+        """The quantile of a share in [0, 1); for a list, the value at that position.
 
-        A uniform share gives a draw: the same inverse as in W&B's own sampler.
+        A uniform share gives a sample; W&B's own sampler uses the same inverse.
         """
         options = self.options
         if self.kind == "constant":
@@ -94,7 +94,7 @@ class Distribution:
         return steps * q if isinstance(q, int) else _tidy(steps * q)
 
     def points(self) -> list[Any]:
-        """The values that a grid takes, W&B's: whole numbers with both ends, multiples of q without the upper end."""
+        """The grid's values, as in W&B: whole numbers with both ends, multiples of q without the upper end."""
         if self.kind == "constant":
             return [self.options["value"]]
         if self.kind == "categorical":
@@ -103,12 +103,12 @@ class Distribution:
         if self.kind == "int_uniform":
             return list(range(low, high + 1))
         q = self.options["q"]
-        # A share of a step is left out, so that rounding adds no point at the upper end.
+        # The small subtraction keeps rounding from adding a point at the upper end.
         count = math.ceil((high - low) / q - 1e-9)
         return [_tidy(low + place * q) for place in range(count)]
 
     def ends(self) -> list[Any]:
-        """Values that show whether all can be used: every one of a list, else those near both ends."""
+        """Values to check in place of all: every value of a list, else values near both ends."""
         if self.categorical:
             return list(self.options["values"])
         return [self.quantile(0.0)] if not self.varies else [self.quantile(1e-3), self.quantile(1 - 1e-3)]
@@ -135,7 +135,7 @@ class Distribution:
             return math.exp(value) if kind == "log_normal" else value
         low, high = options["min"], options["max"]
         if kind.endswith("_values"):
-            # Inverse or not: the logarithm is uniform between those of the bounds.
+            # Also for the inverse kind: the logarithm is uniform between those of the bounds.
             return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
         if kind == "inv_log_uniform":
             # The logarithm of 1 / value is uniform between the bounds.
@@ -145,15 +145,15 @@ class Distribution:
 
 
 def read_distribution(name: str, spec: Mapping[str, Any]) -> Distribution:
-    """The distribution that a parameter's keys describe.
+    """The distribution described by a parameter's keys.
 
     Args:
-        name: the parameter's, for messages.
+        name: the parameter's name, for errors.
         spec: ``{"value": ...}``, ``{"values": [...]}``, ``{"min": ..., "max": ...}`` or ``{"distribution": ...}``, as
-            W&B takes them.
+            in W&B.
 
     Raises:
-        ConfigError: keys that W&B would refuse, in one sentence.
+        ConfigError: keys that W&B would refuse.
     """
     kind = spec["distribution"] if "distribution" in spec else _implied(name, spec)
     if kind not in _KEYS:
@@ -174,7 +174,7 @@ def read_distribution(name: str, spec: Mapping[str, Any]) -> Distribution:
 
 
 def check_grid(name: str, distribution: Distribution) -> None:
-    """Raise `ConfigError` where a distribution has no grid points."""
+    """Raise `ConfigError` if a distribution has no grid points."""
     if distribution.kind not in _GRID:
         raise ConfigError(
             f"parameters.{name}: method grid takes no {distribution.kind}; give values, whole numbers between min and "
@@ -183,7 +183,7 @@ def check_grid(name: str, distribution: Distribution) -> None:
 
 
 def _implied(name: str, spec: Mapping[str, Any]) -> str:
-    """What W&B takes without a distribution's name."""
+    """The distribution that W&B assumes if none is named."""
     if "value" in spec:
         return "constant"
     if "values" in spec:
@@ -216,7 +216,7 @@ def _check(name: str, kind: str, options: Mapping[str, Any]) -> None:
 def _check_number(name: str, kind: str, key: str, value: Any) -> None:
     wanted = int if kind == "int_uniform" else (int, float)
     if isinstance(value, bool) or not isinstance(value, wanted):
-        # YAML 1.1 reads 1e-3 as a text; W&B's reader does the same.
+        # YAML 1.1, and so W&B, reads 1e-3 as a text.
         hint = " (YAML wants a point in it: 1.0e-3)" if isinstance(value, str) and "e" in value.lower() else ""
         words = "a whole number" if wanted is int else "a number"
         raise ConfigError(f"parameters.{name}: {key}={value!r} came; {kind} takes {words}{hint}.")
@@ -236,5 +236,5 @@ def _check_probabilities(name: str, values: list[Any], probabilities: Any) -> No
 
 
 def _tidy(value: float) -> float:
-    """Without the last digits of rounding: 0.3, not 0.30000000000000004."""
+    """Rounded to remove the error in the last digits: 0.3, not 0.30000000000000004."""
     return float(f"{value:.12g}") if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""W&B's early termination: at certain numbers of reports, runs that are behind the best third or so are stopped."""
+"""W&B's early termination: at certain numbers of reports, runs outside the best share are stopped."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,19 @@ _KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 
 @dataclass(frozen=True)
 class Hyperband:
-    """Stops runs that are behind at certain numbers of reports of the metric, its brackets.
+    """Stops runs that are behind at brackets, certain numbers of reports of the metric.
 
     At the latest bracket that a run has reached, the threshold is the value that the best share 1 / eta of all runs
-    had there; a run stops if it is worse. Strict, its own value there counts; otherwise the best that it has reported.
+    reached there. A run stops if it is worse. With `strict` its own value at the bracket counts; otherwise its best
+    value so far.
 
     Attributes:
         brackets: numbers of reports, increasing.
-        eta: above 1.
+        eta: the inverse of the share that continues, above 1.
         strict: whether only the value at the bracket counts.
 
-    Source: Li et al., 2018, "Hyperband", arXiv:1603.06560, in the variant that W&B's sweeps have: every run counts for
-    the thresholds as soon as it has reported often enough, and no bracket waits for others.
+    Source: Li et al., 2018, "Hyperband", arXiv:1603.06560, in the variant of W&B's sweeps: a run counts for the
+    thresholds as soon as it has reported often enough, and no bracket waits for other runs.
 
     Example:
         >>> rule = read_hyperband({"type": "hyperband", "min_iter": 2, "eta": 2})
@@ -41,8 +42,8 @@ class Hyperband:
         """Whether a run stops.
 
         Args:
-            own: what it has reported so far, smaller is better.
-            histories: what all runs have reported, its own among them.
+            own: its values so far; smaller is better.
+            histories: the values of all runs, including its own.
         """
         reached = [bracket for bracket in self.brackets if bracket <= len(own)]
         if not reached:
@@ -54,10 +55,10 @@ class Hyperband:
 
 
 def read_hyperband(spec: Mapping[str, Any]) -> Hyperband:
-    """The rule that a sweep's ``early_terminate`` describes.
+    """The rule in a sweep's ``early_terminate``.
 
     Raises:
-        ConfigError: keys that W&B would refuse, in one sentence.
+        ConfigError: keys that W&B would refuse.
     """
     for key in spec:
         if key not in _KEYS:
@@ -75,7 +76,7 @@ def read_hyperband(spec: Mapping[str, Any]) -> Hyperband:
         first = spec["min_iter"]
         if not _whole(first) or first < 1:
             raise ConfigError(f"early_terminate: min_iter={first!r} came; give a whole number of at least 1.")
-        # No run reports more often than that.
+        # No run reports more than 1e9 times.
         count = math.ceil(math.log(1e9 / first, eta)) if first < 1e9 else 1
         brackets = [int(first * eta**power) for power in range(min(count, 100))]
     else:

@@ -18,26 +18,26 @@ from lightning_losses.experiments.sweeps.sweep_file import Sweep, belongs_to_cho
 from lightning_losses.experiments.sweeps.trials import Trial, by_metric
 from lightning_losses.plots.parallel_coordinates import Coordinate, parallel_coordinates
 
-# Choices of more letters than these are cut in the picture.
+# Longer names of choices are cut in the picture.
 _LONG = 18
-# More axes than these are not read any more: those of single objectives are left out then.
+# More axes are unreadable: those of single objectives are then left out.
 _AXES = 8
-# Of a longer list of numbers, an axis shows where they lie.
+# A longer list of numbers gets a numeric axis.
 _CHOICES = 12
 _OWN = "of its own"
-# The end of what starts a sweep: a script, or a sub-command.
+# The end of a command that starts a sweep: a script, or a sub-command.
 _SWEEP = re.compile(r"(?P<before>^|.*[ /])sweep(?P<after>\.py)?$")
 
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What a sweep found so far.
+    """The results of a sweep so far.
 
     Attributes:
-        sweep: what was run.
-        trials: those that have begun, in order.
-        command: what starts or continues it.
-        best: what starts the best trial again, without the sweep; None as long as none has a value.
+        sweep: the sweep.
+        trials: the trials that have begun, in order.
+        command: the command that starts or continues it.
+        best: the command that starts the best trial again, without the sweep; None until a trial has a value.
     """
 
     sweep: Sweep
@@ -52,7 +52,7 @@ class SweepReport:
 
     @property
     def ended(self) -> list[Trial]:
-        """The trials that are over, from the best to the worst."""
+        """The trials that have ended, from the best to the worst."""
         return by_metric([trial for trial in self.trials if trial.ended], self.sweep.metric)
 
     @property
@@ -61,7 +61,7 @@ class SweepReport:
         return [name for name in self.varied if not belongs_to_choice(name)]
 
     def columns(self) -> list[str]:
-        """The table's columns; the parameters that only a chosen objective has share one."""
+        """The table's columns; parameters that only some objectives have share one column."""
         metric = self.sweep.metric
         values = [] if metric is None else [metric.name, f"last {metric.name}"]
         own = [_OWN] if self.shared != self.varied else []
@@ -82,7 +82,7 @@ class SweepReport:
         ]
 
     def note(self) -> str:
-        """What the table's cells mean."""
+        """The explanation of the table's cells."""
         metric = self.sweep.metric
         parts = [f"{len(self.ended)} trial{'' if len(self.ended) == 1 else 's'}."]
         if metric is not None:
@@ -98,7 +98,7 @@ class SweepReport:
         return " ".join(parts)
 
     def page(self) -> Page:
-        """The table, what starts the best trial again, what failed, and a picture."""
+        """The table, the command of the best trial, the failures, and a picture."""
         drawn = self._drawn()
         failed = [f"Trial {trial.number} failed: {trial.message}" for trial in self.ended if trial.state == "failed"]
         best = [] if self.best is None else ["The best trial again:"]
@@ -145,19 +145,19 @@ class SweepReport:
         return ", ".join(f"{_label(name, list(own))} {_cell(value)}" for name, value in own.items()) or "–"
 
     def _drawn(self) -> list[Trial]:
-        """The trials that have a value, if there is an axis to draw them on."""
+        """The trials that have a value, if there is an axis for them."""
         metric = self.sweep.metric
         if metric is None or not self.varied:
             return []
         return [trial for trial in self.ended if trial.value(metric) is not None]
 
     def _is_list(self, name: str) -> bool:
-        """Whether an axis shows choices: those of a short list, also of numbers."""
+        """Whether an axis shows choices: texts, or a short list of numbers."""
         distribution = self.sweep.parameters[name]
         return distribution.categorical and len(distribution.options["values"]) <= _CHOICES
 
     def _numbers(self) -> Table:
-        """A line a trial, with all of its parameters."""
+        """The CSV table: one row per trial, with all its parameters."""
         metric = self.sweep.metric
         names = list(self.sweep.parameters)
         values = [] if metric is None else [metric.name, f"last {metric.name}"]
@@ -170,13 +170,13 @@ class SweepReport:
 
 
 def best_command(sweep: Sweep, trials: Sequence[Trial], overrides: Sequence[str], *, program: str = "") -> str | None:
-    """What starts the best of the finished trials again, as a shell takes it.
+    """The shell command that starts the best finished trial again.
 
     Args:
-        sweep: that the trials are of.
-        trials: all.
-        overrides: those of every trial.
-        program: what started the sweep, without arguments; a recipe is started alike.
+        sweep: the sweep of the trials.
+        trials: all trials.
+        overrides: the overrides of every trial.
+        program: the program that started the sweep, without arguments; recipes are started in the same way.
     """
     if sweep.metric is None:
         return None
@@ -215,6 +215,6 @@ def _point(value: Any, choice: bool) -> float | str | None:
         return None
     if not choice and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    # A long list of texts is one of choices too.
+    # A long list of texts shows choices too.
     text = str(value)
     return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"

@@ -1,4 +1,4 @@
-"""Runs a sweep's trials in processes, one after another or side by side, and goes on where it was interrupted."""
+"""Runs a sweep's trials in processes, one after another or in parallel, and continues an interrupted sweep."""
 
 import os
 import shutil
@@ -23,9 +23,9 @@ from lightning_losses.experiments.sweeps.search import make_search
 from lightning_losses.experiments.sweeps.sweep_file import Sweep
 from lightning_losses.experiments.sweeps.trials import Journal, State, Trial
 
-# So many failures, and nothing else, are taken for a fault of all trials: as many as W&B's agent takes.
+# If the first this many trials fail, the sweep ends, as with W&B's agent.
 _FAILURES = 3
-# How long a run may take to leave a checkpoint after it was asked to end.
+# Seconds that a run gets to write a checkpoint after a request to end.
 _PATIENCE = 30.0
 
 
@@ -46,20 +46,20 @@ class _Process:
 
 
 class Runner:
-    """Runs trials until there are as many as asked for.
+    """Runs trials until the requested number has ended.
 
-    A trial is a process of the sweep's command, with ``hydra.run.dir`` set to the trial's folder where the command
-    takes Hydra's overrides, and the environment's ``LIGHTNING_LOSSES_TRIAL`` to that folder. It appends what it reports
-    to ``metrics.jsonl`` there, a line of JSON each time; the recipes do. Its output goes to ``output.txt``. It ends
-    when this process ends, however that ends.
+    A trial is a process of the sweep's command. The environment variable ``LIGHTNING_LOSSES_TRIAL`` holds the trial's
+    folder; commands that take Hydra's overrides also get it as ``hydra.run.dir``. The trial appends its reports to
+    ``metrics.jsonl`` in that folder, one line of JSON each, as the recipes do. Its output is written to ``output.txt``.
+    It ends when this process ends, for any reason.
 
     Args:
-        sweep: what to run.
-        journal: of the sweep's folder.
-        overrides: added to every trial's command.
-        seed: of the search.
-        parallel: how many trials run at once.
-        poll: seconds between looks at the processes.
+        sweep: the sweep to run.
+        journal: the journal in the sweep's folder.
+        overrides: overrides added to every trial's command.
+        seed: seed of the search.
+        parallel: number of trials that run at the same time.
+        poll: seconds between checks of the processes.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Runner:
         self.overrides = list(overrides)
         self.parallel = parallel
         self.poll = poll
-        # A folder may come from elsewhere, and what it says goes onto a command line.
+        # A folder may come from elsewhere, and its values are put on a command line.
         for trial in journal.trials:
             for name, value in trial.parameters.items():
                 if name not in sweep.parameters or not sweep.parameters[name].gives(value):
@@ -90,19 +90,19 @@ class Runner:
 
     @property
     def trials(self) -> list[Trial]:
-        """All that have begun, in order."""
+        """All trials that have begun, in order."""
         return self.journal.trials
 
     def run(self, count: int | None, *, retry: bool = False) -> None:
-        """Run until `count` trials have ended, or the grid or the file's cap, or its target is reached.
+        """Run until `count` trials have ended, the grid or the file's cap is exhausted, or the target is reached.
 
         Args:
-            count: with those of earlier calls; None only where the grid or the cap says when it is enough.
+            count: number of trials, including those of earlier calls; None only if the grid or the cap limits it.
             retry: whether failed trials are run again.
 
         Raises:
-            KeyboardInterrupt: after the running trials have left their checkpoints.
-            AllFailedError: trials that fail before any succeeds.
+            KeyboardInterrupt: after the running trials have written their checkpoints.
+            AllFailedError: the first trials all failed.
             ConfigError: a metric that a trial does not report.
         """
         if retry:
@@ -111,7 +111,7 @@ class Runner:
                     self.journal.reopen(trial)
         waiting = [trial for trial in self.trials if not trial.ended]
         for trial in [trial for trial in waiting if trial.done]:
-            # It ended while nobody looked.
+            # It ended unnoticed.
             waiting.remove(trial)
             self.journal.end(trial, "finished", _age(trial))
         total = self._total(count)
@@ -132,7 +132,7 @@ class Runner:
                     for process in list(self._running):
                         self._look(process)
                     if self._reached():
-                        # What still runs is not needed.
+                        # The running trials are no longer needed.
                         self._signal(signal.SIGTERM)
                         self._wait("stopped")
                         return
@@ -170,7 +170,7 @@ class Runner:
 
     def _spawn(self, trial: Trial, *, resume: bool) -> None:
         if not resume and trial.folder.exists():
-            # What an interrupted run left that can't be continued.
+            # An interrupted run that can't be continued.
             shutil.rmtree(trial.folder)
         trial.folder.mkdir(parents=True, exist_ok=True)
         words = self.command(trial, resume=resume)
@@ -180,7 +180,7 @@ class Runner:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # Ctrl-C reaches this process alone, which hands it on once.
+            # Ctrl-C reaches only this process, which passes it on once.
             process_group=0,
             pass_fds=(self.journal.lock.fileno(),),
             env={
@@ -193,7 +193,7 @@ class Runner:
         self._running.append(_Process(trial, popen, output, time.monotonic(), trial.seconds))
 
     def command(self, trial: Trial, *, resume: bool = False) -> list[str]:
-        """The words that start a trial, or continue it."""
+        """The words of the command that starts or continues a trial."""
         words = self.sweep.words(trial.parameters, json_file=trial.folder / "parameters.json")
         recipe = recipe_of(words)
         if resume and recipe is not None:
@@ -295,20 +295,20 @@ class Runner:
 
 
 def _reason(trial: Trial, code: int) -> str:
-    """The error that a failed run told of, or the last line that it printed, and its exit code."""
+    """The error that a failed run printed, or else its last line, and its exit code."""
     lines = (trial.folder / "output.txt").read_text(errors="replace").strip().splitlines()
     lines = [line for line in lines if not line.startswith("(debug=true")]
-    # Below it may stand how to go on.
+    # Advice may follow the error.
     lines = [line for line in lines if line.startswith("Error: ")] or lines
     end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     return f"{lines[-1].strip()} ({end})" if lines else end
 
 
 def _age(trial: Trial) -> float:
-    """About how long it took, by its files."""
+    """The approximate duration of a trial, from its files."""
     return max((trial.folder / "metrics.jsonl").stat().st_mtime - trial.folder.stat().st_ctime, 0.0)
 
 
 def default_folder(sweep_file: Path) -> Path:
-    """Where a sweep of a file goes."""
+    """The default folder of a file's sweep."""
     return Path("outputs") / "sweeps" / sweep_file.stem

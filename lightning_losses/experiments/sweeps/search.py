@@ -1,4 +1,4 @@
-"""Chooses the next trial's parameters: along a grid, at random, or by Optuna from what was found."""
+"""Chooses the next trial's parameters: from a grid, at random, or by Optuna from the results so far."""
 
 import itertools
 import logging
@@ -13,7 +13,7 @@ from lightning_losses.experiments.sweeps.trials import Trial
 
 
 class Proposal(NamedTuple):
-    """A trial to run: its parameters, and the shares in [0, 1] that a search which learns drew them with."""
+    """A trial to run: its parameters, and their quantiles in [0, 1] if the search learns."""
 
     parameters: dict[str, Any]
     shares: dict[str, float]
@@ -23,13 +23,13 @@ Search = Callable[[int, Sequence[Trial]], Proposal | None]
 
 
 def make_search(sweep: Sweep, seed: int) -> Search:
-    """What gives the proposal of a trial's number, from the trials before; None when there are no more.
+    """A function that proposes a trial from its number and the earlier trials; it returns None when there are no more.
 
-    Each draw depends on the seed, the number and the trials so far alone, so that a sweep which was interrupted goes
-    on as it would have.
+    Each proposal depends only on the seed, the number and the trials so far, so that an interrupted sweep continues as
+    if it had not been interrupted.
 
     Raises:
-        ConfigError: a search that learns, without Optuna.
+        ConfigError: a search that learns needs Optuna, which is not installed.
     """
     if sweep.method == "grid":
         return lambda number, trials: next(
@@ -48,15 +48,14 @@ def _random(sweep: Sweep, seed: int, number: int) -> Proposal:
 
 
 def _bayes(optuna: Any, sweep: Sweep, seed: int, number: int, trials: Sequence[Trial]) -> Proposal:
-    """One step of a tree-structured Parzen estimator over the quantiles of the parameters in force.
+    """One step of a tree-structured Parzen estimator over the quantiles of the active parameters.
 
-    Over quantiles every distribution is uniform: what is drawn before anything was learnt is W&B's distribution. A
-    list's value is drawn by its place. The study is told of the trials so far anew each time, so that nothing but the
-    journal has to survive.
+    Over quantiles every distribution is uniform, so the first samples follow W&B's distributions. The value of a list
+    is chosen by its position. The study is rebuilt from the trials each time, so that only the journal has to be kept.
     """
     assert sweep.metric is not None
     with warnings.catch_warnings():
-        # Waiting trials count as bad ones, so that parallel ones spread: an option that Optuna calls experimental.
+        # Running trials count as bad ones, so that parallel trials spread out; Optuna calls the option experimental.
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(seed=seed + number, constant_liar=True, n_startup_trials=5)
         study = optuna.create_study(direction=sweep.metric.goal, sampler=sampler)
@@ -74,7 +73,7 @@ def _bayes(optuna: Any, sweep: Sweep, seed: int, number: int, trials: Sequence[T
 
 
 def _draw(trial: Any, sweep: Sweep) -> dict[str, Any]:
-    """The parameters of an Optuna trial; the choice first, then those that belong to what it chose."""
+    """The parameters of an Optuna trial: the choice of the objective first, then that objective's parameters."""
     drawn: dict[str, Any] = {}
     for name, distribution in sorted(sweep.parameters.items(), key=lambda item: item[0] != CHOICE):
         if name not in sweep.in_force({**drawn, name: None}):
@@ -90,7 +89,7 @@ def _draw(trial: Any, sweep: Sweep) -> dict[str, Any]:
 
 
 def _value(trial: Trial, sweep: Sweep, trials: Sequence[Trial]) -> float | None:
-    """What the study is told of a trial: its value, or of a failed one what the sweep says stands for it."""
+    """A trial's value for the study; for a failed trial, the sweep's substitute."""
     metric = sweep.metric
     assert metric is not None
     if trial.state != "failed":
@@ -107,7 +106,7 @@ def _value(trial: Trial, sweep: Sweep, trials: Sequence[Trial]) -> float | None:
 def _optuna() -> Any:
     try:
         with warnings.catch_warnings():
-            # Optuna 2, which Hydra's sweeper wants, imports a name that SQLAlchemy has moved.
+            # Optuna 2, which Hydra's sweeper requires, imports a name that SQLAlchemy has moved.
             warnings.simplefilter("ignore")
             import optuna
             from optuna.logging import set_verbosity

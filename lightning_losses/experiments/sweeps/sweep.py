@@ -1,4 +1,4 @@
-"""Starts or continues a sweep: from the words of a command line to its report."""
+"""Starts or continues a sweep: from its command line to its report."""
 
 import difflib
 import importlib.resources
@@ -21,7 +21,7 @@ from lightning_losses.experiments.sweeps.trials import Journal
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says beside the file and the overrides."""
+    """The settings on the command line, besides the file and the overrides."""
 
     count: int | None = None
     parallel: int = 1
@@ -61,15 +61,15 @@ def sweep(path: Path, settings: Settings, overrides: Sequence[str], *, program: 
     """Check a sweep, run or continue it, and write its report.
 
     Args:
-        path: of the sweep file.
-        settings: what the command line says beside it.
-        overrides: for every trial.
-        program: what started this one, without arguments.
-        command: what starts the sweep again.
+        path: the sweep file.
+        settings: the settings of the command line.
+        overrides: the overrides for every trial.
+        program: the program that was started, without arguments.
+        command: the command that starts the sweep again.
 
     Raises:
         ConfigError: a file, parameters or a setting that can't be run; a folder that can't be written to.
-        KeyboardInterrupt: after the report of what there is.
+        KeyboardInterrupt: after a report on the trials so far.
     """
     found = read_sweep(path)
     endless = found.method != "grid" and found.run_cap is None
@@ -102,7 +102,7 @@ def sweep(path: Path, settings: Settings, overrides: Sequence[str], *, program: 
 
 
 def _in_place_of_wandb(sweep: Sweep, overrides: Sequence[str]) -> list[str]:
-    """What has a file's runs, which are to log to W&B, log elsewhere where it is not installed."""
+    """Overrides that replace the W&B logger of a file's runs if W&B is not installed."""
     chosen = [word for word in (*sweep.words({}), *overrides) if word.startswith("logger=")]
     recipe = recipe_of(sweep.words({}))
     missing = recipe == "train" and chosen[-1:] == ["logger=wandb"] and importlib.util.find_spec("wandb") is None
@@ -110,7 +110,7 @@ def _in_place_of_wandb(sweep: Sweep, overrides: Sequence[str]) -> list[str]:
 
 
 def _find(path: Path) -> Path:
-    """The file, or the one of that name that comes with the library, there in ``conf/sweep``."""
+    """The file, or the bundled file of that name in ``conf/sweep``."""
     if path.is_file() or path.parent not in (Path("."), Path("conf/sweep")):
         return path
     own = importlib.resources.files(f"{CONFIG_MODULE}.sweep") / path.with_suffix(".yaml").name
@@ -129,7 +129,7 @@ def _truth(text: str) -> bool:
     return text == "true"
 
 
-# How each setting is read, and what it is.
+# How each setting is parsed, and its description.
 _SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "count": (_whole, "a whole number of at least 1"),
     "parallel": (_whole, "a whole number of at least 1"),

@@ -1,4 +1,4 @@
-"""Reads a W&B sweep file and says in one sentence what is wrong with it, before any run."""
+"""Reads and checks a W&B sweep file before any run."""
 
 import importlib.resources
 import itertools
@@ -33,7 +33,7 @@ _KEYS = (
     "apiVersion",
     "kind",
 )
-# What W&B's servers do, by key: refused here, so that nothing is ignored without a word.
+# Keys that only W&B's servers use; they are refused, so that nothing is ignored silently.
 _SERVER = {
     "controller": "it says where W&B's controller runs",
     "scheduler": "it starts a scheduler of W&B's",
@@ -44,22 +44,22 @@ _SERVER = {
 _METHODS = ("grid", "random", "bayes")
 _METRIC_KEYS = ("name", "goal", "target", "impute", "impute_while_running")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-# Macros that write a run's parameters as no recipe reads them.
+# Macros that write parameters in a form that recipes can't read.
 _NOT_OVERRIDES = ("${args_no_boolean_flags}", "${args_no_equals}", "${args_json}", "${args_json_file}")
-# A parameter whose name chooses between objectives, and the names of those that only one of them has.
+# The parameter that chooses between objectives, and the prefix of parameters that only one of them has.
 CHOICE = "objective_name"
 _CHOSEN = "objectives."
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a sweep is for.
+    """The metric that a sweep optimises.
 
     Attributes:
-        name: as the runs report it.
+        name: its name in the runs' reports.
         goal: "minimize" or "maximize".
-        target: the sweep ends when a run reaches it; None never.
-        impute: what stands for the metric of a failed run in a search that learns: "worst", "best" or "latest".
+        target: the sweep ends when a run reaches it; None: never.
+        impute: the substitute for a failed run's metric in a search that learns: "worst", "best" or "latest".
     """
 
     name: str
@@ -69,25 +69,25 @@ class Metric:
 
     @property
     def sign(self) -> int:
-        """1 where smaller is better, -1 where larger is."""
+        """1 if smaller is better, -1 if larger is."""
         return 1 if self.goal == "minimize" else -1
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep, checked.
+    """A checked sweep.
 
     Attributes:
-        path: its file.
-        method: how parameters are chosen.
-        parameters: their distributions, by dotted name; those of nested parameters too.
-        nested: the dotted names that are nested parameters.
-        metric: what it is for, if it says so.
-        program: the script, as written.
-        command: the words of a run, with macros.
+        path: the sweep file.
+        method: the search method.
+        parameters: the distributions by dotted name, including those of nested parameters.
+        nested: the dotted names of groups of nested parameters.
+        metric: the metric, if the file has one.
+        program: the script, as written in the file.
+        command: the words of a run's command, with macros.
         hyperband: the rule of early termination, if there is one.
-        run_cap: no more runs than this.
-        name: the file's, or its own.
+        run_cap: the largest number of runs.
+        name: the name in the file, or the file's name.
         definition: the file's content.
     """
 
@@ -105,22 +105,22 @@ class Sweep:
 
     @property
     def hydra(self) -> bool:
-        """Whether its runs take Hydra's overrides; the recipes take them with hyphens too."""
+        """Whether its runs take Hydra's overrides; recipes also take them with hyphens."""
         return any(macro in self.command for macro in HYDRA_MACROS) or recipe_of(self.words({})) is not None
 
     def script(self) -> str | None:
-        """Where the program lies: in the working folder, or else beside the ``conf`` folder that the file lies in."""
+        """The program's path: in the working folder, or else beside the ``conf`` folder that contains the file."""
         if self.program is None or Path(self.program).is_file():
             return self.program
         beside = self.path.resolve().parents[2] / self.program if len(self.path.resolve().parents) > 2 else None
         return str(beside) if beside is not None and beside.is_file() else self.program
 
     def words(self, parameters: Mapping[str, Any], *, json_file: Path | None = None) -> list[str]:
-        """What starts a run with these parameters, given by dotted names."""
+        """The words of the command that starts a run with these parameters, given by dotted names."""
         return expand(self.command, self.shaped(parameters), program=self.script(), json_file=json_file)
 
     def shaped(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameters as W&B hands them out: nested ones as dictionaries."""
+        """Parameters in W&B's form, with nested ones as dictionaries."""
         found: dict[str, Any] = {}
         for name, value in parameters.items():
             node, key = found, name
@@ -132,7 +132,7 @@ class Sweep:
         return found
 
     def in_force(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Without the parameters of objectives that these don't choose: ``objectives.<name>.*`` belongs to one."""
+        """The parameters without ``objectives.<name>.*`` of objectives that are not chosen."""
         chosen = parameters.get(CHOICE)
         return {
             name: value
@@ -141,7 +141,7 @@ class Sweep:
         }
 
     def grid(self) -> Iterator[dict[str, Any]]:
-        """The grid's points, the last parameter varying fastest; points that are the same run come once."""
+        """The grid's points, the last parameter varying fastest; points that give the same run occur once."""
         seen: set[str] = set()
         names = list(self.parameters)
         for values in itertools.product(*(self.parameters[name].points() for name in names)):
@@ -156,7 +156,7 @@ def read_sweep(path: Path) -> Sweep:
     """Read and check a sweep file.
 
     Raises:
-        ConfigError: it is no sweep that W&B would take, or one that only W&B's servers can run.
+        ConfigError: a file that W&B would refuse, or a sweep that only W&B's servers can run.
     """
     definition = _load(path)
     for key in definition:
@@ -171,16 +171,16 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def check_runs(sweep: Sweep, overrides: Sequence[str]) -> None:
-    """Compose the configurations of runs in which every value of a list and both ends of every range occur.
+    """Compose configurations of runs that cover every value of a list and both ends of every range.
 
-    Only for this library's recipes, whose configuration is known.
+    Only for this library's recipes, because other configurations are unknown.
 
     Args:
-        sweep: what is to be run.
-        overrides: those added to every run.
+        sweep: the sweep to check.
+        overrides: the overrides added to every run.
 
     Raises:
-        ConfigError: a program that isn't there, a parameter that the configuration doesn't have, a value that doesn't
+        ConfigError: a program that doesn't exist, a parameter that the configuration doesn't have, a value that doesn't
             fit.
     """
     script = sweep.script()
@@ -202,7 +202,7 @@ def check_runs(sweep: Sweep, overrides: Sequence[str]) -> None:
 
 
 def overrides_of(words: Sequence[str], recipe: str) -> list[str]:
-    """The overrides in a command: what comes after the recipe's name, as its command line reads them."""
+    """The overrides in a command: its words after the recipe's name."""
     from lightning_losses.experiments.config.check_overrides import plain_overrides
 
     start = next(place for place, word in enumerate(words) if recipe_of(words[: place + 1]) == recipe)
@@ -268,8 +268,8 @@ def _read_parameters(prefix: str, specs: Any, found: dict[str, Distribution], ne
     for name, spec in specs.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(
-                f"parameters: {prefix}{name}: W&B takes letters, digits, '_', '.' and '-' in a name; what else a run "
-                "needs belongs in the command."
+                f"parameters: {prefix}{name}: W&B takes letters, digits, '_', '.' and '-' in a name; put anything else "
+                "that a run needs into the command."
             )
         if not isinstance(spec, dict):
             raise ConfigError(f"parameters.{prefix}{name}: {spec!r} came; give a mapping, such as {{value: {spec!r}}}.")
@@ -314,5 +314,5 @@ def _mapping(name: str, definition: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def belongs_to_choice(name: str) -> bool:
-    """Whether a parameter is one that only a chosen objective has: ``objectives.<name>.*``."""
+    """Whether a parameter belongs to one objective: ``objectives.<name>.*``."""
     return name.startswith(_CHOSEN)

@@ -1,4 +1,4 @@
-"""The trials of a sweep, and the journal that they survive an interruption in."""
+"""The trials of a sweep, and the journal that preserves them across an interruption."""
 
 import hashlib
 import json
@@ -24,13 +24,13 @@ class Trial:
     """One run of a sweep.
 
     Attributes:
-        number: from 0.
-        parameters: its own, by dotted name.
-        folder: where it writes.
-        shares: what the search that learns drew for each parameter; empty elsewhere.
-        state: "begun" until it ends; "stopped" is early termination's end, or that of a sweep that reached its target.
-        seconds: it took.
-        message: why it failed.
+        number: its number, from 0.
+        parameters: its parameters, by dotted name.
+        folder: its folder.
+        shares: each parameter's quantile, if the search learns; else empty.
+        state: "begun" until it ends; "stopped" by early termination, or because the sweep reached its target.
+        seconds: its duration.
+        message: the reason of its failure.
     """
 
     number: int
@@ -43,42 +43,42 @@ class Trial:
 
     @property
     def ended(self) -> bool:
-        """Whether it is over."""
+        """Whether it has ended."""
         return self.state != "begun"
 
     def history(self, metric: str) -> list[float]:
-        """What it has reported of a metric, finite values in order."""
+        """The finite values of a metric that it reported, in order."""
         values: list[Any] = [line.get(metric) for line in read_metrics(self.folder / "metrics.jsonl")]
         return [value for value in values if type(value) in (int, float) and math.isfinite(value)]
 
     def value(self, metric: Metric | None) -> float | None:
-        """The best that it has reported: what W&B's own search goes by. None if it reported nothing."""
+        """Its best value, which W&B's own search uses too; None if it reported nothing."""
         history = [] if metric is None else self.history(metric.name)
         return None if metric is None or not history else min(history, key=lambda value: metric.sign * value)
 
     def last(self, metric: Metric | None) -> float | None:
-        """The last that it has reported; None if it reported nothing."""
+        """Its last value; None if it reported nothing."""
         history = [] if metric is None else self.history(metric.name)
         return history[-1] if history else None
 
     @property
     def reported(self) -> list[str]:
-        """The names of what it has reported."""
+        """The names of its reported metrics."""
         return sorted({name for line in read_metrics(self.folder / "metrics.jsonl") for name in line})
 
     @property
     def done(self) -> bool:
-        """Whether it said itself that it has finished."""
+        """Whether it reported that it has finished."""
         return any(line.get("finished") for line in read_metrics(self.folder / "metrics.jsonl"))
 
 
 class Journal:
-    """Which trials of a sweep have begun and ended, a line each, on disk before anything follows from it.
+    """The journal of a sweep: one line when a trial begins and one when it ends, on disk before anything else happens.
 
     Args:
-        folder: the sweep's.
-        identity: plain values that decide what the sweep's trials are; with its first trial the folder is taken.
-        patience: seconds to wait for a process that has the folder, such as the trials of a sweep that was killed.
+        folder: the sweep's folder.
+        identity: plain values that decide the sweep's trials; the first trial reserves the folder for them.
+        patience: seconds to wait for other processes that hold the folder, such as the trials of a killed sweep.
 
     Raises:
         ConfigError: the folder holds another sweep, or one that is running.
@@ -90,9 +90,9 @@ class Journal:
         self.folder = folder
         lock = folder / ".lock"
         if lock.exists() and not lock.is_file():
-            # To open a pipe would wait for ever.
+            # Opening a pipe would block forever.
             raise ConfigError(f"{lock} is no plain file; remove it.")
-        # Held by this process and by its trials until the last of them ends, however it ends.
+        # Held by this process and its trials until the last of them ends for any reason.
         self.lock = lock.open("a")
         try:
             if take_lock(self.lock.fileno(), patience, lock) and not is_at(self.lock.fileno(), lock):
@@ -114,15 +114,15 @@ class Journal:
         self._close()
 
     def _close(self) -> None:
-        """Let go of the folder; where nothing was written into it, nothing stays of it."""
+        """Release the folder; remove it if nothing was written into it."""
         for place in self._new:
-            # What is not empty is another's.
+            # A folder that is not empty belongs to someone else.
             with suppress(OSError):
                 place.rmdir() if place.is_dir() else place.unlink()
         self.lock.close()
 
     def begin(self, number: int, parameters: dict[str, Any], shares: dict[str, float]) -> Trial:
-        """Note that a trial begins; the first one makes the folder this sweep's."""
+        """Record that a trial begins; the first one reserves the folder for this sweep."""
         if not self._home.is_file():
             content = {**json.loads(self._identity), "digest": self._digest}
             write_text(self._home, json.dumps(content, indent=1) + "\n")
@@ -131,12 +131,12 @@ class Journal:
         return self.trials[-1]
 
     def end(self, trial: Trial, state: State, seconds: float, message: str = "") -> None:
-        """Note that a trial is over."""
+        """Record that a trial has ended."""
         trial.state, trial.seconds, trial.message = state, seconds, message
         self._write({"trial": trial.number, "event": state, "seconds": round(seconds, 3), "message": message})
 
     def reopen(self, trial: Trial) -> None:
-        """Note that a failed trial is tried again."""
+        """Record that a failed trial is tried again."""
         trial.state, trial.message = "begun", ""
         self._write({"trial": trial.number, "event": "begun", "parameters": trial.parameters, "shares": trial.shares})
 
@@ -167,14 +167,14 @@ class Journal:
         if not path.is_file():
             return []
         trials: dict[int, Trial] = {}
-        # Without the line that was being written when the machine stopped.
+        # Without a line that was incomplete when the machine stopped.
         for place, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
             with _readable(f"{path}, line {place},"):
                 self._take(json.loads(line), trials)
         return list(trials.values())
 
     def _take(self, line: Any, trials: dict[int, Trial]) -> None:
-        """Take a line of the journal; what it says may come from elsewhere."""
+        """Read a line of the journal, which may come from elsewhere."""
         number, event = _typed(line, "trial", int), _typed(line, "event", str)
         if event == "begun":
             parameters, shares = _typed(line, "parameters", dict), _typed(line, "shares", dict)
@@ -194,7 +194,7 @@ class Journal:
 
 
 def _typed(line: Any, name: str, kind: type) -> Any:
-    """A line's value, if it is of the type that it has to be."""
+    """A line's value, checked for its type."""
     if not isinstance(line, dict):
         raise TypeError(f"it is a {type(line).__name__}, and a table was expected")
     value = line[name]
@@ -205,7 +205,7 @@ def _typed(line: Any, name: str, kind: type) -> Any:
 
 @contextmanager
 def _readable(place: Path | str) -> Iterator[None]:
-    """Within this context what a damaged file raises is a `ConfigError` that names it."""
+    """Within this context errors of a damaged file become a `ConfigError` that names the file."""
     try:
         yield
     except (ValueError, LookupError, TypeError, RecursionError) as error:
