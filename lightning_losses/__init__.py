@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         linear_stablemax_cross_entropy as linear_stablemax_cross_entropy,
     )
     from lightning_losses.kernels.vocab_parallel import vocab_parallel_cross_entropy as vocab_parallel_cross_entropy
+    from lightning_losses.losses import AGCE as AGCE
+    from lightning_losses.losses import AUL as AUL
     from lightning_losses.losses import BDKD as BDKD
     from lightning_losses.losses import CKA as CKA
     from lightning_losses.losses import CRD as CRD
@@ -23,15 +25,20 @@ if TYPE_CHECKING:
     from lightning_losses.losses import DCA as DCA
     from lightning_losses.losses import DKD as DKD
     from lightning_losses.losses import GCE as GCE
+    from lightning_losses.losses import GJS as GJS
     from lightning_losses.losses import GPG as GPG
     from lightning_losses.losses import KD as KD
     from lightning_losses.losses import MCMI as MCMI
     from lightning_losses.losses import MDCA as MDCA
     from lightning_losses.losses import MMCE as MMCE
+    from lightning_losses.losses import NCE as NCE
+    from lightning_losses.losses import NGCE as NGCE
     from lightning_losses.losses import NKD as NKD
     from lightning_losses.losses import OFAKD as OFAKD
     from lightning_losses.losses import PSKD as PSKD
+    from lightning_losses.losses import RCE as RCE
     from lightning_losses.losses import RKD as RKD
+    from lightning_losses.losses import SCE as SCE
     from lightning_losses.losses import USKD as USKD
     from lightning_losses.losses import WDR as WDR
     from lightning_losses.losses import ABDivergence as ABDivergence
@@ -43,6 +50,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import AvUC as AvUC
     from lightning_losses.losses import BinaryKL as BinaryKL
     from lightning_losses.losses import BinaryKLNorm as BinaryKLNorm
+    from lightning_losses.losses import BiTempered as BiTempered
     from lightning_losses.losses import Brier as Brier
     from lightning_losses.losses import ClassRelationKD as ClassRelationKD
     from lightning_losses.losses import ConfidencePenalty as ConfidencePenalty
@@ -59,11 +67,14 @@ if TYPE_CHECKING:
     from lightning_losses.losses import KLTop as KLTop
     from lightning_losses.losses import LogitStdKD as LogitStdKD
     from lightning_losses.losses import Loss as Loss
+    from lightning_losses.losses import MAEReduced as MAEReduced
     from lightning_losses.losses import MbLS as MbLS
     from lightning_losses.losses import MIAlpha as MIAlpha
     from lightning_losses.losses import MMCEWeighted as MMCEWeighted
     from lightning_losses.losses import MTARDBalance as MTARDBalance
     from lightning_losses.losses import MultiAspectKD as MultiAspectKD
+    from lightning_losses.losses import NCEAndAGCE as NCEAndAGCE
+    from lightning_losses.losses import NCEAndRCE as NCEAndRCE
     from lightning_losses.losses import NDLoss as NDLoss
     from lightning_losses.losses import OFAStages as OFAStages
     from lightning_losses.losses import PreciseCrossEntropy as PreciseCrossEntropy
@@ -82,6 +93,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import SymmetricKL as SymmetricKL
     from lightning_losses.losses import TGeoKD as TGeoKD
     from lightning_losses.losses import TotalVariation as TotalVariation
+    from lightning_losses.losses import TruncatedGCE as TruncatedGCE
     from lightning_losses.losses import ZLoss as ZLoss
     from lightning_losses.losses.adapted import Adapted as Adapted
     from lightning_losses.mixins import DistillationMixin as DistillationMixin

@@ -121,8 +121,18 @@ NEEDS = (
                 "-0.06 ± 0.62 points of accuracy with 30 % of the labels wrong: no gain; ECE rises",
                 "noisy_labels.md",
             ),
+            Answer(
+                "gce",
+                "cross-entropy whose pull at unlikely labels is bounded; tune its exponent",
+                "lightning-losses train objective=gce experiment=classify data=mnist5k data.label_noise=0.3",
+            ),
+            Answer(
+                "nce_rce",
+                "two losses that symmetric noise does not bias",
+                "lightning-losses train objective=nce_rce experiment=classify data=mnist5k data.label_noise=0.3",
+            ),
         ),
-        "Losses made for noise are there, and not measured here yet; sample selection is not in the library.",
+        "Sample selection is not in the library.",
     ),
     Need(
         "rare-classes",

@@ -79,7 +79,19 @@ if TYPE_CHECKING:
     from lightning_losses.losses.distillation.self_taught.pskd import PSKD as PSKD
     from lightning_losses.losses.distillation.self_taught.self_distill_gt import SelfDistillGT as SelfDistillGT
     from lightning_losses.losses.distillation.self_taught.uskd import USKD as USKD
+    from lightning_losses.losses.noisy_labels.agce import AGCE as AGCE
+    from lightning_losses.losses.noisy_labels.aul import AUL as AUL
+    from lightning_losses.losses.noisy_labels.bi_tempered import BiTempered as BiTempered
     from lightning_losses.losses.noisy_labels.gce import GCE as GCE
+    from lightning_losses.losses.noisy_labels.gjs import GJS as GJS
+    from lightning_losses.losses.noisy_labels.mae_reduced import MAEReduced as MAEReduced
+    from lightning_losses.losses.noisy_labels.nce import NCE as NCE
+    from lightning_losses.losses.noisy_labels.nce_agce import NCEAndAGCE as NCEAndAGCE
+    from lightning_losses.losses.noisy_labels.nce_rce import NCEAndRCE as NCEAndRCE
+    from lightning_losses.losses.noisy_labels.ngce import NGCE as NGCE
+    from lightning_losses.losses.noisy_labels.rce import RCE as RCE
+    from lightning_losses.losses.noisy_labels.sce import SCE as SCE
+    from lightning_losses.losses.noisy_labels.truncated_gce import TruncatedGCE as TruncatedGCE
     from lightning_losses.losses.regularization.wdr_loss import WDR as WDR
     from lightning_losses.losses.regularization.z_loss import ZLoss as ZLoss
 else:

@@ -53,7 +53,7 @@ def test_needs_have_other_names_that_are_theirs_alone():
     [
         ([], 0, "noisy-labels      My labels are noisy"),
         (["noisy-labels"], 0, "command  lightning-losses train experiment=distill objective=self_distill_gt"),
-        (["label", "noise"], 0, "Missing: Losses made for noise"),
+        (["label", "noise"], 0, "Missing: Sample selection"),
         (["nosy"], 2, "did you mean noisy-labels? Give one of teacher, "),
     ],
 )

@@ -11,7 +11,7 @@ def sample() -> tuple[Tensor, Tensor, Tensor]:
     """Logits, targets, and the probabilities of the targets, in float64."""
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(ROWS, CLASSES, generator=generator, dtype=torch.float64)
-    target = torch.randint(CLASSES, (ROWS,), generator=generator)
+    target = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
     return logits, target, logits.softmax(-1)[torch.arange(ROWS), target]
 
 
