@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import AdaptiveAlphaDivergence as AdaptiveAlphaDivergence
     from lightning_losses.losses import AdaptiveKL as AdaptiveKL
     from lightning_losses.losses import AlignedVocabulary as AlignedVocabulary
+    from lightning_losses.losses import Asymmetric as Asymmetric
     from lightning_losses.losses import AttentionTransfer as AttentionTransfer
     from lightning_losses.losses import AvUC as AvUC
     from lightning_losses.losses import BinaryKL as BinaryKL
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
     from lightning_losses.losses import ForwardKL as ForwardKL
     from lightning_losses.losses import GeneralizedJSD as GeneralizedJSD
     from lightning_losses.losses import GroupKD as GroupKD
+    from lightning_losses.losses import Hill as Hill
+    from lightning_losses.losses import HybridMultilabel as HybridMultilabel
     from lightning_losses.losses import KLTop as KLTop
     from lightning_losses.losses import LogitStdKD as LogitStdKD
     from lightning_losses.losses import Loss as Loss
@@ -73,6 +76,8 @@ if TYPE_CHECKING:
     from lightning_losses.losses import MMCEWeighted as MMCEWeighted
     from lightning_losses.losses import MTARDBalance as MTARDBalance
     from lightning_losses.losses import MultiAspectKD as MultiAspectKD
+    from lightning_losses.losses import MultiFocalModifier as MultiFocalModifier
+    from lightning_losses.losses import MultiGrainedFocal as MultiGrainedFocal
     from lightning_losses.losses import NCEAndAGCE as NCEAndAGCE
     from lightning_losses.losses import NCEAndRCE as NCEAndRCE
     from lightning_losses.losses import NDLoss as NDLoss

@@ -36,6 +36,8 @@ def masked(values, names=None):
             values[name][:, 0] = -torch.inf
     if "target" in values:
         values["target"] = values["target"].clamp(min=1)
+    if "multi_hot" in values:
+        values["multi_hot"][:, 0] = 0
     # What the past or a mixture believed of a class that is masked now is nothing.
     for name in ("past_probabilities", "mixup_target"):
         if name in values:

@@ -79,6 +79,11 @@ if TYPE_CHECKING:
     from lightning_losses.losses.distillation.self_taught.pskd import PSKD as PSKD
     from lightning_losses.losses.distillation.self_taught.self_distill_gt import SelfDistillGT as SelfDistillGT
     from lightning_losses.losses.distillation.self_taught.uskd import USKD as USKD
+    from lightning_losses.losses.multi_label.asymmetric import Asymmetric as Asymmetric
+    from lightning_losses.losses.multi_label.hill import Hill as Hill
+    from lightning_losses.losses.multi_label.hybrid_multilabel import HybridMultilabel as HybridMultilabel
+    from lightning_losses.losses.multi_label.multi_focal_modifier import MultiFocalModifier as MultiFocalModifier
+    from lightning_losses.losses.multi_label.multi_grained_focal import MultiGrainedFocal as MultiGrainedFocal
     from lightning_losses.losses.noisy_labels.agce import AGCE as AGCE
     from lightning_losses.losses.noisy_labels.aul import AUL as AUL
     from lightning_losses.losses.noisy_labels.bi_tempered import BiTempered as BiTempered

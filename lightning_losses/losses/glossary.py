@@ -56,6 +56,12 @@ GLOSSARY: dict[str, Name] = {
         "class indices; probabilities where the loss takes them",
         lambda s: torch.randint(0, s.classes, (s.batch,), generator=s.generator),
     ),
+    "multi_hot": Name(
+        "[..., C]",
+        "constant",
+        "which of many labels a sample has: 1, 0, or between; `ignore_index` where it is not known",
+        lambda s: (s.normal(s.batch, s.classes) > 0).double(),
+    ),
     "teacher_logits": Name(
         "as `logits`", "constant", "the teacher's logits, without gradient", lambda s: 2 * s.normal(s.batch, s.classes)
     ),

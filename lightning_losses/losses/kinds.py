@@ -18,10 +18,12 @@ from lightning_losses.numerics.checks import check_vectors
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.reduction import Reduction, reduce
 from lightning_losses.numerics.rows import (
+    LabelRows,
     PairedRows,
     class_indices,
     classification_rows,
     distillation_rows,
+    label_rows,
     on_shared_support,
     pick,
     required_target,
@@ -89,6 +91,36 @@ class CrossEntropyFunction(ClassificationLoss):
     def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
         return self.of_cross_entropy(-pick(log_probabilities(given.logits), given.target))
+
+
+class MultiLabelLoss(RowLoss):
+    """A value for each label from logits and `multi_hot`; a row's value is the sum over its labels.
+
+    A label that is not known, or whose logit is -inf, counts nothing.
+
+    Args:
+        ignore_index: stands in `multi_hot` for a label that is not known; rows without any other are ignored.
+        reduction: "mean" over the kept rows of the sums over labels, "sum", or "none".
+    """
+
+    @abstractmethod
+    def labels(self, given: LabelRows) -> Float[Tensor, "*rows classes"]:
+        """The value of each label."""
+
+    def forward(
+        self, logits: Float[Tensor, "*rows classes"], multi_hot: Shaped[Tensor, "*rows classes"]
+    ) -> Float[Tensor, "..."]:
+        """Check, evaluate and reduce; the class documents what."""
+        given = label_rows(self._identifier, logits, multi_hot, self.ignore_index)
+        with torch.autocast(logits.device.type, enabled=False):
+            values = self.labels(given)
+        if given.counted is not None:
+            values = values.masked_fill(~given.counted, 0.0)
+        return reduce(values.sum(dim=-1), self.reduction, given.kept)
+
+    def denominator(self, **tensors: Tensor) -> Tensor:
+        """What reduction "mean" divides by: the rows with a label that is known."""
+        return (tensors["multi_hot"] != self.ignore_index).any(dim=-1).sum()
 
 
 class TaughtLoss(RowLoss):

@@ -14,7 +14,9 @@ from lightning_losses.environment.lightning_internals import attached_trainer, r
 from lightning_losses.losses.regularization.wdr_loss import layer_weights
 from lightning_losses.mixins.balanced_step import BalancedStep, BalancedSteps, TermRecord
 from lightning_losses.mixins.training_means import TrainingMeans, all_processes
+from lightning_losses.numerics.rows import multi_hot_rows
 from lightning_losses.objective import Objective, ObjectiveValue, Term
+from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.objective.objective import Weighed
 from lightning_losses.objective.term import Count
 from lightning_losses.parallel.processes import (
@@ -30,8 +32,9 @@ class ObjectiveMixin(TrainingMeans):
     """Lets an `Objective` decide what a LightningModule minimises.
 
     Set `self.objective`, then return `self.apply_objective(...)` from `training_step`, with the step's tensors under
-    their glossary names. The mixin adds `step`, `progress` and `epoch_progress`, gives batch-coupled losses
-    the batch of all processes, logs every part's mean over the epoch as ``train/objective/<term>`` and returns
+    their glossary names. The mixin adds `step`, `progress` and `epoch_progress`, and `multi_hot` where only
+    classes are given; it gives batch-coupled losses the batch of all processes, logs every part's mean over the epoch
+    as ``train/objective/<term>`` and returns
     ``{"loss": total, "logits": ..., "target": ..., ...}``, which callbacks can read. In a validation or test step it
     evaluates the process's own batch, and logs ``val/objective`` or ``test/objective``. In `validate()` and `test()`
     alone a weight that follows a schedule has its value at the end of training; without a trainer it needs
@@ -119,6 +122,9 @@ class ObjectiveMixin(TrainingMeans):
         if self.objective.needs("weights") and "weights" not in tensors:
             layers = layer_weights(self, without=("objective", "peer_objective"))
             tensors = {**tensors, "weights": {name: whole_parameter(weight) for name, weight in layers.items()}}
+        if self.objective.needs("multi_hot") and "multi_hot" not in tensors and {"logits", "target"} <= tensors.keys():
+            classes = tensors["logits"].shape[-1]
+            tensors = {**tensors, "multi_hot": multi_hot_rows(tensors["target"], classes, *ignored_targets(self))}
         return {**self.training_clock(), **tensors}
 
     def training_clock(self) -> dict[str, float]:

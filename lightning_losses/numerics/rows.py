@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from lightning_losses.numerics.checks import check_floating, debugging
+from lightning_losses.numerics.checks import check_floating, check_tensor, debugging
 from lightning_losses.numerics.probabilities import full_precision, known_everywhere, known_somewhere
 
 # How far from 1 probabilities that a network made in half precision add up, and from [0, 1] those that were mixed lie.
@@ -201,6 +201,92 @@ def required_target(loss: str, target: Shaped[Tensor, "..."] | None) -> Shaped[T
             f"{loss}: target came as {came}; give a tensor of class indices [...], or of probabilities [..., C]."
         )
     return target
+
+
+class LabelRows(NamedTuple):
+    """Logits beside the labels of their rows, checked, in full precision; what counts nothing is 0 in both.
+
+    Attributes:
+        counted: which labels are known and not masked; None if all are known to be.
+        kept: which rows have a label that is known; None if all are known to have.
+    """
+
+    logits: Float[Tensor, "*rows classes"]
+    multi_hot: Float[Tensor, "*rows classes"]
+    counted: Bool[Tensor, "*rows classes"] | None
+    kept: Bool[Tensor, "*rows"] | None
+
+
+def label_rows(
+    loss: str, logits: Float[Tensor, "*rows classes"], multi_hot: Shaped[Tensor, "*rows classes"], ignore_index: int
+) -> LabelRows:
+    """Check logits against the labels of each row, and neutralise what counts nothing.
+
+    Args:
+        loss: the name that errors begin with.
+        logits: [..., C] floating-point scores in at most three dimensions; -inf masks a label, +inf becomes NaN.
+        multi_hot: [..., C] numbers in [0, 1] of any dtype, or `ignore_index` for a label that is not known.
+        ignore_index: what stands for a label that is not known.
+
+    Raises:
+        ValueError: dtypes or shapes that do not fit; on the CPU and under `debug` numbers outside [0, 1], and a label
+            that a sample has but the logits mask; NaN logits under `debug`.
+
+    Example:
+        >>> rows = label_rows("demo", torch.tensor([[2.0, -torch.inf, 3.0]]), torch.tensor([[1, 0, -100]]), -100)
+        >>> rows.logits, rows.counted, rows.kept
+        (tensor([[2., 0., 0.]]), tensor([[ True, False, False]]), None)
+    """
+    check_floating(loss, "logits", logits)
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"{loss}: logits have shape {list(logits.shape)}; give [..., C] with C of at least 1.")
+    check_tensor(loss, "multi_hot", multi_hot)
+    if multi_hot.shape != logits.shape:
+        raise ValueError(
+            f"{loss}: multi_hot of shape {list(multi_hot.shape)} came with logits of shape {list(logits.shape)}; give "
+            f"both the same, with a 0 or 1 for each label{_classes_last(logits)}."
+        )
+    _check_dimensions(loss, logits)
+    logits, labels = full_precision(logits), multi_hot.detach().to(full_precision(logits).dtype)
+    known = labels != ignore_index
+    if debugging() and bool((torch.isnan(logits) & known).any()):
+        raise ValueError(f"{loss}: logits hold NaN; find the layer that made it before it spreads.")
+    wrong = known & ((labels < -_ROUNDING) | (labels > 1 + _ROUNDING))
+    told = f"give numbers in [0, 1], or ignore_index={ignore_index} for a label that is not known."
+    _refuse_where(wrong, labels, f"{loss}: multi_hot holds {{}}; {told}")
+    masked = torch.isneginf(logits.detach())
+    told = "give 0 where logits mask a label by -inf, or another logit."
+    _refuse_where(
+        known & masked & (labels > 0), labels, f"{loss}: multi_hot holds {{}} where the logit is -inf; {told}"
+    )
+    counted, kept = known & ~masked, known.any(dim=-1)
+    # What softmax does by itself: a row with an infinite score has no value.
+    logits = logits.masked_fill(torch.isposinf(logits), torch.nan)
+    kept_or_none = None if known_everywhere(kept) else kept
+    if known_everywhere(counted):
+        return LabelRows(logits, labels, None, kept_or_none)
+    return LabelRows(logits.masked_fill(~counted, 0.0), labels.masked_fill(~counted, 0.0), counted, kept_or_none)
+
+
+def multi_hot_rows(target: Shaped[Tensor, "..."], classes: int, *ignored: int) -> Float[Tensor, "*rows classes"]:
+    """The rows of `multi_hot` that classes are: a 1 among zeros, or the probabilities; all unknown where ignored.
+
+    Args:
+        target: [...] class indices, or [..., C] probabilities.
+        classes: C.
+        *ignored: targets of ignored samples, -100 if none is given; the first stands for what is not known.
+
+    Example:
+        >>> multi_hot_rows(torch.tensor([1, -100]), 2)
+        tensor([[   0.,    1.],
+                [-100., -100.]])
+    """
+    kept = labelled_rows(target, *ignored).unsqueeze(-1)
+    if target.is_floating_point():
+        rows = target
+    else:
+        rows = torch.arange(classes, device=target.device).eq(target.unsqueeze(-1)).to(torch.get_default_dtype())
+    return torch.where(kept, rows, float((*ignored, -100)[0]))
 
 
 class PairedRows(NamedTuple):

@@ -9,6 +9,7 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.objective.objective import Objective
 from lightning_losses.objective.term import Term
 
+_LABELS = {"target", "multi_hot"}
 _OF_TORCH = (nn.CrossEntropyLoss, nn.NLLLoss)
 
 
@@ -16,7 +17,7 @@ def ignored_targets(module: nn.Module, ignore_index: int | None = None) -> tuple
     """The ignored targets of a module, for `labelled_rows`.
 
     They are, in this order: the one that is given; the module's own `ignore_index`; those of the losses that take the
-    samples' `target`, in its `objective` or, without one, anywhere in it; -100 where none of them says.
+    samples' `target` or `multi_hot`, in its `objective` or, without one, anywhere in it; -100 where none of them says.
 
     Args:
         module: a LightningModule, or an `Objective`.
@@ -32,7 +33,7 @@ def ignored_targets(module: nn.Module, ignore_index: int | None = None) -> tuple
         return (own,)
     objective = getattr(module, "objective", module)
     if isinstance(objective, Objective):
-        terms = [term for term in objective.terms.values() if isinstance(term, Term) and "target" in term.needs]
+        terms = [term for term in objective.terms.values() if isinstance(term, Term) and term.needs.keys() & _LABELS]
         losses = [term.loss for term in terms]
     else:
         losses = [part for part in module.modules() if isinstance(part, (Loss, *_OF_TORCH))]

@@ -179,6 +179,8 @@ def _masked(values: Inputs, **classes: int) -> Inputs | None:
         masked[name][..., index] = -torch.inf
     if "target" in values:
         masked["target"] = values["target"].clamp(min=2)
+    if "multi_hot" in values:
+        masked["multi_hot"] = values["multi_hot"].index_fill(-1, torch.tensor([0, 1]), 0.0)
     for name in _CLASS_WISE:
         if name in values:
             masked[name] = values[name].clone()

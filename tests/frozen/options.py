@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.losses.examples import CLASSES, FEATURES
+from tests.losses.examples import CLASSES, FEATURES, counts
 
 NAN = float("nan")
 
@@ -21,11 +21,16 @@ VALUES: dict[str, list[Any]] = {
     "beta": [0.0, 0.3, 1.0, 2.0, -0.5],
     "boost": [0.0, 5.0, -1.0],
     "bounds": [[0.0, 1.0], [0.25, 0.8], [0.6, 0.2], [0.0, 1.5]],
+    "class_counts": [[300, 20, 5, 0, 40], [3, 2], [1, 1, 1, 1, -1]],
     "class_weight": [[0.5, 1.0, 2.0, 0.0, 3.0], [1.0, 2.0]],
     "clip": [0.5, 50.0, 0],
+    "co_occurrence": [[[5, 1, 0, 0, 2], [1, 4, 0, 3, 0], [0, 0, 2, 0, 0], [0, 3, 0, 3, 1], [2, 0, 0, 1, 6]], [[1]]],
     "coefficient": [0.0, 1.0, -1.0],
     "compare": ["probabilities", "logits", "ranks"],
     "compute_dtype": ["float32", "float64", "float16"],
+    "contrastive_weight": [0.0, 1.0, -1.0],
+    "correlation_weight": [0.0, 1.0, -1.0],
+    "detach_focal": [False],
     "detach_plan": [True],
     "distance_weight": [0.0, 2.0, -1.0],
     "dropout": [0.0, 0.2, 1.0, -0.1],
@@ -35,6 +40,8 @@ VALUES: dict[str, list[Any]] = {
     "eps": [0.0, 0.1, -1.0],
     "feature_dim": [FEATURES],
     "gamma": [0.0, 1.0, 2.5, -1.0],
+    "gamma_neg": [0.0, 2.0, -1.0],
+    "gamma_pos": [2.0, 0.0, -1.0],
     "gammas": [[4.0, 0.0], [1.0, 1.0], [-1.0, 2.0], [1.0]],
     "groups": [[[0, 1], [2, 3, 4]], [[0], [3, 1]], [[0, 0]], [[7]], [[]]],
     "head_mass": [0.0, 0.9, 1.0, 1.5],
@@ -47,6 +54,7 @@ VALUES: dict[str, list[Any]] = {
     "kurtosis_weight": [0.0, 1.0, -1.0],
     "label_smoothing": [0.1, 1.0, -0.1, 1.5],
     "label_weight": [0.1, 0.9, 0, 1],
+    "lam": [1.0, 3.0, 0.5],
     "layers": [2, 0],
     "least": [-0.5, -0.1],
     "least_temperature": [0.5, 2.0, 0, 20.0],
@@ -74,6 +82,7 @@ VALUES: dict[str, list[Any]] = {
     "num_teachers": [2, 0],
     "p": [1.0, 3.0, 0.5],
     "policy": ["truncate", "error", "map", "pad"],
+    "power": [1.0, 0.1, 0],
     "q": [0.3, 1.0, 2.0, 0],
     "rank_mode": ["probability", "reference", "other"],
     "rate": [0.1, 5.0, 0],
@@ -108,6 +117,8 @@ VALUES: dict[str, list[Any]] = {
 
 # What is given in every case of a loss but one: sizes that keep the file small, and what has no default.
 GIVEN: dict[str, dict[str, Any]] = {
+    "MultiFocalModifier": counts(CLASSES),
+    "MultiGrainedFocal": {"class_counts": counts(CLASSES)["class_counts"]},
     "CRD": {"embedding_dim": 3},
     "DACKL": {"num_classes": CLASSES, "hidden": 4},
     "MCMI": {"num_classes": CLASSES},

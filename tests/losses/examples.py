@@ -17,6 +17,12 @@ BATCH, CLASSES, FEATURES = Sizes.batch, Sizes.classes, Sizes.features
 ARGUMENTS: dict[str, Any] = {"num_classes": CLASSES, "feature_dim": FEATURES, "num_teachers": 1}
 
 
+def counts(classes: int) -> dict[str, Any]:
+    """Numbers of training samples with each class, and with each two of them."""
+    single = [float(8 * 2**k) for k in range(classes)]
+    return {"class_counts": single, "co_occurrence": [[min(a, b) / (1 + (a != b)) for a in single] for b in single]}
+
+
 def tensors(loss: type[Loss], batch: int = BATCH, classes: int = CLASSES, seed: int = 0) -> dict[str, Any]:
     """An example of everything that a loss takes."""
     sizes = Sizes(torch.Generator().manual_seed(seed), batch=batch, classes=classes)
@@ -34,7 +40,7 @@ def build(loss: type[Loss], classes: int = CLASSES, **options: Any) -> Loss:
         for name in constructor_options(loss)
         if inspect.signature(loss).parameters[name].default is inspect.Parameter.empty and name not in options
     ]
-    known = {**ARGUMENTS, "num_classes": classes}
+    known = {**ARGUMENTS, "num_classes": classes, **counts(classes)}
     if loss.inputs().keys() & {"features"} and "feature_dim" in inspect.signature(loss).parameters:
         options = {"feature_dim": FEATURES, **options}
     with torch.random.fork_rng():

@@ -31,7 +31,6 @@ def hot(target):
 
 # What each configuration is to equal, called as its own library says: logits, target, features -> value.
 DIRECT = {
-    "asymmetric_multi_label": lambda z, y, f: timm.loss.AsymmetricLossMultiLabel()(z, hot(y)),
     "asymmetric_single_label": lambda z, y, f: timm.loss.AsymmetricLossSingleLabel()(z, y),
     "binary_cross_entropy": lambda z, y, f: timm.loss.BinaryCrossEntropy()(z, y),
     "distribution_balanced": lambda z, y, f: timm.loss.DistributionBalancedLoss([300] * 10, 3000)(z, hot(y)),

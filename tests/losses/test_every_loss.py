@@ -36,6 +36,9 @@ ROOT = Path(__file__).parents[2]
 CONSTANT_PARTS = {
     "uskd": "its soft labels are made from the student, without gradient",
     "adaptive_kl": "its weights are made from the student, without gradient",
+    "asymmetric": "its focusing weight is a constant, as the authors have it",
+    "multi_focal_modifier": "likewise",
+    "multi_grained_focal": "likewise",
     "adaptive_alpha_divergence": "its gradient is that of a surrogate with cut weights",
 }
 
@@ -43,7 +46,15 @@ CONSTANT_PARTS = {
 FULL = (torch.float32, torch.float64)
 
 # What has an entry for each class.
-CLASS_WISE = ("logits", "teacher_logits", "distillation_logits", "mixup_logits", "mixup_target", "past_probabilities")
+CLASS_WISE = (
+    "logits",
+    "multi_hot",
+    "teacher_logits",
+    "distillation_logits",
+    "mixup_logits",
+    "mixup_target",
+    "past_probabilities",
+)
 
 EVERY = losses.loss_classes()
 
@@ -321,6 +332,8 @@ def test_masked_classes_are_finite(loss, masked):
         values["past_probabilities"] = values["logits"].softmax(dim=-1)
     if "target" in values:
         values["target"] = torch.tensor([3, 4] * (BATCH // 2))
+    if "multi_hot" in values:
+        values["multi_hot"][:, list(masked)] = 0
     assert finite(*with_gradients(build(loss), values))
 
 
@@ -510,7 +523,7 @@ def test_four_dimensions_without_class_indices_are_refused(loss):
 
 
 # A probability of its own for each class, or none at all.
-@those("logits", but=("binary_kl", "binary_kl_norm", "group_kd", "z_loss"))
+@those("logits", without=["multi_hot"], but=("binary_kl", "binary_kl_norm", "group_kd", "z_loss"))
 def test_one_class_is_refused(loss):
     values = tensors(loss)
     values |= {name: values[name][..., :1] for name in CLASS_WISE if name in values}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_losses import CrossEntropy, Objective, ObjectiveMixin, Term
+from lightning_losses import CrossEntropy, Hill, Objective, ObjectiveMixin, Term
 from lightning_losses.objective import Linear
 
 
@@ -64,6 +64,16 @@ def test_a_step_that_training_and_test_share_weighs_at_the_end_of_a_schedule_in_
 def test_schedule_without_an_end_of_training_is_refused():
     with pytest.raises(ValueError, match=r"set max_steps \(or max_epochs, where the loader has a length\)"):
         fit(Plain(weight=Linear(0.0, 1.0)), max_epochs=-1, max_time={"seconds": 20})
+
+
+def test_labels_are_made_of_classes_for_losses_of_many_labels():
+    module = Plain()
+    module.objective = Objective({"hill": Hill(ignore_index=7)})
+    target = torch.tensor([1, 7, 0])
+    step = module.training_step((torch.randn(3, 4), target), 0)
+    kept = torch.tensor([0, 2])
+    logits = step["logits"].detach()[kept]
+    torch.testing.assert_close(step["loss"].detach(), Hill()(logits, torch.eye(logits.shape[-1])[target[kept]]))
 
 
 def test_step_returns_its_tensors_under_glossary_names():

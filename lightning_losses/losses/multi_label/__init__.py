@@ -1,0 +1,1 @@
+"""Objectives of samples that have any number of labels each."""
