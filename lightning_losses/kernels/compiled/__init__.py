@@ -1,1 +1,1 @@
-"""What the walks in C++ share: their compiler, the CPUs that they are for, and headers of products and threads."""
+"""Shared by the C++ implementations: their compilation, the supported CPUs, and headers of products and threads."""

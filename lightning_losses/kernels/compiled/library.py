@@ -1,4 +1,4 @@
-"""Walks in C++ for CPUs with AVX-512: compiled at first use, kept for later runs, and where they are taken."""
+"""C++ implementations for CPUs with AVX-512: compiled at first use, and kept for later runs."""
 
 import ctypes
 import hashlib
@@ -35,7 +35,7 @@ def unsupported(
     weight: Float[Tensor, "vocabulary width"],
     accum_dtype: torch.dtype | None = None,
 ) -> str | None:
-    """Why a source's walks can't take a head on this machine; None if they can."""
+    """Why a source's functions can't process a head on this machine; None if they can."""
     if weight.device.type != "cpu":
         return f"it runs on a CPU, not on {weight.device.type}"
     if weight.dtype not in (torch.float32, torch.bfloat16) or hidden.dtype != weight.dtype:
@@ -51,7 +51,7 @@ def unsupported(
 
 
 def outrun(dtype: torch.dtype) -> str | None:
-    """Why a CPU that can run them is not known to do so faster than PyTorch's products; None if it is."""
+    """Why they aren't known to be faster than PyTorch's products on this CPU; None if they are."""
     if cpu_vendor() != "AuthenticAMD":
         return "it was measured on AMD's CPUs alone"
     if dtype == torch.bfloat16 and "amx_bf16" in cpu_flags():
@@ -60,7 +60,7 @@ def outrun(dtype: torch.dtype) -> str | None:
 
 
 class Library(NamedTuple):
-    """The functions of a source, or why there are none."""
+    """The functions of a source, or the reason why they are missing."""
 
     functions: ctypes.CDLL | None
     missing: str | None = None
@@ -68,7 +68,7 @@ class Library(NamedTuple):
 
 @cache
 def load(source: Path) -> Library:
-    """A source, compiled by what the environment's CXX names, or else g++; kept for later runs of the same source."""
+    """A source, compiled by the environment's CXX or else g++, and kept for later runs of the same source."""
     compiler = shutil.which(os.environ.get("CXX") or "g++")
     if compiler is None:
         return Library(None, "no C++ compiler was found; install g++, or name one in CXX")
@@ -82,10 +82,10 @@ def load(source: Path) -> Library:
 
 
 def _built(source: Path, command: list[str]) -> Path:
-    """The library as a file, in the cache if it has been built before.
+    """The library's file, from the cache if it has been built before.
 
-    It is loaded, and so run: it lies in a folder that only this user may write to, and beside it is a record with the
-    digests of what it was made of (sources, compiler and flags) and of itself, which both must be right.
+    Loading the file runs its code. So it is in a folder that only this user may write to, and a record beside it holds
+    the digests of its inputs (sources, compiler and flags) and of the file; both must match.
     """
 
     def run(*arguments: str) -> str:
@@ -93,7 +93,7 @@ def _built(source: Path, command: list[str]) -> Path:
 
     texts = [file.read_text() for file in (source, *sorted(Path(__file__).parent.glob("*.hpp")))]
     made_of = hashlib.sha256("\0".join([*texts, run("--version"), *command]).encode()).hexdigest()
-    # Users who share a cache have a folder each.
+    # Users who share a cache have separate folders.
     user = os.getuid() if hasattr(os, "getuid") else "own"
     folder = private_folder(cache_folder() / f"kernels-{user}")
     record = folder / f"{source.parent.name}_{source.stem}_{made_of[:20]}.json"
@@ -103,14 +103,14 @@ def _built(source: Path, command: list[str]) -> Path:
             fresh = Path(scratch) / "library.so"
             run(*command[1:], str(source), "-o", str(fresh))
             digest = file_digest(fresh)
-            # Several processes may build at once: each puts a whole file in place, and then says which it is.
+            # Several processes may build at once: each moves a complete file into place, then records its name.
             built = fresh.replace(record.with_name(f"{record.stem}_{digest[:20]}.so"))
             write_json(record, {"made_of": made_of, "library": built.name, "sha256": digest}, shared=True)
     return built
 
 
 def _recorded(record: Path, made_of: str) -> Path | None:
-    """The library that a record is of, if nothing has changed since it was built."""
+    """The library of a record, if nothing has changed since it was built."""
     try:
         said = json.loads(record.read_text())
         built = record.with_name(Path(said["library"]).name)
@@ -121,10 +121,10 @@ def _recorded(record: Path, made_of: str) -> Path | None:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """What functions of the C++ side call a dtype: "float32" or "bfloat16"."""
+    """The dtype in the names of C++ functions: "float32" or "bfloat16"."""
     return str(dtype).removeprefix("torch.")
 
 
 def address(tensor: Tensor | None) -> int | None:
-    """Where a tensor's memory begins; None, a null pointer, for none."""
+    """The address of a tensor's memory; None, a null pointer, for no tensor."""
     return None if tensor is None else tensor.data_ptr()

@@ -1,1 +1,1 @@
-"""The implementations of `linear_cross_entropy`, and what they are given."""
+"""The implementations of `linear_cross_entropy`, and their input."""

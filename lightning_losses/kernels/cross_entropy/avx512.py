@@ -1,7 +1,7 @@
-"""The chunked linear cross-entropy's walks over the head in C++, for CPUs with AVX-512; compiled at first use.
+"""The chunked linear cross-entropy with loops over the head in C++, for CPUs with AVX-512; compiled at first use.
 
-Products and what surrounds them are one loop there: scores are exponentiated in the registers that made them, and no
-operand is copied but a tile of the weight. All else is `chunked`'s, with these scores.
+The products and the operations around them are one loop: scores are exponentiated in the registers that computed them,
+and only tiles of the weight are copied. Everything else is shared with `chunked`.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ def unsupported(
     weight: Float[Tensor, "vocabulary width"],
     accum_dtype: torch.dtype | None = None,
 ) -> str | None:
-    """Why this implementation can't take this call on this machine; None if it can."""
+    """Why this implementation can't evaluate this call on this machine; None if it can."""
     return library.unsupported(SOURCE, hidden, weight, accum_dtype)
 
 
@@ -34,14 +34,14 @@ def passed_over(
     weight: Float[Tensor, "vocabulary width"],
     accum_dtype: torch.dtype | None = None,
 ) -> str | None:
-    """Why nobody takes it who was not told to; None where it can take the call and is the fastest."""
+    """Why it isn't chosen automatically; None if it can evaluate the call and is the fastest."""
     return unsupported(hidden, weight, accum_dtype) or library.outrun(weight.dtype)
 
 
 def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"]) -> int:
-    """Tokens in a chunk: one in 20 in whole panels of 64, at least 128; what fits in 6.5 MiB is always taken.
+    """Tokens in a chunk: one in 20, in whole panels of 64, at least 128, and at least as many as fit in 6.5 MiB.
 
-    Beside a wide head the copies of a chunk's hidden states count too, and it is one in 32.
+    For a wide head it is one in 32, because the copies of a chunk's hidden states count too.
     """
     cached = 13 * 2**19 // (weight.element_size() * max(len(weight), 1))
     share = tokens // (20 if weight.shape[1] <= 1024 else 32)
@@ -74,10 +74,10 @@ class _Gradients(ctypes.Structure):
 
 
 class Avx512Scores:
-    """A chunk's `ChunkScores`, by the compiled walks.
+    """A chunk's `ChunkScores`, by the compiled functions.
 
-    A softcap's slopes are known where exponentials are made, and multiply them there; label smoothing has another
-    factor for each slope, and scores are then made a second time, as gradients.
+    The slopes of a softcap are known when exponentials are computed, and multiply them there. Label smoothing needs
+    another factor for each slope; then the scores are computed a second time, as gradients.
     """
 
     def __init__(
@@ -116,11 +116,11 @@ class Avx512Scores:
             self.picked_slope[own] = 1 - (self.picked[own] / (self.softcap * self.sharpness)).square()
 
     def largest(self) -> Float[Tensor, " rows"]:
-        """The largest score of each row, the target's apart."""
+        """The largest score of each row without its target."""
         return self._largest
 
     def exponentiate(self, shift: Float[Tensor, " rows"]) -> None:
-        """Turn scores into ``exp(l - shift)``, and sum them over the vocabulary but for the target."""
+        """Turn scores into ``exp(l - shift)``, and sum these over the vocabulary without the target."""
         self.shift = shift
         self._score(self.others, draws=not self.twice)
 
@@ -135,7 +135,7 @@ class Avx512Scores:
         smoothing: Tensor | None = None,
     ) -> None:
         if draws and self.want_hidden:
-            # Whole registers, in whole panels.
+            # Rounded up to whole registers and whole panels.
             rows, width = (-(-size // step) * step for size, step in zip(self.hidden.shape, (16, 64), strict=True))
             self.drawn = self.hidden.new_empty(rows, width, dtype=self.picked.dtype)
         class_weight = self.walk.head.smoothing_weight if self.twice else None
@@ -156,7 +156,7 @@ class Avx512Scores:
         result = _Gradients(*map(address, (share, corner, weight, bias, self.drawn)), self.walk.first)
         self._call("gather", result, self.hidden.dtype if weight is None else weight.dtype)
         if weight is None and bias is not None:
-            # Without the weight's gradient there is no walk to make the bias's on.
+            # The bias's gradient is normally computed together with the weight's.
             bias += (self.exponentials @ share.to(self.exponentials.dtype)).to(share.dtype)
             own = self.walk.own(self.target)
             bias.index_add_(0, self.target[own], corner[own])
@@ -165,7 +165,7 @@ class Avx512Scores:
     def _make_gradients(
         self, share: Float[Tensor, " rows"], corner: Float[Tensor, " rows"], smoothing: float | Tensor
     ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
-        """Put whole gradients in the exponentials' place; what they are to be multiplied by, and the targets' own."""
+        """Replace the exponentials by whole gradients; returns their factors and the parts of the targets."""
         assert self.picked_slope is not None
         of_rows = (share.new_ones(len(share), 1) * smoothing).squeeze(1)
         self._score(torch.zeros_like(self.others), draws=True, share=share.contiguous(), smoothing=of_rows)
@@ -186,31 +186,31 @@ class Avx512Scores:
 
 
 class Avx512(Chunked):
-    """As `Chunked`, with the compiled walks' scores."""
+    """As `Chunked`, with scores from compiled functions."""
 
     name = "avx512"
     memory = "as `chunked`"
     purpose = "as `chunked`, in C++, on CPUs with AVX-512 in float32 and bfloat16"
 
     def refuses(self, problem: Problem) -> str | None:
-        """What `Chunked` does, and what the walks were not written or compiled for."""
+        """As `Chunked`, and problems that the C++ functions don't support."""
         if refusal := super().refuses(problem):
             return refusal
         missing = unsupported(problem.hidden, problem.weight, problem.accum_dtype)
         return None if missing is None else f"impl='avx512' can't take this: {missing}; use 'chunked'."
 
     def merit(self, problem: Problem) -> str | None:
-        """It is the fastest where it was measured."""
+        """It is the fastest on the measured CPUs."""
         if self.passed_over(problem) is not None:
             return None
         return f"{super().merit(problem)}, and the walk over the head is compiled for this CPU"
 
     def passed_over(self, problem: Problem) -> str | None:
-        """Why ``impl="auto"`` does not take it for a problem that `Chunked` can evaluate; None if it does."""
+        """Why ``impl="auto"`` doesn't choose it for a problem that `Chunked` can evaluate; None if it does."""
         return passed_over(problem.hidden, problem.weight, problem.accum_dtype)
 
     def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
-        """By `sums_and_gradients` of the chunked walk."""
+        """By `sums_and_gradients` of `chunked`."""
         chunk = problem.chunk or default_chunk(len(problem.hidden), problem.weight)
         return of_sums(sums_and_gradients, self.name, problem._replace(chunk=chunk), scores=Avx512Scores)
 

@@ -1,7 +1,7 @@
-"""Linear cross-entropy by chunks of tokens, with the gradients made in the forward pass: three products, not four.
+"""Linear cross-entropy by chunks of tokens, with gradients computed in the forward pass: three products, not four.
 
-The scores of a chunk are walked over tile by tile of the vocabulary, on any device. `walk` tells how a chunk's
-exponentials become gradients; `avx512` has other scores for the same walk.
+The scores of a chunk are processed in tiles of the vocabulary, on any device. `walk` explains how a chunk's
+exponentials become gradients; `avx512` computes the scores in C++.
 """
 
 import torch
@@ -24,13 +24,13 @@ from lightning_losses.kernels.terms import Alone, Exchange, scores_of_kept
 
 
 class TiledScores:
-    """A chunk's `ChunkScores`, tile by tile of the vocabulary.
+    """A chunk's `ChunkScores`, in tiles of the vocabulary.
 
     Attributes:
-        tiles: [rows, tile] each: scores, exponentials, gradients.
-        slopes: the softcap's slopes of each, if there is one.
-        hits: for each tile, the rows whose target lies in it, and the column where.
-        drawn: the exponentials' product with the head's weight, where it is made on the way.
+        tiles: [rows, tile] each: first scores, then exponentials, then gradients.
+        slopes: the softcap's slopes of each tile, if there is a softcap.
+        hits: for each tile, the rows whose target is in it, and the target's column.
+        drawn: the product of the exponentials with the head's weight, if it is computed along with them.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TiledScores:
         if head.terms.label_smoothing and self.smooth is None:
             self.smooth = torch.zeros_like(self.picked)
         self.others = torch.zeros_like(self.picked)
-        # Without a shift a tile of the weight serves both products while it is in the cache.
+        # Without a shift both products can use a tile of the weight while it is in the cache.
         draws = want_hidden and not shifted and head.terms.softcap is None
         self.drawn = torch.zeros_like(hidden, dtype=head.statistics) if draws else None
         for tile, (rows, columns) in zip(head.tiles, self.hits, strict=True):
@@ -76,7 +76,7 @@ class TiledScores:
                 self.drawn += product(place, head.rows(tile).t())
 
     def largest(self) -> Float[Tensor, " rows"]:
-        """The largest score of each row, the target's apart."""
+        """The largest score of each row without its target."""
         nothing = torch.full_like(self.picked, -torch.inf)
         largest = [tile.amax(dim=1).to(nothing.dtype) if tile.shape[1] else nothing for tile in self.tiles]
         return torch.stack(largest).amax(dim=0)
@@ -95,14 +95,14 @@ class TiledScores:
         """Add the gradients of the weight and the bias, and return that of the hidden states."""
         walk, hidden = self.walk, self.hidden
         head, grad_weight, grad_bias = walk.head, walk.grad_weight, walk.grad_bias
-        # The softcap's slope belongs to each entry, so that nothing can be left to the [chunk, D] side.
+        # A softcap has a slope for each entry, so no factor can be moved to the [chunk, D] side.
         whole = head.terms.softcap is not None
         side = torch.empty_like(hidden.t(), memory_format=torch.contiguous_format)
         torch.mul(hidden.t(), 1 if whole else share, out=side)
         grad, drawn = self.drawn, self.drawn is not None
         if self.want_hidden and grad is None:
             grad = torch.zeros_like(hidden, dtype=head.statistics)
-        # Backwards, since the last tiles are still in the cache.
+        # Backwards, because the last tiles are still in the cache.
         for number in reversed(range(len(head.tiles))):
             tile, g = head.tiles[number], self.tiles[number]
             if whole:
@@ -115,7 +115,7 @@ class TiledScores:
             if grad_bias is not None:
                 grad_bias[tile] += g.sum(dim=0, dtype=head.statistics) if whole else g.t() @ share.to(g.dtype)
             if grad_weight is not None and walk.borrows(len(hidden)):
-                # The scores lie where their product goes.
+                # The product overwrites the memory of its scores.
                 grad_weight[tile] = product(g.t(), side)
             elif grad_weight is not None:
                 accumulate(grad_weight[tile], g.t(), side, walk.first)
@@ -124,7 +124,7 @@ class TiledScores:
         own = walk.own(self.target)
         if grad_bias is not None:
             grad_bias.index_add_(0, self.target[own], corner[own])
-        # The targets' own entries; a few at a time, since a gathered row is memory too.
+        # The targets' entries, a few at a time, because gathered rows take memory.
         for part in torch.split(own, max(2**16 // max(hidden.shape[1], 1), 1)):
             entries, of_corner = self.target[part], corner[part].unsqueeze(1)
             if grad is not None:
@@ -146,26 +146,26 @@ def sums_and_gradients(
     """``scale sum_i loss_i + z_scale sum_i lse_i^2`` over the kept rows, with its gradients.
 
     Args:
-        operands: the problem's; the weight may be this process's rows, with targets outside them where others hold it.
-        problem: what is asked about them.
+        operands: the problem's operands; the weight may be this process's rows, with targets on other processes.
+        problem: the problem.
         wanted: which operands need a gradient.
         exchange: combines rows' statistics with the processes that hold the rest of the vocabulary.
         start: the first of the vocabulary's entries that the weight holds.
-        scores: who scores a chunk and takes its products.
+        scores: the class that computes a chunk's scores and products.
 
     Returns:
-        The z-loss's part is logged beside the loss.
+        The loss, its z-loss part for logging, and the gradients.
     """
     hidden, weight, bias, target = operands
     assert target is not None
     terms, scale, z_scale, kept = problem.terms, problem.scale, problem.z_scale, problem.kept
     head = Head(weight, bias, terms, start)
     row_weight = terms.row_weight(target + start if start else target)
-    # Tiles of the vocabulary are refused before.
+    # A tuple, tiles of the vocabulary, was refused before.
     chunk = problem.chunk if isinstance(problem.chunk, int) else default_chunk(len(hidden), weight)
     step = min(chunk, max(len(hidden), 1))
     walk = TokenWalk(head, exchange or Alone(), problem.accum_dtype, wanted, step, scores)
-    # The entries of a float16 gradient underflow before a loss scaler has seen them.
+    # Entries of a float16 gradient would underflow before the loss scaler multiplies them.
     whole = exchange is not None or hidden.dtype == torch.float16
     grad_hidden = (
         torch.zeros(hidden.shape, device=hidden.device, dtype=head.statistics if whole else hidden.dtype)
@@ -176,12 +176,12 @@ def sums_and_gradients(
     square = torch.zeros_like(cross_entropy)
 
     def add(rows: slice) -> None:
-        # A function, so that all it makes is gone when the next chunk asks for memory.
+        # A function, so that its tensors are freed before the next chunk is allocated.
         weight_of = row_weight[rows] if isinstance(row_weight, Tensor) else row_weight
         counts = None if kept is None else kept[rows].to(head.statistics)
         e = hidden[rows].to(head.dtype)
         if kept is not None:
-            # Whatever an ignored row holds, 0 times it is 0.
+            # An ignored row may hold NaN; as zeros its share of the gradient is 0.
             e = torch.where(kept[rows].unsqueeze(1), e, 0.0)
         chunk_scores, sums, lse = walk.exponentials(e, target[rows])
         picked = scores_of_kept(chunk_scores.picked, lse, None if kept is None else kept[rows])
@@ -193,13 +193,13 @@ def sums_and_gradients(
             return
         of_target = terms.target_factor(lse, picked, weight_of)
         factor = scale * terms.probability_factor(of_target) + 2 * z_scale * lse
-        # factor p_y - onehot, as two terms of which the second has no cancellation.
+        # factor p_y - onehot, as two terms; the second has no cancellation.
         onehot = scale * of_target
         smoothing: float | Tensor = scale * terms.smoothing
         if counts is not None:
             factor, onehot, smoothing = factor * counts, onehot * counts, (smoothing * counts).unsqueeze(1)
         if terms.temperature != 1.0:
-            # The slope of the scores; smoothing's is in the head's mean row, but beside a softcap.
+            # The slope of the scores; without a softcap the head's mean row contains that of smoothing.
             factor, onehot = factor / terms.temperature, onehot / terms.temperature
             smoothing = smoothing / terms.temperature if terms.softcap is not None else smoothing
         corner = (factor - onehot) * (picked - lse).exp() - onehot * chunk_scores.others / sums
@@ -225,18 +225,18 @@ def sums_and_gradients(
 
 
 class Chunked(Implementation):
-    """By chunks of tokens, the gradients made in the forward pass."""
+    """By chunks of tokens, with gradients computed in the forward pass."""
 
     name: Impl = "chunked"
     products, memory = "3", "a chunk of tokens x V"
     purpose = "training; gradients are made in the forward pass"
 
     def refuses(self, problem: Problem) -> str | None:
-        """Rows' own gradients, filtering, and tiles of the vocabulary."""
+        """Refuses per-row gradients, filtering, and tiles of the vocabulary."""
         return super().refuses(problem) or refuse_tiles(self.name, problem)
 
     def merit(self, problem: Problem) -> str | None:
-        """It is the fastest that runs everywhere."""
+        """It is the fastest one that runs everywhere."""
         return "the logits are large; gradients made in forward need three products, not four"
 
     def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:

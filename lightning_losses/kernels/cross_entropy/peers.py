@@ -1,7 +1,7 @@
-"""Other projects' implementations, where they are installed and can do what is asked.
+"""Implementations of other projects, if they are installed and support the options.
 
-Each is called with the sum of the losses, and what scales it is multiplied on by torch, so that the host need not know
-it. "auto" takes none of them.
+Each one computes the sum of the losses; torch multiplies it by the scale, so that the host need not know the scale.
+"auto" chooses none of them.
 """
 
 import importlib
@@ -47,9 +47,9 @@ class Operation(NamedTuple):
     """One of a package's operations.
 
     Attributes:
-        run: the sum of the losses, and of the z-loss's parts if it has them; or each row's loss, and its entropy.
-        needs: what it lacks on this machine, on this device, or of these tensors.
-        offers: the options that it has.
+        run: returns the sum of the losses and, if supported, of the z-loss's parts; or each row's loss and entropy.
+        needs: returns what is missing on this machine or device, or in these tensors.
+        offers: the supported options.
     """
 
     run: Callable[[Problem], tuple[Tensor, Tensor | None]]
@@ -62,9 +62,9 @@ class Peer(Implementation):
     """Another project's implementation.
 
     Attributes:
-        package: what must be installed.
-        reduced: gives the reduced loss.
-        rows: gives each row's, differentiable; None where there is none.
+        package: the package that must be installed.
+        reduced: the operation for the reduced loss.
+        rows: the operation for differentiable losses of rows; None if there is none.
     """
 
     name: Impl
@@ -76,7 +76,7 @@ class Peer(Implementation):
     rows: Operation | None = None
 
     def refuses(self, problem: Problem) -> str | None:
-        """Filtering, a missing package, options that it has not, and what its own checks would end at."""
+        """Refuses filtering, a missing package, unsupported options, and problems that fail its own checks."""
         per_row = problem.per_row and self.rows is None
         if refusal := super().refuses(problem._replace(per_row=per_row)) or refuse_tiles(self.name, problem):
             return refusal
@@ -98,7 +98,7 @@ class Peer(Implementation):
             losses, entropy = self.rows.run(problem)
             losses = first_derivatives_only(losses, second_order_refusal(self.name))
             entropy = None if entropy is None else entropy.to(statistics)
-            # A loss is lse - picked: with that difference for the one and 0 for the other, all but lse is right.
+            # A loss is lse - picked: with lse = loss and picked = 0, everything except lse is right.
             return of_rows(problem, losses.to(statistics), torch.zeros_like(losses), None, entropy)._replace(lse=None)
         total, z_part = self.reduced.run(problem)
         total = first_derivatives_only(total, second_order_refusal(self.name))
@@ -108,7 +108,7 @@ class Peer(Implementation):
 
 
 def _asked(problem: Problem) -> list[str]:
-    """The options beyond the reduction's that a problem comes with."""
+    """The options of a problem besides those of the reduction."""
     terms = problem.terms
     asked = {
         "softcap": terms.softcap is not None,
@@ -128,7 +128,7 @@ def _asked(problem: Problem) -> list[str]:
 
 
 def _targets(problem: Problem) -> Int[Tensor, " tokens"]:
-    """The targets, with ignored rows marked as every peer marks them."""
+    """The targets, with ignored rows marked in the common form of all peers."""
     kept = problem.kept
     return problem.target if kept is None else problem.target.masked_fill(~kept, _IGNORED)
 
@@ -205,12 +205,12 @@ def _is_hopper(problem: Problem) -> bool:
 
 
 def _by_liger_sm90(problem: Problem) -> bool:
-    """Whether Liger's path for Hopper, written in CuTe DSL, is there and takes the problem."""
+    """Whether Liger's CuTe DSL implementation for Hopper is available and accepts the problem."""
     weight, tokens = problem.weight, len(problem.hidden)
     return (
         _is_hopper(problem)
         and weight.dtype == torch.bfloat16
-        # Its tiles must be whole ones.
+        # It takes only whole tiles.
         and (tokens > 0 and tokens % 128 == 0 and len(weight) % 256 == 0)
         and (problem.bias is None and not _asked(problem))
         and (_has_module("cutlass") and _has_module(_LIGER_SM90))
@@ -228,7 +228,7 @@ def _liger_rows_need(problem: Problem) -> str | None:
 def _liger_rows(problem: Problem) -> tuple[Tensor, Tensor | None]:
     function = _module(_LIGER_SM90_ROWS).LigerFusedScaledCrossEntropySM90Function
     operands = problem.hidden, problem.weight, _targets(problem)
-    # How it clusters its tiles stands between the ignored target and whether entropies are wanted.
+    # The 1 between the ignored target and the flag for entropies is the clustering of tiles.
     found = function.apply(*operands, float(problem.terms.temperature), _IGNORED, 1, problem.entropy)
     return found if problem.entropy else (found, None)
 
@@ -238,9 +238,9 @@ def _liger(problem: Problem) -> tuple[Tensor, Tensor | None]:
     if _by_liger_sm90(problem):
         return _module(_LIGER_SM90).liger_fused_linear_cross_entropy_sm90(*operands, _IGNORED, "sum"), None
     function = _module("liger_kernel.ops.fused_linear_cross_entropy").LigerFusedLinearCrossEntropyFunction
-    # Its kernel takes a number, which the host must know: the z-loss's own weight, without what scales both parts.
+    # Its kernel takes a number from the host: the z-loss's weight, without the common scale.
     z_loss = float(problem.z_scale / problem.scale) if "z_loss" in _asked(problem) else 0.0
-    # Class weights, the ignored target, z-loss, smoothing, reduction, softcap, and to return the z-loss's part.
+    # Class weights, the ignored target, z-loss, smoothing, reduction, softcap, and whether to return the z-loss's part.
     options = None, _IGNORED, z_loss, problem.terms.label_smoothing, "sum", None, True
     loss, z_part, *_ = function.apply(*operands, problem.bias, *options, problem.accum_dtype)
     return loss, z_part
@@ -261,7 +261,7 @@ def _quack_needs(problem: Problem) -> str | None:
 def _quack(problem: Problem) -> tuple[Tensor, None]:
     function = _module("quack.linear_cross_entropy").chunked_linear_cross_entropy
     chunk = {} if problem.chunk is None else {"chunk_size": problem.chunk}
-    # Not tuned: its search would time every configuration at the first step.
+    # Not tuned: tuning would time every configuration at the first step.
     return function(problem.hidden, problem.weight, _targets(problem), reduction="sum", tuned=False, **chunk), None
 
 
@@ -283,7 +283,7 @@ CCE_TORCH_COMPILE = Peer(
 LIGER = Peer(
     *("liger", "3", "a chunk of tokens x V; on Hopper all logits", "CUDA, where the package is installed"),
     package="liger_kernel",
-    # It has a softcap and class weights too, which its kernels' interpreted form can't be checked with.
+    # It also has a softcap and class weights, but they can't be checked in interpreted kernels.
     reduced=Operation(_liger, _liger_needs, frozenset({"bias", "z_loss", "label_smoothing", "accum_dtype"})),
     rows=Operation(_liger_rows, _liger_rows_need, frozenset({"temperature", "return_entropy"})),
 )

@@ -1,4 +1,4 @@
-"""A checked call of `linear_cross_entropy`, and what each of its implementations says and does about one."""
+"""A checked call of `linear_cross_entropy`, and the interface of its implementations."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -26,18 +26,18 @@ Impl = Literal[
     "liger",
     "quack",
 ]
-"""What the argument ``impl=`` takes: every implementation's name, in their order, and "auto"."""
+"""The values of the argument ``impl=``: every implementation's name, in order, and "auto"."""
 
 
 class LinearCrossEntropyValue(NamedTuple):
-    """The loss and what was asked for beside it.
+    """The loss and the requested further values.
 
     Attributes:
         loss: cross-entropy plus z-loss, reduced.
         lse: logsumexp of each token's scores, 0 where ignored, differentiable; None unless `return_lse`.
         z_loss: the z-loss's part of the loss, for logging, without gradient; None unless `return_z_loss`.
-        log_probability: of each token's target, as `lse`; None unless `return_log_probability`.
-        entropy: of each token's distribution in nats, as `lse`; None unless `return_entropy`.
+        log_probability: log-probability of each token's target, like `lse`; None unless `return_log_probability`.
+        entropy: entropy of each token's distribution in nats, like `lse`; None unless `return_entropy`.
     """
 
     loss: Float[Tensor, "..."]
@@ -48,19 +48,19 @@ class LinearCrossEntropyValue(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Rows, the head, and what is asked about them.
+    """Rows, the head, and the options.
 
     Attributes:
         hidden, weight, target, bias: the operands, in the dtype of the products; an ignored row's target is 0.
-        terms: what shapes one row's loss.
-        places: where the rows stood among all tokens, whose shape is `shape`; None where all of them are here.
-        kept: which rows count; None where all do. Elsewhere ignored rows were left out, which a GPU would have to
-            tell the host.
-        scale: multiplies the losses of rows.
-        z_scale: multiplies the squared logsumexps.
-        per_row: whether rows need a gradient of their own: no reduction, or a differentiable statistic of each.
-        entropy, lse: whether rows' entropies and logsumexps are asked for.
-        reduction, chunk, filter_eps, sort_vocabulary, accum_dtype: as `linear_cross_entropy` takes them.
+        terms: the options that shape one row's loss.
+        places: positions of the rows among all tokens, whose shape is `shape`; None if no token was dropped.
+        kept: which rows count; None if all do, because ignored rows were dropped. Dropping them needs their number on
+            the host, for which a GPU would synchronise.
+        scale: the factor of the rows' losses.
+        z_scale: the factor of the squared logsumexps.
+        per_row: whether each row needs its own gradient: without reduction, or with a differentiable statistic.
+        entropy, lse: whether the rows' entropies and logsumexps are requested.
+        reduction, chunk, filter_eps, sort_vocabulary, accum_dtype: as in `linear_cross_entropy`.
     """
 
     hidden: Float[Tensor, "tokens width"]
@@ -84,11 +84,11 @@ class Problem(NamedTuple):
 
     @property
     def operands(self) -> Operands:
-        """What is differentiated, and the targets."""
+        """The differentiable tensors and the targets."""
         return Operands(self.hidden, self.weight, self.bias, self.target)
 
     def without_operands(self) -> "Problem":
-        """The same, for who gets the operands from autograd, which frees them after the backward pass."""
+        """The problem without its operands: autograd saves these, and frees them after the backward pass."""
         nothing = self.hidden.new_empty(0)
         return self._replace(hidden=nothing, weight=nothing, target=nothing, bias=None)
 
@@ -97,10 +97,10 @@ class Implementation(ABC):
     """One way to evaluate a problem.
 
     Attributes:
-        name: what ``impl=`` calls it.
-        products: how many matrix products of hidden states and weight it takes.
-        memory: what it holds beyond the gradients.
-        purpose: what it is for.
+        name: its name in ``impl=``.
+        products: number of matrix products of hidden states and weight.
+        memory: the memory that it holds besides the gradients.
+        purpose: the use that it is made for.
     """
 
     name: Impl
@@ -109,7 +109,7 @@ class Implementation(ABC):
     purpose: str
 
     def refuses(self, problem: Problem) -> str | None:
-        """Why it can't evaluate this problem, as a sentence that says what would work; None if it can."""
+        """Why it can't evaluate this problem, as a sentence that names the remedy; None if it can."""
         if problem.per_row:
             return f"impl={self.name!r} has no per-row losses or logsumexps; use 'recompute'."
         if problem.filter_eps is not None:
@@ -117,16 +117,16 @@ class Implementation(ABC):
         return None
 
     def merit(self, problem: Problem) -> str | None:
-        """Why ``impl="auto"`` takes it for a problem that it does not refuse; None where it passes it over."""
+        """Why ``impl="auto"`` chooses it for a problem that it doesn't refuse; None if it doesn't."""
         return None
 
     @abstractmethod
     def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
-        """The loss of a problem that it does not refuse."""
+        """The loss of a problem that it doesn't refuse."""
 
 
 def refuse_tiles(name: str, problem: Problem) -> str | None:
-    """Why an implementation that cuts tokens alone does not take this problem's chunk; None if it does."""
+    """Why an implementation with chunks of tokens only can't take this problem's `chunk`; None if it can."""
     if not isinstance(problem.chunk, tuple):
         return None
     return (
@@ -142,14 +142,14 @@ def of_rows(
     smooth: Float[Tensor, " tokens"] | None = None,
     entropy: Float[Tensor, " tokens"] | None = None,
 ) -> LinearCrossEntropyValue:
-    """What is asked for from rows' differentiable statistics: reduced, or each in its token's place.
+    """The requested values from rows' differentiable statistics: reduced, or at each token's position.
 
     Args:
-        problem: what is evaluated.
+        problem: the problem.
         lse: logsumexps.
         picked: the targets' scores.
-        smooth: ``sum_v w_v l_v``, where labels are smoothed.
-        entropy: entropies, where they are asked for.
+        smooth: ``sum_v w_v l_v``, if labels are smoothed.
+        entropy: entropies, if requested.
     """
 
     def whole(values: Tensor) -> Tensor:
@@ -170,13 +170,13 @@ def of_rows(
 
 
 def of_sums(walk: Callable[..., Summed], name: str, problem: Problem, **options: Any) -> LinearCrossEntropyValue:
-    """The reduced loss by a walk that makes the gradients in the forward pass.
+    """The reduced loss by a walk that computes gradients in the forward pass.
 
     Args:
         walk: `sums_and_gradients` of an implementation.
-        name: the implementation's.
-        problem: what is evaluated.
-        **options: what the walk takes beside the problem.
+        name: the implementation's name.
+        problem: the problem.
+        **options: further arguments of the walk.
     """
     walk = partial(walk, problem=problem.without_operands(), **options)
     loss, z_part = gradients_in_forward(walk, name, problem.operands)

@@ -1,8 +1,8 @@
 """Linear cross-entropy that computes its scores twice: memory independent of the vocabulary, per-row gradients.
 
-Forward keeps a few numbers a row. Backward walks tiles of tokens and vocabulary, makes each tile's scores again, and
-knows by then what gradient every row's loss and logsumexp receive. The head's gradient gathers in float32 whatever its
-dtype, since one tile of it is finished before the next begins.
+The forward pass keeps a few numbers per row. The backward pass goes over tiles of tokens and vocabulary and computes
+each tile's scores again; by then the upstream gradient of every row's loss and logsumexp is known. The head's gradient
+is accumulated in float32 for any dtype, because each of its tiles is finished before the next begins.
 """
 
 from typing import NamedTuple
@@ -20,13 +20,14 @@ from lightning_losses.kernels.terms import Terms
 
 
 class Tiling(NamedTuple):
-    """How the walk is cut, and which tiles of the gradient it may leave out.
+    """The sizes of the tiles, and the threshold for skipping tiles of the gradient.
 
     Attributes:
         tokens: rows of a tile.
         vocabulary: columns of a tile.
-        filter_eps: a tile is skipped in backward where every ``|softmax - onehot|`` is below this; None skips none.
-        sort: walk the vocabulary by ascending mean score, so that likely entries share tiles.
+        filter_eps: a tile is skipped in the backward pass if every ``|softmax - onehot|`` is below this; None skips
+            none.
+        sort: order the vocabulary by ascending mean score, so that likely entries share tiles.
     """
 
     tokens: int = 512
@@ -36,13 +37,13 @@ class Tiling(NamedTuple):
 
 
 class _Walk:
-    """The head, its vocabulary's order, and where each target lies in it."""
+    """The head, the order of its vocabulary, and each target's position in this order."""
 
     def __init__(self, operands: Operands, terms: Terms, tiling: Tiling, kept: Bool[Tensor, " tokens"] | None) -> None:
         hidden, weight, bias, target = operands
         assert target is not None
         self.head = Head(weight, bias, terms)
-        # Whatever an ignored row holds, 0 times it is 0.
+        # An ignored row may hold NaN; as zeros its share of the gradient is 0.
         self.hidden = hidden = hidden if kept is None else torch.where(kept.unsqueeze(1), hidden, 0.0)
         self.tiling = tiling
         self.order = vocabulary_order(hidden, weight, bias) if tiling.sort else None
@@ -55,12 +56,12 @@ class _Walk:
         return columns if self.order is None else self.order[columns]
 
     def scores(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor | None]:
-        """A tile of (softcapped) scores in full precision, and the softcap's slope."""
+        """A tile of (softcapped) scores in full precision, and the slope of the softcap."""
         hidden = self.hidden[rows].to(self.head.dtype)
         return self.head.scores(hidden, self.entries(columns), full=True)
 
     def hits(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
-        """Whether a row's target is in a tile, and the column where, [rows, 1]; any column where it is not."""
+        """Whether each row's target is in a tile, and its column, [rows, 1]; any column if it is not."""
         place = self.position[rows] - columns.start
         width = columns.stop - columns.start
         return (place >= 0) & (place < width), place.clamp(0, max(width - 1, 0)).unsqueeze(1)
@@ -77,7 +78,7 @@ def vocabulary_order(
 
 
 class Recomputed(NamedTuple):
-    """The two walks, by tiles of tokens and vocabulary."""
+    """The forward and the backward walk, by tiles of tokens and vocabulary."""
 
     terms: Terms
     tiling: Tiling
@@ -86,11 +87,11 @@ class Recomputed(NamedTuple):
 
     @property
     def asked(self) -> tuple[bool, bool, bool, bool]:
-        """Which statistics there are."""
+        """Which statistics are computed."""
         return asked_for(self.terms, self.entropy)
 
     def statistics(self, operands: Operands) -> Statistics:
-        """A few numbers a row."""
+        """The statistics of each row."""
         walk = _Walk(operands, self.terms, self.tiling._replace(sort=False), self.kept)
         head, statistics = walk.head, Statistics.zeros(operands, self.asked)
         lse, picked, smooth, entropy = statistics
@@ -104,14 +105,14 @@ class Recomputed(NamedTuple):
                 if smooth is not None:
                     smooth[rows] += head.weighing(scores, columns) @ head.smoothing_weight[columns]
                 before, largest = largest, torch.maximum(largest, scores.amax(dim=1))
-                # All classes so far may be masked by -inf: the difference of the infinities must not be formed.
+                # All classes so far may be masked by -inf; inf - inf must not be computed.
                 anchor = largest.masked_fill(largest == -torch.inf, 0.0)
                 decay = (before - anchor).exp()
                 shift = anchor.unsqueeze(1)
                 exponentials = exponentiate(scores.sub_(shift) if entropy is None else scores - shift)
                 total.mul_(decay).add_(exponentials.sum(dim=1))
                 if entropy is not None:
-                    # A class without probability has no surprise, though its score be -inf.
+                    # A class of probability 0 adds 0 to the entropy, even if its score is -inf.
                     surprise = torch.where(exponentials > 0, exponentials * scores, 0.0)
                     weighted.mul_(decay).add_(surprise.sum(dim=1))
             lse[rows] = total.log() + largest
@@ -122,7 +123,7 @@ class Recomputed(NamedTuple):
     def gradients(
         self, operands: Operands, statistics: Statistics, upstream: Statistics, wanted: Wanted
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients, from the scores made again."""
+        """The gradients, from scores computed again."""
         hidden, weight, bias, _ = operands
         walk = _Walk(operands, self.terms, self.tiling, self.kept)
         head, lse = walk.head, statistics.lse
@@ -172,7 +173,7 @@ def skipped(
     place: Int[Tensor, "rows 1"],
     filter_eps: float | None,
 ) -> bool:
-    """Whether every ``|softmax - onehot|`` of a tile is below the threshold, which the host must know."""
+    """Whether every ``|softmax - onehot|`` of a tile is below the threshold; synchronises with the host."""
     if filter_eps is None:
         return False
     distances = probabilities.scatter_add(1, place, -hit.to(probabilities.dtype).unsqueeze(1)).abs_()
@@ -188,10 +189,10 @@ def filtered_tiles(
     *,
     tiling: Tiling,
 ) -> tuple[Int[Tensor, " vocabulary"], Bool[Tensor, "tokens vocabulary"]]:
-    """What gradient filtering would keep, to judge a threshold on a sample of a model's hidden states.
+    """The entries that gradient filtering would keep, to choose a threshold on a sample of hidden states.
 
     Returns:
-        The order in which the vocabulary is walked, and for every token and entry whether its tile is kept.
+        The order of the vocabulary, and for every token and entry whether its tile is kept.
 
     Example:
         >>> _, kept = filtered_tiles(torch.eye(2), 9 * torch.eye(2), torch.tensor([0, 1]),
@@ -214,7 +215,7 @@ def filtered_tiles(
 
 
 class Recompute(Implementation):
-    """By tiles of tokens and vocabulary, whose scores the backward pass makes again."""
+    """By tiles of tokens and vocabulary; the backward pass computes their scores again."""
 
     name = "recompute"
     products, memory = "4", "a tile of tokens x vocabulary, whatever V"
@@ -225,7 +226,7 @@ class Recompute(Implementation):
         return None
 
     def merit(self, problem: Problem) -> str | None:
-        """It can what others can't."""
+        """It supports options that the others don't."""
         if problem.filter_eps is not None:
             return "gradient filtering asked for"
         return "gradients per row are known only in the backward pass, so the scores are computed again there"

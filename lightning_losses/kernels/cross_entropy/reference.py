@@ -1,4 +1,4 @@
-"""Linear cross-entropy with the logits held: for small heads, for tests, and for derivatives of any order."""
+"""Linear cross-entropy that stores the logits: for small heads, tests, and derivatives of any order."""
 
 import torch
 
@@ -6,7 +6,7 @@ from lightning_losses.kernels.cross_entropy.problem import Implementation, Linea
 from lightning_losses.kernels.terms import statistics_dtype
 
 SMALL = 4 * 2**20
-"""Bytes of logits, in float32, up to which holding them is simplest and as fast."""
+"""Bytes of float32 logits up to which storing them is simplest and as fast."""
 
 
 class Reference(Implementation):
@@ -34,7 +34,7 @@ class Reference(Implementation):
         terms, statistics = problem.terms, statistics_dtype(problem.weight)
         hidden = problem.hidden.to(statistics)
         if problem.kept is not None:
-            # Whatever an ignored row holds, 0 times it is 0.
+            # An ignored row may hold NaN; as zeros its share of the gradient is 0.
             hidden = torch.where(problem.kept.unsqueeze(1), hidden, 0.0)
         logits = hidden @ problem.weight.to(statistics).t()
         if problem.bias is not None:
@@ -52,7 +52,7 @@ class Reference(Implementation):
             )
         if problem.entropy:
             probabilities = logits.softmax(dim=1)
-            # A class without probability has no surprise, though its score be -inf.
+            # A class of probability 0 adds 0 to the entropy, even if its score is -inf.
             entropy = lse - (probabilities * logits.masked_fill(probabilities == 0, 0.0)).sum(dim=1)
         return of_rows(problem, lse, picked, smooth, entropy)
 

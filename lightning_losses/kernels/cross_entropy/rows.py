@@ -1,7 +1,7 @@
-"""Statistics of each row of a head's scores, differentiable; backward makes the scores again: four products.
+"""Differentiable statistics of each row of a head's scores; backward computes the scores again: four products.
 
-What a row's loss is made of is known to autograd: the loss, its z-loss and its reduction are torch's own operations on
-these statistics, and each statistic receives a gradient of any sign.
+Autograd handles everything after the statistics: the loss, its z-loss and its reduction are ordinary torch operations
+on them. Each statistic may receive a gradient of any sign.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from lightning_losses.kernels.terms import Terms, statistics_dtype
 
 
 class Statistics(NamedTuple):
-    """Of each row, over its (softcapped) scores over the temperature; or the gradients by them.
+    """Statistics of each row's (softcapped) scores divided by the temperature; or the gradients with respect to these.
 
     Attributes:
         lse: logsumexp.
         picked: the target's score.
-        smooth: ``sum_v w_v l_v``; None where labels are not smoothed.
-        entropy: ``lse - sum_v p_v l_v``; None where it is not asked for.
+        smooth: ``sum_v w_v l_v``; None if labels are not smoothed.
+        entropy: ``lse - sum_v p_v l_v``; None unless requested.
     """
 
     lse: Float[Tensor, " rows"]
@@ -33,26 +33,26 @@ class Statistics(NamedTuple):
 
     @classmethod
     def zeros(cls, operands: Operands, asked: Sequence[bool]) -> "Statistics":
-        """Room for those that are asked for."""
+        """Memory for the requested statistics."""
         lse = operands.hidden.new_zeros(len(operands.hidden), dtype=statistics_dtype(operands.weight))
         return cls(*(torch.zeros_like(lse) if there else None for there in asked))  # type: ignore[arg-type]
 
     def at(self, rows: slice) -> "Statistics":
-        """Those of some rows."""
+        """The statistics of some rows."""
         return Statistics(*(None if values is None else values[rows].contiguous() for values in self))  # type: ignore[arg-type]
 
 
 def asked_for(terms: Terms, entropy: bool = False) -> tuple[bool, bool, bool, bool]:
-    """Which statistics these terms, and who asks for entropies, need."""
+    """Which statistics these terms and the options need."""
     return True, True, terms.label_smoothing > 0, entropy
 
 
 class RowWalk(Protocol):
-    """Who makes the scores, twice."""
+    """The interface of a walk: it computes the scores twice."""
 
     @property
     def asked(self) -> tuple[bool, bool, bool, bool]:
-        """Which statistics there are."""
+        """Which statistics are computed."""
 
     def statistics(self, operands: Operands) -> Statistics:
         """The first walk."""
@@ -60,18 +60,18 @@ class RowWalk(Protocol):
     def gradients(
         self, operands: Operands, statistics: Statistics, upstream: Statistics, wanted: Wanted
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The second: the gradients of hidden states, weight and bias, in their dtypes.
+        """The second pass: the gradients of hidden states, weight and bias, in their dtypes.
 
         Args:
-            operands: as in the first.
-            statistics: what the first gave.
-            upstream: the gradients by it.
+            operands: as in the first pass.
+            statistics: the result of the first pass.
+            upstream: the gradients with respect to the statistics.
             wanted: which gradients are wanted.
         """
 
 
 def by_rows(problem: Problem, walk: RowWalk, name: str) -> LinearCrossEntropyValue:
-    """The value of a problem from rows' statistics; `name` is what the refusal of higher derivatives says."""
+    """The value of a problem from rows' statistics; `name` is used in the error for higher derivatives."""
     return of_rows(problem, *_StatisticsOfRows.apply(*problem.operands, walk, name))
 
 

@@ -1,4 +1,4 @@
-"""What the Triton kernels can be asked for; they themselves are imported when they run, since that costs a second."""
+"""The options of the Triton kernels; the kernels are imported when they run, because importing takes a second."""
 
 import os
 
@@ -16,19 +16,19 @@ from lightning_losses.kernels.cross_entropy.rows import by_rows
 
 
 def runs_on(device: torch.device) -> bool:
-    """Whether Triton's kernels, where they are installed, run on a device: on CUDA, and elsewhere interpreted."""
+    """Whether Triton's kernels run on a device, if installed: on CUDA, or elsewhere interpreted."""
     return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
 
 
 class Triton(Implementation):
-    """Products by the GPU's library with one kernel in place on each chunk's logits."""
+    """Products by the GPU's library, and one kernel that works in place on each chunk's logits."""
 
     name = "triton"
     products, memory = "3, or 4 per row", "a chunk of tokens x V"
     purpose = "CUDA: everything but filtering"
 
     def refuses(self, problem: Problem) -> str | None:
-        """Filtering, tiles of the vocabulary, other devices."""
+        """Refuses filtering, tiles of the vocabulary, and other devices."""
         if problem.filter_eps is not None:
             return "filter_eps came with impl='triton', which makes every gradient entry; use 'recompute'."
         if refusal := refuse_tiles(self.name, problem):
@@ -49,7 +49,7 @@ class Triton(Implementation):
         return "on CUDA its kernel leaves little but the products"
 
     def evaluate(self, problem: Problem) -> LinearCrossEntropyValue:
-        """Gradients in forward, or, where rows have their own, in backward."""
+        """Computes gradients in the forward pass, or in the backward pass if each row has its own."""
         from lightning_losses.kernels.cross_entropy.triton_walk import TritonRows, sums_and_gradients
 
         if not problem.per_row:

@@ -1,7 +1,7 @@
-"""The Triton kernel of linear cross-entropy: a row of a chunk's logits a program, read once or twice, overwritten once.
+"""The Triton kernel of linear cross-entropy: one program per row of logits, read once or twice, overwritten once.
 
-Set ``TRITON_INTERPRET=1`` before Python starts to run it on a CPU, slowly. The size of the vocabulary is a constant, of
-which a model has one: loops over it need no tensor as their bound.
+Set ``TRITON_INTERPRET=1`` before Python starts to run it on a CPU, slowly. The size of the vocabulary is a compile-time
+constant, because a model has one; so loops over it need no tensor as their bound.
 """
 
 # ruff: noqa: N803  (Triton's compile-time constants are written in capitals)
@@ -9,13 +9,13 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-# Where running maxima begin: finite, so that no two infinities are subtracted, and below every score.
+# The initial value of running maxima: below every score, but finite, so that inf - inf never occurs.
 LOWEST = tl.constexpr(-1e30)
 
 
 @triton.jit
 def _tanh(x):  # type: ignore[no-untyped-def]
-    # By exp, which the interpreter has too; it is 1 and -1 where exp overflows and vanishes.
+    # By exp, which the interpreter supports; it is 1 or -1 where exp overflows or underflows.
     return 1.0 - 2.0 / (tl.exp(2.0 * x) + 1.0)
 
 
@@ -24,8 +24,8 @@ def _scores(  # type: ignore[no-untyped-def]
     logits, bias_ptr, numbers_ptr, columns, VOCABULARY: tl.constexpr, STRIDE: tl.constexpr,
     HAS_BIAS: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERED: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Scores over the temperature, -inf outside, and their slope by the logits."""
-    # The mask is that of the row with its padding, so that loads stay wide where the vocabulary is an odd number.
+    """Scores divided by the temperature, -inf outside the row, and their derivative by the logits."""
+    # The mask includes the row's padding, so that loads stay wide for an odd vocabulary size.
     score = tl.load(logits + columns, mask=(columns >= 0) & (columns < STRIDE), other=0.0).to(COMPUTE)
     inside = (columns >= 0) & (columns < VOCABULARY)
     if HAS_BIAS:
@@ -53,19 +53,19 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
     ENTROPY: tl.constexpr, STATISTICS: tl.constexpr, GRADIENT: tl.constexpr, SQUARE: tl.constexpr,
     COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A row's statistics, and in place of its logits the gradient by them.
+    """Computes a row's statistics, and overwrites its logits by their gradient.
 
-    ``numbers`` are the softcap and the inverse temperature, in memory: as an argument a number is a float32.
+    ``numbers`` holds the softcap and the inverse temperature in memory, because a number as an argument is float32.
 
-    With ``STATISTICS`` they are made and stored, else read. The gradients by them, ``of_...``, are given; with
-    ``SQUARE``, where both are done at once, that by the logsumexp has ``of_square * lse`` added. A target
-    outside the row's classes is another process's.
+    With ``STATISTICS`` the statistics are computed and stored, else read. ``of_...`` are the upstream gradients of the
+    statistics; with ``SQUARE``, when statistics and gradients are computed in one launch, ``of_square * lse`` is added
+    to that of the logsumexp. A target outside the row's classes belongs to another process.
     """
     row = tl.program_id(0).to(tl.int64)
     logits = logits_ptr + row * STRIDE
     target = tl.load(target_ptr + row)
     if STATISTICS:
-        # Vectors of running maxima and sums: reduced once, after the loop.
+        # Running maxima and sums are vectors, reduced once after the loop.
         largest = tl.full((BLOCK,), LOWEST, COMPUTE)
         total = tl.zeros((BLOCK,), COMPUTE)
         weighted = tl.zeros((BLOCK,), COMPUTE)
@@ -78,9 +78,9 @@ def cross_entropy_kernel(  # type: ignore[no-untyped-def]
             )
             if SMOOTH:
                 weight = tl.load(class_weight_ptr + columns, mask=inside, other=0.0)
-                # A masked class weighs nothing, and its score is -inf.
+                # A masked class has weight 0 and a score of -inf.
                 smooth = tl.where(weight != 0.0, smooth + weight * score, smooth)
-            # One exponential serves both: what the sum so far is multiplied by, and the score's own share.
+            # One exponential gives both the factor of the sum so far and the score's own part.
             difference = score - largest
             fading = tl.exp2(-tl.abs(difference) * LOG2_E)
             rises = difference > 0.0

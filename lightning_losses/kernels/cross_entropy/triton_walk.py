@@ -1,7 +1,7 @@
-"""Linear cross-entropy by Triton: products by the GPU's library, and one kernel in place on each chunk's logits.
+"""Linear cross-entropy by Triton: products by the GPU's library, one kernel in place on each chunk's logits.
 
-Nothing is read back to the host, nothing is cleared or copied that need not be: the first chunk writes the gradient of
-the weight, later ones add to it.
+Nothing is read back to the host, and nothing is cleared or copied without need: the first chunk writes the weight's
+gradient, later ones add to it.
 """
 
 import os
@@ -23,13 +23,13 @@ from lightning_losses.kernels.terms import Alone, Exchange, Terms, scores_of_kep
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BLOCK, WARPS = 4096, 16
-"""Classes that a program reads at once, and its warps."""
+"""Number of classes that a program reads at once, and its warps."""
 ENLARGED = 1024.0
-"""What float16 gradients are multiplied by on their way: their smallest entries underflow otherwise."""
+"""Intermediate factor of float16 gradients, whose smallest entries would otherwise underflow."""
 
 
 class Launch(NamedTuple):
-    """What every call of the kernel has in common."""
+    """The common arguments of all calls of the kernel."""
 
     weight: Float[Tensor, "vocabulary width"]
     bias: Float[Tensor, " vocabulary"] | None
@@ -47,7 +47,7 @@ class Launch(NamedTuple):
         *,
         known: bool,
     ) -> None:
-        """Make the statistics unless they are `known`, and with `upstream` the gradients in place of the logits."""
+        """Compute the statistics unless they are `known`; with `upstream`, also overwrite the logits by gradients."""
         terms, vocabulary = self.terms, logits.shape[1]
         block = min(triton.next_power_of_2(max(vocabulary, 16)), 64 if INTERPRETED else BLOCK)
         nothing = statistics.lse
@@ -64,7 +64,7 @@ class Launch(NamedTuple):
         tempered = terms.temperature != 1.0
         numbers = nothing
         if terms.softcap is not None or tempered:
-            # Filled on the device; a tensor made of a list would be copied there, and waited for.
+            # Filled on the device; copying a list there would synchronise.
             numbers = nothing.new_full((2,), terms.softcap or 1.0)
             numbers[1:].fill_(1.0 / terms.temperature)
         with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
@@ -97,9 +97,9 @@ class Launch(NamedTuple):
 
 
 class Gradients:
-    """The gradients of a head, as its chunks add to them.
+    """The gradients of a head, accumulated over chunks.
 
-    Those of float16 operands are float32, since the caller has still to multiply them.
+    Gradients of float16 operands are float32, because the caller still multiplies them.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Gradients:
         self.first = True
 
     def add(self, rows: slice, hidden: Float[Tensor, "rows width"], logits: Float[Tensor, "rows vocabulary"]) -> None:
-        """Add a chunk's, whose gradients by the logits lie in their place."""
+        """Add a chunk's part; `logits` holds the gradients with respect to the logits."""
         if self.hidden is not None:
             product_into(self.hidden[rows], logits, self.weight_of_head.t())
         if self.weight is not None:
@@ -126,7 +126,7 @@ class Gradients:
         self.first = False
 
     def finished(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """All three; zeros where there was no chunk."""
+        """All three gradients; zeros if there was no chunk."""
         if self.first and self.weight is not None:
             self.weight.zero_()
         dtype = self.weight_of_head.dtype
@@ -137,17 +137,17 @@ class Gradients:
 def chunks_of(
     operands: Operands, kept: Bool[Tensor, " tokens"] | None, chunk: int | tuple[int, int] | None
 ) -> Iterator[tuple[slice, Float[Tensor, "rows width"], Float[Tensor, "rows vocabulary"]]]:
-    """Each chunk's slice of the tokens, hidden states (0 where ignored) and logits, all of these in one place."""
+    """Each chunk's slice of the tokens, hidden states (0 if ignored) and logits; the logits' memory is reused."""
     hidden, weight, *_ = operands
     tokens, vocabulary = len(hidden), len(weight)
-    # Tiles of the vocabulary are refused before.
+    # A tuple, tiles of the vocabulary, was refused before.
     given = chunk if isinstance(chunk, int) else cuda_chunk(tokens, vocabulary, weight.element_size())
     step = min(given, max(tokens, 1))
     place = padded_rows(weight, step, vocabulary)
     for rows in spans(tokens, step) if tokens else ():
         e = hidden[rows]
         if kept is not None:
-            # Whatever an ignored row holds, 0 times it is 0.
+            # An ignored row may hold NaN; as zeros its share of the gradient is 0.
             e = torch.where(kept[rows].unsqueeze(1), e, 0.0)
         yield rows, e, torch.mm(e, weight.t(), out=place[: len(e)])
 
@@ -155,7 +155,7 @@ def chunks_of(
 def sums_and_gradients(
     operands: Operands, *, problem: Problem, wanted: Wanted, exchange: Exchange | None = None, start: int = 0
 ) -> Summed:
-    """What `chunked.sums_and_gradients` gives, by its arguments."""
+    """As `chunked.sums_and_gradients`."""
     _, weight, bias, target = operands
     assert target is not None
     terms, scale, z_scale, kept = problem.terms, problem.scale, problem.z_scale, problem.kept
@@ -169,7 +169,7 @@ def sums_and_gradients(
     row_weight = terms.row_weight(target + start if start else target)
     launch = Launch(weight, bias, terms, start)
     gradients = Gradients(operands, wanted, problem.accum_dtype, partial=exchange is not None)
-    # What the gradient needs of other rows' or processes' statistics stands between two launches.
+    # Two launches, if the gradient depends on other processes' statistics or on the row function.
     apart = exchange is not None or terms.row_function is not None
     everywhere = exchange or Alone()
 
@@ -222,17 +222,17 @@ def _combine(statistics: Statistics, exchange: Exchange) -> None:
 
 
 class TritonRows(NamedTuple):
-    """The two walks for rows' own gradients of a problem."""
+    """The two walks for per-row gradients."""
 
     problem: Problem
 
     @property
     def asked(self) -> tuple[bool, bool, bool, bool]:
-        """Which statistics there are."""
+        """Which statistics are computed."""
         return asked_for(self.problem.terms, self.problem.entropy)
 
     def statistics(self, operands: Operands) -> Statistics:
-        """A few numbers a row."""
+        """The statistics of each row."""
         statistics = Statistics.zeros(operands, self.asked)
         for rows, _, logits in chunks_of(operands, self.problem.kept, self.problem.chunk):
             self._launch(operands, rows, logits, statistics, None)
@@ -241,7 +241,7 @@ class TritonRows(NamedTuple):
     def gradients(
         self, operands: Operands, statistics: Statistics, upstream: Statistics, wanted: Wanted
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients, from the scores made again."""
+        """The gradients, from scores computed again."""
         gradients = Gradients(operands, wanted, self.problem.accum_dtype)
         for rows, e, logits in chunks_of(operands, self.problem.kept, self.problem.chunk):
             self._launch(operands, rows, logits, statistics, upstream.at(rows))

@@ -1,9 +1,9 @@
-"""A pass over the tokens for the chunked linear cross-entropies: chunks, their memory, the gradients they add to.
+"""The pass over the tokens for chunked linear cross-entropies: chunks, their memory, accumulated gradients.
 
 A chunk's scores are exponentiated in place and never normalised: 1/Z multiplies the [chunk, D] side of both gradient
-products instead of the [chunk, V] one. The target's entry is taken out and added as a multiple of its weight row, so
-that the gradient of a confident row, a small difference, does not drown in rounding. Who makes the scores, and the
-products with them, is a class of its own: `ChunkScores`.
+products instead of the [chunk, V] one. The target's entry is removed and added as a multiple of its weight row, so that
+the gradient of a confident row, a small difference, is not lost to rounding. A separate class, `ChunkScores`, computes
+the scores and their products.
 """
 
 from collections.abc import Iterator
@@ -21,34 +21,35 @@ from lightning_losses.kernels.terms import Alone, Exchange
 def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"], full: bool = False) -> int:
     """Tokens in a chunk: one in 25 of them, within bounds that depend on device, dtype and vocabulary.
 
-    A chunk's logits then take 4 % of the whole, 2 % of what plain cross-entropy holds. Larger chunks are faster, since
-    the weight is read once a chunk and its gradient read and written once: what fits in 6.5 MiB is always taken.
+    A chunk's logits then take 4 % of the whole, 2 % of what plain cross-entropy holds. Larger chunks are faster,
+    because each chunk reads the weight once and reads and writes its gradient once; so a chunk always has at least 6.5
+    MiB.
 
     Args:
         tokens: N.
         weight: the head's weight.
-        full: whether a chunk's scores are held in float32 even of a half-precision head, and beside a teacher's.
+        full: whether scores are held in float32 even for a half-precision head, together with a teacher's.
     """
     if weight.device.type != "cpu":
         return cuda_chunk(tokens, len(weight), 4 if full else weight.element_size())
     cached = 13 * 2**19 // ((8 if full else weight.element_size()) * max(len(weight), 1))
     half = weight.element_size() < 4
-    # A wide head in half precision is bound by its own traffic: its products gain most from more rows.
+    # A wide half-precision head is bound by memory traffic, so its products gain from more rows.
     least = 256 if half and weight.shape[1] >= 1024 else 104
     if full:
-        # Beside a half-precision head's full scores their gradient in its own precision is held.
+        # A half-precision head also holds the gradient in its own precision.
         least = 96 if half else 128
     return min(max(tokens // 25, cached, least), 512)
 
 
 class ChunkScores(Protocol):
-    """A chunk's scores, made when it is constructed, soon exponentials, soon gradients; and what is read off them.
+    """A chunk's scores, computed at construction, which become exponentials and then gradients; and their statistics.
 
     Attributes:
-        picked: each target's score; 0 where it lies in another process's part of the head.
-        picked_slope: the softcap's slope there.
-        smooth: ``sum_v w_v l_v`` of each row, where labels are smoothed.
-        others: the sum of each row's exponentials, the target's apart.
+        picked: each target's score; 0 if it is in another process's part of the head.
+        picked_slope: the softcap's slope at the target.
+        smooth: ``sum_v w_v l_v`` of each row, if labels are smoothed.
+        others: the sum of each row's exponentials without the target.
     """
 
     picked: Float[Tensor, " rows"]
@@ -65,13 +66,13 @@ class ChunkScores(Protocol):
         shifted: bool,
         want_hidden: bool,
     ) -> None:
-        """Score the chunk; exponentiate and sum as well, unless scores are to be `shifted`."""
+        """Compute the scores; exponentiate and sum them too, unless they will be `shifted`."""
 
     def largest(self) -> Float[Tensor, " rows"]:
-        """The largest score of each row, the target's apart."""
+        """The largest score of each row without its target."""
 
     def exponentiate(self, shift: Float[Tensor, " rows"]) -> None:
-        """Turn scores into ``exp(l - shift)``, and sum them over the vocabulary but for the target."""
+        """Turn scores into ``exp(l - shift)``, and sum these over the vocabulary without the target."""
 
     def gather(
         self,
@@ -82,15 +83,15 @@ class ChunkScores(Protocol):
         """Add the gradients of the weight and the bias, and return that of the hidden states.
 
         Args:
-            share: what multiplies a row's exponentials.
-            corner: the whole derivative by the target's score, smoothing apart.
-            smoothing: what every class, times its weight, has subtracted, a number or [rows, 1]; the pass does it,
-                except beside a softcap.
+            share: the factor of each row's exponentials.
+            corner: the whole derivative by the target's score, without smoothing.
+            smoothing: subtracted from every class, times its weight; a number or [rows, 1]. Only used with a softcap;
+                otherwise the pass subtracts it.
         """
 
 
 class TokenWalk:
-    """One walk over the tokens: the gradients of the head that gather, and what depends on the head alone."""
+    """One walk over the tokens: the accumulated gradients of the head, and values that depend on the head alone."""
 
     def __init__(
         self,
@@ -110,12 +111,12 @@ class TokenWalk:
         keeps_bias = want_bias and bias is not None
         self.grad_bias = weight.new_zeros(len(weight), dtype=head.statistics) if keeps_bias else None
         self.first = True
-        # Reading the range of a sum back is free on a CPU alone.
+        # Only on a CPU is it free to check the range of a sum.
         self.shifted = not head.on_cpu
         self.mean_row: Tensor | None = None
         self.mean_bias: Tensor | float = 0.0
         if head.terms.label_smoothing and head.terms.softcap is None:
-            # Without a softcap the smoothing term is linear in the scores: the head's weighted mean row does it.
+            # Without a softcap the smoothing term is linear in the scores, so the head's weighted mean row gives it.
             self.mean_row, self.mean_bias = head.mean_row()
         self.smooth_sum = weight.new_zeros(weight.shape[1], dtype=head.statistics)
 
@@ -123,7 +124,7 @@ class TokenWalk:
     def borrowable(self) -> int:
         """Rows whose scores fit into the memory of the weight's gradient, before the first chunk has filled it.
 
-        At most 2^20 hidden-state elements: copies of a chunk's hidden states are memory too.
+        At most 2^20 hidden-state elements, because copies of a chunk's hidden states take memory too.
         """
         if self.grad_weight is None or not self.head.on_cpu:
             return 0
@@ -132,15 +133,16 @@ class TokenWalk:
 
     @property
     def alone(self) -> bool:
-        """Whether the head is whole, so that every target is one of its rows."""
+        """Whether this process has the whole head, so that every target is one of its rows."""
         return isinstance(self.exchange, Alone)
 
     def chunks(self, tokens: int) -> Iterator[slice]:
-        """The tokens by chunks, of which the first is as large as costs no memory.
+        """The chunks of the tokens; the first is as large as possible without extra memory.
 
-        Scores fill the place of the gradient that they become, tile by tile. What is left is cut evenly.
+        The first chunk's scores use the memory of the gradient that replaces them, tile by tile. The remaining tokens
+        are divided evenly.
         """
-        # Slopes have no such place, and processes must agree on the chunks whatever their dtypes.
+        # A softcap's slopes have no such memory, and all processes must use equal chunks.
         free = self.alone and self.head.terms.softcap is None
         first = min(tokens, max(self.chunk, self.borrowable if free else 0))
         yield slice(0, first)
@@ -150,18 +152,18 @@ class TokenWalk:
         yield from (slice(start, min(start + self.chunk, tokens)) for start in range(first, tokens, max(self.chunk, 1)))
 
     def borrows(self, rows: int) -> bool:
-        """Whether a chunk's scores lie in the memory of the weight's gradient."""
+        """Whether a chunk's scores use the memory of the weight's gradient."""
         return self.first and rows <= self.borrowable
 
     def place(self, tile: slice, rows: int) -> Float[Tensor, "rows tile"]:
-        """Where a tile of a chunk's scores lies: memory asked for anew would be cleared anew, and scattered."""
+        """The memory of a tile of a chunk's scores; reused, because new memory would be cleared and scattered."""
         if self.grad_weight is not None and self.borrows(rows):
             own = self.grad_weight[tile].view(self.head.dtype).view(-1)
             return own[: rows * (tile.stop - tile.start)].view(rows, -1)
         return self._own_space()[tile.start * rows : tile.stop * rows].view(rows, tile.stop - tile.start)
 
     def turned_place(self, rows: int) -> Float[Tensor, "vocabulary rows"]:
-        """Where a chunk's scores lie, if each row of the head has its own in a row."""
+        """The memory for a chunk's scores in transposed form, [vocabulary, rows]."""
         if self.grad_weight is not None and self.borrows(rows):
             return self.grad_weight.view(self.head.dtype)[:, :rows]
         return self._own_space()[: len(self.head.weight) * rows].view(-1, rows)
@@ -172,7 +174,7 @@ class TokenWalk:
         return self.space
 
     def smooth(self, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, " rows"] | None:
-        """``sum_v w_v l_v`` of each row, where labels are smoothed and it takes no walk over the scores."""
+        """``sum_v w_v l_v`` of each row, if labels are smoothed and it needs no pass over the scores."""
         if self.mean_row is None:
             return None
         return hidden.to(self.head.statistics) @ self.mean_row + self.mean_bias
@@ -188,8 +190,8 @@ class TokenWalk:
     ) -> tuple[ChunkScores, Tensor, Tensor]:
         """A chunk's exponentials, their sum over the vocabulary, and the logsumexp.
 
-        Scores of ordinary size need no shift, which saves two passes. A chunk whose sum leaves the comfortable range
-        is scored again, and from then on the largest score is subtracted.
+        Scores of ordinary size need no shift, which saves two passes. If a chunk's sum leaves the safe range, it is
+        scored again, and from then on the largest score is subtracted.
         """
         scores = self._scored(hidden, target)
         if not self.shifted:
@@ -224,11 +226,11 @@ class TokenWalk:
         corner: Float[Tensor, " rows"],
         smoothing: float | Tensor,
     ) -> Float[Tensor, "rows width"] | None:
-        """Turn a chunk's exponentials into gradients: the head's are added up, the hidden states' are returned.
+        """Turn a chunk's exponentials into gradients: add those of the head, return those of the hidden states.
 
         Args:
-            scores: the chunk's exponentials; used up.
-            hidden: the chunk, in the dtype of the products.
+            scores: the chunk's exponentials, which are overwritten.
+            hidden: the chunk's hidden states, in the dtype of the products.
             share, corner, smoothing: as for `ChunkScores.gather`.
         """
         head = self.head
@@ -254,7 +256,7 @@ class TokenWalk:
                 for tile in head.tiles:
                     of_class = head.smoothing_weight[tile].unsqueeze(1) / head.terms.temperature
                     weight[tile] -= (of_class * self.smooth_sum).to(weight.dtype)
-            # A float16 gradient is rounded after the upstream one alone, in which a loss scaler is.
+            # A float16 gradient is rounded only after the upstream gradient, with its loss scale, has multiplied it.
             weight = weight if head.weight.dtype == torch.float16 else weight.to(head.weight.dtype)
         if bias is not None and (bias_of_head := head.bias) is not None:
             bias = bias if bias_of_head.dtype == torch.float16 else bias.to(bias_of_head.dtype)

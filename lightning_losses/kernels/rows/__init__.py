@@ -1,1 +1,1 @@
-"""The walk over row-wise losses of a head, with or without a teacher."""
+"""Row-wise losses of a head by chunks, with or without a teacher."""

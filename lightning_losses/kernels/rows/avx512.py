@@ -1,7 +1,7 @@
-"""Distillation from a teacher by walks in C++, for CPUs with AVX-512; compiled at first use.
+"""Distillation from a teacher in C++, for CPUs with AVX-512; compiled at first use.
 
-Both networks' scores of a chunk are made once and kept in float32; a walk over them completes the gradient, tile by
-tile of the vocabulary, as the products with the weight and with the hidden states take it.
+Both networks' scores of a chunk are computed once and kept in float32. A pass over them completes the gradient in tiles
+of the vocabulary, just before the products with the weight and the hidden states use it.
 """
 
 import torch
@@ -40,12 +40,12 @@ def fastest(
     teacher: Teacher | None,
     accum_dtype: torch.dtype | None,
 ) -> bool:
-    """Whether ``impl="auto"`` takes the walk."""
+    """Whether ``impl="auto"`` chooses this walk."""
     return outrun(weight.dtype) is None and refuses_walk(loss, hidden, weight, teacher, accum_dtype) is None
 
 
 def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"]) -> int:
-    """Tokens in a chunk: as beside a teacher in PyTorch, in whole panels of 64, and at least 128."""
+    """Tokens in a chunk: as with a teacher in PyTorch, but in whole panels of 64, and at least 128."""
     return max(chunk_of_scores(tokens, weight, full=True) // 64 * 64, 128)
 
 
@@ -65,14 +65,14 @@ def walk(
 
     Args:
         operands: rows, the head, and targets, if the loss takes them.
-        share: what each row's value weighs in the sum whose gradients are made; a number, [] or [N].
+        share: the weight of each row's value in the sum that is differentiated; a number, [] or [N].
         wanted: which of hidden, weight and bias need a gradient.
-        kept: [N] which rows count, or None for all; hidden states of the others may hold anything.
-        teacher: where its scores come from.
+        kept: [N] which rows count, or None for all; hidden states of other rows may hold NaN.
+        teacher: the source of its scores.
         objective: the divergence.
         parts: the weights of divergence and cross-entropy.
-        chunk: rows at once; by default `default_chunk`.
-        accum_dtype: what the weight's gradient gathers in; by default its own dtype.
+        chunk: rows per chunk; by default `default_chunk`.
+        accum_dtype: the dtype that accumulates the weight's gradient; by default its own dtype.
     """
     hidden, weight, bias, target = operands
     tokens, vocabulary = len(hidden), len(weight)
@@ -86,7 +86,7 @@ def walk(
     if grad_weight is not None and tokens == 0:
         grad_weight.zero_()
     step = min(chunk or default_chunk(tokens, weight), max(tokens, 1))
-    # Every chunk's scores lie here: memory asked for anew would be cleared anew.
+    # All chunks reuse this memory for scores, because new memory would be cleared.
     space = weight.new_empty(2, vocabulary * -(-step // 16) * 16, dtype=torch.float32)
     head = Network(None, weight, None if bias is None else bias.float().contiguous(), space)
     labelled = parts.hard > 0 or objective.name == "nkd"
@@ -98,7 +98,7 @@ def walk(
         of_student, of_teacher = (part[: vocabulary * stride].view(vocabulary, stride) for part in space)
         counts = None if kept is None else kept[rows].unsqueeze(1)
         if counts is not None:
-            # Their share is 0, but 0 times what is not a number is not 0.
+            # Their share is 0, but 0 times NaN is NaN.
             students = torch.where(counts, students, 0.0)
         return (
             head._replace(hidden=students.contiguous(), scores=of_student),
@@ -144,13 +144,13 @@ def walk(
 
 
 def _teachers(teacher: Teacher, rows: slice, kept: Bool[Tensor, "rows 1"] | None, place: Network) -> Network:
-    """The teacher's chunk: its operands where it is a head like the student's, its scores otherwise.
+    """The teacher's chunk: its operands if it is a head of the student's dtype, otherwise its scores.
 
     Args:
-        teacher: where they come from.
-        rows: the chunk.
-        kept: which of them count, or None for all.
-        place: the student's head, and where the teacher's scores go.
+        teacher: the teacher.
+        rows: the chunk's rows.
+        kept: which rows count, or None for all.
+        place: the student's head, and the memory for the teacher's scores.
     """
     if isinstance(teacher, TeacherHead) and teacher.weight.dtype == place.weight.dtype:
         states = teacher.hidden[rows] if kept is None else torch.where(kept, teacher.hidden[rows], 0.0)
@@ -160,6 +160,6 @@ def _teachers(teacher: Teacher, rows: slice, kept: Bool[Tensor, "rows 1"] | None
     for tile, scores in zip(tiles, teacher.scores(rows, tiles, torch.float32), strict=True):
         whole = scores if kept is None else torch.where(kept, scores, 0.0)
         place.scores[tile, : len(whole)] = whole.t()
-        # What stands beyond the last row is read, though nothing of it counts.
+        # Entries beyond the last row are read, but don't count.
         place.scores[tile, len(whole) :] = 0
     return place

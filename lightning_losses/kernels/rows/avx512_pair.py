@@ -1,4 +1,4 @@
-"""A chunk of two networks' scores for the walks in C++: made, summed over, and turned into gradients."""
+"""A chunk of two networks' scores in C++: computes them, sums over them, and turns them into gradients."""
 
 import ctypes
 from pathlib import Path
@@ -18,7 +18,7 @@ KINDS = {
     **dict.fromkeys(("forward_kl", "reverse_kl", "symmetric_kl", "nkd"), 0),
     **{"jsd": 1, "skew_kl": 2, "skew_rkl": 3, "total_variation": 4, "ab": 5},
 }
-"""What C++ calls the objectives; 0 is any sum of KL divergences, whose values are known from the first sums."""
+"""The objectives' numbers in C++; 0 is any sum of KL divergences, whose values follow from the first sums."""
 
 _POINTER, _INTEGER, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
@@ -58,13 +58,13 @@ class _Gradients(ctypes.Structure):
 
 
 class Network(NamedTuple):
-    """A chunk of one network.
+    """One network's part of a chunk.
 
     Attributes:
-        hidden: [rows, D] its hidden states; None where its scores are there already.
+        hidden: [rows, D] its hidden states; None if its scores are already computed.
         weight: [V, D] its head's weight.
         bias: [V] in float32, or None.
-        scores: [V, rows up to 16] where its scores lie.
+        scores: [V, rows rounded up to 16] memory for its scores.
     """
 
     hidden: Float[Tensor, "rows width"] | None
@@ -74,20 +74,20 @@ class Network(NamedTuple):
 
 
 class Slopes(NamedTuple):
-    """A divergence's values, and the sums of ``s_k dphi/ds_k``, from which gradients are made."""
+    """A divergence's values, and the sums of ``s_k dphi/ds_k``, which its gradients need."""
 
     values: Float64[Tensor, " rows"]
     sums: Float64[Tensor, " rows"]
 
 
 class ScoredPair:
-    """Both networks' scores of a chunk, and what is read off them in float64.
+    """Both networks' scores of a chunk, and their statistics in float64.
 
     Attributes:
         picked: each network's score of the target.
-        others: the logsumexps of the scores as they are, without the target where the objective leaves it out.
-        whole: likewise, with the target.
-        shifted: whether scores were too large to be summed as they are.
+        others: the logsumexps of the scores without temperature; without the target, if the objective excludes it.
+        whole: the same, always with the target.
+        shifted: whether the largest score was subtracted, because the sums left the safe range.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class ScoredPair:
         sums = student.scores.new_zeros(8, stride)
         self._call(f"score_{name_of(student.weight.dtype)}", _POINTER(None if shifted else address(sums)))
         total = sums[: 4 if self.softened else 2, : self.rows]
-        # Scores of ordinary size need no shift by their largest.
+        # Scores of ordinary size need no shift by their maximum.
         self.shifted = shifted or not bool(((total > 1e-20) & (total < 1e20)).all())
         shift = self._picked.new_zeros(2, self.rows)
         if self.shifted:
@@ -124,7 +124,7 @@ class ScoredPair:
         self.whole = torch.logaddexp(self.others, self.picked) if self.excluding else self.others
 
     def slopes(self) -> Slopes:
-        """The objective's, but for its factor; of one that leaves the target out, of the other classes."""
+        """The objective's values and sums without its factor; over the other classes, if it excludes the target."""
         if KINDS[self.objective.name] == 0:
             return self._kullback_leibler()
         values, slopes = self._picked.new_zeros(2, self.rows)
@@ -135,9 +135,9 @@ class ScoredPair:
         (s, t), (of_student, of_teacher) = self._lse, self._sums[:2]
         forward_gain, forward_mass, reverse_gain, reverse_mass = self._sums[4:]
         teacher_mass, student_mass = forward_mass / of_teacher, reverse_mass / of_student
-        # What one network has on classes that the other masks: the other's logarithm is a number there.
+        # One network's probability on classes that the other masks; there the other's logarithm is LOG_OF_ZERO.
         teacher_lost, student_lost = 1 - teacher_mass, 1 - student_mass
-        # Where the target is left out it is a cross-entropy.
+        # If the target is excluded, the forward part is a cross-entropy.
         forward = forward_gain / of_teacher + s * teacher_mass - LOG_OF_ZERO * teacher_lost
         forward = forward if self.excluding else forward - t
         reverse = reverse_gain / of_student + t * student_mass - s - LOG_OF_ZERO * student_lost
@@ -159,20 +159,20 @@ class ScoredPair:
         """Add the gradients of the student's weight and bias, and return that of its hidden states.
 
         Args:
-            slopes: of the objective.
-            slope_weight: multiplies its gradient by the softened scores.
-            of_target: multiplies the gradient of the target's cross-entropy; None for nothing.
-            share: what a row's gradient weighs.
-            weight, bias: what is added to, or None.
-            want_hidden: whether the hidden states' is made.
-            first: whether the weight's is overwritten.
+            slopes: the objective's slopes.
+            slope_weight: the factor of its gradient with respect to the softened scores.
+            of_target: the factor of the gradient of the target's cross-entropy; None for none.
+            share: the weight of each row's gradient.
+            weight, bias: the gradients to add to, or None.
+            want_hidden: whether the gradient of the hidden states is computed.
+            first: whether the weight's gradient is overwritten.
         """
         student = self.networks[0]
         sums, share = slopes.sums.float(), share.contiguous()
         whole = corner = weights = drawn = None
         if of_target is not None:
             whole, weights = _in_two(self.whole[0]), of_target.float()
-            # p_y - 1, without the cancellation of a confident row where the target was left out.
+            # p_y - 1, without cancellation for confident rows if the target was excluded.
             rest = (self.others[0] - self.whole[0]).exp() if self.excluding else 1.0
             corner = (-of_target * rest).float()
         if want_hidden:
@@ -212,6 +212,6 @@ class ScoredPair:
 
 
 def _in_two(values: Float64[Tensor, " rows"]) -> Float[Tensor, "2 rows"]:
-    """Numbers in float32, and what rounding left of them."""
+    """Numbers in float32, and their rounding errors."""
     rounded = values.float()
     return torch.stack([rounded, (values - rounded).float()])

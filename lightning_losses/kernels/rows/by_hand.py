@@ -1,9 +1,9 @@
-"""Values and gradients of row-wise losses, written by hand over tiles of scores that they overwrite.
+"""Hand-written values and gradients of row-wise losses, over tiles of scores that they overwrite.
 
-Autograd keeps half a dozen [rows, V] tensors of a chunk; these keep the scores and a tile. Each walks three times over
-them: where a tile is made its exponentials are summed, a second walk gives the values, and the gradient is completed
-where the products take it, so that a tile is used while the cache has it. All in float32 or float64. A value that
-isn't finite sends the chunk to autograd, which knows masked classes.
+Autograd keeps half a dozen [rows, V] tensors of a chunk; these keep the scores and one tile. There are three passes:
+exponentials are summed when a tile is computed, a second pass gives the values, and the gradient of a tile is completed
+just before the products use it, while the tile is in the cache. All computations are in float32 or float64. If a value
+isn't finite, autograd evaluates the chunk, because it handles masked classes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +28,7 @@ Tiles = list[Tensor]
 
 
 class Chunk(NamedTuple):
-    """The rows that are evaluated at once; scores come tile by tile of the vocabulary, and may be overwritten."""
+    """The rows that are evaluated together; their scores come in tiles of the vocabulary, and may be overwritten."""
 
     student: Iterator[Float[Tensor, "rows tile"]]
     teacher: Iterator[Float[Tensor, "rows tile"]]
@@ -37,13 +37,13 @@ class Chunk(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What an evaluator made of a chunk.
+    """The result of evaluating a chunk.
 
     Attributes:
-        values: of each row.
-        tiles: their gradient by the student's scores, but for `factor` and `complete`.
-        factor: what it still lacks.
-        complete: does what the gradient of a tile, given by its number, still lacks, in place; None for nothing.
+        values: the value of each row.
+        tiles: the gradient with respect to the student's scores, before `factor` and `complete`.
+        factor: the missing factor of the gradient.
+        complete: completes the gradient of a tile, given by its number, in place; None if nothing is missing.
     """
 
     values: Float[Tensor, " rows"]
@@ -53,13 +53,13 @@ class Outcome(NamedTuple):
 
 
 class ByHand(NamedTuple):
-    """How a class of losses is evaluated by hand.
+    """The hand-written evaluation of a class of losses.
 
     Attributes:
-        evaluate: does it.
-        suits: whether that goes with an instance's settings.
-        everywhere: whether it is right for masked classes too, so that no value need be looked at: then also on a
-            device, for which a look would be a wait.
+        evaluate: the function that evaluates a chunk.
+        suits: whether it supports an instance's settings.
+        everywhere: whether it is also right for masked classes, so that values need no check. Then it also serves on a
+            GPU, where a check would synchronise.
     """
 
     evaluate: Callable[[Any, Chunk], Outcome]
@@ -76,7 +76,7 @@ def cross_entropy(loss: Any, chunk: Chunk) -> Outcome:
     def complete(number: int) -> None:
         tile, (rows, columns) = student.tiles[number], hits[number]
         exponentiate(tile.sub_(lse.unsqueeze(1)))
-        # s_y - 1, without the cancellation of a confident row.
+        # s_y - 1, without cancellation for confident rows.
         tile[rows, columns] = -(student.lse - lse).exp()[rows]
 
     return Outcome(torch.logaddexp(student.lse - student.picked, torch.zeros_like(lse)), student.tiles, 1.0, complete)
@@ -128,7 +128,7 @@ def generalized_jsd(loss: Any, chunk: Chunk) -> Outcome:
         p, q, log_m = (_within(space, s) for space in room)
         exponentiate(s, out=p)
         exponentiate(t, out=q)
-        # Where both probabilities underflow they multiply whatever stands for log m by 0.
+        # If both probabilities underflow, they multiply log m by 0, so any finite value will do.
         torch.lerp(p, q, beta, out=log_m).clamp_(min=tiny).log_()
         of_teacher += torch.linalg.vecdot(q, t.sub_(log_m))
         s.sub_(log_m).mul_(p)
@@ -143,7 +143,7 @@ def generalized_jsd(loss: Any, chunk: Chunk) -> Outcome:
 
 
 def nkd(loss: Any, chunk: Chunk) -> Outcome:
-    """``-t_y log s_y - γ sum_k t̂_k log ŝ_k`` at temperature 1, the second over the classes but for the target."""
+    """``-t_y log s_y - γ sum_k t̂_k log ŝ_k`` at temperature 1; the sum is over the classes without the target."""
     hits = _hits(chunk)
     student, teacher = (_scored(scores, hits=hits) for scores in (chunk.student, chunk.teacher))
     lse = torch.logaddexp(student.lse, student.picked)
@@ -195,13 +195,13 @@ def _stable(scores: Tensor) -> tuple[Tensor, Tensor]:
 def _with_temperature(
     loss: Any, values: Tensor, tiles: Tiles, factor: float = 1.0, complete: Callable[[int], None] | None = None
 ) -> Outcome:
-    # KD always has the factor τ²; its relatives where asked. The gradient by the unsoftened scores has 1/τ.
+    # KD always has the factor τ²; its relatives have it by a setting. The gradient by the scores has 1/τ.
     square = loss.temperature**2 if isinstance(loss, KD) or loss.tau_squared else 1.0
     return Outcome(square * values, tiles, factor * square / loss.temperature, complete)
 
 
 class _Scored(NamedTuple):
-    """A network's scores of a chunk, and ``log sum_k exp(score_k / τ)``, the target's apart where it was picked out."""
+    """A network's scores of a chunk, and ``log sum_k exp(score_k / τ)``, without the target if it was picked out."""
 
     tiles: Tiles
     temperature: float
@@ -209,17 +209,17 @@ class _Scored(NamedTuple):
     picked: Float[Tensor, " rows"]
 
     def normalize(self, tile: Float[Tensor, "rows tile"], floor: bool = False) -> None:
-        """Scores as log-probabilities in place; with `floor`, of classes without probability as -1e4."""
+        """Turn scores into log-probabilities in place; with `floor`, classes of probability 0 get -1e4."""
         torch.add(-self.lse.unsqueeze(1), tile, alpha=1 / self.temperature, out=tile)
         if floor:
-            # exp(-1e4) is 0 in every dtype, and 0 times -1e4 is 0 where 0 times -inf is not a number.
+            # exp(-1e4) is 0 in every dtype, and 0 times -1e4 is 0, while 0 times -inf is NaN.
             tile.clamp_(min=-1e4)
 
 
 def _scored(
     scores: Iterable[Tensor], temperature: float = 1.0, hits: list[tuple[Tensor, Tensor]] | None = None
 ) -> _Scored:
-    """Walk over scores as they are made; with `hits`, take the targets' out."""
+    """Sum over scores as they are computed; with `hits`, pick out the targets' scores."""
     tiles: Tiles = []
     total = picked = room = torch.zeros(0)
     for number, tile in enumerate(scores):
@@ -234,7 +234,7 @@ def _scored(
             softened = tile if temperature == 1 else torch.div(tile, temperature, out=_within(room, tile))
             total += exponentiate(softened, out=_within(room, tile)).sum(dim=1)
         tiles.append(tile)
-    # Scores of ordinary size need no shift by their largest; reading the range of a sum is free on a CPU alone.
+    # Scores of ordinary size need no shift by their maximum; only on a CPU is it free to check the range of a sum.
     if total.device.type == "cpu" and bool(((total > 1e-20) & (total < 1e20)).all()):
         return _Scored(tiles, temperature, total.log(), picked)
     largest = torch.stack([tile.amax(dim=1) for tile in tiles]).amax(dim=0)
@@ -245,7 +245,7 @@ def _scored(
 
 
 def _within(room: Tensor, tile: Tensor) -> Tensor:
-    """A tensor of a tile's shape in memory that was asked for once: asked for anew, it would be cleared anew."""
+    """A tensor of a tile's shape in reused memory, because new memory would be cleared."""
     return room.view(-1)[: tile.numel()].view_as(tile)
 
 
@@ -264,11 +264,11 @@ BY_HAND: dict[type[Loss], ByHand] = {
     NKD: ByHand(nkd, lambda loss: loss.temperature == 1),
     StableMaxCrossEntropy: ByHand(stablemax, lambda loss: not loss.label_smoothing, everywhere=True),
 }
-"""The losses that have one; a subclass, whose rows may differ, has not."""
+"""The losses with a hand-written evaluation; not their subclasses, whose rows may differ."""
 
 
 def evaluator_of(loss: Callable[..., Tensor], on_cpu: bool = True) -> Callable[[Chunk], Outcome] | None:
-    """What evaluates a chunk of a loss by hand, if its class, its settings and the device allow it."""
+    """The function that evaluates a chunk of a loss by hand, if its class, settings and device allow it."""
     by_hand = BY_HAND.get(type(loss)) if isinstance(loss, Loss) else None
     if by_hand is None or not by_hand.suits(loss) or not (on_cpu or by_hand.everywhere):
         return None

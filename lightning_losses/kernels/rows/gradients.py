@@ -1,4 +1,4 @@
-"""Autograd's side of a walk over the rows of a head: a reduced loss, or a value for each row."""
+"""Autograd functions for a walk over the rows of a head: a reduced loss, or a value for each row."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from lightning_losses.kernels.products import multiplied
 
 
 class Parts(NamedTuple):
-    """What the parts of a loss weigh: the loss that was given, and cross-entropy with the target, 0 for none."""
+    """The weights of a loss's parts: the given loss, and cross-entropy with the target (0 for none)."""
 
     soft: float = 1.0
     hard: float = 0.0
@@ -24,7 +24,7 @@ class Parts(NamedTuple):
 
 
 class Walked(NamedTuple):
-    """Each row's values, a part a line, and the gradients of their weighted sum, but for `factor`, as in `Summed`."""
+    """Each row's values, one line per part, and the gradients of their weighted sum before `factor`, as in `Summed`."""
 
     values: Float[Tensor, "parts rows"]
     grad_hidden: Tensor | None
@@ -34,18 +34,18 @@ class Walked(NamedTuple):
 
 
 Walk = Callable[..., Walked]
-"""Takes `Operands`, by name `share`, what each row weighs, and `wanted`."""
+"""A function of `Operands`, and by name `share`, the weight of each row, and `wanted`."""
 
 
 def scaled_sum(operands: Operands, *, walk: Walk, parts: Parts, scale: float | Tensor, wanted: Wanted) -> Summed:
-    """``scale`` times the sum of the rows' values, with its gradients; the parts of it are logged."""
+    """``scale`` times the sum of the rows' values, differentiable, and its parts for logging."""
     walked = walk(operands, share=scale, wanted=wanted)
     sums = scale * walked.values.sum(dim=1)
     return Summed(parts.total(sums), sums, *walked[1:])
 
 
 class ChunkedRows(torch.autograd.Function):
-    """Each row's value and its parts; backward walks again, once it knows what gradient each row receives."""
+    """Each row's value and its parts; backward walks again, when each row's upstream gradient is known."""
 
     @staticmethod
     def forward(
@@ -58,12 +58,12 @@ class ChunkedRows(torch.autograd.Function):
         present = [True] * (2 if parts.hard else 1)
         values = torch.stack(once(lambda: list(walk(operands, share=1.0, wanted=nothing).values), present, len(hidden)))
         ctx.mark_non_differentiable(values)
-        # Not a view of the parts, which have no gradient.
+        # Copied: a view of the parts would have no gradient.
         return parts.total(values).clone(), values
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients, from the scores made again."""
+        """The gradients, from scores computed again."""
         refuse_second_order("chunked")
         operands = Operands(*ctx.saved_tensors)
         walked = ctx.walk(operands, share=upstream[0], wanted=ctx.needs_input_grad[:3])

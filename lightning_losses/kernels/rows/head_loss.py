@@ -1,4 +1,4 @@
-"""A row-wise loss of a head, cross-entropy beside it if asked for, by whichever walk suits loss and device."""
+"""A row-wise loss of a head, with cross-entropy if requested, by the walk that suits the loss and the device."""
 
 from functools import partial
 from typing import Literal, NamedTuple
@@ -38,7 +38,7 @@ ChunkedImpl = Literal["auto", "reference", "avx512", "chunked", "autograd", "tri
 
 
 class HeadLoss(NamedTuple):
-    """The weighted loss, and its parts, the loss's own and cross-entropy's, before weighting and without gradient."""
+    """The weighted loss, and its two parts (the loss and cross-entropy) before weighting, without gradient."""
 
     loss: Float[Tensor, "*tokens"]
     parts: Float[Tensor, "parts *tokens"]
@@ -62,7 +62,7 @@ def head_loss(
     impl: ChunkedImpl,
     softcaps: Softcaps = (None, None),
 ) -> HeadLoss:
-    """What `chunked_head` documents, with cross-entropy from the same scores added as `parts` weigh it."""
+    """As `chunked_head`, plus cross-entropy from the same scores, with the weights in `parts`."""
     name = getattr(loss, "__name__", type(loss).__name__)
     own = (loss.reduction, loss.ignore_index) if isinstance(loss, RowLoss) else ("mean", -100)
     settled_reduction: Reduction = own[0] if reduction is None else reduction
@@ -127,15 +127,15 @@ def head_loss(
 def _check_softcaps(
     name: str, softcaps: Softcaps, impl: ChunkedImpl, bias: Float[Tensor, " vocabulary"] | None, teacher: Teacher | None
 ) -> bool:
-    """Whether there are softcaps; refuses those that aren't above 0, and what doesn't go with one."""
+    """Whether there are softcaps; refuses softcaps of 0 or less and options that exclude a softcap."""
     for which, softcap in zip(("softcap", "teacher_softcap"), softcaps, strict=True):
         if softcap is not None:
             check_number(name, which, softcap, above=0)
     unmasked_classes(name, bias, 0.0, softcaps[0])
     if softcaps[1] is not None and not isinstance(teacher, TeacherHead):
         raise ValueError(
-            f"{name}: teacher_softcap={softcaps[1]} came without a teacher's head; logits are given as they are, leave "
-            "it out."
+            f"{name}: teacher_softcap={softcaps[1]} came without a teacher's head; given logits are not capped, so "
+            "leave it out."
         )
     capped = softcaps != (None, None)
     if capped and impl in ("avx512", "triton"):
@@ -152,7 +152,7 @@ def _compiled(
     teacher: Teacher | None,
     accum_dtype: torch.dtype | None,
 ) -> Walk | None:
-    """The walk for divergences that is asked for, or that "auto" takes; None for any loss's, in PyTorch."""
+    """The walk for divergences in C++ or Triton, requested or chosen by "auto"; None for the walk in PyTorch."""
     given = (loss, hidden, weight, teacher, accum_dtype)
     if impl == "avx512" or (impl == "auto" and avx512.fastest(*given)):
         if refusal := avx512.refuses_walk(*given):

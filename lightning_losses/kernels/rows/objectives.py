@@ -1,4 +1,4 @@
-"""Which losses the Triton kernel of distillation evaluates, by which of its functions and with which settings."""
+"""The losses that the kernels of distillation evaluate, with their functions and settings."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,8 +22,8 @@ class Objective(NamedTuple):
     """``factor * sum_k phi(s_k, t_k)`` of two softmaxes at one temperature.
 
     Attributes:
-        name: that of phi among `triton_objectives.DIVERGENCES`.
-        a, b: its settings.
+        name: the name of phi in `triton_objectives.DIVERGENCES`.
+        a, b: the settings of phi.
         temperature: τ of both softmaxes.
         factor: 1, or τ².
     """
@@ -36,7 +36,7 @@ class Objective(NamedTuple):
 
 
 def objective_of(loss: Any) -> Objective | None:
-    """A loss as the kernel evaluates it; None where its class or its settings are not among the kernel's."""
+    """The kernel's form of a loss; None if the kernel doesn't support its class or settings."""
     chosen = OBJECTIVES[type(loss)](loss) if isinstance(loss, Loss) and type(loss) in OBJECTIVES else None
     if chosen is None or loss.shared_support or loss.in_double:
         return None
@@ -53,13 +53,13 @@ def _jsd(loss: Any) -> _Choice:
 
 
 def _skew(name: str, limit: _Choice) -> Callable[[Any], _Choice | None]:
-    # At a skew of 1 nothing is left to differentiate.
+    # At a skew of 1 there is no gradient.
     return lambda loss: {0.0: limit, 1.0: None}.get(loss.skew, (name, loss.skew, 0.0))
 
 
 def _ab(loss: Any) -> _Choice | None:
     limits = {(1.0, 0.0): _FORWARD, (0.0, 1.0): _REVERSE}
-    # The kernel's formula subtracts what is nearly equal: it is off by some 1e-7 / (α β), and not taken for small ones.
+    # The formula subtracts nearly equal numbers: its error is about 1e-7 / (α β), too much for small exponents.
     inner = ("ab", loss.alpha, loss.beta) if min(loss.alpha, loss.beta) >= SMALLEST_EXPONENT else None
     return limits.get((loss.alpha, loss.beta), inner)
 
@@ -76,4 +76,4 @@ OBJECTIVES: dict[type[Loss], Callable[[Any], _Choice | None]] = {
     ABDivergence: _ab,
     NKD: lambda loss: ("nkd", loss.gamma, 0.0),
 }
-"""The losses that have them; a subclass, whose rows may differ, has not."""
+"""The losses that the kernel supports; not their subclasses, whose rows may differ."""

@@ -1,4 +1,4 @@
-"""Which losses have a value for each row that the kernels can compute, and how they compute it."""
+"""Which row-wise losses the kernels can compute, and how."""
 
 import copy
 import inspect
@@ -28,13 +28,13 @@ RowFunction = Callable[..., Tensor]
 """A `RowLoss`, or a function with a ``reduction`` argument."""
 
 Rows = Callable[[Tensor, Tensor | None, Tensor | None], Float[Tensor, " rows"]]
-"""The value of each row from its logits, the teacher's, and the targets, of which the last two may be missing."""
+"""The value of each row from its logits and, if there are any, the teacher's logits and the targets."""
 
 _OFFERED = ("logits", "teacher_logits", "target")
 
 
 def fused(kind: type[Loss]) -> Literal["by hand", "by hand on CUDA", "in chunks", "no"]:
-    """What the kernels do for a class of losses.
+    """How the kernels evaluate a class of losses.
 
     Example:
         >>> from lightning_losses.losses import DKD, KD, CRD, SkewKL
@@ -44,7 +44,7 @@ def fused(kind: type[Loss]) -> Literal["by hand", "by hand on CUDA", "in chunks"
     required = {name for name, needed in kind.inputs().items() if needed}
     if kind.batch_coupled or not issubclass(kind, RowLoss) or not {"logits"} <= required <= set(_OFFERED):
         return "no"
-    # What must be given is a number of classes; what it makes of that may be parameters to learn.
+    # Required settings are numbers of classes, which may create parameters to learn.
     sizes: dict[str, Any] = {setting.name: 2 for setting in settings(kind) if setting.required}
     if refuses(kind(**sizes)):
         return "no"
@@ -54,14 +54,14 @@ def fused(kind: type[Loss]) -> Literal["by hand", "by hand on CUDA", "in chunks"
 
 
 class CrossEntropyOptions(NamedTuple):
-    """What makes fused cross-entropy of a loss, as `linear_cross_entropy` takes it."""
+    """The arguments of `linear_cross_entropy` that make it a given loss."""
 
     label_smoothing: float = 0.0
     row_function: RowTransform | None = None
 
 
 def cross_entropy_options(loss: RowFunction) -> CrossEntropyOptions | None:
-    """What makes fused cross-entropy of a loss that is a function of it; None for the others.
+    """The options of fused cross-entropy for a loss that is a function of it; None for other losses.
 
     Example:
         >>> from lightning_losses.losses import CrossEntropy, KD
@@ -76,7 +76,7 @@ def cross_entropy_options(loss: RowFunction) -> CrossEntropyOptions | None:
 
 
 def refuses(loss: RowFunction) -> str | None:
-    """Why chunks of a loss can't be evaluated by themselves, as a sentence; None if they can."""
+    """Why a loss can't be evaluated by chunks, as a sentence; None if it can."""
     if isinstance(loss, Loss) and loss.batch_coupled:
         return (
             "it couples the samples of a batch, so that chunks of it can't stand alone; give a row-wise loss, or "
@@ -94,11 +94,11 @@ def refuses(loss: RowFunction) -> str | None:
 
 
 def rows_of(loss: RowFunction, ignore_index: int) -> Rows:
-    """The values of a loss that is not refused, for rows none of which is ignored.
+    """The values of a loss that is not refused, for rows without ignored ones.
 
     Args:
-        loss: what is evaluated.
-        ignore_index: what the caller leaves out by, in place of the loss's own.
+        loss: the loss.
+        ignore_index: the caller's ignored target, which replaces the loss's own.
     """
     if isinstance(loss, RowLoss):
         takes, values = set(loss.inputs()), _values(loss, ignore_index)
@@ -116,9 +116,9 @@ def _values(loss: RowLoss, ignore_index: int) -> Callable[..., Tensor]:
     unreduced = copy.copy(loss)
     unreduced.ignore_index, unreduced.reduction = ignore_index, "none"
     if not isinstance(unreduced, (ClassificationLoss, DistillationLoss, LabelledDistillationLoss)):
-        # A forward of its own, whose rows are what it does not reduce.
+        # A loss with its own forward; unreduced it gives the rows.
         return unreduced
-    # Each kind's rows take what its own `given` makes.
+    # The rows of each kind take the result of its `given`.
     if not isinstance(unreduced, ClassificationLoss):
         return lambda **tensors: values_of(unreduced, unreduced.given(**tensors))
     return lambda **tensors: unreduced.rows(unreduced.given(**tensors))

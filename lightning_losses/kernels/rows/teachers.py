@@ -1,4 +1,4 @@
-"""Where a teacher's scores of a chunk come from: its head, a cache of its largest logits, or all of them."""
+"""Sources of a teacher's scores of a chunk: its head, a cache of its largest logits, or all its logits."""
 
 import math
 from collections.abc import Iterator
@@ -13,27 +13,27 @@ from lightning_losses.numerics.probabilities import full_precision
 
 
 class Teacher(Protocol):
-    """Where the teacher's scores of a chunk come from."""
+    """A source of the teacher's scores of a chunk."""
 
     def select(self, index: Int[Tensor, " kept"]) -> "Teacher":
-        """The same for some of the rows."""
+        """The same teacher for some of the rows."""
 
     def masked(self, kept: Bool[Tensor, " rows"]) -> "Teacher":
-        """The same where rows that aren't kept may hold anything: nothing of theirs is read as a place."""
+        """The same teacher, safe for rows that aren't kept: their contents are never used as positions."""
 
     def scores(self, rows: slice, tiles: list[slice], dtype: torch.dtype) -> Iterator[Tensor]:
-        """The scores of a chunk of rows, tile by tile of the vocabulary, in `dtype` or that of its products."""
+        """The scores of a chunk of rows in tiles of the vocabulary, in `dtype` or that of the products."""
 
     def matrices(self, cuts: list[slice], vocabulary: int) -> Iterator[Tensor]:
-        """The scores of each chunk of rows but for the bias, as a matrix that stands until the next is asked for."""
+        """The scores of each chunk of rows without the bias; each matrix is valid until the next one is requested."""
 
     @property
     def bias(self) -> Float[Tensor, " vocabulary"] | None:
-        """What the matrices lack."""
+        """The bias that `matrices` leaves out."""
 
 
 class TeacherHead(NamedTuple):
-    """A teacher as hidden states and head: a chunk of its logits is computed when it is needed.
+    """A teacher given by hidden states and head; its logits are computed chunk by chunk.
 
     Attributes:
         hidden: [N, E] the teacher's hidden states, whose width may differ from the student's.
@@ -46,7 +46,7 @@ class TeacherHead(NamedTuple):
     bias: Float[Tensor, " vocabulary"] | None = None
 
     def select(self, index: Int[Tensor, " kept"]) -> "TeacherHead":
-        """The same for some of the rows."""
+        """The same teacher for some of the rows."""
         return self._replace(hidden=self.hidden[index])
 
     def masked(self, kept: Bool[Tensor, " rows"]) -> "TeacherHead":
@@ -62,14 +62,14 @@ class TeacherHead(NamedTuple):
             yield scores if self.bias is None else scores.to(dtype).add_(self.bias[tile])
 
     def matrices(self, cuts: list[slice], vocabulary: int) -> Iterator[Tensor]:
-        """The scores of each chunk of rows but for the bias."""
+        """The scores of each chunk of rows without the bias."""
         space = padded_rows(self.weight, largest(cuts), vocabulary)
         for rows in cuts:
             yield torch.mm(self.hidden[rows], self.weight.t(), out=space[: rows.stop - rows.start])
 
 
 class TeacherLogits(NamedTuple):
-    """A teacher as its logits, which someone else has made and holds; they are read where they lie.
+    """A teacher given by all its logits; they are read without a copy.
 
     Attributes:
         values: [..., V] logits.
@@ -79,10 +79,10 @@ class TeacherLogits(NamedTuple):
 
     @property
     def bias(self) -> None:
-        """None: logits have it in them."""
+        """None: logits already include it."""
 
     def select(self, index: Int[Tensor, " kept"]) -> "TeacherLogits":
-        """The same for some of the rows, copied."""
+        """The same teacher for some of the rows, copied."""
         return TeacherLogits(self.values[index])
 
     def masked(self, kept: Bool[Tensor, " rows"]) -> "TeacherLogits":
@@ -102,12 +102,12 @@ class TeacherLogits(NamedTuple):
 
 
 class TopKLogits(NamedTuple):
-    """A teacher as a cache of its largest logits, and of what it gives the other classes together.
+    """A teacher given by its largest logits, and one logit for all other classes.
 
     Attributes:
         values: [..., k] logits.
-        classes: [..., k] int64, the classes they belong to.
-        rest: [...] the logit of each other class, as `of` and `cache_teacher` make it; None where they have no
+        classes: [..., k] int64, the classes of these logits.
+        rest: [...] the logit of each other class, as made by `of` and `cache_teacher`; None if these classes have no
             probability.
     """
 
@@ -117,9 +117,9 @@ class TopKLogits(NamedTuple):
 
     @classmethod
     def of(cls, logits: Float[Tensor, "*tokens vocabulary"], k: int, temperature: float = 1.0) -> "TopKLogits":
-        """The k largest logits, and one for every other class that keeps their whole probability at a temperature.
+        """The k largest logits, and one for all other classes that keeps their total probability at a temperature.
 
-        Of half precision both are in float32: rounded, the one for the others would change their probability.
+        For half precision both are in float32, because rounding the logit of the others would change their probability.
 
         Example:
             >>> TopKLogits.of(torch.tensor([3.0, 0.0, 0.0]), 1)
@@ -134,15 +134,15 @@ class TopKLogits(NamedTuple):
         return cls(values, classes, temperature * (torch.logsumexp(others / temperature, dim=-1) - math.log(count)))
 
     def select(self, index: Int[Tensor, " kept"]) -> "TopKLogits":
-        """The same for some of the rows."""
+        """The same teacher for some of the rows."""
         return TopKLogits(*(None if part is None else part[index] for part in self))  # type: ignore[arg-type]
 
     @property
     def bias(self) -> None:
-        """None: logits have it in them."""
+        """None: logits already include it."""
 
     def masked(self, kept: Bool[Tensor, " rows"]) -> "TopKLogits":
-        """The same with class 0 for all classes of rows that aren't kept."""
+        """The same teacher, with class 0 for all classes of rows that aren't kept."""
         return self._replace(classes=torch.where(kept.unsqueeze(1), self.classes, 0))
 
     def scores(self, rows: slice, tiles: list[slice], dtype: torch.dtype) -> Iterator[Tensor]:
@@ -164,10 +164,10 @@ class TopKLogits(NamedTuple):
                 chunk.copy_(self.rest[rows].unsqueeze(1))
             yield chunk.scatter_(1, self.classes[rows], self.values[rows])
             if self.rest is None:
-                # Only what was written is taken back: to fill anew would cost a pass.
+                # Reset only the written entries; filling the whole matrix would cost a pass.
                 chunk.scatter_(1, self.classes[rows], -torch.inf)
 
 
 def largest(cuts: list[slice]) -> int:
-    """The most rows that a cut has; 0 without cuts."""
+    """The number of rows in the largest chunk; 0 without chunks."""
     return max((rows.stop - rows.start for rows in cuts), default=0)

@@ -1,4 +1,4 @@
-"""What the Triton kernel of distillation can be asked for; it is imported when it runs, since that costs a second."""
+"""The options of the Triton kernel of distillation; it is imported when it runs, because importing takes a second."""
 
 import os
 from importlib.util import find_spec

@@ -1,7 +1,7 @@
-"""The Triton kernel of distillation between two heads: a row of both's scores a program, the gradient in place.
+"""The Triton kernel of distillation between two heads: one program per row of both scores, gradients in place.
 
-Loops are bounded by constants, which the interpreter of every Triton takes; it multiplies bfloat16 by its bits, hence
-the float32 right after each load.
+Loops are bounded by constants, which the interpreter of every Triton version accepts. The interpreter multiplies
+bfloat16 wrongly, by its bits, so values become float32 right after each load.
 """
 
 # ruff: noqa: N803  (Triton's compile-time constants are written in capitals)
@@ -16,7 +16,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def _scores(row_ptr, bias_ptr, columns, VOCABULARY: tl.constexpr, WIDTH: tl.constexpr, HAS_BIAS: tl.constexpr):  # type: ignore[no-untyped-def]
-    # The mask is that of the row with its padding, so that loads stay wide where the vocabulary is an odd number.
+    # The mask includes the row's padding, so that loads stay wide for an odd vocabulary size.
     score = tl.load(row_ptr + columns, mask=columns < WIDTH, other=float("-inf")).to(tl.float32)
     if HAS_BIAS:
         score += tl.load(bias_ptr + columns, mask=columns < VOCABULARY, other=0.0).to(tl.float32)
@@ -25,7 +25,7 @@ def _scores(row_ptr, bias_ptr, columns, VOCABULARY: tl.constexpr, WIDTH: tl.cons
 
 @triton.jit
 def _picked(row_ptr, bias_ptr, target, VOCABULARY: tl.constexpr, HAS_BIAS: tl.constexpr):  # type: ignore[no-untyped-def]
-    # The target's score in base 2; of a target outside the vocabulary it is not a number, so that it shows.
+    # The target's score in base 2; NaN for a target outside the vocabulary, so that the error shows.
     inside = (target >= 0) & (target < VOCABULARY)
     score = tl.load(row_ptr + target, mask=inside, other=float("nan")).to(tl.float32)
     if HAS_BIAS:
@@ -35,7 +35,7 @@ def _picked(row_ptr, bias_ptr, target, VOCABULARY: tl.constexpr, HAS_BIAS: tl.co
 
 @triton.jit
 def _raised(largest, score):  # type: ignore[no-untyped-def]
-    # A running maximum with one exponential: what the sums so far are multiplied by, and the score's own weight.
+    # A running maximum; one exponential gives both the factor of the sums so far and the score's own weight.
     difference = score - largest
     fading = tl.exp2(-tl.abs(difference))
     rises = difference > 0.0
@@ -44,7 +44,7 @@ def _raised(largest, score):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _settled(largest, total):  # type: ignore[no-untyped-def]
-    # The row's logsumexp in base 2, and what turns the places' weighted sums into the row's expectations.
+    # The row's logsumexp in base 2, and the factors that turn vectors of weighted sums into expectations.
     top = tl.max(largest, 0)
     scale = tl.exp2(largest - top)
     whole = tl.sum(total * scale, 0)
@@ -73,18 +73,18 @@ def distillation_kernel(  # type: ignore[no-untyped-def]
     STUDENT_STRIDE: tl.constexpr, TEACHER_STRIDE: tl.constexpr, TEACHER_WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """A row's divergence and cross-entropy, and over its student's scores their gradient, times the row's share.
+    """Computes a row's divergence and cross-entropy, and overwrites the student's scores by their gradient.
 
-    The first pass takes the sums of both softmaxes, and the expectations that KL divergences are made of; a second one
-    the sums of a divergence that has a TERM; the last writes. A row whose share is 0 is not looked at.
+    The first pass computes the sums of both softmaxes and the expectations that KL divergences need; a second pass the
+    sums of a divergence with a TERM; the last one writes. A row with share 0 is not read.
 
     Args:
-        student_ptr, teacher_ptr: rows of scores STUDENT_STRIDE and TEACHER_STRIDE apart; of the teacher's TEACHER_WIDTH
-            may be read.
+        student_ptr, teacher_ptr: rows of scores, STUDENT_STRIDE and TEACHER_STRIDE apart; TEACHER_WIDTH entries of a
+            teacher's row may be read.
         sharpness: log2(e) / τ.
-        factor: of the divergence's value.
-        slope_weight: soft_weight * factor / τ, what multiplies the gradient by the softened scores.
-        HARD: cross-entropy at temperature 1, times hard_weight, is added.
+        factor: the factor of the divergence's value.
+        slope_weight: soft_weight * factor / τ, the factor of the gradient with respect to the softened scores.
+        HARD: whether cross-entropy at temperature 1, times hard_weight, is added.
         SOFTENED: whether τ is not 1.
     """
     row = tl.program_id(0).to(tl.int64)
@@ -141,12 +141,12 @@ def distillation_kernel(  # type: ignore[no-untyped-def]
     s_lse, s_scale = _settled(s_largest, s_total)
     t_lse, t_scale = _settled(t_largest, t_total)
 
-    # The divergence, and the sum of its slopes.
+    # The divergence and the sum of its slopes.
     value = 0.0
     slopes = 0.0
     if FORWARD:
         mass = tl.sum(t_mass * t_scale, 0)
-        # The teacher's mass where the student has none; exactly 0 where nothing is masked.
+        # The teacher's probability on classes that the student masks; exactly 0 without masked classes.
         lost = tl.sum((t_total - t_mass) * t_scale, 0)
         gain = tl.sum(t_gain * t_scale, 0) + (s_lse if EXCLUDE else s_lse - t_lse) * mass
         if not EXCLUDE:
@@ -174,7 +174,7 @@ def distillation_kernel(  # type: ignore[no-untyped-def]
         slopes = tl.sum(sums, 0)
     value *= factor
 
-    # The target's cross-entropy, alone and times the teacher's probability of it.
+    # The target's cross-entropy, plain and times the teacher's probability of the target.
     onehot_weight = 0.0
     s_whole = s_lse
     rest = 1.0

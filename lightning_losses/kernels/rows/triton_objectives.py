@@ -1,8 +1,8 @@
-"""The device functions of every divergence that the kernel evaluates: ``sum_k phi(s_k, t_k)`` is a pair of them.
+"""The device functions of the kernel's divergences ``sum_k phi(s_k, t_k)``: a term and a slope for each.
 
-A term gives ``phi``; a slope gives ``s dphi/ds``, from which the kernel makes the gradient by the softened scores,
-``slope_k - s_k sum_j slope_j``. Both get the probabilities, their logarithms and the settings; a class without
-probability comes as 0 with the logarithm `ABSENT`, which counts as `ZERO` where it would make a value infinite.
+A term returns ``phi``; a slope returns ``s dphi/ds``. The kernel's gradient with respect to the softened scores is
+``slope_k - s_k sum_j slope_j``. Both functions get the probabilities, their logarithms and the settings. A class of
+probability 0 has the logarithm `ABSENT`, which counts as `ZERO` if the value would be infinite.
 """
 
 from typing import Any, NamedTuple
@@ -14,20 +14,21 @@ from lightning_losses.numerics.probabilities import LOG_OF_ZERO
 
 ABSENT = tl.constexpr(-1e30)
 ZERO = tl.constexpr(LOG_OF_ZERO)
-# The smallest probability that a logarithm is taken of: a literal below 1e-38 would be a float64.
+# The smallest probability in a logarithm; a literal below 1e-38 would be a float64.
 TINY = tl.constexpr(1e-37)
 
 
 class Divergence(NamedTuple):
-    """How the kernel makes a divergence.
+    """How the kernel computes a divergence.
 
     Attributes:
-        slope: the device function.
-        term: likewise; None where the first pass over a row has the value: a KL divergence, or the sum of both.
-        forward: whether KL(t || s) is in it.
-        reverse: whether KL(s || t) is in it.
-        excluding: both softmaxes leave the target out; the forward part is a cross-entropy, and the target's
-            cross-entropy times the teacher's probability of it is added.
+        slope: the device function of the slope.
+        term: the device function of the term; None if the first pass over a row gives the value (a KL divergence, or
+            the sum of both).
+        forward: whether it contains KL(t || s).
+        reverse: whether it contains KL(s || t).
+        excluding: whether both softmaxes exclude the target. Then the forward part is a cross-entropy, and the target's
+            cross-entropy times the teacher's probability of the target is added.
     """
 
     slope: Any
@@ -58,7 +59,7 @@ def symmetric_kl_slope(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-def
 
 @triton.jit
 def _mixed(p, q, weight):  # type: ignore[no-untyped-def]
-    # A maximum would make a number of what is none.
+    # A maximum would hide NaN.
     mixture = weight * p + (1.0 - weight) * q
     return tl.where(mixture < TINY, TINY, mixture)
 
@@ -72,7 +73,7 @@ def jsd_term(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def jsd_slope(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-def]
-    """What m's own derivatives add is 0."""
+    """The slope; the derivatives through m cancel."""
     return (1.0 - a) * s * (log_s - tl.log(_mixed(t, s, a)))
 
 
@@ -84,7 +85,7 @@ def skew_kl_term(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def skew_kl_slope(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-def]
-    """Of a mixture alone."""
+    """The slope through the mixture alone."""
     return (a - 1.0) * s * (t / _mixed(t, s, a))
 
 
@@ -96,7 +97,7 @@ def skew_rkl_term(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def skew_rkl_slope(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-def]
-    """Of the student and of a mixture that holds it."""
+    """The slope through the student and through the mixture that contains it."""
     m = _mixed(s, t, a)
     return s * (log_s - tl.log(m) + 1.0 - a * (s / m))
 
@@ -109,7 +110,7 @@ def total_variation_term(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-d
 
 @triton.jit
 def total_variation_slope(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-def]
-    """0 where both are equal."""
+    """The slope; 0 where both are equal."""
     return 0.5 * tl.where(s > t, s, tl.where(s < t, -s, 0.0))
 
 
@@ -123,7 +124,7 @@ def ab_term(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def ab_slope(s, t, log_s, log_t, a, b):  # type: ignore[no-untyped-def]
-    """Of ``t^a s^b`` and ``s^(a+b)``."""
+    """The slope of ``t^a s^b`` and ``s^(a+b)``."""
     return (tl.exp((a + b) * log_s) - tl.exp(a * log_t + b * log_s)) / a
 
 

@@ -1,7 +1,7 @@
-"""Distillation between two heads by chunks of rows: products by cuBLAS, and one kernel on the two chunks of scores.
+"""Distillation between two heads by chunks of rows: products by cuBLAS, and one kernel on both chunks of scores.
 
-A chunk's scores are written twice, by a product and in place by the kernel, which leaves their gradient; nothing waits
-for the device.
+A chunk's scores are written by a product, then overwritten by the kernel with their gradient. Nothing synchronises with
+the device.
 """
 
 import math
@@ -20,9 +20,9 @@ from lightning_losses.kernels.rows.triton_kernel import distillation_kernel
 from lightning_losses.kernels.rows.triton_objectives import DIVERGENCES
 
 BLOCK_BYTES, WARPS, STAGES = 4096, 8, 1
-"""Bytes of a row that a program of the kernel reads at once, its warps, and the blocks that are under way at once."""
+"""Bytes of a row that a program of the kernel reads at once, its warps, and its pipeline stages."""
 
-# Scores' gradients lie in float16 with a row's share of 1 as this: small entries keep their digits, large ones fit.
+# Score gradients in float16 are scaled so that a row's share of 1 is this: small entries keep their digits.
 _HALF_SHARE = 256.0
 
 
@@ -42,14 +42,14 @@ def walk(
 
     Args:
         operands: rows, the head, and targets, if the loss takes them.
-        share: what each row's value shares in the sum whose gradients are made; a number, [] or [N].
+        share: the weight of each row's value in the sum that is differentiated; a number, [] or [N].
         wanted: which of hidden, weight and bias need a gradient.
-        kept: [N] which rows count, or None for all; hidden states of the others may hold anything.
-        teacher: where its scores come from.
+        kept: [N] which rows count, or None for all; hidden states of other rows may hold NaN.
+        teacher: the source of its scores.
         objective: the divergence.
         parts: the weights of divergence and cross-entropy.
-        chunk: rows at once; by default about 512 MiB of scores.
-        accum_dtype: what the weight's gradient gathers in; by default its own dtype, float32 for float16.
+        chunk: rows per chunk; by default about 512 MiB of scores.
+        accum_dtype: the dtype that accumulates the weight's gradient; by default its own dtype, float32 for float16.
     """
     hidden, weight, bias, target = operands
     tokens, vocabulary = len(hidden), len(weight)
@@ -68,7 +68,7 @@ def walk(
     for rows, teacher_scores in zip(cuts, teacher.matrices(cuts, vocabulary), strict=True):
         e = hidden[rows]
         if kept is not None:
-            # Their share is 0, but 0 times what is not a number is not 0.
+            # Their share is 0, but 0 times NaN is NaN.
             e = torch.where(kept[rows].unsqueeze(1), e, 0.0)
         scores = torch.mm(e, weight.t(), out=space[: len(e)])
         _launch(
@@ -98,7 +98,7 @@ def _launch(
     parts: Parts,
     gradient: bool,
 ) -> None:
-    """Run the kernel on a chunk: `values` are written, and over the student's scores their gradient."""
+    """Run the kernel on a chunk: it writes `values`, and overwrites the student's scores by their gradient."""
     divergence = DIVERGENCES[objective.name]
     temperature = objective.temperature
     block = BLOCK_BYTES // student.element_size()
@@ -140,7 +140,7 @@ def _launch(
 
 
 def _readable(matrix: Float[Tensor, "rows columns"]) -> int:
-    """How far a row may be read: to a multiple of 16 entries, which makes loads wide, if there is memory there."""
+    """The readable width of a row: rounded up to 16 entries for wide loads, if that memory exists."""
     rows, columns = matrix.shape
     padded = -(-columns // 16) * 16
     end = matrix.storage_offset() + (rows - 1) * matrix.stride(0) + padded

@@ -1,4 +1,4 @@
-"""A walk over the tokens for any row-wise loss: a chunk's scores, its values, and the gradients they add to."""
+"""The pass over the tokens for any row-wise loss: a chunk's scores, its values, and the accumulated gradients."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -18,11 +18,11 @@ from lightning_losses.kernels.rows.teachers import Teacher
 from lightning_losses.kernels.terms import Terms
 
 Softcaps = tuple[float | None, float | None]
-"""What the student's scores are capped at, and the teacher's."""
+"""The softcaps of the student's and the teacher's scores."""
 
 
 class Evaluated(NamedTuple):
-    """As `Outcome`, with a line of values for each part."""
+    """As `Outcome`, with one line of values for each part."""
 
     values: list[Float[Tensor, " rows"]]
     tiles: list[Tensor]
@@ -31,17 +31,17 @@ class Evaluated(NamedTuple):
 
 
 class ChunkLoss(NamedTuple):
-    """What is evaluated on each chunk, and how.
+    """The loss of each chunk, and how it is evaluated.
 
     Attributes:
-        rows: the loss's values, differentiable.
-        by_hand: its values and gradients over tiles, where it has them.
-        teacher: where the teacher's scores come from, if there is one.
+        rows: the loss's differentiable values.
+        by_hand: its hand-written values and gradients over tiles, if there are any.
+        teacher: the source of the teacher's scores, if there is a teacher.
         parts: the weights of the loss and of cross-entropy.
         chunk: rows at once.
-        accum_dtype: what the weight's gradient gathers in; by default its own dtype, float32 for float16.
-        kept: [N] which rows count, or None for all; hidden states of the others may hold anything.
-        softcaps: the s of ``s tanh(l / s)``, which become the student's and the teacher's scores; None for none.
+        accum_dtype: the dtype that accumulates the weight's gradient; by default its own dtype, float32 for float16.
+        kept: [N] which rows count, or None for all; hidden states of other rows may hold NaN.
+        softcaps: s in ``s tanh(l / s)`` for the student's and the teacher's scores; None for none.
     """
 
     rows: Rows
@@ -54,19 +54,19 @@ class ChunkLoss(NamedTuple):
     softcaps: Softcaps = (None, None)
 
     def evaluate(self, chunk: Callable[[], Chunk], copied: Callable[[], Chunk], wanted: bool) -> Evaluated:
-        """A chunk's values, and their gradients by the scores, tile by tile; by hand if possible.
+        """A chunk's values and their gradients with respect to the scores, in tiles; by hand if possible.
 
         Args:
-            chunk: makes its scores.
-            copied: copies of the student's, once they have been made.
-            wanted: whether gradients are.
+            chunk: a function that computes the chunk's scores.
+            copied: a function that copies the student's scores, once they are computed.
+            wanted: whether gradients are wanted.
         """
         if self.by_hand is not None:
             outcome = self.by_hand(chunk())
             evaluated = Evaluated([outcome.values], outcome.tiles, self.parts.soft * outcome.factor, outcome.complete)
             if self.parts.hard:
                 evaluated = _beside(evaluated, cross_entropy(None, copied()), self.parts.hard)
-            # What is evaluated by hand elsewhere is right without a look.
+            # Evaluations by hand on other devices need no check.
             if outcome.values.device.type != "cpu" or all(bool(part.isfinite().all()) for part in evaluated.values):
                 return evaluated
             del outcome, evaluated
@@ -96,7 +96,7 @@ def softcapped(scores: Float[Tensor, "*rows classes"], softcap: float | None) ->
 
 
 def _beside(soft: Evaluated, hard: Outcome, weight: float) -> Evaluated:
-    """A loss with cross-entropy times `weight` added: in place of its gradient that of the sum."""
+    """Add cross-entropy times `weight` to a loss; its gradient is replaced by that of the sum."""
 
     def complete(number: int) -> None:
         for part in (soft, hard):
@@ -118,25 +118,25 @@ def walk(
 
     Args:
         operands: rows, the head, and targets, if the loss takes them.
-        share: what each row's value weighs in the sum whose gradients are made; a number, [] or [N].
+        share: the weight of each row's value in the sum that is differentiated; a number, [] or [N].
         wanted: which of hidden, weight and bias need a gradient.
-        loss: what is evaluated.
+        loss: the loss.
     """
     hidden, weight, bias, target = operands
     head = Head(weight, bias, Terms(len(weight)), beside_teacher=loss.teacher is not None)
     values = hidden.new_zeros(2 if loss.parts.hard else 1, len(hidden), dtype=head.statistics)
-    # Those of float16 are rounded after the upstream gradient alone, in which a loss scaler is.
+    # Float16 gradients are rounded only after the upstream gradient, with its loss scale, has multiplied them.
     half = torch.float32 if weight.dtype == torch.float16 else weight.dtype
     grad_hidden = torch.zeros(hidden.shape, dtype=half, device=hidden.device) if wanted[0] else None
     grad_weight = torch.empty_like(weight, dtype=loss.accum_dtype or half) if wanted[1] else None
     grad_bias = weight.new_zeros(len(weight), dtype=head.statistics) if wanted[2] and bias is not None else None
     if grad_weight is not None and len(hidden) == 0:
         grad_weight.zero_()
-    # In half precision every tile's product would be rounded by itself; all tiles in one product are rounded once.
+    # In half precision the product of each tile would be rounded; one product of all tiles is rounded once.
     at_once = head.dtype == weight.dtype == torch.bfloat16
-    # Every chunk's scores and gradients lie here: memory asked for anew would be cleared anew.
+    # All chunks reuse this memory for scores and gradients, because new memory would be cleared.
     size = min(loss.chunk, len(hidden)) * len(weight)
-    # The student's twice where cross-entropy goes over them beside the loss.
+    # The student's scores twice, if cross-entropy needs them too.
     networks = 1 if loss.teacher is None else 2
     copies = [0, networks] if loss.parts.hard else [0]
     space = weight.new_empty(networks + len(copies) - 1 if loss.by_hand else 0, size, dtype=head.statistics)
@@ -153,11 +153,11 @@ def walk(
                 yield first.view(count, -1).copy_(fresh)
 
     def add(rows: slice) -> None:
-        # A function, so that all it makes is gone when the next chunk asks for memory.
+        # A function, so that its tensors are freed before the next chunk is allocated.
         e = hidden[rows].to(head.dtype)
         kept = None if loss.kept is None else loss.kept[rows].unsqueeze(1)
         if kept is not None:
-            # Their gradient is 0, but 0 times what is not a number is not 0.
+            # Their gradient is 0, but 0 times NaN is NaN.
             e = torch.where(kept, e, 0.0)
         labels = None if target is None else target[rows]
 
