@@ -1,4 +1,4 @@
-"""The contract that every post-hoc calibrator keeps: fit once, then map logits to calibrated logits."""
+"""The interface of all post-hoc calibrators: fit once, then map logits to calibrated logits."""
 
 import importlib
 import inspect
@@ -32,8 +32,8 @@ class Calibrator(nn.Module):
 
     Attributes:
         learned: the names of the buffers that `fit` fills.
-        keeps_argmax: whether the calibrated prediction is always the uncalibrated one, so that accuracy can't change,
-            up to logits so close that rounding makes them equal.
+        keeps_argmax: whether the calibrated prediction always equals the uncalibrated one, so that accuracy can't
+            change, except if rounding makes close logits equal.
         takes_binary: whether binary logits of shape [N], one score per sample, are accepted too.
         views: the transformed views of a sample, whose logits follow the sample's own, [..., 1 + V, C]; usually none.
     """
@@ -70,13 +70,13 @@ class Calibrator(nn.Module):
             The calibrator itself.
 
         Raises:
-            ValueError: shapes or dtypes that do not fit, one class alone, NaN or inf logits, targets outside the
+            ValueError: shapes or dtypes that do not fit, only one class, NaN or inf logits, targets outside the
                 classes, no rows.
         """
         with torch.inference_mode(False), torch.enable_grad():
             rows, labels = self._rows(logits, target)
             for name, value in self._fit(rows, labels).items():
-                # Its own: not a part of what it was solved in, nor of the logits.
+                # A copy that shares memory with neither the solver nor the logits.
                 own = value.detach().to(device=rows.device, dtype=rows.dtype)
                 setattr(self, name, own.clone(memory_format=torch.contiguous_format))
         return self
@@ -142,7 +142,7 @@ class Calibrator(nn.Module):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The constructor's arguments, by name."""
+        """The constructor's arguments by name."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def extra_repr(self) -> str:
@@ -151,12 +151,12 @@ class Calibrator(nn.Module):
 
     @property
     def _single(self) -> bool:
-        """Whether it is known to be fitted on binary logits of shape [N], which can't be masked."""
+        """Whether it was certainly fitted on binary logits of shape [N], which can't be masked."""
         return False
 
     @property
     def _classes(self) -> int | None:
-        """The number of classes that it was fitted on; None where it takes any."""
+        """The number of classes in the fit; None if it accepts any number."""
         return None
 
     @property
@@ -165,7 +165,7 @@ class Calibrator(nn.Module):
         return self.get_buffer(self.learned[0]).dtype
 
     def _widened(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Logits in the higher precision of their own and the fit's."""
+        """Logits in the higher of their precision and that of the fit."""
         return logits.to(torch.promote_types(logits.dtype, self._precision))
 
     def _fit(self, logits: Float[Tensor, "*shape"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
@@ -212,13 +212,13 @@ class Calibrator(nn.Module):
                 f"{name}: targets from {int(target.min())} to {int(target.max())} came with {classes} "
                 f"classes; give 0 to {classes - 1}, or ignore_index={self.ignore_index}."
             )
-        # The least and the largest, which NaN spreads to: one pass, no copy.
+        # NaN propagates to the minimum and the maximum: one pass, no copy.
         if not bool(torch.isfinite(torch.stack(torch.aminmax(logits))).all()):
             raise ValueError(f"{name}: logits hold NaN or inf; fit on finite logits, and leave masked classes out.")
         return logits, target
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # A map rounded to another precision is another map: its edges no longer are the scores they were made of.
+        # Rounding the buffers to another precision would change the map: edges would no longer equal scores.
         learned = {name: self.get_buffer(name) for name in self.learned}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, fitted in learned.items():
@@ -228,7 +228,7 @@ class Calibrator(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Buffers have no shape before the fit: take the shapes that the state brings.
+        # Buffers have no shape before the fit, so they take the shapes in the state.
         for name in self.learned:
             value = state_dict.get(prefix + name)
             if isinstance(value, Tensor):

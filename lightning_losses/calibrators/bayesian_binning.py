@@ -1,4 +1,4 @@
-"""Bayesian binning into quantiles: histograms of every number of bins, averaged by how well each explains the data."""
+"""Bayesian binning into quantiles: histograms of many numbers of bins, averaged by their posterior probabilities."""
 
 import math
 from typing import ClassVar
@@ -11,28 +11,28 @@ from lightning_losses.calibrators.histogram_binning import step_function
 from lightning_losses.calibrators.one_vs_rest import OneVsRest
 from lightning_losses.numerics.checks import check_number
 
-# The prior's mean in a bin is kept off 0 and 1 by this, so that no outcome is impossible in it.
+# The prior's mean in a bin keeps this distance from 0 and 1, so that no outcome is impossible.
 _MARGIN = 5e-3
-# Binnings less probable than the best one by this factor change no probability that float32 could show.
+# Binnings less probable than the best by this factor don't change any probability in float32.
 _NEGLIGIBLE = 1e-10
 
 
 class BayesianBinning(OneVsRest):
-    """Bayesian binning into quantiles: histograms of every number of bins, averaged by how well each explains the data.
+    """Bayesian binning into quantiles: histograms of many numbers of bins, averaged by their posterior probabilities.
 
     The binnings M have from ``max(1, ⌊N^⅓ / 10⌋)`` to ``min(⌈N / 5⌉, ⌈10 N^⅓⌉)`` bins with equal numbers of samples;
     equal scores share a bin. With n₁ of n samples true in a bin whose centre is p, and the prior ``Beta(c p, c (1 -
     p))``, ``P(D | M) = Π_bins B(n₁ + c p, n - n₁ + c (1 - p)) / B(c p, c (1 - p))``, and the calibrated probability is
-    ``Σ_M P(M | D) (n₁ + c p) / (n + c)``, all binnings being as probable beforehand. With more than two classes each is
-    binned against the rest, then normalised. It may change the predicted class.
+    ``Σ_M P(M | D) (n₁ + c p) / (n + c)``, with equal prior probabilities of all binnings. With more than two classes
+    each is binned against the rest, then normalised. It may change the predicted class.
 
     Args:
-        concentration: c, the samples that the prior of a bin counts for, above 0.
+        concentration: c, the number of samples that a bin's prior is worth, above 0.
         ignore_index: samples with this target are ignored.
 
     Attributes:
-        edges: [C, E] or [1, E], where the average of the histograms steps; inf where a class has fewer steps.
-        values: [C, E + 1] or [1, E + 1], its values between them, empty before `fit`.
+        edges: [C, E] or [1, E], the steps of the averaged histograms; inf fills up classes with fewer steps.
+        values: [C, E + 1] or [1, E + 1], the values between the edges, empty before `fit`.
 
     Shapes:
         logits: [..., C] or, binary, [N]; target: [...] class indices.
@@ -42,9 +42,9 @@ class BayesianBinning(OneVsRest):
 
     Source:
         Naeini, Cooper, Hauskrecht, 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI;
-        c = 2, the range of bins, edges midway between samples and the prior's margin of 0.005 are those of the authors'
-        code as others have ported it. That code gives a bin ``(n₁ + m) / (n + 1)``, with m a mean of its true samples'
-        scores, and cuts the average at an elbow of the weights; ours are the posterior mean and all weights.
+        c = 2, the range of bins, edges midway between samples and the prior's margin of 0.005 are those of others'
+        ports of the authors' code. That code gives a bin ``(n₁ + m) / (n + 1)``, with m a mean of its true samples'
+        scores, and cuts the average at an elbow of the weights; this takes the posterior mean and all weights.
 
     Example:
         >>> scores = torch.tensor([-2.0, -1.0, 1.0, 2.0]).repeat(50)
@@ -84,7 +84,7 @@ class BayesianBinning(OneVsRest):
             if keep
         ]
         edges = torch.unique(torch.cat([own for own, _ in chosen]))
-        # A value stands for the scores up to and with its edge, the last one for those above all.
+        # A value holds for scores up to and including its edge, the last one for scores above all edges.
         ends = torch.cat([edges, edges.new_full((1,), math.inf)])
         values = torch.stack([values[torch.searchsorted(own, ends)] for own, values in chosen]).sum(dim=0)
         return {"edges": edges, "values": values}
@@ -95,7 +95,7 @@ class BayesianBinning(OneVsRest):
         """The edges, the posterior means and the log-evidence of one binning."""
         last = _last_of_bins(score, bins)
         below, above = score[last[:-1]], score[last[:-1] + 1]
-        # Between neighbours in this precision nothing lies: what they would round up to is the upper one.
+        # If two scores are neighbours in this precision, their midpoint rounds to one of them.
         edges = ((below.double() + above.double()) / 2).to(score.dtype)
         edges = torch.where(edges < above, edges, below)
         number = torch.diff(last + 1, prepend=last.new_zeros(1)).double()
@@ -122,7 +122,7 @@ class BayesianBinning(OneVsRest):
 
 
 def _last_of_bins(score: Float[Tensor, " rows"], bins: int) -> Int[Tensor, " bins"]:
-    """The place of the last of each bin's samples in the sorted scores; equal scores share a bin, so some may merge."""
+    """The position of each bin's last sample in the sorted scores; bins may merge, because equal scores share a bin."""
     steps = torch.arange(1, bins + 1, device=score.device)
     last = (steps * len(score) + bins - 1) // bins - 1
     return torch.unique(torch.searchsorted(score, score[last], right=True) - 1)

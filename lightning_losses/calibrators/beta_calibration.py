@@ -1,4 +1,4 @@
-"""Beta calibration: a three-parameter family that holds the identity, sigmoids and inverse sigmoids."""
+"""Beta calibration: a three-parameter family that contains the identity, sigmoids and inverse sigmoids."""
 
 import itertools
 import math
@@ -57,11 +57,11 @@ class BetaCalibration(LogOddsOneVsRest):
 
     def _fit_class(self, score: Float[Tensor, " rows"], outcome: Bool[Tensor, " rows"]) -> dict[str, Tensor]:
         aim = outcome.double()
-        # What only rounding tells apart has no slope; near 1 that is the rounding of 1.
+        # Scores that differ only by rounding get no slope; near 1 that means the rounding of 1.
         parts = [torch.zeros_like(aim) if is_constant(part, 1.0) else part.double() for part in _log_odds_parts(score)]
         features = torch.stack([*parts, torch.ones_like(aim)], dim=-1)
         best, best_value = None, math.inf
-        # By the number of slopes dropped: the first feasible fit is not beaten by one that drops more.
+        # In order of dropped slopes: a fit that drops more can't beat the first feasible one.
         for dropped in itertools.chain.from_iterable(itertools.combinations((0, 1), size) for size in range(3)):
             taken = [i for i in range(3) if i not in dropped]
             coefficients = features.new_zeros(3)
@@ -86,14 +86,14 @@ class BetaCalibration(LogOddsOneVsRest):
 
 
 def _log_odds(logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
-    """``log p_c - log(1 - p_c)`` of the softmax, exact however near 1 the probability is."""
+    """``log p_c - log(1 - p_c)`` of the softmax, exact even for probabilities near 1."""
     top = logits.argmax(dim=-1, keepdim=True)
     rest = logits.scatter(-1, top, -torch.inf).logsumexp(dim=-1, keepdim=True)
-    # All others have at most 1/2, whose complement loses nothing.
+    # All other probabilities are at most 1/2, so their complement is exact.
     log_p = torch.log_softmax(logits, dim=-1).clamp(max=-math.log(2))
     return (log_p - torch.log1p(-log_p.exp())).scatter(-1, top, logits.gather(-1, top) - rest)
 
 
 def _log_odds_parts(score: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-    """``log s`` and ``-log(1 - s)`` of the log-odds of s, with either probability at least 1e-12."""
+    """``log s`` and ``-log(1 - s)`` from the log-odds of s, with both probabilities at least 1e-12."""
     return F.logsigmoid(score).clamp(min=_LEAST), F.softplus(score).clamp(max=-_LEAST)

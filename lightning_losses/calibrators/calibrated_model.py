@@ -1,4 +1,4 @@
-"""A model with its calibrator behind it, as one module."""
+"""A model followed by its calibrator, as one module."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from lightning_losses.calibrators.image_views import image_views
 
 
 class CalibratedModel(nn.Module):
-    """A model with its calibrator behind it: called like the model, it returns calibrated logits.
+    """A model followed by its calibrator: called like the model, it returns calibrated logits.
 
-    For a calibrator that looks at transformed views of images the model also predicts each view of its input.
-
-    It is an ordinary module of tensor operations, so that `torch.export` takes it whole.
+    If the calibrator uses transformed views of images, the model also predicts each view of its input. It consists of
+    ordinary tensor operations, so `torch.export` can export it whole.
 
     Args:
-        model: returns logits, or an object with `logits`; called with images alone where the calibrator has views.
-        calibrator: fitted.
+        model: a model that returns logits, or an object with `logits`; it is called with images alone if the calibrator
+            has views.
+        calibrator: a fitted calibrator.
 
     Raises:
         ValueError: a calibrator that is not fitted.

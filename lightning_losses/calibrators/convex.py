@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# A gradient above this, in the solver's scaled coordinates, is no optimum.
+# With a larger gradient, in the solver's scaled coordinates, there is no optimum.
 _CONVERGED = 1e-6
-# A mean cross-entropy below this is that of classes which the scores separate.
+# With a smaller mean cross-entropy the scores separate the classes.
 _SEPARATED = 1e-6
 _CHUNK = 1 << 20
 
@@ -28,10 +28,10 @@ def minimize(
 
     Args:
         calibrator: the name that a warning begins with.
-        objective: maps parameters to the value and its gradient; well scaled, so that curvatures are near 1.
-        start: where to begin, float64.
+        objective: a function from parameters to the value and its gradient, scaled so that curvatures are near 1.
+        start: the first parameters, float64.
         rough: stop at a gradient of 1e-4 without a warning; the result is a start for the next call.
-        max_iterations: after which to give up.
+        max_iterations: the largest number of iterations.
 
     Warns:
         UserWarning: no optimum was reached, for example for separable data without a penalty.
@@ -60,7 +60,7 @@ def minimize(
     if not largest < _CONVERGED:
         warnings.warn(
             f"{calibrator}: the fit stopped at a gradient of {largest:.1e}, short of its optimum; data that "
-            "a perfect calibration separates have none: penalise more, or fit on more data.",
+            "a perfect calibration separates have none: increase the penalty, or fit on more data.",
             stacklevel=5,
         )
     return solution
@@ -72,7 +72,7 @@ def affine_softmax(
     coefficients: Float[Tensor, "classes extended"],
     precision: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of ``W x + b``, and its gradient by ``[W | b]``, in chunks of bounded memory.
+    """Mean cross-entropy of ``W x + b``, and its gradient with respect to ``[W | b]``, in chunks of bounded memory.
 
     Sums are in float64, their summands in `precision`.
     """
@@ -93,7 +93,7 @@ def affine_softmax(
 def softmax_residual(
     scores: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows classes"]]:
-    """The summed cross-entropy, and its gradient by the scores; the scores are overwritten."""
+    """The summed cross-entropy, and its gradient with respect to the scores, which are overwritten."""
     chosen = target.unsqueeze(-1)
     scores -= scores.amax(dim=-1, keepdim=True)
     at_target = scores.gather(-1, chosen).sum(dtype=torch.float64)
@@ -105,7 +105,7 @@ def softmax_residual(
 
 
 def evenly_spaced(logits: Tensor, target: Tensor, rows: int = 1 << 12) -> tuple[Tensor, Tensor] | None:
-    """About `rows`, or a sixteenth, evenly spaced ones for a first, cheap solution; None where that is not worth it."""
+    """About `rows`, or a sixteenth, evenly spaced rows for a cheap first solution; None if that isn't worthwhile."""
     if len(logits) < 2 * rows:
         return None
     every = len(logits) // max(rows, len(logits) // 16)
@@ -113,7 +113,7 @@ def evenly_spaced(logits: Tensor, target: Tensor, rows: int = 1 << 12) -> tuple[
 
 
 def is_constant(values: Float[Tensor, " rows"], least: float = 0.0) -> bool:
-    """Whether values differ by no more than rounding in their precision, taken at their size or at `least`."""
+    """Whether values differ only by rounding in their precision, relative to their size or to `least`."""
     low, high = (float(end) for end in torch.aminmax(values))
     return high - low <= 4 * torch.finfo(values.dtype).eps * max(abs(low), abs(high), least)
 
@@ -127,7 +127,7 @@ def logistic_regression(
         UserWarning: the classes are separable, so that the likelihood has no maximum.
     """
     features, target = features.double(), target.double()
-    # Columns of one scale; what a linear change of the features does to the solution is undone at the end.
+    # Scale the columns equally; the end undoes the effect of this on the solution.
     scale = features.square().mean(dim=0).sqrt().clamp(min=1e-300)
     features = features / scale
     coefficients = features.new_zeros(features.shape[-1])

@@ -15,7 +15,7 @@ _CHUNK = 1 << 20
 
 
 class CorrectnessAwareCalibrator(Calibrator):
-    """Correctness-aware calibration: ``logits / T(x)``, with T from a small network that sees the views' predictions.
+    """Correctness-aware calibration: ``logits / T(x)``, with T from a small network on the views' predictions.
 
     Its features are the probabilities that each view of the sample gives to the `top` likeliest classes of the sample.
     ``T = clamp(w · relu(W features + b) + c, minimum, maximum)`` minimises the correctness-aware objective,
@@ -27,15 +27,15 @@ class CorrectnessAwareCalibrator(Calibrator):
 
     Args:
         views: the names of the transformed views in `image_views`; for precomputed logits only their number matters.
-        top: how many classes' probabilities a view contributes, at least 1.
+        top: number of classes whose probabilities a view contributes, at least 1.
         hidden: the width of the network, at least 1.
         minimum: the smallest temperature, above 0.
-        maximum: the largest one.
+        maximum: the largest temperature.
         balanced: weigh right and wrong predictions alike, as the authors' code does. The objective is then no proper
             score: the confidence of a model that is right 99 times in 100 goes far below 0.99.
-        steps: of Adam, on all samples at once, at a learning rate that falls from `learning_rate` to 0 by a cosine.
-        learning_rate: of the first step, above 0.
-        seed: of the network's start.
+        steps: steps of Adam on all samples at once, with a cosine schedule from `learning_rate` to 0.
+        learning_rate: the learning rate of the first step, above 0.
+        seed: seed of the network's initial weights.
         ignore_index: samples with this target are ignored.
 
     Attributes:
@@ -48,16 +48,16 @@ class CorrectnessAwareCalibrator(Calibrator):
         logits: [..., 1 + V, C], the sample's own first; target: [...] class indices; calibrated logits: [..., C].
 
     Raises:
-        ValueError: options out of range; input that `fit` can't use; other numbers of views or, where there are fewer
-            than `top`, of classes than at the fit; use before `fit`.
+        ValueError: options out of range; input that `fit` can't use; another number of views than in the fit, or
+            another number of classes if there are fewer than `top`; use before `fit`.
 
     Source:
         Liu, Wang, Zou, Zou, Zheng, 2024, "Optimizing Calibration by Gaining Aware of Prediction Correctness",
         arXiv:2404.13016. Features, network (5 hidden units, T in [0.1, 10]) and three views of rotation, greyscale and
         colour jitter are those of their code. The objective is the paper's; the code balances it. The code takes ten
-        passes of Adam at 0.0001 from a random start, which moves it little; this fit starts at T = 1 and goes on until
-        it is done, and it draws no batches, so that it is deterministic. The code's second branch, which predicts
-        correctness and is not trained, is left out. Their views are random; ours are fixed.
+        passes of Adam at 0.0001 from a random start, which moves it little; this fit starts at T = 1, runs until
+        convergence, and draws no batches, so it is deterministic. The code's second branch, which predicts correctness
+        and is not trained, is left out. Their views are random; ours are fixed.
 
     Example:
         >>> sample = torch.tensor([[2.0, 0.0]]).repeat(4, 1)
@@ -134,7 +134,7 @@ class CorrectnessAwareCalibrator(Calibrator):
             temperature = raw.detach().clamp(self.minimum, self.maximum)
             confidence, slope = _confidence(gaps, temperature)
             gradient = 2 * weight * (confidence - correct) * slope
-            # At a bound only the way back counts: a clamp's own gradient would hold there what once went too far.
+            # At a bound keep only gradients that lead back; a clamp's own gradient of 0 would keep samples there.
             stuck = torch.where(gradient < 0, raw >= self.maximum, raw <= self.minimum)
             optimizer.zero_grad()
             torch.autograd.backward(raw, gradient.masked_fill(stuck, 0.0))
@@ -148,8 +148,8 @@ class CorrectnessAwareCalibrator(Calibrator):
 
     def _rows(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         self._check_shape(logits)
-        # The base folds all dimensions but the last, into which a sample's views go meanwhile; targets are checked by
-        # the number of classes.
+        # The base class flattens all dimensions except the last, so the views are put there meanwhile; targets are
+        # checked against the number of classes.
         _, classes = super()._rows(self.original(logits), target)
         count = logits.shape[-1]
         flat, _ = super()._rows(logits.flatten(start_dim=-2), target)
@@ -183,7 +183,7 @@ class CorrectnessAwareCalibrator(Calibrator):
         return weight
 
     def _start(self, features: Float[Tensor, "rows features"]) -> list[Tensor]:
-        """The network that gives every sample the temperature 1, ready to move from there."""
+        """Initial weights that give every sample the temperature 1 and can be trained from there."""
         generator = torch.Generator().manual_seed(self.seed)
         inputs = features.shape[-1]
         weight = torch.rand(self.hidden, inputs, generator=generator, dtype=torch.float64).mul_(2).sub_(1)

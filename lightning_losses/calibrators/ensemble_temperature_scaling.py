@@ -19,9 +19,9 @@ class EnsembleTemperatureScaling(Calibrator):
     """Ensemble temperature scaling: ``w₁ softmax(logits / T) + w₂ softmax(logits) + w₃ / C``.
 
     T minimises the mean squared error of ``softmax(logits / T)`` to the one-hot targets within its bounds; then the
-    weights, non-negative and summing to 1, minimise that of the mixture: a convex problem, solved exactly. The mixture
-    keeps the order of the classes. But if the uniform part has all or nearly all of the weight, their probabilities
-    become equal, and the predicted class and accuracy may change.
+    weights, non-negative with sum 1, minimise the same error of the mixture: a convex problem, solved exactly. The
+    mixture keeps the order of the classes. But if the uniform part has all or nearly all of the weight, their
+    probabilities become equal, and the predicted class and accuracy may change.
 
     Args:
         minimum: the smallest T, above 0.
@@ -77,7 +77,7 @@ class EnsembleTemperatureScaling(Calibrator):
 
 
 def _best_temperature(logits: Tensor, target: Tensor, minimum: float, maximum: float) -> float:
-    """The temperature of smallest squared error: the best of a grid in its logarithm, then golden sections."""
+    """The temperature of smallest squared error: the best of a logarithmic grid, refined by golden-section search."""
 
     def error(temperature: float) -> float:
         total = 0.0
@@ -129,7 +129,7 @@ def _moments(
 
 
 def _best_weights(gram: Float[Tensor, "three three"], match: Float[Tensor, " three"]) -> Float[Tensor, " three"]:
-    """The point of the simplex of smallest ``w·gram·w - 2 w·match``: the best feasible optimum of all its faces."""
+    """The minimum of ``w·gram·w - 2 w·match`` on the simplex: the best feasible optimum over all its faces."""
     best, best_value = torch.zeros_like(match), torch.inf
     for size in (1, 2, 3):
         for face in itertools.combinations(range(3), size):
@@ -138,7 +138,7 @@ def _best_weights(gram: Float[Tensor, "three three"], match: Float[Tensor, " thr
             system[:size, :size], system[size, size] = gram[rows][:, rows], 0.0
             right = torch.cat([match[rows], match.new_ones(1)])
             weights = torch.zeros_like(match)
-            # Sources that coincide leave the system singular: the least-norm solution is one of its optima.
+            # Equal sources make the system singular; the least-norm solution is one of its optima.
             weights[rows] = torch.linalg.lstsq(system, right.unsqueeze(-1), driver="gelsd").solution[:size, 0]
             value = float(weights @ gram @ weights - 2 * weights @ match)
             if bool((weights >= 0).all()) and value < best_value - 1e-15:

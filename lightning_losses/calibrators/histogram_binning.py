@@ -15,12 +15,13 @@ from lightning_losses.numerics.checks import check_choice
 class HistogramBinning(OneVsRest):
     """Histogram binning: the calibrated probability is the frequency of the class in the bin of its probability.
 
-    With more than two classes each is binned against the rest, then normalised; where all classes get 0 the result is
-    uniform. A bin without samples keeps its centre. It may change the predicted class.
+    With more than two classes each is binned against the rest, then normalised; if all classes get 0 the result is
+    uniform. An empty bin gets its centre. It may change the predicted class.
 
     Args:
         num_bins: at least 1.
-        binning: "width", bins ``(b / B, (b + 1) / B]``; or "mass", as many samples in each, equal ones together.
+        binning: "width", bins ``(b / B, (b + 1) / B]``; or "mass", equally many samples in each bin, with equal scores
+            in one bin.
         ignore_index: samples with this target are ignored.
 
     Attributes:
@@ -65,7 +66,7 @@ class HistogramBinning(OneVsRest):
         if self.binning == "width":
             edges = width_edges(self.num_bins, score.dtype, score.device)
         else:
-            # Closed by its largest sample; with fewer samples than bins, some bins are empty.
+            # The largest sample closes a bin; with fewer samples than bins, some bins are empty.
             last = (inner * len(score) + self.num_bins - 1) // self.num_bins - 1
             edges = score.sort().values[last]
         index = torch.searchsorted(edges, score)
@@ -82,8 +83,8 @@ class HistogramBinning(OneVsRest):
 def step_function(
     scores: Float[Tensor, "*rows classes"], edges: Float[Tensor, "classes edges"], values: Float[Tensor, "classes bins"]
 ) -> Float[Tensor, "*rows classes"]:
-    """Each class's value of the bin that its score is in, closed above: ``(edge_{b - 1}, edge_b]``."""
+    """Each class's value in the bin of its score; bins are closed above: ``(edge_{b - 1}, edge_b]``."""
     rows = scores.reshape(-1, scores.shape[-1]).T.contiguous()
     stepped = values.gather(-1, torch.searchsorted(edges, rows))
-    # A search puts NaN above all edges; it has no bin.
+    # `searchsorted` puts NaN above all edges, but it belongs to no bin.
     return torch.where(rows.isnan(), rows, stepped).T.reshape(scores.shape)

@@ -1,4 +1,4 @@
-"""Deterministic transformed views of a batch of images, for calibrators that look at more than one."""
+"""Deterministic transformed views of a batch of images, for calibrators that use several views."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ _COSINE, _SINE = 0.9659258262890683, 0.25881904510252074
 def image_views(
     images: Float[Tensor, "batch channels height width"], views: Sequence[str]
 ) -> list[Float[Tensor, "batch channels height width"]]:
-    """The images, transformed in the named ways: each view a function of the image alone, without chance.
+    """The images, transformed in the named ways; each view depends on the image alone, without randomness.
 
     Args:
         images: [B, C, H, W], of any range, normalised or not.
@@ -50,7 +50,7 @@ def check_views(who: str, views: Sequence[str]) -> None:
 
 def _rotate(images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
-    # The grid's coordinates are relative to the sides: an image that is no square is not to be sheared.
+    # The grid's coordinates are relative to the sides; without the ratio, images that aren't square would be sheared.
     turn = images.new_tensor([[_COSINE, -_SINE * height / width, 0.0], [_SINE * width / height, _COSINE, 0.0]])
     grid = F.affine_grid(turn.expand(images.shape[0], 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)

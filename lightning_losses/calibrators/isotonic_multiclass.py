@@ -16,9 +16,9 @@ class IsotonicMulticlass(Calibrator):
     """Joint isotonic regression: one non-decreasing function for the probabilities of all classes, then normalised.
 
     The function of smallest squared error over all N C pairs of a probability and ``1[target = class]``. One function
-    needs less data than one per class, and keeps the order of the classes. The predicted class stays; if others are
-    mapped to the same value, it stays ahead by a rounding. Adding 1e-9 times the probability itself separates classes
-    that are mapped to 0, and keeps their logits finite.
+    needs less data than one per class, and keeps the order of the classes. The predicted class does not change; if
+    other classes are mapped to the same value, it stays ahead by one rounding step. Adding 1e-9 times the probability
+    itself separates classes that are mapped to 0, and keeps their logits finite.
 
     Args:
         ignore_index: samples with this target are ignored.
@@ -55,7 +55,7 @@ class IsotonicMulticlass(Calibrator):
         return dict(zip(self.learned, knots, strict=True))
 
     def _calibrate(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
-        # In the precision of the fit: between two of its corners the function may be as steep as a step.
+        # In the precision of the fit, because the function may be very steep between two corners.
         log_p = torch.log_softmax(logits.to(self._precision), dim=-1)
         probabilities = torch.softmax(logits.to(self._precision), dim=-1)
         values = interpolate(
@@ -63,7 +63,7 @@ class IsotonicMulticlass(Calibrator):
         ).reshape(logits.shape)
         # In log-space, where a probability that underflows still is above 0.
         calibrated = torch.logaddexp(values.log(), log_p + math.log(1e-9)).to(logits.dtype)
-        # The function may map the two most probable classes to one value: keep the first of them ahead by a rounding.
+        # The function may map the two most probable classes to one value: keep the first ahead by one rounding step.
         best = calibrated.amax(dim=-1, keepdim=True)
         return calibrated.scatter(
             -1, logits.argmax(dim=-1, keepdim=True), torch.nextafter(best, torch.full_like(best, torch.inf))

@@ -13,9 +13,9 @@ class IsotonicRegression(OneVsRest):
     """Isotonic regression: each class's probability through its own non-decreasing function.
 
     The function of smallest squared error to ``1[target = class]``, found by pooling adjacent violators: a step
-    function, linear between the steps, constant beyond the scores seen. With more than two classes each is mapped
-    against the rest, then normalised; where all classes get 0 the result is uniform. It may change the predicted
-    class, and gives probabilities of 0 and 1 at the ends, whose logits are infinite.
+    function, linear between the steps, constant outside the fitted scores. With more than two classes each is mapped
+    against the rest, then normalised; if all classes get 0 the result is uniform. It may change the predicted class,
+    and gives probabilities of 0 and 1 at the ends, whose logits are infinite.
 
     Args:
         ignore_index: samples with this target are ignored.

@@ -72,7 +72,7 @@ class MatrixScaling(Calibrator):
         features, classes = self._features(logits), logits.shape[-1]
         coefficients = torch.eye(classes, classes + 1, dtype=torch.float64, device=logits.device)
         if (sample := evenly_spaced(features, target)) is not None:
-            # From a temperature over some rows, and all rows in their own precision, few exact iterations are left.
+            # Start from a temperature on some rows, then all rows in their own precision: few exact iterations remain.
             coefficients *= optimal_inverse_temperature(*sample, 0.05, 20.0)
             coefficients = self._solve(*sample, coefficients, precision=features.dtype)
             coefficients = self._solve(features, target, coefficients, precision=features.dtype)
@@ -111,8 +111,8 @@ class _Scaled:
     """Coordinates in which the objective has about the same curvature in every direction.
 
     Its Hessian is near ``K ⊗ M`` plus the penalty, with K the mean covariance of the one-hot class under the model's
-    probabilities and M the second moment of ``[x, 1]``: scaled by the root of that in the eigenvectors of both, few
-    iterations are needed.
+    probabilities and M the second moment of ``[x, 1]``. Scaled by the square root of this in the eigenvectors of both,
+    the problem needs few iterations.
     """
 
     def __init__(self, features: Float[Tensor, "rows classes"], coefficients: Tensor, penalty: float) -> None:

@@ -1,4 +1,4 @@
-"""The shared part of calibrators that map each class's score by itself and then normalise."""
+"""The base of calibrators that map each class's score separately and then normalise."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ _ROWS = 1 << 12
 
 
 class OneVsRest(Calibrator):
-    """Base of the calibrators of binary scores; with more classes, each against the rest, then normalised.
+    """Base of the calibrators of binary scores; more classes are mapped each against the rest, then normalised.
 
     A subclass maps the score and outcome of one class to tensors in `_fit_class`, puts those of all classes together
     in `_stack`, and maps scores to probabilities in `_map`.
@@ -22,7 +22,7 @@ class OneVsRest(Calibrator):
 
     def class_probabilities(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Each class's calibrated probability against the rest, before the normalisation."""
-        # In the precision of the fit: a sample of the fit is then on the side of each step that it was on.
+        # In the precision of the fit, so that samples of the fit stay on the same side of each step.
         return self._mapped(logits.to(self._precision)).to(full_precision(logits).dtype)
 
     def _mapped(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -30,7 +30,7 @@ class OneVsRest(Calibrator):
         return self._map(scores.unsqueeze(-1)).squeeze(-1) if self._single else self._map(scores)
 
     def _scores(self, logits: Float[Tensor, "*shape"], single: bool) -> Float[Tensor, "*shape"]:
-        """What is mapped: probabilities; a subclass that works on others returns those."""
+        """The scores to map: probabilities, unless a subclass overrides this."""
         return torch.sigmoid(logits) if single else torch.softmax(logits, dim=-1)
 
     @property
@@ -63,14 +63,14 @@ class OneVsRest(Calibrator):
         probabilities = self.class_probabilities(logits)
         if self._single:
             return torch.logit(probabilities)
-        # Masked classes are given nothing in the end, whatever their map says.
+        # Masked classes get probability 0, whatever their map gives.
         total = probabilities.masked_fill(logits == -torch.inf, 0).sum(dim=-1, keepdim=True)
-        # Where every class got 0, nothing is known.
+        # If every class got 0, the result is uniform.
         return torch.where(total == 0, 1.0, probabilities).log()
 
 
 class LogOddsOneVsRest(OneVsRest):
-    """Base of those whose `_map` returns log-odds of each class, since probabilities near 1 round to 1."""
+    """Base of those whose `_map` returns the log-odds of each class, because probabilities near 1 would round to 1."""
 
     def class_probabilities(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Each class's calibrated probability against the rest, before the normalisation."""

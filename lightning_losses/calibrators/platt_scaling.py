@@ -19,7 +19,7 @@ class PlattScaling(LogOddsOneVsRest):
 
     Args:
         target_smoothing: fit to ``(N₊ + 1) / (N₊ + 2)`` and ``1 / (N₋ + 2)`` instead of 1 and 0, so that the optimum
-            exists even where the score separates the classes.
+            exists even if the score separates the classes.
         ignore_index: samples with this target are ignored.
 
     Attributes:
@@ -55,7 +55,7 @@ class PlattScaling(LogOddsOneVsRest):
         self.target_smoothing = target_smoothing
 
     def _scores(self, logits: Float[Tensor, "*shape"], single: bool) -> Float[Tensor, "*shape"]:
-        # Of classes, +inf makes a softmax of them NaN.
+        # With several classes, +inf makes the softmax NaN.
         return logits if single else logits.masked_fill(torch.isposinf(logits), torch.nan)
 
     def _fit_class(self, score: Float[Tensor, " rows"], outcome: Bool[Tensor, " rows"]) -> dict[str, Tensor]:
@@ -66,11 +66,11 @@ class PlattScaling(LogOddsOneVsRest):
         constant = is_constant(score)
         score = score.double()
         mean = score.mean()
-        # A score that only rounding tells apart has no slope.
+        # Scores that differ only by rounding get no slope.
         centred = torch.stack([torch.zeros_like(score) if constant else score - mean, torch.ones_like(score)], dim=-1)
         slope, offset = logistic_regression(type(self).__name__, centred, aim)
         return {"slope": slope, "offset": offset - slope * mean}
 
     def _map(self, scores: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
-        # Without a slope a score of inf says nothing; 0 * inf would be NaN.
+        # Without a slope a score of inf must not matter; 0 * inf would be NaN.
         return torch.where((self.slope == 0) & scores.isinf(), 0.0, scores * self.slope) + self.offset

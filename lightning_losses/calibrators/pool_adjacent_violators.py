@@ -8,12 +8,12 @@ from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Rounds over all blocks at once go on while they pool at least this share of them.
+# Rounds over all blocks continue while they pool at least this share of the blocks.
 _WORTHWHILE = 0.05
 
 
 class Knots(NamedTuple):
-    """A non-decreasing, piecewise linear function by its corners."""
+    """The corners of a non-decreasing, piecewise linear function."""
 
     score: Float[Tensor, " knots"]
     value: Float[Tensor, " knots"]
@@ -68,7 +68,7 @@ def interpolate(
 
 
 def pad_knots(knots: list[Knots]) -> Knots:
-    """Functions of different numbers of knots in one tensor, the last knot of each repeated."""
+    """Functions with different numbers of knots in one tensor; the last knot of each is repeated."""
     size = max(len(one.score) for one in knots)
 
     def padded(values: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def pad_knots(knots: list[Knots]) -> Knots:
 def _sorted(
     score: Float[Tensor, " rows"], outcome: Shaped[Tensor, " rows"]
 ) -> tuple[NDArray[np.floating[Any]], NDArray[Any]]:
-    """Scores in order, and their outcomes."""
+    """Sorted scores and their outcomes."""
     scores, outcomes = score.cpu().numpy(), outcome.cpu().numpy()
     if scores.dtype == np.float32 and outcomes.dtype == np.bool_ and not np.signbit(scores).any():
         # Non-negative floats are ordered like their bits, which leave one free for the outcome: sorting whole numbers

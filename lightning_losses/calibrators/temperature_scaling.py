@@ -40,8 +40,8 @@ class TemperatureScaling(Calibrator):
         UserWarning: the optimum lies outside ``[minimum, maximum]`` and was clamped.
 
     Source:
-        Guo, Pleiss, Sun, Weinberger, 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599. Common codes
-        take a fixed number of L-BFGS steps at a small learning rate and may stop before the optimum; this one doesn't.
+        Guo, Pleiss, Sun, Weinberger, 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599. Common code
+        takes a fixed number of L-BFGS steps at a small learning rate and may stop before the optimum; this doesn't.
 
     Example:
         >>> logits = torch.tensor([[3.0, 0.0]]).repeat(4, 1)
@@ -69,7 +69,7 @@ class TemperatureScaling(Calibrator):
             logits = torch.stack([torch.zeros_like(logits), logits], dim=-1)
         with torch.no_grad():
             inverse = 1.0
-            # The optimum of every k-th row is close to that of all: most steps are then cheap.
+            # The optimum on every k-th row is close to that on all rows, so most steps are cheap.
             for size in (_SAMPLE, len(logits) // 16):
                 if _SAMPLE <= size <= len(logits) // 4:
                     every = len(logits) // size
@@ -118,7 +118,7 @@ def optimal_inverse_temperature(
             # At an end of the range that was never tried, try the end itself; inside, halve the bracket.
             end = highest if slope < 0 and high == highest else lowest if slope > 0 and low == lowest else None
             following = math.sqrt(low * high) if end is None or end == inverse else end
-        # The error after a step is of the order of its cube.
+        # The error after a step is of the order of the step cubed.
         if abs(following - inverse) <= 1e-5 * inverse:
             return following
         inverse = following
@@ -130,7 +130,7 @@ def _derivatives(
 ) -> tuple[float, float, float]:
     """The first three derivatives of the mean cross-entropy of ``inverse * logits`` with respect to `inverse`.
 
-    Terms in the logits' own precision, sums over rows in float64.
+    Terms are in the logits' precision, sums over rows in float64.
     """
     rows = max(_CHUNK // logits.shape[-1], 1)
     total = torch.zeros(3, dtype=torch.float64, device=logits.device)

@@ -1,1 +1,1 @@
-"""Measurements of a network as functions of tensors; the callbacks of the same names log them in training."""
+"""Measurements of a network as functions of tensors; callbacks of the same names log them during training."""

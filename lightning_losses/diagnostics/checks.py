@@ -1,4 +1,4 @@
-"""Checks of the diagnostics: empty points, labels of another number of samples, kernels that are not square."""
+"""Checks of the diagnostics: empty points, labels for another number of samples, kernels that are not square."""
 
 from typing import Any
 
@@ -31,13 +31,13 @@ def check_labels(who: str, points: Tensor, target: Any, classes: int | None = No
 
 
 def check_finite(who: str, name: str, values: Tensor) -> None:
-    """Raise ``ValueError`` unless all of `values`, which no bin could hold otherwise, are finite."""
+    """Raise ``ValueError`` unless all `values` are finite; other values belong to no bin."""
     if not bool(values.isfinite().all()):
         raise ValueError(f"{who}: {name} holds NaN or inf, which lie in no bin; leave those samples out.")
 
 
 def check_kernels(who: str, *kernels: Any) -> None:
-    """Raise ``ValueError`` unless all are square, of the same samples, at least one."""
+    """Raise ``ValueError`` unless all kernels are square, for the same samples, at least one."""
     for kernel in kernels:
         check_floating(who, "kernel", kernel)
     shapes = [list(kernel.shape) for kernel in kernels]

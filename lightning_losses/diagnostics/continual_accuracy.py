@@ -1,4 +1,4 @@
-"""Accuracy while tasks come one after another: forgetting and plasticity in a window, and the worst case."""
+"""Accuracy while tasks are learnt one after another: forgetting and plasticity in a window, and the worst case."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from lightning_losses.numerics.checks import check_count
 
 
 def windowed_forgetting(accuracy: Sequence[float] | Float[Tensor, " evaluations"], window: int = 10) -> float:
-    """The largest fall of a task's accuracy between two of any `window` evaluations in a row; at least 0.
+    """The largest fall of a task's accuracy within any `window` consecutive evaluations; at least 0.
 
     Source:
         De Lange, van de Ven, Tuytelaars, 2023, "Continual Evaluation for Lifelong Learning: Identifying the Stability
@@ -25,9 +25,9 @@ def windowed_forgetting(accuracy: Sequence[float] | Float[Tensor, " evaluations"
 
 
 def windowed_plasticity(accuracy: Sequence[float] | Float[Tensor, " evaluations"], window: int = 10) -> float:
-    """The largest rise of a task's accuracy between two of any `window` evaluations in a row; at least 0.
+    """The largest rise of a task's accuracy within any `window` consecutive evaluations; at least 0.
 
-    Exact, where the released code skips evaluations below the largest seen and can miss it.
+    This is exact; the released code skips evaluations below the largest so far and can miss the largest rise.
 
     Example:
         >>> round(windowed_plasticity([0.9, 0.4, 0.8], window=2), 4)
@@ -46,19 +46,19 @@ def worst_case_accuracy(
 ) -> tuple[Float[Tensor, " evaluations"], Float[Tensor, " evaluations"]]:
     """The average minimum accuracy of learnt tasks, and the worst-case accuracy, after each evaluation.
 
-    A task's minimum is over the evaluations since its training ended. While the k-th task is learnt, from 1, the worst
-    case is ``A_k / k + (1 - 1/k)`` times the average of the minima of the tasks before. How far a minimum is below the
-    accuracy at a task's end says `stability_gap`.
+    A task's minimum is over the evaluations since its training ended. While the k-th task (from 1) is learnt, the worst
+    case is ``A_k / k + (1 - 1/k)`` times the average of the minima of the earlier tasks. `stability_gap` tells how far
+    a minimum is below the accuracy at a task's end.
 
     Args:
-        accuracy: [t, tasks] of every task at every evaluation; tasks not yet learnt don't count.
-        current: [t] the task being learnt, from 0, never falling.
+        accuracy: [t, tasks] the accuracy of every task at every evaluation; tasks not yet learnt don't count.
+        current: [t] the number of the current task, from 0, never falling.
 
     Returns:
         The average minima, 0 during the first task; the worst-case accuracies.
 
     Raises:
-        ValueError: shapes that do not fit; tasks that there are not, or that fall; NaN.
+        ValueError: shapes that do not fit; task numbers that don't exist or that fall; NaN.
 
     Source:
         De Lange, van de Ven, Tuytelaars, 2023, arXiv:2205.13452.
@@ -81,20 +81,20 @@ def worst_case_accuracy(
 def stability_gap(
     accuracy: Float[Tensor, "evaluations tasks"], current: Int[Tensor, " evaluations"]
 ) -> Float[Tensor, " evaluations"]:
-    """How far the accuracy of learnt tasks has fallen below that at their ends, on average, after each evaluation.
+    """The average fall of learnt tasks' accuracy below that at their ends, after each evaluation.
 
-    A task's end is the last evaluation in which it was the current one; its fall is to the lowest accuracy since then,
-    also where it has recovered, and 0 where it only rose.
+    A task's end is the last evaluation while it was current. Its fall is the distance to the lowest accuracy since
+    then, even if the accuracy has recovered; 0 if it only rose.
 
     Args:
-        accuracy: [t, tasks] of every task at every evaluation; tasks not yet learnt don't count.
-        current: [t] the task being learnt, from 0, never falling.
+        accuracy: [t, tasks] the accuracy of every task at every evaluation; tasks not yet learnt don't count.
+        current: [t] the number of the current task, from 0, never falling.
 
     Returns:
         The average falls, 0 during the first task.
 
     Raises:
-        ValueError: shapes that do not fit; tasks that there are not, or that fall; NaN.
+        ValueError: shapes that do not fit; task numbers that don't exist or that fall; NaN.
 
     Source:
         De Lange, van de Ven, Tuytelaars, 2023, arXiv:2205.13452, which names the phenomenon and gives the minima.
@@ -108,7 +108,7 @@ def stability_gap(
     tasks = torch.arange(accuracy.shape[1], device=accuracy.device)
     learnt = tasks < current.unsqueeze(1)
     lowest = torch.where(learnt, accuracy, torch.inf).cummin(dim=0).values
-    # Of a task that was never the current one there is no end: nothing is below it.
+    # A task that was never current has no end, so it has no fall.
     times = torch.arange(len(current), device=accuracy.device).unsqueeze(1)
     last = torch.where(current.unsqueeze(1) == tasks, times, -1).amax(dim=0)
     ends = torch.where(last >= 0, accuracy.gather(0, last.clamp(min=0).unsqueeze(0)).squeeze(0), -torch.inf)

@@ -1,4 +1,4 @@
-"""Diffusion spectral entropy: how many directions a cloud of points has, and how many a label explains."""
+"""Diffusion spectral entropy: the number of directions of a cloud of points, and how many a label explains."""
 
 import math
 
@@ -16,17 +16,17 @@ def diffusion_spectral_entropy(
 ) -> float:
     """The entropy, in bits, of the eigenvalues of a diffusion over points.
 
-    The Gaussian kernel, normalised by the square roots of its row sums; the absolute eigenvalues to a power, as shares.
-    0 for points that coincide, ``log2 n`` for points out of each other's reach. The eigenvalues cost n cubed: give
-    at most a few thousand points.
+    The Gaussian kernel is normalised by the square roots of its row sums; its absolute eigenvalues are raised to a
+    power and scaled to sum 1. The entropy is 0 for points that coincide, and ``log2 n`` for points that are far apart.
+    The eigenvalues cost n cubed operations: give at most a few thousand points.
 
     Args:
         points: [n, d].
-        bandwidth: σ of the kernel, above 0.
-        power: t, the steps of the diffusion, above 0; more of them count small eigenvalues less.
+        bandwidth: σ, the width of the kernel, above 0.
+        power: t, the number of diffusion steps, above 0; with more steps small eigenvalues count less.
 
     Returns:
-        Bits; NaN of points that hold NaN.
+        Bits; NaN if the points hold NaN.
 
     Raises:
         ValueError: no points; a bandwidth or power of 0 or less.
@@ -63,17 +63,17 @@ def diffusion_spectral_information(
     repetitions: int = 5,
     generator: torch.Generator | None = None,
 ) -> float:
-    """How many bits of `diffusion_spectral_entropy` a label explains.
+    """The bits of `diffusion_spectral_entropy` that a label explains.
 
-    ``Σ_y p(y) [DSE of random subsets of the class's size - DSE of the class]``: subsets, because the entropy grows
-    with the number of points.
+    ``Σ_y p(y) [DSE of random subsets of the class's size - DSE of the class]``: subsets are used because the entropy
+    grows with the number of points.
 
     Args:
         points: [n, d].
         target: [n] class indices.
         bandwidth: see `diffusion_spectral_entropy`.
         power: see `diffusion_spectral_entropy`.
-        repetitions: how many subsets to average over, at least 1.
+        repetitions: number of subsets to average over, at least 1.
         generator: draws the subsets, on the CPU.
 
     Example:

@@ -9,7 +9,7 @@ from torch.func import functional_call, jacrev, vmap
 def output_jacobians(
     network: nn.Module, inputs: Float[Tensor, "samples ..."]
 ) -> Float[Tensor, "samples outputs parameters"]:
-    """The gradient of every output of every sample by all trainable parameters, flat.
+    """The flat gradient of every output of every sample with respect to all trainable parameters.
 
     Example:
         >>> output_jacobians(nn.Linear(3, 2), torch.ones(4, 3)).shape
@@ -30,7 +30,7 @@ def output_jacobians(
 def empirical_ntk(network: nn.Module, inputs: Float[Tensor, "samples ..."]) -> Float[Tensor, "samples c samples c"]:
     """``Θ[i, c, j, d] = <∂f_c(x_i)/∂w, ∂f_d(x_j)/∂w>``.
 
-    Holds n times C gradients; use it on a few hundred samples. The network is evaluated in the mode it is in, sample
+    It stores n times C gradients; use it on a few hundred samples. The network is evaluated in its present mode, sample
     by sample: batch normalisation must be in evaluation mode.
 
     Source:

@@ -1,4 +1,4 @@
-"""The spectrum of a loss's Hessian, by products with vectors: extreme eigenvalues, trace, density."""
+"""The spectrum of a loss's Hessian from products with vectors: extreme eigenvalues, trace, density."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,14 +13,14 @@ Product = Callable[[Float[Tensor, " size"]], Float[Tensor, " size"]]
 
 
 def hessian_product(loss: Float[Tensor, ""], parameters: Sequence[Tensor]) -> Product:
-    """The product of the loss's Hessian with a flat vector; one backward pass a product.
+    """A function that multiplies the loss's Hessian by a flat vector, with one backward pass per product.
 
-    The parameters' own gradients stay as they are. The network must be twice differentiable: fused attention and
-    fused cross-entropy are not; use their plain implementations for the probe.
+    The parameters' gradients are not changed. The network must be twice differentiable: fused attention and fused
+    cross-entropy are not; use their plain implementations for the probe.
 
     Args:
         loss: a scalar with its graph.
-        parameters: what to differentiate by; those that the loss does not depend on count as 0.
+        parameters: the parameters to differentiate by; those that the loss doesn't depend on give 0.
 
     Example:
         >>> weight = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -42,7 +42,7 @@ def hessian_product(loss: Float[Tensor, ""], parameters: Sequence[Tensor]) -> Pr
 
 
 class Spectrum(NamedTuple):
-    """Ritz values, ascending, and their weights, which add up to 1: the spectral density as Lanczos sees it."""
+    """Ritz values, ascending, and their weights, which add up to 1: Lanczos' estimate of the spectral density."""
 
     values: Float[Tensor, " steps"]
     weights: Float[Tensor, " steps"]
@@ -60,17 +60,17 @@ def lanczos(
 ) -> Spectrum:
     """The extreme eigenvalues and the density of a symmetric operator, by Lanczos with full re-orthogonalisation.
 
-    The outermost Ritz values converge first: a few dozen steps give the largest and the smallest eigenvalue to the
-    digits that the precision has where they are separated; as many steps as dimensions give all. Largest is meant
-    with its sign, not in magnitude as power iteration finds it.
+    The outermost Ritz values converge first: if the largest and the smallest eigenvalue are well separated, a few dozen
+    steps give them to full precision; as many steps as dimensions give all. The largest eigenvalue is meant with its
+    sign, unlike in power iteration.
 
     Args:
         product: the operator.
-        size: its dimension; `steps` vectors of it are held.
-        steps: at most this many products; it ends sooner where the space is exhausted.
+        size: its dimension; `steps` vectors of this size are stored.
+        steps: the largest number of products; it stops earlier if the Krylov space is exhausted.
         generator: draws the starting vector, on the CPU.
-        dtype: of the vectors.
-        device: of the vectors.
+        dtype: dtype of the vectors.
+        device: device of the vectors.
 
     Raises:
         ValueError: fewer than 1 step or dimension.
@@ -94,7 +94,7 @@ def lanczos(
         image = product(basis[-1])
         diagonal.append(float(image @ basis[-1]))
         rest = image
-        # Twice: once leaves what rounding put back.
+        # Twice, because rounding in the first pass leaves a remainder.
         for _ in range(2):
             held = torch.stack(basis)
             rest = rest - held.T @ (held @ rest)
@@ -113,7 +113,7 @@ def lanczos(
 
 
 class Estimate(NamedTuple):
-    """A mean over random probes, and the standard error of it (NaN for one probe, 0 where it is exact)."""
+    """A mean over random probes and its standard error (NaN for one probe, 0 if it is exact)."""
 
     value: float
     error: float
@@ -136,10 +136,10 @@ def hutchinson(
     Args:
         product: the operator.
         size: its dimension.
-        probes: how many random vectors; None takes the unit vectors, which is exact and costs `size` products.
+        probes: number of random vectors; None uses all unit vectors, which is exact and costs `size` products.
         generator: draws the vectors, on the CPU.
-        dtype: of the vectors.
-        device: of the vectors.
+        dtype: dtype of the vectors.
+        device: device of the vectors.
 
     Raises:
         ValueError: fewer than 1 probe.

@@ -1,4 +1,4 @@
-"""How alike two kernels, or two representations of the same samples, are."""
+"""The similarity of two kernels, or of two representations of the same samples."""
 
 import torch
 from jaxtyping import Float
@@ -10,12 +10,12 @@ from lightning_losses.diagnostics.checks import check_kernels, check_points
 def kernel_alignment(
     kernel: Float[Tensor, "samples samples"], other: Float[Tensor, "samples samples"], *, centred: bool = True
 ) -> Float[Tensor, ""]:
-    """The cosine of two kernel matrices: 1 where they are multiples of one another.
+    """The cosine of two kernel matrices: 1 if one is a positive multiple of the other.
 
     Args:
         kernel: [n, n] symmetric.
         other: [n, n] symmetric.
-        centred: whether rows and columns of both are centred first (CKA); a kernel of 0 then gives 0.
+        centred: whether rows and columns of both are centred first (CKA). A kernel of 0 gives 0.
 
     Source:
         Cortes, Mohri, Rostamizadeh, 2012, "Algorithms for Learning Kernels Based on Centered Alignment",
@@ -40,7 +40,7 @@ def double_centred(kernel: Float[Tensor, "samples samples"]) -> Float[Tensor, "s
 def label_alignment(
     kernel: Float[Tensor, "samples samples"], labels: Float[Tensor, "samples outputs"], *, centred: bool = True
 ) -> Float[Tensor, ""]:
-    """The alignment of a kernel with the labels' own: ``Y Yᵀ``.
+    """The alignment of a kernel with that of the labels, ``Y Yᵀ``.
 
     Example:
         >>> round(label_alignment(torch.eye(2), torch.tensor([[1.0], [-1.0]])).item(), 4)
@@ -53,10 +53,10 @@ def label_alignment(
 def one_sided_alignment(
     kernel: Float[Tensor, "samples samples"], labels: Float[Tensor, " samples"]
 ) -> Float[Tensor, ""]:
-    """The alignment with centred labels where the kernel is centred over its columns alone.
+    """The alignment with centred labels, with the kernel centred over its columns only.
 
     ``yᵀ K y / (|K| |y|²)``, as in the code of Kumar et al., 2023, arXiv:2310.06110; `label_alignment` centres both
-    sides, as CKA is defined.
+    sides, as in CKA.
 
     Example:
         >>> round(one_sided_alignment(torch.eye(2), torch.tensor([1.0, -1.0])).item(), 4)
@@ -76,7 +76,7 @@ def one_sided_alignment(
 def kernel_distance(
     kernel: Float[Tensor, "samples samples"], start: Float[Tensor, "samples samples"]
 ) -> Float[Tensor, ""]:
-    """``|K - K₀| / |K₀|``: 0 where training is lazy, infinite where a kernel of 0 has become another.
+    """``|K - K₀| / |K₀|``: 0 for lazy training; infinite if K₀ is 0 and K is not.
 
     Example:
         >>> kernel_distance(2 * torch.eye(3), torch.eye(3)).item()
@@ -105,8 +105,8 @@ def effective_rank(kernel: Float[Tensor, "samples samples"]) -> Float[Tensor, ""
 def linear_cka(features: Float[Tensor, "samples d"], others: Float[Tensor, "samples e"]) -> Float[Tensor, ""]:
     """Linear centred kernel alignment of two representations of the same samples, without the n by n kernels.
 
-    ``|Yᵀ X|² / (|Xᵀ X| |Yᵀ Y|)`` with centred columns, in float64. Rotations and scales of either change nothing;
-    constant features give 0.
+    ``|Yᵀ X|² / (|Xᵀ X| |Yᵀ Y|)`` with centred columns, in float64. Rotations and scales don't matter; constant features
+    give 0.
 
     Source:
         Kornblith, Norouzi, Lee, Hinton, 2019, "Similarity of Neural Network Representations Revisited",

@@ -1,4 +1,4 @@
-"""How much a wrong learning rate costs."""
+"""The cost of a wrong learning rate."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ def learning_rate_sensitivity(final_losses: Sequence[float], initial_loss: float
     ``mean(min(final, initial)) - min(final)``; a run that diverged counts as one that did not start.
 
     Args:
-        final_losses: of each learning rate; NaN and infinity where it diverged.
-        initial_loss: of the untrained network.
+        final_losses: the final loss at each learning rate; NaN or infinity if the run diverged.
+        initial_loss: the loss of the untrained network.
 
     Returns:
-        At least 0; NaN where the untrained network's loss is not finite.
+        At least 0; NaN if the untrained network's loss is not finite.
 
     Raises:
         ValueError: no runs.

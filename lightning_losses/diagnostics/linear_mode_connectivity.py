@@ -13,12 +13,12 @@ from lightning_losses.numerics.interpolation import interpolated
 
 
 class Barrier(NamedTuple):
-    """How far a path rises above its ends.
+    """The height of a path above its ends.
 
     Attributes:
-        linear: above the straight line between the ends' losses, at least 0.
-        mean: above the mean of the ends' losses.
-        position: where the first is reached, in [0, 1].
+        linear: the largest height above the straight line between the ends' losses, at least 0.
+        mean: the largest height above the mean of the ends' losses.
+        position: the position of `linear`, in [0, 1].
     """
 
     linear: float
@@ -30,7 +30,8 @@ def loss_barrier(positions: Sequence[float], losses: Sequence[float]) -> Barrier
     """The barrier of the losses along a path; the first and last are its ends.
 
     Raises:
-        ValueError: fewer than two points, or unequal numbers; positions that don't rise from 0 to 1.
+        ValueError: fewer than two points; numbers of positions and losses that differ; positions that don't rise from 0
+            to 1.
 
     Source:
         Frankle, Dziugaite, Roy, Carbin, 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis",
@@ -66,26 +67,26 @@ def interpolated_losses(
     prefix: str = "",
     refresh: Callable[[nn.Module], None] | None = None,
 ) -> tuple[list[float], list[float]]:
-    """The loss of a network whose weights go in a straight line from one state to another.
+    """The losses of a network along the straight line between two states of its weights.
 
-    Floating-point entries are interpolated, infinite ones, which mask, are those of `end` beyond the start; others are
-    those of `start`, and at the end of `end`. The network itself is not touched.
+    Finite floating-point entries are interpolated. Infinite ones, which mask, are those of `end` everywhere except at
+    the start; other entries are those of `start` everywhere except at the end. The network itself is not changed.
 
     Args:
-        network: of the states' architecture.
+        network: a network with the states' architecture.
         start: a state dict, such as a checkpoint's.
-        end: another.
-        loss: evaluates a network.
-        points: how many, the ends among them, at least 2.
-        prefix: interpolates only the entries whose name begins with it; the rest stays as in `start`.
-        refresh: called on each interpolated network before it is evaluated: batch normalisation needs its statistics
-            estimated again.
+        end: another state dict.
+        loss: a function that evaluates a network.
+        points: number of points including the ends, at least 2.
+        prefix: only entries whose name begins with it are interpolated; the rest stays as in `start`.
+        refresh: called on each interpolated network before its evaluation: the statistics of batch normalisation must
+            be estimated again.
 
     Returns:
-        Positions in [0, 1], and the losses there; for `loss_barrier`.
+        Positions in [0, 1] and the losses there, for `loss_barrier`.
 
     Raises:
-        ValueError: states of different entries or shapes; fewer than 2 points; a prefix that no entry has.
+        ValueError: states with different entries or shapes; fewer than 2 points; a prefix that no entry has.
 
     Example:
         >>> network = nn.Linear(1, 1, bias=False)
@@ -119,7 +120,7 @@ def interpolated_losses(
 
 
 def _between(start: Tensor, end: Tensor, along: float) -> Tensor:
-    # The ends themselves, not what rounding makes of them.
+    # The exact ends, without rounding.
     if along == 1:
         return end
     return interpolated(start, end, along) if along > 0 and start.is_floating_point() else start

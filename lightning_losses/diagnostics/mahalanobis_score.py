@@ -13,16 +13,16 @@ def mahalanobis_distances(
 ) -> Float[Tensor, "queries classes"]:
     """``(q - μ_c)ᵀ Σ⁺ (q - μ_c)`` of each query and class, in float64.
 
-    Σ is the covariance of the features about their class means, over all classes, and may be singular. The score of
-    an input, higher where it is more like the training data, is minus half the smallest distance.
+    Σ is the covariance of the features about their class means, over all classes; it may be singular. The score of an
+    input is minus half the smallest distance: it is higher if the input is more like the training data.
 
     Args:
-        features: [n, d] of training samples.
-        target: [n] class indices; columns of the result are the different ones, ascending.
+        features: [n, d] features of training samples.
+        target: [n] class indices; the result has one column for each class that occurs, ascending.
         query: [m, d].
 
     Returns:
-        [m, classes], at least 0; NaN where features or the query hold NaN.
+        [m, classes], at least 0; NaN if the features or the query hold NaN.
 
     Raises:
         ValueError: shapes that do not fit; no samples.

@@ -12,7 +12,7 @@ from lightning_losses.numerics.checks import check_count, check_number
 
 
 class Information(NamedTuple):
-    """Information about the label and about the input, and the share of the input's that there can be, in nats."""
+    """Information about the label and about the input, in nats, and `saturation`, the input's share of its maximum."""
 
     label: float
     input: float
@@ -20,7 +20,7 @@ class Information(NamedTuple):
 
 
 def fixed_bins(activity: Float[Tensor, "samples d"], width: float) -> Int[Tensor, "samples d"]:
-    """The bin of each activation where all bins have one width.
+    """The bin of each activation, for bins of equal width.
 
     Example:
         >>> fixed_bins(torch.tensor([[0.1, 0.9, -0.1]]), 0.5)
@@ -51,14 +51,14 @@ def uniform_bins(
 
 
 def adaptive_edges(activity: Float[Tensor, "samples d"], bins: int = 30, low: float = 0.0) -> Float[Tensor, " edges"]:
-    """Edges with equally many different activations of the layer between them; `low` is a bin of its own.
+    """Edges with equally many distinct activations of the layer between them; `low` is a bin of its own.
 
-    Saturated units repeat one value, which takes one place and not a bin's worth of them.
+    The repeated value of saturated units counts once, so that it doesn't fill bins.
 
     Args:
-        activity: [n, d] of one layer.
-        bins: how many bins above `low`.
-        low: the value that units rest at: 0 for ReLU, just below -1 for tanh.
+        activity: [n, d] activations of one layer.
+        bins: number of bins above `low`.
+        low: the resting value of units: 0 for ReLU, just below -1 for tanh.
 
     Source:
         Chelombiev, Houghton, O'Donnell, 2019, "Adaptive Estimators Show Information Compression in Deep Neural
@@ -89,7 +89,7 @@ def adaptive_bins(activity: Float[Tensor, "samples d"], bins: int = 30, low: flo
 
 
 def symbol_entropy(symbols: Int[Tensor, "samples d"]) -> float:
-    """The entropy in nats of rows as symbols, by their frequencies.
+    """The entropy in nats of rows taken as symbols, from their frequencies.
 
     Example:
         >>> round(symbol_entropy(torch.tensor([[0], [0], [1], [1]])), 4)
@@ -102,11 +102,11 @@ def symbol_entropy(symbols: Int[Tensor, "samples d"]) -> float:
 def binned_information(symbols: Int[Tensor, "samples d"], target: Int[Tensor, " samples"]) -> Information:
     """Information of a deterministic layer, by bins.
 
-    ``I(T; Y) = H(T) - Σ_y p(y) H(T | y)``, and ``I(T; X) = H(T)`` for samples that are all different. A layer of
-    many units makes every row its own symbol: then `saturation`, ``H(T) / log n``, is 1 and the estimate says nothing.
+    ``I(T; Y) = H(T) - Σ_y p(y) H(T | y)``, and ``I(T; X) = H(T)`` if all samples differ. In a layer of many units every
+    row is its own symbol: then `saturation`, ``H(T) / log n``, is 1 and the estimate says nothing.
 
     Args:
-        symbols: [n, d] bins, of `fixed_bins`, `uniform_bins` or `adaptive_bins`.
+        symbols: [n, d] bins from `fixed_bins`, `uniform_bins` or `adaptive_bins`.
         target: [n] class indices.
 
     Source:
@@ -128,7 +128,7 @@ def binned_information(symbols: Int[Tensor, "samples d"], target: Int[Tensor, " 
 
 @torch.no_grad()
 def kde_entropy(activity: Float[Tensor, "samples d"], variance: float, *, upper: bool = True) -> float:
-    """A bound, in nats, on the entropy of activations with Gaussian noise of a variance added.
+    """A bound, in nats, on the entropy of activations plus Gaussian noise of a given variance.
 
     Source:
         Kolchinsky, Tracey, 2017, "Estimating Mixture Entropy with Pairwise Distances", arXiv:1706.02419.
@@ -152,7 +152,7 @@ def kde_entropy(activity: Float[Tensor, "samples d"], variance: float, *, upper:
 def kde_information(
     activity: Float[Tensor, "samples d"], target: Int[Tensor, " samples"], variance: float = 1e-3
 ) -> Information:
-    """Information of a layer with Gaussian noise of a variance added to it, by the upper bound of `kde_entropy`.
+    """Information of a layer plus Gaussian noise of a given variance, by the upper bound of `kde_entropy`.
 
     Example:
         >>> far = torch.tensor([[0.0], [100.0]])
@@ -171,7 +171,7 @@ def knn_entropy(samples: Float[Tensor, "samples d"], neighbours: int = 3) -> flo
     """The differential entropy, in nats, of continuous samples of few dimensions, by Kozachenko and Leonenko.
 
     ``ψ(n) - ψ(k) + log V_d + (d / n) Σ log r_k``, with r_k the distance to the k-th neighbour and V_d the volume of
-    the unit ball. Repeated samples have none: add noise first.
+    the unit ball. Repeated samples have no differential entropy: add noise first.
 
     Args:
         samples: [n, d].
@@ -206,16 +206,16 @@ def knn_information(
     neighbours: int = 3,
     generator: torch.Generator | None = None,
 ) -> Information:
-    """Information of a layer's leading principal components with Gaussian noise added, by nearest neighbours.
+    """Information of a layer's leading principal components plus Gaussian noise, by nearest neighbours.
 
-    ``I(T; X) = H(Z) - H(noise)`` and ``I(T; Y) = H(Z) - Σ_y p(y) H(Z | y)``, which noise of the estimates must not take
-    above the label's own entropy.
+    ``I(T; X) = H(Z) - H(noise)`` and ``I(T; Y) = H(Z) - Σ_y p(y) H(Z | y)``, which is limited to the label's entropy,
+    because the estimates are noisy.
 
     Args:
         activity: [n, d].
-        target: [n] class indices; classes of no more than `neighbours` samples are left out of the label's, which is
-            NaN if all are.
-        components: how many principal components, at most 3 to 5 for the estimate to mean something.
+        target: [n] class indices; classes with at most `neighbours` samples are left out of I(T; Y), which is NaN if no
+            class remains.
+        components: number of principal components; the estimate is meaningful only up to 3 to 5.
         noise: its standard deviation, above 0.
         neighbours: see `knn_entropy`.
         generator: draws the noise, on the CPU.
@@ -240,7 +240,7 @@ def knn_information(
     kept = [(y, share) for y, share in _shares(target) if int((target == y).sum()) > neighbours]
     total = sum(share for _, share in kept)
     label = whole - sum(share / total * knn_entropy(z[target == y], neighbours) for y, share in kept)
-    # Of classes that are all too small nothing is known.
+    # If all classes are too small, nothing is known.
     label = min(label, symbol_entropy(target.unsqueeze(1))) if kept else math.nan
     noise_entropy = components / 2 * math.log(2 * math.pi * math.e * noise**2)
     about_input = whole - noise_entropy

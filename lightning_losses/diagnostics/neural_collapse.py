@@ -1,4 +1,4 @@
-"""Neural collapse: how far features and classifier are from the simplex that training ends in."""
+"""Neural collapse: the distance of features and classifier from the simplex at the end of training."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -29,32 +29,32 @@ def neural_collapse(
     limit: Limit = "simplex",
     total: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> dict[str, Tensor]:
-    """NC1 to NC4 of features and the linear classifier behind them.
+    """NC1 to NC4 of features and their linear classifier.
 
-    - ``nc1``: within-class variability ``tr(Σ_W Σ_B⁺)``; 0 when every sample sits on its class's mean.
-      ``nc1_per_class`` is that over C, as many papers report it.
-    - ``nc2_equinorm_means``, ``..._weights``: the spread of the lengths of the centred class means, and of the
-      classifier's rows: standard deviation over mean.
+    - ``nc1``: within-class variability ``tr(Σ_W Σ_B⁺)``; 0 if every sample equals its class's mean. ``nc1_per_class``
+      is nc1 divided by C, as many papers report it.
+    - ``nc2_equinorm_means``, ``..._weights``: the spread of the lengths of the centred class means and of the
+      classifier's rows: standard deviation divided by mean.
     - ``nc2_equiangular_means``, ``..._weights``: the mean distance of their cosines from -1 / (C - 1).
-    - ``nc3``: the squared distance of the classifier from the class means, both at norm 1; from 0 to 4.
+    - ``nc3``: the squared distance of the classifier from the class means, both scaled to norm 1; from 0 to 4.
     - ``nc4``: the share of samples that the classifier and the nearest class mean classify differently.
 
     Computed in float64, without a d by d matrix. The global mean is that of the classes, not of the samples. Classes
-    without samples are left out of everything.
+    without samples are ignored.
 
     Args:
         features: [n, d] the inputs of the classifier.
         target: [n] class indices.
-        weight: [C, d] the classifier's.
-        bias: [C].
+        weight: [C, d] the classifier's weight.
+        bias: [C] the classifier's bias.
         limit: "simplex" measures NC2 against the simplex; "orthogonal" against orthogonal class means that are not
             centred, the limit of bias-free squared loss, also for imbalanced classes.
-        total: sums a tensor over processes, each of which has samples of its own; none by default.
+        total: a function that sums a tensor over processes with separate samples; by default there is one process.
 
     Returns:
-        Scalars by name, the same on every process; all NaN where features, weight or bias hold NaN or infinity (but for
-        a bias of -inf, which masks a class), and those that are not defined where all class means, or the classifier's
-        rows, are one.
+        Scalars by name, the same on every process. All are NaN if features, weight or bias hold NaN or infinity (except
+        a bias of -inf, which masks a class). Single ones are NaN if they are undefined because all class means, or all
+        rows of the classifier, are equal.
 
     Raises:
         ValueError: an unknown limit; shapes that do not fit; targets outside the classes; fewer than two classes with
@@ -99,7 +99,7 @@ def neural_collapse(
     directions, sizes, _ = torch.linalg.svd(centred.T, full_matrices=False)
     kept = (sizes > 1e-10 * sizes[0]) & (torch.arange(len(sizes), device=h.device) < number - 1)
     within = total(((h - means[target]) @ directions[:, kept]).square().sum(dim=0)) / samples
-    # Of class means that are one there is no between.
+    # Equal class means have no between-class variability.
     nc1 = (number / sizes[kept].square() * within).sum() if bool(kept.any()) else h.new_tensor(torch.nan)
 
     logits = h @ w.T if bias is None else h @ w.T + bias.double()
@@ -124,7 +124,7 @@ def _refusal(features: Tensor, target: Tensor, weight: Tensor, bias: Tensor | No
     """What is wrong with a process's samples, or with the classifier; None where all fits."""
     try:
         check_points("neural_collapse", "weight", weight)
-        # Of several processes one may have no samples.
+        # One of several processes may have no samples.
         if len(features) > 0:
             check_points("neural_collapse", "features", features)
             check_labels("neural_collapse", features, target, len(weight))

@@ -1,4 +1,4 @@
-"""Where a training step stops being finite: the first term, tensor and layer; and a batch kept to look again."""
+"""Finds where a training step stops being finite (term, tensor, layer); saves and replays the batch."""
 
 import json
 import math
@@ -17,12 +17,12 @@ from lightning_losses.objective import Term
 
 
 class Cause(NamedTuple):
-    """What was not finite first; a part is None where it was finite, or where there is none of its kind.
+    """What was not finite first; a field is None if everything of its kind was finite, or nothing of its kind exists.
 
     Attributes:
-        message: all of it in a sentence.
+        message: the cause in one sentence.
         term: the objective's first term whose value, or gradient, is not finite.
-        tensor: the first tensor: of the batch, of the parameters, or of what that term took.
+        tensor: the first tensor that is not finite: of the batch, of the parameters, or of that term's inputs.
         layer: the first layer, by its name in the module, whose output, or gradient, is not finite.
     """
 
@@ -36,7 +36,7 @@ class Cause(NamedTuple):
 
 
 class _Found:
-    """What the hooks have seen, the first of each kind."""
+    """The first findings of the hooks, by kind."""
 
     def __init__(self) -> None:
         self.layer: str | None = None
@@ -47,17 +47,17 @@ class _Found:
 
 
 def find_cause(module: nn.Module, batch: Any, batch_idx: int = 0, *, gradients: bool = False) -> Cause | None:
-    """Run a training step with a look at every layer; None if all of it is finite.
+    """Run a training step while checking every layer; None if everything is finite.
 
-    Minus infinity in a layer's output is a masked class, unless nothing else explains the step. Nothing is logged, and
-    gradients are left as they were.
+    Minus infinity in a layer's output counts as a masked class, unless nothing else explains the failure. Nothing is
+    logged, and gradients are not changed.
 
     Args:
-        module: with a `training_step`; an `Objective` in it tells the terms. A teacher in `module.teacher` is looked at
-            too.
-        batch: as the step takes it.
-        batch_idx: likewise.
-        gradients: also run the backward pass, and look at the gradients.
+        module: a module with a `training_step`; its `Objective`, if any, gives the terms. A teacher in `module.teacher`
+            is checked too.
+        batch: the step's batch.
+        batch_idx: the step's batch index.
+        gradients: also run the backward pass and check the gradients.
 
     Example:
         >>> import lightning
@@ -80,7 +80,7 @@ def find_cause(module: nn.Module, batch: Any, batch_idx: int = 0, *, gradients: 
         for name, part in _parts(module):
             hook = _watch(found, name, part, gradients)
             stack.callback(part.register_forward_hook(hook, with_kwargs=True).remove)
-        # Also where the cause is known: other processes may wait for this one within the step.
+        # Run even if the cause is known: other processes may wait for this one within the step.
         output = module.training_step(batch, batch_idx)  # type: ignore[operator]
         loss = output if isinstance(output, Tensor) else output["loss"]
         slopes = _slopes(module, loss) if gradients else {}
@@ -121,7 +121,7 @@ def _gradient_cause(slopes: dict[str, Tensor], found: _Found) -> Cause | None:
     bad = [name for name, slope in slopes.items() if not _finite(slope)]
     if not bad and found.gradient is None:
         return None
-    # In the backward pass the last layers come first.
+    # The backward pass meets the last layers first.
     tensor = bad[-1] if bad else None
     text = "the loss is finite, its gradient is not"
     text += f"; the backward pass meets it first at the output of '{found.gradient}'" if found.gradient else ""
@@ -160,14 +160,14 @@ def _see(found: _Found, name: str, slope: Tensor) -> None:
 def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     yield from ((name, part) for name, part in module.named_modules() if name)
     teacher = getattr(module, "teacher", None)
-    # One that is a submodule has been looked at.
+    # A teacher that is a submodule has been checked already.
     if isinstance(teacher, nn.Module) and teacher not in set(module.children()):
         yield from ((f"teacher.{name}" if name else "teacher", part) for name, part in teacher.named_modules())
 
 
 @contextmanager
 def _silent(module: nn.Module) -> Iterator[None]:
-    """Without a second entry in logs and means."""
+    """Within this context nothing is added to logs and means."""
     names = [name for name in ("log", "log_dict", "add_to_means") if hasattr(module, name)]
     for name in names:
         module.__dict__[name] = lambda *arguments, **keywords: None
@@ -181,13 +181,13 @@ def _silent(module: nn.Module) -> Iterator[None]:
 def save_batch(
     path: Path, module: nn.Module, batch: Any, batch_idx: int, random: Tensor, clock: Mapping[str, float]
 ) -> None:
-    """Write what `replay` needs, as safetensors: the batch, the weights, the random numbers' state, the clock."""
+    """Write the data for `replay` as safetensors: the batch, the weights, the random state and the clock."""
     tensors: dict[str, Tensor] = {"random": random}
     shape = _flatten(batch, "batch", tensors)
     for name, value in module.state_dict().items():
         if isinstance(value, Tensor):
             tensors[f"state.{name}"] = value.full_tensor() if hasattr(value, "full_tensor") else value
-    # Copies, since safetensors refuses tensors that share memory.
+    # Copies, because safetensors refuses tensors that share memory.
     content = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     metadata = {"batch": json.dumps(shape), "batch_idx": str(batch_idx), "clock": json.dumps(dict(clock))}
     with replacing(path) as partial:
@@ -195,11 +195,11 @@ def save_batch(
 
 
 def replay(path: str | Path, module: nn.Module, *, gradients: bool = True) -> Cause | None:
-    """Run a saved batch again, with its weights and random numbers, and say what is not finite.
+    """Run a saved batch again, with its weights and random numbers, and return what is not finite.
 
     Args:
-        path: what `NumericsGuard` left.
-        module: built as the one that was trained, its teacher set; it gets the saved weights.
+        path: the file that `NumericsGuard` wrote.
+        module: built like the trained module, with its teacher set; it gets the saved weights.
         gradients: see `find_cause`.
 
     Raises:
@@ -245,7 +245,7 @@ def _unflatten(shape: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    """The floating-point tensors in nested values, with where they are."""
+    """The floating-point tensors in nested values, with their paths."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield name, value
