@@ -172,6 +172,7 @@ GLOSSARY: dict[str, Name] = {
         lambda s: s.normal(s.batch, 4).abs() + torch.tensor([-1.0, 0.1, 1.1, 0.1], dtype=torch.float64),
     ),
     "step": Name("scalar", "scalar", "optimizer steps done", lambda s: 3.0),
+    "epoch": Name("scalar", "scalar", "epochs done", lambda s: 6.0),
     "progress": Name("scalar", "scalar", "fraction of training done", lambda s: 0.5),
     "epoch_progress": Name("scalar", "scalar", "fraction of epochs begun", lambda s: 0.5),
 }

@@ -13,7 +13,8 @@ from lightning_losses.balancing.base import Balancing
 from lightning_losses.environment.lightning_internals import attached_trainer, running_hook, takes_step
 from lightning_losses.losses.regularization.wdr_loss import layer_weights
 from lightning_losses.mixins.balanced_step import BalancedStep, BalancedSteps, TermRecord
-from lightning_losses.mixins.training_means import TrainingMeans, all_processes
+from lightning_losses.mixins.sample_states import SampleStates
+from lightning_losses.mixins.training_means import all_processes
 from lightning_losses.numerics.rows import multi_hot_rows
 from lightning_losses.objective import Objective, ObjectiveValue, Term
 from lightning_losses.objective.ignored_targets import ignored_targets
@@ -28,13 +29,14 @@ from lightning_losses.parallel.processes import (
 )
 
 
-class ObjectiveMixin(TrainingMeans):
+class ObjectiveMixin(SampleStates):
     """Lets an `Objective` decide what a LightningModule minimises.
 
     Set `self.objective`, then return `self.apply_objective(...)` from `training_step`, with the step's tensors under
-    their glossary names. The mixin adds `step`, `progress` and `epoch_progress`, and `multi_hot` where only
-    classes are given; it gives batch-coupled losses the batch of all processes, logs every part's mean over the epoch
-    as ``train/objective/<term>`` and returns
+    their glossary names. The mixin adds `step`, `epoch`, `progress` and `epoch_progress`, and `multi_hot` where only
+    classes are given; it tells losses that remember samples what was kept of them (by the step's `index`), gives
+    batch-coupled losses the batch of all processes, logs every part's mean over the epoch as
+    ``train/objective/<term>`` and returns
     ``{"loss": total, "logits": ..., "target": ..., ...}``, which callbacks can read. In a validation or test step it
     evaluates the process's own batch, and logs ``val/objective`` or ``test/objective``. In `validate()` and `test()`
     alone a weight that follows a schedule has its value at the end of training; without a trainer it needs
@@ -108,6 +110,8 @@ class ObjectiveMixin(TrainingMeans):
 
     def on_objective(self, output: dict[str, Any]) -> None:
         """After a step's objective was evaluated; mixins that remember the step do so here, and call `super()`."""
+        if self.sample_memories():
+            self.remember_samples({**self.training_clock(), **output})
 
     @contextmanager
     def beside_the_batch(self) -> Iterator[None]:
@@ -125,16 +129,17 @@ class ObjectiveMixin(TrainingMeans):
         if self.objective.needs("multi_hot") and "multi_hot" not in tensors and {"logits", "target"} <= tensors.keys():
             classes = tensors["logits"].shape[-1]
             tensors = {**tensors, "multi_hot": multi_hot_rows(tensors["target"], classes, *ignored_targets(self))}
-        return {**self.training_clock(), **tensors}
+        tensors = {**self.training_clock(), **tensors}
+        return {**tensors, **self.recalled(tensors)}
 
     def training_clock(self) -> dict[str, float]:
-        """`step`, `progress` and `epoch_progress`, as far as the trainer knows them; outside of `fit` their end."""
+        """`step`, `epoch` and the fractions done, as far as the trainer knows them; outside of `fit` their end."""
         trainer = attached_trainer(self)
         if trainer is None or trainer.state.fn is None:
             return {}
         if trainer.state.fn != "fit":
-            return {"progress": 1.0, "epoch_progress": 1.0}
-        clock: dict[str, float] = {"step": self.trainer.global_step}
+            return {"epoch": trainer.current_epoch, "progress": 1.0, "epoch_progress": 1.0}
+        clock: dict[str, float] = {"step": trainer.global_step, "epoch": trainer.current_epoch}
         steps = self.trainer.estimated_stepping_batches
         if math.isfinite(steps) and steps > 0:
             clock["progress"] = min(self.trainer.global_step / steps, 1.0)

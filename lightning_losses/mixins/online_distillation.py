@@ -10,7 +10,7 @@ from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.objective import Objective, ObjectiveValue
 
 # Offered to an objective, and no network's own; layers' weights are those of all networks.
-_OF_ANY = frozenset({"step", "progress", "epoch_progress", "teacher_logits", "weights"})
+_OF_ANY = frozenset({"step", "epoch", "progress", "epoch_progress", "teacher_logits", "weights"})
 
 
 class OnlineDistillationMixin(ObjectiveMixin):

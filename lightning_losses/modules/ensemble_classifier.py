@@ -34,8 +34,8 @@ class EnsembleClassifier(Classifier):
 
     def __init__(self, **classifier: Any) -> None:
         super().__init__(**classifier)
-        of_one = ("features", "feature_maps", "past_probabilities")
-        if taken := [name for name in of_one if self.objective.needs(name)]:
+        features = [name for name in ("features", "feature_maps") if self.objective.needs(name)]
+        if taken := [*features, *self.sample_memories()]:
             raise ValueError(
                 f"EnsembleClassifier: the objective takes {', '.join(map(repr, taken))}, which members would share; "
                 "give one of 'logits' and 'target', or train each member by Classifier."

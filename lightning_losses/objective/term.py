@@ -91,6 +91,14 @@ class Term(nn.Module):
         """The step's tensors that this term takes, by name: True where it can't do without."""
         return self._needs
 
+    def source(self, argument: str) -> str:
+        """The name of the step's tensor that the loss takes as this argument."""
+        return self._arguments[argument][0]
+
+    def given(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a step's tensors what the loss takes, by its arguments' names."""
+        return {argument: tensors[source] for argument, (source, _) in self._arguments.items() if source in tensors}
+
     def leaves_out(self, argument: str) -> bool:
         """Whether the loss takes this argument, but `inputs` leaves it out."""
         return self._inputs.get(argument, argument) is None
@@ -174,9 +182,7 @@ class Term(nn.Module):
 
     def forward(self, tensors: Mapping[str, Any]) -> Tensor:
         """Evaluate the loss, unweighted, on the tensors that it takes."""
-        return self.loss(
-            **{argument: tensors[source] for argument, (source, _) in self._arguments.items() if source in tensors}
-        )
+        return self.loss(**self.given(tensors))
 
     def extra_repr(self) -> str:
         """The weight."""

@@ -64,7 +64,7 @@ def test_what_layers_put_out_is_that_of_the_batch(bases):
 
 
 def past(module):
-    return module.past_predictions.probabilities[:6]
+    return module.sample_states["past_probabilities"].columns["probabilities"][:6]
 
 
 @pytest.mark.parametrize(

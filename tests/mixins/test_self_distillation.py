@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_losses import Objective
-from lightning_losses.mixins.self_distillation import PastPredictions
 from lightning_losses.modules import Classifier
 from tests.distributed.processes import in_group, run_on_processes
 
@@ -59,27 +58,16 @@ def test_unseen_samples_have_their_one_hot_target_and_seen_ones_their_last_predi
     assert not second.requires_grad
 
 
-def test_repeated_index_keeps_the_last():
-    table = PastPredictions()
-    table.update(torch.tensor([2, 2]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
-    assert table.lookup(torch.tensor([2, 1]), torch.full((2, 2), 0.5)).tolist() == [[0.0, 1.0], [0.5, 0.5]]
-
-
-@pytest.mark.parametrize(
-    ("index", "message"), [([-1], "index holds -1"), ([True, False], "an index of dtype torch.bool came")]
-)
-def test_what_counts_from_the_end_or_masks_is_no_position(index, message):
-    table = PastPredictions()
-    table.update(torch.tensor([0, 1]), torch.eye(2))
-    for access in (table.lookup, table.update):
-        with pytest.raises(ValueError, match=f"past_predictions: {message}"):
-            access(torch.tensor(index), torch.eye(2)[: len(index)])
-
-
-def test_resumed_run_equals_the_uninterrupted_one(tmp_path):
+@pytest.mark.parametrize("former", [False, True], ids=["its own checkpoint", "one of before"])
+def test_resumed_run_equals_the_uninterrupted_one(former, tmp_path):
     whole, first, resumed = module(), module(), module()
     fit(whole, tmp_path, 3)
     fit(first, tmp_path, 1).save_checkpoint(tmp_path / "one.ckpt")
+    if former:
+        checkpoint = torch.load(tmp_path / "one.ckpt", weights_only=True)
+        rows = checkpoint.pop("sample_states")["past_probabilities"]["probabilities"]
+        checkpoint["past_predictions"] = {"probabilities": torch.cat([rows, torch.zeros(8, 3)]), "seen": rows[:, 0] > 0}
+        torch.save(checkpoint, tmp_path / "one.ckpt")
     fit(resumed, tmp_path, 3, tmp_path / "one.ckpt")
     assert torch.equal(resumed.network.weight, whole.network.weight)
     assert not torch.equal(first.network.weight, whole.network.weight)
@@ -153,4 +141,4 @@ def test_only_training_is_remembered():
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
                         enable_model_summary=False)  # fmt: skip
     trainer.validate(shared, loader, verbose=False)
-    assert not shared.past_predictions.seen.any()
+    assert not shared.sample_states

@@ -14,8 +14,17 @@ MISTAKES = [
     *of(
         "mixins/self_distillation.py",
         "tests/mixins/test_self_distillation.py",
-        ('gather_batch(output["index"]), gather_batch(probabilities)', 'output["index"], probabilities'),
-        ("self.seen[host[finite]] = True", "self.seen[host] = False"),
+        ("torch.where((past != 0).any(dim=-1, keepdim=True), past, one_hot)", "past"),
+        ('state.load_state_dict({"probabilities": saved["probabilities"]})', "pass"),
+    ),
+    *of(
+        "mixins/sample_states.py",
+        "tests/mixins/test_sample_states.py tests/mixins/test_self_distillation.py",
+        ('index = gather_batch(tensors["index"])', 'index = tensors["index"]'),
+        ("if self.evaluates or not torch.is_grad_enabled():", "if not torch.is_grad_enabled():"),
+        ("(given.unsqueeze(-1).flatten(1) < torch.inf)", "(given.unsqueeze(-1).flatten(1) < 2)"),
+        ("place = place[_last_of_each(index[place])]", "pass"),
+        ('checkpoint["sample_states"] = kept', "pass"),
     ),
     *of(
         "mixins/mixup.py",
