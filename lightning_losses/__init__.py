@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import KD as KD
     from lightning_losses.losses import MCMI as MCMI
     from lightning_losses.losses import MDCA as MDCA
+    from lightning_losses.losses import MESA as MESA
     from lightning_losses.losses import MMCE as MMCE
     from lightning_losses.losses import NCE as NCE
     from lightning_losses.losses import NGCE as NGCE
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import RCE as RCE
     from lightning_losses.losses import RKD as RKD
     from lightning_losses.losses import SCE as SCE
+    from lightning_losses.losses import SAF as SAF
     from lightning_losses.losses import USKD as USKD
     from lightning_losses.losses import WDR as WDR
     from lightning_losses.losses import ABDivergence as ABDivergence

@@ -97,6 +97,8 @@ if TYPE_CHECKING:
     from lightning_losses.losses.noisy_labels.rce import RCE as RCE
     from lightning_losses.losses.noisy_labels.sce import SCE as SCE
     from lightning_losses.losses.noisy_labels.truncated_gce import TruncatedGCE as TruncatedGCE
+    from lightning_losses.losses.regularization.mesa import MESA as MESA
+    from lightning_losses.losses.regularization.saf import SAF as SAF
     from lightning_losses.losses.regularization.wdr_loss import WDR as WDR
     from lightning_losses.losses.regularization.z_loss import ZLoss as ZLoss
 else:

@@ -89,6 +89,24 @@ GLOSSARY: dict[str, Name] = {
         "the network's own last prediction for these samples",
         lambda s: s.normal(s.batch, s.classes).softmax(dim=-1),
     ),
+    "trajectory_logits": Name(
+        "as `logits`",
+        "constant",
+        "the network's own, for these samples, some epochs ago",
+        lambda s: 2 * s.normal(s.batch, s.classes),
+    ),
+    "running_targets": Name(
+        "[B, C]",
+        "constant",
+        "the moving average of the network's own predictions for these samples",
+        lambda s: 0.7 * s.normal(s.batch, s.classes).softmax(dim=-1),
+    ),
+    "sample_temperature": Name(
+        "[B]",
+        "constant",
+        "the temperature that was learned of each sample",
+        lambda s: 5 + 5 * s.normal(s.batch).sigmoid(),
+    ),
     "features": Name("[B, D]", "trained", "a tapped layer's output, pooled", lambda s: s.normal(s.batch, s.features)),
     "teacher_features": Name("[B, D]", "constant", "the same of the teacher", lambda s: s.normal(s.batch, s.features)),
     "feature_maps": Name(

@@ -193,6 +193,34 @@ def _refuse_where(wrong: Bool[Tensor, "*shape"], given: Tensor, told: str) -> No
         raise ValueError(told.format(f"{float(given.detach()[wrong][0]):g}"))
 
 
+def beside_logits(
+    loss: str, name: str, given: Float[Tensor, "*shape"], shape: torch.Size, rows: Rows
+) -> Float[Tensor, "*shape"]:
+    """A tensor that comes beside logits, checked, without gradient, in their precision; 0 where rows are ignored.
+
+    Args:
+        loss: the name that errors begin with.
+        name: the tensor's.
+        given: it, for each logit or for each row.
+        shape: that it must have.
+        rows: the checked logits.
+
+    Raises:
+        ValueError: another dtype or shape.
+    """
+    check_floating(loss, name, given)
+    if given.shape != shape:
+        told = "give both the same shape" if shape == rows.logits.shape else "give one for each row"
+        raise ValueError(
+            f"{loss}: {name} of shape {list(given.shape)} came with logits of shape {list(rows.logits.shape)}; {told}."
+        )
+    given = given.detach().to(rows.logits.dtype)
+    if rows.kept is None:
+        return given
+    ignored = ~rows.kept
+    return given.masked_fill(ignored.unsqueeze(-1) if given.ndim > ignored.ndim else ignored, 0.0)
+
+
 def required_target(loss: str, target: Shaped[Tensor, "..."] | None) -> Shaped[Tensor, "..."]:
     """The target; raises ``ValueError`` unless it is a tensor."""
     if not isinstance(target, Tensor):

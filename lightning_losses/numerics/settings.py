@@ -58,6 +58,7 @@ Share = Annotated[float, Bound(least=0, most=1)]
 # Beyond the largest one, logits divided by it are 0 in float32.
 Temperature = Annotated[float, Bound(above=0, most=1e9)]
 Count = Annotated[int, Bound(least=1)]
+Whole = Annotated[int, Bound(least=0)]
 # What torch and numpy take.
 Seed = Annotated[int, Bound(least=0, most=2**32 - 1)]
 

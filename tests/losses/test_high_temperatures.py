@@ -32,6 +32,8 @@ def test_the_value_and_the_gradient_are_those_of_float64(loss):
         given["target"] = torch.arange(8)
     if loss.inputs().get("ratio"):
         given["ratio"] = torch.linspace(0.1, 0.9, 8)
+    if loss.inputs().get("epoch"):
+        given["epoch"] = torch.tensor(10)
     outcomes = []
     for dtype in (torch.float32, torch.float64):
         cast = {name: x.to(dtype) if x.is_floating_point() else x for name, x in given.items()}

@@ -5,11 +5,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.kinds import RowLoss
-from lightning_losses.numerics.checks import check_floating, check_number
+from lightning_losses.numerics.checks import check_number
 from lightning_losses.numerics.divergences import cross_entropy
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.rows import check_probabilities, classification_rows, required_target
+from lightning_losses.numerics.rows import beside_logits, check_probabilities, classification_rows, required_target
 from lightning_losses.numerics.settings import Share
 
 Progress = float | Float[Tensor, ""]
@@ -71,16 +71,8 @@ class PSKD(RowLoss):
         """Check, evaluate and reduce; see the class."""
         if not isinstance(epoch_progress, Tensor):
             check_number(self._identifier, "epoch_progress", epoch_progress, least=0, most=1)
-        check_floating(self._identifier, "past_probabilities", past_probabilities)
         rows = classification_rows(self._identifier, logits, target, self.ignore_index)
-        if past_probabilities.shape != logits.shape:
-            raise ValueError(
-                f"{self._identifier}: past_probabilities of shape {list(past_probabilities.shape)} came with logits of "
-                f"shape {list(logits.shape)}; give both the same shape."
-            )
-        past = past_probabilities.to(rows.logits.dtype)
-        if rows.kept is not None:
-            past = past.masked_fill(~rows.kept.unsqueeze(-1), 0.0)
+        past = beside_logits(self._identifier, "past_probabilities", past_probabilities, logits.shape, rows)
         check_probabilities(self._identifier, "past_probabilities", past)
         soft = pskd_target(required_target(self._identifier, rows.target), past, self.alpha * epoch_progress)
         return reduce(cross_entropy(log_probabilities(rows.logits), soft), self.reduction, rows.kept)
