@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from lightning_losses.kernels.vocab_parallel import vocab_parallel_cross_entropy as vocab_parallel_cross_entropy
     from lightning_losses.losses import AGCE as AGCE
     from lightning_losses.losses import AUL as AUL
+    from lightning_losses.losses import ALDRKL as ALDRKL
     from lightning_losses.losses import BDKD as BDKD
     from lightning_losses.losses import CKA as CKA
     from lightning_losses.losses import CRD as CRD
     from lightning_losses.losses import DACKL as DACKL
     from lightning_losses.losses import DCA as DCA
     from lightning_losses.losses import DKD as DKD
+    from lightning_losses.losses import ELR as ELR
     from lightning_losses.losses import GCE as GCE
     from lightning_losses.losses import GJS as GJS
     from lightning_losses.losses import GPG as GPG

@@ -87,6 +87,8 @@ if TYPE_CHECKING:
     from lightning_losses.losses.noisy_labels.agce import AGCE as AGCE
     from lightning_losses.losses.noisy_labels.aul import AUL as AUL
     from lightning_losses.losses.noisy_labels.bi_tempered import BiTempered as BiTempered
+    from lightning_losses.losses.noisy_labels.aldr_kl import ALDRKL as ALDRKL
+    from lightning_losses.losses.noisy_labels.elr import ELR as ELR
     from lightning_losses.losses.noisy_labels.gce import GCE as GCE
     from lightning_losses.losses.noisy_labels.gjs import GJS as GJS
     from lightning_losses.losses.noisy_labels.mae_reduced import MAEReduced as MAEReduced

@@ -101,6 +101,7 @@ VALUES: dict[str, list[Any]] = {
     "skewness_weight": [0.0, 3.0, -1.0],
     "softmax_dtype": ["float16", "float32", "float64", "bfloat16"],
     "softness": [0.01, 0.5, 0],
+    "softplus": [False],
     "squared": [False],
     "stages": [2, 0],
     "start": [0, 9, -1],

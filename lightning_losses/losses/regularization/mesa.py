@@ -46,7 +46,7 @@ class MESA(TaughtLoss):
     """
 
     status = "paper"
-    evidence = "numpy's evaluation of the formula in AngusDujw/SAF, whose script can't be run by parts"
+    evidence = "no golden values: the term is SAF's, which has them"
 
     coefficient: Weight = 0.3
     temperature: Temperature = 5.0

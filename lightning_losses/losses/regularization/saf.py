@@ -54,7 +54,7 @@ class SAF(RememberingLoss):
     """
 
     status = "paper"
-    evidence = "numpy's evaluation of the formula in AngusDujw/SAF, whose script can't be run by parts"
+    evidence = "numpy's evaluation of the formula in the authors' code, whose script does not run by parts"
     remembers = "trajectory_logits"
 
     coefficient: Weight = 0.16
