@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     )
     from lightning_losses.kernels.vocab_parallel import vocab_parallel_cross_entropy as vocab_parallel_cross_entropy
     from lightning_losses.losses import AGCE as AGCE
-    from lightning_losses.losses import AUL as AUL
     from lightning_losses.losses import ALDRKL as ALDRKL
+    from lightning_losses.losses import AUL as AUL
     from lightning_losses.losses import BDKD as BDKD
     from lightning_losses.losses import CKA as CKA
     from lightning_losses.losses import CRD as CRD
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from lightning_losses.losses import PSKD as PSKD
     from lightning_losses.losses import RCE as RCE
     from lightning_losses.losses import RKD as RKD
-    from lightning_losses.losses import SCE as SCE
     from lightning_losses.losses import SAF as SAF
+    from lightning_losses.losses import SCE as SCE
     from lightning_losses.losses import USKD as USKD
     from lightning_losses.losses import WDR as WDR
     from lightning_losses.losses import ABDivergence as ABDivergence

@@ -130,6 +130,8 @@ NEEDS = (
                 "nce_rce",
                 "two losses that symmetric noise does not bias",
                 "lightning-losses train objective=nce_rce experiment=classify data=mnist5k data.label_noise=0.3",
+            ),
+            Answer(
                 "elr",
                 "holds predictions to what the network said of the sample before; needs each sample's index",
                 "lightning-losses train objective=elr experiment=classify data=mnist5k data.label_noise=0.3",

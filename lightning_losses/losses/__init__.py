@@ -85,9 +85,9 @@ if TYPE_CHECKING:
     from lightning_losses.losses.multi_label.multi_focal_modifier import MultiFocalModifier as MultiFocalModifier
     from lightning_losses.losses.multi_label.multi_grained_focal import MultiGrainedFocal as MultiGrainedFocal
     from lightning_losses.losses.noisy_labels.agce import AGCE as AGCE
+    from lightning_losses.losses.noisy_labels.aldr_kl import ALDRKL as ALDRKL
     from lightning_losses.losses.noisy_labels.aul import AUL as AUL
     from lightning_losses.losses.noisy_labels.bi_tempered import BiTempered as BiTempered
-    from lightning_losses.losses.noisy_labels.aldr_kl import ALDRKL as ALDRKL
     from lightning_losses.losses.noisy_labels.elr import ELR as ELR
     from lightning_losses.losses.noisy_labels.gce import GCE as GCE
     from lightning_losses.losses.noisy_labels.gjs import GJS as GJS
