@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_number, debugging
+from lightning_losses.numerics.rows import labelled_rows
 
 
 class AdaptedLabels(NamedTuple):
@@ -31,7 +32,7 @@ def ferkd_labels(
 
     Args:
         teacher_probabilities: [..., C].
-        target: [...] class indices.
+        target: [...] class indices; a crop with -100 is dropped.
         low: from 0 to 1; 0 drops none.
         middle: from `low` to 1; `low` gives none the hard label.
         smoothing: ε, from 0 to 1.
@@ -63,6 +64,8 @@ def ferkd_labels(
             f"shape {list(teacher_probabilities.shape)}; give a class index for each crop."
         )
     classes = teacher_probabilities.shape[-1]
+    labelled = labelled_rows(target)
+    target = target.masked_fill(~labelled, 0)
     if (target.device.type == "cpu" or debugging()) and target.numel() > 0:
         if int(target.min()) < 0 or int(target.max()) >= classes:
             raise ValueError(
@@ -77,4 +80,4 @@ def ferkd_labels(
     softened = torch.full_like(teacher_probabilities, smoothing / classes)
     softened = softened.scatter(-1, target.unsqueeze(-1), 1 - smoothing + smoothing / classes)
     labels = torch.where((confidence < middle).unsqueeze(-1), softened, teacher_probabilities)
-    return AdaptedLabels(labels, (confidence >= low).to(labels.dtype))
+    return AdaptedLabels(labels, ((confidence >= low) & labelled).to(labels.dtype))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
+from lightning_losses.environment.two_lightnings import is_named
 from lightning_losses.numerics.settings import Bound, Count, Declared, Seed
 
 Batch = dict[str, Tensor]
@@ -219,3 +220,30 @@ def share_of_training_set(
     begins = range(0, length // world, size)
     parts = [own[begin : begin + size] if begin != begins[-1] else own[begin:] for begin in begins]
     return DataLoader(dataset, batch_sampler=parts, collate_fn=loader.collate_fn)
+
+
+def held_out_loader(who: str, trainer: L.Trainer) -> DataLoader[Any]:
+    """The one loader of the validation split, also if the trainer does not validate.
+
+    Args:
+        who: the name that errors begin with.
+        trainer: whose data they are.
+
+    Raises:
+        ValueError: no such loader, or several.
+    """
+    loader: Any = trainer.val_dataloaders
+    if loader is None:
+        source: Any = getattr(trainer, "datamodule", None) or trainer.lightning_module
+        try:
+            loader = source.val_dataloader()
+        except Exception as error:
+            # Of a source that has no such method of its own.
+            if not is_named(error, "MisconfigurationException"):
+                raise
+    if not isinstance(loader, DataLoader) or len(loader) == 0:
+        raise ValueError(
+            f"{who}: there is no validation split to learn from; give the trainer one DataLoader of it, and "
+            "limit_val_batches above 0."
+        )
+    return loader

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.products import multiplied
+from lightning_losses.numerics.derivatives import refuse_transforms
 
 Wanted = tuple[bool, bool, bool]
 """Which of hidden states, weight and bias need a gradient."""
@@ -95,6 +96,7 @@ def gradients_in_forward(
         name: the loss's name in the error about higher derivatives.
         operands: the walk's input.
     """
+    refuse_transforms(f"linear_cross_entropy: impl={name!r}", "impl='reference', or the loss itself its logits")
     learns = torch.is_grad_enabled()
     wanted = tuple(learns and operand is not None and operand.requires_grad for operand in operands[:3])
     loss, logged = _GradientsInForward.apply(*operands, partial(walk, wanted=wanted), name)

@@ -93,6 +93,10 @@ class Loss(nn.Module, ABC):
         In half precision a running average would round back to its old value, and the edges of bins would move.
         """
         own = {name: buffer for name, buffer in self._buffers.items() if buffer is not None and not is_lazy(buffer)}
+        if any(buffer.dtype == torch.float64 for buffer in own.values()) and fn(torch.empty(0)).device.type == "mps":
+            # Which has no double precision.
+            own = {name: buffer.float() if buffer.is_floating_point() else buffer for name, buffer in own.items()}
+            self._buffers.update(own)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in own.items():
             moved = self._buffers[name]

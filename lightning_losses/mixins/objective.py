@@ -44,7 +44,9 @@ class ObjectiveMixin(SampleStates):
 
     Every term is the mean over its kept samples of the whole optimizer step, as `TrainingMeans` says. That holds
     for the library's losses and torch's own cross-entropy. Sums and other functions have no known count of samples:
-    each process and each batch then has the same weight (`Adapted` can declare a function to be a mean over samples).
+    each process and each batch then has the same weight, so that the step's gradient is the mean of its batches' sums,
+    also in an epoch's last step, which may have fewer batches (`Adapted` can declare a function to be a mean over
+    samples).
 
     A policy of the objective's, `Objective(..., balancing=...)`, sees losses and gradients of that whole step too, and
     balances the gradients at the end of its last backward pass, before any other hook sees them. Called outside of a

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_losses.data.loading import share_of_training_set
+from lightning_losses.data.loading import held_out_loader, share_of_training_set
 from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.losses.distillation.logits.mcmi import class_centroids, class_sums
 from lightning_losses.losses.distillation.logits.tgeo_kd import (
@@ -96,6 +96,16 @@ class TGeoKDMixin(DistillationMixin):
         learning_rate, weight_decay = self.__dict__["_tgeo"]["optimizer"]
         return torch.optim.Adam(self.controller.parameters(), learning_rate, weight_decay=weight_decay)
 
+    def configure_callbacks(self) -> Any:
+        """Refuse accumulation here, before Lightning does with a remedy that isn't one."""
+        trainer = attached_trainer(self)
+        if trainer is not None and trainer.accumulate_grad_batches != 1:
+            raise ValueError(
+                f"{type(self).__name__}: accumulate_grad_batches={trainer.accumulate_grad_batches} came, and TGeo-KD "
+                "takes a step of student and controller on each batch; leave it at 1, and give larger batches."
+            )
+        return super().configure_callbacks()
+
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Add the ratios, as constants, where the objective asks for them."""
         tensors = super().objective_tensors(tensors)
@@ -176,6 +186,7 @@ class TGeoKDMixin(DistillationMixin):
     def on_train_start(self) -> None:
         """Take the teacher's class means from one pass over the training set, unless a checkpoint brought them."""
         super().on_train_start()
+        held_out_loader(type(self).__name__, self.trainer)
         if self.__dict__["_tgeo"]["batches"]:
             return
         # In half precision a count would stop at 256.
@@ -206,13 +217,7 @@ class TGeoKDMixin(DistillationMixin):
     def _next_held_out(self) -> dict[str, Tensor]:
         if self.__dict__["_held_out"] is None:
             settings = self.__dict__["_tgeo"]
-            source: Any = getattr(self.trainer, "datamodule", None) or self
-            loader = source.val_dataloader() if self.trainer.val_dataloaders is None else self.trainer.val_dataloaders
-            if not isinstance(loader, DataLoader) or len(loader) == 0:
-                raise ValueError(
-                    f"{type(self).__name__}: the controller learns from the validation split; give the trainer one "
-                    "DataLoader to validate by."
-                )
+            loader = held_out_loader(type(self).__name__, self.trainer)
             taken = -(-settings["batches"] // settings["every"])
             self.__dict__["_held_out"] = itertools.islice(_again_and_again(loader), taken % len(loader), None)
         batch: dict[str, Tensor] = self.trainer.strategy.batch_to_device(next(self.__dict__["_held_out"]))

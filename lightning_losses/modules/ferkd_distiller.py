@@ -13,12 +13,15 @@ from lightning_losses.mixins import DistillationMixin
 from lightning_losses.modules.classifier import Batch, Classifier
 from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.numerics.checks import check_number
+from lightning_losses.numerics.rows import labelled_rows
+from lightning_losses.objective.ignored_targets import ignored_targets
 
 
 class FerKDDistiller(DistillationMixin, Classifier):
     """Trains a student on FerKD's labels: the teacher's for crops it is sure of, the softened hard label or none else.
 
     The objective sees them as soft `target`, without the crops that are dropped: cross-entropy is what it is made for.
+    Crops whose target the objective ignores are dropped too.
     With `mix_alpha` each crop is mixed with the `other_inputs` of the batch, another crop of the same image, by
     `selfmix`; it is dropped if either of the two is.
 
@@ -59,7 +62,9 @@ class FerKDDistiller(DistillationMixin, Classifier):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The objective of one batch, on the adapted labels of the crops that are kept."""
         batch = named(type(self).__name__, batch)
-        inputs, adapted = batch["inputs"], self.adapted(batch["inputs"], batch["target"])
+        labelled = labelled_rows(batch["target"], *ignored_targets(self))
+        hard = batch["target"].masked_fill(~labelled, -100)
+        inputs, adapted = batch["inputs"], self.adapted(batch["inputs"], hard)
         target, kept = adapted.target, adapted.weight > 0
         if self.mix_alpha is not None:
             if "other_inputs" not in batch:
@@ -67,7 +72,7 @@ class FerKDDistiller(DistillationMixin, Classifier):
                     f"{type(self).__name__}: mixing needs 'other_inputs', another crop of each image; the step offered "
                     f"{', '.join(map(repr, sorted(batch)))}."
                 )
-            other = self.adapted(batch["other_inputs"], batch["target"])
+            other = self.adapted(batch["other_inputs"], hard)
             mixed = selfmix(inputs, batch["other_inputs"], target, other.target, alpha=self.mix_alpha)
             inputs, target, kept = mixed.inputs, mixed.target, kept & (other.weight > 0)
         rest = {name: value[kept] for name, value in batch.items() if name in ("index", "view_index")}

@@ -1,4 +1,4 @@
-"""Values that have first derivatives only: to ask for higher ones is an error, and not a wrong number."""
+"""What functions with a backward pass of their own don't give: higher derivatives, and those of `torch.func`."""
 
 from typing import Any
 
@@ -22,6 +22,25 @@ def first_derivatives_only(value: Float[Tensor, "*shape"], refusal: str) -> Floa
     """
     checked: Tensor = _FirstDerivativesOnly.apply(value, refusal)
     return checked
+
+
+def in_transform() -> bool:
+    """Whether a transform of `torch.func` runs, which takes no function with such a backward pass.
+
+    Example:
+        >>> torch.func.vmap(lambda x: x + in_transform())(torch.zeros(2)), in_transform()
+        (tensor([1., 1.]), False)
+    """
+    # Torch's own functions ask this; compiled code, which they don't run in, can't.
+    return not torch.compiler.is_compiling() and bool(torch._C._are_functorch_transforms_active())
+
+
+def refuse_transforms(who: str, remedy: str) -> None:
+    """Raise ``ValueError`` if a transform of `torch.func` runs."""
+    if in_transform():
+        raise ValueError(
+            f"{who} has a backward pass of its own, which the transforms of torch.func don't take; give {remedy}."
+        )
 
 
 class _FirstDerivativesOnly(torch.autograd.Function):

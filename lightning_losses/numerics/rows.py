@@ -400,3 +400,14 @@ def without_class(
 def pick(values: Float[Tensor, "*rows classes"], target: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
     """The entry of each row at its target class."""
     return values.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+
+
+def one_hot(target: Int[Tensor, "*rows"], like: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
+    """Rows of 0 with a 1 at the target class, of the shape and dtype of others; unlike torch's, under all transforms.
+
+    Example:
+        >>> one_hot(torch.tensor([1, 0]), torch.zeros(2, 3))
+        tensor([[0., 1., 0.],
+                [1., 0., 0.]])
+    """
+    return (target.unsqueeze(-1) == torch.arange(like.shape[-1], device=target.device)).to(like.dtype)

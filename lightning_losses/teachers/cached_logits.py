@@ -39,7 +39,7 @@ class CachedLogits(nn.Module):
 
     def forward(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
         """The logits of the samples at these positions of the training set."""
-        check_positions(type(self).__name__, index)
+        check_positions(type(self).__name__, index, len(self.logits))
         return self.logits[index]
 
     @property
@@ -92,15 +92,25 @@ class CachedLogits(nn.Module):
         return cls(weights["logits"])
 
 
-def check_positions(name: str, index: Int[Tensor, " batch"]) -> None:
-    """Raise ``ValueError`` for a mask, and on a CPU for a position below 0, which would count from the end.
+def check_positions(name: str, index: Int[Tensor, " batch"], samples: int | None = None) -> None:
+    """Raise ``ValueError`` for positions that are none of a cache's, if it can be known for free, and for a mask.
 
-    Torch treats uint8 as a mask too.
+    Torch counts positions below 0 from the end, and takes uint8 for a mask too.
+
+    Args:
+        name: the name that errors begin with.
+        index: the positions.
+        samples: how many the cache holds; None where it grows.
     """
     if index.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"{name}: an index of dtype {index.dtype} came; give the samples' positions in int64.")
     if known_somewhere(index < 0):
         raise ValueError(f"{name}: index holds {int(index.min())}; give the samples' positions, from 0 on.")
+    if samples is not None and known_somewhere(index >= samples):
+        raise ValueError(
+            f"{name}: index holds {int(index.max())}, and the cache {samples} samples; make it anew of this training "
+            "set, or give positions in the set that it was made of."
+        )
 
 
 def _digest(tensor: Tensor) -> str:

@@ -71,7 +71,7 @@ class MappedLogits(CachedLogits):
     def forward(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
         """The logits of the samples at these positions of the data set, on the index's device."""
         rows = index.cpu()
-        check_positions(type(self).__name__, rows)
+        check_positions(type(self).__name__, rows, len(self))
         if "logits" in self._arrays:
             return self._arrays["logits"][rows].to(index.device)
         value, classes = self._arrays["value"][rows], self._arrays["classes"][rows].long()
@@ -95,7 +95,7 @@ class MappedLogits(CachedLogits):
                 f"MappedLogits: the cache has no layer {layer!r}; it has {there}: give the layer to cache_teacher."
             )
         rows = index.cpu()
-        check_positions(type(self).__name__, rows)
+        check_positions(type(self).__name__, rows, len(self))
         return self._arrays[f"{FEATURES}{layer}"][rows].to(index.device)
 
 

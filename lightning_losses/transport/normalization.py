@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_count, check_floating, check_number
+from lightning_losses.numerics.derivatives import in_transform
 from lightning_losses.numerics.probabilities import full_precision
 
 # The scalings reach exp(cost_bound / epsilon), and their products its square: both must stay inside the dtype.
@@ -54,6 +55,8 @@ def row_column_normalization(
             f"row_column_normalization: cost has shape {list(cost.shape)}; give [..., n, m] with n and m of at least 1."
         )
     cost = full_precision(cost)
+    if in_transform():
+        return _iterations(cost, epsilon, n_iters)
     bounded = cost_bound is not None and cost_bound / epsilon <= _EXP_DOMAIN_LIMIT[cost.dtype]
     plan: Tensor = (_Scaling if bounded else _LogScaling).apply(cost, epsilon, n_iters)
     return plan
@@ -63,13 +66,18 @@ def _through_iterations(
     cost: Float[Tensor, "*batch n m"], gradient: Float[Tensor, "*batch n m"], epsilon: float, n_iters: int
 ) -> tuple[Tensor | None, ...]:
     """The gradient by the cost with a graph of its own."""
+    plan = _iterations(cost, epsilon, n_iters)
+    return *torch.autograd.grad(plan, cost, gradient, create_graph=True), None, None
+
+
+def _iterations(cost: Float[Tensor, "*batch n m"], epsilon: float, n_iters: int) -> Float[Tensor, "*batch n m"]:
+    """The plan, with all iterations for autograd to record."""
     scores = cost / -epsilon
     log_u, log_v = torch.zeros_like(scores[..., 0]), torch.zeros_like(scores[..., 0, :])
     for _ in range(n_iters):
         log_u = -torch.logsumexp(scores + log_v.unsqueeze(-2), dim=-1)
         log_v = -torch.logsumexp(scores + log_u.unsqueeze(-1), dim=-2)
-    plan = (scores + log_u.unsqueeze(-1) + log_v.unsqueeze(-2)).exp()
-    return *torch.autograd.grad(plan, cost, gradient, create_graph=True), None, None
+    return (scores + log_u.unsqueeze(-1) + log_v.unsqueeze(-2)).exp()
 
 
 def _multiply(matrix: Tensor, vector: Tensor, *, out: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_losses.numerics.derivatives import in_transform
+
 # Elements of the largest intermediate of the backward pass.
 _CHUNK = 1 << 22
 
@@ -18,7 +20,8 @@ def l1_distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tens
         tensor([[2., 0.]])
     """
     # torch's backward pass makes an [n, m, d] tensor on accelerators; on the CPU it does not, and is fast.
-    distances: Tensor = torch.cdist(x, y, p=1.0) if x.device.type == "cpu" else _L1Distances.apply(x, y)
+    torchs = x.device.type == "cpu" or in_transform()
+    distances: Tensor = torch.cdist(x, y, p=1.0) if torchs else _L1Distances.apply(x, y)
     return distances
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_choice, check_count, check_floating, check_number
-from lightning_losses.numerics.derivatives import first_derivatives_only
+from lightning_losses.numerics.derivatives import first_derivatives_only, refuse_transforms
 from lightning_losses.numerics.divergences import entropy
 from lightning_losses.numerics.probabilities import full_precision, known_somewhere
 
@@ -106,6 +106,7 @@ def sinkhorn(
     if gradient == "unrolled":
         f, g = _potentials(cost, a, b, epsilon, n_iters, tolerance, annealing)
         return Transport(_plan(cost, a, b, f, g, epsilon), f, g, cost, a, b, epsilon, gradient)
+    refuse_transforms(f"sinkhorn: gradient={gradient!r}", "gradient='unrolled'")
     with torch.no_grad():
         f, g = _potentials(cost, a, b, epsilon, n_iters, tolerance, annealing)
         plan = _plan(cost, a, b, f, g, epsilon)

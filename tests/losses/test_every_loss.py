@@ -146,6 +146,27 @@ def test_derivatives_in_forward_mode_are_those_in_backward_mode(loss):
 
 
 @those()
+def test_transforms_of_torch_func_see_what_autograd_sees(loss):
+    module, examples = build(loss).eval(), [tensors(loss), tensors(loss, seed=1)]
+    together = {name: value for name, value in examples[0].items() if isinstance(value, torch.Tensor) and value.ndim}
+    shared = {name: value for name, value in examples[0].items() if name not in together}
+    names = trained(examples[0]).keys()
+
+    def evaluate(moved, given):
+        return module(**{**shared, **given, **moved}).sum()
+
+    stacked = {name: torch.stack([one[name] for one in examples]) for name in together}
+    moved, given = ({n: v for n, v in stacked.items() if (n in names) == chosen} for chosen in (True, False))
+    # The same random numbers as one by one.
+    torch.manual_seed(2)
+    slopes = torch.func.vmap(torch.func.grad(evaluate), randomness="same")(moved, given)
+    for number, values in enumerate(examples):
+        torch.manual_seed(2)
+        for name, wanted in with_gradients(module, {**values, **shared})[1].items():
+            torch.testing.assert_close(slopes[name][number], wanted)
+
+
+@those()
 def test_layout_in_memory_does_not_matter(loss):
     module, values = build(loss), tensors(loss)
     strided = {name: value.t().contiguous().t() for name, value in floating(values).items() if value.ndim == 2}

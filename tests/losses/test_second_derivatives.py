@@ -195,3 +195,30 @@ def test_of_any_loss_of_a_head(loss, impl, reduction):
         return (rows * value.loss).sum()
 
     assert assert_right_or_refused(function, hidden, weight) != "missing" or impl in ("triton", "avx512")
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        (
+            lambda hidden: linear_cross_entropy(hidden, torch.ones(7, 4), torch.arange(3), impl="chunked"),
+            "linear_cross_entropy: impl='chunked' has a backward pass of its own, which the transforms of torch.func "
+            "don't take; give impl='reference', or the loss itself its logits.",
+        ),
+        (
+            lambda hidden: linear_cross_entropy(hidden, torch.ones(7, 4), torch.arange(3), impl="recompute"),
+            "linear_cross_entropy: impl='recompute' has a backward pass of its own, which the transforms of torch.func "
+            "don't take; give impl='reference', or the loss itself its logits.",
+        ),
+        (
+            lambda hidden: kl_cost(sinkhorn(hidden, epsilon=0.5, gradient="envelope")),
+            "sinkhorn: gradient='envelope' has a backward pass of its own, which the transforms of torch.func don't "
+            "take; give gradient='unrolled'.",
+        ),
+    ],
+    ids=["chunked", "recompute", "sinkhorn"],
+)
+def test_what_transforms_do_not_take_is_refused_in_one_sentence(function, sentence):
+    with pytest.raises(ValueError) as raised:
+        torch.func.grad(function)(torch.rand(3, 4))
+    assert str(raised.value) == sentence

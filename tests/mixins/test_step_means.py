@@ -116,6 +116,17 @@ def assert_same(found, wanted):
     assert difference <= 1e-6 * sum(float(one.square().sum()) for one in wanted.values()) ** 0.5
 
 
+def test_a_sum_is_the_mean_over_the_batches_of_each_step_also_of_the_short_last_one(tmp_path):
+    batches, student = [rows(cut) for cut in CUTS], Student({"ce": CrossEntropy(reduction="sum")})
+    student.configure_optimizers = lambda: torch.optim.SGD(student.parameters(), 0.0)
+    found = fit(student, batches, tmp_path, accumulate_grad_batches=len(batches) + 1)[-1]
+    student.zero_grad()
+    for batch in batches:
+        loss = CrossEntropy(reduction="sum")(student.network(batch["inputs"]), batch["target"])
+        (loss / len(batches)).backward()
+    assert_same(found, gradients(student))
+
+
 @pytest.mark.parametrize("accumulate", [3, 5])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_accumulated_batches_equal_one(objective, accumulate, tmp_path):

@@ -184,3 +184,25 @@ def test_two_processes_keep_one_controller(tmp_path):
 def test_a_sharded_student_is_refused(tmp_path):
     with pytest.raises(AssertionError, match="use DDP in place of FSDP2"):
         one_step(looking, [[batch()], [batch()]], tmp_path, "fsdp2")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"accumulate_grad_batches": 2},
+            "Student: accumulate_grad_batches=2 came, and TGeo-KD takes a step of student and controller on each "
+            "batch; leave it at 1, and give larger batches.",
+        ),
+        (
+            {"limit_val_batches": 0},
+            "Student: there is no validation split to learn from; give the trainer one DataLoader of it, and "
+            "limit_val_batches above 0.",
+        ),
+    ],
+    ids=["accumulation", "no validation"],
+)
+def test_what_the_controller_can_not_learn_with_is_refused_at_the_start(tmp_path, options, sentence):
+    with pytest.raises(ValueError) as raised:
+        fit(student(), tmp_path, **options)
+    assert str(raised.value) == sentence

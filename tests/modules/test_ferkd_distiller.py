@@ -68,3 +68,18 @@ def test_crops_of_an_image_are_mixed_with_their_labels():
     torch.testing.assert_close(output["loss"], CrossEntropy()(student.network(mixed.inputs), mixed.target))
     with pytest.raises(ValueError, match="mixing needs 'other_inputs'"):
         student.training_step({name: value for name, value in step.items() if name != "other_inputs"}, 0)
+
+
+@pytest.mark.parametrize("mark", [-100, 255])
+@pytest.mark.parametrize("mixed", [None, 1.0], ids=["plain", "mixed"])
+def test_ignored_crops_are_as_if_absent(mark, mixed):
+    student, step = module(0.0, 0.5, mix_alpha=mixed), batch()
+    student.objective = Objective({"ce": CrossEntropy(ignore_index=mark)})
+    kept = torch.arange(8) % 3 != 1
+    some = {name: value[kept] for name, value in step.items()}
+    step["target"] = step["target"].masked_fill(~kept, mark)
+    torch.manual_seed(4)
+    output = student.training_step(step, 0)
+    torch.manual_seed(4)
+    torch.testing.assert_close(output["loss"], student.training_step(some, 0)["loss"])
+    assert output["index"].tolist() == some["index"].tolist()

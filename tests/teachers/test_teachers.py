@@ -160,9 +160,17 @@ def test_cached_logits_are_their_own_and_count_from_the_front():
     for teacher in (cached, mapped):
         with pytest.raises(ValueError, match="Logits: index holds -1; give the samples' positions, from 0 on"):
             teacher(torch.tensor([0, -1]))
+        with pytest.raises(ValueError) as raised:
+            teacher(torch.tensor([0, 3]))
+        assert str(raised.value) == (
+            f"{type(teacher).__name__}: index holds 3, and the cache 3 samples; make it anew of this training set, or "
+            "give positions in the set that it was made of."
+        )
         for mask in (torch.bool, torch.uint8):
             with pytest.raises(ValueError, match=f"an index of dtype {mask} came; give the samples' positions"):
                 teacher(torch.tensor([1, 0, 1], dtype=mask))
     features = MappedLogits({"logits": torch.eye(3), "features.inner": torch.eye(3)})
     with pytest.raises(ValueError, match="Logits: index holds -1; give the samples' positions, from 0 on"):
         features.features(torch.tensor([0, -1]))
+    with pytest.raises(ValueError, match="^MappedLogits: index holds 7, and the cache 3 samples; make it anew of this"):
+        features.features(torch.tensor([0, 7]))

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lightning_losses.callbacks.access import evaluation_mode, sum_over_processes
 from lightning_losses.callbacks.declared import DeclaredCallback
+from lightning_losses.data.loading import held_out_loader
 from lightning_losses.numerics.rows import labelled_rows
 from lightning_losses.numerics.settings import Count, Share
 from lightning_losses.objective.ignored_targets import ignored_targets
@@ -100,7 +100,7 @@ class DomainWeights(DeclaredCallback):
         domains = len(self._sampler(trainer).members)
         sums, counts = (torch.zeros(domains, dtype=torch.float64, device=module.device) for _ in range(2))
         with evaluation_mode(module):
-            batches = itertools.islice(self._held_out(trainer), self.batches)
+            batches = itertools.islice(held_out_loader(self.name, trainer), self.batches)
             while turn := list(itertools.islice(batches, trainer.world_size)):
                 # Forward passes of sharded weights are of all processes: for whom the last turn has no batch, the last
                 # one doesn't count.
@@ -125,13 +125,6 @@ class DomainWeights(DeclaredCallback):
                 "give each some."
             )
         return (sums / counts).cpu()
-
-    def _held_out(self, trainer: L.Trainer) -> DataLoader[Any]:
-        source: Any = getattr(trainer, "datamodule", None) or trainer.lightning_module
-        loader = source.val_dataloader() if trainer.val_dataloaders is None else trainer.val_dataloaders
-        if not isinstance(loader, DataLoader):
-            raise ValueError("DomainWeights: there is no validation split; give the trainer one DataLoader for it.")
-        return loader
 
     def _sampler(self, trainer: L.Trainer) -> DomainSampler:
         sampler = getattr(trainer.train_dataloader, "sampler", None)

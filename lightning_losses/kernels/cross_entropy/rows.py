@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_losses.kernels.autograd import Operands, Wanted, once, refuse_second_order
 from lightning_losses.kernels.cross_entropy.problem import LinearCrossEntropyValue, Problem, of_rows
 from lightning_losses.kernels.terms import Terms, statistics_dtype
+from lightning_losses.numerics.derivatives import refuse_transforms
 
 
 class Statistics(NamedTuple):
@@ -72,6 +73,7 @@ class RowWalk(Protocol):
 
 def by_rows(problem: Problem, walk: RowWalk, name: str) -> LinearCrossEntropyValue:
     """The value of a problem from rows' statistics; `name` is used in the error for higher derivatives."""
+    refuse_transforms(f"linear_cross_entropy: impl={name!r}", "impl='reference', or the loss itself its logits")
     return of_rows(problem, *_StatisticsOfRows.apply(*problem.operands, walk, name))
 
 

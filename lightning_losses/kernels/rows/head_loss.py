@@ -31,6 +31,7 @@ from lightning_losses.kernels.rows.walk import ChunkLoss, Softcaps, walk
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.kinds import ClassificationLoss, RowLoss, TaughtLoss
 from lightning_losses.numerics.checks import check_choice, check_number
+from lightning_losses.numerics.derivatives import refuse_transforms
 from lightning_losses.numerics.reduction import Reduction
 from lightning_losses.numerics.rows import required_target
 
@@ -117,6 +118,7 @@ def head_loss(
         if settled_reduction != "none":
             summed = partial(scaled_sum, walk=evaluate, parts=parts, scale=scale)
             return HeadLoss(*gradients_in_forward(summed, "chunked", operands))
+        refuse_transforms(f"{name}: impl={impl!r}", "the loss itself its logits")
         values, of_parts = ChunkedRows.apply(*operands, evaluate, parts)
     if index is not None:
         values = values.new_zeros(shape.numel()).index_put((index,), values)

@@ -53,7 +53,8 @@ class CrossEntropy(ClassificationLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        weight = None if self.class_weight is None else torch.as_tensor(self.class_weight, dtype=torch.float32)
+        # As exact as the widest logits; narrower ones take them in their own precision.
+        weight = None if self.class_weight is None else torch.as_tensor(self.class_weight, dtype=torch.float64)
         if weight is not None and not bool((weight.isfinite() & (weight >= 0)).all()):
             raise ValueError(
                 f"{self._identifier}: class_weight={weight.tolist()} came; give finite numbers of at least 0."

@@ -1,11 +1,11 @@
 """The Brier score as a loss: squared distance of the probabilities from the target."""
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
 from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.numerics.rows import one_hot
 
 
 class Brier(ClassificationLoss):
@@ -37,5 +37,5 @@ class Brier(ClassificationLoss):
 
     def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
-        soft = given.target if given.target.is_floating_point() else F.one_hot(given.target, given.logits.shape[-1])
+        soft = given.target if given.target.is_floating_point() else one_hot(given.target, given.logits)
         return (log_probabilities(given.logits).exp() - soft).square().sum(dim=-1)

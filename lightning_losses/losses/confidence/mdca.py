@@ -1,10 +1,10 @@
 """Multi-class difference between confidence and accuracy (MDCA) of a batch."""
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import PredictionLoss, Predictions
+from lightning_losses.numerics.rows import one_hot
 
 
 class MDCA(PredictionLoss):
@@ -37,5 +37,5 @@ class MDCA(PredictionLoss):
 
     def measure(self, given: Predictions) -> Float[Tensor, ""]:
         """The value of the batch."""
-        difference = given.log_p.exp() - F.one_hot(given.target, given.log_p.shape[-1])
+        difference = given.log_p.exp() - one_hot(given.target, given.log_p)
         return ((difference * given.kept.unsqueeze(-1)).sum(dim=0) / given.number).abs().mean()

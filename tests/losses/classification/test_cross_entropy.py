@@ -101,3 +101,12 @@ def test_bad_options_are_refused(options, message):
 def test_class_weights_of_another_length_are_refused():
     with pytest.raises(ValueError, match=r"^cross_entropy: class_weight of shape \[3\].*2 classes"):
         CrossEntropy(class_weight=[1.0, 1.0, 1.0])(torch.zeros(1, 2), torch.tensor([0]))
+
+
+def test_class_weights_are_as_exact_as_the_logits():
+    logits, target, weights = torch.randn(6, 3, dtype=torch.float64), torch.arange(6) % 3, [0.1, 0.7, 1 / 3]
+    # Not a bit of half precision stays in them.
+    loss = CrossEntropy(class_weight=weights).half().double()
+    wanted = torch.nn.functional.cross_entropy(logits, target, torch.tensor(weights, dtype=torch.float64))
+    torch.testing.assert_close(loss(logits, target), wanted, rtol=1e-14, atol=0)
+    torch.testing.assert_close(loss(logits.float(), target), wanted.float())

@@ -89,4 +89,4 @@ class MCMI(ClassificationLoss):
             )
         centroid = self.centroids.detach()[class_indices(given.target)].to(given.logits.dtype)
         # The authors' bound on the logarithm of a class that has probability 0.
-        return -kl_divergence(log_probabilities(given.logits), centroid.clamp_(min=1e-12).log_())
+        return -kl_divergence(log_probabilities(given.logits), centroid.clamp(min=1e-12).log())

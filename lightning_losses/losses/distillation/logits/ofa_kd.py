@@ -1,13 +1,13 @@
 """One-for-all distillation: the label strengthens the teacher's probability of the target class."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import LabelledDistillationLoss, LabelledRows
 from lightning_losses.numerics.divergences import weighted_sum
 from lightning_losses.numerics.probabilities import log_probabilities, probabilities
+from lightning_losses.numerics.rows import one_hot
 from lightning_losses.numerics.settings import Temperature, Weight
 
 
@@ -55,7 +55,7 @@ class OFAKD(LabelledDistillationLoss):
         log_s = log_probabilities(given.logits, self.temperature)
         t, label = probabilities(given.teacher_logits, self.temperature), given.target
         if not label.is_floating_point():
-            label = F.one_hot(label, t.shape[-1]).to(t.dtype)
+            label = one_hot(label, t)
         if self.gamma == 0:
             # At γ = 0 all classes weigh the same, except those that both networks mask.
             absent = torch.isneginf(given.logits) & torch.isneginf(given.teacher_logits)

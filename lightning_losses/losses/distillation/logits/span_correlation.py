@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -66,9 +67,7 @@ class SpanCorrelation(Loss):
         """Check and evaluate; see the class."""
         student, teacher, *_ = distillation_rows(self._identifier, logits, teacher_logits)
         paired = self._pairs(student, spans)
-        inside = torch.zeros(student.shape[:-1], dtype=torch.bool, device=paired.device)
-        inside[..., 1:] |= paired
-        inside[..., :-1] |= paired
+        inside = F.pad(paired, (1, 0)) | F.pad(paired, (0, 1))
         if not known_everywhere(inside):
             # Tokens outside all pairs may hold NaN.
             student, teacher = (z.masked_fill(~inside.unsqueeze(-1), 0.0) for z in (student, teacher))

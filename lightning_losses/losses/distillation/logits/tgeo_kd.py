@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -14,7 +13,7 @@ from lightning_losses.numerics.checks import check_count, check_floating, check_
 from lightning_losses.numerics.divergences import kl_divergence
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.rows import check_shares, class_indices, labelled_rows, pick, required_target
+from lightning_losses.numerics.rows import check_shares, class_indices, labelled_rows, one_hot, pick, required_target
 from lightning_losses.numerics.settings import Temperature
 
 
@@ -100,7 +99,7 @@ def tgeo_state(
             f"shape {list(target.shape)} and class means of shape {list(class_means.shape)}; give [N, C] twice, [N] "
             "and [C, C]."
         )
-    label, mean = F.one_hot(target, classes).to(student.dtype), class_means[target]
+    label, mean = one_hot(target, student), class_means[target]
     apart = [(mean, student), (label, student), (teacher, student), (teacher, label), (mean, label)]
     return torch.cat([student, teacher, label, mean, *((a - b).square() for a, b in apart)], dim=-1)
 

@@ -1,6 +1,5 @@
 """Progressive self-knowledge distillation: the target moves from the label towards the network's past prediction."""
 
-import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
@@ -9,7 +8,13 @@ from lightning_losses.numerics.checks import check_number
 from lightning_losses.numerics.divergences import cross_entropy
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.rows import beside_logits, check_probabilities, classification_rows, required_target
+from lightning_losses.numerics.rows import (
+    beside_logits,
+    check_probabilities,
+    classification_rows,
+    one_hot,
+    required_target,
+)
 from lightning_losses.numerics.settings import Share
 
 Progress = float | Float[Tensor, ""]
@@ -20,7 +25,7 @@ def pskd_target(
 ) -> Float[Tensor, "*rows classes"]:
     """``(1 - past_weight) one-hot(target) + past_weight past_probabilities``, without gradient."""
     past = past_probabilities.detach()
-    label = target.to(past.dtype) if target.is_floating_point() else F.one_hot(target, past.shape[-1]).to(past.dtype)
+    label = target.to(past.dtype) if target.is_floating_point() else one_hot(target, past)
     return (1 - past_weight) * label + past_weight * past
 
 

@@ -3,13 +3,13 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.kinds import LabelledDistillationLoss, LabelledRows
 from lightning_losses.numerics.checks import check_count, check_number
 from lightning_losses.numerics.probabilities import probabilities
+from lightning_losses.numerics.rows import one_hot
 from lightning_losses.numerics.settings import Share
 
 
@@ -114,6 +114,6 @@ class SelfDistillGT(LabelledDistillationLoss):
     def rows(self, given: LabelledRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
         s, t, target = probabilities(given.logits), probabilities(given.teacher_logits), given.target
-        label = target if target.is_floating_point() else F.one_hot(target, s.shape[-1]).to(s.dtype)
+        label = target if target.is_floating_point() else one_hot(target, s)
         to_label, to_teacher = ((s - goal).square().mean(dim=-1) for goal in (label, t))
         return self.alpha * to_label + (1 - self.alpha) * to_teacher

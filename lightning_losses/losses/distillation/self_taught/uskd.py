@@ -4,7 +4,6 @@ from dataclasses import field
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
@@ -17,7 +16,7 @@ from lightning_losses.numerics.probabilities import (
     log_probabilities_within,
 )
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.rows import classification_rows, labelled_rows, required_target
+from lightning_losses.numerics.rows import classification_rows, labelled_rows, one_hot, required_target
 from lightning_losses.numerics.settings import Bound, Weight
 
 RankMode = Literal["reference", "probability"]
@@ -152,7 +151,7 @@ class USKD(RowLoss):
             label = target
             share, named = label.topk(2, dim=-1)
         else:
-            label = F.one_hot(target, classes).to(log_s.dtype)
+            label = one_hot(target, log_s)
             share, named = torch.ones_like(log_s[..., :1]), target.unsqueeze(-1)
         # A one-hot row among mixed labels has one class: its second largest has share 0.
         real = share > 0
