@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import GJS as GJS
     from lightning_losses.losses import GPG as GPG
     from lightning_losses.losses import KD as KD
+    from lightning_losses.losses import LDAM as LDAM
     from lightning_losses.losses import MCMI as MCMI
     from lightning_losses.losses import MDCA as MDCA
     from lightning_losses.losses import MESA as MESA
@@ -53,10 +54,12 @@ if TYPE_CHECKING:
     from lightning_losses.losses import Asymmetric as Asymmetric
     from lightning_losses.losses import AttentionTransfer as AttentionTransfer
     from lightning_losses.losses import AvUC as AvUC
+    from lightning_losses.losses import BalancedSoftmax as BalancedSoftmax
     from lightning_losses.losses import BinaryKL as BinaryKL
     from lightning_losses.losses import BinaryKLNorm as BinaryKLNorm
     from lightning_losses.losses import BiTempered as BiTempered
     from lightning_losses.losses import Brier as Brier
+    from lightning_losses.losses import ClassBalanced as ClassBalanced
     from lightning_losses.losses import ClassRelationKD as ClassRelationKD
     from lightning_losses.losses import ConfidencePenalty as ConfidencePenalty
     from lightning_losses.losses import CorrectnessAware as CorrectnessAware
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import Hill as Hill
     from lightning_losses.losses import HybridMultilabel as HybridMultilabel
     from lightning_losses.losses import KLTop as KLTop
+    from lightning_losses.losses import LogitAdjustment as LogitAdjustment
     from lightning_losses.losses import LogitStdKD as LogitStdKD
     from lightning_losses.losses import Loss as Loss
     from lightning_losses.losses import MAEReduced as MAEReduced

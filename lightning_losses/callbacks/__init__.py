@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.companions.class_centroids import ClassCentroids as ClassCentroids
     from lightning_losses.callbacks.companions.class_counts import ClassCounts as ClassCounts
     from lightning_losses.callbacks.companions.class_means import ClassMeans as ClassMeans
+    from lightning_losses.callbacks.companions.deferred_reweighting import DeferredReweighting as DeferredReweighting
     from lightning_losses.callbacks.companions.domain_weights import DomainWeights as DomainWeights
     from lightning_losses.callbacks.interventions.grokfast import Grokfast as Grokfast
     from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard as NumericsGuard

@@ -13,6 +13,7 @@ from lightning_losses.kernels.rows.head_loss import ChunkedImpl as ChunkedImpl
 from lightning_losses.kernels.rows.head_loss import head_loss
 from lightning_losses.kernels.rows.row_wise import RowFunction, cross_entropy_options
 from lightning_losses.kernels.rows.teachers import Teacher
+from lightning_losses.kernels.terms import statistics_dtype
 from lightning_losses.kernels.traced import Returned, traceable
 from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.numerics.reduction import Reduction
@@ -88,6 +89,13 @@ def chunked_head(
     options = (
         cross_entropy_options(loss) if teacher is None and impl in ("auto", "avx512", "chunked", "triton") else None
     )
+    if options is not None and options.offset is not None:
+        # A softcap is on the logits without the offset.
+        if softcap is None:
+            offset = options.offset(len(weight)).to(weight.device, statistics_dtype(weight))
+            bias = offset if bias is None else bias + offset
+        else:
+            options = None
     if options is not None and isinstance(loss, RowLoss) and target is not None:
         return linear_cross_entropy(
             hidden,

@@ -79,6 +79,10 @@ if TYPE_CHECKING:
     from lightning_losses.losses.distillation.self_taught.pskd import PSKD as PSKD
     from lightning_losses.losses.distillation.self_taught.self_distill_gt import SelfDistillGT as SelfDistillGT
     from lightning_losses.losses.distillation.self_taught.uskd import USKD as USKD
+    from lightning_losses.losses.imbalance.balanced_softmax import BalancedSoftmax as BalancedSoftmax
+    from lightning_losses.losses.imbalance.class_balanced import ClassBalanced as ClassBalanced
+    from lightning_losses.losses.imbalance.ldam import LDAM as LDAM
+    from lightning_losses.losses.imbalance.logit_adjustment import LogitAdjustment as LogitAdjustment
     from lightning_losses.losses.multi_label.asymmetric import Asymmetric as Asymmetric
     from lightning_losses.losses.multi_label.hill import Hill as Hill
     from lightning_losses.losses.multi_label.hybrid_multilabel import HybridMultilabel as HybridMultilabel

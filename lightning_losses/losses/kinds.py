@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.numerics.checks import check_vectors
+from lightning_losses.numerics.divergences import cross_entropy
 from lightning_losses.numerics.probabilities import full_precision, log_probabilities
 from lightning_losses.numerics.reduction import Reduction, reduce
 from lightning_losses.numerics.rows import (
@@ -91,6 +92,57 @@ class CrossEntropyFunction(ClassificationLoss):
     def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
         return self.of_cross_entropy(-pick(log_probabilities(given.logits), given.target))
+
+
+class OffsetCrossEntropy(ClassificationLoss):
+    """Cross-entropy of the logits plus a vector that the loss knows, which fused heads take as a bias of the head."""
+
+    @abstractmethod
+    def offset(self, classes: int) -> Float[Tensor, " classes"]:
+        """What is added to the logits of each row; constant."""
+
+    def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        moved = given.logits + self.offset(given.logits.shape[-1]).to(given.logits)
+        return cross_entropy(log_probabilities(moved), given.target)
+
+
+class ClassWeightedLoss(ClassificationLoss):
+    """A value a row, weighed by the row's class; the mean over class indices is then weighted too, as in torch.
+
+    A loss of it writes `rows`, weighted, and `class_weights`, if it has any.
+
+    Attributes:
+        reweights: whether the weights count; `DeferredReweighting` has them wait for its epoch.
+    """
+
+    reweights = True
+
+    def class_weights(self, classes: int) -> Float[Tensor, " classes"] | None:
+        """The weight of each class, at least 0; None where all are equal, and for weights that wait."""
+        return None
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether classes have weights, now or later."""
+        return True
+
+    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Check, evaluate and reduce; the mean over class indices is weighted by their classes' weights."""
+        given = self.given(logits, target)
+        value, weight = self.rows(given), self.class_weights(given.logits.shape[-1])
+        if self.reduction != "mean" or weight is None or given.target.is_floating_point():
+            return reduce(value, self.reduction, given.kept)
+        mass = reduce(weight.to(value)[given.target], "sum", given.kept)
+        return reduce(value, "sum", given.kept) / torch.where(mass > 0, mass, 1.0)
+
+    def denominator(self, **tensors: Tensor) -> Tensor:
+        """What reduction "mean" divides by: the samples that are not ignored, each with its class's weight."""
+        target, weight = tensors["target"], self.class_weights(tensors["logits"].shape[-1])
+        if weight is None or target.is_floating_point():
+            return super().denominator(**tensors)
+        kept = target != self.ignore_index
+        return reduce(weight[target.masked_fill(~kept, 0)], "sum", kept)
 
 
 class MultiLabelLoss(RowLoss):

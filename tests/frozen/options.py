@@ -18,6 +18,7 @@ VALUES: dict[str, list[Any]] = {
     "balanced": [True],
     "bandwidth": [0.1, 2.0, 0],
     "base": [0.0, 3.0, -1.0],
+    "base_loss": ["focal", "binary_cross_entropy", "binary"],
     "beta": [0.0, 0.3, 1.0, 2.0, -0.5],
     "boost": [0.0, 5.0, -1.0],
     "bounds": [[0.0, 1.0], [0.25, 0.8], [0.6, 0.2], [0.0, 1.5]],
@@ -75,6 +76,7 @@ VALUES: dict[str, list[Any]] = {
     "marginal": ["others", "all", "none"],
     "mass": ["unit", "batch", "none"],
     "mode": ["paper", "code", "other"],
+    "max_margin": [0.0, 0.2, -1.0],
     "most": [1.0, 5.0, 0.1],
     "most_temperature": [1.0, 3.0, 0.5],
     "mu": [0.0, 1.0, -1.0],
@@ -99,6 +101,7 @@ VALUES: dict[str, list[Any]] = {
     "skew": [0.0, 0.5, 1.0, 1.5, -0.1],
     "skewness_target": [1.0, -0.5],
     "skewness_weight": [0.0, 3.0, -1.0],
+    "smoothing": ["add_one", "none"],
     "softmax_dtype": ["float16", "float32", "float64", "bfloat16"],
     "softness": [0.01, 0.5, 0],
     "softplus": [False],
@@ -121,12 +124,18 @@ VALUES: dict[str, list[Any]] = {
     "width": [1, 3, 0],
 }
 
+COUNTS = [100, 30, 10, 3, 0]
+
 # What is given in every case of a loss but one: sizes that keep the file small, and what has no default.
 GIVEN: dict[str, dict[str, Any]] = {
     "MultiFocalModifier": counts(CLASSES),
     "MultiGrainedFocal": {"class_counts": counts(CLASSES)["class_counts"]},
+    "BalancedSoftmax": {"class_counts": COUNTS},
+    "ClassBalanced": {"class_counts": COUNTS},
     "CRD": {"embedding_dim": 3},
     "DACKL": {"num_classes": CLASSES, "hidden": 4},
+    "LDAM": {"class_counts": COUNTS},
+    "LogitAdjustment": {"class_counts": COUNTS},
     "MCMI": {"num_classes": CLASSES},
     "MIAlpha": {"embedding_dim": 3},
     "MTARDBalance": {"num_teachers": 1},

@@ -41,6 +41,8 @@ def build(loss: type[Loss], classes: int = CLASSES, **options: Any) -> Loss:
         if inspect.signature(loss).parameters[name].default is inspect.Parameter.empty and name not in options
     ]
     known = {**ARGUMENTS, "num_classes": classes, **counts(classes)}
+    if takes(loss, "class_counts") and not takes(loss, "co_occurrence"):
+        options = {"class_counts": known["class_counts"], **options}
     if loss.inputs().keys() & {"features"} and "feature_dim" in inspect.signature(loss).parameters:
         options = {"feature_dim": FEATURES, **options}
     with torch.random.fork_rng():

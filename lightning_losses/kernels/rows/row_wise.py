@@ -16,9 +16,11 @@ from lightning_losses.losses.base import Loss
 from lightning_losses.losses.classification.cross_entropy import CrossEntropy
 from lightning_losses.losses.kinds import (
     ClassificationLoss,
+    ClassWeightedLoss,
     CrossEntropyFunction,
     DistillationLoss,
     LabelledDistillationLoss,
+    OffsetCrossEntropy,
     RowLoss,
     values_of,
 )
@@ -48,16 +50,17 @@ def fused(kind: type[Loss]) -> Literal["by hand", "by hand on CUDA", "in chunks"
     sizes: dict[str, Any] = {setting.name: 2 for setting in settings(kind) if setting.required}
     if refuses(kind(**sizes)):
         return "no"
-    if kind in BY_HAND or issubclass(kind, (CrossEntropy, CrossEntropyFunction)):
+    if kind in BY_HAND or issubclass(kind, (CrossEntropy, CrossEntropyFunction, OffsetCrossEntropy)):
         return "by hand"
     return "by hand on CUDA" if kind in OBJECTIVES else "in chunks"
 
 
 class CrossEntropyOptions(NamedTuple):
-    """The arguments of `linear_cross_entropy` that make it a given loss."""
+    """The arguments of `linear_cross_entropy` that make it a given loss; an offset is added to the bias."""
 
     label_smoothing: float = 0.0
     row_function: RowTransform | None = None
+    offset: Callable[[int], Float[Tensor, " classes"]] | None = None
 
 
 def cross_entropy_options(loss: RowFunction) -> CrossEntropyOptions | None:
@@ -66,10 +69,12 @@ def cross_entropy_options(loss: RowFunction) -> CrossEntropyOptions | None:
     Example:
         >>> from lightning_losses.losses import CrossEntropy, KD
         >>> cross_entropy_options(CrossEntropy(label_smoothing=0.1)), cross_entropy_options(KD())
-        (CrossEntropyOptions(label_smoothing=0.1, row_function=None), None)
+        (CrossEntropyOptions(label_smoothing=0.1, row_function=None, offset=None), None)
     """
     if isinstance(loss, CrossEntropyFunction) and type(loss).rows is CrossEntropyFunction.rows:
         return CrossEntropyOptions(row_function=loss.of_cross_entropy)
+    if isinstance(loss, OffsetCrossEntropy) and type(loss).rows is OffsetCrossEntropy.rows:
+        return CrossEntropyOptions(offset=loss.offset)
     if type(loss) is CrossEntropy and loss.class_weight is None:
         return CrossEntropyOptions(loss.label_smoothing)
     return None
@@ -84,10 +89,9 @@ def refuses(loss: RowFunction) -> str | None:
         )
     if isinstance(loss, nn.Module) and any(parameter.requires_grad for parameter in loss.parameters()):
         return "it has parameters to learn, whose gradients chunks would not give; evaluate it on the logits."
-    if isinstance(loss, CrossEntropy) and loss.class_weight is not None:
-        return (
-            "class_weight makes its mean more than a mean over tokens; use linear_cross_entropy(..., class_weight=...)."
-        )
+    if isinstance(loss, ClassWeightedLoss) and loss.weighs_classes:
+        weights = "class_weight makes" if isinstance(loss, CrossEntropy) else "its classes' weights make"
+        return f"{weights} its mean more than a mean over tokens; use linear_cross_entropy(..., class_weight=...)."
     if isinstance(loss, nn.Module) and not isinstance(loss, RowLoss):
         return "it has no reduction, so its rows are not to be had; give a row-wise loss."
     return None

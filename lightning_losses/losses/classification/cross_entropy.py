@@ -4,17 +4,16 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
+from lightning_losses.losses.kinds import ClassificationRows, ClassWeightedLoss
 from lightning_losses.numerics.divergences import cross_entropy
 from lightning_losses.numerics.probabilities import known_finite, log_probabilities
-from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.settings import Share
 
 
-class CrossEntropy(ClassificationLoss):
+class CrossEntropy(ClassWeightedLoss):
     """Cross-entropy with label smoothing, soft targets and class weights.
 
     ``-sum_k q_k log softmax(logits)_k`` with ``q`` the one-hot (or given) target, smoothed to
@@ -64,13 +63,9 @@ class CrossEntropy(ClassificationLoss):
 
     def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
-        classes, weight = given.logits.shape[-1], self._weight()
-        if weight is not None and weight.shape != (classes,):
-            raise ValueError(
-                f"{self._identifier}: class_weight of shape {list(weight.shape)} came with {classes} classes; "
-                f"give shape [{classes}]."
-            )
-        weight, soft = None if weight is None else weight.to(given.logits), given.target.is_floating_point()
+        classes, soft = given.logits.shape[-1], given.target.is_floating_point()
+        weight = self.class_weights(classes)
+        weight = None if weight is None else weight.to(given.logits)
         if not (soft or self.label_smoothing) or given.logits.device.type == "cpu":
             value = F.cross_entropy(
                 given.logits.reshape(-1, classes),
@@ -102,23 +97,20 @@ class CrossEntropy(ClassificationLoss):
         share = self.label_smoothing
         return spread if share == 1 else (1 - share) * label + share * spread
 
-    def forward(self, logits: Float[Tensor, "*rows classes"], target: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Check, evaluate and reduce; the mean over class indices is weighted by their classes' weights."""
-        given, weight = self.given(logits, target), self._weight()
-        value = self.rows(given)
-        if self.reduction != "mean" or weight is None or given.target.is_floating_point():
-            return reduce(value, self.reduction, given.kept)
-        mass = reduce(weight.to(value)[given.target], "sum", given.kept)
-        return reduce(value, "sum", given.kept) / torch.where(mass > 0, mass, 1.0)
+    def class_weights(self, classes: int) -> Float[Tensor, " classes"] | None:
+        """The weights that were given."""
+        if not (self.weighs_classes and self.reweights):
+            return None
+        # Once built it is a buffer.
+        weight = torch.as_tensor(self.class_weight)
+        if weight.shape != (classes,):
+            raise ValueError(
+                f"{self._identifier}: class_weight of shape {list(weight.shape)} came with {classes} classes; "
+                f"give shape [{classes}]."
+            )
+        return weight
 
-    def denominator(self, **tensors: Tensor) -> Tensor:
-        """The divisor of reduction "mean": the samples that are not ignored, each with its class's weight."""
-        target, weight = tensors["target"], self._weight()
-        if weight is None or target.is_floating_point():
-            return super().denominator(**tensors)
-        kept = target != self.ignore_index
-        return reduce(weight[target.masked_fill(~kept, 0)], "sum", kept)
-
-    def _weight(self) -> Float[Tensor, " classes"] | None:
-        # After construction it is a buffer.
-        return None if self.class_weight is None else torch.as_tensor(self.class_weight)
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether there are weights."""
+        return self.class_weight is not None
