@@ -210,7 +210,7 @@ def _raw_temperature(
 def _confidence(
     gaps: Float[Tensor, "rows classes"], temperature: Float[Tensor, " rows"]
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """The largest probability of ``gaps / temperature``, whose largest entry is 0, and its slope by the temperature."""
+    """The largest probability of ``gaps / temperature`` (the largest gap is 0), and its slope by the temperature."""
     confidences, slopes = [], []
     rows = max(_CHUNK // gaps.shape[-1], 1)
     for chunk, divisor in zip(torch.split(gaps, rows), torch.split(temperature, rows), strict=True):

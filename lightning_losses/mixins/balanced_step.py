@@ -14,11 +14,11 @@ from lightning_losses.parallel.processes import is_distributed_tensor, total_of_
 
 
 class TermRecord(NamedTuple):
-    """The gradients of a step's terms with respect to the shared parameters, as products.
+    """The inner products of a step's term gradients with respect to the shared parameters.
 
     Attributes:
-        terms: their names.
-        gram: [T, T] the products of their gradients, each times its term's own weight.
+        terms: the terms' names.
+        gram: [T, T] the inner products of the terms' gradients, each times its term's weight.
         weights: [T] the policy's factor of each term; None without a policy.
     """
 
@@ -28,7 +28,7 @@ class TermRecord(NamedTuple):
 
 
 class BalancedSteps(dict[int, "BalancedStep"]):
-    """The steps that are under way, by the identities of their objectives; a copy of a module begins its own."""
+    """The current steps by their objectives' ids; a copy of a module begins its own."""
 
     def __reduce__(self) -> Any:
         return BalancedSteps, ()
@@ -45,13 +45,13 @@ class BalancedStep:
     gradients costs a backward pass and the memory of a gradient for each term.
 
     Args:
-        module: whose step it is.
-        objective: with a policy, or one whose terms are watched.
+        module: the module of the step.
+        objective: an objective with a policy, or one whose terms are watched.
         watched: whether to make a record of the terms' gradients.
 
     Raises:
-        ValueError: manual optimization, or a strategy that accumulates by itself, for a policy that must know the step;
-            patterns of shared parameters that match none.
+        ValueError: manual optimization, or a strategy that accumulates by itself, for a policy that needs the whole
+            step; patterns that match no shared parameter.
     """
 
     def __init__(self, module: Any, objective: Objective, watched: bool) -> None:
@@ -82,7 +82,7 @@ class BalancedStep:
             self._rows = self._term_gradients(who)
 
     def factors(self, policy: Balancing, losses: Tensor) -> Tensor | None:
-        """The weights that an objective asks for, if they are known before the backward pass."""
+        """The policy's weights, if they are known before the backward pass."""
         self._pending = losses
         if policy.reads == "gradients" or (policy.reads == "losses" and self._several):
             return None
@@ -92,7 +92,7 @@ class BalancedStep:
         return policy.weights(losses)
 
     def note(self, value: ObjectiveValue) -> None:
-        """A batch's value, before its backward pass.
+        """Record a batch's value before its backward pass.
 
         Raises:
             ValueError: a second value of the same batch.
@@ -112,7 +112,7 @@ class BalancedStep:
             return
         (self._scale,) = torch.autograd.grad(loss, [value.total], retain_graph=True, allow_unused=True)
         if self._scale is None:
-            # A loss without this objective; its gradients are none of this policy's.
+            # The loss doesn't contain this objective, so its gradients don't concern the policy.
             self._rows = None
             return
         samples = torch.ones(len(value.parts), device=loss.device)
@@ -129,7 +129,7 @@ class BalancedStep:
         if self._scale is None:
             return None
         batches = self._module.trainer.accumulate_grad_batches
-        # What the precision, and the module itself, multiply the loss by.
+        # The factor by which the precision and the module multiply the loss.
         scale = self._scale.detach() * batches
         policy, rows, gram = self._policy, self._rows, None
         losses = _means(self._losses, self._samples) if policy is not None else None
@@ -138,7 +138,7 @@ class BalancedStep:
             rows.of_step(torch.where(counted > 0, batches / counted, 0.0) if self._several else None)
             gram = rows.gram() / float(scale) ** 2
             if not gram.isfinite().all():
-                # The sum's gradient is not finite either, and who looks at it decides about the step.
+                # The gradient of the sum isn't finite either; whoever checks it decides about the step.
                 return None
         weights = None
         if policy is not None and losses is not None:
@@ -152,7 +152,7 @@ class BalancedStep:
         return TermRecord(tuple(self._objective.terms), gram, weights)
 
     def _apply(self, policy: Balancing, losses: Tensor, gram: Tensor | None) -> Tensor:
-        """The weights of the step; the gradients are multiplied by them if the loss was not."""
+        """The step's weights; multiplies the gradients by them if the loss was not multiplied."""
         if isinstance(policy, GradientBalancing):
             assert self._rows is not None and gram is not None
             weights = policy.combined(gram, ~losses.isnan().cpu())
@@ -177,7 +177,7 @@ class BalancedStep:
 
 
 def _means(losses: list[Tensor], samples: list[Tensor]) -> Float[Tensor, " terms"]:
-    """The terms' means over the batches of all processes; NaN for a term that was in no batch."""
+    """The terms' means over the batches of all processes; NaN for a term that occurred in no batch."""
     values = torch.stack(losses)
     values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
     counts = torch.stack(samples).to(values).masked_fill(values.isnan(), 0.0)
@@ -187,7 +187,7 @@ def _means(losses: list[Tensor], samples: list[Tensor]) -> Float[Tensor, " terms
 
 
 def _learn_from(policy: Balancing, losses: Tensor, scale: Tensor) -> None:
-    """Give learned weights the gradient of the whole step: for unequal batches, the parts don't add up to it."""
+    """Give learned weights the gradient of the whole step; for unequal batches it isn't the sum of the parts."""
     parameters = [parameter for parameter in policy.parameters() if parameter.grad is not None]
     if not parameters:
         return

@@ -92,7 +92,7 @@ class DistillationMixin(TappedFeatures):
         """Save the constructor's arguments as Lightning does, without the teacher."""
         frame = frame or inspect.currentframe().f_back  # type: ignore[union-attr]
         given = {} if frame is None else frame.f_locals
-        # Lightning would copy it before anybody could tell that it is the teacher.
+        # Lightning would copy the teacher before it is recognised.
         teachers = [name for name, value in given.items() if name == "teacher" and isinstance(value, nn.Module)]
         left_out = [ignore] if isinstance(ignore, str) else list(ignore or [])
         super().save_hyperparameters(*arguments, ignore=[*left_out, *teachers], frame=frame, logger=logger)
@@ -169,7 +169,7 @@ class DistillationMixin(TappedFeatures):
     def _part_from_teacher(self) -> None:
         """Leave the teacher out of the hyperparameters, and leave shared modules to the student."""
         held = self._held_teacher
-        # A constructor may set the teacher before all else.
+        # A constructor may set the teacher before nn.Module is initialised.
         if held is not None and "_modules" in self.__dict__:
             held.leave_to(self)
             forget_hyperparameters(self, held.is_in)
@@ -225,7 +225,7 @@ class DistillationMixin(TappedFeatures):
     def _teacher_input(self, tensors: dict[str, Any]) -> str:
         if not isinstance(self.teacher, CachedLogits):
             return "inputs"
-        # Where samples have several views, the cache goes by the view.
+        # If samples have several views, the cache is indexed by view.
         return "view_index" if "view_index" in tensors else "index"
 
     def _teacher_logits(self, teacher: nn.Module, inputs: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ HeadKind = Literal["linear", "mlp"]
 
 
 def auxiliary_classifier(features: int, num_classes: int, kind: HeadKind = "linear") -> nn.Module:
-    """A second classifier: a linear layer, or one of 200 units with dropout, batch norm and ReLU before it.
+    """A second classifier: a linear layer, or one after a hidden layer of 200 units with dropout, batch norm and ReLU.
 
     Example:
         >>> auxiliary_classifier(8, 3)
@@ -128,7 +128,7 @@ class DualHeadMixin(ObjectiveMixin):
                 f"objective has {', '.join(self.objective.terms)}."
             )
         main, auxiliary = (
-            # Averaged before they are compared, so that all processes take the same step.
+            # Averaged before the comparison, so that all processes take the same step.
             [
                 total_of_all(gradient) / world_size()
                 for gradient in torch.autograd.grad(
@@ -150,7 +150,7 @@ class DualHeadMixin(ObjectiveMixin):
             kept.value = before
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Add the second head's logits, where the objective asks for them."""
+        """Add the second head's logits, if the objective takes them."""
         tensors = super().objective_tensors(tensors)
         if self.objective.needs("auxiliary_logits") and "auxiliary_logits" not in tensors:
             kept: _KeepInput | None = self.__dict__.get("_head_input")
@@ -160,17 +160,17 @@ class DualHeadMixin(ObjectiveMixin):
                     "constructor, and the network before apply_objective."
                 )
             tensors["auxiliary_logits"] = self.auxiliary_head(kept.value)
-            # One forward pass, one use: the graph is not held beyond the step.
+            # Used once per forward pass, so that the graph is freed after the step.
             kept.value = None
         return tensors
 
 
 class _KeepInput:
-    """A hook that a deep copy or a pickle of the network takes along, unlike a closure."""
+    """A hook that can be copied and pickled with the network, unlike a closure."""
 
     def __init__(self) -> None:
         self.value: Float[Tensor, "batch features"] | None = None
 
     def __call__(self, module: nn.Module, arguments: Any) -> None:
-        # Evaluation has no use for it, and would hold it.
+        # Evaluation doesn't need it, and would keep it in memory.
         self.value = arguments[0] if module.training else None

@@ -88,7 +88,7 @@ class EMATeacherMixin(DistillationMixin):
             raise ValueError(
                 "ema_teacher: the teacher shares modules with the network that it averages; give a deep copy of it."
             )
-        # One that was set keeps what it knows of the parameters' state before it was frozen.
+        # A teacher that is already set keeps its record of which parameters required gradients.
         if teacher is None or teacher is not self.teacher:
             self.teacher = copy.deepcopy(followed) if teacher is None else teacher
         assert self._held_teacher is not None
@@ -144,7 +144,7 @@ class EMATeacherMixin(DistillationMixin):
         if _is_half(tensor):
             averages[name] = moved
         else:
-            # A teacher that was widened is its own average, and one of before would be stale once it is half again.
+            # A teacher converted to full precision is its own average; an older one would be stale later.
             averages.pop(name, None)
         tensor.copy_(moved)
 

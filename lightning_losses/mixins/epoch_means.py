@@ -1,4 +1,4 @@
-"""Epoch means of values of every step, at the cost of a few additions a step."""
+"""Epoch means of values of every step, at the cost of a few additions per step."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from torch import Tensor
 
 from lightning_losses.parallel.processes import total_of_all, values_of_all
 
-# Of so many steps.
+# Steps that are summed together.
 _TOGETHER = 64
 
 
 class Means(NamedTuple):
-    """Means over all samples of all processes; without samples 0, as the mean of a loss.
+    """Means over all samples of all processes; 0 without samples, like the mean of a loss.
 
     Attributes:
         total: the mean of the steps' weighted sums.
-        parts: of each part, over the steps that had it.
-        samples: how many each part's mean is over.
+        parts: the mean of each part over the steps that had it.
+        samples: the number of samples of each part.
     """
 
     total: float
@@ -54,7 +54,7 @@ class EpochMeans:
     """
 
     def __init__(self) -> None:
-        # By the names of the parts that a step had.
+        # Keyed by the names of a step's parts.
         self._sums: dict[tuple[str, ...], Float[Tensor, "3 parts"]] = {}
         self._waiting: list[_Step] = []
 
@@ -81,7 +81,7 @@ class EpochMeans:
         if last is not None and batch is not None and last.batch == batch and not last.parts.keys() & added.keys():
             last.parts |= added
             return
-        # Adding up a step's few numbers takes longer than a small loss; what may be left out is not added up yet.
+        # Summing the few numbers of one step takes longer than a small loss. Steps that may be left out wait.
         if len(self._waiting) >= _TOGETHER and (step is None or last is None or last.step != step):
             self._add_up()
         self._waiting.append(_Step(batch, step, added))
@@ -141,22 +141,22 @@ class EpochMeans:
 
 
 def _sums(steps: list[list[tuple[Tensor, float | Tensor, Tensor]]]) -> Float[Tensor, "3 parts"]:
-    """For steps with the same parts, by part: the values times samples, these with weights, and the samples."""
+    """For steps with the same parts, by part: values times samples, the same times weights, and samples."""
     shape = len(steps), len(steps[0])
     flat = [part for step in steps for part in step]
     device = flat[0][0].device
-    # In double precision, where the device has it: an epoch may have many steps.
+    # In double precision if the device has it, because an epoch may have many steps.
     wide = torch.float32 if device.type == "mps" else torch.float64
     values = torch.stack([value for value, _, _ in flat]).to(wide).view(shape)
     weights = _numbers([weight for _, weight, _ in flat], wide, device).view(shape)
     counts = torch.stack([count for _, _, count in flat]).to(values).view(shape)
-    # A part without samples is 0, whatever else it may be.
+    # A part without samples counts 0, even if it is NaN.
     values = torch.where(counts > 0, values * counts, 0.0)
     return torch.stack([values.sum(dim=0), (weights * values).sum(dim=0), counts.sum(dim=0)])
 
 
 def _numbers(values: list[float | Tensor], dtype: torch.dtype, device: torch.device) -> Float[Tensor, " values"]:
-    """Numbers, copied to the device at once; with tensors among them, which are there."""
+    """Numbers as a tensor, copied to the device in one go; tensors among them are there already."""
     if any(isinstance(value, Tensor) for value in values):
         return torch.stack([torch.as_tensor(value, dtype=dtype, device=device) for value in values])
     return torch.tensor(values, dtype=dtype).to(device)

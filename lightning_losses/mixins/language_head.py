@@ -81,7 +81,7 @@ class LanguageHeadMixin(TrainingMeans):
         return head_input(type(self).__name__, network, self.find_head(), inputs, **further)
 
     def find_head(self) -> nn.Module:
-        """The layer that makes logits of hidden states."""
+        """The layer that turns hidden states into logits."""
         given: Any = getattr(self, "language_head", None)
         heads = [given] if isinstance(given, nn.Module) else offered_heads(self, getattr(self, "network", None))
         if not heads:
@@ -91,7 +91,7 @@ class LanguageHeadMixin(TrainingMeans):
             )
         head = heads[0]
         check_head(type(self).__name__, head)
-        # Of hidden states that were asked for here it is known that they reach it.
+        # Hidden states from `hidden_states` certainly are the head's input.
         if head is not given and not self._asks_for_hidden_states:
             owner = self._owner_of(head)
             check_hidden_states_reach(type(self).__name__, owner, head)
@@ -124,7 +124,7 @@ class LanguageHeadMixin(TrainingMeans):
         return self.share_of_step(loss, tokens)
 
     def head_parameters(self, dtype: torch.dtype) -> tuple[Float[Tensor, "vocabulary width"], Tensor | None]:
-        """The head's whole weight and bias in the hidden states' dtype, for any fused loss; `head_softcap` is apart."""
+        """The head's whole weight and bias in the hidden states' dtype, for any fused loss, without `head_softcap`."""
         head = self.find_head()
         weight, bias = head_matrix(type(self).__name__, head, logit_scale(self._owner_of(head)))
         return weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -144,7 +144,7 @@ class LanguageHeadMixin(TrainingMeans):
         In training each process has the same part, so that the mean of their losses is the mean over all tokens.
         """
         kept = (target[..., int(shift) :] != ignore_index).sum()
-        # Unshifted, they are those that other losses of the same target count.
+        # Without a shift the count equals that of other losses of the same target.
         kind: Hashable = ("kept", ignore_index, int(shift)) if shift else ("kept", ignore_index)
         return self._counted(kept, kind, target)
 
@@ -159,5 +159,5 @@ class LanguageHeadMixin(TrainingMeans):
 
 
 def normalizer_of(samples: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """The number that a fused loss divides its sum by: the samples, but at least 1."""
+    """The divisor of a fused loss's sum: the number of samples, at least 1."""
     return torch.where(samples > 0, samples, 1.0).float()

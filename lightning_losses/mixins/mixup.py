@@ -59,7 +59,7 @@ class MixupMixin(ObjectiveMixin):
     mixup_alpha: float = 1.0
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Add the mixtures' logits and targets, where the objective asks for them."""
+        """Add the mixtures' logits and targets, if the objective takes them."""
         tensors = super().objective_tensors(tensors)
         wanted = self.objective.needs("mixup_logits") or self.objective.needs("mixup_target")
         if not wanted or "mixup_logits" in tensors:
@@ -129,6 +129,6 @@ def mix(
 def _partners(kept: Bool[Tensor, " batch"]) -> Int[Tensor, " batch"]:
     """A permutation of the kept samples among themselves, that leaves the others in their places."""
     order = torch.randperm(len(kept)).to(kept.device)
-    # The kept ones first, in the order drawn; how many there are need not be known.
+    # The kept samples first, in the drawn order; their number need not be known.
     order = order[(~kept[order]).to(torch.uint8).argsort(stable=True)]
     return torch.where(kept, order[(kept.cumsum(0) - 1).clamp(min=0)], torch.arange(len(kept), device=kept.device))

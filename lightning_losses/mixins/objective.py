@@ -85,7 +85,7 @@ class ObjectiveMixin(SampleStates):
     offers_terms: bool = True
 
     def setup(self, stage: str) -> None:
-        """Refuse losses without shapes where several processes need them before the first batch."""
+        """Refuse losses with unknown shapes if several processes need them before the first batch."""
         super().setup(stage)
         trainer = attached_trainer(self)
         if trainer is not None and trainer.world_size > 1:
@@ -98,7 +98,7 @@ class ObjectiveMixin(SampleStates):
             ValueError: no objective is set, or something else in its place.
         """
         objective = getattr(self, "objective", None)
-        # A compiled one asks what it holds.
+        # A compiled objective passes the attribute on.
         if not hasattr(objective, "needs"):
             came = "no objective is set" if objective is None else f"self.objective is a {type(objective).__name__}"
             raise ValueError(
@@ -200,7 +200,7 @@ class ObjectiveMixin(SampleStates):
         trainer = attached_trainer(self)
         if (policy is None and not watched) or trainer is None or not trainer.training:
             return None
-        # Callbacks evaluate too, and take no step.
+        # Callbacks evaluate too, but take no step.
         if not torch.is_grad_enabled() or running_hook(self) != "training_step":
             return None
         if policy is not None:
@@ -218,7 +218,7 @@ class ObjectiveMixin(SampleStates):
 
 
 def _known_weights(policy: Balancing, losses: Tensor) -> Tensor | None:
-    """A policy's weights of the terms outside of a step; a policy of gradients has none there."""
+    """A policy's weights of the terms outside of a step; a policy of gradients has none."""
     return None if policy.reads == "gradients" else policy.weights(losses)
 
 
@@ -229,7 +229,7 @@ class _Weigh:
         self._module = module
         self._together = bool(module.gather_batches) and world_size() > 1 and not module.evaluates
         self._batches = module.weighs_batches
-        # Under manual optimization two objectives may be two steps' losses, or two halves of one.
+        # Under manual optimization two objectives may belong to two steps, or to one.
         self._owner = None if module.automatic_optimization else id(objective)
         self._own: list[Count] = []
         self._all: list[Count] = []
@@ -243,7 +243,7 @@ class _Weigh:
         if not self._together and not self._batches:
             self._own.append(own)
             return Weighed(part, own.samples)
-        # Several terms count the same, and processes tell each other once.
+        # Terms with the same count share one exchange between processes.
         all_of = next((other for other in self._all if own.is_of_same(other)), None)
         if all_of is None:
             all_of = own._replace(samples=all_processes(own.samples))

@@ -9,7 +9,7 @@ from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.networks.calls import call, logits_of
 from lightning_losses.objective import Objective, ObjectiveValue
 
-# Offered to an objective, and no network's own; layers' weights are those of all networks.
+# Tensors that belong to no single network; layers' weights are those of all networks.
 _OF_ANY = frozenset({"step", "epoch", "progress", "epoch_progress", "teacher_logits", "weights"})
 
 
@@ -89,7 +89,7 @@ class OnlineDistillationMixin(ObjectiveMixin):
 
     def _against_each(self, objective: Objective, tensors: dict[str, Any], others: Sequence[Tensor]) -> ObjectiveValue:
         """The mean of an objective's values against every other network."""
-        # What needs no teacher is the same each time.
+        # Without a teacher the value is the same for every peer.
         taught = others if objective.needs("teacher_logits") else others[:1]
         values = [self.objective_value(objective, {**tensors, "teacher_logits": other}) for other in taught]
         parts = {name: _sum([value.parts[name] for value in values]) / len(values) for name in values[0].parts}
@@ -97,7 +97,7 @@ class OnlineDistillationMixin(ObjectiveMixin):
 
 
 def _name(number: int, networks: int) -> str | None:
-    """The word under which a network's loss is logged; the student's is the module's own."""
+    """The name under which a network's loss is logged; the student's is that of the module."""
     if number == 0:
         return None
     return "peer_loss" if networks == 2 else f"peer_{number - 1}_loss"

@@ -1,4 +1,4 @@
-"""Makes the gradient of an optimizer step that of the mean over all its samples, however split into batches."""
+"""Makes an optimizer step's gradient that of the mean over all its samples, however they are split into batches."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ from lightning_losses.parallel.processes import is_distributed_tensor
 
 @dataclass(eq=False)
 class Noted:
-    """A part of a batch's loss, a mean over samples.
+    """A part of a batch's loss that is a mean over samples.
 
     Attributes:
-        count: of all processes' samples; counts of one kind are of the same samples, batch after batch.
-        step: the optimizer steps that were done.
-        part: [] the mean, as the loss takes it.
-        factor: what its gradient is multiplied by; None leaves it.
+        count: the samples of all processes; counts of one kind refer to the same kind of samples in every batch.
+        step: the number of optimizer steps done.
+        part: [] the mean, as it enters the loss.
+        factor: the factor of its gradient; None for none.
     """
 
     count: Count
@@ -30,7 +30,7 @@ class Noted:
 
 
 class _ScaleGradient(torch.autograd.Function):
-    """Leaves a value as it is, and multiplies its gradient by a factor that is known when the backward pass begins."""
+    """Returns its input, and multiplies the gradient by a factor that is known when the backward pass begins."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, noted: Noted) -> Tensor:
@@ -45,12 +45,12 @@ class _ScaleGradient(torch.autograd.Function):
 
 @dataclass
 class _Kind:
-    """What the batches of the step so far hold of one kind.
+    """The sums of one kind over the step's batches so far.
 
     Attributes:
-        samples: [] their number.
-        batches: how many these are.
-        gradients: this kind's alone; None where it is the only one, or the first.
+        samples: [] the number of samples.
+        batches: the number of batches.
+        gradients: the gradients of this kind alone; None if it is the only or the first kind.
     """
 
     samples: Tensor
@@ -62,13 +62,13 @@ class StepMeans:
     """The samples that the losses of the backward passes since the last optimizer step were means over.
 
     A batch's gradient is multiplied by its samples, and divided by the mean number of samples of the step's batches.
-    With the 1/k by which each of k accumulated batches is divided, that makes the mean over all samples. It is linear
-    in the gradient, so that whatever a step or a loop of your own multiplies a batch's loss by, stays. Nobody knows how
-    many samples a step has before its last batch: each backward pass first scales the gradient that has been
-    accumulated, and its own, by the samples so far. Batches of equal size are left as they were, to the bit.
+    Together with the factor 1/k of each of k accumulated batches, that gives the mean over all samples. It is linear in
+    the gradient, so factors of your own on a batch's loss are kept. The number of a step's samples is known only at its
+    last batch. So each backward pass rescales the accumulated gradient, and its own, by the samples so far. Batches of
+    equal size stay bitwise the same.
 
-    Terms that are means over different samples (all, or those that have a label) are scaled differently. Their
-    gradients are added up apart, which costs a copy of them, and a backward pass through what such a term depends on.
+    Terms that are means over different samples (all, or only labelled ones) are scaled differently. Their gradients are
+    accumulated separately, which costs a copy of the gradients and a backward pass for such a term.
     """
 
     def __init__(self) -> None:
@@ -78,11 +78,11 @@ class StepMeans:
         self._kinds: dict[Hashable, _Kind] = {}
 
     def __reduce__(self) -> Any:
-        # A copy of a module begins a step of its own; what belongs to a graph can't be copied.
+        # A copy of a module begins its own step, because parts of a graph can't be copied.
         return StepMeans, ()
 
     def note(self, part: Float[Tensor, ""], count: Count, step: int) -> Float[Tensor, ""]:
-        """Note a part of the batch's loss, to be scaled in its backward pass; forget unused parts of earlier steps."""
+        """Record a part of the batch's loss, to be scaled in its backward pass; drop unused parts of earlier steps."""
         self.noted = [one for one in self.noted if one.step == step]
         noted = Noted(count, step)
         noted.part = _ScaleGradient.apply(part, noted)
@@ -99,15 +99,15 @@ class StepMeans:
         batches: int | None,
         more: bool,
     ) -> Tensor:
-        """Scale what has been accumulated, and the gradient to come; the loss to call `backward` on.
+        """Scale the accumulated gradient and the coming one; returns the loss for `backward`.
 
         Args:
-            loss: of this batch.
-            gradient: its own, where it is no scalar.
-            parameters: that the optimizers hold.
-            step: the optimizer steps that were done.
-            batches: by how many the loss was divided, if this batch is the step's last.
-            more: whether further batches may come before the optimizer's step, in which the terms are to be apart.
+            loss: the loss of this batch.
+            gradient: the loss's gradient, if it is no scalar.
+            parameters: the parameters of the optimizers.
+            step: the number of optimizer steps done.
+            batches: the number of batches that the loss was divided by, if this batch is the step's last.
+            more: whether further batches may come before the optimizer's step, so that the terms must be kept separate.
 
         Raises:
             ValueError: terms that are means over different samples, whose gradients can't be told apart.
@@ -137,7 +137,7 @@ class StepMeans:
         return loss if rest == 1 else loss * rest
 
     def _add(self, key: Hashable, group: list[tuple[Noted, Tensor]]) -> Tensor | None:
-        """Enter a batch's samples of one kind; what the kind's accumulated gradient is to be multiplied by."""
+        """Add a batch's samples of one kind; returns the factor for the kind's accumulated gradient."""
         samples = group[0][0].count.samples
         if (before := self._kinds.get(key)) is None:
             self._kinds[key] = _Kind(samples)
@@ -152,7 +152,7 @@ class StepMeans:
         return earlier
 
     def _rescale(self, parameters: Sequence[Tensor], ratios: Mapping[Hashable, Tensor | None], rest: float) -> None:
-        """Multiply what has been accumulated of each kind by its ratio."""
+        """Multiply the accumulated gradient of each kind by its ratio."""
         first, *others = self._kinds
         whole = _ratio(ratios.get(first), parameters)
         with torch.no_grad():
@@ -169,7 +169,7 @@ class StepMeans:
                 _multiply([own for own in gradients if own is not None], ratio)
 
     def _add_apart(self, groups: Mapping[Hashable, list[tuple[Noted, Tensor]]], parameters: Sequence[Tensor]) -> None:
-        """Add up the gradients of all kinds but the first by themselves too."""
+        """Also accumulate the gradients of all kinds except the first separately."""
         if any(is_distributed_tensor(parameter) for parameter in parameters):
             raise ValueError(
                 "accumulate_grad_batches: the terms are means over different samples, whose gradients FSDP2 can't keep "
@@ -196,7 +196,7 @@ class StepMeans:
 
 
 def _grouped(used: Sequence[tuple[Noted, Tensor]]) -> dict[Hashable, list[tuple[Noted, Tensor]]]:
-    """The parts by the samples that they are means over, under names that are the same in every batch."""
+    """The parts grouped by their samples, under names that are the same in every batch."""
     groups: dict[Hashable, list[tuple[Noted, Tensor]]] = {}
     for noted, slope in used:
         place = 0
@@ -215,7 +215,7 @@ def _local(gradient: Tensor | None) -> Tensor | None:
 
 
 def _multiply(gradients: Sequence[Tensor], factor: Tensor) -> None:
-    """Multiply tensors in place; those of half precision by a factor of full precision."""
+    """Multiply tensors in place; half-precision tensors by a full-precision factor."""
     buckets: dict[Any, list[Tensor]] = {}
     for gradient in gradients:
         buckets.setdefault((gradient.device, gradient.dtype, gradient.layout), []).append(gradient)

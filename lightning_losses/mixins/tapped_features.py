@@ -1,4 +1,4 @@
-"""What mixins share whose losses take outputs of inner layers of the trained network."""
+"""The base of mixins whose losses take outputs of inner layers of the trained network."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,9 +14,9 @@ from lightning_losses.teachers.feature_taps import FeatureTap, layers_to_tap, of
 
 
 class TappedFeatures(ObjectiveMixin):
-    """Offers the outputs of tapped layers: the last one's, pooled to [B, D], as `features`; all as `feature_maps`.
+    """Offers the outputs of tapped layers: the last one, pooled to [B, D], as `features`; all as `feature_maps`.
 
-    Hooks on the network listen while a trainer uses the module, and are gone when it is done with it.
+    The network has hooks only while a trainer uses the module.
     """
 
     def tap_features(
@@ -25,10 +25,10 @@ class TappedFeatures(ObjectiveMixin):
         """Tap layers of a network.
 
         Args:
-            network: what is trained, or a part of it.
-            layer: its name in the network; several, of which `feature_maps` are a mapping by layer; "all" for every
-                stage; None for the last but one.
-            who: what errors begin with.
+            network: the trained network, or a part of it.
+            layer: the layer's name in the network; several names, which make `feature_maps` a mapping by layer; "all"
+                for every stage; None for the last but one.
+            who: the name that errors begin with.
         """
         who = who or f"{type(self).__name__}: feature_layer"
         self.__dict__["_feature_tap"] = FeatureTap(network, layers_to_tap(network, layer, who), who)
@@ -39,13 +39,13 @@ class TappedFeatures(ObjectiveMixin):
         return offered_features(tap.latest())[0]
 
     def setup(self, stage: str) -> None:
-        """Tap the network's layers, where the constructor chose some."""
+        """Tap the network's layers, if the constructor chose some."""
         super().setup(stage)
         if tap := self.__dict__.get("_feature_tap"):
             tap.open()
 
     def teardown(self, stage: str) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         super().teardown(stage)
         if tap := self.__dict__.get("_feature_tap"):
             tap.close()
@@ -58,7 +58,7 @@ class TappedFeatures(ObjectiveMixin):
             yield
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Add tapped features, where the objective asks for them."""
+        """Add tapped features, if the objective takes them."""
         tensors = super().objective_tensors(tensors)
         tap: FeatureTap | None = self.__dict__.get("_feature_tap")
         if tap is None or not (self.objective.needs("features") or self.objective.needs("feature_maps")):
@@ -68,11 +68,11 @@ class TappedFeatures(ObjectiveMixin):
 
     @torch.no_grad()
     def materialize_objective(self, network: nn.Module, inputs: Any) -> None:
-        """Give losses that take their shapes from the features they see these shapes, by one pass of example inputs.
+        """Run example inputs once, to set the shapes of losses that take them from their features.
 
         Args:
-            network: makes logits of them, and has the tapped layers.
-            inputs: a batch, or a mapping of one by name.
+            network: the network with the tapped layers; it returns logits.
+            inputs: a batch of inputs, or a mapping by name.
         """
         training = network.training
         logits = logits_of(type(self).__name__, call(network.eval(), inputs))

@@ -27,23 +27,23 @@ from lightning_losses.parallel.processes import is_distributed_tensor, total_of_
 
 
 class TGeoKDMixin(DistillationMixin):
-    """Offers the `ratio` of `TGeoKD`: a controller makes it, and learns from the ratios' effect on held-out data.
+    """Offers the `ratio` of `TGeoKD`: a controller computes it, and learns from its effect on held-out data.
 
-    Call `start_tgeo` in the constructor and `tgeo_step` from `training_step`. It turns automatic optimization off; the
-    step is, in turn:
+    Call `start_tgeo` in the constructor and `tgeo_step` from `training_step`. It turns automatic optimization off. A
+    step consists of two parts:
 
-    1. the controller's: the student takes a step on the mixed loss, on a copy of its weights, with the ratios as the
-       controller gives them; the controller's gradient is that of the cross-entropy of the stepped student on a batch
-       of the validation split, and its own Adam follows it;
-    2. the student's: its optimizer follows the gradient of `objective`, for which the ratios are constants.
+    1. the controller's: a copy of the student's weights takes a step on the mixed loss with the controller's ratios.
+    The controller's gradient is that of the resulting student's cross-entropy on a batch of the validation split; the
+    controller's own Adam follows it; 2. the student's: its optimizer follows the gradient of `objective`, where the
+    ratios are constants.
 
-    When training begins the teacher's mean prediction of each class is taken from one pass over the training set. The
+    When training begins, one pass over the training set gives the teacher's mean prediction of each class. The
     controller, its optimizer and the means are saved with the module. Under DDP each process takes the copied step on
     its own batch, and the controller's gradient is that of the mean over all held-out samples. FSDP2 is not supported:
     the copied step needs the whole weights.
 
     Attributes:
-        controller: the `FusionController`; trained here, so its parameters do not ask for gradients.
+        controller: the `FusionController`; trained by this mixin, so its parameters have `requires_grad` off.
         class_means: [C, C] the teacher's mean prediction of each class.
     """
 
@@ -61,16 +61,16 @@ class TGeoKDMixin(DistillationMixin):
         controller_weight_decay: float = 0.05,
         every: int = 1,
     ) -> None:
-        """Make the controller.
+        """Create the controller.
 
         Args:
             num_classes: C.
             network: the student's name among the submodules.
             temperature: τ of the mixed loss in the controller's step, above 0.
-            learning_rate: η of the copied step, at least 0; None takes that of the student's optimizer.
-            controller_learning_rate: of the controller's Adam.
-            controller_weight_decay: of the controller's Adam.
-            every: how many of the student's steps make one of the controller's.
+            learning_rate: η of the copied step, at least 0; None takes the learning rate of the student's optimizer.
+            controller_learning_rate: learning rate of the controller's Adam.
+            controller_weight_decay: weight decay of the controller's Adam.
+            every: number of student steps for each controller step.
         """
         check_temperature("tgeo_kd", temperature)
         check_number("tgeo_kd", "learning_rate", 0.0 if learning_rate is None else learning_rate, least=0)
@@ -78,7 +78,7 @@ class TGeoKDMixin(DistillationMixin):
         check_number("tgeo_kd", "controller_weight_decay", controller_weight_decay, least=0)
         check_count("tgeo_kd", "every", every)
         self.automatic_optimization = False
-        # DDP waits for a gradient of every parameter that asks for one, in every backward pass.
+        # DDP waits in every backward pass for the gradient of each parameter that requires one.
         self.controller = FusionController(num_classes).requires_grad_(False)
         self.register_buffer("class_means", torch.full((num_classes, num_classes), 1 / num_classes))
         self.__dict__["_tgeo"] = {
@@ -92,7 +92,7 @@ class TGeoKDMixin(DistillationMixin):
         self.__dict__["_held_out"] = None
 
     def controller_optimizer(self) -> torch.optim.Optimizer:
-        """The controller's optimizer; return it from `configure_optimizers` behind the student's."""
+        """The controller's optimizer; return it from `configure_optimizers` after the student's."""
         learning_rate, weight_decay = self.__dict__["_tgeo"]["optimizer"]
         return torch.optim.Adam(self.controller.parameters(), learning_rate, weight_decay=weight_decay)
 
@@ -107,7 +107,7 @@ class TGeoKDMixin(DistillationMixin):
         return super().configure_callbacks()
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Add the ratios, as constants, where the objective asks for them."""
+        """Add the ratios, as constants, if the objective takes them."""
         tensors = super().objective_tensors(tensors)
         if self.objective.needs("ratio") and "ratio" not in tensors:
             with torch.no_grad():
@@ -132,7 +132,7 @@ class TGeoKDMixin(DistillationMixin):
             )
             for name, parameter in self.controller.named_parameters():
                 parameter.grad = gradients[name]
-            # The optimizer itself: Lightning counts the steps of its wrapper, and the clock is the student's.
+            # The plain optimizer: Lightning counts steps of its wrapper, and only the student's should count.
             controller.optimizer.step()
         settings["batches"] += 1
         output = self.apply_objective(logits=self._student()(batch["inputs"]), **taught)
@@ -146,12 +146,12 @@ class TGeoKDMixin(DistillationMixin):
     def controller_gradients(
         self, taught: dict[str, Tensor], held_out: dict[str, Tensor], *, learning_rate: float
     ) -> dict[str, Float[Tensor, "..."]]:
-        """The gradient, by the controller's parameters, of the held-out loss after the student's copied step.
+        """The gradient, with respect to the controller's parameters, of the held-out loss after the copied step.
 
         Args:
             taught: the step's `inputs`, `target` and `teacher_logits`.
-            held_out: `inputs` and `target` to judge by.
-            learning_rate: of the copied step.
+            held_out: `inputs` and `target` to evaluate on.
+            learning_rate: learning rate of the copied step.
 
         Raises:
             ValueError: a student that is sharded.
@@ -184,12 +184,12 @@ class TGeoKDMixin(DistillationMixin):
 
     @torch.no_grad()
     def on_train_start(self) -> None:
-        """Take the teacher's class means from one pass over the training set, unless a checkpoint brought them."""
+        """Take the teacher's class means from one pass over the training set, unless they came from a checkpoint."""
         super().on_train_start()
         held_out_loader(type(self).__name__, self.trainer)
         if self.__dict__["_tgeo"]["batches"]:
             return
-        # In half precision a count would stop at 256.
+        # A count in half precision would stop at 256 (bfloat16).
         sums = torch.zeros_like(self.class_means, dtype=torch.float32)
         counts = torch.zeros_like(sums[0])
         batch_size = getattr(self.trainer.train_dataloader, "batch_size", None)
@@ -202,7 +202,7 @@ class TGeoKDMixin(DistillationMixin):
         self.class_means.copy_(class_centroids(total_of_all(sums), total_of_all(counts), self.class_means))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save how many batches there were, which tells the next held-out one."""
+        """Save the number of batches so far, which determines the next held-out batch."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["tgeo_batches"] = self.__dict__["_tgeo"]["batches"]
 

@@ -26,17 +26,16 @@ else:
 
 
 class TrainingMeans(_Base):
-    """Makes a step's gradient and its logged values means over all samples, of all processes and batches.
+    """Makes a step's gradient and its logged values means over the samples of all processes and batches.
 
     A loss is the mean over the kept samples of the optimizer step: with `accumulate_grad_batches`, and under manual
-    optimization where `manual_backward` comes several times before the optimizer's step. Gradients have that scale
-    from `on_after_backward` on. `StepMeans` says how; of terms that are means over different samples, a second
-    `manual_backward` before the step is refused. What else a step's loss may hold is scaled as its first term.
+    optimization if `manual_backward` is called several times before the optimizer's step. Gradients have that scale
+    from `on_after_backward` on. `StepMeans` explains how. With terms that are means over different samples, a second
+    `manual_backward` before the step is refused. Other parts of a step's loss are scaled like its first term.
 
     Attributes:
-        logged_as: what means over an epoch are logged as, with the stage's name, "train", "val" or "test", for
-            ``{stage}``; None logs nothing. A name that the module logs itself is left to it. The ready modules, which
-            log nothing else of the kind, have "{stage}/loss". A mean over no samples is
+        logged_as: the name of epoch means, where ``{stage}`` is "train", "val" or "test"; None logs nothing. A name
+            that the module logs itself is left to it. The ready modules use "{stage}/loss". A mean over no samples is
             not logged.
     """
 
@@ -55,7 +54,7 @@ class TrainingMeans(_Base):
 
     @property
     def weighs_batches(self) -> bool:
-        """Whether this batch's gradient is one of several that may make an optimizer step."""
+        """Whether this batch's gradient may be one of several in an optimizer step."""
         trainer = attached_trainer(self)
         if trainer is None or not trainer.training or not torch.is_grad_enabled():
             return False
@@ -68,7 +67,7 @@ class TrainingMeans(_Base):
         return trainer is not None and not trainer.training
 
     def backward(self, loss: Tensor, *arguments: Any, **keywords: Any) -> None:
-        """Run the backward pass of a batch, whose gradient is its share of that of the optimizer step."""
+        """Run the backward pass of a batch; its gradient is its share of the optimizer step's gradient."""
         means: StepMeans | None = self.__dict__.get("_step_means")
         if means is not None and means.noted and loss.requires_grad:
             trainer = self.trainer
@@ -76,7 +75,7 @@ class TrainingMeans(_Base):
             loss = means.prepare(
                 loss,
                 arguments[0] if arguments else keywords.get("gradient"),
-                # Not the module's own, which FSDP2 replaces between the forward and the backward pass.
+                # The optimizers' parameters: FSDP2 replaces the module's between forward and backward pass.
                 [p for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]],
                 step=trainer.global_step,
                 batches=trainer.accumulate_grad_batches if closing else None,
@@ -84,16 +83,16 @@ class TrainingMeans(_Base):
             )
         super().backward(loss, *arguments, **keywords)
         callbacks: list[Any] = getattr(attached_trainer(self), "callbacks", [])
-        # Who may yet leave the step out, tells when the means are known.
+        # A callback that may still skip the step tells when the means are final.
         if not any(getattr(callback, "leaves_out_steps", False) for callback in callbacks):
             self.log_finished_means()
 
     def share_of_step(self, part: Float[Tensor, ""], count: Count) -> Float[Tensor, ""]:
-        """A batch's mean, whose gradient is scaled to its share of the optimizer step.
+        """A batch's mean, with its gradient scaled to its share of the optimizer step.
 
         Args:
             part: the mean.
-            count: of the samples of all processes that it is over.
+            count: the number of samples of all processes in the mean.
         """
         if not self.weighs_batches:
             return part
@@ -106,7 +105,7 @@ class TrainingMeans(_Base):
         return means.note(part, count, self.trainer.global_step)
 
     def log_name(self, name: str | None = None) -> str | None:
-        """What the means of this stage are logged as; with a name, under that one in place of the last word."""
+        """The log name of this stage's means; a given name replaces the last word."""
         if self.logged_as is None:
             return None
         logged_as = self.logged_as.format(stage=_stage(attached_trainer(self)))
@@ -119,9 +118,9 @@ class TrainingMeans(_Base):
         weights: Mapping[str, float | Tensor],
         samples: Mapping[str, Tensor],
     ) -> None:
-        """Add a batch's values to the means that are logged as `log_name`, and ``log_name/<part>``.
+        """Add a batch's values to the means that are logged as `log_name` and ``log_name/<part>``.
 
-        What several calls add of one batch is added up to one total, unless they have a part in common.
+        Several calls for one batch add up to one total, unless they have a part in common.
         """
         trainer = attached_trainer(self)
         if trainer is None or log_name is None or trainer.sanity_checking or trainer.predicting:
@@ -133,7 +132,7 @@ class TrainingMeans(_Base):
         )
 
     def leave_out_step(self) -> None:
-        """Forget what the batches of the optimizer step under way added to the means: the step is not taken."""
+        """Remove the values of the current optimizer step's batches from the means, because the step is skipped."""
         for one in self._epoch_means.get("train", {}).values():
             one.leave_out(self.trainer.global_step)
 
@@ -166,7 +165,7 @@ class TrainingMeans(_Base):
         self._log_means("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the sums of a begun epoch, which each process has of its own."""
+        """Save each process's sums of an unfinished epoch."""
         super().on_save_checkpoint(checkpoint)
         means = self._epoch_means.get("train", {})
         begun = values_on_first({name: state for name, one in means.items() if (state := one.state_dict())})
@@ -174,7 +173,7 @@ class TrainingMeans(_Base):
             checkpoint["objective_means"] = begun
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with a begun epoch; the start of another one drops it, and so does another number of processes."""
+        """Restore the sums of an unfinished epoch; they are dropped for another epoch or number of processes."""
         super().on_load_checkpoint(checkpoint)
         saved = checkpoint.get("objective_means", [])
         own = saved[group_rank()] if len(saved) == world_size() else {}
@@ -187,7 +186,7 @@ class TrainingMeans(_Base):
         return found
 
     def _begin_epoch(self) -> None:
-        """Drop what was added in another epoch: a module may have an `on_train_epoch_start` of its own."""
+        """Drop the sums of another epoch; a module may override `on_train_epoch_start`."""
         trainer, before = self.trainer, self.__dict__.get("_added_at")
         now = self.__dict__["_added_at"] = (trainer.current_epoch, trainer.fit_loop.batch_idx)
         if before is not None and before != now and (now[1] == 0 or before[0] != now[0]):
@@ -201,24 +200,24 @@ class TrainingMeans(_Base):
                 continue
             values = {name: (means.total, max(means.samples.values()))}
             values |= {f"{name}/{part}": (value, means.samples[part]) for part, value in means.parts.items() if part}
-            # A mean over no samples is none: neither 0, nor anything else.
+            # A mean over no samples isn't logged.
             values = {logged: (value, samples) for logged, (value, samples) in values.items() if samples}
             taken = logged_elsewhere(self.trainer, self.__dict__.setdefault("_logged_means", set()))
             for logged, (value, samples) in values.items():
                 if logged not in taken:
                     self.__dict__["_logged_means"].add((running_hook(self), logged))
-                    # The same number on every process.
+                    # Every process has the same number.
                     log_means(self, {logged: value}, samples, on_step=False, on_epoch=True)
 
 
 def all_processes(samples: Tensor) -> Float[Tensor, ""]:
-    """A count over all processes, exact beyond 2**24 where the device has double precision."""
+    """A count over all processes, exact beyond 2**24 if the device has double precision."""
     wide = samples.detach().to(torch.float32 if samples.device.type == "mps" else torch.float64)
     return total_of_all(wide)
 
 
 def _batch(trainer: Any) -> tuple[int, int]:
-    """What tells the batch under way from others."""
+    """A value that identifies the current batch."""
     if trainer.training:
         return trainer.current_epoch, trainer.fit_loop.batch_idx
     loops = (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop)

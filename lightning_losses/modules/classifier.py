@@ -26,7 +26,7 @@ SchedulerFactory = Callable[[Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
 
 class _Accuracy(MulticlassAccuracy):
-    """Accuracy that is not a number where no process had a sample: torchmetrics gives 0."""
+    """Accuracy that is NaN if no process had a sample, where torchmetrics gives 0."""
 
     def compute(self) -> Tensor:
         """The share of right predictions."""
@@ -35,14 +35,14 @@ class _Accuracy(MulticlassAccuracy):
 
 
 def with_scheduler(optimizer: Optimizer, make_scheduler: SchedulerFactory | None) -> Any:
-    """An optimizer as `configure_optimizers` returns it, with its scheduler, stepped every step, if there is one."""
+    """The result of `configure_optimizers`: an optimizer and, if there is one, its scheduler for every step."""
     if make_scheduler is None:
         return optimizer
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make_scheduler(optimizer), "interval": "step"}}
 
 
 def parameters_to_train(module: nn.Module, objective: Objective) -> Iterable[Any]:
-    """A module's parameters; those that a policy of balancing learns in a group without weight decay."""
+    """A module's parameters; those of a balancing policy are in a group without weight decay."""
     learned = [] if objective.balancing is None else list(objective.balancing.parameters())
     if not learned:
         return module.parameters()
@@ -54,23 +54,24 @@ def parameters_to_train(module: nn.Module, objective: Objective) -> Iterable[Any
 class Classifier(SelfDistillationMixin, L.LightningModule):
     """Trains a network on classes with any objective that needs no teacher.
 
-    Batches are mappings with the glossary's names: `inputs`, `target` and, for methods that remember samples, `index`;
-    or tuples of the first two, or mappings of `labels` and what the network takes by name.
-    Validation and test log cross-entropy as ``loss``, ``accuracy`` and 15-bin ``ece`` of the samples whose target no
-    term ignores, and return ``{"loss", "logits", "target"}`` for callbacks. A target of probabilities counts as its
-    likeliest class for the last two; one of zeros is ignored. An epoch without a kept sample logs nothing, or NaN on
-    several processes.
+    Batches are mappings with the glossary's names: `inputs`, `target` and, for methods that remember samples, `index`.
+    They may also be tuples of the first two, or mappings of `labels` and the network's arguments by name. Validation
+    and test log cross-entropy as ``loss``, ``accuracy`` and 15-bin ``ece`` of the samples whose target no term ignores,
+    and return ``{"loss", "logits", "target"}`` for callbacks. For accuracy and ECE a target of probabilities counts as
+    its likeliest class; one with only zeros is ignored. An epoch without a kept sample logs nothing, or NaN on several
+    processes.
 
     Args:
-        network: maps `inputs` to logits [B, C], in any form that `logits_of` reads; a mapping of inputs by name.
-        objective: what is minimised. If it takes `features` or `feature_maps`, the network's last but one stage is
-            tapped.
+        network: maps `inputs` to logits [B, C], in any form that `logits_of` reads; inputs in a mapping are passed by
+            name.
+        objective: the objective to minimise. If it takes `features` or `feature_maps`, the network's last but one stage
+            is tapped.
         num_classes: C.
-        optimizer: makes the optimizer from the parameters; AdamW at its defaults if None.
-        scheduler: makes a learning-rate scheduler, stepped every optimizer step.
-        feature_layer: the layer to tap instead of the last but one stage; several, or "all" stages, for losses that
-            take maps by layer.
-        example_inputs: a batch of inputs, needed only where a loss takes its shapes from the features it sees.
+        optimizer: a function that makes the optimizer from the parameters; AdamW with its defaults if None.
+        scheduler: a function that makes a learning-rate scheduler; it is stepped at every optimizer step.
+        feature_layer: the layer to tap instead of the last but one stage; several layers, or "all" stages, for losses
+            that take maps by layer.
+        example_inputs: a batch of inputs, needed only if a loss takes its shapes from the features.
 
     Example:
         >>> from lightning_losses import CrossEntropy
@@ -133,7 +134,7 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
         return self._evaluate(batch, self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The logits of one batch, beside its target if it has one."""
+        """The logits of one batch, and its target if it has one."""
         given = named(type(self).__name__, batch)
         labelled = {"target": given["target"]} if "target" in given else {}
         return {"logits": self(given["inputs"]), **labelled}
@@ -149,7 +150,7 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
         if measured.samples:
             metrics.update(logits.float()[measured.kept].softmax(dim=-1), measured.label)
         log_means(self, {f"{metrics.prefix}loss": measured.loss}, measured.samples)
-        # Other processes may have samples, and all compute together.
+        # Other processes may have samples, and all must compute together.
         if measured.samples or world_size() > 1:
             self.log_dict(metrics, batch_size=measured.samples)
         return {"loss": measured.loss, "logits": logits, "target": target}

@@ -11,14 +11,14 @@ from lightning_losses.objective import Objective
 
 
 class Distiller(DistillationMixin, Classifier):
-    """Trains a student with any objective: the teacher runs only where a term takes `teacher_logits`.
+    """Trains a student with any objective; the teacher runs only if a term uses its output.
 
     Args:
         teacher: a frozen network, or None for objectives that need none; `lightning_losses.teachers` makes one from a
             timm name, a checkpoint or a cache of logits.
-        teacher_layer: the layer that gives the teacher's features, where a term takes them; its last but one stage if
-            None. Several, or "all" stages, for losses that take maps by layer.
-        **classifier: as `Classifier` takes them; `network` is the student.
+        teacher_layer: the layer of the teacher's features, if a term takes them; None is the last but one stage.
+            Several layers, or "all" stages, for losses that take maps by layer.
+        **classifier: see `Classifier`; `network` is the student.
 
     Example:
         >>> import torch
@@ -35,7 +35,7 @@ class Distiller(DistillationMixin, Classifier):
         teacher_layer: str | Sequence[str] | None = None,
         **classifier: Any,
     ) -> None:
-        # Before the rest: losses that take their shapes from what they see, see the teacher's features too.
+        # First, because losses may take their shapes from the teacher's features.
         self.teacher = teacher
         self.teacher_layer = teacher_layer
         super().__init__(**classifier)
@@ -48,9 +48,9 @@ class OnlineDistiller(OnlineDistillationMixin, Classifier):
 
     Args:
         peer: the second network; it trains too.
-        peer_objective: what each peer minimises.
-        peers: networks in place of `peer`, or beside it, any number.
-        **classifier: as `Classifier` takes them; `network` is the student.
+        peer_objective: the objective that each peer minimises.
+        peers: any number of networks, instead of `peer` or in addition.
+        **classifier: see `Classifier`; `network` is the student.
 
     Raises:
         ValueError: neither peer nor peers, or no objective for them.

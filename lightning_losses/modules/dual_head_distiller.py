@@ -11,14 +11,14 @@ from lightning_losses.modules.distiller import Distiller
 
 
 class DualHeadDistiller(DualHeadMixin, Distiller):
-    """Trains a student whose second head learns from the teacher, its own from the labels; it is measured by its own.
+    """Trains a student: its second head learns from the teacher, its own head from the labels and is evaluated.
 
     Args:
-        head: the name of the network's last linear layer; None takes the last one that it has.
+        head: the name of the network's last linear layer; None takes the last linear layer.
         auxiliary: "linear", or "mlp" for a second head of 200 hidden units.
-        align_gradients: take from the second head's gradient what works against the labels', as the authors do for
-            CIFAR; see `DualHeadMixin`.
-        **distiller: as `Distiller` takes them.
+        align_gradients: remove from the second head's gradient the component against the labels' gradient, as the
+            authors do for CIFAR; see `DualHeadMixin`.
+        **distiller: see `Distiller`.
 
     Raises:
         ValueError: a network whose head is no linear layer.
@@ -50,14 +50,14 @@ class DualHeadDistiller(DualHeadMixin, Distiller):
         self.add_auxiliary_head(self.network, name, second)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """The objective of one batch; with aligned gradients, the step too."""
+        """The objective of one batch; with aligned gradients, also the optimizer step."""
         if not self.align_gradients:
             return super().training_step(batch, batch_idx)
         given = named(type(self).__name__, batch)
         return self.aligned_step(logits=self(given["inputs"]), **given)
 
     def configure_optimizers(self) -> Any:
-        """One optimizer; with aligned gradients this module steps the scheduler by itself."""
+        """One optimizer; with aligned gradients this module steps the scheduler itself."""
         configured = super().configure_optimizers()
         if self.align_gradients and isinstance(configured, dict):
             return [configured["optimizer"]], [configured["lr_scheduler"]["scheduler"]]

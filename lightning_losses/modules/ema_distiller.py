@@ -11,15 +11,15 @@ from lightning_losses.modules.classifier import Classifier
 
 
 class EMADistiller(EMATeacherMixin, Classifier):
-    """Trains a network with any objective, whose teacher is the network's exponential moving average.
+    """Trains a network with any objective; the teacher is the network's exponential moving average.
 
     Args:
-        network: as `Classifier` takes it.
-        decay: of the average, in [0, 1].
+        network: see `Classifier`.
+        decay: decay of the average, in [0, 1].
         warmup: begin with a smaller decay; see `EMATeacherMixin`.
         buffers: "copy" or "average"; see `EMATeacherMixin`.
-        teacher_layer: the layer that gives the teacher's features, where a term takes them.
-        **classifier: as `Classifier` takes them.
+        teacher_layer: the layer of the teacher's features, if a term takes them.
+        **classifier: see `Classifier`.
 
     Example:
         >>> from lightning_losses import KD, Objective
@@ -37,7 +37,7 @@ class EMADistiller(EMATeacherMixin, Classifier):
         teacher_layer: str | Sequence[str] | None = None,
         **classifier: Any,
     ) -> None:
-        # Before the network is tapped, and before losses take their shapes from the teacher's features.
+        # Before the network is tapped, and before losses read the shapes of the teacher's features.
         self.teacher = copy.deepcopy(network)
         self.teacher_layer = teacher_layer
         super().__init__(network=network, **classifier)

@@ -1,4 +1,4 @@
-"""A ready LightningModule that trains a text encoder on pairs, by a teacher's embeddings or without."""
+"""A ready LightningModule that trains a text encoder on pairs, with or without a teacher's embeddings."""
 
 from typing import Any
 
@@ -27,28 +27,29 @@ Batch = dict[str, Tensor]
 class EmbeddingDistiller(DistillationMixin, L.LightningModule):
     """Trains a text encoder on pairs of a query and its document.
 
-    The objective is offered, of a batch of B pairs,
+    For a batch of B pairs the objective gets
 
     - `features`, [2 B, D]: the encoder's vectors of the queries, then of the documents; `teacher_features`: the
-      teacher's, of the same texts;
-    - `logits`, [B, B]: each query's cosine with every document, times `scale`; `teacher_logits`: the teacher's;
-    - `target`, [B]: that each query's own document stands at its own place.
+      teacher's vectors of the same texts;
+    - `logits`, [B, B]: each query's cosine with every document, times `scale`; `teacher_logits`: the same from the
+      teacher;
+    - `target`, [B]: the position of each query's own document.
 
-    On several processes the documents are those of all of them, unless `gather_batches` says otherwise. In validation
-    each batch's queries are ranked among its own documents. Of one pair alone, as a last batch may be, the document is
-    certain: losses of `logits` are 0 and teach nothing, those of features go on.
+    With several processes the documents are those of all processes, unless `gather_batches` says otherwise. In
+    validation each query is ranked among the documents of its batch. In a batch of one pair the document is certain:
+    losses of `logits` are 0 without gradient, while losses of features still work.
 
-    So cross-entropy is contrastive learning without a teacher, losses of features compare the embeddings themselves,
-    and losses of logits the rows of similarities.
+    So cross-entropy is contrastive learning without a teacher, losses of features compare the embeddings, and losses of
+    logits compare the rows of similarities.
 
     Args:
         network: maps [B, T] features of texts to vectors of length 1, [B, D].
-        objective: what is minimised.
-        teacher: gives, by a text's number, its vector of length 1: of pair i, 2 i is the query's and 2 i + 1 the
-            document's. None where the objective needs none.
-        optimizer: makes the optimizer from the parameters; AdamW at its defaults if None.
-        scheduler: makes a learning-rate scheduler, stepped every optimizer step.
-        scale: what cosines are multiplied by, above 0.
+        objective: the objective to minimise.
+        teacher: returns vectors of length 1 by the texts' numbers; the query of pair i has number 2 i and the document
+            2 i + 1. None if the objective needs none.
+        optimizer: a function that makes the optimizer from the parameters; AdamW with its defaults if None.
+        scheduler: a function that makes a learning-rate scheduler; it is stepped at every optimizer step.
+        scale: the factor of the cosines, above 0.
 
     Example:
         >>> from lightning_losses import CrossEntropy
@@ -106,28 +107,28 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
         return {"teacher_features": features, "teacher_logits": self._similarities(queries, documents)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """How well the batch's queries find their documents among the batch's."""
+        """Retrieval of the batch's documents by their queries."""
         ranks = retrieval_ranks(self(batch["query"]).float(), self(batch["document"]).float())
         log_means(self, {"val/mrr": (1 / ranks.float()).sum() / max(len(ranks), 1)}, len(ranks))
 
     def configure_optimizers(self) -> Any:
-        """One optimizer for the network, and for what the objective's losses own."""
+        """One optimizer for the network and the losses' parameters."""
         return with_scheduler(self.make_optimizer(parameters_to_train(self, self.objective)), self.make_scheduler)
 
     def _similarities(
         self, queries: Float[Tensor, "batch dim"], documents: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "batch all"]:
         scores = self.scale * queries @ self._of_all(documents).mT
-        # A class that is masked in place of the other documents that there aren't.
+        # With a single document, a masked class stands for the missing others.
         return F.pad(scores, (0, 1), value=-torch.inf) if scores.shape[-1] == 1 else scores
 
     def _of_all(self, documents: Float[Tensor, "batch dim"]) -> Float[Tensor, "all dim"]:
-        """The documents of the processes whose batches are taken together."""
+        """The documents of all processes whose batches are combined."""
         group = self.gathered_from()
         gathered: Tensor = documents if group is False else gather_batch(documents, group)
         return gathered
 
     def _first_of_all(self, own: int) -> int:
-        """Where this process's documents begin among them."""
+        """The position of this process's first document among them."""
         group = self.gathered_from()
         return 0 if group is False else sum(sizes_of_all(own, self.device, group)[: group_rank(group)])

@@ -1,4 +1,4 @@
-"""A ready LightningModule that trains the teachers of an ensemble, each by itself."""
+"""A ready LightningModule that trains the teachers of an ensemble independently."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from lightning_losses.teachers.ensemble import TeacherEnsemble
 
 
 class EnsembleClassifier(Classifier):
-    """Trains every member of a `TeacherEnsemble` on its own loss; validation and test measure the ensemble.
+    """Trains every member of a `TeacherEnsemble` on its own loss; validation and test evaluate the ensemble.
 
-    The members see the same batches and differ by their first weights, and by their layers if these differ. The losses
-    are added, so that each member gets the gradient that it would get alone.
+    The members see the same batches and differ in their initial weights and possibly in their layers. The losses are
+    added, so that each member gets the gradient that it would get alone.
 
     Args:
-        **classifier: as `Classifier` takes them; `network` is a `TeacherEnsemble`.
+        **classifier: see `Classifier`; `network` is a `TeacherEnsemble`.
 
     Raises:
         ValueError: a network that is no ensemble; an objective of features or past predictions.
@@ -55,7 +55,7 @@ class EnsembleClassifier(Classifier):
             for logits in each.values()
         ]
         total = torch.stack([value.total for value in values]).sum()
-        # Logged is the mean over the members, which compares with other networks' losses.
+        # The mean over the members is logged, because it can be compared with other networks' losses.
         parts = {name: torch.stack([value.parts[name] for value in values]).mean() for name in values[0].parts}
         self.log_objective(self.log_name(), values[0]._replace(parts=parts))
         return {"loss": total, **batch, "logits": self.network.mean(each)}

@@ -12,14 +12,14 @@ from lightning_losses.numerics.rows import class_indices, labelled_rows
 
 
 class Evaluation(NamedTuple):
-    """Cross-entropy and accuracy of the kept samples, 0 where there are none.
+    """Cross-entropy and accuracy of the kept samples; 0 if there are none.
 
     Attributes:
         loss: [] cross-entropy in nats.
         accuracy: [] the share of right predictions.
         kept: which samples have a target.
-        label: the kept samples' classes; of probabilities the likeliest.
-        samples: how many these are: what the batch weighs in a mean over batches.
+        label: the kept samples' classes; for probabilities the likeliest.
+        samples: the number of kept samples: the weight of the batch in a mean over batches.
     """
 
     loss: Float[Tensor, ""]

@@ -1,4 +1,4 @@
-"""A ready LightningModule that learns from labels which its teacher adapts, crop by crop."""
+"""A ready LightningModule that learns from labels adapted by its teacher, crop by crop."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from lightning_losses.objective.ignored_targets import ignored_targets
 
 
 class FerKDDistiller(DistillationMixin, Classifier):
-    """Trains a student on FerKD's labels: the teacher's for crops it is sure of, the softened hard label or none else.
+    """Trains a student on FerKD's labels: the teacher's for crops it is sure of, else the softened hard label or none.
 
     The objective sees them as soft `target`, without the crops that are dropped: cross-entropy is what it is made for.
     Crops whose target the objective ignores are dropped too.
@@ -28,10 +28,10 @@ class FerKDDistiller(DistillationMixin, Classifier):
     Args:
         teacher: the frozen teacher.
         low: below this largest probability a crop is dropped; see `ferkd_labels`.
-        middle: below this one it gets the softened hard label.
-        smoothing: of that label.
-        mix_alpha: of SelfMix, above 0; None does not mix.
-        **classifier: as `Classifier` takes them; `network` is the student.
+        middle: below this largest probability a crop gets the softened hard label.
+        smoothing: smoothing of that label.
+        mix_alpha: α of SelfMix, above 0; None doesn't mix.
+        **classifier: see `Classifier`; `network` is the student.
 
     Example:
         >>> from lightning_losses import CrossEntropy, Objective
@@ -60,7 +60,7 @@ class FerKDDistiller(DistillationMixin, Classifier):
         self.low, self.middle, self.smoothing, self.mix_alpha = low, middle, smoothing, mix_alpha
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """The objective of one batch, on the adapted labels of the crops that are kept."""
+        """The objective of one batch, on the adapted labels of the kept crops."""
         batch = named(type(self).__name__, batch)
         labelled = labelled_rows(batch["target"], *ignored_targets(self))
         hard = batch["target"].masked_fill(~labelled, -100)
@@ -77,13 +77,13 @@ class FerKDDistiller(DistillationMixin, Classifier):
             inputs, target, kept = mixed.inputs, mixed.target, kept & (other.weight > 0)
         rest = {name: value[kept] for name, value in batch.items() if name in ("index", "view_index")}
         clock = {name: value for name, value in batch.items() if not isinstance(value, Tensor)}
-        # Dropped after the network, whose batch statistics see all crops.
+        # Dropped after the network, so that its batch statistics use all crops.
         logits = self(inputs)[kept]
         return self.apply_objective(logits=logits, target=target[kept], inputs=inputs[kept], **rest, **clock)
 
     @torch.no_grad()
     def adapted(self, crops: Float[Tensor, "batch ..."], target: Tensor) -> AdaptedLabels:
-        """The labels of these crops, by the teacher's view of them."""
+        """The labels of these crops, from the teacher's predictions."""
         if self.teacher is None:
             raise ValueError(f"{type(self).__name__}: no teacher is set, which adapts the labels; set self.teacher.")
         with self.teacher_in_evaluation():

@@ -8,14 +8,14 @@ from lightning_losses.modules.classifier import Classifier
 
 
 class FineTuner(Classifier):
-    """Trains a copy of a trained network on, with any objective that needs no teacher, such as `MCMI`'s.
+    """Continues the training of a copy of a trained network, with any objective without a teacher, such as `MCMI`.
 
     Args:
-        teacher: the trained network, whose weights `network` takes on; None leaves it as it is.
-        **classifier: as `Classifier` takes them; `network` has the teacher's layers.
+        teacher: the trained network, whose weights are copied into `network`; None leaves `network` unchanged.
+        **classifier: see `Classifier`; `network` has the teacher's layers.
 
     Raises:
-        ValueError: a network of other layers than the teacher's.
+        ValueError: a network whose layers are not the teacher's.
 
     Example:
         >>> import torch

@@ -36,41 +36,41 @@ from lightning_losses.parallel.processes import world_size
 Batch = dict[str, Tensor]
 Measure = Literal["accuracy", "loss"]
 
-# What Lightning runs within one optimizer step, of the callbacks and of the module.
+# The hooks of callbacks and module that Lightning runs within one optimizer step.
 _HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
 class FullBatchLearner(ObjectiveMixin, L.LightningModule):
-    """Trains a network on whole batches, logging nothing in the training step.
+    """Trains a network on whole batches, without logging in the training step.
 
-    A step of such a task may take a millisecond, of which logging would be a third; the monitors log what they
-    measure, when they do. `Classifier` is for everything else.
+    A step of such a task may take a millisecond, and logging would take a third of it. Monitors log when they measure.
+    For everything else use `Classifier`.
 
     Validation logs ``val/accuracy`` and ``val/loss``, cross-entropy, for classes; ``val/loss``, the mean squared
-    error, for regression. While fitting in one process without loggers, a validation of one batch puts them into
-    ``trainer.callback_metrics`` itself.
+    error, for regression. In a fit on one process without loggers, a validation of one batch writes them into
+    ``trainer.callback_metrics`` directly.
 
-    With `steps_per_batch` k > 1, `training_step` takes k optimizer steps on its batch, so that what Lightning does
-    around a batch is done once for them. The weights after each step are the same to the bit as with k = 1, and so is
-    all that counts optimizer steps: ``trainer.global_step``; ``max_steps`` (the last batch takes fewer steps if need
-    be, and counts as one); the steps that loggers are told; an epoch of `ResidentData`; and the callbacks' hooks
-    within a step, ``on_before_zero_grad`` to ``on_before_optimizer_step``, so that interventions act on every step.
-    What counts batches sees one for k steps: ``val_check_interval``, and the callbacks' ``on_train_batch_start`` and
+    With `steps_per_batch` k > 1, `training_step` takes k optimizer steps on its batch, so that Lightning's work around
+    a batch is done once for all of them. The weights after each step are bitwise the same as with k = 1, and so is
+    everything that counts optimizer steps: ``trainer.global_step``; ``max_steps`` (the last batch takes fewer steps if
+    necessary); the steps in the loggers; an epoch of `ResidentData`; and the callbacks' hooks within a step,
+    ``on_before_zero_grad`` to ``on_before_optimizer_step``, so that interventions act on every step. Everything that
+    counts batches sees one for k steps: ``val_check_interval``, and the callbacks' ``on_train_batch_start`` and
     ``on_train_batch_end``, whose outputs are those of the first of the k steps. A monitor in these hooks that measures
-    every n steps measures as with k = 1 if k divides n. Gradient clipping, accumulation, learning-rate schedulers and
-    `NumericsGuard` are refused, and the module's own ``optimizer_step`` is not called; a checkpoint goes on with the
-    same k alone.
+    every n steps works as with k = 1 if k divides n. Gradient clipping, accumulation, learning-rate schedulers and
+    `NumericsGuard` are refused, and the module's own ``optimizer_step`` is not called; a checkpoint can be continued
+    only with the same k.
 
     Args:
         network: maps `inputs` to logits [B, C], or to a regression's output [B, 1].
-        objective: what is minimised; fed with `logits` and `target`.
-        optimizer: makes the optimizer from the parameters; AdamW at its defaults if None.
+        objective: the objective to minimise; it gets `logits` and `target`.
+        optimizer: a function that makes the optimizer from the parameters; AdamW with its defaults if None.
         measure: "accuracy" for classes, "loss" for regression.
-        steps_per_batch: k, how many optimizer steps to take on each batch, at least 1.
+        steps_per_batch: k, the number of optimizer steps on each batch, at least 1.
 
     Raises:
         ValueError: an unknown measure; fewer than 1 step per batch; with more than 1, a scheduler or `NumericsGuard`; a
-            checkpoint of another number.
+            checkpoint with another number.
         MisconfigurationException: Lightning's, with more than 1 step per batch and clipping or accumulation.
 
     Example:
@@ -80,7 +80,7 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
         ['logits', 'loss', 'target']
     """
 
-    # A step may take a millisecond, of which the means would be a part.
+    # A step may take a millisecond, and computing means would be a noticeable part.
     logged_as = None
 
     def __init__(
@@ -101,18 +101,18 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
 
     @property
     def steps_per_batch(self) -> int:
-        """How many optimizer steps to take on each batch; not to be changed while training."""
+        """The number of optimizer steps on each batch; it must not change during training."""
         return self._steps_per_batch
 
     @steps_per_batch.setter
     def steps_per_batch(self, steps: int) -> None:
         check_number("full_batch_learner", "steps_per_batch", steps, least=1)
         self._steps_per_batch = int(steps)
-        # One step is Lightning's to take.
+        # Lightning takes a single step itself.
         self.automatic_optimization = steps == 1
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes the name of every hook it runs, 40 times a step; a plain string needs no look at parameters.
+        # Lightning sets the name of every hook it runs, 40 times a step; a string needs none of nn.Module's checks.
         if name == RUNNING_HOOK:
             self.__dict__[name] = value
         else:
@@ -125,18 +125,18 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The objective of one batch; with several steps per batch, take them, and return the first one's."""
         batch = named(type(self).__name__, batch)
-        # Called by anybody but Lightning's loop, such as a callback in its hook, it takes no step.
+        # Only Lightning's loop makes it take steps, not for example a callback.
         if self.steps_per_batch == 1 or running_hook(self) != "training_step":
             return self._evaluate(batch)
         left = self.trainer.max_steps - self.trainer.global_step
         steps = self.steps_per_batch if self.trainer.max_steps < 0 else min(self.steps_per_batch, left)
         first = (self._plain_steps if self._is_plain() else self._steps)(batch, steps)
-        # Lightning adds one for the batch, and tells it the loggers as the step.
+        # Lightning itself adds one for the batch, and uses the count as the loggers' step.
         count_steps(self.trainer, steps - 1)
         return first
 
     def on_train_start(self) -> None:
-        """Refuse what several steps per batch would break."""
+        """Refuse features that don't work with several steps per batch."""
         if self.steps_per_batch == 1:
             return
         callbacks: list[Any] = list(self.trainer.callbacks)  # type: ignore[attr-defined]
@@ -152,12 +152,12 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
                 )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save how many steps a batch is: the trainer's counts of batches depend on it."""
+        """Save the number of steps per batch, on which the trainer's batch counts depend."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["steps_per_batch"] = self.steps_per_batch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on where a batch was another number of steps."""
+        """Refuse a checkpoint with another number of steps per batch."""
         super().on_load_checkpoint(checkpoint)
         before = checkpoint.get("steps_per_batch", 1)
         trainer = attached_trainer(self)
@@ -178,7 +178,7 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
         else:
             metrics = {"val/loss": F.mse_loss(logits, target, reduction="sum") / max(target.numel(), 1)}
         if self._callbacks_alone_read():
-            # The logging takes as long as two steps of a small network.
+            # Logging would take as long as two steps of a small network.
             self.trainer.callback_metrics.update(metrics if samples else {})
         else:
             log_means(self, metrics, samples)
@@ -197,7 +197,7 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
         return {"loss": value.total, **given}
 
     def _steps(self, batch: Batch, steps: int) -> dict[str, Tensor]:
-        """Optimizer steps as Lightning takes them; the first one's outputs."""
+        """Take optimizer steps as Lightning does; returns the outputs of the first."""
         optimizer: Any = self.optimizers()
         tell = self._listeners()
         outputs: list[dict[str, Tensor]] = []
@@ -207,7 +207,7 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
             loss = outputs[-1]["loss"]
             tell("on_before_zero_grad", optimizer.optimizer)
             optimizer.optimizer.zero_grad()
-            # The batch's step is under autocast, and a backward pass must not be.
+            # The training step is under autocast, but a backward pass must not be.
             with torch.autocast(self.device.type, enabled=False):
                 self.manual_backward(loss)
             del outputs[1:]
@@ -218,7 +218,7 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
         return outputs[0]
 
     def _plain_steps(self, batch: Batch, steps: int) -> dict[str, Tensor]:
-        """The same in one process, in float32: what a loop without Lightning does, the hooks and the count of steps."""
+        """The same for one process in float32: a loop without Lightning, plus the hooks and the count of steps."""
         optimizer: Any = self.trainer.optimizers[0]
         progress = step_progress(self.trainer)
         tell = self._listeners()
@@ -231,7 +231,7 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
             loss = outputs[-1]["loss"]
             tell("on_before_zero_grad", optimizer)
             if as_usual:
-                # What zero_grad does, without its profiling, which takes longer than a small network's update.
+                # zero_grad without its profiling, which takes longer than a small network's update.
                 for parameter in parameters:
                     parameter.grad = None
             else:
@@ -250,7 +250,7 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
         return outputs[0]
 
     def _listeners(self) -> Callable[..., None]:
-        """Runs a hook within a step: the callbacks' in their order, then the module's, of those that have it."""
+        """A function that runs a hook within a step: that of the callbacks in order, then that of the module."""
         trainer: Any = self.trainer
         listeners: dict[str, list[Callable[..., None]]] = {}
         for hook in _HOOKS:
@@ -268,7 +268,7 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
         return tell
 
     def _is_plain(self) -> bool:
-        """Whether strategy, precision, profiler and module leave a step to PyTorch alone."""
+        """Whether strategy, precision, profiler and module leave a step entirely to PyTorch."""
         trainer: Any = self.trainer
         return (
             type(trainer.strategy) is SingleDeviceStrategy
@@ -278,7 +278,7 @@ class FullBatchLearner(ObjectiveMixin, L.LightningModule):
         )
 
     def _callbacks_alone_read(self) -> bool:
-        """Whether the metrics are those of one batch in one process, and there are no loggers to take them."""
+        """Whether the metrics come from one batch in one process, and there are no loggers."""
         trainer: Any = self.trainer
         return (
             trainer.state.fn == "fit"

@@ -1,4 +1,4 @@
-"""Splits a batch of ours, or of transformers' collators, into a language network's inputs and targets."""
+"""Splits a batch of this library, or of transformers' collators, into a language network's inputs and targets."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,9 +17,9 @@ class LanguageBatch(NamedTuple):
     """A batch for one network.
 
     Attributes:
-        inputs: tokens, or a mapping of them and what goes with them by name.
-        further: given by name beside them.
-        target: [B, T] what stands at each place of the network's logits, the ignored index where nothing does.
+        inputs: tokens, or a mapping of tokens and further arguments by name.
+        further: further keyword arguments.
+        target: [B, T] the target at each position of the logits; the ignored index if there is none.
     """
 
     inputs: Any
@@ -31,16 +31,16 @@ def language_batch(who: str, network: nn.Module, batch: Any, ignore_index: int =
     """Split a batch into the inputs and the target of a network.
 
     Args:
-        who: what errors name.
-        network: takes the inputs.
-        batch: `inputs`, `target` and, of packed rows, `documents`, which a network that has no such argument gets as
-            ``position_ids``; or a tuple of the first two; or what collators of transformers make: `labels`, -100 where
-            they count for nothing, and everything else by the network's names. There the target of a causal network is
-            the label one place on; a network with a decoder, or of masked tokens, has its labels in place.
-        ignore_index: the target that is ignored.
+        who: the name in errors.
+        network: the network.
+        batch: `inputs`, `target` and, of packed rows, `documents`, which a network without such an argument gets as
+            ``position_ids``; or a tuple of the first two; or the output of a collator of transformers: `labels`, -100
+            where ignored, and everything else under the network's argument names. Then the target of a causal network
+            is the next position's label, while an encoder-decoder or a masked language model has its labels in place.
+        ignore_index: the ignored target.
 
     Raises:
-        ValueError: a batch of another form; packed rows for a network that can't keep documents apart; labels for a
+        ValueError: a batch of another form; packed rows for a network that can't keep documents separate; labels for a
             causal network whose own loss compares them in place.
 
     Example:
@@ -81,5 +81,5 @@ def _of_labels(who: str, network: Any, batch: Mapping[str, Any], ignore_index: i
 
 
 def _next(labels: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
-    """The label one place on, of the last place none."""
+    """The next position's label; the last position has none."""
     return torch.cat([labels[..., 1:], torch.full_like(labels[..., :1], -100)], dim=-1)

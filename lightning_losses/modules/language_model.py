@@ -1,4 +1,4 @@
-"""Ready LightningModules for language models, which never hold the logits of a training batch."""
+"""Ready LightningModules for language models that never store the logits of a training batch."""
 
 import time
 from typing import Any
@@ -35,31 +35,31 @@ from lightning_losses.objective import Objective, Term
 
 
 class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
-    """Trains a network on next tokens with any objective of row-wise losses, each fused with the head.
+    """Trains a network on next tokens with an objective of row-wise losses, each fused with the head.
 
-    Batches are mappings of `inputs` and `target`, [B, T] each, where ``target[:, t]`` is what follows
-    ``inputs[:, : t + 1]``, or tuples of both; where several documents are packed in a row, also of `documents`, [B, T],
-    and tokens without a successor have `ignore_index` as target. Or they are what collators of transformers make, of
-    which the network takes all but the `labels` by name. `language_batch` says what becomes of either.
+    Batches are mappings of `inputs` and `target`, [B, T] each, where ``target[:, t]`` follows ``inputs[:, : t + 1]``,
+    or tuples of both. If several documents are packed in a row, they also hold `documents`, [B, T], and tokens without
+    a successor have `ignore_index` as target. Or they come from collators of transformers: then the network gets
+    everything except the `labels` by name. `language_batch` has the details.
 
-    Training logs ``train/loss`` and ``train/loss/<term>`` per token, ``train/tokens_per_second`` (of all processes;
-    validation's time is not in it) and ``train/peak_memory`` in bytes (`PeakMemory`; of the process that has most).
+    Training logs ``train/loss`` and ``train/loss/<term>`` per token, ``train/tokens_per_second`` (over all processes,
+    without the time of validation) and ``train/peak_memory`` in bytes (`PeakMemory`; the largest over the processes).
     Validation and test log cross-entropy in nats per token as ``loss``, and ``accuracy``. Means are over the tokens of
     the whole optimizer step, as `LanguageHeadMixin` says.
 
     Args:
         network: maps tokens [B, T] to logits [B, T, V], in any form: `lightning_losses.networks.transformer`'s, one of
             transformers, with PEFT's adapters or without, or any whose head `LanguageHeadMixin` finds. In training its
-            head is passed by, as `head_input` says.
-        objective: what is minimised. `CrossEntropy` goes through `linear_cross_entropy`, other row-wise losses of
-            `logits` and `target` through `chunked_head`.
-        optimizer: makes the optimizer from the parameters; AdamW at its defaults if None.
-        scheduler: makes a learning-rate scheduler, stepped every optimizer step.
+            head is skipped, see `head_input`.
+        objective: the objective to minimise. `CrossEntropy` goes through `linear_cross_entropy`, other row-wise losses
+            of `logits` and `target` through `chunked_head`.
+        optimizer: a function that makes the optimizer from the parameters; AdamW with its defaults if None.
+        scheduler: a function that makes a learning-rate scheduler; it is stepped at every optimizer step.
         impl: the implementation of the fused losses; "auto" chooses by size.
 
     Raises:
-        ValueError: an unknown `impl`; a policy of balancing; a term that takes more than a head gives, that isn't a
-            mean, or that weighs classes; terms that ignore different targets.
+        ValueError: an unknown `impl`; a balancing policy; a term that takes tensors which a head doesn't offer, isn't a
+            mean, or weighs classes; terms that ignore different targets.
 
     Example:
         >>> from lightning_losses.networks.transformer import Transformer
@@ -73,7 +73,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
     logged_as = "{stage}/loss"
     offers_terms = False
     _asks_for_hidden_states = True
-    # What is logged at an epoch's end, and by no step.
+    # Logged at an epoch's end, not by steps.
     epoch_metrics = ("train/tokens_per_second", "train/peak_memory")
 
     def __init__(
@@ -131,18 +131,18 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         """One term of the objective, without its logits.
 
         Args:
-            term: whose loss is evaluated.
-            batch: as `training_step` takes it.
-            head: `hidden`, `weight`, `target` and `bias` as the fused losses take them; `target` is None for a term
-                that leaves it out.
-            options: `ignore_index`, `normalizer`, `softcap` and `impl`, likewise.
+            term: the term.
+            batch: the batch of `training_step`.
+            head: `hidden`, `weight`, `target` and `bias` arguments of the fused losses; `target` is None for a term
+                without target.
+            options: `ignore_index`, `normalizer`, `softcap` and `impl` of the fused losses.
         """
         if isinstance(term.loss, CrossEntropy):
             return linear_cross_entropy(**head, **options, label_smoothing=term.loss.label_smoothing)
         return chunked_head(term.loss, **head, **options, reduction="mean")
 
     def on_fit_start(self) -> None:
-        """Begin to watch the memory."""
+        """Begin to measure the memory."""
         super().on_fit_start()
         self._peak = PeakMemory(self.device)
 
@@ -152,7 +152,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         self._tokens, self._seconds = torch.zeros((), dtype=torch.int64, device=self.device), 0.0
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Start the clock; it runs on between batches, and stands still in validation."""
+        """Start the clock; it runs between batches too, but not in validation."""
         if batch_idx == 0 or self._since == 0.0:
             self._since = time.perf_counter()
 
@@ -160,7 +160,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
         """Read the clock, and log speed and memory once the epoch's last batch is done."""
         last = bool(self.trainer.is_last_batch)
         if last and self.device.type == "cuda":
-            # The clock is to stop when the work is done, not when it is asked for.
+            # Stop the clock when the work is done, not when it is queued.
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
         self._seconds, self._since = self._seconds + now - self._since, now
@@ -170,7 +170,7 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
             self.log("train/peak_memory", peak, on_step=False, on_epoch=True, sync_dist=True, reduce_fx="max")
 
     def on_validation_end(self) -> None:
-        """Let the clock run on from here."""
+        """Restart the clock."""
         super().on_validation_end()
         self._since = 0.0
 
@@ -230,20 +230,19 @@ class LanguageModel(LanguageHeadMixin, ObjectiveMixin, L.LightningModule):
 
 
 class LanguageModelDistiller(DistillationMixin, LanguageModel):
-    """Trains a student by a teacher, without holding the logits of either.
+    """Distils a teacher into a student without storing the logits of either.
 
-    Terms that take `teacher_logits` go through `linear_distillation`, on the teacher's hidden states and head. Where
-    the vocabularies differ, `AlignedVocabulary` around a term's loss says what they share, by "truncate" or "map"; a
-    token whose target is not shared adds 0 to that term's mean over all tokens. A term with
-    ``inputs={"target": None}`` is the mean over every token, with a target or without. The teacher is no submodule,
-    and gets no gradient, as `DistillationMixin` says.
+    Terms that take `teacher_logits` go through `linear_distillation`, on the teacher's hidden states and head. If the
+    vocabularies differ, wrap a term's loss in `AlignedVocabulary` with "truncate" or "map"; a token whose target is not
+    shared adds 0 to that term's mean over all tokens. A term with ``inputs={"target": None}`` is the mean over every
+    token, with or without target. The teacher is no submodule and gets no gradient, see `DistillationMixin`.
 
     Args:
-        teacher: a network as `LanguageModel` takes one; its width may differ from the student's.
-        **language_model: as `LanguageModel` takes them; `network` is the student.
+        teacher: a network as in `LanguageModel`; its width may differ from the student's.
+        **language_model: see `LanguageModel`; `network` is the student.
 
     Raises:
-        ValueError: as `LanguageModel`; when trained, no teacher.
+        ValueError: as `LanguageModel`; when training begins, no teacher.
 
     Example:
         >>> from lightning_losses import KD
@@ -280,7 +279,7 @@ class LanguageModelDistiller(DistillationMixin, LanguageModel):
         loss: Any = term.loss
         vocabulary: dict[str, Any] = {}
         if isinstance(loss, AlignedVocabulary):
-            # The same cut, of the heads' rows instead of the logits.
+            # The same cut, applied to the heads' rows instead of the logits.
             vocabulary = {
                 "vocabulary": loss.policy,
                 "student_classes": loss.student_classes,

@@ -14,7 +14,7 @@ class MixupClassifier(MixupMixin, Classifier):
         mixup_count: the mixtures of each sample, at least 1.
         mixup_size: the samples in a mixture, at least 2.
         mixup_alpha: the Dirichlet concentration of a mixture's weights, above 0.
-        **classifier: as `Classifier` takes them.
+        **classifier: see `Classifier`.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""The most memory that was held since a moment."""
+"""The peak memory since a moment."""
 
 import sys
 from pathlib import Path
@@ -7,14 +7,14 @@ import torch
 
 
 class PeakMemory:
-    """Bytes at the peak: what torch held on a CUDA device, or what the process held on any other.
+    """Peak memory in bytes: that of torch on a CUDA device, or that of the process elsewhere.
 
-    On CUDA it is `torch.cuda.max_memory_allocated`, on Linux the process's resident memory (VmHWM), libraries and data
-    included; both begin anew with each object. Elsewhere, and where Linux refuses to begin anew, it is the process's
-    resident memory at its peak since the process began (getrusage).
+    On CUDA it is `torch.cuda.max_memory_allocated`, on Linux the process's resident memory (VmHWM), including libraries
+    and data; each object resets both. On other systems, and if Linux refuses the reset, it is the peak of the process's
+    resident memory since it started (getrusage).
 
     Args:
-        device: where the work is done.
+        device: the device of the work.
 
     Example:
         >>> PeakMemory(torch.device("cpu")).bytes() > 2**20
@@ -31,7 +31,7 @@ class PeakMemory:
                 Path("/proc/self/clear_refs").write_text("5")
                 self.resident = "VmHWM" in _status()
             except OSError:
-                # A sandbox's kernel may have no such file.
+                # The kernel of a sandbox may lack this file.
                 self.resident = False
 
     def bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""A ready LightningModule that learns, for each sample, how to mix teacher and label."""
+"""A ready LightningModule that learns how to mix teacher and label for each sample."""
 
 from typing import Any
 
@@ -10,17 +10,18 @@ from lightning_losses.modules.classifier import Batch, Classifier
 
 
 class TGeoDistiller(TGeoKDMixin, Classifier):
-    """Trains a student by `TGeoKD`, and beside it the controller that gives each sample its ratio.
+    """Trains a student with `TGeoKD`, together with the controller that gives each sample its ratio.
 
     Args:
         teacher: the frozen teacher.
         num_classes: C.
-        learning_rate: of the copied step through which the controller learns; None takes the student's optimizer's.
-        temperature: of that step's mixed loss; give it the objective's.
-        controller_learning_rate: of the controller's Adam; the authors' is 0.1.
-        controller_weight_decay: of the controller's Adam; the authors' is 0.05.
-        controller_every: how many of the student's steps make one of the controller's.
-        **classifier: as `Classifier` takes them; `network` is the student.
+        learning_rate: learning rate of the copied step through which the controller learns; None takes that of the
+            student's optimizer.
+        temperature: temperature of that step's mixed loss; give the objective's.
+        controller_learning_rate: learning rate of the controller's Adam; the authors use 0.1.
+        controller_weight_decay: weight decay of the controller's Adam; the authors use 0.05.
+        controller_every: number of student steps for each controller step.
+        **classifier: see `Classifier`; `network` is the student.
 
     Example:
         >>> import torch
@@ -60,7 +61,7 @@ class TGeoDistiller(TGeoKDMixin, Classifier):
         return self.tgeo_step(named(type(self).__name__, batch))
 
     def configure_optimizers(self) -> Any:
-        """The student's optimizer, for all but the controller, and the controller's."""
+        """The student's optimizer, for everything except the controller, and the controller's."""
         student = self.make_optimizer(
             [parameter for name, parameter in self.named_parameters() if not name.startswith("controller.")]
         )
