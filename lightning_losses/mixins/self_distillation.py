@@ -13,9 +13,9 @@ from lightning_losses.mixins.tapped_features import TappedFeatures
 
 
 class PastProbabilities:
-    """The network's latest prediction for each sample; of one that was not seen yet, its one-hot target.
+    """The network's latest prediction for each sample; the one-hot target for a sample not seen yet.
 
-    A row of a prediction adds up to 1, and the row of a sample that was not seen is 0.
+    The row of a prediction adds up to 1; the row of a sample not seen yet is 0.
     """
 
     kept_on: Literal["host", "device"] = "host"
@@ -27,7 +27,7 @@ class PastProbabilities:
     def recall(self, kept: Kept, given: Given) -> Float[Tensor, "batch classes"]:
         """The past prediction."""
         target, classes = given["target"], given["logits"].shape[-1]
-        # Of an ignored sample any class will do.
+        # An ignored sample may get any class.
         named = target if target.is_floating_point() else target.masked_fill((target < 0) | (target >= classes), 0)
         one_hot = named if target.is_floating_point() else F.one_hot(named, classes).float()
         past = kept("probabilities").to(one_hot)
@@ -64,14 +64,14 @@ class SelfDistillationMixin(TappedFeatures):
     """
 
     def sample_memories(self) -> dict[str, Remembered]:
-        """Past predictions too, where the objective asks for them."""
+        """Past predictions too, if the objective takes them."""
         memories = super().sample_memories()
         if self.objective.needs("past_probabilities"):
             memories.setdefault("past_probabilities", Remembered(PastProbabilities()))
         return memories
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore past predictions, also of a checkpoint that has them under their former name."""
+        """Restore past predictions, also from a checkpoint with their former name."""
         super().on_load_checkpoint(checkpoint)
         if saved := checkpoint.get("past_predictions"):
             state = self.sample_states["past_probabilities"] = SampleState("past_probabilities")

@@ -20,10 +20,9 @@ from lightning_losses.objective.ignored_targets import ignored_targets
 class FerKDDistiller(DistillationMixin, Classifier):
     """Trains a student on FerKD's labels: the teacher's for crops it is sure of, else the softened hard label or none.
 
-    The objective sees them as soft `target`, without the crops that are dropped: cross-entropy is what it is made for.
-    Crops whose target the objective ignores are dropped too.
-    With `mix_alpha` each crop is mixed with the `other_inputs` of the batch, another crop of the same image, by
-    `selfmix`; it is dropped if either of the two is.
+    The objective, usually cross-entropy, gets them as soft `target`, without the dropped crops. Crops whose target the
+    objective ignores are dropped too. With `mix_alpha` each crop is mixed by `selfmix` with another crop of the same
+    image, from `other_inputs`; the mixture is dropped if either crop is.
 
     Args:
         teacher: the frozen teacher.
