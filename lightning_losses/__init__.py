@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import AttentionTransfer as AttentionTransfer
     from lightning_losses.losses import AvUC as AvUC
     from lightning_losses.losses import BalancedSoftmax as BalancedSoftmax
+    from lightning_losses.losses import BetaNLL as BetaNLL
     from lightning_losses.losses import BinaryKL as BinaryKL
     from lightning_losses.losses import BinaryKLNorm as BinaryKLNorm
     from lightning_losses.losses import BiTempered as BiTempered
@@ -64,12 +65,18 @@ if TYPE_CHECKING:
     from lightning_losses.losses import ConfidencePenalty as ConfidencePenalty
     from lightning_losses.losses import CorrectnessAware as CorrectnessAware
     from lightning_losses.losses import CrossEntropy as CrossEntropy
+    from lightning_losses.losses import CRPSEnsemble as CRPSEnsemble
+    from lightning_losses.losses import CRPSGaussian as CRPSGaussian
     from lightning_losses.losses import DeiTDistill as DeiTDistill
     from lightning_losses.losses import DualFocal as DualFocal
+    from lightning_losses.losses import EnergyScore as EnergyScore
+    from lightning_losses.losses import EvidentialClassification as EvidentialClassification
+    from lightning_losses.losses import EvidentialRegression as EvidentialRegression
     from lightning_losses.losses import FitNetHint as FitNetHint
     from lightning_losses.losses import Focal as Focal
     from lightning_losses.losses import FocalAdaptive as FocalAdaptive
     from lightning_losses.losses import ForwardKL as ForwardKL
+    from lightning_losses.losses import GaussianNLL as GaussianNLL
     from lightning_losses.losses import GeneralizedJSD as GeneralizedJSD
     from lightning_losses.losses import GroupKD as GroupKD
     from lightning_losses.losses import Hill as Hill
@@ -90,6 +97,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import NCEAndRCE as NCEAndRCE
     from lightning_losses.losses import NDLoss as NDLoss
     from lightning_losses.losses import OFAStages as OFAStages
+    from lightning_losses.losses import Pinball as Pinball
     from lightning_losses.losses import PreciseCrossEntropy as PreciseCrossEntropy
     from lightning_losses.losses import RankMixupMNDCG as RankMixupMNDCG
     from lightning_losses.losses import RankMixupMRL as RankMixupMRL

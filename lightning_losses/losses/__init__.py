@@ -11,6 +11,9 @@ from lightning_losses.environment.lazy_exports import exports, lazily
 if TYPE_CHECKING:
     from lightning_losses.losses.base import Loss as Loss
     from lightning_losses.losses.classification.cross_entropy import CrossEntropy as CrossEntropy
+    from lightning_losses.losses.classification.evidential_classification import (
+        EvidentialClassification as EvidentialClassification,
+    )
     from lightning_losses.losses.classification.precise_cross_entropy import PreciseCrossEntropy as PreciseCrossEntropy
     from lightning_losses.losses.classification.stablemax_cross_entropy import (
         StableMaxCrossEntropy as StableMaxCrossEntropy,
@@ -103,6 +106,13 @@ if TYPE_CHECKING:
     from lightning_losses.losses.noisy_labels.rce import RCE as RCE
     from lightning_losses.losses.noisy_labels.sce import SCE as SCE
     from lightning_losses.losses.noisy_labels.truncated_gce import TruncatedGCE as TruncatedGCE
+    from lightning_losses.losses.regression.beta_nll import BetaNLL as BetaNLL
+    from lightning_losses.losses.regression.crps_ensemble import CRPSEnsemble as CRPSEnsemble
+    from lightning_losses.losses.regression.crps_gaussian import CRPSGaussian as CRPSGaussian
+    from lightning_losses.losses.regression.energy_score import EnergyScore as EnergyScore
+    from lightning_losses.losses.regression.evidential_regression import EvidentialRegression as EvidentialRegression
+    from lightning_losses.losses.regression.gaussian_nll import GaussianNLL as GaussianNLL
+    from lightning_losses.losses.regression.pinball import Pinball as Pinball
     from lightning_losses.losses.regularization.mesa import MESA as MESA
     from lightning_losses.losses.regularization.saf import SAF as SAF
     from lightning_losses.losses.regularization.wdr_loss import WDR as WDR

@@ -42,6 +42,7 @@ CONSTANT_PARTS = {
     "elr": "its targets are moved by the prediction, without gradient",
     "aldr_kl": "its temperature is made from the scores, without gradient",
     "adaptive_alpha_divergence": "its gradient is that of a surrogate with cut weights",
+    "beta_nll": "the weight that it makes of the variance has no gradient",
 }
 
 # Some losses are defined in float64 whatever comes in.
