@@ -105,9 +105,15 @@ class Outputs(nn.Module):
             key: 2 * self.heads[f"{name}/{key}"](hidden).unflatten(1, shape or (1,)).reshape(-1, *shape)
             for key, shape in self.shapes[name].items()
         }
-        # What must be probabilities is.
-        shares = {"mixup_target": lambda value: value.softmax(dim=-1), "ratio": torch.sigmoid}
-        return {key: shares.get(key, lambda value: value)(value) for key, value in made.items()}
+        # What must be probabilities is, and what must be above 0, or 1.
+        ranges = {
+            "mixup_target": lambda value: value.softmax(dim=-1),
+            "ratio": torch.sigmoid,
+            "variance": torch.exp,
+            "standard_deviation": torch.exp,
+            "evidential": lambda value: 1 + value.exp(),
+        }
+        return {key: ranges.get(key, lambda value: value)(value) for key, value in made.items()}
 
 
 class EveryLoss(ObjectiveMixin, L.LightningModule):
