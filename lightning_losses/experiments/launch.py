@@ -25,6 +25,7 @@ from lightning_losses.experiments.config.check_overrides import (
     allowed_targets,
     check_hydra,
     check_overrides,
+    check_own_folder,
     folder_setting,
     parse_options,
     plain_overrides,
@@ -344,6 +345,7 @@ def _resumed(arguments: list[str]) -> list[str]:
         raise ConfigError(f"{given[-1]}: this name means something else to Hydra; rename the folder.")
     # The folder's name is no override: it may have any character.
     others = [argument for argument in arguments if not argument.startswith("resume=")]
+    check_own_folder(folder, others)
     before = saved_overrides(folder, others)
     from lightning_losses.callbacks.records.metrics_file import read_metrics
 

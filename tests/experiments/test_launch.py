@@ -73,6 +73,20 @@ def test_a_process_started_by_the_words_of_a_resumed_run_reads_each_once(tmp_pat
     assert arguments == ["data=digits", "seed=1", "seed=2", f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
 
 
+@pytest.mark.parametrize("word", ["hydra.run.dir=elsewhere", "++hydra.run.dir=elsewhere", "output=elsewhere"])
+def test_a_resumed_run_takes_no_other_folder(tmp_path, word):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("[seed=1]")
+    with pytest.raises(ConfigError) as raised:
+        _resumed([word, f"resume={tmp_path}"])
+    key = word.lstrip("+").partition("=")[0]
+    assert str(raised.value) == (
+        f"{word}: resume={tmp_path} came too, and a run goes on in its folder; leave {key} out."
+    )
+    # The folder itself, as a process is told that another one starts.
+    assert _resumed([f"resume={tmp_path}", f"hydra.run.dir='{tmp_path}'"])[-1] == f"hydra.run.dir='{tmp_path}'"
+
+
 def test_the_arguments_of_the_process_are_never_rewritten():
     rewriting = re.compile(r"sys\.argv(\[[^]]*\])?\s*=[^=]")
     assert rewriting.search("sys.argv[1:] = words")

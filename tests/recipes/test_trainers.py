@@ -120,12 +120,16 @@ def test_a_sweep_on_slurm_submits_one_array_of_jobs(dry, monkeypatch, tmp_path, 
     assert "srun" in printed and "submitit.core._submit" in printed
 
 
-def test_a_job_starts_every_process_in_one_folder(dry):
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["experiment=classify"], "hydra.run.dir=outputs/slurm/7 logger=csv experiment=classify"),
+        (["resume=outputs/slurm/3", "seed=1"], "logger=csv resume=outputs/slurm/3 seed=1"),
+    ],
+    ids=["new", "resumed"],
+)
+def test_a_job_starts_every_process_in_one_folder(dry, words, line):
     script = ROOT / "recipes" / "slurm" / "train.sbatch"
     environment = {**os.environ, "SLURM_JOB_ID": "7"}
-    result = subprocess.run(
-        ["bash", script, "experiment=classify"], env=environment, capture_output=True, text=True, check=True
-    )
-    assert result.stdout == (
-        "python recipes/train.py trainer=slurm hydra.run.dir=outputs/slurm/7 logger=csv experiment=classify\n"
-    )
+    result = subprocess.run(["bash", script, *words], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout == f"python recipes/train.py trainer=slurm {line}\n"

@@ -199,6 +199,21 @@ def saved_overrides(folder: Path, given: Sequence[str]) -> list[str]:
     return lines
 
 
+def check_own_folder(folder: Path, given: Sequence[str]) -> None:
+    """Refuse a command line that resumes a run and names another folder, in which it would not go on.
+
+    Raises:
+        ConfigError: ``output``, or a ``hydra.run.dir`` that is not the run's folder.
+    """
+    for override in _parsed(_pairs(given)):
+        key, value = override.key_or_group, str(override.value()).strip("'\"")
+        other = key == "hydra.run.dir" and Path(value).expanduser().resolve() != folder.resolve()
+        if not override.package and (other or key == "output"):
+            raise ConfigError(
+                f"{override.input_line}: resume={folder} came too, and a run goes on in its folder; leave {key} out."
+            )
+
+
 def to_repeat(folder: Path, overrides: Sequence[str]) -> list[str]:
     """The words of a command line that `saved_overrides` accepts from the command line only."""
     return [
