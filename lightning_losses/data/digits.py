@@ -1,4 +1,4 @@
-"""The digits that come with scikit-learn: the data set that takes seconds."""
+"""The digits of scikit-learn: a data set for runs of seconds."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Digits(ImageData):
     class_names = tuple("0123456789")
 
     def read(self) -> Images:
-        """The digits, as scikit-learn brings them."""
+        """The digits as scikit-learn loads them."""
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""The standard library's docstrings as pairs: the first paragraph, and the rest."""
+"""The standard library's docstrings as pairs of first paragraph and rest."""
 
 import functools
 import hashlib
@@ -17,7 +17,7 @@ from lightning_losses.data.stdlib_text import docstrings, source_files
 from lightning_losses.networks.hashed_text_encoder import hashed_features
 from lightning_losses.numerics.settings import Bound, Count
 
-# Shorter ones say too little to be told apart.
+# Shorter texts are too hard to tell apart.
 _SHORTEST_QUERY, _SHORTEST_DOCUMENT = 15, 40
 
 
@@ -29,13 +29,13 @@ class Pair(NamedTuple):
 
 
 class PairDataset(BatchDataset):
-    """Hashed features of pairs; asked for a list of positions, it answers with the whole batch.
+    """Hashed features of pairs; a list of positions returns the whole batch.
 
     Args:
-        pairs: the texts.
-        index: where they stand among those of all splits.
-        buckets: as `hashed_features` takes it.
-        length: likewise.
+        pairs: the pairs of texts.
+        index: their positions among the pairs of all splits.
+        buckets: see `hashed_features`.
+        length: see `hashed_features`.
     """
 
     def __init__(self, pairs: list[Pair], index: Int[Tensor, " pairs"], *, buckets: int, length: int) -> None:
@@ -55,21 +55,21 @@ class PairDataset(BatchDataset):
 
 
 class DocstringPairs(SplitData):
-    """Queries and documents from the standard library's docstrings: the first paragraph, and the rest.
+    """Queries and documents from the standard library's docstrings: first paragraphs and the rest.
 
-    Files are put in an order that `split_seed` fixes, and go to one split each. Texts that come twice are taken once.
+    `split_seed` fixes the order of files; each file belongs to one split. Repeated texts are used once.
 
     Args:
-        max_pairs: the most pairs of all splits together.
-        buckets: as `hashed_features` takes it.
+        max_pairs: the largest number of pairs over all splits.
+        buckets: see `hashed_features`.
         length: likewise; the student's features of a text.
-        batch_size, ...: as `SplitData` takes them.
+        batch_size, ...: see `SplitData`.
 
     Attributes:
         pairs: all pairs, in the order of their `index`.
 
     Raises:
-        ValueError: a value out of range; a split without pairs; a batch size that the processes can't share.
+        ValueError: a value out of range; a split without pairs; a batch size that can't be divided among the processes.
 
     Example:
         >>> data = DocstringPairs(batch_size=4, max_pairs=60)
@@ -91,7 +91,7 @@ class DocstringPairs(SplitData):
     test: PairDataset = field(init=False)
 
     def splits(self) -> tuple[PairDataset, PairDataset, PairDataset]:
-        """Read, and give each file to one split."""
+        """Read the files and assign each to one split."""
         files = _read_pairs(self.max_pairs, self.split_seed)
         shared = split_whole(files, val_fraction=self.val_fraction, test_fraction=self.test_fraction)
         parts = [[pair for pairs in part for pair in pairs] for part in shared]
@@ -112,21 +112,21 @@ class DocstringPairs(SplitData):
         return hashlib.sha256(repr(splits).encode()).hexdigest()
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """The validation split in one batch, whole on every process: each query is compared with all documents."""
+        """The validation split as one batch on every process, so that each query is compared with all documents."""
         return self.loader(self.val, len(self.val))
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """The test split likewise."""
+        """The test split in one batch, likewise."""
         return self.loader(self.test, len(self.test))
 
 
 @functools.cache
 def _read_pairs(max_pairs: int, split_seed: int) -> list[list[Pair]]:
-    """Each file's pairs, in the split's order, `max_pairs` in all; read once by a process."""
+    """Each file's pairs in the split's order, `max_pairs` in total; read once per process."""
     paths, seen = source_files(), set[str]()
     found: list[list[Pair]] = []
     left = max_pairs
-    # RandomState's stream is frozen for good; a Generator's may change between versions of numpy.
+    # numpy guarantees RandomState's stream forever; a Generator's may change between versions.
     for position in np.random.RandomState(split_seed).permutation(len(paths)):
         pairs = []
         for text in docstrings(paths[position]):

@@ -25,7 +25,7 @@ def ferkd_labels(
     middle: float,
     smoothing: float = 0.1,
 ) -> AdaptedLabels:
-    """Choose each crop's label by how sure the teacher is of it.
+    """Choose each crop's label by the teacher's confidence.
 
     With c the teacher's largest probability: below `low` the crop is dropped; from `low` and below `middle` it gets
     ``(1 - ε) onehot(y) + ε / C``; from `middle` on, the teacher's probabilities.
@@ -33,9 +33,9 @@ def ferkd_labels(
     Args:
         teacher_probabilities: [..., C].
         target: [...] class indices; a crop with -100 is dropped.
-        low: from 0 to 1; 0 drops none.
-        middle: from `low` to 1; `low` gives none the hard label.
-        smoothing: ε, from 0 to 1.
+        low: in [0, 1]; 0 drops no crop.
+        middle: from `low` to 1; at `low` no crop gets the hard label.
+        smoothing: ε, in [0, 1].
 
     Returns:
         The targets, and weights of 0 and 1.
@@ -45,8 +45,8 @@ def ferkd_labels(
             rows that are no probabilities.
 
     Source:
-        After Shen, 2023, "FerKD: Surgical Label Adaptation for Efficient Distillation", arXiv:2312.17473; its
-        thresholds are not in its code, so there are no defaults.
+        After Shen, 2023, "FerKD: Surgical Label Adaptation for Efficient Distillation", arXiv:2312.17473; its code
+        doesn't contain the thresholds, so there are no defaults.
 
     Example:
         >>> teacher = torch.tensor([[0.4, 0.6], [0.1, 0.9], [0.5, 0.5]])
@@ -72,7 +72,7 @@ def ferkd_labels(
                 f"ferkd_labels: targets from {int(target.min())} to {int(target.max())} came for {classes} classes; "
                 f"give 0 to {classes - 1}."
             )
-        # NaN compares as false; half precision sums to 1 only to about 1e-3.
+        # NaN compares as False; half-precision rows sum to 1 only within about 1e-3.
         sums = teacher_probabilities.float().sum(dim=-1)
         if not bool((teacher_probabilities >= 0).all() & ((sums - 1).abs() <= 1e-2).all()):
             raise ValueError("ferkd_labels: the teacher's rows are no probabilities; give non-negative rows of sum 1.")

@@ -1,4 +1,4 @@
-"""Images or signals that fit in memory, as a LightningDataModule whose batches carry the glossary's names."""
+"""Images or signals that fit in memory, as a LightningDataModule with batches under the glossary's names."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from lightning_losses.numerics.settings import Bound, Count, Share
 
 
 class Images(NamedTuple):
-    """What a data set reads: [n, channels, height, width] pixels, or [n, channels, length], and [n] class indices."""
+    """The raw data: [n, channels, height, width] pixels, or [n, channels, length] signals, and [n] class indices."""
 
     pixels: NDArray[np.float32]
     target: NDArray[np.int64]
 
 
 class ImageDataset(BatchDataset):
-    """Images in memory; asked for a list of positions, it answers with the whole batch.
+    """Images in memory; a list of positions returns the whole batch.
 
-    `index` counts within this dataset, from 0: what methods that remember samples go by.
+    `index` is the position in this dataset, from 0; methods that remember samples use it.
 
     Example:
         >>> dataset = ImageDataset(torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 0]))
@@ -54,35 +54,37 @@ class ImageData(SplitData):
     """Base of the image data sets: a fixed split, normalised inputs, batches ``{"inputs", "target", "index"}``.
 
     A subclass reads its images in `read` and states `name`, `num_classes`, `input_shape` and `class_names`. Inputs are
-    shifted and scaled to mean 0 and variance 1 over the whole training split, whatever `train_rows` leaves of it: a
-    teacher of more rows and a student of fewer see the same inputs.
+    shifted and scaled to mean 0 and variance 1 over the whole training split, independently of `train_rows`: a teacher
+    with more rows and a student with fewer see the same inputs.
 
     Args:
-        batch_size, val_fraction, test_fraction, split_seed, seed, num_workers, pin_memory: as `SplitData` takes them.
-        num_classes: what the data have, and no other number; a configuration builds its networks by it.
-        input_shape: likewise, [channels, height, width].
-        label_noise: the share of training labels, in [0, 1], that another class takes; `split_seed` fixes which.
-            Validation and test labels stay as they are.
-        noise_kind: "symmetric", each other class as likely, or "asymmetric", the next one.
-        long_tail: how many times more training samples the most frequent class keeps than the least, at least 1; those
-            between follow a geometric series, and `split_seed` fixes the classes' order. Of what is left, `train_rows`
-            are kept.
-        train_rows: how many training samples are kept, with the classes' shares (`stratified_order`); None for all.
-            `split_seed` fixes which; fewer rows are among more, and keep their labels, wrong ones too.
-        labelled_rows: how many of those keep their label, with the classes' shares; the others' target is -100, which
-            losses ignore unless they are told another `ignore_index`. None for all; fewer are among more.
-        augmentation: makes a view of one image from it and a generator, such as `RandomShift`; None shows images as
-            they are.
-        views: how many views each training image has, one an epoch; from then on they repeat, so that a teacher that
-            was evaluated on all of them once has seen what a student sees (`SeededViews`).
-        pairs: let training batches hold each image's next view too, as `other_inputs`; with augmentation.
+        batch_size, val_fraction, test_fraction, split_seed, seed, num_workers, pin_memory: see `SplitData`.
+        num_classes: the data's number of classes, and no other; configurations build their networks with it.
+        input_shape: the data's shape, [channels, height, width], likewise.
+        label_noise: the share of training labels, in [0, 1], that are replaced by another class; `split_seed` fixes
+            which. Validation and test labels don't change.
+        noise_kind: "symmetric", all other classes with equal probability, or "asymmetric", the next class.
+        long_tail: the ratio of training samples between the most and the least frequent class, at least 1; the other
+            classes follow a geometric series, and `split_seed` fixes the classes' order. `train_rows` then selects
+            among these samples.
+        train_rows: number of training samples to keep, with the classes' shares (`stratified_order`); None keeps all.
+            `split_seed` fixes which; a smaller number selects a subset of a larger one, with the same labels, including
+            wrong ones.
+        labelled_rows: number of these samples that keep their label, with the classes' shares; the others get the
+            target -100, which losses ignore unless they have another `ignore_index`. None is all; a smaller number
+            selects a subset of a larger one.
+        augmentation: a function that makes a view of one image with a generator, such as `RandomShift`; None uses the
+            images unchanged.
+        views: number of views of each training image, one per epoch; afterwards they repeat. So a teacher that was
+            evaluated once on all views has seen everything that a student sees (`SeededViews`).
+        pairs: whether training batches also hold each image's next view, as `other_inputs`; needs augmentation.
 
     Attributes:
         views_of_train: all views of the training split; None without augmentation.
 
     Raises:
-        ValueError: a batch size that the processes can't share; classes or a shape that the data don't have; a share
-            out of range; more rows than the training split has.
+        ValueError: a batch size that can't be divided among the processes; a number of classes or a shape that is not
+            the data's; a share out of range; more rows than the training split has.
     """
 
     class_names: ClassVar[tuple[str, ...]]
@@ -108,7 +110,7 @@ class ImageData(SplitData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # What the class says is what the data have.
+        # The class attributes describe the data.
         classes, shape = type(self).num_classes, tuple(type(self).input_shape)
         if self.num_classes != classes:
             raise ValueError(f"{self.name}: num_classes={self.num_classes} came; it has {classes} classes.")
@@ -119,7 +121,7 @@ class ImageData(SplitData):
             raise ValueError(f"{self.name}: views={self.views} came without augmentation; give one, or one view.")
 
     def read(self) -> Images:
-        """The whole data set."""
+        """Read the whole data set."""
         raise NotImplementedError
 
     def splits(self) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
@@ -149,7 +151,7 @@ class ImageData(SplitData):
         return train, val, test
 
     def _kept(self, target: NDArray[np.int64]) -> tuple[Int[Tensor, " rows"] | None, Int[Tensor, " labelled"] | None]:
-        """Positions of the training samples that are kept, and of those that keep their label; None for all."""
+        """Positions of the training samples to keep, and of those that keep their label; None for all."""
         left = np.arange(len(target))
         if self.long_tail > 1:
             left = long_tailed(target, self.num_classes, ratio=self.long_tail, seed=self.split_seed)
@@ -168,7 +170,7 @@ class ImageData(SplitData):
         return chosen[0], chosen[1]
 
     def fingerprint(self) -> str:
-        """A hash of every sample of the three splits, as the networks see them; made once."""
+        """A hash of every sample of the three splits, as the networks see them; computed once."""
         if self._fingerprint is None:
             self.setup()
             content = hashlib.sha256()
@@ -179,7 +181,7 @@ class ImageData(SplitData):
         return self._fingerprint
 
     def shuffled(self, batch_size: int, world: int, rank: int) -> DataLoader[Batch]:
-        """This process's share of the training split, or of the epoch's view of it, in the order of seed and epoch."""
+        """This process's share of the training split, or of its view in this epoch, in the order of seed and epoch."""
         if self.views_of_train is None:
             return super().shuffled(batch_size, world, rank)
         return self.loader(self.views_of_train, batch_size, ViewSampler(self.views_of_train, world, rank, self.seed))
@@ -193,14 +195,14 @@ def flipped(
     seed: int,
     kind: Literal["symmetric", "asymmetric"] = "symmetric",
 ) -> Int[Tensor, " samples"]:
-    """Labels of which a fraction, to within a sample, is another class: each other one as likely, or the next one.
+    """Labels with a fraction (within one sample) replaced by a random other class or by the next class.
 
     Example:
         >>> target = torch.zeros(10, dtype=torch.long)
         >>> int((flipped(target, 3, fraction=0.3, seed=0) != target).sum())
         3
     """
-    # RandomState's stream is frozen for good; a Generator's may change between versions of numpy.
+    # numpy guarantees RandomState's stream forever; a Generator's may change between versions.
     random = np.random.RandomState(seed)
     chosen = torch.from_numpy(random.permutation(len(target))[: round(fraction * len(target))])
     shift = torch.from_numpy(random.randint(1, num_classes, size=len(chosen)))
@@ -212,14 +214,14 @@ def flipped(
 
 
 def long_tailed(target: NDArray[np.int64], num_classes: int, *, ratio: float, seed: int) -> NDArray[np.int64]:
-    """Positions of samples of which each class has fewer than the one before it: the first all, the last 1 of `ratio`.
+    """Positions of samples such that each class has fewer than the previous one: the first all, the last 1 in `ratio`.
 
-    The number of the k-th of C classes is ``n ratio^(-k / (C - 1))``, n that of the smallest class; the order of the
-    classes is drawn.
+    The k-th of C classes has ``n ratio^(-k / (C - 1))`` samples, with n the number of the smallest class; the order of
+    the classes is random.
 
     Source:
-        Cui et al., 2019, "Class-Balanced Loss Based on Effective Number of Samples", arXiv:1901.05555, who cut CIFAR's
-        classes in this way, in their order.
+        Cui et al., 2019, "Class-Balanced Loss Based on Effective Number of Samples", arXiv:1901.05555, who reduce
+        CIFAR's classes in this way, in the original order.
 
     Example:
         >>> target = np.repeat(np.arange(3), 100)

@@ -26,16 +26,16 @@ def quadratic_target(
 class LazyRichPolynomial(ResidentData):
     """Inputs ``x ~ N(0, I / D)`` and target ``(β·x)² / 2`` with ``β ~ N(0, I)``, [n, 1].
 
-    For `lightning_losses.networks.PolynomialNetwork`, whose features have nothing along β at the start: it fits the
-    training split by its initial kernel, and generalises when it turns its weights.
+    Made for `lightning_losses.networks.PolynomialNetwork`, whose initial features have no component along β: it first
+    fits the training split with its initial kernel, and generalises when its weights turn.
 
     Args:
         dimension: D.
-        train_samples: to train on; fewer than the D (D + 1) / 2 that determine a quadratic form.
-        test_samples: held out.
-        fixed_norm: scale β to the norm √D that it has on average, so that seeds differ by the direction alone, and a
-            threshold of the error means the same for each.
-        seed: of everything.
+        train_samples: training samples; fewer than the D (D + 1) / 2 that determine a quadratic form.
+        test_samples: held-out samples.
+        fixed_norm: scale β to its average norm √D, so that seeds differ in the direction alone, and an error threshold
+            means the same for each.
+        seed: seed of everything.
         steps_per_epoch: see `ResidentData`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How batches come to the device: three splits, their loaders, and memory that a GPU copies from by itself."""
+"""Three splits, their loaders, the form of batches, and pinned memory."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, field
@@ -18,15 +18,15 @@ BatchForm = Literal["mapping", "tuple"]
 Fraction = Annotated[float, Bound(above=0, below=1)]
 
 
-# What a tuple may leave out: who takes it remembers no samples.
+# Entries that a tuple may leave out: modules that take tuples don't remember samples.
 _LEFT_OUT = {"index", "view_index"}
 
 
 def in_form(batch: Batch, form: BatchForm) -> Batch | tuple[Tensor, Tensor]:
-    """A batch as it is, or as a tuple of `inputs` and `target`, as most projects' modules take it.
+    """A batch unchanged, or as a tuple of `inputs` and `target`, as most projects' modules expect.
 
     Raises:
-        ValueError: a tuple of a batch that holds more.
+        ValueError: a tuple from a batch that holds more.
 
     Example:
         >>> batch = {"inputs": torch.zeros(2), "target": torch.ones(2), "index": torch.arange(2)}
@@ -43,7 +43,7 @@ def in_form(batch: Batch, form: BatchForm) -> Batch | tuple[Tensor, Tensor]:
 
 
 def named(who: str, batch: Any) -> Any:
-    """A batch by the glossary's names: a tuple of two, or what collators of transformers make, with `labels`.
+    """A batch under the glossary's names, from a tuple of two, or from a collator of transformers with `labels`.
 
     Raises:
         ValueError: a batch of another form.
@@ -75,7 +75,7 @@ def unknown_batch(who: str, batch: Any) -> ValueError:
 
 
 class BatchDataset(Dataset[Batch]):
-    """A data set in memory: asked for a list of positions, by `__getitems__`, it answers with the whole batch."""
+    """A data set in memory: `__getitems__` returns the whole batch for a list of positions."""
 
     def __getitem__(self, position: int) -> Batch:
         return {name: tensor[0] for name, tensor in self.__getitems__([position]).items()}
@@ -86,29 +86,29 @@ class BatchDataset(Dataset[Batch]):
 
 
 class SplitData(Declared, L.LightningDataModule):
-    """Base of the data sets with a training, a validation and a test split, and batches that carry names.
+    """Base of the data sets with a training, a validation and a test split, and batches with names.
 
-    A subclass makes the splits in `splits`. The order of training samples depends on `seed` and the epoch alone, so
-    that a resumed run sees what an uninterrupted one sees.
+    A subclass makes the splits in `splits`. The order of training samples depends only on `seed` and the epoch, so that
+    a resumed run sees the same samples as an uninterrupted one.
 
     Args:
-        batch_size: the samples of one optimizer step, over all processes together.
-        val_fraction: the share of validation.
-        test_fraction: the share of test.
+        batch_size: number of samples per optimizer step, over all processes.
+        val_fraction: the share of the validation split.
+        test_fraction: the share of the test split.
         split_seed: fixes the splits.
         seed: fixes the order of the training samples.
-        num_workers: processes that make batches ahead and stay between epochs; 0 makes each batch when it is asked for,
-            which is the fastest way where data lie in memory and need no work.
-        batch: what loaders give: a "mapping" by the glossary's names, or a "tuple" of `inputs` and `target`.
-        pin_memory: put batches into memory that is never swapped out, from where a GPU copies them while the host goes
-            on; None does so where the run is on a CUDA device.
+        num_workers: number of processes that prepare batches in advance and stay alive between epochs; 0 makes each
+            batch on demand, which is fastest if the data are in memory and need no processing.
+        batch: the form of batches: a "mapping" by the glossary's names, or a "tuple" of `inputs` and `target`.
+        pin_memory: put batches into page-locked memory, from which a GPU copies while the host continues; None does so
+            on CUDA devices.
 
     Attributes:
         train, val, test: the three splits, once `setup` has run.
-        drop_last: whether training leaves out an epoch's last batch where it is smaller.
+        drop_last: whether training omits an epoch's last batch if it is smaller.
 
     Raises:
-        ValueError: a value out of range; a batch size that the processes can't share.
+        ValueError: a value out of range; a batch size that can't be divided among the processes.
     """
 
     name = ""
@@ -140,17 +140,17 @@ class SplitData(Declared, L.LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and split; done once."""
+        """Read and split, once."""
         if not hasattr(self, "train"):
             self.train, self.val, self.test = self.splits()
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches, each process its share."""
+        """Shuffled batches; each process gets its share."""
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         if self.batch_size % world:
             raise ValueError(
                 f"{self.name}: batch_size={self.batch_size} came with {world} processes; give a multiple of {world}, "
-                "each process takes its share."
+                "because each process takes an equal share."
             )
         return self.shuffled(self.batch_size // world, world, rank)
 
@@ -164,14 +164,14 @@ class SplitData(Declared, L.LightningDataModule):
 
     def shuffled(self, batch_size: int, world: int, rank: int) -> DataLoader[Batch]:
         """This process's share of the training split, in the order of seed and epoch."""
-        # Also for one process, since Lightning tells this sampler the epoch.
+        # Also for one process, because Lightning tells this sampler the epoch.
         sampler = ResumableSampler(self.train, world, rank, shuffle=True, seed=self.seed)
         return self.loader(self.train, batch_size, sampler)
 
     def loader(
         self, dataset: Dataset[Batch], batch_size: int, sampler: ResumableSampler | None = None
     ) -> DataLoader[Batch]:
-        """Whole batches of a dataset that answers a list of positions: in order, or in that of a sampler."""
+        """A loader of whole batches from a dataset with `__getitems__`, in order or in the order of a sampler."""
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         options: dict[str, Any] = {
             "num_workers": self.num_workers,
@@ -187,15 +187,15 @@ class SplitData(Declared, L.LightningDataModule):
 def share_of_training_set(
     who: str, trainer: L.Trainer, batch_size: int | None, *, remedy: str = "give a DataLoader"
 ) -> DataLoader[Any]:
-    """This process's share of the training set, each sample once, in the data set's own order.
+    """A loader of this process's share of the training set: each sample once, in the data set's own order.
 
     All processes have equally many batches, since a sharded network's forward passes are of all of them at once.
 
     Args:
         who: the name that errors begin with.
-        trainer: whose training loader's data set it is.
-        batch_size: of the batches, 256 for None; a data set that gives whole batches keeps its own.
-        remedy: what to do where there is no such data set.
+        trainer: the trainer with the training loader.
+        batch_size: batch size; None is 256. A data set that gives whole batches keeps its own.
+        remedy: the advice in the error if there is no such data set.
 
     Raises:
         ValueError: training data without a data set of known length, or of fewer samples than processes; a data set of

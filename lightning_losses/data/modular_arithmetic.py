@@ -1,4 +1,4 @@
-"""Modular arithmetic: a op b mod p, of which a part of the table is given."""
+"""Modular arithmetic: a op b mod p, with a part of the table for training."""
 
 from typing import Annotated, Literal
 
@@ -17,7 +17,7 @@ Encoding = Literal["one_hot", "tokens"]
 
 
 def operation_table(prime: int, operation: Operation) -> tuple[Int[Tensor, "pairs 2"], Int[Tensor, " pairs"]]:
-    """Every ordered pair (a, b) and ``a op b mod p``; division is by the inverse, without b = 0.
+    """Every ordered pair (a, b) and ``a op b mod p``; division multiplies by the inverse and omits b = 0.
 
     Example:
         >>> pairs, target = operation_table(5, "divide")
@@ -39,16 +39,16 @@ def operation_table(prime: int, operation: Operation) -> tuple[Int[Tensor, "pair
 
 
 class ModularArithmetic(ResidentData):
-    """The table of a op b mod p: a network that learns the rule, not the entries, completes it.
+    """The table of a op b mod p: a network that learns the rule, not only the entries, completes it.
 
-    Inputs are the two one-hot vectors side by side, or the two numbers as tokens; the target is the result.
+    Inputs are two concatenated one-hot vectors, or the two numbers as tokens; the target is the result.
 
     Args:
         prime: p.
         operation: "add", "subtract", "multiply", or "divide" (a times the inverse of b; b is never 0).
-        train_fraction: the share of the table that is given, in (0, 1).
+        train_fraction: the share of the table for training, in (0, 1).
         encoding: "one_hot" gives [n, 2p] floats, "tokens" [n, 2] int64.
-        seed: of the split.
+        seed: seed of the split.
         steps_per_epoch: see `ResidentData`.
 
     Raises:
@@ -56,8 +56,8 @@ class ModularArithmetic(ResidentData):
 
     Source:
         Power, Burda, Edwards, Babuschkin, Misra, 2022, "Grokking: Generalization Beyond Overfitting on Small
-        Algorithmic Datasets", arXiv:2201.02177; p = 113 and 40% as Prieto et al., 2025, arXiv:2501.04697, whose
-        code divides by integer division, where the field means the inverse.
+        Algorithmic Datasets", arXiv:2201.02177; p = 113 and 40% as in Prieto et al., 2025, arXiv:2501.04697, whose code
+        uses integer division instead of the modular inverse.
 
     Example:
         >>> data = ModularArithmetic(prime=7, train_fraction=0.5)

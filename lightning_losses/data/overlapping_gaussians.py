@@ -1,4 +1,4 @@
-"""Two overlapping Gaussians in the shape of small images: data whose best possible prediction is known."""
+"""Two overlapping Gaussians as small images: data with a known best possible prediction."""
 
 from typing import Annotated
 
@@ -9,20 +9,20 @@ from lightning_losses.numerics.settings import Bound
 
 
 class OverlappingGaussians(ImageData):
-    """Two classes of standard normal pixels, 3x10x10, of which one is shifted by `distance` in every pixel.
+    """Two classes of standard normal pixels, 3x10x10; one class is shifted by `distance` in every pixel.
 
-    The Bayes classifier sums the pixels: it is right with probability ``Φ(distance √300 / 2)``, 0.985 at 0.25, 0.81 at
-    0.1 and 0.67 at 0.05. The rest is overlap, which no amount of data removes.
+    The Bayes classifier sums the pixels. It is right with probability ``Φ(distance √300 / 2)``: 0.985 at 0.25, 0.81 at
+    0.1 and 0.67 at 0.05. More data don't reduce the remaining overlap.
 
     Args:
-        distance: between the means of a pixel, above 0.
-        samples: of the three splits together, at least 10.
-        seed: of the samples and of their order in training.
-        batch_size, ...: as `ImageData` takes them; a fifth is for test and a tenth of the rest for validation.
+        distance: the distance between the means of a pixel, above 0.
+        samples: number of samples in all three splits, at least 10.
+        seed: seed of the samples and of their order in training.
+        batch_size, ...: see `ImageData`; a fifth is for test, and a tenth of the rest for validation.
 
     Source:
         Chidambaram, Ge, 2023, "On the Limitations of Temperature Scaling for Distributions with Overlaps",
-        arXiv:2306.00740; sizes and distances are those of their code, which draws the classes by chance.
+        arXiv:2306.00740; sizes and distances are those of their code, which draws the classes at random.
 
     Example:
         >>> data = OverlappingGaussians(samples=100)
@@ -43,7 +43,7 @@ class OverlappingGaussians(ImageData):
 
     def read(self) -> Images:
         """Draw the samples, half of each class."""
-        # RandomState's stream is frozen for good; a Generator's may change between versions of numpy.
+        # numpy guarantees RandomState's stream forever; a Generator's may change between versions.
         random = np.random.RandomState(self.seed)
         target = np.arange(self.samples) % 2
         pixels = random.standard_normal((self.samples, *self.input_shape))

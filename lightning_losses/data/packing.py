@@ -1,4 +1,4 @@
-"""Documents packed into rows of equal length, several to a row, for models that keep them apart."""
+"""Packs several documents into rows of equal length, for models that keep documents separate."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,16 +10,16 @@ from torch import Tensor
 from lightning_losses.numerics.checks import check_count
 
 IGNORED = -100
-"""The target of a token whose successor is in another document, or that fills a row up."""
+"""The target of a token whose successor is in another document, or of padding."""
 
 
 class PackedRows(NamedTuple):
-    """Rows of tokens, what follows each within its document, and which document of its row each token is of.
+    """Rows of tokens, the next token within the same document, and the document of each token.
 
     Attributes:
-        inputs: the tokens; 0 where a row is filled up.
-        target: the next token of the same document; `IGNORED` where there is none.
-        documents: 0, 1, ... in the order of the row, -1 where it is filled up.
+        inputs: the tokens; 0 for padding.
+        target: the next token of the same document; `IGNORED` if there is none.
+        documents: 0, 1, ... in the order of the row; -1 for padding.
     """
 
     inputs: Int[Tensor, "rows time"]
@@ -30,18 +30,18 @@ class PackedRows(NamedTuple):
 def pack_documents(documents: Sequence[Int[Tensor, " tokens"]], block_length: int, packed: bool = True) -> PackedRows:
     """Pack documents into rows of `block_length` tokens, each document whole in one row.
 
-    The longest come first, each into the fullest row that still has room for it ("best fit, decreasing"), which wastes
-    little. A document that is longer than a row is cut into pieces, which stand as documents of their own; the last
-    token of a piece has the first of the next as its target, so that nothing is lost but context. The last token of a
-    document has no target, and a document of one token is left out: there is nothing to learn from it.
+    The longest documents come first, each into the fullest row that still has room for it ("best fit, decreasing"),
+    which wastes little. A document longer than a row is cut into pieces, which count as separate documents. The last
+    token of a piece has the first token of the next piece as its target, so that only context is lost. The last token
+    of a document has no target, and a document of one token is omitted, because nothing can be learnt from it.
 
     Args:
         documents: token ids, in any integer type.
         block_length: the tokens of a row, at least 1.
-        packed: False gives every document, or piece, a row of its own: what packing saves is the filling.
+        packed: False gives every document or piece a row of its own, with more padding.
 
     Raises:
-        ValueError: a block length below 1; documents that are no ids; no document of at least 2 tokens.
+        ValueError: a block length below 1; documents that hold no ids; no document of at least 2 tokens.
 
     Example:
         >>> rows = pack_documents([torch.tensor([1, 2, 3]), torch.tensor([4, 5])], block_length=6)
@@ -58,7 +58,7 @@ def pack_documents(documents: Sequence[Int[Tensor, " tokens"]], block_length: in
         )
     order = sorted(range(len(pieces)), key=lambda position: -len(pieces[position][0]))
     rows: list[list[int]] = []
-    # The rows by the room that they have left.
+    # The rows by their remaining room.
     by_room: list[list[int]] = [[] for _ in range(block_length + 1)]
     for position in order:
         length = len(pieces[position][0])

@@ -1,4 +1,4 @@
-"""Classes in pairs that share a cluster: a network is rightly sure of one part and wrongly of the other."""
+"""Pairs of classes that share a cluster: a network is rightly sure of some samples and wrongly of others."""
 
 from typing import Annotated
 
@@ -10,23 +10,25 @@ from lightning_losses.numerics.settings import Bound, Share
 
 
 class PairedGaussians(ImageData):
-    """Ten classes of 1x10x10 normal pixels, in pairs: a sample comes from its class's cluster or from its pair's.
+    """Ten classes of 1x10x10 normal pixels, in pairs: a sample is from its class's cluster or from its pair's.
 
-    With chance `overlap` it is of the cluster that both classes of a pair share, where their chances are even, and else
-    of its class's own, where there is no doubt: the best accuracy is ``1 - overlap / 2``, but for what the clusters'
-    noise adds. One temperature can't lower the confidence in the shared clusters alone.
+    With probability `overlap` a sample is from the cluster that both classes of a pair share, where both are equally
+    likely. Otherwise it is from its class's own cluster, where the class is certain. So the best accuracy is ``1 -
+    overlap / 2``, apart from the noise of the clusters. A single temperature can't lower the confidence in the shared
+    clusters alone.
 
     Args:
-        overlap: the share of samples in clusters that two classes share, in [0, 1].
-        distance: of the clusters' centres from the origin, above 0, in directions drawn by chance; the noise's
-            deviation is 1 in each pixel.
-        samples: of the three splits together, at least 50.
-        seed: of the centres, of the samples and of their order in training.
-        batch_size, ...: as `ImageData` takes them.
+        overlap: the share of samples in shared clusters, in [0, 1].
+        distance: distance of the clusters' centres from the origin, above 0, in random directions; the noise has a
+            standard deviation of 1 in each pixel.
+        samples: number of samples in all three splits, at least 50.
+        seed: seed of the centres, of the samples and of their order in training.
+        batch_size, ...: see `ImageData`.
 
     Source:
-        The kind of data of which Chidambaram, Ge, 2023, "On the Limitations of Temperature Scaling for Distributions
-        with Overlaps", arXiv:2306.00740, speak: classes that overlap on a part of their support; the numbers are ours.
+        The kind of data described by Chidambaram, Ge, 2023, "On the Limitations of Temperature Scaling for
+        Distributions with Overlaps", arXiv:2306.00740: classes that overlap on a part of their support. The numbers are
+        this library's.
 
     Example:
         >>> data = PairedGaussians(samples=100)
@@ -48,8 +50,8 @@ class PairedGaussians(ImageData):
     samples: Annotated[int, Bound(least=50)] = 5000
 
     def read(self) -> Images:
-        """Draw the centres, and as many samples of each class."""
-        # RandomState's stream is frozen for good; a Generator's may change between versions of numpy.
+        """Draw the centres, and equally many samples of each class."""
+        # numpy guarantees RandomState's stream forever; a Generator's may change between versions.
         random = np.random.RandomState(self.seed)
         own, shared = self._centres(random, self.num_classes), self._centres(random, self.num_classes // 2)
         target = np.arange(self.samples) % self.num_classes

@@ -1,4 +1,4 @@
-"""Data small enough to stay on the device: every step sees the whole training split, without copies or workers."""
+"""Data that are small enough to stay on the device: every step uses the whole training split, without copies."""
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, field
@@ -14,7 +14,7 @@ from lightning_losses.numerics.settings import Count, Declared, Seed
 
 
 class WholeBatch:
-    """A loader that yields one batch, the same tensors, a number of times.
+    """A loader that yields the same batch several times.
 
     Example:
         >>> [len(batch["target"]) for batch in WholeBatch({"target": torch.zeros(5)}, repeats=2)]
@@ -31,30 +31,30 @@ class WholeBatch:
 
     def __iter__(self) -> Iterator[Any]:
         for _ in range(self.repeats):
-            # A fresh mapping: what a step adds to its batch is not there in the next one.
+            # A new mapping, so that a step's additions to its batch don't reach the next step.
             yield in_form(dict(self.batch), self.form)
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing: after any of the batches the same one comes."""
+        """Empty: every batch is followed by the same one."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Nothing to go on from."""
+        """Nothing to restore."""
 
 
 class ResidentData(Declared, L.LightningDataModule):
     """Base of the full-batch tasks: batches ``{"inputs", "target"}`` of a whole split, kept on the training device.
 
-    A subclass makes its tensors in `make`, from `self.generator()` alone. Validation and test are both the held-out
-    split: these tasks ask when a network generalises, and choose nothing by it. Under several processes each holds
-    the whole split, which is the same step on each of them.
+    A subclass makes its tensors in `make`, using only `self.generator()`. Validation and test both use the held-out
+    split, because these tasks study when a network generalises, and select nothing by it. With several processes each
+    holds the whole split, so every process takes the same step.
 
     Args:
-        seed: of the samples and of the split.
-        steps_per_epoch: how many optimizer steps, each on the whole split, an epoch has; what is done per epoch, such
-            as checkpoints, is done once for all of them. An epoch has as many batches, or fewer for a module that
-            takes several steps on each (`FullBatchLearner.steps_per_batch`).
-        batch: what loaders give: a "mapping" by the glossary's names, or a "tuple" of `inputs` and `target`.
+        seed: seed of the samples and of the split.
+        steps_per_epoch: number of optimizer steps per epoch, each on the whole split; work per epoch, such as
+            checkpoints, is done once for all of them. An epoch has equally many batches, or fewer for a module that
+            takes several steps per batch (`FullBatchLearner.steps_per_batch`).
+        batch: the form of batches: a "mapping" by the glossary's names, or a "tuple" of `inputs` and `target`.
 
     Attributes:
         name: snake_case id.
@@ -82,11 +82,11 @@ class ResidentData(Declared, L.LightningDataModule):
         raise NotImplementedError
 
     def generator(self) -> torch.Generator:
-        """The task's own random numbers, whatever else is random in the program."""
+        """The task's own random generator, independent of the program's others."""
         return torch.Generator().manual_seed(self.seed)
 
     def setup(self, stage: str | None = None) -> None:
-        """Make the splits, once, and move them to the training device."""
+        """Make the splits once, and move them to the training device."""
         if not hasattr(self, "train"):
             self.train, self.test = self.make()
         if self.trainer is not None:
@@ -95,13 +95,13 @@ class ResidentData(Declared, L.LightningDataModule):
             self.test = {name: tensor.to(device) for name, tensor in self.test.items()}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The batch itself where it is on the device already."""
+        """The batch itself, if it is already on the device."""
         if all(tensor.device == device for tensor in (batch.values() if isinstance(batch, dict) else batch)):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def train_dataloader(self) -> WholeBatch:
-        """The training split, as often as makes `steps_per_epoch` optimizer steps."""
+        """The training split, repeated for `steps_per_epoch` optimizer steps."""
         module = None if self.trainer is None else self.trainer.lightning_module
         steps_per_batch = getattr(module, "steps_per_batch", 1)
         if self.steps_per_epoch % steps_per_batch:
@@ -126,7 +126,7 @@ def random_split(
     train_samples: int,
     generator: torch.Generator,
 ) -> tuple[Batch, Batch]:
-    """Split samples at random: the first ones of a permutation train, the others are held out."""
+    """Split samples at random: the first ones of a permutation are for training, the others held out."""
     order: Int[Tensor, " samples"] = torch.randperm(len(target), generator=generator)
     parts = order[:train_samples], order[train_samples:]
     train, test = ({"inputs": inputs[part], "target": target[part]} for part in parts)

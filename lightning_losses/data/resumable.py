@@ -1,4 +1,4 @@
-"""A loader that continues within an epoch, where a checkpoint was taken."""
+"""A loader that continues within an epoch, at the position of a checkpoint."""
 
 import itertools
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 
 class ResumableSampler(DistributedSampler[Any]):
-    """A `DistributedSampler` that can leave out the samples of an epoch that were trained on before.
+    """A `DistributedSampler` that can skip the samples of an epoch that were already trained on.
 
     Example:
         >>> sampler = ResumableSampler([0, 1, 2, 3], 1, 0, shuffle=False)
@@ -21,32 +21,32 @@ class ResumableSampler(DistributedSampler[Any]):
     _left_out: tuple[int, int] = (0, 0)
 
     def leave_out(self, *, samples: int, epoch: int) -> None:
-        """Leave out the first samples of this process once, if the next epoch is this one."""
+        """Skip the first samples of this process once, if the next epoch is the given one."""
         self._left_out = samples, epoch
 
     @property
     def samples_left_out(self) -> int:
-        """How many samples the next iteration leaves out."""
+        """The number of samples that the next iteration skips."""
         samples, epoch = self._left_out
         return samples if epoch == self.epoch else 0
 
     def __iter__(self) -> Iterator[Any]:
-        """The epoch's order, or what is left of it."""
+        """The epoch's order, or the rest of it."""
         start, self._left_out = self.samples_left_out, (0, 0)
         return itertools.islice(super().__iter__(), start, None)
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A `DataLoader` whose `state_dict` tells the epoch and how many of its batches were taken.
+    """A `DataLoader` whose `state_dict` holds the epoch and the number of its batches taken so far.
 
-    Lightning puts it into every checkpoint; from one of the middle of an epoch it continues with the next batch.
+    Lightning saves it in every checkpoint; from a checkpoint within an epoch it continues with the next batch.
 
     Args:
-        dataset: of known length.
-        batch_size: of each process.
-        sampler: of the samples; it decides, with its epoch, their order.
-        **options: as `DataLoader` takes them. With workers, batches loaded ahead aren't counted as taken, and none is
-            before the first is asked for: Lightning makes the iterator before it tells the sampler the epoch.
+        dataset: a data set of known length.
+        batch_size: batch size per process.
+        sampler: the sampler, which decides the order in each epoch.
+        **options: see `DataLoader`. With workers, prefetched batches don't count as taken, and prefetching begins only
+            with the first batch, because Lightning creates the iterator before it tells the sampler the epoch.
 
     Example:
         >>> def loader():
@@ -61,15 +61,15 @@ class ResumableLoader(DataLoader[Any]):
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, sampler: ResumableSampler, **options: Any) -> None:
         if options.get("num_workers"):
-            # Their seeds are drawn late, and may not move the random numbers of the training.
+            # The workers' seeds are drawn late, and must not change the random numbers of the training.
             options = {"generator": torch.Generator(), **options}
         super().__init__(dataset, batch_size=batch_size, sampler=sampler, **options)
         self._sampler = sampler
         self._taken = 0
 
     def __iter__(self) -> Any:
-        """The epoch's batches, or what is left of them."""
-        # Without workers, what makes the iterator draws a random number; it does so now, as any DataLoader's.
+        """The epoch's batches, or the rest of them."""
+        # Without workers, creating the iterator draws a random number, so create it now like any DataLoader.
         return self._counted(iter(()) if self.num_workers else super().__iter__())
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
@@ -80,10 +80,10 @@ class ResumableLoader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its batches were taken."""
+        """The epoch, and the number of its batches taken so far."""
         return {"epoch": self._sampler.epoch, "batches": self._taken}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Leave out the batches that were taken, if the next epoch is that one."""
+        """Skip the batches taken so far, if the next epoch is the saved one."""
         assert self.batch_size is not None
         self._sampler.leave_out(samples=state_dict["batches"] * self.batch_size, epoch=state_dict["epoch"])

@@ -1,4 +1,4 @@
-"""Augmented views that replay: a view depends on a seed, the sample's position and the view's number alone."""
+"""Reproducible augmented views: a view depends only on a seed, the sample's position and the view's number."""
 
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
@@ -19,10 +19,10 @@ Augmentation = Callable[
 
 
 class RandomShift:
-    """Moves an image by up to some pixels in each direction; what comes in from outside is the image's least value.
+    """Shifts an image by up to some pixels in each direction; new pixels get the image's smallest value.
 
     Args:
-        pixels: at most, at least 1.
+        pixels: the largest shift, at least 1.
 
     Example:
         >>> image = torch.eye(3).unsqueeze(0)
@@ -48,19 +48,20 @@ class RandomShift:
 
 
 class SeededViews(Declared, BatchDataset):
-    """Several augmented views of every sample of a data set, the same whenever they are asked for.
+    """Several augmented views of every sample of a data set, always the same.
 
-    It is as long as all views together: the sample at ``view * len(dataset) + position`` is that view of that sample.
-    Its batches hold this number as `view_index`, by which a cached teacher answers, and the sample's own position as
-    `index`. A teacher that was evaluated once on all of it, by `cache_teacher`, has then seen exactly what a student
-    sees, epoch by epoch: let `ViewSampler` show it one view of each sample an epoch.
+    Its length is the number of all views: position ``view * len(dataset) + position`` holds that view of that sample.
+    Its batches hold this number as `view_index`, by which a cached teacher is read, and the sample's own position as
+    `index`. `cache_teacher` evaluates a teacher once on all views; the student then sees exactly these views, one of
+    each sample per epoch, by `ViewSampler`.
 
     Args:
-        dataset: the samples, such as an `ImageDataset`; asked for a list of positions, it answers with a batch.
-        augmentation: makes a view of one sample's `inputs`, with all its random numbers from the generator it is given.
-        views: how many views of a sample there are, at least 1; from then on they repeat.
-        seed: of all views.
-        pairs: let batches hold, as `other_inputs`, each sample's next view too.
+        dataset: the samples, such as an `ImageDataset`; a list of positions returns a batch.
+        augmentation: a function that makes a view of one sample's `inputs`, with all random numbers from the given
+            generator.
+        views: number of views per sample, at least 1; afterwards they repeat.
+        seed: seed of all views.
+        pairs: whether batches also hold each sample's next view, as `other_inputs`.
 
     Example:
         >>> from lightning_losses.data import ImageDataset
@@ -98,19 +99,19 @@ class SeededViews(Declared, BatchDataset):
         return torch.stack(seen) if seen else images
 
     def _generator(self, number: int) -> torch.Generator:
-        # Numbers that follow each other make unlike streams only through a hash of them.
+        # Consecutive numbers give independent streams only through a hash.
         state = np.random.SeedSequence((self.seed, number)).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
 class ViewSampler(ResumableSampler):
-    """Shuffled samples, each process its share, in the epoch's view: view e of epoch e, and round again.
+    """Shuffled samples, each process its share, with view e in epoch e, cyclically.
 
     Args:
         data: the views.
         num_replicas: the number of processes.
         rank: this process.
-        seed: of the order, which is that of a `DistributedSampler` of the samples.
+        seed: seed of the order, which equals that of a `DistributedSampler` of the samples.
 
     Example:
         >>> from lightning_losses.data import ImageDataset

@@ -1,4 +1,4 @@
-"""SelfMix: a part of one crop is pasted into another crop of the same image, and their labels are mixed by area."""
+"""SelfMix: pastes a part of one crop into another crop of the same image, and mixes their labels by area."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from lightning_losses.numerics.checks import check_number
 
 
 class MixedCrops(NamedTuple):
-    """Crops with a part of another pasted in, their labels, and the share of the area that was kept."""
+    """The mixed crops, their labels, and the share of the area from the first crops."""
 
     inputs: Float[Tensor, "batch channels height width"]
     target: Float[Tensor, "batch classes"]
@@ -28,16 +28,16 @@ def selfmix(
 ) -> MixedCrops:
     """Paste a box of each image's second crop into its first, as CutMix does with two images.
 
-    The box has the image's proportions and the same place throughout the batch. Its share of the area, cut off at the
-    image's edges, is what the second crop's label weighs.
+    The box has the image's proportions and the same position throughout the batch. Its share of the area, cut off at
+    the image's edges, is the weight of the second crop's label.
 
     Args:
         inputs: [B, channels, height, width] first crops.
         other_inputs: second crops of the same images, in the same order.
-        target: [B, C] probabilities, of the first crops.
-        other_target: of the second ones.
-        alpha: of the Beta(α, α) distribution of the share that is kept before cutting off, above 0.
-        generator: of the random numbers; torch's own if None.
+        target: [B, C] probabilities of the first crops.
+        other_target: [B, C] probabilities of the second crops.
+        alpha: α of the Beta(α, α) distribution of the first crop's share before cutting off, above 0.
+        generator: the random generator; torch's default if None.
 
     Raises:
         ValueError: crops or labels of different shapes or numbers; an alpha of 0 or less, or above a million.
@@ -62,7 +62,7 @@ def selfmix(
             "[B, C]."
         )
     height, width = inputs.shape[-2:]
-    # A Beta variable is a ratio of Gamma variables; these take a generator.
+    # A Beta variable is a ratio of Gamma variables, which accept a generator.
     first, second = torch._standard_gamma(torch.full((2,), float(alpha)), generator=generator).tolist()
     side = (second / (first + second)) ** 0.5
     row, column = (int(torch.randint(size, (1,), generator=generator)) for size in (height, width))

@@ -14,11 +14,11 @@ class SparseParity(ResidentData):
     """Random bit strings whose class is the parity of their first bits; the other bits carry no information.
 
     Args:
-        parity_bits: k, how many bits decide.
-        noise_bits: how many do not.
-        train_samples: strings to train on.
-        test_samples: strings held out; all are different.
-        seed: of the strings and of the split.
+        parity_bits: k, the number of bits that decide.
+        noise_bits: the number of other bits.
+        train_samples: number of training strings.
+        test_samples: number of held-out strings; all strings are different.
+        seed: seed of the strings and of the split.
         steps_per_epoch: see `ResidentData`.
 
     Raises:
@@ -26,7 +26,7 @@ class SparseParity(ResidentData):
 
     Source:
         Barak, Edelman, Goel, Kakade, Malach, Zhang, 2022, "Hidden Progress in Deep Learning: SGD Learns Parities Near
-        the Computational Limit", arXiv:2207.08799; 3 of 43 bits and 1000 + 1000 strings as Prieto et al., 2025,
+        the Computational Limit", arXiv:2207.08799; 3 of 43 bits and 1000 + 1000 strings as in Prieto et al., 2025,
         arXiv:2501.04697.
 
     Example:
@@ -64,7 +64,7 @@ class SparseParity(ResidentData):
             codes = torch.empty(0, dtype=torch.int64)
             while len(codes) < samples:
                 drawn = torch.randint(strings, (2 * samples,), generator=generator)
-                # `unique` sorts, so which of them are kept is drawn again.
+                # `unique` sorts, so the kept ones are drawn at random again.
                 codes = torch.unique(torch.cat([codes, drawn]))
                 codes = codes[torch.randperm(len(codes), generator=generator)][:samples]
         bits = codes.unsqueeze(1) >> torch.arange(self.num_features) & 1

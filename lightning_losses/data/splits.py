@@ -10,7 +10,7 @@ Group = TypeVar("Group", bound=Sized)
 
 
 class Split(NamedTuple):
-    """Positions of the samples of each part, ascending; together they are all samples, each once."""
+    """Positions of the samples of each part, ascending; every sample is in exactly one part."""
 
     train: NDArray[np.int64]
     val: NDArray[np.int64]
@@ -18,12 +18,12 @@ class Split(NamedTuple):
 
 
 def stratified_split(target: NDArray[Any], *, val_fraction: float, test_fraction: float, seed: int) -> Split:
-    """Split samples so that every class has the same share, to within a sample, in each part.
+    """Split samples so that every class has the same share in each part, within one sample.
 
     Args:
         target: [n] class indices.
-        val_fraction: the share of validation, above 0.
-        test_fraction: the share of test, above 0; what remains is for training.
+        val_fraction: the share of the validation part, above 0.
+        test_fraction: the share of the test part, above 0; the rest is for training.
         seed: the same seed gives the same split on every machine.
 
     Raises:
@@ -41,7 +41,7 @@ def stratified_split(target: NDArray[Any], *, val_fraction: float, test_fraction
         )
     if len(target) == 0:
         raise ValueError("stratified_split: no samples came; give at least one for each part.")
-    # RandomState's stream is frozen for good; a Generator's may change between versions of numpy.
+    # numpy guarantees RandomState's stream forever; a Generator's may change between versions.
     random = np.random.RandomState(seed)
     parts: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
     for label in np.unique(target):
@@ -62,7 +62,7 @@ def stratified_split(target: NDArray[Any], *, val_fraction: float, test_fraction
 
 
 def split_whole(groups: Sequence[Group], *, val_fraction: float, test_fraction: float) -> tuple[list[Group], ...]:
-    """Groups of samples, such as files, shared out in their order among training, validation and test, each whole.
+    """Assign whole groups of samples, such as files, in order to training, validation and test.
 
     Raises:
         ValueError: fractions below 0, or whose sum is not below 1; groups that leave training empty.
@@ -82,7 +82,7 @@ def split_whole(groups: Sequence[Group], *, val_fraction: float, test_fraction: 
     lacking = [total * share for share in (1 - (val_fraction + test_fraction), val_fraction, test_fraction)]
     parts: tuple[list[Group], ...] = ([], [], [])
     for group in groups:
-        # To whichever lacks most.
+        # To the part that lacks most.
         part = lacking.index(max(lacking))
         parts[part].append(group)
         lacking[part] -= len(group)
@@ -90,7 +90,7 @@ def split_whole(groups: Sequence[Group], *, val_fraction: float, test_fraction: 
 
 
 def stratified_order(target: NDArray[Any], seed: int) -> NDArray[np.int64]:
-    """All positions in an order of which every beginning has the classes' shares, for equal ones to within a sample.
+    """All positions in an order such that every prefix has the classes' shares, within one sample for equal shares.
 
     Args:
         target: [n] class indices.
@@ -105,6 +105,6 @@ def stratified_order(target: NDArray[Any], seed: int) -> NDArray[np.int64]:
     place = np.empty(len(target))
     for label in np.unique(target):
         positions = random.permutation(np.flatnonzero(target == label))
-        # The samples of a class stand evenly between 0 and 1; those of all classes, merged, are the order.
+        # Place the samples of each class evenly in (0, 1), and merge the classes by place.
         place[positions] = (np.arange(len(positions)) + 0.5) / len(positions)
     return np.argsort(place, kind="stable")

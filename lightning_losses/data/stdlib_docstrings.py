@@ -1,4 +1,4 @@
-"""The standard library's docstrings, byte by byte, each a document, several packed in a row."""
+"""The standard library's docstrings as byte tokens; each is a document, and several are packed in a row."""
 
 from dataclasses import KW_ONLY, field
 from pathlib import Path
@@ -9,15 +9,15 @@ from lightning_losses.data.loading import Batch
 from lightning_losses.data.packing import IGNORED, pack_documents
 from lightning_losses.data.stdlib_text import StdlibText, TextDataset, docstrings
 
-# Stands between a file's docstrings, in none of which it is.
+# Separates a file's docstrings; none of them contains it.
 _BETWEEN = b"\0"
 
 
 class PackedDataset(TextDataset):
-    """Documents packed into rows; asked for a list of positions, it answers with the whole batch.
+    """Documents packed into rows; a list of positions returns the whole batch.
 
     Args:
-        documents: the bytes of each.
+        documents: the bytes of each document.
         block_length: the tokens of a row.
         packed: False gives every document a row of its own.
 
@@ -44,19 +44,20 @@ class PackedDataset(TextDataset):
 
     @property
     def filled(self) -> float:
-        """The share of the rows' places that hold a token."""
+        """The share of positions that hold a token."""
         return float((self.documents >= 0).float().mean())
 
 
 class StdlibDocstrings(StdlibText):
     """The standard library's docstrings as byte tokens, in batches ``{"inputs", "target", "documents"}`` of [B, T].
 
-    Each docstring is a document, which no other sees: `documents` says which one a token is of, and the last token of
-    each has the target `IGNORED`. A file's docstrings go to one split; everything else is as in `StdlibText`.
+    Each docstring is a document, and no document sees another: `documents` tells each token's document, and the last
+    token of each document has the target `IGNORED`. A file's docstrings are all in one split. Everything else is as in
+    `StdlibText`.
 
     Args:
-        packed: False gives every document a row of its own, the rest of which is filled up.
-        block_length, ...: as `StdlibText` takes them; `max_bytes` counts docstrings.
+        packed: False gives every document a row of its own, with padding.
+        block_length, ...: see `StdlibText`; `max_bytes` counts bytes of docstrings.
 
     Raises:
         ValueError: as `StdlibText`.

@@ -1,4 +1,4 @@
-"""The Python standard library's own sources, byte by byte: real text that is wherever Python is."""
+"""The Python standard library's sources as byte tokens: real text that every Python installation has."""
 
 import ast
 import hashlib
@@ -19,22 +19,22 @@ from lightning_losses.data.splits import split_whole
 from lightning_losses.numerics.checks import check_number
 from lightning_losses.numerics.settings import Count
 
-# Tests and packages are no part of the library; the codecs are 120 times nearly the same table, which would stand in
-# training and in validation both.
+# Tests and packages don't belong to the library. The codecs are 120 nearly equal tables, which would be in both
+# training and validation.
 _LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "encodings"}
 
 
 class TextDataset(BatchDataset):
-    """A text cut into blocks; asked for a list of positions, it answers with the whole batch.
+    """A text cut into blocks; a list of positions returns the whole batch.
 
-    A block's targets are its tokens moved by one, so that each token but the text's first is a target once.
+    A block's targets are its tokens shifted by one, so that each token except the text's first is a target once.
 
     Args:
         text: [n] tokens.
-        block_length: T, the tokens of a block; what is left at the end is not used.
+        block_length: T, the tokens of a block; the rest at the end is not used.
 
     Raises:
-        ValueError: a text that is shorter than one block and its last target.
+        ValueError: a text shorter than one block and its last target.
 
     Example:
         >>> dataset = TextDataset(torch.arange(8, dtype=torch.uint8), block_length=3)
@@ -66,22 +66,22 @@ class TextDataset(BatchDataset):
 class StdlibText(SplitData):
     """The standard library's ``.py`` files as byte tokens, in batches ``{"inputs", "target"}`` of [B, T].
 
-    The files, without tests, installed packages, codec tables and the build's own settings, are put in an order that
-    `split_seed` fixes, and taken until there are `max_bytes`; of a long one the first fiftieth of that. Each goes to
-    one split alone.
+    The files, without tests, installed packages, codec tables and build settings, are taken in an order that
+    `split_seed` fixes, until there are `max_bytes`; a file contributes at most a fiftieth of that. Each file is in one
+    split only.
 
-    The text changes with Python's version; `fingerprint` says whether two machines have the same.
+    The text depends on Python's version; `fingerprint` tells whether two machines have the same text.
 
     Args:
         block_length: T, the tokens of a block.
-        max_bytes: the size of the whole text, if there is so much.
-        vocabulary_size: 256 and no other number; a configuration builds its networks by it.
-        batch_size, ...: as `SplitData` takes them; shares are met to within a fiftieth of the text, and `split_seed`
-            fixes the order in which files are taken.
+        max_bytes: the largest size of the whole text.
+        vocabulary_size: 256 and no other number; configurations build their networks with it.
+        batch_size, ...: see `SplitData`; the splits' shares are exact within a fiftieth of the text, and `split_seed`
+            fixes the order of files.
 
     Raises:
-        ValueError: a value out of range; no sources; a split too short for one block; a batch size that the processes
-            can't share.
+        ValueError: a value out of range; no sources; a split too short for one block; a batch size that can't be
+            divided among the processes.
 
     Example:
         >>> data = StdlibText(batch_size=2, block_length=16, max_bytes=50_000)
@@ -107,7 +107,7 @@ class StdlibText(SplitData):
             raise ValueError(f"{self.name}: vocabulary_size={self.vocabulary_size} came; there are 256 bytes.")
 
     def splits(self) -> tuple[TextDataset, TextDataset, TextDataset]:
-        """Read, and give each file to one split."""
+        """Read the files and assign each to one split."""
         parts = split_whole(list(self._texts()), val_fraction=self.val_fraction, test_fraction=self.test_fraction)
         train, val, test = map(self._dataset, parts)
         return train, val, test
@@ -121,25 +121,25 @@ class StdlibText(SplitData):
         return content.hexdigest()
 
     def _dataset(self, texts: list[bytes]) -> TextDataset:
-        """One split, of its files' contents."""
+        """One split, from its files' contents."""
         tokens = np.frombuffer(b"".join(texts), dtype=np.uint8)
         return TextDataset(torch.from_numpy(tokens.copy()), self.block_length)
 
     def _texts(self) -> Iterator[bytes]:
-        """The files' contents in the split's order, `max_bytes` in all."""
+        """The files' contents in the split's order, `max_bytes` in total."""
         paths = source_files()
-        # RandomState's stream is frozen for good; a Generator's may change between versions of numpy.
+        # numpy guarantees RandomState's stream forever; a Generator's may change between versions.
         left, longest = self.max_bytes, math.ceil(self.max_bytes / 50)
         for position in np.random.RandomState(self.split_seed).permutation(len(paths)):
             if left == 0:
                 return
-            # One long file would be a whole split.
+            # Otherwise one long file could fill a whole split.
             text = self._read(paths[position])[: min(left, longest)]
             left -= len(text)
             yield text
 
     def _read(self, path: Path) -> bytes:
-        """What is taken of a file."""
+        """The part of a file that is used."""
         return path.read_bytes()
 
 
@@ -147,7 +147,7 @@ def source_files() -> list[Path]:
     """The standard library's ``.py`` files, sorted by their path within it.
 
     Raises:
-        ValueError: there are none, as where Python was installed without its sources.
+        ValueError: there are none, for example because Python was installed without its sources.
 
     Example:
         >>> any(path.name == "argparse.py" for path in source_files())
@@ -157,16 +157,16 @@ def source_files() -> list[Path]:
     found = {
         path.relative_to(root).as_posix(): path
         for path in root.rglob("*.py")
-        # The build's settings differ from machine to machine.
+        # Build settings differ between machines.
         if not _LEFT_OUT.intersection(path.relative_to(root).parts) and not path.name.startswith("_sysconfigdata")
     }
     if not found:
-        raise ValueError(f"stdlib_text: no .py files are in {root}; take a Python that was installed with its sources.")
+        raise ValueError(f"stdlib_text: no .py files are in {root}; use a Python that was installed with its sources.")
     return [found[name] for name in sorted(found)]
 
 
 def docstrings(path: Path) -> list[str]:
-    """The docstrings of a source file, its classes and its functions, in their order and without indentation.
+    """The docstrings of a source file, its classes and its functions, in order and without indentation.
 
     Example:
         >>> path = next(path for path in source_files() if path.name == "textwrap.py")
@@ -174,7 +174,7 @@ def docstrings(path: Path) -> list[str]:
         'Text wrapping and filling.'
     """
     with warnings.catch_warnings():
-        # Old sources hold escapes that newer Pythons warn of.
+        # Old sources contain escapes that newer Pythons warn about.
         warnings.simplefilter("ignore")
         tree = ast.parse(path.read_bytes())
     places = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

@@ -1,4 +1,4 @@
-"""Soft labels kept as their k largest probabilities, and made whole again."""
+"""Restores soft labels from their k largest probabilities."""
 
 from typing import Literal
 
@@ -18,19 +18,20 @@ def restore_soft_label(
     """Probabilities over all classes from the stored ones; use them as a soft target.
 
     Args:
-        index: [..., k] the stored classes, each once a row.
+        index: [..., k] the stored classes, each at most once per row.
         value: [..., k] their probabilities.
         num_classes: C, at least k.
-        kind: "spread" shares what is missing to 1 among the other classes alike; "renormalise" divides by the sum.
+        kind: "spread" distributes the missing probability equally over the other classes; "renormalise" divides by the
+            sum.
 
     Returns:
-        [..., C], of sum 1; with k = C and "spread" exactly what was stored. Of half precision in float32, in which
-        what is missing to 1 keeps its digits.
+        [..., C] with sum 1; for k = C and "spread" exactly the stored values. Half precision becomes float32, so that
+        the missing probability keeps its digits.
 
     Raises:
-        ValueError: shapes that do not fit; fewer classes than are stored; an unknown kind; on a CPU, classes that there
-            are not or that come twice, and values that are no probabilities of sum at most 1 (to 1e-2), above 0 to be
-            renormalised.
+        ValueError: shapes that do not fit; fewer classes than are stored; an unknown kind; on a CPU, classes that don't
+            exist or occur twice, and values that are no probabilities with a sum of at most 1 (within 1e-2), or with a
+            sum of 0 for "renormalise".
 
     Source:
         Shen, Xing, 2022, "A Fast Knowledge Distillation Framework for Visual Recognition", arXiv:2112.01528, and its
@@ -55,7 +56,7 @@ def restore_soft_label(
     if kind == "renormalise":
         value, rest = value / total, torch.zeros_like(total)
     else:
-        # Half precision stores sums a rounding above 1.
+        # In half precision the sum may round to above 1.
         rest = (1 - total).clamp(min=0) / max(num_classes - k, 1)
     return rest.repeat(*[1] * (rest.ndim - 1), num_classes).scatter(-1, index, value)
 
@@ -66,7 +67,7 @@ def _check_values(index: Tensor, value: Tensor, total: Tensor, num_classes: int,
             f"topk_soft_label: classes from {int(index.min())} to {int(index.max())} came for {num_classes} classes; "
             f"give 0 to {num_classes - 1}, each once a row."
         )
-    # NaN compares as false.
+    # NaN compares as False.
     if not bool((value >= 0).all() & (total <= 1.01).all() & ((total > 0) | (kind == "spread")).all()):
         raise ValueError(
             f"topk_soft_label: values from {float(value.min()):g} to {float(value.max()):g} with sums of up to "

@@ -1,4 +1,4 @@
-"""XOR clusters: four Gaussian clusters whose classes no line separates, in high dimension."""
+"""XOR clusters: four Gaussian clusters in high dimension, with classes that no hyperplane separates."""
 
 from typing import Annotated
 
@@ -12,17 +12,18 @@ from lightning_losses.numerics.settings import Bound, Count
 class XORCluster(ResidentData):
     """Two opposite clusters for each of two classes, along two orthogonal directions; noisy labels to train on.
 
-    ``x = ±μ₁ + ξ`` has class 1 and ``x = ±μ₂ + ξ`` class 0, with ξ standard normal and |μ₁| = |μ₂|. The directions
-    are the first two axes, which loses nothing where the network's weights start isotropic. The held-out labels are
+    ``x = ±μ₁ + ξ`` has class 1 and ``x = ±μ₂ + ξ`` class 0, with ξ standard normal and |μ₁| = |μ₂|. The directions are
+    the first two axes, without loss of generality for a network with isotropic initial weights. The held-out labels are
     clean.
 
     Args:
-        dimension: of x, at least 2; much larger than the samples squared is where one step memorises.
+        dimension: dimension of x, at least 2; if it is much larger than the squared number of samples, one step
+            memorises.
         signal: the norm of μ₁ and μ₂, above 0.
         label_noise: the share of flipped training labels, in [0, 0.5); each label is flipped independently.
         train_samples: n.
-        test_samples: held out.
-        seed: of everything.
+        test_samples: held-out samples.
+        seed: seed of everything.
         steps_per_epoch: see `ResidentData`.
 
     Raises:
@@ -30,7 +31,7 @@ class XORCluster(ResidentData):
 
     Source:
         Xu, Wang, Frei, Vardi, Hu, 2023, "Benign Overfitting and Grokking in ReLU Networks for XOR Cluster Data",
-        arXiv:2310.02541; the sizes are ours.
+        arXiv:2310.02541; the sizes are this library's.
 
     Example:
         >>> data = XORCluster(dimension=50, train_samples=8, test_samples=4)

@@ -1,1 +1,1 @@
-"""Gradient and weight transformations for any optimizer, and helpers for decay and warm-up."""
+"""Transformations of gradients and weights for any optimizer, and helpers for decay and warm-up."""

@@ -1,4 +1,4 @@
-"""Gradient alignment: removes from an auxiliary gradient the component against the main one."""
+"""Gradient alignment: removes the component of an auxiliary gradient that opposes the main gradient."""
 
 from collections.abc import Sequence
 
@@ -10,21 +10,21 @@ from torch import Tensor
 def aligned_gradients(
     main: Sequence[Float[Tensor, "..."]], auxiliary: Sequence[Float[Tensor, "..."]]
 ) -> list[Float[Tensor, "..."]]:
-    """``main + auxiliary``, where the auxiliary gradient loses its component against the main one.
+    """``main + auxiliary``, without the auxiliary gradient's component that opposes the main one.
 
     The two are taken as one vector over all tensors: if their inner product is negative, the auxiliary one is projected
-    onto what is orthogonal to the main one. The main gradient is left as it is.
+    onto the orthogonal complement of the main one. The main gradient is not changed.
 
     Args:
-        main: the gradient of the main loss by each parameter; zeros where it does not depend on it.
-        auxiliary: the gradient of the auxiliary loss by the same parameters.
+        main: the gradient of the main loss for each parameter; zeros if the loss doesn't depend on it.
+        auxiliary: the gradient of the auxiliary loss for the same parameters.
 
     Returns:
-        The gradient to step along, by each parameter. Under DDP call it after the gradients are averaged, and it is
-        the same on all processes; parameters in shards are not supported, for their inner products are partial.
+        The combined gradient for each parameter. Under DDP call it after the gradients are averaged; then it is equal
+        on all processes. Sharded parameters are not supported, because their inner products would be partial.
 
     Raises:
-        ValueError: gradients of other numbers or shapes.
+        ValueError: gradients whose number or shapes differ.
 
     Source:
         Yang, Zong, Huang, Feng, An, 2024, "Dual-Head Knowledge Distillation: Enhancing Logits Utilization with an
@@ -44,6 +44,6 @@ def aligned_gradients(
         return []
     inner = torch.stack([(a * b).sum() for a, b in zip(main, auxiliary, strict=True)]).sum()
     squared = torch.stack([a.square().sum() for a in main]).sum()
-    # Without a main gradient there is nothing to work against: the inner product is 0.
+    # If the main gradient is 0, so is the inner product, and nothing is removed.
     against = inner.clamp(max=0) / torch.where(squared > 0, squared, 1.0)
     return [a + b - against * a for a, b in zip(main, auxiliary, strict=True)]

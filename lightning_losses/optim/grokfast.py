@@ -1,4 +1,4 @@
-"""Grokfast: amplify the slow component of the gradients, found by a moving average over steps."""
+"""Grokfast: amplifies the slow component of the gradients, a moving average over steps."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -17,7 +17,7 @@ Decay = Annotated[float, Bound(least=0, below=1)]
 class GrokfastEMA(Declared):
     """Adds an exponential moving average of past gradients to each gradient.
 
-    ``h <- α h + (1 - α) g``, then ``g <- g + λ h``, with h starting as the first gradient.
+    ``h <- α h + (1 - α) g``, then ``g <- g + λ h``, where h begins as the first gradient.
 
     Args:
         alpha: α, in [0, 1).
@@ -49,14 +49,14 @@ class GrokfastEMA(Declared):
         for name, gradient in gradients.items():
             average = _resume(self._average, name, gradient)
             if average is None:
-                # Not lerp_: (1 - α) g + α g may round away from g.
+                # Not lerp_, because (1 - α) g + α g may round to something other than g.
                 average = self._average[name] = _wide(gradient)
             else:
                 local_part(average).mul_(self.alpha).add_(local_part(gradient), alpha=1 - self.alpha)
             local_part(gradient).add_(local_part(average), alpha=self.lamb)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages, whole; under FSDP2 every process must call this."""
+        """The averages, whole; under FSDP2 every process must call it."""
         return {"average": {name: whole(average).clone() for name, average in self._average.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -67,10 +67,10 @@ class GrokfastEMA(Declared):
 class GrokfastMA(Declared):
     """Adds the average of the last gradients to each gradient.
 
-    ``g <- g + λ avg`` over a window of the last gradients as they came, this one among them.
+    ``g <- g + λ avg`` over a window of the last unfiltered gradients, including this one.
 
     Args:
-        window_size: how many gradients; the memory is that many times the parameters.
+        window_size: number of gradients; the memory is this many times that of the parameters.
         lamb: λ, at least 0.
         filter_type: "mean" or "sum" of the window.
         warmup: whether to wait until the window is full.
@@ -80,7 +80,7 @@ class GrokfastMA(Declared):
 
     Source:
         Lee, Kang, Kim, Lee, 2024, "Grokfast: Accelerated Grokking by Amplifying Slow Gradients", arXiv:2405.20233.
-        The released code keeps references to the gradients, which a zeroing in place would empty; here are copies.
+        The released code keeps references to the gradients, which zeroing in place would erase; this keeps copies.
 
     Example:
         >>> grokfast = GrokfastMA(window_size=1, lamb=2.0)
@@ -112,7 +112,7 @@ class GrokfastMA(Declared):
             local_part(gradient).add_(local_part(total), alpha=share)
 
     def _push(self, name: str, gradient: Tensor) -> Tensor:
-        """Enter a gradient into its window; the window's sum."""
+        """Add a gradient to its window; returns the window's sum."""
         window = self._window.setdefault(name, [])
         for position, held in enumerate(window):
             window[position] = _as(held, gradient)
@@ -128,14 +128,14 @@ class GrokfastMA(Declared):
             local_part(total).sub_(local_part(window[place])).add_(local_part(gradient))
             local_part(window[place]).copy_(local_part(gradient))
         if place == self.window_size - 1:
-            # Once a turn, so that the rounding errors of a running sum do not pile up.
+            # Recomputed once per turn, so that rounding errors of the running sum don't accumulate.
             parts = torch.stack([local_part(held) for held in window])
             local_part(total).copy_(parts.sum(dim=0, dtype=total.dtype))
         self._steps[name] = steps + 1
         return total
 
     def state_dict(self) -> dict[str, Any]:
-        """The windows, whole; under FSDP2 every process must call this."""
+        """The windows, whole; under FSDP2 every process must call it."""
         return {
             "window": {name: [whole(held).clone() for held in window] for name, window in self._window.items()},
             "total": {name: whole(total).clone() for name, total in self._total.items()},
@@ -150,12 +150,12 @@ class GrokfastMA(Declared):
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """A copy to add to: in half precision small steps would round away."""
+    """A full-precision copy, because in half precision small steps would round away."""
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
 
 
 def _as(held: Tensor, gradient: Tensor) -> Tensor:
-    """What a checkpoint brought, whole, on the gradient's device and sharded as it."""
+    """A whole tensor from a checkpoint, on the gradient's device and sharded like it."""
     if type(held) is type(gradient) and held.device == gradient.device:
         return held
     return shard_like(held, gradient)

@@ -21,23 +21,23 @@ def orthogonalize_gradients_(
 ) -> None:
     """Remove from gradients, in place, their component along the weights.
 
-    ``g⊥ = g - (<w, g> / <w, w>) w``, rescaled to ``|g|`` if asked. Weights of norm 0 leave their gradient as it is.
-    Tensors of one element are left alone in scope "tensor": nothing is orthogonal to them.
+    ``g⊥ = g - (<w, g> / <w, w>) w``, rescaled to ``|g|`` if asked. If the weights' norm is 0, the gradient is not
+    changed. In scope "tensor", tensors of one element are not changed either, because nothing is orthogonal to them.
 
     Args:
-        weights: n tensors; under FSDP2 the products run over the whole tensors.
+        weights: n tensors; under FSDP2 inner products are over the whole tensors.
         gradients: n tensors of the same shapes, changed in place.
         scope: "tensor" projects each tensor on its own; "model" projects their concatenation.
-        rescale: whether the result has the norm of what came. A gradient parallel to the weights, up to the
-            rounding of its dtype, becomes 0 instead: rescaling would make noise of rounding errors.
+        rescale: whether the result is scaled to the original norm. A gradient that is parallel to the weights, up to
+            rounding, becomes 0 instead, because rescaling would amplify rounding errors.
 
     Raises:
         ValueError: unequal numbers or shapes of weights and gradients; an unknown scope; a sparse gradient.
 
     Source:
         Prieto, Barsbey, Mediano, Birdal, 2025, "Grokking at the Edge of Numerical Stability", arXiv:2501.04697,
-        equations 11 and 12. The rescaling, per tensor, is in the released code, not in the equations; that code
-        rescales rounding errors of parallel gradients too.
+        equations 11 and 12. The rescaling per tensor is in the released code, not in the equations; that code also
+        rescales the rounding errors of parallel gradients.
 
     Example:
         >>> weight, gradient = torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0])
@@ -60,12 +60,12 @@ def orthogonalize_gradients_(
         projected = full_precision(shard) - coefficient.to(full_precision(shard)) * full_precision(local_part(weight))
         shard.copy_(projected)
     after = _over_scope(whole_dots(gradients, gradients), scope)
-    # Rounding alone leaves about this much, relative to what came.
+    # The size of rounding errors relative to the gradient.
     floor = [4 * torch.finfo(gradient.dtype).eps for gradient in gradients]
     ratio = (before / torch.where(after > 0, after, 1.0)).sqrt()
     remains = after.sqrt() > torch.tensor(floor, device=after.device, dtype=after.dtype) * before.sqrt()
     scale = torch.where(remains, ratio if rescale else torch.ones_like(ratio), 0.0)
-    # A tensor whose weights are 0 was not changed, and is not to be rounded again.
+    # The gradient of weights that are 0 was not changed, and must not be rounded again.
     scale = torch.where(size > 0, scale, 1.0)
     for gradient, factor in zip(gradients, scale.unbind(), strict=True):
         shard = local_part(gradient)
@@ -79,20 +79,20 @@ def with_orthogonal_gradients(
     rescale: bool = True,
     select: Callable[[Tensor], bool] = lambda parameter: True,
 ) -> Optimizer:
-    """Make an optimizer orthogonalise its gradients before every step; for loops without Lightning.
+    """Make an optimizer orthogonalise its gradients before every step, for loops without Lightning.
 
-    The optimizer stays the object it is: its schedulers, hyperparameters and state dict go on working, and a saved
-    state loads into a bare one. The projection runs where the optimizer steps, so whatever clips gradients clips them
-    before it; with `rescale` their norms do not change. The callback `OrthogonalGradient` projects before clipping.
+    The optimizer stays the same object: its schedulers, hyperparameters and state dict work as before, and a saved
+    state loads into an unmodified optimizer. The projection runs inside the optimizer's step, so gradients are clipped
+    before it; with `rescale` their norms don't change. The callback `OrthogonalGradient` projects before clipping.
 
     Args:
         optimizer: any `torch.optim.Optimizer`, stepped with or without a closure.
-        scope: see `orthogonalize_gradients_`; "model" is all the optimizer's selected parameters.
+        scope: see `orthogonalize_gradients_`; "model" means all selected parameters of the optimizer.
         rescale: see `orthogonalize_gradients_`.
-        select: which parameters to project.
+        select: whether to project a parameter.
 
     Returns:
-        The same optimizer. ``optimizer.orthogonal_gradients.remove()`` ends it.
+        The same optimizer. ``optimizer.orthogonal_gradients.remove()`` undoes the change.
 
     Raises:
         ValueError: an unknown scope; an optimizer that does this already.
@@ -125,7 +125,7 @@ def with_orthogonal_gradients(
             project()
             return None
 
-        # A closure makes the gradients inside the step, so the projection follows it.
+        # A closure computes the gradients inside the step, so the projection follows it.
         def closure_and_projection() -> Any:
             with torch.enable_grad():
                 loss = closure()

@@ -1,4 +1,4 @@
-"""Which parameters an intervention acts on, by patterns on their names."""
+"""Selects the parameters of an intervention by patterns of their names."""
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -16,12 +16,12 @@ def select_parameters(
 
     Args:
         who: the name that errors begin with.
-        named_parameters: as `Module.named_parameters()` gives them.
+        named_parameters: the result of `Module.named_parameters()`.
         include: shell-style patterns, such as ``"network.*.weight"``.
-        exclude: patterns of what to leave out.
+        exclude: patterns of names to leave out.
 
     Returns:
-        Parameters by name, in their order.
+        Parameters by name, in order.
 
     Raises:
         ValueError: a pattern that matches no parameter, or nothing left to act on.
@@ -34,7 +34,7 @@ def select_parameters(
         raise ValueError(f"{who}: include={include!r}, exclude={exclude!r} came; give lists of patterns.")
     parameters = dict(named_parameters)
     for pattern in [*include, *exclude]:
-        # "*" says "all", which may be none of the module's own: the last check tells that better.
+        # "*" may match nothing in a module without parameters; the last check reports that better.
         if pattern != "*" and not any(fnmatchcase(name, pattern) for name in parameters):
             raise ValueError(f"{who}: the pattern {pattern!r} matches none of the parameters {', '.join(parameters)}.")
     chosen = {

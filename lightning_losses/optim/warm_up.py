@@ -9,13 +9,13 @@ from lightning_losses.numerics.checks import check_number
 
 
 def linear_warm_up(optimizer: Optimizer, *, steps: int = 10) -> LambdaLR:
-    """A schedule, stepped every optimizer step, that reaches the full learning rate at the given step.
+    """A schedule for every optimizer step that reaches the full learning rate at the given step.
 
-    Step k, from 1, runs at ``k / steps`` of the learning rate.
+    Step k (from 1) uses ``k / steps`` of the learning rate.
 
     Args:
-        optimizer: whose learning rates to scale.
-        steps: how many steps, at least 1.
+        optimizer: the optimizer.
+        steps: number of warm-up steps, at least 1.
 
     Raises:
         ValueError: fewer than 1 step.
@@ -32,13 +32,13 @@ def linear_warm_up(optimizer: Optimizer, *, steps: int = 10) -> LambdaLR:
 
 
 def warmup_cosine(optimizer: Optimizer, *, total_steps: int, warmup: float = 0.1, final: float = 0.0) -> LambdaLR:
-    """Up in a straight line, then down along half a cosine.
+    """A linear warm-up, then half a cosine down.
 
     Args:
-        optimizer: whose learning rate is the largest one.
+        optimizer: the optimizer; its learning rate is the maximum.
         total_steps: the optimizer steps of the run.
-        warmup: the fraction of them that goes up, in [0, 1).
-        final: the last learning rate, as a fraction of the largest, in [0, 1].
+        warmup: the fraction of steps in the warm-up, in [0, 1).
+        final: the last learning rate as a fraction of the maximum, in [0, 1].
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Weight decay on matrices alone, for any optimizer with parameter groups."""
+"""Weight decay of matrices only, for any optimizer with parameter groups."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,11 +9,11 @@ from lightning_losses.numerics.checks import check_number
 
 
 def decay_matrices(parameters: Iterable[nn.Parameter], *, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups in which tensors of two and more dimensions decay, and biases and gains don't.
+    """Parameter groups in which tensors of two or more dimensions decay, but biases and gains don't.
 
     Args:
-        parameters: what the optimizer is to train.
-        weight_decay: at least 0; 1.0 to 1.5 with AdamW is what makes transformers grok modular arithmetic.
+        parameters: the parameters to train.
+        weight_decay: at least 0; with 1.0 to 1.5 and AdamW, transformers grok modular arithmetic.
 
     Raises:
         ValueError: a negative weight_decay.

@@ -12,7 +12,7 @@ from lightning_losses.parallel.sharding import local_part, whole_dots
 
 @torch.no_grad()
 def weight_norm(weights: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """The L2 norm of the concatenation of tensors; under FSDP2, of the whole tensors.
+    """The L2 norm of the concatenation of tensors; under FSDP2 over the whole tensors.
 
     Example:
         >>> weight_norm([torch.tensor([3.0]), torch.tensor([0.0, 4.0])])
@@ -30,13 +30,13 @@ def scale_weights_(weights: Sequence[Tensor], factor: float) -> None:
 
 @torch.no_grad()
 def project_weight_norm_(weights: Sequence[Tensor], norm: float) -> None:
-    """Multiply all tensors, in place, by the one factor that gives their concatenation the L2 norm asked for.
+    """Multiply all tensors, in place, by the single factor that gives their concatenation the requested L2 norm.
 
-    Weights that are all 0 stay so.
+    Weights that are all 0 stay 0.
 
     Args:
-        weights: tensors; under FSDP2 the norm is of the whole tensors.
-        norm: the norm asked for, above 0.
+        weights: tensors; under FSDP2 the norm is over the whole tensors.
+        norm: the requested norm, above 0.
 
     Raises:
         ValueError: a norm of 0 or less.

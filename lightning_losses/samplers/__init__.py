@@ -1,4 +1,4 @@
-"""Which samples a network trains on, and how often."""
+"""Samplers and selections of training samples."""
 
 from lightning_losses.samplers.ddk_sampler import DomainSampler, initial_domain_weights, updated_domain_weights
 from lightning_losses.samplers.difference_sampling import difference_sampling, difference_scores

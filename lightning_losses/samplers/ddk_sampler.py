@@ -1,4 +1,4 @@
-"""Domain sampling for distillation: more of the domains in which the student lags its teacher."""
+"""Domain sampling for distillation: more samples from domains in which the student lags behind its teacher."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +13,7 @@ from lightning_losses.numerics.checks import check_count, check_number
 def initial_domain_weights(
     student_ce: Float[Tensor, " domains"], teacher_ce: Float[Tensor, " domains"]
 ) -> Float[Tensor, " domains"]:
-    """``softmax`` of the domains' ratio of perplexities, student's over teacher's.
+    """``softmax`` of the domains' perplexity ratios, student's divided by teacher's.
 
     Raises:
         ValueError: shapes that do not fit; no domains; cross-entropies that are not finite.
@@ -28,18 +28,18 @@ def updated_domain_weights(
     *,
     alpha: float = 0.5,
 ) -> Float[Tensor, " domains"]:
-    """The next weights: the old ones times exp(ratio of perplexities), normalised, mixed with the uniform ones.
+    """The next weights: the old ones times exp(perplexity ratio), normalised, mixed with uniform weights.
 
     Args:
-        weights: [D] the weights before.
+        weights: [D] the old weights.
         student_ce: [D] the student's mean cross-entropy on held-out text of each domain.
-        teacher_ce: [D] the teacher's, which does not change.
+        teacher_ce: [D] the teacher's, which is constant.
         alpha: the share of the new weights; no domain falls below ``(1 - alpha) / D``.
 
     Source:
         Liu, Zhang, Guo et al., 2024, "DDK: Distilling Domain Knowledge for Efficient Large Language Models",
-        arXiv:2407.16154; from the paper's text. There: alpha 0.5, weights renewed every 1000 steps, on 500 samples of
-        each domain.
+        arXiv:2407.16154; implemented from the paper's text. The paper uses alpha 0.5 and renews the weights every 1000
+        steps, on 500 samples of each domain.
 
     Example:
         >>> even = torch.tensor([0.5, 0.5])
@@ -53,7 +53,7 @@ def updated_domain_weights(
             f"ddk_sampler: weights {weights.tolist()} came for {len(ratios)} domains; give as many non-negative "
             "numbers of sum 1."
         )
-    # Times exp(ratio) is plus ratio under the softmax, which takes the largest out before exponentials overflow.
+    # Under the softmax a factor exp(ratio) is a summand ratio, and large ratios don't overflow.
     renewed = torch.softmax(weights.log() + ratios, dim=-1)
     return alpha * renewed + (1 - alpha) / weights.shape[-1]
 
@@ -69,7 +69,7 @@ def _ratios(student_ce: Tensor, teacher_ce: Tensor) -> Tensor:
             f"ddk_sampler: cross-entropies {student_ce.tolist()} and {teacher_ce.tolist()} came; give finite numbers, "
             "and leave out domains without tokens."
         )
-    # As far as the largest float goes: the softmax takes the largest out.
+    # Clamped to the largest float; the softmax subtracts the maximum.
     largest = torch.finfo(torch.promote_types(student_ce.dtype, torch.float16)).max
     return (student_ce - teacher_ce).exp().clamp(max=largest)
 
@@ -80,21 +80,21 @@ def _is_distribution(weights: Tensor) -> bool:
 
 
 class DomainSampler(Sampler[int]):
-    """Draws samples domain by domain, with weights that may be set while it runs.
+    """Draws samples domain by domain, with weights that may change while it runs.
 
-    Within a domain samples come in a shuffled order; one that is used up is shuffled anew. The draws are a function of
-    the seed, of the epoch and of the weights, so that processes with the same of each agree; each takes its share.
+    Within a domain samples come in a shuffled order; when all are used, the domain is shuffled anew. The draws depend
+    only on the seed, the epoch and the weights, so that processes agree if these are equal; each takes its share.
 
     Args:
         domains: the domain, from 0 on, of every sample of the data set.
-        num_samples: how many samples an epoch has, over all processes; as many as the data set by default.
-        seed: of all draws.
+        num_samples: samples per epoch, over all processes; by default the size of the data set.
+        seed: seed of all draws.
         num_replicas: the number of processes.
         rank: this process.
 
     Raises:
-        ValueError: no samples, a domain without any, or fewer than processes; a rank that there isn't; later, weights
-            that are no distribution over the domains.
+        ValueError: no samples, a domain without samples, or fewer samples than processes; a rank that doesn't exist;
+            later, weights that are no distribution over the domains.
 
     Example:
         >>> sampler = DomainSampler([0, 0, 1, 1])
@@ -135,7 +135,7 @@ class DomainSampler(Sampler[int]):
         self.weights = torch.tensor([len(members) for members in self.members], dtype=torch.float64) / len(belongs)
 
     def set_weights(self, weights: Float[Tensor, " domains"]) -> None:
-        """Draw by these weights from now on, also within an epoch."""
+        """Draw with these weights from now on, also within an epoch."""
         if weights.shape != self.weights.shape or not _is_distribution(weights):
             raise ValueError(
                 f"ddk_sampler: weights {weights.tolist()} came; give {len(self.members)} non-negative numbers of sum 1."
@@ -143,7 +143,7 @@ class DomainSampler(Sampler[int]):
         self.weights = weights.detach().double().cpu().clone()
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw another order; Lightning calls this."""
+        """Draw the order of another epoch; Lightning calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -152,7 +152,7 @@ class DomainSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         waiting: list[list[int]] = [[] for _ in self.members]
-        # What does not share out evenly is left out, so that all processes take as many steps.
+        # Surplus samples are dropped, so that all processes take the same number of steps.
         for number in range(len(self) * self.num_replicas):
             domain = int(torch.multinomial(self.weights, 1, generator=generator))
             if not waiting[domain]:

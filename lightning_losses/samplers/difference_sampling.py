@@ -1,4 +1,4 @@
-"""Difference sampling: keep the texts that a large model finds much likelier than a small one does."""
+"""Difference sampling: keeps the texts that a large model finds much more likely than a small one does."""
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +11,7 @@ from lightning_losses.numerics.shares import share_of
 def difference_scores(
     teacher_nll: Float[Tensor, " instances"], reference_nll: Float[Tensor, " instances"]
 ) -> Float[Tensor, " instances"]:
-    """``reference_nll - teacher_nll``: per token, how much likelier the teacher finds each instance.
+    """``reference_nll - teacher_nll``: the log-likelihood per token that the teacher gains over the reference model.
 
     Args:
         teacher_nll: [n] mean negative log-likelihood of each instance's tokens under the large model.
@@ -38,7 +38,7 @@ def difference_sampling(
 ) -> Int[Tensor, " kept"]:
     """The positions of the ``floor(ratio n)`` instances with the largest scores, in corpus order.
 
-    Hand them to `torch.utils.data.Subset`.
+    Pass them to `torch.utils.data.Subset`.
 
     Args:
         teacher_nll: [n] mean negative log-likelihood of each instance's tokens under the large model.

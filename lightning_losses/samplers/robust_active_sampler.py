@@ -1,4 +1,4 @@
-"""Robust active distillation: which samples to ask a teacher about that is wrong on some of them."""
+"""Robust active distillation: chooses the samples to ask a teacher about that errs on some of them."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from lightning_losses.numerics.checks import check_floating
 
 
 class QueryDistribution(NamedTuple):
-    """The probability of querying each sample, the guaranteed gain, and how many samples can be queried."""
+    """The probability of querying each sample, the guaranteed gain, and the number of samples that can be queried."""
 
     probabilities: Float[Tensor, " n"]
     value: Float[Tensor, ""]
@@ -18,20 +18,20 @@ class QueryDistribution(NamedTuple):
 
 
 def robust_active_distribution(gain: Float[Tensor, " n"], num_errors: int) -> QueryDistribution:
-    """The distribution that gains most when the teacher is wrong on the `num_errors` samples where that hurts most.
+    """The distribution with the largest gain if the teacher is wrong on the `num_errors` most harmful samples.
 
-    Maximises ``sum_i q_i g_i`` less its `num_errors` largest terms. Of the k samples of largest gain, each gets a
-    probability inverse to its gain, which makes their terms equal and the value ``(k - num_errors) / sum_j 1 / g_j``;
-    the best k is taken.
+    Maximises ``sum_i q_i g_i`` without its `num_errors` largest terms. Each of the k samples of largest gain gets a
+    probability proportional to the inverse of its gain. So their terms are equal, and the value is ``(k - num_errors) /
+    sum_j 1 / g_j``; the best k is used.
 
     Args:
-        gain: [n] what a right answer is worth, above 0; for instance one less the margin of the student's two largest
+        gain: [n] the value of a right answer, above 0; for instance one minus the margin of the student's two largest
             probabilities.
-        num_errors: on how many samples the teacher may be wrong, at least 0. From n on nothing can be gained and the
-            distribution is uniform.
+        num_errors: number of samples on which the teacher may be wrong, at least 0. From n on nothing can be gained,
+            and the distribution is uniform.
 
     Raises:
-        ValueError: gains of 0 or less, or of another shape; a num_errors below 0.
+        ValueError: gains of 0 or less, or with another shape; a num_errors below 0.
 
     Source:
         Baykal, Trinh, Iliopoulos, Menghani, Vee, 2023, "Robust Active Distillation", arXiv:2210.01213. Derived from
