@@ -62,7 +62,7 @@ class EvidentialClassification(RowLoss):
     """
 
     status = "paper"
-    evidence = "dougbrion/pytorch-classification-uncertainty, not its authors'"
+    evidence = "dougbrion/pytorch-classification-uncertainty, not the authors' code"
 
     form: Literal["mse", "log", "digamma"] = "mse"
     activation: Activation = "relu"
@@ -95,7 +95,7 @@ class EvidentialClassification(RowLoss):
         if self.form == "digamma":
             return torch.digamma(total) - torch.digamma(pick(alpha, target))
         mean = alpha / total.unsqueeze(-1)
-        error = F.one_hot(target, alpha.shape[-1]) - mean
+        error = torch.zeros_like(mean).scatter(-1, target.unsqueeze(-1), 1.0) - mean
         return error.square().sum(dim=-1) + (mean * (1 - mean)).sum(dim=-1) / (total + 1)
 
 

@@ -47,7 +47,7 @@ class Pinball(RegressionLoss):
     """
 
     status = "paper"
-    evidence = "ml-stat-Sustech/TorchCP, not its authors'"
+    evidence = "ml-stat-Sustech/TorchCP, not the authors' code"
 
     levels: Sequence[float] = (0.05, 0.5, 0.95)
     quantile_reduction: Literal["sum", "mean"] = "sum"
