@@ -11,6 +11,7 @@ from lightning_losses.calibrators.histogram_binning import HistogramBinning
 from lightning_losses.calibrators.image_views import image_views
 from lightning_losses.calibrators.isotonic_multiclass import IsotonicMulticlass
 from lightning_losses.calibrators.isotonic_regression import IsotonicRegression
+from lightning_losses.calibrators.logit_adjuster import LogitAdjuster
 from lightning_losses.calibrators.matrix_scaling import MatrixScaling
 from lightning_losses.calibrators.platt_scaling import PlattScaling
 from lightning_losses.calibrators.temperature_scaling import TemperatureScaling
@@ -27,6 +28,7 @@ __all__ = [
     "HistogramBinning",
     "IsotonicMulticlass",
     "IsotonicRegression",
+    "LogitAdjuster",
     "MatrixScaling",
     "PlattScaling",
     "TemperatureScaling",

@@ -1,7 +1,7 @@
 """How often each class occurs in training: the counts that losses of imbalance take, with the absent classes' share."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -118,8 +118,18 @@ the callback ClassCounts, which counts the training set.
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+@runtime_checkable
+class TakesClassCounts(Protocol):
+    """What is told the counts: a `ClassPrior`, or a calibrator made of counts."""
+
+    known: bool
+
+    def set_counts(self, class_counts: ClassCounts) -> Any:
+        """Take the training samples of each class."""
+
+
 def tell_class_counts(module: nn.Module, counts: ClassCounts) -> None:
-    """Give these counts to every `ClassPrior` of a module that has none.
+    """Give these counts to every part of a module that takes class counts and has none.
 
     Example:
         >>> prior = ClassPrior("demo")
@@ -127,15 +137,15 @@ def tell_class_counts(module: nn.Module, counts: ClassCounts) -> None:
         >>> prior.counts.tolist()
         [3.0, 1.0]
     """
-    for part in priors_without_counts(module):
+    for part in without_class_counts(module):
         part.set_counts(counts)
 
 
-def priors_without_counts(module: nn.Module) -> list[ClassPrior]:
-    """Every `ClassPrior` of a module that has no counts.
+def without_class_counts(module: nn.Module) -> list[TakesClassCounts]:
+    """Every part of a module that takes class counts and has none.
 
     Example:
-        >>> priors_without_counts(ClassPrior("demo", [3, 1]))
+        >>> without_class_counts(ClassPrior("demo", [3, 1]))
         []
     """
-    return [part for part in module.modules() if isinstance(part, ClassPrior) and not part.known]
+    return [part for part in module.modules() if isinstance(part, TakesClassCounts) and not part.known]

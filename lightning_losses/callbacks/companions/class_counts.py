@@ -1,10 +1,11 @@
 """Counts the samples of each class once, for every loss and calibrator that takes class counts."""
 
 from dataclasses import field
+from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_losses.callbacks.access import sum_over_processes
 from lightning_losses.callbacks.declared import DeclaredCallback
@@ -23,6 +24,7 @@ class ClassCounts(DeclaredCallback):
     process its share. Probabilities add their mass, and a target that the module's losses ignore counts nothing. The
     counts are in the checkpoint, and a resumed run counts nothing again.
 
+    A calibrator of another callback, such as `PostHocCalibration(LogitAdjuster)`, is told too.
     Counts that a loss was given by its constructor stay. A module without a `ClassPrior` is counted too, so that
     monitors can read `counts`.
 
@@ -57,6 +59,10 @@ class ClassCounts(DeclaredCallback):
                 raise ValueError(f"{self.name}: no sample of the training set has a target; give data with targets.")
             self.counts = counts
         tell_class_counts(pl_module, self.counts)
+        callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
+        for callback in callbacks:
+            if isinstance(calibrator := getattr(callback, "calibrator", None), nn.Module):
+                tell_class_counts(calibrator, self.counts)
 
     def _counted(self, trainer: L.Trainer, module: L.LightningModule) -> Tensor:
         classes = self.num_classes or getattr(getattr(trainer, "datamodule", None), "num_classes", None)

@@ -44,7 +44,7 @@ from lightning_losses.experiments.config.settings import Weights
 from lightning_losses.experiments.messages import message, refused, tell
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
 from lightning_losses.experiments.training.rehearsal import quiet, rehearse_step
-from lightning_losses.losses.class_prior import priors_without_counts, tell_class_counts
+from lightning_losses.losses.class_prior import tell_class_counts, without_class_counts
 from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.connection import connect_processes
 from lightning_losses.parallel.processes import value_of_first
@@ -210,7 +210,7 @@ class Training:
 
     def _tell_class_counts(self, module: nn.Module) -> None:
         """Count the training set's classes for the losses that take the counts, and were given none."""
-        if priors_without_counts(module):
+        if without_class_counts(module):
             train: Any = self.datamodule.train
             held = targets_of(train)
             batches = (batch["target"] for batch in DataLoader(train, 256, collate_fn=dict))
