@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import GPG as GPG
     from lightning_losses.losses import KD as KD
     from lightning_losses.losses import LDAM as LDAM
+    from lightning_losses.losses import LDRKL as LDRKL
     from lightning_losses.losses import MCMI as MCMI
     from lightning_losses.losses import MDCA as MDCA
     from lightning_losses.losses import MESA as MESA
@@ -62,14 +63,17 @@ if TYPE_CHECKING:
     from lightning_losses.losses import Brier as Brier
     from lightning_losses.losses import ClassBalanced as ClassBalanced
     from lightning_losses.losses import ClassRelationKD as ClassRelationKD
+    from lightning_losses.losses import CompSum as CompSum
     from lightning_losses.losses import ConfidencePenalty as ConfidencePenalty
     from lightning_losses.losses import CorrectnessAware as CorrectnessAware
+    from lightning_losses.losses import CrammerSinger as CrammerSinger
     from lightning_losses.losses import CrossEntropy as CrossEntropy
     from lightning_losses.losses import CRPSEnsemble as CRPSEnsemble
     from lightning_losses.losses import CRPSGaussian as CRPSGaussian
     from lightning_losses.losses import DeiTDistill as DeiTDistill
     from lightning_losses.losses import DualFocal as DualFocal
     from lightning_losses.losses import EnergyScore as EnergyScore
+    from lightning_losses.losses import EntmaxLoss as EntmaxLoss
     from lightning_losses.losses import EvidentialClassification as EvidentialClassification
     from lightning_losses.losses import EvidentialRegression as EvidentialRegression
     from lightning_losses.losses import FitNetHint as FitNetHint
@@ -84,6 +88,8 @@ if TYPE_CHECKING:
     from lightning_losses.losses import KLTop as KLTop
     from lightning_losses.losses import LogitAdjustment as LogitAdjustment
     from lightning_losses.losses import LogitStdKD as LogitStdKD
+    from lightning_losses.losses import LogSphericalSoftmax as LogSphericalSoftmax
+    from lightning_losses.losses import LogTaylorSoftmax as LogTaylorSoftmax
     from lightning_losses.losses import Loss as Loss
     from lightning_losses.losses import MAEReduced as MAEReduced
     from lightning_losses.losses import MbLS as MbLS
@@ -110,11 +116,14 @@ if TYPE_CHECKING:
     from lightning_losses.losses import SoftAvUC as SoftAvUC
     from lightning_losses.losses import SoftBinnedECE as SoftBinnedECE
     from lightning_losses.losses import SpanCorrelation as SpanCorrelation
+    from lightning_losses.losses import SparsemaxLoss as SparsemaxLoss
+    from lightning_losses.losses import SphericalZLoss as SphericalZLoss
     from lightning_losses.losses import StableMaxCrossEntropy as StableMaxCrossEntropy
     from lightning_losses.losses import SymmetricKL as SymmetricKL
     from lightning_losses.losses import TGeoKD as TGeoKD
     from lightning_losses.losses import TotalVariation as TotalVariation
     from lightning_losses.losses import TruncatedGCE as TruncatedGCE
+    from lightning_losses.losses import WestonWatkins as WestonWatkins
     from lightning_losses.losses import ZLoss as ZLoss
     from lightning_losses.losses.adapted import Adapted as Adapted
     from lightning_losses.mixins import DistillationMixin as DistillationMixin

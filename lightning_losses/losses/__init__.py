@@ -10,14 +10,23 @@ from lightning_losses.environment.lazy_exports import exports, lazily
 # Loaded on first use: a project that needs one loss doesn't wait for all of them.
 if TYPE_CHECKING:
     from lightning_losses.losses.base import Loss as Loss
+    from lightning_losses.losses.classification.comp_sum import CompSum as CompSum
+    from lightning_losses.losses.classification.crammer_singer import CrammerSinger as CrammerSinger
     from lightning_losses.losses.classification.cross_entropy import CrossEntropy as CrossEntropy
+    from lightning_losses.losses.classification.entmax_loss import EntmaxLoss as EntmaxLoss
     from lightning_losses.losses.classification.evidential_classification import (
         EvidentialClassification as EvidentialClassification,
     )
+    from lightning_losses.losses.classification.ldr_kl import LDRKL as LDRKL
+    from lightning_losses.losses.classification.log_spherical_softmax import LogSphericalSoftmax as LogSphericalSoftmax
+    from lightning_losses.losses.classification.log_taylor_softmax import LogTaylorSoftmax as LogTaylorSoftmax
     from lightning_losses.losses.classification.precise_cross_entropy import PreciseCrossEntropy as PreciseCrossEntropy
+    from lightning_losses.losses.classification.sparsemax_loss import SparsemaxLoss as SparsemaxLoss
+    from lightning_losses.losses.classification.spherical_z_loss import SphericalZLoss as SphericalZLoss
     from lightning_losses.losses.classification.stablemax_cross_entropy import (
         StableMaxCrossEntropy as StableMaxCrossEntropy,
     )
+    from lightning_losses.losses.classification.weston_watkins import WestonWatkins as WestonWatkins
     from lightning_losses.losses.confidence.adafocal import AdaFocal as AdaFocal
     from lightning_losses.losses.confidence.avuc import AvUC as AvUC
     from lightning_losses.losses.confidence.brier import Brier as Brier

@@ -45,7 +45,7 @@ class AGCE(CrossEntropyFunction):
     """
 
     status = "confirmed"
-    evidence = "hitcszx/ALFs; also Optimization-AI/ICML2023_LDR, which is not its authors'"
+    evidence = "hitcszx/ALFs; also Optimization-AI/ICML2023_LDR, not the authors' code"
 
     a: Offset = 1.0
     q: Exponent = 2.0

@@ -42,7 +42,7 @@ class AUL(CrossEntropyFunction):
     """
 
     status = "confirmed"
-    evidence = "hitcszx/ALFs; also Optimization-AI/ICML2023_LDR, which is not its authors'"
+    evidence = "hitcszx/ALFs; also Optimization-AI/ICML2023_LDR, not the authors' code"
 
     a: Annotated[float, Bound(above=1, most=100)] = 1.5
     q: Exponent = 0.9

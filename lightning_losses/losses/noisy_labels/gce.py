@@ -40,7 +40,7 @@ class GCE(CrossEntropyFunction):
     """
 
     status = "paper"
-    evidence = "HanxunH/Active-Passive-Losses, which is not its authors'"
+    evidence = "HanxunH/Active-Passive-Losses, not the authors' code"
 
     q: Annotated[float, Bound(above=0, most=1)] = 0.7
 

@@ -41,7 +41,7 @@ class GJS(CrossEntropyFunction):
     """
 
     status = "confirmed"
-    evidence = "ErikEnglesson/GJS; also Optimization-AI/ICML2023_LDR, which is not its authors'"
+    evidence = "ErikEnglesson/GJS; also Optimization-AI/ICML2023_LDR, not the authors' code"
 
     label_weight: Annotated[float, Bound(least=0.001, most=0.999)] = 0.5
 

@@ -34,7 +34,7 @@ class MAEReduced(CrossEntropyFunction):
     """
 
     status = "paper"
-    evidence = "HanxunH/Active-Passive-Losses, which is not its authors'"
+    evidence = "HanxunH/Active-Passive-Losses, not the authors' code"
 
     def of_cross_entropy(self, cross_entropy: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         """The value of each row."""

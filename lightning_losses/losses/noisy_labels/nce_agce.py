@@ -42,7 +42,7 @@ class NCEAndAGCE(ClassificationLoss):
     """
 
     status = "confirmed"
-    evidence = "hitcszx/ALFs; also Optimization-AI/ICML2023_LDR, which is not its authors'"
+    evidence = "hitcszx/ALFs; also Optimization-AI/ICML2023_LDR, not the authors' code"
     soft_targets = False
 
     alpha: Weight = 1.0

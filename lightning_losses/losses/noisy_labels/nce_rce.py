@@ -42,7 +42,7 @@ class NCEAndRCE(ClassificationLoss):
     """
 
     status = "confirmed"
-    evidence = "HanxunH/Active-Passive-Losses; also Optimization-AI/ICML2023_LDR, which is not its authors'"
+    evidence = "HanxunH/Active-Passive-Losses; also Optimization-AI/ICML2023_LDR, not the authors' code"
     soft_targets = False
 
     alpha: Weight = 1.0

@@ -45,7 +45,7 @@ class RCE(CrossEntropyFunction):
     """
 
     status = "paper"
-    evidence = "HanxunH/Active-Passive-Losses, which is not its authors'"
+    evidence = "HanxunH/Active-Passive-Losses, not the authors' code"
 
     log_of_zero: LogOfZero = LOG_OF_ZERO
 

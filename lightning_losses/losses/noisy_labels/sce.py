@@ -40,7 +40,7 @@ class SCE(CrossEntropyFunction):
     """
 
     status = "paper"
-    evidence = "HanxunH/Active-Passive-Losses, which is not its authors'"
+    evidence = "HanxunH/Active-Passive-Losses, not the authors' code"
 
     alpha: Weight = 0.1
     beta: Weight = 1.0

@@ -45,7 +45,7 @@ class TruncatedGCE(CrossEntropyFunction):
     """
 
     status = "paper"
-    evidence = "Optimization-AI/ICML2023_LDR, which is not its authors'"
+    evidence = "Optimization-AI/ICML2023_LDR, not the authors' code"
 
     q: Annotated[float, Bound(above=0, most=1)] = 0.7
     threshold: Annotated[float, Bound(least=0, below=1)] = 0.5
