@@ -1,4 +1,4 @@
-"""Policies that balance the terms of an objective: a file for each."""
+"""Policies that balance the terms of an objective, one file for each."""
 
 from lightning_losses.balancing.aligned_mtl import AlignedMTL as AlignedMTL
 from lightning_losses.balancing.base import Balancing as Balancing

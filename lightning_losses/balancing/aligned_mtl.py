@@ -1,4 +1,4 @@
-"""Aligned-MTL: the gradients' principal directions are made equally long before they are added up."""
+"""Aligned-MTL: makes the gradients' principal directions equally long before they are added up."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_losses.balancing.base import GradientBalancing
 
-# Of what singular values round to, whatever the gradients' type: products of float32 carry its rounding.
+# Rounding of singular values, for any gradient dtype: products of float32 have its rounding errors.
 _EPS = torch.finfo(torch.float32).eps
 
 
@@ -16,11 +16,11 @@ class AlignedMTL(GradientBalancing):
     """Aligned-MTL: with ``J = U S Vᵀ`` the gradients as rows, the direction is the sum of the rows of ``σ U Vᵀ``.
 
     σ is the smallest singular value that is not 0, their median, or the root of their mean square. Singular values
-    below rounding are left out: gradients that depend on each other count once.
+    below rounding are left out, so linearly dependent gradients count once.
 
     Args:
         shared: see `GradientBalancing`.
-        reduction: "sum" of the aligned rows, as the authors have it, or their "mean", as TorchJD has it.
+        reduction: "sum" of the aligned rows, as in the authors' code, or their "mean", as in TorchJD.
         scale: "min", "median" or "rmse".
 
     Source:
@@ -36,7 +36,7 @@ class AlignedMTL(GradientBalancing):
     scale: Literal["min", "median", "rmse"] = "min"
 
     def coefficients(self, gram: Float[Tensor, "terms terms"]) -> Float[Tensor, " terms"]:
-        """``σ U S⁻¹ Uᵀ 1``, or its mean."""
+        """``σ U S⁻¹ Uᵀ 1``, divided by T for "mean"."""
         each = torch.full((len(gram),), 1.0 if self.reduction == "sum" else 1 / len(gram), dtype=gram.dtype)
         squares, vectors = torch.linalg.eigh(gram)
         kept = squares > squares[-1] * len(gram) * _EPS

@@ -1,7 +1,7 @@
-"""The contract of the policies that balance the terms of an objective.
+"""The interface of the policies that balance the terms of an objective.
 
-A policy of values says what each term is multiplied by, from what it knows of the steps before, or from this step's
-losses. A policy of gradients says what each term's gradient is multiplied by, from their products in this step.
+A policy of values gives a factor for each term, from earlier steps or from this step's losses. A policy of gradients
+gives a factor for each term's gradient, from the inner products of the gradients in this step.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ class Step(NamedTuple):
     """The losses and gradient lengths of an objective's T terms in one optimizer step, over all batches and processes.
 
     Attributes:
-        losses: [T] the terms' means, times their own weights; NaN where a term had no samples, or the weight 0.
-        norms: [T] the lengths of the terms' gradients with respect to the shared parameters, where a policy reads them.
+        losses: [T] the terms' means times their own weights; NaN for a term without samples or with weight 0.
+        norms: [T] the lengths of the terms' gradients with respect to the shared parameters, if the policy reads them.
     """
 
     losses: Float[Tensor, " terms"]
@@ -29,21 +29,21 @@ class Step(NamedTuple):
 
 @dataclass_transform(eq_default=False, field_specifiers=(field,))
 class Balancing(Declared, nn.Module):
-    """Base of the policies: the annotated fields of a subclass are its settings, its state is buffers and parameters.
+    """Base of the policies: a subclass has settings as annotated fields, and state as buffers and parameters.
 
-    A term that is absent from a step, or not finite there, changes nothing that a policy knows of it.
+    A term that is absent from a step, or not finite, doesn't change the policy's state for it.
 
     Attributes:
         name: the name of the policy's file and configuration.
-        reads: what must be known of a step before its weights are: nothing, its losses, or its gradients.
-        watches_gradients: whether `update` takes the lengths of the terms' gradients.
+        reads: the input that a step's weights need: nothing, its losses, or its gradients.
+        watches_gradients: whether `update` needs the lengths of the terms' gradients.
     """
 
     reads: ClassVar[Literal["nothing", "losses", "gradients"]] = "nothing"
     watches_gradients: ClassVar[bool] = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Make the module ready for its fields, which the constructor sets first of all."""
+        """Initialise the module before the constructor sets its fields."""
         policy = super().__new__(cls)
         nn.Module.__init__(policy)
         return policy
@@ -60,27 +60,28 @@ class Balancing(Declared, nn.Module):
         """Create the state for this number of terms; an objective calls it once.
 
         Raises:
-            ValueError: a policy that another objective has.
+            ValueError: a policy that belongs to another objective.
         """
         if self.terms:
             raise ValueError(f"{self.name}: it balances another objective already; give each objective a policy.")
         self.terms = terms
 
     def weights(self, losses: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
-        """What each term is multiplied by in this step.
+        """The factor of each term in this step.
 
         Args:
-            losses: of this step, without gradient, NaN where a term is absent; to be read only where `reads` says so.
+            losses: the losses of this step, without gradient, NaN for an absent term; to be read only if `reads` says
+                so.
         """
         raise NotImplementedError
 
     def shared_patterns(self) -> Sequence[str] | None:
-        """Patterns of the parameters whose gradients are compared; None: those that more than one term reaches."""
+        """Patterns of the shared parameters; None: those on which more than one term depends."""
         patterns: Sequence[str] | None = getattr(self, "shared", None)
         return patterns
 
     def penalties(self) -> Float[Tensor, " terms"] | None:
-        """What is added for each term that is present; None adds nothing."""
+        """The penalty that is added for each present term; None for no penalty."""
         return None
 
     def update(self, step: Step) -> None:
@@ -91,21 +92,21 @@ class Balancing(Declared, nn.Module):
 
     @property
     def stateless(self) -> bool:
-        """Whether it needs no `update`: its weights are constant, or learned as the network's are."""
+        """Whether it needs no `update`, because its weights are constant or trained like the network's."""
         return self.reads == "nothing" and type(self).update is Balancing.update
 
     def state(self, name: str, value: float) -> None:
-        """Keep a number for each term in the checkpoint, in double precision."""
+        """Register a number for each term as a buffer in double precision."""
         self.register_buffer(name, torch.full((self.terms,), value, dtype=torch.float64))
 
     def extra_repr(self) -> str:
-        """The settings as the constructor takes them."""
+        """The settings, as arguments of the constructor."""
         kind: type = type(self)
         values = {setting.name: getattr(self, setting.name) for setting in settings(kind)}
         return ", ".join(f"{name}={value!r}" for name, value in values.items() if not isinstance(value, nn.Module))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the state, but never to a narrower type: a network in half precision has weights in full precision."""
+        """Move the state, but never to a narrower dtype: a half-precision network keeps it in full precision."""
 
         def moved(tensor: Tensor) -> Tensor:
             other = fn(tensor)
@@ -120,12 +121,12 @@ class Balancing(Declared, nn.Module):
 class GradientBalancing(Balancing):
     """Base of the policies that combine the terms' gradients with respect to the shared parameters.
 
-    Every direction is a weighted sum of the terms' gradients, so that a policy needs no more of them than their
-    products. Parameters that a single term reaches, such as a task's own head, keep that term's gradient.
+    Every direction is a weighted sum of the terms' gradients, so a policy needs only the inner products of the
+    gradients. Parameters of a single term, such as a task's own head, keep that term's gradient.
 
     Args:
-        shared: shell-style patterns of the names of the shared parameters; None: those that more than one term
-            reaches.
+        shared: shell-style patterns of the names of the shared parameters; None: those on which more than one term
+            depends.
 
     Attributes:
         weighs_heads: whether it also weighs the gradients of parameters that are not shared; see `head_weights`.
@@ -141,30 +142,29 @@ class GradientBalancing(Balancing):
         """The factor of each gradient.
 
         Args:
-            gram: the gradients' products, of the terms that are present, in double precision on the CPU.
+            gram: the inner products of the present terms' gradients, in double precision on the CPU.
 
         Returns:
-            [T] in double precision; multiplied with the gradients and added up, they are the direction whose opposite
-            the step takes.
+            [T] in double precision; the sum of the gradients times these factors replaces their plain sum.
         """
         raise NotImplementedError
 
     def combined(self, gram: Float[Tensor, "terms terms"], present: Bool[Tensor, " terms"]) -> Float[Tensor, " terms"]:
-        """The factor of every term's gradient; absent terms take no part and have the factor 1."""
+        """The factor of every term's gradient; absent terms are left out and get the factor 1."""
         weights = torch.ones(len(gram), dtype=gram.dtype)
         if present.any():
             weights[present] = self.coefficients(gram[present][:, present])
         return weights
 
     def head_weights(self) -> Float[Tensor, " terms"] | None:
-        """What the gradients of parameters that are not shared are multiplied by in the step; None leaves them."""
+        """The factors of the gradients of parameters that are not shared; None leaves these gradients unchanged."""
         return None
 
 
 def unit_gram(
     gram: Float[Tensor, "terms terms"],
 ) -> tuple[Float[Tensor, "kept kept"], Float[Tensor, " kept"], Bool[Tensor, " terms"]]:
-    """The cosines of the gradients that are not 0, their lengths, and which these are.
+    """The cosines of the nonzero gradients, their lengths, and a mask of them.
 
     Example:
         >>> unit_gram(torch.tensor([[4.0, 0.0], [0.0, 0.0]], dtype=torch.float64))[:2]
@@ -173,5 +173,5 @@ def unit_gram(
     lengths = gram.diagonal().clamp(min=0).sqrt()
     kept = lengths > 0
     lengths = lengths[kept]
-    # One after the other: a product of two short lengths would be 0.
+    # Divided one after the other, because the product of two short lengths could underflow.
     return gram[kept][:, kept] / lengths / lengths.unsqueeze(-1), lengths, kept

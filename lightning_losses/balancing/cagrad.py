@@ -1,4 +1,4 @@
-"""CAGrad: of the directions near the mean gradient, the one that helps the worst term most."""
+"""CAGrad: among the directions near the mean gradient, the one that helps the worst term most."""
 
 from typing import Annotated
 
@@ -12,15 +12,15 @@ from lightning_losses.numerics.settings import Bound
 
 
 class CAGrad(GradientBalancing):
-    """CAGrad: the direction d with ``|d - g0| <= c |g0|`` whose least product with a term's gradient is largest.
+    """CAGrad: the direction d with ``|d - g0| <= c |g0|`` that maximises the smallest product with a term's gradient.
 
     g0 is the mean gradient. With w the weights on the simplex that minimise ``g_w·g0 + c |g0| |g_w|``, where
-    ``g_w = Σ w g``, it is ``d = g0 + c |g0| g_w / |g_w|``; where g_w is 0, no direction helps all, and d is g0.
+    ``g_w = Σ w g``, it is ``d = g0 + c |g0| g_w / |g_w|``; if g_w is 0, no direction helps all terms, and d is g0.
 
     Args:
         shared: see `GradientBalancing`.
-        c: how far from the mean, in [0, 1); 0 is the mean itself.
-        rescale: 0 leaves d, as in the paper; 1 divides it by ``1 + c²``, as LibMTL does, 2 by ``1 + c``.
+        c: the relative distance from the mean, in [0, 1); 0 is the mean itself.
+        rescale: 0 keeps d, as in the paper; 1 divides it by ``1 + c²``, as in LibMTL, 2 by ``1 + c``.
 
     Source:
         Liu, Liu, Jin, Stone, Liu, 2021, "Conflict-Averse Gradient Descent for Multi-task Learning", arXiv:2110.14048.
@@ -37,7 +37,7 @@ class CAGrad(GradientBalancing):
     def coefficients(self, gram: Float[Tensor, "terms terms"]) -> Float[Tensor, " terms"]:
         """``1 / T + c |g0| w / |g_w|``, rescaled."""
         mean = torch.full((len(gram),), 1 / len(gram), dtype=gram.dtype)
-        # Of lengths about 1, whose squares neither vanish nor overflow.
+        # Scaled to lengths about 1, whose squares neither underflow nor overflow.
         gram = gram / gram.diagonal().max().clamp(min=torch.finfo(gram.dtype).tiny)
         radius = self.c * float((mean @ gram @ mean).clamp(min=0).sqrt())
         weights = mean
@@ -46,10 +46,10 @@ class CAGrad(GradientBalancing):
         return weights / (1.0, 1 + self.c**2, 1 + self.c)[self.rescale]
 
     def _simplex(self, gram: Tensor, mean: Tensor, radius: float) -> Tensor | None:
-        """The weights w, or None where g_w is 0.
+        """The weights w, or None if g_w is 0.
 
-        For a guess t of ``|g_w|`` they are those of the shortest mean of the gradients moved by ``(t / radius) g0``;
-        the guess is right where ``|g_w| = t``, and too small where it is above.
+        For a guess t of ``|g_w|`` they are the weights of the shortest mean of the gradients shifted by ``(t / radius)
+        g0``. The guess is right if ``|g_w| = t``, and too small if ``|g_w|`` is larger.
         """
         towards, own = gram @ mean, mean @ gram @ mean
 
@@ -64,7 +64,7 @@ class CAGrad(GradientBalancing):
         if length <= low:
             return None
         for _ in range(60):
-            # A fixed point where it lies within the bounds, the middle where it doesn't.
+            # The fixed-point step if it is within the bounds, else the middle.
             guess = length if low < length < high else (low + high) / 2
             weights, length = solved(guess)
             if abs(length - guess) <= 1e-13 * guess:

@@ -1,4 +1,4 @@
-"""Dynamic weight average: terms whose loss falls slowly weigh more."""
+"""Dynamic weight average: terms weigh more if their loss falls slowly."""
 
 import torch
 from jaxtyping import Float
@@ -7,18 +7,18 @@ from torch import Tensor
 from lightning_losses.balancing.base import Balancing, Step
 from lightning_losses.numerics.settings import Temperature
 
-# A loss that was 0 would make its ratio infinite.
+# A loss of 0 would make its ratio infinite.
 _LEAST = 1e-12
 
 
 class DWA(Balancing):
-    """Dynamic weight average: ``w = T softmax(r / temperature)``, where r is the last epoch's loss over the one before.
+    """Dynamic weight average: ``w = T softmax(r / temperature)``, r the ratio of the last two epochs' losses.
 
     An epoch's loss is the plain mean over its optimizer steps. The weights are 1 in the first two epochs, and constant
-    within one. Losses must not be negative.
+    within an epoch. Losses must not be negative.
 
     Args:
-        temperature: how even the weights are; the larger, the more.
+        temperature: the larger, the more equal the weights are.
 
     Source:
         Liu, Johns, Davison, 2019, "End-to-End Multi-Task Learning with Attention", arXiv:1803.10704. Confirmed against
@@ -37,7 +37,7 @@ class DWA(Balancing):
     temperature: Temperature = 2.0
 
     def begin(self, terms: int) -> None:
-        """The means of two epochs, and the sums of the one that is under way."""
+        """Create the means of two epochs, and the sums of the current one."""
         super().begin(terms)
         for name in ("before_last", "last"):
             self.state(name, float("nan"))
@@ -48,7 +48,7 @@ class DWA(Balancing):
     def weights(self, losses: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
         """The epoch's."""
         ratio = self.get_buffer("last") / self.get_buffer("before_last").clamp(min=_LEAST)
-        # Until there are two epochs, none falls faster than another.
+        # Before two epochs are finished, all ratios are equal.
         return self.terms * (torch.where(ratio.isfinite(), ratio, 1.0) / self.temperature).softmax(dim=0)
 
     def update(self, step: Step) -> None:
@@ -58,14 +58,14 @@ class DWA(Balancing):
         self.get_buffer("steps").add_(counted)
 
     def at_epoch(self, epoch: int) -> None:
-        """End the epoch before, if this is another one; a loop of your own may call `end_epoch` itself."""
+        """End the previous epoch, if this is a new one; a loop of your own may call `end_epoch` itself."""
         before = self.get_buffer("epoch")
         if before >= 0 and before != epoch:
             self.end_epoch()
         before.fill_(epoch)
 
     def end_epoch(self) -> None:
-        """Take the means; a term that was absent in all of the epoch keeps those it had."""
+        """Compute the means; a term that was absent in the whole epoch keeps its old ones."""
         sums, steps, last, before = (self.get_buffer(name) for name in ("sums", "steps", "last", "before_last"))
         seen = steps > 0
         before.copy_(torch.where(seen, last, before))

@@ -1,4 +1,4 @@
-"""GradNorm: learns weights that make a term's gradient the longer, the more slowly the term has learned."""
+"""GradNorm: learns weights that make gradients longer for terms that learn more slowly."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,18 +14,19 @@ _LEAST = 1e-8
 
 
 class GradNorm(Balancing):
-    """GradNorm: after each step the weights move towards equal gradient lengths, longer for terms that lag behind.
+    """GradNorm: after each step the weights move towards equal gradient lengths, and longer ones for slow terms.
 
-    With n the lengths of the unweighted gradients of the shared parameters and r the terms' losses over their first
-    ones, divided by their mean, the weights w descend ``Σ |w n - mean(w n) r^alpha|``, whose second part is a target
-    without gradient; then they are scaled to the sum T. The network is trained by the weights before the step.
+    With n the lengths of the unweighted gradients of the shared parameters and r the terms' losses divided by their
+    first ones and by the mean of these ratios, the weights w descend ``Σ |w n - mean(w n) r^alpha|``, whose second part
+    is a target without gradient. Then they are scaled to the sum T. The network is trained with the weights before the
+    step.
 
     Args:
         shared: patterns of the names of the parameters whose gradients are measured, in the paper those of the last
-            shared layer, which also costs the least; None: those that more than one term reaches.
-        alpha: how much faster a term that lags is to learn.
-        lr: of the weights' gradient descent.
-        parametrisation: "raw" weights, which stay above 0, or T times the "softmax" of logits.
+            shared layer, which is also the cheapest; None: those on which more than one term depends.
+        alpha: the strength with which slow terms are sped up.
+        lr: learning rate of the weights' gradient descent.
+        parametrisation: "raw" weights, kept above 0, or T times the "softmax" of logits.
 
     Source:
         Chen, Badrinarayanan, Lee, Rabinovich, 2018, "GradNorm: Gradient Normalization for Adaptive Loss Balancing in
@@ -48,18 +49,18 @@ class GradNorm(Balancing):
     parametrisation: Literal["raw", "softmax"] = "raw"
 
     def begin(self, terms: int) -> None:
-        """The weights or their logits, and the first losses."""
+        """Create the weights or their logits, and the first losses."""
         super().begin(terms)
         self.state("learned", 1.0 if self.parametrisation == "raw" else 0.0)
         self.state("first", float("nan"))
 
     def weights(self, losses: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
-        """Those that were learned in the steps before."""
+        """The weights learned in earlier steps."""
         learned = self.get_buffer("learned")
         return learned.clone() if self.parametrisation == "raw" else self.terms * learned.softmax(dim=0)
 
     def gradient(self, step: Step) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
-        """The loss of the weights, and its gradient with respect to them, or to their logits."""
+        """The weights' loss, and its gradient with respect to the weights or their logits."""
         assert step.norms is not None
         first, weights = self.get_buffer("first"), self.weights(step.losses)
         losses, norms = step.losses.to(first), step.norms.to(first)

@@ -8,11 +8,10 @@ from lightning_losses.balancing.base import GradientBalancing, unit_gram
 
 
 class IMTLG(GradientBalancing):
-    """IMTL-G, impartial gradients: weights that add up to 1, whose direction projects equally on every unit gradient.
+    """IMTL-G, impartial gradients: weights with sum 1 whose direction has equal projections on all unit gradients.
 
     With n the gradients' lengths and G their products, ``v = pinv(G) n`` and ``w = v / Σ v``. Weights may be negative,
-    and large where Σ v is near 0; where it is 0, as for opposite gradients, the direction is 0. A gradient of 0 takes
-    no part.
+    and large if Σ v is near 0; if it is 0, as for opposite gradients, the direction is 0. A gradient of 0 is left out.
 
     Args:
         shared: see `GradientBalancing`.
@@ -32,7 +31,7 @@ class IMTLG(GradientBalancing):
         cosines, lengths, kept = unit_gram(gram)
         if len(lengths):
             solved = torch.linalg.pinv(cosines, hermitian=True).sum(dim=1)
-            # Against overflow where all are short.
+            # Prevents overflow if all gradients are short.
             scaled = solved / (lengths / lengths.min())
             if scaled.sum().abs() > 1e-12 * scaled.abs().sum():
                 weights[kept] = scaled / scaled.sum()

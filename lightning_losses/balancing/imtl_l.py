@@ -1,4 +1,4 @@
-"""IMTL-L: each term's scale is learned, so that the scaled losses are alike."""
+"""IMTL-L: learns each term's scale, so that the scaled losses become alike."""
 
 import torch
 from jaxtyping import Float
@@ -10,8 +10,8 @@ from lightning_losses.balancing.base import Balancing
 class IMTLL(Balancing):
     """IMTL-L, impartial losses: minimises ``Σ exp(s) L - s`` over the network and each term's s, which begins at 0.
 
-    For a loss that stays as it is, the best scale makes ``exp(s) L`` 1. The s are parameters of the objective: give
-    them to the optimizer with the rest, without weight decay. They stay within ±10.
+    For a constant loss the best scale gives ``exp(s) L = 1``. The s are parameters of the objective: give them to the
+    optimizer with the other parameters, without weight decay. They are kept within ±10.
 
     Source:
         Liu, Li, Kuang, Xue, Chen, Yang, Liao, Zhang, 2021, "Towards Impartial Multi-Task Learning", ICLR. Confirmed
@@ -25,7 +25,7 @@ class IMTLL(Balancing):
     """
 
     def begin(self, terms: int) -> None:
-        """One s for each term."""
+        """Create one s for each term."""
         super().begin(terms)
         self.log_scale = nn.Parameter(torch.zeros(terms))
 

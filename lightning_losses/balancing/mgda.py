@@ -1,4 +1,4 @@
-"""MGDA: the shortest vector in the hull of the gradients, along which no term gets worse."""
+"""MGDA: the shortest vector in the convex hull of the gradients, along which no term gets worse."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,8 +10,8 @@ from lightning_losses.balancing.quadratic import shortest_mean
 class MGDA(GradientBalancing):
     """MGDA, multiple-gradient descent: ``d = Σ w g`` with the weights on the simplex that make it shortest.
 
-    Every term's gradient has ``g·d >= |d|²``, so that a small step along it lets no term's loss rise. Where the terms
-    can't all improve, as where one's gradient is 0, d is 0. Solved exactly, by active sets.
+    Every term's gradient has ``g·d >= |d|²``, so a small step along -d raises no term's loss. If not all terms can
+    improve, for example because one gradient is 0, d is 0. Solved exactly, by active sets.
 
     Args:
         shared: see `GradientBalancing`.

@@ -9,24 +9,24 @@ from torch import Tensor
 from lightning_losses.balancing.base import GradientBalancing, Step, unit_gram
 from lightning_losses.numerics.settings import Bound, NonNegative
 
-# The least eigenvalue of the cosines with which there is a solution that rounding doesn't decide.
+# The smallest eigenvalue of the cosines for which rounding doesn't dominate the solution.
 _LEAST = 1e-8
 
 
 class NashMTL(GradientBalancing):
-    """Nash-MTL: weights ``a > 0`` with ``G a = 1 / a``, where G holds the gradients' products: Nash's bargain.
+    """Nash-MTL: weights ``a > 0`` with ``G a = 1 / a``, where G holds the gradients' inner products: Nash's bargain.
 
-    The terms' scales don't matter: one whose loss is multiplied by k gets the weight a / k. The direction ``Σ a g`` has
-    the length √T, and is then clipped: with more than one term `max_norm` is its length. As the authors train by the
-    weighted sum of losses, parameters that a single term reaches have their gradient times a, which is not clipped.
-    Where gradients depend on each other there may be no bargain, and the least change of G is made that has one; a
-    term whose gradient is 0 takes no part, and keeps the weight that it had.
+    The terms' scales don't matter: a term whose loss is multiplied by k gets the weight a / k. The direction ``Σ a g``
+    has the length √T, and is then clipped to `max_norm`. The authors train with the weighted sum of losses, so
+    parameters of a single term have their gradient times a, without clipping. Linearly dependent gradients may have no
+    bargain; then G is changed as little as possible so that it has one. A term whose gradient is 0 is left out, and
+    keeps its weight.
 
     Args:
         shared: see `GradientBalancing`.
-        max_norm: the greatest length of the direction; 0 leaves it.
-        update_weights_every: optimizer steps between two bargains. In between the last weights are used again, and the
-            direction is clipped anew. That needs its length, so the terms' gradients are taken in every step.
+        max_norm: the largest length of the direction; 0 doesn't clip.
+        update_weights_every: optimizer steps between two bargains. In between, the last weights are used, and the
+            direction is clipped anew. Clipping needs its length, so the terms' gradients are computed in every step.
 
     Source:
         Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik, Fetaya, 2022, "Multi-Task Learning as a Bargaining Game",
@@ -43,17 +43,17 @@ class NashMTL(GradientBalancing):
     update_weights_every: Annotated[int, Bound(least=1)] = 1
 
     def begin(self, terms: int) -> None:
-        """The last weights, and the number of steps done."""
+        """Create the last weights and the number of steps done."""
         super().begin(terms)
         self.state("bargain", 1.0)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def coefficients(self, gram: Float[Tensor, "terms terms"]) -> Float[Tensor, " terms"]:
-        """The weights of a bargain over these gradients, clipped."""
+        """The clipped weights of a bargain over these gradients."""
         return self._clipped(_bargain(gram), gram)
 
     def combined(self, gram: Float[Tensor, "terms terms"], present: Bool[Tensor, " terms"]) -> Float[Tensor, " terms"]:
-        """The same, of the terms that are present, or the last weights where no bargain is due."""
+        """The weights of the present terms, or the last weights if no bargain is due."""
         gram, bargain = gram[present][:, present], self.get_buffer("bargain")
         weights = bargain.to(gram)
         if int(self.get_buffer("steps")) % self.update_weights_every == 0:
@@ -65,7 +65,7 @@ class NashMTL(GradientBalancing):
         return clipped
 
     def head_weights(self) -> Float[Tensor, " terms"]:
-        """The weights before they are clipped."""
+        """The weights before clipping."""
         return self.get_buffer("bargain").cpu()
 
     def update(self, step: Step) -> None:
@@ -82,7 +82,7 @@ class NashMTL(GradientBalancing):
 
 
 def _solvable(cosines: Float[Tensor, "terms terms"]) -> Float[Tensor, "terms terms"]:
-    """The cosines, changed as little as gives them a bargain."""
+    """The cosines, changed as little as possible to have a bargain."""
     least = torch.linalg.eigvalsh(cosines)[0]
     return cosines + (_LEAST - least).clamp(min=0) * torch.eye(len(cosines), dtype=cosines.dtype)
 
@@ -97,7 +97,7 @@ def _bargain(gram: Float[Tensor, "terms terms"]) -> Float[Tensor, " terms"]:
 
 
 def _minimum(matrix: Float[Tensor, "terms terms"]) -> Float[Tensor, " terms"]:
-    """The minimum of ``aᵀ M a / 2 - Σ log a``, by damped steps of Newton's method: the function is self-concordant."""
+    """The minimum of ``aᵀ M a / 2 - Σ log a``, by damped Newton steps; the function is self-concordant."""
     weights = torch.full((len(matrix),), len(matrix) ** -0.5, dtype=matrix.dtype)
     for _ in range(200):
         slope = matrix @ weights - 1 / weights

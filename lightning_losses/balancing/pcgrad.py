@@ -10,19 +10,19 @@ from lightning_losses.balancing.base import GradientBalancing, Step
 
 
 class PCGrad(GradientBalancing):
-    """PCGrad, gradient surgery: each term's gradient is projected on the normal plane of every one that it opposes.
+    """PCGrad, gradient surgery: each gradient is projected onto the normal plane of every gradient that it opposes.
 
     For each term i, ``v = g_i``; for the others j in a random order, ``v -= (v·g_j / |g_j|²) g_j`` where ``v·g_j < 0``.
-    The direction is the sum of the v. Without conflict it is the plain sum; a gradient of 0 opposes none.
+    The direction is the sum of the v. Without conflicts it is the plain sum; a gradient of 0 conflicts with none.
 
     Args:
         shared: see `GradientBalancing`.
-        reduction: "sum", as the authors have it, or "mean".
-        seed: of the orders, which are the same on all processes and in a resumed run.
+        reduction: "sum", as in the authors' code, or "mean".
+        seed: seed of the orders, which are the same on all processes and in a resumed run.
 
     Source:
         Yu, Kumar, Gupta, Levine, Hausman, Finn, 2020, "Gradient Surgery for Multi-Task Learning", arXiv:2001.06782.
-        Confirmed against TorchJD 0.18.0; LibMTL projects a gradient on its own plane too.
+        Confirmed against TorchJD 0.18.0; LibMTL also projects a gradient onto its own plane.
 
     Example:
         >>> policy = PCGrad()
@@ -35,17 +35,17 @@ class PCGrad(GradientBalancing):
     seed: int = 0
 
     def begin(self, terms: int) -> None:
-        """The number of steps done."""
+        """Create the number of steps done."""
         super().begin(terms)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def orders(self, terms: int) -> list[list[int]]:
-        """In which order each term's gradient visits all of them, in this step."""
+        """For each term, the random order of the gradients in this step."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.get_buffer("steps")))
         return [torch.randperm(terms, generator=generator).tolist() for _ in range(terms)]
 
     def coefficients(self, gram: Float[Tensor, "terms terms"]) -> Float[Tensor, " terms"]:
-        """The sum, or mean, of what each projected gradient holds of every one."""
+        """The coefficients of the sum, or mean, of the projected gradients."""
         projected = torch.eye(len(gram), dtype=gram.dtype)
         for term, order in enumerate(self.orders(len(gram))):
             held = projected[term]

@@ -1,4 +1,4 @@
-"""The two small quadratic problems behind policies of gradients, solved exactly from the gradients' products."""
+"""The two small quadratic problems of policies of gradients, solved exactly from the gradients' inner products."""
 
 import numpy as np
 import torch
@@ -9,11 +9,11 @@ from lightning_losses.balancing.base import unit_gram
 
 
 def least_above(gram: Float[Tensor, "terms terms"], lower: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
-    """``argmin vᵀ G v`` over ``v >= lower``: the weights that project a gradient on the cone of no conflict.
+    """``argmin vᵀ G v`` over ``v >= lower``: the weights that project a gradient onto the cone without conflicts.
 
     Args:
         gram: G, positive semi-definite, in double precision.
-        lower: the bounds.
+        lower: the lower bounds.
 
     Example:
         >>> gram = torch.tensor([[1.0, -0.5], [-0.5, 1.0]], dtype=torch.float64)
@@ -23,7 +23,7 @@ def least_above(gram: Float[Tensor, "terms terms"], lower: Float[Tensor, " terms
     weights = lower.clone()
     cosines, lengths, kept = unit_gram(gram)
     if len(lengths):
-        # With gradients of length 1, so that long ones don't hide short ones.
+        # Scaled to gradients of length 1, so that long ones don't hide short ones.
         bound = (lower[kept] * lengths).numpy()
         matrix = cosines.numpy()
         weights[kept] = torch.from_numpy(bound + _nonnegative(matrix, -matrix @ bound)) / lengths
@@ -31,7 +31,7 @@ def least_above(gram: Float[Tensor, "terms terms"], lower: Float[Tensor, " terms
 
 
 def shortest_mean(gram: Float[Tensor, "terms terms"]) -> Float[Tensor, " terms"]:
-    """``argmin wᵀ G w`` over weights of at least 0 that add up to 1: the shortest vector in the gradients' hull.
+    """``argmin wᵀ G w`` over non-negative weights with sum 1: the shortest vector in the gradients' convex hull.
 
     Example:
         >>> shortest_mean(torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64)))
@@ -41,7 +41,7 @@ def shortest_mean(gram: Float[Tensor, "terms terms"]) -> Float[Tensor, " terms"]
     scale = matrix.trace() / len(matrix)
     if not scale > 0:
         return torch.full((len(matrix),), 1 / len(matrix), dtype=torch.float64)
-    # The non-negative x with the least |Jᵀ x|² + (Σ x - 1)² points where w does.
+    # The non-negative minimum of |Jᵀ x|² + (Σ x - 1)² has the direction of w.
     raised = matrix / scale + 1
     lengths = np.sqrt(raised.diagonal())
     direction = _nonnegative(raised / np.outer(lengths, lengths), 1 / lengths) / lengths

@@ -1,4 +1,4 @@
-"""ReLoBRaLo: weights follow how much each loss has changed since the last step and since the first."""
+"""ReLoBRaLo: weights follow each loss's change since the last step and since the first."""
 
 import torch
 from jaxtyping import Float
@@ -11,20 +11,20 @@ from lightning_losses.numerics.settings import Share, Temperature
 class ReLoBRaLo(Balancing):
     """Relative loss balancing with random look-back: weights from this step's losses, the last ones and the first ones.
 
-    ``bal(a, b) = T softmax(a / (temperature b))``, and with ρ drawn in each step, 1 with the probability `look_back`:
+    ``bal(a, b) = T softmax(a / (temperature b))``, and ρ drawn in each step, 1 with probability `look_back`, else 0:
     ``w(t) = α (ρ w(t-1) + (1 - ρ) bal(L(t), L(0))) + (1 - α) bal(L(t), L(t-1))``. α is 1 in the first step, where the
-    weights are 1, and 0 in the second. Losses must not be negative. Where a step has several batches, its losses are
-    known after the last one: the terms' gradients are then kept apart until there.
+    weights are 1, and 0 in the second. Losses must not be negative. If a step has several batches, its losses are known
+    only after the last one; until then the terms' gradients are kept separate.
 
     Args:
-        alpha: how slowly the weights move.
-        look_back: the probability that the last weights are kept, and not those by the first losses.
-        temperature: how even the weights are; the larger, the more.
-        seed: of the draws, which are the same on all processes and in a resumed run.
+        alpha: the inertia of the weights.
+        look_back: the probability of using the last weights instead of those relative to the first losses.
+        temperature: the larger, the more equal the weights are.
+        seed: seed of the draws, which are the same on all processes and in a resumed run.
 
     Source:
         Bischof, Kraus, 2021, "Multi-Objective Loss Balancing for Physics-Informed Deep Learning", arXiv:2110.09813;
-        settings as in rbischof/relative_balancing, which counts L(0) a step later. Confirmed against its code.
+        settings as in rbischof/relative_balancing, whose L(0) is a step later. Confirmed against this code.
 
     Example:
         >>> policy = ReLoBRaLo(alpha=0.9)
@@ -41,7 +41,7 @@ class ReLoBRaLo(Balancing):
     seed: int = 0
 
     def begin(self, terms: int) -> None:
-        """The last weights, the first and the last losses, and the number of steps done."""
+        """Create the last weights, the first and the last losses, and the number of steps done."""
         super().begin(terms)
         self.state("last_weights", 1.0)
         self.state("first", float("nan"))
@@ -64,7 +64,7 @@ class ReLoBRaLo(Balancing):
         return alpha * history + (1 - alpha) * self._relative(losses, self.get_buffer("last"))
 
     def update(self, step: Step) -> None:
-        """Remember the step's losses and weights."""
+        """Store the step's losses and weights."""
         self.get_buffer("last_weights").copy_(self.weights(step.losses))
         counted = step.losses.isfinite()
         first, last = self.get_buffer("first"), self.get_buffer("last")
@@ -74,6 +74,6 @@ class ReLoBRaLo(Balancing):
 
     def _relative(self, losses: Tensor, before: Tensor) -> Tensor:
         ratio = losses.to(before) / (self.temperature * before + 1e-12)
-        # A term that is absent, or was so far, has not changed.
+        # A term that is absent now, or was absent so far, counts as unchanged.
         ratio = torch.where(ratio.isfinite(), ratio, 1 / self.temperature)
         return self.terms * ratio.softmax(dim=0)

@@ -1,4 +1,4 @@
-"""Random loss weighting: the weights are drawn anew in every step."""
+"""Random loss weighting: draws new weights in every step."""
 
 import torch
 from jaxtyping import Float
@@ -10,11 +10,11 @@ from lightning_losses.balancing.base import Balancing, Step
 class RLW(Balancing):
     """Random loss weighting: ``w = softmax(g)`` with g from a standard normal, drawn for each optimizer step.
 
-    The weights add up to 1. They depend on the seed and on how many steps were done, so that all processes and all
-    batches of a step have the same, a resumed run goes on with them, and no other random numbers change.
+    The weights add up to 1. They depend only on the seed and the number of steps done. So all processes and all batches
+    of a step have the same weights, a resumed run continues with them, and no other random numbers change.
 
     Args:
-        seed: of the draws.
+        seed: seed of the draws.
 
     Source:
         Lin, Ye, Zhang, Tsang, 2022, "Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task
@@ -30,7 +30,7 @@ class RLW(Balancing):
     seed: int = 0
 
     def begin(self, terms: int) -> None:
-        """The number of steps done."""
+        """Create the number of steps done."""
         super().begin(terms)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 

@@ -1,4 +1,4 @@
-"""The gradient of each term of an optimizer step, and the change of their sum by a policy."""
+"""The gradient of each term of an optimizer step, and its reweighting by a policy."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -11,17 +11,17 @@ from lightning_losses.parallel.processes import is_distributed_tensor, maximum_o
 
 
 class TermGradients:
-    """Gathers each term's gradient over the batches of a step and over all processes, and changes their sum.
+    """Gathers each term's gradient over the batches of a step and all processes, and reweights their sum.
 
-    A backward pass as ever leaves the sum of the terms' gradients in ``parameter.grad``; for every batch each term has
-    a further one. What is added at the end is ``Σ (w - 1) g``, so that all else that the sum holds, such as a penalty
-    of the module's own, stays as it is.
+    The usual backward pass accumulates the sum of the terms' gradients in ``parameter.grad``; each term has a further
+    backward pass for every batch. At the end ``Σ (w - 1) g`` is added, so that other parts of the sum, such as a
+    penalty of the module's own, are not changed.
 
     Args:
-        who: what errors begin with.
-        parameters: those that train, by name.
-        terms: their number.
-        shared: the names of the shared ones; None: those that several terms reach, or the only one there is.
+        who: the name that errors begin with.
+        parameters: the trainable parameters by name.
+        terms: the number of terms.
+        shared: the names of the shared parameters; None: those on which several terms depend, or the only term.
 
     Raises:
         ValueError: parameters that FSDP2 shards.
@@ -51,9 +51,9 @@ class TermGradients:
         """Add a batch's gradients.
 
         Args:
-            shares: what each term adds to the objective, with the graph, which is kept.
-            scale: what the objective is multiplied by in the backward pass.
-            samples: how much of its term's mean each share is; None where the step has no other batch.
+            shares: each term's part of the objective, with its graph, which is kept.
+            scale: the factor of the objective in the backward pass.
+            samples: the samples behind each share of its term's mean; None if the step has no other batch.
         """
         for term, share in enumerate(shares):
             if not share.requires_grad:
@@ -78,7 +78,7 @@ class TermGradients:
             self.rows *= factors.to(self.rows).unsqueeze(-1)
 
     def gram(self) -> Float[Tensor, "terms terms"]:
-        """The products of the terms' gradients by the shared parameters, in double precision on the CPU."""
+        """The inner products of the terms' gradients over the shared parameters, in double precision on the CPU."""
         terms = len(self.rows)
         wide = torch.float32 if self.rows.device.type == "mps" else torch.float64
         gram = torch.zeros(terms, terms, dtype=wide, device=self.rows.device)
@@ -98,11 +98,11 @@ class TermGradients:
     def add_to_gradients(
         self, weights: Float[Tensor, " terms"], head_weights: Float[Tensor, " terms"] | None = None
     ) -> None:
-        """Add ``Σ (w - 1) g`` to what the parameters' gradients hold.
+        """Add ``Σ (w - 1) g`` to the parameters' gradients.
 
         Args:
-            weights: w of the shared parameters.
-            head_weights: w of the others; None leaves them.
+            weights: w for the shared parameters.
+            head_weights: w for the others; None leaves them unchanged.
         """
         shared = self.shared()
         for number, (begin, end) in enumerate(pairwise(self._bounds)):
@@ -116,7 +116,7 @@ class TermGradients:
             gradient.add_(change.view_as(gradient).to(gradient.dtype))
 
     def _runs(self, chosen: Sequence[bool]) -> Iterator[tuple[int, int]]:
-        """Where the rows hold chosen parameters, in as few slices as there are."""
+        """Slices of the rows that hold chosen parameters, as few as possible."""
         begin = None
         for number, is_chosen in enumerate([*chosen, False]):
             if is_chosen and begin is None:

@@ -1,4 +1,4 @@
-"""Any of TorchJD's weightings of gradients, by their products, as a policy."""
+"""Any weighting of TorchJD by the gradients' inner products, as a policy."""
 
 from typing import Any
 
@@ -10,18 +10,19 @@ from lightning_losses.balancing.base import GradientBalancing
 
 
 class TorchJDWeighting(GradientBalancing):
-    """Weighs gradients by a weighting of TorchJD's that takes their products, such as ``FairGradWeighting``.
+    """Weighs gradients by a TorchJD weighting of their inner products, such as ``FairGradWeighting``.
 
-    What TorchJD has and this library has not: DualProj, FairGrad, GradVac, Krum and others; ``pip install
-    'lightning-losses[balancing]'`` brings it. What a weighting remembers or draws is its own: it is neither in
-    checkpoints nor the same on several processes, so that only one without state or draws belongs here.
+    TorchJD has further weightings: DualProj, FairGrad, GradVac, Krum and others; install it with ``pip install
+    'lightning-losses[balancing]'``. A weighting's state and random draws are not in checkpoints and not synchronised
+    between processes, so use only weightings without state and draws.
 
     Args:
-        weighting: ``torchjd.aggregation``'s, called with the products [T, T] in double precision.
+        weighting: a weighting of ``torchjd.aggregation``; it is called with the inner products [T, T] in double
+            precision.
         shared: see `GradientBalancing`.
 
     Raises:
-        ValueError: an aggregator, which takes the gradients themselves.
+        ValueError: an aggregator, which needs the gradients themselves.
 
     Example:
         >>> def mean(gram):

@@ -1,4 +1,4 @@
-"""Uncertainty weighting: each term's weight is learned, as the precision of a task's noise."""
+"""Uncertainty weighting: learns each term's weight as the precision of a task's noise."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,17 +15,18 @@ Kind = Literal["regression", "classification"]
 class UncertaintyWeighting(Balancing):
     """Uncertainty weighting: minimises ``Σ k exp(-s) L + s / 2`` over the network and each term's ``s = log σ²``.
 
-    k is 1/2 for a regression's squared error and 1 for a classification's cross-entropy. For a loss that stays as it
-    is, the best s is ``log(2 k L)``: a term weighs ``1 / (2 L)``. The s are parameters of the objective: give them to
-    the optimizer with the rest, without weight decay, which would draw every weight to k. They stay within ±10.
+    k is 1/2 for a regression's squared error and 1 for a classification's cross-entropy. For a constant loss the best s
+    is ``log(2 k L)``, which gives the weight ``1 / (2 L)``. The s are parameters of the objective: give them to the
+    optimizer with the other parameters, without weight decay, which would pull every weight to k. They are kept within
+    ±10.
 
     Args:
-        kinds: "regression" or "classification", for each term in order or for all; None: regression, as both
-            well-known implementations have it.
-        start: what each s is at first; LibMTL takes -0.5.
+        kinds: "regression" or "classification", for each term in order or one for all; None: regression, as in both
+            well-known implementations.
+        start: the initial value of each s; LibMTL uses -0.5.
 
     Raises:
-        ValueError: kinds that are others, or as many as there are no terms.
+        ValueError: unknown kinds, or a number of kinds that is not the number of terms.
 
     Source:
         Kendall, Gal, Cipolla, 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and
@@ -42,7 +43,7 @@ class UncertaintyWeighting(Balancing):
     start: float = 0.0
 
     def begin(self, terms: int) -> None:
-        """One s for each term."""
+        """Create one s for each term."""
         super().begin(terms)
         kinds = [self.kinds] * terms if isinstance(self.kinds, str) else list(self.kinds or ["regression"] * terms)
         if len(kinds) != terms or not {"regression", "classification"}.issuperset(kinds):

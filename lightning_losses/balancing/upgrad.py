@@ -1,4 +1,4 @@
-"""UPGrad: each gradient is projected so that it conflicts with none, and they are averaged."""
+"""UPGrad: projects each gradient so that it conflicts with none, and averages the projections."""
 
 from typing import Literal
 
@@ -11,16 +11,16 @@ from lightning_losses.balancing.quadratic import least_above
 
 
 class UPGrad(GradientBalancing):
-    """UPGrad: every gradient is projected on the cone of directions along which no term gets worse, then averaged.
+    """UPGrad: every gradient is projected onto the cone of directions along which no term gets worse, then averaged.
 
-    The cone is ``{d : g·d >= 0 for all g}``; it is convex, so that the direction lies in it too. The projection of
-    ``g_i`` has the weights ``argmin vᵀ G v`` over ``v >= e_i``, with G the gradients' products. Solved exactly; TorchJD
-    adds 1e-4 to G's scaled diagonal, and takes the plain mean where gradients are short. Preferences are the terms' own
-    weights.
+    The cone is ``{d : g·d >= 0 for all g}``; it is convex, so it contains the direction too. The projection of ``g_i``
+    has the weights ``argmin vᵀ G v`` over ``v >= e_i``, with G the gradients' inner products. Solved exactly; TorchJD
+    adds 1e-4 to G's scaled diagonal, and takes the plain mean if gradients are short. The terms' own weights serve as
+    preferences.
 
     Args:
         shared: see `GradientBalancing`.
-        reduction: "mean" of the projections, as the authors have it, or their "sum".
+        reduction: "mean" of the projections, as in the authors' code, or their "sum".
 
     Source:
         Quinton, Rey, 2024, "Jacobian Descent for Multi-Objective Optimization", arXiv:2406.16232. Confirmed against

@@ -1,4 +1,4 @@
-"""Small networks of ours, and timm's."""
+"""Small networks of this library, and timm's networks."""
 
 from lightning_losses.networks.small_cnn import SmallCNN
 from lightning_losses.networks.timm_network import timm_network

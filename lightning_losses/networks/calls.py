@@ -1,4 +1,4 @@
-"""How any network is called, and where its output holds the logits."""
+"""Calls any network, and finds the logits in its output."""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -15,16 +15,16 @@ _ANYTHING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 def call(network: nn.Module, inputs: Any, **further: Any) -> Any:
     """A network's output; a mapping of inputs, such as tokens and their mask, is passed by name.
 
-    A network whose `forward` names none of the mapping's keys takes the mapping itself. One that would keep a cache for
-    generation is told not to: beside it transformers' networks don't tell packed documents apart.
+    A network whose `forward` names none of the mapping's keys gets the mapping itself. A network with a cache for
+    generation is called without it, because with it transformers' networks don't separate packed documents.
 
     Args:
-        network: anybody's.
-        inputs: what it is fed.
-        **further: given by name beside them.
+        network: any network.
+        inputs: the network's input.
+        **further: further keyword arguments.
 
     Raises:
-        ValueError: a mapping of which the network takes some, and not all.
+        ValueError: a mapping with some keys that the network takes and some that it doesn't.
 
     Example:
         >>> import torch
@@ -47,7 +47,7 @@ def call(network: nn.Module, inputs: Any, **further: Any) -> Any:
 
 
 def takes(network: nn.Module, name: Any) -> bool:
-    """Whether a network can be given something by this name.
+    """Whether a network accepts an argument of this name.
 
     Example:
         >>> takes(nn.Linear(2, 1), "input"), takes(nn.Linear(2, 1), "attention_mask")
@@ -59,7 +59,7 @@ def takes(network: nn.Module, name: Any) -> bool:
 
 
 def names(network: nn.Module, name: str) -> bool:
-    """Whether a network's `forward`, or that of the network that PEFT or torch.compile has wrapped, names an argument.
+    """Whether the `forward` of a network, or of the network that PEFT or torch.compile wraps, names an argument.
 
     Example:
         >>> names(nn.Linear(2, 1), "input")
@@ -71,14 +71,14 @@ def names(network: nn.Module, name: str) -> bool:
 
 
 def unwrapped(network: Any) -> Any:
-    """The network that torch.compile or PEFT has wrapped, or the network itself."""
+    """The network that torch.compile or PEFT wraps, or the network itself."""
     network = getattr(network, "_orig_mod", network)
     return network.get_base_model() if callable(getattr(network, "get_base_model", None)) else network
 
 
 @contextmanager
 def in_evaluation(network: nn.Module) -> Iterator[None]:
-    """Within this context dropout is off, which would take random numbers of the training.
+    """Within this context the network is in evaluation mode, so that dropout draws no random numbers of the training.
 
     Example:
         >>> dropout = nn.Dropout()
@@ -99,12 +99,12 @@ def in_evaluation(network: nn.Module) -> Iterator[None]:
 
 
 def _parameters(network: nn.Module) -> Mapping[str, inspect.Parameter]:
-    """The arguments of a `forward`; none where nobody can read them, as of what is compiled elsewhere."""
+    """The arguments of a `forward`; empty if they can't be read, for example of compiled code."""
     whole = unwrapped(network)
     try:
         parameters = inspect.signature(whole.forward).parameters
         if "forward" in vars(whole) and any(parameter.kind in _ANYTHING for parameter in parameters.values()):
-            # A wrapper, such as that of activation checkpointing, hands on whatever else it gets.
+            # A wrapper, such as that of activation checkpointing, passes on further arguments.
             return inspect.signature(MethodType(type(whole).forward, whole)).parameters
         return parameters
     except (TypeError, ValueError):
@@ -112,14 +112,14 @@ def _parameters(network: nn.Module) -> Mapping[str, inspect.Parameter]:
 
 
 def logits_of(who: str, output: Any) -> Tensor:
-    """The logits in a network's output: itself, its ``["logits"]``, ``["out"]`` or ``.logits``, the first of a tuple.
+    """The logits in a network's output: a tensor, ``["logits"]``, ``["out"]``, ``.logits``, or the first of a tuple.
 
     Args:
-        who: whose output it is: what errors begin with.
-        output: what the network returned.
+        who: the name that errors begin with.
+        output: the network's output.
 
     Raises:
-        ValueError: there are none.
+        ValueError: an output without logits.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""A small convolutional network on signals, as student or, wider, as teacher."""
+"""A small convolutional network for signals, as student or, if wider, as teacher."""
 
 from typing import Any
 
@@ -9,26 +9,26 @@ from lightning_losses.numerics.checks import check_number
 
 
 class Conv1D(nn.Module):
-    """Three convolutions of stride 2 with ReLU, over 5, 3 and 3 positions, and a linear head on all that is left.
+    """Three convolutions of stride 2 with ReLU, over 5, 3 and 3 positions, and a linear head on the flattened output.
 
-    Without normalisation: it computes the same function in training and evaluation, and seeds of it can be trained at
-    once.
+    It has no normalisation, so it computes the same function in training and evaluation, and several seeds can be
+    trained at once.
 
     Args:
         num_classes: C, the number of logits.
         in_chans: the channels of the signals.
         width: the channels of each convolution.
-        length: of the signals.
+        length: length of the signals.
 
     Attributes:
         feature_info: the stages, as timm describes them.
-        num_features: how many numbers the head sees.
+        num_features: number of inputs of the head.
 
     Shapes:
         inputs: [B, in_chans, length]; returns [B, C].
 
     Source:
-        Greydanus and Kobak, 2020, arXiv:2011.14439, whose network for MNIST-1D has these, 25 channels wide.
+        Greydanus and Kobak, 2020, arXiv:2011.14439, whose network for MNIST-1D has these layers with 25 channels.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""A small text encoder: a weighted sum of hashed words' and trigrams' vectors."""
+"""A small text encoder: a weighted sum of the vectors of hashed words and trigrams."""
 
 import re
 import zlib
@@ -15,15 +15,15 @@ from lightning_losses.numerics.checks import check_count
 class HashedTextEncoder(nn.Module):
     """Maps the hashed features of texts to vectors of length 1: ``sum_f exp(w_f) v_f``, scaled to length 1.
 
-    Untrained it has random vectors and equal weights, so that texts are alike by the words and trigrams that they
-    share: a baseline that is not weak. A feature that training never saw keeps this.
+    Untrained it has random vectors and equal weights, so texts are similar if they share words and trigrams: a strong
+    baseline. Features that never occur in training keep their initial vectors and weights.
 
     Args:
-        buckets: how many vectors there are to be shared; `hashed_features` is to be asked for as many.
-        dim: D, of the vectors.
+        buckets: number of vectors; give `hashed_features` the same number.
+        dim: D, the dimension of the vectors.
 
     Shapes:
-        inputs: [B, T] features from 1 on, 0 where there is none; the result: [B, D].
+        inputs: [B, T] features from 1 on, 0 for padding; the result: [B, D].
 
     Raises:
         ValueError: a size below 1.
@@ -52,7 +52,7 @@ class HashedTextEncoder(nn.Module):
 
 
 def hashed_features(texts: Sequence[str], *, buckets: int, length: int) -> Int[Tensor, "texts length"]:
-    """Each text's words and their trigrams as numbers in [1, buckets), the same on every machine; 0 fills up.
+    """Each text's words and their trigrams as numbers in [1, buckets), equal on every machine, padded with 0.
 
     Example:
         >>> hashed_features(["to be", "be"], buckets=1000, length=4).count_nonzero(dim=-1).tolist()

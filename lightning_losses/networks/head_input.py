@@ -1,4 +1,4 @@
-"""The input of a language network's head: its hidden states, without the product with the head."""
+"""Gets the input of a language network's head, the hidden states, without the product with the head."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,20 +18,21 @@ def head_input(
 ) -> Float[Tensor, "batch time width"]:
     """Run a network up to its head, and return the hidden states that the head gets.
 
-    A network whose `forward` takes ``return_hidden`` is asked for them; of any other the head is passed by while it
-    runs, whatever stands before it. What stands behind it gets known numbers in place of the head's product, the first
-    time, and must make of them what `finished_logits` does: a scale or a softcap that the configuration doesn't tell
-    would make another loss.
+    A network whose `forward` takes ``return_hidden`` is called with it. In any other network the head is skipped during
+    the call. The first time, the layers after the head get known numbers instead of the head's product, and must turn
+    them into the same result as `finished_logits`. Otherwise a scale or softcap that isn't in the configuration would
+    change the loss.
 
     Args:
-        owner: what errors name.
-        network: makes logits of tokens: a network of transformers, with PEFT's adapters or without, or anybody's.
-        head: its layer that makes the logits.
-        inputs: the tokens, or a mapping of them and their mask, positions, ... by name.
-        **further: given by name beside them.
+        owner: the name in errors.
+        network: a network that returns logits of tokens: one of transformers, with or without PEFT's adapters, or any
+            other.
+        head: the network's layer that computes the logits.
+        inputs: the tokens, or a mapping of tokens, mask, positions, ... by name.
+        **further: further keyword arguments.
 
     Raises:
-        ValueError: a network that doesn't call its head, or changes its product in a way that nobody can tell.
+        ValueError: a network that doesn't call its head, or changes the head's product in an unknown way.
 
     Example:
         >>> network = nn.Sequential(nn.Embedding(9, 4), nn.Tanh(), nn.Linear(4, 9))
@@ -57,10 +58,10 @@ def head_input(
 
 
 def check_what_follows_head(owner: str, network: nn.Module, head: nn.Module) -> None:
-    """Refuse a network of transformers that changes its head's product in an unknown way; found by one trial run.
+    """Refuse a network of transformers that changes its head's product in an unknown way, tested by one run.
 
     Raises:
-        ValueError: that, or a network that can't be run on two tokens.
+        ValueError: such a network, or one that can't be run on two tokens.
     """
     if not takes(network, "input_ids") or (head in _PASSED_BY and _PASSED_BY[head].checked):
         return
@@ -80,7 +81,7 @@ def check_what_follows_head(owner: str, network: nn.Module, head: nn.Module) -> 
 
 @torch.no_grad()
 def check_documents_apart(owner: str, network: nn.Module, head: nn.Module) -> None:
-    """Refuse a network in which tokens see others before a position of 0: once, by a run on two documents of a token.
+    """Refuse a network whose documents see each other, tested once by a run on two documents of one token.
 
     Raises:
         ValueError: that.
@@ -105,12 +106,12 @@ def check_documents_apart(owner: str, network: nn.Module, head: nn.Module) -> No
 
 
 def _rounding(dtype: torch.dtype) -> float:
-    """What two computations of the same may differ by."""
+    """The tolerance between two computations of the same value."""
     return 0.02 if torch.finfo(dtype).bits < 32 else 1e-5
 
 
 class _PassedBy:
-    """Stands in for the `forward` of a head: keeps what it is fed, and returns numbers that are known."""
+    """Replaces the `forward` of a head: keeps its input and returns known numbers."""
 
     def __init__(self) -> None:
         self.hidden: Tensor | None = None
@@ -125,13 +126,13 @@ class _PassedBy:
                 "and return what the head is fed."
             )
         self.hidden = hidden
-        # A column, which fits beside a bias of the whole vocabulary; large enough for a softcap to show.
+        # One column, which broadcasts with a bias of the whole vocabulary, large enough to reveal a softcap.
         places = torch.arange(hidden.shape[:-1].numel(), device=hidden.device)
         self.product = (places % 61 - 30).to(hidden.dtype).view(*hidden.shape[:-1], 1)
         return self.product
 
 
-# One for each head, so that a compiled network sees the same one in every step.
+# One per head, so that a compiled network sees the same object in every step.
 _PASSED_BY: WeakKeyDictionary[nn.Module, _PassedBy] = WeakKeyDictionary()
 
 
@@ -150,7 +151,7 @@ def _passed_by(head: nn.Module) -> Iterator[_PassedBy]:
 
 
 def _check_what_follows(owner: str, network: nn.Module, expected: Tensor, logits: Tensor) -> None:
-    """Refuse logits that aren't what the head's product becomes by the configuration."""
+    """Refuse logits that differ from the head's product finished by the configuration."""
     who = f"{owner}: {type(network).__name__}"
     remedy = "no fused head does that: give the objective its logits, by apply_objective."
     if logits.requires_grad:

@@ -10,13 +10,13 @@ from lightning_losses.numerics.checks import check_number
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them, initialised as torch does.
+    """Linear layers with ReLU between them, with torch's initialisation.
 
     Args:
-        num_features: how many numbers an input has.
+        num_features: number of inputs.
         num_classes: C, the number of logits.
-        hidden: the widths of the hidden layers; none makes a linear classifier.
-        bias: whether the layers have biases; without, the network is homogeneous of the degree of its depth.
+        hidden: the widths of the hidden layers; an empty list makes a linear classifier.
+        bias: whether the layers have biases; without them the network is homogeneous, with its depth as degree.
 
     Attributes:
         stages: the hidden layers.

@@ -1,4 +1,4 @@
-"""How a language model's hidden states become logits: its head, adapters on it, and its configuration's additions."""
+"""Turns a language model's hidden states into logits: head, adapters, and scales of the configuration."""
 
 from typing import Any
 
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from lightning_losses.networks.calls import unwrapped
 from lightning_losses.parallel.processes import whole_parameter
 
-# Where a head stands in a network that doesn't tell.
+# Usual names of the head, in networks without get_output_embeddings.
 HEAD_NAMES = ("lm_head", "head", "output", "output_projection")
-# Attributes of the configurations of transformers' networks.
+# Attributes of configurations of transformers.
 _FACTORS = ("output_multiplier", "lm_head_multiplier")
 _SOFTCAPS = ("final_logit_softcapping", "output_logit_soft_cap", "logits_soft_cap")
-# Where a tied head stands after hidden states that are divided by the root of their width.
+# Kinds of networks whose tied head gets hidden states divided by the root of their width.
 _SCALED_IF_TIED = ("t5", "longt5", "umt5", "pop2piano", "switch_transformers", "udop")
 
 
 def offered_heads(*networks: Any) -> list[nn.Module]:
-    """The layers that may be a head: those that networks tell by ``get_output_embeddings``, then those of usual names.
+    """The layers that may be a head: those of ``get_output_embeddings``, then those with usual names.
 
     Example:
         >>> network = nn.Module()
@@ -36,18 +36,18 @@ def offered_heads(*networks: Any) -> list[nn.Module]:
 def head_matrix(
     owner: str, head: nn.Module, scale: float = 1.0
 ) -> tuple[Float[Tensor, "vocabulary width"], Float[Tensor, " vocabulary"] | None]:
-    """The matrix and the bias of a head, after PEFT's LoRA and `modules_to_save`.
+    """The matrix and the bias of a head, including PEFT's LoRA and `modules_to_save`.
 
     Args:
-        owner: what errors name.
-        head: an ``nn.Linear``, an ``nn.Embedding`` that is tied, or one of them as PEFT has wrapped it.
-        scale: what both are multiplied by, such as `logit_scale`.
+        owner: the name in errors.
+        head: an ``nn.Linear``, a tied ``nn.Embedding``, or one of them wrapped by PEFT.
+        scale: a factor for both, such as `logit_scale`.
 
     Returns:
-        Both whole where they are sharded; gradients reach the adapters.
+        Both, gathered if they are sharded; gradients reach the adapters.
 
     Raises:
-        ValueError: another layer, or an adapter that is no sum with the matrix.
+        ValueError: another layer, or an adapter that can't be added to the matrix.
 
     Example:
         >>> head_matrix("example", nn.Linear(2, 3))[0].shape
@@ -67,7 +67,7 @@ def head_matrix(
 
 
 def check_head(owner: str, head: nn.Module) -> None:
-    """Refuse a layer of which `head_matrix` knows no matrix, without making one.
+    """Refuse a layer that `head_matrix` doesn't support, without computing a matrix.
 
     Raises:
         ValueError: that.
@@ -76,7 +76,7 @@ def check_head(owner: str, head: nn.Module) -> None:
         check_head(owner, _saved(head))
     elif isinstance(getattr(head, "lora_A", None), nn.ModuleDict):
         check_head(owner, head.base_layer)  # type: ignore[arg-type]
-    # By its forward: FSDP2 subclasses what it shards, and an adapter that adds to the product overrides it.
+    # Compare the forward methods: FSDP2 subclasses sharded modules, and adapters override forward.
     elif type(head).forward not in (nn.Linear.forward, nn.Embedding.forward):
         raise ValueError(
             f"{owner}: the head is a {type(head).__module__}.{type(head).__name__}; give a plain nn.Linear, a tied "
@@ -86,7 +86,7 @@ def check_head(owner: str, head: nn.Module) -> None:
 
 
 def logit_scale(network: Any) -> float:
-    """The factor of the head's logits in a network's configuration, as of Granite, Cohere, Falcon-H1 and T5.
+    """The factor of the head's logits in a network's configuration, such as that of Granite, Cohere or T5.
 
     Example:
         >>> logit_scale(nn.Linear(2, 3))
@@ -100,13 +100,13 @@ def logit_scale(network: Any) -> float:
         scale *= 1.0 if factor is None else float(factor)
     divisor = getattr(config, "logits_scaling", None)
     if divisor is not None:
-        # One family means by it what it multiplies by.
+        # In one family the value is a factor, not a divisor.
         scale = scale * divisor if kind.startswith("hyperclovax") else scale / divisor
     return float(scale) * hidden_scale(network)
 
 
 def hidden_scale(network: Any) -> float:
-    """The factor of the hidden states before the head in a network's configuration, as of T5."""
+    """The factor of the hidden states before the head in a network's configuration, such as that of T5."""
     config = _text_config(network)
     kind = str(getattr(config, "model_type", ""))
     tied = kind in _SCALED_IF_TIED and getattr(config, "tie_word_embeddings", False)
@@ -114,13 +114,13 @@ def hidden_scale(network: Any) -> float:
 
 
 def logit_softcap(network: Any) -> float | None:
-    """The s of ``s tanh(l / s)`` that a network's configuration puts on its logits, as Gemma's does; None for none."""
+    """s in ``s tanh(l / s)``, the softcap of the logits in a network's configuration (Gemma); None for none."""
     config = _text_config(network)
     return next((float(cap) for name in _SOFTCAPS if (cap := getattr(config, name, None)) is not None), None)
 
 
 def finished_logits(network: Any, scores: Float[Tensor, "*tokens vocabulary"]) -> Float[Tensor, "*tokens vocabulary"]:
-    """The head's product, scaled and softcapped as the network's configuration says."""
+    """The head's product with the scale and softcap of the network's configuration."""
     scale, softcap = logit_scale(network), logit_softcap(network)
     logits = scores if scale == 1.0 else scores * scale
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
@@ -130,7 +130,7 @@ def check_hidden_states_reach(owner: str, network: Any, head: nn.Module) -> None
     """Refuse a head whose input is not the output of the network's backbone.
 
     Raises:
-        ValueError: layers with parameters stand beside the head, as the transform of BERT's does.
+        ValueError: there are layers with parameters next to the head, like BERT's transform.
     """
     whole = unwrapped(network)
     backbone = getattr(whole, "base_model", None)
@@ -144,7 +144,7 @@ def check_hidden_states_reach(owner: str, network: Any, head: nn.Module) -> None
 
 
 def _saved(wrapper: Any) -> nn.Module:
-    """The copy that PEFT's wrapper of `modules_to_save` calls."""
+    """The copy of a module that PEFT's wrapper for `modules_to_save` calls."""
     active = wrapper.active_adapter
     name = active if isinstance(active, str) else next(iter(active), None)
     off = wrapper.disable_adapters or name not in wrapper.modules_to_save
@@ -181,7 +181,7 @@ def _text_config(network: Any) -> Any:
 
 
 def _beside(part: nn.Module, head: nn.Module, backbone: nn.Module) -> list[str] | None:
-    """The layers with parameters beside a head and what holds it; None if it isn't in this part."""
+    """The layers with parameters next to the head or its parents; None if the head isn't in this part."""
     beside, within = [], None
     for name, child in part.named_children():
         if child is backbone:

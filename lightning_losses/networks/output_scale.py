@@ -1,4 +1,4 @@
-"""A network whose output is scaled, and measured from where it started: between lazy and rich training."""
+"""A network with scaled output relative to its initialisation, for lazy or rich training."""
 
 import copy
 
@@ -10,17 +10,17 @@ from lightning_losses.numerics.checks import check_number
 class OutputScale(nn.Module):
     """Multiplies a network's output by a factor, after subtracting the network's output at initialisation.
 
-    ``α (f(x) - f₀(x))``. A large α is lazy training: the weights hardly move and the network learns as its kernel at
-    initialisation does; a small α is rich. Divide the learning rate by α² to keep the speed of the function under a
+    ``α (f(x) - f₀(x))``. A large α gives lazy training: the weights hardly move, and the network learns like its
+    initial kernel. A small α gives rich training. Divide the learning rate by α² to keep the function's speed under a
     squared loss.
 
     The frozen f₀ consists of buffers: it is saved and moves with the network, and is in neither `parameters()` nor
     the gradients' averaging. It costs a second forward pass without gradients.
 
     Args:
-        network: f.
+        network: the network f.
         alpha: α, above 0.
-        centred: whether to subtract f₀; without it and with α = 1 the output is f's.
+        centred: whether to subtract f₀; without it and with α = 1 the output is that of f.
 
     Raises:
         ValueError: α of 0 or less.

@@ -1,4 +1,4 @@
-"""Where a network's own loss compares its logits with its labels: one place on, or in place."""
+"""Whether a network's own loss compares logits with the next position's labels, or with labels in place."""
 
 import math
 from typing import Any
@@ -9,22 +9,22 @@ from torch import Tensor, nn
 
 from lightning_losses.networks.calls import call, in_evaluation, names, unwrapped
 
-# Networks that were run; none twice.
+# Networks that have been tested.
 _ONE_ON = WeakSet[nn.Module]()
 
 
 def check_compares_one_on(owner: str, network: nn.Module) -> None:
-    """Refuse a network whose own loss compares its logits with labels in place: once, by a run on two tokens.
+    """Refuse a network whose own loss compares logits with labels in place, tested once by a run on two tokens.
 
-    Most causal networks of transformers compare each place with the label of the next one; XLNet, XLM and the decoders
-    of BART, Marian, Pegasus, TrOCR, ... don't. A network without a loss of its own isn't run.
+    Most causal networks of transformers compare each position's logits with the next position's label. XLNet, XLM and
+    the decoders of BART, Marian, Pegasus, TrOCR, ... don't. A network without a loss of its own isn't run.
 
     Args:
-        owner: what errors name.
-        network: one of transformers, with PEFT's adapters or without, or anybody's.
+        owner: the name in errors.
+        network: a network of transformers, with or without PEFT's adapters, or any other.
 
     Raises:
-        ValueError: that, or a network that has a loss and can't be run on two tokens.
+        ValueError: such a network, or one that has a loss but can't be run on two tokens.
 
     Example:
         >>> check_compares_one_on("example", nn.Linear(2, 3))
@@ -34,8 +34,8 @@ def check_compares_one_on(owner: str, network: nn.Module) -> None:
         return
     remedy = "give the batch as 'inputs' and 'target', where target[:, t] is what the logits at t are to predict."
     try:
-        # The label of the first place is one that a loss of the next places never sees.
-        # Not without what PEFT adds: where FSDP2 shards, the outermost module brings the parameters together.
+        # A loss with next labels never uses the first label.
+        # Keep PEFT's wrapper: under FSDP2 the outermost module gathers the parameters.
         runs = getattr(network, "_orig_mod", network)
         with torch.no_grad(), in_evaluation(runs):
             first, nothing = _own_loss(runs, [1, -100]), _own_loss(runs, [-100, -100])
@@ -53,7 +53,7 @@ def check_compares_one_on(owner: str, network: nn.Module) -> None:
 
 
 def _own_loss(network: Any, labels: list[int]) -> float:
-    """NaN where it has none, as for labels that are all ignored."""
+    """The network's loss; NaN if it has none, as for labels that are all ignored."""
     tokens = torch.arange(2, device=next(network.parameters()).device)[None]
     inputs = {"input_ids": tokens, "labels": torch.tensor([labels], device=tokens.device)}
     if names(network, "decoder_input_ids"):

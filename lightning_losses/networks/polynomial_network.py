@@ -1,4 +1,4 @@
-"""A two-layer network with a nearly linear activation, whose kernel has a closed form."""
+"""A two-layer network with a nearly linear activation and a kernel in closed form."""
 
 import torch
 from jaxtyping import Float
@@ -10,14 +10,14 @@ from lightning_losses.numerics.checks import check_number
 class PolynomialNetwork(nn.Module):
     """``f(x) = (α / N) Σ_i φ(w_i·x)`` with ``φ(h) = h + (ε / 2) h²`` and ``w_i ~ N(0, I)``.
 
-    A large α trains lazily: the outputs move far while the weights hardly turn.
+    A large α gives lazy training: the outputs change a lot while the weights hardly turn.
 
     Args:
         num_features: D, the width of the inputs.
-        num_classes: 1, the output.
-        hidden: N.
+        num_classes: 1, the number of outputs.
+        hidden: N, the number of hidden units.
         alpha: α, above 0.
-        epsilon: ε, how much of the activation is quadratic, at least 0.
+        epsilon: ε, the quadratic part of the activation, at least 0.
 
     Raises:
         ValueError: numbers out of range.
@@ -52,15 +52,15 @@ class PolynomialNetwork(nn.Module):
     def kernel(
         self, inputs: Float[Tensor, "batch features"], others: Float[Tensor, "others features"]
     ) -> Float[Tensor, "batch others"]:
-        """The neural tangent kernel now: ``(α² / N²) Σ_i φ'(h_i) φ'(h'_i) x·x'``."""
+        """The present neural tangent kernel: ``(α² / N²) Σ_i φ'(h_i) φ'(h'_i) x·x'``."""
         slopes = [1 + self.epsilon * (x @ self.weight.T) for x in (inputs, others)]
         return (self.alpha / len(self.weight)) ** 2 * (slopes[0] @ slopes[1].T) * (inputs @ others.T)
 
     def expected_error(self, direction: Float[Tensor, " features"]) -> dict[str, Float[Tensor, ""]]:
-        """The parts of the mean squared error against ``(β·x)² / 2`` under ``x ~ N(0, I / D)``; they add up to it.
+        """The parts of the mean squared error against ``(β·x)² / 2`` for ``x ~ N(0, I / D)``; their sum is the error.
 
-        With ``A = β βᵀ - α ε M`` and ``M`` the mean of ``w wᵀ``: "variance" ``(tr A)² / 4D²``, "misalignment"
-        ``|A|² / 2D²``, and "linear" ``α² |w̄|² / D``, what the linear part of the activation adds.
+        With ``A = β βᵀ - α ε M`` and ``M`` the mean of ``w wᵀ``: "variance" ``(tr A)² / 4D²``, "misalignment" ``|A|² /
+        2D²``, and "linear" ``α² |w̄|² / D`` from the linear part of the activation.
         """
         dimension, hidden = self.weight.shape[1], self.weight.shape[0]
         moment = self.weight.T @ self.weight / hidden

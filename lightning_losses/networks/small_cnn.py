@@ -1,4 +1,4 @@
-"""A small convolutional network, as student or, wider and deeper, as teacher."""
+"""A small convolutional network, as student or, if wider and deeper, as teacher."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from lightning_losses.numerics.checks import check_count
 
 
 class SmallCNN(nn.Module):
-    """Three stages of convolutions, each of half the size and twice the channels of the one before, and a linear head.
+    """Three stages of convolutions, each with half the size and twice the channels of the previous, and a linear head.
 
-    It normalises by groups, not by batches: then it computes the same function in training and evaluation, with any
-    batch size, on one process or many, and has no running statistics for a teacher to get wrong.
+    It uses group normalisation, not batch normalisation. So it computes the same function in training and evaluation,
+    with any batch size and any number of processes, and a teacher has no running statistics that could be wrong.
 
     Args:
         num_classes: C, the number of logits.
@@ -23,7 +23,7 @@ class SmallCNN(nn.Module):
     Attributes:
         feature_info: the stages, as timm describes them; `lightning_losses.teachers.feature_taps.penultimate_stage`
             reads it.
-        num_features: the channels that the head sees.
+        num_features: number of inputs of the head.
 
     Shapes:
         inputs: [B, in_chans, H, W]; returns [B, C].
@@ -76,5 +76,5 @@ def _stage(before: int, after: int, depth: int) -> nn.Sequential:
 
 
 def _groups(channels: int) -> int:
-    """The most groups, up to 8, that share the channels evenly with at least 4 in each."""
+    """The largest number of groups, up to 8, that divides the channels evenly with at least 4 in each."""
     return next(groups for groups in (8, 4, 2, 1) if groups == 1 or (channels % groups == 0 and channels >= 4 * groups))

@@ -1,4 +1,4 @@
-"""A network of timm's."""
+"""A network of timm."""
 
 import difflib
 from typing import Any
@@ -11,13 +11,13 @@ from lightning_losses.numerics.checks import check_count, check_number
 
 
 def timm_network(name: str, num_classes: int, in_chans: int = 3, **options: Any) -> nn.Module:
-    """A network that timm knows, with its first weights random.
+    """A timm network with random initial weights.
 
     Args:
-        name: a name that `timm.list_models()` lists.
+        name: a name in `timm.list_models()`.
         num_classes: the number of classes of its head.
         in_chans: the channels of the images.
-        **options: handed to `timm.create_model`; lists become tuples, as timm expects.
+        **options: passed to `timm.create_model`; lists become tuples, as timm expects.
 
     Raises:
         ModuleNotFoundError: timm is not installed.
@@ -29,7 +29,7 @@ def timm_network(name: str, num_classes: int, in_chans: int = 3, **options: Any)
         >>> timm_network("test_resnet", num_classes=10, in_chans=1)(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
-    # timm would take null for the classes that a network was first made for; 0 makes one without a head.
+    # For timm None means the original number of classes; 0 makes a network without a head.
     check_number("timm_network", "num_classes", num_classes, least=0)
     check_count("timm_network", "in_chans", in_chans)
     plain = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
@@ -37,13 +37,13 @@ def timm_network(name: str, num_classes: int, in_chans: int = 3, **options: Any)
 
 
 def create_network(caller: str, name: str, num_classes: int, **options: Any) -> nn.Module:
-    """A network of `timm.create_model`, without `pretrained` unless given; a checkpoint is read and never unpickled.
+    """A network of `timm.create_model`, by default not pretrained; a checkpoint is read without unpickling.
 
     Args:
         caller: the name that errors begin with.
-        name: a name that `timm.list_models()` lists.
+        name: a name in `timm.list_models()`.
         num_classes: the number of classes of its head.
-        **options: handed to `timm.create_model`.
+        **options: passed to `timm.create_model`.
 
     Raises:
         ModuleNotFoundError: timm is not installed.
@@ -63,7 +63,7 @@ def create_network(caller: str, name: str, num_classes: int, **options: Any) -> 
         raise ValueError(
             f"{caller}: {other[0]} came, by which timm may unpickle a file; give the weights by checkpoint_path."
         )
-    # Read here, since some of timm's versions would unpickle it.
+    # Read here, because some versions of timm would unpickle it.
     checkpoint = options.pop("checkpoint_path", None)
     network: nn.Module = timm.create_model(name, num_classes=num_classes, **{"pretrained": False, **options})
     return network if not checkpoint else load_weights(checkpoint, network)

@@ -11,32 +11,33 @@ from lightning_losses.numerics.checks import check_number
 
 
 class Transformer(nn.Module):
-    """A decoder-only transformer with normalisation before each layer and learned positions.
+    """A decoder-only transformer with pre-normalisation and learned positions.
 
-    Weights begin as GPT-2's: normal with deviation 0.02, the layers that end a residual branch with 0.02 / sqrt(2
-    depth). In `lightning_losses.mixins.LanguageHeadMixin` it is a `network` whose head is found by itself.
+    Weights are initialised as in GPT-2: normal with standard deviation 0.02, and 0.02 / sqrt(2 depth) for the last
+    layer of a residual branch. `lightning_losses.mixins.LanguageHeadMixin` finds its head automatically.
 
     Args:
         vocabulary_size: V.
-        context_length: the most tokens of a sequence.
-        width: D, of the hidden states.
+        context_length: the largest number of tokens in a sequence.
+        width: D, the width of the hidden states.
         depth: the number of blocks.
-        heads: the attention's heads, which share the width.
-        tied: True makes logits by the token embedding's weight; False by a layer of its own, without bias.
-        qk_norm: whether queries and keys are normalised over a head's features, with a gain, before their product,
-            which bounds the attention logits.
+        heads: number of attention heads, which divide the width.
+        tied: True computes logits with the token embedding's weight; False with a separate layer without bias.
+        qk_norm: whether queries and keys are normalised per head, with a gain, before their product; this bounds the
+            attention logits.
 
     Shapes:
-        tokens: [B, T] int64; documents (optional): [B, T], which document of its row a token is of, where several are
-        packed: tokens see their own document alone, whose positions begin at 0. logits: [B, T, V]; hidden states:
+        tokens: [B, T] int64; documents (optional): [B, T], the number of each token's document, if several are packed
+        in a row: tokens see only their own document, whose positions begin at 0. logits: [B, T, V]; hidden states:
         [B, T, D].
 
     Raises:
-        ValueError: a size below 1; a width that the heads can't share; when called, a sequence longer than the context.
+        ValueError: a size below 1; a width that the heads don't divide; when called, a sequence longer than the
+            context.
 
     Source:
-        Radford et al., 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2). Deviating from it, no layer
-        has a bias but the normalisations, and there is no dropout. `qk_norm`: Dehghani et al., 2023, "Scaling Vision
+        Radford et al., 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2). Unlike GPT-2, only
+        normalisations have biases, and there is no dropout. `qk_norm`: Dehghani et al., 2023, "Scaling Vision
         Transformers to 22 Billion Parameters", arXiv:2302.05442.
 
     Example:
@@ -78,7 +79,7 @@ class Transformer(nn.Module):
         return_hidden: bool = False,
         documents: Int[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, "batch time _"]:
-        """The logits of each next token, or the hidden states that the head would make them of."""
+        """The logits of each next token, or the hidden states before the head."""
         if tokens.shape[-1] > self.context_length:
             raise ValueError(
                 f"transformer: {tokens.shape[-1]} tokens came; the context has {self.context_length}, give at most so "
@@ -98,12 +99,12 @@ class Transformer(nn.Module):
         return F.linear(hidden, self.tokens.weight) if self.head is None else self.head(hidden)
 
     def get_output_embeddings(self) -> nn.Embedding | nn.Linear:
-        """The layer whose weight makes the logits."""
+        """The layer whose weight computes the logits."""
         return self.tokens if self.head is None else self.head
 
 
 def positions_within(documents: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
-    """Each token's place in its document, from 0 on, of rows in which a document's tokens stand together.
+    """Each token's position in its document, from 0, for rows with contiguous documents.
 
     Example:
         >>> positions_within(torch.tensor([[0, 0, 0, 1, 1, -1]]))
@@ -116,11 +117,11 @@ def positions_within(documents: Int[Tensor, "batch time"]) -> Int[Tensor, "batch
 
 
 class Block(nn.Module):
-    """Causal self-attention, then a perceptron of four times the width, each added to its input.
+    """Causal self-attention, then an MLP of four times the width, each with a residual connection.
 
     Args:
         width: D.
-        heads: the attention's heads.
+        heads: number of attention heads.
         qk_norm: whether queries and keys are normalised.
     """
 

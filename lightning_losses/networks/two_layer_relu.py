@@ -1,4 +1,4 @@
-"""A two-layer ReLU network whose second layer is fixed signs."""
+"""A two-layer ReLU network whose second layer consists of fixed signs."""
 
 import torch
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""Weights from files that are never unpickled."""
+"""Loads weights from files without unpickling."""
 
 import pickle
 from collections.abc import Iterable, Mapping
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from lightning_losses.environment.file_digests import check_digest
 
-# What torch.compile, FSDP, activation checkpointing and Fabric put into names, wherever they wrap.
+# Parts that torch.compile, FSDP, activation checkpointing and Fabric insert anywhere into names.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
-# What DDP and torch.optim.swa_utils.AveragedModel put before all names; the latter counts its averages.
+# The prefix of all names by DDP and torch.optim.swa_utils.AveragedModel, and the latter's counter.
 _AROUND, _COUNT = "module.", "n_averaged"
 
 Kind = TypeVar("Kind")
@@ -22,17 +22,17 @@ Kind = TypeVar("Kind")
 def load_weights(path: str | Path, network: nn.Module, prefix: str = "network.") -> nn.Module:
     """Load the weights of a Lightning checkpoint, a state dict or a safetensors file into a network.
 
-    What torch.compile, DDP, FSDP, Fabric, activation checkpointing and weight averaging put into the names of weights
-    is left out, in the file and in the network.
+    Additions to the names of weights by torch.compile, DDP, FSDP, Fabric, activation checkpointing and weight averaging
+    are ignored, in the file and in the network.
 
     Args:
         path: a `.ckpt`, `.pt` or `.safetensors` file.
         network: the network whose weights the file holds.
-        prefix: the attribute under which the LightningModule held the network; a file without it is taken whole.
+        prefix: the attribute of the LightningModule that held the network; a file without this prefix is loaded whole.
 
     Raises:
-        ValueError: a file that needs unpickling, or weights that don't fit the network; the message has the prefixes
-            that fit, or those that there are.
+        ValueError: a file that needs unpickling, or weights that don't fit the network; the message names the prefixes
+            that fit, or all of them.
     """
     weights = _unwrapped(read_weights(path))
     there = weights
@@ -52,12 +52,12 @@ def load_weights(path: str | Path, network: nn.Module, prefix: str = "network.")
 
 
 def _plain(name: str) -> str:
-    """A weight's name without what wrappers put into it."""
+    """A weight's name without the parts that wrappers insert."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _unwrapped(weights: Mapping[str, Kind]) -> dict[str, Kind]:
-    """Weights, or their names, by their plain names, without the prefix of a wrapper around all."""
+    """Weights, or their names, by plain names, without a wrapper's common prefix."""
     plain = {_plain(name): tensor for name, tensor in weights.items() if name != _COUNT}
     while plain and all(name.startswith(_AROUND) for name in plain):
         plain = {name.removeprefix(_AROUND): tensor for name, tensor in plain.items()}
@@ -65,7 +65,7 @@ def _unwrapped(weights: Mapping[str, Kind]) -> dict[str, Kind]:
 
 
 def _remedy(weights: Mapping[str, Tensor], own: Iterable[str]) -> str:
-    """What to do about weights that don't fit: the prefix under which all names of the network are, if there is one."""
+    """The advice for weights that don't fit: the prefix that contains all names of the network, if there is one."""
     names = list(own)
     ends = [name.removesuffix(names[0]) for name in weights if names and name.endswith(f".{names[0]}")]
     fitting = [prefix for prefix in ends if all(prefix + name in weights for name in names)]
@@ -77,11 +77,11 @@ def _remedy(weights: Mapping[str, Tensor], own: Iterable[str]) -> str:
 
 
 def read_weights(path: str | Path) -> Mapping[str, Tensor]:
-    """The tensors of a safetensors file or of a checkpoint, read without running anything that the file holds.
+    """The tensors of a safetensors file or a checkpoint, read without running code from the file.
 
     Raises:
-        ValueError: no such file, one that was changed since it was written, or one that holds more than tensors and
-            plain values.
+        ValueError: a file that doesn't exist, was changed since it was written, or holds more than tensors and plain
+            values.
     """
     path = Path(path)
     if not path.is_file():

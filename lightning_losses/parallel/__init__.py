@@ -1,1 +1,1 @@
-"""Everything that concerns other processes: gathering, sharding, blocks, folders of shards, FSDP2."""
+"""Work with several processes: gathering, sharding, blocks, folders of shards, FSDP2."""

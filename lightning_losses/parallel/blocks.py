@@ -1,4 +1,4 @@
-"""The repeated blocks of a network: found by class or by size, recomputed in the backward pass, compiled."""
+"""Finds the repeated blocks of a network by class or size; activation checkpointing and compilation of blocks."""
 
 import importlib.util
 import os
@@ -19,16 +19,16 @@ from lightning_losses.numerics.checks import check_number
 
 
 def blocks_of(network: nn.Module, names: Sequence[str] | None = None, min_parameters: int = 100_000) -> list[nn.Module]:
-    """The parts of a network that are sharded, recomputed or compiled each by itself; none holds another.
+    """The parts of a network that are sharded, recomputed or compiled separately; none contains another.
 
     Args:
-        network: whose parts are looked at; it is no block itself.
-        names: the class names of blocks, such as ``["Block"]``; None takes the members of its `nn.Sequential` and
-            `nn.ModuleList` that have `min_parameters` or more.
+        network: the network; it is no block itself.
+        names: the class names of blocks, such as ``["Block"]``; None takes the members of `nn.Sequential` and
+            `nn.ModuleList` with at least `min_parameters` parameters.
         min_parameters: see `names`; at least 1.
 
     Returns:
-        The outermost of them, in the order of the network's modules; by size there may be none.
+        The outermost blocks, in the order of the network's modules; a search by size may find none.
 
     Raises:
         ValueError: a name that no part of the network has.
@@ -42,7 +42,7 @@ def blocks_of(network: nn.Module, names: Sequence[str] | None = None, min_parame
     if names is not None and isinstance(names, str):
         raise ValueError(f"blocks: names={names!r} came; give a list of class names, such as [{names}].")
     if names is not None:
-        # FSDP2 puts a class of its own before the module's.
+        # FSDP2 replaces the module's class by a subclass.
         present = {kind.__name__ for part in network.modules() for kind in type(part).__mro__[:3]}
         if missing := [name for name in names if name not in present]:
             classes = sorted({type(part).__name__ for part in network.modules()})
@@ -54,7 +54,7 @@ def blocks_of(network: nn.Module, names: Sequence[str] | None = None, min_parame
         if names is not None:
             return any(kind.__name__ in names for kind in type(part).__mro__[:3])
         size = sum(parameter.numel() for parameter in part.parameters())
-        # A list has no forward pass of its own: its members may be blocks.
+        # A list has no forward pass, but its members may be blocks.
         runs = not isinstance(part, (nn.ModuleList, nn.ModuleDict))
         return isinstance(parent, (nn.Sequential, nn.ModuleList)) and size >= min_parameters and runs
 
@@ -69,9 +69,9 @@ def blocks_of(network: nn.Module, names: Sequence[str] | None = None, min_parame
 
 
 def recompute_activations(block: nn.Module) -> None:
-    """Keep a block's input alone in training, and compute its activations again in the backward pass.
+    """Keep only a block's input in training, and compute its activations again in the backward pass.
 
-    Values and gradients stay as they were; dropout draws the same, and batch normalisation counts each batch once.
+    Values and gradients don't change; dropout draws the same numbers, and batch normalisation counts each batch once.
 
     Args:
         block: changed in place; its parameters keep their names.
@@ -86,11 +86,11 @@ def recompute_activations(block: nn.Module) -> None:
 
 
 def compile_forward(block: nn.Module, backend: str = "inductor") -> None:
-    """Compile a block's forward pass by `torch.compile`; hooks on the block stay outside.
+    """Compile a block's forward pass with `torch.compile`; hooks on the block stay outside.
 
     Args:
         block: changed in place; its parameters keep their names.
-        backend: of `torch.compile`.
+        backend: backend of `torch.compile`.
 
     Raises:
         ValueError: a backend that torch doesn't have.
@@ -106,12 +106,12 @@ def _check_backend(backend: str) -> None:
 
 
 def _check_inductor(*, cuda: bool) -> None:
-    """Raise ``ValueError`` where inductor, torch's usual backend, would lack what it compiles by."""
+    """Raise ``ValueError`` if inductor, torch's usual backend, would lack its compiler."""
     if cuda and importlib.util.find_spec("triton") is None:
         raise ValueError(
             "compile: backend='inductor' came, which needs Triton on a GPU; pip install triton, or give null."
         )
-    # As torch and Triton look for it.
+    # The same search as in torch and Triton.
     variable, usual = ("CC", ["gcc", "clang"]) if cuda else ("CXX", ["clang++" if sys.platform == "darwin" else "g++"])
     names = [os.environ[variable]] if os.environ.get(variable) else usual
     if sys.platform != "win32" and not any(map(_runs, names)):
@@ -128,11 +128,11 @@ def _runs(compiler: str) -> bool:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the blocks of a network are run in training.
+    """The way in which a network's blocks run in training.
 
     Args:
-        blocks: the class names of the blocks; None finds them by size. A network without blocks is one.
-        activation_checkpointing: True computes activations again in the backward pass in place of keeping them.
+        blocks: the class names of the blocks; None finds them by size. A network without blocks counts as one block.
+        activation_checkpointing: True computes activations again in the backward pass instead of keeping them.
         compile: a backend of `torch.compile`, such as "inductor"; None compiles nothing.
 
     Example:
@@ -147,11 +147,11 @@ class Execution:
     compile: str | None = None
 
     def check(self, network: nn.Module, *, cuda: bool = False) -> None:
-        """Raise ``ValueError`` for what `prepare` would refuse, or the first step, and change nothing.
+        """Raise ``ValueError`` for anything that `prepare` or the first step would refuse, without changes.
 
         Args:
-            network: what would be prepared.
-            cuda: whether it will be on a GPU of Nvidia's or AMD's.
+            network: the network to check.
+            cuda: whether it will be on an Nvidia or AMD GPU.
         """
         blocks_of(network, self.blocks)
         if self.compile is not None:
@@ -170,14 +170,14 @@ class Execution:
 
 @contextmanager
 def _uncounted(normalised: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Batch normalisation by the batch's statistics as ever, without a second update of the running ones."""
+    """Within this context batch normalisation doesn't update its running statistics a second time."""
     before = [(part.momentum, part.num_batches_tracked.clone()) for part in normalised]  # type: ignore[union-attr]
     for part in normalised:
         part.momentum = 0.0
     try:
         yield
     finally:
-        # The recomputation may stop early: what was counted again is not the same for all.
+        # The recomputation may stop early, so not all layers were counted again.
         for part, (momentum, count) in zip(normalised, before, strict=True):
             part.momentum = momentum
             part.num_batches_tracked.copy_(count)  # type: ignore[union-attr]

@@ -1,15 +1,15 @@
-"""Connects a trainer's processes before it has anything to train."""
+"""Connects a trainer's processes before training."""
 
 import lightning as L
 
 
 def connect_processes(trainer: L.Trainer) -> None:
-    """Start a trainer's further processes, unless somebody has, and connect all of them, as its `fit` would first.
+    """Start a trainer's further processes, unless they run already, and connect all, as `fit` would do first.
 
-    A later trainer of the same processes finds them connected. Forked ones, which belong to a fit, aren't started.
+    A later trainer of the same processes finds them connected. Forked processes belong to a fit and aren't started.
 
     Args:
-        trainer: not to be used otherwise.
+        trainer: a trainer that isn't used for anything else.
     """
     trainer.strategy.connect(L.LightningModule())
     launcher = trainer.strategy.launcher

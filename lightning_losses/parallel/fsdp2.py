@@ -1,4 +1,4 @@
-"""Lightning's strategy for FSDP2, for modules that don't shard themselves."""
+"""A strategy for FSDP2 for modules that don't shard themselves."""
 
 import functools
 import os
@@ -26,35 +26,36 @@ from lightning_losses.parallel.processes import refuse_unknown_shapes, told_by_a
 from lightning_losses.parallel.sharded_folders import check_folder, digests_of, previous_name, write_digests
 from lightning_losses.parallel.sharding import is_sharded, refusal, shard_children
 
-# In a checkpoint: the numbers of the optimizers that have not stepped.
+# Key in a checkpoint: the numbers of the optimizers that have not stepped yet.
 _FRESH = "fresh_optimizers"
 TeacherPlacement = Literal["replicated", "sharded"]
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Lightning's `ModelParallelStrategy`, which leaves sharding to the module, with the sharding done here.
+    """Lightning's `ModelParallelStrategy` with the sharding, which that class leaves to the module.
 
     Every child of the LightningModule that has parameters (the network, an objective whose losses learn, a peer) is
-    sharded over all processes, and the blocks of each child are gathered one after another. It happens right after
-    the module's `configure_model`; a module that has sharded some part there is left as it is. Everything else,
-    checkpoints included, is Lightning's. FSDP1 is not supported: its flat parameters hide the tensors' bounds from
-    callbacks, and Lightning resumes its full checkpoints inexactly.
+    sharded over all processes, and the blocks of each child are gathered one after another. This happens right after
+    the module's `configure_model`; a module that has sharded a part there is not changed. Everything else is
+    Lightning's, including checkpoints. FSDP1 is not supported: its flat parameters hide the tensors' bounds from
+    callbacks, and Lightning doesn't resume its full checkpoints exactly.
 
     Args:
-        blocks: class names of the parts that are gathered one after another; None: the large members of lists and
+        blocks: class names of the parts that are gathered one after another; None takes the large members of lists and
             sequences, see `blocks_of`.
-        min_parameters: of a part that is found by its size.
-        reshard_after_forward: whether blocks are freed between forward and backward; None: all but the last gathered.
-        cpu_offload: whether shards, gradients and optimizer states stay in host memory. On the CPU it changes nothing.
-        teacher: "replicated" keeps the teacher whole on every process, "sharded" shards it as the student. It is in no
-            checkpoint either way.
-        save_distributed_checkpoint: True writes a folder, each process its shard; False one file with everything,
-            which a module loads on any number of processes.
-        **strategy: as `ModelParallelStrategy` takes them; by default all processes share the data.
+        min_parameters: smallest number of parameters of a part that is found by size.
+        reshard_after_forward: whether blocks are freed between forward and backward pass; None: all except the one
+            gathered last.
+        cpu_offload: whether shards, gradients and optimizer states stay in host memory. On the CPU it has no effect.
+        teacher: "replicated" keeps the teacher whole on every process, "sharded" shards it like the student. In both
+            cases checkpoints don't contain it.
+        save_distributed_checkpoint: True writes a folder, to which each process adds its shard; False writes one file,
+            which loads on any number of processes.
+        **strategy: see `ModelParallelStrategy`; by default all processes are data-parallel.
 
     Raises:
-        ValueError: an unknown placement of the teacher; when the fit begins, blocks that no part is; a parameter of
-            the LightningModule itself, or one without a shape.
+        ValueError: an unknown placement of the teacher; when the fit begins, block names that match no part, or a
+            parameter of the LightningModule itself or without a shape.
 
     Example:
         >>> strategy = FSDP2Strategy(blocks=["Block"], teacher="sharded")
@@ -81,7 +82,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.teacher: TeacherPlacement = teacher
 
     def setup_environment(self) -> None:
-        """Make the processes' mesh, and have the module sharded when it is configured."""
+        """Make the mesh of processes, and prepare the sharding of the module when it is configured."""
         share_data_by_default(self)
         if self.root_device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
             raise ValueError(
@@ -89,7 +90,7 @@ class FSDP2Strategy(ModelParallelStrategy):
                 "install torch 2.7 or later, or use trainer=ddp."
             )
         if self.cpu_offload and self.root_device.type == "cuda":
-            # Norms of offloaded gradients are added up on the CPU.
+            # Norms of offloaded gradients are summed on the CPU.
             reduce_on_both_by_default(self)
         super().setup_environment()
         module = self.lightning_module
@@ -98,7 +99,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             module.configure_model = functools.partial(_configured, self, module, module.configure_model)  # type: ignore[method-assign]
 
     def model_to_device(self) -> None:
-        """Move tensors that aren't sharded; offloaded shards stay where they are."""
+        """Move tensors that aren't sharded; offloaded shards are not moved."""
         assert self.model is not None
         if not self.cpu_offload:
             super().model_to_device()
@@ -112,10 +113,10 @@ class FSDP2Strategy(ModelParallelStrategy):
         note_device(self.model, self.root_device)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The optimizer's state; one that has not stepped is left, and saved, as one that has not.
+        """The optimizer's state; an optimizer that has not stepped yet stays, and is saved, as such.
 
-        torch makes the state that is missing by a step with gradients of zero, which Adam would count, and whose weight
-        decay would be in SGD's momentum.
+        torch creates missing state by a step with gradients of zero. Adam would count this step, and its weight decay
+        would enter SGD's momentum.
         """
         inner = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         fresh = not inner.state
@@ -128,12 +129,12 @@ class FSDP2Strategy(ModelParallelStrategy):
         return state
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; a folder of shards takes its name once all of them are there, with their digests.
+        """Write a checkpoint; a folder of shards gets its name once it is complete, with digests.
 
-        The folder that had the name stays until then, for a moment as ``.<name>.previous``.
+        The previous folder stays until then, for a moment as ``.<name>.previous``.
 
         Raises:
-            OSError: the disk is full, or the folder can't be written to; on every process, where it is a folder.
+            OSError: the disk is full, or the folder can't be written to; for a folder, on every process.
         """
         checkpoint[_FRESH] = [number for number, optimizer in enumerate(self.optimizers) if not optimizer.state]
         if not writes_shards(self):
@@ -173,10 +174,10 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.barrier("a checkpoint has its name")
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read tensors and plain values, from a file or from a folder of shards.
+        """Read tensors and plain values from a file or a folder of shards.
 
         Raises:
-            ValueError: a folder that holds anything else, or that is no whole checkpoint; on every process.
+            ValueError: a folder that holds anything else, or is no complete checkpoint; on every process.
         """
         path = Path(self.broadcast(checkpoint_path))
         if path.is_dir():
@@ -188,7 +189,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         return checkpoint
 
     def shard(self, module: nn.Module) -> None:
-        """Shard the children of a module, and its teacher if it has one that is to be."""
+        """Shard the children of a module, and its teacher if it should be sharded."""
         mesh = self.device_mesh["data_parallel"]
         options: dict[str, Any] = {"reshard": self.reshard_after_forward, "offload": self.cpu_offload}
         refuse_unknown_shapes("fsdp", module)
@@ -209,7 +210,7 @@ def _configured(strategy: FSDP2Strategy, module: L.LightningModule, configure_mo
 
 
 def _check_together(folder: Path, rank: int) -> None:
-    """Check a folder of shards, each process a share of its digests; all of them raise what one of them meets."""
+    """Check a folder of shards, with the digests divided among processes; an error of one is raised on all."""
     told = None
     try:
         check_folder(folder, rank, world_size())

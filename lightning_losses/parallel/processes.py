@@ -1,4 +1,4 @@
-"""Communication between processes; the only file that names `torch.distributed`."""
+"""Communication between processes; the only file that uses `torch.distributed`."""
 
 import sys
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ def world_size() -> int:
 
 
 def is_distributed_tensor(value: Any) -> bool:
-    """Whether a value is a DTensor, as FSDP2 and tensor parallelism make parameters.
+    """Whether a value is a DTensor, like the parameters of FSDP2 and tensor parallelism.
 
     Example:
         >>> is_distributed_tensor(torch.zeros(2))
         False
     """
-    # Imported by whoever made one; importing it here would cost every start a second.
+    # If there is a DTensor, this module is imported; importing it here would slow every start by a second.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)
 
@@ -31,10 +31,10 @@ def is_distributed_tensor(value: Any) -> bool:
 def row_shard(tensor: Any) -> tuple[Any, Any]:
     """This process's rows of a DTensor split by rows over a 1-D mesh, differentiably, and the mesh's process group.
 
-    Anything but a DTensor is its own shard, of the default group.
+    Any other tensor is its own shard in the default group.
 
     Raises:
-        ValueError: a DTensor that is placed otherwise.
+        ValueError: a DTensor with another placement.
     """
     if not is_distributed_tensor(tensor):
         return tensor, None
@@ -47,7 +47,7 @@ def row_shard(tensor: Any) -> tuple[Any, Any]:
 
 
 def even_rows(tensor: Any) -> tuple[int, ...] | None:
-    """How many rows of a DTensor split by rows each process holds, as DTensors are split; None for anything else."""
+    """The number of rows of a row-split DTensor on each process; None for anything else."""
     if not is_distributed_tensor(tensor):
         return None
     rows, processes = tensor.shape[0], tensor.device_mesh.size()
@@ -56,10 +56,10 @@ def even_rows(tensor: Any) -> tuple[int, ...] | None:
 
 
 def whole_parameter(parameter: Tensor) -> Tensor:
-    """A parameter that FSDP2 sharded, whole; its gradient is averaged over the processes as FSDP2 averages.
+    """The whole of a parameter sharded by FSDP2; its gradient is averaged over the processes like FSDP2's.
 
-    For parameters that are used outside their module's forward, where FSDP2 does not gather them. Anything but a
-    DTensor is returned as it is.
+    For parameters that are used outside their module's forward, where FSDP2 doesn't gather them. Other tensors are
+    returned unchanged.
 
     Example:
         >>> weight = torch.zeros(2)
@@ -85,7 +85,7 @@ class _DivideGradient(torch.autograd.Function):
 
 
 def refuse_unknown_shapes(who: str, module: nn.Module) -> None:
-    """Raise ``ValueError`` for parameters that a first batch would give their shapes: processes need them before."""
+    """Raise ``ValueError`` for parameters without shapes until the first batch: several processes need them before."""
     for name, parameter in module.named_parameters():
         if is_lazy(parameter):
             raise ValueError(
@@ -96,7 +96,7 @@ def refuse_unknown_shapes(who: str, module: nn.Module) -> None:
 
 
 def sizes_of_all(size: int, device: torch.device, group: Any = None) -> list[int]:
-    """A number of every process, in rank order.
+    """The number of every process, in rank order.
 
     Example:
         >>> sizes_of_all(3, torch.device("cpu"))
@@ -110,9 +110,9 @@ def sizes_of_all(size: int, device: torch.device, group: Any = None) -> list[int
 
 
 def values_on_first(value: Any) -> list[Any]:
-    """A plain value of every process, in rank order, on the first process; nothing on the others.
+    """The plain value of every process, in rank order, on the first process; nothing on the others.
 
-    Every process must ask at once. Tensors in the value must be on the CPU.
+    All processes must call it together. Tensors in the value must be on the CPU.
 
     Example:
         >>> values_on_first({"batches": 3})
@@ -126,9 +126,9 @@ def values_on_first(value: Any) -> list[Any]:
 
 
 def values_of_all(value: Any, group: Any = None) -> list[Any]:
-    """A plain value of every process of a group, in rank order, on every one of them.
+    """The plain value of every process of a group, in rank order, on every one of them.
 
-    Every process must ask at once. Tensors in the value must be on the CPU.
+    All processes must call it together. Tensors in the value must be on the CPU.
 
     Example:
         >>> values_of_all({"batches": 3})
@@ -144,7 +144,7 @@ def values_of_all(value: Any, group: Any = None) -> list[Any]:
 def value_of_first(value: Any) -> Any:
     """A plain value of the first process, on every process.
 
-    Every process must ask at once.
+    All processes must call it together.
 
     Example:
         >>> value_of_first({"batches": 3})
@@ -158,10 +158,10 @@ def value_of_first(value: Any) -> Any:
 
 
 def told_by_any(sentence: str | None) -> str | None:
-    """What the first process that has something to tell tells, on every process; None where none has.
+    """The value of the first process whose value isn't None, on every process; None if there is none.
 
-    For what may be wrong on one process alone: all raise it, and none waits for the one that did. Every process must
-    ask at once.
+    For what may be wrong on one process alone: all raise it, and none waits for the one that did. All processes must
+    call it together.
 
     Example:
         >>> told_by_any("the disk is full"), told_by_any(None)
@@ -171,17 +171,17 @@ def told_by_any(sentence: str | None) -> str | None:
 
 
 def group_rank(group: Any = None) -> int:
-    """This process's place in a group; 0 outside one."""
+    """This process's rank in a group; 0 outside a group."""
     return dist.get_rank(group) if world_size() > 1 else 0
 
 
 def total_of_all(values: Tensor, group: Any = None) -> Tensor:
-    """The sum over the processes, without gradient."""
+    """The sum over all processes, without gradient."""
     return _all_reduce(values, dist.ReduceOp.SUM, group)
 
 
 def maximum_of_all(values: Tensor, group: Any = None) -> Tensor:
-    """The largest over the processes, without gradient."""
+    """The maximum over all processes, without gradient."""
     return _all_reduce(values, dist.ReduceOp.MAX, group)
 
 
@@ -194,10 +194,10 @@ def _all_reduce(values: Tensor, operation: Any, group: Any) -> Tensor:
 
 
 def neighbours(processes: int) -> Any:
-    """The group of this process among groups of so many consecutive ranks; every process must ask at once.
+    """The group of this process among groups of consecutive ranks; all processes must call it together.
 
     Raises:
-        ValueError: a number that the processes can't be divided by.
+        ValueError: a number that doesn't divide the number of processes.
     """
     if processes < 1 or world_size() % processes:
         raise ValueError(
@@ -212,7 +212,7 @@ def neighbours(processes: int) -> Any:
     return _groups[world, processes]
 
 
-# Of this process, by the world that they divide; making groups is a collective, and done once.
+# This process's groups, by world; making groups is a collective operation, done once.
 _groups: dict[tuple[Any, int], Any] = {}
 
 
@@ -221,14 +221,14 @@ def gather_batch(value: Any, group: Any = None) -> Any:
 
     On each process the result is the same, in rank order; processes may hold different numbers of rows. If every
     process computes the same loss of the gathered batch, the parameter gradients after DDP's or FSDP2's averaging are
-    those of one process with the whole batch: the backward pass adds the world's gradients of each row, the averaging
-    divides by the world. Outside a process group, and for anything but tensors with a first dimension and mappings of
-    them (scalars such as `progress`), the result is the value itself.
+    those of one process with the whole batch: the backward pass sums each row's gradients over the world, and the
+    averaging divides by the world size. Outside a process group, and for anything but tensors with a first dimension
+    and mappings of them (scalars such as `progress`), the result is the value itself.
 
     Args:
         value: [B, ...] tensor, {name: [B, ...] tensor}, or a scalar.
-        group: the processes to gather from, such as `neighbours` gives; None: all. The gradients after averaging are
-            then those of the mean of the groups' losses.
+        group: the processes to gather from, such as that of `neighbours`; None: all. With a group, the gradients after
+            averaging are those of the mean of the groups' losses.
 
     Example:
         >>> gather_batch(torch.zeros(2, 3)).shape
@@ -263,7 +263,7 @@ class _GatherBatch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, group: Any) -> Tensor:
         sizes = sizes_of_all(value.shape[0], value.device, group)
-        # all_gather takes equal shapes: shorter batches are padded, and the padding is cut off again.
+        # all_gather needs equal shapes: shorter batches are padded, and the padding is removed afterwards.
         padding = value.new_zeros(max(sizes) - value.shape[0], *value.shape[1:])
         padded = torch.cat([value, padding]) if len(padding) else value.contiguous()
         pieces = [torch.empty_like(padded) for _ in sizes]

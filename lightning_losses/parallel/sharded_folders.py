@@ -1,4 +1,4 @@
-"""Folders of sharded checkpoints: found again after a kill, refused if damaged, or if reading them could run code."""
+"""Folders of sharded checkpoints: restored after a kill, refused if damaged or if reading could run code."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from lightning_losses.environment.atomic_files import write_text
 from lightning_losses.environment.file_digests import file_digest
 
-# What an index is made of: records without code.
+# The classes in an index: records without code.
 _RECORDS = {
     "builtins": {"set", "frozenset", "slice", "complex", "bytearray"},
     "collections": {"OrderedDict"},
@@ -28,12 +28,12 @@ _RECORDS = {
 }
 _INDEX = ".metadata"
 _REST = "meta.pt"
-# As sha256sum writes and checks them.
+# In the format of sha256sum.
 _DIGESTS = "digests.sha256"
 
 
 class _Index(pickle.Unpickler):
-    """Restores the records of an index, and nothing else."""
+    """Unpickles only the records of an index."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = name in _RECORDS.get(module, ()) or (
@@ -45,18 +45,18 @@ class _Index(pickle.Unpickler):
 
 
 def check_folder(folder: Path, rank: int = 0, processes: int = 1) -> None:
-    """Raise if a folder of shards is damaged, or holds objects that only unpickling could restore.
+    """Raise if a folder of shards is damaged, or contains objects that need unpickling.
 
-    The index may hold the records that torch writes, every other value tensors and plain values. Where the folder has
-    digests, the files are compared with them.
+    The index may contain torch's records; every other value must be a tensor or plain. If the folder has digests, the
+    files are compared with them.
 
     Args:
-        folder: of the checkpoint.
-        rank: of this process among those that share the comparison of digests.
-        processes: how many share it.
+        folder: the checkpoint's folder.
+        rank: the rank of this process among those that share the comparison of digests.
+        processes: the number of these processes.
 
     Raises:
-        ValueError: something else is there, the folder is no whole checkpoint, or a file is not what was written.
+        ValueError: anything else in the folder, an incomplete checkpoint, or a file that was changed.
 
     Example:
         >>> import tempfile
@@ -67,7 +67,7 @@ def check_folder(folder: Path, rank: int = 0, processes: int = 1) -> None:
     """
     _check_digests(folder, rank, processes)
     try:
-        # Beside the common one a process may have its own.
+        # A process may have its own index in addition to the common one.
         for path in {folder / _INDEX, *folder.glob(f"*{_INDEX}")}:
             _check_values(folder, _read_index(path))
         if (folder / _REST).exists():
@@ -84,7 +84,7 @@ def check_folder(folder: Path, rank: int = 0, processes: int = 1) -> None:
 
 
 def shapes_in(folder: Path) -> dict[str, Any]:
-    """What a checked folder holds, as one file would, with shapes for values: its tensors are on the meta device."""
+    """The contents of a checked folder in the form of a single file, with tensors on the meta device."""
     content: dict[str, Any] = torch.load(folder / _REST, map_location="meta", weights_only=True)
     tensors: dict[str, torch.Tensor] = {
         name: torch.empty(kept.size, dtype=kept.properties.dtype, device="meta")
@@ -105,7 +105,7 @@ def shapes_in(folder: Path) -> dict[str, Any]:
 
 
 def digests_of(folder: Path, rank: int) -> dict[str, str]:
-    """The SHA-256 of the files that a process has written into a folder of shards, by name."""
+    """The SHA-256 of the files that this process wrote into a folder of shards, by name."""
     written = [*folder.glob(f"__{rank}_*")]
     if rank == 0:
         written += [folder / _INDEX, folder / _REST]
@@ -113,12 +113,12 @@ def digests_of(folder: Path, rank: int) -> dict[str, str]:
 
 
 def write_digests(folder: Path, digests: dict[str, str]) -> None:
-    """Keep the digests of a folder's files in it, by which damage is found before they are used."""
+    """Write the digests of a folder's files into it, to detect damage before use."""
     write_text(folder / _DIGESTS, "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())))
 
 
 def find_again(path: Path) -> None:
-    """Give a checkpoint its name back, if a kill came between taking it from the old one and giving it to the new one.
+    """Restore a checkpoint's name, if a kill came between renaming the old and the new one.
 
     Example:
         >>> import tempfile
@@ -129,7 +129,7 @@ def find_again(path: Path) -> None:
         ['last.ckpt']
     """
     if not path.exists():
-        # Every process does so, and one succeeds.
+        # Every process tries, and one succeeds.
         with contextlib.suppress(FileNotFoundError):
             os.replace(previous_name(path), path)
 
@@ -147,7 +147,7 @@ def _read_index(path: Path) -> Any:
 def _check_digests(folder: Path, rank: int, processes: int) -> None:
     place = folder / _DIGESTS
     if not place.is_file():
-        # Of torch's own, or of an earlier version.
+        # A folder of torch, or of an earlier version.
         return
     for line in place.read_text(errors="replace").splitlines()[rank::processes]:
         digest, _, name = line.partition("  ")
@@ -164,7 +164,7 @@ def _check_values(folder: Path, index: Any) -> None:
     for key, place in index.storage_data.items():
         if Path(place.relative_path).name != place.relative_path:
             raise pickle.UnpicklingError(f"it points to {place.relative_path}, outside of it")
-        # torch 2.6 has none, and compresses nothing.
+        # torch 2.6 lacks this attribute and never compresses.
         if getattr(place, "transform_descriptors", None):
             raise pickle.UnpicklingError("it is compressed")
         there = (folder / place.relative_path).stat().st_size

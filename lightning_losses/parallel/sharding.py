@@ -1,4 +1,4 @@
-"""Modules sharded by FSDP2; sums over whole tensors, and whole copies, where it leaves each process a shard."""
+"""Modules sharded by FSDP2: sharding, sums over whole tensors, whole copies."""
 
 import copy
 import os
@@ -25,7 +25,7 @@ from lightning_losses.parallel.sharded_folders import check_folder
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """The elements that this process holds: a view of its shard, or the tensor itself.
+    """The elements on this process: a view of its shard, or the tensor itself.
 
     Example:
         >>> local_part(torch.ones(2))
@@ -35,9 +35,9 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor with all elements, gathered from every shard; each process of its mesh must call this.
+    """The whole tensor, gathered from all shards; each process of its mesh must call it.
 
-    What is offloaded to the CPU comes back on the mesh's device.
+    A tensor offloaded to the CPU is returned on the mesh's device.
     """
     if not isinstance(tensor, DTensor):
         return tensor
@@ -46,19 +46,19 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor on the device of `like`, sharded as `like` is; each process of its mesh must call this."""
+    """A whole tensor on the device of `like`, sharded like it; each process of its mesh must call it."""
     tensor = tensor.to(like.device)
     return distribute_tensor(tensor, like.device_mesh, like.placements) if isinstance(like, DTensor) else tensor
 
 
 def whole_dots(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    """``<left_i, right_i>`` of each pair over all elements, in full precision, without a device synchronisation.
+    """``<left_i, right_i>`` of each pair over all elements, in full precision, without synchronisation.
 
     Pairs sharded over the same mesh share one reduction.
 
     Args:
         left: n tensors, one of each pair.
-        right: n tensors of the same shapes, sharded alike.
+        right: n tensors with the same shapes and sharding.
 
     Returns:
         [n], the same on every process.
@@ -84,14 +84,14 @@ def whole_dots(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
 def shard_children(
     module: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, *, reshard: bool | None, offload: bool
 ) -> None:
-    """Shard every child that has parameters, by FSDP2: its blocks each by itself, then what is left of the child.
+    """Shard every child that has parameters with FSDP2: each block separately, then the rest of the child.
 
     Args:
-        module: whose children are called as modules, such as the network and the objective of a LightningModule; of a
-            list or a mapping of modules the members are.
-        blocks: parts of them that are gathered one after another.
-        mesh: of one dimension.
-        reshard: whether parameters are freed between forward and backward; None: those of blocks are.
+        module: a module whose children are called, such as the network and the objective of a LightningModule; for a
+            list or a mapping of modules, its members are called.
+        blocks: parts of the children that are gathered one after another.
+        mesh: a one-dimensional mesh.
+        reshard: whether parameters are freed between forward and backward pass; None: only those of blocks.
         offload: whether shards, gradients and optimizer states stay in host memory.
 
     Raises:
@@ -112,7 +112,7 @@ def shard_children(
 
 
 def called_children(module: nn.Module) -> Iterator[nn.Module]:
-    """The children of a module that have a forward pass; in place of a list or a mapping of modules, its members.
+    """The children of a module that have a forward pass; a list or a mapping of modules is replaced by its members.
 
     Raises:
         ValueError: a list or a mapping of parameters.
@@ -140,13 +140,13 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def unsharded_copy(module: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers are whole, of the classes that the modules had before FSDP2.
+    """A copy with whole parameters and buffers, and with the modules' classes from before FSDP2.
 
-    Each process of the mesh must call this. What is neither module, parameter nor buffer is shared with the original;
-    hooks are kept, but those of FSDP2. A module that isn't sharded is copied in the same way.
+    Each process of the mesh must call it. Anything other than modules, parameters and buffers is shared with the
+    original. Hooks are kept, except those of FSDP2. A module that isn't sharded is copied in the same way.
 
     Args:
-        module: in training or in evaluation, between forward passes.
+        module: a module in training or evaluation mode, between forward passes.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -174,7 +174,7 @@ def unsharded_copy(module: nn.Module) -> nn.Module:
             twin: nn.Module = object.__new__(type(part).__mro__[2] if sharded else type(part))
             copies[id(part)] = twin
             state = dict(part.__dict__)
-            # What stands before a method, such as a recomputed or compiled forward pass, is bound to the original.
+            # Instance attributes that replace methods, such as a compiled forward pass, are bound to the original.
             for bound in ("forward", "configure_model"):
                 state.pop(bound, None)
             # FSDP2's own record of the module.
@@ -200,14 +200,14 @@ def unsharded_copy(module: nn.Module) -> nn.Module:
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a sharded module's weights alone from a checkpoint that this run wrote, whole or by shards.
+    """Load only a sharded module's weights from a checkpoint of this run, a file or a folder of shards.
 
     Args:
-        module: sharded by FSDP2; every process must call this.
+        module: a module sharded by FSDP2; every process must call it.
         path: a file, which the first process reads, or a folder of shards, which all read.
 
     Raises:
-        ValueError: on every process, for a file that was changed, or that would have to be unpickled.
+        ValueError: on every process, for a file that was changed or would need unpickling.
     """
     if path.is_dir():
         check_folder(path)
@@ -228,7 +228,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 
 def refuse_flat_parameters(who: str, modules: Iterable[nn.Module]) -> None:
-    """Raise ``ValueError`` if FSDP1 wraps some module: its flat parameters mix several tensors."""
+    """Raise ``ValueError`` if FSDP1 wraps any module, because its flat parameters mix several tensors."""
     for module in modules:
         if any(kind.__name__ == "FullyShardedDataParallel" for kind in type(module).__mro__):
             raise ValueError(
@@ -238,7 +238,7 @@ def refuse_flat_parameters(who: str, modules: Iterable[nn.Module]) -> None:
 
 
 def _shard_groups(tensors: Sequence[Tensor]) -> list[tuple[DeviceMesh, int, list[int]]]:
-    """Which tensors are sharded over which dimension of which mesh."""
+    """The tensors grouped by mesh and dimension of their sharding."""
     groups: dict[tuple[DeviceMesh, int], list[int]] = {}
     for position, tensor in enumerate(tensors):
         if isinstance(tensor, DTensor):
@@ -249,14 +249,14 @@ def _shard_groups(tensors: Sequence[Tensor]) -> list[tuple[DeviceMesh, int, list
 
 
 def refusal(error: BaseException | None) -> tuple[int, str] | None:
-    """What the system refused, by number and in words, where writing shards failed; None if it was something else.
+    """The system's error number and text, if writing shards failed; None for any other error.
 
     Example:
         >>> refusal(OSError(28, "No space left on device"))
         (28, 'No space left on device')
     """
     if isinstance(error, CheckpointException):
-        # torch tells every process what all of them met.
+        # torch reports the errors of all processes on each one.
         return next(filter(None, (refusal(failure) for failure, _ in error.failures.values())), None)
     number = refused_number(error)
     return None if number is None else (number, os.strerror(number))

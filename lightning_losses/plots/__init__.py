@@ -1,4 +1,4 @@
-"""Figures: curves and reliability diagrams in one style."""
+"""Figures in one style, such as curves and reliability diagrams."""
 
 from lightning_losses.environment.extras import require
 

@@ -1,4 +1,4 @@
-"""Accuracy against cost: a point for each run; runs that none both beats and undercuts are named."""
+"""Accuracy against cost: a point for each run; runs worth their cost are named."""
 
 import itertools
 import math
@@ -11,10 +11,10 @@ from lightning_losses.plots.style import COLORS, main_range, new_figure, paper_s
 
 # Cost, accuracy and the ends of the accuracy's interval.
 Point = tuple[float, float, float, float]
-# Up to as many runs, every one is named.
+# Up to this many runs, all are named.
 _ALL_NAMED = 8
 _REFERENCE = COLORS[1]
-# How far outside the others a point stands that lies beyond the panel, as a share of its range.
+# Distance of off-panel points from the others, as a share of the range.
 _MARGIN = 0.08
 _MARKERS = ("o", "D", "^", "v", "P", "X")
 
@@ -26,17 +26,17 @@ def accuracy_against_cost(
     cost: str = "seconds",
     accuracy: str = "accuracy",
 ) -> Figure:
-    """Draw a panel a setting: every run's accuracy, with its interval, against its cost.
+    """Draw a panel for each setting: every run's accuracy, with its interval, against its cost.
 
-    Named are the runs that pay for their cost (with few runs, all of them), the reference, and the most and the least
-    accurate. A line joins those that pay, if there are several. A point far from the others stands at the panel's edge,
-    where its label says its accuracy.
+    Labels name the runs that are worth their cost (with few runs, all of them), the reference, and the most and the
+    least accurate run. A line joins the runs worth their cost, if there are several. A point far from the others is
+    drawn at the panel's edge, with its values in the label.
 
     Args:
-        panels: by the panel's title, "" for none, by the run's label, its cost, accuracy, and the ends of the
-            accuracy's interval, NaN for none; a run with NaN as cost or accuracy is left out.
+        panels: by the panel's title ("" for none) and the run's label: its cost, accuracy, and the ends of the
+            accuracy's interval (NaN for none). A run with NaN as cost or accuracy is left out.
         reference: the run that the others are compared with.
-        cost, accuracy: what the axes are called.
+        cost, accuracy: the labels of the axes.
 
     Returns:
         A figure outside pyplot's registry.
@@ -84,7 +84,7 @@ def accuracy_against_cost(
                 zorder=2.5,
             )
             if named:
-                # Below the panel: wherever it stood within, it would hide points of some comparison.
+                # Below the panel, because inside it would hide points.
                 axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize=7, handletextpad=0.2)
             axis.set_title(title)
             axis.set_xlabel(cost)
@@ -99,7 +99,7 @@ def _bars(points: Sequence[Point]) -> tuple[list[float], list[float], tuple[list
 
 
 def _within_the_panel(points: Mapping[str, Point]) -> tuple[dict[str, Point], dict[str, str]]:
-    """The points, those far from the others moved to the panel's edge; and labels that then say where they belong."""
+    """The points, with those far from the others moved to the panel's edge, and labels that give their values."""
     if not points:
         return {}, {}
     cheapest, dearest = main_range([cost for cost, *_ in points.values()])
@@ -115,10 +115,10 @@ def _within_the_panel(points: Mapping[str, Point]) -> tuple[dict[str, Point], di
 
 
 def best_for_their_cost(points: Mapping[str, Point]) -> list[str]:
-    """The runs that pay for their cost, by cost, from the cheapest on.
+    """The runs that are worth their cost, from the cheapest on.
 
-    Each is more accurate than the one before by more than its own interval; a run that costs less than a quarter
-    more than the one before takes its place, since times vary by as much. Without an interval the mean decides.
+    Each is more accurate than the previous one by more than its own interval. If a better run costs less than a quarter
+    more than the previous one, it replaces it, because times vary that much. Without an interval the mean decides.
 
     Example:
         >>> best_for_their_cost({"a": (1, 90, 89, 91), "b": (2, 90.5, 89, 92), "c": (3, 95, 94, 96)})

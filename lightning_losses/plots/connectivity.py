@@ -14,12 +14,12 @@ from lightning_losses.plots.style import COLORS, LINE_STYLES, new_figure, paper_
 
 
 def connectivity_panels(steps: Sequence[float], barriers: Sequence[float], lines: Sequence[Sequence[float]]) -> Figure:
-    """Barriers over steps beside the loss along each straight line, from light to dark as training goes on.
+    """Barriers over steps, and the loss along each straight line, from light to dark during training.
 
     Args:
-        steps: of the measurements.
+        steps: the steps of the measurements.
         barriers: at the steps, at least 0.
-        lines: the losses along the line of each measurement, at equal distances.
+        lines: the losses along the line of each measurement, at equally spaced points.
     """
     with paper_style():
         figure, (over_steps, along) = new_figure(2, width=3.2, height=2.5)
@@ -39,7 +39,7 @@ def connectivity_panels(steps: Sequence[float], barriers: Sequence[float], lines
 
 
 def _shade_of_steps(figure: Figure, axis: Axes, steps: Sequence[float]) -> Callable[[float], Any]:
-    """The colour of a step, from light to dark, which a bar beside the panel shows."""
+    """The colour of a step, from light to dark; a colour bar explains it."""
     shades = ScalarMappable(Normalize(min(steps) - 0.3 * (max(steps) - min(steps)) - 1, max(steps)), "Blues")
     bar = figure.colorbar(shades, ax=axis, label="optimizer step")
     bar.ax.set_ylim(min(steps), max(steps) if max(steps) > min(steps) else None)
@@ -50,15 +50,15 @@ def learning_rate_curves(
     runs: Mapping[str, Mapping[float, float | Sequence[float]]],
     initial_loss: float | Mapping[str, Sequence[float]],
 ) -> Figure:
-    """The final loss against the learning rate, a line a model, with its sensitivity in the legend.
+    """The final loss against the learning rate, one line per model, with its sensitivity in the legend.
 
-    It is drawn from the results of a sweep: runs that differ in the learning rate alone. Of several seeds the line is
-    the mean, and a band goes from the lowest to the highest.
+    It shows the results of a sweep, runs that differ only in the learning rate. With several seeds the line is the
+    mean, and a band spans from the lowest to the highest.
 
     Args:
-        runs: the final loss by learning rate, by model, or a loss of each seed; NaN and infinity where a run diverged.
-        initial_loss: of the untrained network, or by model and seed. Runs that end above it count as ending there, and
-            where one does there is a cross. It is a line, or where no loss is near it a note.
+        runs: by model and learning rate, the final loss, or one loss per seed; NaN or infinity for a diverged run.
+        initial_loss: the untrained network's loss, or one by model and seed. Runs that end above it are drawn at it,
+            with a cross. It is drawn as a line, or as a note if no loss is near it.
 
     Raises:
         ValueError: no models, or one without runs; numbers of seeds that differ within a model.
@@ -109,7 +109,7 @@ def learning_rate_curves(
                 axis.plot(rate, mean, color=color, marker="x" if diverged else "o", markersize=6 if diverged else 3)
             ends += [loss for losses in reached for loss in losses]
         level = sum(untrained) / len(untrained)
-        # Far from all of it: an axis that went so far would show nothing else.
+        # Too far away: an axis up to there would hide everything else.
         far = max(ends) < (min(ends) + level) / 2
         if not far:
             axis.axhline(level, color="#777777", linewidth=0.9, linestyle="--")
@@ -130,21 +130,21 @@ def learning_rate_panels(
     losses: Sequence[Sequence[float]],
     before: Sequence[float],
 ) -> Figure:
-    """Sensitivities over steps beside what multiples of the learning rate do, from light to dark as training goes on.
+    """Sensitivities over steps, and the effect of multiples of the learning rate, from light to dark during training.
 
     Args:
-        steps: of the measurements.
+        steps: the steps of the measurements.
         sensitivities: at the steps.
-        multiples: of the learning rate, rising.
-        losses: at every step, that of each multiple; NaN and infinity where it diverged.
-        before: at every step, the loss that all began with. Drawn is by how much less each ends, as a share of the
-            best one's gain, which has a dot; what gains nothing is a cross at 0.
+        multiples: the multiples of the learning rate, rising.
+        losses: at every step, the loss of each multiple; NaN or infinity if it diverged.
+        before: at every step, the common initial loss. The panel shows each multiple's gain as a share of the best
+            gain, which has a dot; a multiple without gain is a cross at 0.
     """
     with paper_style():
         figure, (over_steps, along) = new_figure(2, width=3.2, height=2.5)
         over_steps.plot(steps, sensitivities, color=COLORS[0], marker="o", markersize=3)
         if positive := [sensitivity for sensitivity in sensitivities if sensitivity > 0]:
-            # From the first steps to the last they fall by orders of magnitude.
+            # They fall by orders of magnitude during training.
             over_steps.set_yscale("symlog", linthresh=min(positive))
         over_steps.set_xlabel("optimizer step")
         over_steps.set_ylabel("sensitivity to the learning rate")

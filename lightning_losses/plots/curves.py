@@ -13,22 +13,22 @@ _PREFIXES = ("train/loss", "train/peer_loss")
 
 
 def loss_curves(histories: Mapping[str, History]) -> Figure:
-    """Every part of every network's training loss, unweighted, a panel a network, on a logarithmic scale.
+    """Every unweighted part of every network's training loss, one panel per network, on a logarithmic scale.
 
     Args:
-        histories: by the network's label, the values after each epoch under the names that
-            `lightning_losses.modules` log: ``train/loss``, the weighted sum, and
-            ``train/loss/<term>``; for a peer that trains too, ``train/peer_loss`` likewise.
+        histories: by the network's label, the values after each epoch under the names logged by
+            `lightning_losses.modules`: ``train/loss``, the weighted sum, and ``train/loss/<term>``; for a peer,
+            ``train/peer_loss`` likewise.
     """
     with paper_style():
         figure, axes = new_figure(columns=len(histories), width=2.4, height=2.4, share_y=True)
-        # One part, one colour, whichever panel it is in.
+        # A part has the same colour in all panels.
         names = list(dict.fromkeys(name for history in histories.values() for name in _parts(history)))
         for axis, (label, history) in zip(axes, histories.items(), strict=True):
             for name, values in _parts(history).items():
                 _draw(axis, values, name, names.index(name))
             _finish(axis, label)
-            # Empty where every sample of every step was dropped.
+            # Empty if every sample of every step was dropped.
             if _parts(history):
                 axis.legend()
         if all(value > 0 for history in histories.values() for part in _parts(history).values() for value in part):
@@ -38,13 +38,13 @@ def loss_curves(histories: Mapping[str, History]) -> Figure:
 
 
 def validation_curves(histories: Mapping[str, History]) -> Figure:
-    """Accuracy and cross-entropy on the validation split, a line a network.
+    """Accuracy and cross-entropy on the validation split, one line per network.
 
-    The axis of accuracy begins where the slowest network is after a fifth of the epochs.
+    The accuracy axis begins at the slowest network's value after a fifth of the epochs.
 
     Args:
         histories: by the network's label, the values after each epoch of ``val/accuracy`` and ``val/loss``, from the
-            first one that was validated on; a network that never was has no line.
+            first validated epoch on; a network without validation has no line.
     """
     with paper_style():
         figure, (accuracy, loss) = new_figure(columns=2, width=3.1, height=2.5)
@@ -56,7 +56,7 @@ def validation_curves(histories: Mapping[str, History]) -> Figure:
             _draw(loss, history.get("val/loss", ()), label, order, epochs)
             early += percent[len(percent) // 5 :][:1]
         accuracy.set_ylabel("validation accuracy (%)")
-        # The first epochs would take most of the axis, and the differences are at its end.
+        # The first epochs would fill most of the axis, while the differences are at its end.
         accuracy.set_ylim(bottom=max(min(early) - 2, 0), top=100)
         accuracy.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         loss.set_ylabel("validation cross-entropy (nats)")
@@ -68,11 +68,11 @@ def validation_curves(histories: Mapping[str, History]) -> Figure:
 
 
 def language_model_curves(histories: Mapping[str, History]) -> Figure:
-    """Cross-entropy per byte on training and on validation text, a line a network.
+    """Cross-entropy per byte on training and on validation text, one line per network.
 
     Args:
         histories: by the network's label, the values after each epoch of ``val/loss`` and, if the objective has a term
-            of that name, of ``train/loss/ce``.
+            ``ce``, of ``train/loss/ce``.
     """
     with paper_style():
         figure, axes = new_figure(columns=2, width=3.1, height=2.5, share_y=True)
@@ -87,7 +87,7 @@ def language_model_curves(histories: Mapping[str, History]) -> Figure:
 
 
 def _parts(history: History) -> dict[str, Sequence[float]]:
-    """The parts by the names that a reader knows; the sum only where it is one of several."""
+    """The parts by the names for a reader; the sum only if there are several parts."""
     parts: dict[str, Sequence[float]] = {}
     for prefix in _PREFIXES:
         own = {
@@ -101,7 +101,7 @@ def _parts(history: History) -> dict[str, Sequence[float]]:
 
 
 def _draw(axis: Axes, values: Sequence[float], label: str, order: int, epochs: int | None = None) -> None:
-    """A line that ends in the last of so many epochs; one for each value if that isn't said."""
+    """Draw a line that ends at the last of `epochs`; by default there is one epoch per value."""
     begun = 0 if epochs is None else epochs - len(values)
     draw_line(axis, range(begun + 1, begun + len(values) + 1), values, label, order)
 
@@ -110,7 +110,7 @@ def _logarithmic(axes: Sequence[Axes]) -> None:
     for axis in axes:
         axis.set_yscale("log")
     low, high = axes[0].get_ylim()
-    # Over two decades, powers of ten say enough; over less they would leave an axis without numbers.
+    # Over more than two decades powers of ten are enough; over fewer the axis could have no numbers.
     steps = (1.0,) if high > 100 * low else (1.0, 2.0, 5.0)
     for axis in axes:
         axis.yaxis.set_major_locator(LogLocator(subs=steps))

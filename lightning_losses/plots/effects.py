@@ -1,4 +1,4 @@
-"""Effects against a baseline with their intervals, a line a run, the best on top."""
+"""Effects relative to a baseline with their intervals, one row per run, the best on top."""
 
 import math
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from lightning_losses.plots.style import COLORS, new_figure, paper_style
 def effects(
     runs: Mapping[str, Interval], *, label: str, note: str = "", better: Literal["higher", "lower"] = "higher"
 ) -> Figure:
-    """Draw the differences from a baseline, sorted, with a line at 0; significantly better and worse ones are coloured.
+    """Draw the sorted differences from a baseline, with a line at 0; significantly better and worse ones are coloured.
 
     Args:
-        runs: by label, the mean difference and the ends of its interval, in the units of the axis; ends of NaN draw no
-            bar, a mean of NaN is left out.
-        label: of the axis, with its unit.
-        note: what the marks and bars are, above them.
-        better: which differences are.
+        runs: by label, the mean difference and the ends of its interval, in the units of the axis. Ends of NaN draw no
+            bar; a mean of NaN is left out.
+        label: the label of the axis, with its unit.
+        note: an explanation of the marks and bars, above them.
+        better: which differences are better.
 
     Returns:
         A figure outside pyplot's registry.
@@ -51,7 +51,7 @@ def effects(
                 elinewidth=1.1, capsize=2,
             )  # fmt: skip
             half = "" if math.isnan(low) else f" ± {(high - low) / 2:.1f}"
-            # In a column of their own at the right, where no bar reaches.
+            # In a separate column at the right, beyond all bars.
             beside: dict[str, Any] = {
                 "transform": axis.get_yaxis_transform(),
                 "va": "center",

@@ -10,9 +10,9 @@ _LABELS = {"cosine": "cosine of two gradients", "length": "length of a gradient"
 
 
 def conflict_panels(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
-    """A panel for the cosines between terms' gradients, one for their lengths, and one for their weights.
+    """Panels of the cosines between terms' gradients, of their lengths, and of their weights.
 
-    Below the dashed line two terms conflict. What there is nothing of has no panel.
+    Below the dashed line two terms conflict. A panel without curves is left out.
 
     Args:
         curves: (steps, values) by ``cosine/<term>/<term>``, ``length/<term>`` and ``weight/<term>``.

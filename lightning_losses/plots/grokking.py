@@ -47,11 +47,11 @@ def comparison(
     *,
     measure: str = "accuracy",
 ) -> Figure:
-    """A column a run, on common scales: training and test above, the share of collapsed softmaxes below.
+    """One column per run, on common scales: training and test above, the share of collapsed softmaxes below.
 
     Args:
         panels: the curves of each run, by its label.
-        collapse: the curves of collapse, in shares, by run and precision; without any there is no lower row.
+        collapse: the shares of collapsed softmaxes by run and precision; without them there is no lower row.
         measure: "accuracy" or "loss".
     """
     below = dict(collapse or {})
@@ -85,7 +85,7 @@ def comparison(
 
 
 def overlay(panels: Mapping[str, Sequence[Curve]], *, measure: str = "accuracy") -> Figure:
-    """The training curves of many runs beside their test curves, a line a run: for more than columns can show.
+    """The training curves and the test curves of many runs, one line per run, for more runs than columns can show.
 
     Args:
         panels: the curves of each run, by its label.
@@ -129,7 +129,7 @@ def draw_grokking(axis: Axes, curves: Sequence[Curve], *, measure: str = "accura
 
 
 def _points(curve: Curve, measure: str) -> Points:
-    # Step 0 has no logarithm: what was there before training is drawn at 1/2.
+    # Step 0 has no logarithm: values before training are drawn at 1/2.
     steps = [max(step, 0.5) for step in curve.steps]
     return steps, [100 * value for value in curve.values] if measure == "accuracy" else curve.values
 
@@ -155,13 +155,13 @@ def _step(step: float, _: int | None = None) -> str:
 def fraction_curves(
     curves: Mapping[str, Points], *, ylabel: str, highlight: str | None = None, marks: Mapping[float, str] | None = None
 ) -> Figure:
-    """Shares in percent over steps, one of them drawn bold.
+    """Shares in percent over steps, with one of them bold.
 
     Args:
         curves: (steps, shares in [0, 1]) by label.
-        ylabel: what the shares are of.
+        ylabel: the label of the axis.
         highlight: the label to draw bold and black.
-        marks: what begins at a step.
+        marks: labels of events, by step.
     """
     with paper_style():
         figure, (axis,) = new_figure(width=4.2)
@@ -171,17 +171,17 @@ def fraction_curves(
             axis.annotate(label, (step, 1), xycoords=("data", "axes fraction"), xytext=(2, 1),
                           textcoords="offset points", fontsize=7, color="#555555")  # fmt: skip
         axis.set_ylabel(ylabel)
-        # Beside the panel it hides nothing.
+        # Outside the panel, so that it hides nothing.
         figure.legend(loc="outside right upper", fontsize=7)
     return figure
 
 
 def fraction_panels(panels: Mapping[str, Mapping[str, Points]], *, ylabel: str) -> Figure:
-    """Panels of shares in percent over steps, the same lines in each.
+    """Panels of shares in percent over steps, with the same lines in each.
 
     Args:
-        panels: (steps, shares in [0, 1]) by label, by the panel's title.
-        ylabel: what the shares are of.
+        panels: (steps, shares in [0, 1]) by the panel's title and the label.
+        ylabel: the label of the axis.
     """
     with paper_style():
         figure, axes = new_figure(len(panels), width=2.9, height=2.4, share_y=True)
@@ -212,13 +212,13 @@ def _draw_values(axis: Axes, curves: Mapping[str, Points], highlight: str | None
 def value_curves(
     curves: Mapping[str, Points], *, ylabel: str, highlight: str | None = None, log_y: bool = False
 ) -> Figure:
-    """Values over steps, one of them drawn bold.
+    """Values over steps, with one of them bold.
 
     Args:
         curves: (steps, values) by label.
-        ylabel: what the values are.
+        ylabel: the label of the axis.
         highlight: the label to draw bold and black.
-        log_y: whether the values are positive, and go on a logarithmic scale.
+        log_y: whether to use a logarithmic scale, for positive values.
     """
     with paper_style():
         figure, (axis,) = new_figure(width=4.2)
@@ -229,13 +229,13 @@ def value_curves(
             axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         axis.set_ylabel(ylabel)
         if len(curves) > 1:
-            # Names of layers are long: beside the panel they hide nothing.
+            # Outside the panel, because layers have long names.
             figure.legend(loc="outside right upper", fontsize=7)
     return figure
 
 
 def _line(axis: Axes, steps: Sequence[float], values: Sequence[float], label: str, order: int) -> None:
-    # Of many layers the first ones are all solid.
+    # With many layers, the first ones are all solid.
     draw_line(axis, steps, values, label, order, dash=order // len(COLORS))
 
 
@@ -259,7 +259,7 @@ def _mark_delay(axis: Axes, delay: Any) -> None:
 
 
 def side_by_side(curves: Mapping[str, Points]) -> Figure:
-    """A panel a curve, each on its own scale, named by its label.
+    """One panel per curve, each with its own scale and its label as title.
 
     Args:
         curves: (steps, values) by label.
@@ -276,10 +276,10 @@ def side_by_side(curves: Mapping[str, Points]) -> Figure:
 def spectrum_panels(
     steps: Sequence[float], values: Mapping[str, Sequence[float]], nodes: Sequence[float], weights: Sequence[float]
 ) -> Figure:
-    """Sharpness and trace over steps and the last spectrum, each beside 2 / learning rate.
+    """Sharpness and trace over steps and the last spectrum, each compared with 2 / learning rate.
 
     Args:
-        steps: of the measurements.
+        steps: the steps of the measurements.
         values: "largest", "smallest", "edge", "trace" and "trace_error" at the steps.
         nodes: the last measurement's Ritz values.
         weights: their shares of the eigenvalues.
@@ -289,7 +289,7 @@ def spectrum_panels(
         _line(sharpness, steps, values["largest"], "largest", 0)
         _line(sharpness, steps, values["smallest"], "smallest", 1)
         sharpness.plot(steps, values["edge"], color="#777777", linestyle="--", linewidth=0.9, label="2 / learning rate")
-        # The edge may lie far above, and the smallest is negative.
+        # The edge may be far above, and the smallest eigenvalue is negative.
         sharpness.set_yscale("symlog", linthresh=max(abs(value) for value in values["largest"]) or 1.0)
         sharpness.set_ylabel("eigenvalue")
         sharpness.legend(loc="best", fontsize=7)
@@ -298,7 +298,7 @@ def spectrum_panels(
         high = [value + error for value, error in zip(values["trace"], values["trace_error"], strict=True)]
         _line(trace, steps, values["trace"], "trace", 2)
         trace.fill_between(steps, low, high, color=COLORS[2], alpha=0.25, linewidth=0)
-        # Beyond it stochastic gradient descent leaves a global minimum.
+        # Above the edge stochastic gradient descent leaves a global minimum.
         trace.plot(steps, values["edge"], **edge)  # type: ignore[arg-type]
         trace.set_yscale("symlog", linthresh=max(map(abs, [*low, *high])) or 1.0)
         trace.set_ylabel("trace ± standard error")
@@ -309,7 +309,7 @@ def spectrum_panels(
         if values["edge"][-1] <= 3 * max(nodes):
             density.axvline(values["edge"][-1], **edge)  # type: ignore[arg-type]
         else:
-            # A line so far off would leave no room for the spectrum.
+            # A line so far away would leave no room for the spectrum.
             density.annotate(f"2 / learning rate:\n{values['edge'][-1]:.3g} →", (0.98, 0.98), xycoords="axes fraction",
                              ha="right", va="top", fontsize=7, color="#555555")  # fmt: skip
         density.set_xlabel("eigenvalue")
@@ -318,11 +318,11 @@ def spectrum_panels(
 
 
 def collapse_panels(steps: Sequence[float], values: Mapping[str, Sequence[float]]) -> Figure:
-    """NC1, NC2, NC3 and NC4 over steps, a panel each.
+    """NC1, NC2, NC3 and NC4 over steps, one panel each.
 
     Args:
-        steps: of the measurements.
-        values: what `lightning_losses.diagnostics.neural_collapse` returns, at the steps; ``nc1/<layer>`` joins NC1.
+        steps: the steps of the measurements.
+        values: the results of `lightning_losses.diagnostics.neural_collapse` at the steps; ``nc1/<layer>`` joins NC1.
     """
     titles = {"nc1": "NC1: within classes", "nc2": "NC2: lengths and angles", "nc3": "NC3: duality",
               "nc4": "NC4: nearest mean"}  # fmt: skip
@@ -346,7 +346,7 @@ def collapse_panels(steps: Sequence[float], values: Mapping[str, Sequence[float]
 
 
 def information_panel(paths: Mapping[str, Points]) -> Figure:
-    """The information plane: a path a layer, its points from light to dark as training goes on.
+    """The information plane: one path per layer, its points from light to dark during training.
 
     Args:
         paths: (information about the input, information about the label) at each measurement, in nats, by layer.

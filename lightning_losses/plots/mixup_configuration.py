@@ -1,4 +1,4 @@
-"""Where the features of mixed samples lie."""
+"""The features of mixed samples in a plane."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,13 +14,14 @@ def mixup_panels(
     steps: Sequence[float],
     values: Mapping[str, Sequence[float]],
 ) -> Figure:
-    """Mixtures of one class, mixtures of two, in one plane; and their distances over steps.
+    """Mixtures of one class and of two classes in one plane, and their distances over steps.
 
     Args:
-        points: a row a mixture: two coordinates, the places of the two classes among the three, the first's share.
+        points: one row per mixture: two coordinates, the positions of the two classes among the three, the first one's
+            share.
         corners: the two coordinates of each class's mean without mixing.
         classes: the three class indices.
-        steps: of the measurements.
+        steps: the steps of the measurements.
         values: "same" and "different" at the steps.
     """
     with paper_style():
@@ -30,7 +31,7 @@ def mixup_panels(
             one.scatter([p[0] for p in same], [p[1] for p in same], s=8, alpha=0.6, linewidths=0,
                         color=COLORS[number], label=f"class {index}")  # fmt: skip
         mixed = [point for point in points if point[2] != point[3]]
-        # Halfway is darkest: near either end a mixture is almost of one class.
+        # Equal shares are darkest; near either end a mixture is almost of one class.
         shares = [min(point[4], 1 - point[4]) for point in mixed]
         shown = two.scatter([p[0] for p in mixed], [p[1] for p in mixed], c=shares, cmap="viridis_r", s=8, linewidths=0)
         figure.colorbar(shown, ax=two, label="share of the lesser class")

@@ -13,11 +13,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from lightning_losses.plots.style import COLORS, new_figure, paper_style
 
-# Where a line passes an axis on which its run has no value.
+# The height of a line on an axis where its run has no value.
 _BELOW = -0.14
-# How far the lines of one category are spread, as a share of the space between two.
+# The spread of the lines of one category, as a share of the space between two categories.
 _SPREAD = 0.35
-# How many times the smallest score the largest is before the axis is logarithmic.
+# The ratio of the largest to the smallest score above which the axis is logarithmic.
 _FAR = 4
 
 
@@ -26,9 +26,9 @@ class Coordinate:
     """One axis.
 
     Attributes:
-        label: what it is called.
-        values: a run each; numbers, or texts for a list of choices; None where the run has none.
-        logarithmic: whether equal ratios are equally far apart.
+        label: the axis's label.
+        values: one per run: numbers, or texts for a list of choices; None if the run has no value.
+        logarithmic: whether the scale is logarithmic.
     """
 
     label: str
@@ -37,20 +37,20 @@ class Coordinate:
 
     @property
     def categorical(self) -> bool:
-        """Whether its values are choices."""
+        """Whether the values are choices."""
         return any(isinstance(value, str) for value in self.values)
 
 
 def parallel_coordinates(
     coordinates: Sequence[Coordinate], scores: Sequence[float], *, score: str, smaller_is_better: bool = True
 ) -> Figure:
-    """Draw a line a run; the better the score, the darker, and the best one apart.
+    """Draw one line per run: the better the score, the darker the line; the best one is highlighted.
 
     Args:
-        coordinates: the axes from left to right, a value a run.
-        scores: the last axis, a finite number a run; better is up.
-        score: what they are called.
-        smaller_is_better: whether a small score is good.
+        coordinates: the axes from left to right, with one value per run.
+        scores: the last axis, one finite number per run; better is up.
+        score: the label of the scores.
+        smaller_is_better: whether smaller scores are better.
 
     Returns:
         A figure outside pyplot's registry.
@@ -74,7 +74,7 @@ def parallel_coordinates(
     with paper_style():
         figure, (axes,) = new_figure(width=1.15 * (len(coordinates) + 1) + 0.6, height=2.9)
         heights = [_draw_coordinate(axes, place, coordinate) for place, coordinate in enumerate(coordinates)]
-        # Where the worst is far away, equal ratios tell the good ones apart.
+        # If the worst score is far away, a logarithmic scale separates the good ones.
         last = Coordinate(score, list(scores), logarithmic=min(scores) > 0 and max(scores) > _FAR * min(scores))
         heights.append(_draw_coordinate(axes, len(coordinates), last, flipped=smaller_is_better, side="right"))
         axes.add_collection(_lines(heights, order))
@@ -99,7 +99,7 @@ def _lines(heights: Sequence[Sequence[float]], order: Sequence[int]) -> LineColl
 def _draw_coordinate(
     axes: Axes, place: int, coordinate: Coordinate, *, flipped: bool = False, side: Literal["left", "right"] = "left"
 ) -> list[float]:
-    """Draw an axis with its ticks; the height of each run's value, in [0, 1]."""
+    """Draw an axis with its ticks; returns the height of each run's value, in [0, 1]."""
     axes.plot([place, place], [0, 1], color="#555555", linewidth=0.8, zorder=2)
     ticks, heights = _choices(coordinate) if coordinate.categorical else _numbers(coordinate, flipped)
     outward = -1 if side == "left" else 1
@@ -107,7 +107,7 @@ def _draw_coordinate(
         axes.plot([place + 0.03 * outward, place], [height, height], color="#555555", linewidth=0.8, zorder=2)
         anchor: Literal["left", "right"] = "right" if side == "left" else "left"
         label = axes.text(place + 0.05 * outward, height, text, ha=anchor, va="center", fontsize=7, zorder=6)
-        # Readable where lines cross it.
+        # Readable even if lines cross it.
         label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6})
     return heights
 
@@ -123,7 +123,7 @@ def _choices(coordinate: Coordinate) -> tuple[list[tuple[float, str]], list[floa
     heights = [_BELOW] * len(coordinate.values)
     for name, runs in members.items():
         for rank, run in enumerate(runs):
-            # Side by side, so that lines of one choice can be told apart.
+            # Spread, so that lines of one choice can be distinguished.
             offset = (rank + 0.5) / len(runs) - 0.5
             heights[run] = middle[name] + _SPREAD * step * offset
     return [(middle[name], name) for name in names], heights
@@ -170,7 +170,7 @@ def _frame(axes: Axes, labels: Sequence[str], *, missing: Sequence[int]) -> None
 
 
 def _natural(name: str) -> tuple[bool, float, str]:
-    """Numbers by size, before texts."""
+    """A sort key: numbers by size, then texts."""
     try:
         return (False, float(name), name)
     except ValueError:

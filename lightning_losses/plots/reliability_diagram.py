@@ -1,4 +1,4 @@
-"""The reliability diagram: accuracy against confidence, with gaps, intervals and a histogram, before against after."""
+"""The reliability diagram: accuracy against confidence, with gaps, intervals and a histogram, before and after."""
 
 import torch
 from jaxtyping import Float, Int
@@ -40,21 +40,21 @@ def reliability_diagram(
     """Draw a reliability diagram above a histogram of confidence.
 
     Each bin's bar is its accuracy, with a Wilson score interval; the hatched bar is the gap to its mean confidence.
-    The legend gives the expected calibration error with its interval, of `calibration_interval`. With `after`, the bars
-    show the calibrated predictions and a line the uncalibrated ones, in both panels.
+    The legend gives the expected calibration error and its interval from `calibration_interval`. With `after`, in both
+    panels the bars show the calibrated predictions and a line the uncalibrated ones.
 
     Args:
         predictions: [..., C] for "multiclass", [...] for "binary", [..., L] for "multilabel" (all labels pooled).
         target: [...] class indices; 0 or 1 for "binary" and "multilabel".
-        inputs: "logits" or "probabilities"; of `predictions` and of `after`.
+        inputs: "logits" or "probabilities", for `predictions` and `after`.
         after: the same samples' predictions after calibration.
-        names: what `predictions` and `after` are called.
-        task: what the shapes mean.
+        names: the labels of `predictions` and `after`.
+        task: the task, which determines the shapes.
         num_bins: at least 1.
         binning: "width" or "mass".
         level: the confidence of all intervals, in (0, 1).
-        resamples: of the bootstrap.
-        title: above the figure.
+        resamples: number of bootstrap resamples.
+        title: the title above the figure.
         ignore_index: rows with this target are left out.
 
     Returns:
@@ -105,7 +105,7 @@ def reliability_diagram(
 
 
 class _Series:
-    """The bins of one set of predictions, on the host, with their intervals."""
+    """The bins of one set of predictions with their intervals, on the host."""
 
     def __init__(
         self, confidence: Tensor, outcome: Tensor, num_bins: int, binning: Binning, level: float, resamples: int
@@ -139,7 +139,7 @@ class _Series:
         return f"{name}, ECE {100 * self.error:.1f} % [{low:.1f}, {high:.1f}]"
 
     def whiskers(self) -> tuple[list[float], list[float]]:
-        """How far each bin's Wilson interval reaches below and above its outcome."""
+        """The lengths of each bin's Wilson interval below and above its outcome."""
         low, high = proportion_interval(self.bins.outcome, self.bins.samples, self.level)
         below, above = self.bins.outcome - low, high - self.bins.outcome
         return below.clamp(min=0).tolist(), above.clamp(min=0).tolist()

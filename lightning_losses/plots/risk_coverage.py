@@ -20,14 +20,14 @@ def risk_coverage(
     title: str | None = None,
     ignore_index: int = -100,
 ) -> Figure:
-    """Draw risk-coverage curves, with the best possible order of the first one's errors for comparison.
+    """Draw risk-coverage curves, compared with the best possible order for the first one's errors.
 
     Args:
         predictions: [..., C] (or [...] for binary), or several by name.
         target: [...] class indices.
         inputs: "logits" or "probabilities".
         task: "multiclass" or "binary".
-        title: above the figure.
+        title: the title above the figure.
         ignore_index: rows with this target are left out.
 
     Returns:
@@ -55,7 +55,7 @@ def risk_coverage(
             if len(risk) == 0:
                 raise ValueError("risk_coverage: no samples came; there is nothing to draw.")
             if number == 0:
-                # Every error last: no risk until the correct samples are used up.
+                # With every error last there is no risk until all correct samples are used.
                 best = (coverage - (1 - risk[-1])).clamp(min=0) / coverage
                 axes.plot(
                     coverage.tolist(), best.tolist(), color="#777777", linewidth=0.8, linestyle="--", label="best order"

@@ -1,4 +1,4 @@
-"""Means over seeds with their intervals, a line a run: before and after something is done to it."""
+"""Means over seeds with their intervals, one row per run, in several stages, such as before and after calibration."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,17 +22,17 @@ def seed_intervals(
     reference: str | None = None,
     label: str | None = None,
 ) -> Figure:
-    """Draw a panel a metric or a setting, a line a run, a mark a stage: the mean, and its interval as a bar.
+    """Draw a panel per metric or setting, a row per run, a mark per stage: the mean, with its interval as a bar.
 
-    An axis begins at 0, unless everything on it lies in its upper half. A mean that alone would stretch it by half
-    stands at its end, with an arrow and its number.
+    An axis begins at 0, unless all values are in its upper half. A single mean that would stretch the axis by half is
+    drawn at its end, with an arrow and its value.
 
     Args:
-        panels: by the axis' label, by the run's label, the mean of every stage, or of its first ones, and the ends of
-            its interval; ends of NaN draw no bar, a mean of NaN nothing.
-        stages: what they are called, up to four.
-        reference: the run whose means go on as dashed lines, for the others to be seen against.
-        label: what all axes measure, where the panels' names do not say it; they then stand above the panels.
+        panels: by the axis' label and the run's label: for every stage, or the first ones, the mean and the ends of its
+            interval. Ends of NaN draw no bar; a mean of NaN draws nothing.
+        stages: the names of up to four stages.
+        reference: the run whose means are extended as dashed lines, to compare the others with.
+        label: the label of all axes, if the panels' names don't give it; the names are then above the panels.
 
     Returns:
         A figure outside pyplot's registry.
@@ -54,9 +54,9 @@ def seed_intervals(
         )
     runs = list(next(iter(panels.values())))
     with paper_style():
-        # Of many lines less space each: a page has an end.
+        # Many rows get less space each, to fit on a page.
         height = (0.22 if len(runs) <= 25 else 0.165) * len(runs) + 1.0
-        # As wide as a page's column at most, where text of 7 points stays one.
+        # At most as wide as a page's column, so that text of 7 points keeps its size.
         width = min(2.6, 7.0 / len(panels))
         figure, axes = new_figure(columns=len(panels), width=width, height=height, share_y=True)
         for axis, (name, lines) in zip(axes, panels.items(), strict=True):
@@ -67,7 +67,7 @@ def seed_intervals(
             for order, stage in enumerate(stages):
                 drawn = {row: lines[run][order] for row, run in enumerate(runs) if order < len(lines[run])}
                 drawn = {row: interval for row, interval in drawn.items() if not math.isnan(interval[0])}
-                # Beside each other, not upon each other.
+                # Next to each other, not on top of each other.
                 beside = 0.3 * (order - (max(map(len, lines.values())) - 1) / 2)
                 beyond += [
                     (row + beside, order, mean) for row, (mean, _, _) in drawn.items() if not least <= mean <= most
@@ -90,7 +90,7 @@ def seed_intervals(
             if label is None:
                 axis.set_xlabel(name)
             else:
-                # Beside each other, not into each other.
+                # Wrapped, so that neighbouring titles don't overlap.
                 axis.set_title(name if width > 2 else fill(name, 14), fontsize=9 if width > 2 else 7)
                 axis.set_xlabel(label)
             axis.set_yticks(range(len(runs)), runs)
@@ -99,7 +99,7 @@ def seed_intervals(
                 axis.set_xlim(left=0.0 if min(ends) >= 0 else min(0.0, *axis.get_xlim()))
             for place, order, mean in beyond:
                 _at_the_end(axis, place, mean, COLORS[order])
-        # The first run on top; the axes share it.
+        # The first run on top; the axes share this limit.
         axes[0].set_ylim(len(runs) - 0.4, -0.6)
         handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda found: len(found[0]))
         if len(stages) > 1:
@@ -108,7 +108,7 @@ def seed_intervals(
 
 
 def _at_the_end(axis: Axes, place: float, mean: float, color: str) -> None:
-    """An arrow at the axis' end, and the number that lies beyond it."""
+    """An arrow at the axis' end, and the value beyond it."""
     high = mean > axis.get_xlim()[1]
     axis.annotate(
         f"{mean:.3g} \N{RIGHTWARDS ARROW}" if high else f"\N{LEFTWARDS ARROW} {mean:.3g}",
@@ -118,13 +118,13 @@ def _at_the_end(axis: Axes, place: float, mean: float, color: str) -> None:
         va="center",
         fontsize=7,
         color=color,
-        # It may lie on the reference's line.
+        # It may be on the reference's line.
         bbox={"facecolor": "#FFFFFF", "edgecolor": "none", "pad": 1.0},
     )
 
 
 def bars(intervals: Sequence[Interval]) -> tuple[list[float], list[float]]:
-    """How far each interval reaches below and above its mean; 0 where there is no interval.
+    """The lengths of each interval below and above its mean; 0 without an interval.
 
     Example:
         >>> bars([(2.0, 1.0, 5.0), (2.0, math.nan, math.nan)])

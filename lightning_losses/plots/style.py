@@ -1,4 +1,4 @@
-"""One style for every figure: a column's width, few lines of ink, colours that the colour-blind tell apart."""
+"""One style for every figure: a column's width, little ink, colours for colour-blind readers."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,14 +12,14 @@ from matplotlib.figure import Figure as Figure
 
 from lightning_losses.environment.atomic_files import replacing
 
-# Okabe and Ito's palette, without its yellow, which vanishes on white.
+# Okabe and Ito's palette without yellow, which is hard to see on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# A second cue beside colour, for grey-scale print.
+# A second cue besides colour, for greyscale print.
 LINE_STYLES = ("-", "--", "-.", ":")
 
 _SETTINGS: Any = {
     "font.family": "sans-serif",
-    # It comes with matplotlib, so that a figure looks the same wherever it is drawn.
+    # Part of matplotlib, so that figures look the same everywhere.
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.titlesize": 9,
@@ -46,7 +46,7 @@ _SETTINGS: Any = {
     "figure.dpi": 100,
     "figure.constrained_layout.use": True,
     "savefig.dpi": 300,
-    # TrueType, not outlines or Type 3: text in a PDF stays text, as journals ask.
+    # TrueType, not outlines or Type 3: text in a PDF stays text, as journals require.
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
     "svg.fonttype": "none",
@@ -55,7 +55,7 @@ _SETTINGS: Any = {
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Within this context, figures are drawn in the house's style.
+    """Within this context, figures are drawn in the library's style.
 
     Example:
         >>> with paper_style():
@@ -69,7 +69,7 @@ def paper_style() -> Iterator[None]:
 def new_figure(
     columns: int = 1, rows: int = 1, *, width: float = 3.4, height: float = 2.6, share_y: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure outside pyplot's registry, with its axes row by row; width and height, in inches, are one panel's."""
+    """A figure outside pyplot's registry, and its axes row by row; width and height, in inches, are per panel."""
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
     return figure, [axis for row in axes for axis in row]
@@ -78,21 +78,21 @@ def new_figure(
 def draw_line(
     axis: Axes, places: Sequence[float], values: Sequence[float], label: str, order: int, dash: int | None = None
 ) -> None:
-    """A line, told from the others of its panel by its order's colour and dashes, or by dashes of another order."""
+    """Draw a line with the colour and dashes of its order in the panel, or with other dashes."""
     axis.plot(
         places,
         values,
         label=label,
         color=COLORS[order % len(COLORS)],
         linestyle=LINE_STYLES[(order if dash is None else dash) % len(LINE_STYLES)],
-        # A line through one point is invisible.
+        # A line with one point would be invisible.
         marker="o" if len(values) == 1 else None,
         markersize=3,
     )
 
 
 def main_range(values: Sequence[float]) -> tuple[float, float]:
-    """The range that an axis should show: up to a tenth of the values lie outside, if they would stretch it by half.
+    """The range of an axis; it omits up to a tenth of the values if they would stretch it by half.
 
     Example:
         >>> main_range([*range(10), 50])
@@ -112,7 +112,7 @@ def main_range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure, whole or not at all; the suffix (.png, .pdf, .svg) gives the format."""
+    """Write a figure atomically; the suffix (.png, .pdf, .svg) determines the format."""
     path = Path(path)
     with replacing(path) as partial, paper_style():
         figure.savefig(partial, format=path.suffix.removeprefix("."))

@@ -1,4 +1,4 @@
-"""Rows, then columns, of exp(-cost / epsilon) normalised in turn, with an exact and cheap gradient."""
+"""Normalises the rows and the columns of exp(-cost / epsilon) in turn, with an exact and cheap gradient."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from lightning_losses.numerics.checks import check_count, check_floating, check_
 from lightning_losses.numerics.derivatives import in_transform
 from lightning_losses.numerics.probabilities import full_precision
 
-# The scalings reach exp(cost_bound / epsilon), and their products its square: both must stay inside the dtype.
+# Scalings reach exp(cost_bound / epsilon), and their products its square; both must not overflow.
 _EXP_DOMAIN_LIMIT = {torch.float32: 40.0, torch.float64: 300.0}
 
 
@@ -19,21 +19,19 @@ def row_column_normalization(
 ) -> Float[Tensor, "*batch n m"]:
     """Normalise the rows, then the columns, of ``exp(-cost / epsilon)`` to sum 1, `n_iters` times.
 
-    The result's columns sum to 1 exactly, its rows in the limit (for n = m). The gradient is that of these very
-    iterations, not of their limit, by a reverse sweep over the scalings: it keeps 2 n_iters vectors in place of
-    2 n_iters matrices. A gradient that is to be differentiated again goes through the iterations as autograd records
-    them.
+    The result's columns sum to 1 exactly, its rows in the limit (for n = m). The gradient is that of these iterations,
+    not of their limit. It is computed by a reverse sweep over the scalings, which stores 2 n_iters vectors instead of 2
+    n_iters matrices. Second derivatives use autograd through the iterations.
 
     Args:
-        cost: [..., n, m]; +inf between what must not meet, though not throughout a row or a column.
+        cost: [..., n, m]; +inf forbids a pair, but a row or column must not be all +inf.
         epsilon: above 0.
-        n_iters: how often both are normalised, at least 1.
-        cost_bound: an upper bound on the range of each row's finite costs, if known. Where ``cost_bound / epsilon``
-            is small enough for the dtype, plain scalings take the place of the log domain: the same values, several
-            times faster.
+        n_iters: number of iterations, at least 1.
+        cost_bound: an upper bound on the range of each row's finite costs, if known. If ``cost_bound / epsilon`` is
+            small enough for the dtype, plain scalings replace the log domain: the same values, several times faster.
 
     Returns:
-        The plan, in float32 at least.
+        The plan, in float32 or wider.
 
     Raises:
         ValueError: a shape, an epsilon or a number of iterations out of range.
@@ -65,7 +63,7 @@ def row_column_normalization(
 def _through_iterations(
     cost: Float[Tensor, "*batch n m"], gradient: Float[Tensor, "*batch n m"], epsilon: float, n_iters: int
 ) -> tuple[Tensor | None, ...]:
-    """The gradient by the cost with a graph of its own."""
+    """The gradient with respect to the cost, with its own graph."""
     plan = _iterations(cost, epsilon, n_iters)
     return *torch.autograd.grad(plan, cost, gradient, create_graph=True), None, None
 
@@ -92,7 +90,7 @@ class _Scaling(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cost: Tensor, epsilon: float, n_iters: int) -> Tensor:
         with torch.autocast(cost.device.type, enabled=False):
-            # A row's normalisation is blind to its shift, which makes its largest entry 1.
+            # Row normalisation ignores a shift, so shift each row to a largest entry of 1.
             kernel = ((cost.amin(dim=-1, keepdim=True) - cost) / epsilon).exp_()
             turned = kernel.mT
             rows = kernel.new_empty(n_iters, *cost.shape[:-1])
@@ -120,10 +118,10 @@ class _Scaling(torch.autograd.Function):
             through = torch.empty_like(d_u)
             steps = zip(rows, columns[1:], by_rows, by_columns, strict=True)
             for last, (u, v, by_u, by_v) in enumerate(reversed(list(steps))):
-                # In this order of products no square of a scaling is formed.
+                # This order of products avoids the square of a scaling.
                 torch.mul(d_v, v, out=by_v).mul_(v).neg_()
                 _multiply(kernel, by_v, out=through)
-                # Only the last scaling of the rows reaches the plan otherwise than through the columns'.
+                # Only the last row scaling reaches the plan directly, not only through the column scaling.
                 d_u = d_u.add_(through) if last == 0 else through
                 torch.mul(d_u, u, out=by_u).mul_(u).neg_()
                 _multiply(turned, by_u, out=d_v)

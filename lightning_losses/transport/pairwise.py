@@ -1,4 +1,4 @@
-"""L1 distances between all rows of two matrices, with a gradient that never holds rows x rows x columns."""
+"""L1 distances between all rows of two matrices, with a gradient that never stores rows x rows x columns."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def l1_distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tens
         >>> l1_distances(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
         tensor([[2., 0.]])
     """
-    # torch's backward pass makes an [n, m, d] tensor on accelerators; on the CPU it does not, and is fast.
+    # torch's backward pass makes an [n, m, d] tensor on accelerators, but not on the CPU, where it is fast.
     torchs = x.device.type == "cpu" or in_transform()
     distances: Tensor = torch.cdist(x, y, p=1.0) if torchs else _L1Distances.apply(x, y)
     return distances

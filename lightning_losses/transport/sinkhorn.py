@@ -18,12 +18,12 @@ _SECOND = (
     "gradient='implicit' or 'unrolled'."
 )
 
-# What the logarithm of a weight of 0 is taken as: far below any other, and without an infinite gradient.
+# Used as the logarithm of a weight of 0: far below any other, without an infinite gradient.
 _LOG_ZERO = -1e5
 
 
 class Transport(NamedTuple):
-    """A transport plan between weights a and b, the potentials that make it, and the problem that it solves.
+    """A transport plan between weights a and b, its potentials, and the problem that it solves.
 
     ``plan = a b^T exp((f + g - cost) / epsilon)``.
     """
@@ -52,8 +52,8 @@ def sinkhorn(
     """Entropic optimal transport by Sinkhorn's iteration in the log domain.
 
     Minimises ``<P, cost> + epsilon KL(P || a b^T)`` over plans P with row sums a and column sums b. An iteration
-    updates the column potential g, then the row potential f, from row scalings of 1 on; rows are exact after each,
-    columns in the limit, about as fast as ``(1 - exp(-osc(cost) / epsilon))^k`` vanishes.
+    updates the column potential g, then the row potential f; the first one begins with row scalings of 1. After each
+    iteration row sums are exact; column sums converge about as fast as ``(1 - exp(-osc(cost) / epsilon))^k`` vanishes.
 
     Args:
         cost: [..., n, m], finite.
@@ -62,20 +62,21 @@ def sinkhorn(
         epsilon: the entropy's weight, above 0, in units of the cost. Below a hundredth of the largest cost, give
             `annealing`; in float32, stay above 1e-4 of it.
         n_iters: the number of iterations, or with a `tolerance` the largest number.
-        tolerance: stop when the column sums are this close to b in the 2-norm, tested at every tenth iteration, which
-            waits for the device; None runs all iterations and never waits.
-        annealing: this many iterations before, with an epsilon halved each time from the cost's range down.
-        gradient: "unrolled" differentiates the iterations themselves, for any function of the result and any number
-            of iterations, and keeps them all in memory. "implicit" differentiates the converged plan, for any
-            function of it. "envelope" is for `kl_cost` and `entropic_cost` alone, converged, and the cheapest; it has
-            first derivatives only.
+        tolerance: stop when the column sums are this close to b in the 2-norm. The test, at every tenth iteration,
+            synchronises with the device. None runs all iterations without synchronising.
+        annealing: number of additional iterations before, with an epsilon that begins at the cost's range and is halved
+            each time.
+        gradient: "unrolled" differentiates the iterations: it suits any function of the result and any number of
+            iterations, but stores them all. "implicit" differentiates the converged plan, for any function of it.
+            "envelope" is the cheapest, but only for `kl_cost` and `entropic_cost` after convergence; it has first
+            derivatives only.
 
     Returns:
-        The plan with potentials; in float32 at least.
+        The plan with its potentials, in float32 or wider.
 
     Raises:
         ValueError: shapes that do not fit, an epsilon of 0 or less, an unknown gradient; on the CPU, weights below 0 or
-            of unlike sums.
+            with different sums.
 
     Source:
         Cuturi, 2013, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport", arXiv:1306.0895; the log
@@ -119,7 +120,7 @@ def sharp_cost(transport: Transport) -> Float[Tensor, "*batch"]:
     """``<P, cost>``: the cost of the plan, without the entropy; POT's `sinkhorn2`.
 
     Raises:
-        ValueError: a transport made with gradient="envelope", which is not this cost's gradient.
+        ValueError: a transport with gradient="envelope", which doesn't give this cost's gradient.
 
     Example:
         >>> cost = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
@@ -135,10 +136,10 @@ def sharp_cost(transport: Transport) -> Float[Tensor, "*batch"]:
 
 
 def kl_cost(transport: Transport) -> Float[Tensor, "*batch"]:
-    """``<P, cost> + epsilon KL(P || a b^T)``: the minimum itself; geomloss's convention.
+    """``<P, cost> + epsilon KL(P || a b^T)``: the minimum; geomloss's convention.
 
-    Under the envelope gradient it is the dual objective at the potentials, whose derivatives are P by the cost, f by a
-    and g by b.
+    With the envelope gradient it is the dual objective at the potentials; its derivatives are P (cost), f (a) and g
+    (b).
     """
     plan, f, g, cost, a, b, epsilon, gradient = transport
     if gradient == "envelope":
@@ -150,7 +151,7 @@ def kl_cost(transport: Transport) -> Float[Tensor, "*batch"]:
 
 
 def entropic_cost(transport: Transport) -> Float[Tensor, "*batch"]:
-    """``<P, cost> - epsilon H(P)``: Cuturi's convention; `kl_cost` less ``epsilon (H(a) + H(b))``."""
+    """``<P, cost> - epsilon H(P)``: Cuturi's convention; `kl_cost` minus ``epsilon (H(a) + H(b))``."""
     return kl_cost(transport) - transport.epsilon * (
         _entropy(transport.a, transport.a) + _entropy(transport.b, transport.b)
     )
@@ -187,7 +188,7 @@ def _potentials(
     cost: Tensor, a: Tensor, b: Tensor, epsilon: float, n_iters: int, tolerance: float | None, annealing: int
 ) -> tuple[Tensor, Tensor]:
     log_a, log_b = _safe_log(a).unsqueeze(-1), _safe_log(b).unsqueeze(-2)
-    # Row scalings of 1, as POT begins.
+    # Begin with row scalings of 1, like POT.
     f, g = -epsilon * log_a.squeeze(-1), torch.zeros_like(b)
 
     def step(f: Tensor, epsilon: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -211,13 +212,13 @@ class _Implicit(torch.autograd.Function):
     """The converged plan as a function of the cost and the weights, by the implicit function theorem.
 
     With W = G P for an incoming gradient G, solve ``[[diag(P 1), P], [P^T, diag(P^T 1)]] s = (W 1, W^T 1)``; then the
-    gradient is ``-(W - P (s_r + s_c)) / epsilon`` by the cost, s_r by a, s_c by b.
+    gradient is ``-(W - P (s_r + s_c)) / epsilon`` for the cost, s_r for a, s_c for b.
     """
 
     @staticmethod
     def forward(ctx: Any, cost: Tensor, a: Tensor, b: Tensor, plan: Tensor, epsilon: float) -> Tensor:
         plan = plan.clone()
-        # What comes out, which depends on the cost: the gradient, a function of it, can be differentiated again.
+        # The output, which depends on the cost; so the gradient, a function of it, can be differentiated again.
         ctx.save_for_backward(plan)
         ctx.epsilon = epsilon
         return plan
@@ -230,7 +231,7 @@ class _Implicit(torch.autograd.Function):
         inverse = torch.where(rows > 0, 1.0 / torch.where(rows > 0, rows, 1.0), 0.0)
         scaled = plan * inverse.unsqueeze(-1)
         schur = torch.diag_embed(torch.where(columns > 0, columns, 1.0)) - plan.mT @ scaled
-        # Adding a constant to s_c and taking it from s_r changes nothing: a rank-one term fixes it.
+        # A constant may be moved between s_c and s_r; a rank-one term fixes it.
         schur = schur + columns.mean(dim=-1)[..., None, None] / columns.shape[-1]
         right = weighted.sum(dim=-2) - (scaled.mT @ weighted.sum(dim=-1, keepdim=True)).squeeze(-1)
         s_columns = torch.linalg.solve(schur, right)
