@@ -171,9 +171,12 @@ def perform(command, monkeypatch, number, done):
         # All comparisons are of one kind.
         (kind,) = [word for word in same[2:] if word.startswith("experiment=") and program == "train"] or [""]
         if (program, kind) in done and "-m" not in arguments and "# fails" not in command:
-            # Another run of the same kind: its words are checked, and it takes a step.
+            # Another run of the same kind: its words are checked, and it takes a step if it sets something new.
+            keys = frozenset(word.partition("=")[0] for word in same[2:])
             for config in check_overrides(program, arguments, SETTINGS[program]):
-                experiment_of(config).rehearse()
+                if (program, kind, keys) not in done:
+                    experiment_of(config).rehearse()
+            done.add((program, kind, keys))
             return 0, ""
         done.add((program, kind))
         if len(done) > 1:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import importlib.util
 import json
 import math
@@ -11,9 +12,10 @@ import statistics
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 from scipy import stats
 
-from lightning_losses.experiments.comparison import comparison, runner
+from lightning_losses.experiments.comparison import comparison, runner, tuning
 from lightning_losses.experiments.comparison.comparison import ObjectiveComparison
 from lightning_losses.experiments.comparison.comparison_plan import plan
 from lightning_losses.experiments.comparison.comparison_report import Comparison
@@ -45,6 +47,20 @@ def composed(*words):
 def train_config(words):
     with initialize_config_module("lightning_losses.conf", version_base="1.3"):
         return compose("train", words)
+
+
+@functools.cache
+def kept_config(words):
+    return train_config(list(words))
+
+
+def names_what_there_is(words):
+    """Of words that differ from others of their run in numbers: that each number has a place."""
+    numbers = [word for word in words if re.fullmatch(r"[\w.]+\.\w+=[-+.\de]+", word)]
+    config = kept_config(tuple(word for word in words if word not in numbers))
+    for word in numbers:
+        place, _, name = word.partition("=")[0].rpartition(".")
+        assert name in OmegaConf.select(config, place), word
 
 
 def compare(config, folder, shared=()):
@@ -395,8 +411,9 @@ def test_weights_that_are_not_finite_break_a_run(tmp_path, monkeypatch):
 def test_every_shipped_comparison_takes_a_step(name, monkeypatch):
     config = composed(f"comparison={name}")
     if name != "bed_a":
-        # Half of the time; bed A's words are checked too, and a command's before it starts.
+        # Most of the time; bed A's words are checked too, and a command's before it starts.
         monkeypatch.setattr(comparison, "check_overrides", lambda _, words, __: [train_config(words)])
+        monkeypatch.setattr(tuning, "check_overrides", lambda _, words, __: names_what_there_is(words))
     if name == "distillation_mnist5k":
         # Each takes its step in the comparison on digits.
         assert config.objectives == composed("comparison=distillation_digits").objectives
