@@ -1,8 +1,9 @@
-"""How a run is interrupted and resumed.
+"""Interrupts and resumes runs.
 
-`last_checkpoint` says when a checkpoint is written, `atomic_checkpoints` how it is written and read, `process_states`
-and `epoch_seed` what it holds besides weights; `interruption` and `slurm` hear what asks a run to end, and `resumption`
-finds where the next one goes on. What they take of Lightning's own is in `environment.lightning_internals`.
+`last_checkpoint` decides when a checkpoint is written; `atomic_checkpoints` writes and reads it; `process_states` and
+`epoch_seed` add state besides weights. `interruption` and `slurm` receive the signals that end a run, and `resumption`
+finds the checkpoint from which the next run continues. Their access to private parts of Lightning is in
+`environment.lightning_internals`.
 """
 
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints as AtomicCheckpoints

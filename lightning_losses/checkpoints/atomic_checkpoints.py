@@ -1,4 +1,4 @@
-"""Checkpoints that are replaced whole or not at all, and read without unpickling."""
+"""Checkpoints that are replaced atomically and read without unpickling."""
 
 import errno
 import pickle
@@ -18,19 +18,19 @@ from lightning_losses.parallel.sharded_folders import check_folder
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """A Trainer plugin: a checkpoint is complete on disk before it takes its name.
+    """A Trainer plugin: a checkpoint is complete on disk before it gets its name.
 
-    Whatever happens while one is written, the file of that name is a whole checkpoint, the new one or the one before.
-    Its SHA-256 is kept beside it, and compared when it is read. Reading restores tensors and plain values alone.
+    Whatever happens during writing, the file of that name is always a complete checkpoint, the new one or the previous
+    one. Its SHA-256 is kept beside it, and compared when it is read. Reading restores only tensors and plain values.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write beside the target, flush to disk, then take the target's name.
+        """Write beside the target, flush to disk, then rename to the target.
 
         Raises:
-            OSError: the disk is full, or the folder can't be written to; the checkpoint before stays.
+            OSError: the disk is full, or the folder can't be written to; the previous checkpoint stays.
         """
-        # A stream of Python's: torch's own writer doesn't say what the system refused.
+        # A Python stream, because torch's own writer hides the system's error.
         with replacing(Path(path)) as partial:
             with partial.open("wb") as stream:
                 torch.save(checkpoint, stream)
@@ -38,7 +38,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint and its digest."""
-        # Lightning would take local:///x for a place on this disk, wherever that is.
+        # Absolute, because Lightning would treat local:///x as a place on this disk.
         super().remove_checkpoint(Path(path).absolute())
         digest_place(Path(path)).unlink(missing_ok=True)
 
@@ -48,7 +48,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         """Read tensors and plain values.
 
         Raises:
-            ValueError: a file that holds anything else, that was changed, or that is no whole checkpoint.
+            ValueError: a file that holds anything else, was changed, or is no complete checkpoint.
         """
         try:
             check_digest(Path(path))
@@ -73,7 +73,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
             OSError,
         ) as error:
             if isinstance(error, OSError) and error.errno != errno.EINVAL:
-                # The system's own words; a place outside of a file is where half a checkpoint is read.
+                # Pass on the system's error, except for a position outside of the file: then the checkpoint is
+                # incomplete.
                 raise
             raise ValueError(
                 f"checkpoint: {path} is no whole checkpoint ({(str(error).splitlines() or ['it is empty'])[0]})."
@@ -81,7 +82,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 def write_on_all(trainer: L.Trainer, path: Path) -> None:
-    """Write a trainer's checkpoint; where it can't be written, every process raises what the first one met.
+    """Write a trainer's checkpoint; if that fails, every process raises the error of the first one.
 
     Raises:
         OSError: the disk is full, or the folder can't be written to.
@@ -94,7 +95,7 @@ def write_on_all(trainer: L.Trainer, path: Path) -> None:
         trainer.save_checkpoint(path, weights_only=False)
     except OSError as error:
         failure = error.errno, error.strerror or str(error), str(error.filename or path)
-        # The one at the end of `save_checkpoint`, where the others wait.
+        # The barrier at the end of `save_checkpoint`, where the others wait.
         trainer.strategy.barrier("Trainer.save_checkpoint")
     failure = trainer.strategy.broadcast(failure)
     if failure is not None:
@@ -103,11 +104,11 @@ def write_on_all(trainer: L.Trainer, path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint that this run wrote, whole, from one file or from a folder of shards.
+    """The whole of a checkpoint that this run wrote, from one file or a folder of shards.
 
     Raises:
-        ValueError: a folder that holds anything but tensors and plain values, or that is no whole checkpoint; a file
-            that is not what was written.
+        ValueError: a folder that holds anything but tensors and plain values, or is no complete checkpoint; a file that
+            was changed.
     """
     if path.is_dir():
         check_folder(path)

@@ -1,4 +1,4 @@
-"""Makes what is random in an epoch depend on the seed and the epoch alone."""
+"""Makes the random numbers of an epoch depend only on the seed and the epoch."""
 
 import random
 from typing import Any
@@ -12,11 +12,11 @@ from lightning_losses.parallel.processes import values_on_first
 
 
 class EpochSeed(Callback):
-    """Seeds Python, numpy and torch before every epoch's first batch, from `seed`, the epoch and the process.
+    """Seeds Python, numpy and torch before every epoch's first batch, by `seed`, the epoch and the process.
 
-    Dropout and augmentation on the device then draw the same numbers in a resumed run as in an uninterrupted one; in
-    one that goes on within an epoch too, since the checkpoint has the states of each process's generators.
-    (Not at the start of the epoch: Lightning leaves that hook out where a run resumes, and loaders draw after it.)
+    Dropout and augmentation on the device then draw the same numbers in a resumed run as in an uninterrupted one. That
+    also holds for a run resumed within an epoch, because the checkpoint has the generators' states of each process.
+    (The hook at the start of the epoch would be wrong: Lightning skips it in a resumed run, and loaders draw after it.)
 
     Args:
         seed: the run's seed.
@@ -29,14 +29,14 @@ class EpochSeed(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seed for this epoch before its first batch; within it, go on from a checkpoint's states."""
+        """Seed for this epoch before its first batch; within the epoch, restore a checkpoint's states."""
         saved, self._saved = self._saved, []
         if batch_idx > 0:
             if len(saved) == trainer.world_size:
                 _restore(saved[trainer.global_rank], pl_module.device)
             if len(saved) in (0, trainer.world_size):
                 return
-        # Where another number of processes goes on within an epoch, they draw numbers that none has drawn.
+        # If another number of processes continues within an epoch, draw numbers that no process has drawn.
         place = (batch_idx,) if batch_idx > 0 else ()
         entropy = (self.seed, trainer.current_epoch, trainer.global_rank, *place)
         state = np.random.SeedSequence(entropy).generate_state(3)
@@ -51,7 +51,7 @@ class EpochSeed(Callback):
             checkpoint["random_states"] = values_on_first(_states(pl_module.device))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take the generators' states."""
+        """Read the generators' states."""
         self._saved = checkpoint.get("random_states", [])
 
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end, and how all its processes then end after the same step."""
+"""Handles the signals that end a run, so that all its processes end after the same step."""
 
 import atexit
 import contextlib
@@ -30,17 +30,17 @@ from lightning_losses.environment.lightning_internals import (
 )
 from lightning_losses.parallel.processes import maximum_of_all
 
-# Launchers pass a signal on to processes that may have had it from the terminal or the scheduler already.
+# Launchers pass a signal on to processes that may have received it already from the terminal or scheduler.
 _SAME_SIGNAL_SECONDS = 3.0
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: it interrupts a run as Ctrl-C does, and ends in another exit code."""
+    """SIGTERM: it interrupts a run like Ctrl-C, with another exit code."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within this context SIGTERM interrupts as Ctrl-C does."""
+    """Within this context SIGTERM interrupts like Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -62,17 +62,17 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
 
 
 def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
-    """The interruption that an error is, or that Lightning left after: it shuts down, and exits with it as context."""
+    """The interruption behind an error: the error itself, or its context if Lightning shut down because of it."""
     interrupt = error.__context__ if isinstance(error, SystemExit) else error
     return interrupt if isinstance(interrupt, KeyboardInterrupt) else None
 
 
 class Interruption:
-    """Ctrl-C, SIGTERM or SLURM's signal: any process may receive it, and all end after the same step.
+    """Ctrl-C, SIGTERM or SLURM's signal: any process may receive the signal, and all end after the same step.
 
     Attributes:
-        received: the signal that came to this process; 0: none.
-        agreed: the one that all processes know of; 0: none.
+        received: the signal that this process received; 0 for none.
+        agreed: the signal that all processes know of; 0 for none.
     """
 
     def __init__(self) -> None:
@@ -86,8 +86,9 @@ class Interruption:
         """Install the signal handlers.
 
         Args:
-            trainer: whose training is to be interrupted.
-            why_not: why it can't go on within an epoch, if so; on one process a signal then ends it at once.
+            trainer: the trainer to interrupt.
+            why_not: the reason why training can't be continued within an epoch, if there is one; with one process a
+                signal then ends training at once.
         """
         self.received = self.agreed = 0
         self._why_not = why_not
@@ -98,7 +99,7 @@ class Interruption:
         def interrupted(number: int, frame: FrameType | None) -> None:
             first = not self.received
             if not first and self._requeue_signal in (number, self.received):
-                # What SLURM ends a job with; the time until it kills belongs to the checkpoint.
+                # SLURM ends a job with this signal; the time until it kills is needed for the checkpoint.
                 return
             if not first and several and time.monotonic() - self._received_at < _SAME_SIGNAL_SECONDS:
                 return
@@ -111,7 +112,7 @@ class Interruption:
 
         self._requeue_signal = requeue_signal(trainer)
         for number in (signal.SIGINT, signal.SIGTERM, *([self._requeue_signal] if self._requeue_signal else [])):
-            # What is ignored, or ends the process without a word, stays as it is.
+            # Keep handlers that ignore the signal or end the process silently.
             before: Any = signal.getsignal(number)
             if callable(before):
                 if several and number == signal.SIGTERM:
@@ -120,34 +121,34 @@ class Interruption:
                 signal.signal(number, interrupted)
 
     def came(self, trainer: L.Trainer) -> bool:
-        """Whether any process was interrupted; every process must ask at once."""
+        """Whether any process was interrupted; all processes must call it together."""
         self.agreed = self.received
         if trainer.world_size > 1:
             number = torch.tensor(self.received, device=trainer.strategy.root_device)
-            # Not by the strategy's `reduce`, which waits at a barrier first.
+            # Not the strategy's `reduce`, which waits at a barrier first.
             self.agreed = int(maximum_of_all(number))
             if self.agreed and not self.received and trainer.is_global_zero:
                 _tell(self._answer(trainer))
         return self.agreed != 0
 
     def requeue(self) -> None:
-        """Do what Lightning does when SLURM signals the end of the time limit, if that signal came."""
+        """Run Lightning's requeueing if SLURM signalled the end of the time limit."""
         if self.agreed == self._requeue_signal and self.agreed in self._handlers:
             self._handlers[self.agreed](self.agreed, None)
 
     def name_in(self, exception: BaseException) -> None:
-        """Give the exception that ends the training what interrupted it as context, as Lightning does by itself."""
+        """Set the interruption as context of the exception that ends training, as Lightning does."""
         if self.agreed != self._requeue_signal:
             exception.__context__ = _raised_by(self._handlers.get(self.agreed), self.agreed)
 
     def end(self, *, answered: bool) -> None:
-        """Give the signals back to what heard them before; one that came and was not answered, to be answered there."""
+        """Restore the former signal handlers, and pass an unanswered signal to them."""
         handlers = self._unlisten()
         if self.agreed and not answered:
             _pass_on(handlers, self.agreed)
 
     def catch(self, trainer: L.Trainer, then: Callable[[SIGTERMException], None]) -> None:
-        """Do something where a training ends, in a process that Lightning forked, where it tells callbacks of none."""
+        """Call a function when training ends in a forked process, where Lightning doesn't notify callbacks."""
 
         def catching(part: Callable[[], None]) -> Callable[[], None]:
             @functools.wraps(part)
@@ -156,7 +157,7 @@ class Interruption:
                     part()
                 except SIGTERMException as exception:
                     then(exception)
-                    # With 0 the process that waits for this one would wait for its results.
+                    # With exit code 0 the parent process would wait for results.
                     exception.code = 128 + self.agreed
                     raise
 
@@ -179,11 +180,12 @@ class Interruption:
 
 @contextmanager
 def interruptible(trainer: L.Trainer) -> Iterator[None]:
-    """Where a trainer forks its processes, tell them of Ctrl-C and SIGTERM, and end as they end.
+    """Within this context forked processes get Ctrl-C and SIGTERM, and this process ends as they do.
 
     Raises:
-        KeyboardInterrupt, or what SIGTERM raises: the processes were interrupted, and have written their checkpoint.
-        OSError: what the system refused them.
+        KeyboardInterrupt, or the exception for SIGTERM: the processes were interrupted, and have written their
+            checkpoint.
+        OSError: the system refused something in a forked process.
     """
     if not forks_processes(trainer) or threading.current_thread() is not threading.main_thread():
         yield
@@ -194,8 +196,7 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
 
     def tell(number: int, frame: FrameType | None) -> None:
         if os.getpid() != own:
-            # A forked process, before its training begins or after its end; not by KeyboardInterrupt, which torch
-            # takes for a success.
+            # A forked process outside of its training; not KeyboardInterrupt, which torch counts as success.
             raise SystemExit(128 + number)
         children = multiprocessing.active_children()
         for child in children:
@@ -221,7 +222,7 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
         answer(ended.exit_code - 128)
         raise
     except ProcessRaisedException as raised:
-        # A text is all that is left of it.
+        # Only the text of the error is left.
         refused = re.fullmatch(r"\w+: \[Errno (\d+)\] (.+): '(.+)'", raised.msg.strip().splitlines()[-1])
         if refused is None:
             raise
@@ -232,7 +233,7 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
 
 
 def leave_together(trainer: L.Trainer, why: str) -> None:
-    """Before an end of several processes: wait for the others, and let those that Lightning started leave alive."""
+    """Before several processes end: wait for the others, and let processes started by Lightning exit by themselves."""
     atexit.register(_wait_for, release_processes())
     trainer.strategy.barrier(why)
 
@@ -257,7 +258,7 @@ def _raised_by(handler: Any, number: int) -> BaseException | None:
 
 
 def _pass_on(handlers: dict[int, Any], number: int) -> None:
-    """Answer a signal as if nothing here had heard it."""
+    """Handle a signal as if there were no handler here."""
     if callable(handler := handlers.get(number)):
         handler(number, None)
     elif handler == signal.SIG_DFL:
@@ -265,6 +266,6 @@ def _pass_on(handlers: dict[int, Any], number: int) -> None:
 
 
 def _tell(text: str) -> None:
-    # Not by a stream: what was interrupted may be writing to it.
+    # Not through a stream, because the interrupted code may be writing to it.
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())

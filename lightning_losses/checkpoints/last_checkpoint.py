@@ -1,4 +1,4 @@
-"""Leaves a checkpoint at the start, after every epoch and when interrupted, from which a run continues exactly."""
+"""Writes a checkpoint at the start, after every epoch and when interrupted, from which a run continues exactly."""
 
 import math
 import time
@@ -29,28 +29,28 @@ from lightning_losses.environment.two_lightnings import refuse_other_lightning
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes ``last.ckpt`` when training starts, after every epoch and when interrupted; ``best.ckpt`` after the best.
+    """Writes ``last.ckpt`` at the start, after every epoch and when interrupted; ``best.ckpt`` after the best epoch.
 
-    Ctrl-C and SIGTERM let the running optimizer step end, write ``last.ckpt`` and end the training; in the last step
-    of an epoch they let the epoch end. A second one ends it at once. The resumed run goes on with the next batch and
-    equals an uninterrupted one, if its loaders tell where they are (`ResumableLoader`, or any with ``state_dict``) and
-    `EpochSeed` saves the random numbers. Otherwise, and where a run is killed, it goes on from the last whole epoch,
-    and the begun epoch is done again. Give the trainer `lightning_losses.checkpoints.AtomicCheckpoints`, which replaces
-    a checkpoint only by a complete one.
+    On Ctrl-C and SIGTERM the current optimizer step is finished, ``last.ckpt`` is written, and training ends; in the
+    last step of an epoch the epoch is finished first. A second signal ends training at once. The resumed run continues
+    with the next batch and equals an uninterrupted one, if its loaders save their position (`ResumableLoader`, or any
+    with ``state_dict``) and `EpochSeed` saves the random states. Otherwise, and after a kill, it continues from the
+    last complete epoch and repeats the unfinished one. Give the trainer
+    `lightning_losses.checkpoints.AtomicCheckpoints`, which replaces a checkpoint only by a complete one.
 
-    Several processes agree after each optimizer step, by one number that is reduced, whether any of them was
-    interrupted, and end after the same step; a signal that comes again within three seconds counts once, since
-    launchers pass on what processes have had. The checkpoint holds what each process has of its own: the positions of
-    its loaders, what the begun epoch has logged, and callbacks' states that differ. The signal by which SLURM tells
-    that a job's time is over is answered likewise; what Lightning does then (a checkpoint of its own, and ``scontrol
-    requeue``) it does after that step, in place of within it, where processes would wait for each other in vain.
+    Several processes agree after each optimizer step, by reducing one number, whether any of them was interrupted, and
+    end after the same step. A repeated signal within three seconds counts once, because launchers pass on signals that
+    processes have already received. The checkpoint holds the separate state of each process: the positions of its
+    loaders, the logged values of the unfinished epoch, and callbacks' states that differ. SLURM's signal for the end of
+    a job's time is handled in the same way. Lightning's own reaction (a checkpoint and ``scontrol requeue``) then runs
+    after that step, because within it processes would wait for each other forever.
 
     Args:
-        folder: where the checkpoints go.
-        monitor: the logged metric, larger is better, that decides which epoch is best (of equals, the first); None
+        folder: the folder of the checkpoints.
+        monitor: the logged metric that decides which epoch is best (larger is better; of equal ones the first); None
             writes no ``best.ckpt``.
-        seconds: the least time between two times of writing ``last.ckpt`` after an epoch, where epochs are shorter
-            than their checkpoint is worth; the end is always written.
+        seconds: the least time between two writes of ``last.ckpt`` after epochs, for short epochs; the end is always
+            written.
     """
 
     def __init__(self, folder: str | Path, monitor: str | None = None, seconds: float = 0.0) -> None:
@@ -68,13 +68,13 @@ class LastCheckpoint(Checkpoint):
         self._metrics: dict[str, float] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a trainer that would not write and leave as this callback counts on."""
+        """Refuse a trainer that doesn't write checkpoints and end as this callback requires."""
         refuse_other_lightning("last_checkpoint", trainer)
         go_on_after_whole_epochs(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the start, so that also an interruption of the first epoch leaves a checkpoint."""
-        # A metric that isn't logged in every epoch stays until it is logged again.
+        """Write a checkpoint at the start, so that there is one if the first epoch is interrupted."""
+        # A metric that isn't logged in every epoch keeps its value until it is logged again.
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
         self._metrics = {}
         if trainer.global_step == 0:
@@ -88,7 +88,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """If interrupted, and this ends an optimizer step within the epoch, have the training end after it."""
+        """If interrupted, end training after this batch, provided that it ends an optimizer step within the epoch."""
         if self._logged:
             add_logged_values(trainer, self._logged)
         if _between_steps(trainer, batch_idx) and self.interruption.came(trainer):
@@ -96,7 +96,7 @@ class LastCheckpoint(Checkpoint):
             leave_after_step(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the epoch that is done."""
+        """Write a checkpoint of the finished epoch."""
         self._epoch_done = True
         if self.monitor is not None and _validated(trainer):
             logged = trainer.callback_metrics
@@ -106,7 +106,7 @@ class LastCheckpoint(Checkpoint):
                     f"{', '.join(sorted(map(str, logged))) or 'no logged values'}: give one of them as monitor."
                 )
             value = float(logged[self.monitor])
-            # NaN is no best: nothing would ever be above it.
+            # NaN must not become the best value, because nothing would ever exceed it.
             if not math.isnan(value) and (self.best is None or value > self.best):
                 self.best = value
                 write_on_all(trainer, self.folder / "best.ckpt")
@@ -123,15 +123,15 @@ class LastCheckpoint(Checkpoint):
             leave_after_step(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the last epoch, if its time had not come."""
+        """Write the last epoch, if `seconds` delayed it."""
         if self._due:
             write_on_all(trainer, self.folder / "last.ckpt")
-        # After the last epoch was written there is nothing left to wait for.
+        # Nothing more is written after the last epoch.
         self.interruption.came(trainer)
         self.interruption.end(answered=False)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write the moment, if this is the end that an interruption asked for."""
+        """Write a checkpoint if an interruption caused this end."""
         try:
             if not self.interruption.agreed or not isinstance(exception, SIGTERMException):
                 return
@@ -146,7 +146,7 @@ class LastCheckpoint(Checkpoint):
             self.interruption.end(answered=True)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save what was logged by now, and what each process has of the begun epoch; the one that is done, as done."""
+        """Save the logged values and each process's state of the unfinished epoch; count a finished epoch as done."""
         checkpoint["callback_metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if self._epoch_done:
             complete_epoch(checkpoint)
@@ -154,7 +154,7 @@ class LastCheckpoint(Checkpoint):
             add_process_states(checkpoint, logged_values(trainer))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take what was logged by then, and what this process had of the begun epoch."""
+        """Restore the logged values and this process's state of the unfinished epoch."""
         self._metrics = checkpoint.get("callback_metrics", {})
         self._logged = take_process_states(checkpoint, trainer)
 
@@ -163,22 +163,22 @@ class LastCheckpoint(Checkpoint):
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, float | None]) -> None:
-        """Go on comparing with the best value so far."""
+        """Restore the best value so far."""
         self.best = state_dict["best"]
 
     def _too_soon(self, trainer: L.Trainer) -> bool:
         soon = time.monotonic() - self._written < self.seconds
-        # The processes' clocks may differ, and all of them write or none.
+        # The processes' clocks may differ, but either all of them write or none.
         return trainer.strategy.broadcast(soon) if self.seconds > 0 else soon
 
 
 def _validated(trainer: L.Trainer) -> bool:
-    """Whether this epoch is one of those that validation follows."""
+    """Whether validation follows this epoch."""
     return (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
 
 
 def _why_not(trainer: L.Trainer) -> str | None:
-    """Why this run can't continue within an epoch."""
+    """The reason why this run can't continue within an epoch, or None."""
     if trainer.overfit_batches > 0:  # type: ignore[attr-defined]
         return "overfit_batches replaces the samples' order"
     for loader in CombinedLoader(trainer.train_dataloader).flattened:
@@ -188,7 +188,7 @@ def _why_not(trainer: L.Trainer) -> str | None:
 
 
 def _between_steps(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Whether no gradients wait, and neither validation nor the epoch's end follows."""
+    """Whether no gradients are pending, and neither validation nor the epoch's end follows."""
     done, every = batch_idx + 1, trainer.val_check_batch
     total = trainer.fit_loop.total_batch_idx + 1
     validates = every is not None and math.isfinite(every) and 0 in (done % every, total % every)

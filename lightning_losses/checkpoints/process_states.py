@@ -1,4 +1,4 @@
-"""The states that differ between processes within an epoch; the checkpoint of the first process holds all of them."""
+"""The states that differ between processes within an epoch; the first process's checkpoint holds all of them."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def first_process() -> bool:
 
 
 def add_process_states(checkpoint: dict[str, Any], logged: dict[str, Any]) -> None:
-    """Add, for each process: what it logged, its loaders' positions, and its callbacks' states, if they are others'."""
+    """Add for each process its logged values, its loaders' positions, and its callbacks' states if they differ."""
     own = {"logged": logged, "loaders": _loop(checkpoint).get("combined_loader"), "callbacks": checkpoint["callbacks"]}
     states = values_on_first(move_data_to_device(own, "cpu"))
     for state in states[::-1]:
@@ -29,14 +29,14 @@ def add_process_states(checkpoint: dict[str, Any], logged: dict[str, Any]) -> No
 
 
 def complete_epoch(checkpoint: dict[str, Any]) -> None:
-    """Count an epoch as done whose end is under way, as a checkpoint does that is written after it."""
+    """Count an epoch as done while it ends, like a checkpoint written after it."""
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
     for counts in progress.values():
         counts["completed"] = counts["processed"]
 
 
 def take_process_states(checkpoint: dict[str, Any], trainer: L.Trainer) -> dict[str, Any]:
-    """Put this process's states in the places that Lightning reads them from; what it had logged."""
+    """Put this process's states where Lightning reads them; returns its logged values."""
     states = checkpoint.get("process_states", [])
     if not states:
         return {}
@@ -55,9 +55,9 @@ def take_process_states(checkpoint: dict[str, Any], trainer: L.Trainer) -> dict[
 
 
 def logged_values(trainer: L.Trainer) -> dict[str, Any]:
-    """What the training steps of a begun epoch added up of the values to log at its end, by Lightning's keys.
+    """The sums so far of values that are logged at the unfinished epoch's end, by Lightning's keys.
 
-    Metric objects are left out; they keep their own states.
+    Metric objects are left out, because they keep their own states.
     """
     return {
         key: {"value": result.value, "weight": getattr(result, "cumulated_batch_size", None)}
@@ -67,7 +67,7 @@ def logged_values(trainer: L.Trainer) -> dict[str, Any]:
 
 
 def add_logged_values(trainer: L.Trainer, saved: dict[str, Any]) -> None:
-    """Add what was logged before an interruption, and take it from `saved`, where a step has logged the same again."""
+    """Add values logged before an interruption once a step has logged them again, and remove them from `saved`."""
     for key, result in epoch_results(trainer).items():
         if key not in saved:
             continue
@@ -83,7 +83,7 @@ def add_logged_values(trainer: L.Trainer, saved: dict[str, Any]) -> None:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two plain values are equal, tensors in them to the bit.
+    """Whether two plain values are equal, with bitwise equality of tensors.
 
     Example:
         >>> same({"sums": [torch.ones(2), None]}, {"sums": [torch.ones(2), None]})

@@ -1,4 +1,4 @@
-"""Where a run goes on: the checkpoint in its folder, if the run that left it had the same settings."""
+"""Finds the checkpoint from which a run continues, if the run that wrote it had the same settings."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,13 +14,13 @@ from lightning_losses.checkpoints.slurm import remove_lightnings_own
 from lightning_losses.environment.atomic_files import write_text
 from lightning_losses.parallel.sharded_folders import check_folder, find_again, previous_name, shapes_in
 
-# What optimizers keep in the shape of the parameter that it is of; others factor it, or keep more.
+# Optimizer states with the shape of their parameter; other optimizers factor them, or keep more.
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg")
 
-# Files that Lightning's ModelCheckpoint remembers, and removes when better ones come.
+# State of Lightning's ModelCheckpoint: files that it removes when better ones come.
 _REMEMBERED = ("best_k_models", "best_model_path", "kth_best_model_path", "last_model_path")
 
-# What isn't chosen by a setting, as errors call it.
+# Parts of the identity that are no settings, with their names in errors.
 _VERSIONS = {
     "versions.lightning_losses": "lightning-losses",
     "versions.source": "the library's code",
@@ -29,15 +29,16 @@ _VERSIONS = {
 
 
 def begin(folder: Path, identity: dict[str, Any], *, resume: bool) -> Path | None:
-    """Begin a training in a folder, or go on there; the checkpoint to go on from, if there is one.
+    """Begin or continue a training in a folder; returns the checkpoint to continue from, if there is one.
 
     Args:
-        folder: of the training's checkpoints; its name is what errors call the network.
-        identity: the plain values that decide what training makes; kept beside the checkpoints, and compared.
-        resume: whether to go on from what is there.
+        folder: the folder of the training's checkpoints; errors use its name for the network.
+        identity: the plain values that decide the result of training; they are kept beside the checkpoints and
+            compared.
+        resume: whether to continue from an existing checkpoint.
 
     Raises:
-        ValueError: the checkpoint to go on from was made by other settings, or nothing tells by which.
+        ValueError: the checkpoint was made with other settings, or its settings are unknown.
     """
     last, kept = folder / "last.ckpt", folder / "identity.json"
     if resume and _left_by(folder):
@@ -54,16 +55,16 @@ def begin(folder: Path, identity: dict[str, Any], *, resume: bool) -> Path | Non
 
 
 def check_resumption(folder: Path, identity: dict[str, Any], network: nn.Module) -> None:
-    """Raise, and change nothing, if a training can't go on from what is in its folder; an empty one is a beginning.
+    """Raise, without changes, if a training can't continue from its folder; an empty folder is a beginning.
 
     Args:
-        folder: of the training's checkpoints.
-        identity: as `begin` takes it.
-        network: what is trained, as it is built.
+        folder: the folder of the training's checkpoints.
+        identity: see `begin`.
+        network: the network to train, as built.
 
     Raises:
-        ValueError: settings that are others, or can't be read; a checkpoint that is damaged, or of another network. The
-            message names the file and the last good state.
+        ValueError: settings that differ or can't be read; a checkpoint that is damaged or belongs to another network.
+            The message names the file and the last good state.
     """
     last = _left_by(folder)
     if last is None:
@@ -89,7 +90,7 @@ def check_resumption(folder: Path, identity: dict[str, Any], network: nn.Module)
 
 
 def _shapes(path: Path) -> dict[str, Any]:
-    """A checkpoint, of one file or of shards, with shapes alone: what its tensors hold is the digest's."""
+    """A checkpoint, one file or shards, with shapes only; the digest covers the contents of its tensors."""
     if path.is_dir():
         check_folder(path)
         return shapes_in(path)
@@ -97,7 +98,7 @@ def _shapes(path: Path) -> dict[str, Any]:
 
 
 def _left_by(folder: Path) -> Path | None:
-    """The checkpoint that a training left, under its name or the one that it has while another takes it."""
+    """The checkpoint of a training, under its name or its temporary name during replacement."""
     last = folder / "last.ckpt"
     return next((path for path in (last, previous_name(last)) if path.exists()), None)
 
@@ -106,7 +107,7 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
     kept = folder / "identity.json"
     try:
         if kept.exists() and not kept.is_file():
-            # To read a pipe would wait for ever.
+            # Reading a pipe would block forever.
             raise ValueError("it is no plain file")
         before = json.loads(kept.read_text())
         if not isinstance(before, dict):
@@ -119,7 +120,7 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
         ) from None
     now = json.loads(json.dumps(identity))
     differing = sorted(_differences(before, now))
-    # Other settings are other code too, since they choose what is built.
+    # Different settings also mean different code, because they choose the objects to build.
     changed = [name for name in differing if name in _VERSIONS]
     if differing and differing == changed:
         raise ValueError(
@@ -134,7 +135,7 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def _versions(changed: list[str], before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What has changed, and from which to which; a hash of code tells nothing."""
+    """The changed versions, old and new; for code the hash is left out."""
     told = []
     for name in changed:
         key = name.removeprefix("versions.")
@@ -147,7 +148,7 @@ def _versions(changed: list[str], before: dict[str, Any], now: dict[str, Any]) -
 
 
 def _check_form(path: Path, content: Any) -> None:
-    """Raise for what is no checkpoint of a training: what Lightning reads of it has a form."""
+    """Raise unless a checkpoint has the form that Lightning reads."""
     wrong = _wrong_part(content)
     if wrong is not None:
         raise ValueError(f"checkpoint: {path} is no checkpoint of a training: {wrong}.")
@@ -187,14 +188,14 @@ def _wrong_part(content: Any) -> str | None:
 
 
 def _remembered(state: Any) -> Iterator[str]:
-    """The files that a callback's state names."""
+    """The files in a callback's state."""
     for name in _REMEMBERED if isinstance(state, dict) else ():
         value = state.get(name)
         yield from map(str, value) if isinstance(value, dict) else [str(value)]
 
 
 def _check_moments(path: Path, content: Mapping[str, Any], network: nn.Module) -> None:
-    """Raise for moments of no parameter of the network, which an optimizer would take without a look."""
+    """Raise for moments that fit no parameter of the network; an optimizer would load them unchecked."""
     shapes = {tuple(value.shape) for value in network.state_dict().values() if not is_lazy(value)}
     for optimizer in content["optimizer_states"]:
         for number, state in optimizer["state"].items():

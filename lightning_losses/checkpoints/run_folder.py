@@ -1,4 +1,4 @@
-"""The folder of a run, which is locked until the run ends."""
+"""Locks the folder of a run until the run ends."""
 
 import itertools
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning_losses.checkpoints.slurm import queued_again
 from lightning_losses.environment.locks import locked
 
-# Until a run that was killed has let go of its folder; for a job that is queued again, on another machine.
+# Time for a killed run to release its folder; the second for a requeued job on another machine.
 _SECONDS, _QUEUED_SECONDS = 5.0, 120.0
 
 
@@ -17,11 +17,11 @@ def held(folder: Path, key: str) -> Iterator[None]:
     """Within this context no other run can use a folder.
 
     Args:
-        folder: of the run; it is made.
-        key: what names it, for the message.
+        folder: the run's folder, which is created.
+        key: the setting that names the folder, for the message.
 
     Raises:
-        ValueError: another run goes on there.
+        ValueError: another run is using the folder.
     """
     try:
         with locked(folder / ".lock", _QUEUED_SECONDS if queued_again() else _SECONDS):
@@ -35,7 +35,7 @@ def held(folder: Path, key: str) -> Iterator[None]:
 
 
 def new(folder: Path) -> Path:
-    """Make a folder that wasn't there, with a number behind its name where it was."""
+    """Make a new folder, with a number after its name if the name exists."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     names = itertools.chain([folder.name], (f"{folder.name}_{number}" for number in itertools.count(2)))
     for place in map(folder.with_name, names):

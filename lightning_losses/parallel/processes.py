@@ -158,10 +158,10 @@ def value_of_first(value: Any) -> Any:
 
 
 def told_by_any(sentence: str | None) -> str | None:
-    """The value of the first process whose value isn't None, on every process; None if there is none.
+    """The sentence of the first process that has one, on every process; None if none has.
 
-    For what may be wrong on one process alone: all raise it, and none waits for the one that did. All processes must
-    call it together.
+    It serves for errors of a single process: all processes then raise, and none waits for the one that did. All
+    processes must call it together.
 
     Example:
         >>> told_by_any("the disk is full"), told_by_any(None)
