@@ -126,6 +126,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import WestonWatkins as WestonWatkins
     from lightning_losses.losses import ZLoss as ZLoss
     from lightning_losses.losses.adapted import Adapted as Adapted
+    from lightning_losses.mixins import CoTeachingMixin as CoTeachingMixin
     from lightning_losses.mixins import DistillationMixin as DistillationMixin
     from lightning_losses.mixins import EMATeacherMixin as EMATeacherMixin
     from lightning_losses.mixins import LanguageHeadMixin as LanguageHeadMixin

@@ -136,8 +136,13 @@ NEEDS = (
                 "holds predictions to what the network said of the sample before; needs each sample's index",
                 "lightning-losses train objective=elr experiment=classify data=mnist5k data.label_noise=0.3",
             ),
+            Answer(
+                "CoTeachingMixin",
+                "trains two networks, each on the samples that have a small loss in the other",
+                "lightning-losses train experiment=co_teaching objective=ce data=mnist5k data.label_noise=0.3",
+            ),
         ),
-        "Sample selection is not in the library.",
+        "Methods that replace wrong labels, or train on them as if they had none (DivideMix), are not in the library.",
     ),
     Need(
         "rare-classes",

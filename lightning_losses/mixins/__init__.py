@@ -1,5 +1,6 @@
 """Mixins that decide the loss of a LightningModule."""
 
+from lightning_losses.mixins.co_teaching import CoTeachingMixin
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.mixins.ema_teacher import EMATeacherMixin
 from lightning_losses.mixins.language_head import LanguageHeadMixin
@@ -8,6 +9,7 @@ from lightning_losses.mixins.online_distillation import OnlineDistillationMixin
 from lightning_losses.mixins.self_distillation import SelfDistillationMixin
 
 __all__ = [
+    "CoTeachingMixin",
     "DistillationMixin",
     "EMATeacherMixin",
     "LanguageHeadMixin",

@@ -1,6 +1,6 @@
 """The mixin in which student and teachers train together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -54,16 +54,18 @@ class OnlineDistillationMixin(ObjectiveMixin):
             raise ValueError(f"{type(self).__name__}: online distillation needs a second network; set self.peer.")
         return found
 
-    def apply_objective(self, **tensors: Any) -> dict[str, Any]:
-        """Evaluate every network's objective against the others' detached logits, and add them."""
+    def peer_logits(self, tensors: Mapping[str, Any]) -> list[Tensor]:
+        """The logits of the networks beside the student, for the step's inputs."""
         if "inputs" not in tensors or "logits" not in tensors:
             raise ValueError(
                 f"{type(self).__name__}: online distillation needs 'inputs' (for the peer) and 'logits'; "
                 f"the step offered {', '.join(map(repr, sorted(tensors)))}."
             )
         who = f"{type(self).__name__}: a peer"
-        peer_logits = [logits_of(who, call(peer, tensors["inputs"])) for peer in self.peer_networks()]
-        everyone = [tensors["logits"], *peer_logits]
+        return [logits_of(who, call(peer, tensors["inputs"])) for peer in self.peer_networks()]
+
+    def offered_to_all(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """The tensors offered to every network's objective; what is the student's alone must be the student's."""
         offered = self.objective_tensors(tensors)
         students = offered.keys() - tensors.keys() - _OF_ANY
         if taken := sorted(name for name in students if self.peer_objective.needs(name)):
@@ -71,6 +73,13 @@ class OnlineDistillationMixin(ObjectiveMixin):
                 f"{type(self).__name__}: peer_objective takes {', '.join(map(repr, taken))}, and there is only the "
                 "student's; give it an objective of what every network has."
             )
+        return offered
+
+    def apply_objective(self, **tensors: Any) -> dict[str, Any]:
+        """Evaluate every network's objective against the others' detached logits, and add them."""
+        peer_logits = self.peer_logits(tensors)
+        everyone = [tensors["logits"], *peer_logits]
+        offered = self.offered_to_all(tensors)
         losses = []
         for number, logits in enumerate(everyone):
             objective = self.objective if number == 0 else self.peer_objective

@@ -23,7 +23,7 @@ def methods():
     known = {name for entry in catalogue() for name in (entry.id, *entry.configs)}
     known |= {path.stem for group in ("objective", "calibrator") for path in (ROOT / "conf" / group).glob("*.yaml")}
     known |= {entry.id for entry in wrapped_losses()} | {part.name for part in parts("kernels")}
-    return known | {part.name for part in parts("callbacks")}
+    return known | {part.name for kind in ("callbacks", "mixins") for part in parts(kind)}
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
@@ -53,7 +53,7 @@ def test_needs_have_other_names_that_are_theirs_alone():
     [
         ([], 0, "noisy-labels      My labels are noisy"),
         (["noisy-labels"], 0, "command  lightning-losses train experiment=distill objective=self_distill_gt"),
-        (["label", "noise"], 0, "Missing: Sample selection"),
+        (["label", "noise"], 0, "Missing: Methods that replace wrong labels"),
         (["nosy"], 2, "did you mean noisy-labels? Give one of teacher, "),
     ],
 )

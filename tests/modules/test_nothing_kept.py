@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from lightning_losses import KD, BinaryKLNorm, CrossEntropy, Objective, Term
 from lightning_losses.losses import TGeoKD
 from lightning_losses.modules import Classifier, Distiller, OnlineDistiller
+from lightning_losses.modules.co_teacher import CoTeacher
 from lightning_losses.modules.dual_head_distiller import DualHeadDistiller
 from lightning_losses.modules.ema_distiller import EMADistiller
 from lightning_losses.modules.ensemble_classifier import EnsembleClassifier
@@ -44,6 +45,7 @@ MODULES = {
         **classes(objective=Objective({"ce": CrossEntropy(ignore_index=1)}))
     ),
     "distiller": lambda: Distiller(linear(), **classes(objective=ce(kd=KD()))),
+    "co-teacher": lambda: CoTeacher(linear(), ce(), 0.5, **classes()),
     "online": lambda: OnlineDistiller(linear(), ce(kd=KD()), **classes(objective=ce(kd=KD()))),
     "dual head": lambda: DualHeadDistiller(
         teacher=linear(),

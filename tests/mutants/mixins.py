@@ -44,6 +44,14 @@ MISTAKES = [
         ("if position != number", "if position == number"),
     ),
     *of(
+        "mixins/co_teaching.py",
+        "tests/mixins/test_co_teaching.py",
+        ("self._picked(objective, other,", "self._picked(objective, own,"),
+        ("+ 1e-9).floor()", ").floor()"),
+        ("argsort(stable=True)\n    # Ignored", "argsort(descending=True)\n    # Ignored"),
+        ("return picked[begin : begin + len(losses)]", "return picked[: len(losses)]"),
+    ),
+    *of(
         "mixins/language_head.py",
         "tests/mixins/test_language_head.py",
         ("target[..., int(shift) :] != ignore_index", "target != ignore_index"),

@@ -1,12 +1,13 @@
-"""Losses that keep something of each sample, over several visits."""
+"""Methods that look at single samples: losses that keep something of each, and co-teaching."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_losses.losses import ALDRKL, ELR, SAF
+from lightning_losses.losses import ALDRKL, ELR, SAF, CrossEntropy
 from lightning_losses.losses.sample_memory import RememberingLoss
+from lightning_losses.mixins.co_teaching import forgotten_share, small_losses
 from tests.golden.adapter import Adapter, Params, gradients, leaf
 
 
@@ -80,4 +81,28 @@ def saf(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
     }
 
 
-ADAPTERS: dict[str, Adapter] = {"aldr_kl": aldr_kl, "elr": elr, "saf": saf}
+def co_teaching(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    if "epoch" in inputs:
+        with Params(params) as given:
+            settings = given.take("forget_rate"), given.take("num_gradual"), given.take("exponent")
+        return {
+            f"rate_{name}": torch.tensor(
+                [forgotten_share(int(t), *settings, form) for t in inputs["epoch"]], dtype=torch.float64
+            )
+            for name, form in (("reference", "code"), ("paper", "paper"))
+        }
+    with Params(params) as given:
+        share = given.take("forget_rate")
+    target, logits = inputs["target"], {n: leaf(inputs[f"logits{n}"]) for n in (1, 2)}
+    outputs = {}
+    for own, other in ((1, 2), (2, 1)):
+        keep = small_losses(CrossEntropy(reduction="none")(logits[own], target), share)
+        outputs |= {f"keep{own}": keep.long(), "num_remember": keep.sum()}
+        value = CrossEntropy()(logits[other], target.masked_fill(~keep, -100))
+        # The authors' code divides by the number once more.
+        outputs |= {f"loss{other}": value, f"loss{other}_reference": value / keep.sum()}
+        outputs[f"grad_logits{other}"] = gradients(value, x=logits[other])["grad_x"]
+    return outputs
+
+
+ADAPTERS: dict[str, Adapter] = {"aldr_kl": aldr_kl, "co_teaching": co_teaching, "elr": elr, "saf": saf}
