@@ -133,7 +133,7 @@ class CoTeachingMixin(OnlineDistillationMixin):
         """Evaluate each network's objective on the samples that the other picks, and add them."""
         if not hasattr(self, "forget_rate"):
             raise ValueError(f"{type(self).__name__}: call start_co_teaching in the constructor.")
-        logits, *others = [tensors.get("logits"), *self.peer_logits(tensors)]
+        others = self.peer_logits(tensors)
         if len(others) != 1:
             raise ValueError(
                 f"{type(self).__name__}: {len(others) + 1} networks came, and two pick each other's samples; set "
@@ -144,7 +144,7 @@ class CoTeachingMixin(OnlineDistillationMixin):
                 f"{type(self).__name__}: co-teaching picks samples by the cross-entropy with their 'target'; the step "
                 f"offered {', '.join(map(repr, sorted(tensors)))}."
             )
-        (peer_logits,) = others
+        logits, (peer_logits,) = tensors["logits"], others
         offered = self.offered_to_all(tensors)
         share = 0.0 if self.evaluates else self._share(offered)
         losses = []
