@@ -33,9 +33,9 @@ class TGeoKDMixin(DistillationMixin):
     step consists of two parts:
 
     1. the controller's: a copy of the student's weights takes a step on the mixed loss with the controller's ratios.
-    The controller's gradient is that of the resulting student's cross-entropy on a batch of the validation split; the
-    controller's own Adam follows it; 2. the student's: its optimizer follows the gradient of `objective`, where the
-    ratios are constants.
+       The controller's gradient is that of the resulting student's cross-entropy on a batch of the validation split;
+       the controller's own Adam follows it;
+    2. the student's: its optimizer follows the gradient of `objective`, where the ratios are constants.
 
     When training begins, one pass over the training set gives the teacher's mean prediction of each class. The
     controller, its optimizer and the means are saved with the module. Under DDP each process takes the copied step on

@@ -140,7 +140,7 @@ class Block(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "batch time width"], mask: Bool[Tensor, "batch 1 time time"] | None = None
     ) -> Float[Tensor, "batch time width"]:
-        """The next block's input; with a mask, tokens see where it is True, else all before them and themselves."""
+        """The next block's input; tokens attend where the mask is True, by default to themselves and all before."""
         joint = self.attention_in(self.attention_norm(hidden)).unflatten(-1, (3, self.heads, -1))
         query, key, value = joint.permute(2, 0, 3, 1, 4).unbind()
         if self.query_norm is not None and self.key_norm is not None:

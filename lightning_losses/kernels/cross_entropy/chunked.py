@@ -82,7 +82,7 @@ class TiledScores:
         return torch.stack(largest).amax(dim=0)
 
     def exponentiate(self, shift: Float[Tensor, " rows"]) -> None:
-        """Turn scores into ``exp(l - shift)`` in place, and sum them over the vocabulary but for the target."""
+        """Turn scores into ``exp(l - shift)`` in place, and sum these over the vocabulary without the target."""
         for tile in self.tiles:
             self.others += row_sums(exponentiate(tile.sub_(shift.unsqueeze(1))), self.others.dtype)
 
