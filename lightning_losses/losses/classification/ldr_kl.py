@@ -3,13 +3,15 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.losses.classification.crammer_singer import raised_rivals
 from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
 from lightning_losses.numerics.rows import pick
 from lightning_losses.numerics.settings import NonNegative, Temperature
+
+Normalize = Literal["none", "softplus_mean", "l1_mean"]
 
 
 class LDRKL(ClassificationLoss):
@@ -51,27 +53,43 @@ class LDRKL(ClassificationLoss):
 
     margin: NonNegative = 0.1
     temperature: Temperature = 10.0
-    normalize: Literal["none", "softplus_mean", "l1_mean"] = "none"
+    normalize: Normalize = "none"
 
     def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
-        absent = torch.isneginf(given.logits)
-        logits = self._normalized(given.logits, absent)
-        own = pick(logits, given.target)
-        raised = raised_rivals(logits, given.target, self.margin)
-        largest = raised.detach().amax(dim=-1, keepdim=True)
-        # Exact for a large λ, where the mean of exponentials is nearly 1, and for a small one.
-        deviation = torch.expm1((raised - largest) / self.temperature).masked_fill(absent, 0.0)
-        mean = deviation.sum(dim=-1) / (~absent).sum(dim=-1)
-        return largest.squeeze(-1) - own + self.temperature * torch.log1p(mean)
+        scores = normalized_scores(given.logits, self.normalize)
+        return robust_violation(scores, given.target, self.margin, self.temperature)
 
-    def _normalized(
-        self, logits: Float[Tensor, "*rows classes"], absent: Bool[Tensor, "*rows classes"]
-    ) -> Float[Tensor, "*rows classes"]:
-        if self.normalize == "none":
-            return logits
-        present = logits.masked_fill(absent, 0.0)
-        values = torch.nn.functional.softplus(present) if self.normalize == "softplus_mean" else present
-        mean = values.abs().masked_fill(absent, 0.0).sum(dim=-1, keepdim=True) / (~absent).sum(dim=-1, keepdim=True)
-        # A row of zeros stays one.
-        return (values / mean.masked_fill(mean == 0, 1.0)).masked_fill(absent, -torch.inf)
+
+def robust_violation(
+    scores: Float[Tensor, "*rows classes"],
+    target: Int[Tensor, "*rows"],
+    margin: float,
+    temperature: float | Float[Tensor, "*rows"],
+) -> Float[Tensor, "*rows"]:
+    """``λ log( (1/C) sum_k exp((z_k - z_y + c [k != y]) / λ) )`` over the classes that are not masked."""
+    absent = torch.isneginf(scores)
+    raised = raised_rivals(scores, target, margin)
+    largest = raised.detach().amax(dim=-1, keepdim=True)
+    divisor = temperature.unsqueeze(-1) if isinstance(temperature, Tensor) else temperature
+    # Exact for a large λ, where the mean of exponentials is nearly 1, and for a small one.
+    deviation = torch.expm1((raised - largest) / divisor).masked_fill(absent, 0.0)
+    mean = deviation.sum(dim=-1) / (~absent).sum(dim=-1)
+    return largest.squeeze(-1) - pick(scores, target) + temperature * torch.log1p(mean)
+
+
+def normalized_scores(logits: Float[Tensor, "*rows classes"], normalize: Normalize) -> Float[Tensor, "*rows classes"]:
+    """Each row divided by its mean size, or what `LDRKL` says; a masked class stays masked.
+
+    Example:
+        >>> normalized_scores(torch.tensor([[3.0, -1.0, -torch.inf]]), "l1_mean")
+        tensor([[ 1.5000, -0.5000,    -inf]])
+    """
+    if normalize == "none":
+        return logits
+    absent = torch.isneginf(logits)
+    present = logits.masked_fill(absent, 0.0)
+    values = torch.nn.functional.softplus(present) if normalize == "softplus_mean" else present
+    mean = values.abs().masked_fill(absent, 0.0).sum(dim=-1, keepdim=True) / (~absent).sum(dim=-1, keepdim=True)
+    # A row of zeros stays one.
+    return (values / mean.masked_fill(mean == 0, 1.0)).masked_fill(absent, -torch.inf)

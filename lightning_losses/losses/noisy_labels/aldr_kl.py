@@ -1,18 +1,17 @@
 """Adaptive label-distributionally robust loss: each sample learns how hard its largest margin violations count."""
 
-import math
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_losses.losses.classification.ldr_kl import normalized_scores, robust_violation
 from lightning_losses.losses.kinds import index_rows
 from lightning_losses.losses.sample_memory import Columns, Given, Kept, RememberingLoss
 from lightning_losses.numerics.probabilities import full_precision, probabilities
 from lightning_losses.numerics.reduction import reduce
-from lightning_losses.numerics.rows import Rows, beside_logits, pick
+from lightning_losses.numerics.rows import Rows, beside_logits, required_target
 from lightning_losses.numerics.settings import Bound, Positive, Weight
 
 # Added to probabilities so that their logarithms are finite.
@@ -35,7 +34,8 @@ class ALDRKL(RememberingLoss):
         softplus: take the scores' softplus first.
 
     Shapes:
-        logits: [..., C]; target: [...] class indices; sample_temperature: [...].
+        logits: [..., C]; target: [...] class indices; sample_temperature: [...]. A class that is masked by -inf is none
+        of the C.
 
     Returns:
         A scalar, or [...] without reduction.
@@ -75,23 +75,21 @@ class ALDRKL(RememberingLoss):
         before = beside_logits(
             self._identifier, "sample_temperature", sample_temperature, logits.shape[:-1], Rows(rows.logits, None, None)
         )
-        scores, label = self._scores(rows.logits), rows.target
-        temperature = self.next_temperature(scores.detach(), before).unsqueeze(-1)
-        violations = scores - pick(scores, label).unsqueeze(-1) + self.margin
-        violations = violations.scatter(-1, label.unsqueeze(-1), 0.0)
-        classes = math.log(logits.shape[-1])
-        robust = temperature * (torch.logsumexp(violations / temperature, dim=-1, keepdim=True) - classes)
-        price = self.alpha * classes / (2 * self.temperature) * (temperature - self.temperature) ** 2
-        return reduce((robust - price).squeeze(-1), self.reduction, rows.kept)
+        scores = self._scores(rows.logits)
+        temperature = self.next_temperature(scores.detach(), before)
+        robust = robust_violation(scores, required_target(self._identifier, rows.target), self.margin, temperature)
+        price = self.alpha * _log_classes(scores) / (2 * self.temperature) * (temperature - self.temperature) ** 2
+        return reduce(robust - price, self.reduction, rows.kept)
 
     def next_temperature(
         self, scores: Float[Tensor, "*rows classes"], before: Float[Tensor, "*rows"]
     ) -> Float[Tensor, "*rows"]:
         """λ_i after one step of its iteration."""
-        q = F.normalize(probabilities(scores / before.unsqueeze(-1)) + _OFFSET, p=1, dim=-1)
-        classes = scores.shape[-1]
-        divergence = (q * (classes * q).log()).sum(dim=-1)
-        return self.temperature * (1 - divergence / (self.alpha * math.log(classes)))
+        q = (probabilities(scores / before.unsqueeze(-1)) + _OFFSET).masked_fill(torch.isneginf(scores), 0.0)
+        q = q / q.sum(dim=-1, keepdim=True)
+        # The divergence from uniform probabilities is the logarithm of their number less the entropy.
+        entropy = -torch.xlogy(q, q).sum(dim=-1)
+        return self.temperature * (1 - (1 - entropy / _log_classes(scores)) / self.alpha)
 
     def fresh(self, given: Given) -> Columns:
         """λ_0."""
@@ -104,7 +102,9 @@ class ALDRKL(RememberingLoss):
         return {"sample_temperature": self.next_temperature(scores, kept("sample_temperature").to(scores))}
 
     def _scores(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
-        masked = torch.isneginf(logits)
-        scores = (F.softplus(logits) if self.softplus else logits).masked_fill(masked, 0.0)
-        size = scores.abs().mean(dim=-1, keepdim=True)
-        return (scores / torch.where(size == 0, 1.0, size)).masked_fill(masked, -torch.inf)
+        return normalized_scores(logits, "softplus_mean" if self.softplus else "l1_mean")
+
+
+def _log_classes(scores: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows"]:
+    """The logarithm of the number of classes that are not masked, of two at least."""
+    return (~torch.isneginf(scores)).sum(dim=-1).clamp(min=2).to(scores.dtype).log()
