@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import GeneralizedJSD as GeneralizedJSD
     from lightning_losses.losses import GroupKD as GroupKD
     from lightning_losses.losses import Hill as Hill
+    from lightning_losses.losses import HLGauss as HLGauss
     from lightning_losses.losses import HybridMultilabel as HybridMultilabel
     from lightning_losses.losses import KLTop as KLTop
     from lightning_losses.losses import LogitAdjustment as LogitAdjustment
@@ -123,6 +124,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import TGeoKD as TGeoKD
     from lightning_losses.losses import TotalVariation as TotalVariation
     from lightning_losses.losses import TruncatedGCE as TruncatedGCE
+    from lightning_losses.losses import TwoHot as TwoHot
     from lightning_losses.losses import WestonWatkins as WestonWatkins
     from lightning_losses.losses import ZLoss as ZLoss
     from lightning_losses.losses.adapted import Adapted as Adapted

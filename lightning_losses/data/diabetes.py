@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.data.loading import Batch, BatchDataset, SplitData
+from lightning_losses.numerics.settings import NonNegative
 
 
 class NumberedRows(BatchDataset):
@@ -39,6 +40,8 @@ class Diabetes(SplitData):
     Inputs and target are shifted and scaled to mean 0 and variance 1 over the training split.
 
     Args:
+        target_noise: the standard deviation of normal noise that is added to the training targets, at least 0;
+            `split_seed` fixes it. Validation and test targets stay as they are.
         num_features: what the data have, and no other number; a configuration builds its networks by it.
         batch_size, val_fraction, test_fraction, split_seed, seed, num_workers, pin_memory, batch: as `SplitData` takes
             them.
@@ -64,6 +67,7 @@ class Diabetes(SplitData):
     test_fraction = 0.25
 
     _: KW_ONLY
+    target_noise: NonNegative = 0.0
     num_features: int = 10
     unit: float = field(init=False, default=1.0)
 
@@ -88,6 +92,7 @@ class Diabetes(SplitData):
         seen, self.unit = parts[0], float(target[parts[0]].std())
         inputs = (inputs - inputs[seen].mean(axis=0)) / inputs[seen].std(axis=0)
         target = (target - target[seen].mean()) / self.unit
+        target[seen] += self.target_noise * np.random.RandomState(self.split_seed).standard_normal(len(seen))
         train, validation, testing = (
             NumberedRows(torch.from_numpy(inputs[part]).float(), torch.from_numpy(target[part]).float())
             for part in parts

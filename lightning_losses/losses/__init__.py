@@ -121,7 +121,9 @@ if TYPE_CHECKING:
     from lightning_losses.losses.regression.energy_score import EnergyScore as EnergyScore
     from lightning_losses.losses.regression.evidential_regression import EvidentialRegression as EvidentialRegression
     from lightning_losses.losses.regression.gaussian_nll import GaussianNLL as GaussianNLL
+    from lightning_losses.losses.regression.hl_gauss import HLGauss as HLGauss
     from lightning_losses.losses.regression.pinball import Pinball as Pinball
+    from lightning_losses.losses.regression.two_hot import TwoHot as TwoHot
     from lightning_losses.losses.regularization.mesa import MESA as MESA
     from lightning_losses.losses.regularization.saf import SAF as SAF
     from lightning_losses.losses.regularization.wdr_loss import WDR as WDR

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 
 from lightning_losses.data.loading import named
-from lightning_losses.losses import Pinball
+from lightning_losses.losses import HLGauss, Pinball, TwoHot
 from lightning_losses.mixins import ObjectiveMixin
 from lightning_losses.modules.classifier import (
     Batch,
@@ -21,6 +21,7 @@ from lightning_losses.modules.classifier import (
 )
 from lightning_losses.networks.calls import call
 from lightning_losses.networks.distribution_heads import (
+    BinsHead,
     DistributionHead,
     EnsembleHead,
     EvidentialHead,
@@ -145,6 +146,9 @@ def head_of(objective: Objective, num_features: int) -> DistributionHead:
         heads["quantiles"] = QuantileHead(num_features, levels.pop())
     if objective.needs("ensemble"):
         heads["ensemble"] = EnsembleHead(num_features)
+    decoders = [loss for loss in objective.modules() if isinstance(loss, HLGauss | TwoHot)]
+    if objective.needs("logits") and len(decoders) == 1:
+        heads["logits of bins"] = BinsHead(num_features, decoders[0].decode)
     if objective.needs("evidential"):
         heads["evidential"] = EvidentialHead(num_features)
     if len(heads) != 1:

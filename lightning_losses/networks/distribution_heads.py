@@ -1,6 +1,7 @@
 """Heads that turn features into what is predicted of a number, under the names that losses of regressions take."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -123,6 +124,29 @@ class EvidentialHead(DistributionHead):
         """The parameters of a normal-inverse-gamma distribution."""
         gamma, nu, alpha, beta = raw.unbind(dim=-1)
         return {"evidential": torch.stack([gamma, _positive(nu), 1 + _positive(alpha), _positive(beta)], dim=-1)}
+
+
+class BinsHead(DistributionHead):
+    """`logits` of the bins of a range, for losses such as `HLGauss`, and as `mean` what the loss decodes of them.
+
+    Args:
+        num_features: the width of the features.
+        decode: makes a number of its logits [..., bins], such as the method of a loss.
+        bins: how many there are.
+        targets: D; 1 stands for targets [B] without a dimension of their own.
+
+    Example:
+        >>> sorted(BinsHead(4, lambda logits: logits.softmax(-1)[..., 0])(torch.zeros(2, 4)))
+        ['logits', 'mean']
+    """
+
+    def __init__(self, num_features: int, decode: Callable[[Tensor], Tensor], bins: int = 51, targets: int = 1) -> None:
+        super().__init__(num_features, bins, targets)
+        self.decode = decode
+
+    def distribution(self, raw: Float[Tensor, "*values bins"]) -> dict[str, Tensor]:
+        """The logits, and the number that they stand for."""
+        return {"logits": raw, "mean": self.decode(raw)}
 
 
 class WithHead(nn.Module):

@@ -84,6 +84,8 @@ VALUES: dict[str, list[Any]] = {
     "margin": [0.0, 1.5, -1.0, NAN],
     "marginal": ["others", "all", "none"],
     "mass": ["unit", "batch", "none"],
+    "max_value": [0.5, -3.0],
+    "min_value": [-1.0, 3.0],
     "mode": ["paper", "code", "other"],
     "max_margin": [0.0, 0.2, -1.0],
     "most": [1.0, 5.0, 0.1],
@@ -95,6 +97,7 @@ VALUES: dict[str, list[Any]] = {
     "num_bins": [1, 4, 0],
     "num_classes": [CLASSES + 1, 0],
     "num_teachers": [2, 0],
+    "outside": ["raise", "warn"],
     "p": [1.0, 3.0, 0.5],
     "policy": ["truncate", "error", "map", "pad"],
     "power": [1.0, 0.1, 0],
@@ -107,6 +110,7 @@ VALUES: dict[str, list[Any]] = {
     "reverse_weight": [0.0, 0.5, 1.0, 1.5],
     "scale": [0.0, 1.0, -1.0],
     "shared_support": [True],
+    "sigma_ratio": [0.1, 2.0, 0],
     "similarity": ["cosine", "rows", "other"],
     "skew": [0.0, 0.5, 1.0, 1.5, -0.1],
     "skewness_target": [1.0, -0.5],
@@ -138,6 +142,8 @@ COUNTS = [100, 30, 10, 3, 0]
 
 # What is given in every case of a loss but one: sizes that keep the file small, and what has no default.
 GIVEN: dict[str, dict[str, Any]] = {
+    "HLGauss": {"min_value": -2.0, "max_value": 2.0},
+    "TwoHot": {"min_value": -2.0, "max_value": 2.0},
     "MultiFocalModifier": counts(CLASSES),
     "MultiGrainedFocal": {"class_counts": counts(CLASSES)["class_counts"]},
     "BalancedSoftmax": {"class_counts": COUNTS},

@@ -14,7 +14,13 @@ from lightning_losses.losses.glossary import GLOSSARY, Sizes, example
 BATCH, CLASSES, FEATURES = Sizes.batch, Sizes.classes, Sizes.features
 
 # What a constructor may ask for without a default.
-ARGUMENTS: dict[str, Any] = {"num_classes": CLASSES, "feature_dim": FEATURES, "num_teachers": 1}
+ARGUMENTS: dict[str, Any] = {
+    "num_classes": CLASSES,
+    "feature_dim": FEATURES,
+    "num_teachers": 1,
+    "min_value": -2.0,
+    "max_value": 2.0,
+}
 
 
 def counts(classes: int) -> dict[str, Any]:

@@ -534,7 +534,7 @@ def test_classes_that_do_not_come_last_are_refused(loss):
         build(loss)(**{**tensors(loss), **values})
 
 
-@those("logits", without=["features", "mixup_logits"])
+@those("logits", without=["features", "mixup_logits", "regression_target"])
 def test_four_dimensions_without_class_indices_are_refused(loss):
     """Softmax would be over the width, in silence."""
     sizes = (2, CLASSES, 3, CLASSES)

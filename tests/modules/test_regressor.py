@@ -20,6 +20,9 @@ NAMES = [
     "crps_ensemble",
     "energy_score",
     "evidential_regression",
+    "hl_gauss",
+    "two_hot",
+    "regression_mse",
 ]
 
 

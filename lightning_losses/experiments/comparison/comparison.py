@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lightning_losses.experiments.comparison.comparison_plan import Plan, Planne
 from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
 from lightning_losses.experiments.comparison.runner import INITIAL, Runner, student_experiment
-from lightning_losses.experiments.comparison.shown_numbers import METRICS
+from lightning_losses.experiments.comparison.shown_numbers import METRICS, TASK_METRICS
 from lightning_losses.experiments.comparison.tuning import Chosen, Tuning, check_tuning, tune, tuned_plan
 from lightning_losses.experiments.config.check_config import ConfigError, check_writable, nearest, runs_again
 from lightning_losses.experiments.config.check_overrides import check_overrides
@@ -139,7 +139,7 @@ class ObjectiveComparison(Experiment):
             runs=planned.runs,
             baseline=planned.baseline,
             seeds=planned.seeds,
-            values=_by_metric(planned, values) if over_rates is None else {"": over_rates.summary()},
+            values=_by_metric(planned, values, _metrics(config)) if over_rates is None else {"": over_rates.summary()},
             columns=tuple(map(str, config.columns)),
             claims=tuple(claims),
             margins={str(metric): float(margin) for metric, margin in config.margins.items()},
@@ -203,15 +203,22 @@ def _tuned(chosen: Mapping[tuple[str, str], Chosen]) -> dict[str, dict[str, dict
     return found
 
 
+def _metrics(config: DictConfig) -> tuple[str, ...]:
+    """What runs are measured by: also as regressions or by their many labels, if a column shows that."""
+    return METRICS + (TASK_METRICS if set(config.columns) & set(TASK_METRICS) else ())
+
+
 def _by_metric(
-    planned: Plan, values: Mapping[Planned, Mapping[str, float]]
+    planned: Plan, values: Mapping[Planned, Mapping[str, float]], metrics: Sequence[str]
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """By setting, run and metric, a number a seed."""
-    missing = dict.fromkeys(METRICS, math.nan)
-    found = {(one.setting, one.run, one.seed): values.get(one, missing) for one in planned.planned}
+    found = {(one.setting, one.run, one.seed): values.get(one, {}) for one in planned.planned}
     return {
         setting: {
-            run: {metric: [found[setting, run, seed][metric] for seed in planned.seeds] for metric in METRICS}
+            run: {
+                metric: [found[setting, run, seed].get(metric, math.nan) for seed in planned.seeds]
+                for metric in metrics
+            }
             for run in planned.runs
         }
         for setting in planned.settings

@@ -192,6 +192,8 @@ def _experiment(objective: str) -> str:
         known = [path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml")]
         raise ConfigError(f"objectives: there is no objective {objective!r}; {nearest(objective, known)}") from None
     config = OmegaConf.create({"data": {"num_classes": 2}, **alone})  # type: ignore[dict-item]
+    if takes(config, ["regression_target"]):
+        return "regress"
     return "distill" if takes(config, _TEACHERS) else "classify"
 
 

@@ -191,7 +191,8 @@ class Comparison:
             of = values[setting]
             runs = list(dict.fromkeys(run for one in claim.differences for run in (one.run, one.than)))
             where = f"{setting}: " if setting else ""
-            own = [guard_ended([of[run]["nll"] for run in runs])] if "nll" in of[runs[0]] else []
+            metric = claim.differences[0].metric
+            own = [guard_ended([of[run][metric] for run in runs])] if "nll" in of[runs[0]] else []
             if tuned := self.tuned.get(setting):
                 own.append(guard_interior([run for run in runs if run in tuned and tuned[run]["at_edge"]]))
             for name in (name for name in claim.guards if name in self.guards):
@@ -404,9 +405,13 @@ class Comparison:
         if self.learning_rates is not None:
             return {"learning_rates.png": self.learning_rates.figure}
         stages = {"accuracy": ["accuracy"], "ECE": ["ece", "calibrated_ece"]}
+        main = "accuracy" if self._is_measured("accuracy") else self.claimed
+        if main != "accuracy":
+            stages = {shown(main).plain: [main]}
+        sign = " (%)" if shown(main).sign else ""
         if len(self.settings) == 1:
             (setting,) = self.settings
-            panels = {f"{name} (%)": self._panel(setting, metrics) for name, metrics in stages.items()}
+            panels = {f"{name}{sign}": self._panel(setting, metrics) for name, metrics in stages.items()}
             intervals = {"intervals.png": partial(seed_intervals, panels, stages=_STAGES, reference=self.baseline)}
             differing = self.effects(setting, self.claimed)
             if any(map(math.isfinite, (one.mean for one in differing.values()))):
@@ -416,18 +421,20 @@ class Comparison:
                 intervals["effects.png"] = partial(effects, differing, label=label, note=note, better=unit.better)
         else:
             intervals = {
-                f"intervals_{name.lower()}.png": partial(
+                f"intervals_{name.lower().replace(' ', '_')}.png": partial(
                     seed_intervals,
                     {setting: self._panel(setting, metrics) for setting in self.settings},
                     stages=_STAGES[: len(metrics)],
                     reference=self.baseline,
-                    label=f"{name} (%)",
+                    label=f"{name}{sign}",
                 )
                 for name, metrics in stages.items()
             }
+        if shown(main).better == "lower":
+            return intervals
         costs = {
             setting: {
-                run: (self.interval(setting, run, "seconds").mean, *self._percent(setting, run, "accuracy"))
+                run: (self.interval(setting, run, "seconds").mean, *self._in_unit(setting, run, main))
                 for run in self.runs
             }
             for setting in self.settings
@@ -437,15 +444,20 @@ class Comparison:
             costs,
             reference=self.baseline,
             cost="seconds of training",
-            accuracy="accuracy (%)",
+            accuracy=f"{shown(main).plain}{sign}",
         )
         return {**intervals, "accuracy_against_cost.png": cost}
 
     def _panel(self, setting: str, metrics: Sequence[str]) -> dict[str, list[SeedInterval]]:
-        return {run: [self._percent(setting, run, metric) for metric in metrics] for run in self.runs}
+        return {run: [self._in_unit(setting, run, metric) for metric in metrics] for run in self.runs}
 
-    def _percent(self, setting: str, run: str, metric: str) -> SeedInterval:
-        return SeedInterval(*(100 * number for number in self.interval(setting, run, metric)))
+    def _in_unit(self, setting: str, run: str, metric: str) -> SeedInterval:
+        return SeedInterval(*(shown(metric).factor * number for number in self.interval(setting, run, metric)))
+
+    def _is_measured(self, metric: str) -> bool:
+        """Whether some run has a number of it."""
+        of = (numbers.get(metric, ()) for runs in self.values.values() for numbers in runs.values())
+        return any(math.isfinite(number) for numbers in of for number in numbers)
 
     def _cell(self, setting: str, run: str, metric: str) -> str:
         text = spread(seed_interval(self.values[setting][run][metric]), metric)

@@ -21,12 +21,11 @@ from lightning_losses.data import ImageData, ImageDataset
 from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.environment.source_digest import source_digest
 from lightning_losses.experiments.comparison.comparison_plan import Plan, Planned, takes
-from lightning_losses.experiments.comparison.shown_numbers import METRICS, SCORES
+from lightning_losses.experiments.comparison.shown_numbers import METRICS, SCORES, TASK_METRICS
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.config.instantiate import essential
 from lightning_losses.experiments.evidence.kept_results import KeptResults
 from lightning_losses.experiments.kinds.classification import ImageClassification, StudentExperiment
-from lightning_losses.experiments.kinds.language_models import LanguageModelling
 from lightning_losses.experiments.launch import experiment_of
 from lightning_losses.experiments.training.evaluation import evaluate, predict_logits
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
@@ -59,7 +58,7 @@ def student_experiment(config: DictConfig) -> StudentExperiment:
     experiment = experiment_of(config)
     if not isinstance(experiment, StudentExperiment):
         raise ConfigError(
-            f"a comparison trains image classifiers or language models, and {type(experiment).__name__} came; leave "
+            f"a comparison trains one student a run, and {type(experiment).__name__} came; leave "
             "experiment=... to the objectives' needs."
         )
     return experiment
@@ -284,7 +283,8 @@ class Runner:
         self.stale += not kept.current
         if kept.current and kept.values.get("memory") is not None:
             self._memory[run.one.setting, run.one.run] = int(kept.values["memory"] or 0)
-        wanted = (*METRICS, INITIAL) if self.planned.learning_rates else METRICS
+        wanted = [*METRICS, *(name for name in TASK_METRICS if name in kept.values)]
+        wanted += [INITIAL] if self.planned.learning_rates else []
         numbers = {name: kept.values.get(name) for name in wanted}
         return {name: math.nan if value is None else value for name, value in numbers.items()}
 
@@ -321,10 +321,10 @@ class Runner:
             initial = {INITIAL: run.experiment.nll(untrained, student)}
         if trained is None:
             return {**diverged, **initial, "seconds": seconds}
-        if isinstance(run.experiment, LanguageModelling):
+        numbers = run.experiment.numbers(trained, student)
+        if numbers is not None:
             parameters = float(sum(parameter.numel() for parameter in trained.network.parameters()))
-            nll = run.experiment.nll(trained.network, student)
-            return {**diverged, **initial, "nll": nll, "seconds": seconds, "parameters": parameters}
+            return {**diverged, **initial, **numbers, "seconds": seconds, "parameters": parameters}
         with warnings.catch_warnings():
             # The report can state every temperature.
             warnings.filterwarnings("ignore", message="TemperatureScaling: the best temperature lies outside")

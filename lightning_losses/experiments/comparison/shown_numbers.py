@@ -19,7 +19,7 @@ class Metric(NamedTuple):
     @property
     def better(self) -> Literal["higher", "lower"]:
         """Which numbers are better, of those that claims are about."""
-        return "higher" if "accuracy" in self.name else "lower"
+        return "higher" if any(word in self.name for word in ("accuracy", "F1", "precision")) else "lower"
 
     @property
     def sign(self) -> str:
@@ -56,6 +56,13 @@ _SHOWN = {
     "adaptive_ece": Metric("adaptive ECE, %", 100, 2, most=1),
     "classwise_ece": Metric("classwise ECE, %", 100, 2, most=1),
     "aurc": Metric("AURC × 1000", 1000, 1, most=1),
+    "rmse": Metric("RMSE", 1, 3),
+    "mae": Metric("MAE", 1, 3),
+    "val_rmse": Metric("validation RMSE", 1, 3),
+    "mean_average_precision": Metric("mean average precision, %", 100, 2, most=1),
+    "micro_f1": Metric("micro F1, %", 100, 2, most=1),
+    "macro_f1": Metric("macro F1, %", 100, 2, most=1),
+    "val_mean_average_precision": Metric("validation mean average precision, %", 100, 2, most=1),
     "temperature": Metric("temperature", 1, 2),
     "seconds": Metric("seconds", 1, 2),
     "memory": Metric("step's memory, MB", 1e-6, 2),
@@ -65,6 +72,11 @@ _SHOWN = {
 }
 # Beside the scores; `overconfidence` is the mean confidence minus the accuracy, signed.
 _FURTHER = ("val_accuracy", "val_nll", "overconfidence", "teacher_accuracy", "temperature")
+# Of regressions, and of classifications of many labels; a comparison has them if it shows one of them.
+TASK_METRICS = (
+    "rmse", "mae", "val_rmse",
+    "mean_average_precision", "micro_f1", "macro_f1", "val_mean_average_precision",
+)  # fmt: skip
 COSTS = ("seconds", "memory", "parameters")
 METRICS = (*SCORES, *(f"calibrated_{name}" for name in SCORES[1:]), *_FURTHER, *COSTS)
 

@@ -109,6 +109,10 @@ class StudentExperiment(Experiment):
     def nll(self, network: nn.Module, student: Training) -> float:
         """The mean negative log-likelihood on the student's test split."""
 
+    def numbers(self, trained: Trained, student: Training) -> dict[str, float] | None:
+        """What a comparison shows of a trained network, by metric; None where it measures the logits itself."""
+        return None
+
     @abstractmethod
     def report(self, student: Training, trained: Sequence[Trained], started: float) -> Any:
         """The report on all networks, with `page`, `scores` and the run's `seconds`."""

@@ -155,6 +155,10 @@ class LanguageModelling(StudentExperiment):
         """In nats per byte."""
         return nats_per_byte(network, cast(StdlibText, student.datamodule).test)
 
+    def numbers(self, trained: Trained, student: Training) -> dict[str, float]:
+        """Nats per byte, as the NLL of a comparison."""
+        return {"nll": self.nll(trained.network, student)}
+
     def report(self, student: Training, trained: Sequence[Trained], started: float) -> LanguageReport:
         """Scores on the whole validation and test splits, speed and memory."""
         data = cast(StdlibText, student.datamodule)

@@ -97,6 +97,12 @@ class RegressionTraining(StudentExperiment):
         """Half the mean squared error: the likelihood of a Gaussian of variance 1, without its constant."""
         return 0.5 * scores_of(Trained("", "", network, {}, 0.0), student.datamodule.test).rmse ** 2
 
+    def numbers(self, trained: Trained, student: Training) -> dict[str, float]:
+        """The errors on the test split, and on validation data the root of the mean squared error."""
+        data = student.datamodule
+        test, val = scores_of(trained, data.test), scores_of(trained, data.val)
+        return {"rmse": test.rmse, "mae": test.mae, "val_rmse": val.rmse}
+
     def report(self, student: Training, trained: Sequence[Trained], started: float) -> RegressionReport:
         """The errors on the test split."""
         return RegressionReport(

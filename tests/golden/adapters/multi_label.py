@@ -9,7 +9,17 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from lightning_losses.losses import Asymmetric, CrossEntropy, Focal, Hill, MultiFocalModifier, MultiGrainedFocal, ZLoss
+from lightning_losses.losses import (
+    Asymmetric,
+    CrossEntropy,
+    Focal,
+    Hill,
+    HLGauss,
+    MultiFocalModifier,
+    MultiGrainedFocal,
+    TwoHot,
+    ZLoss,
+)
 from lightning_losses.losses.base import Loss
 from tests.golden.adapter import Adapter, Params, gradients, leaf
 
@@ -146,6 +156,23 @@ def of_embeddings(name: str, **options: str) -> Adapter:
     return adapter
 
 
+def binned(make: type[HLGauss] | type[TwoHot], *, edges: bool) -> Adapter:
+    """Regression as classification; sigma comes in the numbers' own unit."""
+
+    def adapter(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+        with Params(params) as given:
+            low, high, bins = given.take("min_value"), given.take("max_value"), given.take("num_bins")
+            options = {"sigma_ratio": given.take("sigma") * bins / (high - low)} if edges else {}
+            given.choice("support", {"linspace(min,max,num_bins), bin locations include both ends": None}, None)
+            loss = make(low, high, reduction=given.choice("reduction", _MEANS), **options)
+        logits = leaf(inputs["logits"])
+        value = loss(logits, inputs["target_value"])
+        encoded, decoded = loss.encode(inputs["target_value"], bins), loss.decode(logits)
+        return {"loss": value, "target_probs": encoded, "decoded_value": decoded, **gradients(value, logits=logits)}
+
+    return adapter
+
+
 ADAPTERS: dict[str, Adapter] = {
     "asymmetric_multilabel": of_logits(asymmetric),
     "asymmetric_singlelabel": of_another_library("asymmetric_single_label", "gamma_pos", "gamma_neg", "eps"),
@@ -154,6 +181,7 @@ ADAPTERS: dict[str, Adapter] = {
     "distribution_balanced": of_logits(distribution_balanced),
     "focal": of_logits(focal),
     "hill": of_logits(hill),
+    "hl_gauss": binned(HLGauss, edges=True),
     "jsd_cross_entropy": of_another_library("jsd_cross_entropy", "num_splits", "alpha", "smoothing"),
     "log_partition_z_loss": log_partition,
     "multi_focal_modifier": with_weights(of_logits(multi_focal_modifier), _weights),
@@ -164,6 +192,7 @@ ADAPTERS: dict[str, Adapter] = {
     "soft_target_cross_entropy": of_logits(cross_entropy),
     "supcon": of_embeddings("supcon", temperature="temperature"),
     "triplet": of_embeddings("triplet_margin", margin="margin"),
+    "two_hot": binned(TwoHot, edges=False),
     "two_way": of_another_library("two_way", "tp", "tn"),
     "zlpr": of_another_library("zlpr"),
 }
