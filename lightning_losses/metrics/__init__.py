@@ -31,9 +31,17 @@ from lightning_losses.metrics.named_calibration_errors import (
 )
 from lightning_losses.metrics.negative_log_likelihood import NegativeLogLikelihood, negative_log_likelihood
 from lightning_losses.metrics.overconfidence_error import OverconfidenceError, overconfidence_error
+from lightning_losses.metrics.subgroup_accuracy import (
+    AccuracyCurve,
+    SubgroupAccuracy,
+    accuracy_curve,
+    balanced_accuracy,
+    subgroup_accuracy,
+)
 
 __all__ = [
     "SUMMARY",
+    "AccuracyCurve",
     "AdaptiveCalibrationError",
     "AreaUnderRiskCoverage",
     "BrierDecomposition",
@@ -49,8 +57,11 @@ __all__ = [
     "OverconfidenceError",
     "RMSCalibrationError",
     "RiskCoverage",
+    "SubgroupAccuracy",
+    "accuracy_curve",
     "adaptive_calibration_error",
     "area_under_risk_coverage",
+    "balanced_accuracy",
     "bootstrap_interval",
     "brier_decomposition",
     "brier_score",
@@ -65,4 +76,5 @@ __all__ = [
     "overconfidence_error",
     "risk_coverage_curve",
     "rms_calibration_error",
+    "subgroup_accuracy",
 ]

@@ -5,6 +5,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_losses.networks.cosine_head import CosineHead
 from lightning_losses.numerics.checks import check_number
 
 
@@ -19,6 +20,7 @@ class Conv1D(nn.Module):
         in_chans: the channels of the signals.
         width: the channels of each convolution.
         length: length of the signals.
+        cosine_head: whether the head is a `CosineHead`, as losses with margins take its logits.
 
     Attributes:
         feature_info: the stages, as timm describes them.
@@ -36,7 +38,9 @@ class Conv1D(nn.Module):
         torch.Size([2, 10])
     """
 
-    def __init__(self, num_classes: int = 10, in_chans: int = 1, width: int = 16, length: int = 40) -> None:
+    def __init__(
+        self, num_classes: int = 10, in_chans: int = 1, width: int = 16, length: int = 40, cosine_head: bool = False
+    ) -> None:
         super().__init__()
         sizes = {"num_classes": num_classes, "in_chans": in_chans, "width": width, "length": length}
         for name, value in sizes.items():
@@ -44,7 +48,7 @@ class Conv1D(nn.Module):
         self.stages = nn.Sequential(_stage(in_chans, width, 5), _stage(width, width, 3), _stage(width, width, 3))
         left = ((length - 3) // 2 + 1 + 1) // 2
         self.num_features = width * ((left + 1) // 2)
-        self.head = nn.Linear(self.num_features, num_classes)
+        self.head = (CosineHead if cosine_head else nn.Linear)(self.num_features, num_classes)
         self.feature_info: list[dict[str, Any]] = [
             {"num_chs": width, "reduction": 2 ** (stage + 1), "module": f"stages.{stage}"} for stage in range(3)
         ]

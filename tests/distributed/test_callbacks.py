@@ -51,6 +51,7 @@ from lightning_losses.callbacks.monitors.weight_norms import WeightNorms
 from lightning_losses.callbacks.monitors.zero_gradients import ZeroGradients
 from lightning_losses.metrics.base import MeanMetric, PredictionMetric
 from lightning_losses.metrics.brier_score import BrierDecomposition
+from lightning_losses.metrics.subgroup_accuracy import SubgroupAccuracy
 from lightning_losses.mixins import ObjectiveMixin
 from lightning_losses.parallel.fsdp2 import FSDP2Strategy
 from tests.callbacks.training import PerProcess, batches, whole
@@ -344,27 +345,31 @@ def test_adafocal_has_the_same_exponents_on_two_processes(tmp_path):
 # ---- metrics
 
 
+def several_values(rows):
+    """The metrics of several values, of some of the samples."""
+    logits, target = (tensor[rows] for tensor in sample(101))
+    decomposition, groups = BrierDecomposition(4, inputs="logits"), SubgroupAccuracy(3)
+    decomposition.update(logits, target)
+    groups.update(logits, target, (torch.arange(101) % 3)[rows])
+    return [decomposition.compute(), groups.compute()]
+
+
 def decomposed(folder):
     rank = torch.distributed.get_rank()
-    logits, target = sample(101)
-    metric = BrierDecomposition(4, inputs="logits")
-    rows = slice(0, 67) if rank == 0 else slice(67, None)
-    metric.update(logits[rows], target[rows])
-    torch.save(metric.compute(), folder / f"{rank}.pt")
+    torch.save(several_values(slice(0, 67) if rank == 0 else slice(67, None)), folder / f"{rank}.pt")
 
 
 def test_a_decomposition_on_two_processes_is_that_of_one(tmp_path):
     run_on_processes(in_group, 2, decomposed, tmp_path)
-    one = BrierDecomposition(4, inputs="logits")
-    one.update(*sample(101))
+    one = several_values(slice(None))
     for rank in (0, 1):
         # Sums of float64 in another order.
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), one.compute(), rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), one, rtol=1e-12, atol=1e-13)
 
 
 def test_every_metric_is_tried_on_two_processes():
     """One value: METRICS of tests/metrics/test_every_metric.py, which tries them; several values: above."""
-    tried = {*(type(make(inputs="logits")) for make, _ in METRICS.values()), BrierDecomposition}
+    tried = {*(type(make(inputs="logits")) for make, _ in METRICS.values()), BrierDecomposition, SubgroupAccuracy}
     found = classes_in(lightning_losses.metrics, Metric) - {PredictionMetric, MeanMetric}
     missing = {kind.__name__ for kind in found - tried}
     assert not missing, f"add {missing} to METRICS in tests/metrics/test_every_metric.py, with its function"

@@ -23,8 +23,12 @@ def test_half_precision_is_widened():
     assert head.bfloat16()(features.bfloat16()).dtype == torch.float32
 
 
-def test_the_last_linear_layer_is_replaced():
-    network = with_cosine_head(Conv1D(num_classes=7, width=2))
+@pytest.mark.parametrize(
+    "network",
+    [with_cosine_head(Conv1D(num_classes=7, width=2)), Conv1D(num_classes=7, width=2, cosine_head=True)],
+    ids=["replaced", "made"],
+)
+def test_the_last_layer_makes_cosines(network):
     assert network(torch.randn(3, 1, 40)).abs().max() <= 1
     assert (network.head.in_features, network.head.num_classes) == (network.num_features, 7)
 

@@ -32,12 +32,13 @@ from lightning_losses.experiments.training.kept_networks import KeptNetworks
 from lightning_losses.experiments.training.stacked import train_stacked, why_one_by_one
 from lightning_losses.experiments.training.step_memory import step_memory
 from lightning_losses.experiments.training.training import Trained, Training
-from lightning_losses.metrics import calibration_summary
+from lightning_losses.metrics import balanced_accuracy, calibration_summary
 from lightning_losses.teachers import CachedLogits
 
 # The code that makes numbers of a trained network.
 _MEASURES = (
     "lightning_losses.calibrators.TemperatureScaling",
+    "lightning_losses.metrics.balanced_accuracy",
     "lightning_losses.metrics.calibration_summary",
     "lightning_losses.experiments.training.evaluation.nats_per_byte",
     "lightning_losses.experiments.training.step_memory",
@@ -333,6 +334,9 @@ class Runner:
         calibrated = _scores(found.calibrated_logits, found.target)
         return {
             **values,
+            "balanced_accuracy": float(
+                balanced_accuracy(found.logits.argmax(dim=-1), found.target, found.logits.shape[-1])
+            ),
             **_validation(trained.network, student.datamodule.val),
             "overconfidence": float(found.logits.softmax(dim=-1).amax(dim=-1).double().mean()) - values["accuracy"],
             "teacher_accuracy": math.nan if teacher is None else teacher.accuracy,

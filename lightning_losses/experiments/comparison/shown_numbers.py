@@ -46,6 +46,7 @@ class Metric(NamedTuple):
 SCORES = ("accuracy", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "aurc")
 _SHOWN = {
     "accuracy": Metric("accuracy, %", 100, 2, most=1),
+    "balanced_accuracy": Metric("balanced accuracy, %", 100, 2, most=1),
     "val_accuracy": Metric("validation accuracy, %", 100, 2, most=1),
     "val_nll": Metric("validation NLL", 1, 3),
     "teacher_accuracy": Metric("teacher's accuracy, %", 100, 2, most=1),
@@ -71,7 +72,7 @@ _SHOWN = {
     "lowest_nll": Metric("lowest NLL", 1, 3),
 }
 # Beside the scores; `overconfidence` is the mean confidence minus the accuracy, signed.
-_FURTHER = ("val_accuracy", "val_nll", "overconfidence", "teacher_accuracy", "temperature")
+_FURTHER = ("balanced_accuracy", "val_accuracy", "val_nll", "overconfidence", "teacher_accuracy", "temperature")
 # Of regressions, and of classifications of many labels; a comparison has them if it shows one of them.
 TASK_METRICS = (
     "rmse", "mae", "val_rmse",

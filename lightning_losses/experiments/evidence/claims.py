@@ -52,7 +52,7 @@ class Difference:
 
     def gains(self, values: Values) -> list[float]:
         """The differences, a seed each, above 0 where they are as claimed."""
-        if self.shows == "higher" or (self.is_margin and self.metric == "accuracy"):
+        if self.shows == "higher" or (self.is_margin and self.metric.endswith("accuracy")):
             gains = self.paired(values)
         else:
             gains = [-difference for difference in self.paired(values)]
