@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lightning_losses.kernels.chunked_head import chunked_head as chunked_head
     from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
     from lightning_losses.kernels.linear_distillation import linear_distillation as linear_distillation
+    from lightning_losses.kernels.linear_spherical_z_loss import linear_spherical_z_loss as linear_spherical_z_loss
     from lightning_losses.kernels.linear_stablemax_cross_entropy import (
         linear_stablemax_cross_entropy as linear_stablemax_cross_entropy,
     )
