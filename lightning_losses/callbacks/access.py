@@ -58,26 +58,38 @@ def refuse_unwritable(trainer: L.Trainer, folder: Path) -> None:
         raise OSError(*failure)
 
 
-def refuse_place_after(trainer: L.Trainer, callback: Callback, *others: type[Callback]) -> None:
+def refuse_place_after(
+    trainer: L.Trainer, callback: Callback, *others: type[Callback], reason: str = "which changes what it measures"
+) -> None:
     """Raise ``ValueError`` if a callback comes after one of these kinds in the trainer's list."""
-    callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
-    for other in callbacks[: callbacks.index(callback)]:
+    for other in _beside(trainer, callback)[0]:
         if isinstance(other, others):
             raise ValueError(
-                f"{type(callback).__name__}: it stands after {type(other).__name__} in the trainer's callbacks, which "
-                "changes what it measures; put it before."
+                f"{type(callback).__name__}: it stands after {type(other).__name__} in the trainer's callbacks, "
+                f"{reason}; put it before."
             )
 
 
-def refuse_place_before(trainer: L.Trainer, callback: Callback, *others: type[Callback]) -> None:
-    """Raise ``ValueError`` if a callback comes before one of these kinds, which reseed the random numbers."""
-    callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
-    for other in callbacks[callbacks.index(callback) + 1 :]:
+def refuse_place_before(
+    trainer: L.Trainer,
+    callback: Callback,
+    *others: type[Callback],
+    reason: str = "and would note random numbers that the step doesn't draw",
+) -> None:
+    """Raise ``ValueError`` if a callback comes before one of these kinds; the reason is that of the reseeding ones."""
+    for other in _beside(trainer, callback)[1]:
         if isinstance(other, others):
             raise ValueError(
-                f"{type(callback).__name__}: it stands before {type(other).__name__} in the trainer's callbacks, and "
-                "would note random numbers that the step doesn't draw; put it after."
+                f"{type(callback).__name__}: it stands before {type(other).__name__} in the trainer's callbacks, "
+                f"{reason}; put it after."
             )
+
+
+def _beside(trainer: L.Trainer, callback: Callback) -> tuple[list[Any], list[Any]]:
+    """The callbacks before and after one of the trainer's; none of one that isn't, such as a trial's copy."""
+    callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
+    place = next((place for place, other in enumerate(callbacks) if other is callback), None)
+    return ([], []) if place is None else (callbacks[:place], callbacks[place + 1 :])
 
 
 def step_logits(

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import lightning as L
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -209,17 +210,19 @@ def share_of_training_set(
             f"{remedy}."
         )
     batched = getattr(loader, "batch_size", None) is None and getattr(loader, "batch_sampler", None) is None
+    # Whoever passes over the data draws no random number of the run's.
+    options: dict[str, Any] = {"collate_fn": loader.collate_fn, "generator": torch.Generator()}
     world, rank, length = trainer.world_size, trainer.global_rank, len(dataset)
     if length < world or (batched and length % world):
         kind, remedy = ("batches", "a multiple of that") if batched else ("samples", "at least one for each")
         raise ValueError(f"{who}: a training set of {length} {kind} came with {world} processes; give {remedy}.")
     if batched:
-        return DataLoader(dataset, batch_size=None, sampler=range(rank, length, world), collate_fn=loader.collate_fn)
+        return DataLoader(dataset, batch_size=None, sampler=range(rank, length, world), **options)
     own, size = list(range(rank, length, world)), batch_size or 256
     # As many as the smallest share makes; a share that has a sample more has it in its last batch.
     begins = range(0, length // world, size)
     parts = [own[begin : begin + size] if begin != begins[-1] else own[begin:] for begin in begins]
-    return DataLoader(dataset, batch_sampler=parts, collate_fn=loader.collate_fn)
+    return DataLoader(dataset, batch_sampler=parts, **options)
 
 
 def held_out_loader(who: str, trainer: L.Trainer) -> DataLoader[Any]:

@@ -171,6 +171,10 @@ class _KeepInput:
     def __init__(self) -> None:
         self.value: Float[Tensor, "batch features"] | None = None
 
+    def __reduce__(self) -> Any:
+        # A copy begins without: what belongs to a graph can't be copied.
+        return _KeepInput, ()
+
     def __call__(self, module: nn.Module, arguments: Any) -> None:
         # Evaluation doesn't need it, and would keep it in memory.
         self.value = arguments[0] if module.training else None

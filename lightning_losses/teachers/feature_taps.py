@@ -44,7 +44,7 @@ class FeatureTap:
                 f"are {', '.join(name for name in modules if name)}."
             )
         self.who = who
-        self.features: dict[str, Tensor] = {}
+        self.features: dict[str, Tensor] = _Outputs()
         self._modules = {layer: modules[layer] for layer in layers}
         self._handles: list[RemovableHandle] = []
         self.open()
@@ -92,6 +92,13 @@ class FeatureTap:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Outputs(dict[str, Tensor]):
+    """The latest outputs by layer; a copy begins without, since what belongs to a graph can't be copied."""
+
+    def __reduce__(self) -> Any:
+        return _Outputs, ()
 
 
 class _Keep:

@@ -22,6 +22,8 @@ from lightning_losses.callbacks import (
     OrthogonalGradient,
     OutputLogits,
     PostHocCalibration,
+    WeightAligning,
+    WeightNormProjection,
 )
 from lightning_losses.callbacks.monitors.continual_evaluation import ContinualEvaluation
 from lightning_losses.checkpoints import EpochSeed
@@ -191,6 +193,21 @@ def test_what_keeps_no_sample_is_not_measured():
         ([OrthogonalGradient(), NumericsGuard()], "NumericsGuard: it stands after OrthogonalGradient"),
         ([NumericsGuard(), EpochSeed()], "NumericsGuard: it stands before EpochSeed .* put it after"),
         ([LearningRateSensitivity(), EpochSeed()], "LearningRateSensitivity: it stands before EpochSeed"),
+        (
+            [WeightAligning("network.2", 1), NeuralCollapse("network.2")],
+            "NeuralCollapse: it stands after WeightAligning in the trainer's callbacks, which changes what it "
+            "measures; put it before.$",
+        ),
+        (
+            [OrthogonalGradient(), Grokfast()],
+            "OrthogonalGradient: it stands before Grokfast in the trainer's callbacks, "
+            "which would add back what it removes; put it after.$",
+        ),
+        (
+            [ClassCentroids(), WeightNormProjection()],
+            "WeightNormProjection: it stands after ClassCentroids in the "
+            "trainer's callbacks, which evaluates the weights before they are scaled; put it before.$",
+        ),
     ],
 )
 def test_a_place_that_changes_what_a_callback_sees_is_refused(callbacks, sentence):

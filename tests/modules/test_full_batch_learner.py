@@ -200,7 +200,7 @@ def test_steps_in_other_precisions(tmp_path, precision):
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=3)
         return {"plugins": [MixedPrecision("16-mixed", device="cpu", scaler=scaler)]}
 
-    callbacks = lambda: [OrthogonalGradient(), Grokfast("ema", alpha=0.8, lamb=1.0)]  # noqa: E731
+    callbacks = lambda: [Grokfast("ema", alpha=0.8, lamb=1.0), OrthogonalGradient()]  # noqa: E731
     one, several = (trained(tmp_path, steps, callbacks(), **options()) for steps in (1, 4))
     assert_same(one, several)
     assert one[1].precision_plugin.state_dict() == several[1].precision_plugin.state_dict()
@@ -212,7 +212,7 @@ def test_steps_on_two_processes(tmp_path):
         def strategy():
             return {"devices": 2, "strategy": DDPStrategy(start_method="popen", process_group_backend="gloo")}
 
-        callbacks = lambda: [*monitors(), OrthogonalGradient(), Grokfast()]  # noqa: E731
+        callbacks = lambda: [*monitors(), Grokfast(), OrthogonalGradient()]  # noqa: E731
         assert_same(*(trained(tmp_path, steps, callbacks(), **strategy()) for steps in (1, 4)))
 
     run_on_processes(run, 2)

@@ -177,3 +177,15 @@ def test_projectors_train_and_are_saved_and_the_network_goes_without_them_and_wi
         enable_model_summary=False, enable_checkpointing=False, limit_val_batches=0,
     )  # fmt: skip
     trainer.fit(module, loader, loader)
+
+
+def test_a_copy_of_a_network_that_learns_begins_without_outputs():
+    network = nn.Sequential(nn.Linear(2, 3), nn.Tanh())
+    tap = FeatureTap(network, ["0"])
+    network(torch.zeros(1, 2))
+    twin, other = copy.deepcopy((network, tap))
+    # What belongs to a graph can't be copied.
+    assert tap.latest()["0"].requires_grad and not other.features
+    twin(torch.ones(1, 2))
+    assert torch.equal(other.latest()["0"], twin[0](torch.ones(1, 2)))
+    assert torch.equal(tap.latest()["0"], network[0](torch.zeros(1, 2)))

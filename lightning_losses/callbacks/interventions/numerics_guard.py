@@ -118,7 +118,9 @@ class NumericsGuard(DeclaredCallback):
         self._done = True
         flags = [flag for seen in self._seen for flag in seen.finite]
         if self.gradients and getattr(trainer.precision_plugin, "scaler", None) is None:
-            norms = torch._foreach_norm([_local(p.grad) for p in pl_module.parameters() if p.grad is not None])
+            gradients = [_local(p.grad) for p in pl_module.parameters() if p.grad is not None]
+            # In an epoch that only averages statistics there are none.
+            norms = torch._foreach_norm(gradients) if gradients else []
             flags += [torch.isfinite(norm) for norm in norms]
         if flags:
             self._judge(trainer, pl_module, flags)

@@ -7,8 +7,9 @@ import lightning as L
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_losses.callbacks.access import gradients_of, refuse_hidden_gradients
+from lightning_losses.callbacks.access import gradients_of, refuse_hidden_gradients, refuse_place_before
 from lightning_losses.callbacks.declared import DeclaredCallback
+from lightning_losses.callbacks.interventions.grokfast import Grokfast
 from lightning_losses.optim.orthogonal_gradient import Scope, orthogonalize_gradients_
 from lightning_losses.optim.selection import select_parameters
 
@@ -31,7 +32,8 @@ class OrthogonalGradient(DeclaredCallback):
         exclude: patterns of names to leave alone.
 
     Raises:
-        ValueError: an unknown scope; patterns that match nothing; FSDP1 or DeepSpeed, which hide the gradients.
+        ValueError: an unknown scope; patterns that match nothing; a place before `Grokfast`; FSDP1 or DeepSpeed, which
+            hide the gradients.
 
     Source:
         Prieto, Barsbey, Mediano, Birdal, 2025, "Grokking at the Edge of Numerical Stability", arXiv:2501.04697. The
@@ -54,6 +56,7 @@ class OrthogonalGradient(DeclaredCallback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the parameters, once they are on the training device."""
         refuse_hidden_gradients(self.name, trainer)
+        refuse_place_before(trainer, self, Grokfast, reason="which would add back what it removes")
         self._parameters = select_parameters(self.name, pl_module.named_parameters(), self.include, self.exclude)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:

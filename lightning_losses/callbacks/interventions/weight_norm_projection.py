@@ -7,7 +7,9 @@ import lightning as L
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_losses.callbacks.access import refuse_hidden_gradients
+from lightning_losses.callbacks.access import refuse_hidden_gradients, refuse_place_after
+from lightning_losses.callbacks.companions.class_centroids import ClassCentroids
+from lightning_losses.callbacks.companions.domain_weights import DomainWeights
 from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.numerics.settings import Positive
 from lightning_losses.optim.selection import select_parameters
@@ -32,7 +34,8 @@ class WeightNormProjection(DeclaredCallback):
         norm: the norm that is kept, once training has started.
 
     Raises:
-        ValueError: a scale or norm of 0 or less; patterns that match nothing; FSDP1 or DeepSpeed; all weights 0.
+        ValueError: a scale or norm of 0 or less; patterns that match nothing; a place after `ClassCentroids` or
+            `DomainWeights`; FSDP1 or DeepSpeed; all weights 0.
 
     Source:
         Liu, Michaud, Tegmark, 2022, "Omnigrok: Grokking Beyond Algorithmic Data", arXiv:2210.01117.
@@ -55,6 +58,8 @@ class WeightNormProjection(DeclaredCallback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Scale the initial weights, take their norm, and hook into every optimizer's step."""
         refuse_hidden_gradients(self.name, trainer)
+        reason = "which evaluates the weights before they are scaled"
+        refuse_place_after(trainer, self, ClassCentroids, DomainWeights, reason=reason)
         selected = select_parameters(self.name, pl_module.named_parameters(), self.include, self.exclude)
         parameters: list[nn.Parameter] = list(selected.values())
         # A resumed run has done this already; projecting again would change the last bits.

@@ -8,7 +8,8 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lightning_losses.callbacks.access import on_device, refuse_hidden_gradients, sum_over_processes
+from lightning_losses.callbacks.access import on_device, refuse_hidden_gradients, refuse_place_after, sum_over_processes
+from lightning_losses.callbacks.interventions.weight_aligning import WeightAligning
 from lightning_losses.callbacks.monitors.monitor import Monitor
 from lightning_losses.callbacks.monitors.probe import evaluating, inputs_and_target, with_target
 from lightning_losses.diagnostics.neural_collapse import Limit, neural_collapse
@@ -40,7 +41,8 @@ class NeuralCollapse(Monitor):
         folder: see `Monitor`.
 
     Raises:
-        ValueError: a head or layer that the module does not have, or a head that is not linear; numbers below 1.
+        ValueError: a head or layer that the module does not have, or a head that is not linear; numbers below
+            1; a place behind `WeightAligning`.
 
     Source:
         Papyan, Han, Donoho, 2020, arXiv:2008.08186. The layers' variability: He, Su, 2022, "A Law of Data Separation
@@ -65,6 +67,7 @@ class NeuralCollapse(Monitor):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check the names."""
         refuse_hidden_gradients(self.name, trainer)
+        refuse_place_after(trainer, self, WeightAligning)
         modules = dict(pl_module.named_modules())
         for layer in [self.head, *self.layers]:
             if layer not in modules:

@@ -203,3 +203,14 @@ def test_all_processes_leave_out_the_step_together(tmp_path):
         assert bool(torch.isfinite(tensor).all())
         if "running" not in name:  # each process has its own statistics
             assert torch.equal(tensor, other[name])
+
+
+def test_an_epoch_that_only_averages_statistics_has_no_gradients(tmp_path):
+    averaging = L.pytorch.callbacks.StochasticWeightAveraging(0.01, swa_epoch_start=1)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False, max_epochs=2,
+        enable_model_summary=False, callbacks=[NumericsGuard(gradients=True), averaging], default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(Student(), DataLoader(batches(2), batch_size=None))
+    # One more than asked for, in which the statistics are averaged.
+    assert trainer.current_epoch == 3

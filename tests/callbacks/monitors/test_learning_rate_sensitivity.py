@@ -95,7 +95,7 @@ def test_on_a_quadratic_the_losses_are_powers(tmp_path):
     [
         (list, {"gradient_clip_val": 0.1}),
         (list, {"accumulate_grad_batches": 2}),
-        (lambda: [OrthogonalGradient(), Grokfast()], {}),
+        (lambda: [Grokfast(), OrthogonalGradient()], {}),
     ],
     ids=["clipped", "accumulated", "changed gradients"],
 )
