@@ -37,6 +37,14 @@ from lightning_losses.metrics.subgroup_accuracy import (
     accuracy_curve,
     balanced_accuracy,
     subgroup_accuracy,
+from lightning_losses.metrics.prediction_sets import (
+    PredictionSetMetrics,
+    classwise_coverage,
+    interval_coverage,
+    interval_width,
+    set_coverage,
+    set_size,
+    size_stratified_violation,
 )
 
 __all__ = [
@@ -55,6 +63,7 @@ __all__ = [
     "MaximumCalibrationError",
     "NegativeLogLikelihood",
     "OverconfidenceError",
+    "PredictionSetMetrics",
     "RMSCalibrationError",
     "RiskCoverage",
     "SubgroupAccuracy",
@@ -69,7 +78,10 @@ __all__ = [
     "calibration_intervals",
     "calibration_summary",
     "classwise_calibration_error",
+    "classwise_coverage",
     "expected_calibration_error",
+    "interval_coverage",
+    "interval_width",
     "kernel_calibration_error",
     "maximum_calibration_error",
     "negative_log_likelihood",
@@ -77,4 +89,7 @@ __all__ = [
     "risk_coverage_curve",
     "rms_calibration_error",
     "subgroup_accuracy",
+    "set_coverage",
+    "set_size",
+    "size_stratified_violation",
 ]

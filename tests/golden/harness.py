@@ -135,7 +135,9 @@ def _relative_error(got: np.ndarray, want: np.ndarray) -> float:
     if want.size == 0:
         return 0.0
     same = (got == want) | (np.isnan(got) & np.isnan(want))
-    difference = np.abs(np.where(same, 0.0, got.astype(np.float64) - want.astype(np.float64))).max()
+    # Where both are inf, their difference is not a number.
+    apart = np.subtract(got, want, where=~same, out=np.zeros(want.shape), dtype=np.float64, casting="unsafe")
+    difference = np.abs(apart).max()
     scale = np.abs(want[np.isfinite(want)].astype(np.float64)).max(initial=0.0)
     return float(difference / scale) if scale > 0 else float(difference)
 
