@@ -31,12 +31,6 @@ from lightning_losses.metrics.named_calibration_errors import (
 )
 from lightning_losses.metrics.negative_log_likelihood import NegativeLogLikelihood, negative_log_likelihood
 from lightning_losses.metrics.overconfidence_error import OverconfidenceError, overconfidence_error
-from lightning_losses.metrics.subgroup_accuracy import (
-    AccuracyCurve,
-    SubgroupAccuracy,
-    accuracy_curve,
-    balanced_accuracy,
-    subgroup_accuracy,
 from lightning_losses.metrics.prediction_sets import (
     PredictionSetMetrics,
     classwise_coverage,
@@ -45,6 +39,13 @@ from lightning_losses.metrics.prediction_sets import (
     set_coverage,
     set_size,
     size_stratified_violation,
+)
+from lightning_losses.metrics.subgroup_accuracy import (
+    AccuracyCurve,
+    SubgroupAccuracy,
+    accuracy_curve,
+    balanced_accuracy,
+    subgroup_accuracy,
 )
 
 __all__ = [
@@ -88,8 +89,8 @@ __all__ = [
     "overconfidence_error",
     "risk_coverage_curve",
     "rms_calibration_error",
-    "subgroup_accuracy",
     "set_coverage",
     "set_size",
     "size_stratified_violation",
+    "subgroup_accuracy",
 ]
