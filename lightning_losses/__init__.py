@@ -109,6 +109,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import PreciseCrossEntropy as PreciseCrossEntropy
     from lightning_losses.losses import RankMixupMNDCG as RankMixupMNDCG
     from lightning_losses.losses import RankMixupMRL as RankMixupMRL
+    from lightning_losses.losses import ReflectiveLabelCorrector as ReflectiveLabelCorrector
     from lightning_losses.losses import ReverseKL as ReverseKL
     from lightning_losses.losses import SelfDistillGT as SelfDistillGT
     from lightning_losses.losses import SimilarityPreserving as SimilarityPreserving

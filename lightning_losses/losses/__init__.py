@@ -100,6 +100,9 @@ if TYPE_CHECKING:
     from lightning_losses.losses.multi_label.hybrid_multilabel import HybridMultilabel as HybridMultilabel
     from lightning_losses.losses.multi_label.multi_focal_modifier import MultiFocalModifier as MultiFocalModifier
     from lightning_losses.losses.multi_label.multi_grained_focal import MultiGrainedFocal as MultiGrainedFocal
+    from lightning_losses.losses.multi_label.reflective_label_corrector import (
+        ReflectiveLabelCorrector as ReflectiveLabelCorrector,
+    )
     from lightning_losses.losses.noisy_labels.agce import AGCE as AGCE
     from lightning_losses.losses.noisy_labels.aldr_kl import ALDRKL as ALDRKL
     from lightning_losses.losses.noisy_labels.aul import AUL as AUL

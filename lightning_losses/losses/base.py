@@ -114,6 +114,13 @@ class Loss(nn.Module, ABC):
         """The snake_case id: the name of the method's file, configuration, test and catalogue line."""
         return cls._identifier
 
+    def after_step(self, *arguments: Any, **tensors: Any) -> None:
+        """Renew what the loss knows of the training set, from the tensors that it took in a step.
+
+        `ObjectiveMixin` calls it once after each training step, with the batch of all processes, where a loss overrides
+        it. Evaluating a loss changes nothing.
+        """
+
     def denominator(self, **tensors: Tensor) -> Tensor:
         """The divisor of reduction "mean": the number of samples that are not ignored.
 

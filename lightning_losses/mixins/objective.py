@@ -4,13 +4,14 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from lightning_losses.balancing.base import Balancing
 from lightning_losses.environment.lightning_internals import attached_trainer, running_hook, takes_step
+from lightning_losses.losses.base import Loss
 from lightning_losses.losses.regularization.wdr_loss import layer_weights
 from lightning_losses.mixins.balanced_step import BalancedStep, BalancedSteps, TermRecord
 from lightning_losses.mixins.sample_states import SampleStates
@@ -114,6 +115,7 @@ class ObjectiveMixin(SampleStates):
         """After a step's objective was evaluated; mixins that remember the step do so here, and call `super()`."""
         if self.sample_memories():
             self.remember_samples({**self.training_clock(), **output})
+        self._renew_losses(output)
 
     @contextmanager
     def beside_the_batch(self) -> Iterator[None]:
@@ -128,11 +130,28 @@ class ObjectiveMixin(SampleStates):
         if self.objective.needs("weights") and "weights" not in tensors:
             layers = layer_weights(self, without=("objective", "peer_objective"))
             tensors = {**tensors, "weights": {name: whole_parameter(weight) for name, weight in layers.items()}}
-        if self.objective.needs("multi_hot") and "multi_hot" not in tensors and {"logits", "target"} <= tensors.keys():
-            classes = tensors["logits"].shape[-1]
-            tensors = {**tensors, "multi_hot": multi_hot_rows(tensors["target"], classes, *ignored_targets(self))}
-        tensors = {**self.training_clock(), **tensors}
+        tensors = {**self.training_clock(), **self._with_multi_hot(tensors)}
         return {**tensors, **self.recalled(tensors)}
+
+    def _with_multi_hot(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """The step's tensors, and the labels that its target stands for where the objective takes those."""
+        given = "multi_hot" in tensors or not {"logits", "target"} <= tensors.keys()
+        if given or not self.objective.needs("multi_hot"):
+            return tensors
+        classes = tensors["logits"].shape[-1]
+        return {**tensors, "multi_hot": multi_hot_rows(tensors["target"], classes, *ignored_targets(self))}
+
+    def _renew_losses(self, output: dict[str, Any]) -> None:
+        """After a training step, let losses learn from it that do so."""
+        terms = [term for term in getattr(self.objective, "terms", {}).values() if isinstance(term, Term)]
+        renewed = [(term, loss) for term in terms if _learns_from_steps(loss := term.loss)]
+        if not renewed or self.evaluates or not torch.is_grad_enabled():
+            return
+        tensors, group = {**self.training_clock(), **self._with_multi_hot(output)}, self.gathered_from()
+        for term, loss in renewed:
+            given = term.given(tensors)
+            given = given if group is False else {name: gather_batch(value, group) for name, value in given.items()}
+            loss.after_step(**given)
 
     def training_clock(self) -> dict[str, float]:
         """`step`, `epoch` and the fractions done, as far as the trainer knows them; outside of `fit` their end."""
@@ -215,6 +234,10 @@ class ObjectiveMixin(SampleStates):
     def log_objective(self, log_name: str | None, value: ObjectiveValue) -> None:
         """Log the epoch's means: of an objective's parts as ``<log_name>/<term>``, of the total as ``<log_name>``."""
         self.add_to_means(log_name, value.parts, value.weights, value.samples)
+
+
+def _learns_from_steps(loss: Any) -> TypeGuard[Loss]:
+    return isinstance(loss, Loss) and type(loss).after_step is not Loss.after_step
 
 
 def _known_weights(policy: Balancing, losses: Tensor) -> Tensor | None:

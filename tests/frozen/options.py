@@ -146,6 +146,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "TwoHot": {"min_value": -2.0, "max_value": 2.0},
     "MultiFocalModifier": counts(CLASSES),
     "MultiGrainedFocal": {"class_counts": counts(CLASSES)["class_counts"]},
+    "ReflectiveLabelCorrector": {"class_counts": counts(CLASSES)["class_counts"]},
     "BalancedSoftmax": {"class_counts": COUNTS},
     "ClassBalanced": {"class_counts": COUNTS},
     "CRD": {"embedding_dim": 3},

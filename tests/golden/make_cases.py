@@ -3,6 +3,9 @@
     git clone https://github.com/3mcloud/adafocal && git -C adafocal checkout f2c6ca0
     python -m tests.golden.make_cases adafocal adafocal/losses/adafocal.py
 
+    git clone https://github.com/wannature/COMIC && git -C COMIC checkout 1de14e5
+    python -m tests.golden.make_cases reflective_label_corrector COMIC/loss/ReflectiveLabelCorrectorLoss.py
+
     git clone https://github.com/zhaoshiji123/MTARD-extension && git -C MTARD-extension checkout 93506d6
     python -m tests.golden.make_cases mtard_balance MTARD-extension/resnet18_mtard_cifar10.py
 
@@ -17,6 +20,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import torch
@@ -69,6 +73,30 @@ def adafocal(source: Path) -> dict[str, Tensor]:
     }
 
 
+def reflective_label_corrector(source: Path) -> dict[str, Tensor]:
+    """Four batches, of epochs 0, 1, 1 and 2, on the CPU; before its first epoch the loss is 0."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(4, 6, 4, dtype=torch.float64, generator=generator)
+    multi_hot = (torch.rand(4, 6, 4, generator=generator) < 0.3).long()
+    class_counts, epochs = torch.tensor([40, 12, 5, 3]), torch.tensor([0, 1, 1, 2])
+    trace: dict[str, list[Tensor]] = {"loss": [], "grad_logits": [], "counts": []}
+    with tempfile.NamedTemporaryFile("w") as file, mock.patch.object(Tensor, "cuda", lambda tensor: tensor):
+        file.write(",".join(map(str, class_counts.tolist())))
+        file.flush()
+        kind = runpy.run_path(str(source))["ReflectiveLabelCorrectorLoss"]
+        loss = kind(batch_size=6, distribution_path=file.name)
+        for scores, labels, epoch in zip(logits, multi_hot, epochs.tolist(), strict=True):
+            leaf = scores.clone().requires_grad_()
+            value = loss(leaf, labels, epoch=epoch)
+            if isinstance(value, Tensor):
+                value.backward()
+            trace["loss"].append(torch.as_tensor(value, dtype=torch.float64).detach())
+            trace["grad_logits"].append(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
+            trace["counts"].append(loss.distribution.clone())
+    inputs = {"logits": logits, "multi_hot": multi_hot, "class_counts": class_counts, "epoch": epochs}
+    return inputs | {name: torch.stack(values) for name, values in trace.items()}
+
+
 def mtard_balance(source: Path) -> dict[str, Tensor]:
     """Six steps of the training loop on drawn logits in place of the networks' own."""
     generator = torch.Generator().manual_seed(0)
@@ -112,6 +140,7 @@ def _assigns(node: ast.stmt, names: tuple[str, ...]) -> bool:
 
 CASES: dict[str, tuple[Callable[[Path], dict[str, Tensor]], str]] = {
     "adafocal": (adafocal, "calibration_grokking/adafocal.npz"),
+    "reflective_label_corrector": (reflective_label_corrector, "sample_states/reflective_label_corrector.npz"),
     "mtard_balance": (mtard_balance, "distillation/mtard_trace.npz"),
 }
 

@@ -39,6 +39,7 @@ CONSTANT_PARTS = {
     "asymmetric": "its focusing weight is a constant, as the authors have it",
     "multi_focal_modifier": "likewise",
     "multi_grained_focal": "likewise",
+    "reflective_label_corrector": "its focusing weight, and the labels that it adds, are constants",
     "elr": "its targets are moved by the prediction, without gradient",
     "aldr_kl": "its temperature is made from the scores, without gradient",
     "adaptive_alpha_divergence": "its gradient is that of a surrogate with cut weights",

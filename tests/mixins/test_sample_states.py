@@ -3,9 +3,19 @@
 import lightning as L
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from lightning_losses import ALDRKL, ELR, SAF, CrossEntropy, Objective, ObjectiveMixin, Term
+from lightning_losses import (
+    ALDRKL,
+    ELR,
+    SAF,
+    CrossEntropy,
+    Objective,
+    ObjectiveMixin,
+    ReflectiveLabelCorrector,
+    Term,
+)
 from lightning_losses.mixins.sample_states import SampleState
 from lightning_losses.parallel.processes import gather_batch
 from tests.distributed.processes import in_group, run_on_processes
@@ -219,3 +229,37 @@ def seen_by_each():
 @pytest.mark.distributed
 def test_every_process_has_the_rows_of_all():
     run_on_processes(in_group, 2, seen_by_each)
+
+
+def corrector():
+    module = Robust(corrector=ReflectiveLabelCorrector([5, 4, 3], threshold=0.3, margin=0.0))
+    return module, module.objective.terms["corrector"].loss
+
+
+def counted_by_each():
+    """Labels are added in the batch of all processes, and all count them."""
+    (module, loss), (_, alone) = corrector(), corrector()
+    step = batch([0, 1, 2, 3, 4])
+    alone.after_step(module.network(step["inputs"]), F.one_hot(step["target"], 3), epoch=1)
+    share = slice(0, 2) if torch.distributed.get_rank() == 0 else slice(2, 5)
+    module.training_step({name: value[share] for name, value in step.items()} | {"epoch": 1}, 0)
+    assert alone.added.any() and torch.equal(loss.added, alone.added)
+
+
+@pytest.mark.distributed
+def test_every_process_counts_what_was_added_on_all():
+    run_on_processes(in_group, 2, counted_by_each)
+
+
+def test_a_loss_learns_of_a_training_step_alone(tmp_path):
+    module, loss = corrector()
+    step = batch([0, 1, 2]) | {"epoch": 1}
+    with torch.no_grad():
+        module.training_step(step, 0)
+    trainer(tmp_path).validate(module, torch.utils.data.DataLoader([step], batch_size=None), verbose=False)
+    assert not loss.added.any()
+    module.trainer = None
+    for visit in (1, 2):
+        output = module.training_step(step, 0)
+        missing = loss.corrected(output["logits"], F.one_hot(step["target"], 3), 1).added
+        assert missing.any() and torch.equal(loss.added, visit * missing)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_losses.losses import ALDRKL, ELR, SAF, CrossEntropy
+from lightning_losses.losses import ALDRKL, ELR, SAF, CrossEntropy, ReflectiveLabelCorrector
 from lightning_losses.losses.sample_memory import RememberingLoss
 from lightning_losses.mixins.co_teaching import forgotten_share, small_losses
 from tests.golden.adapter import Adapter, Params, gradients, leaf
@@ -81,6 +81,25 @@ def saf(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
     }
 
 
+def reflective_label_corrector(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        size = given.take("batch_size")
+        loss = ReflectiveLabelCorrector(
+            inputs["class_counts"].tolist(), threshold=given.take("tau"), start=given.take("compute_epoch"),
+            margin=given.take("margin"), gamma_pos=given.take("gamma_pos"), gamma_neg=given.take("gamma_neg"),
+            clip=given.take("clip"),
+        )  # fmt: skip
+    trace: dict[str, list[Tensor]] = {"loss": [], "grad_logits": [], "counts": []}
+    for scores, multi_hot, epoch in zip(inputs["logits"], inputs["multi_hot"], inputs["epoch"].tolist(), strict=True):
+        logits = leaf(scores)
+        value = size * loss(logits, multi_hot, epoch)
+        loss.after_step(logits, multi_hot, epoch)
+        trace["loss"].append(value)
+        trace["grad_logits"].append(gradients(value, x=logits)["grad_x"])
+        trace["counts"].append((loss.counts + loss.added).long())
+    return {name: torch.stack(values) for name, values in trace.items()}
+
+
 def co_teaching(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
     if "epoch" in inputs:
         with Params(params) as given:
@@ -105,4 +124,10 @@ def co_teaching(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, 
     return outputs
 
 
-ADAPTERS: dict[str, Adapter] = {"aldr_kl": aldr_kl, "co_teaching": co_teaching, "elr": elr, "saf": saf}
+ADAPTERS: dict[str, Adapter] = {
+    "aldr_kl": aldr_kl,
+    "co_teaching": co_teaching,
+    "elr": elr,
+    "reflective_label_corrector": reflective_label_corrector,
+    "saf": saf,
+}
