@@ -69,9 +69,10 @@ class BalancedStep:
         policy = self._policy
         who = policy.name if policy is not None else "gradient_conflict"
         if not module.automatic_optimization:
+            remedy = "leave the monitor out" if policy is None else "a learned policy, such as UncertaintyWeighting"
             raise ValueError(
                 f"{who}: automatic_optimization=False came, where it is unknown which backward passes make a step; use "
-                "automatic optimization, or a policy that is learned, such as UncertaintyWeighting."
+                f"automatic optimization, or {remedy}."
             )
         reads = policy.reads if policy is not None else "nothing"
         watches = policy is not None and policy.watches_gradients
@@ -99,8 +100,9 @@ class BalancedStep:
         """
         place = self._module.trainer.fit_loop.batch_idx
         if self._value is not None and self._place == place:
+            held = "that GradientConflict watches" if self._policy is None else "with a policy"
             raise ValueError(
-                f"{type(self._module).__name__}: an objective with a policy was evaluated twice in a batch, which "
+                f"{type(self._module).__name__}: an objective {held} was evaluated twice in a batch, which "
                 "would be two gradients of each term; evaluate it once, on all samples."
             )
         self._value, self._place = value, place

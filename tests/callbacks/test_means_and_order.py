@@ -1,5 +1,7 @@
 """What callbacks measure is of the samples that have a target; a place that would change what they see is refused."""
 
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 import torch
@@ -13,12 +15,18 @@ from lightning_losses.callbacks import (
     AdaFocalBins,
     CalibrationMonitor,
     ClassCentroids,
+    EmpiricalNTK,
+    GradientConflict,
     Grokfast,
     GrokkingMonitor,
     HessianSpectrum,
+    InformationPlane,
     LearningRateSensitivity,
+    LinearModeConnectivity,
+    MixupConfiguration,
     NeuralCollapse,
     NumericsGuard,
+    OpposingSignals,
     OrthogonalGradient,
     OutputLogits,
     PostHocCalibration,
@@ -29,6 +37,8 @@ from lightning_losses.callbacks.monitors.continual_evaluation import ContinualEv
 from lightning_losses.checkpoints import EpochSeed
 from lightning_losses.losses import AdaFocal
 from lightning_losses.modules import Classifier
+from lightning_losses.modules.ensemble_classifier import EnsembleClassifier
+from lightning_losses.teachers import TeacherEnsemble
 
 
 def batch(seed=0, rows=12, ignored=()):
@@ -214,3 +224,43 @@ def test_a_place_that_changes_what_a_callback_sees_is_refused(callbacks, sentenc
     with pytest.raises(ValueError, match=f"^{sentence}"):
         fit(callbacks, [batch()])
     fit(callbacks[::-1], [batch()])
+
+
+@pytest.mark.parametrize(
+    "monitor",
+    [
+        EmpiricalNTK(),
+        HessianSpectrum(),
+        InformationPlane(["layer"]),
+        LinearModeConnectivity(),
+        MixupConfiguration("head"),
+        NeuralCollapse("head"),
+        OpposingSignals(),
+    ],
+    ids=lambda monitor: monitor.name,
+)
+def test_tokens_are_refused_with_the_first_batch(monitor):
+    tokens = {"inputs": torch.zeros(2, 6), "target": torch.zeros(2, 6, dtype=torch.int64)}
+    with pytest.raises(ValueError) as raised:
+        monitor.on_train_batch_start(SimpleNamespace(global_step=0), nn.Linear(6, 3), tokens, 0)
+    assert str(raised.value) == (
+        f"{monitor.name}: a target of shape [2, 6] came; it measures samples of one class index each, so leave it out "
+        "of the training of a language model."
+    )
+
+
+def test_a_loss_of_tokens_may_be_given():
+    assert HessianSpectrum(loss=nn.MSELoss()).takes_tokens and LinearModeConnectivity(loss=nn.MSELoss()).takes_tokens
+
+
+def test_what_is_watched_where_no_step_is_known_is_refused_in_the_monitors_name():
+    ensemble = EnsembleClassifier(
+        network=TeacherEnsemble([nn.Linear(4, 3), nn.Linear(4, 3)]), objective=Objective({"ce": CrossEntropy()}),
+        num_classes=3,
+    )  # fmt: skip
+    with pytest.raises(ValueError) as raised:
+        fit([GradientConflict(every_n_steps=1)], [batch()], ensemble)
+    assert str(raised.value) == (
+        "EnsembleClassifier: an objective that GradientConflict watches was evaluated twice in a batch, which would be "
+        "two gradients of each term; evaluate it once, on all samples."
+    )

@@ -82,6 +82,11 @@ class AttentionLogits(ProbeMonitor):
     name = "attention_logits"
     samples = 64
 
+    @property
+    def takes_tokens(self) -> bool:
+        """Attention asks for no target."""
+        return True
+
     @torch.no_grad()
     def measure(
         self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor

@@ -59,6 +59,11 @@ class HessianSpectrum(ProbeMonitor):
     seed: int = 0
     spectrum: Spectrum | None = field(init=False, default=None)
 
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether a loss was given, which may take them."""
+        return self.loss is not None
+
     def measure(
         self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor
     ) -> dict[str, float]:

@@ -62,6 +62,11 @@ class LinearModeConnectivity(ProbeMonitor):
     earlier: dict[str, Tensor] | None = field(init=False, default=None)
     earlier_step: int = field(init=False, default=-1)
 
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether a loss was given, which may take them."""
+        return self.loss is not None
+
     @torch.no_grad()
     def measure(
         self, trainer: L.Trainer, pl_module: L.LightningModule, inputs: Tensor, target: Tensor

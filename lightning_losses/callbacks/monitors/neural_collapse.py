@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_losses.callbacks.access import on_device, refuse_hidden_gradients, refuse_place_after, sum_over_processes
 from lightning_losses.callbacks.interventions.weight_aligning import WeightAligning
 from lightning_losses.callbacks.monitors.monitor import Monitor
-from lightning_losses.callbacks.monitors.probe import evaluating, inputs_and_target, with_target
+from lightning_losses.callbacks.monitors.probe import evaluating, inputs_and_target, refuse_tokens, with_target
 from lightning_losses.diagnostics.neural_collapse import Limit, neural_collapse
 from lightning_losses.numerics.rows import class_indices
 from lightning_losses.numerics.settings import Count
@@ -74,6 +74,13 @@ class NeuralCollapse(Monitor):
                 raise ValueError(f"{self.name}: there is no module {layer!r}; there are {', '.join(modules)}.")
         if not isinstance(modules[self.head], nn.Linear):
             raise ValueError(f"{self.name}: {self.head!r} is a {type(modules[self.head]).__name__}; name the Linear.")
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Refuse data without classes of samples at their first batch, not after the epoch."""
+        if batch_idx == 0:
+            refuse_tokens(self.name, inputs_and_target(self.name, batch)[1])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure."""

@@ -50,6 +50,11 @@ class ProbeMonitor(Monitor):
         """The values to record, by name; empty while there is nothing to measure."""
         raise NotImplementedError
 
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether samples may have several targets each; not if each has a loss, or counts as one of its class."""
+        return False
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse strategies that hide parameters."""
         refuse_hidden_gradients(self.name, trainer)
@@ -60,7 +65,10 @@ class ProbeMonitor(Monitor):
         """Take the probe from the first batch; measure when due."""
         if self.probe is None:
             ignored = ignored_targets(pl_module, self.ignore_index)
-            probe = first_rows(*with_target(*inputs_and_target(self.name, batch), *ignored), self.samples)
+            given = inputs_and_target(self.name, batch)
+            if not self.takes_tokens:
+                refuse_tokens(self.name, given[1])
+            probe = first_rows(*with_target(*given, *ignored), self.samples)
             if len(probe[0]) == 0:
                 return
             self.probe = probe
@@ -113,6 +121,15 @@ class LayerMonitor(ProbeMonitor):
             for layer, output in outputs.items()
             for part, value in self.measure_layer(output.detach().flatten(1), target).items()
         }
+
+
+def refuse_tokens(who: str, target: Tensor) -> None:
+    """Raise ``ValueError`` for class indices of which a sample has several, as texts have of their tokens."""
+    if not target.is_floating_point() and target.ndim != 1:
+        raise ValueError(
+            f"{who}: a target of shape {list(target.shape)} came; it measures samples of one class index each, so "
+            "leave it out of the training of a language model."
+        )
 
 
 def with_target(inputs: Tensor, target: Tensor, *ignored: int) -> tuple[Tensor, Tensor]:
