@@ -244,7 +244,7 @@ def attacks(home: Path, run: Path) -> dict[str, Attack]:
             digest="new",
         )
     of_checkpoint("shards to unpickle", "holds Python objects that only unpickling", _shards(mark), digest=False)
-    settings = "identity.json, which tells with what settings the student was begun, can't be read .*last good state is"
+    settings = "identity.json, which holds the settings of the student, can't be read .*last good state is"
     for name, message, change in (
         ("no settings", settings, lambda last: _identity(last).unlink()),
         ("settings of garbage", settings, lambda last: _identity(last).write_text("{")),

@@ -182,7 +182,7 @@ REFUSED = {
     "a split of no files": (lambda: split_whole([], val_fraction=0.2, test_fraction=0.2), "without a sample"),
     "tokens with fractions": (lambda: pack_documents([t(1.5, 2.5)], 4), "an integer type"),
     "a stored class beyond": (lambda: restore_soft_label(t([5]), t([0.5]), 3), "give 0 to 2"),
-    "a stored class twice": (lambda: restore_soft_label(t([0, 0]), t([0.5, 0.2]), 3), "each once a row"),
+    "a stored class twice": (lambda: restore_soft_label(t([0, 0]), t([0.5, 0.2]), 3), "each at most once per row"),
     "more than all": (lambda: restore_soft_label(t([0, 1]), t([0.8, 0.8]), 3), "give probabilities"),
     "less than nothing": (lambda: restore_soft_label(t([0, 1]), t([-0.1, 0.8]), 3), "give probabilities"),
     "a stored NaN": (lambda: restore_soft_label(t([0]), t([NAN]), 3), "give probabilities"),

@@ -90,13 +90,13 @@ MESSAGES = {
     ),
     "a teacher that does not tell its layers": (
         lambda: tapped(student="0"),
-        "Student: teacher_layer: Sequential does not tell its stages (feature_info); name the layers to tap, of 0, 1, "
-        "2, 3, 4, 5.",
+        "Student: teacher_layer: Sequential has no feature_info that lists its stages; name the layers to tap, from "
+        "0, 1, 2, 3, 4, 5.",
     ),
     "a student that does not tell its layers": (
         lambda: tapped(teacher="0"),
-        "Student.tap: student: Sequential does not tell its stages (feature_info); name the layers to tap, of 0, 1, 2, "
-        "3, 4, 5.",
+        "Student.tap: student: Sequential has no feature_info that lists its stages; name the layers to tap, from 0, "
+        "1, 2, 3, 4, 5.",
     ),
     "a term of a teacher without one": (
         lambda: Objective({"kd": KD()})(logits=LOGITS, target=TARGET),
@@ -162,8 +162,8 @@ MESSAGES = {
     ),
     "a mixin behind the module": (
         mixin_behind,
-        "Student: LightningModule stands before DistillationMixin in its bases, and would hide what that overrides; "
-        "write class Student(DistillationMixin, LightningModule).",
+        "Student: LightningModule comes before DistillationMixin in its bases, and would hide its overrides; write "
+        "class Student(DistillationMixin, LightningModule).",
     ),
 }
 

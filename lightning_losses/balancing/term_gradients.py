@@ -33,7 +33,7 @@ class TermGradients:
         for name, parameter in parameters.items():
             if is_distributed_tensor(parameter):
                 raise ValueError(
-                    f"{who}: FSDP2 shards {name}, so that the terms' gradients can't be seen apart; use DDP, or a "
+                    f"{who}: FSDP2 shards {name}, so that the terms' gradients can't be separated; use DDP, or a "
                     "policy that uses loss values."
                 )
         self.parameters = list(parameters.values())

@@ -164,8 +164,8 @@ class CorrectnessAwareCalibrator(Calibrator):
             )
         if self.fitted and self.hidden_weight.shape[-1] != len(self.views) * min(self.top, logits.shape[-1]):
             raise ValueError(
-                f"CorrectnessAwareCalibrator: logits of {logits.shape[-1]} classes came, others than at the fit; fit "
-                "one calibrator for each set of classes."
+                f"CorrectnessAwareCalibrator: logits of {logits.shape[-1]} classes came, and the fit had another "
+                "number; fit one calibrator for each set of classes."
             )
 
     def _features(self, logits: Float[Tensor, "*rows one_and_views classes"]) -> Float[Tensor, "*rows features"]:

@@ -65,7 +65,7 @@ def refuse_place_after(
     for other in _beside(trainer, callback)[0]:
         if isinstance(other, others):
             raise ValueError(
-                f"{type(callback).__name__}: it stands after {type(other).__name__} in the trainer's callbacks, "
+                f"{type(callback).__name__}: it comes after {type(other).__name__} in the trainer's callbacks, "
                 f"{reason}; put it before."
             )
 
@@ -74,13 +74,13 @@ def refuse_place_before(
     trainer: L.Trainer,
     callback: Callback,
     *others: type[Callback],
-    reason: str = "and would note random numbers that the step doesn't draw",
+    reason: str = "and would record random numbers that the step doesn't draw",
 ) -> None:
-    """Raise ``ValueError`` if a callback comes before one of these kinds; the reason is that of the reseeding ones."""
+    """Raise ``ValueError`` if a callback comes before one of these kinds; the default reason is for reseeding."""
     for other in _beside(trainer, callback)[1]:
         if isinstance(other, others):
             raise ValueError(
-                f"{type(callback).__name__}: it stands before {type(other).__name__} in the trainer's callbacks, "
+                f"{type(callback).__name__}: it comes before {type(other).__name__} in the trainer's callbacks, "
                 f"{reason}; put it after."
             )
 

@@ -173,9 +173,9 @@ class Interruption:
 
     def _answer(self, trainer: L.Trainer) -> str:
         if self._why_not is not None:
-            return f"last_checkpoint: {self._why_not}, so this run will go on from its last whole epoch."
-        later = "" if trainer.world_size == 1 else f", {_SAME_SIGNAL_SECONDS:.0f} seconds later or more"
-        return f"Interrupted: a checkpoint is written after this step (once more{later}: end at once)."
+            return f"last_checkpoint: {self._why_not}, so this run will continue from its last complete epoch."
+        later = "" if trainer.world_size == 1 else f" after {_SAME_SIGNAL_SECONDS:.0f} seconds"
+        return f"Interrupted: a checkpoint is written after this step (interrupt again{later} to end at once)."
 
 
 @contextmanager

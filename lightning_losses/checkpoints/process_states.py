@@ -42,8 +42,8 @@ def take_process_states(checkpoint: dict[str, Any], trainer: L.Trainer) -> dict[
         return {}
     if len(states) != trainer.world_size:
         rank_zero_warn(
-            f"last_checkpoint: {len(states)} processes wrote this checkpoint within an epoch, {trainer.world_size} go "
-            "on: the rest of the epoch is random and logged anew."
+            f"last_checkpoint: {len(states)} processes wrote this checkpoint within an epoch, and {trainer.world_size} "
+            "continue: the rest of the epoch draws other random numbers and is logged anew."
         )
         return {}
     own = states[trainer.global_rank]

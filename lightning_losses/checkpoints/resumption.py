@@ -115,7 +115,7 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ValueError(
-            f"resume: {kept}, which tells with what settings the {folder.name} was begun, can't be read ({why}). Put "
+            f"resume: {kept}, which holds the settings of the {folder.name}, can't be read ({why}). Put "
             f"it back from a copy; the last good state is {folder / 'last.ckpt'}."
         ) from None
     now = json.loads(json.dumps(identity))
@@ -125,7 +125,8 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
     if differing and differing == changed:
         raise ValueError(
             f"resume: the {folder.name} in {folder} was begun by another version of {_versions(changed, before, now)}, "
-            "and would end as neither makes it; go on with the version that began it, or start a new run."
+            "and its result would be that of neither version; continue with the version that began it, or start a new "
+            "run."
         )
     if differing := [name for name in differing if name not in changed]:
         raise ValueError(

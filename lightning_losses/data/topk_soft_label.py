@@ -65,11 +65,11 @@ def _check_values(index: Tensor, value: Tensor, total: Tensor, num_classes: int,
     if int(index.min()) < 0 or int(index.max()) >= num_classes or bool((index.sort().values.diff() == 0).any()):
         raise ValueError(
             f"topk_soft_label: classes from {int(index.min())} to {int(index.max())} came for {num_classes} classes; "
-            f"give 0 to {num_classes - 1}, each once a row."
+            f"give 0 to {num_classes - 1}, each at most once per row."
         )
     # NaN compares as False.
     if not bool((value >= 0).all() & (total <= 1.01).all() & ((total > 0) | (kind == "spread")).all()):
         raise ValueError(
             f"topk_soft_label: values from {float(value.min()):g} to {float(value.max()):g} with sums of up to "
-            f"{float(total.max()):g} came; give probabilities, of sum above 0 where they are renormalised."
+            f"{float(total.max()):g} came; give probabilities, with a sum above 0 if they are renormalised."
         )

@@ -92,9 +92,9 @@ def find_cause(module: nn.Module, batch: Any, batch_idx: int = 0, *, gradients: 
     word = "nan" if bool(loss.isnan().any()) else "infinite"
     parts = [f"term '{found.term}' is not finite" if found.term else f"the loss is {word}"]
     if found.tensor:
-        parts.append(f"of what it takes, '{found.tensor}' is not")
+        parts.append(f"its input '{found.tensor}' is not finite")
     if layer:
-        parts.append(f"the first layer that is not is '{layer}'")
+        parts.append(f"the first layer that is not finite is '{layer}'")
     if not found.tensor and not layer:
         parts.append("and every tensor and layer before it is finite")
     return Cause(", ".join(parts), found.term, found.tensor, layer)

@@ -67,8 +67,8 @@ class DistillationMixin(TappedFeatures):
     def teacher(self, value: nn.Module | None) -> None:
         if value is not None and not isinstance(value, nn.Module):
             raise ValueError(
-                f"teacher: a {type(value).__name__} came; give a module, such as timm_teacher, checkpoint_teacher and "
-                "CachedLogits of lightning_losses.teachers make."
+                f"teacher: a {type(value).__name__} came; give a module, for example from timm_teacher, "
+                "checkpoint_teacher or CachedLogits in lightning_losses.teachers."
             )
         self.__dict__["_teacher"] = None if value is None else HeldTeacher(value)
         self._part_from_teacher()

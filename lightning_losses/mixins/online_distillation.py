@@ -71,7 +71,7 @@ class OnlineDistillationMixin(ObjectiveMixin):
         if taken := sorted(name for name in students if self.peer_objective.needs(name)):
             raise ValueError(
                 f"{type(self).__name__}: peer_objective takes {', '.join(map(repr, taken))}, and there is only the "
-                "student's; give it an objective of what every network has."
+                "student's; give it an objective of tensors that every network has."
             )
         return offered
 

@@ -48,7 +48,7 @@ class TrainingMeans(_Base):
         if module is not None and order.index(module) < order.index(TrainingMeans):
             late = next(kind for kind in order[order.index(module) :] if issubclass(kind, TrainingMeans))
             raise ValueError(
-                f"{cls.__name__}: LightningModule stands before {late.__name__} in its bases, and would hide what that "
+                f"{cls.__name__}: LightningModule comes before {late.__name__} in its bases, and would hide its "
                 f"overrides; write class {cls.__name__}({late.__name__}, LightningModule)."
             )
 

@@ -103,7 +103,7 @@ class Classifier(SelfDistillationMixin, L.LightningModule):
             if objective.lazy:
                 if example_inputs is None:
                     raise ValueError(
-                        f"{type(self).__name__}: the objective takes its shapes from the features it sees; give "
+                        f"{type(self).__name__}: the objective takes its shapes from the features; give "
                         "example_inputs=, a batch of inputs, or the loss its feature_dim."
                     )
                 self.materialize_objective(network, example_inputs)

@@ -140,6 +140,6 @@ def logits_of(who: str, output: Any) -> Tensor:
     else:
         came = f"a {type(output).__name__}"
     raise ValueError(
-        f"{who} returned {came}, in which there are no logits; return a tensor, a tuple that begins with it, or a "
+        f"{who} returned {came}, which holds no logits; return a tensor, a tuple that begins with it, or a "
         'mapping or object with "logits" (or "out").'
     )

@@ -75,7 +75,7 @@ def check_what_follows_head(owner: str, network: nn.Module, head: nn.Module) -> 
     except (TypeError, RuntimeError) as error:
         raise ValueError(
             f"{owner}: {type(network).__name__} can't be run on two tokens, to see what follows its head ({error}); "
-            "take hidden states from self.hidden_states(inputs), or set self.language_head to say that nothing does."
+            "take hidden states from self.hidden_states(inputs), or set self.language_head if nothing does."
         ) from error
 
 
@@ -99,8 +99,8 @@ def check_documents_apart(owner: str, network: nn.Module, head: nn.Module) -> No
     near = _rounding(packed.dtype) * float(packed.abs().max())
     if not torch.allclose(packed, torch.cat(alone, dim=1), rtol=0.0, atol=near):
         raise ValueError(
-            f"{owner}: {type(network).__name__} lets documents in a row see each other, whose position ids begin anew; "
-            "give each a row of its own (packed=False), or use an attention that keeps them apart."
+            f"{owner}: {type(network).__name__} lets documents in a row see each other, though their position ids "
+            "begin anew; give each a row of its own (packed=False), or use an attention that keeps them apart."
         )
     passed.parts_documents = True
 
@@ -123,7 +123,7 @@ class _PassedBy:
         if not hidden.is_floating_point():
             raise ValueError(
                 "the network embeds its tokens by the layer that is its head; let its forward take return_hidden=True "
-                "and return what the head is fed."
+                "and return the head's input."
             )
         self.hidden = hidden
         # One column, which broadcasts with a bias of the whole vocabulary, large enough to reveal a softcap.
@@ -160,6 +160,6 @@ def _check_what_follows(owner: str, network: nn.Module, expected: Tensor, logits
     fits = logits.shape[:-1] == expected.shape[:-1]
     if not fits or not torch.allclose(logits, expected.expand_as(logits).to(logits.dtype), rtol=near, atol=near):
         raise ValueError(
-            f"{who} changes its head's logits in another way than its configuration tells (a scale of "
+            f"{who} changes its head's logits in a way that its configuration doesn't describe (a scale of "
             f"{logit_scale(network):g} and a softcap of {logit_softcap(network)}), and {remedy}"
         )

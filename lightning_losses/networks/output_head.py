@@ -139,7 +139,8 @@ def check_hidden_states_reach(owner: str, network: Any, head: nn.Module) -> None
     if beside := _beside(whole, head, backbone):
         raise ValueError(
             f"{owner}: {type(whole).__name__} has {', '.join(beside)} beside its head, which may change the hidden "
-            "states on the way; pass what the head itself takes, and set self.language_head to the head to say so."
+            "states on the way; pass what the head itself takes, and declare that by setting self.language_head to "
+            "the head."
         )
 
 

@@ -32,7 +32,7 @@ def check_compares_one_on(owner: str, network: nn.Module) -> None:
     whole = unwrapped(network)
     if whole in _ONE_ON or not (names(whole, "labels") and names(whole, "input_ids")):
         return
-    remedy = "give the batch as 'inputs' and 'target', where target[:, t] is what the logits at t are to predict."
+    remedy = "give the batch as 'inputs' and 'target', where target[:, t] is the token that the logits at t predict."
     try:
         # A loss with next labels never uses the first label.
         # Keep PEFT's wrapper: under FSDP2 the outermost module gathers the parameters.
@@ -46,8 +46,8 @@ def check_compares_one_on(owner: str, network: nn.Module) -> None:
         ) from error
     if not math.isnan(first) and first != nothing:
         raise ValueError(
-            f"{owner}: {type(whole).__name__} compares its logits with labels in place, where other causal networks "
-            f"take the label one place on; {remedy}"
+            f"{owner}: {type(whole).__name__} compares its logits with labels in place, while other causal networks "
+            f"use the next position's label; {remedy}"
         )
     _ONE_ON.add(whole)
 

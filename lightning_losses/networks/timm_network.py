@@ -61,7 +61,7 @@ def create_network(caller: str, name: str, num_classes: int, **options: Any) -> 
         )
     if other := sorted(option for option in options if option.startswith("pretrained_cfg")):
         raise ValueError(
-            f"{caller}: {other[0]} came, by which timm may unpickle a file; give the weights by checkpoint_path."
+            f"{caller}: {other[0]} came, with which timm may unpickle a file; give the weights as checkpoint_path."
         )
     # Read here, because some versions of timm would unpickle it.
     checkpoint = options.pop("checkpoint_path", None)

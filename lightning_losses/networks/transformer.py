@@ -82,8 +82,7 @@ class Transformer(nn.Module):
         """The logits of each next token, or the hidden states before the head."""
         if tokens.shape[-1] > self.context_length:
             raise ValueError(
-                f"transformer: {tokens.shape[-1]} tokens came; the context has {self.context_length}, give at most so "
-                "many."
+                f"transformer: {tokens.shape[-1]} tokens came; give at most {self.context_length}, the context_length."
             )
         positions, mask = torch.arange(tokens.shape[-1], device=tokens.device), None
         if documents is not None:

@@ -35,7 +35,9 @@ class TwoLayerReLU(nn.Module):
         check_number("two_layer_relu", "hidden", hidden, least=2)
         check_number("two_layer_relu", "init_scale", init_scale, above=0)
         if hidden % 2:
-            raise ValueError(f"two_layer_relu: hidden={hidden} came; give an even number, for as many signs of each.")
+            raise ValueError(
+                f"two_layer_relu: hidden={hidden} came; give an even number, for equally many signs of each kind."
+            )
         self.weight = nn.Parameter(torch.randn(hidden, num_features) * init_scale)
         self.register_buffer("signs", torch.tensor([1.0, -1.0]).repeat(hidden // 2) / hidden**0.5)
 

@@ -70,7 +70,7 @@ def _remedy(weights: Mapping[str, Tensor], own: Iterable[str]) -> str:
     ends = [name.removesuffix(names[0]) for name in weights if names and name.endswith(f".{names[0]}")]
     fitting = [prefix for prefix in ends if all(prefix + name in weights for name in names)]
     if fitting:
-        return f"its names are there under {' and '.join(fitting)}: give prefix={fitting[0]!r}"
+        return f"its names are under {' and '.join(fitting)}: give prefix={fitting[0]!r}"
     first = dict.fromkeys(f"{name.partition('.')[0]}." for name in weights if "." in name)
     found = f", whose prefixes are {', '.join(first)}" if first else ""
     return f"build the network as it was trained, or give the prefix of its weights in the file{found}"

@@ -50,7 +50,7 @@ def seed_intervals(
     if not panels or not 1 <= len(stages) <= len(_MARKERS) or any(len(lines) > len(stages) for lines in lines_of_all):
         raise ValueError(
             f"seed_intervals: {len(panels)} panels and {len(stages)} stages came; give some, and up to "
-            f"{len(_MARKERS)} stages, of which each run has all or the first ones."
+            f"{len(_MARKERS)} stages, with all or the first ones for each run."
         )
     runs = list(next(iter(panels.values())))
     with paper_style():

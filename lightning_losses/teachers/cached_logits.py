@@ -88,7 +88,7 @@ class CachedLogits(nn.Module):
         with safe_open(path, framework="pt") as file:
             checksum = (file.metadata() or {}).get("sha256")
         if checksum != _digest(weights["logits"]):
-            raise ValueError(f"CachedLogits: {path} is not what was written; make the cache anew.")
+            raise ValueError(f"CachedLogits: {path} was changed since it was written; make the cache anew.")
         return cls(weights["logits"])
 
 

@@ -61,7 +61,7 @@ class FeatureTap:
             ValueError: a layer that has not run since the tap was opened.
         """
         if missing := [layer for layer in self._modules if layer not in self.features]:
-            raise ValueError(f"{self.who}: {missing} put out nothing since the tap was opened; call the network first.")
+            raise ValueError(f"{self.who}: {missing} had no output since the tap was opened; call the network first.")
         return {layer: self.features[layer] for layer in self._modules}
 
     @contextmanager
@@ -147,7 +147,7 @@ def stages(network: nn.Module, least: int = 1, who: str = "stages") -> list[str]
     info = getattr(network, "feature_info", None) or []
     if len(info) < least:
         raise ValueError(
-            f"{who}: {type(network).__name__} does not tell its stages (feature_info); name the layers to tap, of "
+            f"{who}: {type(network).__name__} has no feature_info that lists its stages; name the layers to tap, from "
             f"{', '.join(name for name, _ in network.named_modules() if name)}."
         )
     return [str(stage["module"]) for stage in info]

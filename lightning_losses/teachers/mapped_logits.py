@@ -32,11 +32,13 @@ def load_cached_teacher(path: str | Path, *, verify: bool = True) -> "MappedLogi
     if not (path / MANIFEST).is_file():
         there = ", ".join(sorted(file.name for file in path.iterdir())) if path.is_dir() else "no such folder"
         raise ValueError(
-            f"load_cached_teacher: {path} holds no whole cache: there is {there or 'nothing'}, and no {MANIFEST}; make "
-            "it by cache_teacher, which returns its folder."
+            f"load_cached_teacher: {path} holds no complete cache: there is {there or 'nothing'}, and no {MANIFEST}; "
+            "make it with cache_teacher, which returns its folder."
         )
     if (damaged := damaged_file(path, verify=verify)) is not None:
-        raise ValueError(f"load_cached_teacher: {damaged} is not what was written; cache_teacher makes the cache anew.")
+        raise ValueError(
+            f"load_cached_teacher: {damaged} was changed since it was written; cache_teacher makes the cache anew."
+        )
     manifest = json.loads((path / MANIFEST).read_text())
     # Copy on write: torch requires writable arrays, and the file must not change.
     arrays = {Path(name).stem: np.load(path / name, mmap_mode="c", allow_pickle=False) for name in manifest["files"]}

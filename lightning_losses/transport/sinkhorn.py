@@ -129,8 +129,8 @@ def sharp_cost(transport: Transport) -> Float[Tensor, "*batch"]:
     """
     if transport.gradient == "envelope":
         raise ValueError(
-            "sharp_cost: a transport with gradient='envelope' came, which holds for kl_cost and "
-            "entropic_cost alone; give gradient='implicit' or 'unrolled'."
+            "sharp_cost: a transport with gradient='envelope' came, which is valid only for kl_cost and "
+            "entropic_cost; give gradient='implicit' or 'unrolled'."
         )
     return (transport.plan * transport.cost).sum(dim=(-2, -1))
 

@@ -199,23 +199,23 @@ def test_what_keeps_no_sample_is_not_measured():
 @pytest.mark.parametrize(
     ("callbacks", "sentence"),
     [
-        ([Grokfast(), NumericsGuard()], "NumericsGuard: it stands after Grokfast .* put it before"),
-        ([OrthogonalGradient(), NumericsGuard()], "NumericsGuard: it stands after OrthogonalGradient"),
-        ([NumericsGuard(), EpochSeed()], "NumericsGuard: it stands before EpochSeed .* put it after"),
-        ([LearningRateSensitivity(), EpochSeed()], "LearningRateSensitivity: it stands before EpochSeed"),
+        ([Grokfast(), NumericsGuard()], "NumericsGuard: it comes after Grokfast .* put it before"),
+        ([OrthogonalGradient(), NumericsGuard()], "NumericsGuard: it comes after OrthogonalGradient"),
+        ([NumericsGuard(), EpochSeed()], "NumericsGuard: it comes before EpochSeed .* put it after"),
+        ([LearningRateSensitivity(), EpochSeed()], "LearningRateSensitivity: it comes before EpochSeed"),
         (
             [WeightAligning("network.2", 1), NeuralCollapse("network.2")],
-            "NeuralCollapse: it stands after WeightAligning in the trainer's callbacks, which changes what it "
+            "NeuralCollapse: it comes after WeightAligning in the trainer's callbacks, which changes what it "
             "measures; put it before.$",
         ),
         (
             [OrthogonalGradient(), Grokfast()],
-            "OrthogonalGradient: it stands before Grokfast in the trainer's callbacks, "
+            "OrthogonalGradient: it comes before Grokfast in the trainer's callbacks, "
             "which would add back what it removes; put it after.$",
         ),
         (
             [ClassCentroids(), WeightNormProjection()],
-            "WeightNormProjection: it stands after ClassCentroids in the "
+            "WeightNormProjection: it comes after ClassCentroids in the "
             "trainer's callbacks, which evaluates the weights before they are scaled; put it before.$",
         ),
     ],

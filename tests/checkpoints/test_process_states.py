@@ -30,7 +30,7 @@ def test_a_process_takes_its_own_states_back():
 
 def test_another_number_of_processes_is_told_and_keeps_what_all_have():
     checkpoint = {**begun_epoch(torch.zeros(2)), "process_states": [{}, {}]}
-    with pytest.warns(UserWarning, match="2 processes wrote this checkpoint within an epoch, 1 go on"):
+    with pytest.warns(UserWarning, match="2 processes wrote this checkpoint within an epoch, and 1 continue"):
         assert take_process_states(checkpoint, SimpleNamespace(world_size=1, global_rank=0)) == {}
     assert checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{"batches": 2}]
 

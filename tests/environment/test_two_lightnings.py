@@ -61,7 +61,7 @@ def test_a_mixin_trains_accumulates_and_logs(tmp_path):
 
 
 def test_a_mixin_behind_its_module_is_refused_too():
-    with pytest.raises(ValueError, match="^Late: LightningModule stands before DistillationMixin"):
+    with pytest.raises(ValueError, match="^Late: LightningModule comes before DistillationMixin"):
 
         class Late(pl.LightningModule, DistillationMixin):
             pass

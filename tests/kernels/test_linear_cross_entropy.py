@@ -578,7 +578,7 @@ def test_scores_in_the_gradient_s_memory_become_the_gradient(dtype):
         ({"filter_eps": -1.0}, "filter_eps"),
         ({"filter_eps": 1e-3, "impl": "chunked"}, "use 'recompute'"),
         ({"filter_eps": 1e-3, "impl": "reference"}, "use 'recompute'"),
-        ({"chunk": (2, 2), "impl": "chunked"}, "cuts tokens alone"),
+        ({"chunk": (2, 2), "impl": "chunked"}, "takes chunks of tokens only"),
         ({"chunk": 0}, "chunk=0"),
         ({"temperature": 0.0}, "temperature=0.0"),
         ({"row_function": focal, "label_smoothing": 0.1}, "came with row_function"),

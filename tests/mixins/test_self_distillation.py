@@ -88,7 +88,7 @@ def test_tapped_features_reach_the_objective_with_their_gradient():
 
 
 def test_network_that_does_not_tell_its_stages_is_refused():
-    with pytest.raises(ValueError, match="Linear does not tell its stages"):
+    with pytest.raises(ValueError, match="Linear has no feature_info that lists its stages"):
         Classifier(nn.Linear(4, 3), Objective({"smooth": smooth_features}), num_classes=3)
 
 

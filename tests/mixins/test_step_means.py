@@ -317,13 +317,13 @@ def test_fsdp2_refuses_what_it_can_not_keep_apart(tmp_path):
 
 def test_a_mixin_behind_the_lightning_module_is_refused_where_the_class_is_written():
     with pytest.raises(
-        ValueError, match=r"^Late: LightningModule stands before ObjectiveMixin .* Late\(ObjectiveMixin, L"
+        ValueError, match=r"^Late: LightningModule comes before ObjectiveMixin .* Late\(ObjectiveMixin, L"
     ):
 
         class Late(L.LightningModule, ObjectiveMixin):
             pass
 
-    with pytest.raises(ValueError, match="^Later: LightningModule stands before DistillationMixin"):
+    with pytest.raises(ValueError, match="^Later: LightningModule comes before DistillationMixin"):
 
         class Later(LanguageHeadMixin, L.LightningModule, DistillationMixin):
             pass

@@ -68,8 +68,8 @@ def test_several_layers_are_mappings_in_order():
             r"Student.tap: student: \['layer3'\] came.*its layers are 0, 1, 2, 3, 4",
         ),
         ({"student": "0", "teacher": "layer3"}, r"Student: teacher_layer: \['layer3'\] came.*its layers are 0, 1, 2"),
-        ({"student": "0"}, r"Student: teacher_layer: Sequential does not tell its stages.*of 0, 1, 2, 3, 4, 5\.$"),
-        ({"teacher": "0"}, r"Student.tap: student: Sequential does not tell its stages"),
+        ({"student": "0"}, r"Student: teacher_layer: Sequential has no feature_info.*from 0, 1, 2, 3, 4, 5\.$"),
+        ({"teacher": "0"}, r"Student.tap: student: Sequential has no feature_info that lists its stages"),
     ],
 )
 def test_layers_that_are_not_there_are_named_with_those_that_are(tapped, said):

@@ -186,7 +186,7 @@ ONE_ON = {
 }
 
 
-APART = "give the batch as 'inputs' and 'target', where target[:, t] is what the logits at t are to predict."
+APART = "give the batch as 'inputs' and 'target', where target[:, t] is the token that the logits at t predict."
 
 
 @pytest.mark.parametrize("name", [*IN_PLACE, *ONE_ON])
@@ -204,8 +204,8 @@ def test_labels_are_shifted_where_a_networks_own_loss_shifts_them(name):
     with pytest.raises(ValueError) as raised:
         model(network).training_step(padded(), 0)
     assert str(raised.value) == (
-        f"LanguageModel: {name} compares its logits with labels in place, where other causal networks take the "
-        f"label one place on; {APART}"
+        f"LanguageModel: {name} compares its logits with labels in place, while other causal networks use the next "
+        f"position's label; {APART}"
     )
     batch = padded()
     target = batch.pop("labels")
@@ -301,10 +301,10 @@ def learned(network):
     [
         (
             lambda network: lambda logits: 2.0 * logits,
-            "changes its head's logits in another way than its configuration",
+            "changes its head's logits in a way that its configuration",
         ),
-        (lambda network: lambda logits: 20.0 * torch.tanh(logits / 20.0), "changes its head's logits in another way"),
-        (lambda network: lambda logits: logits + torch.eye(VOCABULARY)[3], "changes its head's logits in another way"),
+        (lambda network: lambda logits: 20.0 * torch.tanh(logits / 20.0), "changes its head's logits in a way that"),
+        (lambda network: lambda logits: logits + torch.eye(VOCABULARY)[3], "changes its head's logits in a way that"),
         (learned, "has parameters behind its head"),
     ],
     ids=["scale", "softcap", "bias", "learned scale"],

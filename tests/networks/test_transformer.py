@@ -42,7 +42,7 @@ def test_what_does_not_fit_is_refused():
         Transformer(11, 8, width=12, heads=5)
     with pytest.raises(ValueError, match="transformer: depth=0"):
         Transformer(11, 8, depth=0)
-    with pytest.raises(ValueError, match="9 tokens came; the context has 8"):
+    with pytest.raises(ValueError, match="9 tokens came; give at most 8"):
         Transformer(11, 8, width=12)(torch.zeros(1, 9, dtype=torch.long))
 
 

@@ -137,8 +137,8 @@ def test_a_number_of_steps_that_skips_a_look_is_refused(perpgrad):
 
 REFUSED = [
     ("runs", None, "runs: there are none; give at least one, as conf/experiment/grok_perpgrad.yaml does."),
-    ("runs.perpgrad", None, "runs.perpgrad: give it a label, and under `set` what it has otherwise, or "
-     "~runs.perpgrad."),
+    ("runs.perpgrad", None, "runs.perpgrad: give it a label, and its changed values under `set`, or "
+     "leave it out by ~runs.perpgrad."),
     ("runs.perpgrad.set", {"optimiser.lr": 1}, "runs.perpgrad.set.optimiser.lr: the configuration has no "
      "optimiser; give a key as on the command line, such as optimizer.lr."),
     ("runs.perpgrad.set", {"optimizer.lr": -1}, "runs.perpgrad.set: optimizer.lr=-1: give a number at least 0."),
@@ -172,11 +172,11 @@ REFUSED = [
     ("trainer.val_check_interval", 0.01, "trainer.val_check_interval=0.01: of 50 steps of an epoch this is less than "
      "one; give at least 0.02, or a whole number of steps."),
     ("trainer.val_check_interval", 51, "trainer.val_check_interval=51: an epoch has 50 steps; give at most that, or "
-     "more by data.steps_per_epoch."),
-    ("trainer.max_steps", 9, "trainer: the run is over after 9 batches, and its report shows what validation finds, "
-     "the first time after 10; give more trainer.max_steps, or a smaller trainer.val_check_interval."),
-    ("trainer.check_val_every_n_epoch", 7, "trainer: the run is over after 300 batches, and its report shows what "
-     "validation finds, the first time after 310; give more trainer.max_steps, or a smaller "
+     "a larger data.steps_per_epoch."),
+    ("trainer.max_steps", 9, "trainer: the run ends after 9 batches, but its report needs a validation, and the "
+     "first is after 10; give more trainer.max_steps, or a smaller trainer.val_check_interval."),
+    ("trainer.check_val_every_n_epoch", 7, "trainer: the run ends after 300 batches, but its report needs a "
+     "validation, and the first is after 310; give more trainer.max_steps, or a smaller "
      "trainer.val_check_interval."),
 ]  # fmt: skip
 

@@ -247,7 +247,7 @@ def test_a_text_among_a_trainers_callbacks_imports_nothing(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("option", ["pretrained_cfg", "pretrained_cfg_overlay"])
 def test_no_file_is_handed_to_timm(option):
-    with pytest.raises(ValueError, match=rf"timm_network: {option} came, by which timm may unpickle a file"):
+    with pytest.raises(ValueError, match=rf"timm_network: {option} came, with which timm may unpickle a file"):
         timm_network("test_resnet", 2, **{option: {"file": "a.pt"}})
 
 

@@ -101,7 +101,7 @@ def classify():
         ("optimized_metric", "test/nll", None),
         ("execution.blocks", ["Foo"], "execution.blocks: SmallCNN has no Foo; it consists of"),
         ("execution.compile", "foo", "execution.compile: backend='foo' came; choose one of"),
-        ("weights", "best", "trainer.check_val_every_n_epoch=3: in 2 epochs nothing would be validated"),
+        ("weights", "best", "trainer.check_val_every_n_epoch=3: in 2 epochs there would be no validation"),
     ],
 )  # fmt: skip
 def test_what_is_known_only_of_the_network_is_told_before_the_training(classify, key, value, message):

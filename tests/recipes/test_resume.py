@@ -70,13 +70,13 @@ def test_resuming_with_other_settings_is_refused(run, interrupt, tmp_path):
     [
         (
             {"source": "b"},
-            "was begun by another version of the library's code, and would end as neither makes it; go on with the "
-            "version that began it, or start a new run.",
+            "was begun by another version of the library's code, and its result would be that of neither version; "
+            "continue with the version that began it, or start a new run.",
         ),
         (
             {"source": "b", "torch": "2.9"},
-            "was begun by another version of the library's code and of torch (2.8 then, 2.9 now), and would end as "
-            "neither makes it; go on with the version that began it, or start a new run.",
+            "was begun by another version of the library's code and of torch (2.8 then, 2.9 now), and its result "
+            "would be that of neither version; continue with the version that began it, or start a new run.",
         ),
         (
             {"source": "b", "lr": 1},

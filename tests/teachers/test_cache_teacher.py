@@ -93,7 +93,7 @@ def test_an_interrupted_cache_goes_on(tmp_path, top_k):
         patch.setenv("ROWS_UNTIL_INTERRUPTED", "8")
         cache_teacher(teacher, DATA, tmp_path / "cut", top_k=top_k, batch_size=4)
     (partial,) = (tmp_path / "cut").iterdir()
-    with pytest.raises(ValueError, match="^load_cached_teacher: .* holds no whole cache"):
+    with pytest.raises(ValueError, match="^load_cached_teacher: .* holds no complete cache"):
         load_cached_teacher(partial)
     assert json.loads((partial / "progress.json").read_text())["done"] == 8
     teacher = Teacher()
@@ -111,7 +111,7 @@ def test_a_changed_file_is_found(tmp_path):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(ValueError, match="logits.npy is not what was written"):
+    with pytest.raises(ValueError, match="logits.npy was changed since it was written"):
         load_cached_teacher(path)
     assert len(load_cached_teacher(path, verify=False)) == 11
 
@@ -180,9 +180,9 @@ def test_data_without_inputs_are_told_what_they_have(tmp_path, data, message):
 
 def test_what_a_cache_lacks_is_told_beside_what_it_has(tmp_path):
     (tmp_path / "logits.npy").touch()
-    with pytest.raises(ValueError, match="holds no whole cache: there is logits.npy, and no cache.json"):
+    with pytest.raises(ValueError, match="holds no complete cache: there is logits.npy, and no cache.json"):
         load_cached_teacher(tmp_path)
-    with pytest.raises(ValueError, match="nowhere holds no whole cache: there is no such folder"):
+    with pytest.raises(ValueError, match="nowhere holds no complete cache: there is no such folder"):
         load_cached_teacher(tmp_path / "nowhere")
     cached = load_cached_teacher(cache_teacher(Teacher(), DATA, tmp_path, layers=["1"]))
     with pytest.raises(ValueError, match="no layer '2'; it has 1: give the layer to cache_teacher"):
@@ -251,7 +251,9 @@ def test_a_damaged_cache_is_made_anew(tmp_path, name, damage):
         file.write_bytes(file.read_bytes()[:-1])
     else:
         _flip(file, file.stat().st_size // 2)
-    with pytest.raises(ValueError, match="^load_cached_teacher: .*(is not what was written|holds no whole cache)"):
+    with pytest.raises(
+        ValueError, match="^load_cached_teacher: .*(was changed since it was written|holds no complete cache)"
+    ):
         load_cached_teacher(path)
     teacher = Teacher()
     assert cache_teacher(teacher, DATA, tmp_path) == path

@@ -94,7 +94,7 @@ def test_ferkd_takes_every_form(form):
     [({"aux": torch.zeros(2)}, "a mapping of 'aux'"), ((), "a tuple"), (3, "a int"), ({}, "a mapping of nothing")],
 )
 def test_what_holds_no_logits_is_one_sentence(output, came):
-    with pytest.raises(ValueError, match=f"^Student: the teacher returned {came}, in which there are no logits"):
+    with pytest.raises(ValueError, match=f"^Student: the teacher returned {came}, which holds no logits"):
         logits_of("Student: the teacher", output)
 
 

@@ -62,7 +62,7 @@ def test_penultimate_stage_of_timm_networks_and_of_unknown_ones():
 
     resnet = timm.create_model("test_resnet", num_classes=3)
     assert penultimate_stage(resnet) == "layer3"
-    with pytest.raises(ValueError, match="Linear does not tell its stages"):
+    with pytest.raises(ValueError, match="Linear has no feature_info that lists its stages"):
         penultimate_stage(nn.Linear(2, 2))
 
 
@@ -72,7 +72,7 @@ def test_an_opened_tap_listens_again():
     tap.close()
     tap.close()
     assert not net[0]._forward_hooks and not net[1]._forward_hooks
-    with pytest.raises(ValueError, match=r"^FeatureTap: \['1', '0'\] put out nothing since the tap was opened"):
+    with pytest.raises(ValueError, match=r"^FeatureTap: \['1', '0'\] had no output since the tap was opened"):
         tap.latest()
     tap.open()
     tap.open()
@@ -110,7 +110,7 @@ def test_layers_are_chosen_by_name_or_as_stages():
     assert layers_to_tap(resnet, None) == ["layer3"]
     assert layers_to_tap(resnet, "all") == stages(resnet) and len(stages(resnet)) > 3
     assert layers_to_tap(resnet, "layer1") == ["layer1"] and layers_to_tap(resnet, ["a", "b"]) == ["a", "b"]
-    with pytest.raises(ValueError, match="^stages: Linear does not tell its stages"):
+    with pytest.raises(ValueError, match="^stages: Linear has no feature_info that lists its stages"):
         layers_to_tap(nn.Linear(2, 2), "all")
 
 

@@ -110,7 +110,7 @@ def test_a_network_with_a_layer_called_module_keeps_its_name(tmp_path, others):
 def test_a_wrong_prefix_is_answered_with_those_that_there_are(tmp_path):
     trained = nn.ModuleDict({"student": nn.ModuleDict({"net": nn.Linear(3, 2)}), "head": nn.Linear(2, 2)})
     torch.save(trained.state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match=r"its names are there under student\.net\. and head\.: give prefix='student"):
+    with pytest.raises(ValueError, match=r"its names are under student\.net\. and head\.: give prefix='student"):
         checkpoint_teacher(tmp_path / "weights.pt", nn.Linear(3, 2))
     with pytest.raises(ValueError, match=r"whose prefixes are student\., head\. ") as error:
         checkpoint_teacher(tmp_path / "weights.pt", nn.Sequential(nn.Linear(3, 2)), prefix="studen.")

@@ -99,9 +99,9 @@ class EvaluationLogits:
         if target.ndim == 0 or logits.shape[: target.ndim] != target.shape or not fits:
             given, there = (list(outputs[name].shape) for name in ("logits", "target"))
             raise ValueError(
-                f"{self.who}: {step} returned logits of shape {given} and a target of shape {there}; "
-                "return logits [batch, C] of at least two classes and class indices [batch]; further dimensions, "
-                "such as those of tokens, stand before the classes."
+                f"{self.who}: {step} returned logits of shape {given} and a target of shape {there}; return logits "
+                "[batch, C] of at least two classes and class indices [batch]; further dimensions, such as those of "
+                "tokens, come before the classes."
             )
         return Evaluated(logits.flatten(0, target.ndim - 1).cpu(), target.reshape(-1).cpu())
 

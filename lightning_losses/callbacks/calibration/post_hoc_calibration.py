@@ -80,8 +80,8 @@ class PostHocCalibration(Callback):
         unfitted = calibrator if isinstance(calibrator, Calibrator) else calibrator()
         if not isinstance(unfitted, Calibrator):
             raise ValueError(
-                f"PostHocCalibration: calibrator gave a {type(unfitted).__name__}; give a Calibrator, or what makes "
-                "one."
+                f"PostHocCalibration: calibrator gave a {type(unfitted).__name__}; give a Calibrator, or a function "
+                "that makes one."
             )
         check_bins("PostHocCalibration", num_bins)
         check_choice("PostHocCalibration", "weights", weights, ("best", "last"))

@@ -60,9 +60,7 @@ def trainings(config: DictConfig, modules: DictConfig, *, shows_inputs: bool = T
                 shows_inputs=shows_inputs,
             )
     if "student" not in planned:
-        raise ConfigError(
-            "modules.student: there is none, and it is what a run trains; choose an experiment, or add it."
-        )
+        raise ConfigError("modules.student: it is missing, and a run needs it; choose an experiment, or add it.")
     return planned
 
 
@@ -131,8 +129,8 @@ class StudentExperiment(Experiment):
         epochs, every = self.config.trainer.max_epochs, self.config.trainer.get("check_val_every_n_epoch") or 1
         if self.config.weights == "best" and every > epochs:
             raise ConfigError(
-                f"trainer.check_val_every_n_epoch={every}: in {epochs} epochs nothing would be validated, by which "
-                "weights=best chooses; give a smaller number, or weights=last."
+                f"trainer.check_val_every_n_epoch={every}: in {epochs} epochs there would be no validation, which "
+                "weights=best needs; give a smaller number, or weights=last."
             )
         if self.config.teacher_cache is not None and "teacher" in networks:
             check_cache(networks["student"], self.config.teacher_cache)

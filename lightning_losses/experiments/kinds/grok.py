@@ -166,7 +166,9 @@ def _check_unused(config: DictConfig) -> None:
 def _checked_settings(config: DictConfig, name: str, run: Any) -> DictConfig:
     """The settings of a run, checked like those of the command line."""
     if not isinstance(run, DictConfig) or "label" not in run:
-        raise ConfigError(f"runs.{name}: give it a label, and under `set` what it has otherwise, or ~runs.{name}.")
+        raise ConfigError(
+            f"runs.{name}: give it a label, and its changed values under `set`, or leave it out by ~runs.{name}."
+        )
     for key in run.get("set") or {}:
         part = str(key).partition(".")[0]
         if part not in (*config, "network_wrapper"):
@@ -236,7 +238,7 @@ def _check_length(trainer: DictConfig, steps_per_epoch: int) -> None:
     if every_epochs is not None:
         if first > batches:
             raise ConfigError(
-                f"trainer.val_check_interval={interval}: an epoch has {batches} steps; give at most that, or more by "
+                f"trainer.val_check_interval={interval}: an epoch has {batches} steps; give at most that, or a larger "
                 "data.steps_per_epoch."
             )
         first += (every_epochs - 1) * batches
@@ -246,8 +248,8 @@ def _check_length(trainer: DictConfig, steps_per_epoch: int) -> None:
     length = min(length, math.inf if epochs in (None, -1) else epochs * batches)
     if first > length:
         raise ConfigError(
-            f"trainer: the run is over after {length} batches, and its report shows what validation finds, the first "
-            f"time after {first}; give more trainer.max_steps, or a smaller trainer.val_check_interval."
+            f"trainer: the run ends after {length} batches, but its report needs a validation, and the first is after "
+            f"{first}; give more trainer.max_steps, or a smaller trainer.val_check_interval."
         )
 
 

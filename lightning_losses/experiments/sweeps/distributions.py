@@ -217,7 +217,7 @@ def _check_number(name: str, kind: str, key: str, value: Any) -> None:
     wanted = int if kind == "int_uniform" else (int, float)
     if isinstance(value, bool) or not isinstance(value, wanted):
         # YAML 1.1, and so W&B, reads 1e-3 as a text.
-        hint = " (YAML wants a point in it: 1.0e-3)" if isinstance(value, str) and "e" in value.lower() else ""
+        hint = " (YAML needs a decimal point: 1.0e-3)" if isinstance(value, str) and "e" in value.lower() else ""
         words = "a whole number" if wanted is int else "a number"
         raise ConfigError(f"parameters.{name}: {key}={value!r} came; {kind} takes {words}{hint}.")
     if not math.isfinite(value):

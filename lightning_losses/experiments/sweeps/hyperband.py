@@ -64,7 +64,7 @@ def read_hyperband(spec: Mapping[str, Any]) -> Hyperband:
         if key not in _KEYS:
             raise ConfigError(f"early_terminate: there is no '{key}'; {nearest(str(key), _KEYS)}")
     if spec.get("type") != "hyperband":
-        raise ConfigError(f"early_terminate: type={spec.get('type')!r} came; hyperband is the one that there is.")
+        raise ConfigError(f"early_terminate: type={spec.get('type')!r} came; give hyperband, the only type.")
     eta, strict = spec.get("eta", 3), spec.get("strict", True)
     if not _number(eta) or eta <= 1:
         raise ConfigError(f"early_terminate: eta={eta!r} came; give a number above 1.")
@@ -89,7 +89,9 @@ def _from_above(spec: Mapping[str, Any], eta: float) -> list[int]:
     if not _whole(last) or last < 1:
         raise ConfigError(f"early_terminate: max_iter={last!r} came; give a whole number of at least 1.")
     if not _number(count) or int(count) < 1:
-        raise ConfigError(f"early_terminate: max_iter came with s={count!r}; give s, at least 1: how many brackets.")
+        raise ConfigError(
+            f"early_terminate: max_iter came with s={count!r}; give s, the number of brackets, at least 1."
+        )
     brackets = [int(last / eta**power) for power in range(1, int(count) + 1) if last / eta**power >= 1]
     if not brackets:
         raise ConfigError(f"early_terminate: max_iter={last} leaves no bracket with eta={eta}; give a larger max_iter.")

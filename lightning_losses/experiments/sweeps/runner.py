@@ -83,7 +83,7 @@ class Runner:
                 if name not in sweep.parameters or not sweep.parameters[name].gives(value):
                     raise ConfigError(
                         f"{journal.folder / 'trials.jsonl'}: trial {trial.number} has {name}={value!r}, which "
-                        f"{sweep.path} does not give; take a new folder=..."
+                        f"{sweep.path} does not allow; give a new folder=..."
                     )
         self._search = make_search(sweep, seed)
         self._running: list[_Process] = []

@@ -111,6 +111,6 @@ def _optuna() -> Any:
             import optuna
             from optuna.logging import set_verbosity
     except ModuleNotFoundError:
-        raise ConfigError("method bayes is Optuna's here: pip install 'lightning-losses[sweeps]'.") from None
+        raise ConfigError("method bayes needs Optuna: pip install 'lightning-losses[sweeps]'.") from None
     set_verbosity(logging.WARNING)
     return optuna

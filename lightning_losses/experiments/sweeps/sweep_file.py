@@ -275,12 +275,12 @@ def _read_parameters(prefix: str, specs: Any, found: dict[str, Distribution], ne
             raise ConfigError(f"parameters.{prefix}{name}: {spec!r} came; give a mapping, such as {{value: {spec!r}}}.")
         if "parameters" in spec:
             if len(spec) > 1:
-                raise ConfigError(f"parameters.{prefix}{name}: beside 'parameters' there can be nothing.")
+                raise ConfigError(f"parameters.{prefix}{name}: 'parameters' can't be combined with other keys.")
             _read_parameters(f"{prefix}{name}.", spec["parameters"], found, nested)
             continue
         full = f"{prefix}{name}"
         if full in found:
-            raise ConfigError(f"parameters.{full}: it is there twice, nested and by its dotted name.")
+            raise ConfigError(f"parameters.{full}: it occurs twice, nested and by its dotted name.")
         found[full] = read_distribution(full, spec)
         if prefix:
             nested.add(full)
@@ -302,7 +302,7 @@ def _metric(spec: Any) -> Metric | None:
     if impute not in ("worst", "best", "latest"):
         raise ConfigError(f"metric: impute={impute!r} came; {nearest(str(impute), ('worst', 'best', 'latest'))}")
     if str(spec.get("impute_while_running", "false")).lower() != "false":
-        raise ConfigError("metric: impute_while_running: runs count here when they have ended; leave it out.")
+        raise ConfigError("metric: impute_while_running: here runs count only after their end; leave it out.")
     return Metric(spec["name"], goal, target, impute)
 
 

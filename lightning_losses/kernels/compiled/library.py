@@ -41,7 +41,7 @@ def unsupported(
     if weight.dtype not in (torch.float32, torch.bfloat16) or hidden.dtype != weight.dtype:
         return f"it takes float32 or bfloat16 for both hidden and weight, not {hidden.dtype} and {weight.dtype}"
     if accum_dtype not in (None, weight.dtype, torch.float32):
-        return f"it gathers in {weight.dtype} or float32, not in {accum_dtype}"
+        return f"it accumulates in {weight.dtype} or float32, not in {accum_dtype}"
     if not weight.is_contiguous():
         return "it takes a contiguous weight"
     missing = [flag for flag in NEEDED if flag not in cpu_flags()]

@@ -130,7 +130,7 @@ def refuse_tiles(name: str, problem: Problem) -> str | None:
     if not isinstance(problem.chunk, tuple):
         return None
     return (
-        f"chunk={problem.chunk} came with impl={name!r}, which cuts tokens alone; give their number, or use "
+        f"chunk={problem.chunk} came with impl={name!r}, which takes chunks of tokens only; give their number, or use "
         "'recompute'."
     )
 

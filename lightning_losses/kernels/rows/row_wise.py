@@ -84,7 +84,7 @@ def refuses(loss: RowFunction) -> str | None:
     """Why a loss can't be evaluated by chunks, as a sentence; None if it can."""
     if isinstance(loss, Loss) and loss.batch_coupled:
         return (
-            "it couples the samples of a batch, so that chunks of it can't stand alone; give a row-wise loss, or "
+            "it couples the samples of a batch, so that it can't be evaluated by chunks; give a row-wise loss, or "
             "evaluate it on the logits."
         )
     if isinstance(loss, nn.Module) and any(parameter.requires_grad for parameter in loss.parameters()):
@@ -93,7 +93,7 @@ def refuses(loss: RowFunction) -> str | None:
         weights = "class_weight makes" if isinstance(loss, CrossEntropy) else "its classes' weights make"
         return f"{weights} its mean more than a mean over tokens; use linear_cross_entropy(..., class_weight=...)."
     if isinstance(loss, nn.Module) and not isinstance(loss, RowLoss):
-        return "it has no reduction, so its rows are not to be had; give a row-wise loss."
+        return "it has no reduction, so the values of its rows are unknown; give a row-wise loss."
     return None
 
 

@@ -77,8 +77,8 @@ def fit(module, data, guard, folder, **options):
 @pytest.mark.parametrize(
     ("kind", "gradients", "message", "cause"),
     [
-        ("value", False, "step 2, batch 2: term 'ce' is not finite, of what it takes, 'logits' is not, the first "
-         "layer that is not is 'network.2'", ("ce", "logits", "network.2")),
+        ("value", False, "step 2, batch 2: term 'ce' is not finite, its input 'logits' is not finite, the "
+         "first layer that is not finite is 'network.2'", ("ce", "logits", "network.2")),
         ("inputs", False, r"batch\['inputs'\] holds 1 of 32 values", (None, "batch['inputs']", None)),
         ("slope", True, "the loss is finite, its gradient is not", (None, "network.1.bias", "network.1")),
     ],

@@ -32,9 +32,9 @@ def test_brackets_from_below_and_from_above():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"type": "median"}, "type='median' came; hyperband"),
+        ({"type": "median"}, "type='median' came; give hyperband"),
         ({"type": "hyperband"}, "give min_iter, or max_iter and s"),
-        ({"type": "hyperband", "max_iter": 9}, "give s, at least 1"),
+        ({"type": "hyperband", "max_iter": 9}, "give s, the number of brackets, at least 1"),
         ({"type": "hyperband", "min_iter": 0}, "min_iter=0 came"),
         ({"type": "hyperband", "min_iter": 3, "eta": 1}, "eta=1 came; give a number above 1"),
         ({"type": "hyperband", "min_iter": 3, "strict": 1}, "strict=1 came"),

@@ -80,7 +80,7 @@ def test_an_objectives_name_goes_with_hyperparameters_that_it_has():
         ({"parameters": {"optimizer": {"parameters": {"lr": {"min": 2, "max": 1}}}}}, "optimizer.lr: min=2 is not"),
         (
             {"parameters": {"a": {"parameters": {"b": {"value": 1}}}, "a.b": {"value": 2}}},
-            "it is there twice, nested and by its dotted name",
+            "it occurs twice, nested and by its dotted name",
         ),
         ({"metric": {"goal": "minimize"}}, "metric: .* came; give name"),
         ({"metric": {"name": "val/loss", "goal": "min"}}, "goal='min' came"),
