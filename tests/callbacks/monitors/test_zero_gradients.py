@@ -76,5 +76,5 @@ def test_processes_agree_with_one(tmp_path, monkeypatch, strategy):
 
 def test_a_place_behind_an_intervention_is_refused(tmp_path):
     callbacks: list[L.Callback] = [OrthogonalGradient(), ZeroGradients()]
-    with pytest.raises(ValueError, match="stands after OrthogonalGradient"):
+    with pytest.raises(ValueError, match="comes after OrthogonalGradient"):
         trainer(tmp_path, callbacks).fit(Relu(), PerProcess(batches()))
