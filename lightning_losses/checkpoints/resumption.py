@@ -115,8 +115,8 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ValueError(
-            f"resume: {kept}, which holds the settings of the {folder.name}, can't be read ({why}). Put "
-            f"it back from a copy; the last good state is {folder / 'last.ckpt'}."
+            f"resume: {kept}, which holds the settings of the {folder.name}, can't be read ({why}). Put it back from a "
+            f"copy; the last good state is {folder / 'last.ckpt'}."
         ) from None
     now = json.loads(json.dumps(identity))
     differing = sorted(_differences(before, now))

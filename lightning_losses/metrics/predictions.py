@@ -169,8 +169,7 @@ def _check_values(metric: str, predictions: Tensor, target: Tensor, inputs: Inpu
     ):
         raise ValueError(
             f"{metric}: logits of +inf, or rows of nothing but -inf, came, whose softmax is NaN; give finite logits, "
-            "and "
-            "-inf only for masked classes."
+            "and -inf only for masked classes."
         )
     classes = predictions.shape[-1] if task == "multiclass" else 2
     if int(target.min()) < 0 or int(target.max()) >= classes:

@@ -71,8 +71,8 @@ class BalancedStep:
         if not module.automatic_optimization:
             remedy = "leave the monitor out" if policy is None else "a learned policy, such as UncertaintyWeighting"
             raise ValueError(
-                f"{who}: automatic_optimization=False came, so it is unknown which backward passes belong to a "
-                f"step; use automatic optimization, or {remedy}."
+                f"{who}: automatic_optimization=False came, so it is unknown which backward passes belong to a step; "
+                f"use automatic optimization, or {remedy}."
             )
         reads = policy.reads if policy is not None else "nothing"
         watches = policy is not None and policy.watches_gradients
@@ -102,8 +102,8 @@ class BalancedStep:
         if self._value is not None and self._place == place:
             held = "that GradientConflict watches" if self._policy is None else "with a policy"
             raise ValueError(
-                f"{type(self._module).__name__}: an objective {held} was evaluated twice in a batch, which "
-                "would give each term two gradients; evaluate it once, on all samples."
+                f"{type(self._module).__name__}: an objective {held} was evaluated twice in a batch, which would give "
+                "each term two gradients; evaluate it once, on all samples."
             )
         self._value, self._place = value, place
 
@@ -196,8 +196,7 @@ def _learn_from(policy: Balancing, losses: Tensor, scale: Tensor) -> None:
     if any(is_distributed_tensor(parameter) for parameter in parameters):
         raise ValueError(
             f"{policy.name}: accumulate_grad_batches came with FSDP2, which shards the policy's parameters; use DDP, "
-            "or "
-            "accumulate_grad_batches=1."
+            "or accumulate_grad_batches=1."
         )
     with torch.enable_grad():
         weights, penalties = policy.weights(losses), policy.penalties()
