@@ -59,8 +59,8 @@ def minimize(
     largest = float(objective(solution)[1].abs().max())
     if not largest < _CONVERGED:
         warnings.warn(
-            f"{calibrator}: the fit stopped at a gradient of {largest:.1e}, short of its optimum; data that the "
-            "classes separate perfectly have none: increase the penalty, or fit on more data.",
+            f"{calibrator}: the fit stopped at a gradient of {largest:.1e}, short of its optimum; data whose classes "
+            "can be separated perfectly have none: increase the penalty, or fit on more data.",
             stacklevel=5,
         )
     return solution

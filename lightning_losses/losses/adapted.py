@@ -44,7 +44,7 @@ class Adapted(Loss):
         one_hot: turn a `target` of class indices into one-hot rows, for multi-label losses.
 
     Returns:
-        What the loss returns, reduced.
+        The loss's result, reduced.
 
     Raises:
         ValueError: a loss that can't be called, or whose arguments can't be read; a name in `inputs` that it does not

@@ -54,7 +54,7 @@ class NumericsGuard(DeclaredCallback):
         gradients: also check the gradients; under float16 AMP that is left to the scaler, which does so anyway.
         skip: skip steps that are not finite, instead of stopping.
         max_consecutive: the largest number of steps skipped in a row; after one more it stops.
-        save: the largest number of batches to save.
+        save: the largest number of failed steps whose batch is saved.
 
     Attributes:
         skipped: the number of steps skipped so far.

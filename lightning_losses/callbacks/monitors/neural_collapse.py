@@ -41,8 +41,8 @@ class NeuralCollapse(Monitor):
         folder: see `Monitor`.
 
     Raises:
-        ValueError: a head or layer that the module does not have, or a head that is not linear; numbers below
-            1; a place behind `WeightAligning`.
+        ValueError: a head or layer that the module does not have, or a head that is not linear; numbers below 1; a
+            place after `WeightAligning`.
 
     Source:
         Papyan, Han, Donoho, 2020, arXiv:2008.08186. The layers' variability: He, Su, 2022, "A Law of Data Separation

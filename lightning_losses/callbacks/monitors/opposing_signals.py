@@ -73,8 +73,8 @@ def opposing_signals(
 class OpposingSignals(ProbeMonitor):
     """Follows the losses of a fixed probe's samples, and finds those that move most in opposite directions.
 
-    Logs the mean rise and fall of the two groups since the last measurement, their score, and the share of each group
-    that was in a group before. `opposition` has the positions in the probe.
+    Logs the mean rise and fall of the two groups since the last measurement, their score, and the share of their
+    samples that were in the groups before. `opposition` has the positions in the probe.
 
     Cost: a forward pass of the probe, every n steps.
 

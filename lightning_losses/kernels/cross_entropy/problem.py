@@ -54,8 +54,8 @@ class Problem(NamedTuple):
         hidden, weight, target, bias: the operands, in the dtype of the products; an ignored row's target is 0.
         terms: the options that shape one row's loss.
         places: positions of the rows among all tokens, whose shape is `shape`; None if no token was dropped.
-        kept: which rows count; None if all do, because ignored rows were dropped. Dropping them needs their number on
-            the host, for which a GPU would synchronise.
+        kept: which rows count; None if all do, for example because ignored rows were dropped. A GPU would have to
+            synchronise to drop rows, because the host needs their number.
         scale: the factor of the rows' losses.
         z_scale: the factor of the squared logsumexps.
         per_row: whether each row needs its own gradient: without reduction, or with a differentiable statistic.

@@ -22,8 +22,8 @@ def default_chunk(tokens: int, weight: Float[Tensor, "vocabulary width"], full: 
     """Tokens in a chunk: one in 25 of them, within bounds that depend on device, dtype and vocabulary.
 
     A chunk's logits then take 4 % of the whole, 2 % of what plain cross-entropy holds. Larger chunks are faster,
-    because each chunk reads the weight once and reads and writes its gradient once; so a chunk always has at least 6.5
-    MiB.
+    because each chunk reads the weight once and reads and writes its gradient once; so a chunk takes at least what fits
+    in 6.5 MiB.
 
     Args:
         tokens: N.

@@ -38,7 +38,7 @@ class ChunkLoss(NamedTuple):
         by_hand: its hand-written values and gradients over tiles, if there are any.
         teacher: the source of the teacher's scores, if there is a teacher.
         parts: the weights of the loss and of cross-entropy.
-        chunk: rows at once.
+        chunk: rows per chunk.
         accum_dtype: the dtype that accumulates the weight's gradient; by default its own dtype, float32 for float16.
         kept: [N] which rows count, or None for all; hidden states of other rows may hold NaN.
         softcaps: s in ``s tanh(l / s)`` for the student's and the teacher's scores; None for none.

@@ -111,7 +111,7 @@ class AlignedVocabulary(Loss):
         logits: [..., C]; teacher_logits: [..., C']; target (optional): [...] class indices in the student's numbering.
 
     Returns:
-        What the loss returns.
+        The loss's result.
 
     Raises:
         ValueError: shapes or dtypes that do not fit; vocabularies that differ more than the policy allows.

@@ -24,7 +24,7 @@ class DeiTDistill(TaughtLoss):
         alpha: α, in [0, 1].
         kind: what the distillation token learns from the teacher.
         temperature: τ of the soft kind, above 0.
-        normalizer: "classes" divides the soft kind by C, as the authors' code does; "batch" does not, which makes it
+        normalizer: "classes" divides the soft kind by C, as the authors' code does; "batch" doesn't, so that it equals
             `KD`.
 
     Shapes:
