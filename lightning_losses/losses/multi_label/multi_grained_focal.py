@@ -1,6 +1,5 @@
 """Multi-grained focal loss: asymmetric loss whose labels weigh, and are focused, by how rare they are."""
 
-from collections.abc import Sequence
 from dataclasses import field
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_losses.losses.class_prior import ClassCounts, ClassPrior
 from lightning_losses.losses.kinds import MultiLabelLoss
 from lightning_losses.losses.multi_label.asymmetric import Clip, asymmetric, clipped_log
 from lightning_losses.numerics.rows import LabelRows
@@ -22,7 +22,8 @@ class MultiGrainedFocal(MultiLabelLoss):
     asymmetric loss with the exponent ``γ₋ + w_c`` in place of γ₋.
 
     Args:
-        class_counts: [C] how many training samples have each label; 0 counts as 1.
+        class_counts: [C] how many training samples have each label, 0 counts as 1; None where `ClassCounts` counts
+            them.
         gamma_pos: γ₊, at least 0.
         gamma_neg: γ₋, at least 0.
         clip: by how much the probability of a label that is lacking is lowered, in [0, 1).
@@ -45,43 +46,41 @@ class MultiGrainedFocal(MultiLabelLoss):
         (`reduction="sum"`).
 
     Example:
-        >>> loss = MultiGrainedFocal([100, 10])
-        >>> [round(weight, 4) for weight in loss.class_weight.tolist()]
-        [1.0, 1.2203]
+        >>> import math
+        >>> loss = MultiGrainedFocal([100, 10], gamma_neg=0.0, clip=0.0)
+        >>> round(loss(torch.zeros(1, 2), torch.ones(1, 2)).item() / math.log(2), 4)  # the weights 1 and 1.2203
+        2.2203
     """
 
     status = "confirmed"
     evidence = "wannature/COMIC"
 
-    class_counts: Sequence[float]
+    class_counts: ClassCounts | None = None
     gamma_pos: NonNegative = 0.0
     gamma_neg: NonNegative = 4.0
     clip: Clip = 0.05
     power: Annotated[float, Bound(above=0)] = 1 / 6
     detach_focal: bool = True
-    class_weight: Tensor = field(init=False)
+    prior: ClassPrior = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.register_buffer("class_weight", rarity(self._identifier, self.class_counts, self.power), persistent=False)
+        self.prior = ClassPrior(self._identifier, self.class_counts)
 
     def labels(self, given: LabelRows) -> Float[Tensor, "*rows classes"]:
         """The value of each label."""
-        weight = weight_of_labels(self._identifier, self.class_weight, given.logits)
+        weight = rarity(self.prior.smoothed(given.logits.shape[-1]), self.power).to(given.logits.dtype)
         log_p, log_q = F.logsigmoid(given.logits), clipped_log(given.logits, self.clip)
         gammas = self.gamma_pos, self.gamma_neg + weight
         return weight * asymmetric(log_p, log_q, given.multi_hot, gammas=gammas, detach_focal=self.detach_focal)
 
 
-def rarity(loss: str, class_counts: Sequence[float], power: float) -> Float[Tensor, " classes"]:
-    """[C] ``(1 - log(n_c / max n))^power`` in float64: 1 for the most frequent label, and more for rarer ones.
-
-    Raises:
-        ValueError: no counts, or one that is negative or not finite.
+def rarity(counts: Float[Tensor, " classes"], power: float) -> Float[Tensor, " classes"]:
+    """``(1 - log(n_c / max n))^power``: 1 for the most frequent label, and more for rarer ones.
 
     Example:
-        >>> rarity("demo", [8, 8], 0.5)
-        tensor([1., 1.], dtype=torch.float64)
+        >>> rarity(torch.tensor([8.0, 8.0]), 0.5)
+        tensor([1., 1.])
     """
     counts = torch.as_tensor(list(class_counts), dtype=torch.float64)
     if counts.ndim != 1 or len(counts) == 0 or not bool(((counts >= 0) & counts.isfinite()).all()):
@@ -93,15 +92,3 @@ def rarity_of(counts: Float[Tensor, " classes"], power: float) -> Float[Tensor, 
     """`rarity` of counts that are checked."""
     counts = counts.clamp(min=1)
     return (1 - torch.log(counts / counts.max())).pow(power)
-
-
-def weight_of_labels(
-    loss: str, weight: Float[Tensor, " classes"], logits: Float[Tensor, "*rows classes"]
-) -> Float[Tensor, " classes"]:
-    """The weights in the logits' precision; raises ``ValueError`` unless there is one for each label."""
-    if len(weight) != logits.shape[-1]:
-        raise ValueError(
-            f"{loss}: logits of {logits.shape[-1]} labels came with class_counts of {len(weight)}; give a count for "
-            "each."
-        )
-    return weight.to(logits.dtype)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from lightning_losses.losses import (
     ZLoss,
 )
 from lightning_losses.losses.base import Loss
+from lightning_losses.losses.multi_label.multi_grained_focal import rarity
 from tests.golden.adapter import Adapter, Params, gradients, leaf
 
 OBJECTIVES = Path(__file__).parents[3] / "conf" / "objective"
@@ -99,8 +99,7 @@ def multi_grained_focal(given: Params, inputs: dict[str, Tensor]) -> Loss:
 
 
 def _weights(inputs: dict[str, Tensor], params: dict[str, Any]) -> Tensor:
-    loss = MultiGrainedFocal(inputs["cls_counts"].tolist(), power=params["weight_power"])
-    return torch.as_tensor(loss.class_weight)
+    return rarity(inputs["cls_counts"].double(), params["weight_power"])
 
 
 def focal(given: Params, inputs: dict[str, Tensor]) -> Loss:

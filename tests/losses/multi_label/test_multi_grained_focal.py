@@ -27,11 +27,12 @@ def test_each_label_is_weighed_by_how_rare_it_is():
 @pytest.mark.parametrize(
     ("counts", "told"),
     [
-        ([], "class_counts=[] came; give how many samples have each label."),
-        ([3, -1, 2], "class_counts=[3, -1, 2] came; give how many samples have each label."),
-        ([3, 2], "logits of 3 labels came with class_counts of 2; give a count for each."),
+        ([3, -1, 2], "class_counts=[3, -1, 2] came; give a number of at least 0 for each class, not all of them 0."),
+        ([3, 2], "logits of 3 classes came with class_counts of 2; give one number for each class."),
+        (None, "no class counts are known; give class_counts=[...], a number for each class, or the trainer the "
+         "callback ClassCounts, which counts the training set."),
     ],
-)
+)  # fmt: skip
 def test_counts_that_do_not_fit_are_refused(counts, told):
     with pytest.raises(ValueError) as error:
         MultiGrainedFocal(counts)(LOGITS, LABELS)
