@@ -150,6 +150,20 @@ class ConformalSets(FittedModule):
         ]
         return torch.stack(each, dim=-1)
 
+    @property
+    def samples(self) -> int:
+        """How many rows the fit had."""
+        return int(torch.isfinite(self.calibration).sum())
+
+    def uniforms_of(self, rows: int) -> Float[Tensor, "rows 1"] | None:
+        """Numbers for the rows of an evaluation, the same in every process and other than those of the fit.
+
+        None if scores are not randomised.
+        """
+        if not self.randomised:
+            return None
+        return torch.rand(rows, 1, generator=torch.Generator().manual_seed(self.seed + 1))
+
     def original(self, logits: Float[Tensor, "*rows classes"]) -> Float[Tensor, "*rows classes"]:
         """The logits themselves, since no views of a sample are used."""
         return logits

@@ -9,7 +9,7 @@ import torch
 from hydra import compose, initialize_config_module
 from safetensors.torch import save_file
 
-from lightning_losses.calibrators import Calibrator, TemperatureScaling
+from lightning_losses.calibrators import APS, LAC, RAPS, Calibrator, ConformalSets, TemperatureScaling
 from lightning_losses.experiments.config.check_config import check_config
 from lightning_losses.experiments.config.settings import CalibrateSettings
 from lightning_losses.experiments.kinds.calibration import LogitCalibration
@@ -19,7 +19,7 @@ from lightning_losses.experiments.kinds.logits_source import (
     checkpoint_split,
     file_split,
 )
-from lightning_losses.metrics import SUMMARY, expected_calibration_error
+from lightning_losses.metrics import SUMMARY, expected_calibration_error, set_coverage
 
 
 def calibrated(folder, *overrides):
@@ -109,6 +109,23 @@ def test_every_calibrator_can_be_chosen(tmp_path, labelled, name):
     found = calibrated(tmp_path / "run", f"logits={path}", f"test_logits={path}", f"calibrator={name}")
     assert found.after.values["brier"] < found.before.values["brier"]
     assert Calibrator.load(tmp_path / "run" / "calibrator.safetensors").options == found.calibrator.options
+
+
+@pytest.mark.parametrize(("name", "kind"), [("lac", LAC), ("aps", APS), ("raps", RAPS)])
+def test_conformal_sets_leave_their_coverage_a_picture_and_the_sets(tmp_path, labelled, name, kind):
+    path = written(tmp_path, "npz", *labelled)
+    found = calibrated(tmp_path / "run", f"logits={path}", f"calibrator={name}", "calibrator.alpha=0.2")
+    fitted = ConformalSets.load(tmp_path / "run" / "calibrator.safetensors")
+    assert type(fitted) is kind and fitted.alpha == 0.2 and fitted.samples == 150
+    expected = set_coverage(fitted(found.split.test.logits), found.split.test.target)
+    coverage = json.loads((tmp_path / "run" / "calibration.json").read_text())["scores"]["coverage"]
+    assert coverage["low"] < coverage["value"] == pytest.approx(float(expected)) < coverage["high"]
+    assert f"| coverage, % | {100 * coverage['value']:.2f} [" in (tmp_path / "run" / "calibration.md").read_text()
+    head, first, *_ = (tmp_path / "run" / "sets.csv").read_text().splitlines()
+    members, label = found.scores.sets[0].nonzero().flatten().tolist(), int(found.split.test.target[0])
+    assert head == "row,target,covered,size,set"
+    assert first == f"0,{label},{label in members},{len(members)},{' '.join(map(str, members))}"
+    assert (tmp_path / "run" / "coverage.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

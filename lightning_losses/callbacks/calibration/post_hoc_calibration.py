@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from lightning_losses.calibrators import Calibrator, TemperatureScaling
+from lightning_losses.calibrators import Calibrator, ConformalSets, TemperatureScaling
 from lightning_losses.callbacks.access import evaluation_mode, refuse_unwritable, sum_over_processes
 from lightning_losses.callbacks.calibration.evaluation_logits import (
     Evaluated,
@@ -23,10 +23,11 @@ from lightning_losses.checkpoints.atomic_checkpoints import read_checkpoint
 from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
 from lightning_losses.environment.lightning_internals import load_validation
 from lightning_losses.environment.two_lightnings import is_named
-from lightning_losses.metrics import calibration_summary
+from lightning_losses.metrics import PredictionSetMetrics, calibration_summary
 from lightning_losses.metrics.bins import check_bins
 from lightning_losses.numerics.checks import check_choice
 from lightning_losses.parallel.sharding import is_sharded, load_weights, refuse_flat_parameters
+from lightning_losses.plots.coverage_against_alpha import coverage_against_alpha
 from lightning_losses.plots.reliability_diagram import reliability_diagram
 
 
@@ -45,8 +46,11 @@ class PostHocCalibration(Callback):
     (``ckpt_path="best"``). Before any fit nothing is logged. A calibrator that uses transformed views of the images
     costs one more prediction per view.
 
+    Conformal sets are fitted in the same way. `trainer.test` then logs ``test/conformal/<measure>`` of
+    `PredictionSetMetrics`, and draws the sets' coverage and size against alpha.
+
     Args:
-        calibrator: an unfitted calibrator, or a function or class that makes one.
+        calibrator: an unfitted calibrator, or conformal sets; or a function or class that makes one.
         folder: the folder of the calibrator's file; None: beside the checkpoint, or the trainer's root folder.
         num_bins: number of bins of the binned errors and the diagram, at least 1.
         dataloader_idx: the number of the validation data loader to fit on.
@@ -70,15 +74,15 @@ class PostHocCalibration(Callback):
 
     def __init__(
         self,
-        calibrator: Calibrator | Callable[[], Calibrator] = TemperatureScaling,
+        calibrator: Calibrator | ConformalSets | Callable[[], Calibrator | ConformalSets] = TemperatureScaling,
         folder: str | Path | None = None,
         num_bins: int = 15,
         dataloader_idx: int = 0,
         weights: Literal["best", "last"] = "best",
         ignore_index: int | None = None,
     ) -> None:
-        unfitted = calibrator if isinstance(calibrator, Calibrator) else calibrator()
-        if not isinstance(unfitted, Calibrator):
+        unfitted = calibrator if isinstance(calibrator, Calibrator | ConformalSets) else calibrator()
+        if not isinstance(unfitted, Calibrator | ConformalSets):
             raise ValueError(
                 f"PostHocCalibration: calibrator gave a {type(unfitted).__name__}; give a Calibrator, or a function "
                 "that makes one."
@@ -213,10 +217,15 @@ class PostHocCalibration(Callback):
         for number, (logits, target) in found.items():
             if len(target) == 0:
                 continue
+            calibrator = self.calibrator.cpu()
+            if isinstance(calibrator, ConformalSets):
+                prefix = "test/conformal" if len(found) == 1 else f"test/conformal/{number}"
+                self._report_sets(trainer, pl_module, calibrator, prefix, logits, target)
+                continue
             prefix = "test/calibration" if len(found) == 1 else f"test/calibration/{number}"
             with torch.no_grad():
-                calibrated = self.calibrator.cpu()(logits)
-            logits = self.calibrator.original(logits)
+                calibrated = calibrator(logits)
+            logits = calibrator.original(logits)
             parts = {
                 part: calibration_summary(values, target, inputs="logits", num_bins=self.num_bins)
                 for part, values in (("before", logits), ("after", calibrated))
@@ -245,6 +254,27 @@ class PostHocCalibration(Callback):
                     ["metric", *parts],
                     [[name, *(float(summary[name]) for summary in parts.values())] for name in parts["before"]],
                 )
+
+    def _report_sets(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        calibrator: ConformalSets,
+        prefix: str,
+        logits: torch.Tensor,
+        target: torch.Tensor,
+    ) -> None:
+        """Log how often sets hold the class and how large they are, and draw both against alpha."""
+        sets = calibrator(logits, uniforms=calibrator.uniforms_of(len(target)))
+        metric = PredictionSetMetrics(sets.shape[-1], calibrator.alpha, sync_on_compute=False)
+        metric.update(sets, target)
+        values = {name: value.float() for name, value in metric.compute().items()}
+        module.log_dict({f"{prefix}/{name}": value for name, value in values.items()}, sync_dist=True)
+        if trainer.is_global_zero:
+            name = type(calibrator).__name__
+            figure = coverage_against_alpha({name: calibrator}, logits, target, title=name)
+            publish(trainer, f"{prefix}/coverage", figure, self.folder)
+            publish_table(trainer, f"{prefix}/table", ["measure", name], [[n, float(v)] for n, v in values.items()])
 
     def _validation(self, trainer: L.Trainer, module: L.LightningModule, best: Path | None) -> Evaluated:
         last = None

@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lightning_losses.calibrators import Calibrator
+from lightning_losses.calibrators import Calibrator, ConformalSets
 from lightning_losses.experiments.config.instantiate import instantiate
+from lightning_losses.experiments.kinds.conformal import Conformal, conformal
 from lightning_losses.experiments.kinds.logits_file import Labelled
 from lightning_losses.experiments.kinds.logits_source import Split, check_checkpoint, checkpoint_split, file_split
 from lightning_losses.experiments.launch import Experiment
@@ -140,8 +141,7 @@ def calibrate(
     Raises:
         ValueError: no row has a target.
     """
-    fit, test = (_with_target(calibrator, part) for part in (split.fit, split.test))
-    split = split._replace(fit=fit, test=test)
+    split = _with_targets(calibrator, split)
     calibrator.fit(split.fit.logits, split.fit.target)
     logits, target = split.test
     with torch.no_grad():
@@ -159,7 +159,11 @@ def calibrate(
     return Calibration(calibrator, split, calibrated, part(logits), part(calibrated), num_bins, level)
 
 
-def _with_target(calibrator: Calibrator, part: Labelled) -> Labelled:
+def _with_targets(calibrator: Calibrator | ConformalSets, split: Split) -> Split:
+    return split._replace(fit=_with_target(calibrator, split.fit), test=_with_target(calibrator, split.test))
+
+
+def _with_target(calibrator: Calibrator | ConformalSets, part: Labelled) -> Labelled:
     kept = labelled_rows(part.target, calibrator.ignore_index)
     if not bool(kept.any()):
         raise ValueError(
@@ -170,7 +174,7 @@ def _with_target(calibrator: Calibrator, part: Labelled) -> Labelled:
 
 
 class LogitCalibration(Experiment):
-    """Fits a calibrator to logits from a file or a checkpoint, and evaluates it on others."""
+    """Fits a calibrator, or conformal sets, to logits from a file or a checkpoint, and evaluates them on others."""
 
     def rehearse(self) -> None:
         """Read the logits of a file, or look for the checkpoint, so that an error shows before anything is fitted."""
@@ -179,7 +183,7 @@ class LogitCalibration(Experiment):
         else:
             check_checkpoint(Path(self.config.checkpoint).expanduser())
 
-    def perform(self, folder: Path) -> Calibration:
+    def perform(self, folder: Path) -> Calibration | Conformal:
         """Fit, evaluate, and write the results into the run's folder."""
         config = self.config
         calibrator = instantiate(config.calibrator)
@@ -187,14 +191,11 @@ class LogitCalibration(Experiment):
         console = Console(soft_wrap=True, highlight=False, markup=False)
         if split.taken:
             console.print(split.taken)
-        calibration = calibrate(
-            calibrator,
-            split,
-            num_bins=config.num_bins,
-            level=config.level,
-            resamples=config.resamples,
-            seed=config.seed,
-        )
+        intervals = {"level": config.level, "resamples": config.resamples, "seed": config.seed}
+        if isinstance(calibrator, ConformalSets):
+            calibration: Calibration | Conformal = conformal(calibrator, _with_targets(calibrator, split), **intervals)
+        else:
+            calibration = calibrate(calibrator, split, num_bins=config.num_bins, **intervals)
         page = calibration.page(self.command)
         page.write(folder)
         calibrator.save(folder / "calibrator.safetensors")

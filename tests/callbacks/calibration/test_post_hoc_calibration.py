@@ -6,11 +6,18 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_losses.calibrators import Calibrator, DirichletCalibration, TemperatureScaling, VectorScaling
+from lightning_losses.calibrators import (
+    APS,
+    Calibrator,
+    ConformalSets,
+    DirichletCalibration,
+    TemperatureScaling,
+    VectorScaling,
+)
 from lightning_losses.callbacks.calibration.post_hoc_calibration import PostHocCalibration
 from lightning_losses.checkpoints.atomic_checkpoints import AtomicCheckpoints
 from lightning_losses.checkpoints.last_checkpoint import LastCheckpoint
-from lightning_losses.metrics import calibration_summary
+from lightning_losses.metrics import calibration_summary, set_coverage, set_size
 from tests.callbacks.calibrated import Data, Overconfident, data, on_processes, trainer
 
 pytestmark = [
@@ -54,6 +61,21 @@ def test_it_fits_the_best_checkpoint_and_leaves_the_last_weights(tmp_path):
     torch.testing.assert_close(
         callback.calibrator.temperature, TemperatureScaling().fit(*logits(chosen, "val")).temperature
     )
+
+
+def test_conformal_sets_are_fitted_and_tested(tmp_path):
+    callback, module = PostHocCalibration(lambda: APS(0.3, randomised=True), folder=tmp_path), Overconfident()
+    fitter = trainer(tmp_path, callback)
+    fitter.fit(module, Data())
+    fitted = ConformalSets.load(callback.path)
+    expected = APS(0.3, randomised=True).fit(*logits(module, "val"))
+    torch.testing.assert_close(fitted.calibration, expected.calibration)
+    (found,) = fitter.test(module, Data(), verbose=False)
+    predicted, target = logits(module, "test")
+    sets = fitted(predicted, uniforms=fitted.uniforms_of(len(target)))
+    assert found["test/conformal/coverage"] == pytest.approx(float(set_coverage(sets, target)))
+    assert found["test/conformal/set_size"] == pytest.approx(float(set_size(sets, target)))
+    assert not any(name.startswith("test/calibration") for name in found)
 
 
 def test_a_best_checkpoint_that_was_changed_is_refused(tmp_path):
