@@ -119,7 +119,8 @@ def test_conformal_sets_leave_their_coverage_a_picture_and_the_sets(tmp_path, la
     assert type(fitted) is kind and fitted.alpha == 0.2 and fitted.samples == 150
     expected = set_coverage(fitted(found.split.test.logits), found.split.test.target)
     coverage = json.loads((tmp_path / "run" / "calibration.json").read_text())["scores"]["coverage"]
-    assert coverage["low"] < coverage["value"] == pytest.approx(float(expected)) < coverage["high"]
+    assert coverage["low"] < coverage["value"] < coverage["high"]
+    assert coverage["value"] == pytest.approx(float(expected))
     assert f"| coverage, % | {100 * coverage['value']:.2f} [" in (tmp_path / "run" / "calibration.md").read_text()
     head, first, *_ = (tmp_path / "run" / "sets.csv").read_text().splitlines()
     members, label = found.scores.sets[0].nonzero().flatten().tolist(), int(found.split.test.target[0])
