@@ -77,7 +77,7 @@ def cache_teacher(
 
     Raises:
         ValueError: options out of range; an empty data set, or one without "inputs"; a `top_k` above the number of
-            classes; a teacher with state that can't be read, without `identity`.
+            classes; a teacher with state that can't be read, without `identity`, or whose output is not finite.
         OSError: no disk space for the cache; checked before the teacher is evaluated.
 
     Example:
@@ -171,10 +171,20 @@ def _evaluate(
         with FeatureTap(teacher, layers) as tap:
             output = call(teacher, _move(batch["inputs"], device))
         logits = full_precision(logits_of("cache_teacher: the teacher", output)).cpu()
+        outputs = {"logits": logits, **{layer: full_precision(tap.features[layer]).cpu() for layer in layers}}
+        for name, values in outputs.items():
+            # Of logits, -inf is a mask.
+            sound = (values < torch.inf) if name == "logits" else values.isfinite()
+            if not bool(sound.all()):
+                row = int((~sound).flatten(1).any(dim=1).nonzero()[0])
+                raise ValueError(
+                    f"cache_teacher: the teacher's {name} of sample {done + row} hold NaN or inf, which no student can "
+                    "learn from; mend the teacher or the sample."
+                )
         if top_k is not None and top_k > logits.shape[-1]:
             raise ValueError(f"cache_teacher: top_k={top_k} came for a teacher of {logits.shape[-1]} classes.")
         kept = {"logits": logits} if top_k is None else _named(TopKLogits.of(logits, top_k, settings["temperature"]))
-        kept.update({f"{FEATURES}{layer}": full_precision(tap.features[layer]).cpu() for layer in layers})
+        kept.update({f"{FEATURES}{layer}": outputs[layer] for layer in layers})
         if not arrays:
             kept["num_classes"] = torch.tensor([logits.shape[-1]])
             arrays = _begin(folder, kept, samples)

@@ -23,6 +23,7 @@ from lightning_losses.callbacks import (
     InformationPlane,
     LearningRateSensitivity,
     LinearModeConnectivity,
+    MetricsFile,
     MixupConfiguration,
     NeuralCollapse,
     NumericsGuard,
@@ -188,7 +189,7 @@ def test_a_validation_without_a_target_ends_no_fit():
 def test_what_keeps_no_sample_is_not_measured():
     nothing = batch(0, 4, ignored=range(4))
     monitors = [GrokkingMonitor(), OutputLogits(every_n_steps=1), HessianSpectrum(every_n_steps=1, lanczos_steps=3)]
-    fit(monitors, [nothing], limit_val_batches=0)
+    fit(monitors, [nothing])
     assert all(not monitor.steps and not monitor.values for monitor in monitors) and not monitors[0].train
     assert fit([CalibrationMonitor()], [nothing]).callback_metrics == {}
     with pytest.raises(ValueError, match="continual: task 0 has no sample with a target but -100"):
@@ -264,3 +265,40 @@ def test_what_is_watched_where_no_step_is_known_is_refused_in_the_monitors_name(
         "EnsembleClassifier: an objective that GradientConflict watches was evaluated twice in a batch, which would be "
         "two gradients of each term; evaluate it once, on all samples."
     )
+
+
+@pytest.mark.parametrize(
+    ("callback", "sentence"),
+    [
+        (
+            lambda place: NumericsGuard(folder=place / "file" / "batches"),
+            "[Errno 20] Not a directory: '{place}/file'",
+        ),
+        (
+            lambda place: MetricsFile(place / "file" / "metrics.jsonl"),
+            "[Errno 20] Not a directory: '{place}/file'",
+        ),
+        (
+            lambda place: WeightAligning("network.2", new_classes=4),
+            "weight_aligning: new_classes=4 came with a weight of shape [3, 5]; give [classes, D] and at most as many "
+            "new classes.",
+        ),
+        (
+            lambda place: GrokkingMonitor(),
+            "grokking: the trainer has no validation data to measure; give a validation data loader, a "
+            "validation_step, and limit_val_batches above 0.",
+        ),
+    ],
+    ids=["guard", "metrics", "aligning", "grokking"],
+)
+def test_what_a_callback_needs_at_its_end_is_asked_for_at_the_start(tmp_path, callback, sentence):
+    (tmp_path / "file").touch()
+    with pytest.raises((ValueError, OSError)) as raised:
+        fit([callback(tmp_path)], [batch()], limit_val_batches=0)
+    assert str(raised.value) == sentence.format(place=tmp_path)
+
+
+def test_a_calibrator_needs_a_place_though_none_was_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file"):
+        fit([PostHocCalibration()], [batch()], default_root_dir=tmp_path / "file")

@@ -303,3 +303,25 @@ def test_no_link_is_followed_to_another_file(tmp_path, place):
         "logits.npy"
     ]
     assert load_cached_teacher(path)(torch.tensor([0])).shape == (1, 3)
+
+
+@pytest.mark.parametrize(("bad", "where"), [(torch.nan, "logits"), (torch.inf, "logits"), (torch.nan, "2")])
+def test_a_teacher_whose_output_is_not_finite_is_refused(tmp_path, bad, where):
+    teacher = Teacher(dropout=0.0)
+    with torch.no_grad():
+        (teacher[4].bias if where == "logits" else teacher[1].bias).fill_(bad)
+        if where != "logits":
+            # The logits don't show it.
+            teacher[4] = nn.Identity()
+            teacher[3] = Masked()
+    with pytest.raises(ValueError) as raised:
+        cache_teacher(teacher, DATA, tmp_path, layers=[] if where == "logits" else [where])
+    assert str(raised.value) == (
+        f"cache_teacher: the teacher's {where} of sample 0 hold NaN or inf, which no student can learn from; mend the "
+        "teacher or the sample."
+    )
+
+
+class Masked(nn.Module):
+    def forward(self, inputs):
+        return torch.zeros(len(inputs), CLASSES)

@@ -117,8 +117,10 @@ class PostHocCalibration(Callback):
         if self.weights == "best" and any(map(_keeps_best, trainer.checkpoint_callbacks)):
             for owner in (pl_module, getattr(trainer, "datamodule", None)):
                 _check_hyperparameters(owner)
-        if self.folder is not None:
-            refuse_unwritable(trainer, self.folder)
+        keeps = self.weights == "best" and any(map(_keeps_best, trainer.checkpoint_callbacks))
+        if self.folder is not None or not keeps:
+            # Else it goes beside the checkpoint.
+            refuse_unwritable(trainer, self.folder or Path(trainer.default_root_dir))
 
     def on_validation_batch_end(
         self,

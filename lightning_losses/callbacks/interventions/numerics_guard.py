@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_losses.callbacks.access import refuse_place_after, refuse_place_before
+from lightning_losses.callbacks.access import refuse_place_after, refuse_place_before, refuse_unwritable
 from lightning_losses.callbacks.declared import DeclaredCallback
 from lightning_losses.callbacks.interventions.grokfast import Grokfast
 from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient
@@ -91,6 +91,11 @@ class NumericsGuard(DeclaredCallback):
     def leaves_out_steps(self) -> bool:
         """Whether a step may be skipped after its backward pass; the means of an epoch wait for that decision."""
         return self.skip
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check at the start that a batch could be saved."""
+        if self.save:
+            refuse_unwritable(trainer, self._place(trainer))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a place in the list where it would check too late, or replay with other random numbers."""
@@ -181,11 +186,17 @@ class NumericsGuard(DeclaredCallback):
         message = f"{where}: {cause.message}."
         if self._saved < self.save:
             self._saved += 1
-            folder = self.folder or Path(trainer.default_root_dir) / "numerics"
-            path = Path(folder) / f"step-{trainer.global_step:08d}-process-{trainer.global_rank}.safetensors"
-            save_batch(path, module, chosen.batch, chosen.number, chosen.random, clock)
-            message += f" The batch and the weights are in {path}."
+            path = self._place(trainer) / f"step-{trainer.global_step:08d}-process-{trainer.global_rank}.safetensors"
+            try:
+                save_batch(path, module, chosen.batch, chosen.number, chosen.random, clock)
+                message += f" The batch and the weights are in {path}."
+            except OSError as error:
+                # What broke the step is not hidden by a full disk.
+                message += f" The batch and the weights could not be saved ({error})."
         self.cause = cause._replace(message=message)
+
+    def _place(self, trainer: L.Trainer) -> Path:
+        return Path(self.folder or Path(trainer.default_root_dir) / "numerics")
 
 
 def _local(gradient: Tensor) -> Tensor:

@@ -39,17 +39,21 @@ def align_weight(weight: Float[Tensor, "classes dim"], new_classes: int) -> Alig
         tensor([[3., 4.],
                 [0., 5.]])
     """
-    if weight.ndim != 2 or not 0 <= new_classes <= len(weight):
-        raise ValueError(
-            f"weight_aligning: new_classes={new_classes} came with a weight of shape {list(weight.shape)}; give "
-            "[classes, D] and at most as many new classes."
-        )
+    _check_new_classes(weight, new_classes)
     if new_classes in (0, len(weight)):
         return AlignedWeight(weight.clone(), weight.new_ones(()))
     lengths = weight.norm(dim=1)
     old, new = lengths[:-new_classes].mean(), lengths[-new_classes:].mean()
     gamma = torch.where((old > 0) & (new > 0), old / torch.where(new > 0, new, 1.0), 1.0)
     return AlignedWeight(torch.cat([weight[:-new_classes], gamma * weight[-new_classes:]]), gamma)
+
+
+def _check_new_classes(weight: Tensor, new_classes: int) -> None:
+    if weight.ndim != 2 or not 0 <= new_classes <= len(weight):
+        raise ValueError(
+            f"weight_aligning: new_classes={new_classes} came with a weight of shape {list(weight.shape)}; give "
+            "[classes, D] and at most as many new classes."
+        )
 
 
 class WeightAligning(DeclaredCallback):
@@ -76,8 +80,8 @@ class WeightAligning(DeclaredCallback):
     new_classes: Count
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check that the head exists."""
-        self._linear(pl_module)
+        """Check at the start that the head exists, and has so many classes."""
+        _check_new_classes(self._linear(pl_module).weight, self.new_classes)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Align the head's weight after the last epoch, before its checkpoint is written."""

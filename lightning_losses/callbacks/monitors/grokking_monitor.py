@@ -117,6 +117,14 @@ class GrokkingMonitor(Monitor):
         """The delay so far."""
         return Delay(self._held(self.train, self.memorised), self._held(self.val, self.generalised))
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a fit without validation, in which no network is seen to generalise."""
+        if not trainer.enable_validation:
+            raise ValueError(
+                "grokking: the trainer has no validation data to measure; give a validation data loader, a "
+                "validation_step, and limit_val_batches above 0."
+            )
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew."""
         self._without_target = False

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from lightning_losses.callbacks.access import refuse_unwritable
 from lightning_losses.environment.atomic_files import append_line, write_text
 
 
@@ -31,6 +32,7 @@ class MetricsFile(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the lines of the epochs before this one."""
+        refuse_unwritable(trainer, self.path.parent)
         if trainer.is_global_zero:
             kept = [line for line in read_metrics(self.path) if line.get("epoch", math.inf) < trainer.current_epoch]
             write_text(self.path, "".join(f"{json.dumps(line)}\n" for line in kept))

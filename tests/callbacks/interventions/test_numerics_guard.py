@@ -214,3 +214,16 @@ def test_an_epoch_that_only_averages_statistics_has_no_gradients(tmp_path):
     trainer.fit(Student(), DataLoader(batches(2), batch_size=None))
     # One more than asked for, in which the statistics are averaged.
     assert trainer.current_epoch == 3
+
+
+def test_a_full_disk_does_not_hide_what_broke_the_step(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lightning_losses.callbacks.interventions.numerics_guard.save_batch", full)
+    with pytest.raises(ValueError) as raised:
+        fit(Student(), batches(2, at_1="inputs"), NumericsGuard(), tmp_path)
+    assert str(raised.value) == (
+        "numerics_guard: step 1, batch 1: batch['inputs'] holds 1 of 32 values that are not finite. The batch and the "
+        "weights could not be saved ([Errno 28] No space left on device)."
+    )
