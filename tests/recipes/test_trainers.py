@@ -17,7 +17,6 @@ from tests.recipes.conftest import composed
 
 ROOT = Path(__file__).parents[2]
 ON_TWO = {
-    "fsdp": ["trainer=fsdp", "trainer.devices=2", "trainer.strategy.min_parameters=100"],
     "shards": ["trainer=fsdp_offload", "trainer.devices=2", "trainer.strategy.save_distributed_checkpoint=true",
                "trainer.strategy.teacher=sharded", "execution.activation_checkpointing=true", "weights=best"],
     "slurm": ["trainer=slurm"],
