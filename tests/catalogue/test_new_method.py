@@ -114,17 +114,6 @@ def test_a_new_method_needs_the_command_alone(checkout, monkeypatch, capsys, tmp
         new_method("distillation/divergences", "foo_kd", checkout)
 
 
-@pytest.mark.slow
-def test_a_new_method_trains_by_its_name(checkout):
-    new_method("distillation/logits", "foo_kd", checkout)
-    short = ["data=digits", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "model.width=4", "teacher.width=8"]
-    choice = ["experiment=distill", "objective=foo_kd", "objective.terms.foo_kd.loss.temperature=2"]
-    trained = run("lightning_losses.catalogue.command_line", "train", *choice, *short, folder=checkout)
-    assert trained.returncode == 0, trained.stderr
-    (report,) = (checkout / "outputs").rglob("report.md")
-    assert "foo_kd" in report.read_text()
-
-
 def test_the_page_says_what_every_kind_is_fed_and_writes():
     page = (ROOT / "docs" / "add_a_method.md").read_text()
     declared = [kind for kind in vars(kinds).values() if inspect.isabstract(kind) and kind.__module__ == kinds.__name__]

@@ -36,6 +36,9 @@ def argument_type(name, dtype):
 
 def main():
     for architecture, dtype, form in itertools.product((80, 90, 100), ("bf16", "fp16", "fp32"), FORMS):
+        if form != "all" and (architecture, dtype) != (90, "bf16"):
+            # Where everything fits, a part of it does.
+            continue
         flags = {flag: flag in FORMS[form] for flag in FLAGS}
         constants = {**flags, "VOCABULARY": VOCABULARY, "STRIDE": VOCABULARY, "COMPUTE": tl.float32, "BLOCK": BLOCK}
         need = needs(cross_entropy_kernel, lambda name, d=dtype: argument_type(name, d), architecture, constants, WARPS)
