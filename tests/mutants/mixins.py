@@ -44,6 +44,25 @@ MISTAKES = [
         ("if position != number", "if position == number"),
     ),
     *of(
+        "losses/noisy_labels/elr.py",
+        "tests/losses/noisy_labels/test_elr.py",
+        ("(1 - self.beta) * p / p.sum(dim=-1, keepdim=True)", "(1 - self.beta) * p"),
+        ("p = _clamped(logits.detach())", "p = _clamped(logits)"),
+    ),
+    *of(
+        "losses/regularization/saf.py",
+        "tests/losses/regularization/test_saf.py",
+        ('there = kept(f"epoch_{place}") == then', 'there = kept(f"epoch_{place}") <= then'),
+        ("shifted = logits - logits.amax(dim=-1, keepdim=True)", "shifted = logits"),
+        ("torch.iinfo(torch.int32).min", "-1"),
+    ),
+    *of(
+        "losses/multi_label/reflective_label_corrector.py",
+        "tests/losses/multi_label/test_reflective_label_corrector.py",
+        ("torch.where(self.added_in == epoch, self.added, 0.0)", "self.added"),
+        ("& (p > mean) ", ""),
+    ),
+    *of(
         "mixins/co_teaching.py",
         "tests/mixins/test_co_teaching.py",
         ("self._picked(objective, other,", "self._picked(objective, own,"),
