@@ -1,5 +1,7 @@
-"""The surroundings of a measurement: hardware, versions of the packages, and the day."""
+"""The surroundings of a measurement: hardware, versions of the packages, and the day; and the machine's memory."""
 
+import math
+import os
 import platform
 import time
 from importlib.metadata import version
@@ -25,6 +27,19 @@ def measured_with() -> dict[str, str]:
         **{library: version(library) for library in _LIBRARIES},
         "on": time.strftime("%Y-%m-%d"),
     }
+
+
+def host_memory() -> float:
+    """The bytes of memory that this machine has; infinity where the system does not tell.
+
+    Example:
+        >>> host_memory() > 1e6
+        True
+    """
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def _processor() -> str:

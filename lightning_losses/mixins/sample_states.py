@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from lightning_losses.environment.machine import host_memory
 from lightning_losses.losses.sample_memory import Columns, Kept, RememberingLoss, SampleMemory
 from lightning_losses.mixins.training_means import TrainingMeans
 from lightning_losses.objective import Objective, Term
@@ -44,10 +45,17 @@ class SampleState:
         """Have a row for each of these samples; one that is new is the fresh row.
 
         Raises:
-            ValueError: positions below 0; rows of another shape than those before.
+            ValueError: positions below 0, or so large that their rows have no room in the machine's memory; rows of
+                another shape than those before.
         """
         check_positions(self.name, index)
-        self.size = max(self.size, int(index.max()) + 1 if len(index) else 0)
+        size = max(self.size, int(index.max()) + 1 if len(index) else 0)
+        if size * sum(row.nbytes for row in fresh.values()) > host_memory():
+            raise ValueError(
+                f"{self.name}: index holds {size - 1}, and the machine has no memory for so many samples' rows; give "
+                "the samples' positions in their data set, which count from 0."
+            )
+        self.size = size
         for column, row in fresh.items():
             rows = self.columns.get(column)
             if rows is None:

@@ -34,7 +34,11 @@ class Robust(ObjectiveMixin, L.LightningModule):
         return self.apply_objective(logits=self.network(batch["inputs"]), **batch)
 
     def validation_step(self, batch, batch_idx):
-        return self.training_step(batch, batch_idx)
+        # As a step that needs gradients by its inputs does.
+        with torch.inference_mode(False), torch.enable_grad():
+            return self.training_step(
+                {name: torch.as_tensor(value).clone() for name, value in batch.items()}, batch_idx
+            )
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 1.0)
@@ -104,11 +108,13 @@ def test_what_is_written(index, rows, expected):
     ("index", "width", "message"),
     [
         ([-1], 2, "demo: index holds -1; give the samples' positions, from 0 on."),
+        ([10**15], 2, "demo: index holds 1000000000000000, and the machine has no memory for so many samples' rows; "
+                      "give the samples' positions in their data set, which count from 0."),
         ([True], 2, "demo: an index of dtype torch.bool came; give the samples' positions in int64."),
         ([0], 3, "demo: rows of shape [3] came, and of other samples rows of shape [2] are kept; give every sample the "
                  "same shape, and a checkpoint to the network that it is of."),
     ],
-    ids=["below 0", "a mask", "another shape"],
+    ids=["below 0", "beyond any memory", "a mask", "another shape"],
 )  # fmt: skip
 def test_what_is_no_row_is_refused(index, width, message):
     with pytest.raises(ValueError) as error:

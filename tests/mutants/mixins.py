@@ -23,7 +23,7 @@ MISTAKES = [
         ('index = gather_batch(tensors["index"])', 'index = tensors["index"]'),
         ("if self.evaluates or not torch.is_grad_enabled():", "if not torch.is_grad_enabled():"),
         ("(given.unsqueeze(-1).flatten(1) < torch.inf)", "(given.unsqueeze(-1).flatten(1) < 2)"),
-        ("place = place[_last_of_each(index[place])]", "pass"),
+        ("ordered[1:] != ordered[:-1]", "ordered[1:] == ordered[:-1]"),
         ('checkpoint["sample_states"] = kept', "pass"),
     ),
     *of(
