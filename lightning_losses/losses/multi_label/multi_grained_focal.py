@@ -82,13 +82,4 @@ def rarity(counts: Float[Tensor, " classes"], power: float) -> Float[Tensor, " c
         >>> rarity(torch.tensor([8.0, 8.0]), 0.5)
         tensor([1., 1.])
     """
-    counts = torch.as_tensor(list(class_counts), dtype=torch.float64)
-    if counts.ndim != 1 or len(counts) == 0 or not bool(((counts >= 0) & counts.isfinite()).all()):
-        raise ValueError(f"{loss}: class_counts={class_counts!r} came; give how many samples have each label.")
-    return rarity_of(counts, power)
-
-
-def rarity_of(counts: Float[Tensor, " classes"], power: float) -> Float[Tensor, " classes"]:
-    """`rarity` of counts that are checked."""
-    counts = counts.clamp(min=1)
     return (1 - torch.log(counts / counts.max())).pow(power)

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
+from lightning_losses.losses.class_prior import ClassPrior
 from lightning_losses.losses.multi_label.asymmetric import Clip, asymmetric, clipped_log
-from lightning_losses.losses.multi_label.multi_grained_focal import rarity, rarity_of, weight_of_labels
+from lightning_losses.losses.multi_label.multi_grained_focal import rarity
 from lightning_losses.numerics.rows import label_rows
 from lightning_losses.numerics.settings import Bound, NonNegative, Share, Weight, Whole
 
@@ -72,16 +73,14 @@ class ReflectiveLabelCorrector(Loss):
     power: Annotated[float, Bound(above=0)] = 1 / 6
     start: Whole = 1
     ignore_index: int = field(default=-100, kw_only=True)
-    counts: Tensor = field(init=False)
+    prior: ClassPrior = field(init=False)
     added: Tensor = field(init=False)
     added_in: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rarity(self._identifier, self.class_counts, self.power)  # checks the counts
-        counts = torch.as_tensor(list(self.class_counts), dtype=torch.float64)
-        self.register_buffer("counts", counts, persistent=False)
-        self.register_buffer("added", torch.zeros_like(counts))
+        self.prior = ClassPrior(self._identifier, self.class_counts)
+        self.register_buffer("added", torch.zeros_like(self.prior.counts, dtype=torch.float64))
         self.register_buffer("added_in", torch.zeros((), dtype=torch.int64))
 
     def forward(
@@ -92,9 +91,9 @@ class ReflectiveLabelCorrector(Loss):
     ) -> Float[Tensor, ""]:
         """Check and evaluate; the class documents what."""
         given = self.corrected(logits, multi_hot, epoch)
-        weight_of_labels(self._identifier, self.counts, given.logits)
-        counts = self.counts + self._added_before(epoch) + given.added
-        weight = rarity_of(counts, self.power).to(given.logits.dtype)
+        self.prior.smoothed(given.logits.shape[-1])  # refuses another number of labels
+        counts = (self.prior.counts + self._added_before(epoch) + given.added).clamp(min=1)
+        weight = rarity(counts, self.power).to(given.logits.dtype)
         with torch.autocast(logits.device.type, enabled=False):
             log_p, log_q = F.logsigmoid(given.logits), clipped_log(given.logits, self.clip)
             gammas = self.gamma_pos, self.gamma_neg + weight

@@ -96,7 +96,7 @@ def reflective_label_corrector(inputs: dict[str, Tensor], params: dict[str, Any]
         loss.after_step(logits, multi_hot, epoch)
         trace["loss"].append(value)
         trace["grad_logits"].append(gradients(value, x=logits)["grad_x"])
-        trace["counts"].append((loss.counts + loss.added).long())
+        trace["counts"].append((loss.prior.counts + loss.added).long())
     return {name: torch.stack(values) for name, values in trace.items()}
 
 

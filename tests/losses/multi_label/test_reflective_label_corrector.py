@@ -50,5 +50,5 @@ def test_counts_of_other_labels_are_refused():
     with pytest.raises(ValueError) as error:
         ReflectiveLabelCorrector([3, 2])(LOGITS, LABELS, 1)
     assert str(error.value) == (
-        "reflective_label_corrector: logits of 3 labels came with class_counts of 2; give a count for each."
+        "reflective_label_corrector: logits of 3 classes came with class_counts of 2; give one number for each class."
     )
