@@ -52,7 +52,9 @@ if TYPE_CHECKING:
     from lightning_losses.losses import AdaFocal as AdaFocal
     from lightning_losses.losses import AdaptiveAlphaDivergence as AdaptiveAlphaDivergence
     from lightning_losses.losses import AdaptiveKL as AdaptiveKL
+    from lightning_losses.losses import AggregateLoss as AggregateLoss
     from lightning_losses.losses import AlignedVocabulary as AlignedVocabulary
+    from lightning_losses.losses import AnyLoss as AnyLoss
     from lightning_losses.losses import Asymmetric as Asymmetric
     from lightning_losses.losses import AttentionTransfer as AttentionTransfer
     from lightning_losses.losses import AvUC as AvUC
@@ -72,8 +74,10 @@ if TYPE_CHECKING:
     from lightning_losses.losses import CRPSEnsemble as CRPSEnsemble
     from lightning_losses.losses import CRPSGaussian as CRPSGaussian
     from lightning_losses.losses import DeiTDistill as DeiTDistill
+    from lightning_losses.losses import DROInstanceReweighting as DROInstanceReweighting
     from lightning_losses.losses import DualFocal as DualFocal
     from lightning_losses.losses import EnergyScore as EnergyScore
+    from lightning_losses.losses import EnsLoss as EnsLoss
     from lightning_losses.losses import EntmaxLoss as EntmaxLoss
     from lightning_losses.losses import EvidentialClassification as EvidentialClassification
     from lightning_losses.losses import EvidentialRegression as EvidentialRegression
@@ -83,6 +87,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import ForwardKL as ForwardKL
     from lightning_losses.losses import GaussianNLL as GaussianNLL
     from lightning_losses.losses import GeneralizedJSD as GeneralizedJSD
+    from lightning_losses.losses import GroupDRO as GroupDRO
     from lightning_losses.losses import GroupKD as GroupKD
     from lightning_losses.losses import Hill as Hill
     from lightning_losses.losses import HLGauss as HLGauss

@@ -91,8 +91,15 @@ if TYPE_CHECKING:
     from lightning_losses.losses.distillation.self_taught.pskd import PSKD as PSKD
     from lightning_losses.losses.distillation.self_taught.self_distill_gt import SelfDistillGT as SelfDistillGT
     from lightning_losses.losses.distillation.self_taught.uskd import USKD as USKD
+    from lightning_losses.losses.imbalance.aggregate_loss import AggregateLoss as AggregateLoss
+    from lightning_losses.losses.imbalance.anyloss import AnyLoss as AnyLoss
     from lightning_losses.losses.imbalance.balanced_softmax import BalancedSoftmax as BalancedSoftmax
     from lightning_losses.losses.imbalance.class_balanced import ClassBalanced as ClassBalanced
+    from lightning_losses.losses.imbalance.dro_instance_reweighting import (
+        DROInstanceReweighting as DROInstanceReweighting,
+    )
+    from lightning_losses.losses.imbalance.ensloss import EnsLoss as EnsLoss
+    from lightning_losses.losses.imbalance.group_dro import GroupDRO as GroupDRO
     from lightning_losses.losses.imbalance.ldam import LDAM as LDAM
     from lightning_losses.losses.imbalance.logit_adjustment import LogitAdjustment as LogitAdjustment
     from lightning_losses.losses.multi_label.asymmetric import Asymmetric as Asymmetric

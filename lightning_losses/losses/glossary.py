@@ -134,6 +134,12 @@ GLOSSARY: dict[str, Name] = {
     "spans": Name(
         "[...] int64", "constant", "the number of each token's span; -1 for none", lambda s: torch.arange(s.batch) // 3
     ),
+    "domain": Name(
+        "[...] int64",
+        "constant",
+        "the group or domain of each sample, from 0 on",
+        lambda s: torch.arange(s.batch) % 2,
+    ),
     "index": Name("[B] int64", "constant", "the sample's position in its data set", lambda s: torch.arange(s.batch)),
     "embeddings": Name(
         "[B, D]", "trained", "embeddings of one view, not normalised", lambda s: s.normal(s.batch, s.features)

@@ -9,6 +9,13 @@ NAN = float("nan")
 # Values of each option by its name: within its range, at the ends, and outside, where the refusal is frozen. The first
 # one is legal and no default where it can be: it also stands beside the first one of each other option.
 VALUES: dict[str, list[Any]] = {
+    "amplification": [10.0, 1.0, 0],
+    "box_cox": [0.5, -0.5, 1.0, 1.5],
+    "eta": [0.0, 1.0, -1.0],
+    "metric": ["accuracy", "geometric_mean", "balanced_accuracy", "recall"],
+    "num_groups": [3, 1, 0],
+    "r": [0.1, 10.0, 0],
+    "rho": [0.0, 1.0, 1.5],
     "a": [2.0, 0.5, 0],
     "activation": ["softplus", "exp", "relu", "tanh"],
     "alpha": [0.0, 0.3, 1.0, 2.0, -0.5, "much"],
@@ -74,6 +81,7 @@ VALUES: dict[str, list[Any]] = {
     "levels": [[0.1, 0.5, 0.9], [0.5, 0.5, 0.9], [0.1, 0.9]],
     "log_eps": [0.0, 0.1, -1.0],
     "log_of_zero": [-4.0, 0.5],
+    "loss_seed": [1, -1],
     "loss": [
         {"loss": "KD", "options": {"temperature": 1.0, "reduction": "none"}},
         {"loss": "NKD", "options": {}},
@@ -151,6 +159,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "ClassBalanced": {"class_counts": COUNTS},
     "CRD": {"embedding_dim": 3},
     "DACKL": {"num_classes": CLASSES, "hidden": 4},
+    "GroupDRO": {"num_groups": 2},
     "LDAM": {"class_counts": COUNTS},
     "LogitAdjustment": {"class_counts": COUNTS},
     "MCMI": {"num_classes": CLASSES},

@@ -17,6 +17,7 @@ BATCH, CLASSES, FEATURES = Sizes.batch, Sizes.classes, Sizes.features
 ARGUMENTS: dict[str, Any] = {
     "num_classes": CLASSES,
     "feature_dim": FEATURES,
+    "num_groups": 2,
     "num_teachers": 1,
     "min_value": -2.0,
     "max_value": 2.0,
