@@ -1,8 +1,7 @@
 """Reflective label corrector: labels that are found likely are taken for missing, and added."""
 
-from collections.abc import Sequence
 from dataclasses import field
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +9,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.class_prior import ClassPrior
+from lightning_losses.losses.class_prior import ClassCounts, ClassPrior
 from lightning_losses.losses.multi_label.asymmetric import Clip, asymmetric, clipped_log
 from lightning_losses.losses.multi_label.multi_grained_focal import rarity
 from lightning_losses.numerics.rows import label_rows
@@ -27,7 +26,8 @@ class ReflectiveLabelCorrector(Loss):
     `start` it is 0, and it is added to another loss. A label that is not known stays so.
 
     Args:
-        class_counts: [C] how many training samples have each label; 0 counts as 1.
+        class_counts: [C] how many training samples have each label, 0 counts as 1; None where `ClassCounts` counts
+            them.
         threshold: of the probability, in [0, 1].
         margin: of the labels that a sample has, at least 0.
         gamma_pos: γ₊, at least 0.
@@ -64,7 +64,7 @@ class ReflectiveLabelCorrector(Loss):
     evidence = "wannature/COMIC"
     batch_coupled = True
 
-    class_counts: Sequence[float]
+    class_counts: ClassCounts | None = None
     threshold: Share = 0.7
     margin: Weight = 1.0
     gamma_pos: NonNegative = 0.0
@@ -80,7 +80,8 @@ class ReflectiveLabelCorrector(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.prior = ClassPrior(self._identifier, self.class_counts)
-        self.register_buffer("added", torch.zeros_like(self.prior.counts, dtype=torch.float64))
+        # Without a shape before the first step.
+        self.register_buffer("added", torch.zeros(0))
         self.register_buffer("added_in", torch.zeros((), dtype=torch.int64))
 
     def forward(
@@ -127,12 +128,19 @@ class ReflectiveLabelCorrector(Loss):
         epoch: int | Float[Tensor, ""],
     ) -> None:
         """Count the labels that were added in the step."""
-        self.added.copy_(self._added_before(epoch) + self.corrected(logits, multi_hot, epoch).added)
+        self.added = self._added_before(epoch) + self.corrected(logits, multi_hot, epoch).added
         self.added_in.fill_(epoch)
 
-    def _added_before(self, epoch: int | Float[Tensor, ""]) -> Float[Tensor, " classes"]:
+    def _added_before(self, epoch: int | Float[Tensor, ""]) -> Float[Tensor, "..."]:
         """What was added in this epoch so far."""
-        return torch.where(self.added_in == epoch, self.added, 0.0)
+        before = self.added if self.added.numel() else self.added.new_zeros(())
+        return torch.where(self.added_in == epoch, before, 0.0)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # The buffer takes the shape that the state brings.
+        if isinstance(value := state_dict.get(prefix + "added"), Tensor):
+            self.added = torch.empty_like(value, device=self.added.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def denominator(self, **tensors: Tensor) -> Tensor:
         """The rows with a label that is known."""
