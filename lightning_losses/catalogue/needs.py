@@ -166,7 +166,17 @@ NEEDS = (
     Need(
         "probabilities",
         "I need probabilities that can be trusted",
-        ("calibration", "calibrate", "ece", "overconfident", "confidence", "uncertainty"),
+        (
+            "calibration",
+            "calibrate",
+            "ece",
+            "overconfident",
+            "confidence",
+            "uncertainty",
+            "conformal",
+            "prediction sets",
+            "prediction intervals",
+        ),  # fmt: skip
         (
             Answer(
                 "temperature",
@@ -190,6 +200,16 @@ NEEDS = (
                 "data.train_rows=1000 optimizer.lr=0.09 trainer.max_epochs=188",
                 "ECE -8.79 ± 0.97 points as trained; after temperature scaling no gain",
                 "calibration.md",
+            ),
+            Answer(
+                "aps",
+                "sets of classes that hold the true one as often as you ask, whatever the network",
+                "lightning-losses calibrate logits=validation.npz calibrator=aps",
+            ),
+            Answer(
+                "beta_nll",
+                "for a number in place of a class: its mean and its variance, learned together",
+                "lightning-losses train experiment=regress objective=beta_nll",
             ),
         ),
     ),

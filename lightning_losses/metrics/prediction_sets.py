@@ -30,8 +30,11 @@ class _Counts(NamedTuple):
         return (sizes * self.size_rows).sum() / self.size_rows.sum()
 
     def violation(self, alpha: float, least: int) -> Tensor:
-        kept = self.size_rows >= least
-        gaps = (self.size_covered / self.size_rows.clamp(min=1) - (1 - alpha)).abs()
+        # An empty set covers nothing; it belongs to a method whose sets of one class cover too much.
+        both = torch.stack([self.size_rows, self.size_covered])
+        rows, covered = torch.cat([both[:, :2].sum(dim=-1, keepdim=True), both[:, 2:]], dim=-1)
+        kept = rows >= least
+        gaps = (covered / rows.clamp(min=1) - (1 - alpha)).abs()
         return torch.where(kept, gaps, 0.0).amax() if bool(kept.any()) else gaps.new_tensor(torch.nan)
 
 
@@ -96,8 +99,9 @@ def size_stratified_violation(
 ) -> Float[Tensor, ""]:
     """How far coverage is from ``1 - alpha`` among sets of one size, for the size where it is farthest.
 
-    Sets that adapt to how hard a row is have nearly the same coverage at every size. Sizes with fewer than `least` rows
-    are left out, since their coverage is mostly noise; NaN if none is left.
+    Sets that adapt to how hard a row is have nearly the same coverage at every size. Empty sets and sets of one class
+    are looked at together. Sizes with fewer than `least` rows are left out, since their coverage is mostly noise; NaN
+    if none is left.
 
     Args:
         sets, target, ignore_index: as `set_coverage` takes them.
@@ -106,7 +110,7 @@ def size_stratified_violation(
 
     Source:
         Angelopoulos, Bates, Malik, Jordan, 2021, "Uncertainty Sets for Image Classifiers using Conformal Prediction",
-        arXiv:2009.14193, with fixed ranges of sizes.
+        arXiv:2009.14193, with ranges of sizes, of which the first is 0 to 1.
 
     Example:
         >>> sets, target = torch.tensor([[True, False], [True, True]]), torch.tensor([1, 1])

@@ -25,7 +25,7 @@ def test_values_from_the_definitions():
     for label, share in enumerate(classwise_coverage(SETS, TARGET).tolist()):
         of_class = [hit for hit, target in zip(held, TARGET.tolist(), strict=True) if target == label]
         assert share == pytest.approx(sum(of_class) / len(of_class))
-    by_size = [[hit for hit, row in zip(held, SETS, strict=True) if row.sum() == size] for size in range(5)]
+    by_size = [[hit for hit, row in zip(held, SETS, strict=True) if max(row.sum(), 1) == size] for size in range(1, 5)]
     worst = max(abs(sum(hits) / len(hits) - 0.8) for hits in by_size if len(hits) >= 20)
     assert size_stratified_violation(SETS, TARGET, alpha=0.2).item() == pytest.approx(worst)
 

@@ -64,6 +64,12 @@ _SHOWN = {
     "micro_f1": Metric("micro F1, %", 100, 2, most=1),
     "macro_f1": Metric("macro F1, %", 100, 2, most=1),
     "val_mean_average_precision": Metric("validation mean average precision, %", 100, 2, most=1),
+    "coverage": Metric("coverage, %", 100, 2, most=1),
+    "set_size": Metric("classes in a set", 1, 3),
+    "hard_coverage": Metric("coverage of hard rows, %", 100, 2, most=1),
+    "worst_class_coverage": Metric("coverage of the worst class, %", 100, 2, most=1),
+    "size_stratified_violation": Metric("size-stratified violation, %", 100, 2, most=1),
+    "empty": Metric("empty sets, %", 100, 2, most=1),
     "temperature": Metric("temperature", 1, 2),
     "seconds": Metric("seconds", 1, 2),
     "memory": Metric("step's memory, MB", 1e-6, 2),
@@ -78,6 +84,8 @@ TASK_METRICS = (
     "rmse", "mae", "val_rmse",
     "mean_average_precision", "micro_f1", "macro_f1", "val_mean_average_precision",
 )  # fmt: skip
+# Of conformal sets.
+SET_METRICS = ("coverage", "set_size", "hard_coverage", "worst_class_coverage", "size_stratified_violation", "empty")
 COSTS = ("seconds", "memory", "parameters")
 METRICS = (*SCORES, *(f"calibrated_{name}" for name in SCORES[1:]), *_FURTHER, *COSTS)
 
