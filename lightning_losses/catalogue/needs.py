@@ -176,7 +176,7 @@ NEEDS = (
             "conformal",
             "prediction sets",
             "prediction intervals",
-        ),  # fmt: skip
+        ),
         (
             Answer(
                 "temperature",
