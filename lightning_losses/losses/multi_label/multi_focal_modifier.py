@@ -30,7 +30,7 @@ class MultiFocalModifier(MultiLabelLoss):
     A sample without labels attends to none.
 
     Args:
-        co_occurrence: [C][C] how many training samples have two labels, the label's own number on the diagonal.
+        co_occurrence: [C, C] how many training samples have two labels, the label's own number on the diagonal.
         class_counts: [C] how many training samples have each label, 0 counts as 1; None for the diagonal.
         gamma_pos: γ₊, at least 0.
         gamma_neg: γ₋, at least 0.
