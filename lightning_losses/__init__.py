@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import DeiTDistill as DeiTDistill
     from lightning_losses.losses import DROInstanceReweighting as DROInstanceReweighting
     from lightning_losses.losses import DualFocal as DualFocal
+    from lightning_losses.losses import EnergyNLL as EnergyNLL
     from lightning_losses.losses import EnergyScore as EnergyScore
     from lightning_losses.losses import EnsLoss as EnsLoss
     from lightning_losses.losses import EntmaxLoss as EntmaxLoss
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import HLGauss as HLGauss
     from lightning_losses.losses import HybridMultilabel as HybridMultilabel
     from lightning_losses.losses import KLTop as KLTop
+    from lightning_losses.losses import LoadBalancing as LoadBalancing
     from lightning_losses.losses import LogitAdjustment as LogitAdjustment
     from lightning_losses.losses import LogitStdKD as LogitStdKD
     from lightning_losses.losses import LogSphericalSoftmax as LogSphericalSoftmax
@@ -116,6 +118,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import RankMixupMRL as RankMixupMRL
     from lightning_losses.losses import ReflectiveLabelCorrector as ReflectiveLabelCorrector
     from lightning_losses.losses import ReverseKL as ReverseKL
+    from lightning_losses.losses import RouterZLoss as RouterZLoss
     from lightning_losses.losses import SelfDistillGT as SelfDistillGT
     from lightning_losses.losses import SimilarityPreserving as SimilarityPreserving
     from lightning_losses.losses import SinKD as SinKD
@@ -123,6 +126,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import SkewRKL as SkewRKL
     from lightning_losses.losses import SoftAvUC as SoftAvUC
     from lightning_losses.losses import SoftBinnedECE as SoftBinnedECE
+    from lightning_losses.losses import SoftEntropyRegularization as SoftEntropyRegularization
     from lightning_losses.losses import SpanCorrelation as SpanCorrelation
     from lightning_losses.losses import SparsemaxLoss as SparsemaxLoss
     from lightning_losses.losses import SphericalZLoss as SphericalZLoss

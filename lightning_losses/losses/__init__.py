@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses.classification.comp_sum import CompSum as CompSum
     from lightning_losses.losses.classification.crammer_singer import CrammerSinger as CrammerSinger
     from lightning_losses.losses.classification.cross_entropy import CrossEntropy as CrossEntropy
+    from lightning_losses.losses.classification.energy_nll import EnergyNLL as EnergyNLL
     from lightning_losses.losses.classification.entmax_loss import EntmaxLoss as EntmaxLoss
     from lightning_losses.losses.classification.evidential_classification import (
         EvidentialClassification as EvidentialClassification,
@@ -102,6 +103,8 @@ if TYPE_CHECKING:
     from lightning_losses.losses.imbalance.group_dro import GroupDRO as GroupDRO
     from lightning_losses.losses.imbalance.ldam import LDAM as LDAM
     from lightning_losses.losses.imbalance.logit_adjustment import LogitAdjustment as LogitAdjustment
+    from lightning_losses.losses.mixture_of_experts.load_balancing import LoadBalancing as LoadBalancing
+    from lightning_losses.losses.mixture_of_experts.router_z_loss import RouterZLoss as RouterZLoss
     from lightning_losses.losses.multi_label.asymmetric import Asymmetric as Asymmetric
     from lightning_losses.losses.multi_label.hill import Hill as Hill
     from lightning_losses.losses.multi_label.hybrid_multilabel import HybridMultilabel as HybridMultilabel
@@ -136,6 +139,9 @@ if TYPE_CHECKING:
     from lightning_losses.losses.regression.two_hot import TwoHot as TwoHot
     from lightning_losses.losses.regularization.mesa import MESA as MESA
     from lightning_losses.losses.regularization.saf import SAF as SAF
+    from lightning_losses.losses.regularization.soft_entropy_regularization import (
+        SoftEntropyRegularization as SoftEntropyRegularization,
+    )
     from lightning_losses.losses.regularization.wdr_loss import WDR as WDR
     from lightning_losses.losses.regularization.z_loss import ZLoss as ZLoss
 else:

@@ -107,6 +107,19 @@ GLOSSARY: dict[str, Name] = {
         "the temperature that was learned of each sample",
         lambda s: 5 + 5 * s.normal(s.batch).sigmoid(),
     ),
+    "logits_b": Name("as `logits`", "trained", "the same of a second view", lambda s: 2 * s.normal(s.batch, s.classes)),
+    "energies": Name(
+        "[..., C]",
+        "trained",
+        "energies of the classes: logits with the other sign",
+        lambda s: s.normal(s.batch, s.classes),
+    ),
+    "router_logits": Name(
+        "[..., E]", "trained", "a router's scores of E experts, for each token", lambda s: 2 * s.normal(s.batch, 4)
+    ),
+    "attention_mask": Name(
+        "[...]", "constant", "1 for a token, 0 for padding", lambda s: torch.ones(s.batch, dtype=torch.bool)
+    ),
     "features": Name("[B, D]", "trained", "a tapped layer's output, pooled", lambda s: s.normal(s.batch, s.features)),
     "teacher_features": Name("[B, D]", "constant", "the same of the teacher", lambda s: s.normal(s.batch, s.features)),
     "feature_maps": Name(

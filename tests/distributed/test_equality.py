@@ -85,6 +85,8 @@ def example(case):
         values |= {name: make() for name, make in FURTHER[case][1].items()}
     if takes(loss, "ignore_index") and "target" in values and not values["target"].is_floating_point():
         values["target"][IGNORED] = -100
+    if "attention_mask" in values:
+        values["attention_mask"][IGNORED] = False
     if "multi_hot" in values:
         values["multi_hot"][IGNORED] = -100
     return {name: v.float() if isinstance(v, Tensor) and v.is_floating_point() else v for name, v in values.items()}

@@ -47,7 +47,7 @@ def build(loss: type[Loss], classes: int = CLASSES, **options: Any) -> Loss:
         for name in constructor_options(loss)
         if inspect.signature(loss).parameters[name].default is inspect.Parameter.empty and name not in options
     ]
-    known = {**ARGUMENTS, "num_classes": classes, **counts(classes)}
+    known = {**ARGUMENTS, "num_classes": classes, "old_classes": (classes + 1) // 2, **counts(classes)}
     if takes(loss, "class_counts") and not takes(loss, "co_occurrence"):
         options = {"class_counts": known["class_counts"], **options}
     if loss.inputs().keys() & {"features"} and "feature_dim" in inspect.signature(loss).parameters:
