@@ -2,14 +2,26 @@
 
 from lightning_losses.samplers.ddk_sampler import DomainSampler, initial_domain_weights, updated_domain_weights
 from lightning_losses.samplers.difference_sampling import difference_sampling, difference_scores
+from lightning_losses.samplers.prototype_sampling import (
+    SampledFeatures,
+    hardness_aware_prototype_sampling,
+    hardness_probabilities,
+    mean_similarity,
+    prototype_radius,
+)
 from lightning_losses.samplers.robust_active_sampler import QueryDistribution, robust_active_distribution
 
 __all__ = [
     "DomainSampler",
     "QueryDistribution",
+    "SampledFeatures",
     "difference_sampling",
     "difference_scores",
+    "hardness_aware_prototype_sampling",
+    "hardness_probabilities",
     "initial_domain_weights",
+    "mean_similarity",
+    "prototype_radius",
     "robust_active_distribution",
     "updated_domain_weights",
 ]

@@ -1,0 +1,54 @@
+"""Losses and samplers of representations: energies of concepts, old and new classes."""
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_losses.losses import EnergyNLL, SoftEntropyRegularization
+from lightning_losses.losses.classification.energy_nll import ecbm
+from lightning_losses.losses.regularization.soft_entropy_regularization import entropy_gaps
+from lightning_losses.numerics.probabilities import log_probabilities
+from lightning_losses.samplers import hardness_probabilities, mean_similarity
+from tests.golden.adapter import Adapter, Params, gradients, leaf
+
+Tensors = dict[str, Tensor]
+
+
+def energies(given: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params):
+        label, concept = leaf(given["energy_label"]), leaf(given["energy_concept"])
+    of_label = EnergyNLL()(label, given["y"])
+    weights = {"class_weight": 0.0, "concept_class_weight": 0.0}
+    of_concepts = ecbm(label, concept, label, given["y"], given["c"], **weights)
+    return {
+        "label_loss": of_label,
+        "concept_loss": of_concepts,
+        **gradients(of_label, label=label),
+        **gradients(of_concepts, concept=concept),
+    }
+
+
+def soft_entropy(given: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as read:
+        old, new = read.take("num_old"), read.take("num_new")
+        temperature, weights = read.take("temperature"), read.take("weights")
+    loss = SoftEntropyRegularization(old, temperature, *weights)
+    both = leaf(given["student_out"])
+    assert both.shape[1] == old + new
+    value = loss(*both.chunk(2))
+    gaps = entropy_gaps(log_probabilities(both, temperature), old)
+    (grad,) = gradients(value, both=both).values()
+    return {"old_new": gaps.groups, "old_in": gaps.old, "new_in": gaps.new, "loss": value, "grad": grad}
+
+
+def hardness(given: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as read:
+        chances = hardness_probabilities(given["prototypes"], read.take("hardness_temp"))
+    return {"mean_similarity": mean_similarity(given["prototypes"]), "prob": chances}
+
+
+ADAPTERS: dict[str, Adapter] = {
+    "ecbm": energies,
+    "soft_entropy_regularization": soft_entropy,
+    "hardness_aware_prototype_sampling": hardness,
+}
