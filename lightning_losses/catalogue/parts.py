@@ -29,6 +29,7 @@ PARTS = {
 }
 # What others derive from, and nobody uses by itself.
 _BASES = {
+    *("Calibrator", "ConformalIntervals", "ConformalSets"),
     *("DeclaredCallback", "GradientBalancing", "LogOddsOneVsRest", "MeanMetric", "OneVsRest", "PredictionMetric"),
     *(f"{kind}Monitor" for kind in ("", "Gradient", "Layer", "Logit", "Parameter", "Probe")),
 }
@@ -130,7 +131,7 @@ def _base(kind: str) -> type | None:
     home, name = {
         "metrics": ("torchmetrics", "Metric"),
         "balancing": ("lightning_losses.balancing", "Balancing"),
-        "calibrators": ("lightning_losses.calibrators", "Calibrator"),
+        "calibrators": ("lightning_losses.calibrators.fitted", "FittedModule"),
         "callbacks": ("lightning.pytorch", "Callback"),
     }[kind]
     base = getattr(importlib.import_module(home), name)
