@@ -2,11 +2,13 @@
 
     python benchmarks/linear_cross_entropy.py --quick
     python benchmarks/linear_cross_entropy.py --tokens 1024 4096 --width 512 2048 --vocabulary 8192 32768 131072
+    python benchmarks/linear_cross_entropy.py --baseline chunked --variants chunked chunked-gce --tokens 1024 \
+        --width 512 --vocabulary 32768
 
 Prints, for each size, the median ratio of CPU time on one thread to plain (and its range over the rounds), the time
 over the floor of 6 N D V operations at the rate of the fastest product measured in the same run, and the peak memory
 beyond inputs and gradients, of the second step in a fresh process for each variant. With --threads 2 times are wall
-clock.
+clock. --baseline is compared with in place of plain; -gce is generalised cross-entropy, a function of cross-entropy.
 """
 
 import argparse
@@ -36,6 +38,7 @@ from lightning_losses import linear_cross_entropy
 from lightning_losses.environment.atomic_files import write_json
 from lightning_losses.kernels.cross_entropy.avx512 import unsupported
 from lightning_losses.kernels.cross_entropy.peers import has_torch_operation, installed
+from lightning_losses.losses import GCE
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -61,16 +64,22 @@ def cce(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
 
 def variants(names: list[str], dtype: torch.dtype) -> dict[str, Forward]:
     """The requested variants that can run here."""
+    gce = GCE().of_cross_entropy
     compiled_walk = unsupported(*(torch.zeros(1, 1, dtype=dtype),) * 2) is None
     offered: dict[str, Callable[[], Forward] | None] = {
         "plain": lambda: plain,
         "avx512": (lambda: partial(linear_cross_entropy, impl="avx512")) if compiled_walk else None,
         "avx512-512": (lambda: partial(linear_cross_entropy, impl="avx512", chunk=512)) if compiled_walk else None,
+        "avx512-gce": (lambda: partial(linear_cross_entropy, impl="avx512", row_function=gce))
+        if compiled_walk
+        else None,
         "chunked": lambda: partial(linear_cross_entropy, impl="chunked"),
+        "chunked-gce": lambda: partial(linear_cross_entropy, impl="chunked", row_function=gce),
         "chunked-256": lambda: partial(linear_cross_entropy, impl="chunked", chunk=256),
         "chunked-512": lambda: partial(linear_cross_entropy, impl="chunked", chunk=512),
         "chunked-float32-sums": lambda: partial(linear_cross_entropy, impl="chunked", accum_dtype=torch.float32),
         "recompute": lambda: partial(linear_cross_entropy, impl="recompute"),
+        "recompute-gce": lambda: partial(linear_cross_entropy, impl="recompute", row_function=gce),
         "torch": (lambda: torch_chunked) if has_torch_operation() else None,
         "torch.compile": compiled,
         "cce": (lambda: cce) if installed("cut_cross_entropy") else None,
@@ -102,7 +111,15 @@ def memory(name: str, dtype: str, tokens: int, width: int, vocabulary: int) -> N
 
 
 def case(
-    names: list[str], dtype: str, tokens: int, width: int, vocabulary: int, rounds: int, threads: int, with_memory: bool
+    names: list[str],
+    dtype: str,
+    tokens: int,
+    width: int,
+    vocabulary: int,
+    rounds: int,
+    threads: int,
+    with_memory: bool,
+    baseline: str,
 ) -> dict[str, dict[str, float | None]]:
     tensors = data(DTYPES[dtype], tokens, width, vocabulary)
     found = variants(names, DTYPES[dtype])
@@ -124,12 +141,12 @@ def case(
             "over_floor": statistics.median(times[name]) / floor,
             "megabytes": megabytes[name],
         }
-        for name, ratio in ratios(times, "plain").items()
+        for name, ratio in ratios(times, baseline).items()
     }
-    whole = megabytes["plain"]
+    whole = megabytes[baseline]
     show(
         f"{title}, {threads} thread(s), floor rate {rate / 1e9:.0f} GF/s",
-        ["variant", "time / plain", "time / floor", "MB", "of plain"],
+        ["variant", f"time / {baseline}", "time / floor", "MB", f"of {baseline}"],
         [
             [
                 name,
@@ -138,7 +155,7 @@ def case(
                 "-" if megabytes[name] is None else f"{megabytes[name]:.0f}",
                 "-" if megabytes[name] is None or not whole else f"{100 * megabytes[name] / whole:.1f} %",
             ]
-            for name, ratio in ratios(times, "plain").items()
+            for name, ratio in ratios(times, baseline).items()
         ],
     )
     return result
@@ -184,6 +201,7 @@ def main() -> None:
         nargs="+",
         default=["plain", "avx512", "avx512-512", "chunked", "recompute", "torch", "torch.compile", "cce"],
     )
+    parser.add_argument("--baseline", default="plain", help="one of the variants")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-memory", action="store_true")
@@ -205,7 +223,7 @@ def main() -> None:
     results = {}
     for dtype, *shape in itertools.product(options.dtype, options.tokens, options.width, options.vocabulary):
         results[f"{dtype} {shape}"] = case(
-            options.variants, dtype, *shape, options.rounds, options.threads, not options.no_memory
+            options.variants, dtype, *shape, options.rounds, options.threads, not options.no_memory, options.baseline
         )
     console.print(conditions())
     if options.output:

@@ -1,7 +1,9 @@
 """All mistakes."""
 
-from tests.mutants import calibrators, distillation, heads, losses, metrics, mixins, runs
+from tests.mutants import calibrators, distillation, heads, losses, metrics, mixins, noisy_labels, runs
 
 MISTAKES = [
-    mistake for part in (losses, distillation, heads, calibrators, metrics, mixins, runs) for mistake in part.MISTAKES
+    mistake
+    for part in (losses, noisy_labels, distillation, heads, calibrators, metrics, mixins, runs)
+    for mistake in part.MISTAKES
 ]
