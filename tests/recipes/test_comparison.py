@@ -424,6 +424,9 @@ def test_every_shipped_comparison_takes_a_step(name, monkeypatch):
         # Each takes its step, and is tuned, in bed A.
         assert set(config.objectives) <= set(composed("comparison=bed_a").objectives)
         config.objectives, config.tuning = config.objectives[:2], None
+    if name == "noise":
+        # The shares of wrong labels differ in a number.
+        config.settings = config.settings[:1]
     # On the small data: what is tried is every objective, not every image.
     small = ["data.val_rows=100", "data.test_rows=100"] if name.startswith("bed") else []
     rehearse(config, ["data=digits"] if "mnist" in name or name == "calibration_compare" else small)
