@@ -1,5 +1,6 @@
 """What callbacks measure is of the samples that have a target; a place that would change what they see is refused."""
 
+import copy
 from types import SimpleNamespace
 
 import lightning as L
@@ -293,9 +294,12 @@ def test_what_is_watched_where_no_step_is_known_is_refused_in_the_monitors_name(
 )
 def test_what_a_callback_needs_at_its_end_is_asked_for_at_the_start(tmp_path, callback, sentence):
     (tmp_path / "file").touch()
+    model, first = module(), copy.deepcopy(module().state_dict())
     with pytest.raises((ValueError, OSError)) as raised:
-        fit([callback(tmp_path)], [batch()], limit_val_batches=0)
+        fit([callback(tmp_path)], [batch()], model, limit_val_batches=0)
     assert str(raised.value) == sentence.format(place=tmp_path)
+    # Nothing was trained for nothing.
+    assert all(torch.equal(value, first[name]) for name, value in model.state_dict().items())
 
 
 def test_a_calibrator_needs_a_place_though_none_was_named(tmp_path):

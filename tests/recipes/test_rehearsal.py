@@ -111,6 +111,24 @@ def test_what_is_known_only_of_the_network_is_told_before_the_training(classify,
         experiment_of(config).rehearse()
 
 
+@pytest.mark.parametrize(
+    ("callbacks", "sentence"),
+    [
+        (["calibration_monitor"], "CalibrationMonitor: validation_step returned no 'logits' and 'target'; return {\"logits\": "
+         "logits, \"target\": target}."),
+        (["post_hoc_calibration"], "PostHocCalibration: Regressor has no predict_step of its own; define one that returns "
+         "{\"logits\": logits, \"target\": target}."),
+    ],
+    ids=["monitor", "calibrator"],
+)  # fmt: skip
+def test_a_network_that_can_not_be_calibrated_is_told_before_the_training(callbacks, sentence):
+    config = train_composed("experiment=regress", "callbacks=calibration")
+    config.callbacks = {name: node for name, node in config.callbacks.items() if name in callbacks}
+    with pytest.raises(ValueError) as raised:
+        experiment_of(config).rehearse()
+    assert str(raised.value) == sentence
+
+
 def test_what_the_teacher_has_otherwise_is_checked_as_the_students():
     config = train_composed(*CLASSIFY, "teacher_cache=100")
     with pytest.raises(ValueError, match="teacher_cache=100 came for 10 classes; give at most 10, or full"):

@@ -67,6 +67,10 @@ class CalibrationMonitor(Callback):
         if self.folder is not None and self.every_n_epochs:
             refuse_unwritable(trainer, self.folder)
 
+    def rehearse(self, module: L.LightningModule, batch: Any, outputs: Any) -> None:
+        """Refuse a validation step whose output can't be measured."""
+        self._collected.read(module, outputs)
+
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew."""
         self._collected.clear()

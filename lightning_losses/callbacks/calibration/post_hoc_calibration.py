@@ -109,11 +109,7 @@ class PostHocCalibration(Callback):
                 "PostHocCalibration: the trainer has no validation data to fit on; give a validation data "
                 "loader, and limit_val_batches above 0."
             )
-        if type(pl_module).predict_step is L.LightningModule.predict_step:
-            raise ValueError(
-                f"PostHocCalibration: {type(pl_module).__name__} has no predict_step of its own; define one that "
-                'returns {"logits": logits, "target": target}.'
-            )
+        _check_predicts(pl_module)
         if self.weights == "best" and any(map(_keeps_best, trainer.checkpoint_callbacks)):
             for owner in (pl_module, getattr(trainer, "datamodule", None)):
                 _check_hyperparameters(owner)
@@ -121,6 +117,14 @@ class PostHocCalibration(Callback):
         if self.folder is not None or not keeps:
             # Else it goes beside the checkpoint.
             refuse_unwritable(trainer, self.folder or Path(trainer.default_root_dir))
+
+    def rehearse(self, module: L.LightningModule, batch: Any, outputs: Any) -> None:
+        """Refuse a prediction that no calibrator can be fitted to."""
+        _check_predicts(module)
+        predicted = with_views(
+            "PostHocCalibration", module, module.predict_step(batch, 0), (batch, 0), self.calibrator.views
+        )
+        self._collected.read(module, predicted, step="predict_step")
 
     def on_validation_batch_end(
         self,
@@ -306,6 +310,14 @@ class PostHocCalibration(Callback):
     def _path(self, trainer: L.Trainer, best: Path | None) -> Path:
         folder = self.folder or (best.parent if best is not None else Path(trainer.default_root_dir))
         return folder / f"{'last' if best is None else best.stem}.calibrator.safetensors"
+
+
+def _check_predicts(module: L.LightningModule) -> None:
+    if type(module).predict_step is L.LightningModule.predict_step:
+        raise ValueError(
+            f"PostHocCalibration: {type(module).__name__} has no predict_step of its own; define one that returns "
+            '{"logits": logits, "target": target}.'
+        )
 
 
 def _number(module: L.LightningModule, value: bool) -> torch.Tensor:

@@ -44,6 +44,10 @@ class AdaFocalBins(Callback):
                 "limit_val_batches above 0."
             )
 
+    def rehearse(self, module: L.LightningModule, batch: Any, outputs: Any) -> None:
+        """Refuse a validation step whose output can't be measured."""
+        self._collected.read(module, outputs)
+
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew."""
         self._collected.clear()

@@ -1,12 +1,13 @@
 """A step before anything is trained, on the device and in the precision of the run."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
 from lightning_losses.experiments.config.check_config import ConfigError, forks
@@ -18,6 +19,7 @@ def rehearse_step(
     batch: Mapping[str, Any],
     trainer: DictConfig,
     validation: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> set[str]:
     """Go forward and backward with one batch, so that errors appear before anything is trained.
 
@@ -26,6 +28,7 @@ def rehearse_step(
         batch: the argument of `training_step`.
         trainer: the configuration of the Trainer, which says the device and the precision.
         validation: the argument of `validation_step`, which follows if this is given.
+        callbacks: those with a method `rehearse` are given the module, this batch and what its validation returned.
 
     Returns:
         The names that the steps log.
@@ -51,7 +54,10 @@ def rehearse_step(
         if validation is not None:
             module.eval()
             with torch.no_grad(), precision.val_step_context():
-                module.validation_step(there(validation), 0)
+                returned = module.validation_step(there(validation), 0)
+                for callback in callbacks:
+                    if hasattr(callback, "rehearse"):
+                        callback.rehearse(module, there(validation), returned)
             module.train()
     try:
         module.configure_optimizers()

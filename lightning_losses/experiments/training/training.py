@@ -275,7 +275,8 @@ class Training:
             check_resumption(resumed / self.name, self.identity, module)
         val: Any = self.datamodule.val
         validation = val.__getitems__(list(range(min(8, len(val)))))
-        logged = rehearse_step(module, self.first_batch(rows=8), self.trainer, validation)
+        callbacks = callbacks_of(self.callbacks)
+        logged = rehearse_step(module, self.first_batch(rows=8), self.trainer, validation, callbacks)
         self._check_monitors(logged)
         return logged
 
