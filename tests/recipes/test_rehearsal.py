@@ -112,21 +112,17 @@ def test_what_is_known_only_of_the_network_is_told_before_the_training(classify,
 
 
 @pytest.mark.parametrize(
-    ("callbacks", "sentence"),
-    [
-        (["calibration_monitor"], "CalibrationMonitor: validation_step returned no 'logits' and 'target'; return {\"logits\": "
-         "logits, \"target\": target}."),
-        (["post_hoc_calibration"], "PostHocCalibration: Regressor has no predict_step of its own; define one that returns "
-         "{\"logits\": logits, \"target\": target}."),
-    ],
-    ids=["monitor", "calibrator"],
-)  # fmt: skip
-def test_a_network_that_can_not_be_calibrated_is_told_before_the_training(callbacks, sentence):
+    ("name", "step"), [("calibration_monitor", "validation_step"), ("post_hoc_calibration", "predict_step")]
+)
+def test_a_network_that_can_not_be_calibrated_is_told_before_the_training(name, step):
     config = train_composed("experiment=regress", "callbacks=calibration")
-    config.callbacks = {name: node for name, node in config.callbacks.items() if name in callbacks}
+    config.callbacks = {name: config.callbacks[name]}
     with pytest.raises(ValueError) as raised:
         experiment_of(config).rehearse()
-    assert str(raised.value) == sentence
+    who = {"calibration_monitor": "CalibrationMonitor", "post_hoc_calibration": "PostHocCalibration"}[name]
+    assert str(raised.value) == (
+        f"{who}: {step} returned no 'logits' and 'target'; return {{\"logits\": logits, \"target\": target}}."
+    )
 
 
 def test_what_the_teacher_has_otherwise_is_checked_as_the_students():
