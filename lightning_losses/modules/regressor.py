@@ -11,6 +11,7 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 
 from lightning_losses.data.loading import named
 from lightning_losses.losses import HLGauss, Pinball, TwoHot
+from lightning_losses.losses.regression.evidential_regression import evidential_uncertainty
 from lightning_losses.mixins import ObjectiveMixin
 from lightning_losses.modules.classifier import (
     Batch,
@@ -183,3 +184,25 @@ def point_prediction(predicted: Mapping[str, Tensor]) -> Float[Tensor, "*values"
         f"Regressor: {', '.join(map(repr, predicted)) or 'nothing'} came of the head; give mean, quantiles, ensemble "
         "or evidential."
     )
+
+
+def predicted_spread(predicted: Mapping[str, Tensor]) -> Float[Tensor, "*values"] | None:
+    """How far off each number is expected to be: the standard deviation, with that of the mean if it is predicted.
+
+    None where nothing of the kind was predicted.
+
+    Example:
+        >>> predicted_spread({"mean": torch.zeros(1), "variance": torch.full((1,), 4.0)})
+        tensor([2.])
+    """
+    if "standard_deviation" in predicted:
+        return predicted["standard_deviation"]
+    if "variance" in predicted:
+        return predicted["variance"].sqrt()
+    if "evidential" in predicted:
+        _, aleatoric, epistemic = evidential_uncertainty(predicted["evidential"])
+        return (aleatoric + epistemic).sqrt()
+    if "ensemble" in predicted and predicted["ensemble"].shape[-1] > 1:
+        # Members that agree exactly are still not sure.
+        return predicted["ensemble"].std(dim=-1).clamp(min=1e-6)
+    return None
