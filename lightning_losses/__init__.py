@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import AvUC as AvUC
     from lightning_losses.losses import BalancedSoftmax as BalancedSoftmax
     from lightning_losses.losses import BetaNLL as BetaNLL
+    from lightning_losses.losses import BiasLoss as BiasLoss
     from lightning_losses.losses import BinaryKL as BinaryKL
     from lightning_losses.losses import BinaryKLNorm as BinaryKLNorm
     from lightning_losses.losses import BiTempered as BiTempered
@@ -101,6 +102,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import LogTaylorSoftmax as LogTaylorSoftmax
     from lightning_losses.losses import Loss as Loss
     from lightning_losses.losses import MAEReduced as MAEReduced
+    from lightning_losses.losses import MarginLogPenalty as MarginLogPenalty
     from lightning_losses.losses import MbLS as MbLS
     from lightning_losses.losses import MIAlpha as MIAlpha
     from lightning_losses.losses import MMCEWeighted as MMCEWeighted
@@ -116,6 +118,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import PreciseCrossEntropy as PreciseCrossEntropy
     from lightning_losses.losses import RankMixupMNDCG as RankMixupMNDCG
     from lightning_losses.losses import RankMixupMRL as RankMixupMRL
+    from lightning_losses.losses import RDrop as RDrop
     from lightning_losses.losses import ReflectiveLabelCorrector as ReflectiveLabelCorrector
     from lightning_losses.losses import ReverseKL as ReverseKL
     from lightning_losses.losses import RouterZLoss as RouterZLoss
@@ -133,6 +136,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import StableMaxCrossEntropy as StableMaxCrossEntropy
     from lightning_losses.losses import SymmetricKL as SymmetricKL
     from lightning_losses.losses import TGeoKD as TGeoKD
+    from lightning_losses.losses import TopTwoSoftLabels as TopTwoSoftLabels
     from lightning_losses.losses import TotalVariation as TotalVariation
     from lightning_losses.losses import TruncatedGCE as TruncatedGCE
     from lightning_losses.losses import TwoHot as TwoHot

@@ -36,6 +36,8 @@ def masked(values, names=None):
             values[name][:, 0] = -torch.inf
     if "target" in values:
         values["target"] = values["target"].clamp(min=1)
+    if "second_target" in values:
+        values["second_target"] = values["second_target"].clamp(min=1)
     if "multi_hot" in values:
         values["multi_hot"][:, 0] = 0
     # What the past or a mixture believed of a class that is masked now is nothing.

@@ -10,6 +10,7 @@ from lightning_losses.environment.lazy_exports import exports, lazily
 # Loaded on first use: a project that needs one loss doesn't wait for all of them.
 if TYPE_CHECKING:
     from lightning_losses.losses.base import Loss as Loss
+    from lightning_losses.losses.classification.bias_loss import BiasLoss as BiasLoss
     from lightning_losses.losses.classification.comp_sum import CompSum as CompSum
     from lightning_losses.losses.classification.crammer_singer import CrammerSinger as CrammerSinger
     from lightning_losses.losses.classification.cross_entropy import CrossEntropy as CrossEntropy
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses.classification.stablemax_cross_entropy import (
         StableMaxCrossEntropy as StableMaxCrossEntropy,
     )
+    from lightning_losses.losses.classification.top_two_soft_labels import TopTwoSoftLabels as TopTwoSoftLabels
     from lightning_losses.losses.classification.weston_watkins import WestonWatkins as WestonWatkins
     from lightning_losses.losses.confidence.adafocal import AdaFocal as AdaFocal
     from lightning_losses.losses.confidence.avuc import AvUC as AvUC
@@ -137,7 +139,9 @@ if TYPE_CHECKING:
     from lightning_losses.losses.regression.hl_gauss import HLGauss as HLGauss
     from lightning_losses.losses.regression.pinball import Pinball as Pinball
     from lightning_losses.losses.regression.two_hot import TwoHot as TwoHot
+    from lightning_losses.losses.regularization.margin_log_penalty import MarginLogPenalty as MarginLogPenalty
     from lightning_losses.losses.regularization.mesa import MESA as MESA
+    from lightning_losses.losses.regularization.rdrop import RDrop as RDrop
     from lightning_losses.losses.regularization.saf import SAF as SAF
     from lightning_losses.losses.regularization.soft_entropy_regularization import (
         SoftEntropyRegularization as SoftEntropyRegularization,

@@ -56,6 +56,24 @@ GLOSSARY: dict[str, Name] = {
         "class indices; probabilities where the loss takes them",
         lambda s: torch.randint(0, s.classes, (s.batch,), generator=s.generator),
     ),
+    "second_target": Name(
+        "[...] int64",
+        "constant",
+        "the class that annotators chose second; -100 where they agreed",
+        lambda s: torch.randint(0, s.classes, (s.batch,), generator=s.generator),
+    ),
+    "target_share": Name(
+        "[...]",
+        "constant",
+        "the share of the target among the two most chosen classes, from 0.5 to 1",
+        lambda s: 0.5 + 0.5 * s.normal(s.batch).sigmoid(),
+    ),
+    "second_logits": Name(
+        "as `logits`",
+        "trained",
+        "logits of the same inputs from a second pass, with other dropout",
+        lambda s: 2 * s.normal(s.batch, s.classes),
+    ),
     "multi_hot": Name(
         "[..., C]",
         "constant",

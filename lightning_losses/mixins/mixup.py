@@ -69,15 +69,19 @@ class MixupMixin(ObjectiveMixin):
                 f"{type(self).__name__}: mixtures need {', '.join(map(repr, missing))}; the step offered "
                 f"{', '.join(map(repr, sorted(tensors)))}."
             )
-        inputs, target, ignored = tensors["inputs"], tensors["target"], ignored_targets(self)
-        mixed = [
-            mix(inputs, target, tensors["logits"].shape[-1], *ignored, size=self.mixup_size, alpha=self.mixup_alpha)
-            for _ in range(self.mixup_count)
-        ]
         with self.beside_the_batch():
-            tensors["mixup_logits"] = self(torch.cat([one for one, _ in mixed]))
-        tensors["mixup_target"] = torch.cat([one for _, one in mixed])
-        return tensors
+            logits, target = self.mixtures(tensors["inputs"], tensors["target"], tensors["logits"].shape[-1])
+        return {**tensors, "mixup_logits": logits, "mixup_target": target}
+
+    def mixtures(self, inputs: Tensor, target: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """The logits and the targets of all mixtures, in blocks of the batch."""
+        mixed = [self.mix(inputs, target, num_classes) for _ in range(self.mixup_count)]
+        return self(torch.cat([one for one, _ in mixed])), torch.cat([one for _, one in mixed])
+
+    def mix(self, inputs: Tensor, target: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """One mixture of every sample, with its target."""
+        ignored = ignored_targets(self)
+        return mix(inputs, target, num_classes, *ignored, size=self.mixup_size, alpha=self.mixup_alpha)
 
 
 def mix(

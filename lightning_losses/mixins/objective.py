@@ -106,16 +106,22 @@ class ObjectiveMixin(SampleStates):
                 f"{type(self).__name__}: {came}; set self.objective = Objective({{'ce': CrossEntropy()}}), with a name "
                 "for each loss, in __init__."
             )
-        value = self.evaluate_objective(self.objective, self.log_name(), self.objective_tensors(tensors))
+        offered = self.objective_tensors(tensors)
+        value = self.evaluate_objective(self.objective, self.log_name(), offered)
         output = {"loss": value, **tensors}
-        self.on_objective(output)
+        self.on_objective(output, offered)
         return output
 
-    def on_objective(self, output: dict[str, Any]) -> None:
-        """After a step's objective was evaluated; mixins that remember the step do so here, and call `super()`."""
+    def on_objective(self, output: dict[str, Any], offered: dict[str, Any] | None = None) -> None:
+        """After a step's objective was evaluated; mixins that remember the step do so here, and call `super()`.
+
+        Args:
+            output: of the step.
+            offered: the tensors that the objective was given, if they are more than the output's.
+        """
         if self.sample_memories():
             self.remember_samples({**self.training_clock(), **output})
-        self._renew_losses(output)
+        self._renew_losses({**output, **(offered or {})})
 
     @contextmanager
     def beside_the_batch(self) -> Iterator[None]:

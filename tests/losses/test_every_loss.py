@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[2]
 CONSTANT_PARTS = {
     "uskd": "its soft labels are made from the student, without gradient",
     "adaptive_kl": "its weights are made from the student, without gradient",
+    "bias_loss": "its weights are made from the feature maps, without gradient",
     "asymmetric": "its focusing weight is a constant, as the authors have it",
     "multi_focal_modifier": "likewise",
     "multi_grained_focal": "likewise",
@@ -54,6 +55,7 @@ FULL = (torch.float32, torch.float64)
 # What has an entry for each class.
 CLASS_WISE = (
     "logits",
+    "second_logits",
     "multi_hot",
     "teacher_logits",
     "distillation_logits",
@@ -303,7 +305,7 @@ def test_two_classes_are_finite(loss):
     assert finite(*with_gradients(build(loss, classes=2), tensors(loss, classes=2)))
 
 
-@those("logits", "target", without=["features", "index"])
+@those("logits", "target", without=["features", "feature_maps", "index"])
 def test_tokens_are_samples(loss):
     """[B, T, C] logits are [B * T, C] logits."""
     module, values = build(loss), tensors(loss)
@@ -360,6 +362,8 @@ def test_masked_classes_are_finite(loss, masked):
         values["past_probabilities"] = values["logits"].softmax(dim=-1)
     if "target" in values:
         values["target"] = torch.tensor([3, 4] * (BATCH // 2))
+    if "second_target" in values:
+        values["second_target"] = torch.tensor([4, 3] * (BATCH // 2))
     if "multi_hot" in values:
         values["multi_hot"][:, list(masked)] = 0
     assert finite(*with_gradients(build(loss), values))

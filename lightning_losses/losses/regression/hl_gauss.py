@@ -53,7 +53,7 @@ class HLGauss(RegressionLoss):
     """
 
     status = "paper"
-    evidence = "the paper's appendix, as lionelblonde/hl-gauss-pytorch-jax keeps it"
+    evidence = "lionelblonde/hl-gauss-pytorch-jax, a copy of the paper's appendix, not the authors' code"
 
     min_value: float
     max_value: float

@@ -5,17 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from lightning_losses.losses import (
     Asymmetric,
+    BiasLoss,
     CrossEntropy,
     Focal,
     Hill,
     HLGauss,
+    MarginLogPenalty,
     MultiFocalModifier,
     MultiGrainedFocal,
+    RDrop,
+    TopTwoSoftLabels,
     TwoHot,
     ZLoss,
 )
@@ -172,9 +177,55 @@ def binned(make: type[HLGauss] | type[TwoHot], *, edges: bool) -> Adapter:
     return adapter
 
 
+def top_two_soft_labels(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        loss = TopTwoSoftLabels(reduction=given.choice("reduction", _MEANS))
+    logits = leaf(inputs["logits"])
+    value = loss(logits, inputs["first"], inputs["second"], inputs["confidence"])
+    hot = torch.eye(logits.shape[-1], dtype=logits.dtype)
+    share = inputs["confidence"].unsqueeze(-1)
+    labels = share * hot[inputs["first"]] + (1 - share) * hot[inputs["second"]]
+    return {"loss": value, "soft_labels": labels, **gradients(value, logits=logits)}
+
+
+def bias_loss(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        loss = BiasLoss(
+            alpha=given.take("alpha"), beta=given.take("beta"), normalization=given.take("normalisation"),
+            reduction=given.choice("reduction", _MEANS),
+        ).double()  # fmt: skip
+        given.choice("variance", {"unbiased, over all non-batch elements, features detached": None})
+    found: dict[str, Tensor] = {}
+    for name, key in (("", "features"), ("_second", "features_second_call")):
+        if key in inputs:
+            logits = leaf(inputs["logits"])
+            value = loss(logits, inputs["target"], inputs[key])
+            loss.after_step(target=inputs["target"], feature_maps=inputs[key])
+            found[f"loss{name}"] = value
+            found[f"grad_logits{name}"] = gradients(value, logits=logits)["grad_logits"]
+    return {**found, "running_min": loss.smallest}
+
+
+def margin_log_penalty(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    with Params(params) as given:
+        weight = given.take("lambda_")
+    logits = leaf(inputs["logits"])
+    value = CrossEntropy()(logits, inputs["y"]) + weight * MarginLogPenalty()(logits, inputs["y"])
+    return {"loss": value, "grad": gradients(value, x=logits)["grad_x"]}
+
+
+def rdrop(inputs: dict[str, Tensor], params: dict[str, Any]) -> dict[str, Tensor]:
+    logits = leaf(inputs["logits"])
+    first, second = logits.chunk(2)
+    target = torch.zeros(first.shape[:-1], dtype=torch.int64).masked_fill(inputs["pad"].squeeze(-1), -100)
+    value = RDrop(reduction="sum")(first, second, target)
+    return {"kl_sum": value, **gradients(value, logits=logits)}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "asymmetric_multilabel": of_logits(asymmetric),
     "asymmetric_singlelabel": of_another_library("asymmetric_single_label", "gamma_pos", "gamma_neg", "eps"),
+    "bias_loss": bias_loss,
     "binary_cross_entropy": of_another_library("binary_cross_entropy", "smoothing", "sum_classes", "target_threshold"),
     "cross_entropy": of_logits(cross_entropy),
     "distribution_balanced": of_logits(distribution_balanced),
@@ -183,13 +234,16 @@ ADAPTERS: dict[str, Adapter] = {
     "hl_gauss": binned(HLGauss, edges=True),
     "jsd_cross_entropy": of_another_library("jsd_cross_entropy", "num_splits", "alpha", "smoothing"),
     "log_partition_z_loss": log_partition,
+    "margin_log_penalty": margin_log_penalty,
     "multi_focal_modifier": with_weights(of_logits(multi_focal_modifier), _weights),
     "multi_grained_focal": with_weights(of_logits(multi_grained_focal), _weights),
     "poly1": of_another_library("poly_cross_entropy", "epsilon", "smoothing"),
     "poly1_binary": of_another_library("poly_binary_cross_entropy", "epsilon", "gamma", "alpha"),
+    "rdrop": rdrop,
     "sigmoid_focal": of_another_library("sigmoid_focal", "alpha", "gamma"),
     "soft_target_cross_entropy": of_logits(cross_entropy),
     "supcon": of_embeddings("supcon", temperature="temperature"),
+    "top_two_soft_labels": top_two_soft_labels,
     "triplet": of_embeddings("triplet_margin", margin="margin"),
     "two_hot": binned(TwoHot, edges=False),
     "two_way": of_another_library("two_way", "tp", "tn"),
