@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.monitors.learning_rate_sensitivity import (
         LearningRateSensitivity as LearningRateSensitivity,
     )
+    from lightning_losses.callbacks.monitors.linear_evaluation import LinearEvaluation as LinearEvaluation
     from lightning_losses.callbacks.monitors.linear_mode_connectivity import (
         LinearModeConnectivity as LinearModeConnectivity,
     )

@@ -37,6 +37,7 @@ from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor
 from lightning_losses.callbacks.monitors.hessian_spectrum import HessianSpectrum
 from lightning_losses.callbacks.monitors.information_plane import InformationPlane
 from lightning_losses.callbacks.monitors.learning_rate_sensitivity import LearningRateSensitivity
+from lightning_losses.callbacks.monitors.linear_evaluation import LinearEvaluation
 from lightning_losses.callbacks.monitors.linear_mode_connectivity import LinearModeConnectivity
 from lightning_losses.callbacks.monitors.mixup_configuration import MixupConfiguration
 from lightning_losses.callbacks.monitors.monitor import LogitMonitor, Monitor
@@ -73,6 +74,7 @@ MONITORS = {
     HessianSpectrum: lambda: HessianSpectrum(lanczos_steps=5, trace_probes=3, **PROBE),
     InformationPlane: lambda: InformationPlane(["network.body"], bins=4, **PROBE),
     LearningRateSensitivity: lambda: LearningRateSensitivity(trial_steps=2, every_n_steps=2),
+    LinearEvaluation: lambda: LinearEvaluation("network.body", num_classes=3),
     LinearModeConnectivity: lambda: LinearModeConnectivity(**PROBE),
     MixupConfiguration: lambda: MixupConfiguration("network.head", **PROBE),
     NLMCosine: lambda: NLMCosine(every_n_steps=2),

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from lightning_losses.diagnostics.linear_heads import class_moments, gaussian_nb_head, merged_moments
 from lightning_losses.losses import EnergyNLL, SoftEntropyRegularization
 from lightning_losses.losses.classification.energy_nll import ecbm
 from lightning_losses.losses.regularization.soft_entropy_regularization import entropy_gaps
@@ -47,8 +49,29 @@ def hardness(given: Tensors, params: dict[str, Any]) -> Tensors:
     return {"mean_similarity": mean_similarity(given["prototypes"]), "prob": chances}
 
 
+def naive_bayes(given: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as read:
+        epsilon = read.take("var_epsilon")
+        read.choice("variance", {"population, per class, pooled at prediction with the class priors": None})
+    classes = int(given["y_first"].max()) + 1
+    moments = merged_moments(*(class_moments(given[f"X_{p}"], given[f"y_{p}"], classes) for p in ("first", "second")))
+    priors = moments.samples / moments.samples.sum()
+    variances = moments.deviation / moments.samples.unsqueeze(1) + epsilon
+    logits, pooled = gaussian_nb_head(moments, epsilon=epsilon).logits(given["X_test"]), priors @ variances
+    # The likelihood of each class without its prior needs what all classes share, too: the density about the centre.
+    shared = ((given["X_test"] - priors @ moments.mean).square() / pooled + (2 * torch.pi * pooled).log()).sum(dim=1)
+    return {
+        "means": moments.mean,
+        "class_vars": variances,
+        "priors": priors,
+        "log_likelihood_test": logits - priors.log() - shared.unsqueeze(1) / 2,
+        "pred_test": logits.argmax(dim=1),
+    }
+
+
 ADAPTERS: dict[str, Adapter] = {
     "ecbm": energies,
     "soft_entropy_regularization": soft_entropy,
     "hardness_aware_prototype_sampling": hardness,
+    "gaussian_nb_head": naive_bayes,
 }
