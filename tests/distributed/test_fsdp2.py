@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_losses import KD, CrossEntropy, Objective
-from lightning_losses.losses import FitNetHint
+from lightning_losses.losses import ELR, FitNetHint
 from lightning_losses.mixins import ObjectiveMixin
 from lightning_losses.modules import Distiller, OnlineDistiller
 from lightning_losses.modules.language_model import LanguageModelDistiller
@@ -31,13 +31,13 @@ def adamw(parameters):
 
 
 def distiller(student=nn.Identity):
-    """A student whose hint has a regressor of its own."""
+    """A student whose hint has a regressor of its own, and a loss that remembers each sample."""
     torch.manual_seed(0)
     return Distiller(
         nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)),
         teacher_layer="1",
         network=nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Sequential(nn.Linear(9, 9), nn.Tanh()), nn.Linear(9, 3)),
-        objective=Objective({"ce": CrossEntropy(), "kd": KD(2.0), "hint": FitNetHint()}),
+        objective=Objective({"elr": ELR(), "kd": KD(2.0), "hint": FitNetHint()}),
         num_classes=3,
         optimizer=adamw,
         feature_layer="1",
@@ -68,7 +68,10 @@ class Batches(L.LightningDataModule):
                 batch["target"][:3, :5] = -100
         else:
             inputs = torch.randn(4, 10, 4, generator=generator)
-            self.batches = [{"inputs": batch, "target": batch[:, :3].argmax(-1)} for batch in inputs]
+            self.batches = [
+                {"inputs": batch, "target": batch[:, :3].argmax(-1), "index": 10 * number + torch.arange(10)}
+                for number, batch in enumerate(inputs)
+            ]
 
     def train_dataloader(self):
         world, rank = self.trainer.world_size, self.trainer.global_rank
