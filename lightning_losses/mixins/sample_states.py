@@ -111,9 +111,24 @@ class Remembered(NamedTuple):
     memory: SampleMemory
     term: Term | None = None
 
-    def given(self, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+    def given(self, who: str, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
         """The step's tensors under the names by which the memory takes them."""
-        return tensors if self.term is None else {**tensors, **self.term.given(tensors)}
+        return _Offered(who, tensors if self.term is None else {**tensors, **self.term.given(tensors)})
+
+
+class _Offered(dict[str, Any]):
+    """A step's tensors; one that it lacks is an error of one sentence."""
+
+    def __init__(self, who: str, tensors: Mapping[str, Any]) -> None:
+        super().__init__(tensors)
+        self.who = who
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(
+            f"{self.who}: what is kept of samples is made of the step's '{name}'; the step offered "
+            f"{', '.join(map(repr, sorted(self)))}; give apply_objective {name}=..., or train by a Trainer, which "
+            "tells the epoch."
+        )
 
 
 class SampleStates(TrainingMeans):
@@ -161,7 +176,7 @@ class SampleStates(TrainingMeans):
         told: dict[str, Tensor] = {}
         for name, remembered in self.sample_memories().items():
             if name not in tensors:
-                given = remembered.given(tensors)
+                given = remembered.given(type(self).__name__, tensors)
                 told[name] = remembered.memory.recall(self._rows(name, remembered, tensors), given)
         return told
 
@@ -175,7 +190,7 @@ class SampleStates(TrainingMeans):
                 if name in tensors:
                     continue
                 kept = self._rows(name, remembered, tensors)
-                rows = remembered.memory.remember(kept, remembered.given(tensors))
+                rows = remembered.memory.remember(kept, remembered.given(type(self).__name__, tensors))
                 index = gather_batch(tensors["index"])
                 rows = {column: gather_batch(row.detach()) for column, row in rows.items()}
                 fresh, device = self._fresh(remembered, tensors)
@@ -197,12 +212,12 @@ class SampleStates(TrainingMeans):
 
     def _fresh(self, remembered: Remembered, tensors: Mapping[str, Any]) -> tuple[Columns, torch.device]:
         """The row of a sample that was not seen, and where the rows are."""
-        memory, given = remembered.memory, remembered.given(tensors)
+        memory, given = remembered.memory, remembered.given(type(self).__name__, tensors)
         on_host = memory.kept_on == "host"
         return memory.fresh(given), torch.device("cpu") if on_host else given["logits"].device
 
     def _rows(self, name: str, remembered: Remembered, tensors: Mapping[str, Any]) -> Kept:
-        logits = remembered.given(tensors)["logits"]
+        logits = remembered.given(type(self).__name__, tensors)["logits"]
         fresh, device = self._fresh(remembered, tensors)
         if self.evaluates:
             return lambda column: fresh[column].to(logits.device).expand(len(logits), *fresh[column].shape)

@@ -78,5 +78,5 @@ class TappedFeatures(ObjectiveMixin):
         logits = logits_of(type(self).__name__, call(network.eval(), inputs))
         network.train(training)
         index = torch.arange(len(logits), device=logits.device)
-        example = {"inputs": inputs, "logits": logits, "target": index % logits.shape[-1], "index": index}
+        example = {"inputs": inputs, "logits": logits, "target": index % logits.shape[-1], "index": index, "epoch": 0}
         self.objective.materialize(**self.objective_tensors(example))

@@ -41,6 +41,7 @@ def test_clock_counts_steps_progress_and_epochs():
     assert [clock["step"] for clock in module.clocks] == [0, 1, 2, 3]
     assert [clock["progress"] for clock in module.clocks] == [0.0, 0.25, 0.5, 0.75]
     assert [clock["epoch_progress"] for clock in module.clocks] == [0.5, 0.5, 1.0, 1.0]
+    assert [clock["epoch"] for clock in module.clocks] == [0, 0, 1, 1]
 
 
 def test_parts_and_total_are_logged_under_their_names():

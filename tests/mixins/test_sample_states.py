@@ -197,6 +197,15 @@ def test_a_step_that_lost_its_positions_is_refused(index, message):
     assert str(error.value) == message
 
 
+def test_what_a_memory_is_made_of_must_be_there():
+    with pytest.raises(ValueError) as error:
+        Robust(saf=SAF()).training_step(batch([0]), 0)
+    assert str(error.value) == (
+        "Robust: what is kept of samples is made of the step's 'epoch'; the step offered 'index', 'inputs', 'logits', "
+        "'target'; give apply_objective epoch=..., or train by a Trainer, which tells the epoch."
+    )
+
+
 def test_two_terms_remember_under_names_of_their_own():
     terms = {"first": ELR(beta=0.7), "second": ELR(beta=0.2)}
     with pytest.raises(ValueError) as error:

@@ -123,6 +123,7 @@ class _Stack:
         batch = {name: tensor[rows, positions] for name, tensor in self.tensors.items()}
         clock = {
             "step": self.steps,
+            "epoch": epoch,
             "progress": min(self.steps / self.total_steps, 1.0),
             "epoch_progress": min((epoch + 1) / self.epochs, 1.0),
         }
@@ -188,7 +189,7 @@ def _of_module(module: Any, teachers: Sequence[CachedLogits] | None) -> str | No
     if type(module) not in (Classifier, Distiller):
         return f"{type(module).__name__} has a step of its own"
     taken = {name for term in module.objective.terms.values() for name in term.needs}
-    if unknown := sorted(taken - _TENSORS - {"step", "progress", "epoch_progress"}):
+    if unknown := sorted(taken - _TENSORS - {"step", "epoch", "progress", "epoch_progress"}):
         return f"its objective takes {', '.join(unknown)}"
     if "teacher_logits" in taken and teachers is None:
         return "its teacher answers anew in every step"

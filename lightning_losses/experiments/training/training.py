@@ -302,7 +302,7 @@ class Training:
         dataset = self.datamodule.train if views is None else views
         rows = min(len(dataset), self.datamodule.batch_size, rows or len(dataset))
         batch = {name: tensor.to(device) for name, tensor in dataset.__getitems__(list(range(rows))).items()}
-        return {**batch, "step": 0, "progress": 0.0, "epoch_progress": 0.0}
+        return {**batch, "step": 0, "epoch": 0, "progress": 0.0, "epoch_progress": 0.0}
 
     def run(
         self,
