@@ -68,12 +68,6 @@ GLOSSARY: dict[str, Name] = {
         "the share of the target among the two most chosen classes, from 0.5 to 1",
         lambda s: 0.5 + 0.5 * s.normal(s.batch).sigmoid(),
     ),
-    "second_logits": Name(
-        "as `logits`",
-        "trained",
-        "logits of the same inputs from a second pass, with other dropout",
-        lambda s: 2 * s.normal(s.batch, s.classes),
-    ),
     "multi_hot": Name(
         "[..., C]",
         "constant",
@@ -125,7 +119,12 @@ GLOSSARY: dict[str, Name] = {
         "the temperature that was learned of each sample",
         lambda s: 5 + 5 * s.normal(s.batch).sigmoid(),
     ),
-    "logits_b": Name("as `logits`", "trained", "the same of a second view", lambda s: 2 * s.normal(s.batch, s.classes)),
+    "logits_b": Name(
+        "as `logits`",
+        "trained",
+        "the same of a second view, or of a second pass with other dropout",
+        lambda s: 2 * s.normal(s.batch, s.classes),
+    ),
     "energies": Name(
         "[..., C]",
         "trained",

@@ -6,7 +6,7 @@ from lightning_losses.mixins.objective import ObjectiveMixin
 
 
 class SecondPassMixin(ObjectiveMixin):
-    """Offers the objective `second_logits`: those of a second pass over the step's inputs, with other dropout.
+    """Offers the objective `logits_b`: those of a second pass over the step's inputs, with other dropout.
 
     The pass runs only if the objective takes them. In evaluation both passes are the same, and the first one's logits
     stand for both.
@@ -34,7 +34,7 @@ class SecondPassMixin(ObjectiveMixin):
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Add the second pass's logits, if the objective takes them."""
         tensors = super().objective_tensors(tensors)
-        if not self.objective.needs("second_logits") or "second_logits" in tensors:
+        if not self.objective.needs("logits_b") or "logits_b" in tensors:
             return tensors
         if missing := [name for name in ("inputs", "logits") if name not in tensors]:
             raise ValueError(
@@ -42,6 +42,6 @@ class SecondPassMixin(ObjectiveMixin):
                 f"{', '.join(map(repr, sorted(tensors)))}."
             )
         if not self.training:
-            return {**tensors, "second_logits": tensors["logits"]}
+            return {**tensors, "logits_b": tensors["logits"]}
         with self.beside_the_batch():
-            return {**tensors, "second_logits": self(tensors["inputs"])}
+            return {**tensors, "logits_b": self(tensors["inputs"])}

@@ -5,7 +5,7 @@ from lightning_losses.modules.classifier import Classifier
 
 
 class SecondPassClassifier(SecondPassMixin, Classifier):
-    """Trains a network with dropout on classes with objectives that take `second_logits`, such as R-Drop.
+    """Trains a network with dropout on classes with objectives that take `logits_b`, such as R-Drop.
 
     Args:
         network, objective, num_classes, optimizer, scheduler, feature_layer, example_inputs: as `Classifier` takes

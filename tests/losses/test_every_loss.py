@@ -55,7 +55,7 @@ FULL = (torch.float32, torch.float64)
 # What has an entry for each class.
 CLASS_WISE = (
     "logits",
-    "second_logits",
+    "logits_b",
     "multi_hot",
     "teacher_logits",
     "distillation_logits",

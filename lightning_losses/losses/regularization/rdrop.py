@@ -19,7 +19,7 @@ class RDrop(RowLoss):
     elsewhere. `SecondPassMixin` makes the second pass. A class that one pass alone masks counts there as e^-100.
 
     Shapes:
-        logits: [..., C]; second_logits: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
+        logits: [..., C]; logits_b: [..., C]; target (optional, only marks ignored samples): [...] or [..., C].
 
     Returns:
         A scalar, or [...] without reduction.
@@ -43,17 +43,17 @@ class RDrop(RowLoss):
     def forward(
         self,
         logits: Float[Tensor, "*rows classes"],
-        second_logits: Float[Tensor, "*rows classes"],
+        logits_b: Float[Tensor, "*rows classes"],
         target: Shaped[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "..."]:
         """Evaluate the loss; see the class."""
-        check_floating(self._identifier, "second_logits", second_logits)
+        check_floating(self._identifier, "logits_b", logits_b)
         first = classification_rows(self._identifier, logits, target, self.ignore_index)
-        if second_logits.shape != logits.shape:
+        if logits_b.shape != logits.shape:
             raise ValueError(
-                f"{self._identifier}: second_logits of shape {list(second_logits.shape)} came with logits of shape "
+                f"{self._identifier}: logits_b of shape {list(logits_b.shape)} came with logits of shape "
                 f"{list(logits.shape)}; give both passes the same samples."
             )
-        second = classification_rows(self._identifier, second_logits, target, self.ignore_index)
+        second = classification_rows(self._identifier, logits_b, target, self.ignore_index)
         log_p, log_q = log_probabilities(first.logits), log_probabilities(second.logits.to(first.logits.dtype))
         return reduce((kl_divergence(log_p, log_q) + kl_divergence(log_q, log_p)) / 2, self.reduction, first.kept)
