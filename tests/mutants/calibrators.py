@@ -5,9 +5,9 @@ from tests.mutants.mistake import of
 OPTIMUM, EVERY = "tests/calibrators/test_optimum.py", "tests/calibrators/test_every_calibrator.py"
 MISTAKES = [
     *of(
-        "calibrators/base.py",
+        "calibrators/rows_to_fit.py",
         EVERY,
-        ("kept = target != self.ignore_index", "kept = target != -1000"),
+        ("kept = target != ignore_index", "kept = target != -1000"),
         ("target.max()) >= classes:", "target.max()) > classes:"),
         ("logits[kept], target[kept]", "logits[kept], target[: int(kept.sum())]"),
         ("torch.isfinite(torch.stack(torch.aminmax(logits)))", "torch.isfinite(logits[:1])"),

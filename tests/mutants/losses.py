@@ -8,6 +8,11 @@ MISTAKES = [
         "losses/classification/cross_entropy.py",
         "tests/losses/classification/test_cross_entropy.py",
         ("label_smoothing=self.label_smoothing,", "label_smoothing=0.0,"),
+        ("self.class_weight, dtype=torch.float64)", "self.class_weight, dtype=torch.float32)"),
+    ),
+    *of(
+        "losses/kinds.py",
+        "tests/losses/classification/test_cross_entropy.py",
         (
             'return reduce(value, "sum", given.kept) / torch.where',
             'return reduce(value, "mean", given.kept) / torch.where',
