@@ -23,7 +23,7 @@ import lightning_losses.calibrators
 import lightning_losses.callbacks
 import lightning_losses.metrics
 from lightning_losses import AdaFocal, Objective
-from lightning_losses.calibrators import Calibrator
+from lightning_losses.calibrators import Calibrator, ConformalSets, LogitAdjuster
 from lightning_losses.calibrators.one_vs_rest import LogOddsOneVsRest, OneVsRest
 from lightning_losses.callbacks.calibration.calibration_monitor import CalibrationMonitor
 from lightning_losses.callbacks.calibration.post_hoc_calibration import PostHocCalibration
@@ -52,6 +52,7 @@ from lightning_losses.callbacks.monitors.weight_norms import WeightNorms
 from lightning_losses.callbacks.monitors.zero_gradients import ZeroGradients
 from lightning_losses.metrics.base import MeanMetric, PredictionMetric
 from lightning_losses.metrics.brier_score import BrierDecomposition
+from lightning_losses.metrics.prediction_sets import PredictionSetMetrics
 from lightning_losses.metrics.subgroup_accuracy import SubgroupAccuracy
 from lightning_losses.mixins import ObjectiveMixin
 from lightning_losses.parallel.fsdp2 import FSDP2Strategy
@@ -233,9 +234,11 @@ def test_every_monitor_logs_on_two_processes_what_it_logs_on_one(tmp_path):
 
 # ---- calibrators
 
+# What is fitted to logits; LogitAdjuster is told the classes' counts instead.
 CALIBRATORS = {
     kind.__name__: kind
-    for kind in classes_in(lightning_losses.calibrators, Calibrator) - {Calibrator, OneVsRest, LogOddsOneVsRest}
+    for kind in classes_in(lightning_losses.calibrators, Calibrator | ConformalSets)
+    - {Calibrator, ConformalSets, OneVsRest, LogOddsOneVsRest, LogitAdjuster}
 }
 
 
@@ -351,9 +354,11 @@ def several_values(rows):
     """The metrics of several values, of some of the samples."""
     logits, target = (tensor[rows] for tensor in sample(101))
     decomposition, groups = BrierDecomposition(4, inputs="logits"), SubgroupAccuracy(3)
+    sets = PredictionSetMetrics(4, least=5)
     decomposition.update(logits, target)
     groups.update(logits, target, (torch.arange(101) % 3)[rows])
-    return [decomposition.compute(), groups.compute()]
+    sets.update(logits > 0, target)
+    return [decomposition.compute(), groups.compute(), sets.compute()]
 
 
 def decomposed(folder):
@@ -372,6 +377,7 @@ def test_a_decomposition_on_two_processes_is_that_of_one(tmp_path):
 def test_every_metric_is_tried_on_two_processes():
     """One value: METRICS of tests/metrics/test_every_metric.py, which tries them; several values: above."""
     tried = {*(type(make(inputs="logits")) for make, _ in METRICS.values()), BrierDecomposition, SubgroupAccuracy}
+    tried.add(PredictionSetMetrics)
     found = classes_in(lightning_losses.metrics, Metric) - {PredictionMetric, MeanMetric}
     missing = {kind.__name__ for kind in found - tried}
     assert not missing, f"add {missing} to METRICS in tests/metrics/test_every_metric.py, with its function"
