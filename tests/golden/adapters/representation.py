@@ -9,6 +9,7 @@ from lightning_losses.diagnostics.linear_heads import class_moments, gaussian_nb
 from lightning_losses.losses import EnergyNLL, SoftEntropyRegularization
 from lightning_losses.losses.classification.energy_nll import ecbm
 from lightning_losses.losses.regularization.soft_entropy_regularization import entropy_gaps
+from lightning_losses.networks.gradient_modulation import AdaptiveGradientModulation
 from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.samplers import hardness_probabilities, mean_similarity
 from tests.golden.adapter import Adapter, Params, gradients, leaf
@@ -69,9 +70,27 @@ def naive_bayes(given: Tensors, params: dict[str, Any]) -> Tensors:
     }
 
 
+def modulation(given: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as read:
+        modulation = AdaptiveGradientModulation(read.take("alpha")).double()
+        modulation.updates.fill_(read.take("iteration") - 1)
+    before = torch.stack([given["running_a"], given["running_v"]])
+    modulation.running_scores.copy_(before)
+    first, second = given["logits_a"], given["logits_v"]
+    coefficients = modulation.measure(first + second, first, second, given["y"])
+    after = modulation.running_scores
+    # The mean over three steps tells the third score.
+    scores = before + 3 * (after - before)
+    return {
+        **{"score_a": scores[0], "score_v": scores[1], "coeff_a": coefficients[0], "coeff_v": coefficients[1]},
+        **{"running_a_after": after[0], "running_v_after": after[1]},
+    }
+
+
 ADAPTERS: dict[str, Adapter] = {
     "ecbm": energies,
     "soft_entropy_regularization": soft_entropy,
     "hardness_aware_prototype_sampling": hardness,
     "gaussian_nb_head": naive_bayes,
+    "adaptive_gradient_modulation": modulation,
 }
