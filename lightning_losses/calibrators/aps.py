@@ -57,4 +57,4 @@ class APS(ConformalSets):
         # All of it is 1: by rounding, a last label of the fit might lie below one of a test.
         gathered = torch.cat([gathered[..., :-1], torch.ones_like(gathered[..., -1:])], dim=-1)
         gathered = torch.empty_like(gathered).scatter(-1, order, gathered)
-        return gathered if uniforms is None else gathered - uniforms * probabilities
+        return gathered if uniforms is None else gathered - uniforms.to(probabilities) * probabilities

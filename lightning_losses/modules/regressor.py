@@ -32,6 +32,7 @@ from lightning_losses.networks.distribution_heads import (
     WithHead,
 )
 from lightning_losses.objective import Objective
+from lightning_losses.parallel.processes import world_size
 
 
 class Regressor(ObjectiveMixin, L.LightningModule):
@@ -123,6 +124,8 @@ class Regressor(ObjectiveMixin, L.LightningModule):
         target = output["regression_target"]
         if len(target):
             metrics.update(point_prediction(output).float().flatten(), target.float().flatten())
+        # Other processes may have samples, and all compute together.
+        if len(target) or world_size() > 1:
             self.log_dict(metrics, batch_size=len(target))
         return output
 
