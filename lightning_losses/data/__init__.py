@@ -2,7 +2,8 @@
 
 from lightning_losses.data.digits import Digits
 from lightning_losses.data.image_data import ImageData, ImageDataset
+from lightning_losses.data.keel import KEEL
 from lightning_losses.data.mnist1d import MNIST1D
 from lightning_losses.data.mnist5k import MNIST5k
 
-__all__ = ["MNIST1D", "Digits", "ImageData", "ImageDataset", "MNIST5k"]
+__all__ = ["KEEL", "MNIST1D", "Digits", "ImageData", "ImageDataset", "MNIST5k"]

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from lightning_losses.data.loading import Batch, BatchDataset, SplitData
 from lightning_losses.data.packing import IGNORED
 from lightning_losses.data.seeded_views import Augmentation, SeededViews, ViewSampler
-from lightning_losses.data.splits import stratified_order, stratified_split
+from lightning_losses.data.splits import Split, stratified_order, stratified_split
 from lightning_losses.numerics.settings import Bound, Count, Share
 
 
@@ -110,8 +110,7 @@ class ImageData(SplitData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # The class attributes describe the data.
-        classes, shape = type(self).num_classes, tuple(type(self).input_shape)
+        classes, shape = self._described()
         if self.num_classes != classes:
             raise ValueError(f"{self.name}: num_classes={self.num_classes} came; it has {classes} classes.")
         if tuple(self.input_shape) != shape:
@@ -124,12 +123,20 @@ class ImageData(SplitData):
         """Read the whole data set."""
         raise NotImplementedError
 
+    def _described(self) -> tuple[int, tuple[int, ...]]:
+        """The number of classes and the shape of the data: those of the class's attributes."""
+        return type(self).num_classes, tuple(type(self).input_shape)
+
+    def _split(self, target: NDArray[np.int64]) -> Split:
+        """The positions of the three splits."""
+        return stratified_split(
+            target, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.split_seed
+        )
+
     def splits(self) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
         """Read, split and normalise."""
         images = self.read()
-        split = stratified_split(
-            images.target, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.split_seed
-        )
+        split = self._split(images.target)
         seen = images.pixels[split.train]
         axes = (0, *range(2, seen.ndim))
         mean = seen.mean(axis=axes, keepdims=True, dtype=np.float64)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_losses.networks.cosine_head import CosineHead
 from lightning_losses.numerics.checks import check_number
 
 
@@ -17,6 +18,7 @@ class MLP(nn.Module):
         num_classes: C, the number of logits.
         hidden: the widths of the hidden layers; an empty list makes a linear classifier.
         bias: whether the layers have biases; without them the network is homogeneous, with its depth as degree.
+        cosine_head: whether the head is a `CosineHead`, as losses with margins take its logits.
 
     Attributes:
         stages: the hidden layers.
@@ -32,7 +34,12 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self, num_features: int, num_classes: int, hidden: Sequence[int] = (200, 200), bias: bool = True
+        self,
+        num_features: int,
+        num_classes: int,
+        hidden: Sequence[int] = (200, 200),
+        bias: bool = True,
+        cosine_head: bool = False,
     ) -> None:
         super().__init__()
         for name, width in (("num_features", num_features), ("num_classes", num_classes),
@@ -45,7 +52,8 @@ class MLP(nn.Module):
                 for before, after in itertools.pairwise(widths)
             )
         )
-        self.head = nn.Linear(widths[-1], num_classes, bias=bias)
+        linear = nn.Linear(widths[-1], num_classes, bias=bias)
+        self.head: nn.Module = CosineHead(widths[-1], num_classes) if cosine_head else linear
 
     def forward(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
         """The logits of a batch of inputs, flattened."""

