@@ -31,7 +31,7 @@ class EnsLoss(Loss):
 
     Args:
         box_cox: λ, from -1 to 1.
-        loss_seed: of the draws.
+        loss_seed: of the draws, at least 0.
         ignore_index: rows with this target are ignored.
 
     Shapes:

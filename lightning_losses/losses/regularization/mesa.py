@@ -22,7 +22,7 @@ class MESA(TaughtLoss):
         coefficient: λ, at least 0.
         temperature: τ, above 0.
         start: the first epoch with the term, counted from 0.
-        end: the first one without it again.
+        end: the first one without it again, at least 0.
 
     Shapes:
         logits, teacher_logits: [..., C]; epoch: a number; target (optional, only tells the ignored samples): [...] or

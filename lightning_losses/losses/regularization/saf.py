@@ -30,7 +30,7 @@ class SAF(RememberingLoss):
         temperature: τ, above 0 and at most 64: beyond, τ² multiplies what float32 rounds.
         lag: E, at least 1 epoch.
         start: the first epoch with the term, counted from 0.
-        end: the first one without it again.
+        end: the first one without it again, at least 0.
         kept_as: the dtype of the kept logits; those of half precision take half the memory.
 
     Shapes:
