@@ -189,9 +189,9 @@ class SampleStates(TrainingMeans):
                 # Who gives it to the step keeps it too.
                 if name in tensors:
                     continue
-                kept = self._rows(name, remembered, tensors)
-                rows = remembered.memory.remember(kept, remembered.given(type(self).__name__, tensors))
-                index = gather_batch(tensors["index"])
+                kept, given = self._rows(name, remembered, tensors), remembered.given(type(self).__name__, tensors)
+                rows = remembered.memory.remember(kept, given)
+                index = gather_batch(tensors["index"].to(given["logits"].device))
                 rows = {column: gather_batch(row.detach()) for column, row in rows.items()}
                 fresh, device = self._fresh(remembered, tensors)
                 self.sample_states[name].reserve(index.cpu(), fresh, device)
@@ -206,6 +206,8 @@ class SampleStates(TrainingMeans):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what was kept of samples."""
         super().on_load_checkpoint(checkpoint)
+        # A checkpoint of the start has no rows.
+        self.sample_states.clear()
         for name, columns in checkpoint.get("sample_states", {}).items():
             self.sample_states[name] = SampleState(name)
             self.sample_states[name].load_state_dict(columns)

@@ -152,6 +152,9 @@ def test_an_interrupted_training_is_resumed_to_the_bit(kept_on, tmp_path):
         assert torch.equal(rows, kept(resumed)[name]), name
     # The ring tells: the last visits of these samples were in the epochs 2 and 1.
     assert kept(whole)["trajectory_logits/epoch_0"].max() == 2 and kept(whole)["trajectory_logits/epoch_1"].max() == 1
+    # What another fit left is forgotten where the checkpoint has no rows.
+    resumed.on_load_checkpoint({})
+    assert not resumed.sample_states
     # Two were never seen, nor written in validation.
     assert kept(whole)["running_targets/running_targets"][8:10].sum() == 0
 

@@ -20,7 +20,7 @@ MISTAKES = [
     *of(
         "mixins/sample_states.py",
         "tests/mixins/test_sample_states.py tests/mixins/test_self_distillation.py",
-        ('index = gather_batch(tensors["index"])', 'index = tensors["index"]'),
+        ('gather_batch(tensors["index"].to(given["logits"].device))', 'tensors["index"]'),
         ("if self.evaluates or not torch.is_grad_enabled():", "if not torch.is_grad_enabled():"),
         ("(given.unsqueeze(-1).flatten(1) < torch.inf)", "(given.unsqueeze(-1).flatten(1) < 2)"),
         ("ordered[1:] != ordered[:-1]", "ordered[1:] == ordered[:-1]"),
