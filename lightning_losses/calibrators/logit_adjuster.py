@@ -82,16 +82,20 @@ class LogitAdjuster(Calibrator):
         self.offset = offset.to(self.offset.device, torch.float32)
         return self
 
-    @property
-    def _classes(self) -> int:
-        return len(self.offset)
-
-    def _fit(self, logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
+    def check_known(self) -> None:
+        """Raise ``ValueError`` if it has no counts."""
         if not self.known:
             raise ValueError(
                 "LogitAdjuster: it is fitted to the counts of the training set, and has none; give class_counts=[...], "
                 "a number for each class, or the trainer the callback ClassCounts."
             )
+
+    @property
+    def _classes(self) -> int:
+        return len(self.offset)
+
+    def _fit(self, logits: Float[Tensor, "rows classes"], target: Int[Tensor, " rows"]) -> dict[str, Tensor]:
+        self.check_known()
         if logits.shape[-1] != self._classes:
             raise ValueError(
                 f"LogitAdjuster: logits of {logits.shape[-1]} classes came with class_counts of {self._classes}; give "

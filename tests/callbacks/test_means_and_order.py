@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_losses import MCMI, CrossEntropy, Objective, Term
-from lightning_losses.calibrators import TemperatureScaling
+from lightning_losses.calibrators import LogitAdjuster, TemperatureScaling
 from lightning_losses.callbacks import (
     AdaFocalBins,
     CalibrationMonitor,
@@ -306,3 +306,14 @@ def test_a_calibrator_needs_a_place_though_none_was_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="file"):
         fit([PostHocCalibration()], [batch()], default_root_dir=tmp_path / "file")
+
+
+def test_a_calibrator_without_its_counts_is_refused_before_the_first_step(tmp_path):
+    model, first = module(), copy.deepcopy(module().state_dict())
+    with pytest.raises(ValueError) as raised:
+        fit([PostHocCalibration(LogitAdjuster, tmp_path)], [batch()], model)
+    assert str(raised.value) == (
+        "LogitAdjuster: it is fitted to the counts of the training set, and has none; give class_counts=[...], a "
+        "number for each class, or the trainer the callback ClassCounts."
+    )
+    assert all(torch.equal(value, first[name]) for name, value in model.state_dict().items())

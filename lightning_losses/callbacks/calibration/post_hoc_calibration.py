@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from lightning_losses.calibrators import Calibrator, ConformalSets, TemperatureScaling
+from lightning_losses.calibrators import Calibrator, ConformalSets, LogitAdjuster, TemperatureScaling
 from lightning_losses.callbacks.access import evaluation_mode, refuse_unwritable, sum_over_processes
 from lightning_losses.callbacks.calibration.evaluation_logits import (
     Evaluated,
@@ -175,6 +175,13 @@ class PostHocCalibration(Callback):
             raise ValueError(
                 f"PostHocCalibration: the best checkpoint so far, {best}, is gone; put it back, or give weights='last'."
             )
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Refuse a calibrator that no callback has told, when training began, what it is fitted to."""
+        if batch_idx == 0 and isinstance(self.calibrator, LogitAdjuster):
+            self.calibrator.check_known()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fit the calibrator to the best checkpoint's validation logits, and write it."""
