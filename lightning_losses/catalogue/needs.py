@@ -164,6 +164,28 @@ NEEDS = (
         "Losses made for long tails (logit adjustment, LDAM, balanced softmax) are not in the library yet.",
     ),
     Need(
+        "many-labels",
+        "My samples have several labels each",
+        ("multi-label", "multilabel", "multi-hot", "tags", "missing labels"),
+        (
+            Answer(
+                "asymmetric",
+                "focuses labels that a sample lacks more than those that it has; single labels may be unknown",
+                "lightning-losses train experiment=multilabel objective=asymmetric",
+            ),
+            Answer(
+                "zlpr",
+                "timm's loss that ranks the labels of a sample above the others, around zero",
+                "lightning-losses train experiment=multilabel objective=zlpr",
+            ),
+            Answer(
+                "hill",
+                "lets labels go that are said to be lacking but found likely, since they may be missing",
+                "lightning-losses train experiment=multilabel objective=hill",
+            ),
+        ),
+    ),
+    Need(
         "probabilities",
         "I need probabilities that can be trusted",
         (

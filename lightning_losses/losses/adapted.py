@@ -96,7 +96,7 @@ class Adapted(Loss):
         self.ignore_index = getattr(loss, "ignore_index", default)
         # `forward_inputs` reads this signature: here each instance has its own tensors, not each class.
         kind = inspect.Parameter.KEYWORD_ONLY
-        names = dict.fromkeys(self._sources.values(), inspect.Parameter.empty)
+        names: dict[str, Any] = dict.fromkeys(self._sources.values(), inspect.Parameter.empty)
         if one_hot:
             names |= {"target": None, "multi_hot": None}
         self.__signature__ = inspect.Signature(

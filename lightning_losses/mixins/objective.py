@@ -141,8 +141,11 @@ class ObjectiveMixin(SampleStates):
 
     def _with_multi_hot(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """The step's tensors, and the labels that its target stands for where the objective takes those."""
-        given = "multi_hot" in tensors or not {"logits", "target"} <= tensors.keys()
-        if given or not self.objective.needs("multi_hot"):
+        if "multi_hot" in tensors or not {"logits", "target"} <= tensors.keys():
+            return tensors
+        # What can do without, takes the classes.
+        terms = [term for term in getattr(self.objective, "terms", {}).values() if isinstance(term, Term)]
+        if not any(term.needs.get("multi_hot") for term in terms):
             return tensors
         classes = tensors["logits"].shape[-1]
         return {**tensors, "multi_hot": multi_hot_rows(tensors["target"], classes, *ignored_targets(self))}

@@ -6,13 +6,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
 
 from lightning_losses.data.loading import named
 from lightning_losses.environment.logged_means import log_means
 from lightning_losses.modules.classifier import Batch, Classifier
+from lightning_losses.objective import Objective
 from lightning_losses.objective.ignored_targets import ignored_targets
 
 
@@ -25,8 +26,9 @@ class MultiLabelClassifier(Classifier):
     ``micro_f1`` and ``macro_f1``. Labels that are not known count nothing.
 
     Args:
-        network, objective, num_classes, optimizer, scheduler, feature_layer, example_inputs: as `Classifier` takes
-            them; C labels.
+        network, objective: as `Classifier` takes them.
+        num_classes: C, the number of labels.
+        **options: optimizer, scheduler, feature_layer and example_inputs, likewise.
 
     Example:
         >>> from lightning_losses import Asymmetric, Objective
@@ -36,10 +38,9 @@ class MultiLabelClassifier(Classifier):
         True
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        labels = int(self.val_metrics["accuracy"].num_classes)
-        metrics = MetricCollection(metrics_of(labels))
+    def __init__(self, network: nn.Module, objective: Objective, num_classes: int, **options: Any) -> None:
+        super().__init__(network, objective, num_classes, **options)
+        metrics = MetricCollection(metrics_of(num_classes))
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
 
