@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -20,44 +19,21 @@ _WHO = "adaptive_gradient_modulation"
 _LEAST = 1e-8
 
 
-@dataclass(eq=False)
-class _Factors:
-    """What the gradients of a step's two branches are multiplied by; None until the step was measured."""
-
-    coefficients: Tensor | None = None
-
-
-class _ScaleGradient(torch.autograd.Function):
-    """Returns its input, and multiplies the gradient by a factor that is known when the backward pass begins."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, factors: _Factors, branch: int) -> Tensor:
-        ctx.factors, ctx.branch = factors, branch
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        coefficients = ctx.factors.coefficients
-        return gradient if coefficients is None else gradient * coefficients[ctx.branch].to(gradient), None, None
-
-
 class AdaptiveGradientModulation(nn.Module):
     """Adaptive gradient modulation: of two modalities, the one that is ahead learns slower.
 
-    The branches' outputs pass through it on their way to the head; their values stay, and the gradients that flow back
-    into branch m are multiplied by ``exp(α (exp(R_o - R_m) - exp(s_o - s_m)))``. Here s_m is the cross-entropy of what
-    modality m alone contributes to the logits, o the other modality, and R the means of s over the steps before. So a
-    modality that fits better than it used to, compared with the other, is slowed, and the other hastened.
+    The logits f(x, y) of two inputs are the sum of what each contributes, ``φ_1 = (f(x, y) - f(0, y) + f(x, 0)) / 2``
+    and likewise φ_2. In training their values stay, and the gradient that flows back through φ_m is multiplied by
+    ``exp(α min(exp(R_o - R_m) - exp(s_o - s_m), b))``: s_m is the cross-entropy of φ_m alone, o the other modality, and
+    R the means of s over the steps before. So a modality that fits better than it used to, compared with the other, is
+    slowed, and the other hastened. Where a network adds up two branches, each branch's gradient is multiplied.
 
-    What a modality contributes is ``φ_1 = (f(x, y) - f(0, y) + f(x, 0)) / 2``, and likewise φ_2: together they are the
-    logits f(x, y). That takes two more forward passes, without gradient: `one_modality_at_a_time`.
-
-    The scores are means over the samples of all processes. Each batch of an accumulated step has its own coefficients.
-    A step that calls no `measure`, such as those after the authors' first 20 epochs, has the gradients that it had.
+    The scores are means over the samples of all processes, which must call it at once; each batch of an accumulated
+    step has its own. In evaluation the logits pass through.
 
     Args:
         alpha: α, at least 0; 0 changes nothing.
-        largest: the most that a coefficient may be, at least 1; the authors have no such bound.
+        bound: b, above 0.
         ignore_index: samples with this target don't count.
 
     Attributes:
@@ -69,63 +45,44 @@ class AdaptiveGradientModulation(nn.Module):
 
     Source:
         Li, Li, Hu, Lei, Li, Zhang, 2023, "Boosting Multi-modal Model Performance with Adaptive Gradient Modulation",
-        arXiv:2308.07686, and its code lihong2303/AGM_ICCV2023, which has two modalities too.
+        arXiv:2308.07686, and its code lihong2303/AGM_ICCV2023 for two modalities, of whose scripts one has the bound 10
+        and the others none.
 
     Example:
+        >>> sound, image = torch.zeros(4, 2, requires_grad=True), torch.zeros(4, 2, requires_grad=True)
+        >>> target = torch.tensor([0, 1, 0, 1])
+        >>> of_sound, of_image = 9.0 * torch.eye(2)[target] + sound, image + 0.0
         >>> modulation = AdaptiveGradientModulation()
-        >>> sound, image = torch.ones(4, 2, requires_grad=True), torch.ones(4, 2, requires_grad=True)
-        >>> first, second = modulation(sound, image)
-        >>> logits, target = first + second, torch.tensor([0, 1, 0, 1])
-        >>> right = 9.0 * torch.eye(2)[target]
-        >>> coefficients = modulation.measure(logits.detach() + right, right, torch.zeros(4, 2), target)
-        >>> bool(coefficients[0] < 1 < coefficients[1])
-        True
-        >>> logits.sum().backward()
-        >>> bool((sound.grad == coefficients[0]).all())
-        True
+        >>> modulation(of_sound + of_image, of_sound, of_image, target).sum().backward()
+        >>> bool((sound.grad < 1).all()), bool((image.grad > 1).all())
+        (True, True)
     """
 
     running_scores: Float[Tensor, "2"]
     updates: Int[Tensor, ""]
 
-    def __init__(self, alpha: float = 1.0, *, largest: float = 100.0, ignore_index: int = -100) -> None:
+    def __init__(self, alpha: float = 1.0, *, bound: float = 10.0, ignore_index: int = -100) -> None:
         super().__init__()
         check_number(_WHO, "alpha", alpha, least=0)
-        check_number(_WHO, "largest", largest, least=1)
-        self.alpha, self.largest, self.ignore_index = alpha, largest, ignore_index
+        check_number(_WHO, "bound", bound, above=0)
+        self.alpha, self.bound, self.ignore_index = alpha, bound, ignore_index
         self.register_buffer("running_scores", torch.zeros(2))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        self._factors = _Factors()
 
-    def forward(self, first: Float[Tensor, "..."], second: Float[Tensor, "..."]) -> tuple[Tensor, Tensor]:
-        """The two branches' outputs; in training their gradients are scaled by what `measure` then finds."""
-        if not (self.training and torch.is_grad_enabled()):
-            return first, second
-        self._factors = _Factors()
-        return (
-            _ScaleGradient.apply(first, self._factors, 0),
-            _ScaleGradient.apply(second, self._factors, 1),
-        )
-
-    @torch.no_grad()
-    def measure(
+    def forward(
         self,
         logits: Float[Tensor, "batch classes"],
         only_first: Float[Tensor, "batch classes"],
         only_second: Float[Tensor, "batch classes"],
         target: Int[Tensor, " batch"],
-    ) -> Float[Tensor, "2"]:
-        """Set the coefficients of the latest forward pass, before its backward pass; all processes call it at once.
+    ) -> Float[Tensor, "batch classes"]:
+        """The logits, whose gradients are scaled by what this batch shows.
 
         Args:
             logits: [B, C] of both modalities, f(x, y).
-            only_first: [B, C] f(x, 0).
+            only_first: [B, C] f(x, 0), with its gradient: `one_modality_at_a_time`.
             only_second: [B, C] f(0, y).
             target: [B] class indices.
-
-        Returns:
-            [2] the coefficients; both 1 where no sample has a target, and where a score is not a number, which R leaves
-            out.
 
         Raises:
             ValueError: shapes or dtypes that do not fit.
@@ -137,19 +94,42 @@ class AdaptiveGradientModulation(nn.Module):
                     f"{_WHO}: {name} of shape {list(alone.shape)} came with logits of shape {list(logits.shape)}; give "
                     "the logits of the same samples."
                 )
+        if not self.training:
+            return logits
         both, apart = full_precision(logits), full_precision(only_first) - full_precision(only_second)
-        first, second = self._score((both + apart) / 2, target), self._score((both - apart) / 2, target)
-        totals = total_of_all(torch.stack([first.total, second.total, first.samples]))
+        contributions = (both + apart) / 2, (both - apart) / 2
+        for coefficient, share in zip(self.coefficients(*contributions, target), contributions, strict=True):
+            # Nothing is added but gradient.
+            both = both + (coefficient - 1) * (share - share.detach())
+        return both.to(logits.dtype)
+
+    @torch.no_grad()
+    def coefficients(
+        self,
+        first: Float[Tensor, "batch classes"],
+        second: Float[Tensor, "batch classes"],
+        target: Int[Tensor, " batch"],
+    ) -> Float[Tensor, "2"]:
+        """The coefficients of two contributions, whose scores then count in R.
+
+        Args:
+            first: [B, C] φ_1.
+            second: [B, C] φ_2.
+            target: [B] class indices.
+
+        Returns:
+            [2]; both 1 where no sample has a target, and where a score is not a number, which R leaves out.
+        """
+        one, other = self._score(first, target), self._score(second, target)
+        totals = total_of_all(torch.stack([one.total, other.total, one.samples]))
         scores = totals[:2] / totals[2].clamp(min=1)
         known = (totals[2] > 0) & scores.isfinite().all()
         running = self.running_scores.to(scores)
         ahead = (running.flip(0) - running).exp() - (scores.flip(0) - scores).exp()
-        coefficients = (self.alpha * ahead).clamp(max=math.log(self.largest)).exp()
-        coefficients = torch.where(known, coefficients, 1.0)
+        coefficients = torch.where(known, (self.alpha * ahead.clamp(max=self.bound)).exp(), 1.0)
         self.updates += known
         moved = running + (scores - running) / self.updates.clamp(min=1)
         self.running_scores.copy_(torch.where(known, moved, running))
-        self._factors.coefficients = coefficients
         return coefficients
 
     def _score(self, logits: Tensor, target: Tensor) -> "_Score":
@@ -171,7 +151,7 @@ class AdaptiveGradientModulation(nn.Module):
 
     def extra_repr(self) -> str:
         """The settings."""
-        return f"alpha={self.alpha}, largest={self.largest}, ignore_index={self.ignore_index}"
+        return f"alpha={self.alpha}, bound={self.bound}, ignore_index={self.ignore_index}"
 
 
 class _Score(NamedTuple):
@@ -179,9 +159,10 @@ class _Score(NamedTuple):
     samples: Float[Tensor, ""]
 
 
-@torch.no_grad()
 def one_modality_at_a_time(network: nn.Module, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """``f(x, 0)`` and ``f(0, y)``: a network of two inputs, in evaluation mode, with zeros for one of them.
+
+    Call it after the network has seen both: a batch norm then changes nothing that the gradient needs.
 
     Args:
         network: is called on both inputs; it may be the LightningModule itself.

@@ -77,7 +77,7 @@ def modulation(given: Tensors, params: dict[str, Any]) -> Tensors:
     before = torch.stack([given["running_a"], given["running_v"]])
     modulation.running_scores.copy_(before)
     first, second = given["logits_a"], given["logits_v"]
-    coefficients = modulation.measure(first + second, first, second, given["y"])
+    coefficients = modulation.coefficients(first, second, given["y"])
     after = modulation.running_scores
     # The mean over three steps tells the third score.
     scores = before + 3 * (after - before)
