@@ -63,6 +63,14 @@ def test_nothing_kept_is_0_with_gradients_of_0():
     assert all(bool((slope == 0).all()) for slope in torch.autograd.grad(value, (hidden, weight)))
 
 
+def test_what_is_no_number_at_an_ignored_token_stays_there():
+    hidden, weight, target = head()
+    hidden[target == -100] = torch.nan
+    hidden.requires_grad_(), weight.requires_grad_()
+    slopes = torch.autograd.grad(linear_spherical_z_loss(hidden, weight, target), (hidden, weight))
+    assert all(bool(slope.isfinite().all()) for slope in slopes)
+
+
 def test_moments_of_another_head_are_refused():
     hidden, weight, target = head()
     moments = HeadMoments(torch.zeros(3), torch.zeros(3, 3))

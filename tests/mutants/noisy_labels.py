@@ -84,7 +84,6 @@ MISTAKES = [
     *of(
         "losses/classification/crammer_singer.py",
         f"{CLASSES}/test_crammer_singer.py",
-        ("return torch.relu(excess", "return (excess"),
         (".masked_fill(torch.isneginf(logits), 0.0)", ""),
         (".scatter(-1, index, logits.gather(-1, index))", ""),
     ),
@@ -94,6 +93,11 @@ MISTAKES = [
         ("masked_fill(mean == 0, 1.0)", "clone()"),
         ("/ (~absent).sum(dim=-1)\n    return", "/ absent.shape[-1]\n    return"),
         ("temperature * torch.log1p(mean)", "torch.log1p(mean)"),
+    ),
+    *of(
+        "losses/classification/crammer_singer.py",
+        f"{CLASSES}/test_weston_watkins.py",
+        ("return torch.relu(excess", "return (excess"),
     ),
     *of(
         "losses/classification/weston_watkins.py",

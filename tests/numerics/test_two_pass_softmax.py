@@ -43,6 +43,7 @@ def test_nothing_adds_nothing():
     for total in (merge(nothing, something), merge(something, nothing)):
         torch.testing.assert_close(log_of(total), torch.tensor([-900.0 + math.log(2)]))
     assert log_of(merge(nothing, nothing)).item() == -INF
+    assert log_of(merged(exponent_pair(torch.tensor([-INF, -900.0])))).item() == -900.0
 
 
 def test_its_gradient_is_that_of_softmax():
