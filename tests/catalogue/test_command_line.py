@@ -134,7 +134,7 @@ def test_what_there_is_is_said_without_torch_or_lightning():
         ("train", "--cfg", "job", "--optimizer.lr=0.25", "-p", "optimizer"): (0, "lr: 0.25"),
         ("train", "data=digits", "--cfg", "job", "seed=7"): (0, "\nseed: 7\n"),
         ("compare", "--help"): (0, "comparison=bed_a, "),
-        ("calibrate", "--help"): (0, "calibrator=bayesian_binning, beta"),
+        ("calibrate", "--help"): (0, "bayesian_binning, beta"),
         ("sweep", "--help"): (0, "count=N"),
         ("train", "--optimizer.lr", "0.1"): (2, "--optimizer.lr: there is no such option; --hydra-help lists them. A "
                                                 "setting has no hyphens: optimizer.lr=VALUE.\n"),
