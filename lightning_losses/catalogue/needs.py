@@ -150,18 +150,35 @@ NEEDS = (
         ("imbalance", "imbalanced", "long tail", "long-tailed", "class weights"),
         (
             Answer(
-                "cross_entropy",
-                "takes a weight per class",
-                "lightning-losses train experiment=classify data=mnist1d "
-                "objective.terms.ce.loss.class_weight=[1,1,1,1,1,1,1,1,1,4]",
+                "logit_adjustment",
+                "adds the logarithm of the classes' shares to the logits in training, so that predictions are balanced",
+                "lightning-losses train experiment=long_tail objective=logit_adjustment",
             ),
             Answer(
-                "focal",
-                "gives less weight to samples that are already right",
-                "lightning-losses train experiment=classify objective=focal data=mnist5k",
+                "logit_adjuster",
+                "a calibrator: does the same to the logits of a network that is trained already",
+                "lightning-losses calibrate logits=validation.npz calibrator=logit_adjuster "
+                "calibrator.class_counts=[400,40,4,4]",
+            ),
+            Answer(
+                "ldam",
+                "asks for a margin, larger for rare classes; with class weights that wait for the last epochs",
+                "lightning-losses train experiment=long_tail objective=ldam +model.cosine_head=true "
+                "objective.terms.ldam.loss.beta=0.9999 callbacks=deferred_reweighting",
+            ),
+            Answer(
+                "class_balanced",
+                "weighs classes by the inverse of their effective number of samples",
+                "lightning-losses train experiment=long_tail objective=class_balanced",
+            ),
+            Answer(
+                "anyloss",
+                "makes a loss of F1, of balanced accuracy or of the geometric mean",
+                "lightning-losses train experiment=long_tail objective=anyloss "
+                "objective.terms.anyloss.loss.metric=balanced_accuracy",
             ),
         ),
-        "Losses made for long tails (logit adjustment, LDAM, balanced softmax) are not in the library yet.",
+        "Samplers that show rare classes more often, and mixing that makes samples of them, are not in the library.",
     ),
     Need(
         "many-labels",
