@@ -336,6 +336,23 @@ NEEDS = (
         "Metric-learning losses are pytorch-metric-learning's, called by configuration; there are none of our own yet.",
     ),
     Need(
+        "experts",
+        "I train a mixture of experts",
+        ("mixture of experts", "moe", "router", "load balancing", "gating"),
+        (
+            Answer(
+                "load_balancing",
+                "spreads the tokens evenly over the experts; weight 0.01",
+                "LoadBalancing(top_k=2)(router_logits, attention_mask)",
+            ),
+            Answer(
+                "router_z_loss",
+                "keeps the router's logits small, so that rounding chooses no other experts; weight 0.001",
+                "RouterZLoss()(router_logits, attention_mask)",
+            ),
+        ),
+    ),
+    Need(
         "preferences",
         "I align a language model with preferences or rewards",
         ("dpo", "rlhf", "grpo", "reinforcement learning", "alignment"),
