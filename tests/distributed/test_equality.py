@@ -35,6 +35,8 @@ TOKENS = {"span_correlation": 3}
 # number of samples; the second needs no projector unless the features are of different widths; the third's is another
 # layer where they are vectors.
 FURTHER = {
+    # Bags of which each process has a part; those of the example lie within one.
+    "aggregate_loss_parted": ("aggregate_loss", {"spans": lambda: torch.arange(ROWS) // 4}),
     "cross_entropy_weighted": ("cross_entropy", {}),
     "nd_loss_wider": ("nd_loss", {"features": lambda: torch.randn(ROWS, 6)}),
     "fitnet_hint_vectors": (
@@ -299,8 +301,8 @@ def test_local_batches_differ(results):
     """Without the gather and the weights of means the losses are others: the tests above can fail."""
     one, local = results(), results(processes=2, gather_batches=False)
     same = {name for name in CASES if differences(local[name], one[name], 1e-3, 1e-5) == {}}
-    # Parameters are no samples: each process has all of them.
-    assert same == {"wdr_loss"}
+    # Parameters are no samples: each process has all of them. Of the bags each has as many, and those whole.
+    assert same == {"wdr_loss", "aggregate_loss"}
 
 
 def test_a_loss_without_an_example_says_what_to_add(monkeypatch):
