@@ -170,12 +170,20 @@ def test_scores_that_are_equal_are_within():
     assert fitted(logits[0]).tolist() == [True, True, True]
 
 
+def test_the_last_label_scores_1_whatever_the_sum_rounds_to():
+    p = torch.randn(500, 97, generator=torch.Generator().manual_seed(0)).softmax(dim=-1)
+    assert bool((p.sort(dim=-1, descending=True).values.cumsum(dim=-1)[:, -1] != 1).any())
+    assert bool((APS().scores(p).amax(dim=-1) == 1).all())
+
+
 def test_one_draw_a_row_gives_the_likeliest_classes():
     logits, target = drawn(torch.Generator().manual_seed(0), 200)
     fitted = APS(ALPHA, randomised=True).fit(logits, target)
     sets, order = fitted(logits / 4), logits.argsort(dim=-1, descending=True)
     within = sets.gather(-1, order)
     assert bool((within[:, 1:] <= within[:, :-1]).all()) and not torch.equal(sets, fitted(logits / 4))
+    # What the fit drew is drawn for no evaluation.
+    assert not torch.equal(fitted.uniforms_of(200), torch.rand(200, 1, generator=torch.Generator().manual_seed(0)))
     again = APS(ALPHA, randomised=True).fit(logits, target)
     assert torch.equal(again.calibration, fitted.calibration)
     drawn_for = torch.rand(200, 1)

@@ -10,9 +10,6 @@ from lightning_losses.losses.kinds import RegressionLoss
 from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.regression import refuse_where, regression_values
 
-# Beyond so many standard deviations φ is 0 and Φ is 0 or 1, in float64 too.
-_FAR = 40.0
-
 
 class CRPSGaussian(RegressionLoss):
     """CRPS of a Gaussian: mean and standard deviation are learned by a score in the number's own unit.
@@ -54,9 +51,9 @@ class CRPSGaussian(RegressionLoss):
             self._identifier, regression_target, mean=mean, standard_deviation=standard_deviation
         )
         refuse_where(scale < 0, self._identifier, "standard_deviation", scale, "of at least 0")
-        # Neither the quotient nor its slope overflows. A w that is cut costs no gradient: the value is stationary in w.
+        # Neither the quotient nor its slope overflows. Where it is cut there is no slope: the value is stationary in w.
         least = torch.finfo(scale.dtype).tiny ** 0.4
-        w = ((target - mean) / scale.clamp(min=least)).clamp(-_FAR, _FAR)
+        w = (target - mean) / scale.clamp(min=least)
         density = torch.exp(-0.5 * w.square()) / math.sqrt(2 * math.pi)
         value = (target - mean) * torch.erf(w / math.sqrt(2)) + scale * (2 * density - 1 / math.sqrt(math.pi))
         return reduce(value, self.reduction)
