@@ -23,6 +23,8 @@ def folder(tmp_path_factory):
     numbers, labels = RANDOM.randint(0, 5, (30, 2)).astype(np.int8), (np.arange(30) % 3 + 1).astype(np.int8)
     thirds = [(np.arange(30)[np.arange(30) % 3 != k], np.arange(30)[np.arange(30) % 3 == k]) for k in range(3)]
     np.savez(home / "numbers.npz", **folds(numbers, labels, [(np.arange(20), np.arange(20, 30)), *thirds[1:]]))
+    # Of one class in its test rows.
+    np.savez(home / "one.npz", **folds(numbers, labels, [(np.arange(30), np.arange(30)[labels == 2])]))
     np.savez(home / "other.npz", x=numbers)
     np.savez(home / "pickled.npz", **{"fold0-x_train": np.array([{}, 1], dtype=object)})
     return home
@@ -57,12 +59,15 @@ def test_split_seeds_have_the_folds_in_turn_and_labels_begin_at_0(folder):
     assert torch.equal(tests[0].test.target, tests[3].test.target) and len(tests[1].test) == 10
     assert tests[0].train.target.unique().tolist() == [0, 1, 2]
     assert not torch.equal(tests[1].test.target, tests[0].test.target)
+    one = KEEL(dataset="one", folder=folder)
+    one.setup()
+    assert one.test.target.tolist() == [1] * 10
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"dataset": "numbrs"}, "keel: there is no table 'numbrs' among the 4 in {}; did you mean numbers?"),
+        ({"dataset": "numbrs"}, "keel: there is no table 'numbrs' among the 5 in {}; did you mean numbers?"),
         ({"dataset": "numbers", "fold": 3}, "keel: fold=3 came; numbers has folds 0 to 2."),
         ({"dataset": "words", "num_classes": 3}, "keel: num_classes=3 came; it has 2 classes."),
         ({"dataset": "words", "input_shape": [1, 2]}, "keel: input_shape=[1, 2] came; it has [1, 3]."),

@@ -14,6 +14,7 @@ TARGET = torch.tensor([0, 2, 2, 255, 0, 2, 1, 1, 2])
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch"),
 ]
 
 
@@ -37,10 +38,10 @@ def module():
     return classifier
 
 
-def fit(dataset, callback, model=None, ckpt_path=None, batch_size=3, **options):
+def fit(dataset, callback, model=None, ckpt_path=None, batch_size=3, steps=1, **options):
     model = module() if model is None else model
     trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_steps=1,
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_steps=steps,
         enable_model_summary=False, limit_val_batches=0, callbacks=[callback], **options,
     )  # fmt: skip
     trainer.fit(model, DataLoader(dataset, batch_size), ckpt_path=ckpt_path)
@@ -60,7 +61,7 @@ def test_every_sample_counts_once_and_a_resumed_run_counts_nothing_again(tmp_pat
     trainer.save_checkpoint(tmp_path / "some.ckpt")
     again, resumed = module(), ClassCounts()
     monkeypatch.setattr(ClassCounts, "_counted", None)
-    fit(dataset, resumed, again, tmp_path / "some.ckpt")
+    fit(dataset, resumed, again, tmp_path / "some.ckpt", steps=2)
     assert resumed.counts.tolist() == again.prior.counts.tolist() == [2, 2, 4, 0]
 
 
