@@ -66,12 +66,16 @@ def there_and_back(jsonargparse, base, path, arguments):
 
 
 # What has no default, as a file would give it. A continual task is a function of the program, which no file can name.
-GIVEN = {"layers": ["0"], "folder": "runs", "path": "metrics.jsonl", "head": "head", "label": "a", "new_classes": 1}
+GIVEN = {"layers": ["0"], "folder": "runs", "path": "metrics.jsonl", "head": "head", "label": "a", "new_classes": 1,
+         "co_occurrence": [[2, 1], [1, 2]], "max_value": 3}  # fmt: skip
 
 
 def test_every_part_that_a_file_can_name_is_built_and_written_back():
     jsonargparse = pytest.importorskip("jsonargparse")
-    paths = [(nn.Module, kind, {s.name: 2 for s in settings(kind) if s.required}) for kind in loss_classes()]
+    paths = [
+        (nn.Module, kind, {s.name: GIVEN.get(s.name, 2) for s in settings(kind) if s.required})
+        for kind in loss_classes()
+    ]
     for part in (*parts("callbacks"), *parts("calibrators")):
         kind = getattr(importlib.import_module(part.module), part.name)
         required = [
