@@ -56,8 +56,9 @@ def measured(tokens: int, width: int, vocabulary: int, rounds: int) -> dict[str,
     }
 
     def alone(step: partial[None]) -> None:
-        hidden.grad = weight.grad = None
         step()
+        # Each pays for the memory of its own gradients.
+        hidden.grad = weight.grad = None
 
     times = interleave({name: partial(alone, step) for name, step in variants.items()}, rounds, 1, f"V={vocabulary}")
     return {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}
