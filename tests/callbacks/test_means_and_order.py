@@ -263,8 +263,8 @@ def test_what_is_watched_where_no_step_is_known_is_refused_in_the_monitors_name(
     with pytest.raises(ValueError) as raised:
         fit([GradientConflict(every_n_steps=1)], [batch()], ensemble)
     assert str(raised.value) == (
-        "EnsembleClassifier: an objective that GradientConflict watches was evaluated twice in a batch, which would be "
-        "two gradients of each term; evaluate it once, on all samples."
+        "EnsembleClassifier: an objective that GradientConflict watches was evaluated twice in a batch, which would "
+        "give each term two gradients; evaluate it once, on all samples."
     )
 
 

@@ -72,7 +72,7 @@ def test_a_head_behind_a_transform_is_refused_until_it_is_given():
     quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     network, ids = BertForMaskedLM(BertConfig(**SIZES, **quiet)), tokens()
     model, hidden = Model(network), network.base_model(input_ids=ids).last_hidden_state
-    with pytest.raises(ValueError, match=r"cls.predictions.transform beside its head.*set self.language_head"):
+    with pytest.raises(ValueError, match=r"cls.predictions.transform beside its head.*setting self.language_head"):
         model.language_loss(hidden, ids)
     model.language_head = network.get_output_embeddings()
     found = model.language_loss(network.cls.predictions.transform(hidden), ids)

@@ -94,7 +94,7 @@ class LDAM(ClassWeightedLoss):
         self._warn_of_no_cosines(given.logits)
         classes = given.logits.shape[-1]
         margin = self.margins(classes).to(given.logits)[given.target]
-        own = torch.nn.functional.one_hot(given.target, classes).to(given.logits)
+        own = (torch.arange(classes, device=given.target.device) == given.target.unsqueeze(-1)).to(given.logits)
         scaled = self.scale * (given.logits - own * margin.unsqueeze(-1))
         value = -pick(log_probabilities(scaled), given.target)
         weight = self.class_weights(classes)
@@ -107,7 +107,7 @@ class LDAM(ClassWeightedLoss):
         if known_somewhere(size > 1 + _ROUNDING):
             self._warned = True
             warnings.warn(
-                f"{self._identifier}: logits up to {float(size.max()):.3g} in size came, which are no cosines; give "
-                "the network a CosineHead, on whose logits the margins are made to act.",
+                f"{self._identifier}: logits above 1 in size came, which are no cosines; give the network a "
+                "CosineHead, on whose logits the margins are made to act.",
                 stacklevel=2,
             )

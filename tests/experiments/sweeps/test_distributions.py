@@ -71,7 +71,7 @@ def test_points_of_a_grid(spec, points):
         ({"distribution": "uniform", "min": 0}, "uniform needs 'max'"),
         ({"min": 0, "max": 1, "q": 2}, "int_uniform takes no 'q'"),
         ({"distribution": "log_uniform_values", "min": 0, "max": 1}, "takes min above 0, 0 came"),
-        ({"distribution": "uniform", "min": "1e-3", "max": 1}, r"min='1e-3' came; uniform takes a number \(YAML wants"),
+        ({"distribution": "uniform", "min": "1e-3", "max": 1}, r"min='1e-3' came; uniform takes a number \(YAML needs"),
         ({"distribution": "int_uniform", "min": 0.5, "max": 2}, "min=0.5 came; int_uniform takes a whole number"),
         ({"distribution": "uniform", "min": 0, "max": float("inf")}, "give a finite number"),
         ({"distribution": "normal", "sigma": -1}, "sigma=-1 came; give at least 0"),

@@ -243,7 +243,7 @@ def test_a_recipes_run_goes_on_from_its_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"allowed_targets": "[os]"}, r"trials\.jsonl: trial 0 has allowed_targets='\[os\]', which .* does not give"),
+        ({"allowed_targets": "[os]"}, r"trials\.jsonl: trial 0 has allowed_targets='\[os\]', which .* does not allow"),
         ({"lr": "1.0 allowed_targets=[os]"}, r"trial 0 has lr='1\.0 allowed_targets"),
         ({"lr": 7.0}, r"trial 0 has lr=7\.0"),
         ({"--experimental-rerun": "config.pickle"}, r"trial 0 has --experimental-rerun='config\.pickle'"),
