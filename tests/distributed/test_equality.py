@@ -61,7 +61,7 @@ MADE = {
     "truncated_gce": lambda: LOSSES["truncated_gce"](threshold=0.01),
 }
 CASES = sorted([*LOSSES, *FURTHER])
-# What four processes, and accumulation and mixed precision under FSDP2, are tried with: every loss that couples the
+# What four processes, mixed precision, and accumulation under FSDP2 are tried with: every loss that couples the
 # batch, and means in which one process has no part.
 FEW = sorted([*(name for name, loss in LOSSES.items() if loss.batch_coupled), *FURTHER, "cross_entropy", "kd"])
 
@@ -288,9 +288,8 @@ def test_accumulated_batches_equal_on_one_and_on_two_processes(strategy, results
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_mixed_precision_equals_on_one_and_on_two_processes(strategy, results):
-    few = strategy == "fsdp2"
-    one = results(few, precision="bf16-mixed")
-    two = results(few, processes=2, strategy=strategy, precision="bf16-mixed")
+    one = results(few=True, precision="bf16-mixed")
+    two = results(few=True, processes=2, strategy=strategy, precision="bf16-mixed")
     # Each process rounds its sums over rows to bfloat16's 8 bits: some parts in 256 of what was added up, which may be
     # larger than the sum, as the largest gradient is beside a bias whose gradient cancels.
     wrong = {name: differences(two[name], one[name], 0.03, 0.01) for name in one}
