@@ -39,14 +39,14 @@ TEACHER = ["teacher.width=4"]
 GROKFAST = "+callbacks.grokfast={_target_: lightning_losses.callbacks.interventions.grokfast.Grokfast, alpha: 0.5}"
 WARM_UP = "+objective.terms.nkd.weight={_target_: lightning_losses.objective.WarmUp, value: 1.0, until: 0.9}"
 RUNS = {
-    "plain": (6, ["experiment=classify", "optimizer=sgd"]),
-    "distillation, weights on a schedule": (6, ["experiment=distill", *TEACHER, WARM_UP.replace("+", "", 1)]),
-    "PS-KD": (6, ["experiment=self_distill"]),
-    "AdaFocal's bins": (6, ["experiment=classify", "objective=adafocal", "callbacks=adafocal"]),
-    "class centroids": (6, ["experiment=classify", "objective=mcmi", "callbacks=class_centroids"]),
-    "class means of the teacher": (6, ["experiment=distill_class_means", *TEACHER]),
-    "Grokfast": (6, ["experiment=classify", GROKFAST]),
-    "mixup, the best weights": (6, ["experiment=mixup", "weights=best"]),
+    "plain": (4, ["experiment=classify", "optimizer=sgd"]),
+    "distillation, weights on a schedule": (4, ["experiment=distill", *TEACHER, WARM_UP.replace("+", "", 1)]),
+    "PS-KD": (4, ["experiment=self_distill"]),
+    "AdaFocal's bins": (4, ["experiment=classify", "objective=adafocal", "callbacks=adafocal"]),
+    "class centroids": (4, ["experiment=classify", "objective=mcmi", "callbacks=class_centroids"]),
+    "class means of the teacher": (4, ["experiment=distill_class_means", *TEACHER]),
+    "Grokfast": (4, ["experiment=classify", GROKFAST]),
+    "mixup, the best weights": (4, ["experiment=mixup", "weights=best"]),
 }
 
 

@@ -23,7 +23,7 @@ def interpreted():
 
 def test_values_and_gradients_equal_the_losses_in_float64():
     cases = [line for line in interpreted() if "errors" in line]
-    assert len(cases) == 16 * (2 + 1) + 4 + 16 * 3 + 16 + 2
+    assert len(cases) == 16 * (2 + 1) + 4 + (16 + 4 * 2) + 16 + 2
     for line in cases:
         assert max(line["errors"]) <= TOLERANCE[line["dtype"]], line
 
