@@ -71,7 +71,7 @@ def coverage_against_alpha(
         right.set(xlabel="1 - alpha", ylabel="classes in a set")
         left.set_ylim(top=1.0)
         right.set_ylim(bottom=0.0)
-        left.legend(loc="upper left")
+        left.legend(loc="lower right")
         if title:
             figure.suptitle(title)
     return figure

@@ -178,10 +178,14 @@ def _tests(found: Comparison) -> str:
 
 
 def _differing(found: Comparison) -> Iterator[str]:
-    """A line for each setting: the runs that are higher and lower than the baseline in the most important metric."""
+    """A line for each setting: the runs that are higher and lower than the baseline in the most important metrics."""
+    named = {"accuracy": "accuracy", "ece": "ECE as trained", "calibrated_nll": "calibrated NLL"}
+    if not named.keys() & set(found.columns):
+        # Of a regression, say.
+        named = {metric: shown(metric).name for metric in found.columns if metric not in ("seconds", "parameters")}
     for setting in found.settings:
         parts = []
-        for metric, name in (("accuracy", "accuracy"), ("ece", "ECE as trained"), ("calibrated_nll", "calibrated NLL")):
+        for metric, name in named.items():
             p_values = found.p_values(setting, metric)
             if all(map(math.isnan, p_values.values())):
                 parts.append(f"{name}: not tested")

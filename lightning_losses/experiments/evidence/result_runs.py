@@ -23,7 +23,10 @@ from lightning_losses.plots.style import save_figure
 # Trained by recipes/train.py on seeds that their settings and gates were not chosen on.
 GROKKING = ("grok_perpgrad", "grok_stablemax", "grok_precision", "grok_xor", "grok_lazy_rich", "grok_compare")
 # Trained by recipes/compare.py, which has its seeds, its claims and its kept results.
-COMPARISONS = ("bed_a", "bed_b", "bed_c", "bed_a_unlabelled", "bed_a_calibration", "bed_a_further", "bed_a_online")
+COMPARISONS = (
+    "bed_a", "bed_b", "bed_c", "bed_a_unlabelled", "bed_a_calibration", "bed_a_further", "bed_a_online",
+    "bed_a_teachers", "bed_a_features", "bed_gap", "noise", "long_tail", "ordinal", "multilabel", "keel_long_tail",
+)  # fmt: skip
 EXPERIMENTS = (*COMPARISONS, *GROKKING)
 # Shipped, and not measured since what they are judged by changed: they are named with their commands, without numbers.
 UNMEASURED = ("distillation_digits", "distillation_mnist5k", "calibration_compare", "calibration_overlap")
