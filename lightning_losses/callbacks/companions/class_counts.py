@@ -51,8 +51,13 @@ class ClassCounts(DeclaredCallback):
     batch_size: Count = 256
     counts: Tensor | None = field(init=False, default=None)
 
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count before the sanity check, whose validation steps may evaluate the losses."""
+        trainer.fit_loop.setup_data()
+        self.on_train_start(trainer, pl_module)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count, unless a checkpoint brought the counts, and tell the losses."""
+        """Count, unless that is done or a checkpoint brought the counts, and tell the losses."""
         if self.counts is None:
             counts = self._counted(trainer, pl_module)
             if not float(counts.sum()) > 0:

@@ -5,7 +5,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightning_losses import CrossEntropy, Objective
+from lightning_losses import CrossEntropy, LogitAdjustment, Objective, ObjectiveMixin
 from lightning_losses.callbacks.companions.class_counts import ClassCounts
 from lightning_losses.losses.class_prior import ClassPrior
 from lightning_losses.modules import Classifier
@@ -77,6 +77,34 @@ def test_processes_have_the_counts_of_all():
             assert self._counted(trainer, pl_module).tolist() == [2, 2, 4]
 
     fit(Hidden(), Both(), devices=2, strategy=DDPStrategy(start_method="fork", process_group_backend="gloo"))
+
+
+class Validated(ObjectiveMixin, L.LightningModule):
+    """Evaluates its objective in validation too."""
+
+    def __init__(self):
+        super().__init__()
+        self.network, self.objective = nn.Linear(2, 3), Objective({"la": LogitAdjustment()})
+
+    def training_step(self, batch, batch_idx):
+        return self.apply_objective(logits=self.network(batch[0]), target=batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        return self.apply_objective(logits=self.network(batch[0]), target=batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.filterwarnings("ignore:The 'val_dataloader' does not have many workers")
+def test_counts_are_known_in_the_sanity_check():
+    loader = DataLoader(TensorDataset(torch.zeros(4, 2), torch.tensor([0, 2, 2, 1])), 2)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_steps=1,
+        enable_model_summary=False, num_sanity_val_steps=1, callbacks=[ClassCounts()],
+    )  # fmt: skip
+    trainer.fit(model := Validated(), loader, loader)
+    assert model.objective.terms["la"].loss.prior.counts.tolist() == [1, 1, 2]
 
 
 def test_a_training_set_without_targets_is_refused():
