@@ -56,7 +56,7 @@ class ClassBalanced(ClassWeightedLoss):
     """
 
     status = "paper"
-    evidence = "its weights with timm's compute_class_weights, which is not the authors'"
+    evidence = "its weights with timm's compute_class_weights, not the authors' code"
     soft_targets = False
 
     class_counts: ClassCounts | None = None
