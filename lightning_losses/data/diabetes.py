@@ -1,37 +1,12 @@
 """The diabetes data that come with scikit-learn: the regression that takes seconds."""
 
-import hashlib
 from dataclasses import KW_ONLY, field
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from lightning_losses.data.loading import Batch, BatchDataset, SplitData
+from lightning_losses.data.loading import SamplesInMemory, SplitData, digest_of
 from lightning_losses.numerics.settings import NonNegative
-
-
-class NumberedRows(BatchDataset):
-    """Rows of features in memory, each with the number that belongs to it.
-
-    Example:
-        >>> rows = NumberedRows(torch.zeros(3, 2), torch.tensor([0.5, 1.5, 2.5]))
-        >>> rows.__getitems__([2, 0])["target"].tolist()
-        [2.5, 0.5]
-    """
-
-    def __init__(self, inputs: Float[Tensor, "samples features"], target: Float[Tensor, " samples"]) -> None:
-        self.inputs = inputs
-        self.target = target
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-    def __getitems__(self, positions: list[int]) -> Batch:
-        """The batch of the samples at these positions."""
-        index = torch.as_tensor(positions)
-        return {"inputs": self.inputs[index], "target": self.target[index], "index": index}
 
 
 class Diabetes(SplitData):
@@ -76,7 +51,7 @@ class Diabetes(SplitData):
         if self.num_features != 10:
             raise ValueError(f"{self.name}: num_features={self.num_features} came; it has 10 features.")
 
-    def splits(self) -> tuple[NumberedRows, NumberedRows, NumberedRows]:
+    def splits(self) -> tuple[SamplesInMemory, SamplesInMemory, SamplesInMemory]:
         """Read, split and normalise."""
         try:
             from sklearn.datasets import load_diabetes
@@ -94,7 +69,7 @@ class Diabetes(SplitData):
         target = (target - target[seen].mean()) / self.unit
         target[seen] += self.target_noise * np.random.RandomState(self.split_seed).standard_normal(len(seen))
         train, validation, testing = (
-            NumberedRows(torch.from_numpy(inputs[part]).float(), torch.from_numpy(target[part]).float())
+            SamplesInMemory(torch.from_numpy(inputs[part]).float(), torch.from_numpy(target[part]).float())
             for part in parts
         )
         return train, validation, testing
@@ -102,7 +77,4 @@ class Diabetes(SplitData):
     def fingerprint(self) -> str:
         """A hash of every sample of the three splits."""
         self.setup()
-        content = hashlib.sha256()
-        for rows in (self.train, self.val, self.test):
-            content.update(rows.inputs.numpy().tobytes() + rows.target.numpy().tobytes())
-        return content.hexdigest()
+        return digest_of(self.train, self.val, self.test)

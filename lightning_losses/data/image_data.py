@@ -1,18 +1,17 @@
 """Images or signals that fit in memory, as a LightningDataModule with batches under the glossary's names."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, field
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_losses.data.loading import Batch, BatchDataset, SplitData
+from lightning_losses.data.loading import Batch, SamplesInMemory, SplitData, digest_of
 from lightning_losses.data.packing import IGNORED
 from lightning_losses.data.seeded_views import Augmentation, SeededViews, ViewSampler
 from lightning_losses.data.splits import Split, stratified_order, stratified_split
@@ -26,8 +25,8 @@ class Images(NamedTuple):
     target: NDArray[np.int64]
 
 
-class ImageDataset(BatchDataset):
-    """Images in memory; a list of positions returns the whole batch.
+class ImageDataset(SamplesInMemory):
+    """Images in memory and their classes; a list of positions returns the whole batch.
 
     `index` is the position in this dataset, from 0; methods that remember samples use it.
 
@@ -36,18 +35,6 @@ class ImageDataset(BatchDataset):
         >>> dataset.__getitems__([2, 1])["target"].tolist()
         [0, 1]
     """
-
-    def __init__(self, inputs: Float[Tensor, "samples channels height width"], target: Int[Tensor, " samples"]) -> None:
-        self.inputs = inputs
-        self.target = target
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-    def __getitems__(self, positions: list[int]) -> Batch:
-        """The batch of the samples at these positions."""
-        index = torch.as_tensor(positions)
-        return {"inputs": self.inputs[index], "target": self.target[index], "index": index}
 
 
 class ImageData(SplitData):
@@ -180,11 +167,7 @@ class ImageData(SplitData):
         """A hash of every sample of the three splits, as the networks see them; computed once."""
         if self._fingerprint is None:
             self.setup()
-            content = hashlib.sha256()
-            for dataset in (self.train, self.val, self.test):
-                content.update(dataset.inputs.numpy().tobytes())
-                content.update(dataset.target.numpy().tobytes())
-            self._fingerprint = content.hexdigest()
+            self._fingerprint = digest_of(self.train, self.val, self.test)
         return self._fingerprint
 
     def shuffled(self, batch_size: int, world: int, rank: int) -> DataLoader[Batch]:

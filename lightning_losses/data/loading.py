@@ -1,5 +1,6 @@
 """Three splits, their loaders, the form of batches, and pinned memory."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, field
 from functools import partial
@@ -7,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import lightning as L
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -84,6 +86,47 @@ class BatchDataset(Dataset[Batch]):
     def __getitems__(self, positions: list[int]) -> Batch:
         """The batch of the samples at these positions."""
         raise NotImplementedError
+
+
+class SamplesInMemory(BatchDataset):
+    """Inputs in memory and what belongs to each; `index` is a sample's position in this data set, from 0.
+
+    Attributes:
+        target_name: the name of the target in batches.
+
+    Example:
+        >>> samples = SamplesInMemory(torch.zeros(3, 2), torch.tensor([0.5, 1.5, 2.5]))
+        >>> samples.__getitems__([2, 0])["target"].tolist()
+        [2.5, 0.5]
+    """
+
+    target_name: ClassVar[str] = "target"
+
+    def __init__(self, inputs: Shaped[Tensor, "samples ..."], target: Shaped[Tensor, "samples ..."]) -> None:
+        self.inputs = inputs
+        self.target = target
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        """The batch of the samples at these positions."""
+        index = torch.as_tensor(positions)
+        return {"inputs": self.inputs[index], self.target_name: self.target[index], "index": index}
+
+
+def digest_of(*datasets: SamplesInMemory) -> str:
+    """A hash of every sample of these data sets.
+
+    Example:
+        >>> digest_of(SamplesInMemory(torch.zeros(1), torch.zeros(1)))[:8]
+        'af5570f5'
+    """
+    content = hashlib.sha256()
+    for dataset in datasets:
+        content.update(dataset.inputs.numpy().tobytes())
+        content.update(dataset.target.numpy().tobytes())
+    return content.hexdigest()
 
 
 class SplitData(Declared, L.LightningDataModule):

@@ -1,7 +1,6 @@
 """The yeast genes that come with river: several labels for each sample."""
 
 import gzip
-import hashlib
 import importlib.util
 from dataclasses import KW_ONLY, field
 from pathlib import Path
@@ -9,34 +8,22 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
-from lightning_losses.data.loading import Batch, BatchDataset, SplitData
+from lightning_losses.data.loading import SamplesInMemory, SplitData, digest_of
 from lightning_losses.environment.extras import advice
 
 
-class LabelledRows(BatchDataset):
+class LabelledSamples(SamplesInMemory):
     """Rows of features in memory, each with its labels.
 
     Example:
-        >>> rows = LabelledRows(torch.zeros(3, 2), torch.eye(3))
+        >>> rows = LabelledSamples(torch.zeros(3, 2), torch.eye(3))
         >>> rows.__getitems__([2, 0])["multi_hot"].tolist()
         [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
     """
 
-    def __init__(self, inputs: Float[Tensor, "samples features"], targets: Float[Tensor, "samples labels"]) -> None:
-        self.inputs = inputs
-        self.targets = targets
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitems__(self, positions: list[int]) -> Batch:
-        """The batch of the samples at these positions."""
-        index = torch.as_tensor(positions)
-        return {"inputs": self.inputs[index], "multi_hot": self.targets[index], "index": index}
+    target_name = "multi_hot"
 
 
 class Yeast(SplitData):
@@ -65,9 +52,9 @@ class Yeast(SplitData):
     _: KW_ONLY
     num_features: int = 103
     num_classes: int = 14
-    train: LabelledRows = field(init=False)
-    val: LabelledRows = field(init=False)
-    test: LabelledRows = field(init=False)
+    train: LabelledSamples = field(init=False)
+    val: LabelledSamples = field(init=False)
+    test: LabelledSamples = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,7 +81,7 @@ class Yeast(SplitData):
         with gzip.open(files[0], "rt", encoding="utf-8") as lines:
             return np.loadtxt(lines, delimiter=",", skiprows=1, ndmin=2)
 
-    def splits(self) -> tuple[LabelledRows, LabelledRows, LabelledRows]:
+    def splits(self) -> tuple[LabelledSamples, LabelledSamples, LabelledSamples]:
         """Read, split and normalise."""
         rows = self.read()
         inputs, labels = rows[:, : self.num_features], rows[:, self.num_features :]
@@ -107,7 +94,7 @@ class Yeast(SplitData):
         seen = inputs[parts[2]]
         inputs = (inputs - seen.mean(axis=0)) / np.maximum(seen.std(axis=0), 1e-8)
         testing, validation, train = (
-            LabelledRows(torch.from_numpy(inputs[part]).float(), torch.from_numpy(labels[part]).float())
+            LabelledSamples(torch.from_numpy(inputs[part]).float(), torch.from_numpy(labels[part]).float())
             for part in parts
         )
         return train, validation, testing
@@ -115,7 +102,4 @@ class Yeast(SplitData):
     def fingerprint(self) -> str:
         """A hash of every sample of the three splits."""
         self.setup()
-        content = hashlib.sha256()
-        for rows in (self.train, self.val, self.test):
-            content.update(rows.inputs.numpy().tobytes() + rows.targets.numpy().tobytes())
-        return content.hexdigest()
+        return digest_of(self.train, self.val, self.test)

@@ -162,7 +162,9 @@ def _counts(
     kept = group >= 0
     within = group[kept].flatten()
     if len(within) and int(within.max()) >= num_groups:
-        raise ValueError(f"{who}: group {int(within.max())} came with num_groups={num_groups}; give 0 to that less 1.")
+        raise ValueError(
+            f"{who}: group {int(within.max())} came with num_groups={num_groups}; give 0 to {num_groups - 1}."
+        )
     dtype = torch.float32 if group.device.type == "mps" else torch.float64
     counts = torch.zeros(2, num_groups, dtype=dtype, device=group.device)
     counts[0].index_add_(0, within, correct[kept].flatten().to(dtype))

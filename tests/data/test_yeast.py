@@ -30,11 +30,11 @@ def test_it_reads_splits_and_standardises(river):
     data.setup()
     assert [len(data.train), len(data.val), len(data.test)] == [12, 4, 4]
     torch.testing.assert_close(data.train.inputs.mean(dim=0), torch.zeros(103), atol=1e-5, rtol=0)
-    labels = torch.cat([data.train.targets, data.val.targets, data.test.targets])
+    labels = torch.cat([data.train.target, data.val.target, data.test.target])
     assert sorted(labels.tolist()) == sorted(rows[:, 103:].tolist())
     batch = next(iter(data.train_dataloader()))
     assert set(batch) == {"inputs", "multi_hot", "index"}
-    assert torch.equal(data.train.targets[batch["index"]], batch["multi_hot"])
+    assert torch.equal(data.train.target[batch["index"]], batch["multi_hot"])
     assert data.fingerprint() == Yeast().fingerprint() != Yeast(split_seed=1).fingerprint()
 
 

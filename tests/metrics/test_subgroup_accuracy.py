@@ -54,7 +54,7 @@ def test_probit_makes_a_line_of_shifted_quantiles():
         (lambda: subgroup_accuracy(TARGET == 0, GROUP[:3], 3),
          "subgroup_accuracy: predictions of shape [40] came with groups of shape [3]; give one group for each sample."),
         (lambda: subgroup_accuracy(TARGET == 0, GROUP, 2),
-         "subgroup_accuracy: group 2 came with num_groups=2; give 0 to that less 1."),
+         "subgroup_accuracy: group 2 came with num_groups=2; give 0 to 1."),
         (lambda: accuracy_curve(torch.rand(2), torch.rand(2), 2),
          "accuracy_curve: 2 models came for degree 2; give at least 3."),
         (lambda: accuracy_curve(torch.rand(2), torch.rand(3)),

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from lightning_losses import Asymmetric, Objective
 from lightning_losses.callbacks.companions.class_counts import ClassCounts
-from lightning_losses.data.yeast import LabelledRows
+from lightning_losses.data.yeast import LabelledSamples
 from lightning_losses.losses import MultiGrainedFocal
 from lightning_losses.modules.multi_label_classifier import MultiLabelClassifier, label_scores
 
@@ -36,7 +36,7 @@ def test_it_trains_validates_and_logs():
         nn.Linear(4, 3), Objective({"focal": loss}), num_classes=3,
         optimizer=lambda parameters: torch.optim.Adam(parameters, 0.1),
     )  # fmt: skip
-    rows = LabelledRows(INPUTS, LABELS)
+    rows = LabelledSamples(INPUTS, LABELS)
     loader = DataLoader(rows, batch_size=16, collate_fn=dict)
     trainer = L.Trainer(
         max_epochs=8, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, callbacks=[ClassCounts()],

@@ -95,7 +95,7 @@ class MultiLabelTraining(StudentExperiment):
     def nll(self, network: nn.Module, student: Training) -> float:
         """In nats per label."""
         rows: Any = student.datamodule.test
-        return float(mean_entropy(_logits(network, rows), rows.targets, known_labels(rows.targets)))
+        return float(mean_entropy(_logits(network, rows), rows.target, known_labels(rows.target)))
 
     def numbers(self, trained: Trained, student: Training) -> dict[str, float]:
         """The scores on the test split, and on validation data the mean average precision."""
@@ -127,4 +127,4 @@ def _logits(network: nn.Module, rows: Any) -> torch.Tensor:
 
 
 def _scores(network: nn.Module, rows: Any) -> dict[str, float]:
-    return label_scores(_logits(network, rows), rows.targets)
+    return label_scores(_logits(network, rows), rows.target)

@@ -4,7 +4,7 @@ import copy
 from dataclasses import field
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
@@ -78,7 +78,7 @@ class DROInstanceReweighting(Loss):
         return self.r * log_mean_exp(values, kept)
 
 
-def log_mean_exp(values: Float[Tensor, " rows"], kept: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
+def log_mean_exp(values: Float[Tensor, " rows"], kept: Bool[Tensor, " rows"]) -> Float[Tensor, ""]:
     """``log mean exp`` of the kept values; 0, with zero gradients, without any.
 
     Example:

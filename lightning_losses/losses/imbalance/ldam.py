@@ -10,7 +10,7 @@ from lightning_losses.losses.class_prior import ClassCounts, ClassPrior, Smoothi
 from lightning_losses.losses.imbalance.class_balanced import EffectiveShare, effective_number_weights
 from lightning_losses.losses.kinds import ClassificationRows, ClassWeightedLoss
 from lightning_losses.numerics.probabilities import known_somewhere, log_probabilities
-from lightning_losses.numerics.rows import pick
+from lightning_losses.numerics.rows import one_hot, pick
 from lightning_losses.numerics.settings import NonNegative, Positive
 
 # How far from [-1, 1] the cosines of a network in half precision may lie.
@@ -94,7 +94,7 @@ class LDAM(ClassWeightedLoss):
         self._warn_of_no_cosines(given.logits)
         classes = given.logits.shape[-1]
         margin = self.margins(classes).to(given.logits)[given.target]
-        own = (torch.arange(classes, device=given.target.device) == given.target.unsqueeze(-1)).to(given.logits)
+        own = one_hot(given.target, given.logits)
         scaled = self.scale * (given.logits - own * margin.unsqueeze(-1))
         value = -pick(log_probabilities(scaled), given.target)
         weight = self.class_weights(classes)

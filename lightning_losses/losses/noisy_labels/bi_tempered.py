@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_losses.losses.kinds import ClassificationLoss, ClassificationRows
 from lightning_losses.numerics.divergences import cross_entropy
+from lightning_losses.numerics.rows import one_hot
 from lightning_losses.numerics.settings import Bound
 from lightning_losses.numerics.tempered import tempered_log_probabilities, tempered_logarithm
 
@@ -67,9 +68,7 @@ class BiTempered(ClassificationLoss):
     def _smoothed(self, given: ClassificationRows) -> Shaped[Tensor, "..."]:
         if self.label_smoothing == 0:
             return given.target
-        classes = given.logits.shape[-1]
-        target = given.target
-        if not target.is_floating_point():
-            target = torch.nn.functional.one_hot(target, classes)
+        classes, target = given.logits.shape[-1], given.target
+        target = target if target.is_floating_point() else one_hot(target, given.logits)
         other = self.label_smoothing / (classes - 1)
         return (1 - other * classes) * target.to(given.logits.dtype) + other

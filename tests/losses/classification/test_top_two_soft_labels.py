@@ -38,7 +38,7 @@ def test_votes_become_classes_and_shares():
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"target_share": SHARE - 0.2}, "2 target_share - 1 holds -0.4; give numbers in [0, 1]."),
+        ({"target_share": SHARE - 0.2}, "target_share holds 0.3; give numbers in [0.5, 1]."),
         ({"second_target": SECOND + 3}, "target 5 came with 4 classes; give 0 to 3, or ignore_index=-100."),
         (
             {"second_target": SECOND[:2]},
