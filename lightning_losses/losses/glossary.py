@@ -37,12 +37,14 @@ class Name:
         role: "trained" if it gets a gradient, "constant" if not, "scalar" for a number.
         meaning: what the tensor holds.
         example: a function that makes an example.
+        shared: whether every process has the same, which is not of the batch's samples and is not gathered.
     """
 
     shape: str
     role: Role
     meaning: str
     example: Callable[[Sizes], Tensor | float]
+    shared: bool = False
 
 
 GLOSSARY: dict[str, Name] = {
@@ -175,6 +177,13 @@ GLOSSARY: dict[str, Name] = {
         "[B, D]", "trained", "embeddings of one view, not normalised", lambda s: s.normal(s.batch, s.features)
     ),
     "embeddings_b": Name("[B, D]", "trained", "a second view", lambda s: s.normal(s.batch, s.features)),
+    "queue": Name(
+        "[Q, D]",
+        "constant",
+        "embeddings of earlier batches, not normalised; the same on every process",
+        lambda s: s.normal(5, s.features),
+        shared=True,
+    ),
     "hidden": Name(
         "[..., D]", "trained", "the input of the classifier's head", lambda s: s.normal(s.batch, s.features)
     ),
@@ -245,6 +254,16 @@ def example(name: str, sizes: Sizes) -> Tensor | float:
     if name not in GLOSSARY:
         raise ValueError(f"glossary: the name '{name}' came; losses take {', '.join(GLOSSARY)}.")
     return GLOSSARY[name].example(sizes)
+
+
+def is_shared(name: str) -> bool:
+    """Whether a tensor of this name is the same on every process, so that none gathers it from the others.
+
+    Example:
+        >>> is_shared("queue"), is_shared("embeddings"), is_shared("a name of my own")
+        (True, False, False)
+    """
+    return name in GLOSSARY and GLOSSARY[name].shared
 
 
 def glossary_table() -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_losses.balancing.base import Balancing
 from lightning_losses.environment.lightning_internals import attached_trainer, running_hook, takes_step
 from lightning_losses.losses.base import Loss
+from lightning_losses.losses.glossary import is_shared
 from lightning_losses.losses.regularization.wdr_loss import layer_weights
 from lightning_losses.mixins.balanced_step import BalancedStep, BalancedSteps, TermRecord
 from lightning_losses.mixins.sample_states import SampleStates
@@ -159,7 +160,11 @@ class ObjectiveMixin(SampleStates):
         tensors, group = {**self.training_clock(), **self._with_multi_hot(output)}, self.gathered_from()
         for term, loss in renewed:
             given = term.given(tensors)
-            given = given if group is False else {name: gather_batch(value, group) for name, value in given.items()}
+            if group is not False:
+                given = {
+                    name: value if is_shared(term.source(name)) else gather_batch(value, group)
+                    for name, value in given.items()
+                }
             loss.after_step(**given)
 
     def training_clock(self) -> dict[str, float]:

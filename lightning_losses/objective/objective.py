@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_losses.balancing.base import Balancing, Step
-from lightning_losses.losses.glossary import GLOSSARY
+from lightning_losses.losses.glossary import GLOSSARY, is_shared
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.objective.term import Term, name_of
 
@@ -139,7 +139,7 @@ class Objective(nn.Module):
             if gather is not None and term.batch_coupled:
                 for needed in term.needs:
                     if needed in tensors and needed not in gathered:
-                        gathered[needed] = gather(tensors[needed])
+                        gathered[needed] = tensors[needed] if is_shared(needed) else gather(tensors[needed])
                 offered = gathered
             part = term(offered)
             if part.ndim != 0:

@@ -115,8 +115,8 @@ def test_only_batch_coupled_terms_see_the_gathered_batch():
     class Coupled(nn.Module):
         batch_coupled = True
 
-        def forward(self, logits):
-            return logits.sum()
+        def forward(self, logits, queue):
+            return logits.sum() + queue.sum()
 
     calls = []
 
@@ -124,9 +124,10 @@ def test_only_batch_coupled_terms_see_the_gathered_batch():
         calls.append(tensor.shape)
         return torch.cat([tensor, tensor])
 
-    step = example()
+    # Every process has the same queue.
+    step = {**example(), "queue": torch.ones(2, 3)}
     value = Objective({"ce": CrossEntropy(), "coupled": Coupled(), "again": Coupled()})(gather=gather, **step)
-    torch.testing.assert_close(value.parts["coupled"], 2 * step["logits"].sum())
+    torch.testing.assert_close(value.parts["coupled"], 2 * step["logits"].sum() + 6)
     torch.testing.assert_close(value.parts["ce"], CrossEntropy()(step["logits"], step["target"]))
     assert calls == [torch.Size([4, 3])]
 
