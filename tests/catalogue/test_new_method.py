@@ -156,7 +156,7 @@ def test_a_bad_identifier_is_refused(name):
         (
             "foo",
             "foo_kd",
-            "new: the family 'foo' came; choose one of classification, confidence, distillation/divergences,",
+            "new: the family 'foo' came; choose one of classification, confidence, .*, distillation/logits",
         ),
         ("distillation", "foo_kd", "new: the family 'distillation' came; choose one of classification, confidence,"),
     ],
