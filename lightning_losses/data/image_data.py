@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, field
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_losses.data.label_noise import NoiseKind, transition_matrix, with_label_noise
 from lightning_losses.data.loading import Batch, SamplesInMemory, SplitData, digest_of
+from lightning_losses.data.long_tail import long_tailed
 from lightning_losses.data.packing import IGNORED
 from lightning_losses.data.seeded_views import Augmentation, SeededViews, ViewSampler
 from lightning_losses.data.splits import Split, stratified_order, stratified_split
@@ -50,7 +52,8 @@ class ImageData(SplitData):
         input_shape: the data's shape, [channels, height, width], likewise.
         label_noise: the share of training labels, in [0, 1], that are replaced by another class; `split_seed` fixes
             which. Validation and test labels don't change.
-        noise_kind: "symmetric", all other classes with equal probability, or "asymmetric", the next class.
+        noise_kind: "symmetric", all other classes with equal probability; "asymmetric", the next class; "instance", by
+            the sample's inputs (`with_label_noise`).
         long_tail: the ratio of training samples between the most and the least frequent class, at least 1; the other
             classes follow a geometric series, and `split_seed` fixes the classes' order. `train_rows` then selects
             among these samples.
@@ -67,6 +70,7 @@ class ImageData(SplitData):
         pairs: whether training batches also hold each image's next view, as `other_inputs`; needs augmentation.
 
     Attributes:
+        true_target: [n] the classes of the training samples before noise and before any label is taken away.
         views_of_train: all views of the training split; None without augmentation.
 
     Raises:
@@ -82,7 +86,7 @@ class ImageData(SplitData):
     num_classes: int = 0
     input_shape: Sequence[int] = ()
     label_noise: Share = 0.0
-    noise_kind: Literal["symmetric", "asymmetric"] = "symmetric"
+    noise_kind: NoiseKind = "symmetric"
     long_tail: Annotated[float, Bound(least=1)] = 1.0
     train_rows: Count | None = None
     labelled_rows: Count | None = None
@@ -92,6 +96,7 @@ class ImageData(SplitData):
     train: ImageDataset = field(init=False)
     val: ImageDataset = field(init=False)
     test: ImageDataset = field(init=False)
+    true_target: Int[Tensor, " samples"] = field(init=False)
     views_of_train: SeededViews | None = field(init=False, default=None)
     _fingerprint: str | None = field(init=False, default=None)
 
@@ -132,9 +137,15 @@ class ImageData(SplitData):
         target = torch.from_numpy(images.target)
         train, val, test = (ImageDataset(inputs[part], target[part]) for part in split)
         kept, labelled = self._kept(train.target.numpy())
+        self.true_target = train.target if kept is None else train.target[kept]
         if self.label_noise > 0:
-            train.target = flipped(
-                train.target, self.num_classes, fraction=self.label_noise, seed=self.split_seed, kind=self.noise_kind
+            train.target = with_label_noise(
+                train.target,
+                self.num_classes,
+                share=self.label_noise,
+                seed=self.split_seed,
+                kind=self.noise_kind,
+                features=train.inputs,
             )
         if labelled is not None:
             train.target = torch.full_like(train.target, IGNORED).index_copy(0, labelled, train.target[labelled])
@@ -163,6 +174,20 @@ class ImageData(SplitData):
             chosen.append(None if len(order) == len(target) else torch.from_numpy(np.sort(order)))
         return chosen[0], chosen[1]
 
+    def wrong_label_share(self) -> float:
+        """The share of wrong labels among the training samples that have one.
+
+        It can differ from `label_noise` where `long_tail`, `train_rows` or `labelled_rows` leave fewer samples.
+        """
+        self.setup()
+        labelled = self.train.target != IGNORED
+        return (self.train.target != self.true_target)[labelled].double().mean().item()
+
+    def transition_matrix(self) -> Float[Tensor, "classes classes"]:
+        """The share of the training samples of each true class (row) that have each label (column)."""
+        self.setup()
+        return transition_matrix(self.true_target, self.train.target, self.num_classes)
+
     def fingerprint(self) -> str:
         """A hash of every sample of the three splits, as the networks see them; computed once."""
         if self._fingerprint is None:
@@ -175,53 +200,3 @@ class ImageData(SplitData):
         if self.views_of_train is None:
             return super().shuffled(batch_size, world, rank)
         return self.loader(self.views_of_train, batch_size, ViewSampler(self.views_of_train, world, rank, self.seed))
-
-
-def flipped(
-    target: Int[Tensor, " samples"],
-    num_classes: int,
-    *,
-    fraction: float,
-    seed: int,
-    kind: Literal["symmetric", "asymmetric"] = "symmetric",
-) -> Int[Tensor, " samples"]:
-    """Labels with a fraction (within one sample) replaced by a random other class or by the next class.
-
-    Example:
-        >>> target = torch.zeros(10, dtype=torch.long)
-        >>> int((flipped(target, 3, fraction=0.3, seed=0) != target).sum())
-        3
-    """
-    # numpy guarantees RandomState's stream forever; a Generator's may change between versions.
-    random = np.random.RandomState(seed)
-    chosen = torch.from_numpy(random.permutation(len(target))[: round(fraction * len(target))])
-    shift = torch.from_numpy(random.randint(1, num_classes, size=len(chosen)))
-    if kind == "asymmetric":
-        shift = torch.ones_like(shift)
-    noisy = target.clone()
-    noisy[chosen] = (noisy[chosen] + shift) % num_classes
-    return noisy
-
-
-def long_tailed(target: NDArray[np.int64], num_classes: int, *, ratio: float, seed: int) -> NDArray[np.int64]:
-    """Positions of samples such that each class has fewer than the previous one: the first all, the last 1 in `ratio`.
-
-    The k-th of C classes has ``n ratio^(-k / (C - 1))`` samples, with n the number of the smallest class; the order of
-    the classes is random.
-
-    Source:
-        Cui et al., 2019, "Class-Balanced Loss Based on Effective Number of Samples", arXiv:1901.05555, who reduce
-        CIFAR's classes in this way, in the original order.
-
-    Example:
-        >>> target = np.repeat(np.arange(3), 100)
-        >>> sorted(np.bincount(target[long_tailed(target, 3, ratio=100, seed=0)]).tolist())
-        [1, 10, 100]
-    """
-    random = np.random.RandomState(seed)
-    most = int(np.bincount(target, minlength=num_classes).min())
-    chosen = []
-    for place, label in enumerate(random.permutation(num_classes)):
-        count = max(round(most * ratio ** (-place / max(num_classes - 1, 1))), 1)
-        chosen.append(random.permutation(np.flatnonzero(target == label))[:count])
-    return np.sort(np.concatenate(chosen))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_losses.data import Digits
-from lightning_losses.data.image_data import flipped
+from lightning_losses.data.label_noise import transition_matrix, with_label_noise
 from lightning_losses.data.overlapping_gaussians import OverlappingGaussians
 
 
@@ -19,9 +19,12 @@ def ready(data):
     return data
 
 
-def test_exactly_that_share_of_training_labels_is_wrong_and_no_other():
-    clean, noisy = ready(Digits()), ready(Digits(label_noise=0.2))
-    assert int((clean.train.target != noisy.train.target).sum()) == round(0.2 * len(clean.train))
+@pytest.mark.parametrize("kind", ["symmetric", "asymmetric", "instance"])
+def test_exactly_that_share_of_training_labels_is_wrong_and_no_other(kind):
+    clean, noisy = ready(Digits()), ready(Digits(label_noise=0.2, noise_kind=kind))
+    wrong = clean.train.target != noisy.train.target
+    assert int(wrong.sum()) == round(0.2 * len(clean.train))
+    assert bool((noisy.train.target[wrong] == (clean.train.target[wrong] + 1) % 10).all()) == (kind == "asymmetric")
     assert torch.equal(clean.val.target, noisy.val.target) and torch.equal(clean.test.target, noisy.test.target)
     assert torch.equal(clean.train.inputs, noisy.train.inputs)
     assert clean.fingerprint() != noisy.fingerprint()
@@ -31,7 +34,7 @@ def test_the_split_seed_fixes_the_noise_and_the_seed_does_not():
     labels = [ready(Digits(label_noise=0.2, seed=seed)).train.target for seed in (0, 1)]
     assert torch.equal(*labels)
     target = torch.zeros(1000, dtype=torch.long)
-    first, second = (flipped(target, 10, fraction=0.5, seed=seed) for seed in (0, 1))
+    first, second = (with_label_noise(target, 10, share=0.5, seed=seed) for seed in (0, 1))
     assert not torch.equal(first, second)
 
 
@@ -58,12 +61,47 @@ def test_more_rows_than_there_are_is_refused():
 
 
 def test_every_other_class_is_as_likely():
-    noisy = flipped(torch.full((9000,), 4), 10, fraction=1.0, seed=0)
+    noisy = with_label_noise(torch.full((9000,), 4), 10, share=1.0, seed=0)
     counts = torch.bincount(noisy, minlength=10)
     assert counts[4] == 0
     # Each count is binomial(9000, 1/9): five standard deviations.
     others = counts[torch.arange(10) != 4].double()
     assert bool(((others - 1000).abs() < 5 * math.sqrt(9000 / 9 * 8 / 9)).all())
+
+
+def test_instance_noise_draws_the_other_class_by_the_features():
+    target = torch.arange(9000) % 3
+    place = torch.arange(9000) // 3 % 2
+
+    def matrices(features):
+        """The transitions of the samples at either place."""
+        noisy = with_label_noise(target, 3, share=1.0, seed=0, kind="instance", features=features)
+        return [transition_matrix(target[place == each], noisy[place == each], 3) for each in (0, 1)]
+
+    # Without any feature both other classes are as likely: binomial(1500, 1/2), five standard deviations.
+    without = (1 - torch.eye(3)) / 2
+    for matrix in matrices(torch.zeros(9000, 2)):
+        assert bool(((matrix - without).abs() <= 5 * 0.5 / math.sqrt(1500) * (without > 0)).all())
+    # Equal samples have equal shares, and unlike ones others.
+    features = torch.eye(2)[place]
+    first, second = matrices(features)
+    assert bool(((first - second).abs().amax(dim=1) > 0.1).any()) and bool(((first > 0) == (without > 0)).all())
+    # Of large features the likeliest class takes all.
+    large = torch.stack(matrices(1e4 * features))
+    assert sorted(set(large.flatten().tolist())) == [0.0, 1.0] and not torch.equal(large[0], large[1])
+
+
+def test_the_achieved_share_and_the_transitions_are_those_of_the_rows_that_are_left():
+    data = Digits(label_noise=0.3, noise_kind="asymmetric", long_tail=5, train_rows=300, labelled_rows=250)
+    matrix, share = data.transition_matrix(), data.wrong_label_share()
+    clean = ready(Digits(long_tail=5, train_rows=300)).train
+    assert torch.equal(data.true_target, clean.target) and torch.equal(data.train.inputs, clean.inputs)
+    pairs = [(y, s) for y, s in zip(clean.target.tolist(), data.train.target.tolist(), strict=True) if s >= 0]
+    assert len(pairs) == 250 and 0.2 < share == pytest.approx(sum(y != s for y, s in pairs) / 250)
+    for y in range(10):
+        of_class = [s for other, s in pairs if other == y]
+        expected = [of_class.count(s) / len(of_class) for s in range(10)]
+        assert matrix[y].tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("distance", [0.25, 0.1, 0.05])
@@ -94,6 +132,15 @@ def test_a_seed_draws_the_gaussians():
 def test_settings_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match="came; give a (whole )?number"):
         make()
+
+
+def test_instance_noise_without_features_is_refused():
+    for features, came in ((None, "no features"), (torch.zeros(2, 4), "features of 2 samples")):
+        with pytest.raises(ValueError) as raised:
+            with_label_noise(torch.zeros(3, dtype=torch.long), 2, share=0.5, seed=0, kind="instance", features=features)
+        assert str(raised.value) == (
+            f"with_label_noise: {came} came for 3 labels; instance-dependent noise needs the features of each sample."
+        )
 
 
 def test_few_labels_are_among_more_and_the_other_samples_stay():

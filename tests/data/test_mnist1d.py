@@ -71,7 +71,7 @@ def test_another_domain_changes_test_alone(ready):
     assert abs(added.std() - 0.5) < 0.05 and torch.equal(noisy.test.inputs, ready(noise=0.5).test.inputs)
 
 
-def test_a_long_tail_and_noise_to_the_next_class(ready):
+def test_a_long_tail_and_noise_to_the_next_class_or_by_the_inputs(ready):
     tail = ready(long_tail=10.0)
     counts = torch.bincount(tail.train.target, minlength=10)
     assert sorted(counts.tolist()) == [1, 1, 2, 2, 3, 4, 5, 6, 8, 10]
@@ -82,6 +82,10 @@ def test_a_long_tail_and_noise_to_the_next_class(ready):
     clean, noisy = ready().train.target, ready(label_noise=0.3, noise_kind="asymmetric").train.target
     wrong = clean != noisy
     assert int(wrong.sum()) == 30 and torch.equal(noisy[wrong], (clean[wrong] + 1) % 10)
+    by_inputs = ready(label_noise=0.3, noise_kind="instance")
+    wrong = by_inputs.train.target != clean
+    assert int(wrong.sum()) == 30 and not torch.equal(by_inputs.train.target[wrong], (clean[wrong] + 1) % 10)
+    assert by_inputs.wrong_label_share() == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(
