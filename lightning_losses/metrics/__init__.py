@@ -1,5 +1,6 @@
 """Metrics of predictions and their confidence: functions, and `torchmetrics.Metric` classes of the same name."""
 
+from lightning_losses.metrics.alignment_uniformity import alignment, tolerance, uniformity
 from lightning_losses.metrics.area_under_risk_coverage import (
     AreaUnderRiskCoverage,
     RiskCoverage,
@@ -30,6 +31,8 @@ from lightning_losses.metrics.named_calibration_errors import (
     rms_calibration_error,
 )
 from lightning_losses.metrics.negative_log_likelihood import NegativeLogLikelihood, negative_log_likelihood
+from lightning_losses.metrics.neighbours import knn_accuracy, nearest_class_mean_accuracy
+from lightning_losses.metrics.opis import OPIS, opis
 from lightning_losses.metrics.overconfidence_error import OverconfidenceError, overconfidence_error
 from lightning_losses.metrics.prediction_sets import (
     PredictionSetMetrics,
@@ -49,6 +52,7 @@ from lightning_losses.metrics.subgroup_accuracy import (
 )
 
 __all__ = [
+    "OPIS",
     "SUMMARY",
     "AccuracyCurve",
     "AdaptiveCalibrationError",
@@ -70,6 +74,7 @@ __all__ = [
     "SubgroupAccuracy",
     "accuracy_curve",
     "adaptive_calibration_error",
+    "alignment",
     "area_under_risk_coverage",
     "balanced_accuracy",
     "bootstrap_interval",
@@ -84,8 +89,11 @@ __all__ = [
     "interval_coverage",
     "interval_width",
     "kernel_calibration_error",
+    "knn_accuracy",
     "maximum_calibration_error",
+    "nearest_class_mean_accuracy",
     "negative_log_likelihood",
+    "opis",
     "overconfidence_error",
     "risk_coverage_curve",
     "rms_calibration_error",
@@ -93,4 +101,6 @@ __all__ = [
     "set_size",
     "size_stratified_violation",
     "subgroup_accuracy",
+    "tolerance",
+    "uniformity",
 ]
