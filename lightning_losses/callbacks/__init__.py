@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.monitors.nlm_cosine import NLMCosine as NLMCosine
     from lightning_losses.callbacks.monitors.opposing_signals import OpposingSignals as OpposingSignals
     from lightning_losses.callbacks.monitors.output_logits import OutputLogits as OutputLogits
+    from lightning_losses.callbacks.monitors.shot_accuracy_monitor import ShotAccuracyMonitor as ShotAccuracyMonitor
     from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse as SoftmaxCollapse
     from lightning_losses.callbacks.monitors.weight_norms import WeightNorms as WeightNorms
     from lightning_losses.callbacks.monitors.zero_gradients import ZeroGradients as ZeroGradients

@@ -43,6 +43,7 @@ from lightning_losses.metrics.prediction_sets import (
     set_size,
     size_stratified_violation,
 )
+from lightning_losses.metrics.shot_accuracy import ShotAccuracy, shot_accuracy, shot_groups
 from lightning_losses.metrics.subgroup_accuracy import (
     AccuracyCurve,
     SubgroupAccuracy,
@@ -71,6 +72,7 @@ __all__ = [
     "PredictionSetMetrics",
     "RMSCalibrationError",
     "RiskCoverage",
+    "ShotAccuracy",
     "SubgroupAccuracy",
     "accuracy_curve",
     "adaptive_calibration_error",
@@ -99,6 +101,8 @@ __all__ = [
     "rms_calibration_error",
     "set_coverage",
     "set_size",
+    "shot_accuracy",
+    "shot_groups",
     "size_stratified_violation",
     "subgroup_accuracy",
     "tolerance",

@@ -47,6 +47,7 @@ from lightning_losses.callbacks.monitors.opposing_signals import OpposingSignals
 from lightning_losses.callbacks.monitors.output_logits import OutputLogits
 from lightning_losses.callbacks.monitors.parameters import GradientMonitor, ParameterMonitor
 from lightning_losses.callbacks.monitors.probe import LayerMonitor, ProbeMonitor
+from lightning_losses.callbacks.monitors.shot_accuracy_monitor import ShotAccuracyMonitor
 from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse
 from lightning_losses.callbacks.monitors.weight_norms import WeightNorms
 from lightning_losses.callbacks.monitors.zero_gradients import ZeroGradients
@@ -82,6 +83,7 @@ MONITORS = {
     NeuralCollapse: lambda: NeuralCollapse("network.head", samples=48),
     OpposingSignals: lambda: OpposingSignals(group=2, **PROBE),
     OutputLogits: lambda: OutputLogits(every_n_steps=2),
+    ShotAccuracyMonitor: lambda: ShotAccuracyMonitor(class_counts=[400, 50, 4]),
     SoftmaxCollapse: lambda: SoftmaxCollapse(["float16"], every_n_steps=2),
     WeightNorms: lambda: WeightNorms(every_n_steps=2),
     ZeroGradients: lambda: ZeroGradients(every_n_steps=2),

@@ -24,9 +24,9 @@ class ClassCounts(DeclaredCallback):
     process its share. Probabilities add their mass, and a target that the module's losses ignore counts nothing. The
     counts are in the checkpoint, and a resumed run counts nothing again.
 
-    A calibrator of another callback, such as `PostHocCalibration(LogitAdjuster)`, is told too.
-    Counts that a loss was given by its constructor stay. A module without a `ClassPrior` is counted too, so that
-    monitors can read `counts`.
+    A calibrator of another callback, such as `PostHocCalibration(LogitAdjuster)`, and the monitor `ShotAccuracyMonitor`
+    are told too. Counts that a loss was given by its constructor stay. A module without a `ClassPrior` is counted too,
+    so that other callbacks can read `counts`.
 
     Args:
         num_classes: C; for None what the trainer's data module says, or the largest class and those below it.
@@ -66,8 +66,9 @@ class ClassCounts(DeclaredCallback):
         tell_class_counts(pl_module, self.counts)
         callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
         for callback in callbacks:
-            if isinstance(calibrator := getattr(callback, "calibrator", None), nn.Module):
-                tell_class_counts(calibrator, self.counts)
+            for part in (getattr(callback, name, None) for name in ("calibrator", "class_prior")):
+                if isinstance(part, nn.Module):
+                    tell_class_counts(part, self.counts)
 
     def _counted(self, trainer: L.Trainer, module: L.LightningModule) -> Tensor:
         classes = self.num_classes or getattr(getattr(trainer, "datamodule", None), "num_classes", None)
