@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import GCE as GCE
     from lightning_losses.losses import GJS as GJS
     from lightning_losses.losses import GPG as GPG
+    from lightning_losses.losses import ICNN as ICNN
     from lightning_losses.losses import KD as KD
     from lightning_losses.losses import LDAM as LDAM
     from lightning_losses.losses import LDRKL as LDRKL
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import RKD as RKD
     from lightning_losses.losses import SAF as SAF
     from lightning_losses.losses import SCE as SCE
+    from lightning_losses.losses import TCM as TCM
     from lightning_losses.losses import USKD as USKD
     from lightning_losses.losses import WDR as WDR
     from lightning_losses.losses import ABDivergence as ABDivergence
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import DeiTDistill as DeiTDistill
     from lightning_losses.losses import DROInstanceReweighting as DROInstanceReweighting
     from lightning_losses.losses import DualFocal as DualFocal
+    from lightning_losses.losses import EnergyConfusion as EnergyConfusion
     from lightning_losses.losses import EnergyNLL as EnergyNLL
     from lightning_losses.losses import EnergyScore as EnergyScore
     from lightning_losses.losses import EnsLoss as EnsLoss
@@ -116,6 +119,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import OFAStages as OFAStages
     from lightning_losses.losses import Pinball as Pinball
     from lightning_losses.losses import PreciseCrossEntropy as PreciseCrossEntropy
+    from lightning_losses.losses import ProtoTriplet as ProtoTriplet
     from lightning_losses.losses import RankMixupMNDCG as RankMixupMNDCG
     from lightning_losses.losses import RankMixupMRL as RankMixupMRL
     from lightning_losses.losses import RDrop as RDrop
@@ -138,6 +142,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import TGeoKD as TGeoKD
     from lightning_losses.losses import TopTwoSoftLabels as TopTwoSoftLabels
     from lightning_losses.losses import TotalVariation as TotalVariation
+    from lightning_losses.losses import Triplet as Triplet
     from lightning_losses.losses import TruncatedGCE as TruncatedGCE
     from lightning_losses.losses import TwoHot as TwoHot
     from lightning_losses.losses import WestonWatkins as WestonWatkins

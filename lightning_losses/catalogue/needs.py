@@ -334,8 +334,17 @@ NEEDS = (
                 "pytorch-metric-learning's supervised contrastive loss, beside cross-entropy",
                 "lightning-losses train experiment=classify objective=supcon data=mnist5k",
             ),
+            Answer(
+                "triplet",
+                "an anchor's positive is nearer than its negative, over all triplets of a batch or the hard ones",
+                "lightning-losses train experiment=classify objective=triplet data=mnist5k",
+            ),
+            Answer(
+                "tcm",
+                "beside such a loss, has one threshold fit all classes",
+                "lightning-losses train experiment=classify objective=tcm data=mnist5k",
+            ),
         ),
-        "Metric-learning losses are pytorch-metric-learning's, called by configuration; there are none of our own yet.",
     ),
     Need(
         "experts",

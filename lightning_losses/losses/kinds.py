@@ -14,13 +14,14 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_vectors
+from lightning_losses.numerics.checks import check_embeddings, check_vectors
 from lightning_losses.numerics.divergences import cross_entropy
-from lightning_losses.numerics.probabilities import full_precision, log_probabilities
+from lightning_losses.numerics.probabilities import full_precision, known_everywhere, log_probabilities
 from lightning_losses.numerics.reduction import Reduction, reduce
 from lightning_losses.numerics.rows import (
     LabelRows,
     PairedRows,
+    check_labels,
     class_indices,
     classification_rows,
     distillation_rows,
@@ -395,6 +396,59 @@ class RelationLoss(Loss):
             return student.sum() * 0.0
         with torch.autocast(features.device.type, enabled=False):
             return self.measure(FeaturePairs(student, teacher.to(student.dtype)))
+
+
+class ClassedEmbeddings(NamedTuple):
+    """Checked embeddings in full precision and their classes; ignored rows are 0 and False in `kept`.
+
+    Attributes:
+        pairs: which two different samples may be compared: [B, B], False on the diagonal and where one is ignored.
+        alike: which two are of one class, whether they may be compared or not.
+    """
+
+    embeddings: Float[Tensor, "batch dim"]
+    target: Int[Tensor, " batch"]
+    kept: Bool[Tensor, " batch"]
+
+    @property
+    def pairs(self) -> Bool[Tensor, "batch batch"]:
+        """Which two different samples may be compared."""
+        own = torch.arange(len(self.kept), device=self.kept.device)
+        return self.kept.unsqueeze(0) & self.kept.unsqueeze(1) & (own.unsqueeze(0) != own.unsqueeze(1))
+
+    @property
+    def alike(self) -> Bool[Tensor, "batch batch"]:
+        """Which two samples are of one class."""
+        return self.target.unsqueeze(0) == self.target.unsqueeze(1)
+
+
+class EmbeddingLoss(Loss):
+    """A value per batch from its embeddings and their classes, which may be any whole numbers.
+
+    Args:
+        ignore_index: samples with this target are ignored, and nothing is compared with them.
+    """
+
+    batch_coupled = True
+
+    ignore_index: int = field(default=-100, kw_only=True)
+
+    @abstractmethod
+    def measure(self, given: ClassedEmbeddings) -> Float[Tensor, ""]:
+        """The value of a batch of at least one."""
+
+    def forward(self, embeddings: Float[Tensor, "batch dim"], target: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """Check and evaluate; see the class."""
+        check_embeddings(self._identifier, "embeddings", embeddings)
+        kept = check_labels(self._identifier, target, len(embeddings), self.ignore_index)
+        if len(embeddings) == 0:
+            return full_precision(embeddings).sum()
+        rows = full_precision(embeddings)
+        if not known_everywhere(kept):
+            # An ignored row may hold anything, also inf.
+            rows = rows.masked_fill(~kept.unsqueeze(-1), 0.0)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self.measure(ClassedEmbeddings(rows, target, kept))
 
 
 def _classification_rows(

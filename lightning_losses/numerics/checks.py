@@ -98,3 +98,12 @@ def check_vectors(loss: str, features: Any, teacher_features: Any) -> None:
                 f"{loss}: {name} of shape {list(tensor.shape)} came; give vectors [B, D] with D of at least 1, of the "
                 "same samples for both."
             )
+
+
+def check_embeddings(loss: str, name: str, embeddings: Any) -> None:
+    """Raise ``ValueError`` unless `embeddings` are floating-point vectors [B, D]."""
+    check_floating(loss, name, embeddings)
+    if embeddings.ndim != 2 or embeddings.shape[1] == 0:
+        raise ValueError(
+            f"{loss}: {name} of shape {list(embeddings.shape)} came; give vectors [B, D] with D of at least 1."
+        )

@@ -1,6 +1,6 @@
 """The rows that a loss works on: checked, in full precision, with ignored ones made harmless."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -147,6 +147,25 @@ def check_classes(
                 f"ignore_index={ignore_index}."
             )
     return kept
+
+
+def check_labels(loss: str, target: Any, samples: int, ignore_index: int = -100) -> Bool[Tensor, " batch"]:
+    """Which samples are kept; raises ``ValueError`` unless the target is [B] int64 classes, of any numbers.
+
+    Example:
+        >>> check_labels("demo", torch.tensor([7, -100]), 2)
+        tensor([ True, False])
+    """
+    target = required_target(loss, target)
+    if target.is_floating_point():
+        raise ValueError(f"{loss}: a target of probabilities came; give int64 class indices.")
+    if target.dtype != torch.int64:
+        raise ValueError(f"{loss}: target has dtype {target.dtype}; give int64 class indices.")
+    if target.shape != (samples,):
+        raise ValueError(
+            f"{loss}: target of shape {list(target.shape)} came with {samples} samples; give a class index for each."
+        )
+    return target != ignore_index
 
 
 def check_shares(loss: str, name: str, given: Float[Tensor, "*shape"]) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 import lightning_losses.losses as losses
+from lightning_losses.losses.kinds import EmbeddingLoss
 from lightning_losses.numerics import probabilities
 from lightning_losses.numerics.checks import debug
 from lightning_losses.objective import Objective
@@ -65,6 +66,9 @@ CLASS_WISE = (
 )
 
 EVERY = losses.loss_classes()
+
+# Their labels are compared among themselves; they may be any numbers.
+OF_ANY_LABELS = ("crd", *(loss.identifier() for loss in EVERY if issubclass(loss, EmbeddingLoss)))
 
 
 def those(*inputs, without=(), options=(), but=()):
@@ -478,8 +482,7 @@ def test_integer_logits_are_refused(loss):
         build(loss)(**{**values, "logits": values["logits"].long()})
 
 
-# The labels of the last one are compared among themselves; they may be any numbers.
-@those("target", but=("crd",))
+@those("target", but=OF_ANY_LABELS)
 @pytest.mark.parametrize("bad", [CLASSES, -1])
 def test_target_out_of_range_is_refused(loss, bad, monkeypatch):
     values = tensors(loss)

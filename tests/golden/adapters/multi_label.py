@@ -38,7 +38,6 @@ _MEANS = {
     "sum over classes, mean over N": "mean",
     "mean over batch of class sums": "mean",
     "mean over anchors with non-zero loss": "mean",
-    "mean over triplets with non-zero loss": "mean",
 }
 
 
@@ -152,7 +151,6 @@ def of_embeddings(name: str, **options: str) -> Adapter:
         with Params(params) as given:
             chosen = {ours: given.take(theirs) for ours, theirs in options.items()}
             given.choice("reduction", _MEANS)
-            given.choice("distance", {"L2 of L2-normalised embeddings": None}, None)
         embeddings = leaf(inputs["embeddings"])
         value = wrapped(name, **chosen)(features=embeddings, target=inputs["labels"])
         return {"loss": value, **gradients(value, embeddings=embeddings)}
@@ -244,7 +242,6 @@ ADAPTERS: dict[str, Adapter] = {
     "soft_target_cross_entropy": of_logits(cross_entropy),
     "supcon": of_embeddings("supcon", temperature="temperature"),
     "top_two_soft_labels": top_two_soft_labels,
-    "triplet": of_embeddings("triplet_margin", margin="margin"),
     "two_hot": binned(TwoHot, edges=False),
     "two_way": of_another_library("two_way", "tp", "tn"),
     "zlpr": of_another_library("zlpr"),

@@ -1,0 +1,83 @@
+"""Prototype triplet loss: a query is nearer to its class's prototype than to the others, by a margin."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lightning_losses.losses.kinds import ClassedEmbeddings, EmbeddingLoss
+from lightning_losses.numerics.distances import squared_distances
+from lightning_losses.numerics.settings import Count, NonNegative
+
+
+class ProtoTriplet(EmbeddingLoss):
+    """Prototype triplet loss: a query is nearer to its class's prototype than to the others, by a margin.
+
+    ``mean max(0, d(q, p_y) - min_{c ≠ y} d(q, p_c) + m)`` over the queries q, with ``d = sqrt(|q - p|² + 10⁻⁶)`` of
+    embeddings as they are. The first `shots` samples of each class in the batch are its support, and their mean is the
+    prototype p_c; the others are the queries. `ClassBalancedSampler` makes such batches.
+
+    Args:
+        shots: how many samples of a class make its prototype, at least 1.
+        margin: m, at least 0.
+
+    Shapes:
+        embeddings: [B, D], used as they are; target: [B] classes of any numbers.
+
+    Returns:
+        A scalar; 0 without queries or of one class.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; a target of probabilities; options out of range.
+
+    Source:
+        Mendez-Ruiz, Gonzalez-Zapata, Reyes-Amezcua, et al., 2023, "SuSana Distancia is all you need: Enforcing class
+        separability in metric learning via two novel distance-based loss functions for few-shot image classification",
+        arXiv:2305.09062, and its code maumruiz/FSL-Loss, whose support and queries come as two sets.
+
+    Example:
+        >>> embeddings = torch.tensor([[0.0], [4.0], [1.0], [3.0]])
+        >>> round(ProtoTriplet()(embeddings, torch.tensor([0, 1, 1, 1])).item(), 4)
+        1.25
+    """
+
+    status = "confirmed"
+    evidence = "maumruiz/FSL-Loss"
+
+    shots: Count = 1
+    margin: NonNegative = 0.5
+
+    def measure(self, given: ClassedEmbeddings) -> Float[Tensor, ""]:
+        """The mean over queries."""
+        alike = given.alike & given.kept.unsqueeze(0) & given.kept.unsqueeze(1)
+        # How many samples of its class come before each.
+        rank = alike.tril(diagonal=-1).sum(dim=-1)
+        support = given.kept & (rank < self.shots)
+        # A class's prototype stands in the place of its first sample.
+        shares = (alike & support.unsqueeze(0)).to(given.embeddings.dtype)
+        prototypes = shares @ given.embeddings / shares.sum(dim=-1, keepdim=True).clamp(min=1)
+        stands = (given.kept & (rank == 0)).unsqueeze(0)
+        query = (given.kept & (rank >= self.shots)).unsqueeze(-1)
+        own, others = query & stands & alike, query & stands & ~alike
+        values, counted = prototype_violations(given.embeddings, prototypes, own, others, self.margin)
+        return values.sum() / counted.sum().clamp(min=1)
+
+
+def prototype_violations(
+    queries: Float[Tensor, "queries dim"],
+    prototypes: Float[Tensor, "prototypes dim"],
+    own: Bool[Tensor, "queries prototypes"],
+    others: Bool[Tensor, "queries prototypes"],
+    margin: float,
+) -> tuple[Float[Tensor, " queries"], Bool[Tensor, " queries"]]:
+    """``max(0, d(q, own) - min d(q, others) + margin)`` of each query, and which have both kinds; 0 of those without.
+
+    Example:
+        >>> own = torch.tensor([[True, False]])
+        >>> prototype_violations(torch.tensor([[1.0]]), torch.tensor([[0.0], [3.0]]), own, ~own, 2.0)
+        (tensor([1.0000]), tensor([True]))
+    """
+    far = (squared_distances(queries, prototypes) + 1e-6).sqrt()
+    counted = own.any(dim=-1) & others.any(dim=-1)
+    nearest = far.detach().masked_fill(~others, torch.inf).min(dim=-1, keepdim=True).indices
+    to_own = (far * own).sum(dim=-1)
+    return torch.relu(to_own - far.gather(-1, nearest).squeeze(-1) + margin) * counted, counted
