@@ -22,16 +22,20 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.interventions.weight_norm_projection import (
         WeightNormProjection as WeightNormProjection,
     )
+    from lightning_losses.callbacks.monitors.alignment_uniformity import AlignmentUniformity as AlignmentUniformity
     from lightning_losses.callbacks.monitors.attention_logits import AttentionLogits as AttentionLogits
     from lightning_losses.callbacks.monitors.continual_evaluation import ContinualEvaluation as ContinualEvaluation
     from lightning_losses.callbacks.monitors.diffusion_spectral_entropy import (
         DiffusionSpectralEntropy as DiffusionSpectralEntropy,
     )
+    from lightning_losses.callbacks.monitors.embedding_evaluation import EmbeddingEvaluation as EmbeddingEvaluation
     from lightning_losses.callbacks.monitors.empirical_ntk import EmpiricalNTK as EmpiricalNTK
     from lightning_losses.callbacks.monitors.gradient_conflict import GradientConflict as GradientConflict
     from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor as GrokkingMonitor
     from lightning_losses.callbacks.monitors.hessian_spectrum import HessianSpectrum as HessianSpectrum
     from lightning_losses.callbacks.monitors.information_plane import InformationPlane as InformationPlane
+    from lightning_losses.callbacks.monitors.intrinsic_dimension import IntrinsicDimension as IntrinsicDimension
+    from lightning_losses.callbacks.monitors.knn_evaluation import KNNEvaluation as KNNEvaluation
     from lightning_losses.callbacks.monitors.learning_rate_sensitivity import (
         LearningRateSensitivity as LearningRateSensitivity,
     )
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.monitors.nlm_cosine import NLMCosine as NLMCosine
     from lightning_losses.callbacks.monitors.opposing_signals import OpposingSignals as OpposingSignals
     from lightning_losses.callbacks.monitors.output_logits import OutputLogits as OutputLogits
+    from lightning_losses.callbacks.monitors.projection_gap import ProjectionGap as ProjectionGap
     from lightning_losses.callbacks.monitors.shot_accuracy_monitor import ShotAccuracyMonitor as ShotAccuracyMonitor
     from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse as SoftmaxCollapse
     from lightning_losses.callbacks.monitors.weight_norms import WeightNorms as WeightNorms

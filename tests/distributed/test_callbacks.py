@@ -28,14 +28,19 @@ from lightning_losses.calibrators.one_vs_rest import LogOddsOneVsRest, OneVsRest
 from lightning_losses.callbacks.calibration.calibration_monitor import CalibrationMonitor
 from lightning_losses.callbacks.calibration.post_hoc_calibration import PostHocCalibration
 from lightning_losses.callbacks.companions.adafocal_bins import AdaFocalBins
+from lightning_losses.callbacks.monitors.alignment_uniformity import AlignmentUniformity
 from lightning_losses.callbacks.monitors.attention_logits import AttentionLogits
 from lightning_losses.callbacks.monitors.continual_evaluation import ContinualEvaluation
 from lightning_losses.callbacks.monitors.diffusion_spectral_entropy import DiffusionSpectralEntropy
+from lightning_losses.callbacks.monitors.embedding_evaluation import EmbeddingEvaluation
 from lightning_losses.callbacks.monitors.empirical_ntk import EmpiricalNTK
+from lightning_losses.callbacks.monitors.evaluation import EvaluationMonitor
 from lightning_losses.callbacks.monitors.gradient_conflict import GradientConflict
 from lightning_losses.callbacks.monitors.grokking_monitor import GrokkingMonitor
 from lightning_losses.callbacks.monitors.hessian_spectrum import HessianSpectrum
 from lightning_losses.callbacks.monitors.information_plane import InformationPlane
+from lightning_losses.callbacks.monitors.intrinsic_dimension import IntrinsicDimension
+from lightning_losses.callbacks.monitors.knn_evaluation import KNNEvaluation
 from lightning_losses.callbacks.monitors.learning_rate_sensitivity import LearningRateSensitivity
 from lightning_losses.callbacks.monitors.linear_evaluation import LinearEvaluation
 from lightning_losses.callbacks.monitors.linear_mode_connectivity import LinearModeConnectivity
@@ -47,6 +52,7 @@ from lightning_losses.callbacks.monitors.opposing_signals import OpposingSignals
 from lightning_losses.callbacks.monitors.output_logits import OutputLogits
 from lightning_losses.callbacks.monitors.parameters import GradientMonitor, ParameterMonitor
 from lightning_losses.callbacks.monitors.probe import LayerMonitor, ProbeMonitor
+from lightning_losses.callbacks.monitors.projection_gap import ProjectionGap
 from lightning_losses.callbacks.monitors.shot_accuracy_monitor import ShotAccuracyMonitor
 from lightning_losses.callbacks.monitors.softmax_collapse import SoftmaxCollapse
 from lightning_losses.callbacks.monitors.weight_norms import WeightNorms
@@ -67,14 +73,18 @@ PROBE = {"every_n_steps": 2, "samples": 7}
 TASKS = [(torch.randn(9, 5, generator=torch.Generator().manual_seed(t)), torch.arange(9) % 3) for t in (0, 1)]
 # How each monitor is made for the network below.
 MONITORS = {
+    AlignmentUniformity: lambda: AlignmentUniformity(every_n_steps=2),
     AttentionLogits: lambda: AttentionLogits(**PROBE),
     CalibrationMonitor: CalibrationMonitor,
     ContinualEvaluation: lambda: ContinualEvaluation(TASKS, lambda trainer: 0, every_n_steps=2),
     DiffusionSpectralEntropy: lambda: DiffusionSpectralEntropy(["network.body"], bandwidth=1.0, **PROBE),
+    EmbeddingEvaluation: lambda: EmbeddingEvaluation("network.first"),
     EmpiricalNTK: lambda: EmpiricalNTK(**PROBE),
     GrokkingMonitor: lambda: GrokkingMonitor(),
     HessianSpectrum: lambda: HessianSpectrum(lanczos_steps=5, trace_probes=3, **PROBE),
     InformationPlane: lambda: InformationPlane(["network.body"], bins=4, **PROBE),
+    IntrinsicDimension: lambda: IntrinsicDimension(["network.body"], **PROBE),
+    KNNEvaluation: lambda: KNNEvaluation("network.first", k=5),
     LearningRateSensitivity: lambda: LearningRateSensitivity(trial_steps=2, every_n_steps=2),
     LinearEvaluation: lambda: LinearEvaluation("network.body", num_classes=3),
     LinearModeConnectivity: lambda: LinearModeConnectivity(**PROBE),
@@ -83,6 +93,7 @@ MONITORS = {
     NeuralCollapse: lambda: NeuralCollapse("network.head", samples=48),
     OpposingSignals: lambda: OpposingSignals(group=2, **PROBE),
     OutputLogits: lambda: OutputLogits(every_n_steps=2),
+    ProjectionGap: lambda: ProjectionGap("network.first", "network.head", num_classes=3),
     ShotAccuracyMonitor: lambda: ShotAccuracyMonitor(class_counts=[400, 50, 4]),
     SoftmaxCollapse: lambda: SoftmaxCollapse(["float16"], every_n_steps=2),
     WeightNorms: lambda: WeightNorms(every_n_steps=2),
@@ -90,7 +101,7 @@ MONITORS = {
 }
 # It needs an objective, which no FSDP2 may shard: tests/balancing/test_training.py has it on two processes.
 ELSEWHERE = {GradientConflict}
-BASES = {Monitor, LogitMonitor, ProbeMonitor, LayerMonitor, ParameterMonitor, GradientMonitor}
+BASES = {Monitor, EvaluationMonitor, LogitMonitor, ProbeMonitor, LayerMonitor, ParameterMonitor, GradientMonitor}
 
 
 def classes_in(package, base):
@@ -146,7 +157,8 @@ class Watched(L.LightningModule):
 
     def training_step(self, batch, batch_idx):
         logits = self(batch[0])
-        return {"loss": F.cross_entropy(logits, batch[1]), "logits": logits, "target": batch[1]}
+        views = {"embeddings": logits.detach(), "embeddings_b": logits.detach().tanh()}
+        return {"loss": F.cross_entropy(logits, batch[1]), "logits": logits, "target": batch[1], **views}
 
     def validation_step(self, batch, batch_idx):
         logits = self(batch[0])

@@ -1,16 +1,14 @@
 """Watches how well a linear classifier tells the classes by a layer's features, after epochs."""
 
 from collections.abc import Iterator
-from dataclasses import field
-from typing import Any, Literal
+from typing import Literal
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_losses.callbacks.access import on_device, refuse_hidden_gradients, sum_over_processes
-from lightning_losses.callbacks.monitors.monitor import Monitor
-from lightning_losses.callbacks.monitors.probe import evaluating, inputs_and_target, refuse_tokens, with_target
+from lightning_losses.callbacks.access import on_device, sum_over_processes
+from lightning_losses.callbacks.monitors.evaluation import EvaluationMonitor, LayerRows, loaders, refuse_no_target
 from lightning_losses.diagnostics.linear_heads import (
     ClassMoments,
     LinearHead,
@@ -19,17 +17,13 @@ from lightning_losses.diagnostics.linear_heads import (
     logistic_head,
     merged_moments,
 )
-from lightning_losses.numerics.rows import class_indices
 from lightning_losses.numerics.settings import Count
-from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.parallel.processes import gather_batch, maximum_of_all
-from lightning_losses.parallel.sharding import is_sharded, unsharded_copy
 from lightning_losses.plots.grokking import value_curves
 from lightning_losses.plots.style import Figure
-from lightning_losses.teachers.feature_taps import FeatureTap
 
 
-class LinearEvaluation(Monitor):
+class LinearEvaluation(EvaluationMonitor):
     """Logs the validation accuracy of a linear classifier that is fitted to a layer's training features.
 
     The module is called on a batch's inputs, in evaluation mode, and changes in nothing. All processes together fit one
@@ -44,9 +38,7 @@ class LinearEvaluation(Monitor):
         num_classes: the number of classes.
         head: "nb" is `gaussian_nb_head`, naive Bayes, which is fitted in one pass; "logistic" is `logistic_head`.
         samples: training rows per process, at least 1.
-        every_n_epochs: epochs between measurements, at least 1.
-        ignore_index: the target of ignored rows; None takes the module's `ignore_index`, or that of its losses.
-        folder: see `Monitor`.
+        every_n_epochs, ignore_index, folder: see `EvaluationMonitor`.
 
     Raises:
         ValueError: a layer that the module does not have; no validation data; targets outside the classes.
@@ -66,73 +58,33 @@ class LinearEvaluation(Monitor):
     num_classes: Count
     head: Literal["nb", "logistic"] = "nb"
     samples: Count = 4096
-    every_n_epochs: Count = 1
-    ignore_index: int | None = field(default=None, kw_only=True)
-    # Counts epochs, not steps.
-    every_n_steps: int = field(init=False, default=1)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check the layer's name, and that there is something to validate on."""
-        refuse_hidden_gradients(self.name, trainer)
-        FeatureTap(pl_module, [self.layer], self.name).close()
-        if not trainer.enable_validation:
-            raise ValueError(f"{self.name}: the trainer has no validation; give it validation data.")
+    def layers(self) -> tuple[str]:
+        """The layer."""
+        return (self.layer,)
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Refuse data without classes of samples at their first batch, not after the epoch."""
-        if batch_idx == 0:
-            refuse_tokens(self.name, inputs_and_target(self.name, batch)[1])
-
-    @torch.no_grad()
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def evaluate(self, trainer: L.Trainer, module: L.LightningModule, device: torch.device) -> dict[str, float]:
         """Fit the classifier, and measure it."""
-        if (trainer.current_epoch + 1) % self.every_n_epochs:
-            return
-        loaders = trainer.val_dataloaders
-        if loaders is None:
-            raise ValueError(
-                f"{self.name}: there was no validation before this epoch's end; let every_n_epochs be a multiple of "
-                "the trainer's check_val_every_n_epoch."
-            )
-        module: Any = unsharded_copy(pl_module) if is_sharded(pl_module) else pl_module
-        device = pl_module.device
-        # A shuffling loader draws its seed from torch's random state, which training must find unchanged.
-        with torch.random.fork_rng(devices=[]), evaluating(module), torch.no_grad():
-            head = self._fitted(trainer, self._batches(module, trainer.train_dataloader, device), device)
-            hits = on_device(trainer, [0.0, 0.0])
-            for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
-                for features, target in self._batches(module, loader, device):
-                    right = (head.logits(features).argmax(dim=1) == target).sum()
-                    hits += on_device(trainer, [float(right), float(len(target))])
+        head = self._fitted(trainer, self.batches(module, trainer.train_dataloader, device), device)
+        hits = on_device(trainer, [0.0, 0.0])
+        for loader in loaders(trainer):
+            for features, target in self.batches(module, loader, device):
+                right = (head.logits(features[self.layer]).argmax(dim=1) == target).sum()
+                hits += on_device(trainer, [float(right), float(len(target))])
         right, number = sum_over_processes(trainer, hits).tolist()
-        if number:
-            self.record(trainer, trainer.global_step, {f"{self.head}_accuracy": right / number})
+        return {f"{self.head}_accuracy": right / number} if number else {}
 
     def figure(self) -> Figure:
         """The accuracy over steps."""
         return value_curves(self.curves(), ylabel="validation accuracy", highlight="all")
 
-    def _batches(self, module: L.LightningModule, loader: Any, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """The features and classes of a loader's batches, where they have a target."""
-        ignored = ignored_targets(module, self.ignore_index)
-        with FeatureTap(module, [self.layer], self.name) as tap:
-            for batch in loader or []:
-                inputs, target = with_target(*inputs_and_target(self.name, batch), *ignored)
-                if len(target):
-                    module(inputs.to(device))
-                    output = tap.latest()[self.layer].detach()
-                    pooled = output.flatten(2).mean(dim=2) if output.ndim > 2 else output
-                    yield pooled, class_indices(target).to(device)
-
-    def _fitted(self, trainer: L.Trainer, batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> LinearHead:
+    def _fitted(self, trainer: L.Trainer, batches: Iterator[LayerRows], device: torch.device) -> LinearHead:
         """The classifier of all processes' training rows."""
         rows, refusal = 0, ""
         moments: list[ClassMoments] = []
         kept: list[tuple[Tensor, Tensor]] = []
-        for features, target in batches:
-            features, target = features[: self.samples - rows], target[: self.samples - rows]
+        for part in batches:
+            features, target = part.features[self.layer][: self.samples - rows], part.target[: self.samples - rows]
             rows += len(target)
             try:
                 moments = [merged_moments(*moments, class_moments(features, target, self.num_classes))]
@@ -143,14 +95,9 @@ class LinearEvaluation(Monitor):
             if rows >= self.samples:
                 break
         # No process waits for what another that has refused its rows would send.
-        wrong, number = sum_over_processes(trainer, on_device(trainer, [float(bool(refusal)), float(rows)])).tolist()
-        if wrong:
+        if bool(sum_over_processes(trainer, on_device(trainer, float(bool(refusal))))):
             raise ValueError(f"{self.name}: {refusal or 'another process refused its samples, and says why.'}")
-        if not number:
-            raise ValueError(
-                f"{self.name}: no sample of the training data has a target; give data with targets, or leave this "
-                "callback out."
-            )
+        refuse_no_target(self.name, trainer, rows)
         # A process without rows doesn't know the width.
         width = int(maximum_of_all(torch.tensor(moments[0].mean.shape[1] if moments else 0, device=device)))
         nothing = torch.zeros(0, width, device=device), torch.zeros(0, dtype=torch.int64, device=device)
