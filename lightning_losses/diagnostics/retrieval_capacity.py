@@ -1,7 +1,7 @@
 """How many documents embeddings of a dimension can tell apart, when every pair of them is the answer to some query."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,7 @@ def retrieval_capacity_probe(
         arXiv:2508.21038, and its code google-deepmind/limit.
 
     Example:
-        >>> retrieval_capacity_probe(4, dimension=3).accuracy
+        >>> retrieval_capacity_probe(3, dimension=3).accuracy
         1.0
         >>> retrieval_capacity_probe(8, dimension=2, steps=50).accuracy < 1
         True
@@ -95,15 +95,15 @@ def retrieval_capacity_probe(
             if step % _LOOK == 0 or step == steps:
                 nearest = (queries @ corpus.T).topk(relevant, dim=1).indices.sort(dim=1).values
                 accuracy = max(accuracy, float((nearest == answers).all(dim=1).double().mean()))
-        value = loss.item()
-        waited = 0 if value < best - 1e-5 else waited + 1
-        best = min(best, value)
+        fallen = loss.item()
+        waited = 0 if fallen < best - 1e-5 else waited + 1
+        best = min(best, fallen)
         if accuracy == 1 or waited >= patience:
             break
     return CapacityProbe(accuracy, step)
 
 
-def retrieval_capacity(dimension: int, *, relevant: int = 2, most: int = 256, **probe: float) -> int:
+def retrieval_capacity(dimension: int, *, relevant: int = 2, most: int = 256, **probe: Any) -> int:
     """The most documents that free embeddings of a dimension answer all queries for; `most` if that many.
 
     Found by doubling the number until a probe fails, then by halving the interval.
@@ -124,16 +124,17 @@ def retrieval_capacity(dimension: int, *, relevant: int = 2, most: int = 256, **
         As `retrieval_capacity_probe`. The authors' search ends at the first number that fails, too.
 
     Example:
-        >>> retrieval_capacity(2, most=4, steps=200)
-        3
+        >>> retrieval_capacity(1, most=4, steps=50)
+        2
     """
     if not isinstance(most, int) or most <= relevant:
         raise ValueError(f"retrieval_capacity: most={most!r} came for {relevant} relevant to a query; give more.")
 
     def enough(documents: int) -> bool:
-        return retrieval_capacity_probe(documents, dimension, relevant=relevant, **probe).accuracy == 1  # type: ignore[arg-type]
+        return retrieval_capacity_probe(documents, dimension, relevant=relevant, **probe).accuracy == 1
 
-    low, high = relevant, relevant + 1
+    low: int = relevant
+    high: int = relevant + 1
     while enough(high):
         low, high = high, min(2 * high, most)
         if low == most:

@@ -26,9 +26,7 @@ def test_it_is_the_dimension_of_the_data_not_of_the_space():
     rows = torch.randn(1500, 5, generator=GENERATOR) @ torch.randn(5, 50, generator=GENERATOR)
     assert intrinsic_dimension(rows).item() == pytest.approx(5, abs=0.4)
     assert intrinsic_dimension(rows, estimator="mle").item() == pytest.approx(5, abs=0.4)
-    assert intrinsic_dimension(
-        rows.masked_fill(rows > 30, torch.nan).index_fill(0, torch.tensor([0]), torch.nan)
-    ).isnan()
+    assert intrinsic_dimension(rows.index_fill(0, torch.tensor([3]), torch.nan)).isnan()
 
 
 def test_too_few_distinct_points_are_refused():

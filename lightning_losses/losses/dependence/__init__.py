@@ -1,0 +1,1 @@
+"""Objectives of how features depend on inputs, targets, graphs and each other."""
