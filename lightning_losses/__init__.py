@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import CrossEntropy as CrossEntropy
     from lightning_losses.losses import CRPSEnsemble as CRPSEnsemble
     from lightning_losses.losses import CRPSGaussian as CRPSGaussian
+    from lightning_losses.losses import DecoupledSoftmax as DecoupledSoftmax
     from lightning_losses.losses import DeiTDistill as DeiTDistill
     from lightning_losses.losses import DROInstanceReweighting as DROInstanceReweighting
     from lightning_losses.losses import DualFocal as DualFocal
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import Loss as Loss
     from lightning_losses.losses import MAEReduced as MAEReduced
     from lightning_losses.losses import MarginLogPenalty as MarginLogPenalty
+    from lightning_losses.losses import MaxSim as MaxSim
     from lightning_losses.losses import MbLS as MbLS
     from lightning_losses.losses import MIAlpha as MIAlpha
     from lightning_losses.losses import MMCEWeighted as MMCEWeighted
@@ -113,6 +115,8 @@ if TYPE_CHECKING:
     from lightning_losses.losses import MultiAspectKD as MultiAspectKD
     from lightning_losses.losses import MultiFocalModifier as MultiFocalModifier
     from lightning_losses.losses import MultiGrainedFocal as MultiGrainedFocal
+    from lightning_losses.losses import MultilabelInfoNCE as MultilabelInfoNCE
+    from lightning_losses.losses import MWLoss as MWLoss
     from lightning_losses.losses import NCEAndAGCE as NCEAndAGCE
     from lightning_losses.losses import NCEAndRCE as NCEAndRCE
     from lightning_losses.losses import NDLoss as NDLoss
@@ -134,6 +138,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import SoftAvUC as SoftAvUC
     from lightning_losses.losses import SoftBinnedECE as SoftBinnedECE
     from lightning_losses.losses import SoftEntropyRegularization as SoftEntropyRegularization
+    from lightning_losses.losses import SoftTopKLoss as SoftTopKLoss
     from lightning_losses.losses import SpanCorrelation as SpanCorrelation
     from lightning_losses.losses import SparsemaxLoss as SparsemaxLoss
     from lightning_losses.losses import SphericalZLoss as SphericalZLoss
@@ -143,6 +148,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import TopTwoSoftLabels as TopTwoSoftLabels
     from lightning_losses.losses import TotalVariation as TotalVariation
     from lightning_losses.losses import Triplet as Triplet
+    from lightning_losses.losses import TripletOHNM as TripletOHNM
     from lightning_losses.losses import TruncatedGCE as TruncatedGCE
     from lightning_losses.losses import TwoHot as TwoHot
     from lightning_losses.losses import WestonWatkins as WestonWatkins

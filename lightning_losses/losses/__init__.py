@@ -153,6 +153,12 @@ if TYPE_CHECKING:
     )
     from lightning_losses.losses.regularization.wdr_loss import WDR as WDR
     from lightning_losses.losses.regularization.z_loss import ZLoss as ZLoss
+    from lightning_losses.losses.retrieval.decoupled_softmax import DecoupledSoftmax as DecoupledSoftmax
+    from lightning_losses.losses.retrieval.maxsim import MaxSim as MaxSim
+    from lightning_losses.losses.retrieval.multilabel_infonce import MultilabelInfoNCE as MultilabelInfoNCE
+    from lightning_losses.losses.retrieval.mw_loss import MWLoss as MWLoss
+    from lightning_losses.losses.retrieval.soft_topk_loss import SoftTopKLoss as SoftTopKLoss
+    from lightning_losses.losses.retrieval.triplet_ohnm import TripletOHNM as TripletOHNM
 else:
 
     def __getattr__(name: str) -> Any:

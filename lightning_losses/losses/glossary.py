@@ -184,6 +184,19 @@ GLOSSARY: dict[str, Name] = {
         lambda s: s.normal(5, s.features),
         shared=True,
     ),
+    "negatives": Name(
+        "[N, D]", "trained", "embeddings that belong to no sample of the batch", lambda s: s.normal(s.batch, s.features)
+    ),
+    "token_embeddings": Name(
+        "[B, T, D]", "trained", "an embedding of each token, not normalised", lambda s: s.normal(s.batch, 3, s.features)
+    ),
+    "token_embeddings_b": Name(
+        "[B, S, D]", "trained", "the same of a second view", lambda s: s.normal(s.batch, 4, s.features)
+    ),
+    "token_mask": Name(
+        "[B, T]", "constant", "1 for a token of `token_embeddings`, 0 for padding", lambda s: _padding(s.batch, 3)
+    ),
+    "token_mask_b": Name("[B, S]", "constant", "the same of `token_embeddings_b`", lambda s: _padding(s.batch, 4)),
     "hidden": Name(
         "[..., D]", "trained", "the input of the classifier's head", lambda s: s.normal(s.batch, s.features)
     ),
@@ -239,6 +252,11 @@ GLOSSARY: dict[str, Name] = {
     "progress": Name("scalar", "scalar", "fraction of training done", lambda s: 0.5),
     "epoch_progress": Name("scalar", "scalar", "fraction of epochs begun", lambda s: 0.5),
 }
+
+
+def _padding(batch: int, tokens: int) -> Tensor:
+    """Every second row has one token less."""
+    return torch.arange(tokens) < tokens - torch.arange(batch).unsqueeze(1) % 2
 
 
 def example(name: str, sizes: Sizes) -> Tensor | float:

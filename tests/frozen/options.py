@@ -118,7 +118,9 @@ VALUES: dict[str, list[Any]] = {
     "old_weight": [0.0, 2.0, -1.0],
     "outside": ["raise", "warn"],
     "over": ["sample", "token"],
+    "over_negatives": ["sum", "median"],
     "p": [1.0, 3.0, 0.5],
+    "pairs_at_once": [1, 7, 0],
     "per_layer": [True],
     "policy": ["truncate", "error", "map", "pad"],
     "power": [1.0, 0.1, 0],
@@ -158,6 +160,7 @@ VALUES: dict[str, list[Any]] = {
     "temperature_rate": [0.0, 0.5, -1.0],
     "threshold": [0.0, 0.3, 0.9, 1.0, -0.1],
     "top_k": [2, 4, 0, 5],
+    "weigh": [True],
     "weight_rate": [0.0, 0.5, 1.5],
     "width": [1, 3, 0],
 }
@@ -184,5 +187,6 @@ GIVEN: dict[str, dict[str, Any]] = {
     "NDLoss": {"num_classes": CLASSES},
     "OFAStages": {"num_classes": CLASSES, "width": 4},
     "SoftEntropyRegularization": {"old_classes": 2},
+    "SoftTopKLoss": {"k": 2},
     "USKD": {"num_classes": CLASSES},
 }

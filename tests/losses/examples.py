@@ -21,6 +21,7 @@ ARGUMENTS: dict[str, Any] = {
     "num_teachers": 1,
     "min_value": -2.0,
     "max_value": 2.0,
+    "k": 1,
 }
 
 

@@ -1,0 +1,1 @@
+"""Objectives of retrieval: queries find their documents, or their labels among very many."""
