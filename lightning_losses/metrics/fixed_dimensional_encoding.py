@@ -93,8 +93,8 @@ class FixedDimensionalEncoding:
         check_token_sets("fixed_dimensional_encoding", tokens=tokens, mask=mask)
         if tokens.shape[-1] != self.dim:
             raise ValueError(
-                f"fixed_dimensional_encoding: tokens of {tokens.shape[-1]} dimensions came for an encoding of {self.dim}; "
-                "make one for them."
+                f"fixed_dimensional_encoding: tokens of {tokens.shape[-1]} dimensions came for an encoding of "
+                f"{self.dim}; make one for them."
             )
         there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask != 0
         tokens = tokens.masked_fill(~there.unsqueeze(-1), 0.0)
