@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -17,7 +18,10 @@ from lightning_losses.data.long_tail import long_tailed
 from lightning_losses.data.packing import IGNORED
 from lightning_losses.data.seeded_views import Augmentation, SeededViews, ViewSampler
 from lightning_losses.data.splits import Split, stratified_order, stratified_split
-from lightning_losses.numerics.settings import Bound, Count, Share
+from lightning_losses.numerics.settings import Bound, Count, Share, Whole
+from lightning_losses.samplers.class_balanced_sampler import ClassBalancedSampler
+from lightning_losses.samplers.disjoint_pseudo_label_sampler import DisjointPseudoLabelSampler, pseudo_labels
+from lightning_losses.samplers.resumable import BatchPlanSampler
 
 
 class Images(NamedTuple):
@@ -68,6 +72,12 @@ class ImageData(SplitData):
         views: number of views of each training image, one per epoch; afterwards they repeat. So a teacher that was
             evaluated once on all views has seen everything that a student sees (`SeededViews`).
         pairs: whether training batches also hold each image's next view, as `other_inputs`; needs augmentation.
+        samples_per_class: how many samples of each of its classes a training batch holds (`ClassBalancedSampler`); None
+            shuffles all samples.
+        pseudo_labels: into how many clusters k-means divides the training inputs, so that each sample of a batch is of
+            another one (`DisjointPseudoLabelSampler`); None does not.
+        unseen_classes: how many classes, drawn by `split_seed`, are left out of training and validation; all their
+            samples are the test split, and those of the other classes that it would hold are left out.
 
     Attributes:
         true_target: [n] the classes of the training samples before noise and before any label is taken away.
@@ -93,6 +103,9 @@ class ImageData(SplitData):
     augmentation: Augmentation | None = None
     views: Count = 1
     pairs: bool = False
+    samples_per_class: Count | None = None
+    pseudo_labels: Count | None = None
+    unseen_classes: Whole = 0
     train: ImageDataset = field(init=False)
     val: ImageDataset = field(init=False)
     test: ImageDataset = field(init=False)
@@ -108,6 +121,16 @@ class ImageData(SplitData):
         if tuple(self.input_shape) != shape:
             raise ValueError(f"{self.name}: input_shape={list(self.input_shape)} came; it has {list(shape)}.")
         self.input_shape = shape
+        if self.samples_per_class is not None and self.pseudo_labels is not None:
+            raise ValueError(
+                f"{self.name}: samples_per_class={self.samples_per_class} came with pseudo_labels="
+                f"{self.pseudo_labels}; give one of them, which decide what a batch holds."
+            )
+        if self.unseen_classes and (self.unseen_classes > self.num_classes - 2 or self.long_tail > 1):
+            raise ValueError(
+                f"{self.name}: unseen_classes={self.unseen_classes} came with {self.num_classes} classes and long_tail="
+                f"{self.long_tail:g}; leave two classes to train on, and long_tail=1."
+            )
         if self.views > 1 and self.augmentation is None:
             raise ValueError(f"{self.name}: views={self.views} came without augmentation; give one, or one view.")
 
@@ -125,10 +148,18 @@ class ImageData(SplitData):
             target, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.split_seed
         )
 
+    def _without_unseen(self, split: Split, target: NDArray[np.int64]) -> Split:
+        """The splits of seen classes for training and validation, and of the others, all of them, for test."""
+        if not self.unseen_classes:
+            return split
+        order = np.random.RandomState(self.split_seed).permutation(self.num_classes)
+        unseen = np.isin(target, order[: self.unseen_classes])
+        return Split(split.train[~unseen[split.train]], split.val[~unseen[split.val]], np.flatnonzero(unseen))
+
     def splits(self) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
         """Read, split and normalise."""
         images = self.read()
-        split = self._split(images.target)
+        split = self._without_unseen(self._split(images.target), images.target)
         seen = images.pixels[split.train]
         axes = (0, *range(2, seen.ndim))
         mean = seen.mean(axis=axes, keepdims=True, dtype=np.float64)
@@ -197,6 +228,21 @@ class ImageData(SplitData):
 
     def shuffled(self, batch_size: int, world: int, rank: int) -> DataLoader[Batch]:
         """This process's share of the training split, or of its view in this epoch, in the order of seed and epoch."""
-        if self.views_of_train is None:
+        planned = self.planned(batch_size * world, world, rank)
+        if isinstance(planned, DisjointPseudoLabelSampler):
+            rank_zero_info(f"{self.name}: {100 * planned.coverage:.1f} % of the training samples come in an epoch.")
+        if self.views_of_train is not None:
+            views = ViewSampler(self.views_of_train, world, rank, self.seed, planned)
+            return self.loader(self.views_of_train, batch_size, views)
+        if planned is None:
             return super().shuffled(batch_size, world, rank)
-        return self.loader(self.views_of_train, batch_size, ViewSampler(self.views_of_train, world, rank, self.seed))
+        return self.loader(self.train, batch_size, planned)
+
+    def planned(self, batch_size: int, world: int, rank: int) -> BatchPlanSampler | None:
+        """The sampler that decides what a batch of all processes holds, if a setting asks for one."""
+        if self.samples_per_class is not None:
+            return ClassBalancedSampler(self.train.target, batch_size, self.samples_per_class, world, rank, self.seed)
+        if self.pseudo_labels is None:
+            return None
+        labels = pseudo_labels(self.train.inputs.flatten(1), self.pseudo_labels, self.split_seed)
+        return DisjointPseudoLabelSampler(labels, batch_size, world, rank, self.seed)

@@ -12,9 +12,10 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
+from lightning_losses.data.resumable import ResumableLoader
 from lightning_losses.environment.two_lightnings import is_named
 from lightning_losses.numerics.settings import Bound, Count, Declared, Seed
+from lightning_losses.samplers.resumable import ResumableSampler
 
 Batch = dict[str, Tensor]
 BatchForm = Literal["mapping", "tuple"]

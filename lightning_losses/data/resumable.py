@@ -1,39 +1,12 @@
 """A loader that continues within an epoch, at the position of a checkpoint."""
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
-
-class ResumableSampler(DistributedSampler[Any]):
-    """A `DistributedSampler` that can skip the samples of an epoch that were already trained on.
-
-    Example:
-        >>> sampler = ResumableSampler([0, 1, 2, 3], 1, 0, shuffle=False)
-        >>> sampler.leave_out(samples=3, epoch=0)
-        >>> list(sampler), list(sampler)
-        ([3], [0, 1, 2, 3])
-    """
-
-    _left_out: tuple[int, int] = (0, 0)
-
-    def leave_out(self, *, samples: int, epoch: int) -> None:
-        """Skip the first samples of this process once, if the next epoch is the given one."""
-        self._left_out = samples, epoch
-
-    @property
-    def samples_left_out(self) -> int:
-        """The number of samples that the next iteration skips."""
-        samples, epoch = self._left_out
-        return samples if epoch == self.epoch else 0
-
-    def __iter__(self) -> Iterator[Any]:
-        """The epoch's order, or the rest of it."""
-        start, self._left_out = self.samples_left_out, (0, 0)
-        return itertools.islice(super().__iter__(), start, None)
+from lightning_losses.samplers.resumable import ResumableSampler
 
 
 class ResumableLoader(DataLoader[Any]):

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.data.loading import Batch, BatchDataset
-from lightning_losses.data.resumable import ResumableSampler
 from lightning_losses.numerics.checks import check_count
 from lightning_losses.numerics.settings import Bound, Count, Declared
+from lightning_losses.samplers.resumable import ResumableSampler
 
 Augmentation = Callable[
     [Float[Tensor, "channels height width"], torch.Generator], Float[Tensor, "channels height width"]
@@ -112,6 +112,7 @@ class ViewSampler(ResumableSampler):
         num_replicas: the number of processes.
         rank: this process.
         seed: seed of the order, which equals that of a `DistributedSampler` of the samples.
+        order: the sampler of the samples whose order it takes instead, for the same processes.
 
     Example:
         >>> from lightning_losses.data import ImageDataset
@@ -122,10 +123,19 @@ class ViewSampler(ResumableSampler):
         [3, 4, 5]
     """
 
-    def __init__(self, data: SeededViews, num_replicas: int, rank: int, seed: int = 0) -> None:
+    def __init__(
+        self, data: SeededViews, num_replicas: int, rank: int, seed: int = 0, order: ResumableSampler | None = None
+    ) -> None:
         super().__init__(data.dataset, num_replicas, rank, shuffle=True, seed=seed)
         self.views = data.views
+        self.order = order
 
-    def __iter__(self) -> Iterator[int]:
+    def __len__(self) -> int:
+        return super().__len__() if self.order is None else len(self.order)
+
+    def _order(self) -> Iterator[int]:
         start = (self.epoch % self.views) * len(self.dataset)  # type: ignore[arg-type]
-        return (start + position for position in super().__iter__())
+        if self.order is None:
+            return (start + position for position in super()._order())
+        self.order.set_epoch(self.epoch)
+        return (start + position for position in self.order)

@@ -1,7 +1,9 @@
 """Samplers and selections of training samples."""
 
+from lightning_losses.samplers.class_balanced_sampler import ClassBalancedSampler
 from lightning_losses.samplers.ddk_sampler import DomainSampler, initial_domain_weights, updated_domain_weights
 from lightning_losses.samplers.difference_sampling import difference_sampling, difference_scores
+from lightning_losses.samplers.disjoint_pseudo_label_sampler import DisjointPseudoLabelSampler, pseudo_labels
 from lightning_losses.samplers.prototype_sampling import (
     SampledFeatures,
     hardness_aware_prototype_sampling,
@@ -12,6 +14,8 @@ from lightning_losses.samplers.prototype_sampling import (
 from lightning_losses.samplers.robust_active_sampler import QueryDistribution, robust_active_distribution
 
 __all__ = [
+    "ClassBalancedSampler",
+    "DisjointPseudoLabelSampler",
     "DomainSampler",
     "QueryDistribution",
     "SampledFeatures",
@@ -22,6 +26,7 @@ __all__ = [
     "initial_domain_weights",
     "mean_similarity",
     "prototype_radius",
+    "pseudo_labels",
     "robust_active_distribution",
     "updated_domain_weights",
 ]

@@ -7,7 +7,8 @@ import torch
 
 from lightning_losses.checkpoints import EpochSeed
 from lightning_losses.checkpoints.process_states import add_logged_values, add_process_states, same, take_process_states
-from lightning_losses.data.resumable import ResumableLoader, ResumableSampler
+from lightning_losses.data.resumable import ResumableLoader
+from lightning_losses.samplers.resumable import ResumableSampler
 
 
 def begun_epoch(sums):

@@ -3,6 +3,8 @@ import pytest
 import torch
 
 from lightning_losses.data import Digits, MNIST5k
+from lightning_losses.data.seeded_views import RandomShift
+from lightning_losses.samplers import pseudo_labels
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +107,72 @@ def test_validation_and_test_are_whole_and_in_order(digits):
 def test_what_does_not_fit_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Digits(**options)
+
+
+def test_batches_are_planned_where_a_setting_asks_for_it(caplog):
+    balanced = Digits(batch_size=20, samples_per_class=5)
+    balanced.setup()
+    for batch in list(balanced.train_dataloader())[:3]:
+        assert batch["target"].bincount().tolist().count(5) == 4
+    disjoint = Digits(batch_size=16, pseudo_labels=40, augmentation=RandomShift(1), views=2)
+    disjoint.setup()
+    labels = pseudo_labels(disjoint.train.inputs.flatten(1), 40)
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        loader = disjoint.train_dataloader()
+    (said,) = caplog.messages
+    assert said == f"digits: {100 * loader.sampler.order.coverage:.1f} % of the training samples come in an epoch."
+    loader.sampler.set_epoch(1)
+    for batch in list(loader)[:3]:
+        assert len(set(labels[batch["index"]].tolist())) == 16
+        assert (batch["view_index"] >= len(disjoint.train)).all()
+
+
+def test_twice_as_many_pseudo_labels_cover_the_digits_and_fewer_pairs_are_of_one_class():
+    few, many = (Digits(batch_size=32, pseudo_labels=labels) for labels in (32, 64))
+    few.setup(), many.setup()
+    assert few.planned(32, 1, 0).coverage < 0.3 < 0.9 < many.planned(32, 1, 0).coverage
+
+    def alike(sampler):
+        batches = many.train.target[torch.tensor(list(sampler))[:960]].view(30, 32)
+        return (batches[:, None] == batches[:, :, None]).double().mean()
+
+    assert (
+        alike(many.planned(32, 1, 0))
+        < alike(torch.randperm(1079, generator=torch.Generator().manual_seed(0)).tolist()) - 0.005
+    )
+
+
+def test_unseen_classes_are_tested_on_alone():
+    data = Digits(unseen_classes=4, split_seed=3)
+    data.setup()
+    seen, tested = (set(part.target.tolist()) for part in (data.train, data.test))
+    assert seen == set(data.val.target.tolist()) == set(range(10)) - tested
+    assert len(tested) == 4 and len(data.test) == sum(int(c) in tested for c in data.read().target)
+    # The splits of the seen classes are what they are without.
+    plain = Digits(split_seed=3)
+    plain.setup()
+    assert len(data.train) == sum(int(c) in seen for c in plain.train.target)
+    other = Digits(unseen_classes=4, split_seed=4)
+    other.setup()
+    assert set(other.test.target.tolist()) != tested
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            {"samples_per_class": 4, "pseudo_labels": 9},
+            "digits: samples_per_class=4 came with pseudo_labels=9; give one of them, which decide what a batch holds.",
+        ),
+        (
+            {"unseen_classes": 9},
+            "digits: unseen_classes=9 came with 10 classes and long_tail=1; leave two classes to train on, and "
+            "long_tail=1.",
+        ),
+    ],
+    ids=["two plans", "few classes"],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, sentence):
+    with pytest.raises(ValueError) as refusal:
+        Digits(**settings)
+    assert str(refusal.value) == sentence

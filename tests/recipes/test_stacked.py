@@ -50,6 +50,7 @@ def test_each_network_is_what_its_own_training_makes(words, tmp_path):
         (["trainer.precision=bf16-mixed"], "trainer.precision=bf16-mixed"),
         (["weights=best"], "weights=best asks for more than the last step's"),
         (["callbacks=grokking"], "it has callbacks"),
+        (["data.samples_per_class=8"], "its batches are planned"),
         (["model=test_resnet"], "its network has buffers or draws random numbers"),
         (["objective=adafocal"], "its objective has a state"),
         (["objective=sinkd", "experiment=distill"], "its teacher answers anew in every step"),

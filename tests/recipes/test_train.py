@@ -11,6 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from lightning_losses.data import Digits
 from lightning_losses.experiments.launch import experiment_of
 from lightning_losses.experiments.training.rehearsal import rehearse_step
 from lightning_losses.experiments.training.report import SCORE_NAMES
@@ -203,6 +204,15 @@ def test_a_training_has_the_steps_that_lightning_takes(limits, steps):
     training = Training("student", OmegaConf.create(), OmegaConf.create(), config)
     vars(training)["datamodule"] = data
     assert training.total_steps == steps
+
+
+def test_batches_that_are_planned_are_counted():
+    training = Training("student", OmegaConf.create(), OmegaConf.create(), OmegaConf.create({"max_epochs": 2}))
+    data = Digits(batch_size=40, samples_per_class=10, train_rows=100)
+    data.setup()
+    vars(training)["datamodule"] = data
+    # Two whole batches, and none of the rest.
+    assert training.total_steps == 4 == 2 * len(data.train_dataloader())
 
 
 def test_a_given_teacher_is_taken_and_not_trained(run, tmp_path):

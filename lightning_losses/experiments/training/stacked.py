@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from lightning_losses.data import ImageDataset
-from lightning_losses.data.resumable import ResumableSampler
 from lightning_losses.experiments.training.training import Trained, Training
 from lightning_losses.modules import Classifier, Distiller
+from lightning_losses.samplers.resumable import ResumableSampler
 from lightning_losses.teachers import CachedLogits
 
 # Each optimizer works elementwise, so that stacked weights move as the weights of single networks do.
@@ -180,6 +180,8 @@ def _of_data(trainings: Sequence[Training]) -> str | None:
         return "its data are no tensors in memory"
     if any(getattr(one, "views_of_train", None) is not None for one in data):
         return "its inputs are augmented"
+    if any(getattr(one, "samples_per_class", None) or getattr(one, "pseudo_labels", None) for one in data):
+        return "its batches are planned"
     if len({len(one.train) for one in data}) > 1:
         return "the seeds have unlike numbers of rows"
     return None

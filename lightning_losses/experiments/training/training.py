@@ -227,14 +227,20 @@ class Training:
     @property
     def batches(self) -> int:
         """The batches of an epoch that training takes; 0 where its limit is less than one."""
-        whole = math.ceil(len(self.datamodule.train) / self.datamodule.batch_size)
-        return limited(whole, self.trainer.get("limit_train_batches"))
+        return limited(self._whole, self.trainer.get("limit_train_batches"))
+
+    @property
+    def _whole(self) -> int:
+        """The batches of an epoch."""
+        data = self.datamodule
+        planned = data.planned(data.batch_size, 1, 0) if isinstance(data, ImageData) else None
+        return math.ceil(len(data.train if planned is None else planned) / data.batch_size)
 
     def _check_batches(self) -> None:
         """Raise for limits and intervals that don't fit the data; Lightning would only raise when training begins."""
         validation = len(self.datamodule.val_dataloader())
         for name, whole in (
-            ("limit_train_batches", math.ceil(len(self.datamodule.train) / self.datamodule.batch_size)),
+            ("limit_train_batches", self._whole),
             ("limit_val_batches", validation),
         ):
             limit = self.trainer.get(name)

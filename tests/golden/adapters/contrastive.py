@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_losses.losses import ICNN, TCM, Triplet
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.contrastive.proto_triplet import prototype_violations
+from lightning_losses.networks.fixed_reweighting_head import FixedReweightingHead
 from tests.golden.adapter import Adapter, Params, gradients, leaf
 
 Tensors = dict[str, Tensor]
@@ -52,4 +53,16 @@ def proto_triplet(given: Tensors, params: dict[str, Any]) -> Tensors:
     return {"loss": value, **gradients(value, queries=queries, prototypes=prototypes)}
 
 
-ADAPTERS: dict[str, Adapter] = {"icnn": icnn, "proto_triplet": proto_triplet, "tcm": tcm, "triplet": triplet}
+def fixed_reweighting_head(given: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as read:
+        head = FixedReweightingHead(read.take("kappa"))
+    return {"z": head(given["h"])}
+
+
+ADAPTERS: dict[str, Adapter] = {
+    "fixed_reweighting_head": fixed_reweighting_head,
+    "icnn": icnn,
+    "proto_triplet": proto_triplet,
+    "tcm": tcm,
+    "triplet": triplet,
+}

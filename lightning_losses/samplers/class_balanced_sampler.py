@@ -1,0 +1,86 @@
+"""Batches with equally many samples of each class that they hold, as losses of pairs and triplets need them."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lightning_losses.numerics.checks import check_count
+from lightning_losses.samplers.resumable import BatchPlanSampler
+
+
+class ClassBalancedSampler(BatchPlanSampler):
+    """Batches with equally many samples of each class that they hold, as losses of pairs and triplets need them.
+
+    Each batch draws its classes anew, all with the same chance, however many samples they have. A class's samples come
+    in a shuffled order, and in another one when all have come; a class with fewer samples than a batch takes of it has
+    some of them twice in it. An epoch has as many batches as the data set's samples fill. The order depends on the
+    seed and the epoch alone, and every process yields its share of each batch.
+
+    Args:
+        target: [n] the class of each sample, any whole numbers; samples of class -100 have no label, and never come.
+        batch_size: of all processes together; a multiple of `samples_per_class`.
+        samples_per_class: how many samples of each of its classes a batch holds.
+        num_replicas: the number of processes.
+        rank: this process.
+        seed: of all draws, with the epoch.
+
+    Raises:
+        ValueError: sizes that do not divide each other; fewer classes than a batch holds.
+
+    Source:
+        Hermans, Beyer, Leibe, 2017, "In Defense of the Triplet Loss for Person Re-Identification", arXiv:1703.07737.
+
+    Example:
+        >>> target = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
+        >>> sampler = ClassBalancedSampler(target, batch_size=4, samples_per_class=2)
+        >>> [len(set(target[list(sampler)[begin : begin + 4]].tolist())) for begin in (0, 4)]
+        [2, 2]
+    """
+
+    def __init__(
+        self,
+        target: Sequence[int] | Int[Tensor, " n"],
+        batch_size: int,
+        samples_per_class: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+    ) -> None:
+        name = "class_balanced_sampler"
+        labels = torch.as_tensor(target)
+        super().__init__(name, len(labels), batch_size, num_replicas, rank, seed)
+        check_count(name, "samples_per_class", samples_per_class)
+        if batch_size % samples_per_class:
+            raise ValueError(
+                f"{name}: batch_size={batch_size} came with samples_per_class={samples_per_class}; give a multiple of "
+                "it."
+            )
+        self.samples_per_class = samples_per_class
+        self.members = [(labels == label).nonzero().flatten() for label in sorted(set(labels.tolist()) - {-100})]
+        self.classes_per_batch = batch_size // samples_per_class
+        if len(self.members) < self.classes_per_batch:
+            raise ValueError(
+                f"{name}: batches of {batch_size} with {samples_per_class} samples of a class hold "
+                f"{self.classes_per_batch} classes, and {len(self.members)} came; give smaller batches, or more "
+                "samples of a class."
+            )
+        self.batches = max(sum(map(len, self.members)) // batch_size, 1)
+
+    def plan(self) -> Int[Tensor, "batches batch"]:
+        """Classes of each batch, and their next samples."""
+        random = self.random()
+        drawn = [torch.randperm(len(self.members), generator=random) for _ in range(self.batches)]
+        classes = torch.stack(drawn)[:, : self.classes_per_batch]
+        planned = torch.empty((*classes.shape, self.samples_per_class), dtype=torch.int64)
+        for number, members in enumerate(self.members):
+            wanted = int((classes == number).sum()) * self.samples_per_class
+            rounds = range(-(-wanted // len(members)))
+            order = [members[torch.randperm(len(members), generator=random)] for _ in rounds]
+            if order:
+                planned[classes == number] = torch.cat(order)[:wanted].view(-1, self.samples_per_class)
+        return planned.flatten(1)
+
+    def __len__(self) -> int:
+        return self.batches * self.batch_size // self.num_replicas
