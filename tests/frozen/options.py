@@ -98,6 +98,7 @@ VALUES: dict[str, list[Any]] = {
     "margin_plus": [0.5, 1.0, 2.0],
     "marginal": ["others", "all", "none"],
     "mass": ["unit", "batch", "none"],
+    "max_scale": [100.0, 1.0],
     "max_value": [0.5, -3.0],
     "min_value": [-1.0, 3.0],
     "mining": ["hard", "semi_hard", "easy"],
@@ -161,7 +162,9 @@ VALUES: dict[str, list[Any]] = {
     "threshold": [0.0, 0.3, 0.9, 1.0, -0.1],
     "top_k": [2, 4, 0, 5],
     "weigh": [True],
+    "variant": ["arcface", "sphereface"],
     "weight_rate": [0.0, 0.5, 1.5],
+    "whisker": [0.0, 0.1, -1.0],
     "width": [1, 3, 0],
 }
 
