@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from lightning_losses.kernels.chunked_head import chunked_head as chunked_head
     from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
     from lightning_losses.kernels.linear_distillation import linear_distillation as linear_distillation
-    from lightning_losses.kernels.linear_margin_loss import linear_margin_loss as linear_margin_loss
     from lightning_losses.kernels.linear_spherical_z_loss import linear_spherical_z_loss as linear_spherical_z_loss
     from lightning_losses.kernels.linear_stablemax_cross_entropy import (
         linear_stablemax_cross_entropy as linear_stablemax_cross_entropy,
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from lightning_losses.losses import DACKL as DACKL
     from lightning_losses.losses import DCA as DCA
     from lightning_losses.losses import DKD as DKD
-    from lightning_losses.losses import EBV as EBV
     from lightning_losses.losses import ELR as ELR
     from lightning_losses.losses import GCE as GCE
     from lightning_losses.losses import GJS as GJS
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
     from lightning_losses.losses import SAF as SAF
     from lightning_losses.losses import SCE as SCE
     from lightning_losses.losses import TCM as TCM
-    from lightning_losses.losses import UNPG as UNPG
     from lightning_losses.losses import USKD as USKD
     from lightning_losses.losses import WDR as WDR
     from lightning_losses.losses import ABDivergence as ABDivergence
@@ -60,11 +57,11 @@ if TYPE_CHECKING:
     from lightning_losses.losses import AggregateLoss as AggregateLoss
     from lightning_losses.losses import AlignedVocabulary as AlignedVocabulary
     from lightning_losses.losses import AnyLoss as AnyLoss
-    from lightning_losses.losses import ArcFace as ArcFace
     from lightning_losses.losses import Asymmetric as Asymmetric
     from lightning_losses.losses import AttentionTransfer as AttentionTransfer
     from lightning_losses.losses import AvUC as AvUC
     from lightning_losses.losses import BalancedSoftmax as BalancedSoftmax
+    from lightning_losses.losses import BarlowTwins as BarlowTwins
     from lightning_losses.losses import BetaNLL as BetaNLL
     from lightning_losses.losses import BiasLoss as BiasLoss
     from lightning_losses.losses import BinaryKL as BinaryKL
@@ -76,13 +73,13 @@ if TYPE_CHECKING:
     from lightning_losses.losses import CompSum as CompSum
     from lightning_losses.losses import ConfidencePenalty as ConfidencePenalty
     from lightning_losses.losses import CorrectnessAware as CorrectnessAware
-    from lightning_losses.losses import CosFace as CosFace
     from lightning_losses.losses import CrammerSinger as CrammerSinger
     from lightning_losses.losses import CrossEntropy as CrossEntropy
     from lightning_losses.losses import CRPSEnsemble as CRPSEnsemble
     from lightning_losses.losses import CRPSGaussian as CRPSGaussian
     from lightning_losses.losses import DecoupledSoftmax as DecoupledSoftmax
     from lightning_losses.losses import DeiTDistill as DeiTDistill
+    from lightning_losses.losses import DINOLoss as DINOLoss
     from lightning_losses.losses import DROInstanceReweighting as DROInstanceReweighting
     from lightning_losses.losses import DualFocal as DualFocal
     from lightning_losses.losses import EnergyConfusion as EnergyConfusion
@@ -98,6 +95,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import ForwardKL as ForwardKL
     from lightning_losses.losses import GaussianNLL as GaussianNLL
     from lightning_losses.losses import GeneralizedJSD as GeneralizedJSD
+    from lightning_losses.losses import GlocalAlignment as GlocalAlignment
     from lightning_losses.losses import GroupDRO as GroupDRO
     from lightning_losses.losses import GroupKD as GroupKD
     from lightning_losses.losses import Hill as Hill
@@ -110,12 +108,12 @@ if TYPE_CHECKING:
     from lightning_losses.losses import LogSphericalSoftmax as LogSphericalSoftmax
     from lightning_losses.losses import LogTaylorSoftmax as LogTaylorSoftmax
     from lightning_losses.losses import Loss as Loss
-    from lightning_losses.losses import MadaCos as MadaCos
     from lightning_losses.losses import MAEReduced as MAEReduced
     from lightning_losses.losses import MarginLogPenalty as MarginLogPenalty
     from lightning_losses.losses import MaxSim as MaxSim
     from lightning_losses.losses import MbLS as MbLS
     from lightning_losses.losses import MIAlpha as MIAlpha
+    from lightning_losses.losses import MixedBarlowTwins as MixedBarlowTwins
     from lightning_losses.losses import MMCEWeighted as MMCEWeighted
     from lightning_losses.losses import MTARDBalance as MTARDBalance
     from lightning_losses.losses import MultiAspectKD as MultiAspectKD
@@ -126,7 +124,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import NCEAndAGCE as NCEAndAGCE
     from lightning_losses.losses import NCEAndRCE as NCEAndRCE
     from lightning_losses.losses import NDLoss as NDLoss
-    from lightning_losses.losses import NormalizedSoftmax as NormalizedSoftmax
+    from lightning_losses.losses import NegativeCosine as NegativeCosine
     from lightning_losses.losses import OFAStages as OFAStages
     from lightning_losses.losses import Pinball as Pinball
     from lightning_losses.losses import PreciseCrossEntropy as PreciseCrossEntropy
@@ -158,6 +156,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import TripletOHNM as TripletOHNM
     from lightning_losses.losses import TruncatedGCE as TruncatedGCE
     from lightning_losses.losses import TwoHot as TwoHot
+    from lightning_losses.losses import VICReg as VICReg
     from lightning_losses.losses import WestonWatkins as WestonWatkins
     from lightning_losses.losses import ZLoss as ZLoss
     from lightning_losses.losses.adapted import Adapted as Adapted

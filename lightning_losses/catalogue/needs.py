@@ -80,7 +80,7 @@ NEEDS = (
     Need(
         "few-labels",
         "I have few labels, and many samples without one",
-        ("unlabelled", "unlabeled", "semi-supervised", "small data"),
+        ("unlabelled", "unlabeled", "semi-supervised", "self-supervised", "pre-training", "small data"),
         (
             Answer(
                 "kd_unlabelled",
@@ -91,8 +91,23 @@ NEEDS = (
                 "+11.92 ± 1.47 points of accuracy over labels alone, with 3,000 rows without a label",
                 "results/bed_a_unlabelled.md",
             ),
+            Answer(
+                "barlow_twins",
+                "pre-trains the network without labels, from two views of each sample; a linear probe needs few labels",
+                "lightning-losses train experiment=contrastive objective=barlow_twins",
+            ),
+            Answer(
+                "vicreg",
+                "the same without correlations: views agree, features vary and do not covary",
+                "lightning-losses train experiment=contrastive objective=vicreg",
+            ),
+            Answer(
+                "negative_cosine",
+                "the same by predicting one view's embedding from the other's: SimSiam, and BYOL",
+                "lightning-losses train experiment=contrastive objective=negative_cosine",
+            ),
         ),
-        "Without a teacher there is no semi-supervised method yet.",
+        "Without a teacher there is no method yet that learns from labels and from the other samples at once.",
     ),
     Need(
         "noisy-labels",
@@ -333,11 +348,6 @@ NEEDS = (
                 "supcon",
                 "pytorch-metric-learning's supervised contrastive loss, beside cross-entropy",
                 "lightning-losses train experiment=classify objective=supcon data=mnist5k",
-            ),
-            Answer(
-                "arcface",
-                "has each class's samples near a vector of its own, by a margin; needs a head of cosines",
-                "lightning-losses train experiment=classify objective=arcface model=margin_head data=mnist5k",
             ),
             Answer(
                 "triplet",

@@ -47,6 +47,19 @@ class RandomShift:
         return moved
 
 
+def seeded_view(augmentation: Augmentation, inputs: Float[Tensor, "channels ..."], *numbers: int) -> Tensor:
+    """The view of one sample that these numbers, each at least 0, fix: a seed, the view's number, the sample's.
+
+    Example:
+        >>> image = torch.eye(3).unsqueeze(0)
+        >>> bool((seeded_view(RandomShift(2), image, 0, 7) == seeded_view(RandomShift(2), image, 0, 7)).all())
+        True
+    """
+    # Consecutive numbers give independent streams only through a hash.
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return augmentation(inputs, torch.Generator().manual_seed(int(state[0] >> np.uint64(1))))
+
+
 class SeededViews(Declared, BatchDataset):
     """Several augmented views of every sample of a data set, always the same.
 
@@ -94,14 +107,10 @@ class SeededViews(Declared, BatchDataset):
 
     def _seen(self, images: Tensor, numbers: list[int]) -> Tensor:
         seen = [
-            self.augmentation(image, self._generator(number)) for image, number in zip(images, numbers, strict=True)
+            seeded_view(self.augmentation, image, self.seed, number)
+            for image, number in zip(images, numbers, strict=True)
         ]
         return torch.stack(seen) if seen else images
-
-    def _generator(self, number: int) -> torch.Generator:
-        # Consecutive numbers give independent streams only through a hash.
-        state = np.random.SeedSequence((self.seed, number)).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
 class ViewSampler(ResumableSampler):

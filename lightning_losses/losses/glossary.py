@@ -164,10 +164,7 @@ GLOSSARY: dict[str, Name] = {
     ),
     "unlabelled": Name("[B] bool", "constant", "which samples have no label", lambda s: torch.arange(s.batch) != 1),
     "spans": Name(
-        "[...] int64",
-        "constant",
-        "the number of each token's span, or of each sample's bag; -1 for none",
-        lambda s: torch.arange(s.batch) // 3,
+        "[...] int64", "constant", "the number of each token's span; -1 for none", lambda s: torch.arange(s.batch) // 3
     ),
     "domain": Name(
         "[...] int64",
@@ -180,6 +177,37 @@ GLOSSARY: dict[str, Name] = {
         "[B, D]", "trained", "embeddings of one view, not normalised", lambda s: s.normal(s.batch, s.features)
     ),
     "embeddings_b": Name("[B, D]", "trained", "a second view", lambda s: s.normal(s.batch, s.features)),
+    "predictions": Name(
+        "[B, D]", "trained", "what a predictor makes of `embeddings`", lambda s: s.normal(s.batch, s.features)
+    ),
+    "predictions_b": Name("[B, D]", "trained", "the same of the second view", lambda s: s.normal(s.batch, s.features)),
+    "target_embeddings": Name(
+        "[B, D]",
+        "constant",
+        "what is to be predicted: `embeddings` as constants, or a moving average's",
+        lambda s: s.normal(s.batch, s.features),
+    ),
+    "target_embeddings_b": Name(
+        "[B, D]", "constant", "the same of the second view", lambda s: s.normal(s.batch, s.features)
+    ),
+    "crop_embeddings": Name(
+        "[B, V, D]", "trained", "embeddings of V further, smaller views", lambda s: s.normal(s.batch, 2, s.features)
+    ),
+    "mixed_embeddings": Name(
+        "[B, D]",
+        "trained",
+        "embeddings of inputs that are each mixed of a first view and another sample's second view",
+        lambda s: s.normal(s.batch, s.features),
+    ),
+    "partner_embeddings": Name(
+        "[B, D]",
+        "trained",
+        "`embeddings_b` of the other sample in each mixture",
+        lambda s: s.normal(s.batch, s.features),
+    ),
+    "mix_share": Name(
+        "[B]", "constant", "the first view's share in each mixture", lambda s: s.normal(s.batch).sigmoid()
+    ),
     "queue": Name(
         "[Q, D]",
         "constant",
@@ -200,6 +228,12 @@ GLOSSARY: dict[str, Name] = {
         "[B, T]", "constant", "1 for a token of `token_embeddings`, 0 for padding", lambda s: _padding(s.batch, 3)
     ),
     "token_mask_b": Name("[B, S]", "constant", "the same of `token_embeddings_b`", lambda s: _padding(s.batch, 4)),
+    "target_token_embeddings": Name(
+        "[B, T, D]",
+        "constant",
+        "the tokens that `token_embeddings` shall be like",
+        lambda s: s.normal(s.batch, 3, s.features),
+    ),
     "hidden": Name(
         "[..., D]", "trained", "the input of the classifier's head", lambda s: s.normal(s.batch, s.features)
     ),

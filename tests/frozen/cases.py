@@ -126,6 +126,14 @@ STATES: dict[str, dict[str, list[list[Any]]]] = {
         "renewed": _RENEWED[:1],
         "renewed twice": _RENEWED,
     },
+    "DINOLoss": {
+        "centred": [
+            [
+                "after_step",
+                {name: normal(BATCH, FEATURES, seed=name) for name in ("target_embeddings", "target_embeddings_b")},
+            ]
+        ]
+    },
     "MCMI": {"centroids": [["centroids", normal(CLASSES, CLASSES, seed="centroids").softmax(dim=-1)]]},
     "MTARDBalance": {
         "begun": [

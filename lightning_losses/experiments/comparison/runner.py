@@ -25,7 +25,7 @@ from lightning_losses.experiments.comparison.shown_numbers import METRICS, SCORE
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.config.instantiate import essential
 from lightning_losses.experiments.evidence.kept_results import KeptResults
-from lightning_losses.experiments.kinds.classification import ImageClassification, StudentExperiment
+from lightning_losses.experiments.kinds.classification import ImageClassification, ScoredStudent
 from lightning_losses.experiments.launch import experiment_of
 from lightning_losses.experiments.training.evaluation import evaluate, predict_logits
 from lightning_losses.experiments.training.kept_networks import KeptNetworks
@@ -50,14 +50,14 @@ _BETWEEN_CHECKPOINTS = 60.0
 _FEATURES = ("teacher_features", "teacher_feature_maps")
 
 
-def student_experiment(config: DictConfig) -> StudentExperiment:
+def student_experiment(config: DictConfig) -> ScoredStudent:
     """The experiment that trains a run.
 
     Raises:
         ConfigError: one that has no student.
     """
     experiment = experiment_of(config)
-    if not isinstance(experiment, StudentExperiment):
+    if not isinstance(experiment, ScoredStudent):
         raise ConfigError(
             f"a comparison trains one student a run, and {type(experiment).__name__} came; leave "
             "experiment=... to the objectives' needs."
@@ -78,7 +78,7 @@ class _Run:
     """
 
     one: Planned
-    experiment: StudentExperiment
+    experiment: ScoredStudent
     student: Training
     asks_teacher: bool
     cached: bool

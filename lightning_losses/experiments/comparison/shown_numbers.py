@@ -64,6 +64,9 @@ _SHOWN = {
     "micro_f1": Metric("micro F1, %", 100, 2, most=1),
     "macro_f1": Metric("macro F1, %", 100, 2, most=1),
     "val_mean_average_precision": Metric("validation mean average precision, %", 100, 2, most=1),
+    "knn_accuracy": Metric("nearest neighbours' accuracy, %", 100, 2, most=1),
+    "probe_accuracy": Metric("linear probe's accuracy, %", 100, 2, most=1),
+    "val_probe_accuracy": Metric("linear probe's validation accuracy, %", 100, 2, most=1),
     "coverage": Metric("coverage, %", 100, 2, most=1),
     "set_size": Metric("classes in a set", 1, 3),
     "hard_coverage": Metric("coverage of hard rows, %", 100, 2, most=1),
@@ -79,10 +82,11 @@ _SHOWN = {
 }
 # Beside the scores; `overconfidence` is the mean confidence minus the accuracy, signed.
 _FURTHER = ("balanced_accuracy", "val_accuracy", "val_nll", "overconfidence", "teacher_accuracy", "temperature")
-# Of regressions, and of classifications of many labels; a comparison has them if it shows one of them.
+# Of regressions, of classifications of many labels, and of features; a comparison has them if it shows one of them.
 TASK_METRICS = (
     "rmse", "mae", "val_rmse",
     "mean_average_precision", "micro_f1", "macro_f1", "val_mean_average_precision",
+    "knn_accuracy", "probe_accuracy", "val_probe_accuracy",
 )  # fmt: skip
 # Of conformal sets.
 SET_METRICS = ("coverage", "set_size", "hard_coverage", "worst_class_coverage", "size_stratified_violation", "empty")

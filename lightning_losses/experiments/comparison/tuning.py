@@ -20,7 +20,7 @@ from lightning_losses.experiments.config.settings import TrainSettings
 _EXTENSIONS = 3
 _KEYS = ("first_seed", "seeds", "learning_rates", "parameters", "score")
 # The scores that can choose: whether more of one is better (1) or worse (-1).
-_SIGNS = {"val_accuracy": 1, "val_nll": -1, "val_rmse": -1, "val_mean_average_precision": 1}
+_SIGNS = {"val_accuracy": 1, "val_nll": -1, "val_rmse": -1, "val_mean_average_precision": 1, "val_probe_accuracy": 1}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Tuning:
         seeds: of the tuning, none of them one of the comparison's.
         learning_rates: above 0, rising.
         parameters: by the label of a run, one key of its own and the values that are tried; null for none.
-        score: the criterion, on validation data: "val_accuracy", "val_nll", "val_rmse" or "val_mean_average_precision".
+        score: the criterion, on validation data: "val_accuracy", "val_nll", "val_rmse", "val_mean_average_precision" or
+            "val_probe_accuracy".
     """
 
     seeds: tuple[int, ...]

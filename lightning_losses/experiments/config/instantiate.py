@@ -51,10 +51,10 @@ _OURS = (
     # Experiments add records by themselves.
     *(_Rule(f"callbacks.{kind}", _CALLBACK) for kind in ("calibration", "companions", "interventions", "monitors")),
     _Rule("checkpoints", _CALLBACK),
-    _Rule("data", ("lightning.pytorch.LightningDataModule",), ("RandomShift",)),
+    _Rule("data", ("lightning.pytorch.LightningDataModule",), ("RandomAffine", "RandomShift", "RandomSignal")),
     _Rule("experiments", ("lightning_losses.experiments.launch.Experiment", *_LOGGER)),
     _Rule("modules", _MODULE),
-    _Rule("networks", _MODULE, ("timm_network", "with_margin_head")),
+    _Rule("networks", _MODULE, ("timm_network", "with_cosine_head")),
     _Rule("parallel.blocks", names=("Execution",)),
     _Rule("parallel.fsdp2", names=("FSDP2Strategy",)),
     _Rule("teachers", _MODULE, ("checkpoint_teacher", "load_cached_teacher", "timm_teacher")),

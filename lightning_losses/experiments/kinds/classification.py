@@ -80,7 +80,23 @@ def _with(config: DictConfig, part: str, further: Any) -> DictConfig:
     return merged
 
 
-class StudentExperiment(Experiment):
+class ScoredStudent(Experiment):
+    """One student with numbers of its own, which a comparison trains with many objectives and seeds."""
+
+    @abstractmethod
+    def trainings(self) -> dict[str, Training]:
+        """The networks by name, in order; the student is the last."""
+
+    @abstractmethod
+    def nll(self, network: nn.Module, student: Training) -> float:
+        """The mean negative log-likelihood on the student's test split."""
+
+    def numbers(self, trained: Trained, student: Training) -> dict[str, float] | None:
+        """What a comparison shows of a trained network, by metric; None where it measures the logits itself."""
+        return None
+
+
+class StudentExperiment(ScoredStudent):
     """One student, trained after a teacher and a baseline.
 
     Teacher and baseline are trained once, and kept under a hash of their configuration, code and data.
@@ -98,18 +114,6 @@ class StudentExperiment(Experiment):
     @property
     def _logits(self) -> Path:
         return self._kept.folder / "logits"
-
-    @abstractmethod
-    def trainings(self) -> dict[str, Training]:
-        """The networks by name, in order; the student is the last."""
-
-    @abstractmethod
-    def nll(self, network: nn.Module, student: Training) -> float:
-        """The mean negative log-likelihood on the student's test split."""
-
-    def numbers(self, trained: Trained, student: Training) -> dict[str, float] | None:
-        """What a comparison shows of a trained network, by metric; None where it measures the logits itself."""
-        return None
 
     @abstractmethod
     def report(self, student: Training, trained: Sequence[Trained], started: float) -> Any:

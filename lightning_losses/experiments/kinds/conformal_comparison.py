@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,12 +13,12 @@ from torch import Tensor
 from lightning_losses.calibrators import ConformalSets
 from lightning_losses.checkpoints.process_states import first_process
 from lightning_losses.checkpoints.resumption import check_resumption
-from lightning_losses.experiments.comparison.shown_numbers import SET_METRICS, describe, shown, spread
+from lightning_losses.experiments.comparison.judged_claims import judged_claims
+from lightning_losses.experiments.comparison.shown_numbers import SET_METRICS, shown, spread
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.config.instantiate import instantiate
 from lightning_losses.experiments.evidence.claims import Claim, findings
 from lightning_losses.experiments.evidence.seed_interval import seed_interval
-from lightning_losses.experiments.evidence.verdicts import Verdict, combine
 from lightning_losses.experiments.launch import Experiment
 from lightning_losses.experiments.loggers.loggers import plain_settings
 from lightning_losses.experiments.page import Page, Table
@@ -29,14 +29,6 @@ from lightning_losses.plots.coverage_against_alpha import coverage_against_alpha
 
 # The share of the test rows that are hard: those whose likeliest class has the least probability.
 _HARD = 0.2
-
-
-class _Judged(NamedTuple):
-    """A claim with its source, the verdict on it, and a line for each of its differences."""
-
-    sentence: str
-    verdict: Verdict
-    lines: list[str]
 
 
 class ConformalComparison(Experiment):
@@ -123,15 +115,7 @@ class ConformalComparison(Experiment):
         data: Any,
     ) -> Page:
         claims, margins = self.claims()
-        found = findings(claims, {"": {name: dict(numbers) for name, numbers in values.items()}}, margins)
-        judged = [
-            _Judged(
-                f"{claim.claim} ({claim.source})",
-                combine([one.verdict for one in several]),
-                list(map(describe, several)),
-            )
-            for claim, several in zip(claims, found, strict=True)
-        ]
+        judged = judged_claims(claims, values, margins)
         rows = [
             [name, *(spread(seed_interval(numbers[metric]), metric) for metric in SET_METRICS)]
             for name, numbers in values.items()
@@ -143,15 +127,15 @@ class ConformalComparison(Experiment):
             body=[
                 Table(["", *(shown(metric).name for metric in SET_METRICS)], rows),
                 note,
-                "\n".join("\n  - ".join([f"- **{one.verdict}.** {one.sentence}", *one.lines]) for one in judged),
+                "\n".join(one.markdown() for one in judged),
                 "![coverage](coverage.png)",
             ],
-            said=[note, *("\n  ".join([f"{one.verdict}: {one.sentence}", *one.lines]) for one in judged)],
+            said=[note, *map(str, judged)],
             numbers={
                 "seconds": seconds,
                 "values": values,
                 "accuracy": accuracy,
-                "claims": [{**one._asdict(), "verdict": one.verdict._asdict()} for one in judged],
+                "claims": [one.plain() for one in judged],
             },
             settings=plain_settings(self.config),
             figures={"coverage.png": lambda: coverage_against_alpha(methods, logits, target, title=data.name)},

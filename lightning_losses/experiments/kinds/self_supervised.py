@@ -1,0 +1,217 @@
+"""Trains a network without labels with several seeds, and measures how well its features tell the classes."""
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from lightning_losses.checkpoints.process_states import first_process
+from lightning_losses.checkpoints.resumption import check_resumption
+from lightning_losses.data import ImageData
+from lightning_losses.diagnostics.linear_heads import logistic_head
+from lightning_losses.experiments.comparison.judged_claims import judged_claims
+from lightning_losses.experiments.comparison.shown_numbers import shown, spread
+from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.evidence.claims import Claim, findings
+from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
+from lightning_losses.experiments.kinds.classification import ScoredStudent
+from lightning_losses.experiments.loggers.loggers import plain_settings
+from lightning_losses.experiments.page import Page, Table
+from lightning_losses.experiments.training.training import Trained, Training, training_of
+from lightning_losses.metrics.neighbours import knn_accuracy
+from lightning_losses.networks.projected_encoder import ProjectedEncoder, without_head
+from lightning_losses.plots.seed_intervals import seed_intervals
+
+# Whose features are measured: those of first weights, of the objective, and of the same network with the labels alone.
+RUNS = ("untrained", "pretrained", "supervised")
+FEATURE_METRICS = ("knn_accuracy", "probe_accuracy")
+
+
+class SelfSupervisedTraining(ScoredStudent):
+    """Networks that learn without labels; their frozen features are measured beside two others' of the same seed."""
+
+    def trainings(self) -> dict[str, Training]:
+        """The student of the run's seed."""
+        config = self.config
+        return {"student": training_of(config, "student", config.modules.student, shows_inputs=False)}
+
+    def nll(self, network: nn.Module, student: Training) -> float:
+        """There is none: embeddings have no likelihood."""
+        raise ConfigError("learning_rates: they are compared by NLL, which embeddings don't have; give settings.")
+
+    def numbers(self, trained: Trained, student: Training) -> dict[str, float]:
+        """The accuracy of nearest neighbours and of a linear classifier of the frozen features."""
+        return feature_accuracies(encoder_of(trained.network), student.datamodule, self._neighbours)
+
+    @property
+    def _neighbours(self) -> int:
+        return int(self.config.contrastive.neighbours)
+
+    def seed_trainings(self) -> list[tuple[Training, Training]]:
+        """The student and the supervised network of each seed, which also draws the split."""
+        config = self.config
+        if not config.contrastive.seeds:
+            raise ConfigError("contrastive.seeds: none came; give at least one.")
+        data = OmegaConf.to_container(config.data, resolve=True)
+        assert isinstance(data, dict)
+        found = []
+        for seed in config.contrastive.seeds:
+            shared = {"data": OmegaConf.create({**data, "split_seed": seed}), "seed": seed}
+            student, supervised = (
+                training_of(config, f"{name}-{seed}", module, shows_inputs=name == "supervised", **shared)
+                for name, module in (("student", config.modules.student), ("supervised", config.modules.baseline))
+            )
+            found.append((student, supervised))
+        return found
+
+    def claims(self) -> tuple[list[Claim], dict[str, float]]:
+        """What is claimed of the features, and which differences would matter."""
+        plain: Any = OmegaConf.to_container(self.config.contrastive, resolve=True)
+        claims = [Claim.read(node) for node in plain["claims"]]
+        numbers = {name: {metric: [0.0, 1.0, 2.0] for metric in FEATURE_METRICS} for name in RUNS}
+        findings(claims, {"": numbers}, plain["margins"])
+        return claims, plain["margins"]
+
+    def rehearse(self) -> None:
+        """Take a step with the first seed's networks, and read the claims."""
+        self.claims()
+        first, *others = self.seed_trainings()
+        for training in first:
+            training.rehearse(self.resumed)
+        if self.resumed is not None:
+            for training in (one for pair in others for one in pair):
+                check_resumption(self.resumed / training.name, training.identity, training.build())
+
+    def perform(self, folder: Path) -> dict[str, dict[str, list[float]]] | None:
+        """Train, measure and report; the accuracies by run, a number a seed. None in further processes."""
+        started = time.perf_counter()
+        values: dict[str, dict[str, list[float]]] = {run: {name: [] for name in FEATURE_METRICS} for run in RUNS}
+        seconds: dict[str, list[float]] = {run: [] for run in RUNS}
+        for student, supervised in self.seed_trainings():
+            networks: dict[str, tuple[nn.Module, float]] = {
+                "untrained": (student.build().get_submodule("network"), 0.0)
+            }
+            for run, training in (("pretrained", student), ("supervised", supervised)):
+                trained = training.run(folder / "checkpoints", resume=self.config.resume is not None)
+                networks[run] = trained.network, trained.seconds
+            for run, (network, taken) in networks.items():
+                seconds[run].append(taken)
+                found = feature_accuracies(encoder_of(network), student.datamodule, self._neighbours)
+                for metric in FEATURE_METRICS:
+                    values[run][metric].append(found[metric])
+        if not first_process():
+            return None
+        taken = time.perf_counter() - started
+        page = self._page(values, seconds, student.datamodule, taken)
+        page.write(folder / "report")
+        page.show(taken, folder / "report")
+        return values
+
+    def _page(
+        self,
+        values: Mapping[str, Mapping[str, Sequence[float]]],
+        seconds: Mapping[str, Sequence[float]],
+        data: ImageData,
+        taken: float,
+    ) -> Page:
+        claims, margins = self.claims()
+        judged = judged_claims(claims, values, margins)
+        objective = " + ".join(map(str, self.config.objective.terms))
+        labels = {"pretrained": f"pretrained ({objective})"}
+        rows = [
+            [
+                labels.get(run, run),
+                *(spread(seed_interval(numbers[metric]), metric) for metric in FEATURE_METRICS),
+                f"{sum(seconds[run]) / len(seconds[run]):.1f}",
+            ]
+            for run, numbers in values.items()
+        ]
+        panels = {
+            shown(metric).name: {
+                labels.get(run, run): [SeedInterval(*(100 * end for end in seed_interval(numbers[metric])))]
+                for run, numbers in values.items()
+            }
+            for metric in FEATURE_METRICS
+        }
+        note = self._note(data)
+        return Page(
+            title=f"Features of {data.name} without labels, seeds {', '.join(map(str, self.config.contrastive.seeds))}",
+            command=self.command,
+            body=[
+                Table(["features", *(shown(metric).name for metric in FEATURE_METRICS), "seconds"], rows),
+                note,
+                "\n".join(one.markdown() for one in judged),
+                "![features](features.png)",
+            ],
+            said=[note, *map(str, judged)],
+            numbers={
+                "seconds": taken,
+                "values": values,
+                "training_seconds": seconds,
+                "claims": [one.plain() for one in judged],
+            },
+            settings=plain_settings(self.config),
+            figures={"features.png": lambda: seed_intervals(panels, stages=["accuracy"])},
+        )
+
+    def _note(self, data: ImageData) -> str:
+        seeds, labelled = len(self.config.contrastive.seeds), int((data.train.target >= 0).sum())
+        return (
+            f"{seeds} seed{'s' * (seeds > 1)}, each with its own split: means and Student's 95 % intervals. "
+            f"{len(data.train):,} training rows, {labelled:,} of them with a label, {len(data.test.target):,} test "
+            f"rows. Features are frozen: the {self._neighbours} nearest labelled rows vote, and a logistic regression "
+            "is fitted to the labelled rows. The supervised network has the same layers, and these labels alone."
+        )
+
+
+def encoder_of(network: nn.Module) -> nn.Module:
+    """What makes a network's features: its encoder, or a copy of it without its head."""
+    if isinstance(network, ProjectedEncoder):
+        return network.encoder
+    bare = copy.deepcopy(network)
+    without_head(bare)
+    return bare
+
+
+def feature_accuracies(encoder: nn.Module, data: ImageData, neighbours: int = 20) -> dict[str, float]:
+    """What frozen features tell of the classes.
+
+    Args:
+        encoder: maps inputs to features.
+        data: the labelled rows of its training split are the neighbours, and what the linear probe is fitted to.
+        neighbours: how many vote.
+
+    Returns:
+        `knn_accuracy` and `probe_accuracy` on the test split, `val_probe_accuracy` on the validation split.
+    """
+    labelled = data.train.target >= 0
+    own, target = frozen_features(encoder, data.train.inputs[labelled]), data.train.target[labelled]
+    test, val = frozen_features(encoder, data.test.inputs), frozen_features(encoder, data.val.inputs)
+    head = logistic_head(own, target, data.num_classes)
+    return {
+        "knn_accuracy": float(knn_accuracy(own, target, test, data.test.target, k=neighbours)),
+        "probe_accuracy": _accuracy(head.logits(test), data.test.target),
+        "val_probe_accuracy": _accuracy(head.logits(val), data.val.target),
+    }
+
+
+@torch.no_grad()
+def frozen_features(
+    encoder: nn.Module, inputs: Float[Tensor, "samples ..."], batch_size: int = 512
+) -> Float[Tensor, "samples features"]:
+    """The features of many inputs, in evaluation mode."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder = encoder.eval().to(device)
+    features = torch.cat([encoder(part.to(device)).float().cpu() for part in torch.split(inputs, batch_size)])
+    encoder.cpu()
+    return features
+
+
+def _accuracy(logits: Tensor, target: Tensor) -> float:
+    return (logits.argmax(dim=-1) == target).double().mean().item()

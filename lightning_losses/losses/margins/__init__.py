@@ -1,1 +1,0 @@
-"""Objectives of cosines with a vector for each class, and of their relatives in hyperbolic space."""

@@ -1,0 +1,239 @@
+"""The mixin that embeds two views of every sample, and offers what self-supervised losses take of them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_losses.data.seeded_views import Augmentation, seeded_view
+from lightning_losses.environment.lightning_internals import attached_trainer
+from lightning_losses.mixins.distillation import DistillationMixin
+from lightning_losses.numerics.checks import check_count
+from lightning_losses.parallel.processes import gather_batch
+
+_INPUTS = ("inputs", "other_inputs")
+_EMBEDDINGS = ("embeddings", "embeddings_b")
+_TARGETS = ("target_embeddings", "target_embeddings_b")
+_PREDICTIONS = ("predictions", "predictions_b")
+
+
+class TwoViews(DistillationMixin):
+    """Embeds two views of every sample, and offers the objective `embeddings` and `embeddings_b`.
+
+    The views are the step's `inputs` and `other_inputs`, if it has both, as data with ``pairs=True`` give them. Else
+    `augmentation` makes them of `inputs`: a view depends only on `view_seed`, the sample's `index` and the view's
+    number, which grows from epoch to epoch and begins at 0 in evaluation. Without an `index` torch's random state
+    decides. Further tensors are made if the objective takes them:
+
+    - `predictions`, `predictions_b`: what `predict` makes of the embeddings;
+    - `target_embeddings`, `target_embeddings_b`: the teacher's embeddings of both views, if a teacher is set, as
+      `EMATeacherMixin` does; else the embeddings themselves, as constants;
+    - `crop_embeddings`: the embeddings of `crops` further views that `crop_augmentation` makes;
+    - `mixed_embeddings`, `partner_embeddings`, `mix_share`: every first view is mixed with the second view of another
+      sample of the process's batch; the share is drawn uniformly, once for the batch;
+    - `queue`: the embeddings that were enqueued in the steps before, the newest first, once there are any; see
+      `start_queue`.
+
+    Set `self.network`, which maps inputs to embeddings; override `embed` or `predict` for anything else. A module of
+    losses that gather the batch of all processes needs nothing more on several; batch norm in its network does, with
+    `sync_batchnorm` of the trainer.
+
+    Attributes:
+        augmentation: makes a view of one sample's inputs with a generator, such as `RandomShift`.
+        view_seed: seed of all views.
+        views_together: whether both views pass through the network in one batch, so that batch norm has the statistics
+            of both. By default each view passes alone, as in the authors' code of Barlow Twins, VICReg, SimSiam and
+            BYOL: statistics that both views share may tell the network which samples belong together.
+        crops: the number of further views.
+        crop_augmentation: makes one of them; None: `augmentation` does.
+
+    Example:
+        >>> import lightning
+        >>> from lightning_losses import BarlowTwins, Objective
+        >>> from lightning_losses.data.seeded_views import RandomShift
+        >>> class Twins(TwoViews, lightning.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+        ...         self.objective = Objective({"barlow_twins": BarlowTwins()})
+        ...         self.augmentation = RandomShift(1)
+        ...     def training_step(self, batch, batch_idx):
+        ...         return self.apply_objective(**batch)
+        >>> step = Twins().training_step({"inputs": torch.randn(8, 1, 4, 4), "index": torch.arange(8)}, 0)
+        >>> step["embeddings"].shape, step["embeddings_b"].shape
+        (torch.Size([8, 3]), torch.Size([8, 3]))
+    """
+
+    augmentation: Augmentation | None = None
+    view_seed: int = 0
+    views_together: bool = False
+    crops: int = 0
+    crop_augmentation: Augmentation | None = None
+    past_embeddings: Float[Tensor, "rows dim"]
+
+    def embed(self, inputs: Any) -> Float[Tensor, "batch dim"]:
+        """The embeddings of one view's inputs."""
+        network: Any = self.network
+        embeddings: Tensor = network(inputs)
+        return embeddings
+
+    def predict(self, embeddings: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """The predictions from one view's embeddings of those of the other."""
+        predictor = getattr(self, "predictor", None)
+        if predictor is None:
+            raise ValueError(
+                f"{type(self).__name__}: the objective takes predictions; set self.predictor, which makes them of "
+                "embeddings, or override predict."
+            )
+        predictions: Tensor = predictor(embeddings)
+        return predictions
+
+    def start_queue(self, size: int, dim: int) -> None:
+        """Keep the embeddings of past batches, the newest `size`, as a queue; call it in the constructor.
+
+        After each training step the `target_embeddings_b` of all processes are enqueued if there is a teacher, else
+        the `embeddings_b`: every process keeps the same queue, in a buffer that is saved with the module.
+
+        Args:
+            size: the most rows that are kept, at least 1.
+            dim: D, the width of embeddings.
+        """
+        check_count("two_views", "size", size)
+        check_count("two_views", "dim", dim)
+        self.register_buffer("past_embeddings", torch.zeros(size, dim))
+        # How many of the buffer's rows are embeddings; saved with the checkpoint, so that no step reads it of a device.
+        self.__dict__["_queued"] = 0
+
+    def apply_objective(self, **tensors: Any) -> dict[str, Any]:
+        """Embed two views, evaluate `self.objective`, and return the step's output with the embeddings."""
+        return super().apply_objective(**self.with_views(tensors))
+
+    def with_views(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """The step's tensors with both views, and their embeddings.
+
+        Raises:
+            ValueError: no inputs to make views of, or nothing that makes them.
+        """
+        if "embeddings" in tensors:
+            return tensors
+        if "inputs" not in tensors:
+            raise ValueError(
+                f"{type(self).__name__}: two views need 'inputs'; the step offered "
+                f"{', '.join(map(repr, sorted(tensors)))}."
+            )
+        if "other_inputs" not in tensors:
+            if self.augmentation is None:
+                raise ValueError(
+                    f"{type(self).__name__}: the step has no 'other_inputs' as a second view; give data with "
+                    "pairs=True, or set self.augmentation."
+                )
+            tensors = {**tensors, **self._crops(tensors)}
+            first, second = (self._views(self.augmentation, tensors, view) for view in range(2))
+            tensors = {**tensors, "inputs": first, "other_inputs": second}
+        embeddings, embeddings_b = self.embed_both(tensors["inputs"], tensors["other_inputs"])
+        return {**tensors, "embeddings": embeddings, "embeddings_b": embeddings_b}
+
+    def embed_both(
+        self, first: Float[Tensor, "batch ..."], second: Float[Tensor, "batch ..."]
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]]:
+        """The embeddings of two views, which pass through the network together or one after the other."""
+        if self.views_together:
+            one, other = self.embed(torch.cat([first, second])).chunk(2)
+            return one, other
+        embeddings = self.embed(first)
+        with self.beside_the_batch():
+            return embeddings, self.embed(second)
+
+    def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Add what the objective takes of the two views."""
+        tensors = super().objective_tensors(tensors)
+        queue = {"queue": self.past_embeddings[: self._queued]} if self.__dict__.get("_queued") else {}
+        return {**queue, **self._predicted(tensors), **self._targets(tensors), **self._further(tensors), **tensors}
+
+    def on_objective(self, output: dict[str, Any], offered: dict[str, Any] | None = None) -> None:
+        """Enqueue a training step's embeddings."""
+        super().on_objective(output, offered)
+        if "_queued" not in self.__dict__ or self.evaluates or not torch.is_grad_enabled():
+            return
+        keys = {**output, **(offered or {})}
+        newest = keys["embeddings_b" if self.teacher is None else "target_embeddings_b"].detach()
+        if (group := self.gathered_from()) is not False:
+            newest = gather_batch(newest, group)
+        size = len(self.past_embeddings)
+        # A new tensor: the graph of this step's loss may hold the old one.
+        self.past_embeddings = torch.cat([newest.to(self.past_embeddings), self.past_embeddings])[:size]
+        self.__dict__["_queued"] = min(self._queued + len(newest), size)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save how many rows the queue has."""
+        super().on_save_checkpoint(checkpoint)
+        if "_queued" in self.__dict__:
+            checkpoint["queued_embeddings"] = self._queued
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore how many rows the queue has."""
+        super().on_load_checkpoint(checkpoint)
+        if "_queued" in self.__dict__:
+            self.__dict__["_queued"] = checkpoint.get("queued_embeddings", 0)
+
+    @property
+    def _queued(self) -> int:
+        rows: int = self.__dict__["_queued"]
+        return rows
+
+    def _wants(self, names: Iterable[str], tensors: dict[str, Any]) -> bool:
+        return any(self.objective.needs(name) and name not in tensors for name in names)
+
+    def _predicted(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        if not self._wants(_PREDICTIONS, tensors):
+            return {}
+        return {name: self.predict(tensors[of]) for name, of in zip(_PREDICTIONS, _EMBEDDINGS, strict=True)}
+
+    def _targets(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        queues = self.teacher is not None and "_queued" in self.__dict__
+        if not self._wants(_TARGETS, tensors) and not queues:
+            return {}
+        if self.teacher is None:
+            return {name: tensors[of].detach() for name, of in zip(_TARGETS, _EMBEDDINGS, strict=True)}
+        with torch.no_grad(), self.teacher_in_evaluation(), self.beside_the_batch():
+            return {name: self.teacher(tensors[of]) for name, of in zip(_TARGETS, _INPUTS, strict=True)}
+
+    def _further(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """The embeddings of crops and of mixtures."""
+        offered: dict[str, Any] = {}
+        if "crop_inputs" in tensors and self._wants(["crop_embeddings"], tensors):
+            with self.beside_the_batch():
+                crops = [self.embed(crop) for crop in tensors["crop_inputs"].unbind(dim=1)]
+            offered["crop_embeddings"] = torch.stack(crops, dim=1)
+        if self._wants(["mixed_embeddings"], tensors):
+            first, second, embeddings_b = tensors["inputs"], tensors["other_inputs"], tensors["embeddings_b"]
+            share, order = float(torch.rand(())), torch.randperm(len(first)).to(first.device)
+            with self.beside_the_batch():
+                offered["mixed_embeddings"] = self.embed(share * first + (1 - share) * second[order])
+            offered["partner_embeddings"] = embeddings_b[order]
+            offered["mix_share"] = torch.full((len(first),), share, device=first.device)
+        return offered
+
+    def _crops(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """[B, V, ...] the further views of every sample, if the objective takes their embeddings."""
+        augmentation = self.crop_augmentation or self.augmentation
+        if augmentation is None or not self.crops or not self._wants(["crop_embeddings"], tensors):
+            return {}
+        views = [self._views(augmentation, tensors, 2 + crop) for crop in range(self.crops)]
+        return {"crop_inputs": torch.stack(views, dim=1)}
+
+    def _views(self, augmentation: Augmentation, tensors: dict[str, Any], view: int) -> Float[Tensor, "batch ..."]:
+        """A view of every sample."""
+        inputs, index = tensors["inputs"], tensors.get("index")
+        trainer = attached_trainer(self)
+        epoch = trainer.current_epoch if trainer is not None and trainer.training else 0
+        number = epoch * (2 + self.crops) + view
+        # Reading the positions of a batch on a device waits for it once.
+        places = torch.randint(2**62, (len(inputs),)).tolist() if index is None else index.tolist()
+        views = [
+            seeded_view(augmentation, one, self.view_seed, number, place)
+            for one, place in zip(inputs, places, strict=True)
+        ]
+        return torch.stack(views) if views else inputs

@@ -1,0 +1,77 @@
+"""What is done to embeddings of several views before a formula: checks, and standardisation over the batch."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_losses.numerics.checks import check_embeddings
+from lightning_losses.numerics.probabilities import full_precision
+
+# How many units of rounding a feature may spread and still count as constant.
+_ROUNDINGS = 4
+
+
+def alike_vectors(loss: str, **vectors: Any) -> tuple[Float[Tensor, "batch dim"], ...]:
+    """Vectors of the same samples, in full precision and one dtype.
+
+    Args:
+        loss: the name that errors begin with.
+        **vectors: [B, D] each, D at least 1.
+
+    Raises:
+        ValueError: tensors that are not vectors [B, D], or of different shapes.
+
+    Example:
+        >>> a, b = alike_vectors("demo", embeddings=torch.zeros(2, 3).half(), embeddings_b=torch.zeros(2, 3))
+        >>> a.dtype == b.dtype == torch.float32
+        True
+    """
+    first, *_ = vectors
+    for name, tensor in vectors.items():
+        check_embeddings(loss, name, tensor)
+        if tensor.shape != vectors[first].shape:
+            raise ValueError(
+                f"{loss}: {name} of shape {list(tensor.shape)} came with {first} of shape "
+                f"{list(vectors[first].shape)}; give vectors of the same samples and the same width."
+            )
+    dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in vectors.values()) else torch.float32
+    return tuple(full_precision(tensor).to(dtype) for tensor in vectors.values())
+
+
+def standardised(
+    vectors: Float[Tensor, "batch dim"], *, unbiased: bool = False, eps: float = 0.0
+) -> Float[Tensor, "batch dim"]:
+    """Each feature less its mean over the batch, divided by the root of its variance plus eps.
+
+    Without eps a feature that is constant but for rounding is 0, and has no gradient.
+
+    Args:
+        vectors: [B, D], B at least 2.
+        unbiased: whether the variance is divided by B - 1, not by B.
+        eps: at least 0.
+
+    Example:
+        >>> standardised(torch.tensor([[1.0, 7.0], [3.0, 7.0]]))
+        tensor([[-1.,  0.],
+                [ 1.,  0.]])
+    """
+    centred = vectors - vectors.mean(dim=0, keepdim=True)
+    variance = centred.square().sum(dim=0) / (len(vectors) - unbiased)
+    if eps:
+        return centred / (variance + eps).sqrt()
+    spread = _ROUNDINGS * torch.finfo(vectors.dtype).eps * vectors.detach().abs().amax(dim=0)
+    constant = variance <= spread.square()
+    return (centred / variance.masked_fill(constant, 1.0).sqrt()).masked_fill(constant, 0.0)
+
+
+def off_diagonal_squares(matrix: Float[Tensor, "dim dim"]) -> Float[Tensor, ""]:
+    """The sum of the squares beside the diagonal.
+
+    Example:
+        >>> off_diagonal_squares(torch.tensor([[9.0, 1.0], [2.0, 9.0]]))
+        tensor(5.)
+    """
+    diagonal = torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)
+    return matrix.square().masked_fill(diagonal, 0.0).sum()

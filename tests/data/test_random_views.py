@@ -1,0 +1,55 @@
+"""Random views of images and signals."""
+
+import pytest
+import torch
+
+from lightning_losses.data.random_views import RandomAffine, RandomSignal
+
+
+def drawn(view, inputs, seed=0):
+    return view(inputs, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("view", "inputs"),
+    [
+        (RandomAffine(degrees=0.0, scale=0.0, shift=0.0), torch.randn(2, 6, 5)),
+        (RandomSignal(shift=0, scale=0.0, slope=0.0, noise=0.0), torch.randn(2, 7)),
+    ],
+    ids=["image", "signal"],
+)
+def test_without_changes_a_view_is_the_sample(view, inputs):
+    torch.testing.assert_close(drawn(view, inputs), inputs)
+
+
+def test_a_signal_is_moved_around_and_stretched():
+    signal = torch.arange(8.0).unsqueeze(0)
+    moved = drawn(RandomSignal(shift=8, scale=0.0, slope=0.0, noise=0.0), signal, seed=1)
+    assert sorted(moved[0].tolist()) == signal[0].tolist() and not torch.equal(moved, signal)
+    stretched = drawn(RandomSignal(shift=0, scale=0.5, slope=0.0, noise=0.0), signal)
+    ratio = stretched[0, 1:] / signal[0, 1:]
+    assert 0.5 <= ratio[0] <= 1.5 and ratio[0] != 1
+    torch.testing.assert_close(ratio, ratio[0].expand(7))
+    line = drawn(RandomSignal(shift=0, scale=0.0, slope=2.0, noise=0.0), signal) - signal
+    torch.testing.assert_close(line.diff(), line.diff()[:, :1].expand(1, 7))
+
+
+def test_an_image_is_turned_around_its_centre_and_covered():
+    image = torch.zeros(1, 9, 9)
+    image[0, 4, 1:8] = 1.0
+    quarter = [drawn(RandomAffine(degrees=90.0, scale=0.0, shift=0.0), image, seed) for seed in range(20)]
+    # The bar keeps its middle, whichever way it is turned, and stands upright in some.
+    assert all(view[0, 4, 4] > 0.9 for view in quarter)
+    assert any(view[0, 1, 4] > 0.4 for view in quarter)
+    covered = drawn(RandomAffine(degrees=0.0, scale=0.0, shift=0.0, cover=0.5), torch.ones(1, 8, 8) + torch.eye(8))
+    assert int((covered == 1).sum() - 56) in range(1, 5)
+
+
+def test_a_view_depends_on_its_generator_alone():
+    image = torch.randn(1, 8, 8)
+    view = RandomAffine(noise=0.1, cover=0.3)
+    assert torch.equal(drawn(view, image, 3), drawn(view, image, 3))
+    assert not torch.equal(drawn(view, image, 3), drawn(view, image, 4))
+    with pytest.raises(ValueError) as caught:
+        RandomAffine(scale=1.0)
+    assert str(caught.value) == "RandomAffine: scale=1.0 came; give a number at least 0 and below 1."
