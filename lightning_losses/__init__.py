@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lightning_losses.kernels.chunked_head import chunked_head as chunked_head
     from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
     from lightning_losses.kernels.linear_distillation import linear_distillation as linear_distillation
+    from lightning_losses.kernels.linear_margin_loss import linear_margin_loss as linear_margin_loss
     from lightning_losses.kernels.linear_spherical_z_loss import linear_spherical_z_loss as linear_spherical_z_loss
     from lightning_losses.kernels.linear_stablemax_cross_entropy import (
         linear_stablemax_cross_entropy as linear_stablemax_cross_entropy,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import DACKL as DACKL
     from lightning_losses.losses import DCA as DCA
     from lightning_losses.losses import DKD as DKD
+    from lightning_losses.losses import EBV as EBV
     from lightning_losses.losses import ELR as ELR
     from lightning_losses.losses import GCE as GCE
     from lightning_losses.losses import GJS as GJS
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import SAF as SAF
     from lightning_losses.losses import SCE as SCE
     from lightning_losses.losses import TCM as TCM
+    from lightning_losses.losses import UNPG as UNPG
     from lightning_losses.losses import USKD as USKD
     from lightning_losses.losses import WDR as WDR
     from lightning_losses.losses import ABDivergence as ABDivergence
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import AggregateLoss as AggregateLoss
     from lightning_losses.losses import AlignedVocabulary as AlignedVocabulary
     from lightning_losses.losses import AnyLoss as AnyLoss
+    from lightning_losses.losses import ArcFace as ArcFace
     from lightning_losses.losses import Asymmetric as Asymmetric
     from lightning_losses.losses import AttentionTransfer as AttentionTransfer
     from lightning_losses.losses import AvUC as AvUC
@@ -73,6 +77,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import CompSum as CompSum
     from lightning_losses.losses import ConfidencePenalty as ConfidencePenalty
     from lightning_losses.losses import CorrectnessAware as CorrectnessAware
+    from lightning_losses.losses import CosFace as CosFace
     from lightning_losses.losses import CrammerSinger as CrammerSinger
     from lightning_losses.losses import CrossEntropy as CrossEntropy
     from lightning_losses.losses import CRPSEnsemble as CRPSEnsemble
@@ -108,6 +113,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import LogSphericalSoftmax as LogSphericalSoftmax
     from lightning_losses.losses import LogTaylorSoftmax as LogTaylorSoftmax
     from lightning_losses.losses import Loss as Loss
+    from lightning_losses.losses import MadaCos as MadaCos
     from lightning_losses.losses import MAEReduced as MAEReduced
     from lightning_losses.losses import MarginLogPenalty as MarginLogPenalty
     from lightning_losses.losses import MaxSim as MaxSim
@@ -125,6 +131,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import NCEAndRCE as NCEAndRCE
     from lightning_losses.losses import NDLoss as NDLoss
     from lightning_losses.losses import NegativeCosine as NegativeCosine
+    from lightning_losses.losses import NormalizedSoftmax as NormalizedSoftmax
     from lightning_losses.losses import OFAStages as OFAStages
     from lightning_losses.losses import Pinball as Pinball
     from lightning_losses.losses import PreciseCrossEntropy as PreciseCrossEntropy

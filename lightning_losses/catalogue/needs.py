@@ -350,6 +350,11 @@ NEEDS = (
                 "lightning-losses train experiment=classify objective=supcon data=mnist5k",
             ),
             Answer(
+                "arcface",
+                "has each class's samples near a vector of its own, by a margin; needs a head of cosines",
+                "lightning-losses train experiment=classify objective=arcface model=margin_head data=mnist5k",
+            ),
+            Answer(
                 "triplet",
                 "an anchor's positive is nearer than its negative, over all triplets of a batch or the hard ones",
                 "lightning-losses train experiment=classify objective=triplet data=mnist5k",

@@ -4,9 +4,11 @@ from dataclasses import KW_ONLY, field
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
-from lightning_losses.data.loading import SamplesInMemory, SplitData, digest_of
-from lightning_losses.numerics.settings import NonNegative
+from lightning_losses.data.bags import BaggedSamples, BagSampler, bags_of
+from lightning_losses.data.loading import Batch, SamplesInMemory, SplitData, digest_of
+from lightning_losses.numerics.settings import Count, NonNegative
 
 
 class Diabetes(SplitData):
@@ -17,6 +19,10 @@ class Diabetes(SplitData):
     Args:
         target_noise: the standard deviation of normal noise that is added to the training targets, at least 0;
             `split_seed` fixes it. Validation and test targets stay as they are.
+        bag_size: training samples in each bag; None for no bags. `split_seed` groups the samples at random, and only
+            the mean target of a bag is known: it is the target of each of its samples. Batches consist of whole bags,
+            and have the number of each sample's bag as `spans`, for `AggregateLoss`. Samples that fill no bag are left
+            out. In validation and test each sample is a bag of its own.
         num_features: what the data have, and no other number; a configuration builds its networks by it.
         batch_size, val_fraction, test_fraction, split_seed, seed, num_workers, pin_memory, batch: as `SplitData` takes
             them.
@@ -25,7 +31,7 @@ class Diabetes(SplitData):
         unit: the training targets' standard deviation, of which the targets are counted.
 
     Raises:
-        ValueError: another number of features.
+        ValueError: another number of features; a batch, or a process's share of it, that isn't made of whole bags.
 
     Source:
         Efron, Hastie, Johnstone, Tibshirani, 2004, "Least Angle Regression", Annals of Statistics 32.
@@ -43,6 +49,7 @@ class Diabetes(SplitData):
 
     _: KW_ONLY
     target_noise: NonNegative = 0.0
+    bag_size: Count | None = None
     num_features: int = 10
     unit: float = field(init=False, default=1.0)
 
@@ -50,6 +57,7 @@ class Diabetes(SplitData):
         super().__post_init__()
         if self.num_features != 10:
             raise ValueError(f"{self.name}: num_features={self.num_features} came; it has 10 features.")
+        self._check_batch(self.batch_size)
 
     def splits(self) -> tuple[SamplesInMemory, SamplesInMemory, SamplesInMemory]:
         """Read, split and normalise."""
@@ -72,7 +80,29 @@ class Diabetes(SplitData):
             SamplesInMemory(torch.from_numpy(inputs[part]).float(), torch.from_numpy(target[part]).float())
             for part in parts
         )
-        return train, validation, testing
+        if self.bag_size is None:
+            return train, validation, testing
+        bags = bags_of(len(train), self.bag_size, seed=self.split_seed)
+        val_bags, test_bags = (torch.arange(len(part)).unsqueeze(1) for part in (validation, testing))
+        return (
+            BaggedSamples(train.inputs, train.target, bags),
+            BaggedSamples(validation.inputs, validation.target, val_bags),
+            BaggedSamples(testing.inputs, testing.target, test_bags),
+        )
+
+    def shuffled(self, batch_size: int, world: int, rank: int) -> DataLoader[Batch]:
+        """This process's share of the training split, in the order of seed and epoch; whole bags, if there are any."""
+        if not isinstance(self.train, BaggedSamples):
+            return super().shuffled(batch_size, world, rank)
+        self._check_batch(batch_size)
+        return self.loader(self.train, batch_size, BagSampler(self.train, world, rank, self.seed))
+
+    def _check_batch(self, batch_size: int) -> None:
+        if batch_size % (self.bag_size or 1):
+            raise ValueError(
+                f"{self.name}: bag_size={self.bag_size} came for batches of {batch_size} samples in each process; give "
+                f"batches of a multiple of {self.bag_size}."
+            )
 
     def fingerprint(self) -> str:
         """A hash of every sample of the three splits."""

@@ -111,6 +111,7 @@ def chunked_head(
             impl=cast(Impl, impl),
             label_smoothing=options.label_smoothing,
             row_function=options.row_function,
+            temperature=options.temperature,
             softcap=softcap,
         )
     return head_loss(

@@ -110,6 +110,12 @@ if TYPE_CHECKING:
     from lightning_losses.losses.imbalance.group_dro import GroupDRO as GroupDRO
     from lightning_losses.losses.imbalance.ldam import LDAM as LDAM
     from lightning_losses.losses.imbalance.logit_adjustment import LogitAdjustment as LogitAdjustment
+    from lightning_losses.losses.margins.arcface import ArcFace as ArcFace
+    from lightning_losses.losses.margins.cosface import CosFace as CosFace
+    from lightning_losses.losses.margins.ebv import EBV as EBV
+    from lightning_losses.losses.margins.madacos import MadaCos as MadaCos
+    from lightning_losses.losses.margins.normalized_softmax import NormalizedSoftmax as NormalizedSoftmax
+    from lightning_losses.losses.margins.unpg import UNPG as UNPG
     from lightning_losses.losses.mixture_of_experts.load_balancing import LoadBalancing as LoadBalancing
     from lightning_losses.losses.mixture_of_experts.router_z_loss import RouterZLoss as RouterZLoss
     from lightning_losses.losses.multi_label.asymmetric import Asymmetric as Asymmetric

@@ -164,7 +164,10 @@ GLOSSARY: dict[str, Name] = {
     ),
     "unlabelled": Name("[B] bool", "constant", "which samples have no label", lambda s: torch.arange(s.batch) != 1),
     "spans": Name(
-        "[...] int64", "constant", "the number of each token's span; -1 for none", lambda s: torch.arange(s.batch) // 3
+        "[...] int64",
+        "constant",
+        "the number of each token's span, or of each sample's bag; -1 for none",
+        lambda s: torch.arange(s.batch) // 3,
     ),
     "domain": Name(
         "[...] int64",

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
+from lightning_losses.losses.cosines import warn_of_no_cosines
 from lightning_losses.numerics.checks import check_embeddings, check_vectors
 from lightning_losses.numerics.divergences import cross_entropy
 from lightning_losses.numerics.probabilities import full_precision, known_everywhere, log_probabilities
@@ -30,6 +31,7 @@ from lightning_losses.numerics.rows import (
     pick,
     required_target,
 )
+from lightning_losses.numerics.settings import Positive
 from lightning_losses.numerics.vectors import alike_vectors
 
 # Above this temperature two distributions are nearly uniform, and τ² multiplies float32's rounding error.
@@ -107,6 +109,32 @@ class OffsetCrossEntropy(ClassificationLoss):
         """The value of each row."""
         moved = given.logits + self.offset(given.logits.shape[-1]).to(given.logits)
         return cross_entropy(log_probabilities(moved), given.target)
+
+
+class MarginLoss(ClassificationLoss):
+    """Cross-entropy of scaled cosines, of which a margin lowers the target's; fused heads know how.
+
+    ``-log softmax(s z')_y`` with ``z'_y`` the target's cosine with its margin, and ``z'_k = z_k`` of the other classes.
+    Logits that are no cosines are warned of once, on a CPU.
+
+    Args:
+        scale: s, above 0.
+    """
+
+    soft_targets = False
+
+    scale: Positive = field(default=64.0, kw_only=True)
+
+    @abstractmethod
+    def with_margin(self, cosine: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+        """What the target's cosine becomes, elementwise."""
+
+    def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
+        """The value of each row."""
+        warn_of_no_cosines(self, given.logits)
+        own = self.with_margin(pick(given.logits, given.target))
+        moved = given.logits.scatter(-1, given.target.unsqueeze(-1), own.unsqueeze(-1))
+        return -pick(log_probabilities(self.scale * moved), given.target)
 
 
 class ClassWeightedLoss(ClassificationLoss):

@@ -5,7 +5,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_losses.networks.cosine_head import CosineHead
+from lightning_losses.networks.margin_head import MarginHead
 from lightning_losses.numerics.checks import check_number
 
 
@@ -20,7 +20,7 @@ class Conv1D(nn.Module):
         in_chans: the channels of the signals.
         width: the channels of each convolution.
         length: length of the signals.
-        cosine_head: whether the head is a `CosineHead`, as losses with margins take its logits.
+        cosine_head: whether the head is a `MarginHead`, as losses with margins take its logits.
 
     Attributes:
         feature_info: the stages, as timm describes them.
@@ -48,7 +48,7 @@ class Conv1D(nn.Module):
         self.stages = nn.Sequential(_stage(in_chans, width, 5), _stage(width, width, 3), _stage(width, width, 3))
         left = ((length - 3) // 2 + 1 + 1) // 2
         self.num_features = width * ((left + 1) // 2)
-        self.head = (CosineHead if cosine_head else nn.Linear)(self.num_features, num_classes)
+        self.head = (MarginHead if cosine_head else nn.Linear)(self.num_features, num_classes)
         self.feature_info: list[dict[str, Any]] = [
             {"num_chs": width, "reduction": 2 ** (stage + 1), "module": f"stages.{stage}"} for stage in range(3)
         ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_losses.networks.cosine_head import CosineHead
+from lightning_losses.networks.margin_head import MarginHead
 from lightning_losses.numerics.checks import check_number
 
 
@@ -18,7 +18,7 @@ class MLP(nn.Module):
         num_classes: C, the number of logits.
         hidden: the widths of the hidden layers; an empty list makes a linear classifier.
         bias: whether the layers have biases; without them the network is homogeneous, with its depth as degree.
-        cosine_head: whether the head is a `CosineHead`, as losses with margins take its logits.
+        cosine_head: whether the head is a `MarginHead`, as losses with margins take its logits.
 
     Attributes:
         stages: the hidden layers.
@@ -53,7 +53,7 @@ class MLP(nn.Module):
             )
         )
         linear = nn.Linear(widths[-1], num_classes, bias=bias)
-        self.head: nn.Module = CosineHead(widths[-1], num_classes) if cosine_head else linear
+        self.head: nn.Module = MarginHead(widths[-1], num_classes) if cosine_head else linear
 
     def forward(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
         """The logits of a batch of inputs, flattened."""

@@ -15,6 +15,7 @@ from lightning_losses.losses import ELR, FitNetHint
 from lightning_losses.mixins import ObjectiveMixin
 from lightning_losses.modules import Distiller, OnlineDistiller
 from lightning_losses.modules.language_model import LanguageModelDistiller
+from lightning_losses.networks.margin_head import MarginHead
 from lightning_losses.networks.transformer import Transformer
 from lightning_losses.parallel.blocks import Execution
 from lightning_losses.parallel.fsdp2 import FSDP2Strategy
@@ -31,12 +32,13 @@ def adamw(parameters):
 
 
 def distiller(student=nn.Identity):
-    """A student whose hint has a regressor of its own, and a loss that remembers each sample."""
+    """A student with class vectors, whose hint has a regressor of its own, and a loss that remembers each sample."""
     torch.manual_seed(0)
+    head = MarginHead(9, 3, sub_centers=2, embedding_dim=5)
     return Distiller(
         nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)),
         teacher_layer="1",
-        network=nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Sequential(nn.Linear(9, 9), nn.Tanh()), nn.Linear(9, 3)),
+        network=nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Sequential(nn.Linear(9, 9), nn.Tanh()), head),
         objective=Objective({"elr": ELR(), "kd": KD(2.0), "hint": FitNetHint()}),
         num_classes=3,
         optimizer=adamw,

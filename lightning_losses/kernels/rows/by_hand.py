@@ -23,6 +23,8 @@ from lightning_losses.losses.distillation.divergences.generalized_jsd import Gen
 from lightning_losses.losses.distillation.divergences.kd import KD
 from lightning_losses.losses.distillation.divergences.reverse_kl import ReverseKL
 from lightning_losses.losses.distillation.logits.nkd import NKD
+from lightning_losses.losses.margins.arcface import ArcFace
+from lightning_losses.losses.margins.cosface import CosFace
 
 Tiles = list[Tensor]
 
@@ -80,6 +82,27 @@ def cross_entropy(loss: Any, chunk: Chunk) -> Outcome:
         tile[rows, columns] = -(student.lse - lse).exp()[rows]
 
     return Outcome(torch.logaddexp(student.lse - student.picked, torch.zeros_like(lse)), student.tiles, 1.0, complete)
+
+
+def margin_cross_entropy(loss: Any, chunk: Chunk) -> Outcome:
+    """Cross-entropy of scaled scores with another one, ``g(c_y)``, for the target's; its gradient has the factor g'."""
+    hits = _hits(chunk)
+    student = _scored(chunk.student, 1 / loss.scale, hits=hits)
+    with torch.enable_grad():
+        cosine = student.picked.detach().requires_grad_()
+        moved = loss.with_margin(cosine)
+        (slope,) = torch.autograd.grad(moved.sum(), cosine)
+    own = loss.scale * moved.detach()
+    lse = torch.logaddexp(student.lse, own)
+
+    def complete(number: int) -> None:
+        tile, (rows, columns) = student.tiles[number], hits[number]
+        exponentiate(tile.mul_(loss.scale).sub_(lse.unsqueeze(1)))
+        # s_y - 1, without cancellation for confident rows.
+        tile[rows, columns] = -(slope * (student.lse - lse).exp())[rows]
+
+    values = torch.logaddexp(student.lse - own, torch.zeros_like(lse))
+    return Outcome(values, student.tiles, loss.scale, complete)
 
 
 def forward_kl(loss: Any, chunk: Chunk) -> Outcome:
@@ -238,6 +261,8 @@ def _scored(
     if total.device.type == "cpu" and bool(((total > 1e-20) & (total < 1e20)).all()):
         return _Scored(tiles, temperature, total.log(), picked)
     largest = torch.stack([tile.amax(dim=1) for tile in tiles]).amax(dim=0)
+    # Of a row without any class left the sum is 0, and its logarithm -inf.
+    largest = largest.clamp(min=torch.finfo(largest.dtype).min)
     total = torch.zeros_like(largest)
     for tile in tiles:
         total += exponentiate((tile - largest.unsqueeze(1)).div_(temperature)).sum(dim=1)
@@ -262,6 +287,8 @@ BY_HAND: dict[type[Loss], ByHand] = {
     ReverseKL: ByHand(reverse_kl),
     GeneralizedJSD: ByHand(generalized_jsd),
     NKD: ByHand(nkd, lambda loss: loss.temperature == 1),
+    ArcFace: ByHand(margin_cross_entropy, everywhere=True),
+    CosFace: ByHand(margin_cross_entropy, everywhere=True),
     StableMaxCrossEntropy: ByHand(stablemax, lambda loss: not loss.label_smoothing, everywhere=True),
 }
 """The losses with a hand-written evaluation; not their subclasses, whose rows may differ."""

@@ -24,6 +24,8 @@ from lightning_losses.losses.kinds import (
     RowLoss,
     values_of,
 )
+from lightning_losses.losses.margins.ebv import EBV
+from lightning_losses.losses.margins.normalized_softmax import NormalizedSoftmax
 from lightning_losses.numerics.settings import settings
 
 RowFunction = Callable[..., Tensor]
@@ -33,6 +35,7 @@ Rows = Callable[[Tensor, Tensor | None, Tensor | None], Float[Tensor, " rows"]]
 """The value of each row from its logits and, if there are any, the teacher's logits and the targets."""
 
 _OFFERED = ("logits", "teacher_logits", "target")
+_OF_CROSS_ENTROPY = (CrossEntropy, CrossEntropyFunction, OffsetCrossEntropy, NormalizedSoftmax, EBV)
 
 
 def fused(kind: type[Loss]) -> Literal["by hand", "by hand on CUDA", "in chunks", "no"]:
@@ -50,7 +53,7 @@ def fused(kind: type[Loss]) -> Literal["by hand", "by hand on CUDA", "in chunks"
     sizes: dict[str, Any] = {setting.name: 2 for setting in settings(kind) if setting.required}
     if refuses(kind(**sizes)):
         return "no"
-    if kind in BY_HAND or issubclass(kind, (CrossEntropy, CrossEntropyFunction, OffsetCrossEntropy)):
+    if kind in BY_HAND or issubclass(kind, _OF_CROSS_ENTROPY):
         return "by hand"
     return "by hand on CUDA" if kind in OBJECTIVES else "in chunks"
 
@@ -61,6 +64,7 @@ class CrossEntropyOptions(NamedTuple):
     label_smoothing: float = 0.0
     row_function: RowTransform | None = None
     offset: Callable[[int], Float[Tensor, " classes"]] | None = None
+    temperature: float = 1.0
 
 
 def cross_entropy_options(loss: RowFunction) -> CrossEntropyOptions | None:
@@ -69,7 +73,7 @@ def cross_entropy_options(loss: RowFunction) -> CrossEntropyOptions | None:
     Example:
         >>> from lightning_losses.losses import CrossEntropy, KD
         >>> cross_entropy_options(CrossEntropy(label_smoothing=0.1)), cross_entropy_options(KD())
-        (CrossEntropyOptions(label_smoothing=0.1, row_function=None, offset=None), None)
+        (CrossEntropyOptions(label_smoothing=0.1, row_function=None, offset=None, temperature=1.0), None)
     """
     if isinstance(loss, CrossEntropyFunction) and type(loss).rows is CrossEntropyFunction.rows:
         return CrossEntropyOptions(row_function=loss.of_cross_entropy)
@@ -77,6 +81,10 @@ def cross_entropy_options(loss: RowFunction) -> CrossEntropyOptions | None:
         return CrossEntropyOptions(offset=loss.offset)
     if type(loss) is CrossEntropy and loss.class_weight is None:
         return CrossEntropyOptions(loss.label_smoothing)
+    if type(loss) is NormalizedSoftmax:
+        return CrossEntropyOptions(temperature=loss.temperature)
+    if type(loss) is EBV:
+        return CrossEntropyOptions(loss.label_smoothing, temperature=loss.temperature)
     return None
 
 

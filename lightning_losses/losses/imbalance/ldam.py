@@ -1,27 +1,22 @@
 """LDAM: cross-entropy of cosines with a margin for the target, the larger the rarer its class is."""
 
-import warnings
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.class_prior import ClassCounts, ClassPrior, Smoothing
+from lightning_losses.losses.cosines import warn_of_no_cosines
 from lightning_losses.losses.imbalance.class_balanced import EffectiveShare, effective_number_weights
 from lightning_losses.losses.kinds import ClassificationRows, ClassWeightedLoss
-from lightning_losses.numerics.probabilities import known_somewhere, log_probabilities
+from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.rows import one_hot, pick
 from lightning_losses.numerics.settings import NonNegative, Positive
-
-# How far from [-1, 1] the cosines of a network in half precision may lie.
-_ROUNDING = 1e-2
 
 
 class LDAM(ClassWeightedLoss):
     """Label-distribution-aware margins: cross-entropy of cosines with a margin for the target, larger for rare classes.
 
     ``-log softmax(s (z - m_y e_y))_y`` with ``m_c = m (min_k n_k / n_c)^(1/4)`` from the class counts n: the rarest
-    class gets the whole margin m. The logits z are to be cosines, as a `CosineHead` gives them; others, on which the
+    class gets the whole margin m. The logits z are to be cosines, as a `MarginHead` gives them; others, on which the
     margins mean little, are warned of once, on a CPU. With β the classes are weighed as in `ClassBalanced`, and
     `DeferredReweighting` has the weights wait for an epoch (the authors' DRW).
 
@@ -71,7 +66,6 @@ class LDAM(ClassWeightedLoss):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.prior = ClassPrior(self._identifier, self.class_counts, self.smoothing)
-        self._warned = False
 
     def margins(self, classes: int) -> Float[Tensor, " classes"]:
         """The margin of each class."""
@@ -91,7 +85,7 @@ class LDAM(ClassWeightedLoss):
 
     def rows(self, given: ClassificationRows) -> Float[Tensor, "*rows"]:
         """The value of each row."""
-        self._warn_of_no_cosines(given.logits)
+        warn_of_no_cosines(self, given.logits)
         classes = given.logits.shape[-1]
         margin = self.margins(classes).to(given.logits)[given.target]
         own = one_hot(given.target, given.logits)
@@ -99,15 +93,3 @@ class LDAM(ClassWeightedLoss):
         value = -pick(log_probabilities(scaled), given.target)
         weight = self.class_weights(classes)
         return value if weight is None else weight.to(value)[given.target] * value
-
-    def _warn_of_no_cosines(self, logits: Float[Tensor, "*rows classes"]) -> None:
-        if self._warned:
-            return
-        size = logits.detach().masked_fill(torch.isneginf(logits), 0.0).abs()
-        if known_somewhere(size > 1 + _ROUNDING):
-            self._warned = True
-            warnings.warn(
-                f"{self._identifier}: logits above 1 in size came, which are no cosines; give the network a "
-                "CosineHead, on whose logits the margins are made to act.",
-                stacklevel=2,
-            )

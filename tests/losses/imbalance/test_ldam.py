@@ -54,6 +54,6 @@ def test_logits_that_are_no_cosines_are_warned_of_once():
         for _ in range(2):
             loss(LOGITS.sign() * 3, TARGET)
     assert [str(each.message) for each in told] == [
-        "ldam: logits above 1 in size came, which are no cosines; give the network a CosineHead, on whose logits the "
+        "ldam: logits above 1 in size came, which are no cosines; give the network a MarginHead, on whose logits the "
         "margins are made to act."
     ]

@@ -1,0 +1,98 @@
+"""A loss with margins from embeddings and class vectors, by chunks: for more classes than the cosines have room for."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.kernels.chunked_head import chunked_head
+from lightning_losses.kernels.rows.head_loss import ChunkedImpl
+from lightning_losses.kernels.rows.row_wise import refuses, rows_of
+from lightning_losses.losses.kinds import RowLoss
+from lightning_losses.networks.margin_head import nearest_sub_center
+from lightning_losses.numerics.checks import check_count, check_floating
+from lightning_losses.numerics.distances import unit_rows
+from lightning_losses.numerics.probabilities import full_precision
+
+_NAME = "linear_margin_loss"
+
+
+def linear_margin_loss(
+    loss: RowLoss,
+    embeddings: Float[Tensor, "*rows dim"],
+    weight: Float[Tensor, "vectors dim"],
+    target: Int[Tensor, "*rows"],
+    *,
+    sub_centers: int = 1,
+    impl: ChunkedImpl = "auto",
+    **options: Any,
+) -> Float[Tensor, "..."]:
+    """``loss(MarginHead(...)(embeddings), target)`` without ever holding the cosines of all rows with all classes.
+
+    Both are normalised, then `chunked_head` goes by chunks of rows: three products, memory for one chunk, and gradients
+    that are written by hand for `CosFace` and `ArcFace`. `NormalizedSoftmax` and `EBV` are cross-entropy at a
+    temperature, and ride `linear_cross_entropy`.
+
+    Args:
+        loss: of rows of cosines: `ArcFace`, `CosFace`, `NormalizedSoftmax`, `EBV`, or another row-wise one.
+        embeddings: [..., D], not normalised.
+        weight: [C K, D], the `weight` of a `MarginHead`; under FSDP2 the whole one.
+        target: [...] int64 class indices.
+        sub_centers: K; with more than one, chunks are evaluated by autograd.
+        impl: as in `chunked_head`.
+        **options: chunk, reduction, ignore_index, normalizer and others of `chunked_head`.
+
+    Returns:
+        The loss in float32 (float64 for float64).
+
+    Raises:
+        ValueError: a loss that couples the batch, or tensors that do not fit.
+
+    Example:
+        >>> from lightning_losses.losses import ArcFace
+        >>> value = linear_margin_loss(ArcFace(margin=0.0), torch.eye(2), 3 * torch.eye(2), torch.tensor([0, 1]))
+        >>> value.item() < 1e-6
+        True
+    """
+    check_count(_NAME, "sub_centers", sub_centers)
+    for name, tensor in (("embeddings", embeddings), ("weight", weight)):
+        check_floating(_NAME, name, tensor)
+    if len(weight) % sub_centers:
+        raise ValueError(
+            f"{_NAME}: weight of shape {list(weight.shape)} came with sub_centers={sub_centers}; give as many vectors "
+            "for each class."
+        )
+    with torch.autocast(embeddings.device.type, enabled=False):
+        directions = unit_rows(full_precision(embeddings))
+        vectors: Tensor = _UnitRows.apply(full_precision(weight)).to(directions.dtype)
+        if sub_centers == 1:
+            return chunked_head(loss, directions, vectors, target, impl=impl, **options)
+
+        if refusal := refuses(loss):
+            raise ValueError(f"{_NAME}: {refusal}")
+        settled: dict[str, Any] = {"ignore_index": loss.ignore_index, "reduction": loss.reduction, **options}
+        rows = rows_of(loss, settled["ignore_index"])
+
+        def of_nearest(logits: Tensor, target: Tensor, reduction: str) -> Tensor:
+            return rows(nearest_sub_center(logits, sub_centers), None, target)
+
+        return chunked_head(of_nearest, directions, vectors, target, impl=impl, **settled)
+
+
+class _UnitRows(torch.autograd.Function):
+    """`unit_rows` of a weight, which keeps no more than its result and makes no more than its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(weight, dim=-1, keepdim=True)
+        length.masked_fill_(length == 0, torch.inf)
+        rows = weight / length
+        ctx.save_for_backward(rows, length)
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+        rows, length = ctx.saved_tensors
+        along = torch.linalg.vecdot(upstream[0], rows).unsqueeze(-1)
+        return torch.addcmul(upstream[0], rows, along, value=-1).div_(length)

@@ -1,0 +1,1 @@
+"""Objectives of cosines with a vector for each class, and of their relatives in hyperbolic space."""
