@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import NGCE as NGCE
     from lightning_losses.losses import NKD as NKD
     from lightning_losses.losses import OFAKD as OFAKD
+    from lightning_losses.losses import PAMC as PAMC
     from lightning_losses.losses import PSKD as PSKD
     from lightning_losses.losses import RCE as RCE
     from lightning_losses.losses import RKD as RKD
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import AdaptiveKL as AdaptiveKL
     from lightning_losses.losses import AggregateLoss as AggregateLoss
     from lightning_losses.losses import AlignedVocabulary as AlignedVocabulary
+    from lightning_losses.losses import AlignmentUniformity as AlignmentUniformity
     from lightning_losses.losses import AnyLoss as AnyLoss
     from lightning_losses.losses import ArcFace as ArcFace
     from lightning_losses.losses import Asymmetric as Asymmetric
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import CrossEntropy as CrossEntropy
     from lightning_losses.losses import CRPSEnsemble as CRPSEnsemble
     from lightning_losses.losses import CRPSGaussian as CRPSGaussian
+    from lightning_losses.losses import CSInformationBottleneck as CSInformationBottleneck
     from lightning_losses.losses import DecoupledSoftmax as DecoupledSoftmax
     from lightning_losses.losses import DeiTDistill as DeiTDistill
     from lightning_losses.losses import DINOLoss as DINOLoss
@@ -142,6 +145,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import ReflectiveLabelCorrector as ReflectiveLabelCorrector
     from lightning_losses.losses import ReverseKL as ReverseKL
     from lightning_losses.losses import RouterZLoss as RouterZLoss
+    from lightning_losses.losses import SAEAuxK as SAEAuxK
     from lightning_losses.losses import SelfDistillGT as SelfDistillGT
     from lightning_losses.losses import SimilarityPreserving as SimilarityPreserving
     from lightning_losses.losses import SinKD as SinKD

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.diagnostics.checks import check_points
-from lightning_losses.metrics.unit_rows import blocks
+from lightning_losses.metrics.embedding_rows import blocks
 from lightning_losses.numerics.checks import check_choice, check_number
 
 Estimator = Literal["two_nn", "mle"]

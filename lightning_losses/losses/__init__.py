@@ -47,11 +47,17 @@ if TYPE_CHECKING:
     from lightning_losses.losses.confidence.rankmixup_mrl import RankMixupMRL as RankMixupMRL
     from lightning_losses.losses.confidence.soft_avuc import SoftAvUC as SoftAvUC
     from lightning_losses.losses.confidence.soft_binned_ece import SoftBinnedECE as SoftBinnedECE
+    from lightning_losses.losses.contrastive.alignment_uniformity import AlignmentUniformity as AlignmentUniformity
     from lightning_losses.losses.contrastive.energy_confusion import EnergyConfusion as EnergyConfusion
     from lightning_losses.losses.contrastive.icnn import ICNN as ICNN
     from lightning_losses.losses.contrastive.proto_triplet import ProtoTriplet as ProtoTriplet
     from lightning_losses.losses.contrastive.tcm import TCM as TCM
     from lightning_losses.losses.contrastive.triplet import Triplet as Triplet
+    from lightning_losses.losses.dependence.cs_information_bottleneck import (
+        CSInformationBottleneck as CSInformationBottleneck,
+    )
+    from lightning_losses.losses.dependence.pamc import PAMC as PAMC
+    from lightning_losses.losses.dependence.sae_auxk import SAEAuxK as SAEAuxK
     from lightning_losses.losses.distillation.divergences.ab_divergence import ABDivergence as ABDivergence
     from lightning_losses.losses.distillation.divergences.adaptive_alpha_divergence import (
         AdaptiveAlphaDivergence as AdaptiveAlphaDivergence,

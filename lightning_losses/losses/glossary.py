@@ -237,6 +237,28 @@ GLOSSARY: dict[str, Name] = {
         "the tokens that `token_embeddings` shall be like",
         lambda s: s.normal(s.batch, 3, s.features),
     ),
+    "adjacency": Name(
+        "[B, B]",
+        "constant",
+        "the weights of a graph's edges, at least 0, whose nodes are the samples; 0 on the diagonal",
+        lambda s: (s.normal(s.batch, s.batch) > 0).double() * (1 - torch.eye(s.batch, dtype=torch.float64)),
+    ),
+    "reconstruction": Name(
+        "[B, D]", "trained", "what an autoencoder makes of the features", lambda s: s.normal(s.batch, s.features)
+    ),
+    "dead_reconstruction": Name(
+        "[B, D]",
+        "trained",
+        "what the strongest dead latents of a sparse autoencoder make of the features",
+        lambda s: s.normal(s.batch, s.features),
+    ),
+    "dead": Name(
+        "[F] bool",
+        "constant",
+        "which latents of a sparse autoencoder no sample has used for long; the same on every process",
+        lambda s: torch.arange(7) % 3 == 0,
+        shared=True,
+    ),
     "hidden": Name(
         "[..., D]", "trained", "the input of the classifier's head", lambda s: s.normal(s.batch, s.features)
     ),

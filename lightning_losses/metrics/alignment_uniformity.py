@@ -6,8 +6,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lightning_losses.metrics.unit_rows import blocks, class_of_each, unit_rows
+from lightning_losses.metrics.embedding_rows import blocks, checked_directions, class_of_each
 from lightning_losses.numerics.checks import check_floating, check_number
+from lightning_losses.numerics.distances import squared_distances, unit_rows
 from lightning_losses.numerics.probabilities import full_precision
 
 
@@ -116,7 +117,7 @@ def tolerance(
         >>> tolerance(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1]), conditional=True)
         tensor(1., dtype=torch.float64)
     """
-    unit = unit_rows("tolerance", "embeddings", embeddings)
+    unit = checked_directions("tolerance", "embeddings", embeddings)
     target = class_of_each("tolerance", "target", embeddings, target)
     names, label, count = torch.unique(target, return_inverse=True, return_counts=True)
     sums = unit.new_zeros(len(names), unit.shape[1]).index_add_(0, label, unit)
@@ -136,13 +137,12 @@ def _check(who: str, name: str, embeddings: Tensor) -> None:
 
 
 def _directions(embeddings: Tensor) -> Tensor:
-    return F.normalize(full_precision(embeddings), dim=1)
+    return unit_rows(full_precision(embeddings))
 
 
 def _log_sum(unit: Tensor, start: int, stop: int, t: float) -> Tensor:
     """The logarithm of the sum over the pairs of some rows with all others."""
-    length = unit.square().sum(dim=1)
-    squared = length[start:stop].unsqueeze(1) + length - 2 * unit[start:stop] @ unit.T
+    squared = squared_distances(unit[start:stop], unit)
     own = torch.eye(stop - start, dtype=torch.bool, device=unit.device)
     own = F.pad(own, (start, len(unit) - stop))
     return (-t * squared).masked_fill(own, -torch.inf).flatten().logsumexp(dim=0)

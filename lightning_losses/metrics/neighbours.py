@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.metrics.unit_rows import blocks, class_of_each, unit_rows
+from lightning_losses.metrics.embedding_rows import blocks, checked_directions, class_of_each
 from lightning_losses.numerics.checks import check_count, check_temperature
 from lightning_losses.numerics.rows import one_hot
 
@@ -138,13 +138,13 @@ def _bank_and_queries(
     who: str, embeddings: Tensor, target: Tensor, queries: Tensor | None, query_target: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What neighbours are taken from, and what is asked; both with their classes."""
-    bank, labels = unit_rows(who, "embeddings", embeddings), class_of_each(who, "target", embeddings, target)
+    bank, labels = checked_directions(who, "embeddings", embeddings), class_of_each(who, "target", embeddings, target)
     if queries is None:
         if query_target is not None or len(bank) < 2:
             came = "a query_target came without queries" if query_target is not None else "one embedding came"
             raise ValueError(f"{who}: {came}; give queries with their classes, or at least two embeddings alone.")
         return bank, labels, bank, labels
-    asked = unit_rows(who, "queries", queries)
+    asked = checked_directions(who, "queries", queries)
     if asked.shape[1] != bank.shape[1]:
         raise ValueError(
             f"{who}: queries of {asked.shape[1]} numbers came with embeddings of {bank.shape[1]}; give the same D."

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.metrics.unit_rows import blocks, class_of_each, unit_rows
+from lightning_losses.metrics.embedding_rows import blocks, checked_directions, class_of_each
 from lightning_losses.numerics.checks import check_count, check_number
+from lightning_losses.numerics.distances import squared_distances
 
 # Distances, from 0 to 2, are counted in units of 2e-6 to find the range of thresholds.
 _UNITS = 1 << 19
@@ -79,7 +80,7 @@ def opis(
         >>> bool(opis(spread(0.0, 0.1, 1.0, 3.0), target).value > 0.1)
         True
     """
-    unit = unit_rows("opis", "embeddings", embeddings)
+    unit = checked_directions("opis", "embeddings", embeddings)
     target = class_of_each("opis", "target", embeddings, target)
     check_count("opis", "thresholds", thresholds)
     check_number("opis", "beta", beta, above=0)
@@ -130,8 +131,7 @@ def _distances(unit: Tensor, label: Tensor) -> Iterator[tuple[slice, Tensor, Ten
 
     A sample is infinitely far from itself: no threshold accepts that pair.
     """
-    length = unit.square().sum(dim=1)
     for rows in blocks(len(unit), len(unit)):
-        squared = length[rows].unsqueeze(1) + length - 2 * unit[rows] @ unit.T
+        squared = squared_distances(unit[rows], unit)
         squared.diagonal(rows.start).fill_(torch.inf)
-        yield rows, squared.clamp(min=0).sqrt(), label[rows].unsqueeze(1) == label
+        yield rows, squared.sqrt(), label[rows].unsqueeze(1) == label

@@ -73,7 +73,10 @@ class Regressor(ObjectiveMixin, L.LightningModule):
         scheduler: SchedulerFactory | None = None,
     ) -> None:
         super().__init__()
-        self.network = network if num_features is None else WithHead(network, head_of(objective, num_features))
+        self.network = network
+        if num_features is not None:
+            head = head_of(objective, num_features)
+            self.network = WithHead(network, head, with_features=objective.needs("features"))
         self.objective = objective
         self.make_optimizer: OptimizerFactory = optimizer or torch.optim.AdamW
         self.make_scheduler = scheduler

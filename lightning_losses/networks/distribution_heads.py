@@ -155,20 +155,23 @@ class WithHead(nn.Module):
     Args:
         network: maps inputs to features [B, F].
         head: maps features to what is predicted, by name.
+        with_features: whether the features are given beside that, as `features`.
 
     Example:
         >>> sorted(WithHead(nn.Linear(4, 8), GaussianHead(8))(torch.zeros(2, 4)))
         ['mean', 'standard_deviation', 'variance']
     """
 
-    def __init__(self, network: nn.Module, head: nn.Module) -> None:
+    def __init__(self, network: nn.Module, head: nn.Module, *, with_features: bool = False) -> None:
         super().__init__()
         self.network = network
         self.head = head
+        self.with_features = with_features
 
     def forward(self, inputs: Any) -> dict[str, Tensor]:
         """What is predicted, by name."""
-        return self.head(call(self.network, inputs))
+        features = call(self.network, inputs)
+        return {**self.head(features), **({"features": features} if self.with_features else {})}
 
 
 def _positive(raw: Float[Tensor, "*values"]) -> Float[Tensor, "*values"]:

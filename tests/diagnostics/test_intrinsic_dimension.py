@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_losses.diagnostics.intrinsic_dimension import intrinsic_dimension, nearest_distances
-from lightning_losses.metrics import unit_rows
+from lightning_losses.metrics import embedding_rows
 
 GENERATOR = torch.Generator().manual_seed(0)
 POINTS = torch.randn(40, 3, dtype=torch.float64, generator=GENERATOR)
@@ -10,7 +10,7 @@ POINTS = torch.randn(40, 3, dtype=torch.float64, generator=GENERATOR)
 
 @pytest.mark.parametrize("block", [1 << 22, 250], ids=["one block", "many"])
 def test_both_estimates_are_the_definitions_and_duplicates_do_not_count(monkeypatch, block):
-    monkeypatch.setattr(unit_rows, "_BLOCK", block)
+    monkeypatch.setattr(embedding_rows, "_BLOCK", block)
     distances = torch.cdist(POINTS, POINTS).sort(dim=1).values[:, 1:]
     torch.testing.assert_close(nearest_distances(POINTS, 4), distances[:, :4])
     two_nn = 40 / (distances[:, 1] / distances[:, 0]).log().sum()

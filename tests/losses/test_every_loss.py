@@ -48,6 +48,7 @@ CONSTANT_PARTS = {
     "elr": "its targets are moved by the prediction, without gradient",
     "aldr_kl": "its temperature is made from the scores, without gradient",
     "adaptive_alpha_divergence": "its gradient is that of a surrogate with cut weights",
+    "sae_auxk": "the error that it explains is a constant",
     "beta_nll": "the weight that it makes of the variance has no gradient",
 }
 
@@ -69,7 +70,7 @@ CLASS_WISE = (
 EVERY = losses.loss_classes()
 
 # Their labels are compared among themselves; they may be any numbers.
-OF_ANY_LABELS = ("crd", *(loss.identifier() for loss in EVERY if issubclass(loss, EmbeddingLoss)))
+OF_ANY_LABELS = ("crd", "pamc", *(loss.identifier() for loss in EVERY if issubclass(loss, EmbeddingLoss)))
 
 
 def those(*inputs, without=(), options=(), but=()):

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lightning_losses.metrics import unit_rows
+from lightning_losses.metrics import embedding_rows
 from lightning_losses.metrics.alignment_uniformity import alignment, tolerance, uniformity
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -17,7 +17,7 @@ def unit(rows):
 
 @pytest.mark.parametrize("block", [1 << 22, 14], ids=["one block", "rows two by two"])
 def test_values_and_gradients_are_the_definitions_in_blocks_of_any_size(monkeypatch, block):
-    monkeypatch.setattr(unit_rows, "_BLOCK", block)
+    monkeypatch.setattr(embedding_rows, "_BLOCK", block)
     x, y = X.clone().requires_grad_(), Y.clone().requires_grad_()
     pairs = torch.pdist(unit(x)).square().mul(-3.0).exp().mean().log()
     views = (unit(x) - unit(y)).norm(dim=1).pow(1.5).mean()

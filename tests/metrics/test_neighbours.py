@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_losses.metrics import unit_rows
+from lightning_losses.metrics import embedding_rows
 from lightning_losses.metrics.neighbours import knn_accuracy, nearest_class_mean_accuracy
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -34,7 +34,7 @@ def by_votes(bank, labels, asked, wanted, k, temperature, alone):
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.5), (5, None), (99, 0.2)])
 @pytest.mark.parametrize("alone", [False, True], ids=["queries", "without queries"])
 def test_neighbours_vote_as_the_definition_says(monkeypatch, block, k, temperature, alone):
-    monkeypatch.setattr(unit_rows, "_BLOCK", block)
+    monkeypatch.setattr(embedding_rows, "_BLOCK", block)
     asked = () if alone else (QUERIES, ASKED)
     accuracy = knn_accuracy(EMBEDDINGS, TARGET, *asked, k=k, temperature=temperature).item()
     queries, wanted = (EMBEDDINGS, TARGET) if alone else (QUERIES, ASKED)

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from lightning_losses.metrics import unit_rows
+from lightning_losses.metrics import embedding_rows
 from lightning_losses.metrics.opis import opis
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -39,7 +39,7 @@ def by_definition(embeddings, target, thresholds, beta):
 @pytest.mark.parametrize("block", [1 << 22, 20], ids=["one block", "rows two by two"])
 @pytest.mark.parametrize("beta", [1.0, 2.0])
 def test_it_is_the_definition_in_blocks_of_any_size(monkeypatch, block, beta):
-    monkeypatch.setattr(unit_rows, "_BLOCK", block)
+    monkeypatch.setattr(embedding_rows, "_BLOCK", block)
     measured = opis(EMBEDDINGS, TARGET, false_accepts=(0.1, 0.6), thresholds=7, beta=beta, worst_share=0.2)
     assert (measured.value.item(), measured.worst.item()) == pytest.approx(by_definition(EMBEDDINGS, TARGET, 7, beta))
     # The class of one sample has no utility of its own.

@@ -35,8 +35,8 @@ class TCM(EmbeddingLoss):
         ValueError: shapes or dtypes that do not fit; a target of probabilities; options out of range.
 
     Source:
-        Zhang, Fang, Hu, et al., 2023, "Threshold-Consistent Margin Loss for Open-World Deep Metric Learning",
-        arXiv:2307.04047; numbers are compared with pytorch-metric-learning.
+        Zhang, Xu, Tang, Fang, Wu, Tighe, Xing, 2023, "Threshold-Consistent Margin Loss for Open-World Deep Metric
+        Learning", arXiv:2307.04047; numbers are compared with pytorch-metric-learning.
 
     Example:
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])

@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_floating
+from lightning_losses.numerics.distances import unit_rows
 
 # Similarities in memory at once: 32 MB in float64.
 _BLOCK = 1 << 22
 
 
-def unit_rows(who: str, name: str, embeddings: Any) -> Float[Tensor, "samples d"]:
+def checked_directions(who: str, name: str, embeddings: Any) -> Float[Tensor, "samples d"]:
     """Embeddings in float64, of length 1; those of length 0 stay 0.
 
     Raises:
@@ -24,7 +24,7 @@ def unit_rows(who: str, name: str, embeddings: Any) -> Float[Tensor, "samples d"
         raise ValueError(
             f"{who}: {name} of shape {list(embeddings.shape)} came; give [samples, d], at least one of each."
         )
-    return torch.nn.functional.normalize(embeddings.double(), dim=1)
+    return unit_rows(embeddings.double())
 
 
 def class_of_each(who: str, name: str, embeddings: Tensor, target: Any) -> Int[Tensor, " samples"]:
