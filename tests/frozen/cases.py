@@ -108,6 +108,18 @@ SPECIAL: dict[str, list[tuple[str, dict[str, Any], dict[str, Any]]]] = {
         ("stages", {"stages": 2}, {"feature_maps": maps(early=(3, 8, 8), late=_LATE)}),
         ("stages, none", {"stages": 2, "reduction": "none"}, {"feature_maps": maps(early=(3, 8, 8), late=_LATE)}),
     ],
+    "PAMC": [
+        (
+            "three nodes",
+            {},
+            {
+                "embeddings": normal(3, FEATURES, seed="nodes"),
+                "target": torch.tensor([2, 0, 2]),
+                "adjacency": normal(3, 3, seed="edges").abs().triu(1),
+            },
+        ),
+        ("no edges", {}, {"adjacency": torch.zeros(BATCH, BATCH, dtype=torch.float32)}),
+    ],
     "PSKD": [(f"epoch_progress={progress}", {}, {"epoch_progress": progress}) for progress in (0.0, 1.0, 2.0)],
     "SpanCorrelation": [
         ("tokens in no span", {}, {"spans": torch.tensor([0, 0, -1, -1, 2, 2])}),
