@@ -109,6 +109,8 @@ if TYPE_CHECKING:
     from lightning_losses.losses import Hill as Hill
     from lightning_losses.losses import HLGauss as HLGauss
     from lightning_losses.losses import HybridMultilabel as HybridMultilabel
+    from lightning_losses.losses import HypCE as HypCE
+    from lightning_losses.losses import HypPC as HypPC
     from lightning_losses.losses import KLTop as KLTop
     from lightning_losses.losses import LoadBalancing as LoadBalancing
     from lightning_losses.losses import LogitAdjustment as LogitAdjustment

@@ -119,6 +119,8 @@ if TYPE_CHECKING:
     from lightning_losses.losses.margins.arcface import ArcFace as ArcFace
     from lightning_losses.losses.margins.cosface import CosFace as CosFace
     from lightning_losses.losses.margins.ebv import EBV as EBV
+    from lightning_losses.losses.margins.hyp_ce import HypCE as HypCE
+    from lightning_losses.losses.margins.hyp_pc import HypPC as HypPC
     from lightning_losses.losses.margins.madacos import MadaCos as MadaCos
     from lightning_losses.losses.margins.normalized_softmax import NormalizedSoftmax as NormalizedSoftmax
     from lightning_losses.losses.margins.unpg import UNPG as UNPG

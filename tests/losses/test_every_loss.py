@@ -44,6 +44,8 @@ CONSTANT_PARTS = {
     "reflective_label_corrector": "its focusing weight, and the labels that it adds, are constants",
     "ensloss": "its slopes are drawn; its value is another loss's",
     "group_dro": "its weights are made from the losses, without gradient",
+    "hyp_ce": "its draws have no gradient, and that by points of the ball is scaled by the metric",
+    "hyp_pc": "its gradient by points of the ball is scaled by the metric",
     "madacos": "its scale and margin are made from the batch, without gradient",
     "elr": "its targets are moved by the prediction, without gradient",
     "aldr_kl": "its temperature is made from the scores, without gradient",

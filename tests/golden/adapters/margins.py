@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_losses.losses import EBV, UNPG, ArcFace, CosFace, MadaCos, NormalizedSoftmax
+from lightning_losses.losses import EBV, UNPG, ArcFace, CosFace, HypCE, HypPC, MadaCos, NormalizedSoftmax
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.margins.unpg import negative_pairs
 from lightning_losses.networks.margin_head import MarginHead
+from lightning_losses.numerics.poincare import mobius_sum
 from tests.golden.adapter import Adapter, Params, gradients, leaf
 
 Tensors = dict[str, Tensor]
@@ -90,6 +91,41 @@ def ebv(given: Tensors, params: dict[str, Any]) -> Tensors:
     return {"loss": value, **gradients(value, features=features)}
 
 
+def hyp_ce(given: Tensors, params: dict[str, Any]) -> Tensors:
+    names = {"c": "curvature", "clip_radius": "clip_radius", "riemannian_gradient": "riemannian_gradient"}
+    with Params(params) as taken:
+        options = {ours: taken.take(theirs) for theirs, ours in names.items()}
+    classes, width = given["a"].shape
+    built = HypCE(classes, width, pseudo_negatives=False, **options).double()
+    state = {"normals": given["a"], "offsets": given["p"], "base": given["base_point"]}
+    built.head.load_state_dict(state)
+    features = leaf(given["features"])
+    value = built(features, given["target"])
+    return {
+        "loss": value,
+        "ball_points": built.head.points(features),
+        "logits_out": built.head(features),
+        **gradients(value, features=features),
+    }
+
+
+def hyp_pc(given: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as taken:
+        curvature, batch = taken.take("c"), taken.take("batch")
+    points = leaf(given["ball_points"])
+    assert len(points) == batch
+    # The embeddings that lead to these points, short enough to be left as they are.
+    length = points.detach().norm(dim=1, keepdim=True)
+    embeddings = torch.atanh(curvature**0.5 * length) / (curvature**0.5 * length) * points.detach()
+    one_class = torch.zeros(batch, dtype=torch.int64)
+    value = HypPC(curvature, clip_radius=None)(embeddings, one_class)
+    left, right = points.split(batch // 2)
+    apart = mobius_sum(-left, right, curvature).norm(dim=1)
+    of_code = (2 / curvature**0.5 * torch.atan(curvature**0.5 * apart)).sum() / batch
+    slope = gradients(of_code, code_arctan=points)
+    return {"loss_paper_artanh": value, "loss_code_arctan": of_code, **slope}
+
+
 ADAPTERS: dict[str, Adapter] = {
     "arcface": loss(
         # Degrees there, radians here.
@@ -104,6 +140,8 @@ ADAPTERS: dict[str, Adapter] = {
         lambda taken: NormalizedSoftmax(taken.take("temperature"), reduction=taken.take("reduction"))
     ),
     "ebv": ebv,
+    "hyp_ce": hyp_ce,
+    "hyp_pc": hyp_pc,
     "madacos": madacos,
     "unpg": unpg,
 }
