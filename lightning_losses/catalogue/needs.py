@@ -364,6 +364,21 @@ NEEDS = (
                 "beside such a loss, has one threshold fit all classes",
                 "lightning-losses train experiment=classify objective=tcm data=mnist5k",
             ),
+            Answer(
+                "alignment_uniformity",
+                "two views of a sample near each other, all embeddings spread out; no labels and no temperature",
+                "lightning-losses train experiment=contrastive objective=alignment_uniformity",
+            ),
+            Answer(
+                "EmbeddingEvaluation",
+                "watches recall@1, nearest class means, OPIS, uniformity and tolerance of the validation data",
+                "lightning-losses train experiment=classify callbacks=embedding_evaluation data=mnist5k",
+            ),
+            Answer(
+                "KNNEvaluation",
+                "watches how well a layer's nearest training features tell the classes",
+                "lightning-losses train experiment=classify callbacks=knn_evaluation data=mnist5k",
+            ),
         ),
     ),
     Need(

@@ -1,5 +1,6 @@
 """Watches alignment and uniformity of the embeddings of two views during training."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any
@@ -28,8 +29,9 @@ class AlignmentUniformity(Monitor):
         t: of uniformity, above 0.
         every_n_steps, folder: see `Monitor`.
 
-    Raises:
-        ValueError: a step that returns no embeddings of two views.
+    Warns:
+        UserWarning: a step that returns no embeddings of two views, as the supervised network has beside which another
+            is compared; nothing is measured of it.
 
     Source:
         Wang, Isola, 2020, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
@@ -45,6 +47,7 @@ class AlignmentUniformity(Monitor):
     power: Annotated[float, Bound(least=1)] = 2.0
     t: Positive = 2.0
     _step: int = field(init=False, default=0)
+    _warned: bool = field(init=False, default=False)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -60,10 +63,14 @@ class AlignmentUniformity(Monitor):
         if not self.due(self._step):
             return
         if not isinstance(outputs, Mapping) or not {"embeddings", "embeddings_b"} <= set(outputs):
-            raise ValueError(
-                f"{self.name}: the training step returned no 'embeddings' and 'embeddings_b'; return "
-                '{"loss": loss, "embeddings": ..., "embeddings_b": ...} for two views of the same samples.'
-            )
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{self.name}: the training step returned no 'embeddings' and 'embeddings_b', so that nothing is "
+                    "measured; return them, of two views of the same samples, beside the loss.",
+                    stacklevel=2,
+                )
+            return
         first, second = (torch.cat(rows_of_all(outputs[name].double())) for name in ("embeddings", "embeddings_b"))
         if len(first) >= 2:
             near, even = alignment(first, second, power=self.power), uniformity(first, t=self.t)

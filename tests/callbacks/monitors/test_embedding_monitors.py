@@ -115,45 +115,47 @@ def test_each_logs_its_functions_and_changes_nothing(tmp_path):
     assert dimension["network.0/dimension"] == [pytest.approx(wanted.item(), rel=1e-4)]
 
 
+def test_a_step_without_two_views_is_warned_of_once(tmp_path):
+    monitor = AlignmentUniformity(every_n_steps=1)
+    with pytest.warns(UserWarning, match="alignment_uniformity: ") as told:
+        fit(tmp_path, monitor, module=Tiny())
+    assert [str(warning.message) for warning in told if "alignment" in str(warning.message)] == [
+        "alignment_uniformity: the training step returned no 'embeddings' and 'embeddings_b', so that nothing is "
+        "measured; return them, of two views of the same samples, beside the loss."
+    ]
+    assert not monitor.steps
+
+
 def test_a_collapsed_layer_has_no_dimension():
     monitor = IntrinsicDimension(["network.0"])
     assert math.isnan(monitor.measure_layer(torch.ones(9, 2), torch.zeros(9, dtype=torch.int64))["dimension"])
 
 
 @pytest.mark.parametrize(
-    ("monitor", "module", "change", "message"),
+    ("monitor", "change", "message"),
     [
         (
-            AlignmentUniformity(),
-            Tiny(),
-            None,
-            "alignment_uniformity: the training step returned no 'embeddings' and 'embeddings_b'; return "
-            '{"loss": loss, "embeddings": ..., "embeddings_b": ...} for two views of the same samples.',
-        ),
-        (
             KNNEvaluation("network.7"),
-            None,
             None,
             "knn_evaluation: ['network.7'] came, but Viewed has no such layers; its layers are network, network.0, "
             "network.1, network.2.",
         ),
         (
             KNNEvaluation("network.1"),
-            None,
             -100,
             "knn_evaluation: no sample of the training data has a target; give data with targets, or leave this "
             "callback out.",
         ),
     ],
-    ids=["views", "layer", "no target"],
+    ids=["layer", "no target"],
 )
-def test_what_it_can_not_measure_is_refused(tmp_path, monitor, module, change, message):
+def test_what_it_can_not_measure_is_refused(tmp_path, monitor, change, message):
     given = data()
     if change is not None:
         for _, target in given[0]:
             target.fill_(change)
     with pytest.raises(ValueError) as error:
-        fit(tmp_path, monitor, module=module, given=given)
+        fit(tmp_path, monitor, given=given)
     assert str(error.value) == message
 
 
