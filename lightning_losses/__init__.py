@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lightning_losses.kernels.vocab_parallel import vocab_parallel_cross_entropy as vocab_parallel_cross_entropy
     from lightning_losses.losses import AGCE as AGCE
     from lightning_losses.losses import ALDRKL as ALDRKL
+    from lightning_losses.losses import AMCL as AMCL
     from lightning_losses.losses import AUL as AUL
     from lightning_losses.losses import BDKD as BDKD
     from lightning_losses.losses import CKA as CKA
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import ClassBalanced as ClassBalanced
     from lightning_losses.losses import ClassRelationKD as ClassRelationKD
     from lightning_losses.losses import CompSum as CompSum
+    from lightning_losses.losses import ConceptL1 as ConceptL1
     from lightning_losses.losses import ConfidencePenalty as ConfidencePenalty
     from lightning_losses.losses import CorrectnessAware as CorrectnessAware
     from lightning_losses.losses import CosFace as CosFace
@@ -106,6 +108,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import GlocalAlignment as GlocalAlignment
     from lightning_losses.losses import GroupDRO as GroupDRO
     from lightning_losses.losses import GroupKD as GroupKD
+    from lightning_losses.losses import GumbelConceptLoss as GumbelConceptLoss
     from lightning_losses.losses import Hill as Hill
     from lightning_losses.losses import HLGauss as HLGauss
     from lightning_losses.losses import HybridMultilabel as HybridMultilabel

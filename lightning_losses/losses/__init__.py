@@ -48,7 +48,9 @@ if TYPE_CHECKING:
     from lightning_losses.losses.confidence.soft_avuc import SoftAvUC as SoftAvUC
     from lightning_losses.losses.confidence.soft_binned_ece import SoftBinnedECE as SoftBinnedECE
     from lightning_losses.losses.contrastive.alignment_uniformity import AlignmentUniformity as AlignmentUniformity
+    from lightning_losses.losses.contrastive.amcl import AMCL as AMCL
     from lightning_losses.losses.contrastive.energy_confusion import EnergyConfusion as EnergyConfusion
+    from lightning_losses.losses.contrastive.gumbel_concept_loss import GumbelConceptLoss as GumbelConceptLoss
     from lightning_losses.losses.contrastive.icnn import ICNN as ICNN
     from lightning_losses.losses.contrastive.proto_triplet import ProtoTriplet as ProtoTriplet
     from lightning_losses.losses.contrastive.tcm import TCM as TCM
@@ -158,6 +160,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses.regression.hl_gauss import HLGauss as HLGauss
     from lightning_losses.losses.regression.pinball import Pinball as Pinball
     from lightning_losses.losses.regression.two_hot import TwoHot as TwoHot
+    from lightning_losses.losses.regularization.concept_l1 import ConceptL1 as ConceptL1
     from lightning_losses.losses.regularization.margin_log_penalty import MarginLogPenalty as MarginLogPenalty
     from lightning_losses.losses.regularization.mesa import MESA as MESA
     from lightning_losses.losses.regularization.rdrop import RDrop as RDrop
