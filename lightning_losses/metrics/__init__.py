@@ -17,6 +17,7 @@ from lightning_losses.metrics.brier_score import (
 )
 from lightning_losses.metrics.calibration_error import CalibrationError, calibration_error
 from lightning_losses.metrics.calibration_summary import SUMMARY, calibration_intervals, calibration_summary
+from lightning_losses.metrics.class_retrieval import ClassRetrieval, class_retrieval
 from lightning_losses.metrics.kernel_calibration_error import KernelCalibrationError, kernel_calibration_error
 from lightning_losses.metrics.named_calibration_errors import (
     AdaptiveCalibrationError,
@@ -62,6 +63,7 @@ __all__ = [
     "BrierParts",
     "BrierScore",
     "CalibrationError",
+    "ClassRetrieval",
     "ClasswiseCalibrationError",
     "ExpectedCalibrationError",
     "Interval",
@@ -85,6 +87,7 @@ __all__ = [
     "calibration_error",
     "calibration_intervals",
     "calibration_summary",
+    "class_retrieval",
     "classwise_calibration_error",
     "classwise_coverage",
     "expected_calibration_error",

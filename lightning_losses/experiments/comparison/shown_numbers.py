@@ -19,7 +19,7 @@ class Metric(NamedTuple):
     @property
     def better(self) -> Literal["higher", "lower"]:
         """Which numbers are better, of those that claims are about."""
-        return "higher" if any(word in self.name for word in ("accuracy", "F1", "precision")) else "lower"
+        return "higher" if any(word in self.name for word in ("accuracy", "F1", "precision", "recall")) else "lower"
 
     @property
     def sign(self) -> str:
@@ -67,6 +67,11 @@ _SHOWN = {
     "knn_accuracy": Metric("nearest neighbours' accuracy, %", 100, 2, most=1),
     "probe_accuracy": Metric("linear probe's accuracy, %", 100, 2, most=1),
     "val_probe_accuracy": Metric("linear probe's validation accuracy, %", 100, 2, most=1),
+    "recall_at_1": Metric("recall@1, %", 100, 2, most=1),
+    "map_at_r": Metric("mean average precision at R, %", 100, 2, most=1),
+    "opis": Metric("OPIS × 1000", 1000, 2, most=1),
+    "val_recall_at_1": Metric("validation recall@1, %", 100, 2, most=1),
+    "val_map_at_r": Metric("validation mean average precision at R, %", 100, 2, most=1),
     "coverage": Metric("coverage, %", 100, 2, most=1),
     "set_size": Metric("classes in a set", 1, 3),
     "hard_coverage": Metric("coverage of hard rows, %", 100, 2, most=1),
@@ -82,11 +87,13 @@ _SHOWN = {
 }
 # Beside the scores; `overconfidence` is the mean confidence minus the accuracy, signed.
 _FURTHER = ("balanced_accuracy", "val_accuracy", "val_nll", "overconfidence", "teacher_accuracy", "temperature")
-# Of regressions, of classifications of many labels, and of features; a comparison has them if it shows one of them.
+# Of regressions, of classifications of many labels, of features, and of embeddings; a comparison has them if it shows one
+# of them.
 TASK_METRICS = (
     "rmse", "mae", "val_rmse",
     "mean_average_precision", "micro_f1", "macro_f1", "val_mean_average_precision",
     "knn_accuracy", "probe_accuracy", "val_probe_accuracy",
+    "recall_at_1", "map_at_r", "opis", "val_recall_at_1", "val_map_at_r",
 )  # fmt: skip
 # Of conformal sets.
 SET_METRICS = ("coverage", "set_size", "hard_coverage", "worst_class_coverage", "size_stratified_violation", "empty")

@@ -20,7 +20,10 @@ from lightning_losses.experiments.config.settings import TrainSettings
 _EXTENSIONS = 3
 _KEYS = ("first_seed", "seeds", "learning_rates", "parameters", "score")
 # The scores that can choose: whether more of one is better (1) or worse (-1).
-_SIGNS = {"val_accuracy": 1, "val_nll": -1, "val_rmse": -1, "val_mean_average_precision": 1, "val_probe_accuracy": 1}
+_SIGNS = {
+    "val_accuracy": 1, "val_nll": -1, "val_rmse": -1, "val_mean_average_precision": 1, "val_probe_accuracy": 1,
+    "val_map_at_r": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
