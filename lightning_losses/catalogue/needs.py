@@ -357,12 +357,12 @@ NEEDS = (
             Answer(
                 "triplet",
                 "an anchor's positive is nearer than its negative, over all triplets of a batch or the hard ones",
-                "lightning-losses train experiment=classify objective=triplet data=mnist5k",
+                "lightning-losses train experiment=metric_learning objective=triplet",
             ),
             Answer(
                 "tcm",
                 "beside such a loss, has one threshold fit all classes",
-                "lightning-losses train experiment=classify objective=tcm data=mnist5k",
+                "lightning-losses train experiment=metric_learning objective=tcm",
             ),
             Answer(
                 "alignment_uniformity",

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.metrics.unit_rows import blocks, class_of_each, unit_rows
+from lightning_losses.metrics.embedding_rows import blocks, checked_directions, class_of_each
 
 # Two cosines that differ by less are equal.
 _TIE = 1e-9
@@ -54,7 +54,7 @@ def class_retrieval(embeddings: Float[Tensor, "samples d"], target: Int[Tensor, 
         >>> scores.recall_at_1.tolist(), scores.samples.tolist()
         ([1.0, 1.0], [0, 1])
     """
-    unit, label = unit_rows("class_retrieval", "embeddings", embeddings), target
+    unit, label = checked_directions("class_retrieval", "embeddings", embeddings), target
     label = class_of_each("class_retrieval", "target", embeddings, label)
     _, place, sizes = torch.unique(label, return_inverse=True, return_counts=True)
     others = sizes[place] - 1

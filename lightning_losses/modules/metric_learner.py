@@ -20,7 +20,7 @@ from lightning_losses.modules.classifier import (
     with_scheduler,
 )
 from lightning_losses.networks.calls import call, logits_of
-from lightning_losses.numerics.distances import unit_rows
+from lightning_losses.networks.margin_head import MarginHead
 from lightning_losses.objective import Objective
 
 
@@ -30,7 +30,7 @@ class MetricLearner(ObjectiveMixin, L.LightningModule):
     Batches are mappings of `inputs` and `target`, or tuples of the two. The objective is offered:
 
     - `embeddings`, the network's outputs, not normalised, and `target`;
-    - `logits`, their cosines with a vector for each class, which the module owns and trains, for losses with margins;
+    - `logits`, their cosines with a vector for each class (`MarginHead`), for losses with margins;
     - `layer_embeddings`, the same embeddings of features without gradient, which train the last layer alone
       (`EnergyConfusion`);
     - `embeddings_b`, those of the batch's `other_inputs`, where it has a second view.
@@ -72,14 +72,14 @@ class MetricLearner(ObjectiveMixin, L.LightningModule):
         self.objective = objective
         self.make_optimizer: OptimizerFactory = optimizer or torch.optim.AdamW
         self.make_scheduler = scheduler
-        self.class_vectors: nn.Parameter | None = None
+        self.head: MarginHead | None = None
         if objective.needs("logits"):
             if num_classes is None:
                 raise ValueError(
                     f"{type(self).__name__}: the objective takes logits; give num_classes, so that each class has a "
                     "vector."
                 )
-            self.class_vectors = nn.Parameter(torch.randn(num_classes, last_linear(network).out_features))
+            self.head = MarginHead(last_linear(network).out_features, num_classes)
         if objective.needs("layer_embeddings"):
             last_linear(network)
         self._evaluated: list[tuple[Tensor, Tensor]] = []
@@ -107,10 +107,12 @@ class MetricLearner(ObjectiveMixin, L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log what the validation split's embeddings find."""
+        super().on_validation_epoch_end()
         self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
         """Log what the test split's embeddings find."""
+        super().on_test_epoch_end()
         self._log_scores("test")
 
     def configure_optimizers(self) -> Any:
@@ -125,8 +127,8 @@ class MetricLearner(ObjectiveMixin, L.LightningModule):
             embeddings, given["layer_embeddings"] = self._with_layer(given["inputs"])
         else:
             embeddings = self(given["inputs"])
-        if self.class_vectors is not None:
-            given["logits"] = unit_rows(embeddings) @ unit_rows(self.class_vectors).mT
+        if self.head is not None:
+            given["logits"] = self.head(embeddings)
         return self.apply_objective(embeddings=embeddings, **given)
 
     def _with_layer(self, inputs: Any) -> tuple[Tensor, Tensor]:

@@ -107,14 +107,3 @@ def check_embeddings(loss: str, name: str, embeddings: Any) -> None:
         raise ValueError(
             f"{loss}: {name} of shape {list(embeddings.shape)} came; give vectors [B, D] with D of at least 1."
         )
-
-
-def check_pair(loss: str, embeddings: Any, embeddings_b: Any) -> None:
-    """Raise ``ValueError`` unless both are vectors [B, D] of the same samples."""
-    check_embeddings(loss, "embeddings", embeddings)
-    check_embeddings(loss, "embeddings_b", embeddings_b)
-    if embeddings.shape != embeddings_b.shape:
-        raise ValueError(
-            f"{loss}: embeddings_b of shape {list(embeddings_b.shape)} came with embeddings of shape "
-            f"{list(embeddings.shape)}; give both views the same samples and dimensions."
-        )

@@ -87,8 +87,7 @@ _SHOWN = {
 }
 # Beside the scores; `overconfidence` is the mean confidence minus the accuracy, signed.
 _FURTHER = ("balanced_accuracy", "val_accuracy", "val_nll", "overconfidence", "teacher_accuracy", "temperature")
-# Of regressions, of classifications of many labels, of features, and of embeddings; a comparison has them if it shows one
-# of them.
+# Of regressions, of many labels, of features, and of embeddings; a comparison has them if it shows one of them.
 TASK_METRICS = (
     "rmse", "mae", "val_rmse",
     "mean_average_precision", "micro_f1", "macro_f1", "val_mean_average_precision",

@@ -36,8 +36,8 @@ class Tuning:
         seeds: of the tuning, none of them one of the comparison's.
         learning_rates: above 0, rising.
         parameters: by the label of a run, one key of its own and the values that are tried; null for none.
-        score: the criterion, on validation data: "val_accuracy", "val_nll", "val_rmse", "val_mean_average_precision" or
-            "val_probe_accuracy".
+        score: the criterion, on validation data: "val_accuracy", "val_nll", "val_rmse", "val_mean_average_precision",
+            "val_probe_accuracy" or "val_map_at_r".
     """
 
     seeds: tuple[int, ...]

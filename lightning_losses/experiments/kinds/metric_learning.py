@@ -64,7 +64,7 @@ class MetricLearningReport:
     Attributes:
         title: one line.
         command: what starts the run again.
-        networks: the networks on the test split; the student is the last.
+        networks: the inputs themselves, and the networks, on the test split; the student is the last.
         seen: the number of classes that were trained on.
         settings: the whole configuration.
         seconds: of the run.
@@ -153,7 +153,8 @@ class MetricLearning(StudentExperiment):
             title=f"{student.label} on {data.name}, seed {self.config.seed}",
             command=self.command,
             networks=[
-                EmbeddedSplit(each, predict_logits(each.network, data.test), data.test.target) for each in trained
+                EmbeddedSplit(each, predict_logits(each.network, data.test), data.test.target)
+                for each in (Trained("inputs", "the inputs themselves", nn.Flatten(), {}, 0.0), *trained)
             ],
             seen=len(torch.unique(data.train.target)),
             settings=plain_settings(self.config),

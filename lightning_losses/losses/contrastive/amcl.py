@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.distillation.features.embedding import embedded, linear_embedding
-from lightning_losses.numerics.checks import check_pair
 from lightning_losses.numerics.distances import unit_rows
-from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.settings import Count, Positive, Weight
+from lightning_losses.numerics.vectors import alike_vectors
 
 
 class AMCL(Loss):
@@ -86,13 +85,12 @@ class AMCL(Loss):
         self, embeddings: Float[Tensor, "batch dim"], embeddings_b: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, ""]:
         """Check, project and evaluate; the class documents what."""
-        check_pair(self._identifier, embeddings, embeddings_b)
+        views = alike_vectors(self._identifier, embeddings=embeddings, embeddings_b=embeddings_b)
         with torch.autocast(embeddings.device.type, enabled=False):
-            views = [full_precision(view) for view in (embeddings, embeddings_b)]
             projected = [embedded(self._identifier, "embeddings", view, self.projections) for view in views]
             if len(embeddings) == 0:
                 return sum(view.sum() for view in projected) + torch.zeros_like(projected[0].sum())
-            of_heads = torch.cat(projected).unflatten(-1, (self.heads, self.head_dim)).unbind(dim=1)
+            of_heads = torch.cat(projected).view(-1, self.heads, self.head_dim).unbind(dim=1)
             parts = [self._of_head(unit_rows(head)) for head in of_heads]
             contrast, penalty = (torch.stack(column) for column in zip(*parts, strict=True))
             return contrast.sum() + self.regularization * penalty.mean()

@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.numerics.checks import check_pair
 from lightning_losses.numerics.counter_random import counter_normals
 from lightning_losses.numerics.distances import unit_rows
-from lightning_losses.numerics.probabilities import full_precision, log_probabilities
+from lightning_losses.numerics.probabilities import log_probabilities
 from lightning_losses.numerics.settings import Seed, Temperature
+from lightning_losses.numerics.vectors import alike_vectors
 
 
 class GumbelConceptLoss(Loss):
@@ -63,12 +63,11 @@ class GumbelConceptLoss(Loss):
         self, embeddings: Float[Tensor, "batch dim"], embeddings_b: Float[Tensor, "batch dim"], step: float
     ) -> Float[Tensor, ""]:
         """Check and evaluate; the class documents what."""
-        check_pair(self._identifier, embeddings, embeddings_b)
-        samples, concepts = full_precision(embeddings), full_precision(embeddings_b)
+        samples, concepts = alike_vectors(self._identifier, embeddings=embeddings, embeddings_b=embeddings_b)
         if len(samples) == 0:
             return samples.sum() + concepts.sum()
         with torch.autocast(samples.device.type, enabled=False):
-            scores = unit_rows(samples) @ unit_rows(concepts).to(samples.dtype).mT / self.temperature
+            scores = unit_rows(samples) @ unit_rows(concepts).mT / self.temperature
             values = [
                 -log_probabilities(self._noisy(one, step, number), self.gumbel_temperature)
                 for number, one in enumerate((scores, scores.mT))

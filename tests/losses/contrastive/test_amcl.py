@@ -57,6 +57,6 @@ def test_views_of_unlike_sizes_are_refused():
     with pytest.raises(ValueError) as refusal:
         AMCL()(torch.zeros(3, 4), torch.zeros(2, 4))
     assert str(refusal.value) == (
-        "amcl: embeddings_b of shape [2, 4] came with embeddings of shape [3, 4]; give both views the same samples and "
-        "dimensions."
+        "amcl: embeddings_b of shape [2, 4] came with embeddings of shape [3, 4]; give vectors of the same samples and "
+        "the same width."
     )
