@@ -173,6 +173,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import TruncatedGCE as TruncatedGCE
     from lightning_losses.losses import TwoHot as TwoHot
     from lightning_losses.losses import VICReg as VICReg
+    from lightning_losses.losses import WassersteinPredictiveCoding as WassersteinPredictiveCoding
     from lightning_losses.losses import WestonWatkins as WestonWatkins
     from lightning_losses.losses import ZLoss as ZLoss
     from lightning_losses.losses.adapted import Adapted as Adapted

@@ -182,6 +182,9 @@ if TYPE_CHECKING:
     from lightning_losses.losses.self_supervised.mixed_barlow_twins import MixedBarlowTwins as MixedBarlowTwins
     from lightning_losses.losses.self_supervised.negative_cosine import NegativeCosine as NegativeCosine
     from lightning_losses.losses.self_supervised.vicreg import VICReg as VICReg
+    from lightning_losses.losses.self_supervised.wasserstein_predictive_coding import (
+        WassersteinPredictiveCoding as WassersteinPredictiveCoding,
+    )
 else:
 
     def __getattr__(name: str) -> Any:
