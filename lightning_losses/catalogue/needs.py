@@ -215,6 +215,16 @@ NEEDS = (
                 "lets labels go that are said to be lacking but found likely, since they may be missing",
                 "lightning-losses train experiment=multilabel objective=hill",
             ),
+            Answer(
+                "decoupled_softmax",
+                "ranks thousands of labels, without pushing one of a sample's labels down for another",
+                "lightning-losses train experiment=extreme objective=decoupled_softmax",
+            ),
+            Answer(
+                "soft_topk_loss",
+                "asks for a sample's labels to be among its k best, in any order",
+                "lightning-losses train experiment=extreme objective=soft_topk_loss",
+            ),
         ),
     ),
     Need(
@@ -343,6 +353,16 @@ NEEDS = (
                 "lightning-losses train experiment=distill_embeddings",
                 "MRR from 0.355 to 0.424 [0.389, 0.461] on docstrings",
                 "embedding_distillation.md",
+            ),
+            Answer(
+                "mw_loss",
+                "has one threshold of the score fit all queries",
+                "lightning-losses train experiment=retrieval objective=mw_loss",
+            ),
+            Answer(
+                "maxsim",
+                "compares a vector for each token, not one for each text",
+                "MaxSim()(query_tokens, document_tokens, query_mask, document_mask)",
             ),
             Answer(
                 "supcon",

@@ -1,9 +1,10 @@
-"""The standard library's docstrings as pairs of first paragraph and rest."""
+"""The standard library's docstrings as pairs of first paragraph and rest, or of first paragraph and code."""
 
 import functools
 import hashlib
 from dataclasses import field
-from typing import Annotated, NamedTuple
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from lightning_losses.data.loading import Batch, BatchDataset, SplitData
 from lightning_losses.data.splits import split_whole
-from lightning_losses.data.stdlib_text import docstrings, source_files
+from lightning_losses.data.stdlib_text import docstrings, documented_functions, source_files
 from lightning_losses.networks.hashed_text_encoder import hashed_features
 from lightning_losses.numerics.settings import Bound, Count
 
@@ -22,7 +23,7 @@ _SHORTEST_QUERY, _SHORTEST_DOCUMENT = 15, 40
 
 
 class Pair(NamedTuple):
-    """A docstring's first paragraph, and the rest of it."""
+    """A docstring's first paragraph, and the rest of it, or the code of its function."""
 
     query: str
     document: str
@@ -55,11 +56,12 @@ class PairDataset(BatchDataset):
 
 
 class DocstringPairs(SplitData):
-    """Queries and documents from the standard library's docstrings: first paragraphs and the rest.
+    """Queries and documents from the standard library: docstrings' first paragraphs, and the rest or the code.
 
     `split_seed` fixes the order of files; each file belongs to one split. Repeated texts are used once.
 
     Args:
+        documents: "rest" of each docstring, or the "code" of its function or method, without the docstring.
         max_pairs: the largest number of pairs over all splits.
         buckets: see `hashed_features`.
         length: likewise; the student's features of a text.
@@ -83,6 +85,7 @@ class DocstringPairs(SplitData):
     drop_last = True
 
     max_pairs: Count = 2000
+    documents: Literal["rest", "code"] = "rest"
     buckets: Annotated[int, Bound(least=2)] = 8192
     length: Count = 256
     pairs: list[Pair] = field(init=False)
@@ -92,7 +95,7 @@ class DocstringPairs(SplitData):
 
     def splits(self) -> tuple[PairDataset, PairDataset, PairDataset]:
         """Read the files and assign each to one split."""
-        files = _read_pairs(self.max_pairs, self.split_seed)
+        files = _read_pairs(self.max_pairs, self.split_seed, self.documents)
         shared = split_whole(files, val_fraction=self.val_fraction, test_fraction=self.test_fraction)
         parts = [[pair for pairs in part for pair in pairs] for part in shared]
         if not all(parts):
@@ -121,7 +124,7 @@ class DocstringPairs(SplitData):
 
 
 @functools.cache
-def _read_pairs(max_pairs: int, split_seed: int) -> list[list[Pair]]:
+def _read_pairs(max_pairs: int, split_seed: int, documents: str) -> list[list[Pair]]:
     """Each file's pairs in the split's order, `max_pairs` in total; read once per process."""
     paths, seen = source_files(), set[str]()
     found: list[list[Pair]] = []
@@ -129,9 +132,9 @@ def _read_pairs(max_pairs: int, split_seed: int) -> list[list[Pair]]:
     # numpy guarantees RandomState's stream forever; a Generator's may change between versions.
     for position in np.random.RandomState(split_seed).permutation(len(paths)):
         pairs = []
-        for text in docstrings(paths[position]):
+        for text, code in _texts(paths[position], documents):
             first, _, rest = text.partition("\n\n")
-            pair = Pair(" ".join(first.split()), " ".join(rest.split()))
+            pair = Pair(" ".join(first.split()), " ".join((rest if code is None else code).split()))
             long = len(pair.query) >= _SHORTEST_QUERY and len(pair.document) >= _SHORTEST_DOCUMENT
             if long and left and not seen.intersection(pair):
                 seen.update(pair)
@@ -141,3 +144,10 @@ def _read_pairs(max_pairs: int, split_seed: int) -> list[list[Pair]]:
         if not left:
             break
     return found
+
+
+def _texts(path: Path, documents: str) -> list[tuple[str, str | None]]:
+    """A file's docstrings, each with its function's code where that is the document."""
+    if documents == "rest":
+        return [(text, None) for text in docstrings(path)]
+    return [(function.docstring, function.code) for function in documented_functions(path)]

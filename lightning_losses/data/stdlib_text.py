@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -173,12 +174,47 @@ def docstrings(path: Path) -> list[str]:
         >>> docstrings(path)[0]
         'Text wrapping and filling.'
     """
+    places = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = sorted(
+        (node for node in ast.walk(_parsed(path)) if isinstance(node, places)),
+        key=lambda node: getattr(node, "lineno", 0),
+    )
+    return [text for node in nodes if (text := ast.get_docstring(node))]
+
+
+class DocumentedFunction(NamedTuple):
+    """A function that has a docstring: the docstring, the code without it, and the names of what its body calls."""
+
+    docstring: str
+    code: str
+    calls: frozenset[str]
+
+
+def documented_functions(path: Path) -> list[DocumentedFunction]:
+    """The functions and methods of a source file that have a docstring, in order.
+
+    Example:
+        >>> path = next(path for path in source_files() if path.name == "textwrap.py")
+        >>> function = next(each for each in documented_functions(path) if each.code.startswith("def shorten"))
+        >>> sorted(function.calls), function.code.partition("\\n")[0]
+        (['TextWrapper', 'fill', 'join', 'split', 'strip'], 'def shorten(text, width, **kwargs):')
+    """
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = sorted((n for n in ast.walk(_parsed(path)) if isinstance(n, kinds)), key=lambda node: node.lineno)
+    functions = []
+    for node in nodes:
+        docstring = ast.get_docstring(node)
+        if docstring:
+            called = [part.func for part in ast.walk(node) if isinstance(part, ast.Call)]
+            names = {name for each in called if (name := getattr(each, "id", None) or getattr(each, "attr", None))}
+            # The docstring is the body's first statement.
+            node.body = node.body[1:] or [ast.Pass()]
+            functions.append(DocumentedFunction(docstring, ast.unparse(node), frozenset(names)))
+    return functions
+
+
+def _parsed(path: Path) -> ast.Module:
     with warnings.catch_warnings():
         # Old sources contain escapes that newer Pythons warn about.
         warnings.simplefilter("ignore")
-        tree = ast.parse(path.read_bytes())
-    places = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = sorted(
-        (node for node in ast.walk(tree) if isinstance(node, places)), key=lambda node: getattr(node, "lineno", 0)
-    )
-    return [text for node in nodes if (text := ast.get_docstring(node))]
+        return ast.parse(path.read_bytes())

@@ -44,6 +44,12 @@ from lightning_losses.metrics.prediction_sets import (
     set_size,
     size_stratified_violation,
 )
+from lightning_losses.metrics.ranked_labels import (
+    PrecisionAtK,
+    label_propensities,
+    precision_at_k,
+    propensity_scored_precision_at_k,
+)
 from lightning_losses.metrics.shot_accuracy import ShotAccuracy, shot_accuracy, shot_groups
 from lightning_losses.metrics.subgroup_accuracy import (
     AccuracyCurve,
@@ -71,6 +77,7 @@ __all__ = [
     "MaximumCalibrationError",
     "NegativeLogLikelihood",
     "OverconfidenceError",
+    "PrecisionAtK",
     "PredictionSetMetrics",
     "RMSCalibrationError",
     "RiskCoverage",
@@ -95,11 +102,14 @@ __all__ = [
     "interval_width",
     "kernel_calibration_error",
     "knn_accuracy",
+    "label_propensities",
     "maximum_calibration_error",
     "nearest_class_mean_accuracy",
     "negative_log_likelihood",
     "opis",
     "overconfidence_error",
+    "precision_at_k",
+    "propensity_scored_precision_at_k",
     "risk_coverage_curve",
     "rms_calibration_error",
     "set_coverage",

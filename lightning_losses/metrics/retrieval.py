@@ -39,20 +39,35 @@ def retrieval_ranks(
         >>> retrieval_ranks(torch.eye(3), torch.eye(3)[[0, 2, 1]] + 0.1).tolist()
         [1, 3, 3]
     """
-    for name, tensor in (("queries", queries), ("documents", documents)):
-        check_floating("retrieval_ranks", name, tensor)
-    if queries.ndim != 2 or queries.shape != documents.shape:
-        raise ValueError(
-            f"retrieval_ranks: queries of shape {list(queries.shape)} came with documents of shape "
-            f"{list(documents.shape)}; give [pairs, dim] twice."
-        )
-    if not bool(queries.isfinite().all() & documents.isfinite().all()):
-        raise ValueError(
-            "retrieval_ranks: embeddings hold NaN or inf, which have no rank; find the layer that produces them."
-        )
-    first, second = (torch.nn.functional.normalize(x.double(), dim=-1) for x in (queries, documents))
-    scores = first @ second.mT
+    scores = _cosines("retrieval_ranks", queries, documents)
     return (scores >= scores.diagonal().unsqueeze(-1)).sum(dim=-1)
+
+
+def pooled_auc(queries: Float[Tensor, "pairs dim"], documents: Float[Tensor, "pairs dim"]) -> Float[Tensor, ""]:
+    """The area under the ROC curve of all cosines at once: right pairs against wrong ones, of whichever query.
+
+    It asks whether one threshold serves all queries, where ranks compare the documents of each query alone: the
+    share of pairs of a right and a wrong cosine in which the right one is larger; an equal one counts half.
+
+    Args:
+        queries: the queries' embeddings.
+        documents: the documents' embeddings; the i-th belongs to the i-th query.
+
+    Returns:
+        From 0 to 1; NaN of a single pair.
+
+    Raises:
+        ValueError: as `retrieval_ranks`.
+
+    Example:
+        >>> float(pooled_auc(torch.eye(3), torch.eye(3)[[0, 2, 1]]))  # of 3 right cosines one is 1, of 6 wrong ones two
+        0.5
+    """
+    scores = _cosines("pooled_auc", queries, documents)
+    wrong = scores[~torch.eye(len(scores), dtype=torch.bool, device=scores.device)].sort().values
+    right = scores.diagonal().contiguous()
+    below, level = (torch.searchsorted(wrong, right, right=side).double() for side in (False, True))
+    return (below + level).mean() / 2 / len(wrong)
 
 
 def retrieval_scores(ranks: Float[Tensor, "seeds pairs"] | Int[Tensor, "seeds pairs"]) -> dict[str, RetrievalScore]:
@@ -81,3 +96,19 @@ def retrieval_scores(ranks: Float[Tensor, "seeds pairs"] | Int[Tensor, "seeds pa
         ends = mean_interval(per_query)
         scores[name] = RetrievalScore(float(per_query.mean()), float(ends.low), float(ends.high))
     return scores
+
+
+def _cosines(
+    who: str, queries: Float[Tensor, "pairs dim"], documents: Float[Tensor, "pairs dim"]
+) -> Float[Tensor, "pairs pairs"]:
+    for name, tensor in (("queries", queries), ("documents", documents)):
+        check_floating(who, name, tensor)
+    if queries.ndim != 2 or queries.shape != documents.shape:
+        raise ValueError(
+            f"{who}: queries of shape {list(queries.shape)} came with documents of shape "
+            f"{list(documents.shape)}; give [pairs, dim] twice."
+        )
+    if not bool(queries.isfinite().all() & documents.isfinite().all()):
+        raise ValueError(f"{who}: embeddings hold NaN or inf, which have no rank; find the layer that produces them.")
+    first, second = (torch.nn.functional.normalize(x.double(), dim=-1) for x in (queries, documents))
+    return first @ second.mT

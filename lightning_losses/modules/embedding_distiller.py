@@ -33,7 +33,8 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
       teacher's vectors of the same texts;
     - `logits`, [B, B]: each query's cosine with every document, times `scale`; `teacher_logits`: the same from the
       teacher;
-    - `target`, [B]: the position of each query's own document.
+    - `target`, [B]: the position of each query's own document;
+    - `embeddings`, [B, D]: the encoder's vectors of the queries, and `embeddings_b` those of their documents.
 
     With several processes the documents are those of all processes, unless `gather_batches` says otherwise. In
     validation each query is ranked among the documents of its batch. In a batch of one pair the document is certain:
@@ -91,6 +92,8 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
         return self.apply_objective(
             index=batch["index"],
             features=torch.cat([queries, documents]),
+            embeddings=queries,
+            embeddings_b=documents,
             logits=self._similarities(queries, documents),
             target=self._first_of_all(len(queries)) + torch.arange(len(queries), device=queries.device),
         )

@@ -40,9 +40,13 @@ class MultiLabelClassifier(Classifier):
 
     def __init__(self, network: nn.Module, objective: Objective, num_classes: int, **options: Any) -> None:
         super().__init__(network, objective, num_classes, **options)
-        metrics = MetricCollection(metrics_of(num_classes))
+        metrics = MetricCollection(self.metrics(num_classes))
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
+
+    def metrics(self, num_classes: int) -> dict[str, Any]:
+        """What validation and test log beside the loss, by name."""
+        return metrics_of(num_classes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The objective of one batch."""

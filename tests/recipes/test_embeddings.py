@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import re
 import sys
 
 import pytest
@@ -119,6 +120,13 @@ def test_splits_share_no_text():
     assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
     assert sum(map(len, parts)) == 2 * len(data.pairs) == 600
     assert [data.pairs[i] for i in data.test.index.tolist()] == data.test.pairs
+
+
+def test_a_document_may_be_the_code_of_the_function():
+    data = DocstringPairs(batch_size=8, max_pairs=60, documents="code")
+    data.setup()
+    assert all(re.match(r"(@\S+ .*)?(async )?def \w+\(", pair.document) for pair in data.pairs)
+    assert not any(pair.query in pair.document for pair in data.pairs)
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):

@@ -6,6 +6,9 @@ from typing import Literal, NamedTuple
 from lightning_losses.experiments.evidence.claims import Finding
 from lightning_losses.experiments.evidence.seed_interval import SeedInterval
 
+# A word of each name of which more is better.
+_HIGHER = ("accuracy", "F1", "precision", "recall", "reciprocal rank", "under the ROC")
+
 
 class Metric(NamedTuple):
     """The display of a number: its name and unit, its factor, its number of decimals, and its range."""
@@ -19,7 +22,7 @@ class Metric(NamedTuple):
     @property
     def better(self) -> Literal["higher", "lower"]:
         """Which numbers are better, of those that claims are about."""
-        return "higher" if any(word in self.name for word in ("accuracy", "F1", "precision", "recall")) else "lower"
+        return "higher" if any(word in self.name for word in _HIGHER) else "lower"
 
     @property
     def sign(self) -> str:
@@ -72,6 +75,18 @@ _SHOWN = {
     "opis": Metric("OPIS × 1000", 1000, 2, most=1),
     "val_recall_at_1": Metric("validation recall@1, %", 100, 2, most=1),
     "val_map_at_r": Metric("validation mean average precision at R, %", 100, 2, most=1),
+    **{f"precision_at_{k}": Metric(f"precision at {k}, %", 100, 2, most=1) for k in (1, 3, 5)},
+    **{
+        f"propensity_scored_precision_at_{k}": Metric(f"propensity-scored precision at {k}, %", 100, 2, most=1)
+        for k in (1, 3, 5)
+    },
+    "val_precision_at_1": Metric("validation precision at 1, %", 100, 2, most=1),
+    "val_precision_at_5": Metric("validation precision at 5, %", 100, 2, most=1),
+    "mrr": Metric("mean reciprocal rank, %", 100, 2, most=1),
+    "mrr_before": Metric("mean reciprocal rank before training, %", 100, 2, most=1),
+    "val_mrr": Metric("validation mean reciprocal rank, %", 100, 2, most=1),
+    "recall_at_10": Metric("recall@10, %", 100, 2, most=1),
+    "pooled_auc": Metric("area under the ROC curve, %", 100, 2, most=1),
     "coverage": Metric("coverage, %", 100, 2, most=1),
     "set_size": Metric("classes in a set", 1, 3),
     "hard_coverage": Metric("coverage of hard rows, %", 100, 2, most=1),
@@ -87,12 +102,16 @@ _SHOWN = {
 }
 # Beside the scores; `overconfidence` is the mean confidence minus the accuracy, signed.
 _FURTHER = ("balanced_accuracy", "val_accuracy", "val_nll", "overconfidence", "teacher_accuracy", "temperature")
-# Of regressions, of many labels, of features, and of embeddings; a comparison has them if it shows one of them.
+# Of regressions, of many labels and of very many, of features, of embeddings and of retrieval; a comparison has them if
+# it shows one of them.
 TASK_METRICS = (
     "rmse", "mae", "val_rmse",
     "mean_average_precision", "micro_f1", "macro_f1", "val_mean_average_precision",
     "knn_accuracy", "probe_accuracy", "val_probe_accuracy",
     "recall_at_1", "map_at_r", "opis", "val_recall_at_1", "val_map_at_r",
+    "precision_at_1", "precision_at_3", "precision_at_5", "val_precision_at_1", "val_precision_at_5",
+    "propensity_scored_precision_at_1", "propensity_scored_precision_at_3", "propensity_scored_precision_at_5",
+    "mrr", "mrr_before", "val_mrr", "recall_at_10", "pooled_auc",
 )  # fmt: skip
 # Of conformal sets.
 SET_METRICS = ("coverage", "set_size", "hard_coverage", "worst_class_coverage", "size_stratified_violation", "empty")

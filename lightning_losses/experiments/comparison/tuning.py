@@ -22,7 +22,7 @@ _KEYS = ("first_seed", "seeds", "learning_rates", "parameters", "score")
 # The scores that can choose: whether more of one is better (1) or worse (-1).
 _SIGNS = {
     "val_accuracy": 1, "val_nll": -1, "val_rmse": -1, "val_mean_average_precision": 1, "val_probe_accuracy": 1,
-    "val_map_at_r": 1,
+    "val_map_at_r": 1, "val_precision_at_1": 1, "val_precision_at_5": 1, "val_mrr": 1,
 }  # fmt: skip
 
 
@@ -37,7 +37,7 @@ class Tuning:
         learning_rates: above 0, rising.
         parameters: by the label of a run, one key of its own and the values that are tried; null for none.
         score: the criterion, on validation data: "val_accuracy", "val_nll", "val_rmse", "val_mean_average_precision",
-            "val_probe_accuracy" or "val_map_at_r".
+            "val_probe_accuracy", "val_map_at_r", "val_precision_at_1", "val_precision_at_5" or "val_mrr".
     """
 
     seeds: tuple[int, ...]

@@ -7,6 +7,11 @@ from torch import Tensor
 
 from lightning_losses.losses import DecoupledSoftmax, MultilabelInfoNCE, SoftTopKLoss, TripletOHNM
 from lightning_losses.losses.base import Loss
+from lightning_losses.metrics.ranked_labels import (
+    label_propensities,
+    precision_at_k,
+    propensity_scored_precision_at_k,
+)
 from lightning_losses.numerics.maxsim import maxsim
 from lightning_losses.numerics.soft_topk import log_soft_topk, soft_topk
 from tests.golden.adapter import Adapter, Params, gradients, leaf
@@ -62,10 +67,24 @@ def scores_of_tokens(inputs: Tensors, params: dict[str, Any]) -> Tensors:
     return {"scores_matrix": maxsim(inputs["queries"], inputs["documents"], None, inputs["document_mask"])}
 
 
+def rankings(inputs: Tensors, params: dict[str, Any]) -> Tensors:
+    with Params(params) as given:
+        a, b, ks = given.take("A"), given.take("B"), range(1, given.take("k") + 1)
+    train = inputs["training_relevance"]
+    propensities = label_propensities(train.sum(dim=0), len(train), a=a, b=b)
+    scores, labels = inputs["scores"], inputs["relevance"]
+    return {
+        "inverse_propensities": 1 / propensities,
+        "psprecision": torch.stack([propensity_scored_precision_at_k(scores, labels, propensities, k) for k in ks]),
+        "precision": torch.stack([precision_at_k(scores, labels, k).mean() for k in ks]),
+    }
+
+
 ADAPTERS: dict[str, Adapter] = {
     "decoupled_softmax": dexml("decoupled-softmax"),
     "maxsim": scores_of_tokens,
     "multilabel_infonce": dexml("softmax"),
+    "propensity_scored_precision": rankings,
     "soft_topk": operator,
     "soft_topk_loss": dexml("topk"),
     "triplet_ohnm": triplet_ohnm,
