@@ -140,6 +140,8 @@ def shortened(program, overrides):
     elif experiment in ("contrastive", "contrastive_images", "moving_target"):
         short += ["data=digits", "model=small_cnn", "contrastive.seeds=[0]"]
         short += ["modules.student.augmentation=${contrastive.views.image}"]
+    elif experiment == "sparse_autoencoder":
+        short += ["data=digits", "model=small_cnn", "sparse_codes.seeds=[0]", "sparse_codes.epochs=1"]
     elif "data" not in chosen and "overlap" not in chosen.get("comparison", ""):
         short += ["data=digits"]
     if "-m" in overrides:

@@ -1,0 +1,191 @@
+"""Explains a classifier's hidden states by sparse autoencoders of several choices, with several seeds."""
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from lightning_losses.checkpoints.process_states import first_process
+from lightning_losses.checkpoints.resumption import check_resumption
+from lightning_losses.diagnostics.sparse_codes import explained_variance, latent_frequencies
+from lightning_losses.experiments.comparison.judged_claims import judged_claims
+from lightning_losses.experiments.comparison.shown_numbers import shown, spread
+from lightning_losses.experiments.config.check_config import ConfigError
+from lightning_losses.experiments.config.instantiate import instantiate
+from lightning_losses.experiments.evidence.claims import Claim, findings
+from lightning_losses.experiments.evidence.seed_interval import SeedInterval, seed_interval
+from lightning_losses.experiments.kinds.self_supervised import frozen_features
+from lightning_losses.experiments.launch import Experiment
+from lightning_losses.experiments.loggers.loggers import plain_settings
+from lightning_losses.experiments.page import Page, Table
+from lightning_losses.experiments.training.training import Training, training_of
+from lightning_losses.networks.projected_encoder import without_head
+from lightning_losses.networks.sparse_autoencoder import SparseAutoencoder
+from lightning_losses.objective import Objective
+from lightning_losses.plots.seed_intervals import seed_intervals
+
+CODE_METRICS = ("dead_share", "unexplained_variance", "latents_per_sample")
+
+
+class SparseCoding(Experiment):
+    """A classifier of each seed, and a sparse autoencoder of each choice on its hidden states."""
+
+    def classifiers(self) -> list[Training]:
+        """The classifier of each seed, which also draws the split."""
+        config = self.config
+        if not config.sparse_codes.seeds or not config.sparse_codes.choices:
+            raise ConfigError("sparse_codes: no seeds or no choices came; give at least one of each.")
+        data = OmegaConf.to_container(config.data, resolve=True)
+        assert isinstance(data, dict)
+        return [
+            training_of(
+                config,
+                f"classifier-{seed}",
+                config.modules.student,
+                data=OmegaConf.create({**data, "split_seed": seed}),
+                seed=seed,
+            )
+            for seed in config.sparse_codes.seeds
+        ]
+
+    def claims(self) -> tuple[list[Claim], dict[str, float]]:
+        """What is claimed of the choices, and which differences would matter."""
+        plain: Any = OmegaConf.to_container(self.config.sparse_codes, resolve=True)
+        claims = [Claim.read(node) for node in plain["claims"]]
+        numbers = {name: {metric: [0.0, 1.0, 2.0] for metric in CODE_METRICS} for name in plain["choices"]}
+        findings(claims, {"": numbers}, plain["margins"])
+        return claims, plain["margins"]
+
+    def rehearse(self) -> None:
+        """Take a step of the first classifier and of every autoencoder, and read the claims."""
+        self.claims()
+        first, *others = self.classifiers()
+        first.rehearse(self.resumed)
+        for choice in self.config.sparse_codes.choices:
+            self._autoencoder(torch.randn(4, 3), choice, seed=0, epochs=1)
+        if self.resumed is not None:
+            for training in others:
+                check_resumption(self.resumed / training.name, training.identity, training.build())
+
+    def perform(self, folder: Path) -> dict[str, dict[str, list[float]]] | None:
+        """Train, measure and report; the numbers by choice, one a seed. None in further processes."""
+        started = time.perf_counter()
+        choices = list(self.config.sparse_codes.choices)
+        values: dict[str, dict[str, list[float]]] = {run: {name: [] for name in CODE_METRICS} for run in choices}
+        sizes = (0, 0, 0)
+        for training in self.classifiers():
+            trained = training.run(folder / "checkpoints", resume=self.config.resume is not None)
+            encoder = copy.deepcopy(trained.network)
+            without_head(encoder)
+            data = training.datamodule
+            train, test = (frozen_features(encoder, split.inputs) for split in (data.train, data.test))
+            # So that one learning rate fits hidden states of any size.
+            middle, size = train.mean(dim=0), train.std()
+            train, test = (train - middle) / size, (test - middle) / size
+            sizes = (*train.shape, len(test))
+            for choice in choices:
+                network = self._autoencoder(train, choice, training.seed, self.config.sparse_codes.epochs)
+                for name, value in code_numbers(network, train, test).items():
+                    values[choice][name].append(value)
+        if not first_process():
+            return None
+        taken = time.perf_counter() - started
+        page = self._page(values, sizes, taken)
+        page.write(folder / "report")
+        page.show(taken, folder / "report")
+        return values
+
+    def _autoencoder(
+        self, hidden: Float[Tensor, "samples features"], choice: str, seed: int, epochs: int
+    ) -> SparseAutoencoder:
+        """A trained autoencoder; the same seed gives all choices the same first weights and batches."""
+        settings = self.config.sparse_codes
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = SparseAutoencoder(
+                hidden.shape[1], settings.latents, settings.k, choice, dead_after=settings.dead_after  # type: ignore[arg-type]
+            )  # fmt: skip
+            objective = instantiate(self.config.objective)
+            trained_autoencoder(network, objective, hidden, epochs, settings.batch_size, settings.lr)
+        return network
+
+    def _page(self, values: Mapping[str, Mapping[str, Sequence[float]]], sizes: Sequence[int], taken: float) -> Page:
+        claims, margins = self.claims()
+        judged = judged_claims(claims, values, margins)
+        rows = [
+            [choice, *(spread(seed_interval(numbers[metric]), metric) for metric in CODE_METRICS)]
+            for choice, numbers in values.items()
+        ]
+        panels = {
+            shown(metric).name: {
+                run: [SeedInterval(*(shown(metric).factor * end for end in seed_interval(numbers[metric])))]
+                for run, numbers in values.items()
+            }
+            for metric in CODE_METRICS
+        }
+        note = self._note(*sizes)
+        seeds = ", ".join(map(str, self.config.sparse_codes.seeds))
+        return Page(
+            title=f"Sparse autoencoders of hidden states on {self.classifiers()[0].datamodule.name}, seeds {seeds}",
+            command=self.command,
+            body=[
+                Table(["choice", *(shown(metric).name for metric in CODE_METRICS)], rows),
+                note,
+                "\n".join(one.markdown() for one in judged),
+                "![codes](codes.png)",
+            ],
+            said=[note, *map(str, judged)],
+            numbers={"seconds": taken, "values": values, "claims": [one.plain() for one in judged]},
+            settings=plain_settings(self.config),
+            figures={"codes.png": lambda: seed_intervals(panels, stages=["test"])},
+        )
+
+    def _note(self, train: int, features: int, test: int) -> str:
+        settings = self.config.sparse_codes
+        seeds = len(settings.seeds)
+        return (
+            f"{seeds} seed{'s' * (seeds > 1)}, each with its own split and classifier: means and Student's 95 % "
+            f"intervals. {settings.latents:,} latents explain hidden states of width {features}, {settings.k} of them "
+            f"a sample in training, on {train:,} training rows. Measured in evaluation mode: a latent is dead if no "
+            f"training row uses it; the variance that is left, and the latents that a sample uses, are of {test:,} "
+            "test rows."
+        )
+
+
+def trained_autoencoder(
+    network: SparseAutoencoder,
+    objective: Objective,
+    hidden: Float[Tensor, "samples features"],
+    epochs: int,
+    batch_size: int,
+    lr: float,
+) -> None:
+    """Train an autoencoder on hidden states in memory, by Adam, and leave it in evaluation mode."""
+    optimizer = torch.optim.Adam([*network.train().parameters(), *objective.parameters()], lr=lr)
+    network.constrain(optimizer)
+    for _ in range(epochs):
+        for rows in torch.split(torch.randperm(len(hidden)), batch_size):
+            optimizer.zero_grad()
+            objective(**network(hidden[rows])).total.backward()
+            optimizer.step()
+    network.eval()
+
+
+@torch.no_grad()
+def code_numbers(
+    network: SparseAutoencoder, train: Float[Tensor, "samples features"], test: Float[Tensor, "rows features"]
+) -> dict[str, float]:
+    """The share of latents that no training row uses; the test rows' unexplained variance, and the latents they use."""
+    frequencies = latent_frequencies(network(train)["codes"])
+    output = network(test)
+    return {
+        "dead_share": float((frequencies == 0).double().mean()),
+        "unexplained_variance": 1 - float(explained_variance(test, output["reconstruction"])),
+        "latents_per_sample": float((output["codes"] > 0).double().sum(dim=1).mean()),
+    }
