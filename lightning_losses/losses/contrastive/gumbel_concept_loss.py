@@ -32,7 +32,8 @@ class GumbelConceptLoss(Loss):
         loss_seed: of the noise, at least 0.
 
     Shapes:
-        embeddings: [B, D] of samples, not normalised; embeddings_b: [B, D] of their concepts' texts; step: a scalar.
+        embeddings: [B, D] of samples, not normalised; embeddings_b: [B, D] of their concepts' texts; step: a scalar, 0
+        without one.
 
     Returns:
         A scalar, at least 0.
@@ -60,7 +61,7 @@ class GumbelConceptLoss(Loss):
     loss_seed: Seed = 0
 
     def forward(
-        self, embeddings: Float[Tensor, "batch dim"], embeddings_b: Float[Tensor, "batch dim"], step: float
+        self, embeddings: Float[Tensor, "batch dim"], embeddings_b: Float[Tensor, "batch dim"], step: float = 0.0
     ) -> Float[Tensor, ""]:
         """Check and evaluate; the class documents what."""
         samples, concepts = alike_vectors(self._identifier, embeddings=embeddings, embeddings_b=embeddings_b)
