@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning_losses.callbacks.companions.class_means import ClassMeans as ClassMeans
     from lightning_losses.callbacks.companions.deferred_reweighting import DeferredReweighting as DeferredReweighting
     from lightning_losses.callbacks.companions.domain_weights import DomainWeights as DomainWeights
+    from lightning_losses.callbacks.companions.ngame_clusters import NGAMEClusters as NGAMEClusters
     from lightning_losses.callbacks.interventions.grokfast import Grokfast as Grokfast
     from lightning_losses.callbacks.interventions.numerics_guard import NumericsGuard as NumericsGuard
     from lightning_losses.callbacks.interventions.orthogonal_gradient import OrthogonalGradient as OrthogonalGradient

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -17,6 +18,7 @@ from lightning_losses.data.splits import split_whole
 from lightning_losses.data.stdlib_text import docstrings, documented_functions, source_files
 from lightning_losses.networks.hashed_text_encoder import hashed_features
 from lightning_losses.numerics.settings import Bound, Count
+from lightning_losses.samplers.ngame_sampler import NGAMESampler
 
 # Shorter texts are too hard to tell apart.
 _SHORTEST_QUERY, _SHORTEST_DOCUMENT = 15, 40
@@ -63,6 +65,8 @@ class DocstringPairs(SplitData):
     Args:
         documents: "rest" of each docstring, or the "code" of its function or method, without the docstring.
         max_pairs: the largest number of pairs over all splits.
+        curriculum: the epochs at which the training batches' samples lie closer together, as `NGAMESampler` takes them;
+            it needs the callback `NGAMEClusters`. None: batches are random.
         buckets: see `hashed_features`.
         length: likewise; the student's features of a text.
         batch_size, ...: see `SplitData`.
@@ -86,6 +90,7 @@ class DocstringPairs(SplitData):
 
     max_pairs: Count = 2000
     documents: Literal["rest", "code"] = "rest"
+    curriculum: Sequence[int] | None = None
     buckets: Annotated[int, Bound(least=2)] = 8192
     length: Count = 256
     pairs: list[Pair] = field(init=False)
@@ -113,6 +118,15 @@ class DocstringPairs(SplitData):
         self.setup()
         splits = [(len(split), split.pairs) for split in (self.train, self.val, self.test)]
         return hashlib.sha256(repr(splits).encode()).hexdigest()
+
+    def shuffled(self, batch_size: int, world: int, rank: int) -> DataLoader[Batch]:
+        """This process's share of the training pairs, in random batches or in those of the curriculum."""
+        if self.curriculum is None:
+            return super().shuffled(batch_size, world, rank)
+        planned = NGAMESampler(
+            len(self.train), batch_size * world, world, rank, self.seed, curriculum=list(self.curriculum)
+        )
+        return self.loader(self.train, batch_size, planned)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation split as one batch on every process, so that each query is compared with all documents."""

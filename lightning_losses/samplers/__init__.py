@@ -4,6 +4,7 @@ from lightning_losses.samplers.class_balanced_sampler import ClassBalancedSample
 from lightning_losses.samplers.ddk_sampler import DomainSampler, initial_domain_weights, updated_domain_weights
 from lightning_losses.samplers.difference_sampling import difference_sampling, difference_scores
 from lightning_losses.samplers.disjoint_pseudo_label_sampler import DisjointPseudoLabelSampler, pseudo_labels
+from lightning_losses.samplers.ngame_sampler import NGAMESampler, balanced_clusters
 from lightning_losses.samplers.prototype_sampling import (
     SampledFeatures,
     hardness_aware_prototype_sampling,
@@ -17,8 +18,10 @@ __all__ = [
     "ClassBalancedSampler",
     "DisjointPseudoLabelSampler",
     "DomainSampler",
+    "NGAMESampler",
     "QueryDistribution",
     "SampledFeatures",
+    "balanced_clusters",
     "difference_sampling",
     "difference_scores",
     "hardness_aware_prototype_sampling",
