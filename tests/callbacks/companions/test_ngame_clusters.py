@@ -10,7 +10,11 @@ from lightning_losses.data.resumable import ResumableLoader
 from lightning_losses.samplers import NGAMESampler
 
 INPUTS = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
-pytestmark = pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
+    # The run that goes on writes no checkpoints.
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+]
 
 
 class Embeds(L.LightningModule):
