@@ -18,6 +18,7 @@ from lightning_losses.losses.kinds import EmbeddingLoss
 from lightning_losses.numerics import probabilities
 from lightning_losses.numerics.checks import debug
 from lightning_losses.objective import Objective
+from tests.each import each
 from tests.losses.examples import (
     BATCH,
     CLASSES,
@@ -108,7 +109,7 @@ def some_rows(values, rows):
 
 
 @those()
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@each("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_inputs_are_widened(loss, dtype):
     module = build(loss).float()
     values = {**tensors(loss), **{name: value.to(dtype) for name, value in floating(tensors(loss)).items()}}
@@ -258,7 +259,7 @@ def test_probabilities_that_are_all_0_are_as_if_absent(loss):
 
 
 @those("target", options=["ignore_index"])
-@pytest.mark.parametrize("garbage", [torch.nan, torch.inf, -torch.inf])
+@each("garbage", [torch.nan, torch.inf, -torch.inf])
 def test_ignored_rows_may_hold_anything(loss, garbage):
     module, values = build(loss), tensors(loss)
     values["target"][1] = -100
@@ -348,10 +349,12 @@ def test_reductions_agree(loss):
 
 
 @those("logits")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("who", ["logits", "teacher_logits", "both"])
+@each("dtype", [torch.float32, torch.float64])
+@each("who", ["logits", "teacher_logits", "both"])
 def test_huge_logits_are_finite(loss, who, dtype):
     values = tensors(loss)
+    if "teacher_logits" not in values and who != "logits":
+        return
     for name in ("logits", "teacher_logits"):
         if name in values and who in (name, "both"):
             values[name] = values[name].sign() * 1e4
@@ -360,7 +363,7 @@ def test_huge_logits_are_finite(loss, who, dtype):
 
 
 @those("logits")
-@pytest.mark.parametrize("masked", [(0,), (0, 1, 2)], ids=["one", "all but two"])
+@each("masked", [(0,), (0, 1, 2)])
 def test_masked_classes_are_finite(loss, masked):
     values = tensors(loss)
     for name in ("logits", "teacher_logits"):
@@ -378,8 +381,8 @@ def test_masked_classes_are_finite(loss, masked):
 
 
 @those("teacher_logits")
-@pytest.mark.parametrize("teacher", ["one-hot", "uniform"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@each("teacher", ["one-hot", "uniform"])
+@each("dtype", [torch.float32, torch.float64])
 def test_extreme_teachers_are_finite(loss, teacher, dtype):
     values = tensors(loss)
     values["teacher_logits"] = torch.zeros_like(values["teacher_logits"])
@@ -414,7 +417,7 @@ def test_what_is_not_a_number_makes_the_value_so(loss):
 
 
 @those("target")
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int16, torch.int32], ids=str)
+@each("dtype", [torch.bool, torch.uint8, torch.int16, torch.int32])
 def test_classes_are_int64_and_nothing_else(loss, dtype):
     values = tensors(loss)
     with pytest.raises(ValueError, match="int64"):
@@ -430,7 +433,7 @@ def test_a_target_that_is_no_number_is_refused(loss):
 
 
 @those("target")
-@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+@each("wrong", [torch.nan, torch.inf])
 def test_a_target_that_is_no_number_makes_the_value_so_where_none_is_read(loss, wrong, monkeypatch):
     """As on a device that nothing waits for: such a row has a largest class too."""
     monkeypatch.setattr(probabilities, "_read", lambda *_: None)
@@ -487,7 +490,7 @@ def test_integer_logits_are_refused(loss):
 
 
 @those("target", but=OF_ANY_LABELS)
-@pytest.mark.parametrize("bad", [CLASSES, -1])
+@each("bad", [CLASSES, -1])
 def test_target_out_of_range_is_refused(loss, bad, monkeypatch):
     values = tensors(loss)
     values["target"][0] = bad
@@ -495,8 +498,8 @@ def test_target_out_of_range_is_refused(loss, bad, monkeypatch):
     with pytest.raises(ValueError, match=told):
         build(loss)(**values)
     # What can't be read for free is read under debug.
-    monkeypatch.setattr("lightning_losses.numerics.probabilities._read", lambda *_: None)
-    with debug(), pytest.raises(ValueError, match=told):
+    with monkeypatch.context() as patch, debug(), pytest.raises(ValueError, match=told):
+        patch.setattr("lightning_losses.numerics.probabilities._read", lambda *_: None)
         build(loss)(**values)
 
 
@@ -508,10 +511,10 @@ def test_a_missing_target_is_refused(loss):
 
 
 @those("logits", "target", but=("crd",))
-@pytest.mark.parametrize("change", [lambda p: p - 0.5, lambda p: 2 * p, lambda p: p / 2], ids=["below 0", "2", "1/2"])
-def test_a_target_that_is_no_probability_is_refused(loss, change):
+@each("factor", [-0.5, 2, 0.5])
+def test_a_target_that_is_no_probability_is_refused(loss, factor):
     values = tensors(loss)
-    values["target"] = change(values["logits"].softmax(dim=-1))
+    values["target"] = factor * values["logits"].softmax(dim=-1)
     told = rf"^({loss.identifier()}|ofa_kd): (target holds -|a row of target adds up to).*give probabilities"
     with pytest.raises(ValueError, match=told):
         build(loss)(**values)
@@ -573,14 +576,14 @@ def test_one_class_is_refused(loss):
 
 
 @those(options=["temperature"])
-@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), "4"])
+@each("bad", [0, -1.0, float("nan"), float("inf"), "4"])
 def test_bad_temperature_is_refused(loss, bad):
     with pytest.raises(ValueError, match=rf"^{loss.identifier()}: temperature={bad!r}"):
         build(loss, temperature=bad)
 
 
 @those(options=["reduction"])
-@pytest.mark.parametrize("bad", ["average", None])
+@each("bad", ["average", None])
 def test_unknown_reduction_is_refused(loss, bad):
     with pytest.raises(ValueError, match=rf"^{loss.identifier()}: reduction={bad!r} came; choose one of 'mean'"):
         build(loss, reduction=bad)
