@@ -99,23 +99,25 @@ def opis(
         nothing = unit.new_full((int(several.sum()), thresholds), torch.nan)
         return OPIS(nothing.mean(), nothing.mean(), nothing[0], nothing, names[several])
 
-    apart = torch.zeros(2 * _UNITS + 1, dtype=torch.int64, device=unit.device)
+    # The last bin is that of pairs of one class.
+    apart = torch.zeros(2 * _UNITS + 2, dtype=torch.int64, device=unit.device)
     for _, distance, same in _distances(unit, label):
-        apart += torch.bincount((distance[~same] * _UNITS).long(), minlength=len(apart))
-    accepts, pairs = apart.cumsum(dim=0), int(apart.sum())
+        units = distance.mul(_UNITS).long().masked_fill_(same, len(apart) - 1)
+        apart += torch.bincount(units.flatten(), minlength=len(apart))
+    accepts = apart[:-1].cumsum(dim=0)
+    pairs = int(accepts[-1])
     # The first distances, rounded up to units, within which the wanted shares lie.
     ends = [(int((accepts < share * pairs * (1 - 1e-12)).sum()) + 1) / _UNITS for share in false_accepts]
     at = torch.linspace(ends[0], ends[1], thresholds, dtype=unit.dtype, device=unit.device)
     # How many pairs of each class lie below each threshold, but not below the one before.
     bins = len(names) * (thresholds + 1)
-    within, across = torch.zeros(2, bins, dtype=torch.int64, device=unit.device)
+    counts = torch.zeros(2 * bins, dtype=torch.int64, device=unit.device)
     for rows, distance, same in _distances(unit, label):
-        place = label[rows].unsqueeze(1) * (thresholds + 1) + torch.bucketize(distance, at)
-        within += torch.bincount(place[same], minlength=bins)
-        across += torch.bincount(place[~same], minlength=bins)
-    accepted, wrongly = (
+        place = torch.bucketize(distance, at).add_(label[rows].unsqueeze(1) * (thresholds + 1))
+        counts += torch.bincount(place.add_(same, alpha=bins).flatten(), minlength=2 * bins)
+    wrongly, accepted = (
         part.view(len(names), thresholds + 1)[several].cumsum(dim=1)[:, :thresholds].double()
-        for part in (within, across)
+        for part in counts.view(2, bins)
     )
     own = count[several].double().unsqueeze(1)
     sensitivity, specificity = accepted / (own * (own - 1)), 1 - wrongly / (own * (len(label) - own))
