@@ -36,7 +36,8 @@ class MetricLearner(ObjectiveMixin, L.LightningModule):
     - `embeddings_b`, those of the batch's `other_inputs`, where it has a second view.
 
     Validation and test log the objective as ``loss``, and of the whole split, whose classes may be others than those of
-    training, ``recall_at_1``, ``map_at_r`` and ``opis``.
+    training, ``recall_at_1``, ``map_at_r`` and ``opis``; on several processes the mean of what each finds in its own
+    share, which is the whole split with the library's data.
 
     Args:
         network: maps `inputs` to embeddings [B, E]; its last layer is linear.
@@ -149,7 +150,7 @@ class MetricLearner(ObjectiveMixin, L.LightningModule):
         if parts:
             embeddings, target = (torch.cat(column) for column in zip(*parts, strict=True))
             scores = embedding_scores(embeddings.float(), target)
-            self.log_dict({f"{stage}/{name}": value for name, value in scores.items()})
+            self.log_dict({f"{stage}/{name}": value for name, value in scores.items()}, sync_dist=True)
 
 
 def embedding_scores(embeddings: Float[Tensor, "samples dim"], target: Int[Tensor, " samples"]) -> dict[str, float]:

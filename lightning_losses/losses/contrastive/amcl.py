@@ -98,7 +98,8 @@ class AMCL(Loss):
     def _of_head(self, unit: Float[Tensor, "both dim"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """NT-Xent, and the mean of the regulariser over pairs."""
         pairs = torch.relu(self.of_first(unit).unsqueeze(1) + self.of_second(unit).unsqueeze(0))
-        share = torch.sigmoid(self.to_temperature(pairs).squeeze(-1))
+        # Of rows, since FSDP2 takes no layer's output that is a view.
+        share = torch.sigmoid(self.to_temperature(pairs.flatten(0, 1)).view(len(unit), len(unit)))
         temperature = self.least_temperature + (self.most_temperature - self.least_temperature) * share
         own = torch.arange(len(unit), device=unit.device)
         itself = own.unsqueeze(0) == own.unsqueeze(1)
