@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, StackDataset
 from torchmetrics import Metric
 
 import lightning_losses.calibrators
@@ -28,6 +28,7 @@ from lightning_losses.calibrators.one_vs_rest import LogOddsOneVsRest, OneVsRest
 from lightning_losses.callbacks.calibration.calibration_monitor import CalibrationMonitor
 from lightning_losses.callbacks.calibration.post_hoc_calibration import PostHocCalibration
 from lightning_losses.callbacks.companions.adafocal_bins import AdaFocalBins
+from lightning_losses.callbacks.companions.class_counts import ClassCounts
 from lightning_losses.callbacks.monitors.alignment_uniformity import AlignmentUniformity
 from lightning_losses.callbacks.monitors.attention_logits import AttentionLogits
 from lightning_losses.callbacks.monitors.continual_evaluation import ContinualEvaluation
@@ -263,7 +264,8 @@ class Images(L.LightningDataModule):
         generator = torch.Generator().manual_seed(rows)
         inputs = torch.rand(rows, 3, 4, 4, generator=generator)
         noisy = 8 * inputs.mean(dim=(2, 3)) + torch.randn(rows, 3, generator=generator)
-        dataset, world = TensorDataset(inputs, noisy.argmax(-1)), self.trainer.world_size
+        # It holds no targets by a known name: each process counts the classes of its share.
+        dataset, world = StackDataset(inputs, noisy.argmax(-1)), self.trainer.world_size
         # Lightning would share out in another order than that of one process.
         sampler = DistributedSampler(dataset, world, self.trainer.global_rank, shuffle=False) if world > 1 else None
         return DataLoader(dataset, batch_size=16 // world, sampler=sampler)
@@ -296,7 +298,7 @@ def post_hoc(name, folder):
 
 
 def calibrate(folder, strategy):
-    """Every calibrator, fitted to the best of two epochs; and the weights after the second."""
+    """Every calibrator, fitted to the best of two epochs; the weights after the second; and the classes' counts."""
 
     def fit():
         found = {}
@@ -305,10 +307,13 @@ def calibrate(folder, strategy):
             callbacks = [post_hoc(name, own) for name in CALIBRATORS]
             best = ModelCheckpoint(own, filename="best", monitor="val/loss", mode="min")
             options = {"max_epochs": 2, "enable_checkpointing": True, "num_sanity_val_steps": 0}
-            fitter, module = trainer(own, [best, *callbacks], strategy, shards=shards, **options), Overfitting()
+            counter = ClassCounts()
+            fitter = trainer(own, [best, counter, *callbacks], strategy, shards=shards, **options)
+            module = Overfitting()
             fitter.fit(module, Images())
             assert (own / "best.ckpt").is_dir() == shards
             found[str(shards)] = {
+                "classes": {"counts": counter.counts},
                 "weights": {name: whole(p).detach().clone() for name, p in module.named_parameters()},
                 **{name: dict(c.calibrator.state_dict()) for name, c in zip(CALIBRATORS, callbacks, strict=True)},
             }
@@ -320,6 +325,7 @@ def calibrate(folder, strategy):
 
 def test_every_calibrator_fits_the_best_weights_on_two_processes_as_on_one(tmp_path):
     ((one,),) = ([state["False"] for state in calibrate(tmp_path, "one")],)
+    assert one["classes"]["counts"].sum() == 32 and one["classes"]["counts"].unique().numel() == 3
     for strategy in ("ddp", "fsdp2"):
         first, second = calibrate(tmp_path, strategy)
         for place, state in first.items():
