@@ -21,7 +21,7 @@ class SparseAutoencoder(nn.Module):
     ``x̂ = f W_dec + b_dec`` with ``f = choice(W_enc (x - b_dec) + b_enc)``; the rows of W_dec have length 1. In training
     the choice spends a budget of k latents a sample on the batch, that of all processes; in evaluation, where a sample
     is to have the same codes in any batch, "feature" and "mutual" keep what reaches the running mean of the smallest
-    kept values, a buffer.
+    kept values, a buffer; before any training that is 0.
 
     Call `constrain` with the optimizer, which keeps the rows' length. On several processes all call the module at once
     in training.

@@ -66,7 +66,13 @@ class EvaluationMonitor(Monitor):
     ) -> None:
         """Refuse data without classes of samples at their first batch, not after the epoch."""
         if batch_idx == 0:
-            refuse_tokens(self.name, inputs_and_target(self.name, batch)[1])
+            target = inputs_and_target(self.name, batch)[1]
+            refuse_tokens(self.name, target)
+            if target.is_floating_point() and (target.ndim == 1 or target.shape[1] == 1):
+                raise ValueError(
+                    f"{self.name}: a target of numbers of shape {list(target.shape)} came; it measures samples of one "
+                    "class each, so leave it out of the training of a regression."
+                )
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -14,11 +14,13 @@ from lightning_losses.callbacks import (
     KNNEvaluation,
     ProjectionGap,
 )
+from lightning_losses.callbacks.monitors.evaluation import LayerRows
 from lightning_losses.diagnostics.intrinsic_dimension import intrinsic_dimension
 from lightning_losses.diagnostics.linear_heads import class_moments, gaussian_nb_head, logistic_head
 from lightning_losses.diagnostics.projection_gap import feature_rank
 from lightning_losses.metrics import alignment, knn_accuracy, nearest_class_mean_accuracy, opis, tolerance, uniformity
 from tests.callbacks.training import PerProcess, Tiny, batches, trainer
+from tests.distributed.processes import in_group, run_on_processes
 
 
 class Viewed(Tiny):
@@ -115,6 +117,21 @@ def test_each_logs_its_functions_and_changes_nothing(tmp_path):
     assert dimension["network.0/dimension"] == [pytest.approx(wanted.item(), rel=1e-4)]
 
 
+def gathered(folder):
+    """What each process gathers, of which the first has no rows and doesn't know the width."""
+    rank = torch.distributed.get_rank()
+    parts = [] if rank == 0 else [LayerRows({"network.1": torch.ones(2, 3)}, torch.tensor([4, 5]))]
+    whole = KNNEvaluation("network.1")._of_all(parts, torch.device("cpu"))
+    torch.save((whole.features["network.1"], whole.target), folder / f"{rank}.pt")
+
+
+def test_a_process_without_rows_has_those_of_the_others(tmp_path):
+    run_on_processes(in_group, 2, gathered, tmp_path)
+    for rank in (0, 1):
+        features, target = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(features, torch.ones(2, 3)) and target.tolist() == [4, 5]
+
+
 def test_a_step_without_two_views_is_warned_of_once(tmp_path):
     monitor = AlignmentUniformity(every_n_steps=1)
     with pytest.warns(UserWarning, match="alignment_uniformity: ") as told:
@@ -146,14 +163,19 @@ def test_a_collapsed_layer_has_no_dimension():
             "knn_evaluation: no sample of the training data has a target; give data with targets, or leave this "
             "callback out.",
         ),
+        (
+            KNNEvaluation("network.1"),
+            0.5,
+            "knn_evaluation: a target of numbers of shape [8] came; it measures samples of one class each, so leave it "
+            "out of the training of a regression.",
+        ),
     ],
-    ids=["layer", "no target"],
+    ids=["layer", "no target", "numbers"],
 )
 def test_what_it_can_not_measure_is_refused(tmp_path, monitor, change, message):
     given = data()
     if change is not None:
-        for _, target in given[0]:
-            target.fill_(change)
+        given = [(x, torch.full_like(y, change) if change < 0 else y * change) for x, y in given[0]], given[1]
     with pytest.raises(ValueError) as error:
         fit(tmp_path, monitor, given=given)
     assert str(error.value) == message
