@@ -156,18 +156,21 @@ def test_crops_are_further_views():
 
 @pytest.mark.parametrize("make", [Learner, MovingLearner])
 def test_the_queue_holds_the_newest_embeddings_and_resumes_to_the_bit(make, tmp_path):
-    seen = []
+    seen, views = [], []
 
     class Watched(make):
         def on_objective(self, output, offered=None):
             super().on_objective(output, offered)
             name = "embeddings_b" if make is Learner else "target_embeddings_b"
             seen.append({**output, **(offered or {})}[name].detach())
+            views.extend([output["inputs"], output["other_inputs"]])
 
     whole, begun, resumed = (Watched(Contrast(), queue=16) for _ in range(3))
     fit(whole, tmp_path, epochs=4)
     newest = torch.cat(seen[::-1])[:16]
     assert torch.equal(whole.past_embeddings, newest) and len(seen) == 8
+    # Every epoch has views of its own.
+    assert len({str(view.tolist()) for view in views}) == len(views) == 16
     fit(begun, tmp_path, epochs=2).save_checkpoint(tmp_path / "cut.ckpt")
     fit(resumed, tmp_path, epochs=4, path=tmp_path / "cut.ckpt")
     for name, tensor in whole.state_dict().items():
@@ -186,6 +189,10 @@ def test_a_queue_that_is_empty_is_not_offered():
     second = module.training_step(batch(slice(6, 12)), 1)
     past = first["embeddings_b"].detach()
     torch.testing.assert_close(second["loss"], against_queue(second["embeddings"], second["embeddings_b"], past))
+    before = module.past_embeddings.clone()
+    with torch.no_grad():
+        module.training_step(batch(), 2)
+    assert torch.equal(module.past_embeddings, before)
 
 
 def queues(shards, folder):

@@ -8,6 +8,7 @@ import torch
 from lightning_losses.data import ImageDataset
 from lightning_losses.experiments.config.check_config import ConfigError
 from lightning_losses.experiments.kinds.self_supervised import FEATURE_METRICS, RUNS, feature_accuracies
+from lightning_losses.experiments.launch import experiment_of
 from tests.recipes.conftest import composed, rehearse, train
 
 SHORT = [
@@ -39,6 +40,13 @@ def test_features_are_measured_on_every_seed_and_claims_are_judged(tmp_path):
     page = (tmp_path / "report" / "report.md").read_text()
     assert "| pretrained (barlow_twins) |" in page and "200 of them with a label, 359 test rows" in page
     assert (tmp_path / "report" / "features.png").exists()
+
+
+def test_each_seed_draws_weights_and_split_for_both_networks():
+    pairs = experiment_of(composed("experiment=contrastive", *SHORT, "contrastive.seeds=[3,5]")).seed_trainings()
+    assert [[(one.name, one.seed, one.data.split_seed) for one in pair] for pair in pairs] == [
+        [(f"student-{seed}", seed, seed), (f"supervised-{seed}", seed, seed)] for seed in (3, 5)
+    ]
 
 
 @pytest.mark.parametrize(
