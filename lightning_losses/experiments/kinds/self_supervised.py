@@ -166,7 +166,7 @@ class SelfSupervisedTraining(ScoredStudent):
             f"{seeds} seed{'s' * (seeds > 1)}, each with its own split: means and Student's 95 % intervals. "
             f"{len(data.train):,} training rows, {labelled:,} of them with a label, {len(data.test.target):,} test "
             f"rows. Features are frozen: the {self._neighbours} nearest labelled rows vote, and a logistic regression "
-            "is fitted to the labelled rows. The supervised network has the same layers, these labels alone, and no views."
+            "is fitted to them. The supervised network has the same layers, these labels alone, and no views."
         )
 
 
