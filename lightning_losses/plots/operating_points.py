@@ -29,7 +29,7 @@ def operating_points(
         3
     """
     with paper_style():
-        figure, (axis,) = new_figure(columns=1, width=3.4, height=2.6)
+        figure, (axis,) = new_figure(columns=1, width=4.4, height=2.6)
         for number, (name, line) in enumerate(zip(classes.tolist(), utility.tolist(), strict=True)):
             # Many classes are a band rather than lines that are told apart.
             label = f"class {name}" if len(classes) <= 8 else None
@@ -39,5 +39,6 @@ def operating_points(
         axis.set_xlabel("threshold (distance)")
         axis.set_ylabel("utility")
         axis.set_title(title)
-        axis.legend()
+        # Beside the axis, where no line runs.
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
