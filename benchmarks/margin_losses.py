@@ -85,7 +85,7 @@ def plot(path: Path, results: dict[int, dict[str, dict[str, float | None]]], row
         for name in next(iter(results.values()))[what]:
             axis.plot(list(results), [result[what][name] for result in results.values()], marker="o", label=name)
         axis.set_xscale("log", base=2)
-        axis.set(yscale="log", xlabel="classes", ylabel=f"{unit}, B = {rows}, D = {width}")
+        axis.set(yscale="log", xlabel=f"classes, B = {rows}, D = {width}, float32", ylabel=unit)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize="small")
     figure.savefig(path, dpi=120)

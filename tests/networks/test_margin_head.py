@@ -12,7 +12,9 @@ def test_logits_are_cosines_whatever_the_lengths():
     features = torch.randn(2, 5, 4, dtype=torch.float64)
     expected = F.cosine_similarity(features.unsqueeze(-2), head.weight, dim=-1)
     torch.testing.assert_close(head(1e3 * features), expected)
-    assert head(torch.zeros(1, 4, dtype=torch.float64)).tolist() == [[0, 0, 0]]
+    nothing = torch.zeros(1, 4, dtype=torch.float64, requires_grad=True)
+    cosines = head(nothing)
+    assert cosines.tolist() == [[0, 0, 0]] and not torch.autograd.grad(cosines.sum(), nothing)[0].any()
 
 
 def test_half_precision_is_widened():

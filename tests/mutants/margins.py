@@ -1,0 +1,125 @@
+"""Mistakes in losses of class vectors, in the head that makes their cosines, and in their way by chunks."""
+
+from tests.mutants.mistake import of
+
+MARGINS = "tests/losses/margins"
+MISTAKES = [
+    *of(
+        "losses/margins/arcface.py",
+        f"{MARGINS}/test_arcface.py",
+        (".clamp(min=_LEAST).sqrt()", ".sqrt()"),
+        ("_LEAST = 1e-12", "_LEAST = 1e-4"),
+        ("torch.where(cosine > -math.cos(margin), turned, cosine - margin * math.sin(margin))", "turned"),
+        ("cosine - margin * math.sin(margin)", "cosine - math.sin(margin)"),
+    ),
+    *of("losses/margins/cosface.py", f"{MARGINS}/test_cosface.py", ("cosine - self.margin", "cosine + self.margin")),
+    *of(
+        "losses/kinds.py",
+        f"{MARGINS}/test_cosface.py",
+        ("log_probabilities(self.scale * moved)", "log_probabilities(moved)"),
+        ("given.logits.scatter(-1, given.target.unsqueeze(-1), own.unsqueeze(-1))", "given.logits"),
+    ),
+    *of(
+        "losses/margins/ebv.py",
+        f"{MARGINS}/test_ebv.py",
+        ("given.logits / self.temperature", "given.logits"),
+        ("label_smoothing=self.label_smoothing", "label_smoothing=0.0"),
+    ),
+    *of(
+        "losses/margins/madacos.py",
+        f"{MARGINS}/test_madacos.py",
+        ("(kept.sum() - 1) // 2", "kept.sum() // 2"),
+        (".clamp(_LEAST_SCALE, self.max_scale)", ".clamp(min=_LEAST_SCALE)"),
+        (".clamp(_LEAST_SCALE, self.max_scale)", ".clamp(max=self.max_scale)"),
+        ("/ scale).clamp(min=0.0)", "/ scale)"),
+        ("margin if self.training else torch.zeros_like(margin)", "margin"),
+        ("log_b - math.log(odds)", "log_b + math.log(odds)"),
+        ("    @torch.no_grad()\n", ""),
+    ),
+    *of(
+        "losses/margins/unpg.py",
+        f"{MARGINS}/test_unpg.py",
+        ("unlike.triu(diagonal=1)", "unlike"),
+        (
+            "& ~((cosines < lower - reach) | (cosines > upper + reach))",
+            "& (cosines >= lower - reach) & (cosines <= upper + reach)",
+        ),
+        ("for part in (1, 3)", "for part in (1, 2)"),
+        ("total - self.scale * own", "total - self.scale * pick(rows.logits, rows.target)"),
+        ("and self.margin >= torch.pi", "and self.margin >= 4"),
+    ),
+    *of(
+        "losses/margins/hyp_ce.py",
+        f"{MARGINS}/test_hyp_ce.py",
+        ("self.pseudo_negatives and self.training", "self.pseudo_negatives"),
+        ("torch.where(at_step != self.at_step, self.mean, self.begun_from)", "self.mean"),
+        (
+            "torch.where(fresh, of_batch, torch.lerp(of_batch, start, self.momentum))",
+            "torch.lerp(of_batch, start, self.momentum)",
+        ),
+        ("torch.where(sound, further, start)", "further"),
+        ("(2 * number).clamp(min=1)", "number.clamp(min=1)"),
+        ("counter_normals(vectors, self.loss_seed, at_step)", "counter_normals(vectors, self.loss_seed, 0)"),
+    ),
+    *of(
+        "losses/margins/hyp_pc.py",
+        f"{MARGINS}/test_hyp_pc.py",
+        ("(place + half)", "(place + 1)"),
+        ("given.kept.sum().clamp(min=1)", "len(points)"),
+    ),
+    *of(
+        "numerics/poincare.py",
+        f"{MARGINS}/test_hyp_pc.py {MARGINS}/test_hyp_ce.py",
+        ("torch.where(apart > 0, apart, 1.0).sqrt().where(apart > 0, apart)", "apart.sqrt()"),
+        ("_SHORTEST, _IN_SUM, _RIM = 1e-5, 1e-5, 1e-3", "_SHORTEST, _IN_SUM, _RIM = 1e-5, 0.0, 0.0"),
+        ("return 2 * size / (1", "return size / (1"),
+        ("(1 - curvature * left_squared) * right", "right"),
+    ),
+    *of(
+        "networks/hyperbolic_head.py",
+        f"{MARGINS}/test_hyp_pc.py",
+        ("squared(points.detach())) / 2).square()", "squared(points.detach())) / 2)"),
+    ),
+    *of(
+        "networks/margin_head.py",
+        "tests/networks/test_margin_head.py",
+        (".amax(dim=-1)", ".mean(dim=-1)"),
+        ("if fixed and sub_centers > 1", "if False"),
+        ("unit_rows(full_precision(vectors))", "torch.nn.functional.normalize(full_precision(vectors), dim=-1)"),
+        ("with torch.autocast(features.device.type, enabled=False):", "if True:"),
+        (
+            'self.register_buffer("weight", equiangular_basis(num_classes, width))',
+            "self.weight = nn.Parameter(equiangular_basis(num_classes, width))",
+        ),
+    ),
+    *of(
+        "numerics/equiangular.py",
+        "tests/numerics/test_equiangular.py",
+        ("if vectors == dim + 1:", "if False:"),
+        ("cosines.sign()) @ vectors", "1.0) @ vectors"),
+        ("torch.Generator().manual_seed(seed)", "torch.Generator().manual_seed(0)"),
+    ),
+    *of(
+        "kernels/rows/by_hand.py",
+        "tests/kernels/test_linear_margin_loss.py",
+        ("-(slope * (student.lse - lse).exp())[rows]", "-(student.lse - lse).exp()[rows]"),
+        ("student.tiles, loss.scale, complete)", "student.tiles, 1.0, complete)"),
+        ("largest = largest.clamp(min=torch.finfo(largest.dtype).min)", "pass"),
+    ),
+    *of(
+        "kernels/linear_margin_loss.py",
+        "tests/kernels/test_linear_margin_loss.py",
+        ("rows, along, value=-1)", "rows, along, value=0)"),
+        (".div_(length)", ""),
+        ("if len(weight) % sub_centers:", "if False:"),
+        ("if refusal := refuses(loss):", "if refusal := None:"),
+        ('"reduction": loss.reduction, **options', '"reduction": "mean", **options'),
+        ("with torch.autocast(embeddings.device.type, enabled=False):", "if True:"),
+    ),
+    *of(
+        "kernels/rows/row_wise.py",
+        "tests/kernels/test_linear_margin_loss.py",
+        ("CrossEntropyOptions(temperature=loss.temperature)", "CrossEntropyOptions()"),
+        ("CrossEntropyOptions(loss.label_smoothing, temperature", "CrossEntropyOptions(0.0, temperature"),
+    ),
+]
