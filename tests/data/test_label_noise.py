@@ -104,6 +104,28 @@ def test_the_achieved_share_and_the_transitions_are_those_of_the_rows_that_are_l
         assert matrix[y].tolist() == pytest.approx(expected)
 
 
+def test_the_matrices_are_those_of_cleanlab():
+    """Of cleanlab 2.9.0: a noise matrix and the labels that its generator drew by it; then an inverse noise matrix."""
+    # Its columns are the true classes. It rounds the counts of a column to whole samples, one up and one down.
+    noise_matrix = torch.tensor(
+        [
+            [0.5617884043156559, 0.06566610115391554, 0.30397355368948586],
+            [0.18044154898229847, 0.8865308940299922, 0.044345744656162006],
+            [0.25777004670204556, 0.04780300481609226, 0.6516807016543521],
+        ],
+        dtype=torch.float64,
+    )
+    drawn = "020010200012200000000220010211111111111111101111110222002222"
+    counts = torch.tensor([30, 20, 10])
+    true, labels = torch.arange(3).repeat_interleave(counts), torch.tensor(list(map(int, drawn)))
+    off = (transition_matrix(true, labels, 3) - noise_matrix.T) * counts.unsqueeze(1)
+    assert float(off.abs().max()) < 1.5
+    # compute_inv_noise_matrix: the share of the true classes among the samples of each label, a column.
+    true, labels = torch.tensor([0] * 6 + [1] * 3 + [2] * 3), torch.tensor([0, 0, 0, 0, 1, 2, 1, 1, 0, 2, 2, 1])
+    inverse = torch.tensor([[0.8, 0.25, 1 / 3], [0.2, 0.5, 0.0], [0.0, 0.25, 2 / 3]], dtype=torch.float64)
+    torch.testing.assert_close(transition_matrix(labels, true, 3).T, inverse, rtol=1e-15, atol=0)
+
+
 @pytest.mark.parametrize("distance", [0.25, 0.1, 0.05])
 def test_the_best_classifier_of_gaussians_is_as_good_as_theory_says(distance):
     data = ready(OverlappingGaussians(distance=distance, samples=20_000))
