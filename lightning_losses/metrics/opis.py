@@ -124,7 +124,7 @@ def opis(
     below = beta**2 * specificity + sensitivity
     utility = (1 + beta**2) * specificity * sensitivity / torch.where(below > 0, below, 1.0)
     contribution = (utility - utility.mean(dim=0)).square().mean(dim=1)
-    worst = contribution.topk(math.ceil(worst_share * len(contribution) - 1e-9)).values.mean()
+    worst = contribution.topk(max(math.ceil(worst_share * len(contribution) - 1e-9), 1)).values.mean()
     return OPIS(contribution.mean(), worst, at, utility, names[several])
 
 

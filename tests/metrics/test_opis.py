@@ -42,6 +42,8 @@ def test_it_is_the_definition_in_blocks_of_any_size(monkeypatch, block, beta):
     monkeypatch.setattr(embedding_rows, "_BLOCK", block)
     measured = opis(EMBEDDINGS, TARGET, false_accepts=(0.1, 0.6), thresholds=7, beta=beta, worst_share=0.2)
     assert (measured.value.item(), measured.worst.item()) == pytest.approx(by_definition(EMBEDDINGS, TARGET, 7, beta))
+    few = opis(EMBEDDINGS, TARGET, false_accepts=(0.1, 0.6), thresholds=7, beta=beta, worst_share=1e-12)
+    assert few.worst == measured.worst
     # The class of one sample has no utility of its own.
     assert measured.classes.tolist() == [0, 1, 3]
     assert measured.utility.shape == (3, 7) and len(measured.thresholds) == 7
