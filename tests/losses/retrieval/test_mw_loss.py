@@ -3,6 +3,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lightning_losses.losses import MWLoss
 from lightning_losses.losses.retrieval.mw_loss import mann_whitney_sum
@@ -44,6 +46,23 @@ def test_parts_give_what_the_whole_gives(pairs_at_once):
         return value.detach(), torch.autograd.grad(value, leaves)
 
     torch.testing.assert_close(slopes(pairs_at_once=pairs_at_once), slopes())
+
+
+def test_parts_hold_no_more_than_they_are_said_to():
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            nonlocal largest
+            result = operation(*args, **(kwargs or {}))
+            largest = max([largest, *(each.numel() for each in tree_leaves(result) if isinstance(each, torch.Tensor))])
+            return result
+
+    leaves = [torch.randn(16, 3, requires_grad=True) for _ in range(2)]
+    with Watch():
+        # 16 right pairs, 240 wrong ones, 3840 differences.
+        MWLoss(pairs_at_once=64)(*leaves).backward()
+    assert largest == 16 * 16
 
 
 def test_second_derivatives_of_parts_are_refused():
