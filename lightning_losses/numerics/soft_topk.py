@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from lightning_losses.numerics.checks import check_count, check_floating, check_number
@@ -69,26 +69,30 @@ def log_soft_topk(scores: Float[Tensor, "*rows labels"], k: int, alpha: float = 
 
 def _threshold(scores: Float[Tensor, "*rows labels"], k: int) -> Float[Tensor, "*rows 1"]:
     """t at which ``sum_j σ(s_j + t) = k``, with its derivatives."""
-    largest = scores.detach().topk(k, dim=-1).indices
-    top = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, largest, True)
+    places = scores.detach().topk(k, dim=-1).indices
+    top = scores.gather(-1, places)
+    others = scores.masked_fill(torch.zeros_like(scores, dtype=torch.bool).scatter(-1, places, True), -torch.inf)
     with torch.no_grad():
-        t = _solution(scores.detach(), top, k)
+        t = _solution(scores.detach(), top.detach(), others.detach())
     # Two steps from the solution: the first has the gradient of it, both have second derivatives too.
     for _ in range(2):
-        t = t - _excess_by_slope(scores, top, t)[1]
+        t = t - _excess_and_step(top, others, t)[1]
     return t
 
 
-def _solution(scores: Float[Tensor, "*rows labels"], top: Bool[Tensor, "*rows labels"], k: int) -> Tensor:
+def _solution(
+    scores: Float[Tensor, "*rows labels"], top: Float[Tensor, "*rows k"], others: Float[Tensor, "*rows labels"]
+) -> Float[Tensor, "*rows 1"]:
     """The threshold, by Newton's method within an interval that holds it."""
-    finite = scores.masked_fill(torch.isneginf(scores), torch.inf).amin(dim=-1, keepdim=True)
-    count = (~torch.isneginf(scores)).sum(dim=-1, keepdim=True)
+    masked = torch.isneginf(scores)
+    count = (~masked).sum(dim=-1, keepdim=True).to(scores)
     # With all scores as large as the largest, or as small as the smallest, each would be chosen equally.
-    even = torch.logit(k / count.to(scores), eps=torch.finfo(scores.dtype).eps)
-    low, high = even - scores.amax(dim=-1, keepdim=True), even - finite
+    even = torch.logit(top.shape[-1] / count, eps=torch.finfo(scores.dtype).eps)
+    low = even - scores.amax(dim=-1, keepdim=True)
+    high = even - scores.masked_fill(masked, torch.inf).amin(dim=-1, keepdim=True)
     t = (low + high) / 2
     for _ in range(_STEPS):
-        excess, step = _excess_by_slope(scores, top, t)
+        excess, step = _excess_and_step(top, others, t)
         low, high = torch.where(excess > 0, low, t), torch.where(excess > 0, t, high)
         newton = t - step
         inside = (newton >= low) & (newton <= high)
@@ -100,18 +104,21 @@ def _solution(scores: Float[Tensor, "*rows labels"], top: Bool[Tensor, "*rows la
     return t
 
 
-def _excess_by_slope(
-    scores: Float[Tensor, "*rows labels"], top: Bool[Tensor, "*rows labels"], t: Float[Tensor, "*rows 1"]
+def _excess_and_step(
+    top: Float[Tensor, "*rows k"], others: Float[Tensor, "*rows labels"], t: Float[Tensor, "*rows 1"]
 ) -> tuple[Float[Tensor, "*rows 1"], Float[Tensor, "*rows 1"]]:
     """How much too large a threshold is, and Newton's step: the same by its slope.
 
     What the others are chosen too much is ``sum σ(x)`` over them, what the top k lack is ``sum σ(-x)`` over these; the
     threshold is right where both are equal. Their logarithms keep their digits where sigmoids round to 0 or 1.
     """
-    x = scores + t
-    terms = F.logsigmoid(torch.where(top, -x, x))
-    slopes = torch.sigmoid(torch.where(top, x, -x))
-    too_much, lacking = terms.masked_fill(top, -torch.inf), terms.masked_fill(~top, -torch.inf)
-    excess = torch.logsumexp(too_much, dim=-1, keepdim=True) - torch.logsumexp(lacking, dim=-1, keepdim=True)
-    slope = ((too_much.softmax(dim=-1) + lacking.softmax(dim=-1)) * slopes).sum(dim=-1, keepdim=True)
-    return excess, excess / slope
+    (too_much, rising), (lacking, falling) = _log_sum(others + t), _log_sum(-(top + t))
+    excess = too_much - lacking
+    return excess, excess / (rising + falling)
+
+
+def _log_sum(x: Float[Tensor, "*rows part"]) -> tuple[Float[Tensor, "*rows 1"], Float[Tensor, "*rows 1"]]:
+    """``log sum σ(x)``, and its slope if all x move alike."""
+    terms = F.logsigmoid(x)
+    total = torch.logsumexp(terms, dim=-1, keepdim=True)
+    return total, ((terms - total).exp() * torch.sigmoid(-x)).sum(dim=-1, keepdim=True)
