@@ -20,8 +20,8 @@ class BiasLoss(RowLoss):
 
     ``(exp(α v_i) - β) CE_i``, with v_i the variance of the sample's feature map over all its entries, without gradient,
     less the smallest one, and divided by the batch's range. "local" takes the smallest of the batch, so that v is in
-    [0, 1]; "global" that of all steps so far, which `ObjectiveMixin` has the loss remember after each, so that v may
-    exceed 1. Where all variances are equal, v is 0.
+    [0, 1]; "global" takes that of all steps so far, so that v may exceed 1; `ObjectiveMixin` lets the loss update it
+    after each step. Where all variances are equal, v is 0.
 
     Args:
         alpha: α, at least 0.

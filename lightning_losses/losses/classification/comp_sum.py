@@ -15,8 +15,8 @@ class CompSum(CrossEntropyFunction):
 
     ``(S^(1-τ) - 1) / (1 - τ)`` with ``S = sum_k exp(z_k - z_y) = 1/p``, p the probability of the target. τ = 0 is the
     sum-exponential loss 1/p - 1, 1 is cross-entropy, between 1 and 2 it is `GCE` with q = τ - 1, and 2 is `MAEReduced`.
-    Its gradient is p^(τ-1) times that of cross-entropy: the larger τ, the less samples count that fit badly. It is a
-    function of cross-entropy alone.
+    Its gradient is p^(τ-1) times that of cross-entropy: the larger τ, the less the samples with an unlikely target
+    count. It is a function of cross-entropy alone.
 
     Args:
         tau: τ, at least 0 and at most 10.

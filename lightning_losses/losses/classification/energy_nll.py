@@ -14,7 +14,7 @@ from lightning_losses.numerics.rows import classification_rows, required_target
 
 
 class EnergyNLL(RowLoss):
-    """The negative log-likelihood of the target under energies, the lower the likelier.
+    """The negative log-likelihood of the target under energies: the lower a class's energy, the likelier it is.
 
     ``E_y + log Σ_k exp(-E_k)``: cross-entropy of the logits -E. An energy of +inf rules a class out.
 

@@ -23,7 +23,7 @@ class EvidentialClassification(RowLoss):
     """Evidential classification: the network counts evidence for each class, and says when it has none.
 
     ``α = activation(logits) + 1`` are the parameters of a Dirichlet distribution over probabilities, ``S = sum_k α_k``,
-    and ``C / S`` in (0, 1] the share of what is not known. With t the one-hot target, a row's value is
+    and ``C / S`` in (0, 1] the share of what is not known, the uncertainty. With t the one-hot target, a row's value is
 
     - mse: ``sum_k (t_k - α_k / S)² + α_k (S - α_k) / (S² (S + 1))``, the expected Brier score;
     - log: ``log S - log α_y``, the likelihood of the class;
@@ -34,7 +34,7 @@ class EvidentialClassification(RowLoss):
 
     Args:
         form: "mse", "log" or "digamma".
-        activation: of logits to evidence: "relu", where a sample whose logits are all below 0 teaches nothing;
+        activation: of logits to evidence: "relu", where a sample whose logits are all below 0 has no gradient;
             "softplus"; or "exp" of logits cut to ±10. A class masked by -inf has no evidence, or e^-10.
         annealing: the share of training during which the weight of the divergence rises from 0 to 1; at 0 it is 1.
 

@@ -13,7 +13,7 @@ class LogTaylorSoftmax(ClassificationLoss):
     """Log-Taylor-softmax: cross-entropy of a softmax whose exponentials are their Taylor polynomials.
 
     ``-log t(z_y) / sum_k t(z_k)`` with ``t(z) = 1 + z + z^2 / 2``, which is at least 1/2. It is near softmax for logits
-    near 0. t is least at -1: a logit far below counts as one far above.
+    near 0. t is smallest at z = -1: a logit far below that counts as one far above.
 
     Shapes:
         logits: [..., C]; target: [...] class indices, or [..., C] probabilities. A class that is masked by -inf has no

@@ -15,8 +15,8 @@ class SphericalZLoss(ClassificationLoss):
 
     ``softplus(a (b - (z_y - μ) / σ)) / a`` with μ and σ the mean and the standard deviation of the row's logits. Adding
     a number to all logits, or multiplying them by one above 0, changes nothing. As it needs only the sum of the logits,
-    the sum of their squares and z_y, `linear_spherical_z_loss` has it of a head of V classes without the other logits.
-    It is another one than `ZLoss`.
+    the sum of their squares and z_y, `linear_spherical_z_loss` computes it for a head of V classes without the other
+    logits. It is another loss than `ZLoss`.
 
     Args:
         a: hardness of the hinge, above 0.

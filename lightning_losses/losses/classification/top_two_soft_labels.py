@@ -19,7 +19,8 @@ class TopTwoSoftLabels(RowLoss):
     """Cross-entropy with the two classes that annotators chose most, each in its share.
 
     ``-q log p_g - (1 - q) log p_h`` with p the softmax, g the target, h the second target and q the target's share.
-    With q = 1, without a second target, or with g twice, it is cross-entropy with g. `top_two` makes them of votes.
+    With q = 1, without a second target, or with g twice, it is cross-entropy with g. `top_two` makes the second target
+    and the share of votes.
 
     Shapes:
         logits: [..., C]; target: [...] class indices; second_target: [...] class indices, or -100 for none;
@@ -33,8 +34,8 @@ class TopTwoSoftLabels(RowLoss):
 
     Source:
         Jeong, Chung, 2023, "Recovering Top-Two Answers and Confusion Probability in Multi-Choice Crowdsourcing",
-        arXiv:2301.00006, whose training this is. Their estimate of classes and share from the workers' answers is not
-        built; `top_two` takes the shares of the votes.
+        arXiv:2301.00006, whose training loss this is. Their estimate of classes and share from the workers' answers is
+        not built; `top_two` takes the shares of the votes.
 
     Example:
         >>> target, second, share = top_two(torch.tensor([[3, 0, 1]]))

@@ -1,4 +1,4 @@
-"""Losses from aggregate responses: of each bag of samples the mean response alone is known."""
+"""Losses from aggregate responses: only the mean response of each bag of samples is known."""
 
 import torch
 from jaxtyping import Float, Int
@@ -10,15 +10,14 @@ from lightning_losses.numerics.settings import Share
 
 
 class AggregateLoss(Loss):
-    """Losses from aggregate responses: of each bag of samples the mean response alone is known.
+    """Losses from aggregate responses: only the mean response of each bag of samples is known.
 
-    ``(1 - ρ) mean_b (ȳ_b - mean_b f)² + ρ mean_b mean_{i in b} (ȳ_b - f_i)²``: between the loss of the bag, ρ = 0,
-    which asks nothing of a bag's single predictions, and that of the instance, ρ = 1, which pulls all of them to the
-    mean.
-    The second is the first plus the variance of f within the bags. Every bag weighs the same, whatever its size.
+    ``(1 - ρ) mean_b (ȳ_b - mean_b f)² + ρ mean_b mean_{i in b} (ȳ_b - f_i)²``. ρ = 0 is the loss of bags, which
+    compares the means alone. ρ = 1 is the loss of instances, which pulls every prediction to the bag's mean response:
+    the loss of bags plus the variance of f within them. Every bag weighs the same, whatever its size.
 
-    Samples of the same `spans` are a bag, on all processes together; ȳ is the mean of the bag's `regression_target`, so
-    that each sample may have its bag's mean response, or its own.
+    Samples with the same number in `spans` are a bag, across processes too. ȳ is the mean of the bag's
+    `regression_target`: the target of a sample may be its bag's mean response, or its own response.
 
     Args:
         rho: ρ, in [0, 1].

@@ -1,4 +1,4 @@
-"""AnyLoss: a metric of counts as a loss, of predictions that are nearly yes or no."""
+"""AnyLoss: a metric of right and wrong predictions as a loss, by soft counts of them."""
 
 from typing import Literal
 
@@ -14,17 +14,18 @@ _LEAST = 1e-12
 
 
 class AnyLoss(PredictionLoss):
-    """AnyLoss: a metric of counts as a loss, of predictions that are nearly yes or no.
+    """AnyLoss: a metric of right and wrong predictions as a loss, by soft counts of them.
 
     ``1 - metric(TP, FP, FN, TN)`` of the soft counts ``TP = sum_i y_i h_i`` and so on, with
     ``h = sigmoid(L (p - 1/2))`` and p the probability of a class. The metric is accuracy, F-beta
-    ``(1 + β²) TP / (β² P + sum h)``, the geometric mean ``sqrt(TPR TNR)``, or balanced accuracy ``(TPR + TNR) / 2``. Of
-    two classes it is that of class 1; of more, the mean over the classes, each against the rest, which is an extension.
+    ``(1 + β²) TP / (β² P + sum h)``, the geometric mean ``sqrt(TPR TNR)``, or balanced accuracy ``(TPR + TNR) / 2``.
+    With two classes it is the metric of class 1; with more, the mean over the classes, each against the rest, which is
+    an extension.
 
     The metric is undefined for a class without positives in the batch (F-beta, geometric mean, balanced accuracy) or
-    without negatives (the last two): such a class counts nothing, and a batch of such classes alone has the value 0,
-    with zero gradients. So use batches that hold some positives. Gradients vanish where p is further from 1/2 than
-    about 20 / L.
+    without negatives (the last two): such a class is left out, and a batch with no other class has the value 0, with
+    zero gradients. So use batches that hold some positives. Gradients vanish where p is further from 1/2 than about
+    20 / L.
 
     Args:
         metric: what is optimised.

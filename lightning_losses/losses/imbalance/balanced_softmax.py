@@ -11,12 +11,12 @@ class BalancedSoftmax(OffsetCrossEntropy):
     """Balanced softmax: cross-entropy of a softmax whose terms are multiplied by the classes' counts.
 
     ``-log(n_y exp z_y / sum_k n_k exp z_k)``, which is `LogitAdjustment` with τ = 1: counts and shares differ by a
-    factor that the softmax does not see. A fused head takes it at the price of cross-entropy, as a bias.
+    factor that cancels in the softmax. A fused head takes it as a bias, at the cost of cross-entropy.
 
     Args:
         class_counts: n, a number of training samples for each class; None where `ClassCounts` counts them.
-        smoothing: what a class without samples counts as, 1 ("clamp") or each class by 1 more ("add_one"); with a
-            count of 0 it could never be learned.
+        smoothing: "clamp" counts a class without samples as 1, "add_one" adds 1 to every count; with a count of 0 a
+            class could never be learned.
 
     Shapes:
         logits: [..., C]; target: [...] class indices or [..., C] probabilities.

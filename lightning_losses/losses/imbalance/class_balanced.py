@@ -1,4 +1,4 @@
-"""Class-balanced loss: each class weighs the inverse of its effective number of samples."""
+"""Class-balanced loss: each class is weighted by the inverse of its effective number of samples."""
 
 from typing import Annotated, Literal
 
@@ -18,18 +18,18 @@ EffectiveShare = Annotated[float, Bound(least=0, below=1)]
 
 
 class ClassBalanced(ClassWeightedLoss):
-    """Class-balanced loss: each class weighs the inverse of its effective number of samples.
+    """Class-balanced loss: each class is weighted by the inverse of its effective number of samples.
 
     ``w_y ℓ(logits, y)`` with ``w_c = (1 - β) / (1 - β^n_c)``, scaled to a mean of 1 over the classes: β = 0 weighs all
     classes alike, β near 1 by the inverse of their counts n_c. ℓ is cross-entropy, focal loss, or the sum of every
-    class's binary cross-entropy. The callback `DeferredReweighting` has the weights wait for an epoch.
+    class's binary cross-entropy. The callback `DeferredReweighting` lets the weights begin at a later epoch.
 
     Args:
         class_counts: n, a number of training samples for each class; None where `ClassCounts` counts them.
         beta: β, at least 0 and below 1.
         base_loss: ℓ.
-        gamma: the exponent of focal loss, at least 0; its factor is that of the probability without weights.
-        smoothing: what a class without samples counts as, 1 ("clamp") or each class by 1 more ("add_one").
+        gamma: the exponent of focal loss, at least 0; its factor is made of the probability without weights.
+        smoothing: "clamp" counts a class without samples as 1, "add_one" adds 1 to every count.
 
     Shapes:
         logits: [..., C]; target: [...] class indices.

@@ -17,13 +17,14 @@ from lightning_losses.numerics.settings import Positive
 class DROInstanceReweighting(Loss):
     """Distributionally robust reweighting: the harder a sample is, the more it weighs.
 
-    ``r log mean_i exp(ℓ_i / r)``, the largest of ``sum_i w_i ℓ_i - r KL(w || uniform)`` over all weights of the batch's
-    samples, which is at ``w = softmax(ℓ / r)``. r → ∞ is the mean, r → 0 the largest loss. ℓ is cross-entropy, or
-    another loss of logits and target. The mean is over a batch, where its logarithm is below that of the data set.
+    ``r log mean_i exp(ℓ_i / r)``, the largest value of ``sum_i w_i ℓ_i - r KL(w || uniform)`` over all weights of the
+    batch's samples; the best weights are ``w = softmax(ℓ / r)``. r → ∞ is the mean, r → 0 the largest loss. ℓ is
+    cross-entropy, or another loss of logits and target. The mean is over the batch; its logarithm is, on average, below
+    that of the mean over the data set.
 
     Args:
-        r: the price of unlike weights, above 0.
-        loss: ℓ; cross-entropy for None. Its own reduction and `ignore_index` don't count.
+        r: how much unequal weights cost, above 0.
+        loss: ℓ; cross-entropy for None. Its own reduction and `ignore_index` are not used.
         ignore_index: rows with this target, or with probabilities that are all 0, are ignored.
 
     Shapes:

@@ -1,4 +1,4 @@
-"""EnsLoss: every step has another convex loss of the margins, drawn at random."""
+"""EnsLoss: every step uses another convex loss of the margins, drawn at random."""
 
 from typing import Annotated
 
@@ -16,18 +16,18 @@ _SLOPE = 1e-6
 
 
 class EnsLoss(Loss):
-    """EnsLoss: every step has another convex loss of the margins, drawn at random.
+    """EnsLoss: every step uses another convex loss of the margins, drawn at random.
 
     The gradient by the margin u is a random slope: the i-th smallest of the batch's draws ``-BC⁻¹_λ(r)``, r standard
     normal, at least -1, belongs to the i-th smallest margin; above u = 1 it is divided by u; then 1e-6 is subtracted.
-    ``BC⁻¹_λ(r)`` is exp(r) for λ = 0 and ``max(1 + λ r, 0)^(1/λ)`` otherwise. The method gives slopes and no value: the
-    value here is that of the hinge loss ``mean max(1 - u, 0)``, which says how training goes.
+    ``BC⁻¹_λ(r)`` is exp(r) for λ = 0 and ``max(1 + λ r, 0)^(1/λ)`` otherwise. The method defines slopes, but no value;
+    the value here is the hinge loss ``mean max(1 - u, 0)``, which shows how training goes.
 
-    Of two classes, u is ``z_y`` minus the other logit. Of more, every class has its margins ``±z_c``, as one against
-    the rest, and its own slopes, which is an extension; the value is then the sum over the classes.
+    With two classes, u is ``z_y`` minus the other logit. With more, every class has its own margins ``±z_c``, one
+    against the rest, and its own slopes, which is an extension; the value is then the sum over the classes.
 
     The draws are a function of `loss_seed` and `step` alone: a resumed run draws what an uninterrupted one does, all
-    processes draw the same, and the batches of one step have the draws of one loss.
+    processes draw the same numbers, and all batches of one step use the same loss.
 
     Args:
         box_cox: λ, from -1 to 1.

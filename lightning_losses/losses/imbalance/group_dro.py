@@ -1,4 +1,4 @@
-"""Group DRO: the group with the largest loss weighs most, more so from step to step."""
+"""Group DRO: the group with the largest loss gets the largest weight, which grows from step to step."""
 
 from dataclasses import field
 
@@ -15,15 +15,15 @@ from lightning_losses.numerics.settings import Count, NonNegative
 
 
 class GroupDRO(Loss):
-    """Group DRO: the group with the largest loss weighs most, more so from step to step.
+    """Group DRO: the group with the largest loss gets the largest weight, which grows from step to step.
 
     ``sum_g q_g ℓ_g`` with ℓ_g the group's mean cross-entropy and, in every training step before that,
     ``q_g ← q_g exp(η ℓ_g)``, scaled to a sum of 1; q has no gradient. A group without a sample in the batch has ℓ = 0
-    there. log q is a buffer, in checkpoints, and begins with equal weights; evaluation leaves it as it is. Give batches
-    of all groups alike, and a strong weight decay, as the authors do.
+    there. log q is a buffer, in checkpoints, and begins with equal weights; evaluation leaves it as it is. Use batches
+    with equally many samples of all groups and a strong weight decay, as the authors do.
 
-    Where the step is told, as `ObjectiveMixin` tells it, all batches of one step begin from the weights of the step
-    before, and those of its last batch stay. Without it every call in training is a step.
+    If `step` is given, as by `ObjectiveMixin`, all batches of one step begin with the weights of the step before, and
+    the weights of its last batch are kept. Without it every call in training is a step.
 
     Args:
         num_groups: at least 1.

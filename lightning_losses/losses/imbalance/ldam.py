@@ -16,16 +16,16 @@ class LDAM(ClassWeightedLoss):
     """Label-distribution-aware margins: cross-entropy of cosines with a margin for the target, larger for rare classes.
 
     ``-log softmax(s (z - m_y e_y))_y`` with ``m_c = m (min_k n_k / n_c)^(1/4)`` from the class counts n: the rarest
-    class gets the whole margin m. The logits z are to be cosines, as a `MarginHead` gives them; others, on which the
-    margins mean little, are warned of once, on a CPU. With β the classes are weighed as in `ClassBalanced`, and
-    `DeferredReweighting` has the weights wait for an epoch (the authors' DRW).
+    class gets the whole margin m. The logits z are to be cosines, as a `MarginHead` gives them; for other logits the
+    margins mean little, and a warning says so once, on a CPU. With β above 0 the classes are weighted as in
+    `ClassBalanced`, and `DeferredReweighting` lets the weights begin at a later epoch (the authors' DRW).
 
     Args:
         class_counts: n, a number of training samples for each class; None where `ClassCounts` counts them.
         max_margin: m, at least 0; 0 is cross-entropy of the scaled logits.
         scale: s, above 0.
         beta: of the effective number of samples, at least 0 and below 1; 0 for no weights.
-        smoothing: what a class without samples counts as, 1 ("clamp") or each class by 1 more ("add_one").
+        smoothing: "clamp" counts a class without samples as 1, "add_one" adds 1 to every count.
 
     Shapes:
         logits: [..., C] cosines; target: [...] class indices.
@@ -43,7 +43,7 @@ class LDAM(ClassWeightedLoss):
 
     Source:
         Cao, Wei, Gaidon, Arechiga, Ma, 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss",
-        arXiv:1906.07413, and its code, kaidic/LDAM-DRW, whose m, s and β (0.9999, from epoch 160 of 200) these are.
+        arXiv:1906.07413, and its code, kaidic/LDAM-DRW, with its m and s; its β is 0.9999, from epoch 160 of 200.
 
     Example:
         >>> loss = LDAM(class_counts=[16, 1], scale=1.0)

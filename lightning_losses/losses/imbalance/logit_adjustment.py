@@ -1,4 +1,4 @@
-"""Logit adjustment: cross-entropy in which frequent classes begin with an advantage, so that logits need none."""
+"""Logit adjustment: cross-entropy that adds the logarithm of the classes' shares to the logits."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -9,18 +9,18 @@ from lightning_losses.numerics.settings import NonNegative
 
 
 class LogitAdjustment(OffsetCrossEntropy):
-    """Logit adjustment: cross-entropy in which frequent classes begin with an advantage, so that logits need none.
+    """Logit adjustment: cross-entropy that adds the logarithm of the classes' shares to the logits.
 
     ``-log softmax(z + τ log π)_y`` with π the classes' shares of the training set. With τ = 1 the largest logit is, at
     the optimum, that of the class with the largest ``p(x | y)``: the prediction of the best balanced accuracy, where
-    cross-entropy's is that of the best accuracy. A fused head takes it at the price of cross-entropy, as a bias.
-    After a training by cross-entropy, `LogitAdjuster` does the same to its logits.
+    cross-entropy's is that of the best accuracy. A fused head takes it as a bias, at the cost of cross-entropy. After a
+    training by cross-entropy, `LogitAdjuster` does the same to its logits.
 
     Args:
         class_counts: a number of training samples for each class; None where `ClassCounts` counts them.
         tau: τ, at least 0; 0 is cross-entropy.
-        smoothing: what a class without samples counts as, 1 ("clamp") or each class by 1 more ("add_one"); with a
-            share of 0 it could never be learned.
+        smoothing: "clamp" counts a class without samples as 1, "add_one" adds 1 to every count; with a count of 0 a
+            class could never be learned.
 
     Shapes:
         logits: [..., C]; target: [...] class indices or [..., C] probabilities.

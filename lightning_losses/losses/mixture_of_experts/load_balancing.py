@@ -16,8 +16,8 @@ class LoadBalancing(Loss):
     """Load balancing: a router's tokens spread evenly over the experts.
 
     ``E Σ_e f_e P_e``, f_e being the expert's share of all choices, without gradient, and P_e its mean probability. It
-    is 1 if all experts get the same, and E if all tokens go to one. Added to a task's loss with a weight of some 0.01.
-    Batch-coupled: on several processes f and P are those of the tokens of all.
+    is 1 if all experts get the same, and E if all tokens go to one. It is added to a task's loss with a weight of about
+    0.01. Batch-coupled: on several processes f and P are those of the tokens of all.
 
     Args:
         top_k: how many experts a token chooses, those with the largest logits; at least 1, at most E.

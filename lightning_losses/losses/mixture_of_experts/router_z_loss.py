@@ -14,7 +14,7 @@ from lightning_losses.numerics.reduction import Reduction, reduce
 class RouterZLoss(Loss):
     """The z-loss of a router: keeps its logits small, so that rounding chooses no other experts.
 
-    ``(log Σ_e exp z_e)²``, averaged over tokens and layers. Added to a task's loss with a weight of some 0.001.
+    ``(log Σ_e exp z_e)²``, averaged over tokens and layers. It is added to a task's loss with a weight of about 0.001.
     `z_loss` is the same of a classifier's logits.
 
     Args:

@@ -1,4 +1,4 @@
-"""Asymmetric loss: labels that a sample lacks are focused more than those that it has, and easy ones let go."""
+"""Asymmetric loss: labels that a sample lacks are focused more than those that it has, and easy ones cost nothing."""
 
 from typing import Annotated
 
@@ -16,12 +16,12 @@ Clip = Annotated[float, Bound(least=0, below=1)]
 
 
 class Asymmetric(MultiLabelLoss):
-    """Asymmetric loss: labels that a sample lacks are focused more than those that it has, and easy ones let go.
+    """Asymmetric loss: labels that a sample lacks are focused more than those that it has, and easy ones cost nothing.
 
     With p the sigmoid of a label's logit and ``q = min(1 - p + clip, 1)``, a label that the sample has costs
     ``-(1 - p)^γ₊ log p``, one that it lacks ``-(1 - q)^γ₋ log q``: exactly 0 where p is at most `clip`. For a label
-    between 0 and 1 both logarithms, the exponents, and p and q are mixed in that share. With both exponents and `clip`
-    at 0 it is binary cross-entropy.
+    between 0 and 1, the logarithms, the exponents, and p and q are interpolated. With both exponents and `clip` at 0 it
+    is binary cross-entropy.
 
     Args:
         gamma_pos: γ₊, at least 0.
@@ -41,8 +41,9 @@ class Asymmetric(MultiLabelLoss):
 
     Source:
         Ben-Baruch et al., 2020, "Asymmetric Loss For Multi-Label Classification", arXiv:2009.14119, and their code,
-        Alibaba-MIIL/ASL, which sums over the batch (`reduction="sum"`); timm averages as this does. Both bound
-        probabilities by 1e-8 from below, where the gradient ends; here logarithms are taken of logits, without a bound.
+        Alibaba-MIIL/ASL, which sums over the batch (`reduction="sum"`); timm averages as this does. Both raise
+        probabilities to at least 1e-8, below which there is no gradient; here logarithms are computed from logits,
+        without a bound.
 
     Example:
         >>> loss = Asymmetric(gamma_pos=0.0, gamma_neg=0.0, clip=0.0)  # 2 log 2

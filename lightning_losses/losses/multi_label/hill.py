@@ -1,4 +1,4 @@
-"""Hill loss: a label that is lacking but found likely may be missing, so it is let go."""
+"""Hill loss: a label that a sample lacks may be missing if it is predicted as likely, so that it costs less."""
 
 from typing import Annotated
 
@@ -14,11 +14,11 @@ from lightning_losses.numerics.settings import Bound, NonNegative
 
 
 class Hill(MultiLabelLoss):
-    """Hill loss: a label that is lacking but found likely may be missing, so it is let go.
+    """Hill loss: a label that a sample lacks may be missing if it is predicted as likely, so that it costs less.
 
     A label that the sample lacks costs ``(λ - p) p²``, p the sigmoid of its logit: the slope by p is highest at λ/3 and
     0 at 2λ/3, which for λ = 1.5 is at p = 1. A label that it has costs ``-(1 - p_m)^γ log p_m`` with ``p_m`` the
-    sigmoid of the logit less the margin. For a label between 0 and 1 both are mixed in that share.
+    sigmoid of the logit less the margin. For a label between 0 and 1 both are interpolated.
 
     Args:
         lam: λ, at least 1.

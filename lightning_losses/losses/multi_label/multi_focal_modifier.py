@@ -1,4 +1,4 @@
-"""Multi-focal modifier: multi-grained focal loss that knows which labels come together."""
+"""Multi-focal modifier: multi-grained focal loss that takes into account which labels occur together."""
 
 import math
 from collections.abc import Sequence
@@ -22,19 +22,19 @@ _LEAST = 1e-8
 
 
 class MultiFocalModifier(MultiLabelLoss):
-    """Multi-focal modifier: multi-grained focal loss that knows which labels come together.
+    """Multi-focal modifier: multi-grained focal loss that takes into account which labels occur together.
 
-    A sample attends to a label by ``a_c``, the mean over its labels l of ``A_lc``, divided by its sum over c; A are the
-    counts of common samples, each column divided by its sum. In the asymmetric loss, p becomes ``p (1 - a)``, at least
-    1e-8 of p, and q, where a is above 0, ``min(boost q, 1)``. Weights and exponents are those of `MultiGrainedFocal`.
-    A sample without labels attends to none.
+    A sample attends to a label by ``a_c``, the mean over its labels l of ``A_lc``, divided by its sum over c; A is
+    `co_occurrence`, each column divided by its sum. In the asymmetric loss, p becomes ``p (1 - a)``, at least 1e-8 of
+    p, and q, where a is above 0, ``min(boost q, 1)``. Weights and exponents are those of `MultiGrainedFocal`. A sample
+    without labels attends to none.
 
     Args:
         co_occurrence: [C, C] how many training samples have two labels, the label's own number on the diagonal.
         class_counts: [C] how many training samples have each label, 0 counts as 1; None for the diagonal.
         gamma_pos: γ₊, at least 0.
         gamma_neg: γ₋, at least 0.
-        boost: what q is multiplied by for labels that come with the sample's, at least 1.
+        boost: what q is multiplied by for labels that occur together with the sample's, at least 1.
         clip: by how much the probability of a label that is lacking is lowered, in [0, 1).
         power: of the weights, above 0.
         detach_focal: take the focusing weight as a constant, as the authors do.

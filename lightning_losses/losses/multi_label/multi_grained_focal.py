@@ -1,4 +1,4 @@
-"""Multi-grained focal loss: asymmetric loss whose labels weigh, and are focused, by how rare they are."""
+"""Multi-grained focal loss: asymmetric loss in which rare labels have larger weights and exponents."""
 
 from dataclasses import field
 from typing import Annotated
@@ -16,7 +16,7 @@ from lightning_losses.numerics.settings import Bound, NonNegative
 
 
 class MultiGrainedFocal(MultiLabelLoss):
-    """Multi-grained focal loss: asymmetric loss whose labels weigh, and are focused, by how rare they are.
+    """Multi-grained focal loss: asymmetric loss in which rare labels have larger weights and exponents.
 
     With ``w_c = (1 - log(n_c / max_k n_k))^power``, which is 1 for the most frequent label, it is ``w_c`` times the
     asymmetric loss with the exponent ``γ₋ + w_c`` in place of γ₋.

@@ -1,4 +1,4 @@
-"""Reflective label corrector: labels that are found likely are taken for missing, and added."""
+"""Reflective label corrector: labels that are predicted as likely are taken as missing, and added."""
 
 from dataclasses import field
 from typing import Annotated, Any, NamedTuple
@@ -17,13 +17,13 @@ from lightning_losses.numerics.settings import Bound, NonNegative, Share, Weight
 
 
 class ReflectiveLabelCorrector(Loss):
-    """Reflective label corrector: labels that are found likely are taken for missing, and added.
+    """Reflective label corrector: labels that are predicted as likely are taken as missing, and added.
 
     From epoch `start` on, a label that a sample lacks counts as one that it has where ``p > threshold`` and p is above
     the label's mean in the batch. On the corrected labels it is the loss of `MultiGrainedFocal`, with p the sigmoid of
     the logit, less `margin` where the sample has the label, summed and divided by the number of labels that samples
     have. The counts behind the weights are those of the training set and what was added in the epoch so far. Before
-    `start` it is 0, and it is added to another loss. A label that is not known stays so.
+    `start` it is 0, and it is added to another loss. Unknown labels stay unknown.
 
     Args:
         class_counts: [C] how many training samples have each label, 0 counts as 1; None where `ClassCounts` counts

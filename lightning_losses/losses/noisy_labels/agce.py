@@ -18,9 +18,9 @@ Exponent = Annotated[float, Bound(above=0, most=10)]
 class AGCE(CrossEntropyFunction):
     """Asymmetric generalised cross-entropy: GCE of a probability that an offset keeps away from 0.
 
-    ``((a + 1)^q - (a + p)^q) / q`` with p the probability of the target. Where most labels of a kind of sample are
-    right, its minimum is at their class even if it is not symmetric. It is a function of cross-entropy alone. With
-    q = 1 it is `MAEReduced`; towards a = 0 it is `GCE`.
+    ``((a + 1)^q - (a + p)^q) / q`` with p the probability of the target. If most labels of similar samples are right,
+    its minimum is at the right class, although it is not symmetric. It is a function of cross-entropy alone. With q = 1
+    it is `MAEReduced`; towards a = 0 it is `GCE`.
 
     Args:
         a: the offset, above 0 and at most 100.

@@ -1,4 +1,4 @@
-"""Adaptive label-distributionally robust loss: each sample learns how hard its largest margin violations count."""
+"""Adaptive label-distributionally robust loss: each sample learns how much its largest margin violation counts."""
 
 from typing import Annotated
 
@@ -19,13 +19,14 @@ _OFFSET = 1e-5
 
 
 class ALDRKL(RememberingLoss):
-    """Adaptive label-distributionally robust loss: each sample learns how hard its largest margin violations count.
+    """Adaptive label-distributionally robust loss: each sample learns how much its largest margin violation counts.
 
     ``λ_i (log sum_k exp((z_k - z_y + c [k ≠ y]) / λ_i) - log C) - α log C / (2 λ_0) (λ_i - λ_0)²``, where a row's
-    scores are divided by their mean size, ``z ← z / (sum_k |z_k| / C)``. λ_i is kept of each sample, begins at λ_0 and
-    takes one step of a fixed-point iteration before the loss of the same visit, ``λ_i = λ_0 (1 - KL(q || uniform) / (α
-    log C))`` with ``q = softmax(z / λ_i)`` plus 1e-5, normalised. The gradient takes it as a constant. A sample with a
-    peaked prediction gets a small λ_i, where the loss is that of the largest violation; an even one keeps λ_0.
+    scores are divided by their mean size, ``z ← z / (sum_k |z_k| / C)``. λ_i is stored for each sample. It begins at
+    λ_0 and takes one step of a fixed-point iteration before each loss of the sample,
+    ``λ_i = λ_0 (1 - KL(q || uniform) / (α log C))`` with ``q = softmax(z / λ_i)`` plus 1e-5, normalised. The gradient
+    treats λ_i as a constant. A sample with a peaked prediction gets a small λ_i, so that its largest violation decides;
+    a sample with an even prediction keeps λ_0.
 
     Args:
         margin: c, at least 0.
@@ -34,8 +35,8 @@ class ALDRKL(RememberingLoss):
         softplus: take the scores' softplus first.
 
     Shapes:
-        logits: [..., C]; target: [...] class indices; sample_temperature: [...]. A class that is masked by -inf is none
-        of the C.
+        logits: [..., C]; target: [...] class indices; sample_temperature: [...]. A class that is masked by -inf does
+        not count among the C.
 
     Returns:
         A scalar, or [...] without reduction.
@@ -45,9 +46,10 @@ class ALDRKL(RememberingLoss):
 
     Source:
         Zhu, Ying, Yang, 2023, "Label Distributionally Robust Losses for Multi-class Classification: Consistency,
-        Robustness and Adaptivity", arXiv:2112.14869, and their code, Optimization-AI/ICML2023_LDR (ALDRLoss_V1). Its q,
-        which is taken here, leaves out the margin that the paper's has. Its default has no softplus; with wrong labels
-        and λ_0 = 10 a network then learned far more of them. A row of zeros, which it divides by 0, stays as it is.
+        Robustness and Adaptivity", arXiv:2112.14869, and their code, Optimization-AI/ICML2023_LDR (ALDRLoss_V1). As in
+        the code, q leaves out the margin that the paper has in it. The code has no softplus by default; with wrong
+        labels and λ_0 = 10, a network without it learned many more of them. The code divides a row of zeros by 0; here
+        the row is unchanged.
 
     Example:
         >>> logits, target, begun = torch.tensor([[2.0, 0.0]]), torch.tensor([1]), torch.tensor([10.0])

@@ -1,4 +1,4 @@
-"""Asymmetric unhinged loss: a power of the distance of the target's probability from above 1."""
+"""Asymmetric unhinged loss: a power of the distance between the target's probability and a number above 1."""
 
 from typing import Annotated
 
@@ -13,11 +13,11 @@ from lightning_losses.numerics.tempered import tempered_logarithm
 
 
 class AUL(CrossEntropyFunction):
-    """Asymmetric unhinged loss: a power of the distance of the target's probability from above 1.
+    """Asymmetric unhinged loss: a power of the distance between the target's probability and a number above 1.
 
-    ``((a - p)^q - (a - 1)^q) / q`` with p the probability of the target. Where most labels of a kind of sample are
-    right, its minimum is at their class even if it is not symmetric. It is a function of cross-entropy alone. With
-    q = 1 it is `MAEReduced`.
+    ``((a - p)^q - (a - 1)^q) / q`` with p the probability of the target. If most labels of similar samples are right,
+    its minimum is at the right class, although it is not symmetric. It is a function of cross-entropy alone. With q = 1
+    it is `MAEReduced`.
 
     Args:
         a: above 1 and at most 100.

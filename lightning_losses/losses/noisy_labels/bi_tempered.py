@@ -18,9 +18,9 @@ class BiTempered(ClassificationLoss):
 
     ``sum_k y_k (log_t1 y_k - log_t1 p_k) - (y_k^(2-t1) - p_k^(2-t1)) / (2 - t1)`` with the target y, the tempered
     logarithm ``log_t u = (u^(1-t) - 1) / (1 - t)``, and the tempered softmax ``p_k = exp_t2(z_k - λ)``, in which
-    ``exp_t u = (1 + (1-t) u)^(1 / (1-t))`` and λ makes p add up to 1. With t1 < 1 the loss is bounded, so that labels
-    far off count little; with t2 > 1 the softmax has heavy tails, so that those near the boundary do too. With
-    t1 = t2 = 1 it is cross-entropy, less the target's entropy.
+    ``exp_t u = (1 + (1-t) u)^(1 / (1-t))`` and λ makes p add up to 1. With t1 < 1 the loss is bounded, so that wrong
+    labels far from the decision boundary count little; with t2 > 1 the softmax has heavy tails, so that wrong labels
+    near the boundary count little too. With t1 = t2 = 1 it is cross-entropy, less the target's entropy.
 
     Args:
         t1: t1, in [0, 1]; the smaller, the lower the bound.
@@ -39,7 +39,7 @@ class BiTempered(ClassificationLoss):
     Source:
         Amid, Warmuth, Anil, Koren, 2019, "Robust Bi-Tempered Logistic Loss Based on Bregman Divergences",
         arXiv:1906.03361, and its code google/bi-tempered-loss, whose five steps towards λ leave p off by up to 1e-5;
-        this iterates until it is exact. Predictions are those of the softmax too: the order of classes is the same.
+        this iterates until λ is exact. The order of the classes is that of the softmax, and so is the prediction.
 
     Example:
         >>> round(BiTempered(t1=0.5, t2=2.0)(torch.zeros(1, 4), torch.tensor([0])).item(), 4)

@@ -1,4 +1,4 @@
-"""Early-learning regularisation: predictions are held to what the network said of a sample before."""
+"""Early-learning regularisation: predictions stay near the earlier predictions for the same sample."""
 
 import torch
 from jaxtyping import Float, Shaped
@@ -16,13 +16,14 @@ _NEAREST = 1e-4
 
 
 class ELR(RememberingLoss):
-    """Early-learning regularisation: predictions are held to what the network said of a sample before.
+    """Early-learning regularisation: predictions stay near the earlier predictions for the same sample.
 
     ``-log p_y + λ log(1 - sum_k t_k p_k)``, where t is a moving average of the network's predictions for the sample:
-    ``t ← β t + (1 - β) p / sum_k p_k``, which begins at 0 and is renewed before the loss of the same step. In t and in
-    the second term, which has no gradient outside, p is clamped to [1e-4, 1 - 1e-4]. Right labels are learned
-    first; the second term keeps their gradient from vanishing, and holds off the wrong labels that come later. It is
-    negative, and so may the loss be. Outside of training each sample is at its first visit, where t = (1 - β) p.
+    ``t ← β t + (1 - β) p / sum_k p_k``, which begins at 0 and is updated before the loss of the same step. In t and in
+    the second term p is clamped to [1e-4, 1 - 1e-4]; outside, it has no gradient. Right labels are learned first. The
+    second term keeps their gradient from vanishing, and counteracts the gradient of wrong labels, which would be
+    learned later. The term is negative, so that the loss can be negative too. Outside of training each sample is
+    treated as new: t = (1 - β) p.
 
     Args:
         coefficient: λ, at least 0; 0 is cross-entropy. The authors take 3 for CIFAR-10, 7 for CIFAR-100.
@@ -39,7 +40,8 @@ class ELR(RememberingLoss):
 
     Source:
         Liu, Niles-Weed, Razavian, Fernandez-Granda, 2020, "Early-Learning Regularization Prevents Memorization of Noisy
-        Labels", arXiv:2007.00151, and their code, shengliu66/ELR. Its ELR+ with two networks and mixup is not here.
+        Labels", arXiv:2007.00151, and their code, shengliu66/ELR. ELR+, with two networks and mixup, is not in the
+        library.
 
     Example:
         >>> logits, target, never = torch.zeros(1, 2), torch.tensor([0]), torch.zeros(1, 2)

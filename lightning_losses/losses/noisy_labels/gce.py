@@ -31,7 +31,8 @@ class GCE(CrossEntropyFunction):
 
     Source:
         Zhang, Sabuncu, 2018, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels",
-        arXiv:1805.07836, with q = 0.7. Codes that raise p to at least 1e-7 have no gradient below that; this has.
+        arXiv:1805.07836, with q = 0.7. Implementations that raise p to at least 1e-7 have no gradient below that; this
+        one has.
 
     Example:
         >>> import torch

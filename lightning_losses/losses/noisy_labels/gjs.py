@@ -32,8 +32,8 @@ class GJS(CrossEntropyFunction):
 
     Source:
         Englesson, Azizpour, 2021, "Generalized Jensen-Shannon Divergence Loss for Learning with Noisy Labels",
-        arXiv:2105.04522: their JS. Their GJS adds a second prediction, of another view of the image. Codes take
-        logarithms of at least 1e-7.
+        arXiv:2105.04522: their JS. Their GJS adds a second prediction, of another view of the image. Implementations
+        take the logarithm of no number below 1e-7; this one of any.
 
     Example:
         >>> round(GJS(label_weight=0.5)(torch.zeros(1, 2), torch.tensor([0])).item(), 4)

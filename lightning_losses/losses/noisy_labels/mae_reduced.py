@@ -26,7 +26,7 @@ class MAEReduced(CrossEntropyFunction):
 
     Source:
         Ghosh, Kumar, Sastry, 2017, "Robust Loss Functions under Label Noise for Deep Neural Networks",
-        arXiv:1712.09482. Codes differ by a factor of 2.
+        arXiv:1712.09482. Implementations differ by a factor of 2.
 
     Example:
         >>> MAEReduced()(torch.zeros(1, 4), torch.tensor([0])).item()

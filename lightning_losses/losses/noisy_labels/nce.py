@@ -1,4 +1,4 @@
-"""Normalised cross-entropy: the target's share of what all labels would cost."""
+"""Normalised cross-entropy: cross-entropy of the target, divided by the sum over all possible labels."""
 
 from collections.abc import Callable
 
@@ -12,14 +12,14 @@ from lightning_losses.numerics.rows import pick
 
 
 class NCE(ClassificationLoss):
-    """Normalised cross-entropy: the target's share of what all labels would cost.
+    """Normalised cross-entropy: cross-entropy of the target, divided by the sum over all possible labels.
 
     ``log p_y / sum_k log p_k``. Its values over all labels of a sample add up to 1, whatever the network says, so that
     symmetric noise does not change which predictions minimise it. Alone it learns too little; see `NCEAndRCE`.
 
     Shapes:
-        logits: [..., C]; target: [...] class indices. A class that is masked by -inf is none of the k; as a target it
-        counts as if its probability were e^-100.
+        logits: [..., C]; target: [...] class indices. A class that is masked by -inf is left out of the sum; as a
+        target it counts as if its probability were e^-100.
 
     Returns:
         A scalar, or [...] without reduction; in [0, 1].
@@ -29,7 +29,7 @@ class NCE(ClassificationLoss):
 
     Source:
         Ma, Huang, Wang, Romano, Erfani, Bailey, 2020, "Normalized Loss Functions for Deep Learning with Noisy Labels",
-        arXiv:2006.13554. Noise-contrastive estimation, which is called NCE too, is something else.
+        arXiv:2006.13554. Noise-contrastive estimation, also called NCE, is another method.
 
     Example:
         >>> NCE()(torch.zeros(1, 4), torch.tensor([0])).item()

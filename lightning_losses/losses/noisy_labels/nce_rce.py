@@ -15,7 +15,7 @@ class NCEAndRCE(ClassificationLoss):
     """NCE + RCE: an active and a passive loss, both robust to symmetric noise.
 
     ``α log p_y / sum_k log p_k - β A (1 - p_y)``. `NCE` raises the probability of the target, `RCE` also lowers that of
-    the other classes; each alone learns too little, together they fit, and stay as robust as either.
+    the other classes; each alone learns too little; together they fit the data, and are as robust as either.
 
     Args:
         alpha: α, weight of `NCE`, at least 0.

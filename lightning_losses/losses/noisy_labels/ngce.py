@@ -13,7 +13,7 @@ from lightning_losses.numerics.tempered import tempered_logarithm
 
 
 class NGCE(ClassificationLoss):
-    """Normalised generalised cross-entropy: the target's share of what all labels would cost by `GCE`.
+    """Normalised generalised cross-entropy: `GCE` of the target, divided by the sum over all possible labels.
 
     ``(1 - p_y^q) / sum_k (1 - p_k^q)``. Its values over all labels of a sample add up to 1, whatever the network says.
     Near q = 0 it is `NCE`, at 1 it is `MAEReduced` divided by C - 1.
@@ -22,7 +22,7 @@ class NGCE(ClassificationLoss):
         q: above 0 and at most 1.
 
     Shapes:
-        logits: [..., C]; target: [...] class indices. A class that is masked by -inf is none of the k.
+        logits: [..., C]; target: [...] class indices. A class that is masked by -inf is left out of the sum.
 
     Returns:
         A scalar, or [...] without reduction; in [0, 1].
@@ -32,7 +32,7 @@ class NGCE(ClassificationLoss):
 
     Source:
         Ma, Huang, Wang, Romano, Erfani, Bailey, 2020, "Normalized Loss Functions for Deep Learning with Noisy Labels",
-        arXiv:2006.13554, whose code has it, with q = 0.7 here as for `GCE`.
+        arXiv:2006.13554, whose code has it; q = 0.7 is that of `GCE`.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Reverse cross-entropy: the prediction's cross-entropy to the label."""
+"""Reverse cross-entropy: cross-entropy in which label and prediction change places."""
 
 import math
 from typing import Annotated
@@ -17,11 +17,10 @@ LogOfZero = Annotated[float, Bound(below=0)]
 
 
 class RCE(CrossEntropyFunction):
-    """Reverse cross-entropy: the prediction's cross-entropy to the label.
+    """Reverse cross-entropy: cross-entropy in which label and prediction change places.
 
     ``-sum_k p_k log e_k = -A (1 - p)``, with the one-hot target e, in which log 0 counts as A, and p the probability of
-    the target. It is `MAEReduced`, times -A, and like that a function of cross-entropy alone, and robust to symmetric
-    noise.
+    the target. It is -A times `MAEReduced`: a function of cross-entropy alone, and robust to symmetric noise.
 
     Args:
         log_of_zero: A, below 0.
@@ -37,7 +36,7 @@ class RCE(CrossEntropyFunction):
 
     Source:
         Wang, Ma, Chen, Luo, Yi, Bailey, 2019, "Symmetric Cross Entropy for Robust Learning with Noisy Labels",
-        arXiv:1908.06112. The paper has A = -4, codes log 1e-4 = -9.21, which is the default.
+        arXiv:1908.06112. The paper has A = -4, implementations log 1e-4 = -9.21, which is the default.
 
     Example:
         >>> RCE(log_of_zero=-4.0)(torch.zeros(1, 4), torch.tensor([0])).item()

@@ -30,8 +30,8 @@ class SCE(CrossEntropyFunction):
 
     Source:
         Wang, Ma, Chen, Luo, Yi, Bailey, 2019, "Symmetric Cross Entropy for Robust Learning with Noisy Labels",
-        arXiv:1908.06112, with α = 0.1, β = 1 for CIFAR-10, α = 6, β = 0.1 for CIFAR-100. The paper has A = -4, codes
-        log 1e-4 = -9.21, which is the default.
+        arXiv:1908.06112, with α = 0.1, β = 1 for CIFAR-10, α = 6, β = 0.1 for CIFAR-100. The paper has A = -4,
+        implementations log 1e-4 = -9.21, which is the default.
 
     Example:
         >>> import torch

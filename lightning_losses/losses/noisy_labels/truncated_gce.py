@@ -16,8 +16,8 @@ class TruncatedGCE(CrossEntropyFunction):
     ``min((1 - p^q) / q, (1 - k^q) / q)`` with p the probability of the target: `GCE` down to p = k, below it a
     constant without gradient. It is a function of cross-entropy alone.
 
-    A network that has not learned anything finds every class as unlikely as 1/C: with k above that, it starts from no
-    gradient. Train by `GCE` first.
+    A network that has not learned anything finds every class as unlikely as 1/C: if k is above that, no sample has a
+    gradient at the start. Train by `GCE` first.
 
     Args:
         q: as of `GCE`, above 0 and at most 1.

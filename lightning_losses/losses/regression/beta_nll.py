@@ -1,4 +1,4 @@
-"""β-NLL: Gaussian negative log-likelihood that does not forget the samples whose variance is large."""
+"""β-NLL: Gaussian negative log-likelihood in which samples with a large variance keep their weight."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,7 +11,7 @@ from lightning_losses.numerics.settings import Share
 
 
 class BetaNLL(RegressionLoss):
-    """β-NLL: Gaussian negative log-likelihood that does not forget the samples whose variance is large.
+    """β-NLL: Gaussian negative log-likelihood in which samples with a large variance keep their weight.
 
     ``sg(σ²)^β ½ (log σ² + (y - μ)² / σ²)`` summed over a vector's entries, sg without gradient. The gradient by the
     mean is ``σ^(2β-2) (μ - y)``: β = 0 is the likelihood, β = 1 weighs errors as the squared error does. The value is

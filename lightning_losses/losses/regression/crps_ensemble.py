@@ -1,4 +1,4 @@
-"""CRPS of an ensemble: members are learned to lie around the number as closely as they lie around each other."""
+"""CRPS of an ensemble: the members' mean distance from the number, less half of that from each other."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ Estimator = Literal["fair", "standard"]
 
 
 class CRPSEnsemble(RegressionLoss):
-    """CRPS of an ensemble: members are learned to lie around the number as closely as they lie around each other.
+    """CRPS of an ensemble: the members' mean distance from the number, less half of that from each other.
 
     ``mean_m |x_m - y| - ½ sum_{m,k} |x_m - x_k| / n``, with n = M (M - 1) in the fair form, which estimates the score
     of the distribution that the members are drawn from, and n = M² in the standard one, which is that of the members

@@ -20,7 +20,7 @@ class EvidentialRegression(RegressionLoss):
     degrees of freedom around γ, of squared scale ``β (1 + ν) / (ν α)``. The loss is its negative logarithm and a
     penalty of evidence where the prediction is wrong, with Ω = 2β (1 + ν):
     ``½ log(π/ν) - α log Ω + (α + ½) log(ν (y - γ)² + Ω) + log Γ(α) - log Γ(α + ½) + coefficient |y - γ| (2ν + α)``.
-    The likelihood sees ν and β through the scale alone, so that their shares are the penalty's choice.
+    The likelihood depends on ν and β through the scale alone, so that the penalty decides between them.
 
     Args:
         coefficient: of the penalty, at least 0.

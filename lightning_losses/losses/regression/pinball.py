@@ -1,4 +1,4 @@
-"""Pinball loss: quantiles of a number are learned, each with the price of being too low or too high."""
+"""Pinball loss: quantiles of a number are learned, each with its own costs of being too low and too high."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from lightning_losses.numerics.regression import regression_values
 
 
 class Pinball(RegressionLoss):
-    """Pinball loss: quantiles of a number are learned, each with the price of being too low or too high.
+    """Pinball loss: quantiles of a number are learned, each with its own costs of being too low and too high.
 
     ``sum_τ max(τ e_τ, (τ - 1) e_τ)`` with ``e_τ = y - q_τ``, over the levels τ. The τ-quantile minimises its mean. At
     e = 0 the slope by q is ``1 - τ``, that of a quantile which is too high. Nothing keeps quantiles from crossing: sort

@@ -1,4 +1,4 @@
-"""A penalty of certain predictions: the logarithm of what their probabilities' squares add up to."""
+"""A penalty of confident predictions: the logarithm of one plus the sum of the squared probabilities."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from lightning_losses.numerics.rows import classification_rows
 
 
 class MarginLogPenalty(RowLoss):
-    """A penalty of certain predictions: the logarithm of what their probabilities' squares add up to.
+    """A penalty of confident predictions: the logarithm of one plus the sum of the squared probabilities.
 
     ``log(1 + ||P||²)`` with P the softmax: "batch" takes the squares of all kept samples together, as the authors do,
     and grows with the batch; "sample" averages the penalty of each. It is added to cross-entropy, with a weight of

@@ -1,4 +1,4 @@
-"""Memory-efficient sharpness-aware training: the predictions stay near those of the weights' moving average."""
+"""Memory-efficient sharpness-aware training: the predictions stay near those of a moving average of the weights."""
 
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -11,7 +11,7 @@ from lightning_losses.numerics.settings import Temperature, Weight, Whole
 
 
 class MESA(TaughtLoss):
-    """Memory-efficient sharpness-aware training: the predictions stay near those of the weights' moving average.
+    """Memory-efficient sharpness-aware training: the predictions stay near those of a moving average of the weights.
 
     ``λ τ² KL(softmax(z_ema / τ) || softmax(z / τ))`` from epoch `start` on and before epoch `end`, else 0: the term of
     `SAF` with the logits of an exponential moving average of the network in the place of kept ones. It needs a forward

@@ -1,4 +1,4 @@
-"""R-Drop: two passes with other dropout are to predict the same."""
+"""R-Drop: two passes with different dropout should predict the same."""
 
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -12,7 +12,7 @@ from lightning_losses.numerics.rows import classification_rows
 
 
 class RDrop(RowLoss):
-    """R-Drop: two passes with other dropout are to predict the same.
+    """R-Drop: two passes with different dropout should predict the same.
 
     ``(KL(p || q) + KL(q || p)) / 2`` with p and q the softmax of the two passes; both get a gradient. It is added
     to the mean cross-entropy of the passes, as in ``objective=rdrop``, with a weight of 5 in translation and about 1

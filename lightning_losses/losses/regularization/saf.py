@@ -22,8 +22,8 @@ class SAF(RememberingLoss):
     the term makes it less steep. It is added to cross-entropy. A sample that was not seen E epochs ago, and every one
     outside of training, counts 0.
 
-    Memory holds N C (E + 1) logits of N samples. A mixup changes the input that the kept logits are of; the authors'
-    code lets that be.
+    Memory holds N C (E + 1) logits of N samples. With mixup, the kept logits are those of another input; the authors'
+    code does nothing about it.
 
     Args:
         coefficient: λ, at least 0.

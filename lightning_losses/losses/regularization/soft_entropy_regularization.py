@@ -21,7 +21,7 @@ from lightning_losses.numerics.settings import Count, Temperature, Weight
 
 
 class EntropyGaps(NamedTuple):
-    """How far the entropy of the mean prediction is from its most: between the groups, and within each.
+    """How far the entropy of the mean prediction is from its maximum: between the groups, and within each.
 
     Attributes:
         groups: of old against new classes.
