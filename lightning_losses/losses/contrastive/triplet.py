@@ -59,7 +59,9 @@ class Triplet(EmbeddingLoss):
     def measure(self, given: ClassedEmbeddings) -> Float[Tensor, ""]:
         """The mean over triplets."""
         unit = unit_rows(given.embeddings)
-        apart, pairs, alike = distances(unit, unit), given.pairs, given.alike
+        # Around their mean, so that the distances of embeddings that have collapsed are no rounding errors.
+        centred = unit - unit.detach().mean(dim=0)
+        apart, pairs, alike = distances(centred, centred), given.pairs, given.alike
         positive, negative = pairs & alike, pairs & ~alike
         if self.mining == "hard":
             return self._of_hardest(apart, positive, negative)
