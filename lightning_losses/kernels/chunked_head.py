@@ -19,14 +19,15 @@ from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.numerics.reduction import Reduction
 
 
-def _returned(arguments: dict[str, Any]) -> Returned:
+def returned(arguments: dict[str, Any]) -> Returned:
+    """The kind of result for these arguments, by name."""
     loss, reduction = arguments["loss"], arguments.get("reduction")
     if reduction is None:
         reduction = loss.reduction if isinstance(loss, RowLoss) else "mean"
     return Returned(None, ("loss",), (reduction == "none",), tuple(arguments["hidden"].shape[:-1]))
 
 
-@traceable(_returned)
+@traceable(returned)
 def chunked_head(
     loss: RowFunction,
     hidden: Float[Tensor, "*tokens width"],

@@ -6,14 +6,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.chunked_head import chunked_head
+from lightning_losses.kernels.chunked_head import chunked_head, returned
 from lightning_losses.kernels.rows.head_loss import ChunkedImpl
 from lightning_losses.kernels.rows.row_wise import refuses, rows_of
+from lightning_losses.kernels.traced import traceable
 from lightning_losses.losses.kinds import RowLoss
 from lightning_losses.networks.margin_head import nearest_sub_center
 from lightning_losses.numerics.checks import check_count, check_floating
 from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.parallel.processes import whole_parameter
 
 _NAME = "linear_margin_loss"
 
@@ -37,7 +39,7 @@ def linear_margin_loss(
     Args:
         loss: of rows of cosines: `ArcFace`, `CosFace`, `NormalizedSoftmax`, `EBV`, or another row-wise one.
         embeddings: [..., D], not normalised.
-        weight: [C K, D], the `weight` of a `MarginHead`; under FSDP2 the whole one.
+        weight: [C K, D], the `weight` of a `MarginHead`; one that FSDP2 has sharded is gathered.
         target: [...] int64 class indices.
         sub_centers: K; with more than one, chunks are evaluated by autograd.
         impl: as in `chunked_head`.
@@ -65,19 +67,26 @@ def linear_margin_loss(
         )
     with torch.autocast(embeddings.device.type, enabled=False):
         directions = unit_rows(full_precision(embeddings))
-        vectors: Tensor = _UnitRows.apply(full_precision(weight)).to(directions.dtype)
+        vectors: Tensor = _UnitRows.apply(full_precision(whole_parameter(weight))).to(directions.dtype)
         if sub_centers == 1:
             return chunked_head(loss, directions, vectors, target, impl=impl, **options)
+        return _of_nearest(loss, directions, vectors, target, sub_centers=sub_centers, impl=impl, **options)
 
-        if refusal := refuses(loss):
-            raise ValueError(f"{_NAME}: {refusal}")
-        settled: dict[str, Any] = {"ignore_index": loss.ignore_index, "reduction": loss.reduction, **options}
-        rows = rows_of(loss, settled["ignore_index"])
 
-        def of_nearest(logits: Tensor, target: Tensor, reduction: str) -> Tensor:
-            return rows(nearest_sub_center(logits, sub_centers), None, target)
+@traceable(returned)
+def _of_nearest(
+    loss: RowLoss, hidden: Tensor, weight: Tensor, target: Tensor, *, sub_centers: int, **options: Any
+) -> Tensor:
+    """`chunked_head` of the largest score of each class."""
+    if refusal := refuses(loss):
+        raise ValueError(f"{_NAME}: {refusal}")
+    settled: dict[str, Any] = {"ignore_index": loss.ignore_index, "reduction": loss.reduction, **options}
+    rows = rows_of(loss, settled["ignore_index"])
 
-        return chunked_head(of_nearest, directions, vectors, target, impl=impl, **settled)
+    def of_classes(logits: Tensor, target: Tensor, reduction: str) -> Tensor:
+        return rows(nearest_sub_center(logits, sub_centers), None, target)
+
+    return chunked_head(of_classes, hidden, weight, target, **settled)
 
 
 class _UnitRows(torch.autograd.Function):

@@ -10,7 +10,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_losses import KD, CrossEntropy, Objective
+from lightning_losses import KD, ArcFace, CrossEntropy, Objective, linear_margin_loss
 from lightning_losses.losses import ELR, FitNetHint
 from lightning_losses.mixins import ObjectiveMixin
 from lightning_losses.modules import Distiller, OnlineDistiller
@@ -118,6 +118,17 @@ def pickled(content, path):
     path.write_bytes(pickle.dumps(content))
 
 
+def class_vectors_are_gathered(weight):
+    """Where a loss takes them outside of the head's forward pass."""
+    whole = weight.full_tensor().detach().requires_grad_()
+    embeddings, target = torch.linspace(-1, 1, 20).view(4, 5), torch.tensor([0, 2, 1, 0])
+    slopes = [
+        torch.autograd.grad(linear_margin_loss(ArcFace(), embeddings, vectors, target, sub_centers=2), vectors)[0]
+        for vectors in (weight, whole)
+    ]
+    torch.testing.assert_close(slopes[0].full_tensor(), slopes[1])
+
+
 KINDS = {"distiller": distiller, "language_model": language_model}
 
 
@@ -139,6 +150,8 @@ def test_every_way_of_sharding_trains_what_one_process_trains_and_resumes_exactl
             assert is_sharded(module) and is_sharded(module.teacher) == (way == "teacher")
             assert all(hasattr(parameter, "full_tensor") for parameter in module.parameters())
             found[way] = weights(module)
+            if kind is distiller:
+                class_vectors_are_gathered(module.network[-1].weight)
         clipped = fitted(tmp_path, kind, 2, fsdp2(), gradient_clip_val=0.05)
         found["clipped"] = weights(clipped)
         for shards in (False, True):

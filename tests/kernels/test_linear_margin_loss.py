@@ -48,6 +48,19 @@ def test_value_and_gradients_are_those_of_the_cosines(name, impl, sub_centers):
     torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-6)
 
 
+def test_it_compiles_to_one_graph():
+    torch._dynamo.reset()
+    (head, embeddings, target), loss = batch(sub_centers=3), ArcFace()
+
+    def evaluate(embeddings, weight, target):
+        return linear_margin_loss(loss, embeddings, weight, target, sub_centers=3)
+
+    compiled = torch.compile(evaluate, backend="aot_eager", fullgraph=True)
+    values = [function(embeddings, head.weight, target) for function in (evaluate, compiled)]
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*(torch.autograd.grad(value, (embeddings, head.weight)) for value in values))
+
+
 def test_confident_rows_keep_their_loss():
     """From a finished logsumexp nothing would be left: the target's own score is e^64 times the others' sum."""
     head = MarginHead(4, 3)
