@@ -5,7 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
+from lightning_losses.data import ImageDataset
 from lightning_losses.data.resumable import ResumableLoader
+from lightning_losses.data.seeded_views import RandomShift, SeededViews, ViewSampler
 from lightning_losses.samplers import ClassBalancedSampler, DisjointPseudoLabelSampler, pseudo_labels
 
 LABELS = torch.tensor([0] * 9 + [1] * 4 + [5] * 6 + [7] * 3 + [-100] * 2)
@@ -142,3 +144,20 @@ def test_what_does_not_fit_is_refused(make, sentence):
     with pytest.raises(ValueError) as refusal:
         make()
     assert str(refusal.value) == sentence
+
+
+def test_views_of_planned_batches_go_on_within_an_epoch():
+    samples = ImageDataset(torch.zeros(24, 1, 4, 4), LABELS.clamp(min=0))
+
+    def sampler():
+        made = ViewSampler(SeededViews(samples, RandomShift(1), views=3), 1, 0, order=disjoint())
+        made.set_epoch(4)
+        return made
+
+    whole, rest = list(sampler()), sampler()
+    rest.leave_out(samples=4, epoch=4)
+    planned = disjoint()
+    planned.set_epoch(4)
+    # The second view, in the planned order.
+    assert [position - 24 for position in whole] == list(planned) and len(sampler()) == len(whole)
+    assert list(rest) == whole[4:]
