@@ -139,6 +139,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import NCEAndRCE as NCEAndRCE
     from lightning_losses.losses import NDLoss as NDLoss
     from lightning_losses.losses import NegativeCosine as NegativeCosine
+    from lightning_losses.losses import NodeCompactness as NodeCompactness
     from lightning_losses.losses import NormalizedSoftmax as NormalizedSoftmax
     from lightning_losses.losses import OFAStages as OFAStages
     from lightning_losses.losses import Pinball as Pinball

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses.dependence.cs_information_bottleneck import (
         CSInformationBottleneck as CSInformationBottleneck,
     )
+    from lightning_losses.losses.dependence.node_compactness import NodeCompactness as NodeCompactness
     from lightning_losses.losses.dependence.pamc import PAMC as PAMC
     from lightning_losses.losses.dependence.sae_auxk import SAEAuxK as SAEAuxK
     from lightning_losses.losses.distillation.divergences.ab_divergence import ABDivergence as ABDivergence

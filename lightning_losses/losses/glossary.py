@@ -243,6 +243,12 @@ GLOSSARY: dict[str, Name] = {
         "the weights of a graph's edges, at least 0, whose nodes are the samples; 0 on the diagonal",
         lambda s: (s.normal(s.batch, s.batch) > 0).double() * (1 - torch.eye(s.batch, dtype=torch.float64)),
     ),
+    "compactness": Name(
+        "[B]",
+        "trained",
+        "how much nearer each node is to its own second view than to others', bounded from below over edge drops",
+        lambda s: s.normal(s.batch),
+    ),
     "reconstruction": Name(
         "[B, D]", "trained", "what an autoencoder makes of the features", lambda s: s.normal(s.batch, s.features)
     ),
