@@ -102,6 +102,11 @@ def _refuse_taken(identifier: str, name: str, families: Path, paths: list[Path])
         raise ValueError(f"new: the name {identifier!r} came, and the library has {name} already; choose another.")
 
 
+def _order(module: str, name: str) -> tuple[str, int, str]:
+    """How ruff sorts imports: of one module names of capitals alone come first, then classes, then others."""
+    return module, 0 if name.isupper() else 1 if name[0].isupper() else 2, name.lower()
+
+
 def _with_export(package: Path, module: str, name: str) -> str:
     """A package's file that imports a name under ``TYPE_CHECKING``, where it sorts."""
     text = package.read_text()
@@ -112,7 +117,7 @@ def _with_export(package: Path, module: str, name: str) -> str:
     before = [
         each
         for each in block.body
-        if isinstance(each, ast.ImportFrom) and (str(each.module), each.names[0].name) < (module, name)
+        if isinstance(each, ast.ImportFrom) and _order(str(each.module), each.names[0].name) < _order(module, name)
     ]
     lines = text.splitlines(keepends=True)
     lines.insert(before[-1].end_lineno or 0 if before else block.lineno, line)
