@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from lightning_losses.kernels.products import product
+from lightning_losses.numerics.products import product
 
 console = Console()
 

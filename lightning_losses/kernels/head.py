@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.products import product, spans, working_dtype
 from lightning_losses.kernels.terms import Terms, statistics_dtype
+from lightning_losses.numerics.products import product, spans, working_dtype
 
 
 def tile_width(dtype: torch.dtype, beside_teacher: bool = False, threads: int = 1) -> int:

@@ -23,9 +23,11 @@ from lightning_losses.objective.ignored_targets import ignored_targets
 from lightning_losses.objective.objective import Weighed
 from lightning_losses.objective.term import Count
 from lightning_losses.parallel.processes import (
+    each_alone,
     gather_batch,
     neighbours,
     refuse_unknown_shapes,
+    same_on_all,
     whole_parameter,
     world_size,
 )
@@ -200,7 +202,8 @@ class ObjectiveMixin(SampleStates):
         gather = None if group is False else functools.partial(gather_batch, group=group)
         step = self._balanced_step(objective)
         balance = step.factors if step is not None else _known_weights
-        value = objective(gather=gather, weigh=_Weigh(self, objective), balance=balance, **tensors)
+        with each_alone() if gather is None else same_on_all(group):
+            value = objective(gather=gather, weigh=_Weigh(self, objective), balance=balance, **tensors)
         if step is not None:
             step.note(value)
         return value

@@ -1,6 +1,7 @@
 """An objective is a weighted sum of named losses, each fed by name with the tensors that a step has."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from lightning_losses.balancing.base import Balancing, Step
 from lightning_losses.losses.glossary import GLOSSARY, is_shared
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.objective.term import Term, name_of
+from lightning_losses.parallel.processes import each_alone
 
 
 class Weighed(NamedTuple):
@@ -141,7 +143,9 @@ class Objective(nn.Module):
                     if needed in tensors and needed not in gathered:
                         gathered[needed] = tensors[needed] if is_shared(needed) else gather(tensors[needed])
                 offered = gathered
-            part = term(offered)
+            # What was not gathered differs between processes.
+            with nullcontext() if offered is gathered else each_alone():
+                part = term(offered)
             if part.ndim != 0:
                 raise ValueError(
                     f"Objective: term '{name}' returned shape {list(part.shape)}; an objective adds "

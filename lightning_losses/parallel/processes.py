@@ -1,8 +1,10 @@
 """Communication between processes; the only file that uses `torch.distributed`."""
 
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -279,3 +281,47 @@ class _GatherBatch(torch.autograd.Function):
         total = gradient.contiguous().clone()
         dist.all_reduce(total, group=ctx.group)
         return total[ctx.start : ctx.start + ctx.size], None
+
+
+class Share(NamedTuple):
+    """This process's place among those that share a computation; the first of one, where nothing is shared."""
+
+    rank: int
+    processes: int
+    group: Any
+
+
+_SHARING: ContextVar[Any] = ContextVar("sharing", default=False)
+
+
+@contextmanager
+def same_on_all(group: Any = None) -> Iterator[None]:
+    """Within this context, all processes of the group compute the same of the same tensors, and may share the work.
+
+    What is computed of a gathered batch is of that kind: `gather_batch` adds the gradients of all processes, and DDP
+    averages those of parameters, so that each process may make its part of them, times their number.
+    """
+    token = _SHARING.set(group)
+    try:
+        yield
+    finally:
+        _SHARING.reset(token)
+
+
+@contextmanager
+def each_alone() -> Iterator[None]:
+    """Within this context, each process computes something else, or all of it."""
+    with same_on_all(False):
+        yield
+
+
+def work_share() -> Share:
+    """This process's share of what all of them compute alike.
+
+    Example:
+        >>> work_share()
+        Share(rank=0, processes=1, group=None)
+    """
+    if torch.compiler.is_compiling() or world_size() == 1 or (group := _SHARING.get()) is False:
+        return Share(0, 1, None)
+    return Share(dist.get_rank(group), dist.get_world_size(group), group)

@@ -5,13 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from lightning_losses import debug
-from lightning_losses.kernels import head, products
+from lightning_losses.kernels import head
 from lightning_losses.kernels.choice import choose_implementation
 from lightning_losses.kernels.cross_entropy.chunked import TiledScores
 from lightning_losses.kernels.cross_entropy.walk import TokenWalk, default_chunk
 from lightning_losses.kernels.linear_cross_entropy import LinearCrossEntropyValue, linear_cross_entropy
 from lightning_losses.kernels.terms import Alone, Terms
 from lightning_losses.losses import CrossEntropy
+from lightning_losses.numerics import products
 from tests.golden.adapters.lm_ot import cross_entropy_adapter
 from tests.golden.harness import HERE, load_cases, run_case
 

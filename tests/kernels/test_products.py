@@ -1,6 +1,7 @@
 import pytest
 
-from lightning_losses.kernels.products import cuda_chunk, spans
+from lightning_losses.kernels.products import cuda_chunk
+from lightning_losses.numerics.products import spans
 
 pytestmark = pytest.mark.kernels
 

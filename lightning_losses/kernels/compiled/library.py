@@ -20,7 +20,7 @@ from lightning_losses.environment.atomic_files import write_json
 from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.environment.file_digests import file_digest
 from lightning_losses.environment.private_folder import is_users, private_folder
-from lightning_losses.kernels.products import cpu_flags, cpu_vendor
+from lightning_losses.numerics.products import cpu_flags, cpu_vendor
 
 NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "fma")
 FLAGS = (

@@ -19,8 +19,8 @@ from lightning_losses.kernels.cross_entropy.problem import (
 )
 from lightning_losses.kernels.cross_entropy.walk import ChunkScores, TokenWalk, default_chunk
 from lightning_losses.kernels.head import Head, locate
-from lightning_losses.kernels.products import accumulate, exponentiate, product, row_sums
 from lightning_losses.kernels.terms import Alone, Exchange, scores_of_kept
+from lightning_losses.numerics.products import accumulate, exponentiate, product, row_sums
 
 
 class TiledScores:

@@ -15,8 +15,8 @@ from lightning_losses.kernels.autograd import Operands, Wanted
 from lightning_losses.kernels.cross_entropy.problem import Implementation, LinearCrossEntropyValue, Problem
 from lightning_losses.kernels.cross_entropy.rows import Statistics, asked_for, by_rows
 from lightning_losses.kernels.head import Head, tile_width
-from lightning_losses.kernels.products import exponentiate, product, spans, working_dtype
 from lightning_losses.kernels.terms import Terms
+from lightning_losses.numerics.products import exponentiate, product, spans, working_dtype
 
 
 class Tiling(NamedTuple):

@@ -18,8 +18,9 @@ from lightning_losses.kernels.autograd import Operands, Summed, Wanted
 from lightning_losses.kernels.cross_entropy.problem import Problem
 from lightning_losses.kernels.cross_entropy.rows import Statistics, asked_for
 from lightning_losses.kernels.cross_entropy.triton_kernel import cross_entropy_kernel
-from lightning_losses.kernels.products import accumulate, cuda_chunk, padded_rows, product_into, spans
+from lightning_losses.kernels.products import cuda_chunk, padded_rows
 from lightning_losses.kernels.terms import Alone, Exchange, Terms, scores_of_kept, statistics_dtype
+from lightning_losses.numerics.products import accumulate, product_into, spans
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BLOCK, WARPS = 4096, 16

@@ -11,12 +11,12 @@ from torch import Tensor
 from lightning_losses.kernels.autograd import Operands, Wanted
 from lightning_losses.kernels.compiled.library import outrun, unsupported
 from lightning_losses.kernels.cross_entropy.walk import default_chunk as chunk_of_scores
-from lightning_losses.kernels.products import spans
 from lightning_losses.kernels.rows.avx512_pair import SOURCE, Network, ScoredPair
 from lightning_losses.kernels.rows.gradients import Parts, Walked
 from lightning_losses.kernels.rows.objectives import Objective, objective_of
 from lightning_losses.kernels.rows.row_wise import RowFunction
 from lightning_losses.kernels.rows.teachers import Teacher, TeacherHead
+from lightning_losses.numerics.products import spans
 
 
 def refuses_walk(

@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_losses.kernels.head import locate
-from lightning_losses.kernels.products import exponentiate
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.classification.stablemax_cross_entropy import StableMaxCrossEntropy
 from lightning_losses.losses.distillation.divergences.forward_kl import ForwardKL
@@ -25,6 +24,7 @@ from lightning_losses.losses.distillation.divergences.reverse_kl import ReverseK
 from lightning_losses.losses.distillation.logits.nkd import NKD
 from lightning_losses.losses.margins.arcface import ArcFace
 from lightning_losses.losses.margins.cosface import CosFace
+from lightning_losses.numerics.products import exponentiate
 
 Tiles = list[Tensor]
 

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_losses.kernels.products import padded_rows, product, working_dtype
+from lightning_losses.kernels.products import padded_rows
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.products import product, working_dtype
 
 
 class Teacher(Protocol):

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from lightning_losses.kernels.autograd import Operands, Wanted
 from lightning_losses.kernels.cross_entropy.triton_walk import Gradients
-from lightning_losses.kernels.products import cuda_chunk, padded_rows, spans
+from lightning_losses.kernels.products import cuda_chunk, padded_rows
 from lightning_losses.kernels.rows.gradients import Parts, Walked
 from lightning_losses.kernels.rows.objectives import Objective
 from lightning_losses.kernels.rows.teachers import Teacher, largest
 from lightning_losses.kernels.rows.triton_kernel import distillation_kernel
 from lightning_losses.kernels.rows.triton_objectives import DIVERGENCES
+from lightning_losses.numerics.products import spans
 
 BLOCK_BYTES, WARPS, STAGES = 4096, 8, 1
 """Bytes of a row that a program of the kernel reads at once, its warps, and its pipeline stages."""

@@ -10,12 +10,12 @@ from torch.nn import functional
 
 from lightning_losses.kernels.autograd import Operands, Wanted
 from lightning_losses.kernels.head import Head
-from lightning_losses.kernels.products import accumulate, product, spans
 from lightning_losses.kernels.rows.by_hand import Chunk, Outcome, cross_entropy
 from lightning_losses.kernels.rows.gradients import Parts, Walked
 from lightning_losses.kernels.rows.row_wise import Rows
 from lightning_losses.kernels.rows.teachers import Teacher
 from lightning_losses.kernels.terms import Terms
+from lightning_losses.numerics.products import accumulate, product, spans
 
 Softcaps = tuple[float | None, float | None]
 """The softcaps of the student's and the teacher's scores."""

@@ -9,7 +9,6 @@ import subprocess
 import pytest
 import torch
 
-from lightning_losses.kernels import products
 from lightning_losses.kernels.autograd import Operands
 from lightning_losses.kernels.choice import choose_implementation
 from lightning_losses.kernels.compiled import library
@@ -20,6 +19,7 @@ from lightning_losses.kernels.cross_entropy.walk import TokenWalk
 from lightning_losses.kernels.head import Head
 from lightning_losses.kernels.linear_cross_entropy import linear_cross_entropy
 from lightning_losses.kernels.terms import Alone, Terms
+from lightning_losses.numerics import products
 from tests.golden.adapters.lm_ot import cross_entropy_adapter
 from tests.golden.harness import HERE, load_cases, run_case
 from tests.kernels.test_linear_cross_entropy import (

@@ -1,0 +1,52 @@
+"""The k-th largest similarity of each row: above it are its hardest negatives."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_losses.parallel.processes import Share
+from lightning_losses.similarities.tiles import Pairs, tiles_of
+
+
+@torch.no_grad()
+def kth_largest_similarity(
+    rows: Float[Tensor, "rows width"],
+    columns: Float[Tensor, "columns width"],
+    k: int,
+    *,
+    row_identity: Int[Tensor, " rows"] | None = None,
+    column_identity: Int[Tensor, " columns"] | None = None,
+) -> Float[Tensor, " rows"]:
+    """The k-th largest score of each row over the pairs that count, without gradient and without the matrix.
+
+    Args:
+        rows: [N, D].
+        columns: [M, D].
+        k: at least 1.
+        row_identity: [N] int64; a pair whose identities are equal does not count.
+        column_identity: [M] int64.
+
+    Returns:
+        [N]; -inf for a row with fewer than k pairs that count.
+
+    Example:
+        >>> kth_largest_similarity(torch.ones(1, 1), torch.tensor([[3.0], [1.0], [2.0]]), k=2)
+        tensor([2.])
+    """
+    pairs = Pairs(rows, columns, False, row_identity, column_identity)
+    if pairs.at_once:
+        return _kth(pairs.scores(), k)
+    largest = rows.new_full((len(rows), k), -torch.inf)
+    tiles = tiles_of(pairs, Share(0, 1, None))
+    for i, j in tiles:
+        scores, _ = tiles.scores(i, j)
+        largest[i] = torch.cat([largest[i], scores], dim=1).topk(k, dim=1).values
+    return largest[:, -1] * math.log(2)
+
+
+def _kth(scores: Float[Tensor, "rows columns"], k: int) -> Float[Tensor, " rows"]:
+    if scores.shape[1] < k:
+        return scores.new_full((len(scores),), -torch.inf)
+    return scores.topk(k, dim=1).values[:, -1]
