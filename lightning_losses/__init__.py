@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import CRPSEnsemble as CRPSEnsemble
     from lightning_losses.losses import CRPSGaussian as CRPSGaussian
     from lightning_losses.losses import CSInformationBottleneck as CSInformationBottleneck
+    from lightning_losses.losses import ClipContrastive as ClipContrastive
     from lightning_losses.losses import DecoupledSoftmax as DecoupledSoftmax
     from lightning_losses.losses import DeiTDistill as DeiTDistill
     from lightning_losses.losses import DINOLoss as DINOLoss
@@ -111,6 +112,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import GumbelConceptLoss as GumbelConceptLoss
     from lightning_losses.losses import Hill as Hill
     from lightning_losses.losses import HLGauss as HLGauss
+    from lightning_losses.losses import HardContrastive as HardContrastive
     from lightning_losses.losses import HybridMultilabel as HybridMultilabel
     from lightning_losses.losses import HypCE as HypCE
     from lightning_losses.losses import HypPC as HypPC
@@ -141,6 +143,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import NegativeCosine as NegativeCosine
     from lightning_losses.losses import NodeCompactness as NodeCompactness
     from lightning_losses.losses import NormalizedSoftmax as NormalizedSoftmax
+    from lightning_losses.losses import NTXent as NTXent
     from lightning_losses.losses import OFAStages as OFAStages
     from lightning_losses.losses import Pinball as Pinball
     from lightning_losses.losses import PreciseCrossEntropy as PreciseCrossEntropy
@@ -153,6 +156,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import RouterZLoss as RouterZLoss
     from lightning_losses.losses import SAEAuxK as SAEAuxK
     from lightning_losses.losses import SelfDistillGT as SelfDistillGT
+    from lightning_losses.losses import SigmoidContrastive as SigmoidContrastive
     from lightning_losses.losses import SimilarityPreserving as SimilarityPreserving
     from lightning_losses.losses import SinKD as SinKD
     from lightning_losses.losses import SkewKL as SkewKL

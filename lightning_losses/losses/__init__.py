@@ -51,8 +51,13 @@ if TYPE_CHECKING:
     from lightning_losses.losses.contrastive.amcl import AMCL as AMCL
     from lightning_losses.losses.contrastive.energy_confusion import EnergyConfusion as EnergyConfusion
     from lightning_losses.losses.contrastive.gumbel_concept_loss import GumbelConceptLoss as GumbelConceptLoss
+    from lightning_losses.losses.contrastive.clip_contrastive import ClipContrastive as ClipContrastive
+    from lightning_losses.losses.contrastive.energy_confusion import EnergyConfusion as EnergyConfusion
+    from lightning_losses.losses.contrastive.hard_contrastive import HardContrastive as HardContrastive
     from lightning_losses.losses.contrastive.icnn import ICNN as ICNN
+    from lightning_losses.losses.contrastive.nt_xent import NTXent as NTXent
     from lightning_losses.losses.contrastive.proto_triplet import ProtoTriplet as ProtoTriplet
+    from lightning_losses.losses.contrastive.sigmoid_contrastive import SigmoidContrastive as SigmoidContrastive
     from lightning_losses.losses.contrastive.tcm import TCM as TCM
     from lightning_losses.losses.contrastive.triplet import Triplet as Triplet
     from lightning_losses.losses.dependence.cs_information_bottleneck import (

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -18,19 +18,24 @@ def similarity_logsumexp(
     *,
     row_identity: Int[Tensor, " rows"] | None = None,
     column_identity: Int[Tensor, " columns"] | None = None,
+    row_kept: Bool[Tensor, " rows"] | None = None,
+    column_kept: Bool[Tensor, " columns"] | None = None,
     floor: Float[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, " rows"]:
     """``log sum_j exp(rows_i · columns_j)`` over the pairs that count, without the matrix of all pairs.
 
     A softmax over a batch is this and the scores of its positives: ``rows / τ`` gives it the temperature τ. Scores are
     computed in tiles, forward and backward, so that memory grows with the vectors alone. Where rows are compared with
-    each other, half of the tiles are enough.
+    each other, half of the tiles are enough. Processes that compute the same (`same_on_all`) share the tiles.
 
     Args:
         rows: [N, D] in float32 or float64.
-        columns: [M, D] in the same dtype; None compares the rows with each other, each with all but itself.
+        columns: [M, D] in the same dtype; None compares the rows with each other, each with all but itself, and takes
+            identities and `row_kept` for both.
         row_identity: [N] int64; a pair whose identities are equal does not count.
-        column_identity: [M] int64, of the columns; by default the rows', where these are compared with each other.
+        column_identity: [M] int64.
+        row_kept: [N] bool; pairs of a row that is not kept do not count.
+        column_kept: [M] bool.
         floor: [N]; pairs with a lower score do not count. `kth_largest_similarity` gives that of the k hardest.
 
     Returns:
@@ -41,10 +46,14 @@ def similarity_logsumexp(
         >>> similarity_logsumexp(torch.zeros(1, 2), torch.ones(3, 2)).exp()
         tensor([3.])
     """
-    pairs = _pairs(rows, columns, row_identity, column_identity, floor)
+    if columns is None:
+        pairs = Pairs(rows, rows, True, row_identity, row_identity, row_kept, row_kept, floor)
+    else:
+        pairs = Pairs(rows, columns, False, row_identity, column_identity, row_kept, column_kept, floor)
     if pairs.at_once:
         return torch.logsumexp(pairs.scores(), dim=1)
-    return _Logsumexp.apply(pairs.rows, pairs.columns, pairs, False)[0]
+    lse: Tensor = _Logsumexp.apply(pairs.rows, pairs.columns, pairs, False)[0]
+    return lse
 
 
 def two_way_logsumexp(
@@ -53,6 +62,8 @@ def two_way_logsumexp(
     *,
     row_identity: Int[Tensor, " rows"] | None = None,
     column_identity: Int[Tensor, " columns"] | None = None,
+    row_kept: Bool[Tensor, " rows"] | None = None,
+    column_kept: Bool[Tensor, " columns"] | None = None,
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " columns"]]:
     """As `similarity_logsumexp`, and the same of each column over the rows, of which every score is computed once.
 
@@ -61,21 +72,12 @@ def two_way_logsumexp(
         >>> by_row.exp(), by_column.exp()
         (tensor([3., 3.]), tensor([2., 2., 2.]))
     """
-    pairs = _pairs(rows, columns, row_identity, column_identity, None)
+    pairs = Pairs(rows, columns, False, row_identity, column_identity, row_kept, column_kept)
     if pairs.at_once:
         scores = pairs.scores()
         return torch.logsumexp(scores, dim=1), torch.logsumexp(scores, dim=0)
     by_row, by_column = _Logsumexp.apply(pairs.rows, pairs.columns, pairs, True)
     return by_row, by_column
-
-
-def _pairs(
-    rows: Tensor, columns: Tensor | None, row_identity: Any, column_identity: Any, floor: Tensor | None
-) -> Pairs:
-    if columns is None:
-        column_identity = row_identity if column_identity is None else column_identity
-        return Pairs(rows, rows, True, row_identity, column_identity, floor)
-    return Pairs(rows, columns, False, row_identity, column_identity, floor)
 
 
 class _Accumulated:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -32,6 +33,8 @@ class Pairs(NamedTuple):
         among: whether the columns are the rows; the pair of a row with itself then does not count.
         row_identity: [N] int64, or None: a pair of equal identities does not count.
         column_identity: [M] int64, or None.
+        row_kept: [N] bool, or None: pairs of a row that is not kept do not count.
+        column_kept: [M] bool, or None.
         floor: [N], or None: pairs with a lower score than their row's do not count.
     """
 
@@ -40,21 +43,25 @@ class Pairs(NamedTuple):
     among: bool = False
     row_identity: Int[Tensor, " rows"] | None = None
     column_identity: Int[Tensor, " columns"] | None = None
+    row_kept: Bool[Tensor, " rows"] | None = None
+    column_kept: Bool[Tensor, " columns"] | None = None
     floor: Float[Tensor, " rows"] | None = None
 
     def left_out(self, scores: Float[Tensor, "n m"], rows: slice, columns: slice) -> Bool[Tensor, "n m"] | None:
         """Which pairs of a tile do not count; None if all do."""
-        mask = None
+        masks = []
         if self.among and rows.start < columns.stop and columns.start < rows.stop:
             places = torch.arange(len(self.rows), device=scores.device)
-            mask = places[rows].unsqueeze(1) == places[columns]
+            masks.append(places[rows].unsqueeze(1) == places[columns])
         if self.row_identity is not None and self.column_identity is not None:
-            alike = self.row_identity[rows].unsqueeze(1) == self.column_identity[columns]
-            mask = alike if mask is None else mask | alike
+            masks.append(self.row_identity[rows].unsqueeze(1) == self.column_identity[columns])
+        if self.row_kept is not None:
+            masks.append(~self.row_kept[rows].unsqueeze(1))
+        if self.column_kept is not None:
+            masks.append(~self.column_kept[columns].unsqueeze(0))
         if self.floor is not None:
-            below = scores < self.floor[rows].unsqueeze(1)
-            mask = below if mask is None else mask | below
-        return mask
+            masks.append(scores < self.floor[rows].unsqueeze(1))
+        return reduce(torch.logical_or, masks) if masks else None
 
     @property
     def symmetric(self) -> bool:

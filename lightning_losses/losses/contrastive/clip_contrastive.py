@@ -1,0 +1,99 @@
+"""CLIP's symmetric contrast: each vector picks its partner out of the other set, in both directions."""
+
+import math
+from dataclasses import field
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lightning_losses.losses.base import Loss
+from lightning_losses.losses.contrastive.views import unit_views
+from lightning_losses.numerics.checks import check_labels
+from lightning_losses.numerics.reduction import reduce
+from lightning_losses.numerics.settings import Temperature
+from lightning_losses.similarities import similarity_logsumexp, two_way_logsumexp
+
+
+class ClipContrastive(Loss):
+    """CLIP's contrastive loss (InfoNCE): each vector picks its partner out of those of the other set.
+
+    ``mean_i (log sum_j exp(s_ij / τ) - s_ii / τ)``, and the same with the roles changed, averaged; s are the cosines of
+    `embeddings` and `embeddings_b`, such as those of queries and documents. Both directions come of one matrix, which
+    is not held.
+
+    Args:
+        temperature: τ, above 0; where it is learned, its first value.
+        learned: whether τ is trained with the network, at least 0.01 as in the authors' code.
+        direction: "both", or "forward": `embeddings` alone pick.
+        ignore_index: samples with this target neither pick nor are picked.
+
+    Shapes:
+        embeddings: [B, D]; embeddings_b: [B, D]; target (optional): [B], samples of one number, such as copies of one
+        document, are no negatives of each other; queue (optional): [Q, D], constant, further negatives of
+        `embeddings`.
+
+    Returns:
+        A scalar; 0 for a batch of one.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit; options out of range.
+
+    Source:
+        Radford et al., 2021, "Learning Transferable Visual Models From Natural Language Supervision",
+        arXiv:2103.00020; van den Oord, Li, Vinyals, 2018, arXiv:1807.03748, for one direction.
+
+    Example:
+        >>> round(ClipContrastive()(torch.ones(3, 2), torch.ones(3, 2)).item(), 4)  # log B
+        1.0986
+    """
+
+    batch_coupled = True
+    status = "paper"
+    evidence = "values of Andron00e/SparseCBM, whose criterion is CLIP's; not the authors' code"
+
+    temperature: Temperature = 0.07
+    learned: bool = False
+    direction: Literal["both", "forward"] = "both"
+    ignore_index: int = field(default=-100, kw_only=True)
+    log_scale: nn.Parameter | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(self.temperature))) if self.learned else None
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "batch dim"],
+        embeddings_b: Float[Tensor, "batch dim"],
+        target: Int[Tensor, " batch"] | None = None,
+        queue: Float[Tensor, "negatives dim"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Check and evaluate; see the class."""
+        a, b, negatives = unit_views(self._identifier, embeddings, embeddings_b, queue)
+        kept = None if target is None else check_labels(self._identifier, target, len(a), self.ignore_index)
+        if len(a) == 0:
+            return a.sum() + b.sum()
+        if kept is not None:
+            a, b = (x.masked_fill(~kept.unsqueeze(-1), 0.0) for x in (a, b))
+        with torch.autocast(a.device.type, enabled=False):
+            a = a * self._scale(a)
+            own = (a * b).sum(dim=-1)
+            identity = torch.arange(len(a), device=a.device) if target is None else target
+            masks = {"row_identity": identity, "column_identity": identity, "row_kept": kept, "column_kept": kept}
+            if self.direction == "both":
+                by_row, by_column = two_way_logsumexp(a, b, **masks)
+            else:
+                by_row, by_column = similarity_logsumexp(a, b, **masks), None
+            if negatives is not None:
+                by_row = torch.logaddexp(by_row, similarity_logsumexp(a, negatives))
+            each = torch.logaddexp(by_row, own) - own
+            if by_column is not None:
+                each = (each + torch.logaddexp(by_column, own) - own) / 2
+            return reduce(each if kept is None else each.masked_fill(~kept, 0.0), kept=kept)
+
+    def _scale(self, like: Tensor) -> float | Float[Tensor, ""]:
+        if self.log_scale is None:
+            return 1 / self.temperature
+        return self.log_scale.to(like.dtype).exp().clamp(max=100.0)
