@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import Brier as Brier
     from lightning_losses.losses import ClassBalanced as ClassBalanced
     from lightning_losses.losses import ClassRelationKD as ClassRelationKD
+    from lightning_losses.losses import ClipContrastive as ClipContrastive
     from lightning_losses.losses import CompSum as CompSum
     from lightning_losses.losses import ConceptL1 as ConceptL1
     from lightning_losses.losses import ConfidencePenalty as ConfidencePenalty
@@ -110,9 +111,9 @@ if TYPE_CHECKING:
     from lightning_losses.losses import GroupDRO as GroupDRO
     from lightning_losses.losses import GroupKD as GroupKD
     from lightning_losses.losses import GumbelConceptLoss as GumbelConceptLoss
+    from lightning_losses.losses import HardContrastive as HardContrastive
     from lightning_losses.losses import Hill as Hill
     from lightning_losses.losses import HLGauss as HLGauss
-    from lightning_losses.losses import HardContrastive as HardContrastive
     from lightning_losses.losses import HybridMultilabel as HybridMultilabel
     from lightning_losses.losses import HypCE as HypCE
     from lightning_losses.losses import HypPC as HypPC
@@ -169,6 +170,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses import SparsemaxLoss as SparsemaxLoss
     from lightning_losses.losses import SphericalZLoss as SphericalZLoss
     from lightning_losses.losses import StableMaxCrossEntropy as StableMaxCrossEntropy
+    from lightning_losses.losses import SupCon as SupCon
     from lightning_losses.losses import SymmetricKL as SymmetricKL
     from lightning_losses.losses import TGeoKD as TGeoKD
     from lightning_losses.losses import TopTwoSoftLabels as TopTwoSoftLabels

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from lightning_losses.losses.contrastive.nt_xent import NTXent as NTXent
     from lightning_losses.losses.contrastive.proto_triplet import ProtoTriplet as ProtoTriplet
     from lightning_losses.losses.contrastive.sigmoid_contrastive import SigmoidContrastive as SigmoidContrastive
+    from lightning_losses.losses.contrastive.supcon import SupCon as SupCon
     from lightning_losses.losses.contrastive.tcm import TCM as TCM
     from lightning_losses.losses.contrastive.triplet import Triplet as Triplet
     from lightning_losses.losses.dependence.cs_information_bottleneck import (

@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lightning_losses.parallel.processes import Share, maximum_of_all, total_of_all, work_share
-from lightning_losses.similarities.tiles import Pairs, tiles_of
+from lightning_losses.similarities.tiles import Pairs, refuse_second_order, tiles_of
 
 
 def similarity_logsumexp(
@@ -127,8 +126,8 @@ class _Logsumexp(torch.autograd.Function):
         return of_row * math.log(2), of_column * math.log(2)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_order()
         rows, columns, of_row, of_column, *rules = ctx.saved_tensors
         with torch.autocast(rows.device.type, enabled=False):
             tiles = tiles_of(Pairs(rows, columns, ctx.among, *rules), ctx.share)

@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lightning_losses.parallel.processes import total_of_all, work_share
-from lightning_losses.similarities.tiles import Pairs, tiles_of
+from lightning_losses.similarities.tiles import Pairs, refuse_second_order, tiles_of
 
 
 def similarity_softplus(
@@ -56,8 +55,8 @@ class _Softplus(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_order()
         rows, columns = ctx.saved_tensors
         with torch.autocast(rows.device.type, enabled=False):
             tiles = tiles_of(Pairs(rows, columns), ctx.share)

@@ -150,3 +150,12 @@ def tiles_of(pairs: Pairs, share: Share) -> Tiles:
     width = _width(rows.device)
     memory = rows.new_empty(2 * min(width, len(rows)) * min(width, len(columns)))
     return Tiles(pairs._replace(rows=rows, columns=columns, floor=floor), share, memory)
+
+
+def refuse_second_order() -> None:
+    """Raise ``RuntimeError`` in a backward pass with ``create_graph=True``."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"create_graph=True came through similarities of more than {DENSE} pairs, which have first derivatives "
+            "only; give fewer pairs at once, or leave it out."
+        )

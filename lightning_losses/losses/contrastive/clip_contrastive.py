@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.contrastive.views import unit_views
-from lightning_losses.numerics.checks import check_labels
+from lightning_losses.losses.contrastive.views import check_views, unit_views
 from lightning_losses.numerics.reduction import reduce
+from lightning_losses.numerics.rows import check_labels
 from lightning_losses.numerics.settings import Temperature
-from lightning_losses.similarities import similarity_logsumexp, two_way_logsumexp
+from lightning_losses.similarities import partner_cross_entropy
 
 
 class ClipContrastive(Loss):
@@ -71,27 +71,21 @@ class ClipContrastive(Loss):
         queue: Float[Tensor, "negatives dim"] | None = None,
     ) -> Float[Tensor, ""]:
         """Check and evaluate; see the class."""
+        kept = None
+        if target is not None:
+            check_views(self._identifier, embeddings, embeddings_b)
+            kept = check_labels(self._identifier, target, len(embeddings), self.ignore_index)
+            # An ignored sample may hold anything.
+            embeddings, embeddings_b = (x.masked_fill(~kept.unsqueeze(-1), 0.0) for x in (embeddings, embeddings_b))
         a, b, negatives = unit_views(self._identifier, embeddings, embeddings_b, queue)
-        kept = None if target is None else check_labels(self._identifier, target, len(a), self.ignore_index)
         if len(a) == 0:
             return a.sum() + b.sum()
-        if kept is not None:
-            a, b = (x.masked_fill(~kept.unsqueeze(-1), 0.0) for x in (a, b))
         with torch.autocast(a.device.type, enabled=False):
-            a = a * self._scale(a)
-            own = (a * b).sum(dim=-1)
-            identity = torch.arange(len(a), device=a.device) if target is None else target
-            masks = {"row_identity": identity, "column_identity": identity, "row_kept": kept, "column_kept": kept}
-            if self.direction == "both":
-                by_row, by_column = two_way_logsumexp(a, b, **masks)
-            else:
-                by_row, by_column = similarity_logsumexp(a, b, **masks), None
-            if negatives is not None:
-                by_row = torch.logaddexp(by_row, similarity_logsumexp(a, negatives))
-            each = torch.logaddexp(by_row, own) - own
-            if by_column is not None:
-                each = (each + torch.logaddexp(by_column, own) - own) / 2
-            return reduce(each if kept is None else each.masked_fill(~kept, 0.0), kept=kept)
+            both = self.direction == "both"
+            each = partner_cross_entropy(
+                a * self._scale(a), b, target=target, kept=kept, negatives=negatives, both=both
+            )
+            return reduce(each / 2 if both else each, kept=kept)
 
     def _scale(self, like: Tensor) -> float | Float[Tensor, ""]:
         if self.log_scale is None:

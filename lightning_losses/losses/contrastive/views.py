@@ -12,12 +12,8 @@ from lightning_losses.numerics.probabilities import full_precision
 Unit = tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"], Float[Tensor, "negatives dim"] | None]
 
 
-def unit_views(loss: str, embeddings: Any, embeddings_b: Any, queue: Any = None) -> Unit:
-    """Both views and the queue, in full precision, each vector of length 1; the queue has no gradient.
-
-    Raises:
-        ValueError: no vectors [B, D]; views of different shapes; a queue of another width.
-    """
+def check_views(loss: str, embeddings: Any, embeddings_b: Any) -> None:
+    """Raise ``ValueError`` unless both are vectors [B, D] of one shape."""
     for name, tensor in (("embeddings", embeddings), ("embeddings_b", embeddings_b)):
         check_embeddings(loss, name, tensor)
     if embeddings.shape != embeddings_b.shape:
@@ -25,6 +21,15 @@ def unit_views(loss: str, embeddings: Any, embeddings_b: Any, queue: Any = None)
             f"{loss}: embeddings of shape {list(embeddings.shape)} came with embeddings_b of shape "
             f"{list(embeddings_b.shape)}; give two views [B, D] of the same samples."
         )
+
+
+def unit_views(loss: str, embeddings: Any, embeddings_b: Any, queue: Any = None) -> Unit:
+    """Both views and the queue, in full precision, each vector of length 1; the queue has no gradient.
+
+    Raises:
+        ValueError: no vectors [B, D]; views of different shapes; a queue of another width.
+    """
+    check_views(loss, embeddings, embeddings_b)
     if queue is not None:
         check_embeddings(loss, "queue", queue)
         if queue.shape[1] != embeddings.shape[1]:

@@ -240,7 +240,6 @@ ADAPTERS: dict[str, Adapter] = {
     "rdrop": rdrop,
     "sigmoid_focal": of_another_library("sigmoid_focal", "alpha", "gamma"),
     "soft_target_cross_entropy": of_logits(cross_entropy),
-    "supcon": of_embeddings("supcon", temperature="temperature"),
     "top_two_soft_labels": top_two_soft_labels,
     "two_hot": binned(TwoHot, edges=False),
     "two_way": of_another_library("two_way", "tp", "tn"),

@@ -1,32 +1,47 @@
-from pathlib import Path
+import math
 
+import pytest
 import torch
-from hypothesis import given
+import torch.nn.functional as F
 
-from lightning_losses.losses import ClipContrastive
-from tests.losses.strategies import one_hot, pairs
-
-
-@given(pairs())
-def test_value_from_the_definition(pair):
-    probabilities = pair.logits.softmax(dim=-1)
-    expected = sum(1 - row[label] for row, label in zip(probabilities, pair.target, strict=True)) / len(pair.target)
-    torch.testing.assert_close(ClipContrastive()(pair.logits, pair.target), expected)
+from lightning_losses import ClipContrastive
 
 
-@given(pairs())
-def test_a_one_hot_target_is_its_index(pair):
-    soft = one_hot(pair.target, pair.logits)
-    loss = ClipContrastive()
-    assert torch.equal(loss(pair.logits, soft), loss(pair.logits, pair.target))
+def scores(a, b, temperature):
+    return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T / temperature
 
 
-def test_nothing_is_left_to_fill_in():
-    files = [
-        "lightning_losses/losses/contrastive/clip_contrastive.py",
-        "conf/objective/clip_contrastive.yaml",
-        "docs/contrastive.md",
-    ]
-    root = Path(__file__).parents[3]
-    left = [name for name in files if "FILL" + " IN" in (root / name).read_text()]
-    assert not left, f"clip_contrastive came from the template, and is not done in {left}"
+@pytest.mark.parametrize("direction", ["both", "forward"])
+def test_each_picks_its_partner(direction):
+    a, b = torch.randn(2, 6, 4, dtype=torch.float64)
+    s, own = scores(a, b, 0.2), torch.arange(6)
+    expected = F.cross_entropy(s, own)
+    if direction == "both":
+        expected = (expected + F.cross_entropy(s.T, own)) / 2
+    torch.testing.assert_close(ClipContrastive(0.2, direction=direction)(a, b), expected)
+
+
+def test_copies_are_no_negatives_and_ignored_samples_none_at_all():
+    a, b = torch.randn(2, 5, 4, dtype=torch.float64)
+    target = torch.tensor([3, 3, 7, -100, 8])
+    s = scores(a, b, 0.2)
+    s[0, 1] = s[1, 0] = -torch.inf
+    kept = torch.tensor([0, 1, 2, 4])
+    s, own = s[kept][:, kept], torch.arange(4)
+    expected = (F.cross_entropy(s, own) + F.cross_entropy(s.T, own)) / 2
+    b[3] = torch.nan
+    torch.testing.assert_close(ClipContrastive(0.2)(a, b, target), expected)
+
+
+def test_a_learned_temperature_begins_as_given_and_is_bounded():
+    a, b = torch.randn(2, 5, 4)
+    loss = ClipContrastive(0.2, learned=True)
+    value = loss(a, b)
+    torch.testing.assert_close(value, ClipContrastive(0.2)(a, b))
+    gradient = torch.autograd.grad(value, loss.log_scale)[0]
+    step = 1e-3
+    slope = (ClipContrastive(0.2 * math.exp(-step))(a, b) - ClipContrastive(0.2 * math.exp(step))(a, b)) / (2 * step)
+    torch.testing.assert_close(gradient, slope, rtol=1e-2, atol=1e-4)
+    with torch.no_grad():
+        loss.log_scale.fill_(20.0)
+    torch.testing.assert_close(loss(a, b), ClipContrastive(0.01)(a, b))

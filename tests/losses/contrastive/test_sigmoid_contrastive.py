@@ -1,32 +1,18 @@
-from pathlib import Path
-
 import torch
-from hypothesis import given
+import torch.nn.functional as F
 
-from lightning_losses.losses import SigmoidContrastive
-from tests.losses.strategies import one_hot, pairs
-
-
-@given(pairs())
-def test_value_from_the_definition(pair):
-    probabilities = pair.logits.softmax(dim=-1)
-    expected = sum(1 - row[label] for row, label in zip(probabilities, pair.target, strict=True)) / len(pair.target)
-    torch.testing.assert_close(SigmoidContrastive()(pair.logits, pair.target), expected)
+from lightning_losses import SigmoidContrastive
 
 
-@given(pairs())
-def test_a_one_hot_target_is_its_index(pair):
-    soft = one_hot(pair.target, pair.logits)
-    loss = SigmoidContrastive()
-    assert torch.equal(loss(pair.logits, soft), loss(pair.logits, pair.target))
-
-
-def test_nothing_is_left_to_fill_in():
-    files = [
-        "lightning_losses/losses/contrastive/sigmoid_contrastive.py",
-        "conf/objective/sigmoid_contrastive.yaml",
-        "docs/contrastive.md",
-    ]
-    root = Path(__file__).parents[3]
-    left = [name for name in files if "FILL" + " IN" in (root / name).read_text()]
-    assert not left, f"sigmoid_contrastive came from the template, and is not done in {left}"
+def test_each_pair_is_told_to_match_or_not():
+    a, b = torch.randn(2, 6, 4, dtype=torch.float64)
+    loss = SigmoidContrastive(0.2, bias=-1.5).double()
+    s = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
+    signs = 2 * torch.eye(6) - 1
+    expected = -F.logsigmoid(signs * (5 * s - 1.5)).sum() / 6
+    value = loss(a, b)
+    torch.testing.assert_close(value, expected)
+    by_scale, by_bias = torch.autograd.grad(value, (loss.log_scale, loss.offset))
+    slope = -signs * torch.sigmoid(-signs * (5 * s - 1.5)) / 6
+    torch.testing.assert_close(by_bias, slope.sum())
+    torch.testing.assert_close(by_scale, (slope * 5 * s).sum())

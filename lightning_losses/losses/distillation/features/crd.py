@@ -13,6 +13,7 @@ from lightning_losses.numerics.checks import check_tensor, check_vectors
 from lightning_losses.numerics.probabilities import full_precision
 from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.settings import Count, Temperature
+from lightning_losses.similarities import partner_cross_entropy
 
 
 def symmetric_info_nce(
@@ -30,16 +31,9 @@ def symmetric_info_nce(
     if len(a) == 0:
         return a.sum() * 0.0 + b.sum() * 0.0
     with torch.autocast(a.device.type, enabled=False):
-        scores = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).to(a.dtype).mT / temperature
-    own = torch.arange(len(scores), device=scores.device)
-    if target is not None:
-        alike = (target.unsqueeze(0) == target.unsqueeze(1)) & (own.unsqueeze(0) != own.unsqueeze(1))
-        kept = target != ignore_index
-        apart = ~(kept.unsqueeze(0) & kept.unsqueeze(1)) & (own.unsqueeze(0) != own.unsqueeze(1))
-        scores = scores.masked_fill(alike | apart, -torch.inf)
-        each = F.cross_entropy(scores, own, reduction="none") + F.cross_entropy(scores.mT, own, reduction="none")
-        return reduce(each.masked_fill(~kept, 0.0), kept=kept)
-    return F.cross_entropy(scores, own) + F.cross_entropy(scores.mT, own)
+        a, b = F.normalize(a, dim=-1) / temperature, F.normalize(b, dim=-1).to(a.dtype)
+        kept = None if target is None else target != ignore_index
+        return reduce(partner_cross_entropy(a, b, target=target, kept=kept), kept=kept)
 
 
 class CRD(Loss):
