@@ -88,7 +88,6 @@ if TYPE_CHECKING:
     from lightning_losses.losses import CRPSEnsemble as CRPSEnsemble
     from lightning_losses.losses import CRPSGaussian as CRPSGaussian
     from lightning_losses.losses import CSInformationBottleneck as CSInformationBottleneck
-    from lightning_losses.losses import ClipContrastive as ClipContrastive
     from lightning_losses.losses import DecoupledSoftmax as DecoupledSoftmax
     from lightning_losses.losses import DeiTDistill as DeiTDistill
     from lightning_losses.losses import DINOLoss as DINOLoss
