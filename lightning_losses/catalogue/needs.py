@@ -92,6 +92,11 @@ NEEDS = (
                 "results/bed_a_unlabelled.md",
             ),
             Answer(
+                "nt_xent",
+                "pre-trains the network without labels: each view picks its sample's other view out of the batch (SimCLR)",
+                "lightning-losses train experiment=contrastive objective=nt_xent",
+            ),
+            Answer(
                 "barlow_twins",
                 "pre-trains the network without labels, from two views of each sample; a linear probe needs few labels",
                 "lightning-losses train experiment=contrastive objective=barlow_twins",
@@ -365,8 +370,13 @@ NEEDS = (
                 "MaxSim()(query_tokens, document_tokens, query_mask, document_mask)",
             ),
             Answer(
+                "clip_contrastive",
+                "has each query pick its document and each document its query, in batches of many thousands",
+                "lightning-losses train experiment=retrieval objective=clip_contrastive",
+            ),
+            Answer(
                 "supcon",
-                "pytorch-metric-learning's supervised contrastive loss, beside cross-entropy",
+                "has each sample near all others of its class, beside cross-entropy",
                 "lightning-losses train experiment=classify objective=supcon data=mnist5k",
             ),
             Answer(

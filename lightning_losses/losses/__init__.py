@@ -49,10 +49,9 @@ if TYPE_CHECKING:
     from lightning_losses.losses.confidence.soft_binned_ece import SoftBinnedECE as SoftBinnedECE
     from lightning_losses.losses.contrastive.alignment_uniformity import AlignmentUniformity as AlignmentUniformity
     from lightning_losses.losses.contrastive.amcl import AMCL as AMCL
-    from lightning_losses.losses.contrastive.energy_confusion import EnergyConfusion as EnergyConfusion
-    from lightning_losses.losses.contrastive.gumbel_concept_loss import GumbelConceptLoss as GumbelConceptLoss
     from lightning_losses.losses.contrastive.clip_contrastive import ClipContrastive as ClipContrastive
     from lightning_losses.losses.contrastive.energy_confusion import EnergyConfusion as EnergyConfusion
+    from lightning_losses.losses.contrastive.gumbel_concept_loss import GumbelConceptLoss as GumbelConceptLoss
     from lightning_losses.losses.contrastive.hard_contrastive import HardContrastive as HardContrastive
     from lightning_losses.losses.contrastive.icnn import ICNN as ICNN
     from lightning_losses.losses.contrastive.nt_xent import NTXent as NTXent

@@ -13,6 +13,7 @@ from lightning_losses.losses.contrastive.views import check_views, unit_views
 from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import check_labels
 from lightning_losses.numerics.settings import Temperature
+from lightning_losses.parallel.processes import whole_parameter
 from lightning_losses.similarities import partner_cross_entropy
 
 
@@ -61,7 +62,7 @@ class ClipContrastive(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(self.temperature))) if self.learned else None
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(self.temperature)])) if self.learned else None
 
     def forward(
         self,
@@ -90,4 +91,4 @@ class ClipContrastive(Loss):
     def _scale(self, like: Tensor) -> float | Float[Tensor, ""]:
         if self.log_scale is None:
             return 1 / self.temperature
-        return self.log_scale.to(like.dtype).exp().clamp(max=100.0)
+        return whole_parameter(self.log_scale)[0].to(like.dtype).exp().clamp(max=100.0)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_losses.losses.base import Loss
 from lightning_losses.losses.contrastive.views import unit_views
 from lightning_losses.numerics.settings import Temperature
+from lightning_losses.parallel.processes import whole_parameter
 from lightning_losses.similarities import similarity_softplus
 
 
@@ -53,8 +54,8 @@ class SigmoidContrastive(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(self.temperature)))
-        self.offset = nn.Parameter(torch.tensor(float(self.bias)))
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(self.temperature)]))
+        self.offset = nn.Parameter(torch.tensor([float(self.bias)]))
 
     def forward(
         self, embeddings: Float[Tensor, "batch dim"], embeddings_b: Float[Tensor, "batch dim"]
@@ -64,8 +65,8 @@ class SigmoidContrastive(Loss):
         if len(a) == 0:
             return a.sum() + b.sum()
         with torch.autocast(a.device.type, enabled=False):
-            offset = self.offset.to(a.dtype)
-            a = a * self.log_scale.to(a.dtype).exp()
+            offset = whole_parameter(self.offset)[0].to(a.dtype)
+            a = a * whole_parameter(self.log_scale)[0].to(a.dtype).exp()
             # The bias is one more column of both sets.
             ones = a.new_ones(len(a), 1)
             of_all = similarity_softplus(torch.cat([a, ones * offset], dim=1), torch.cat([b, ones], dim=1))
