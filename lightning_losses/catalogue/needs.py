@@ -93,7 +93,7 @@ NEEDS = (
             ),
             Answer(
                 "nt_xent",
-                "pre-trains the network without labels: each view picks its sample's other view out of the batch (SimCLR)",
+                "pre-trains without labels: each view picks its sample's other view out of the batch (SimCLR)",
                 "lightning-losses train experiment=contrastive objective=nt_xent",
             ),
             Answer(
