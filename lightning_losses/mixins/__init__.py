@@ -3,6 +3,7 @@
 from lightning_losses.mixins.co_teaching import CoTeachingMixin
 from lightning_losses.mixins.distillation import DistillationMixin
 from lightning_losses.mixins.ema_teacher import EMATeacherMixin
+from lightning_losses.mixins.grad_cache import GradCache
 from lightning_losses.mixins.language_head import LanguageHeadMixin
 from lightning_losses.mixins.objective import ObjectiveMixin
 from lightning_losses.mixins.online_distillation import OnlineDistillationMixin
@@ -13,6 +14,7 @@ __all__ = [
     "CoTeachingMixin",
     "DistillationMixin",
     "EMATeacherMixin",
+    "GradCache",
     "LanguageHeadMixin",
     "ObjectiveMixin",
     "OnlineDistillationMixin",

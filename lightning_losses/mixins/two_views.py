@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_losses.data.seeded_views import Augmentation, seeded_view
 from lightning_losses.environment.lightning_internals import attached_trainer
 from lightning_losses.mixins.distillation import DistillationMixin
+from lightning_losses.mixins.grad_cache import GradCache
 from lightning_losses.numerics.checks import check_count
 from lightning_losses.parallel.processes import gather_batch
 
@@ -19,7 +20,7 @@ _TARGETS = ("target_embeddings", "target_embeddings_b")
 _PREDICTIONS = ("predictions", "predictions_b")
 
 
-class TwoViews(DistillationMixin):
+class TwoViews(GradCache, DistillationMixin):
     """Embeds two views of every sample, and offers the objective `embeddings` and `embeddings_b`.
 
     The views are the step's `inputs` and `other_inputs`, if it has both, as data with ``pairs=True`` give them. Else
@@ -46,6 +47,7 @@ class TwoViews(DistillationMixin):
         views_together: whether both views pass through the network in one batch, so that batch norm has the statistics
             of both. By default each view passes alone, as in the authors' code of Barlow Twins, VICReg, SimSiam and
             BYOL: statistics that both views share may tell the network which samples belong together.
+        micro_batch: how many samples are embedded at a time, see `GradCache`.
         crops: the number of further views.
         crop_augmentation: makes one of them; None: `augmentation` does.
 
@@ -140,11 +142,11 @@ class TwoViews(DistillationMixin):
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]]:
         """The embeddings of two views, which pass through the network together or one after the other."""
         if self.views_together:
-            one, other = self.embed(torch.cat([first, second])).chunk(2)
+            one, other = self.embedded(self.embed, torch.cat([first, second])).chunk(2)
             return one, other
-        embeddings = self.embed(first)
+        embeddings = self.embedded(self.embed, first)
         with self.beside_the_batch():
-            return embeddings, self.embed(second)
+            return embeddings, self.embedded(self.embed, second)
 
     def objective_tensors(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Add what the objective takes of the two views."""
@@ -205,13 +207,13 @@ class TwoViews(DistillationMixin):
         offered: dict[str, Any] = {}
         if "crop_inputs" in tensors and self._wants(["crop_embeddings"], tensors):
             with self.beside_the_batch():
-                crops = [self.embed(crop) for crop in tensors["crop_inputs"].unbind(dim=1)]
+                crops = [self.embedded(self.embed, crop) for crop in tensors["crop_inputs"].unbind(dim=1)]
             offered["crop_embeddings"] = torch.stack(crops, dim=1)
         if self._wants(["mixed_embeddings"], tensors):
             first, second, embeddings_b = tensors["inputs"], tensors["other_inputs"], tensors["embeddings_b"]
             share, order = float(torch.rand(())), torch.randperm(len(first)).to(first.device)
             with self.beside_the_batch():
-                offered["mixed_embeddings"] = self.embed(share * first + (1 - share) * second[order])
+                offered["mixed_embeddings"] = self.embedded(self.embed, share * first + (1 - share) * second[order])
             offered["partner_embeddings"] = embeddings_b[order]
             offered["mix_share"] = torch.full((len(first),), share, device=first.device)
         return offered

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_losses.environment.logged_means import log_means
 from lightning_losses.metrics.retrieval import retrieval_ranks
 from lightning_losses.mixins.distillation import DistillationMixin
+from lightning_losses.mixins.grad_cache import GradCache
 from lightning_losses.modules.classifier import (
     OptimizerFactory,
     SchedulerFactory,
@@ -24,7 +25,7 @@ from lightning_losses.parallel.processes import gather_batch, group_rank, sizes_
 Batch = dict[str, Tensor]
 
 
-class EmbeddingDistiller(DistillationMixin, L.LightningModule):
+class EmbeddingDistiller(GradCache, DistillationMixin, L.LightningModule):
     """Trains a text encoder on pairs of a query and its document.
 
     For a batch of B pairs the objective gets
@@ -51,6 +52,7 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
         optimizer: a function that makes the optimizer from the parameters; AdamW with its defaults if None.
         scheduler: a function that makes a learning-rate scheduler; it is stepped at every optimizer step.
         scale: the factor of the cosines, above 0.
+        micro_batch: see `GradCache`; None embeds a batch at once.
 
     Example:
         >>> from lightning_losses import CrossEntropy
@@ -72,6 +74,7 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         scale: float = 20.0,
+        micro_batch: int | None = None,
     ) -> None:
         super().__init__()
         check_number(type(self).__name__, "scale", scale, above=0)
@@ -80,7 +83,7 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
         self.teacher = teacher
         self.make_optimizer: OptimizerFactory = optimizer or torch.optim.AdamW
         self.make_scheduler = scheduler
-        self.scale = scale
+        self.scale, self.micro_batch = scale, micro_batch
 
     def forward(self, inputs: Int[Tensor, "batch time"]) -> Float[Tensor, "batch dim"]:
         """The vectors of a batch of texts."""
@@ -88,7 +91,7 @@ class EmbeddingDistiller(DistillationMixin, L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The objective of one batch."""
-        queries, documents = self(batch["query"]), self(batch["document"])
+        queries, documents = (self.embedded(self.network, batch[name]) for name in ("query", "document"))
         return self.apply_objective(
             index=batch["index"],
             features=torch.cat([queries, documents]),

@@ -35,6 +35,7 @@ class SelfSupervisedLearner(TwoViews, L.LightningModule):
         crop_augmentation: see `TwoViews`.
         queue_size: how many past embeddings are kept and offered as `queue`; 0 for none.
         view_seed: see `TwoViews`.
+        micro_batch: see `GradCache`; None embeds a batch at once.
         optimizer: a function that makes the optimizer from the parameters; AdamW with its defaults if None.
         scheduler: a function that makes a learning-rate scheduler; it is stepped at every optimizer step.
 
@@ -64,6 +65,7 @@ class SelfSupervisedLearner(TwoViews, L.LightningModule):
         crop_augmentation: Augmentation | None = None,
         queue_size: int = 0,
         view_seed: int = 0,
+        micro_batch: int | None = None,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
     ) -> None:
@@ -73,7 +75,7 @@ class SelfSupervisedLearner(TwoViews, L.LightningModule):
         self.network = network
         self.objective = objective
         self.augmentation, self.view_seed, self.views_together = augmentation, view_seed, views_together
-        self.crops, self.crop_augmentation = crops, crop_augmentation
+        self.crops, self.crop_augmentation, self.micro_batch = crops, crop_augmentation, micro_batch
         if objective.needs("predictions"):
             dim = network.num_embeddings
             self.predictor = perceptron([dim, predictor_width or max(dim // 4, 1), dim], predictor_norm)

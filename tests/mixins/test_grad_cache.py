@@ -1,0 +1,75 @@
+"""Embedded a few samples at a time, a batch gives what it gives at once."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_losses import ClipContrastive, NTXent
+from lightning_losses.mixins import GradCache
+
+
+class Encoder(GradCache, nn.Module):
+    def __init__(self, dropout=0.0, norm=False):
+        super().__init__()
+        middle = [nn.BatchNorm1d(8)] if norm else []
+        self.network = nn.Sequential(nn.Linear(5, 8), *middle, nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 3)).double()
+
+
+def gradients(encoder, inputs, micro_batch, loss):
+    encoder.micro_batch = micro_batch
+    a, b = (encoder.embedded(encoder.network, view) for view in inputs)
+    value = loss(a, b)
+    return value, torch.autograd.grad(value, list(encoder.parameters()))
+
+
+@pytest.mark.parametrize("loss", [NTXent(), ClipContrastive(0.1)], ids=["nt_xent", "clip"])
+def test_value_and_gradients_are_those_of_the_whole_batch(loss):
+    encoder, inputs = Encoder(), torch.randn(2, 7, 5, dtype=torch.float64)
+    whole = gradients(encoder, inputs, None, loss)
+    for rows in (1, 3, 7, 50):
+        torch.testing.assert_close(gradients(encoder, inputs, rows, loss), whole)
+
+
+def test_the_second_pass_has_the_random_numbers_of_the_first():
+    encoder, inputs = Encoder(dropout=0.5), torch.randn(2, 6, 5, dtype=torch.float64)
+    seen = []
+    encoder.network[2].register_forward_hook(lambda module, given, output: seen.append(output == 0))
+    gradients(encoder, inputs, 3, NTXent())
+    first, again = seen[:4], seen[4:]
+    assert len(again) == 4 and all(any(torch.equal(one, other) for other in again) for one in first)
+    assert not torch.equal(first[0], first[1])
+
+
+def test_running_statistics_move_once():
+    encoder, inputs = Encoder(norm=True), torch.randn(2, 6, 5, dtype=torch.float64)
+    other = copy.deepcopy(encoder)
+    gradients(encoder, inputs, 3, NTXent())
+    with torch.no_grad():
+        for view in inputs:
+            for part in view.split(3):
+                other.network(part)
+    torch.testing.assert_close(dict(encoder.named_buffers()), dict(other.named_buffers()))
+
+
+def test_no_activations_are_kept():
+    encoder, inputs = Encoder(), torch.randn(2, 64, 5, dtype=torch.float64)
+    kept = []
+    for rows in (None, 8):
+        encoder.micro_batch, sizes = rows, []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x):
+            encoder.embedded(encoder.network, inputs[0])
+        kept.append(sum(sizes))
+    assert kept[1] < 0.5 * kept[0]
+
+
+def test_mappings_are_split_and_no_number_below_1_is_taken():
+    encoder = Encoder()
+    encoder.micro_batch = 2
+    inputs = {"x": torch.randn(5, 5, dtype=torch.float64), "scale": 2.0}
+    embeddings = encoder.embedded(lambda given: given["scale"] * encoder.network(given["x"]), inputs)
+    torch.testing.assert_close(embeddings, 2 * encoder.network(inputs["x"]))
+    encoder.micro_batch = 0
+    with pytest.raises(ValueError, match="micro_batch"):
+        encoder.embedded(encoder.network, inputs["x"])
