@@ -1,5 +1,7 @@
 """Node compactness: each node provably nearer to its own second view than to other nodes', when edges are dropped."""
 
+from dataclasses import field
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -8,6 +10,7 @@ from torch import Tensor
 from lightning_losses.losses.base import Loss
 from lightning_losses.numerics.checks import check_floating
 from lightning_losses.numerics.probabilities import full_precision
+from lightning_losses.numerics.reduction import Reduction, reduce
 
 
 class NodeCompactness(Loss):
@@ -17,11 +20,14 @@ class NodeCompactness(Loss):
     embedding is like its own second view than like those of others: `GraphNetwork.compactness` computes it. It stands
     beside a contrastive loss, both with a weight of one half in the authors' runs. Experimental.
 
+    Args:
+        reduction: "mean" over the nodes, "sum", or "none".
+
     Shapes:
         compactness: [B], a number a node; those of both views one after the other where there are two.
 
     Returns:
-        A scalar; 0 without nodes.
+        A scalar, or [B] without reduction; 0 without nodes.
 
     Raises:
         ValueError: another shape or dtype.
@@ -37,7 +43,9 @@ class NodeCompactness(Loss):
     status = "experimental"
     evidence = "no golden values: the score of the authors' code is no lower bound; tests show that this one is"
 
-    def forward(self, compactness: Float[Tensor, " nodes"]) -> Float[Tensor, ""]:
+    reduction: Reduction = field(default="mean", kw_only=True)
+
+    def forward(self, compactness: Float[Tensor, " nodes"]) -> Float[Tensor, "..."]:
         """Evaluate the loss; see the class."""
         check_floating(self._identifier, "compactness", compactness)
         if compactness.ndim != 1:
@@ -45,7 +53,5 @@ class NodeCompactness(Loss):
                 f"{self._identifier}: compactness of shape {list(compactness.shape)} came; give a number a node."
             )
         scores = full_precision(compactness)
-        if len(scores) == 0:
-            return scores.sum()
         with torch.autocast(scores.device.type, enabled=False):
-            return F.softplus(-scores).mean()
+            return reduce(F.softplus(-scores), self.reduction)
