@@ -429,7 +429,8 @@ def test_every_shipped_comparison_takes_a_step(name, monkeypatch):
         # The shares of wrong labels differ in a number.
         config.settings = config.settings[:1]
     # On the small data: what is tried is every objective, not every image.
-    small = ["data.val_rows=100", "data.test_rows=100"] if name.startswith("bed") or name == "long_tail" else []
+    small = ["data.val_rows=100", "data.test_rows=100"]
+    small = small if name.startswith("bed") or name in ("long_tail", "contrastive") else []
     rehearse(config, ["data=digits"] if "mnist" in name or name == "calibration_compare" else small)
 
 

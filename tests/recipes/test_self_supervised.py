@@ -38,7 +38,7 @@ def test_features_are_measured_on_every_seed_and_claims_are_judged(tmp_path):
     assert content["values"] == values
     assert [len(claim["lines"]) for claim in content["claims"]] == [2, 1]
     page = (tmp_path / "report" / "report.md").read_text()
-    assert "| pretrained (barlow_twins) |" in page and "200 of them with a label, 359 test rows" in page
+    assert "| pretrained (nt_xent) |" in page and "200 of them with a label, 359 test rows" in page
     assert (tmp_path / "report" / "features.png").exists()
 
 
