@@ -194,6 +194,8 @@ def _experiment(objective: str) -> str:
     config = OmegaConf.create({"data": {"num_classes": 2}, **alone})  # type: ignore[dict-item]
     if takes(config, ["regression_target"]):
         return "regress"
+    if takes(config, ["embeddings_b"]):
+        return "contrastive"
     return "distill" if takes(config, _TEACHERS) else "classify"
 
 
