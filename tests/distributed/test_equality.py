@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from lightning_losses import CrossEntropy, Objective
 from lightning_losses.losses import loss_classes
-from lightning_losses.mixins import ObjectiveMixin
+from lightning_losses.mixins import GradCache, ObjectiveMixin
 from lightning_losses.parallel.fsdp2 import FSDP2Strategy
 from lightning_losses.parallel.processes import whole_parameter
+from lightning_losses.similarities import tiles
 from tests.distributed.processes import run_on_processes
 from tests.losses.examples import build, takes, tensors, trained
 
@@ -131,13 +132,13 @@ class Outputs(nn.Module):
         return {key: ranges.get(key, lambda value: value)(value) for key, value in made.items()}
 
 
-class EveryLoss(ObjectiveMixin, L.LightningModule):
+class EveryLoss(GradCache, ObjectiveMixin, L.LightningModule):
     """Trains one network by another loss at each step."""
 
     def __init__(self, names, gather_batches=True):
         super().__init__()
         torch.manual_seed(5)
-        self.gather_batches = gather_batches
+        self.gather_batches, self.micro_batch = gather_batches, 2
         self.network = Outputs(names)
         for name in names:
             options = {"dropout": 0.0} if takes(loss_of(name), "dropout") else {}
@@ -149,6 +150,9 @@ class EveryLoss(ObjectiveMixin, L.LightningModule):
     def training_step(self, batch, batch_idx):
         name, given = batch["name"], dict(batch["given"])
         made = self.network(batch["inputs"], name)
+        if name == "nt_xent" and self.trainer.world_size > 1:
+            # A few samples at a time: one process embeds them at once.
+            made["embeddings"] = self.embedded(lambda rows: self.network(rows, name)["embeddings"], batch["inputs"])
         if "weights" in given:
             # Not of samples: parameters, the same on every process.
             given["weights"] = {"layer": whole_parameter(self.network.trunk[0].weight)}
@@ -211,6 +215,9 @@ def fit(path, names, processes=1, strategy="ddp", precision="32-true", twice=Fal
 
     def train():
         options = {}
+        if processes > 1:
+            # Similarities in tiles, of which each process computes some: one process computes all at once.
+            tiles.DENSE, tiles._width = 0, lambda device: 4
         if processes > 1 and strategy == "ddp":
             # A step leaves the other losses' heads without gradients.
             options["strategy"] = DDPStrategy(
