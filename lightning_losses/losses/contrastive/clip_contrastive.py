@@ -9,10 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_losses.losses.base import Loss
-from lightning_losses.losses.contrastive.views import check_views, unit_views
+from lightning_losses.losses.contrastive.views import unit_views
 from lightning_losses.numerics.reduction import reduce
 from lightning_losses.numerics.rows import check_labels
 from lightning_losses.numerics.settings import Temperature
+from lightning_losses.numerics.vectors import alike_vectors
 from lightning_losses.parallel.processes import whole_parameter
 from lightning_losses.similarities import partner_cross_entropy
 
@@ -72,13 +73,9 @@ class ClipContrastive(Loss):
         queue: Float[Tensor, "negatives dim"] | None = None,
     ) -> Float[Tensor, ""]:
         """Check and evaluate; see the class."""
-        kept = None
-        if target is not None:
-            check_views(self._identifier, embeddings, embeddings_b)
-            kept = check_labels(self._identifier, target, len(embeddings), self.ignore_index)
-            # An ignored sample may hold anything.
-            embeddings, embeddings_b = (x.masked_fill(~kept.unsqueeze(-1), 0.0) for x in (embeddings, embeddings_b))
-        a, b, negatives = unit_views(self._identifier, embeddings, embeddings_b, queue)
+        views = alike_vectors(self._identifier, embeddings=embeddings, embeddings_b=embeddings_b)
+        kept = None if target is None else check_labels(self._identifier, target, len(views[0]), self.ignore_index)
+        a, b, negatives = unit_views(self._identifier, *views, queue, kept)
         if len(a) == 0:
             return a.sum() + b.sum()
         with torch.autocast(a.device.type, enabled=False):

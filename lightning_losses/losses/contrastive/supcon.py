@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_losses.losses.contrastive.views import check_views
 from lightning_losses.losses.kinds import ClassedEmbeddings, EmbeddingLoss
 from lightning_losses.numerics.distances import unit_rows
 from lightning_losses.numerics.rows import check_labels
 from lightning_losses.numerics.settings import Temperature
+from lightning_losses.numerics.vectors import alike_vectors
 from lightning_losses.similarities import similarity_logsumexp
 
 
@@ -59,9 +59,9 @@ class SupCon(EmbeddingLoss):
         """Check and evaluate; see the class."""
         if embeddings_b is None:
             return super().forward(embeddings, target)
-        check_views(self._identifier, embeddings, embeddings_b)
+        views = alike_vectors(self._identifier, embeddings=embeddings, embeddings_b=embeddings_b)
         check_labels(self._identifier, target, len(embeddings), self.ignore_index)
-        return super().forward(torch.cat([embeddings, embeddings_b.to(embeddings.dtype)]), torch.cat([target, target]))
+        return super().forward(torch.cat(views), torch.cat([target, target]))
 
     def measure(self, given: ClassedEmbeddings) -> Float[Tensor, ""]:
         """The mean over samples with a positive."""
