@@ -5,9 +5,9 @@
 
 Prints, for each number of pairs, the median milliseconds of CPU time on one thread for value and gradients, their ratio
 to the same loss with the whole matrix in the same round, and the megabytes that a step takes beyond its inputs and
-gradients, in a fresh process each, with their ratio. "NT-Xent", "CLIP", "InfoNCE" and "SigLIP" are `NTXent`, `ClipContrastive` in
-both directions and in one, and `SigmoidContrastive`; the rows that begin with "matrix" are the same by torch's own
-operations. "pytorch-metric-learning" is its NTXentLoss, up to 256 pairs: it takes minutes beyond.
+gradients, in a fresh process each, with their ratio. "NT-Xent", "CLIP", "InfoNCE" and "SigLIP" are `NTXent`,
+`ClipContrastive` in both directions and in one, and `SigmoidContrastive`; the rows that begin with "matrix" are the
+same by torch's own operations. "pytorch-metric-learning" is its NTXentLoss, up to 256 pairs: it takes minutes beyond.
 """
 
 import argparse

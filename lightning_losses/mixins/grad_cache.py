@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from lightning_losses.numerics.checks import check_count
+from lightning_losses.parallel.processes import is_distributed_tensor, values_of_all
 
 
 class GradCache:
@@ -56,9 +57,14 @@ class GradCache:
         if self.micro_batch is None:
             return network(inputs)
         check_count(type(self).__name__, "micro_batch", self.micro_batch)
-        parts = list(_split(inputs, self.micro_batch))
-        if len(parts) <= 1:
+        rows = _rows(inputs)
+        number = -(-rows // self.micro_batch)
+        if any(is_distributed_tensor(parameter) for part in _modules_of(network) for parameter in part.parameters()):
+            # Each call gathers the parameters of all processes: those with fewer samples embed smaller parts.
+            number = max(values_of_all(number))
+        if number <= 1:
             return network(inputs)
+        parts = list(_split(inputs, number))
         if not torch.is_grad_enabled():
             return torch.cat([network(part) for part in parts])
         embeddings: list[Any] = [
@@ -68,22 +74,27 @@ class GradCache:
         return torch.cat(embeddings)
 
 
-def _split(inputs: Any, rows: int) -> Iterator[Any]:
-    """The inputs in parts of some samples."""
+def _rows(inputs: Any) -> int:
+    """The number of samples."""
+    tensors = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+    return next(len(value) for value in tensors if isinstance(value, Tensor))
+
+
+def _split(inputs: Any, number: int) -> Iterator[Any]:
+    """The inputs in so many parts, of as many samples as can be."""
     if isinstance(inputs, Mapping):
-        parts = {name: torch.split(value, rows) for name, value in inputs.items() if isinstance(value, Tensor)}
+        parts = {name: torch.tensor_split(value, number) for name, value in inputs.items() if isinstance(value, Tensor)}
         rest = {name: value for name, value in inputs.items() if name not in parts}
         for part in zip(*parts.values(), strict=True):
             yield {**rest, **dict(zip(parts, part, strict=True))}
     else:
-        yield from torch.split(inputs, rows)
+        yield from torch.tensor_split(inputs, number)
 
 
 @contextmanager
 def _still(network: Any) -> Iterator[None]:
     """Within this context batch norm's running statistics do not move, because they did in the first pass."""
-    modules = network.modules() if isinstance(network, nn.Module) else _modules_of(network)
-    norms = [part for part in modules if isinstance(part, _BatchNorm) and part.track_running_stats]
+    norms = [part for part in _modules_of(network) if isinstance(part, _BatchNorm) and part.track_running_stats]
     kept = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
     try:
         yield
@@ -94,7 +105,7 @@ def _still(network: Any) -> Iterator[None]:
                     buffer.copy_(before)
 
 
-def _modules_of(method: Any) -> Iterator[nn.Module]:
-    """The modules of the object that a bound method belongs to."""
-    owner = getattr(method, "__self__", None)
+def _modules_of(network: Any) -> Iterator[nn.Module]:
+    """The modules of a network, or of the object that a bound method belongs to."""
+    owner = network if isinstance(network, nn.Module) else getattr(network, "__self__", None)
     return owner.modules() if isinstance(owner, nn.Module) else iter(())

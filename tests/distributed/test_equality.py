@@ -147,12 +147,15 @@ class EveryLoss(GradCache, ObjectiveMixin, L.LightningModule):
             objective.materialize(**example(name))
             self.add_module(f"objective_{name}", objective)
 
+    def embed(self, rows):
+        return self.network(rows, "nt_xent")["embeddings"]
+
     def training_step(self, batch, batch_idx):
         name, given = batch["name"], dict(batch["given"])
         made = self.network(batch["inputs"], name)
         if name == "nt_xent" and self.trainer.world_size > 1:
             # A few samples at a time: one process embeds them at once.
-            made["embeddings"] = self.embedded(lambda rows: self.network(rows, name)["embeddings"], batch["inputs"])
+            made["embeddings"] = self.embedded(self.embed, batch["inputs"])
         if "weights" in given:
             # Not of samples: parameters, the same on every process.
             given["weights"] = {"layer": whole_parameter(self.network.trunk[0].weight)}
