@@ -61,6 +61,7 @@ from lightning_losses.callbacks.monitors.zero_gradients import ZeroGradients
 from lightning_losses.metrics.base import MeanMetric, PredictionMetric
 from lightning_losses.metrics.brier_score import BrierDecomposition
 from lightning_losses.metrics.prediction_sets import PredictionSetMetrics
+from lightning_losses.metrics.ranked_labels import PrecisionAtK
 from lightning_losses.metrics.subgroup_accuracy import SubgroupAccuracy
 from lightning_losses.mixins import ObjectiveMixin
 from lightning_losses.parallel.fsdp2 import FSDP2Strategy
@@ -371,14 +372,16 @@ def test_adafocal_has_the_same_exponents_on_two_processes(tmp_path):
 
 
 def several_values(rows):
-    """The metrics of several values, of some of the samples."""
+    """The metrics of several values or of many labels, of some of the samples."""
     logits, target = (tensor[rows] for tensor in sample(101))
     decomposition, groups = BrierDecomposition(4, inputs="logits"), SubgroupAccuracy(3)
     sets = PredictionSetMetrics(4, least=5)
     decomposition.update(logits, target)
     groups.update(logits, target, (torch.arange(101) % 3)[rows])
     sets.update(logits > 0, target)
-    return [decomposition.compute(), groups.compute(), sets.compute()]
+    ranked = PrecisionAtK(2)
+    ranked.update(logits, torch.nn.functional.one_hot(target, 4))
+    return [decomposition.compute(), groups.compute(), sets.compute(), ranked.compute()]
 
 
 def decomposed(folder):
@@ -395,9 +398,9 @@ def test_a_decomposition_on_two_processes_is_that_of_one(tmp_path):
 
 
 def test_every_metric_is_tried_on_two_processes():
-    """One value: METRICS of tests/metrics/test_every_metric.py, which tries them; several values: above."""
+    """One value: METRICS of tests/metrics/test_every_metric.py, which tries them; the others: above."""
     tried = {*(type(make(inputs="logits")) for make, _ in METRICS.values()), BrierDecomposition, SubgroupAccuracy}
-    tried.add(PredictionSetMetrics)
+    tried |= {PredictionSetMetrics, PrecisionAtK}
     found = classes_in(lightning_losses.metrics, Metric) - {PredictionMetric, MeanMetric}
     missing = {kind.__name__ for kind in found - tried}
     assert not missing, f"add {missing} to METRICS in tests/metrics/test_every_metric.py, with its function"
