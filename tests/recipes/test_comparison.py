@@ -17,7 +17,7 @@ from scipy import stats
 
 from lightning_losses.experiments.comparison import comparison, runner, tuning
 from lightning_losses.experiments.comparison.comparison import ObjectiveComparison
-from lightning_losses.experiments.comparison.comparison_plan import plan
+from lightning_losses.experiments.comparison.comparison_plan import check_same_samples, plan
 from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.learning_rates import RATE_METRICS
 from lightning_losses.experiments.comparison.shown_numbers import METRICS, SCORES, TASK_METRICS
@@ -302,6 +302,18 @@ def test_seeds_have_their_own_noise_and_runs_share_it():
         for one in plan(config, []).planned
     }
     assert targets["ce", 0] == targets["label_smoothing", 0] != targets["ce", 1]
+
+
+def test_runs_of_one_setting_have_the_same_samples_unless_their_own_words_say_so():
+    config = composed("objectives=[ce,logit_adjustment]", "seeds=1")
+    told = (
+        "data.long_tail: ce has 1.0 and logit_adjustment 100, by their experiments; give it for all.* as in data.long"
+    )
+    with pytest.raises(ConfigError, match=told):
+        check_same_samples(plan(config, ["data=mnist1d"]))
+    check_same_samples(plan(config, ["data=mnist1d", "data.long_tail=10"]))
+    config.objectives = ["ce", "logit_adjustment data.long_tail=100"]
+    check_same_samples(plan(config, ["data=mnist1d"]))
 
 
 def test_every_objective_is_trained_by_the_experiment_that_its_file_names_or_refused():

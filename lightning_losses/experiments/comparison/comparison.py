@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_losses.environment.cache_folder import cache_folder
 from lightning_losses.environment.machine import measured_with
-from lightning_losses.experiments.comparison.comparison_plan import Plan, Planned, plan
+from lightning_losses.experiments.comparison.comparison_plan import Plan, Planned, check_same_samples, plan
 from lightning_losses.experiments.comparison.comparison_report import Comparison
 from lightning_losses.experiments.comparison.learning_rates import LearningRates
 from lightning_losses.experiments.comparison.runner import INITIAL, Runner, student_experiment
@@ -66,6 +66,7 @@ class ObjectiveComparison(Experiment):
                 configs += check_overrides("train", one.overrides, TrainSettings)
             except ConfigError as error:
                 raise ConfigError(f"{one.setting + ', ' if one.setting else ''}{one.run}: {error}") from None
+        check_same_samples(planned)
         for config in configs:
             experiment = student_experiment(config)
             if isinstance(experiment, LanguageModelling) and not planned.learning_rates:

@@ -137,6 +137,22 @@ def plan(config: DictConfig, shared: Sequence[str]) -> Plan:
     return Plan(settings, runs, baseline, seeds, planned, rates)
 
 
+def check_same_samples(planned: Plan) -> None:
+    """Raise ``ConfigError`` if runs of one setting have other samples or labels, and their own words don't say so."""
+    first: dict[str, tuple[str, Any]] = {}
+    for one in planned.first(1).planned:
+        label, data = first.setdefault(one.setting, (one.run, one.config.data))
+        said = {_key(word) for run in (label, one.run) for word in shlex.split(planned.runs[run])}
+        for key in _SAMPLES:
+            values = [OmegaConf.select(other, key) for other in (data, one.config.data)]
+            if values[0] != values[1] and f"data.{key}" not in said:
+                where = f"{one.setting}, " if one.setting else ""
+                raise ConfigError(
+                    f"{where}data.{key}: {label} has {values[0]} and {one.run} {values[1]}, by their experiments; give "
+                    f"it for all, under common or on the command line, as in data.{key}={values[0]}."
+                )
+
+
 def takes(config: DictConfig, names: Sequence[str]) -> bool:
     """Whether a term of the configuration's objective takes one of these tensors."""
     objective = instantiate(config.objective)
@@ -176,6 +192,13 @@ def last_words(words: Sequence[str]) -> tuple[str, ...]:
         found.pop(_key(word), None)
         found[_key(word)] = word
     return tuple(found.values())
+
+
+# What of the data decides which samples and labels there are.
+_SAMPLES = (
+    *("_target_", "dataset", "part", "fold", "rows", "train_rows", "val_rows", "test_rows", "labelled_rows"),
+    *("label_noise", "noise_kind", "long_tail", "unseen_classes", "bag_size", "split_seed"),
+)
 
 
 def _key(word: str) -> str:
