@@ -35,6 +35,7 @@ ELSEWHERE = {
     "History": "tests/recipes/test_resume.py",
     "LastCheckpoint": "tests/checkpoints/test_last_checkpoint.py",
     "LearningRateSensitivity": "tests/callbacks/monitors/test_learning_rate_sensitivity.py",
+    "NGAMEClusters": "tests/callbacks/companions/test_ngame_clusters.py",
 }
 
 

@@ -73,8 +73,12 @@ CLASS_WISE = (
 EVERY = losses.loss_classes()
 
 # Their labels are compared among themselves; they may be any numbers.
-OF_ANY_LABELS = ("crd", "pamc", *(loss.identifier() for loss in EVERY if issubclass(loss, EmbeddingLoss)))
-OF_ANY_LABELS = ("crd", "clip_contrastive", *(loss.identifier() for loss in EVERY if issubclass(loss, EmbeddingLoss)))
+OF_ANY_LABELS = (
+    "crd",
+    "clip_contrastive",
+    "pamc",
+    *(loss.identifier() for loss in EVERY if issubclass(loss, EmbeddingLoss)),
+)
 
 
 def those(*inputs, without=(), options=(), but=()):

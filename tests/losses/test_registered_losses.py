@@ -110,7 +110,7 @@ def test_losses_of_other_libraries_are_listed_as_wrapped(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["lightning-losses", "list", "--family", "wrapped", "--needs", "features"])
     cli.main()
     shown = capsys.readouterr().out
-    assert "supcon" in shown and "SupConLoss" in shown and "zlpr" not in shown
+    assert "multi_similarity" in shown and "MultiSimilarityLoss" in shown and "zlpr" not in shown
     entries = {entry.id: entry for entry in every_loss()}
     assert entries["zlpr"].status == "wrapped" and entries["zlpr"].module == "timm.loss"
     assert entries["two_way"].batch_coupled and not entries["zlpr"].batch_coupled
