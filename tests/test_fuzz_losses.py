@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lightning_losses.losses import loss_classes
+from lightning_losses.losses.glossary import is_shared
 from lightning_losses.numerics.rows import labelled_rows
 from lightning_losses.numerics.settings import settings
 from tests.losses.examples import CLASSES, build, floating, takes, tensors, trained
@@ -161,7 +162,10 @@ def attempt(loss, hardship, precision, seed, **options):
         return f"the gradient of {', '.join(bad)} is not finite"
     if hardship in LEFT_OUT and "target" in values and not autocast:
         kept = labelled_rows(values["target"])
-        rows = {name: tensor[kept] if isinstance(tensor, torch.Tensor) else tensor for name, tensor in values.items()}
+        rows = {
+            name: tensor[kept] if isinstance(tensor, torch.Tensor) and not is_shared(name) else tensor
+            for name, tensor in values.items()
+        }
         alone = build(loss, **options).float()(**rows)
         if not torch.allclose(value, alone, rtol=1e-4, atol=1e-5):
             return f"the value is {value.item()}, and {alone.item()} without the rows that count for nothing"

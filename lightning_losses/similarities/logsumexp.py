@@ -20,6 +20,7 @@ def similarity_logsumexp(
     row_kept: Bool[Tensor, " rows"] | None = None,
     column_kept: Bool[Tensor, " columns"] | None = None,
     floor: Float[Tensor, " rows"] | None = None,
+    diagonal: bool = True,
 ) -> Float[Tensor, " rows"]:
     """``log sum_j exp(rows_i · columns_j)`` over the pairs that count, without the matrix of all pairs.
 
@@ -36,6 +37,7 @@ def similarity_logsumexp(
         row_kept: [N] bool; pairs of a row that is not kept do not count.
         column_kept: [M] bool.
         floor: [N]; pairs with a lower score do not count. `kth_largest_similarity` gives that of the k hardest.
+        diagonal: whether the pairs (i, i) of rows and columns count.
 
     Returns:
         [N], differentiable once; -inf for a row without a pair that counts, with a gradient of 0. It is
@@ -46,9 +48,9 @@ def similarity_logsumexp(
         tensor([3.])
     """
     if columns is None:
-        pairs = Pairs(rows, rows, True, row_identity, row_identity, row_kept, row_kept, floor)
+        pairs = Pairs(rows, rows, True, False, row_identity, row_identity, row_kept, row_kept, floor)
     else:
-        pairs = Pairs(rows, columns, False, row_identity, column_identity, row_kept, column_kept, floor)
+        pairs = Pairs(rows, columns, False, diagonal, row_identity, column_identity, row_kept, column_kept, floor)
     if pairs.at_once:
         return torch.logsumexp(pairs.scores(), dim=1)
     lse: Tensor = _Logsumexp.apply(pairs.rows, pairs.columns, pairs, False)[0]
@@ -63,6 +65,7 @@ def two_way_logsumexp(
     column_identity: Int[Tensor, " columns"] | None = None,
     row_kept: Bool[Tensor, " rows"] | None = None,
     column_kept: Bool[Tensor, " columns"] | None = None,
+    diagonal: bool = True,
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " columns"]]:
     """As `similarity_logsumexp`, and the same of each column over the rows, of which every score is computed once.
 
@@ -71,7 +74,7 @@ def two_way_logsumexp(
         >>> by_row.exp(), by_column.exp()
         (tensor([3., 3.]), tensor([2., 2., 2.]))
     """
-    pairs = Pairs(rows, columns, False, row_identity, column_identity, row_kept, column_kept)
+    pairs = Pairs(rows, columns, False, diagonal, row_identity, column_identity, row_kept, column_kept)
     if pairs.at_once:
         scores = pairs.scores()
         return torch.logsumexp(scores, dim=1), torch.logsumexp(scores, dim=0)
@@ -121,8 +124,8 @@ class _Logsumexp(torch.autograd.Function):
                     of_columns.add(scores, j, 0, memory)
             of_row = of_rows.value(tiles.share)
             of_column = of_columns.value(tiles.share) if by_column else of_row.new_empty(0)
-        ctx.save_for_backward(rows, columns, of_row, of_column, *pairs[3:])
-        ctx.among, ctx.by_column, ctx.share = pairs.among, by_column, tiles.share
+        ctx.save_for_backward(rows, columns, of_row, of_column, *pairs[4:])
+        ctx.how, ctx.by_column, ctx.share = pairs[2:4], by_column, tiles.share
         return of_row * math.log(2), of_column * math.log(2)
 
     @staticmethod
@@ -130,7 +133,7 @@ class _Logsumexp(torch.autograd.Function):
         refuse_second_order()
         rows, columns, of_row, of_column, *rules = ctx.saved_tensors
         with torch.autocast(rows.device.type, enabled=False):
-            tiles = tiles_of(Pairs(rows, columns, ctx.among, *rules), ctx.share)
+            tiles = tiles_of(Pairs(rows, columns, *ctx.how, *rules), ctx.share)
             # Of a row without pairs every probability is 0.
             of_row, of_column = (lse.masked_fill(lse == -torch.inf, torch.inf) for lse in (of_row, of_column))
             by_row, by_column = upstream

@@ -19,6 +19,7 @@ def kth_largest_similarity(
     row_identity: Int[Tensor, " rows"] | None = None,
     column_identity: Int[Tensor, " columns"] | None = None,
     column_kept: Bool[Tensor, " columns"] | None = None,
+    diagonal: bool = True,
 ) -> Float[Tensor, " rows"]:
     """The k-th largest score of each row over the pairs that count, without gradient and without the matrix.
 
@@ -29,6 +30,7 @@ def kth_largest_similarity(
         row_identity: [N] int64; a pair whose identities are equal does not count.
         column_identity: [M] int64.
         column_kept: [M] bool; pairs of a column that is not kept do not count.
+        diagonal: whether the pairs (i, i) count.
 
     Returns:
         [N]; -inf for a row with fewer than k pairs that count.
@@ -37,7 +39,7 @@ def kth_largest_similarity(
         >>> kth_largest_similarity(torch.ones(1, 1), torch.tensor([[3.0], [1.0], [2.0]]), k=2)
         tensor([2.])
     """
-    pairs = Pairs(rows, columns, False, row_identity, column_identity, None, column_kept)
+    pairs = Pairs(rows, columns, False, diagonal, row_identity, column_identity, None, column_kept)
     if pairs.at_once:
         return _kth(pairs.scores(), k)
     largest = rows.new_full((len(rows), k), -torch.inf)

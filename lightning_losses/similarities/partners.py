@@ -33,11 +33,9 @@ def partner_cross_entropy(
         tensor([0.6931, 0.6931])
     """
     own = (rows * columns).sum(dim=-1)
-    masks: dict[str, Any] = {}
-    if target is not None or kept is not None:
-        # The partner, who has the same number, comes back at the end.
-        identity = torch.arange(len(rows), device=rows.device) if target is None else target
-        masks = {"row_identity": identity, "column_identity": identity, "row_kept": kept, "column_kept": kept}
+    # Partners come back at the end, so that no value is below 0 by rounding.
+    masks: dict[str, Any] = {"diagonal": False, "row_identity": target, "column_identity": target}
+    masks |= {"row_kept": kept, "column_kept": kept}
     by_column = None
     if both:
         by_row, by_column = two_way_logsumexp(rows, columns, **masks)
@@ -45,7 +43,7 @@ def partner_cross_entropy(
         by_row = similarity_logsumexp(rows, columns, **masks)
     if negatives is not None:
         by_row = torch.logaddexp(by_row, similarity_logsumexp(rows, negatives))
-    each = (torch.logaddexp(by_row, own) if masks else by_row) - own
+    each = torch.logaddexp(by_row, own) - own
     if by_column is not None:
-        each = each + (torch.logaddexp(by_column, own) if masks else by_column) - own
+        each = each + torch.logaddexp(by_column, own) - own
     return each if kept is None else each.masked_fill(~kept, 0.0)

@@ -30,7 +30,8 @@ class Pairs(NamedTuple):
     Attributes:
         rows: [N, D].
         columns: [M, D]; the rows themselves if they are compared with each other.
-        among: whether the columns are the rows; the pair of a row with itself then does not count.
+        among: whether the columns are the rows.
+        diagonal: whether the pairs (i, i) count.
         row_identity: [N] int64, or None: a pair of equal identities does not count.
         column_identity: [M] int64, or None.
         row_kept: [N] bool, or None: pairs of a row that is not kept do not count.
@@ -41,6 +42,7 @@ class Pairs(NamedTuple):
     rows: Float[Tensor, "rows width"]
     columns: Float[Tensor, "columns width"]
     among: bool = False
+    diagonal: bool = True
     row_identity: Int[Tensor, " rows"] | None = None
     column_identity: Int[Tensor, " columns"] | None = None
     row_kept: Bool[Tensor, " rows"] | None = None
@@ -50,8 +52,8 @@ class Pairs(NamedTuple):
     def left_out(self, scores: Float[Tensor, "n m"], rows: slice, columns: slice) -> Bool[Tensor, "n m"] | None:
         """Which pairs of a tile do not count; None if all do."""
         masks = []
-        if self.among and rows.start < columns.stop and columns.start < rows.stop:
-            places = torch.arange(len(self.rows), device=scores.device)
+        if not self.diagonal and rows.start < columns.stop and columns.start < rows.stop:
+            places = torch.arange(max(len(self.rows), len(self.columns)), device=scores.device)
             masks.append(places[rows].unsqueeze(1) == places[columns])
         if self.row_identity is not None and self.column_identity is not None:
             masks.append(self.row_identity[rows].unsqueeze(1) == self.column_identity[columns])

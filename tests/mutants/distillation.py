@@ -84,8 +84,8 @@ MISTAKES = [
     *of(
         f"{FEATURES}/crd.py",
         f"tests/{FEATURES}/test_crd.py",
-        ("masked_fill(alike | apart, -torch.inf)", "masked_fill(apart, -torch.inf)"),
-        ("F.cross_entropy(scores.mT, own)", "F.cross_entropy(scores, own)"),
+        ("(a, b, target=target, kept=kept)", "(a, b, kept=kept)"),
+        ("(a, b, target=target, kept=kept)", "(a, b, target=target, kept=kept, both=False)"),
     ),
     *of(
         f"{FEATURES}/rkd.py",

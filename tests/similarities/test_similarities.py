@@ -87,6 +87,10 @@ def test_only_the_hardest_count():
     hardest = scores.topk(3, dim=1).values
     equal(similarity_logsumexp(a, b, **given, floor=floor), hardest.logsumexp(dim=1), a, b)
     assert (kth_largest_similarity(a, b, 10) == -torch.inf).all()
+    apart = torch.eye(11, dtype=torch.bool)[:, :9]
+    beside = kth_largest_similarity(a, b, 2, diagonal=False)
+    torch.testing.assert_close(beside, masked(a, b, apart).topk(2, dim=1).values[:, -1].detach())
+    equal(similarity_logsumexp(a, b, diagonal=False), masked(a, b, apart).logsumexp(dim=1), a, b)
 
 
 def test_softplus():

@@ -31,7 +31,7 @@ class AMCL(Loss):
         hidden: the width of φ, at least 1.
         regularization: β, at least 0.
         least_temperature: low, above 0.
-        most_temperature: high, at least low.
+        most_temperature: high, above 0 and at least low.
         feature_dim: D, at least 1; None takes it from the first batch.
 
     Shapes:

@@ -21,7 +21,7 @@ class HardContrastive(Loss):
 
     Args:
         temperature: τ, above 0.
-        hardest: the number of negatives of each vector; None takes all, which is InfoNCE.
+        hardest: the number of negatives of each vector, at least 1; None takes all, which is InfoNCE.
         form: "hard" or "simple".
         weight_of_negatives: λ of the simple form, at least 0.
 
@@ -70,10 +70,8 @@ class HardContrastive(Loss):
                 return (self.weight_of_negatives * (a @ columns.sum(dim=0) - own) - own).mean()
             a = a / self.temperature
             own = (a * b).sum(dim=-1)
-            places = torch.arange(len(columns), device=a.device)
-            masks = {"row_identity": places[: len(a)], "column_identity": places}
             floor = None
             if self.hardest is not None and self.hardest < len(columns) - 1:
-                floor = kth_largest_similarity(a.detach(), columns.detach(), self.hardest, **masks)
-            lse = similarity_logsumexp(a, columns, **masks, floor=floor)
+                floor = kth_largest_similarity(a.detach(), columns.detach(), self.hardest, diagonal=False)
+            lse = similarity_logsumexp(a, columns, floor=floor, diagonal=False)
             return (torch.logaddexp(lse, own) - own).mean()

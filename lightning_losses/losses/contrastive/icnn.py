@@ -22,7 +22,8 @@ class ICNN(EmbeddingLoss):
     Args:
         k: how many neighbours count, at least 1; a batch has at least two samples more, or else as many as it has less
             two count, and γ is 1.
-        searched: among how many the nearest of another class is looked for, at least k; None is one more than k.
+        searched: among how many the nearest of another class is looked for, at least 1 and at least k; None is one
+            more than k.
 
     Shapes:
         embeddings: [B, D], used as they are; target: [B] classes of any numbers.
