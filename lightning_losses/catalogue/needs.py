@@ -209,16 +209,24 @@ NEEDS = (
                 "asymmetric",
                 "focuses labels that a sample lacks more than those that it has; single labels may be unknown",
                 "lightning-losses train experiment=multilabel objective=asymmetric",
+                "mean average precision -0.13 ± 0.57 points beside binary cross-entropy: no better; macro F1 48.32 "
+                "beside 41.44 %",
+                "results/multilabel.md",
             ),
             Answer(
                 "zlpr",
                 "timm's loss that ranks the labels of a sample above the others, around zero",
                 "lightning-losses train experiment=multilabel objective=zlpr",
+                "mean average precision -0.34 ± 0.28 points beside binary cross-entropy: no better",
+                "results/multilabel.md",
             ),
             Answer(
                 "hill",
                 "lets labels go that are said to be lacking but found likely, since they may be missing",
                 "lightning-losses train experiment=multilabel objective=hill",
+                "micro F1 65.29 ± 0.56 beside 63.39 ± 0.98 % of binary cross-entropy; mean average precision 2.84 "
+                "points lower",
+                "results/multilabel.md",
             ),
             Answer(
                 "decoupled_softmax",

@@ -15,11 +15,11 @@ def unit_rows(vectors: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]
                 [1.0000, 0.0000]])
     """
     # Divided by its largest entry first, the square of no vector is too large or too small for its dtype.
-    largest = vectors.detach().abs().amax(dim=-1, keepdim=True)
+    largest = torch.linalg.vector_norm(vectors.detach(), ord=torch.inf, dim=-1, keepdim=True)
     empty = largest == 0
-    scaled = vectors / torch.where(empty, 1.0, largest)
-    length = scaled.square().sum(dim=-1, keepdim=True).masked_fill(empty, 1.0).sqrt()
-    return (scaled / length).masked_fill(empty, 0.0)
+    # Over infinity, an empty vector is 0, and so is its gradient.
+    scaled = vectors / largest.masked_fill(empty, torch.inf)
+    return scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).masked_fill(empty, 1.0)
 
 
 def squared_distances(a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Float[Tensor, "rows columns"]:

@@ -269,6 +269,8 @@ def _found(name: str, found: Comparison, pictures: Sequence[str]) -> list[str]:
     has = " and ".join(
         f"{shown(metric).plain} {spread(seed_interval(baseline[metric]), metric)}{shown(metric).sign}"
         for metric in dict.fromkeys(("accuracy", found.claimed))
+        # Tasks of many labels have no accuracy.
+        if all(map(math.isfinite, baseline[metric]))
     )
     teachers = [run["teacher_accuracy"] for run in values.values() if all(map(math.isfinite, run["teacher_accuracy"]))]
     teacher = f"; the teacher has accuracy {100 * statistics.fmean(teachers[0]):.1f} %" if teachers else ""
